@@ -1,0 +1,107 @@
+"""Running statistics of joint samples: what is kept does not grow with their number, but for the masks themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+
+FEWEST_FOR_ORDER_STATISTICS = 19
+
+
+class Ensemble:
+    """Mean class probabilities, and each sample's mask and volumes.
+
+    Probabilities are float32 [C, z, y, x] on the working grid; masks are uint8 of one shape on the input grid.
+    """
+
+    def __init__(self, classes: int, voxel_ml: float) -> None:
+        self.classes, self.voxel_ml = classes, voxel_ml
+        self.masks: list[np.ndarray] = []
+        self._volumes: list[np.ndarray] = []
+        self._mean: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def add(self, probabilities: np.ndarray, mask: np.ndarray) -> None:
+        """Take in one sample."""
+        self.masks.append(mask)
+        self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
+        if self._mean is None:
+            self._mean = probabilities.astype(np.float32, copy=True)
+        else:
+            self._mean += (probabilities - self._mean) / len(self)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean class probabilities over the samples so far. Raises ValueError when there are none."""
+        if self._mean is None:
+            raise ValueError("There is no sample yet.")
+        return self._mean
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """Volumes in ml [samples, C], background included."""
+        return np.array(self._volumes).reshape(len(self), self.classes)
+
+
+def volumes_ml(mask: np.ndarray, classes: int, voxel_ml: float) -> np.ndarray:
+    """Volume of each class in ml [C]."""
+    return np.bincount(mask.ravel(), minlength=classes)[:classes] * voxel_ml
+
+
+def predictive_interval(volumes: np.ndarray, level: float) -> tuple[float, float] | None:
+    """Where the next volume falls with probability `level`, from samples [n] of it; None from fewer than two.
+
+    Below 19 samples mean +- t(n - 1) * s * sqrt(1 + 1/n), not below 0; from 19 on the order statistics at (n + 1)p
+    (Hahn and Meeker, "Statistical Intervals", 1991, sections 4.7 and 5.4). Plain quantiles of few samples are too
+    narrow: the 5 to 95 % range of 8 perfect samples holds 72 % of what follows.
+    """
+    n = len(volumes)
+    if n < 2:
+        return None
+    if n < FEWEST_FOR_ORDER_STATISTICS:
+        reach = stats.t.ppf((1 + level) / 2, n - 1) * np.std(volumes, ddof=1) * math.sqrt(1 + 1 / n)
+        middle = float(np.mean(volumes))
+        return max(0.0, middle - float(reach)), middle + float(reach)
+    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2], method="weibull")
+    return float(low), float(high)
+
+
+def interval_method(samples: int) -> str:
+    """Name of the method that `predictive_interval` uses for so many samples."""
+    return "t-predictive" if samples < FEWEST_FOR_ORDER_STATISTICS else "order-statistics"
+
+
+class Settled:
+    """Whether more samples would still change the answer: asked after every few samples, `auto` stops on yes.
+
+    Compared with the last time: the consensus of each class overlaps by Dice > 0.995, total entropy and every bound of
+    a volume's 90 % interval move by less than 2 % and 5 %.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[np.ndarray, float, np.ndarray] | None = None
+
+    def ask(self, ensemble: Ensemble) -> bool:
+        """Compare with the call before; False at the first."""
+        p = ensemble.mean
+        labels = p.argmax(0).astype(np.uint8)
+        entropy = float(-(p * np.log2(np.maximum(p, 1e-12))).sum())
+        bounds = np.array([predictive_interval(v, 0.9) for v in ensemble.volumes.T[1:]])
+        last, self._last = self._last, (labels, entropy, bounds)
+        if last is None:
+            return False
+        means = np.maximum(ensemble.volumes.mean(0)[1:, None], 1e-3)
+        return (
+            all(_dice(labels == c, last[0] == c) > 0.995 for c in range(1, ensemble.classes))
+            and abs(entropy - last[1]) < 0.02 * max(entropy, 1e-9)
+            and bool((np.abs(bounds - last[2]) < 0.05 * means).all())
+        )
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else 2 * int((a & b).sum()) / total

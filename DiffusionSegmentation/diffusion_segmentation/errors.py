@@ -1,0 +1,83 @@
+"""What can go wrong, each with one plain sentence for the person and one kind for the program."""
+
+from __future__ import annotations
+
+import errno
+
+KINDS = ("memory", "geometry", "model", "input", "internal")
+
+
+class DiffusionSegmentationError(Exception):
+    """Base of all errors that are explained. `str(error)` is one plain sentence: what is wrong and what to do."""
+
+    kind = "internal"
+
+
+class InputError(DiffusionSegmentationError):
+    """The volume or a request cannot be used: missing, unreadable, colour, 4-D, NaN, constant, wrong argument."""
+
+    kind = "input"
+
+
+class GeometryError(DiffusionSegmentationError):
+    """Size, spacing or field of view of the volume does not suit the model."""
+
+    kind = "geometry"
+
+
+class ModelError(DiffusionSegmentationError):
+    """A model folder is missing, incomplete, altered or of another schema."""
+
+    kind = "model"
+
+
+class OutOfMemoryError(DiffusionSegmentationError):
+    """Memory of the device or of the computer did not suffice."""
+
+    kind = "memory"
+
+
+class Cancelled(Exception):
+    """Raised where the work stops because the person cancelled it."""
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """Return (kind, one plain sentence) for any exception, also for those that libraries raise.
+
+    Needs none of those libraries: torch's out-of-memory errors are known by class name and text.
+    """
+    if isinstance(error, DiffusionSegmentationError):
+        return error.kind, str(error)
+    if is_out_of_memory(error):
+        return OutOfMemoryError.kind, (
+            "The memory did not suffice; close other programs, choose fewer samples or another device, "
+            "or crop the volume."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiffusionSegmentationError.kind, "The disk is full; free some space or choose another folder."
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            DiffusionSegmentationError.kind,
+            f"The Python package '{error.name}' is missing; install it and try again.",
+        )
+    text = " ".join(str(error).split()) or "no further description"
+    if len(text) > 300:
+        text = f"{text[:300]} ..."
+    return DiffusionSegmentationError.kind, f"An unexpected problem occurred ({type(error).__name__}: {text})."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, torch's OutOfMemoryError, and the RuntimeError that torch's CPU allocator raises."""
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_WORDS)
+
+
+_ALLOCATOR_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to allocate memory",
+    "bad_alloc",
+)

@@ -1,0 +1,186 @@
+"""The protocol between Slicer and the worker: JSON objects, one a line, UTF-8, each with "type" and, for a run, "job".
+
+The one module that both sides import; standard library only. Fields not named here are let through, so that a side may
+learn a new one without breaking the other; a missing or wrongly typed field is refused, when sent and when received.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import KINDS, DiffusionSegmentationError
+
+PROTOCOL = 1
+"""Version of the messages; sides with different numbers do not talk."""
+
+MAX_LINE_BYTES = 4 * 2**20
+"""Longest line either side accepts, its newline included; a report with all its tables is some 10 kB."""
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return _integer(value) and value >= 0
+
+
+def _positive(value: Any) -> bool:
+    return _integer(value) and value >= 1
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _seconds(value: Any) -> bool:
+    return _integer(value) or isinstance(value, float)
+
+
+def _kind(value: Any) -> bool:
+    return value in KINDS
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _devices(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(device, dict) and _name(device.get("id")) for device in value)
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _samples(value: Any) -> bool:
+    return value == "auto" or _positive(value)
+
+
+Table = Mapping[str, Mapping[str, Check]]
+
+TO_WORKER: Table = {
+    "run": {
+        "job": _name,
+        "folder": _name,
+        "volume": _name,
+        "model": _name,
+        "samples": _samples,
+        "steps": _or_null(_positive),
+        "seed": _count,
+        "device": _name,
+    },
+    "cancel": {"job": _name, "keep": _flag},
+    "unload": {},
+    "bye": {},
+}
+
+_RESULT: Mapping[str, Check] = {"job": _name, "folder": _name, "report": _object}
+
+FROM_WORKER: Table = {
+    "hello": {"protocol": _integer, "versions": _object, "devices": _devices},
+    "progress": {
+        "job": _name,
+        "stage": _name,
+        "sample": _count,
+        "samples": _or_null(_count),
+        "step": _count,
+        "steps": _or_null(_count),
+        "secondsLeft": _or_null(_seconds),
+    },
+    "preview": {"job": _name, "segmentation": _name, "entropy": _or_null(_name), "samples": _count},
+    "done": _RESULT,
+    "partial": _RESULT,
+    "cancelled": {"job": _name},
+    "error": {"job": _or_null(_name), "kind": _kind, "message": _name, "details": _text},
+}
+
+ALL: Table = {**TO_WORKER, **FROM_WORKER}
+
+
+class MessageError(DiffusionSegmentationError):
+    """A line or object that is no message of the protocol.
+
+    `job` names the run that a broken `run` message asked for, where that much could be read; otherwise None.
+    """
+
+    kind = "input"
+
+    def __init__(self, sentence: str, job: str | None = None) -> None:
+        super().__init__(sentence)
+        self.job = job
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return `message` as one line that ends in a newline. Raises MessageError for anything `decode` would refuse."""
+    _check(message, ALL)
+    try:
+        # ASCII escapes keep path names with lone surrogates (POSIX file names need not be UTF-8) and U+2028 intact.
+        line = json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+    except (TypeError, ValueError) as error:
+        raise MessageError(f"The message '{message['type']}' cannot be written as JSON ({error}).") from error
+    if len(line) > MAX_LINE_BYTES:
+        raise MessageError(f"The message '{message['type']}' is too long ({len(line)} bytes).")
+    return line
+
+
+def decode(line: bytes, table: Table = ALL) -> dict[str, Any]:
+    """Return the message in `line` (with or without its newline).
+
+    `table` (TO_WORKER, FROM_WORKER or both) names the types that are welcome here. Raises MessageError, one sentence,
+    for bad UTF-8 or JSON, a line that is too long, no object, an unknown type, a missing or wrongly typed field.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise MessageError(f"A message is longer than {MAX_LINE_BYTES} bytes.")
+    try:
+        message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MessageError("A message is not valid UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise MessageError("A message is not valid JSON.") from error
+    if not isinstance(message, dict):
+        raise MessageError("A message is not a JSON object.")
+    _check(message, table)
+    return message
+
+
+def compatible(hello: Mapping[str, Any]) -> str | None:
+    """Return None if this side understands the worker that sent `hello`, otherwise one sentence that says why not."""
+    protocol = hello["protocol"]
+    if protocol == PROTOCOL:
+        return None
+    return (
+        f"The background process speaks protocol {protocol}, but {PROTOCOL} is needed; "
+        "install the same version of DiffusionSegmentation on both sides."
+    )
+
+
+def _check(message: Mapping[str, Any], table: Table) -> None:
+    kind = message.get("type")
+    if not isinstance(kind, str):
+        raise MessageError("A message has no type.")
+    fields = table.get(kind)
+    if fields is None:
+        raise MessageError(f"The message type '{kind[:80]}' is unknown here.")
+    job = message.get("job") if kind == "run" and _name(message.get("job")) else None
+    for field, check in fields.items():
+        if field not in message:
+            raise MessageError(f"The message '{kind}' lacks the field '{field}'.", job)
+        if not check(message[field]):
+            raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

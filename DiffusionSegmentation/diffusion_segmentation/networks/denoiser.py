@@ -1,0 +1,79 @@
+"""The denoiser: light, because it is what runs samples x steps times."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ..process import alpha_sigma
+from .blocks import ResidualBlock, class_softmax
+
+
+class Denoiser(nn.Module):
+    """Class probabilities of x0 from the noisy state and the encoder's features.
+
+    Were voxels independent given the image, the posterior would be known in closed form: by Bayes, with
+    x | class k ~ N(alpha * x0(k), sigma^2) and x0 = 2 * onehot - 1,
+
+        log p(k | x, image) = log p(k | image) + 2 * alpha / sigma^2 * x_k + const.
+
+    The direct head supplies the first term, the state the second; the network learns only what neighbours add. It
+    starts at zero, so training starts from the independent posterior instead of from nothing.
+
+    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2], `networks.space_to_depth`):
+    noise is drawn in it, steps are taken in it, and only what leaves the sampler is brought back, so that no pass spends
+    time on moving memory.
+
+    The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
+    """
+
+    def __init__(self, classes: int, features: int, channels: tuple[int, int], blocks: int) -> None:
+        super().__init__()
+        fine, coarse = channels
+        self.embedding = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.condition = nn.Conv3d(features, fine, 1)
+        self.enter = nn.Conv3d(8 * classes, fine, 1)
+        self.enter_posterior = nn.Conv3d(8 * classes, fine, 1)
+        self.first = ResidualBlock(fine, 64)
+        self.shrink = nn.Conv3d(fine, coarse, 2, stride=2)
+        self.middle = nn.ModuleList(ResidualBlock(coarse, 64) for _ in range(blocks))
+        self.grow = nn.ConvTranspose3d(coarse, fine, 2, stride=2)
+        self.last = nn.Conv3d(fine, fine, 3, padding=1)
+        self.norm = nn.GroupNorm(8, fine)
+        self.head = nn.Conv3d(fine, 8 * classes, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """The features' share of the first layer, computed once per window and kept for all samples and steps."""
+        return self.condition(features)
+
+    def forward(
+        self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of x0 in float32, shaped as the state `x` [N, 8 * classes, z/2, y/2, x/2].
+
+        log_snr [N]; prepared [1 or N, fine, z/2, y/2, x/2] from `prepare`; direct, the direct head's logits, as `x` or
+        with N = 1.
+        """
+        alpha, sigma = (a.view(-1, 1, 1, 1, 1) for a in alpha_sigma(log_snr))
+        with torch.autocast(x.device.type, enabled=False):
+            independent = direct.float() + (2 * alpha / sigma**2) * x.float()
+            posterior = 2 * class_softmax(independent) - 1
+        embedded = self.embedding(_sinusoids(log_snr))
+        h = self.enter(x) + self.enter_posterior(posterior) + prepared
+        h = self.first(h, embedded)
+        low = self.shrink(h)
+        for block in self.middle:
+            low = block(low, embedded)
+        h = self.norm(self.last(nn.functional.silu(h + self.grow(low))))
+        return independent + self.head(nn.functional.silu(h)).float()
+
+
+def _sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
+    """[N] -> [N, 32]: sines and cosines of lambda, periods from 2 pi / 4 to 2 pi * 16 in log-SNR."""
+    frequencies = torch.exp(torch.linspace(math.log(1 / 16), math.log(4), 16, device=log_snr.device))
+    angles = log_snr.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

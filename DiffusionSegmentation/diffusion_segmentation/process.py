@@ -1,0 +1,85 @@
+"""The forward process in log-SNR, and the step grid that a task asks for.
+
+The state is x0 = 2 * onehot(label) - 1 over all classes, background included. Noise is variance preserving:
+
+    x = alpha * x0 + sigma * eps,   alpha^2 = sigmoid(lambda),   sigma^2 = sigmoid(-lambda),
+
+where lambda = ln(alpha^2 / sigma^2) is the log-SNR (Kingma et al., "Variational Diffusion Models", 2021, section 3).
+Time *is* lambda here: it rises from LOG_SNR_MIN (nothing but noise) to LOG_SNR_MAX (the mask can be read off).
+Whatever depends on lambda is computed in float32 or better.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+# Outside this range nothing is learnt: below -12 the state carries less than 1e-5 of the signal's power, above 8 the
+# voxel's own value already names its class.
+LOG_SNR_MIN = -12.0
+LOG_SNR_MAX = 8.0
+
+
+def alpha_sigma(log_snr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signal and noise amplitudes, each shaped as `log_snr`, in float32."""
+    log_snr = log_snr.float()
+    return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
+def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Labels [N, 8, z, y, x] (integers in 0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}."""
+    hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1), classes)  # [N, z, y, x, 8, classes]
+    return hot.transpose(-1, -2).flatten(-2).float().mul_(2).sub_(1).movedim(-1, 1)
+
+
+def diffuse(x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
+    """x at `log_snr` [N] from x0 and unit noise, both of any shape [N, ., ., ., .]."""
+    alpha, sigma = (a.view(-1, 1, 1, 1, 1) for a in alpha_sigma(log_snr))
+    return alpha * x0 + sigma * noise
+
+
+def ddim_step(x: torch.Tensor, p: torch.Tensor, log_snr: float, next_log_snr: float) -> torch.Tensor:
+    """One deterministic step (Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 with eta = 0).
+
+    `p` are the class probabilities of x0 that the network gives at `log_snr`; the noise that is carried on is the one
+    that agrees with them, so a sample is a function of its start alone. `x` and `p` have the same shape.
+    """
+    (alpha, next_alpha), (sigma, next_sigma) = (
+        a.tolist() for a in alpha_sigma(torch.tensor([log_snr, next_log_snr], dtype=torch.float64))
+    )
+    carried = next_sigma / sigma
+    return carried * x + (next_alpha - carried * alpha) * (2 * p - 1)
+
+
+def sample_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
+    """Log-SNR of training steps from uniforms in (0, 1): the cosine schedule, shifted by the input scale b.
+
+    lambda(t) = -2 ln tan(pi t / 2) + 2 ln b (Hoogeboom et al., "Simple diffusion", 2023, eq. 4), clipped to the range.
+    """
+    t = uniform.double().clamp(1e-6, 1 - 1e-6)
+    log_snr = -2 * torch.log(torch.tan(math.pi * t / 2)) + 2 * math.log(input_scale)
+    return log_snr.clamp(LOG_SNR_MIN, LOG_SNR_MAX).float()
+
+
+def adapted_grid(log_snr: np.ndarray, loss: np.ndarray, steps: int) -> np.ndarray:
+    """The task-adapted step grid: `steps` log-SNR nodes, rising, each step removing an equal share of the loss.
+
+    `log_snr` and `loss` [B] are the centres and values of the loss curve that training records. The curve is made
+    non-increasing (what is read off a cleaner state can only be easier) and inverted at equal decrements; the first
+    node is LOG_SNR_MIN. At the last node one share of the loss is left: what the final softmax expresses.
+    Cf. the time warping of Dieleman et al., "Continuous diffusion for categorical data", 2022, section 3.3.
+
+    Raises ValueError when the curve is empty, not finite, or `steps` < 1.
+    """
+    log_snr, loss = np.asarray(log_snr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
+    if steps < 1 or log_snr.size < 2 or log_snr.shape != loss.shape or not np.isfinite(loss).all():
+        raise ValueError("A step grid needs at least one step and a finite loss curve of two points or more.")
+    falling = np.minimum.accumulate(loss)
+    # A hair of slope keeps flat stretches invertible and places nodes evenly where the curve says nothing.
+    falling = falling - np.linspace(0, 1e-6 * max(float(falling[0]), 1e-12), falling.size)
+    targets = np.linspace(falling[0], falling[-1], steps + 1)[:-1]
+    nodes = np.interp(-targets, -falling, log_snr)
+    nodes[0] = LOG_SNR_MIN
+    return nodes

@@ -1,0 +1,356 @@
+"""Segment one volume: from a file on disk to result files beside each other, with progress, previews and cancel."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import model as models_module, results
+from .ensemble import Ensemble, Settled, interval_method, predictive_interval, volumes_ml
+from .errors import Cancelled, InputError
+from .intensity import body_box, normalise
+from .model import Model
+from .sampler import Encoded, sample_seeds
+from .versions import versions
+from .volume import Projection, check_fits, read_volume, working_image
+
+AUTO_SAMPLES = (8, 32)
+AUTO_EVERY = 4
+BODY_MARGIN_MM = 8.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. `samples` is a number or "auto" (8 to 32); `steps` None takes the model's advice."""
+
+    volume: Path
+    output: Path
+    model: str = "brain-structures"
+    samples: int | Literal["auto"] = 8
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    keep_samples: bool = False
+    compress: bool = True
+    previews: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Stages follow as reading, model, encoding, sampling, writing; the time left may be unknown."""
+
+    stage: str
+    sample: int = 0
+    samples: int | None = None
+    step: int = 0
+    steps: int | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Result files so far, from `samples` samples; 0 is the direct head's fast mask, which is no sample."""
+
+    segmentation: Path
+    entropy: Path
+    samples: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The report, as in report.json; `partial` when the run was stopped with some samples drawn."""
+
+    report: dict[str, Any]
+    partial: bool
+
+
+class _Stop(Exception):
+    """Raised inside sampling to leave it with what is finished."""
+
+
+class ModelCache:
+    """Keeps the last model in memory, because reading it takes longer than a pass of it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Path, str, float] | None = None
+        self._model: Model | None = None
+
+    def get(self, name: str, device: torch.device) -> Model:
+        """The model of this name or folder on this device. Raises ModelError."""
+        folder = models_module.find(name).resolve()
+        key = folder, str(device), (folder / models_module.METADATA).stat().st_mtime
+        if key != self._key:
+            self.clear()
+            self._model = models_module.load(folder).to(device)
+            self._key = key
+        return self._model
+
+    def clear(self) -> None:
+        """Forget the model and give its memory back."""
+        self._key = self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def devices() -> list[dict[str, Any]]:
+    """What can compute here: [{id, name, totalBytes, freeBytes}], the CPU first; its bytes are None."""
+    found: list[dict[str, Any]] = [
+        {"id": "cpu", "name": platform.processor() or platform.machine(), "totalBytes": None, "freeBytes": None}
+    ]
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        found.append({"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "totalBytes": total, "freeBytes": free})
+    return found
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU or else the CPU. Raises InputError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise InputError(f"There is no device '{name}' here; choose another, for example 'cpu'.")
+    return torch.device("cuda", index)
+
+
+def segment(
+    request: Request,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    preview: Callable[[Preview], None] = lambda preview: None,
+    cancel: Callable[[], Literal["keep", "drop"] | None] = lambda: None,
+    models: ModelCache | None = None,
+) -> Outcome:
+    """Segment `request.volume` into the folder `request.output`, which is made if need be.
+
+    `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples drawn so far.
+
+    Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
+    OutOfMemoryError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
+    """
+    torch.set_flush_denormal(True)  # near-zero activations can make a CPU tens of times slower
+    request.output.mkdir(parents=True, exist_ok=True)
+    return _Run(request, progress, preview, cancel).go(models or ModelCache())
+
+
+class _Run:
+    """One run: the steps of `segment`, and what they share."""
+
+    def __init__(self, request: Request, progress: Callable, preview: Callable, cancel: Callable) -> None:
+        self.request, self.progress, self.preview, self.cancel = request, progress, preview, cancel
+        self.timings: dict[str, float] = {}
+        self.steps = 0
+        self.stage = ""
+        self.ensemble: Ensemble | None = None
+        self.most = AUTO_SAMPLES[1] if request.samples == "auto" else request.samples
+
+    def go(self, models: ModelCache) -> Outcome:
+        with self._stage("reading"):
+            image = read_volume(self.request.volume)
+        with self._stage("model"):
+            self.device = choose_device(self.request.device)
+            self.model = models.get(self.request.model, self.device)
+            self.steps = self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
+            self.warnings = check_fits(image, self.model.section["input_range"])
+        with self._stage("encoding"):
+            working, array = self._working(image)
+            self.reference = image
+            self.projection = Projection(working, image)
+            self.encoded = Encoded(self.model, array, self.device, self._stop_if_asked)
+            self.direct = self.encoded.direct()
+        self._preview(self.direct, 0)
+        voxel_ml = float(np.prod(image.GetSpacing())) / 1000
+        self.ensemble = Ensemble(self.model.classes, voxel_ml)
+        with self._stage("sampling"):
+            partial = self._sample()
+        with self._stage("writing"):
+            report = self._write()
+        report["timings_s"] = {name: round(seconds, 3) for name, seconds in self.timings.items()}
+        report["partial"] = partial
+        results.write_report(self.request.output / "report.json", report)
+        return Outcome(report, partial)
+
+    def _working(self, image: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
+        """The body on the working grid: its geometry, and its normalised intensities [z, y, x]."""
+        whole = working_image(image, self.model.spacing)
+        array = sitk.GetArrayViewFromImage(whole)
+        box = body_box(array, round(BODY_MARGIN_MM / self.model.spacing))
+        body = whole[tuple(box[::-1])]
+        return body, normalise(sitk.GetArrayViewFromImage(body))
+
+    def _sample(self) -> bool:
+        """Draw the samples in groups, the first of one; returns whether the run was stopped early."""
+        grid = self.model.step_grid(self.steps)
+        settled = Settled()
+        self.sampling_since = time.monotonic()
+        while len(self.ensemble) < self.most:
+            done = len(self.ensemble)
+            group = min(self._group(), self.most - done) if done else 1
+            try:
+                drawn = self.encoded.sample(
+                    sample_seeds(self.request.seed, group, done), grid, lambda step: self._on_step(done, group, step)
+                )
+            except _Stop:
+                return True
+            for probabilities in drawn:
+                self.ensemble.add(probabilities, self.projection.labels(probabilities))
+            done = len(self.ensemble)
+            if done < self.most and done & (done - 1) == 0:
+                self._preview(self.ensemble.mean, done)
+            if self.request.samples == "auto" and done >= AUTO_SAMPLES[0] and done % AUTO_EVERY == 0 and settled.ask(self.ensemble):
+                break
+        return False
+
+    def _group(self) -> int:
+        """How many samples are drawn together.
+
+        One on a CPU, where two take twice as long or longer: their states no longer fit what the allocator reuses. On a
+        GPU as many as half of the free memory holds, at about 12 state-sized arrays a sample; and no more than 8.
+        """
+        if self.device.type == "cpu":
+            return 1
+        state = 4 * 8 * self.model.classes * math.prod(self.encoded.tiling.cells)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        group = max(1, min(8, int(0.5 * free / (12 * state))))
+        # A group ends where `auto` asks whether the samples have settled.
+        return min(group, AUTO_EVERY - len(self.ensemble) % AUTO_EVERY) if self.request.samples == "auto" else group
+
+    def _on_step(self, done: int, group: int, step: int) -> None:
+        passes = done * self.steps + group * step
+        spent = time.monotonic() - self.sampling_since
+        left = spent / passes * (self.most * self.steps - passes)
+        known = self.request.samples != "auto"
+        self.progress(
+            Progress("sampling", done + 1, self.most if known else None, step, self.steps, left if known else None)
+        )
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """Raise Cancelled, or _Stop where there are samples to keep. Once the sampling is over, keeping goes on."""
+        asked = self.cancel()
+        drawn = 0 if self.ensemble is None else len(self.ensemble)
+        if asked == "drop" or (asked == "keep" and not drawn):
+            raise Cancelled
+        if asked == "keep" and self.stage == "sampling":
+            raise _Stop
+
+    def _preview(self, probabilities: np.ndarray, samples: int) -> None:
+        if self.request.previews:
+            folder = self.request.output
+            paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
+            self._write_maps(probabilities, *paths)
+            self.preview(Preview(*paths, samples))
+
+    def _write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> np.ndarray:
+        labels, bits = self.projection.consensus(probabilities)
+        results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.request.compress)
+        results.write_entropy(entropy, bits, self.reference, self.request.compress)
+        return labels
+
+    def _write(self) -> dict[str, Any]:
+        folder, compress = self.request.output, self.request.compress
+        source = self.model.section["map_source"]
+        p = self.ensemble.mean if source == "samples" else self.direct
+        labels = self._write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        if self.request.keep_samples:
+            box = self.projection.box
+            results.write_sequence(folder / "samples.seq.nrrd", self.ensemble.masks, self.reference, box, compress)
+            quantised = list(self.projection.quantised(p))
+            results.write_sequence(
+                folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
+            )
+        return self._report(source, volumes_ml(labels, self.model.classes, self.ensemble.voxel_ml))
+
+    def _report(self, source: str, consensus_ml: np.ndarray) -> dict[str, Any]:
+        section, count = self.model.section, len(self.ensemble)
+        return {
+            "schema": 1,
+            "model": {
+                "name": section["name"],
+                "title": section["title"],
+                "version": self.model.metadata["version"],
+                "sha256": section["sha256"],
+            },
+            "map_source": source,
+            "seed": self.request.seed,
+            "steps": self.steps,
+            "samples": count,
+            "requested_samples": self.request.samples,
+            "device": self.device.type if self.device.type == "cpu" else str(self.device),
+            "working_spacing_mm": self.model.spacing,
+            "windows": len(self.encoded.tiling.windows),
+            "classes": self.model.classes,
+            "max_entropy_bits": math.log2(self.model.classes),
+            "volumes": [self._volume(entry, consensus_ml) for entry in self.model.labels],
+            "direct_difference": round(_difference(self.direct, self.ensemble.mean), 5),
+            "memory_bytes": self._memory(),
+            "versions": versions(),
+            "warnings": self.warnings,
+            "input": {"size_ijk": list(self.reference.GetSize()), "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()]},
+        }
+
+    def _volume(self, entry: dict[str, Any], consensus_ml: np.ndarray) -> dict[str, Any]:
+        drawn = self.ensemble.volumes[:, entry["label"]]
+        intervals = {}
+        for level in (50, 90):
+            interval = predictive_interval(drawn, level / 100)
+            intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
+        return {
+            "label": entry["label"],
+            "id": entry["id"],
+            "name": entry["name"],
+            "consensus_ml": round(float(consensus_ml[entry["label"]]), 4),
+            "mean_ml": round(float(drawn.mean()), 4),
+            **intervals,
+            "method": interval_method(len(drawn)),
+            "samples_ml": [round(float(v), 4) for v in drawn],
+        }
+
+    def _memory(self) -> dict[str, int]:
+        """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""
+        peak = {}
+        try:
+            import resource
+
+            unit = 1 if platform.system() == "Darwin" else 1024
+            peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        except ImportError:
+            pass
+        if self.device.type == "cuda":
+            peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)
+        return peak
+
+    def _stage(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+
+class _Stage:
+    """Tells that a stage begins, and times it."""
+
+    def __init__(self, run: _Run, name: str) -> None:
+        self.run, self.name = run, name
+
+    def __enter__(self) -> None:
+        self.run.stage = self.name
+        self.run.progress(Progress(self.name))
+        self.run._stop_if_asked()
+        self.start = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        self.run.timings[self.name] = time.monotonic() - self.start
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean total variation between two probability maps [C, z, y, x], where either sees more than 5 % foreground."""
+    where = np.minimum(a[0], b[0]) < 0.95
+    return float(0.5 * np.abs(a - b).sum(0)[where].mean()) if where.any() else 0.0

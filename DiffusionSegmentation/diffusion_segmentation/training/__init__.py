@@ -1,0 +1,1 @@
+"""Training: synthetic heads from an atlas, and the loop that makes a model folder."""

@@ -1,0 +1,78 @@
+"""SAMSEG's probabilistic head atlas as arrays: run once, in an environment of its own.
+
+    python atlas.py priors.npz
+
+The wheel `samseg` 0.4a0 (MIT) carries a tetrahedral atlas of 20 subjects with 44 structures (Puonti et al., "Fast and
+sequence-adaptive whole-brain segmentation using parametric Bayesian modeling", NeuroImage 2016). It needs numpy < 2 and
+Python 3.11 or older, hence the separate environment: this file imports nothing of ours. `Testing/run.py` sets that up.
+
+What is written: `priors` uint8 [tissues, z, y, x] (255 = 1; z to S, y to P, x to L; 1 mm), `tissues` their names in the
+order in which they nest (see `synthesis`), `classes` the label of each tissue in the segmentation (0 = background).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+# Tissue -> (FreeSurfer label numbers, class label). The order is anatomical nesting from outside inwards: two tissues
+# that touch stand close together, so that a boundary drawn from one field moves like a surface.
+TISSUES: dict[str, tuple[tuple[int, ...], int]] = {
+    "air": ((0,), 0),
+    "soft tissue": ((258,), 0),
+    "eye fluid": ((259,), 0),
+    "skull": ((165,), 0),
+    "optic chiasm": ((85,), 0),
+    "csf": ((24,), 1),
+    "cerebellar cortex": ((8, 47), 6),
+    "cerebral cortex": ((3, 42), 3),
+    "hippocampus and amygdala": ((17, 18, 53, 54), 5),
+    "cerebellar white matter": ((7, 46), 6),
+    "vessel": ((30, 62), 4),
+    "cerebral white matter": ((2, 41, 77, 80), 4),
+    "brainstem": ((16,), 7),
+    "ventral diencephalon": ((28, 60), 5),
+    "pallidum": ((13, 52), 5),
+    "putamen": ((12, 51), 5),
+    "thalamus": ((10, 49), 5),
+    "caudate and accumbens": ((11, 50, 26, 58), 5),
+    "choroid plexus": ((31, 63), 2),
+    "ventricles": ((4, 43, 5, 44, 14, 15, 72), 2),
+}
+SHAPE_LAS = (181, 217, 181)  # 1 mm; x to L, y to A, z to S, as the atlas's template has them
+
+
+def structures(table: Path) -> dict[int, int]:
+    """FreeSurfer label number -> atlas class, from the atlas's own compressionLookupTable.txt."""
+    rows = (line.split() for line in table.read_text().splitlines() if line.strip())
+    return {int(row[0]): int(row[1]) for row in rows}
+
+
+def main(output: Path) -> None:
+    import samseg
+    from samseg import gems
+
+    folder = Path(samseg.__file__).parent / "atlas" / "20Subjects_smoothing2_down2_smoothingForAffine2"
+    number = structures(folder / "compressionLookupTable.txt")
+    collection = gems.KvlMeshCollection()
+    collection.read(str(folder / "atlas_level2.txt.gz"))
+    raster = collection.reference_mesh.rasterize(SHAPE_LAS, -1)  # uint16 [x, y, z, structure], 65535 = 1
+    merged = [raster[..., [number[label] for label in labels]].sum(-1, dtype=np.uint32) for labels, _ in TISSUES.values()]
+    left = 65535 - np.minimum(np.sum(merged, axis=0), 65535)
+    merged[0] = merged[0] + left  # what the mesh does not cover is air
+    priors = np.stack([np.round(np.minimum(m, 65535) / 257).astype(np.uint8) for m in merged])
+    priors = orient(priors)
+    np.savez_compressed(
+        output, priors=priors, tissues=np.array(list(TISSUES)), classes=np.array([c for _, c in TISSUES.values()], dtype=np.uint8)
+    )
+
+
+def orient(priors: np.ndarray) -> np.ndarray:
+    """Atlas axes [tissue, x to L, y to A, z to S] as numpy's [tissue, z to S, y to P, x to L]."""
+    return np.ascontiguousarray(priors.transpose(0, 3, 2, 1)[:, :, ::-1])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

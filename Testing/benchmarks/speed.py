@@ -1,0 +1,113 @@
+"""What samples cost beside one pass of the direct head, and how long a person waits.
+
+    python Testing/benchmarks/speed.py [VOLUME] [--model NAME|DIR] [--threads N]
+
+Ratios are taken within one run, since machines are noisy: the denoiser's pass against the encoder's on one window of a
+head at 2 mm (96 x 112 x 96 voxels), and eight samples of the default steps against one pass of the direct head over the
+same volume. With VOLUME also the waiting, set-up excluded: seconds from command to files, and from a cold start of the
+worker to its first preview.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion_segmentation import messages, model as models
+from diffusion_segmentation.sampler import Encoded, sample_seeds
+
+WINDOW = (96, 112, 96)
+SAMPLES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("volume", type=Path, nargs="?")
+    parser.add_argument("--model", default="brain-structures")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    ratios(options.model)
+    if options.volume:
+        waiting(options.volume.resolve(), options.model)
+
+
+def ratios(name: str) -> None:
+    model = models.load(models.find(name)).to(torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    image = rng.random(WINDOW, dtype=np.float32)
+    cpu = torch.device("cpu")
+    encoded = Encoded(model, image, cpu, lambda: None)
+    steps = model.section["steps"]["cpu"]
+    grid = model.step_grid(steps)
+    # Interleaved, so that what else the machine does falls on both alike.
+    encoder, denoiser, direct, sampling = [], [], [], []
+    for _ in range(5):
+        encoder.append(seconds(lambda: Encoded(model, image, cpu, lambda: None)))
+        denoiser.append(seconds(lambda: encoded.sample([1], grid)) / steps)
+    for _ in range(3):
+        direct.append(seconds(lambda: Encoded(model, image, cpu, lambda: None).direct()))
+        sampling.append(seconds(lambda: samples_of(model, image, cpu, grid)))
+    one, light = statistics.median(encoder), statistics.median(denoiser)
+    fast, full = statistics.median(direct), statistics.median(sampling)
+    print(f"encoder {one:.2f} s a window, denoiser {light:.3f} s a pass: 1/{one / light:.1f} of the encoder")
+    print(f"direct head {fast:.2f} s, {SAMPLES} samples of {steps} steps {full:.2f} s: {full / fast:.1f} times the direct head")
+
+
+def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
+    """Everything from image to the last sample, one sample after another as on a CPU."""
+    encoded = Encoded(model, image, device, lambda: None)
+    for seed in sample_seeds(0, SAMPLES):
+        encoded.sample([seed], grid)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def waiting(volume: Path, model: str) -> None:
+    command = [sys.executable, "-X", "utf8", "-m", "diffusion_segmentation"]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["segment", str(volume), "--model", model, "--output", folder, "--device", "cpu"]
+        start = time.perf_counter()
+        subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        print(f"from command to files: {time.perf_counter() - start:.1f} s")
+        report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+        print(f"of these: {', '.join(f'{name} {spent:.1f} s' for name, spent in report['timings_s'].items())}")
+    with tempfile.TemporaryDirectory() as folder:
+        run = {
+            "type": "run", "job": "1", "folder": folder, "volume": str(volume), "model": model,
+            "samples": SAMPLES, "steps": None, "seed": 0, "device": "cpu",
+        }
+        start = time.perf_counter()
+        worker = subprocess.Popen([*command, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with worker:
+            worker.stdin.write(messages.encode(run))
+            worker.stdin.flush()
+            previews = (m for m in map(messages.decode, worker.stdout) if m["type"] == "preview")
+            print(f"first preview (direct head) {arrival(previews, 0, start):.1f} s after a cold start", end=", ")
+            print(f"with the first sample {arrival(previews, 1, start):.1f} s")
+            worker.stdin.close()
+
+
+def arrival(previews, samples: int, start: float) -> float:
+    for message in previews:
+        if message["samples"] >= samples:
+            return time.perf_counter() - start
+    raise SystemExit("The worker ended before its preview.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The command's arguments, exit statuses and words, with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusion_segmentation
+import pytest
+from diffusion_segmentation import cli
+from diffusion_segmentation.errors import Cancelled, GeometryError
+
+REPORT = {
+    "samples": 2,
+    "steps": 5,
+    "seed": 0,
+    "device": "cpu",
+    "model": {"name": "brain-structures", "version": "1.0.0"},
+    "warnings": [
+        "The voxel spacing is 9 x 9 x 9 mm, the model was made for 0.3 to 8 mm; look at the result with care."
+    ],
+    "volumes": [
+        {"name": "Ventricles", "mean_ml": 24.06, "interval90_ml": [21.04, 27.16]},
+        {"name": "Brainstem", "mean_ml": 1234.5, "interval90_ml": None},
+    ],
+}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Takes the place of `diffusion_segmentation.segment`; `asked` is the last request, `answer` what happens."""
+    stand_in = SimpleNamespace(asked=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
+
+    def segment(request: Any, progress: Callable[[Any], None]) -> Any:
+        stand_in.asked = request
+        for stage in ("reading", "sampling", "sampling"):
+            progress(SimpleNamespace(stage=stage, sample=1, samples=8, step=2, steps=5, seconds_left=41.6))
+        return stand_in.answer()
+
+    module = SimpleNamespace(segment=segment, Request=lambda **fields: SimpleNamespace(**fields))
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.segment", module)
+    monkeypatch.setattr(diffusion_segmentation, "segment", module, raising=False)
+    return stand_in
+
+
+def test_defaults_of_segment(engine: SimpleNamespace) -> None:
+    assert cli.main(["segment", "head ü.nrrd", "--output", "out"]) == 0
+    assert vars(engine.asked) == {
+        "volume": Path("head ü.nrrd"),
+        "output": Path("out"),
+        "model": "brain-structures",
+        "samples": 8,
+        "steps": None,
+        "seed": 0,
+        "device": "auto",
+        "keep_samples": False,
+        "compress": True,
+        "previews": False,
+    }
+
+
+def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
+    words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --keep-samples"
+    assert cli.main(words.split()) == 0
+    chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
+    assert vars(engine.asked).items() >= chosen.items()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "segmentate a --output o",
+        "segment a",
+        "segment --output o",
+        "segment a b --output o",
+        "segment a --output o --samples 0",
+        "segment a --output o --samples some",
+        "segment a --output o --steps -1",
+        "segment a --output o --seed -1",
+        "segment a --output o --seed 9223372036854775808",
+        "segment a --output o --device gpu",
+        "segment a --output o --device cuda:x",
+        "segment a --out o",
+        "models extra",
+        "train",
+    ],
+)
+def test_wrong_usage_exits_with_2(engine: SimpleNamespace, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    assert ended.value.code == 2 and engine.asked is None
+    assert "usage: diffusion-segmentation" in capsys.readouterr().err
+
+
+def failing(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (GeometryError("The head is too small; scan a larger one."), 1, "The head is too small; scan a larger one."),
+        (MemoryError(), 1, "The memory did not suffice;"),
+        (KeyError("x\ny"), 1, "An unexpected problem occurred (KeyError:"),
+        (OSError(28, "No space left on device"), 1, "The disk is full;"),
+        (KeyboardInterrupt(), 130, "Cancelled."),
+        (Cancelled(), 130, "Cancelled."),
+    ],
+)
+def test_failures_are_one_sentence_and_a_status(
+    engine: SimpleNamespace, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, sentence: str
+) -> None:
+    engine.answer = failing(error)
+    assert cli.main(["segment", "a", "--output", "o"]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[:-1] == ["reading ...", "sampling ..."]  # progress, one line a stage
+    assert err.splitlines()[-1].startswith(sentence) and err.endswith(".\n")
+
+
+def test_the_summary_names_volumes_intervals_and_warnings(
+    engine: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["segment", "a", "--output", "o"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["Ventricles", "24.1", "21.0", "to", "27.2"]
+    assert lines[2].split() == ["Brainstem", "1234.5", "-"]
+    assert REPORT["warnings"][0] in lines
+
+
+def test_in_a_terminal_progress_is_one_line(
+    engine: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli.main(["segment", "a", "--output", "o"])
+    line, end = capsys.readouterr().err.split("\n")
+    assert end == ""
+    assert line.split("\r")[-1].strip() == "sampling, sample 1 of 8, step 2 of 5, 42 s left"
+
+
+def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Process:
+        def __init__(self, command: list[str]) -> None:
+            started.append(command)
+
+        def __enter__(self) -> Process:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+        def wait(self) -> int:
+            return 1
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: object())
+    assert cli.main(["demo", "--output", "pictures", "--samples", "2", "--help"]) == 1
+    assert started == [
+        [sys.executable, "-X", "utf8", "-m", "DiffusionSegmentationLib.headless"]
+        + ["--output", "pictures", "--samples", "2", "--help"]
+    ]
+
+
+def test_demo_without_slicers_libraries_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None)
+    assert cli.main(["demo"]) == 1
+    assert "pip install 'diffusion-segmentation[demo]'" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The networks' arithmetic: space to depth, softmax over classes, and what the denoiser knows before training."""
+
+import torch
+
+from diffusion_segmentation.networks import Denoiser, Encoder, class_softmax, depth_to_space, space_to_depth
+from diffusion_segmentation.process import diffuse, one_hot_state
+
+
+def test_space_to_depth_loses_nothing():
+    x = torch.randn(2, 3, 4, 6, 8)
+    assert torch.equal(depth_to_space(space_to_depth(x)), x)
+
+
+def test_class_softmax_is_softmax_over_the_classes_of_each_voxel():
+    logits = 30 * torch.randn(2, 4, 4, 6, 2)
+    softmax = depth_to_space(class_softmax(space_to_depth(logits)))
+    torch.testing.assert_close(softmax, logits.softmax(1))
+
+
+def test_class_softmax_is_finite_for_the_largest_logits():
+    logits = torch.tensor([6000.0, -6000.0]).view(1, 2, 1, 1, 1).expand(1, 2, 2, 2, 2)
+    p = class_softmax(space_to_depth(logits))
+    assert torch.isfinite(p).all() and p[:, :8].eq(1).all()
+
+
+def test_untrained_denoiser_is_bayes_rule_for_independent_voxels():
+    torch.manual_seed(0)
+    classes, prior = 3, torch.tensor([0.7, 0.2, 0.1])
+    denoiser = Denoiser(classes, 8, (8, 8), 1)
+    labels = torch.multinomial(prior, 8 * 4**3, replacement=True).view(1, 8, 4, 4, 4)
+    log_snr = torch.tensor([-1.0])
+    x = diffuse(one_hot_state(labels, classes), torch.randn(1, 24, 4, 4, 4), log_snr)
+    direct = prior.log().repeat_interleave(8).view(1, 24, 1, 1, 1).expand(1, 24, 4, 4, 4)
+    p = class_softmax(denoiser(x, log_snr, denoiser.prepare(torch.zeros(1, 8, 4, 4, 4)), direct)).unflatten(1, (3, 8))
+
+    alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+    means = alpha * (2 * torch.eye(classes) - 1)  # [class k, channel]
+    distances = ((x.unflatten(1, (3, 8)).movedim(1, -1)[..., None, :] - means) ** 2).sum(-1)  # [1, 8, z, y, x, k]
+    expected = (prior.log() - distances / (2 * sigma**2)).softmax(-1).movedim(-1, 1)
+    torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_of_a_batch_do_not_see_each_other():
+    torch.manual_seed(1)
+    denoiser = Denoiser(2, 8, (8, 16), 1)
+    torch.nn.init.normal_(denoiser.head.weight)
+    x, direct, prepared = torch.randn(3, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4), torch.randn(1, 8, 4, 4, 4)
+    together = denoiser(x, torch.full((3,), -2.0), prepared, direct)
+    alone = denoiser(x[1:2], torch.tensor([-2.0]), prepared, direct)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_encoder_answers_at_the_resolution_of_the_image():
+    encoder = Encoder(4, (8, 16, 24), (1, 1, 1))
+    features, logits = encoder(torch.rand(1, 1, 16, 24, 32))
+    assert features.shape == (1, 8, 8, 12, 16)
+    assert depth_to_space(logits).shape == (1, 4, 16, 24, 32)

@@ -1,0 +1,150 @@
+"""The sampler against a task whose joint posterior is known, with samplers that are wrong on purpose and must be caught.
+
+The task: a lesion is there as a whole (probability 0.3) or not at all. The exact denoiser is Bayes' rule over the two
+masks, so what the samples do is the sampler's doing alone.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from diffusion_segmentation.model import Model
+from diffusion_segmentation.networks import space_to_depth
+from diffusion_segmentation.process import LOG_SNR_MIN, alpha_sigma
+from diffusion_segmentation.sampler import Encoded, sample_seeds
+
+PRESENCE = 0.3
+SHAPE = (4, 6, 4)
+
+
+def lesion(shape) -> torch.Tensor:
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[1:3, 2:5, 1:3] = True
+    return mask
+
+
+class WholeOrNothing(nn.Module):
+    """Exact class probabilities of x0 given x: Bayes' rule over the two possible masks."""
+
+    def __init__(self, shape=SHAPE) -> None:
+        super().__init__()
+        there = lesion(shape)
+        masks = torch.stack([torch.stack([~m, m]) for m in (torch.zeros_like(there), there)]).float()
+        self.masks = space_to_depth(masks)  # [mask, 2 * 8, z, y, x] in {0, 1}
+        self.prior = torch.tensor([1 - PRESENCE, PRESENCE]).log()
+
+    def prepare(self, features):
+        return features
+
+    def forward(self, x, log_snr, prepared, direct):
+        alpha, sigma = (a.view(-1, 1) for a in alpha_sigma(log_snr))
+        fit = torch.einsum("nczyx,mczyx->nm", x, 2 * self.masks - 1)
+        posterior = (self.prior + alpha / sigma**2 * fit).softmax(1)
+        return torch.einsum("nm,mczyx->nczyx", posterior, self.masks).clamp_min(1e-30).log()
+
+
+class Pointwise(nn.Module):
+    """A denoiser that looks at each voxel alone, so that windows cannot matter."""
+
+    def prepare(self, features):
+        return features
+
+    def forward(self, x, log_snr, prepared, direct):
+        return x * log_snr.exp().view(-1, 1, 1, 1, 1).clamp_max(3) + 0.2
+
+
+class Blind(nn.Module):
+    """An encoder that has nothing to say."""
+
+    def forward(self, image):
+        n, _, z, y, x = image.shape
+        return torch.zeros(n, 1, z // 2, y // 2, x // 2), torch.zeros(n, 16, z // 2, y // 2, x // 2)
+
+
+def a_model(denoiser: nn.Module, window=(64, 64, 64)) -> Model:
+    section = {
+        "labels": [{"label": 1}],
+        "window": list(window),
+        "network": {"encoder": {"channels": [1]}},
+    }
+    return Model({"diffusion_segmentation": section}, Blind(), denoiser)
+
+
+def draw(model: Model, seeds, grid, shape=SHAPE) -> np.ndarray:
+    encoded = Encoded(model, np.zeros(shape, np.float32), torch.device("cpu"), lambda: None)
+    return encoded.sample(seeds, grid)
+
+
+FINE = np.linspace(LOG_SNR_MIN, 4, 40)
+
+
+def test_samples_are_whole_masks_in_the_right_proportion():
+    count = 600
+    masks = draw(a_model(WholeOrNothing()), sample_seeds(1, count), FINE).argmax(1).astype(bool)
+    present = (masks == lesion(SHAPE).numpy()).all((1, 2, 3))
+    absent = ~masks.any((1, 2, 3))
+    assert (present | absent).all(), "a sample is neither the lesion nor its absence"
+    assert abs(present.mean() - PRESENCE) < 4 * math.sqrt(PRESENCE * (1 - PRESENCE) / count)
+
+
+def test_mean_of_the_last_softmax_is_the_marginal():
+    p = draw(a_model(WholeOrNothing()), sample_seeds(2, 600), FINE).mean(0)
+    assert p[1][lesion(SHAPE).numpy()].mean() == pytest.approx(PRESENCE, abs=0.08)
+    assert p[1][~lesion(SHAPE).numpy()].max() < 1e-6
+
+
+def test_one_step_is_no_sample():
+    """The negative control: from one step every mask is the same, though the marginals are right."""
+    p = draw(a_model(WholeOrNothing()), sample_seeds(3, 100), np.array([LOG_SNR_MIN]))
+    assert not p.argmax(1).any()
+    assert p[:, 1][:, lesion(SHAPE).numpy()].mean() == pytest.approx(PRESENCE, abs=0.02)
+
+
+def test_independent_voxels_are_no_sample():
+    """The negative control: the same marginals, voxel by voxel, tear the lesion apart."""
+    torch.manual_seed(0)
+    masks = torch.rand(100, *SHAPE) < PRESENCE * lesion(SHAPE)
+    whole = (masks == lesion(SHAPE)).all(-1).all(-1).all(-1) | ~masks.any(-1).any(-1).any(-1)
+    assert whole.float().mean() < 0.2
+
+
+def test_seed_alone_decides_a_sample():
+    model, seeds = a_model(WholeOrNothing()), sample_seeds(4, 4)
+    together = draw(model, seeds, FINE)
+    alone = np.concatenate([draw(model, [seed], FINE) for seed in seeds])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert not np.allclose(together, draw(model, sample_seeds(5, 4), FINE), atol=1e-4)
+
+
+def test_seeds_are_stable_under_grouping_and_differ():
+    assert sample_seeds(9, 3) + sample_seeds(9, 5, first=3) == sample_seeds(9, 8)
+    assert len(set(sample_seeds(9, 64)) | set(sample_seeds(10, 64))) == 128
+
+
+def test_windows_share_one_noise_field():
+    """Windows of a voxelwise denoiser give what one window gives; noise of their own, the negative control, does not."""
+    shape, grid, seeds = (8, 20, 8), np.linspace(LOG_SNR_MIN, 2, 6), sample_seeds(6, 2)
+    whole = draw(a_model(Pointwise()), seeds, grid, shape)
+    tiled = draw(a_model(Pointwise(), window=(8, 8, 8)), seeds, grid, shape)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+    pieces = [draw(a_model(Pointwise()), [seed], grid, (8, 10, 8)) for seed in sample_seeds(6, 2)]
+    stitched = np.concatenate(pieces, axis=3)
+    assert np.abs(stitched - whole[:1]).max() > 0.5
+
+
+def test_step_callback_can_stop_and_counts_up():
+    seen = []
+
+    def stop_at_three(step):
+        seen.append(step)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    encoded = Encoded(a_model(WholeOrNothing()), np.zeros(SHAPE, np.float32), torch.device("cpu"), lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        encoded.sample([1], FINE, stop_at_three)
+    assert seen == [1, 2, 3]

@@ -1,0 +1,152 @@
+"""One volume, from file to files: what is written, that it repeats, and that stopping keeps or drops what it says."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from diffusion_segmentation.errors import Cancelled, GeometryError, InputError
+from diffusion_segmentation.segment import ModelCache, Request, choose_device, segment
+
+
+@pytest.fixture
+def request_for(a_head_file, a_model_folder, tmp_path):
+    def make(**changes) -> Request:
+        given = {
+            "volume": a_head_file,
+            "output": tmp_path / "out",
+            "model": str(a_model_folder),
+            "samples": 4,
+            "device": "cpu",
+        }
+        return Request(**{**given, **changes})
+
+    return make
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_files_lie_on_the_grid_of_the_input(request_for, a_head_file):
+    request = request_for(keep_samples=True)
+    outcome = segment(request)
+    reference = sitk.ReadImage(str(a_head_file))
+    for name in ("segmentation.seg.nrrd", "entropy.nrrd"):
+        image = sitk.ReadImage(str(request.output / name))
+        assert image.GetSize() == reference.GetSize()
+        np.testing.assert_allclose(image.GetOrigin(), reference.GetOrigin(), atol=1e-9)
+        np.testing.assert_allclose(image.GetDirection(), reference.GetDirection(), atol=1e-9)
+    assert names(request.output) == {
+        "segmentation.seg.nrrd",
+        "entropy.nrrd",
+        "samples.seq.nrrd",
+        "probabilities.seq.nrrd",
+        "report.json",
+    }
+    assert json.loads((request.output / "report.json").read_text(encoding="utf-8")) == outcome.report
+    assert not outcome.partial and outcome.report["samples"] == 4 and outcome.report["windows"] == 1
+
+
+def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(request_for):
+    request = request_for(keep_samples=True)
+    report = segment(request).report
+    entropy = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "entropy.nrrd")))
+    assert 0 < entropy.max() <= report["max_entropy_bits"] + 1e-6
+    samples = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "samples.seq.nrrd")))
+    samples = samples if samples.shape[-1] == 4 else np.moveaxis(samples, 0, -1)
+    voxel_ml = 3.0 * 2.5 * 4.0 / 1000
+    for volume in report["volumes"]:
+        drawn = [(samples[..., n] == volume["label"]).sum() * voxel_ml for n in range(4)]
+        np.testing.assert_allclose(volume["samples_ml"], drawn, atol=1e-3)
+        low, high = volume["interval90_ml"]
+        assert low <= volume["mean_ml"] <= high
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "segmentation.seg.nrrd")))
+    for volume in report["volumes"]:
+        assert volume["consensus_ml"] == pytest.approx((labels == volume["label"]).sum() * voxel_ml, abs=1e-3)
+
+
+def test_same_seed_same_bytes_another_seed_other_samples(request_for, tmp_path):
+    first, again, other = (
+        request_for(output=tmp_path / name, seed=seed, keep_samples=True)
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    for request in (first, again, other):
+        segment(request)
+    for name in ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd"):
+        assert (first.output / name).read_bytes() == (again.output / name).read_bytes(), name
+    assert (first.output / "samples.seq.nrrd").read_bytes() != (other.output / "samples.seq.nrrd").read_bytes()
+
+
+def test_more_samples_begin_with_the_same_ones(request_for, tmp_path):
+    few = segment(request_for(output=tmp_path / "few", samples=2)).report["volumes"]
+    many = segment(request_for(output=tmp_path / "many", samples=5)).report["volumes"]
+    for a, b in zip(few, many):
+        assert a["samples_ml"] == b["samples_ml"][:2]
+
+
+def test_progress_goes_through_the_stages_and_counts_down(request_for):
+    seen = []
+    segment(request_for(), progress=seen.append)
+    stages = list(dict.fromkeys(now.stage for now in seen))
+    assert stages == ["reading", "model", "encoding", "sampling", "writing"]
+    steps = [(now.sample, now.step) for now in seen if now.step]
+    assert steps == [(sample, step) for sample in range(1, 5) for step in range(1, 4)]
+    assert [now.seconds_left for now in seen if now.step][-1] == 0
+
+
+def test_previews_come_early_and_say_how_many_samples_they_hold(request_for):
+    seen = []
+    segment(request_for(previews=True, samples=5), preview=seen.append)
+    assert [now.samples for now in seen] == [0, 1, 2, 4]
+    assert all(now.segmentation.exists() and now.entropy.exists() for now in seen)
+
+
+def test_stop_and_keep_finishes_with_the_samples_drawn(request_for):
+    request, seen = request_for(samples=20), []
+    outcome = segment(request, progress=seen.append, cancel=lambda: "keep" if seen and seen[-1].sample == 4 else None)
+    assert outcome.partial and outcome.report["partial"] and outcome.report["samples"] == 3
+    assert names(request.output) == {"segmentation.seg.nrrd", "entropy.nrrd", "report.json"}
+
+
+@pytest.mark.parametrize("answer", ["drop", "keep"])
+@pytest.mark.parametrize("stage", ["reading", "encoding", "sampling"])
+def test_stop_before_the_first_sample_leaves_nothing(request_for, answer, stage):
+    request, seen = request_for(), []
+    with pytest.raises(Cancelled):
+        segment(request, progress=seen.append, cancel=lambda: answer if seen and seen[-1].stage == stage else None)
+    assert names(request.output) == set()
+
+
+def test_drop_during_sampling_leaves_nothing(request_for):
+    request, seen = request_for(), []
+    with pytest.raises(Cancelled):
+        segment(request, progress=seen.append, cancel=lambda: "drop" if seen and seen[-1].sample == 3 else None)
+    assert names(request.output) == set()
+
+
+def test_auto_stops_between_its_bounds(request_for):
+    report = segment(request_for(samples="auto")).report
+    assert 8 <= report["samples"] <= 32 and report["requested_samples"] == "auto"
+
+
+def test_a_volume_far_from_the_model_is_refused(request_for, a_head_file, tmp_path):
+    image = sitk.ReadImage(str(a_head_file))
+    image.SetSpacing([0.05 * s for s in image.GetSpacing()])
+    sitk.WriteImage(image, str(tmp_path / "tiny.nrrd"))
+    with pytest.raises(GeometryError):
+        segment(request_for(volume=tmp_path / "tiny.nrrd"))
+
+
+def test_a_device_that_is_not_there(request_for):
+    with pytest.raises(InputError, match="cuda:77"):
+        choose_device("cuda:77")
+
+
+def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
+    cache, cpu = ModelCache(), choose_device("cpu")
+    model = cache.get(str(a_model_folder), cpu)
+    assert cache.get(str(a_model_folder), cpu) is model
+    cache.clear()
+    assert cache.get(str(a_model_folder), cpu) is not model

@@ -1,0 +1,111 @@
+"""Heads that never were: the draw's marginals are the atlas's, and everything that is varied stays within bounds."""
+
+import numpy as np
+import pytest
+
+from diffusion_segmentation.intensity import CEILING, body_box, normalise
+from diffusion_segmentation.training import synthesis
+from diffusion_segmentation.training.atlas import TISSUES
+
+
+@pytest.fixture(scope="module")
+def atlas_file(tmp_path_factory):
+    """A head of shells whose borders are uncertain by some voxels, with the tissues of the real atlas."""
+    z, y, x = np.ogrid[:40, :44, :40]
+    radius = np.sqrt((z - 20) ** 2 + (y - 22) ** 2 + (x - 20) ** 2)
+    borders = np.linspace(19, 3, len(TISSUES) - 1)
+    inside = [np.ones_like(radius)] + [1 / (1 + np.exp((radius - b) / 0.5)) for b in borders] + [np.zeros_like(radius)]
+    priors = np.stack([np.round(255 * (a - b)) for a, b in zip(inside, inside[1:])]).clip(0, 255).astype(np.uint8)
+    path = tmp_path_factory.mktemp("atlas") / "priors.npz"
+    classes = np.array([label for _, label in TISSUES.values()], np.uint8)
+    np.savez_compressed(path, priors=priors, tissues=np.array(list(TISSUES)), classes=classes)
+    return path
+
+
+@pytest.fixture(scope="module")
+def atlas(atlas_file):
+    return synthesis.Atlas.load(atlas_file)
+
+
+def test_every_tissue_of_the_atlas_has_an_intensity_and_patches_keep_their_class(atlas):
+    assert set(atlas.tissues) == set(synthesis.T1)
+    for whole, patches in synthesis.PATCHES.items():
+        for patch in patches:
+            assert atlas.classes[atlas.tissues.index(patch)] == atlas.classes[atlas.tissues.index(whole)]
+
+
+def test_smooth_noise_has_unit_variance_and_the_correlation_asked_for():
+    rng = np.random.default_rng(0)
+    fine, coarse = (synthesis.smooth_noise((64, 64, 64), s, rng) for s in (2, 16))
+    for field in (fine, coarse):
+        assert field.shape == (64, 64, 64) and field.dtype == np.float32
+    assert 0.7 < fine.std() < 1.2
+
+    def neighbours(field):
+        return np.corrcoef(field[:, :, :-4].ravel(), field[:, :, 4:].ravel())[0, 1]
+
+    assert neighbours(fine) < 0.35 < 0.8 < neighbours(coarse)
+
+
+def test_drawn_tissues_have_the_marginals_of_the_atlas(atlas):
+    rng = np.random.default_rng(1)
+    count = 24
+    classes = range(1, 8)
+    drawn = np.mean([[(atlas.classes[synthesis.draw_tissues(atlas, rng)] == c).sum() for c in classes] for _ in range(count)], axis=0)
+    priors = atlas.priors.reshape(len(TISSUES), -1).sum(1) / 255
+    expected = [priors[atlas.classes[: len(TISSUES)] == c].sum() for c in classes]
+    np.testing.assert_allclose(drawn, expected, rtol=0.15)
+
+
+def test_drawn_tissues_are_sheets_not_salt_and_pepper(atlas):
+    """The negative control is a voxelwise draw with the same marginals: far more voxels differ from their neighbour."""
+    rng = np.random.default_rng(2)
+    drawn = synthesis.draw_tissues(atlas, rng)
+    cumulative = np.cumsum(atlas.priors.astype(int), axis=0)
+    independent = (cumulative <= rng.integers(0, 255, drawn.shape)).sum(0)
+    tissue = np.where(drawn >= len(TISSUES), 1, drawn)  # patches are uneven on purpose
+
+    def rough(a):
+        return (a[:, :, 1:] != a[:, :, :-1])[:, :, 15:25].mean()
+
+    assert rough(tissue) < 0.75 * rough(np.minimum(independent, len(TISSUES) - 1))
+
+
+def test_item_is_an_image_and_its_labels_on_one_grid_and_repeats_with_its_seed(atlas_file):
+    def items():
+        stream = iter(synthesis.SyntheticHeads(atlas_file, [(16, 20, 24)], seed=5, bank=2))
+        return [next(stream) for _ in range(3)]
+
+    first, again = items(), items()
+    for (image, labels), (image2, labels2) in zip(first, again):
+        assert image.shape == (1, 16, 20, 24) and labels.shape == (16, 20, 24)
+        assert 0 <= float(image.min()) and float(image.max()) <= CEILING
+        assert int(labels.max()) <= 7
+        assert np.array_equal(image, image2) and np.array_equal(labels, labels2)
+    assert not np.array_equal(first[0][0], first[1][0]), "two faces of one head are the same"
+    assert np.array_equal(first[0][1], first[1][1])
+
+
+def test_majority_of_eight_voxels():
+    classes = np.array([0, 1, 2])
+    tissue = np.zeros((2, 2, 4), np.uint8)
+    tissue[:, :, :2] = 1
+    tissue[0, 0, 0] = 2
+    tissue[0, :, 2:] = 2
+    tissue[1, 0, 2] = 2
+    assert synthesis.majority(tissue, classes).tolist() == [[[1, 2]]]
+
+
+def test_normalise_is_blind_to_scale_and_offset_and_refuses_a_constant():
+    image = np.random.default_rng(0).gamma(2, 100, (20, 20, 20)).astype(np.float32)
+    np.testing.assert_allclose(normalise(7 * image + 300), normalise(image), atol=1e-4)
+    with pytest.raises(ValueError):
+        normalise(np.full((4, 4, 4), 3.0))
+
+
+def test_body_box_holds_the_head_and_leaves_a_speck_out():
+    image = np.random.default_rng(0).random((40, 50, 60)).astype(np.float32)
+    image[10:30, 12:40, 20:45] += 100
+    image[2:4, 2:4, 2:4] += 100
+    box = body_box(image, margin=2)
+    np.testing.assert_allclose([(s.start, s.stop) for s in box], [(8, 32), (10, 42), (18, 47)], atol=2)

@@ -1,0 +1,127 @@
+"""`train` from start to model folder, on a tiny atlas: it learns, stops by the clock, and goes on where it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.model import build
+from diffusion_segmentation.training import train
+from diffusion_segmentation.training.loss import LossCurve, draw_log_snr, losses
+
+CONFIG = train.Path(train.__file__).parent / "configs" / "brain-structures.json"
+
+
+@pytest.fixture
+def config(tmp_path):
+    settings = json.loads(CONFIG.read_text(encoding="utf-8"))
+    settings["diffusion_segmentation"]["network"] = {
+        "encoder": {"channels": [8, 16], "blocks": [1, 1]},
+        "denoiser": {"channels": [8, 8], "blocks": 1},
+    }
+    settings["optimisation"].update(iterations=6, shapes=[[8, 8, 8]], precision="float32")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def heads(monkeypatch, tmp_path):
+    """An endless stream of one easy picture, in place of drawing heads."""
+
+    class OneHead(torch.utils.data.IterableDataset):
+        def __init__(self, *_):
+            super().__init__()
+
+        def __iter__(self):
+            while True:
+                labels = torch.zeros(8, 8, 8, dtype=torch.uint8)
+                labels[2:6, 2:6, 2:6] = 3
+                yield labels[None].float() / 3, labels
+
+    monkeypatch.setattr(train, "SyntheticHeads", OneHead)
+    priors = tmp_path / "priors.npz"
+    np.savez(priors)
+    return priors
+
+
+def test_training_makes_a_model_that_loads(config, heads, tmp_path):
+    folder = train.main(config, heads, tmp_path / "model")
+    model = models.load(folder)
+    assert model.classes == 8 and len(model.step_grid(5)) == 5
+    assert model.section["training"]["iterations"] == 6
+
+
+def test_the_loss_falls_below_that_of_guessing(config, heads, tmp_path):
+    settings = json.loads(config.read_text())
+    settings["optimisation"].update(iterations=250, learning_rate=1e-2)
+    config.write_text(json.dumps(settings))
+    folder = train.main(config, heads, tmp_path / "model")
+    training = models.load(folder).section["training"]
+    guessing = -(0.125 * np.log(0.125) + 0.875 * np.log(0.875))
+    assert training["direct_cross_entropy"] < 0.9 * guessing < np.log(8)
+
+
+def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp_path):
+    output = tmp_path / "model"
+    train.main(config, heads, output)
+    before = (output / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match="--resume"):
+        train.main(config, heads, output)
+    assert (output / "checkpoint.pt").read_bytes() == before
+    settings = json.loads(config.read_text())
+    settings["optimisation"]["iterations"] = 9
+    config.write_text(json.dumps(settings))
+    train.main(config, heads, output, resume=True)
+    assert models.load(output).section["training"]["iterations"] == 9
+
+
+def test_the_clock_ends_it(config, heads, tmp_path):
+    settings = json.loads(config.read_text())
+    settings["optimisation"]["iterations"] = 10**9
+    config.write_text(json.dumps(settings))
+    folder = train.main(config, heads, tmp_path / "model", minutes=0.01)
+    assert models.load(folder).section["training"]["iterations"] < 10**6
+
+
+def test_missing_files_are_named(config, heads, tmp_path):
+    with pytest.raises(InputError, match="configuration"):
+        train.main(tmp_path / "none.json", heads, tmp_path / "model")
+    with pytest.raises(InputError, match="atlas"):
+        train.main(config, tmp_path / "none.npz", tmp_path / "model")
+
+
+def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
+    """At low log-SNR the direct head's loss, at high log-SNR nothing: what the closed form promises."""
+    torch.manual_seed(0)
+    encoder, denoiser = build({"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4)
+    labels = torch.randint(0, 4, (1, 8, 8, 8))
+    direct, denoised = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), labels, 4, torch.tensor([-12.0, 8.0]))
+    assert denoised[0].item() == pytest.approx(direct.item(), abs=0.02)
+    assert denoised[1].item() < 1e-4
+
+
+def test_denoiser_loss_does_not_move_the_direct_head():
+    torch.manual_seed(0)
+    encoder, denoiser = build({"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4)
+    _, denoised = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), torch.randint(0, 4, (1, 8, 8, 8)), 4, torch.tensor([-1.0]))
+    denoised.mean().backward()
+    assert encoder.head.weight.grad is None
+    assert denoiser.head.weight.grad.abs().sum() > 0
+
+
+def test_loss_curve_averages_in_its_bins_and_fills_the_gaps():
+    curve = LossCurve(decay=0.5)
+    curve.add(np.array([-11.9, -11.9, 7.9]), np.array([1.0, 0.5, 0.0]))
+    stored = curve.as_dict()
+    assert stored["cross_entropy"][0] == 0.75 and stored["cross_entropy"][-1] == 0
+    assert np.all(np.diff(stored["cross_entropy"]) < 0)
+
+
+def test_training_noise_levels_cover_the_whole_range():
+    drawn = draw_log_snr(2000, 0.5, np.random.default_rng(0)).numpy()
+    counts = np.histogram(drawn, bins=10, range=(-12, 8))[0]
+    assert counts.min() > 20 and counts.sum() == 2000

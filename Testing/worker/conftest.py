@@ -1,0 +1,204 @@
+"""A client of the worker, as small as it can be: a process, a thread that reads, a queue."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusion_segmentation import messages
+
+HERE = Path(__file__).parent
+ENGINE = HERE.parents[1] / "DiffusionSegmentation"
+PATIENCE_SECONDS = 30.0
+"""Only a test that fails waits so long."""
+
+
+class Client:
+    """A worker process and what it said. `line` is sent as it is; every line that comes must be a message."""
+
+    def __init__(self, command: list[str], log: Path, python_path: list[Path]) -> None:
+        self._log = log
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, python_path))}
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,
+            )
+        self._arrived: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+        self._reading = True
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            if not self._reading:
+                return
+            try:
+                self._arrived.put(messages.decode(line, messages.FROM_WORKER))
+            except messages.MessageError as error:
+                self._arrived.put(error)
+        self._arrived.put(None)
+
+    def send(self, **message: Any) -> None:
+        self.line(messages.encode(message))
+
+    def line(self, line: bytes) -> None:
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+
+    def run(self, job: str, model: str, folder: Path, **changed: Any) -> None:
+        fields = {"samples": 2, "steps": None, "seed": 0, "device": "cpu", "volume": str(folder / "a.nrrd"), **changed}
+        self.send(type="run", job=job, model=model, folder=str(folder), **fields)
+
+    def next(self, *types: str) -> dict[str, Any]:
+        """The next message, or the next of these types; others are passed over."""
+        while True:
+            message = self._arrived.get(timeout=PATIENCE_SECONDS)
+            if message is None or isinstance(message, Exception):
+                raise AssertionError(f"instead of a message: {message!r}\n{self.log()}")
+            if not types or message["type"] in types:
+                return message
+
+    def rest(self) -> list[dict[str, Any]]:
+        """All that still comes until the worker ends."""
+        return list(iter(lambda: self._arrived.get(timeout=PATIENCE_SECONDS), None))
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def read_no_more(self) -> None:
+        """Close our end of the worker's stdout."""
+        self._reading = False
+        self.line(b"\n")  # its answer wakes the reader
+        self._reader.join(PATIENCE_SECONDS)
+        self.process.stdout.close()
+
+    def leave(self) -> float:
+        """Close stdin and return how many seconds the worker took to end."""
+        start = time.monotonic()
+        self.process.stdin.close()
+        self.process.wait(PATIENCE_SECONDS)
+        return time.monotonic() - start
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE_SECONDS)
+        self.process.stdout.close()
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+
+
+class Clients:
+    """Starts workers; all are ended with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[Client] = []
+
+    def fake(self, idle_seconds: float = 600.0, loading_seconds: float = 0.0) -> Client:
+        """A worker with the engine of fake_worker.py, after its hello unless loading takes long."""
+        client = self._start([str(HERE / "fake_worker.py"), str(idle_seconds), str(loading_seconds)])
+        if not loading_seconds:
+            client.next("hello")
+        return client
+
+    def real(self, *packages: Path) -> Client:
+        """The worker that Slicer starts, before its hello; packages in these folders hide installed ones."""
+        return self._start(["-m", "diffusion_segmentation", "worker"], *packages)
+
+    def _start(self, arguments: list[str], *packages: Path) -> Client:
+        log = self._folder / f"worker-{len(self._started)}.log"
+        client = Client([sys.executable, "-X", "utf8", *arguments], log, [*packages, ENGINE])
+        self._started.append(client)
+        return client
+
+    def end(self) -> None:
+        for client in self._started:
+            client.end()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with small random networks for two classes and background: quick, and good for nothing else."""
+    import torch
+    from diffusion_segmentation import model
+
+    torch.manual_seed(0)
+    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
+    encoder, denoiser = model.build(network, 3)
+    with torch.no_grad():  # heads start at zero, which would make every voxel the same
+        for parameter in (*encoder.parameters(), *denoiser.parameters()):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    labels = [
+        {
+            "label": n,
+            "id": name,
+            "name": name.title(),
+            "color": [1.0, 0.5 * n, 0.0],
+            "terminology": "a~b^c^d~e^f^g~^^~h~^^~^^",
+        }
+        for n, name in enumerate(("inner", "outer"), start=1)
+    ]
+    section = {
+        "schema": model.SCHEMA,
+        "name": "tiny",
+        "title": "Two random classes",
+        "map_source": "samples",
+        "working_spacing_mm": 4.0,
+        "window": [32, 32, 32],
+        "steps": {"cpu": 2, "gpu": 2},
+        "network": network,
+        "labels": labels,
+        "process": {"loss_curve": {"log_snr": [-12.0, 0.0, 8.0], "cross_entropy": [1.0, 0.5, 0.1]}},
+        "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
+    }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save(folder, {"version": "0.0.1", "diffusion_segmentation": section}, encoder, denoiser)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of 40 x 44 x 36 voxels of 2.5 mm, oblique: a bright ball with noise, under a name with other letters."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    z, y, x = np.ogrid[-1:1:36j, -1:1:44j, -1:1:40j]
+    noise = np.random.default_rng(0).standard_normal((36, 44, 40))
+    image = sitk.GetImageFromArray((100 * (x**2 + y**2 + z**2 < 0.6) + 5 * noise).astype(np.float32))
+    image.SetSpacing((2.5, 2.5, 2.5))
+    image.SetOrigin((-40.0, 12.0, 7.0))
+    image.SetDirection((0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
+    path = tmp_path_factory.mktemp("Bilder von Müller") / "Kugel 図.nrrd"
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Clients]:
+    clients = Clients(tmp_path)
+    yield clients
+    clients.end()
+
+
+@pytest.fixture(scope="module")
+def real_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One real worker for all tests of a file, after its hello: loading torch takes seconds."""
+    clients = Clients(tmp_path_factory.mktemp("logs"))
+    client = clients.real()
+    client.next("hello")
+    yield client
+    clients.end()

@@ -1,0 +1,110 @@
+"""The worker as Slicer starts it, with the real engine and a tiny model. Tests share a process; each names its jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusion_segmentation import messages
+
+FINAL = ("done", "partial", "cancelled", "error")
+ENDLESS = 100_000
+"""Samples; a run that only cancel ends."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "Auftrag ü 1"
+
+
+def run(client: Any, job: str, **fields: Any) -> list[dict[str, Any]]:
+    """Run a job to its end and return all that was said."""
+    client.run(job, **fields)
+    said = [client.next()]
+    while said[-1]["type"] not in FINAL:
+        said.append(client.next())
+    return said
+
+
+def test_hello_comes_first_and_the_end_of_stdin_ends_it_soon(workers) -> None:
+    client = workers.real()
+    hello = client.next()
+    assert hello["type"] == "hello" and messages.compatible(hello) is None
+    assert hello["devices"][0]["id"] == "cpu"
+    assert client.leave() < 2.0
+    assert client.process.returncode == 0
+
+
+def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Path, ball: Path, folder: Path) -> None:
+    said = run(real_worker, "whole", model=str(tiny_model), folder=folder, volume=str(ball), samples=3)
+    stages = list(dict.fromkeys(m["stage"] for m in said if m["type"] == "progress"))
+    assert stages == ["reading", "model", "encoding", "sampling", "writing"]
+    previews = [m for m in said if m["type"] == "preview"]
+    assert [m["samples"] for m in previews][:2] == [0, 1]
+    assert all(Path(m[file]).is_file() for m in previews for file in ("segmentation", "entropy"))
+    assert said[-1]["type"] == "done", said[-1]
+    report = said[-1]["report"]
+    assert report["samples"] == 3 and report == json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("preview")}
+    assert names == {
+        "segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd", "report.json",
+    }  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_other_samples(
+    real_worker, tiny_model: Path, ball: Path, tmp_path: Path
+) -> None:
+    written = []
+    for job, seed in (("a", 3), ("b", 3), ("c", 4)):
+        fields = {"model": str(tiny_model), "folder": tmp_path / job, "volume": str(ball), "samples": 2}
+        assert run(real_worker, f"seed {job}", seed=seed, **fields)[-1]["type"] == "done"
+        written.append({path.name: path.read_bytes() for path in (tmp_path / job).glob("*.nrrd")})
+    assert len(written[0]) >= 4 and written[0] == written[1]
+    assert written[0]["samples.seq.nrrd"] != written[2]["samples.seq.nrrd"]
+
+
+def test_keep_after_the_first_sample_gives_a_partial_result(
+    real_worker, tiny_model: Path, ball: Path, folder: Path
+) -> None:
+    real_worker.run("keep", str(tiny_model), folder, volume=str(ball), samples=ENDLESS)
+    while real_worker.next("preview")["samples"] < 1:
+        pass
+    real_worker.send(type="cancel", job="keep", keep=True)
+    end = real_worker.next(*FINAL)
+    assert end["type"] == "partial", end
+    assert end["report"]["partial"] and 1 <= end["report"]["samples"] < ENDLESS
+    assert (folder / "segmentation.seg.nrrd").is_file()
+
+
+def test_drop_leaves_no_result(real_worker, tiny_model: Path, ball: Path, folder: Path) -> None:
+    real_worker.run("drop", str(tiny_model), folder, volume=str(ball), samples=ENDLESS)
+    real_worker.next("preview")
+    real_worker.send(type="cancel", job="drop", keep=False)
+    assert real_worker.next(*FINAL)["type"] == "cancelled"
+    assert not (folder / "segmentation.seg.nrrd").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [({"volume": "missing.nrrd"}, "input"), ({"model": "no-such-model"}, "model"), ({"device": "cuda:99"}, "input")],
+)
+def test_what_cannot_run_is_said_and_survived(
+    real_worker, tiny_model: Path, ball: Path, folder: Path, wrong: dict[str, str], kind: str
+) -> None:
+    fields = {"model": str(tiny_model), "folder": folder, "volume": str(ball), "samples": 1}
+    error = run(real_worker, f"wrong {wrong}", **{**fields, **wrong})[-1]
+    assert (error["type"], error["kind"]) == ("error", kind)
+    assert run(real_worker, f"after {wrong}", **fields)[-1]["type"] == "done"
+
+
+def test_a_python_without_torch_is_said(workers, tmp_path: Path) -> None:
+    """The person chose a Python without torch: one sentence in place of hello, then the end."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    client = workers.real(hidden)
+    error = client.next()
+    assert error["type"] == "error" and error["job"] is None and "'torch' is missing" in error["message"]
+    assert client.process.wait(10) == 1
