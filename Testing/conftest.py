@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 
-# The tests' networks are tiny: threads would only wait for each other. Set before torch is imported, here and in workers.
+# The tests' networks are tiny: threads would only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def metadata(classes: int = 3) -> dict:
     """metadata.json of a model with random weights that is whole in every other respect."""
-    terminology = "Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical Structure~{}~^^~~^^~^^"
+    terminology = (
+        "Segmentation category and type - 3D Slicer General Anatomy list"
+        "~SCT^123037004^Anatomical Structure~{}~^^~~^^~^^"
+    )
     codes = ["SCT^12738006^Brain", "SCT^89546000^Skull"]
     labels = [
-        {"label": n, "id": f"structure_{n}", "name": f"Structure {n}", "color": [1 / n, 0.5, 0.2], "terminology": terminology.format(code)}
+        {
+            "label": n,
+            "id": f"structure_{n}",
+            "name": f"Structure {n}",
+            "color": [1 / n, 0.5, 0.2],
+            "terminology": terminology.format(code),
+        }
         for n, code in zip(range(1, classes), codes, strict=False)
     ]
     return {
@@ -31,8 +40,14 @@ def metadata(classes: int = 3) -> dict:
             "steps": {"cpu": 3, "gpu": 3},
             "input_range": {"modality": "MR", "spacing_mm": [0.5, 6.0], "extent_mm": [40, 400]},
             "labels": labels,
-            "network": {"encoder": {"channels": [8, 16], "blocks": [1, 1]}, "denoiser": {"channels": [8, 16], "blocks": 1}},
-            "process": {"input_scale": 0.5, "loss_curve": {"log_snr": [-11.0, -3.0, 1.0, 7.0], "cross_entropy": [0.9, 0.8, 0.1, 0.0]}},
+            "network": {
+                "encoder": {"channels": [8, 16], "blocks": [1, 1]},
+                "denoiser": {"channels": [8, 16], "blocks": 1},
+            },
+            "process": {
+                "input_scale": 0.5,
+                "loss_curve": {"log_snr": [-11.0, -3.0, 1.0, 7.0], "cross_entropy": [0.9, 0.8, 0.1, 0.0]},
+            },
         },
     }
 
@@ -63,7 +78,9 @@ def a_head_file(tmp_path_factory) -> Path:
     k, j, i = np.ogrid[:30, :48, :40]
     radius = np.sqrt(((k - 14) / 11) ** 2 + ((j - 25) / 19) ** 2 + ((i - 19) / 15) ** 2)
     rng = np.random.default_rng(3)
-    image = sitk.GetImageFromArray((np.where(radius < 0.5, 60.0, 100.0) * (radius < 1) + 5 * rng.random((30, 48, 40))).astype(np.float32))
+    image = sitk.GetImageFromArray(
+        (np.where(radius < 0.5, 60.0, 100.0) * (radius < 1) + 5 * rng.random((30, 48, 40))).astype(np.float32)
+    )
     image.SetSpacing((3.0, 2.5, 4.0))
     image.SetOrigin((-70.0, 11.0, 34.0))
     c, s = np.cos(0.2), np.sin(0.2)

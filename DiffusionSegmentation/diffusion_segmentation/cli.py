@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a model", allow_abbrev=False)
     train.set_defaults(command=_train)
-    train.add_argument("config", metavar="CONFIG", type=Path, help="TOML or JSON file that describes task and network")
+    train.add_argument("config", metavar="CONFIG", type=Path, help="JSON file that describes task and network")
+    train.add_argument("--data", metavar="FILE", type=Path, required=True, help="tissue priors to draw heads from")
     train.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the model")
     train.add_argument("--minutes", metavar="M", type=float, help="stop after so many minutes")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
@@ -148,7 +149,7 @@ def _models(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from .training import train
 
-    train.main(options.config, options.output, options.minutes, options.resume)
+    train.main(options.config, options.data, options.output, options.minutes, options.resume)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the networks see of an image: the body, on one intensity scale for all scanners, the same in training and use."""
+"""What the networks see of an image: the body, on one intensity scale for all scanners."""
 
 from __future__ import annotations
 
@@ -42,4 +42,6 @@ def body_box(image: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
         return tuple(slice(0, n) for n in image.shape)
     largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
     box = ndimage.find_objects(pieces)[largest - 1]
-    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, image.shape))
+    return tuple(
+        slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, image.shape, strict=True)
+    )

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, torch as safetensors
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
 
 from .errors import ModelError
 from .networks import Denoiser, Encoder
@@ -96,7 +97,9 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
     except (KeyError, TypeError):
         sound = False
     if not sound:
-        raise ModelError("The model's metadata describe a network that this version cannot build; update the extension or the model.")
+        raise ModelError(
+            "The model's metadata describe a network that this version cannot build; update the extension or the model."
+        )
     return Encoder(classes, channels, blocks), Denoiser(classes, channels[0], light, light_blocks)
 
 
@@ -117,7 +120,7 @@ def find(name: str) -> Path:
         if (folder / METADATA).is_file():
             return folder
     names = ", ".join(m["diffusion_segmentation"]["name"] for m in available()) or "none"
-    raise ModelError(f"There is no model “{name}”; give the name of a shipped one ({names}) or a model folder.")
+    raise ModelError(f"There is no model '{name}'; give the name of a shipped one ({names}) or a model folder.")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -127,15 +130,22 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         section = metadata["diffusion_segmentation"]
         schema = section["schema"]
     except OSError:
-        raise ModelError(f"The model “{folder.name}” has no readable {METADATA}; copy the whole model folder again.") from None
+        raise ModelError(
+            f"The model '{folder.name}' has no readable {METADATA}; copy the whole model folder again."
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise ModelError(f"The {METADATA} of the model “{folder.name}” is not one of this program; copy the whole model folder again.") from None
+        raise ModelError(
+            f"The {METADATA} of the model '{folder.name}' is none of this program's; copy the whole model folder again."
+        ) from None
     if schema != SCHEMA:
         raise ModelError(
-            f"The model “{folder.name}” has schema version {schema} and this program reads version {SCHEMA}; update the older of the two."
+            f"The model '{folder.name}' has schema version {schema} and this program reads "
+            f"version {SCHEMA}; update the older of the two."
         )
     if not _sound(section):
-        raise ModelError(f"The {METADATA} of the model “{folder.name}” is incomplete; copy the whole model folder again.")
+        raise ModelError(
+            f"The {METADATA} of the model '{folder.name}' is incomplete; copy the whole model folder again."
+        )
     return metadata
 
 
@@ -149,30 +159,42 @@ def load(folder: Path) -> Model:
     try:
         data = (folder / WEIGHTS).read_bytes()
     except OSError:
-        raise ModelError(f"The model “{folder.name}” lacks its {WEIGHTS}; copy the whole model folder again.") from None
+        raise ModelError(f"The model '{folder.name}' lacks its {WEIGHTS}; copy the whole model folder again.") from None
     if hashlib.sha256(data).hexdigest() != section["sha256"]:
-        raise ModelError(f"The weights of the model “{folder.name}” differ from their checksum; copy the whole model folder again.")
+        raise ModelError(
+            f"The weights of the model '{folder.name}' differ from their checksum; copy the whole model folder again."
+        )
     encoder, denoiser = build(section["network"], len(section["labels"]) + 1)
     try:
         state = {name: tensor.float() for name, tensor in safetensors.load(data).items()}
         networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
         networks.load_state_dict(state)
     except (SafetensorError, RuntimeError):
-        raise ModelError(f"The weights of the model “{folder.name}” do not fit its metadata; copy the whole model folder again.") from None
+        raise ModelError(
+            f"The weights of the model '{folder.name}' do not fit its metadata; copy the whole model folder again."
+        ) from None
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise ModelError(f"The weights of the model “{folder.name}” are not all finite numbers; copy the whole model folder again.")
+        raise ModelError(
+            f"The weights of the model '{folder.name}' are not all finite numbers; copy the whole model folder again."
+        )
     networks.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser)
 
 
 def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Denoiser) -> None:
-    """Write a model folder: float16 weights, then metadata with their checksum. Each file appears whole or not at all."""
+    """Write a model folder: float16 weights, then metadata with their checksum. A file that exists is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
     state = {name: tensor.detach().half().contiguous().cpu() for name, tensor in networks.state_dict().items()}
     data = safetensors.save(state)
-    metadata = {**metadata, "diffusion_segmentation": {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()}}
-    for name, content in ((WEIGHTS, data), (METADATA, json.dumps(metadata, indent=2, ensure_ascii=False).encode() + b"\n")):
+    metadata = {
+        **metadata,
+        "diffusion_segmentation": {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()},
+    }
+    for name, content in (
+        (WEIGHTS, data),
+        (METADATA, json.dumps(metadata, indent=2, ensure_ascii=False).encode() + b"\n"),
+    ):
         part = folder / (name + ".part")
         part.write_bytes(content)
         os.replace(part, folder / name)
@@ -194,7 +216,9 @@ def _sound(section: dict[str, Any]) -> bool:
             and len(section["window"]) == 3
             and all(isinstance(n, int) and 0 < n <= 1024 for n in section["window"])
             and all(section["steps"][device] >= 1 for device in ("cpu", "gpu"))
-            and len(section["process"]["loss_curve"]["log_snr"]) == len(section["process"]["loss_curve"]["cross_entropy"]) >= 2
+            and len(section["process"]["loss_curve"]["log_snr"])
+            == len(section["process"]["loss_curve"]["cross_entropy"])
+            >= 2
             and all(len(section["input_range"][key]) == 2 for key in ("spacing_mm", "extent_mm"))
         )
     except (KeyError, TypeError, AttributeError):

@@ -29,7 +29,7 @@ def alpha_sigma(log_snr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Labels [N, 8, z, y, x] (integers in 0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}."""
+    """Labels [N, 8, z, y, x] (0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}."""
     hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1), classes)  # [N, z, y, x, 8, classes]
     return hot.transpose(-1, -2).flatten(-2).float().mul_(2).sub_(1).movedim(-1, 1)
 

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from . import model as models_module, results
+from . import model as models_module
+from . import results
 from .ensemble import Ensemble, Settled, interval_method, predictive_interval, volumes_ml
 from .errors import Cancelled, InputError
 from .intensity import body_box, normalise
@@ -46,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Stages follow as reading, model, encoding, sampling, writing; the time left may be unknown."""
+    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown."""
 
     stage: str
     sample: int = 0
@@ -108,7 +110,9 @@ def devices() -> list[dict[str, Any]]:
     ]
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        found.append({"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "totalBytes": total, "freeBytes": free})
+        found.append(
+            {"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "totalBytes": total, "freeBytes": free}
+        )
     return found
 
 
@@ -133,7 +137,7 @@ def segment(
 ) -> Outcome:
     """Segment `request.volume` into the folder `request.output`, which is made if need be.
 
-    `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples drawn so far.
+    `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples so far.
 
     Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
     OutOfMemoryError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
@@ -160,7 +164,9 @@ class _Run:
         with self._stage("model"):
             self.device = choose_device(self.request.device)
             self.model = models.get(self.request.model, self.device)
-            self.steps = self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
+            self.steps = (
+                self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
+            )
             self.warnings = check_fits(image, self.model.section["input_range"])
         with self._stage("encoding"):
             working, array = self._working(image)
@@ -172,13 +178,13 @@ class _Run:
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
         self.ensemble = Ensemble(self.model.classes, voxel_ml)
         with self._stage("sampling"):
-            partial = self._sample()
+            stopped = self._sample()
         with self._stage("writing"):
             report = self._write()
         report["timings_s"] = {name: round(seconds, 3) for name, seconds in self.timings.items()}
-        report["partial"] = partial
+        report["partial"] = stopped
         results.write_report(self.request.output / "report.json", report)
-        return Outcome(report, partial)
+        return Outcome(report, stopped)
 
     def _working(self, image: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
         """The body on the working grid: its geometry, and its normalised intensities [z, y, x]."""
@@ -198,7 +204,7 @@ class _Run:
             group = min(self._group(), self.most - done) if done else 1
             try:
                 drawn = self.encoded.sample(
-                    sample_seeds(self.request.seed, group, done), grid, lambda step: self._on_step(done, group, step)
+                    sample_seeds(self.request.seed, group, done), grid, partial(self._on_step, done, group)
                 )
             except _Stop:
                 return True
@@ -207,7 +213,12 @@ class _Run:
             done = len(self.ensemble)
             if done < self.most and done & (done - 1) == 0:
                 self._preview(self.ensemble.mean, done)
-            if self.request.samples == "auto" and done >= AUTO_SAMPLES[0] and done % AUTO_EVERY == 0 and settled.ask(self.ensemble):
+            if (
+                self.request.samples == "auto"
+                and done >= AUTO_SAMPLES[0]
+                and done % AUTO_EVERY == 0
+                and settled.ask(self.ensemble)
+            ):
                 break
         return False
 
@@ -296,7 +307,10 @@ class _Run:
             "memory_bytes": self._memory(),
             "versions": versions(),
             "warnings": self.warnings,
-            "input": {"size_ijk": list(self.reference.GetSize()), "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()]},
+            "input": {
+                "size_ijk": list(self.reference.GetSize()),
+                "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
+            },
         }
 
     def _volume(self, entry: dict[str, Any], consensus_ml: np.ndarray) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Tiling:
     def __init__(self, shape: Sequence[int], window: Sequence[int], multiple: int) -> None:
         size = [min(_up(n, multiple), _up(w, multiple)) for n, w in zip(shape, window, strict=True)]
         self.shape = tuple(shape)
-        self.padded = tuple(max(_up(n, 2), s) for n, s in zip(shape, size))
+        self.padded = tuple(max(_up(n, 2), s) for n, s in zip(shape, size, strict=True))
         self.cells = tuple(n // 2 for n in self.padded)
         cells = tuple(s // 2 for s in size)
         stride = [max(1, int(c * (1 - OVERLAP))) for c in cells]
@@ -34,7 +34,7 @@ class Tiling:
 
     def pad(self, image: np.ndarray) -> np.ndarray:
         """`image` [z, y, x] of `shape`, with zeros (air) up to `padded`."""
-        return np.pad(image, [(0, b - a) for a, b in zip(image.shape, self.padded)])
+        return np.pad(image, [(0, b - a) for a, b in zip(image.shape, self.padded, strict=True)])
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """[..., z, y, x] of `padded` voxels without the padding."""

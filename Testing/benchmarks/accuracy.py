@@ -3,8 +3,8 @@
     python Testing/benchmarks/accuracy.py VOLUME REFERENCE [--model NAME|DIR] [--json FILE]
 
 REFERENCE is a label map with FreeSurfer's numbers on the grid of VOLUME, such as the `seg.nii.gz` that
-`python Testing/run.py reference VOLUME DIR` makes with SAMSEG. SAMSEG is not the truth (about 0.87 Dice on cortical grey
-matter against surface-based references), and the shipped model is trained on SAMSEG's atlas, so agreement with it
+`python Testing/run.py reference VOLUME DIR` makes with SAMSEG. SAMSEG is not the truth (about 0.87 Dice on cortical
+grey matter against surface-based references), and the shipped model is trained on SAMSEG's atlas, so agreement with it
 flatters: read the numbers as agreement with a silver reference.
 
 Printed for each structure: Dice of the consensus, of the direct head alone, and the ceiling, which is the Dice that the
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,14 @@ def main() -> None:
     reference = by_class(options.reference, image, labels)
     with tempfile.TemporaryDirectory() as folder:
         request = Request(
-            options.volume, Path(folder), options.model, options.samples, seed=options.seed, device="cpu", previews=True, compress=False
+            options.volume,
+            Path(folder),
+            options.model,
+            options.samples,
+            seed=options.seed,
+            device="cpu",
+            previews=True,
+            compress=False,
         )
         report = segment(request).report
         consensus = array(Path(folder) / "segmentation.seg.nrrd")
@@ -88,7 +96,9 @@ def ceiling(reference: np.ndarray, image: sitk.Image, spacing_mm: float, classes
     projection = Projection(working, image)
     index, size = projection.box
     there = np.zeros(reference.shape, np.uint8)
-    there[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1]))] = projection.labels(p / p.sum(0))
+    there[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))] = projection.labels(
+        p / p.sum(0)
+    )
     return there
 
 
@@ -97,9 +107,11 @@ def score(reference, consensus, direct, entropy, image, spacing_mm, labels) -> d
     near = within(reference > 0, NEAR_BRAIN_MM, image.GetSpacing()[::-1])
     wrong, bits = (consensus != reference)[near], entropy[near]
     levels = []
-    for low, high in zip(ENTROPY_EDGES, ENTROPY_EDGES[1:]):
+    for low, high in pairwise(ENTROPY_EDGES):
         here = (bits >= low) & (bits < high)
-        levels.append({"bits": [low, high], "voxels": int(here.sum()), "wrong": float(wrong[here].mean()) if here.any() else None})
+        levels.append(
+            {"bits": [low, high], "voxels": int(here.sum()), "wrong": float(wrong[here].mean()) if here.any() else None}
+        )
     return {
         "dice": dice(consensus, reference, classes).tolist(),
         "dice_direct": dice(direct, reference, classes).tolist(),
@@ -117,7 +129,10 @@ def table(scores: dict, labels: list[dict]) -> str:
         lines.append("{:<24}{:>8.3f}{:>8.3f}{:>9.3f}".format(entry["name"], *values))
     means = (float(np.mean(scores[key][1:])) for key in ("dice", "dice_direct", "dice_ceiling"))
     lines.append("{:<24}{:>8.3f}{:>8.3f}{:>9.3f}".format("mean", *means))
-    lines.append(f"within {NEAR_BRAIN_MM:.0f} mm of the brain: {scores['wrong']:.1%} of voxels differ; entropy finds them with AUROC {scores['error_auroc']:.3f}")
+    lines.append(
+        f"within {NEAR_BRAIN_MM:.0f} mm of the brain: {scores['wrong']:.1%} of voxels differ; "
+        f"entropy finds them with AUROC {scores['error_auroc']:.3f}"
+    )
     lines.append(f"{'entropy, bits':<24}{'voxels':>10}{'wrong':>8}")
     for level in scores["levels"]:
         wrong = "-" if level["wrong"] is None else f"{level['wrong']:.1%}"

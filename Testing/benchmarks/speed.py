@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion_segmentation import messages, model as models
+from diffusion_segmentation import messages
+from diffusion_segmentation import model as models
 from diffusion_segmentation.sampler import Encoded, sample_seeds
 
 WINDOW = (96, 112, 96)
@@ -61,7 +62,10 @@ def ratios(name: str) -> None:
     one, light = statistics.median(encoder), statistics.median(denoiser)
     fast, full = statistics.median(direct), statistics.median(sampling)
     print(f"encoder {one:.2f} s a window, denoiser {light:.3f} s a pass: 1/{one / light:.1f} of the encoder")
-    print(f"direct head {fast:.2f} s, {SAMPLES} samples of {steps} steps {full:.2f} s: {full / fast:.1f} times the direct head")
+    print(
+        f"direct head {fast:.2f} s, {SAMPLES} samples of {steps} steps {full:.2f} s: "
+        f"{full / fast:.1f} times the direct head"
+    )
 
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
@@ -88,11 +92,20 @@ def waiting(volume: Path, model: str) -> None:
         print(f"of these: {', '.join(f'{name} {spent:.1f} s' for name, spent in report['timings_s'].items())}")
     with tempfile.TemporaryDirectory() as folder:
         run = {
-            "type": "run", "job": "1", "folder": folder, "volume": str(volume), "model": model,
-            "samples": SAMPLES, "steps": None, "seed": 0, "device": "cpu",
+            "type": "run",
+            "job": "1",
+            "folder": folder,
+            "volume": str(volume),
+            "model": model,
+            "samples": SAMPLES,
+            "steps": None,
+            "seed": 0,
+            "device": "cpu",
         }
         start = time.perf_counter()
-        worker = subprocess.Popen([*command, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        worker = subprocess.Popen(
+            [*command, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         with worker:
             worker.stdin.write(messages.encode(run))
             worker.stdin.flush()

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import diffusion_segmentation
 import pytest
+
+import diffusion_segmentation
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import Cancelled, GeometryError
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from diffusion_segmentation import results
 from diffusion_segmentation.errors import DiffusionSegmentationError
 

@@ -1,4 +1,4 @@
-"""The sampler against a task whose joint posterior is known, with samplers that are wrong on purpose and must be caught.
+"""The sampler against a task whose joint posterior is known, with wrong samplers that must be caught.
 
 The task: a lesion is there as a whole (probability 0.3) or not at all. The exact denoiser is Bayes' rule over the two
 masks, so what the samples do is the sampler's doing alone.
@@ -125,7 +125,7 @@ def test_seeds_are_stable_under_grouping_and_differ():
 
 
 def test_windows_share_one_noise_field():
-    """Windows of a voxelwise denoiser give what one window gives; noise of their own, the negative control, does not."""
+    """Windows of a voxelwise denoiser give what one window gives; the negative control has noise of its own."""
     shape, grid, seeds = (8, 20, 8), np.linspace(LOG_SNR_MIN, 2, 6), sample_seeds(6, 2)
     whole = draw(a_model(Pointwise()), seeds, grid, shape)
     tiled = draw(a_model(Pointwise(), window=(8, 8, 8)), seeds, grid, shape)

@@ -82,7 +82,7 @@ def test_same_seed_same_bytes_another_seed_other_samples(request_for, tmp_path):
 def test_more_samples_begin_with_the_same_ones(request_for, tmp_path):
     few = segment(request_for(output=tmp_path / "few", samples=2)).report["volumes"]
     many = segment(request_for(output=tmp_path / "many", samples=5)).report["volumes"]
-    for a, b in zip(few, many):
+    for a, b in zip(few, many, strict=True):
         assert a["samples_ml"] == b["samples_ml"][:2]
 
 

@@ -1,5 +1,7 @@
 """Heads that never were: the draw's marginals are the atlas's, and everything that is varied stays within bounds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def atlas_file(tmp_path_factory):
     radius = np.sqrt((z - 20) ** 2 + (y - 22) ** 2 + (x - 20) ** 2)
     borders = np.linspace(19, 3, len(TISSUES) - 1)
     inside = [np.ones_like(radius)] + [1 / (1 + np.exp((radius - b) / 0.5)) for b in borders] + [np.zeros_like(radius)]
-    priors = np.stack([np.round(255 * (a - b)) for a, b in zip(inside, inside[1:])]).clip(0, 255).astype(np.uint8)
+    priors = np.stack([np.round(255 * (a - b)) for a, b in pairwise(inside)]).clip(0, 255).astype(np.uint8)
     path = tmp_path_factory.mktemp("atlas") / "priors.npz"
     classes = np.array([label for _, label in TISSUES.values()], np.uint8)
     np.savez_compressed(path, priors=priors, tissues=np.array(list(TISSUES)), classes=classes)
@@ -51,7 +53,10 @@ def test_drawn_tissues_have_the_marginals_of_the_atlas(atlas):
     rng = np.random.default_rng(1)
     count = 24
     classes = range(1, 8)
-    drawn = np.mean([[(atlas.classes[synthesis.draw_tissues(atlas, rng)] == c).sum() for c in classes] for _ in range(count)], axis=0)
+    drawn = np.mean(
+        [[(atlas.classes[synthesis.draw_tissues(atlas, rng)] == c).sum() for c in classes] for _ in range(count)],
+        axis=0,
+    )
     priors = atlas.priors.reshape(len(TISSUES), -1).sum(1) / 255
     expected = [priors[atlas.classes[: len(TISSUES)] == c].sum() for c in classes]
     np.testing.assert_allclose(drawn, expected, rtol=0.15)
@@ -77,7 +82,7 @@ def test_item_is_an_image_and_its_labels_on_one_grid_and_repeats_with_its_seed(a
         return [next(stream) for _ in range(3)]
 
     first, again = items(), items()
-    for (image, labels), (image2, labels2) in zip(first, again):
+    for (image, labels), (image2, labels2) in zip(first, again, strict=True):
         assert image.shape == (1, 16, 20, 24) and labels.shape == (16, 20, 24)
         assert 0 <= float(image.min()) and float(image.max()) <= CEILING
         assert int(labels.max()) <= 7

@@ -1,5 +1,7 @@
 """Windows cover a volume, overlap where there are several, and blend without seams."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,10 @@ def test_every_cell_is_covered_and_windows_overlap_by_a_quarter(shape):
     for window in tiling.windows:
         seen[window] += 1
     assert seen.min() >= 1
-    assert all(p >= n and p % 2 == 0 for p, n in zip(tiling.padded, shape))
+    assert all(p >= n and p % 2 == 0 for p, n in zip(tiling.padded, shape, strict=True))
     starts = sorted({window[0].start for window in tiling.windows})
     size = tiling.windows[0][0].stop - tiling.windows[0][0].start
-    assert all(b - a <= 0.75 * size for a, b in zip(starts, starts[1:]))
+    assert all(b - a <= 0.75 * size for a, b in pairwise(starts))
 
 
 def test_blending_equal_answers_changes_nothing():

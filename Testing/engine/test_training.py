@@ -1,4 +1,4 @@
-"""`train` from start to model folder, on a tiny atlas: it learns, stops by the clock, and goes on where it was stopped."""
+"""`train` from start to model folder, on a tiny atlas: it learns, stops by the clock, and goes on."""
 
 import json
 
@@ -97,7 +97,9 @@ def test_missing_files_are_named(config, heads, tmp_path):
 def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
     """At low log-SNR the direct head's loss, at high log-SNR nothing: what the closed form promises."""
     torch.manual_seed(0)
-    encoder, denoiser = build({"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4)
+    encoder, denoiser = build(
+        {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
+    )
     labels = torch.randint(0, 4, (1, 8, 8, 8))
     direct, denoised = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), labels, 4, torch.tensor([-12.0, 8.0]))
     assert denoised[0].item() == pytest.approx(direct.item(), abs=0.02)
@@ -106,8 +108,12 @@ def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
 
 def test_denoiser_loss_does_not_move_the_direct_head():
     torch.manual_seed(0)
-    encoder, denoiser = build({"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4)
-    _, denoised = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), torch.randint(0, 4, (1, 8, 8, 8)), 4, torch.tensor([-1.0]))
+    encoder, denoiser = build(
+        {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
+    )
+    _, denoised = losses(
+        encoder, denoiser, torch.rand(1, 1, 8, 8, 8), torch.randint(0, 4, (1, 8, 8, 8)), 4, torch.tensor([-1.0])
+    )
     denoised.mean().backward()
     assert encoder.head.weight.grad is None
     assert denoiser.head.weight.grad.abs().sum() > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from diffusion_segmentation.errors import GeometryError, InputError
 from diffusion_segmentation.volume import check_fits, read_volume
 

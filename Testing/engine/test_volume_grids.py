@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from diffusion_segmentation import volume
 from diffusion_segmentation.errors import GeometryError
 from diffusion_segmentation.volume import Projection, bounding_box, working_image

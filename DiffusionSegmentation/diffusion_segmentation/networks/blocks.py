@@ -52,8 +52,8 @@ def depth_to_space(x: torch.Tensor) -> torch.Tensor:
 def class_softmax(logits: torch.Tensor) -> torch.Tensor:
     """Softmax over the classes of a space-to-depth tensor [N, 8C, z, y, x], same shape and memory format.
 
-    Written out because torch's softmax takes 56 ms along a short innermost axis and 34 ms with a change of memory format
-    where these three passes take 10 ms (C = 8, 96^3 voxels, 2 CPU cores), and it runs samples x steps times.
+    Written out because torch's softmax takes 56 ms along a short innermost axis and 34 ms with a change of memory
+    format where these three passes take 10 ms (C = 8, 96^3 voxels, 2 CPU cores), and it runs samples x steps times.
     """
     n, channels, z, y, w = logits.shape
     v = logits.permute(0, 2, 3, 4, 1).reshape(n, z, y, w, channels // 8, 8)

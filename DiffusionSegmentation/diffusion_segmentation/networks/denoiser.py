@@ -22,9 +22,8 @@ class Denoiser(nn.Module):
     The direct head supplies the first term, the state the second; the network learns only what neighbours add. It
     starts at zero, so training starts from the independent posterior instead of from nothing.
 
-    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2], `networks.space_to_depth`):
-    noise is drawn in it, steps are taken in it, and only what leaves the sampler is brought back, so that no pass spends
-    time on moving memory.
+    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2]): noise is drawn in it,
+    steps are taken in it, and only what leaves the sampler is brought back: no pass spends time on moving memory.
 
     The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
     """

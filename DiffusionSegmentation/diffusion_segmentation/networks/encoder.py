@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -12,8 +14,7 @@ class Encoder(nn.Module):
     """A residual U-Net whose finest level works at half the image's resolution.
 
     Eight neighbouring voxels become eight channels and go back the same way, so that the answer has the image's
-    resolution. A convolution there costs an eighth of
-    one at full resolution, and channels four times as many run near a CPU's peak rate.
+    resolution. A convolution there costs an eighth of one at full resolution, and many channels keep a CPU busy.
 
     Input: image [N, 1, z, y, x], normalised; each axis a multiple of `Encoder.multiple(channels)`.
     Output: features [N, channels[0], z/2, y/2, x/2] for the denoiser, and the direct head's logits in
@@ -24,9 +25,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.stem = nn.Conv3d(8, channels[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(c, b) for c, b in zip(channels, blocks, strict=True))
-        self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:]))
-        self.grow = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in zip(channels, channels[1:]))
-        self.up = nn.ModuleList(_stage(c, b) for c, b in zip(channels[:-1], blocks[:-1]))
+        self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(channels))
+        self.grow = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(channels))
+        self.up = nn.ModuleList(_stage(c, b) for c, b in zip(channels[:-1], blocks[:-1], strict=True))
         self.norm = nn.GroupNorm(8, channels[0])
         self.head = nn.Conv3d(channels[0], 8 * classes, 1)
 
@@ -38,11 +39,11 @@ class Encoder(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.stem(space_to_depth(image))
         skipped = []
-        for stage, shrink in zip(self.down, self.shrink):
+        for stage, shrink in zip(self.down[:-1], self.shrink, strict=True):
             skipped.append(stage(x))
             x = shrink(skipped[-1])
         x = self.down[-1](x)
-        for stage, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skipped)):
+        for stage, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skipped), strict=True):
             x = stage(grow(x) + skip)
         features = self.norm(x)
         return features, self.head(nn.functional.silu(features)).float()

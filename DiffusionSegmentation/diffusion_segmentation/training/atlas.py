@@ -59,13 +59,18 @@ def main(output: Path) -> None:
     collection = gems.KvlMeshCollection()
     collection.read(str(folder / "atlas_level2.txt.gz"))
     raster = collection.reference_mesh.rasterize(SHAPE_LAS, -1)  # uint16 [x, y, z, structure], 65535 = 1
-    merged = [raster[..., [number[label] for label in labels]].sum(-1, dtype=np.uint32) for labels, _ in TISSUES.values()]
+    merged = [
+        raster[..., [number[label] for label in labels]].sum(-1, dtype=np.uint32) for labels, _ in TISSUES.values()
+    ]
     left = 65535 - np.minimum(np.sum(merged, axis=0), 65535)
     merged[0] = merged[0] + left  # what the mesh does not cover is air
     priors = np.stack([np.round(np.minimum(m, 65535) / 257).astype(np.uint8) for m in merged])
     priors = orient(priors)
     np.savez_compressed(
-        output, priors=priors, tissues=np.array(list(TISSUES)), classes=np.array([c for _, c in TISSUES.values()], dtype=np.uint8)
+        output,
+        priors=priors,
+        tissues=np.array(list(TISSUES)),
+        classes=np.array([c for _, c in TISSUES.values()], dtype=np.uint8),
     )
 
 

@@ -17,7 +17,7 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropies in nats a voxel: of the direct head (a scalar), and of the denoiser for each draw [N].
 
-    image [1, 1, z, y, x], labels [1, z, y, x]; log_snr [N], one noise field each: the encoder's cost is shared by N draws.
+    image [1, 1, z, y, x], labels [1, z, y, x]; log_snr [N], one noise field each: N draws share the encoder's cost.
     Plain cross-entropy, because its optimum is the true conditional; Dice terms and class weights move it.
     """
     features, direct = encoder(image)
@@ -55,7 +55,7 @@ class LossCurve:
 
     def add(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
         """Take in draws [N] with their losses [N]."""
-        for where, value in zip(np.clip(np.digitize(log_snr, self.edges) - 1, 0, BINS - 1), loss):
+        for where, value in zip(np.clip(np.digitize(log_snr, self.edges) - 1, 0, BINS - 1), loss, strict=True):
             old = self.value[where]
             self.value[where] = value if np.isnan(old) else self.decay * old + (1 - self.decay) * value
 

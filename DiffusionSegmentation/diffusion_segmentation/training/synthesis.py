@@ -86,8 +86,8 @@ def smooth_noise(shape: tuple[int, ...], spacing: float, rng: np.random.Generato
     field = torch.from_numpy(field / field.std())[None, None]
     size = [int(round(n * spacing)) for n in coarse]
     field = functional.interpolate(field, size=size, mode="trilinear", align_corners=True)[0, 0].numpy()
-    start = [int(rng.integers(0, s - n + 1)) for s, n in zip(size, shape)]
-    return field[tuple(slice(a, a + n) for a, n in zip(start, shape))]
+    start = [int(rng.integers(0, s - n + 1)) for s, n in zip(size, shape, strict=True)]
+    return field[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
 
 
 def draw_tissues(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +100,7 @@ def draw_tissues(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
     shape = atlas.priors.shape[1:]
     weights = rng.dirichlet([2.0, 2.0, 1.0])
     scales = (rng.uniform(2.0, 3.5), rng.uniform(4.0, 8.0), rng.uniform(12.0, 30.0))
-    field = sum(np.sqrt(w) * smooth_noise(shape, s, rng) for w, s in zip(weights, scales))
+    field = sum(np.sqrt(w) * smooth_noise(shape, s, rng) for w, s in zip(weights, scales, strict=True))
     threshold = (ndtr(field) * 255).astype(np.float32)
     tissue = np.zeros(shape, dtype=np.uint8)
     cumulative = np.zeros(shape, dtype=np.uint16)
@@ -110,8 +110,9 @@ def draw_tissues(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
     for whole, patches in PATCHES.items():
         patch = smooth_noise(shape, rng.uniform(4, 10), rng)
         here = tissue == atlas.tissues.index(whole)
-        for name, where in zip(patches, (patch > rng.uniform(-0.5, 1.0), patch < -rng.uniform(0.5, 1.5))):
-            tissue[here & where] = atlas.tissues.index(name)
+        thick, thin = (atlas.tissues.index(name) for name in patches)
+        tissue[here & (patch > rng.uniform(-0.5, 1.0))] = thick
+        tissue[here & (patch < -rng.uniform(0.5, 1.5))] = thin
     return tissue
 
 

@@ -39,12 +39,16 @@ def main(config: Path, data: Path, output: Path, minutes: float | None = None, r
         settings = json.loads(config.read_text(encoding="utf-8"))
         optimisation, section = settings["optimisation"], settings["diffusion_segmentation"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"The training configuration '{config.name}' cannot be read; start from one of those that ship.") from None
+        raise InputError(
+            f"The training configuration '{config.name}' cannot be read; start from one of those that ship."
+        ) from None
     if not data.is_file():
         raise InputError(f"The priors '{data.name}' are missing; write them first with training/atlas.py.")
     checkpoint = output / CHECKPOINT
     if checkpoint.exists() and not resume:
-        raise InputError("The output folder holds an unfinished training; add --resume to go on with it or choose another folder.")
+        raise InputError(
+            "The output folder holds an unfinished training; add --resume to go on with it or choose another folder."
+        )
     output.mkdir(parents=True, exist_ok=True)
     run = Run(settings, data, minutes)
     if checkpoint.exists():
@@ -117,7 +121,9 @@ class Run:
         image, labels = image[None].to(self.device), labels[None].to(self.device)
         # bf16 on CPUs with AMX trains 4 times faster than float32, and no worse where it was compared.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.optimisation["precision"] == "bf16"):
-            direct, denoised = losses(self.networks["encoder"], self.networks["denoiser"], image, labels, self.classes, log_snr)
+            direct, denoised = losses(
+                self.networks["encoder"], self.networks["denoiser"], image, labels, self.classes, log_snr
+            )
         (direct + denoised.mean()).backward()
         self.iteration += 1
         if self.iteration % self.optimisation["accumulate"] == 0:
@@ -126,7 +132,7 @@ class Run:
             self.optimiser.zero_grad()
             updates = self.iteration // self.optimisation["accumulate"]
             decay = min(self.optimisation["average"], (updates + 1) / (updates + 10))
-            for mean, new in zip(self.average.parameters(), self.networks.parameters()):
+            for mean, new in zip(self.average.parameters(), self.networks.parameters(), strict=True):
                 mean.lerp_(new.detach(), 1 - decay)
         self.curve.add(log_snr.cpu().numpy(), denoised.detach().float().cpu().numpy())
         value = float(direct.detach())
@@ -148,11 +154,17 @@ class Run:
         section["training"] = {
             "iterations": self.iteration,
             "minutes": round(self.spent / 60, 1),
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name()
+            if self.device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads",
             "direct_cross_entropy": round(self.direct, 5),
             "optimisation": self.optimisation,
         }
-        versions = {"monai_version": monai.__version__, "pytorch_version": torch.__version__.split("+")[0], "numpy_version": np.__version__}
+        versions = {
+            "monai_version": monai.__version__,
+            "pytorch_version": torch.__version__.split("+")[0],
+            "numpy_version": np.__version__,
+        }
         return {**self.settings["bundle"], **versions, "diffusion_segmentation": section}
 
     def write_checkpoint(self, path: Path) -> None:
