@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from diffusion_segmentation import messages
 
 HERE = Path(__file__).parent
@@ -134,6 +135,7 @@ class Clients:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with small random networks for two classes and background: quick, and good for nothing else."""
     import torch
+
     from diffusion_segmentation import model
 
     torch.manual_seed(0)

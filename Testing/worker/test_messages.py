@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from diffusion_segmentation import messages
 
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from diffusion_segmentation import messages
 
 FINAL = ("done", "partial", "cancelled", "error")

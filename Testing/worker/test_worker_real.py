@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from diffusion_segmentation import messages
 
 FINAL = ("done", "partial", "cancelled", "error")

@@ -1,0 +1,1 @@
+"""The Slicer side of DiffusionSegmentation: panel, jobs, worker client, scene and display. Never imports torch."""

@@ -1,0 +1,60 @@
+"""The worker as this machine's settings want it: which Python runs it, and whether that Python has what it needs."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+
+from . import catalogue, dependencies, scene
+from .i18n import tr as _
+from .jobs import Choices, Job, Runner
+from .parameters import Settings
+from .worker_client import WorkerClient, workerCommand, workerEnvironment
+
+
+class Backend:
+    """Runs of one application: settings, models, and the runner with its worker."""
+
+    def __init__(self, requirementsPath: Path) -> None:
+        self.settings = Settings()
+        self._requirementsPath = requirementsPath
+        self._client = WorkerClient([])
+        self.runner = Runner(self._client, scene, slicer.app.temporaryPath)
+
+    def models(self) -> list[catalogue.Entry]:
+        """The models to choose from."""
+        folder = self.settings.modelsFolder
+        return catalogue.models((Path(folder),) if folder else ())
+
+    def warmUp(self) -> None:
+        """Start the worker ahead of the first run if nothing has to be installed for that; asks nothing."""
+        if self._client.running or self._needsPackages():
+            return
+        self._configure()
+        self.runner.warmUp()
+
+    def submit(self, volumeNode: Any, choices: Choices) -> Job:
+        """Begin a run; asks to install packages if Slicer's own Python is to run it and lacks some.
+
+        Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
+        """
+        if self._needsPackages():
+            dependencies.ensure(self._requirementsPath)
+        self._configure()
+        return self.runner.submit(volumeNode, choices)
+
+    def _needsPackages(self) -> bool:
+        """Only Slicer's own Python can be looked into; another one says itself what it lacks."""
+        return not self.settings.workerPython and bool(dependencies.missing(self._requirementsPath))
+
+    def _configure(self) -> None:
+        python = self.settings.workerPython or shutil.which("PythonSlicer")
+        if python is None:
+            raise dependencies.DependencyError(_("Slicer's own Python was not found; choose a Python in Advanced."))
+        command = workerCommand(python)
+        if command != self._client.command:
+            self._client.stop()
+            self._client.command = command
+        self._client.environment = workerEnvironment(slicer.util.startupEnvironment())

@@ -1,0 +1,309 @@
+"""Runs: a volume goes to the worker, its result comes into the scene. One run at a time, nothing here waits.
+
+`Runner.poll`, called by a timer (Slicer) or a loop (headless), moves everything on and fires `changed`. No qt.
+"""
+
+import logging
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from diffusion_segmentation import errors, messages
+
+from . import wording
+from .handover import Handover, HandoverError
+from .i18n import tr as _
+from .signals import Signal
+from .worker_client import WorkerClient
+
+INPUT_NAME = "input.nrrd"
+
+CANCEL_SECONDS = 10.0
+"""How long the worker may take to give up a cancelled run before it is ended."""
+
+
+CLOSE_SECONDS = 5.0
+"""Longest wait for the worker, and for the removal of a job's files, when the application ends."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person chose: `model` a name or folder, `samples` a number or "auto", `steps` None for the model's own."""
+
+    model: str = "brain-structures"
+    samples: int | str = 8
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass
+class Job:
+    """One run. `state`: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
+
+    `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
+    there is no estimate, `finishedSamples` how many a stop would keep, `result` what the importer made.
+    """
+
+    volumeName: str
+    choices: Choices
+    folder: Path
+    started: float
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    state: str = "queued"
+    message: str = ""
+    fraction: float | None = None
+    secondsLeft: float | None = None
+    finishedSamples: int = 0
+    report: dict | None = None
+    result: Any = None
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("queued", "running")
+
+
+class Importer(Protocol):
+    """The part of scene.py that a run needs."""
+
+    def importSteps(self, volumeNode: Any, folder: Path, report: dict) -> Iterator[Any]:
+        """Bring the files in `folder` into the scene, one slow piece a step: None each time, at last the result.
+
+        Removes what it has made if it fails or is closed.
+        """
+
+
+class Runner:
+    """Takes one volume after another to the worker and brings each result into the scene.
+
+    Signal `changed`: the job or the worker has news. `workerProblem` is why there is no worker, or None.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        importer: Importer,
+        temporaryFolder: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client = client
+        self.changed = Signal()
+        self.job: Job | None = None
+        self.workerProblem: str | None = None
+        self._importer = importer
+        self._temporaryFolder = temporaryFolder
+        self._clock = clock
+        self._handover: Handover | None = None
+        self._import: Iterator[Any] | None = None
+        self._outcome = ""
+        self._cleaning: threading.Thread | None = None
+        self._startProblem: str | None = None
+        self._windingDown: str | None = None
+        self._killAt = 0.0
+        self._news = False
+        client.received.connect(self._onMessage)
+        client.ended.connect(self._onWorkerEnded)
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is active."""
+        return self.job is not None and self.job.active
+
+    def devices(self) -> list[dict]:
+        """The worker's devices ({id, name, totalBytes, freeBytes}); empty before its hello."""
+        return self.client.hello["devices"] if self.client.hello else []
+
+    def warmUp(self) -> None:
+        """Start the worker, so that it is ready when it is needed."""
+        self.workerProblem = None
+        self.client.start()
+
+    def submit(self, volumeNode: Any, choices: Choices) -> Job:
+        """Begin a run and return its job. Raises HandoverError, one sentence, if the volume cannot be used.
+
+        Raises RuntimeError while another job is active.
+        """
+        if self.busy:
+            raise RuntimeError("A run is under way.")
+        handover = Handover(volumeNode)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="DiffusionSegmentation-", dir=self._temporaryFolder))
+        except OSError as error:
+            raise HandoverError(errors.explain(error)[1]) from error
+        self.job = Job(volumeNode.GetName(), choices, folder, started=self._clock(), message=_("Preparing the volume"))
+        self._handover = handover
+        handover.startWriting(folder / INPUT_NAME)
+        self.warmUp()
+        self.changed.emit()
+        return self.job
+
+    def cancel(self, keep: bool = False) -> None:
+        """Stop the active job; with `keep` the samples drawn so far become its result, otherwise nothing is left."""
+        job = self.job
+        if job is None or not job.active:
+            return
+        if keep and job.finishedSamples:
+            self.client.send({"type": "cancel", "job": job.id, "keep": True})
+            job.message = _("Finishing with the samples drawn so far")
+            self.changed.emit()
+        else:
+            self._drop(_("Cancelled; nothing was changed."))
+
+    def abandon(self) -> None:
+        """Give up the active job because its scene goes away."""
+        if self.busy:
+            self._drop(_("Cancelled, because the scene was closed."))
+
+    def close(self) -> None:
+        """Give up everything, end the worker and remove what is left on disk; waits for that a little."""
+        self.abandon()
+        for thread in (self.client.stop(), self._cleaning):
+            if thread is not None:
+                thread.join(CLOSE_SECONDS)
+
+    def poll(self) -> None:
+        """Move everything on by one step; call it every 100 ms or so."""
+        self.client.poll()
+        if self._windingDown and self._clock() > self._killAt:
+            self.client.kill()
+        if self._import is not None:
+            self._importStep()
+        elif self.busy and self.job.state == "queued":
+            self._launchIfReady()
+        if self._news:
+            self._news = False
+            self.changed.emit()
+
+    def _launchIfReady(self) -> None:
+        job = self.job
+        if self._handover.writing:
+            return
+        problem = self._handover.problem()
+        if problem is not None:
+            self._finish("failed", problem)
+        elif self.client.hello is None:
+            self._say(_("Starting the background process"))
+        elif self._windingDown is None:
+            self.client.send(
+                {
+                    "type": "run",
+                    "job": job.id,
+                    "folder": str(job.folder),
+                    "volume": str(job.folder / INPUT_NAME),
+                    "model": job.choices.model,
+                    "samples": job.choices.samples,
+                    "steps": job.choices.steps,
+                    "seed": job.choices.seed,
+                    "device": job.choices.device,
+                }
+            )
+            job.state = "running"
+
+    def _onMessage(self, message: dict) -> None:
+        self._news = True
+        kind = message["type"]
+        if kind == "hello":
+            self._startProblem = None
+            problem = messages.compatible(message)
+            if problem is not None:
+                self.client.stop()
+                self._onWorkerEnded(problem)
+        elif kind == "error" and message["job"] is None:
+            logging.error("Worker: %s\n%s", message["message"], message["details"])
+            if self.client.hello is None:  # it says why it cannot start, and ends
+                self._startProblem = message["message"]
+        elif message["job"] == self._windingDown:
+            if kind in ("done", "partial", "cancelled", "error"):
+                self._windingDown = None
+        elif self.busy and message["job"] == self.job.id:
+            self._onJobMessage(message)
+
+    def _onJobMessage(self, message: dict) -> None:
+        job = self.job
+        kind = message["type"]
+        if kind == "progress":
+            job.message = wording.progressText(message)
+            job.secondsLeft = message["secondsLeft"]
+            if job.secondsLeft is not None:
+                elapsed = self._clock() - job.started
+                # A bar that goes back tells the person nothing that the time left does not tell better.
+                job.fraction = max(job.fraction or 0.0, elapsed / max(elapsed + job.secondsLeft, 1e-3))
+        elif kind == "preview":
+            job.finishedSamples = message["samples"]
+        elif kind == "error":
+            logging.error("Worker: %s\n%s", message["message"], message["details"])
+            self._finish("failed", message["message"])
+        elif kind == "cancelled":
+            self._finish("cancelled", _("Cancelled; nothing was changed."))
+        else:
+            job.report = message["report"]
+            job.message = _("Showing the result")
+            job.secondsLeft = None
+            self._outcome = kind
+            self._import = self._importer.importSteps(self._handover.volumeNode, job.folder, job.report)
+
+    def _importStep(self) -> None:
+        job = self.job
+        try:
+            if self._handover.volumeNode.GetScene() is None:
+                raise LookupError(_("the volume '{name}' is no longer in the scene").format(name=job.volumeName))
+            result = next(self._import)
+            if result is None:
+                return
+            job.result = result
+            sentences = [wording.doneText(job.report, self._clock() - job.started), *job.report["warnings"]]
+        except Exception as error:  # whatever it is, the worker's files are whole and the person must learn where
+            logging.exception("The result could not be brought into the scene.")
+            self._closeImport()
+            sentence = _("The result could not be shown ({reason}); its files are kept in {folder}.")
+            self._finish("failed", sentence.format(reason=error, folder=job.folder), keepFiles=True)
+            return
+        self._closeImport()
+        if self._handover.changed():
+            sentences.append(_("The volume was modified meanwhile; the result fits it as it was at the start."))
+        self._finish(self._outcome, " ".join(sentences))
+
+    def _onWorkerEnded(self, sentence: str) -> None:
+        self._news = True
+        if self._windingDown is not None:  # it had to be ended over a cancelled run, which is no news for the next one
+            self._windingDown = None
+            if self.busy:
+                self.client.start()
+            return
+        self.workerProblem = self._startProblem or sentence
+        self._startProblem = None
+        if self.busy and self._import is None:
+            self._finish("failed", self.workerProblem)
+
+    def _drop(self, sentence: str) -> None:
+        job = self.job
+        if job.state == "running" and self._import is None:
+            self.client.send({"type": "cancel", "job": job.id, "keep": False})
+            self._windingDown = job.id
+            self._killAt = self._clock() + CANCEL_SECONDS
+        self._closeImport()
+        self._finish("cancelled", sentence)
+        self.changed.emit()
+
+    def _closeImport(self) -> None:
+        if self._import is not None:
+            self._import.close()
+            self._import = None
+
+    def _say(self, message: str) -> None:
+        if self.job.message != message:
+            self.job.message = message
+            self._news = True
+
+    def _finish(self, state: str, message: str, keepFiles: bool = False) -> None:
+        job = self.job
+        job.state = state
+        job.message = message
+        self._news = True
+        handover, self._handover = self._handover, None  # it holds the voxels of a volume that may be removed next
+        self._cleaning = handover.discard(job.folder / INPUT_NAME if keepFiles else job.folder)

@@ -1,0 +1,183 @@
+"""Slice views without a window, drawn by Slicer's own displayable managers, and pictures of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from . import vtk_log
+
+DISPLAYABLE_MANAGERS = (
+    "vtkMRMLVolumeGlyphSliceDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLColorLegendDisplayableManager",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A slice view as Slicer's layouts define it; `color` is that of its bar."""
+
+    name: str
+    label: str
+    orientation: str
+    color: tuple[float, float, float]
+
+
+LAYOUTS = (
+    Layout("Red", "R", "Axial", (0.953, 0.290, 0.200)),
+    Layout("Yellow", "Y", "Sagittal", (0.929, 0.835, 0.298)),
+    Layout("Green", "G", "Coronal", (0.431, 0.690, 0.294)),
+)
+
+SUPERSAMPLING = 2
+"""Views are drawn this much larger and averaged down: outlines of voxels and text come without antialiasing."""
+
+GAP_PIXELS = 6
+GAP_COLOR = (38, 42, 48)
+LETTER_COLOR = (0.55, 0.58, 0.62)
+
+
+class SliceView:
+    """One slice view: Slicer's slice logic and displayable managers on a render window that nobody sees.
+
+    Needs OpenGL in software at least (EGL or OSMesa on a Linux without display).
+    """
+
+    def __init__(self, applicationLogic: slicer.vtkMRMLApplicationLogic, layout: Layout, size: tuple[int, int]) -> None:
+        """`size` is width and height in pixels."""
+        self._renderer = vtk.vtkRenderer()
+        self._renderer.GetActiveCamera().ParallelProjectionOn()
+        self._window = _renderWindow()
+        self._window.SetMultiSamples(8)
+        width, height = (SUPERSAMPLING * pixels for pixels in size)
+        self._window.SetSize(width, height)
+        self._window.AddRenderer(self._renderer)
+        # The managers ask for an interactor; the generic one needs no display.
+        self._interactor = vtk.vtkGenericRenderWindowInteractor()
+        self._interactor.SetRenderWindow(self._window)
+
+        self.logic = slicer.vtkMRMLSliceLogic()
+        self.logic.SetMRMLApplicationLogic(applicationLogic)
+        applicationLogic.GetSliceLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(applicationLogic.GetMRMLScene())
+        self.sliceNode = self.logic.AddSliceNode(layout.name)
+        self.sliceNode.SetOrientation(layout.orientation)
+        self.sliceNode.SetLayoutLabel(layout.label)
+        self.sliceNode.SetLayoutColor(*layout.color)
+        self.logic.ResizeSliceNode(width, height)
+
+        factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
+        factory.SetMRMLApplicationLogic(applicationLogic)
+        for name in DISPLAYABLE_MANAGERS:
+            if not factory.IsDisplayableManagerRegistered(name):
+                factory.RegisterDisplayableManager(name)
+        self._managers = slicer.vtkMRMLDisplayableManagerGroup()
+        self._managers.Initialize(factory, self._renderer)
+        self._managers.SetMRMLDisplayableNode(self.sliceNode)
+
+        # In Slicer a CTK class, absent here, draws the blended layers; they come as RGBA, ready to be copied.
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        self._layers = vtk.vtkActor2D()
+        self._layers.SetMapper(self._mapper)
+        self._layers.GetProperty().SetDisplayLocationToBackground()
+        self._renderer.AddViewProp(self._layers)
+        self._addLetters(height)
+
+    @property
+    def compositeNode(self) -> slicer.vtkMRMLSliceCompositeNode:
+        return self.logic.GetSliceCompositeNode()
+
+    def frame(self, center: Iterable[float], extentMm: float) -> None:
+        """Show a square of `extentMm` around `center` (RAS, mm), on the slice of voxels that is nearest to it."""
+        self.logic.FitSliceToBackground()
+        width, height, depth = self.sliceNode.GetFieldOfView()
+        scale = extentMm / min(width, height)
+        self.sliceNode.SetFieldOfView(scale * width, scale * height, depth)
+        self.sliceNode.JumpSliceByCentering(*center)
+        self.logic.SnapSliceOffsetToIJK()
+
+    def render(self) -> np.ndarray:
+        """Draw the view and return it: uint8 [row from the top, column, RGB]."""
+        # Segments of a scene that was loaded are drawn only when the slice changes, as it does in Slicer's layout.
+        self.sliceNode.Modified()
+        layers = self.logic.GetImageDataConnection()
+        self._layers.SetVisibility(layers is not None)
+        self._mapper.SetInputConnection(layers)
+        self._window.Render()
+        grabber = vtk.vtkWindowToImageFilter()
+        grabber.SetInput(self._window)
+        grabber.ReadFrontBufferOff()
+        grabber.ShouldRerenderOff()
+        grabber.Update()
+        width, height, _depth = grabber.GetOutput().GetDimensions()
+        pixels = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
+        blocks = pixels.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
+        return blocks.mean(axis=(1, 3)).round().astype(np.uint8)[::-1]
+
+    def _addLetters(self, height: int) -> None:
+        """Write at the left and the upper edge which side of the patient it is."""
+        sliceToRAS = slicer.util.arrayFromVTKMatrix(self.sliceNode.GetSliceToRAS())
+        for column, sign, place in ((0, -1, (0.03, 0.5)), (1, 1, (0.5, 0.97))):
+            axis = int(np.abs(sliceToRAS[:3, column]).argmax())
+            letter = ("LR", "PA", "IS")[axis][int(sign * sliceToRAS[axis, column] > 0)]
+            actor = vtk.vtkTextActor()
+            actor.SetInput(letter)
+            actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+            actor.SetPosition(*place)
+            text = actor.GetTextProperty()
+            text.SetFontSize(height // 40)
+            text.SetColor(LETTER_COLOR)
+            text.SetJustificationToCentered()
+            text.SetVerticalJustificationToCentered()
+            self._renderer.AddViewProp(actor)
+
+    def close(self) -> None:
+        """Take the view off the application; it cannot be drawn any more."""
+        self._managers.SetMRMLDisplayableNode(None)
+        self.logic.GetMRMLApplicationLogic().GetSliceLogics().RemoveItem(self.logic)
+        self.logic.SetMRMLScene(None)
+        self._window.Finalize()
+
+
+def _renderWindow() -> vtk.vtkRenderWindow:
+    # VTK tries a display first and warns, once a window, that there is none before it goes on without.
+    with vtk_log.quiet(vtk.vtkLogger.VERBOSITY_ERROR):
+        window = vtk.vtkRenderWindow()
+        window.SetOffScreenRendering(True)
+        return window
+
+
+def sideBySide(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Return pictures of one height, uint8 [row, column, RGB], as one with a narrow bar between them."""
+    parts: list[np.ndarray] = []
+    for picture in pictures:
+        if parts:
+            parts.append(np.full((picture.shape[0], GAP_PIXELS, 3), GAP_COLOR, np.uint8))
+        parts.append(picture)
+    return np.concatenate(parts, axis=1)
+
+
+def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:
+    """Return uint8 [row from the top, column, RGB] as an image of VTK, whose rows begin at the bottom."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(picture.shape[1], picture.shape[0], 1)
+    image.GetPointData().SetScalars(numpy_to_vtk(picture[::-1].reshape(-1, 3), deep=True))
+    return image
+
+
+def writePicture(picture: np.ndarray, path: Path) -> None:
+    """Write uint8 [row from the top, column, RGB] as PNG. Raises OSError."""
+    writer = vtk.vtkPNGWriter()
+    writer.WriteToMemoryOn()
+    writer.SetInputData(imageFromPicture(picture))
+    writer.Write()
+    path.write_bytes(vtk_to_numpy(writer.GetResult()).tobytes())

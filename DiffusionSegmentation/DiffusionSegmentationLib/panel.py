@@ -1,0 +1,231 @@
+"""The panel: widgets on one side, parameter node and runner on the other. No MRML surgery, no processes."""
+
+from typing import Any
+
+import ctk
+import qt
+import slicer
+import slicer.util
+
+from . import handover, wording
+from .backend import Backend
+from .dependencies import DependencyError
+from .display import Overlay
+from .handover import HandoverError
+from .i18n import tr as _
+from .jobs import Job
+from .parameters import DiffusionSegmentationParameterNode, choices
+from .result_section import ResultSection
+from .widgets import enable, setQuietly
+
+POLL_MILLISECONDS = 100
+
+
+class Panel:
+    """Shows and changes the choices of `parameterNode`, starts and stops runs, and shows the last result.
+
+    `ui` has the widgets of DiffusionSegmentation.ui as attributes.
+    """
+
+    def __init__(self, ui: Any, backend: Backend) -> None:
+        self._ui = ui
+        self._backend = backend
+        self._runner = backend.runner
+        self._result = ResultSection(ui)
+        self._parameterNode: DiffusionSegmentationParameterNode | None = None
+        self._guiTag: int | None = None
+        self._observerTag: int | None = None
+        self._lastVolumeID: str | None = None
+        self._shownJob: Job | None = None
+        self._notice = ""
+        self._failed = False
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MILLISECONDS
+        self._timer.timeout.connect(self._poll)
+        self._fillModels()
+        self._fillDevices()
+        ui.statusIcon.pixmap = slicer.app.style().standardIcon(qt.QStyle.SP_MessageBoxWarning).pixmap(16, 16)
+        ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
+        ui.pythonPathLineEdit.currentPath = backend.settings.workerPython
+        self._connect()
+        self.refresh()
+
+    def _connect(self) -> None:
+        ui = self._ui
+        ui.segmentButton.clicked.connect(self._onSegment)
+        ui.keepButton.clicked.connect(self._onKeep)
+        ui.modelComboBox.currentIndexChanged.connect(self._onModelChosen)
+        ui.deviceComboBox.currentIndexChanged.connect(self._onDeviceChosen)
+        ui.pythonPathLineEdit.currentPathChanged.connect(self._onPythonChosen)
+        self._runner.changed.connect(self._onRunnerChanged)
+        self._runner.client.logged.connect(self._onLogged)
+
+    def close(self) -> None:
+        """Let go of the runner and the parameter node; the widgets may be deleted afterwards."""
+        self._timer.stop()
+        self.setParameterNode(None)
+        self._runner.changed.disconnect(self._onRunnerChanged)
+        self._runner.client.logged.disconnect(self._onLogged)
+
+    def setParameterNode(self, parameterNode: DiffusionSegmentationParameterNode | None) -> None:
+        """Show and change the choices in `parameterNode` from now on; with None, as while a scene closes, nothing."""
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self._parameterNode.RemoveObserver(self._observerTag)
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._guiTag = parameterNode.connectGui(self._ui)
+            self._observerTag = parameterNode.AddObserver("ModifiedEvent", lambda _caller, _event: self.refresh())
+        self.refresh()
+
+    def warmUp(self) -> None:
+        """Start the background process if there is a volume that it could be for."""
+        if self._parameterNode is None or self._problem() is not None:
+            return
+        try:
+            self._backend.warmUp()
+        except DependencyError as error:
+            self._say(str(error), failed=True)
+        self._timer.start()
+
+    def refresh(self) -> None:
+        """Bring every widget in line with what is."""
+        parameterNode = self._parameterNode
+        volumeID = parameterNode.inputVolume.GetID() if parameterNode and parameterNode.inputVolume else None
+        if volumeID != self._lastVolumeID:
+            self._lastVolumeID = volumeID
+            if volumeID is not None and not self._runner.busy:
+                self._notice, self._failed = "", False  # what it says is about another volume
+        self._refreshModel()
+        self._refreshRun()
+        self._result.refresh(parameterNode.segmentation if parameterNode else None)
+
+    # The run
+
+    def _problem(self) -> str | None:
+        """One sentence why no run can be started, or None."""
+        if self._parameterNode is None:
+            return _("The scene is being closed.")
+        if self._ui.modelComboBox.count == 0:
+            return _("No model is installed; install the extension again.")
+        if self._ui.modelComboBox.currentIndex < 0:
+            return _("The model '{name}' is not here; choose another one.").format(name=self._parameterNode.model)
+        return handover.problemOf(self._parameterNode.inputVolume)
+
+    def _onSegment(self) -> None:
+        if self._runner.busy:
+            self._runner.cancel()
+            return
+        self._say("")
+        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
+            try:
+                self._backend.submit(
+                    self._parameterNode.inputVolume, choices(self._parameterNode, self._backend.settings.device)
+                )
+            except (DependencyError, HandoverError) as error:
+                self._say(str(error), failed=True)
+            else:
+                self._timer.start()
+
+    def _onKeep(self) -> None:
+        self._runner.cancel(keep=True)
+
+    def _poll(self) -> None:
+        self._runner.poll()
+        if not self._runner.busy and not self._runner.client.running:
+            self._timer.stop()
+
+    def _onRunnerChanged(self) -> None:
+        self._fillDevices()
+        job = self._runner.job
+        if job is not None and not job.active and job is not self._shownJob:
+            self._shownJob = job
+            self._say(job.message, failed=job.state == "failed")
+            if job.result is not None and self._parameterNode is not None:
+                self._parameterNode.segmentation = job.result.segmentationNode
+                Overlay(job.result.entropyNode).show()
+        elif job is None and self._runner.workerProblem:
+            self._say(self._runner.workerProblem, failed=True)
+        self.refresh()
+
+    def _say(self, sentence: str, failed: bool = False) -> None:
+        self._notice, self._failed = sentence, failed
+        self.refresh()
+
+    def _refreshRun(self) -> None:
+        ui, job, busy = self._ui, self._runner.job, self._runner.busy
+        problem = self._problem()
+        if busy:
+            ui.segmentButton.text = _("Cancel")
+            enable(ui.segmentButton, None, _("Stop, and leave the scene as it is."))
+            status = wording.statusText(job)
+            unready = None if job.finishedSamples else _("Possible as soon as the first sample is drawn.")
+            enable(ui.keepButton, unready, _("Finish now, with the samples drawn so far."))
+            ui.progressBar.maximum = 0 if job.fraction is None else 1000
+            ui.progressBar.value = round(1000 * (job.fraction or 0))
+        else:
+            ui.segmentButton.text = _("Segment")
+            enable(ui.segmentButton, problem, _("Segment the volume in the background; Slicer stays usable."))
+            status = self._notice or problem or ""
+        ui.keepButton.visible = busy
+        ui.progressBar.visible = busy
+        ui.statusLabel.text = status
+        ui.statusLabel.visible = bool(status)
+        ui.statusIcon.visible = self._failed and not busy
+
+    # Model and device
+
+    def _fillModels(self) -> None:
+        combo = self._ui.modelComboBox
+        combo.clear()
+        for entry in self._backend.models():
+            combo.addItem(entry.title, entry.key)
+            tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
+            combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)
+        combo.currentIndex = -1
+
+    def _refreshModel(self) -> None:
+        combo = self._ui.modelComboBox
+        index = combo.findData(self._parameterNode.model) if self._parameterNode else -1
+        setQuietly(combo, "currentIndex", index)
+        enable(
+            combo,
+            self._problem() if combo.count == 0 else None,
+            combo.itemData(index, qt.Qt.ToolTipRole) if index >= 0 else _("Choose a model."),
+        )
+
+    def _onModelChosen(self) -> None:
+        combo = self._ui.modelComboBox
+        if self._parameterNode is not None and combo.currentIndex >= 0:
+            self._parameterNode.model = combo.itemData(combo.currentIndex)
+
+    def _fillDevices(self) -> None:
+        """Offer "auto", what the worker has found, and what was chosen before even if it is not (yet) found."""
+        chosen = self._backend.settings.device
+        devices = {"auto": _("Automatic")} | {device["id"]: device["name"] for device in self._runner.devices()}
+        devices.setdefault(chosen, chosen)
+        combo = self._ui.deviceComboBox
+        if [combo.itemData(index) for index in range(combo.count)] != list(devices):
+            blocked = combo.blockSignals(True)
+            combo.clear()
+            for identifier, name in devices.items():
+                combo.addItem(name, identifier)
+            combo.blockSignals(blocked)
+        setQuietly(combo, "currentIndex", combo.findData(chosen))
+        combo.toolTip = (
+            _("What computes. Automatic takes a graphics card that is free enough, otherwise the processor.")
+            if self._runner.devices()
+            else _("What computes. More devices appear when the background process has looked for them.")
+        )
+
+    def _onDeviceChosen(self) -> None:
+        combo = self._ui.deviceComboBox
+        self._backend.settings.device = combo.itemData(combo.currentIndex)
+
+    # The interpreter and what it says
+
+    def _onPythonChosen(self) -> None:
+        self._backend.settings.workerPython = self._ui.pythonPathLineEdit.currentPath
+
+    def _onLogged(self, line: str) -> None:
+        self._ui.logText.appendPlainText(line)

@@ -1,0 +1,68 @@
+"""Choices: what belongs to the case lives in the scene's parameter node, what belongs to the machine in settings."""
+
+from typing import Annotated
+
+import qt
+import slicer.util
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from .jobs import Choices
+
+
+@parameterNodeWrapper
+class DiffusionSegmentationParameterNode:
+    """Choices for one case, and the last result; `steps` 0 is the model's own number."""
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    segmentation: vtkMRMLSegmentationNode
+    model: str = Choices.model
+    samples: Annotated[int, WithinRange(1, 64)] = 8
+    steps: Annotated[int, WithinRange(0, 100)] = 0
+    seed: Annotated[int, WithinRange(0, 999999)] = 0
+
+
+def choices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> Choices:
+    """The choices of a run: those of the case, on the machine's `device`."""
+    return Choices(
+        model=parameterNode.model,
+        samples=parameterNode.samples,
+        steps=parameterNode.steps or None,
+        seed=parameterNode.seed,
+        device=device,
+    )
+
+
+class Settings:
+    """Settings of the machine, kept by the application under `DiffusionSegmentation/`."""
+
+    _PREFIX = "DiffusionSegmentation/"
+
+    @property
+    def device(self) -> str:
+        """Device of the worker: "auto", or an id of its hello."""
+        return self._read("device", "auto")
+
+    @device.setter
+    def device(self, device: str) -> None:
+        self._write("device", device)
+
+    @property
+    def workerPython(self) -> str:
+        """Path of the interpreter that runs the worker; empty for Slicer's own."""
+        return self._read("workerPython", "")
+
+    @workerPython.setter
+    def workerPython(self, path: str) -> None:
+        self._write("workerPython", path)
+
+    @property
+    def modelsFolder(self) -> str:
+        """A folder of further models; empty for none."""
+        return self._read("modelsFolder", "")
+
+    def _read(self, name: str, default: str) -> str:
+        return slicer.util.settingsValue(self._PREFIX + name, default, converter=str)
+
+    def _write(self, name: str, value: str) -> None:
+        qt.QSettings().setValue(self._PREFIX + name, value)

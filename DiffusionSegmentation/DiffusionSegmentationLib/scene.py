@@ -1,0 +1,154 @@
+"""The worker's files as nodes of the scene: `<volume> segmentation`, `<volume> entropy` and `<volume> samples`.
+
+Works the same in 3D Slicer and on slicer-core. Every node of a result carries the attribute `DiffusionSegmentation.Run`
+(the report as JSON) and a reference to its volume, so that a saved scene explains itself. None of them remembers the
+file that it was read from: the job folder is temporary, and Slicer would offer to save there.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+import vtk
+
+from . import display, nrrd, samples
+from .display import VOLUME_ROLE
+from .i18n import tr as _
+
+RUN_ATTRIBUTE = "DiffusionSegmentation.Run"
+ENTROPY_ROLE = "DiffusionSegmentation.Entropy"
+SAMPLES_ROLE = "DiffusionSegmentation.Samples"
+
+SAME_GRID_MM = 1e-3
+"""Two grids are the same if their corners lie no farther apart."""
+
+
+class SceneError(Exception):
+    """Files that do not fit the scene. `str(error)` is a clause, without its full stop."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The nodes of one run."""
+
+    segmentationNode: slicer.vtkMRMLSegmentationNode
+    entropyNode: slicer.vtkMRMLScalarVolumeNode
+    samplesNode: slicer.vtkMRMLSequenceNode
+
+
+def importSteps(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, report: Mapping[str, Any]
+) -> Iterator[Result | None]:
+    """Bring a job's files in `folder` into the scene of `volumeNode`, one slow piece a step: None, at last the Result.
+
+    The nodes come to lie beside the volume: under its transform and its parent in the subject hierarchy. They are
+    styled (display.py) but put into no view. Earlier results of the volume are left as they are, only out of sight.
+    The scene is touched in the last step only, so that one who stops before, or a broken file, leaves nothing behind.
+    Raises SceneError or nrrd.NrrdError if a file cannot be read or lies on another grid than the volume.
+    """
+    segmentation = _readSegmentation(folder / "segmentation.seg.nrrd")
+    yield None
+    entropy = _readEntropy(folder / "entropy.nrrd")
+    yield None
+    sequence = slicer.vtkMRMLSequenceNode()
+    for _sample in samples.readInto(sequence, folder / "samples.seq.nrrd"):
+        yield None
+    _requireSameGrid(volumeNode, entropy)
+    yield _place(volumeNode, segmentation, entropy, sequence, report)
+
+
+def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
+    # In a scene of its own: outside of any the reader complains that it cannot make a display node.
+    staging = slicer.vtkMRMLScene()
+    segmentationNode = staging.AddNode(slicer.vtkMRMLSegmentationNode())
+    _read(slicer.vtkMRMLSegmentationStorageNode(), segmentationNode, path)
+    return segmentationNode.GetSegmentation()
+
+
+def _readEntropy(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
+    storageNode = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    # The grid must stay that of the volume even if that is left-handed; Slicer otherwise flips an axis on reading.
+    storageNode.SetForceRightHandedIJKCoordinateSystem(False)
+    entropy = slicer.vtkMRMLScalarVolumeNode()
+    _read(storageNode, entropy, path)
+    return entropy
+
+
+def _read(storageNode: slicer.vtkMRMLStorageNode, node: slicer.vtkMRMLStorableNode, path: Path) -> None:
+    nrrd.readHeader(path)
+    storageNode.SetFileName(str(path))
+    if not storageNode.ReadData(node):
+        raise SceneError(_("'{name}' cannot be read").format(name=path.name))
+
+
+def _requireSameGrid(volumeNode: slicer.vtkMRMLVolumeNode, entropy: slicer.vtkMRMLVolumeNode) -> None:
+    dimensions = volumeNode.GetImageData().GetDimensions()
+    same = entropy.GetImageData().GetDimensions() == dimensions
+    for corner in ((0, 0, 0), (dimensions[0], 0, 0), (0, dimensions[1], 0), (0, 0, dimensions[2])):
+        same = same and math.dist(_position(volumeNode, corner), _position(entropy, corner)) < SAME_GRID_MM
+    if not same:
+        raise SceneError(_("the volume's geometry was changed meanwhile"))
+
+
+def _position(volumeNode: slicer.vtkMRMLVolumeNode, ijk: tuple[int, int, int]) -> tuple[float, ...]:
+    """The place of voxel `ijk` in mm, RAS of the volume, without its parent transforms."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return matrix.MultiplyPoint((*ijk, 1.0))[:3]
+
+
+def _place(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentation: slicer.vtkSegmentation,
+    entropy: slicer.vtkMRMLScalarVolumeNode,
+    sequence: slicer.vtkMRMLSequenceNode,
+    report: Mapping[str, Any],
+) -> Result:
+    scene = volumeNode.GetScene()
+    for earlier in display.nodesOfClass(scene, "vtkMRMLSegmentationNode"):
+        if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode:
+            earlier.SetDisplayVisibility(False)
+
+    segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _name(volumeNode, "segmentation"))
+    segmentationNode.CreateDefaultDisplayNodes()
+    segmentationNode.SetAndObserveSegmentation(segmentation)
+    segmentationNode.StorableModified()  # else Slicer takes it for saved, and closes without asking
+    # The transform first: the reference geometry is taken relative to it, and saving resamples to that geometry.
+    segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    # DICOM SEG export finds patient and study through this reference.
+    segmentationNode.SetNodeReferenceID(segmentationNode.GetReferenceImageGeometryReferenceRole(), volumeNode.GetID())
+    display.styleSegmentation(segmentationNode)
+
+    entropy.SetName(_name(volumeNode, "entropy"))
+    entropyNode = scene.AddNode(entropy)
+    entropyNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    display.styleEntropy(entropyNode, report["max_entropy_bits"], report["map_source"])
+
+    # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
+    sequence.SetName(_name(volumeNode, "samples"))
+    samplesNode = scene.AddNode(sequence)
+
+    for node in (segmentationNode, entropyNode, samplesNode):
+        node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
+        node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
+        _placeBeside(volumeNode, node)
+    segmentationNode.SetNodeReferenceID(ENTROPY_ROLE, entropyNode.GetID())
+    segmentationNode.SetNodeReferenceID(SAMPLES_ROLE, samplesNode.GetID())
+    return Result(segmentationNode, entropyNode, samplesNode)
+
+
+def _name(volumeNode: slicer.vtkMRMLVolumeNode, what: str) -> str:
+    return volumeNode.GetScene().GenerateUniqueName(f"{volumeNode.GetName()} {what}")
+
+
+def _placeBeside(volumeNode: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLNode) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    volumeItem, item = hierarchy.GetItemByDataNode(volumeNode), hierarchy.GetItemByDataNode(node)
+    if volumeItem and item:  # a sequence has none
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volumeItem))

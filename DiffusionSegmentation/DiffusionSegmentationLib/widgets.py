@@ -1,0 +1,16 @@
+"""Two things that every widget of the panel needs."""
+
+from typing import Any
+
+
+def enable(widget: Any, reason: str | None, tooltip: str) -> None:
+    """Enable `widget`, or disable it with the reason for a tooltip."""
+    widget.enabled = reason is None
+    widget.toolTip = reason or tooltip
+
+
+def setQuietly(widget: Any, name: str, value: Any) -> None:
+    """Set a property without the widget's telling us that a person has set it."""
+    blocked = widget.blockSignals(True)
+    setattr(widget, name, value)
+    widget.blockSignals(blocked)

@@ -1,0 +1,58 @@
+"""The lists are the tree: a file that CMake does not list works from a checkout and is missing from the package."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "DiffusionSegmentation"
+# What tools leave in the tree; Slicer's macro reads CMakeLists.txt itself.
+NOT_INSTALLED = re.compile(r"(^|/)(__pycache__|\.[^/]+|[^/]+\.egg-info|CMakeLists\.txt)(/|$)")
+
+
+def cmake_list(path: Path, variable: str) -> list[str]:
+    """Entries of `set(<variable> ...)` in a CMakeLists.txt, with ${MODULE_NAME} replaced."""
+    text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+    entries = re.search(rf"^\s*set\({variable}\s+([^)]*)\)", text, re.MULTILINE)
+    return entries.group(1).replace("${MODULE_NAME}", "DiffusionSegmentation").split() if entries else []
+
+
+def tree() -> list[str]:
+    files = (path.relative_to(MODULE).as_posix() for path in MODULE.rglob("*") if path.is_file())
+    return [name for name in files if not NOT_INSTALLED.search(name)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "is_script"), [("MODULE_PYTHON_SCRIPTS", True), ("MODULE_PYTHON_RESOURCES", False)]
+)
+def test_module_lists_are_the_tree(variable: str, is_script: bool) -> None:
+    listed = cmake_list(MODULE / "CMakeLists.txt", variable)
+    wanted = [name for name in tree() if name.endswith(".py") == is_script]
+    assert sorted(set(wanted) - set(listed)) == [], f"in the tree, not in {variable}"
+    assert sorted(set(listed) - set(wanted)) == [], f"in {variable}, not in the tree"
+    assert len(listed) == len(set(listed)), "listed twice"
+
+
+def test_ctest_knows_every_layer() -> None:
+    layers = {path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")}
+    assert set(cmake_list(ROOT / "Testing" / "CMakeLists.txt", "layers")) == layers
+
+
+def test_root_names_the_extension_as_the_extensions_index_wants_it() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.search(r"^project\(DiffusionSegmentation\)$", text, re.MULTILINE)
+    for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
+        # The index reads these with a pattern that knows one line only.
+        assert re.search(rf'^set\(EXTENSION_{name} "[^"\n]+"\)$', text, re.MULTILINE), f"EXTENSION_{name}"
+    for url in re.findall(r"https://raw\S+?/main/([^\s\"]+)", text):
+        assert (ROOT / url).is_file(), url
+
+
+@pytest.mark.parametrize(
+    "path", ["DiffusionSegmentation.png", "DiffusionSegmentation/Resources/Icons/DiffusionSegmentation.png"]
+)
+def test_icon_is_128_pixels_square(path: str) -> None:
+    header = (ROOT / path).read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(header[16:20], "big") == int.from_bytes(header[20:24], "big") == 128

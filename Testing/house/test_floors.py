@@ -1,0 +1,166 @@
+"""The house stands as it is drawn: imports run downwards only, and the wall between Slicer and engine has its doors.
+
+Read from the source, so that an import inside a function counts too; one for type checking only does not.
+"""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "DiffusionSegmentation"
+ENGINE = "diffusion_segmentation"
+LIB = "DiffusionSegmentationLib"
+
+# From the roof to the ground; a name is a module or a package.
+ENGINE_FLOORS = (
+    "__main__",
+    "cli",
+    "worker",
+    "segment training",
+    "sampler",
+    "tiles ensemble",
+    "model",
+    "networks",
+    "process outbox terminal",
+    "volume results metrics intensity messages streams versions",
+    "errors",
+)
+LIB_FLOORS = (
+    "panel headless",
+    "backend demo result_section",
+    "parameters",
+    "jobs",
+    "catalogue scene handover",
+    "worker_client display samples",
+    "worker_process dependencies offscreen wording widgets nrrd",
+    "signals i18n vtk_log",
+)
+# The doors in the wall: standard library only, so that Slicer's own process can open them.
+DOORS = {f"{ENGINE}.messages", f"{ENGINE}.errors"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((MODULE / package).rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """Module or package below the top package that a file belongs to: `networks` for networks/encoder.py."""
+    return path.relative_to(MODULE).with_suffix("").parts[1]
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields (full dotted name, line) of everything that a file imports."""
+    package = path.relative_to(MODULE).parent.parts
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def broken(files: list[Path], forbidden: set[str]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files
+        for name, line in imports(path)
+        if name.split(".")[0] in forbidden
+    ]
+
+
+def test_every_module_has_a_floor() -> None:
+    for package, floors in ((ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)):
+        rooms = {room(path) for path in sources(package)} - {"__init__"}
+        assert rooms - set(" ".join(floors).split()) == set(), "say in this file on which floor it stands"
+
+
+@pytest.mark.parametrize(("package", "floors"), [(ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)])
+def test_imports_run_downwards(package: str, floors: tuple[str, ...]) -> None:
+    height = {name: -index for index, floor in enumerate(floors) for name in floor.split()}
+    upward = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(package)
+        for name, line in imports(path)
+        if name.startswith(f"{package}.")
+        and (target := name.split(".")[1]) in height
+        and target != room(path)
+        and height[target] >= height.get(room(path), 1)
+    ]
+    assert upward == []
+
+
+def test_slicer_side_never_imports_torch() -> None:
+    files = [MODULE / "DiffusionSegmentation.py", *sources(LIB)]
+    assert broken(files, {"torch", "monai", "safetensors", "skimage"}) == []
+
+
+def test_engine_never_imports_slicer() -> None:
+    assert broken(sources(ENGINE), {"slicer", "qt", "ctk", "vtk", "vtkmodules", LIB}) == []
+
+
+def test_what_runs_headless_needs_no_qt() -> None:
+    entry, reached = ["headless"], set()
+    while entry:
+        path = MODULE / LIB / f"{entry.pop()}.py"
+        reached.add(path)
+        entry += [
+            name.split(".")[1]
+            for name, _ in imports(path)
+            if name.startswith(f"{LIB}.") and MODULE / LIB / f"{name.split('.')[1]}.py" not in reached
+        ]
+    assert {MODULE / LIB / f"{name}.py" for name in ("scene", "display", "jobs", "worker_client")} <= reached
+    assert broken(sorted(reached), {"qt", "ctk", "PythonQt", "PySide6"}) == []
+
+
+def test_wall_has_its_doors_only() -> None:
+    through = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in [MODULE / "DiffusionSegmentation.py", *sources(LIB)]
+        for name, line in imports(path)
+        if name.split(".")[0] == ENGINE and ".".join(name.split(".")[:2]) not in DOORS
+    ]
+    assert through == []
+
+
+@pytest.mark.parametrize("door", sorted(DOORS))
+def test_doors_load_the_standard_library_only(door: str) -> None:
+    check = (
+        f"import sys; before = set(sys.modules); import {door};"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    answer = subprocess.run([sys.executable, "-c", check], cwd=MODULE, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [ENGINE]
+
+
+def test_dependencies_are_what_the_engine_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {name.split(">")[0].strip() for name in project["dependencies"]}
+    distribution = {"skimage": "scikit-image"}
+    # atlas.py runs in an environment of its own, the only one that holds samseg.
+    files = [path for path in sources(ENGINE) if path.name != "atlas.py"]
+    foreign = {name.split(".")[0] for path in files for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
+    assert {distribution.get(name, name) for name in foreign} == declared
+
+
+def test_slicer_installs_what_the_wheel_depends_on() -> None:
+    """All but torch, which only the PyTorch extension may install into Slicer."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    requirements = {line for line in lines if line and not line.startswith("#")}
+    assert requirements == {name for name in project["dependencies"] if not name.startswith("torch")}

@@ -1,0 +1,34 @@
+"""Fixtures of the layer that runs on Slicer's own libraries. What they are made of is in mrml_cases.py."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slicer
+
+from DiffusionSegmentationLib import headless
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment  # noqa: E402
+
+
+@pytest.fixture
+def application() -> Iterator[headless.Application]:
+    """Slicer's world, new for every test."""
+    application = headless.boot()
+    yield application
+    application.close()
+
+
+@pytest.fixture
+def volumeNode(application: headless.Application) -> slicer.vtkMRMLScalarVolumeNode:
+    """An oblique volume with unequal spacing."""
+    return addVolume("Kopf é 頭", obliqueIJKToRAS())
+
+
+@pytest.fixture
+def job(volumeNode: slicer.vtkMRMLScalarVolumeNode, tmp_path: Path) -> Job:
+    """The files of a run on `volumeNode`."""
+    return segment(volumeNode, tmp_path / "job ü")

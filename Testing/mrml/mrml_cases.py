@@ -1,0 +1,118 @@
+"""Real MRML: volumes as people have them, taken to files as the worker writes them, and back."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+import vtk
+
+from diffusion_segmentation import results
+from DiffusionSegmentationLib import scene
+from DiffusionSegmentationLib.handover import Handover
+
+SHAPE = (14, 18, 22)
+"""k, j, i of the small volumes."""
+
+TERMINOLOGY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^123037004^Anatomical Structure~SCT^{}~^^~Anatomic codes - DICOM master list~^^~^^"
+)
+
+LABELS = [
+    {
+        "label": 1,
+        "id": "cortical_grey",
+        "name": "Cortical grey matter",
+        "color": [0.9, 0.4, 0.3],
+        "terminology": TERMINOLOGY.format("25991003^Gray matter"),
+    },
+    {
+        "label": 2,
+        "id": "white_matter",
+        "name": "Weiße Substanz",
+        "color": [0.25, 0.5, 0.75],
+        "terminology": TERMINOLOGY.format("68523003^White matter"),
+    },
+]
+
+MAXIMUM_BITS = math.log2(3)
+
+
+@dataclass
+class Job:
+    """What a run has left: files in `folder`, and what is in them, as [k, j, i]."""
+
+    folder: Path
+    labels: np.ndarray
+    entropy: np.ndarray
+    samples: list[np.ndarray]
+    report: dict = field(default_factory=dict)
+
+
+def obliqueIJKToRAS() -> np.ndarray:
+    """Rotated about two axes, spacing 0.9 x 1.1 x 2 mm, 4 x 4."""
+    a, b = math.radians(20), math.radians(-35)
+    aboutS = np.array([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]])
+    aboutR = np.array([[1, 0, 0], [0, math.cos(b), -math.sin(b)], [0, math.sin(b), math.cos(b)]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = aboutS @ aboutR @ np.diag([0.9, 1.1, 2.0])
+    matrix[:3, 3] = 12.5, -40.25, 7.0
+    return matrix
+
+
+def addVolume(name: str, ijkToRAS: np.ndarray, shape: tuple[int, ...] = SHAPE) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a volume with a ramp that no flip or swap of axes leaves as it was."""
+    k, j, i = np.indices(shape)
+    voxels = (100 * i + 40 * j + 7 * k).astype(np.int16)
+    volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    volumeNode.CreateDefaultDisplayNodes()
+    volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToRAS))
+    slicer.util.updateVolumeFromArray(volumeNode, voxels)
+    return volumeNode
+
+
+def addLinearTransform(name: str = "Registrierung") -> slicer.vtkMRMLLinearTransformNode:
+    matrix = vtk.vtkTransform()
+    matrix.Translate(30, -20, 10)
+    matrix.RotateWXYZ(25, 1, 2, 3)
+    transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    transformNode.SetMatrixTransformToParent(matrix.GetMatrix())
+    return transformNode
+
+
+def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: int = 3) -> Job:
+    """Take the way of a run: the volume as a file, read as the worker reads it, and its results as it writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handover = Handover(volumeNode)
+    handover.startWriting(folder / "input.nrrd")
+    handover.join()
+    reference = sitk.ReadImage(str(folder / "input.nrrd"))
+    voxels = sitk.GetArrayFromImage(reference)
+    quarter, half = np.quantile(voxels, [0.25, 0.5])
+    labels = ((voxels > quarter).astype(np.uint8) + (voxels > half)).astype(np.uint8)
+    labels[0] = labels[:, 0] = 0
+    entropy = np.where(voxels > half, 1.2, 0.1).astype(np.float32)
+    index, size = (2, 1, 3), tuple(extent - 4 for extent in reference.GetSize())
+    block = tuple(slice(start, start + extent) for start, extent in zip(index[::-1], size[::-1], strict=True))
+    drawn = [np.ascontiguousarray(np.roll(labels, shift, axis=2)[block]) for shift in range(samples)]
+    report = {
+        "schema": 1,
+        "model": {"name": "brain-structures", "title": "Hirnstrukturen; „alle“: 頭", "sha256": "0" * 64},
+        "map_source": "samples",
+        "max_entropy_bits": MAXIMUM_BITS,
+        "seed": 0,
+        "samples": samples,
+    }
+    results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
+    results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
+    results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
+    return Job(folder, labels, entropy, drawn, report)
+
+
+def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> scene.Result:
+    *_, result = scene.importSteps(volumeNode, job.folder, job.report)
+    return result

@@ -1,0 +1,301 @@
+"""The overlay as pixels of real slice views, and the way back to what the person had."""
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
+
+from DiffusionSegmentationLib.display import COLORS, DEFAULT_OPACITY, Overlay, nodesOfClass
+
+SIZE = (160, 120)
+
+
+@pytest.fixture
+def views(application):
+    application.addSliceViews(SIZE)
+    return application.sliceViews
+
+
+@pytest.fixture
+def shown(views, volumeNode, job):
+    """A result whose volume is in the background of all views; the segments are out of the way of the pixels."""
+    result = importJob(volumeNode, job)
+    result.segmentationNode.SetDisplayVisibility(False)
+    for view in views.values():
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    for view in views.values():
+        view.frame(center, 30.0)
+    return result
+
+
+def layers(views):
+    """Everything of the composite nodes that the overlay may touch."""
+    return {
+        name: (
+            view.compositeNode.GetBackgroundVolumeID(),
+            view.compositeNode.GetForegroundVolumeID(),
+            view.compositeNode.GetForegroundOpacity(),
+            view.compositeNode.GetLabelVolumeID(),
+            view.compositeNode.GetLabelOpacity(),
+        )
+        for name, view in views.items()
+    }
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """Which pixels are not grey: the volume, the letters and the legend's text are."""
+    return np.ptp(picture.astype(int), axis=2) > 12
+
+
+def withoutLegend(result) -> None:
+    slicer.modules.colors.logic().GetColorLegendDisplayNode(result.entropyNode).SetVisibility(False)
+
+
+@pytest.mark.parametrize("name", ["Red", "Yellow", "Green"])
+def test_overlay_is_seen_and_gone_again(shown, views, name):
+    withoutLegend(shown)
+    overlay = Overlay(shown.entropyNode)
+    before = views[name].render()
+
+    overlay.show()
+    seen = views[name].render()
+    overlay.hide()
+
+    assert coloured(before).sum() == 0
+    assert coloured(seen).sum() > 200
+    assert np.array_equal(views[name].render(), before)
+
+
+def test_only_entropy_above_the_threshold_is_drawn(shown, views):
+    withoutLegend(shown)
+    overlay = Overlay(shown.entropyNode)
+    overlay.show()
+    high = coloured(views["Red"].render())
+
+    overlay.threshold = 0.05  # the rest has 0.1 bits
+    everything = coloured(views["Red"].render())
+    overlay.threshold = 1.3  # nothing has more than 1.2
+    nothing = coloured(views["Red"].render())
+
+    assert 0 < high.sum() < 0.8 * everything.sum()
+    assert not (high & ~everything).any()
+    assert nothing.sum() == 0
+
+
+def test_colour_is_that_of_the_entropy_in_the_fixed_range(shown, views):
+    withoutLegend(shown)
+    overlay = Overlay(shown.entropyNode)
+    overlay.opacity = 1.0
+    overlay.show()
+
+    picture = views["Red"].render()
+
+    steps = np.linspace(0, 1, len(COLORS))
+    expected = [np.interp(1.2 / MAXIMUM_BITS, steps, channel) for channel in np.transpose(COLORS)]
+    colour = np.median(picture[coloured(picture)], axis=0)
+    assert np.allclose(colour, 255 * np.array(expected), atol=4)
+
+
+def test_the_most_uncertain_voxels_are_drawn(shown, views):
+    """Rounding may put them a little above the maximum."""
+    withoutLegend(shown)
+    voxels = slicer.util.arrayFromVolume(shown.entropyNode)
+    voxels[:] = np.nextafter(np.float32(MAXIMUM_BITS), np.float32(9))
+    slicer.util.arrayFromVolumeModified(shown.entropyNode)
+
+    Overlay(shown.entropyNode).show()
+
+    assert coloured(views["Red"].render()).sum() > 200
+
+
+def test_opacity_is_drawn(shown, views):
+    withoutLegend(shown)
+    overlay = Overlay(shown.entropyNode)
+    background = views["Red"].render().astype(float)
+    overlay.opacity = 1.0
+    overlay.show()
+    opaque = views["Red"].render().astype(float)
+
+    overlay.opacity = 0.25
+
+    inside = coloured(opaque.astype(np.uint8))
+    expected = 0.75 * background[inside] + 0.25 * opaque[inside]
+    assert np.allclose(views["Red"].render()[inside], expected, atol=3)
+
+
+def test_opacity_outlives_hiding_and_the_object(shown, views):
+    Overlay(shown.entropyNode).opacity = 0.4
+
+    Overlay(shown.entropyNode).show()
+
+    assert Overlay(shown.entropyNode).opacity == 0.4
+    assert views["Red"].compositeNode.GetForegroundOpacity() == 0.4
+    assert DEFAULT_OPACITY != 0.4
+
+
+def test_legend_is_in_each_view_while_the_overlay_is(shown, views):
+    overlay = Overlay(shown.entropyNode)
+    overlay.threshold = 1.3  # so that the legend is all there is of the overlay
+    for view in views.values():
+        assert not coloured(view.render()).any()
+    overlay.show()
+    for view in views.values():
+        rows, columns = np.nonzero(coloured(view.render()))
+        assert rows.min() > 0.5 * SIZE[1] and columns.min() > 0.9 * SIZE[0]  # at the lower right, narrow
+        assert np.ptp(rows) > 0.1 * SIZE[1]
+    overlay.hide()
+    for view in views.values():
+        assert not coloured(view.render()).any()
+
+
+def test_legend_is_titled_with_its_unit(shown):
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(shown.entropyNode)
+    assert legend.GetTitleText() == "Entropy (bits)"
+
+
+def test_a_foreground_of_the_person_comes_back_exactly(shown, views, volumeNode):
+    pet = addVolume("PET", np.eye(4))
+    label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
+    for name, opacity in (("Red", 0.35), ("Green", 0.123456789)):
+        views[name].compositeNode.SetForegroundVolumeID(pet.GetID())
+        views[name].compositeNode.SetForegroundOpacity(opacity)
+        views[name].compositeNode.SetLabelVolumeID(label.GetID())
+    before = layers(views)
+    overlay = Overlay(shown.entropyNode)
+
+    overlay.show()
+    assert {layer[1] for layer in layers(views).values()} == {shown.entropyNode.GetID()}
+    overlay.show()
+    overlay.opacity = 0.9
+    overlay.hide()
+    assert layers(views) == before
+
+    overlay.hide()
+    assert layers(views) == before
+
+
+def test_a_foreground_chosen_meanwhile_stays(shown, views):
+    pet, later = addVolume("PET", np.eye(4)), addVolume("CT", np.eye(4))
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    overlay = Overlay(shown.entropyNode)
+    overlay.show()
+    views["Red"].compositeNode.SetForegroundVolumeID(later.GetID())
+    views["Red"].compositeNode.SetForegroundOpacity(0.2)
+
+    overlay.hide()
+    assert layers(views)["Red"][1:3] == (later.GetID(), 0.2)
+
+    overlay.show()
+    overlay.hide()
+    assert layers(views)["Red"][1:3] == (later.GetID(), 0.2)
+
+
+def test_another_overlay_takes_over_with_the_way_back(shown, views, volumeNode, tmp_path):
+    pet = addVolume("PET", np.eye(4))
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    before = layers(views)
+    Overlay(shown.entropyNode).show()
+    second = importJob(volumeNode, segment(volumeNode, tmp_path))
+
+    Overlay(second.entropyNode).show()
+    assert not Overlay(shown.entropyNode).visible
+    Overlay(shown.entropyNode).hide()
+    assert Overlay(second.entropyNode).visible
+    Overlay(second.entropyNode).hide()
+
+    assert layers(views) == before
+
+
+def test_views_of_another_volume_are_left_alone(shown, views):
+    ct = addVolume("CT", np.eye(4))
+    views["Green"].compositeNode.SetBackgroundVolumeID(ct.GetID())
+    before = layers(views)["Green"]
+
+    Overlay(shown.entropyNode).show()
+
+    assert layers(views)["Green"] == before
+    assert layers(views)["Red"][1] == shown.entropyNode.GetID()
+
+
+def test_without_a_view_of_the_volume_all_take_part(shown, views):
+    for view in views.values():
+        view.compositeNode.SetBackgroundVolumeID(None)
+
+    Overlay(shown.entropyNode).show()
+
+    assert {layer[1] for layer in layers(views).values()} == {shown.entropyNode.GetID()}
+
+
+def test_an_entropy_put_into_the_foreground_by_hand_can_be_hidden(shown, views):
+    views["Red"].compositeNode.SetForegroundVolumeID(shown.entropyNode.GetID())
+    overlay = Overlay(shown.entropyNode)
+    assert overlay.visible
+
+    overlay.show()
+    overlay.hide()
+
+    assert not overlay.visible
+
+
+def test_removing_the_entropy_is_healed_by_the_next_overlay(shown, views, volumeNode, tmp_path):
+    pet = addVolume("PET", np.eye(4))
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    before = layers(views)
+    Overlay(shown.entropyNode).show()
+    slicer.mrmlScene.RemoveNode(shown.entropyNode)
+    overlay = Overlay(importJob(volumeNode, segment(volumeNode, tmp_path)).entropyNode)
+
+    overlay.show()
+    overlay.hide()
+
+    assert layers(views) == before
+
+
+def test_a_foreground_that_was_removed_meanwhile_is_not_brought_back(shown, views):
+    pet = addVolume("PET", np.eye(4))
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    overlay = Overlay(shown.entropyNode)
+    overlay.show()
+    slicer.mrmlScene.RemoveNode(pet)
+
+    overlay.hide()
+
+    assert layers(views)["Red"][1] is None
+
+
+def test_removing_the_entropy_gives_the_foreground_back(shown, views):
+    pet = addVolume("PET", np.eye(4))
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    views["Red"].compositeNode.SetForegroundOpacity(0.35)
+    overlay = Overlay(shown.entropyNode)
+    overlay.show()
+
+    slicer.mrmlScene.RemoveNode(shown.entropyNode)
+    overlay.hide()
+
+    assert layers(views)["Red"][1:3] == (pet.GetID(), 0.35)
+
+
+def test_segments_are_outlines(shown):
+    displayNode = shown.segmentationNode.GetDisplayNode()
+    assert displayNode.GetVisibility2DOutline() and not displayNode.GetVisibility2DFill()
+
+
+def test_outlines_are_drawn_in_the_colours_of_the_segments(shown, views):
+    shown.segmentationNode.SetDisplayVisibility(True)
+
+    picture = views["Red"].render().reshape(-1, 3).astype(int)
+
+    blue = 255 * np.array([0.25, 0.5, 0.75])
+    assert (np.abs(picture - blue).max(axis=1) < 12).sum() > 30
+
+
+def test_all_results_share_one_colour_node(shown, volumeNode, tmp_path):
+    importJob(volumeNode, segment(volumeNode, tmp_path))
+
+    names = [node.GetName() for node in nodesOfClass(slicer.mrmlScene, "vtkMRMLProceduralColorNode")]
+    assert names.count("Entropy (plasma)") == 1

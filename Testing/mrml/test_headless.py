@@ -1,0 +1,83 @@
+"""The world without a window is the one that code for Slicer expects."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from mrml_cases import addVolume, importJob
+
+from DiffusionSegmentationLib import headless
+
+
+def items():
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    return hierarchy, hierarchy.GetNumberOfItems()
+
+
+def test_slicer_points_to_the_newest_world(application):
+    other = headless.boot()
+    assert slicer.mrmlScene is other.scene is not application.scene
+    assert slicer.modules is other.modules
+    other.close()
+
+
+def test_volumes_have_items_while_they_are_there(application):
+    hierarchy, before = items()
+    volumeNode = addVolume("T1", np.eye(4))
+    assert hierarchy.GetItemName(hierarchy.GetItemByDataNode(volumeNode)) == "T1"
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    assert items()[1] == before
+
+
+def test_a_closed_scene_can_be_used_again(volumeNode, job):
+    importJob(volumeNode, job)
+    slicer.mrmlScene.Clear(False)
+
+    again = addVolume("Kopf é 頭", np.eye(4))
+
+    hierarchy, count = items()
+    assert count == 1 and hierarchy.GetItemByDataNode(again)
+
+
+def test_views_are_those_of_a_radiologist(application):
+    """Patient's right on the left of axial and coronal views; front or top upwards."""
+    application.addSliceViews((40, 40))
+    right, up = {}, {}
+    for name, view in application.sliceViews.items():
+        matrix = slicer.util.arrayFromVTKMatrix(view.sliceNode.GetSliceToRAS())
+        right[name], up[name] = matrix[:3, 0].round(6).tolist(), matrix[:3, 1].round(6).tolist()
+    assert right["Red"] == right["Green"] == [-1, 0, 0]
+    assert up["Red"] == [0, 1, 0]
+    assert up["Green"] == up["Yellow"] == [0, 0, 1]
+
+
+def test_a_view_shows_what_lies_where(application):
+    """What lies 10 mm to the right, front and top of a view's middle is drawn there, whatever the volume's axes."""
+    application.addSliceViews((80, 80))
+    volumeNode = addVolume("T1", np.diag([-1.0, -1.0, 1.0, 1.0]), shape=(41, 41, 41))  # k to S, j to P, i to L
+    voxels = slicer.util.arrayFromVolume(volumeNode)
+    voxels[:] = 0
+    voxels[20:36, :20, :20] = 1000
+    slicer.util.arrayFromVolumeModified(volumeNode)
+    volumeNode.GetDisplayNode().SetAutoWindowLevel(False)
+    volumeNode.GetDisplayNode().SetWindowLevelMinMax(0, 1000)
+    for name, view in application.sliceViews.items():
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+        view.frame((-19.0, -19.0, 20.0), 80.0)
+        rows, columns = np.nonzero(view.render().min(axis=2) > 200)
+        assert (rows.mean(), columns.mean()) == pytest.approx((30, 30), abs=3), name
+
+
+def test_nothing_of_it_imports_torch_or_qt():
+    check = (
+        "import sys; from DiffusionSegmentationLib import headless; headless.boot();"
+        "print(sorted({'torch', 'qt', 'PySide6', 'SimpleITK'} & set(sys.modules)))"
+    )
+    folder = Path(headless.__file__).parents[1]
+    answer = subprocess.run([sys.executable, "-c", check], cwd=folder, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout.replace("'", '"')) == []

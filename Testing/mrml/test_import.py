@@ -1,0 +1,150 @@
+"""What a result brings along, and that it takes nothing away."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from mrml_cases import LABELS, addVolume, importJob, segment
+
+from DiffusionSegmentationLib import nrrd, scene
+
+
+def test_nodes_are_named_after_their_volume(volumeNode, job):
+    result = importJob(volumeNode, job)
+
+    assert result.segmentationNode.GetName() == "Kopf é 頭 segmentation"
+    assert result.entropyNode.GetName() == "Kopf é 頭 entropy"
+    assert result.samplesNode.GetName() == "Kopf é 頭 samples"
+
+
+def test_segments_bring_identity_colour_and_code(volumeNode, job):
+    segmentation = importJob(volumeNode, job).segmentationNode.GetSegmentation()
+
+    assert list(segmentation.GetSegmentIDs()) == [entry["id"] for entry in LABELS]
+    for entry in LABELS:
+        segment_ = segmentation.GetSegment(entry["id"])
+        assert segment_.GetName() == entry["name"]
+        assert np.allclose(segment_.GetColor(), entry["color"])
+        assert segment_.GetTerminology() == entry["terminology"]
+        assert segment_.GetLabelValue() == entry["label"]
+        status = slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(segment_)
+        assert status == slicer.vtkSlicerSegmentationsModuleLogic.InProgress
+
+
+def test_samples_are_a_sequence_of_label_maps(volumeNode, job):
+    samplesNode = importJob(volumeNode, job).samplesNode
+
+    assert samplesNode.GetNumberOfDataNodes() == len(job.samples)
+    assert samplesNode.GetIndexName() == "sample"
+    for index, labels in enumerate(job.samples):
+        data = samplesNode.GetDataNodeAtValue(str(index))
+        assert data.IsA("vtkMRMLLabelMapVolumeNode")
+        assert np.array_equal(slicer.util.arrayFromVolume(data), labels)
+
+
+def test_every_node_explains_itself(volumeNode, job):
+    result = importJob(volumeNode, job)
+
+    for node in (result.segmentationNode, result.entropyNode, result.samplesNode):
+        assert json.loads(node.GetAttribute("DiffusionSegmentation.Run")) == job.report
+        assert node.GetNodeReference(scene.VOLUME_ROLE) is volumeNode
+    assert result.segmentationNode.GetNodeReference(scene.ENTROPY_ROLE) is result.entropyNode
+    assert result.segmentationNode.GetNodeReference(scene.SAMPLES_ROLE) is result.samplesNode
+
+
+def test_no_node_remembers_the_job_folder(volumeNode, job):
+    result = importJob(volumeNode, job)
+
+    for node in (result.segmentationNode, result.entropyNode, result.samplesNode):
+        storageNode = node.GetStorageNode()
+        assert storageNode is None or not storageNode.GetFileName()
+        assert node.GetModifiedSinceRead()
+
+
+def test_result_lies_beside_its_volume_in_the_subject_hierarchy(volumeNode, job):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "MR 2026")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volumeNode), study)
+
+    result = importJob(volumeNode, job)
+
+    for node in (result.segmentationNode, result.entropyNode):
+        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+
+
+def test_a_segmentation_edited_by_hand_is_not_written_into(volumeNode, job, tmp_path):
+    earlier = importJob(volumeNode, job)
+    edited = np.zeros(job.labels.shape, np.uint8)
+    edited[4:9, 5:9, 6:9] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, earlier.segmentationNode, "white_matter", volumeNode)
+    earlier.segmentationNode.GetSegmentation().GetSegment("white_matter").SetName("mine")
+
+    later = importJob(volumeNode, segment(volumeNode, tmp_path / "later"))
+
+    assert later.segmentationNode is not earlier.segmentationNode
+    assert later.segmentationNode.GetName() != earlier.segmentationNode.GetName()
+    kept = slicer.util.arrayFromSegmentBinaryLabelmap(earlier.segmentationNode, "white_matter", volumeNode)
+    assert np.array_equal(kept, edited)
+    assert earlier.segmentationNode.GetSegmentation().GetSegment("white_matter").GetName() == "mine"
+
+
+def test_only_the_newest_result_of_a_volume_is_in_sight(volumeNode, job, tmp_path):
+    other = addVolume("T2", np.eye(4))
+    ofOther = importJob(other, segment(other, tmp_path / "other"))
+    earlier = importJob(volumeNode, job)
+
+    later = importJob(volumeNode, segment(volumeNode, tmp_path / "later"))
+
+    assert not earlier.segmentationNode.GetDisplayVisibility()
+    assert later.segmentationNode.GetDisplayVisibility()
+    assert ofOther.segmentationNode.GetDisplayVisibility()
+
+
+def test_an_import_that_is_stopped_leaves_the_scene_as_it_was(volumeNode, job):
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    steps = scene.importSteps(volumeNode, job.folder, job.report)
+
+    for _ in range(4):
+        assert next(steps) is None
+    steps.close()
+
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+@pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"])
+@pytest.mark.parametrize("kept", [None, 0, 9, 200, -1])
+def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name, kept):
+    path = job.folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[:kept])
+    before = slicer.mrmlScene.GetNumberOfNodes()
+
+    with pytest.raises(nrrd.NrrdError, match=name):
+        importJob(volumeNode, job)
+
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+def test_an_entropy_of_the_direct_head_says_so_in_its_legend(volumeNode, job):
+    job.report["map_source"] = "direct"
+
+    entropyNode = importJob(volumeNode, job).entropyNode
+
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(entropyNode)
+    assert legend.GetTitleText() == "Entropy (bits), direct"
+
+
+def test_no_step_of_a_head_at_1_mm_holds_up_the_windows(application, tmp_path):
+    volumeNode = addVolume("T1", np.eye(4), shape=(180, 220, 180))
+    job = segment(volumeNode, tmp_path, samples=4)
+
+    longest, started = 0.0, time.perf_counter()
+    for _step in scene.importSteps(volumeNode, job.folder, job.report):
+        longest, started = max(longest, time.perf_counter() - started), time.perf_counter()
+
+    assert longest < 0.3

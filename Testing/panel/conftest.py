@@ -1,0 +1,239 @@
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib import headless, worker_client
+
+MODULE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "DiffusionSegmentation.py"
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+
+MAKE_MODEL = """
+import sys
+import unittest
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+import conftest, torch
+from diffusion_segmentation.model import build, save
+torch.manual_seed(7)
+metadata = conftest.metadata()
+encoder, denoiser = build(metadata["diffusion_segmentation"]["network"], 3)
+torch.nn.init.normal_(denoiser.head.weight, std=0.5)
+save(Path(sys.argv[3]), metadata, encoder, denoiser)
+"""
+
+slicer_standin.likePythonQt(__name__)
+slicer_standin.likePythonQt("DiffusionSegmentation")
+for name in ("panel", "parameters", "result_section", "widgets"):
+    slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", type=Path, help="folder for pictures of the panel")
+
+
+@pytest.fixture(scope="session")
+def application(tmp_path_factory):
+    """The stand-in's `slicer.app` over a booted slicer-core."""
+    world = headless.boot()
+    application = slicer_standin.install(tmp_path_factory.mktemp("slicer"))
+    application.world = world
+    sys.modules["SampleData"] = types.SimpleNamespace(SampleDataLogic=_SampleDataLogic)
+    return application
+
+
+class _SampleDataLogic:
+    registered = []
+
+    @classmethod
+    def registerCustomSampleDataSource(cls, **source):
+        cls.registered.append(source)
+
+
+@pytest.fixture
+def mrmlScene(application):
+    """An empty scene with the composite nodes of three slice views."""
+    application.world.scene.Clear(False)
+    for name in ("Red", "Green", "Yellow"):
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetLayoutName(name)
+        composite.SetName(name)
+        application.world.scene.AddNode(composite)
+    return application.world.scene
+
+
+@pytest.fixture
+def addVolume(mrmlScene):
+    """Makes a scalar volume node from an array [k, j, i]; `oblique` turns and mirrors its axes."""
+
+    def add(voxels, name="Head", spacing=2.0, oblique=False):
+        ijkToRAS = np.diag([spacing, spacing, spacing, 1.0])
+        if oblique:
+            cosine, sine = np.cos(0.3), np.sin(0.3)
+            ijkToRAS[:3, :3] = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, -1]]) @ np.diag([1.1, 2.2, 0.7])
+            ijkToRAS[:3, 3] = (-31.25, 12.5, 1e-3)
+        return slicer.util.addVolumeFromArray(voxels, ijkToRAS=ijkToRAS, name=name)
+
+    return add
+
+
+@pytest.fixture
+def addHead(addVolume):
+    """Makes a ball of three intensities, `size` voxels wide."""
+
+    def add(name="Head", size=40, **options):
+        axis = np.linspace(-1, 1, size)
+        z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+        radius = np.sqrt(x * x + y * y + z * z)
+        return addVolume(
+            (1000 * np.clip(1.2 - radius, 0, 1)).astype(np.int16), name=name, spacing=160 / size, **options
+        )
+
+    return add
+
+
+@pytest.fixture
+def modelFolder(tmp_path, monkeypatch):
+    """A folder of shipped models with one in it, as far as the panel reads it."""
+    from DiffusionSegmentationLib import catalogue
+
+    folder = tmp_path / "models" / "brain-structures"
+    folder.mkdir(parents=True)
+    names = ["Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter"]
+    section = {
+        "schema": 1,
+        "name": "brain-structures",
+        "title": "Brain structures (MR head)",
+        "labels": [{"label": n, "id": f"s{n}", "name": name} for n, name in enumerate(names, 1)],
+        "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
+    }
+    metadata = {"description": "Seven structures on MR heads.", "diffusion_segmentation": section}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    monkeypatch.setattr(catalogue, "SHIPPED", folder.parent)
+    return folder
+
+
+@pytest.fixture
+def openPanel(application, mrmlScene, modelFolder, monkeypatch):
+    """Opens the module's panel as a start of Slicer would, with a fake worker of some behaviour or the "real" one."""
+    import qt
+
+    from DiffusionSegmentationLib import backend
+
+    qt.QSettings().clear()
+    worlds = []
+
+    def open_(*behaviour):
+        command = [sys.executable, str(FAKE_WORKER), *(behaviour or ("good", "0.05"))]
+        real = worker_client.workerCommand
+        monkeypatch.setattr(backend, "workerCommand", real if behaviour == ("real",) else lambda python: command)
+        for world in worlds:
+            world.widget.cleanup()
+        worlds[:] = [_PanelWorld(application)]
+        return worlds[0]
+
+    yield open_
+    for world in worlds:
+        world.widget.cleanup()
+
+
+class _PanelWorld:
+    """The module, discovered and entered, and its parts."""
+
+    def __init__(self, application):
+        import qt
+
+        if not qt.QSettings().contains("DiffusionSegmentation/workerPython"):
+            qt.QSettings().setValue("DiffusionSegmentation/workerPython", sys.executable)
+        application.loadModule(MODULE)
+        application.addSegmentEditor()
+        self.root = slicer.modules.diffusionsegmentation.widgetRepresentation()
+        self.widget = self.root.self()
+        self.root.isEntered = True
+        self.root.size = qt.QSize(400, 760)
+        self.root.show()
+        self.widget.enter()
+        self.ui = self.widget.ui
+        self.backend = self.widget.logic.backend
+        self.runner = self.backend.runner
+
+
+@pytest.fixture(scope="session")
+def randomModel(tmp_path_factory):
+    """A model folder, made by another process: this one stands for Slicer's and stays without torch."""
+    folder = tmp_path_factory.mktemp("Modelle ü") / "random"
+    testing = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", MAKE_MODEL, testing, worker_client.ENGINE_FOLDER, folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def openRealPanel(openPanel, randomModel):
+    """Opens the panel with the real worker and the model of random weights chosen."""
+    import qt
+
+    def open_():
+        qt.QSettings().setValue("DiffusionSegmentation/modelsFolder", str(randomModel.parent))
+        world = openPanel("real")
+        world.ui.modelComboBox.currentIndex = world.ui.modelComboBox.findData(str(randomModel))
+        return world
+
+    return open_
+
+
+@pytest.fixture
+def pumpUntil(application):
+    """Lets the GUI live until a condition holds."""
+
+    def pump(condition, seconds=60.0, describe=lambda: ""):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, describe()
+            application.processEvents()
+            time.sleep(0.005)
+        application.processEvents()
+
+    return pump
+
+
+@pytest.fixture
+def run(pumpUntil):
+    """Clicks Segment in an opened panel, waits, and returns the job."""
+
+    def click(world, samples=2):
+        world.ui.samplesSpinBox.value = samples
+        world.ui.segmentButton.click()
+        pumpUntil(lambda: not world.runner.busy, describe=lambda: (world.runner.job, list(world.runner.client.log)))
+        return world.runner.job
+
+    return click
+
+
+@pytest.fixture
+def photograph(application, request):
+    """Saves a picture of a module's panel, 400 pixels wide, if pytest was given --screenshots."""
+    folder = request.config.getoption("--screenshots")
+
+    def take(name, widget, schemes=("light", "dark")):
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for scheme in schemes:
+            application.setColorScheme(scheme)
+            application.processEvents()
+            widget.parent.grab().save(str(folder / f"panel-{name}-{scheme}.png"))
+        application.setColorScheme("light")
+
+    return take

@@ -1,0 +1,165 @@
+"""A worker without a network: speaks the protocol of messages.py and writes real result files, as it is told.
+
+    python fake_worker.py BEHAVIOUR [SECONDS]
+
+`good` draws its "samples" by thresholding the volume, one every SECONDS; every other behaviour is one way to go wrong.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from diffusion_segmentation import messages
+
+TERMINOLOGY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^123037004^Anatomical Structure~SCT^{code}~^^~Anatomic codes - DICOM master list~^^~^^"
+)
+LABELS = [
+    {
+        "label": 1,
+        "id": "grey_matter",
+        "name": "Grey matter",
+        "color": [0.78, 0.51, 0.35],
+        "terminology": TERMINOLOGY.format(code="25991003^Grey matter"),
+    },
+    {
+        "label": 2,
+        "id": "white_matter",
+        "name": "White matter",
+        "color": [0.93, 0.89, 0.74],
+        "terminology": TERMINOLOGY.format(code="68523003^White matter"),
+    },
+]
+
+
+def main(behaviour: str, seconds: float) -> None:
+    if behaviour == "no-start":
+        sys.exit("ModuleNotFoundError: No module named 'torch'")
+    if behaviour == "no-engine":
+        words = "The Python package 'monai' is missing; install it and try again."
+        say({"type": "error", "job": None, "kind": "internal", "message": words, "details": "Traceback ..."})
+        sys.exit(1)
+    protocol = 99 if behaviour == "foreign" else messages.PROTOCOL
+    devices = [
+        {"id": "cpu", "name": "Processor", "totalBytes": 16 * 2**30, "freeBytes": 8 * 2**30},
+        {"id": "cuda:0", "name": "Quick GPU", "totalBytes": 24 * 2**30, "freeBytes": 20 * 2**30},
+    ]
+    say({"type": "hello", "protocol": protocol, "versions": {"torch": "2.13"}, "devices": devices})
+    inbox: queue.Queue = queue.Queue()
+    threading.Thread(target=listen, args=(inbox,), daemon=True).start()
+    while (message := inbox.get()) is not None and message["type"] != "bye":
+        if message["type"] == "run":
+            run(message, behaviour, seconds, inbox)
+        elif message["type"] == "cancel":
+            say({"type": "cancelled", "job": message["job"]})
+
+
+def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> None:
+    job = request["job"]
+    print(f"run {job}", file=sys.stderr, flush=True)
+    if behaviour == "crash":
+        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+        os._exit(134)
+    if behaviour == "memory":
+        say({"type": "error", "job": job, "kind": "memory", "message": "The memory did not suffice.", "details": ""})
+        return
+    if behaviour == "deaf" and request["seed"] == 0:  # hears nothing more, and has started something itself
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        print(f"child {child.pid}", file=sys.stderr, flush=True)
+        time.sleep(600)
+    if behaviour == "garbage":
+        os.write(1, b'\xff\xfe a library prints\n{"type": "surprise"}\n')
+    drawn = 0
+    steps = request["steps"] or 5
+    progress = {"type": "progress", "job": job, "samples": request["samples"], "steps": steps}
+    say({**progress, "stage": "reading", "sample": 0, "step": 0, "secondsLeft": None})
+    while drawn < request["samples"]:
+        for step in range(1, steps + 1):
+            left = seconds * (request["samples"] - drawn - step / steps)
+            say({**progress, "stage": "sampling", "sample": drawn + 1, "step": step, "secondsLeft": left})
+            cancel = wait(seconds / steps, inbox)
+            if cancel is not None:
+                if cancel["keep"] and drawn:
+                    say({"type": "partial", "job": job, **write(request, drawn, behaviour)})
+                else:
+                    say({"type": "cancelled", "job": job})
+                return
+        drawn += 1
+        write(request, drawn, behaviour, prefix="preview-")
+        folder = Path(request["folder"])
+        files = {"segmentation": "preview-segmentation.seg.nrrd", "entropy": "preview-entropy.nrrd"}
+        say(
+            {"type": "preview", "job": job, "samples": drawn} | {key: str(folder / name) for key, name in files.items()}
+        )
+    say({"type": "done", "job": job, **write(request, drawn, behaviour)})
+
+
+def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict:
+    """Write the result files of `samples` thresholded masks and return the fields of the answer."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    from diffusion_segmentation import results
+
+    reference = sitk.ReadImage(request["volume"])
+    voxels = sitk.GetArrayFromImage(reference).astype(np.float32)
+    unit = (voxels - voxels.min()) / (voxels.max() - voxels.min())
+    labels = np.digitize(unit, [0.3, 0.6]).astype(np.uint8)
+    entropy = np.exp(-(((unit[..., None] - [0.3, 0.6]) / 0.05) ** 2)).sum(-1).astype(np.float32)
+    folder = Path(request["folder"])
+    results.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, LABELS, False)
+    if behaviour == "half-result":
+        (folder / f"{prefix}entropy.nrrd").write_bytes(b"NRRD0004\n")
+    else:
+        results.write_entropy(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
+    box = ((0, 0, 0), reference.GetSize())
+    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", [labels] * samples, reference, box, False)
+    report = {
+        "schema": 1,
+        "model": {"name": request["model"], "title": "Fake", "sha256": "0" * 64, "version": "1"},
+        "map_source": "samples",
+        "seed": request["seed"],
+        "steps": request["steps"] or 5,
+        "samples": samples,
+        "requested_samples": request["samples"],
+        "partial": samples < request["samples"],
+        "device": request["device"],
+        "classes": 3,
+        "max_entropy_bits": 1.585,
+        "volumes": [],
+        "warnings": [],
+    }
+    (folder / f"{prefix}report.json").write_text(json.dumps(report))
+    return {"folder": str(folder), "report": report}
+
+
+def wait(seconds: float, inbox: queue.Queue) -> dict | None:
+    """Sleep, but return a cancel message as soon as it is there; the end of stdin ends the process."""
+    try:
+        message = inbox.get(timeout=seconds)
+    except queue.Empty:
+        return None
+    if message is None or message["type"] == "bye":
+        os._exit(0)
+    return message if message["type"] == "cancel" else None
+
+
+def listen(inbox: queue.Queue) -> None:
+    for line in sys.stdin.buffer:
+        inbox.put(messages.decode(line, messages.TO_WORKER))
+    inbox.put(None)
+
+
+def say(message: dict) -> None:
+    sys.stdout.buffer.write(messages.encode(message))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.1)

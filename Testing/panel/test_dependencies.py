@@ -1,0 +1,130 @@
+"""Packages are looked for without importing them, and installed only where they are needed and if the person agrees."""
+
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import slicer
+import slicer.util
+
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "Resources" / "requirements.txt"
+
+
+@pytest.fixture
+def world(application, monkeypatch):
+    """Slicer 5.12 with nothing installed, a person who agrees, and a list of what was called."""
+    from DiffusionSegmentationLib import dependencies
+
+    calls = []
+    installed = set()
+
+    class PyTorchUtilsLogic:
+        def installTorch(self, **options):
+            calls.append(("installTorch", options))
+            installed.add("torch")
+            return "torch"
+
+    def pipEnsure(requirements, requester):
+        calls.append(("pip_ensure", requirements))
+        installed.update(re.match(r"[\w-]+", text)[0] for text in requirements)
+
+    packaging = types.ModuleType("slicer.packaging")
+    packaging.pip_ensure = pipEnsure
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    monkeypatch.setattr(slicer, "packaging", packaging, raising=False)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
+    monkeypatch.setattr(dependencies, "isInstalled", lambda requirement: requirement.name in installed)
+    monkeypatch.setattr(application, "testing", False)
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: calls.append(("restart?", text)))
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: calls.append(("install?", text)) or True)
+    monkeypatch.setattr(slicer.util, "pip_install", lambda requirements: calls.append(("pip_install", requirements)))
+    return types.SimpleNamespace(calls=calls, installed=installed, dependencies=dependencies)
+
+
+def test_requirements_are_what_the_engine_needs_without_torch(application):
+    import tomllib
+
+    from DiffusionSegmentationLib import dependencies
+
+    project = tomllib.loads((REQUIREMENTS.parents[2] / "pyproject.toml").read_text())["project"]
+    ours = {str(requirement) for requirement in dependencies.readRequirements(REQUIREMENTS)}
+    theirs = {str(dependencies.Requirement(text)) for text in project["dependencies"]}
+    assert ours | {str(dependencies.TORCH)} == theirs
+
+
+def test_looking_imports_nothing(application):
+    from DiffusionSegmentationLib import dependencies
+
+    assert dependencies.isInstalled(dependencies.Requirement("numpy>=1.26"))
+    assert not dependencies.isInstalled(dependencies.Requirement("numpy>=99"))
+    assert not dependencies.isInstalled(dependencies.Requirement("no-such-package"))
+    dependencies.missing(REQUIREMENTS)
+    assert "torch" not in sys.modules
+
+
+def test_torch_first_by_its_extension_then_the_others(world):
+    world.dependencies.ensure(REQUIREMENTS)
+    assert [name for name, _detail in world.calls] == ["installTorch", "restart?", "pip_ensure"]
+    assert world.calls[0][1] == {"askConfirmation": True, "torchVersionRequirement": "<3,>=2.4"}
+    assert not any("torch" in text for text in world.calls[2][1])
+    world.calls.clear()
+    world.dependencies.ensure(REQUIREMENTS)
+    assert world.calls == []
+
+
+def test_slicer_510_has_no_packaging(world, monkeypatch):
+    world.installed.add("torch")
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    world.dependencies.ensure(REQUIREMENTS)
+    assert [name for name, _detail in world.calls] == ["install?", "pip_install"]
+
+
+@pytest.mark.parametrize("version", ["5.10", "5.12"])
+def test_declining_is_one_sentence(world, monkeypatch, version):
+    world.installed.add("torch")
+    if version == "5.10":
+        monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+        monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
+    else:
+
+        def decline(requirements, requester):
+            raise RuntimeError("User declined package installation")
+
+        monkeypatch.setattr(slicer.packaging, "pip_ensure", decline)
+    with pytest.raises(world.dependencies.DependencyError, match="were not installed"):
+        world.dependencies.ensure(REQUIREMENTS)
+
+
+def test_a_failed_installation_is_one_sentence(world, monkeypatch):
+    world.installed.add("torch")
+
+    def fail(requirements, requester):
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(slicer.packaging, "pip_ensure", fail)
+    with pytest.raises(world.dependencies.DependencyError, match="exit code 1"):
+        world.dependencies.ensure(REQUIREMENTS)
+
+
+def test_without_the_pytorch_extension(world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(world.dependencies.DependencyError, match="Extensions Manager"):
+        world.dependencies.ensure(REQUIREMENTS)
+
+
+def test_declining_torch(world, monkeypatch):
+    logic = sys.modules["PyTorchUtils"].PyTorchUtilsLogic
+    monkeypatch.setattr(logic, "installTorch", lambda self, **options: None)
+    with pytest.raises(world.dependencies.DependencyError, match="needs PyTorch"):
+        world.dependencies.ensure(REQUIREMENTS)
+    assert world.calls == []
+
+
+def test_testing_mode_installs_nothing(world, application, monkeypatch):
+    monkeypatch.setattr(application, "testing", True)
+    with pytest.raises(world.dependencies.DependencyError, match="torch"):
+        world.dependencies.ensure(REQUIREMENTS)
+    assert world.calls == []

@@ -1,0 +1,82 @@
+"""The panel with the real worker and a model of random weights: everything but Slicer's own Qt side is real."""
+
+import sys
+import unittest
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib import catalogue, scene
+
+slicer_standin.likePythonQt(__name__)
+
+SHIPPED = catalogue.SHIPPED
+
+
+@pytest.fixture
+def world(openRealPanel, addHead):
+    addHead(size=44)
+    return openRealPanel()
+
+
+def test_from_click_to_overlay(world, run, photograph):
+    job = run(world, samples=2)
+    assert job.state == "done", (job.message, list(world.runner.client.log)[-20:])
+    segmentation = job.result.segmentationNode.GetSegmentation()
+    assert [segmentation.GetNthSegment(n).GetName() for n in range(2)] == ["Structure 1", "Structure 2"]
+    entropy = slicer.util.arrayFromVolume(job.result.entropyNode)
+    assert 0 <= entropy.min() and 0 < entropy.max() <= np.log2(3) + 1e-3
+    assert job.result.samplesNode.GetNumberOfDataNodes() == 2
+    assert job.result.segmentationNode.GetAttribute(scene.RUN_ATTRIBUTE)
+    assert world.ui.overlayCheckBox.checked
+    assert world.ui.deviceComboBox.count >= 2
+    assert "torch" not in sys.modules
+    photograph("real", world.widget)
+
+
+def test_the_same_seed_gives_the_same_and_another_seed_other_samples(world, run):
+    def draw(seed):
+        world.ui.seedSpinBox.value = seed
+        result = run(world, samples=1).result
+        return slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(0)).copy()
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_what_the_worker_refuses_is_one_sentence(world, run, addVolume):
+    noise = np.random.default_rng(0).random((24, 24, 24), dtype=np.float32)
+    hole = noise.copy()
+    hole[3, 4, 5] = np.nan
+    for voxels, spacing in [(hole, 6.0), (np.ones_like(noise), 6.0), (noise, 0.5)]:
+        world.ui.inputSelector.setCurrentNode(addVolume(voxels, name="Bad", spacing=spacing))
+        job = run(world)
+        assert job.state == "failed"
+        assert job.message.endswith(".") and "\n" not in job.message and "unexpected" not in job.message
+        assert world.ui.statusLabel.text == job.message and world.ui.statusIcon.visible
+    assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+def test_a_model_with_another_checksum_is_refused(world, run, randomModel):
+    weights = randomModel / "model.safetensors"
+    data = weights.read_bytes()
+    try:
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        job = run(world)
+        assert job.state == "failed" and "checksum" in job.message
+    finally:
+        weights.write_bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHIPPED / "brain-structures").is_dir(), reason="the model is not in this checkout")
+def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypatch):
+    monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
+    openPanel("real")
+    result = unittest.TestResult()
+    sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest("test_segmentVolume").run(result)
+    assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures

@@ -1,0 +1,266 @@
+"""Runs through the real client, a fake worker and the real scene: what is there afterwards, whatever goes wrong."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+
+from DiffusionSegmentationLib import jobs, scene
+from DiffusionSegmentationLib.handover import HandoverError
+from DiffusionSegmentationLib.jobs import Choices, Runner
+from DiffusionSegmentationLib.worker_client import WorkerClient, workerEnvironment
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+class Bench:
+    """A runner with a fake worker, and the states its job went through."""
+
+    def __init__(self, folder, *behaviour, importer=scene):
+        client = WorkerClient([sys.executable, str(FAKE), *behaviour], workerEnvironment(os.environ))
+        self.runner = Runner(client, importer, str(folder))
+        self.folder = folder
+        self.seen = []
+        self.runner.changed.connect(self._note)
+
+    def _note(self):
+        if self.runner.job is not None:
+            self.seen.append((self.runner.job.state, self.runner.job.message))
+
+    def until(self, condition, seconds=30.0):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (self.runner.job, self.seen[-3:], list(self.runner.client.log)[-5:])
+            self.runner.poll()
+            time.sleep(0.005)
+
+    def finish(self):
+        self.until(lambda: not self.runner.busy)
+        return self.runner.job
+
+    def leftovers(self):
+        """Job folders, after the thread that removes them had its time."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and list(self.folder.iterdir()):
+            time.sleep(0.02)
+        return list(self.folder.iterdir())
+
+
+@pytest.fixture
+def bench(tmp_path):
+    benches = []
+
+    def make(*behaviour, **options):
+        folder = tmp_path / "Übung mit Raum"
+        folder.mkdir(exist_ok=True)
+        benches.append(Bench(folder, *behaviour, **options))
+        return benches[-1]
+
+    yield make
+    for each in benches:
+        each.runner.close()
+
+
+def resultNodes():
+    return [
+        node.GetName()
+        for kind in ("vtkMRMLSegmentationNode", "vtkMRMLSequenceNode")
+        for node in slicer.util.getNodesByClass(kind)
+    ]
+
+
+def test_a_run_leaves_its_nodes_and_nothing_else(bench, addHead):
+    world = bench("good", "0.02")
+    job = world.runner.submit(addHead(), Choices(samples=3, seed=7))
+    assert job.state == "queued" and world.runner.busy
+    world.finish()
+    assert job.state == "done", job.message
+    assert job.message.startswith("Done: 3 samples")
+    assert job.result.segmentationNode.GetName() == "Head segmentation"
+    assert job.result.entropyNode.GetName() == "Head entropy"
+    assert job.report["seed"] == 7
+    states = [state for state, _message in world.seen]
+    assert states == sorted(states, key=["queued", "running", "done"].index)
+    assert any(message == "Drawing sample 2 of 3" for _state, message in world.seen)
+    assert world.leftovers() == []
+
+
+def test_the_worker_stays_for_the_next_run(bench, addHead):
+    world = bench("good", "0.01")
+    volumeNode = addHead()
+    world.runner.submit(volumeNode, Choices(samples=1))
+    world.finish()
+    process = world.runner.client._process
+    world.runner.submit(volumeNode, Choices(samples=1))
+    world.finish()
+    assert world.runner.client._process is process
+    assert sorted(resultNodes())[:1] == ["Head samples"] and len(resultNodes()) == 4  # nothing was overwritten
+
+
+def test_a_second_run_at_a_time_is_refused(bench, addHead):
+    world = bench("good", "0.1")
+    volumeNode = addHead()
+    world.runner.submit(volumeNode, Choices(samples=1))
+    with pytest.raises(RuntimeError):
+        world.runner.submit(volumeNode, Choices(samples=1))
+
+
+def test_an_unusable_volume_starts_nothing(bench):
+    world = bench("good")
+    with pytest.raises(HandoverError, match="Select the volume"):
+        world.runner.submit(None, Choices())
+    assert not world.runner.client.running and world.leftovers() == []
+
+
+def test_a_full_disk_is_one_sentence(bench, addHead, monkeypatch):
+    def full(**options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs.tempfile, "mkdtemp", full)
+    with pytest.raises(HandoverError, match="disk is full"):
+        bench("good").runner.submit(addHead(), Choices())
+
+
+def test_cancelling_answers_at_once_and_leaves_nothing(bench, addHead):
+    world = bench("good", "0.5")
+    world.runner.submit(addHead(), Choices(samples=5))
+    world.until(lambda: world.runner.job.secondsLeft is not None)
+    started = time.monotonic()
+    world.runner.cancel()
+    assert time.monotonic() - started < 0.5
+    assert world.runner.job.state == "cancelled" and not world.runner.busy
+    assert resultNodes() == [] and world.leftovers() == []
+    again = world.runner.submit(addHead(), Choices(samples=1))  # the same worker, once it has let go
+    assert world.finish() is again and again.state == "done"
+
+
+def test_cancelling_before_the_worker_is_there(bench, addHead):
+    world = bench("good")
+    world.runner.submit(addHead(), Choices())
+    world.runner.cancel()
+    assert world.runner.job.state == "cancelled" and world.leftovers() == []
+    world.until(lambda: world.runner.client.hello)
+    assert not any(line.startswith("run ") for line in world.runner.client.log)
+
+
+def test_stop_and_keep_gives_the_samples_so_far(bench, addHead):
+    world = bench("good", "0.2")
+    job = world.runner.submit(addHead(), Choices(samples=20))
+    world.until(lambda: job.finishedSamples == 2)
+    world.runner.cancel(keep=True)
+    assert job.active
+    world.finish()
+    assert job.state == "partial" and job.message.startswith("Stopped after 2 of 20 samples")
+    assert job.result.segmentationNode.GetScene() is slicer.mrmlScene
+
+
+def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):
+    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.2)
+    world = bench("deaf")
+    world.runner.submit(addHead(), Choices())
+    world.until(lambda: any(line.startswith("child") for line in world.runner.client.log))
+    world.runner.cancel()
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))  # waits for a new worker
+    assert world.finish() is again and again.state == "done"
+    assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("crash", "ended unexpectedly (exit code 134)"),
+        ("no-start", "No module named 'torch'"),
+        ("no-engine", "The Python package 'monai' is missing; install it and try again."),
+        ("foreign", "speaks protocol 99"),
+        ("memory", "The memory did not suffice."),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(bench, addHead, behaviour, words):
+    world = bench(behaviour)
+    job = world.runner.submit(addHead(), Choices())
+    world.finish()
+    assert job.state == "failed" and words in job.message and job.message.endswith(".")
+    assert resultNodes() == [] and world.leftovers() == []
+
+
+def test_a_result_that_cannot_be_read_is_kept_and_named(bench, addHead):
+    world = bench("half-result", "0.01")
+    job = world.runner.submit(addHead(), Choices(samples=1))
+    world.finish()
+    assert job.state == "failed" and str(job.folder) in job.message
+    assert (job.folder / "segmentation.seg.nrrd").is_file()
+    deadline = time.monotonic() + 5
+    while (job.folder / jobs.INPUT_NAME).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not (job.folder / jobs.INPUT_NAME).exists()
+    assert resultNodes() == []
+
+
+def test_a_volume_that_is_removed_meanwhile_keeps_the_result_on_disk(bench, addHead):
+    world = bench("good", "0.1")
+    volumeNode = addHead()
+    job = world.runner.submit(volumeNode, Choices(samples=2))
+    world.until(lambda: job.finishedSamples == 1)
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    world.finish()
+    assert job.state == "failed" and "'Head' is no longer in the scene" in job.message
+    assert (job.folder / "segmentation.seg.nrrd").is_file()
+
+
+def test_a_volume_that_is_edited_meanwhile_is_mentioned(bench, addHead):
+    world = bench("good", "0.1")
+    volumeNode = addHead()
+    job = world.runner.submit(volumeNode, Choices(samples=2))
+    world.until(lambda: job.finishedSamples == 1)
+    slicer.util.arrayFromVolume(volumeNode)[:] += 1
+    slicer.util.arrayFromVolumeModified(volumeNode)
+    world.finish()
+    assert job.state == "done" and "modified meanwhile" in job.message
+
+
+def test_closing_the_scene_ends_the_run_also_in_the_middle_of_the_import(bench, addHead):
+    closed = []
+
+    class Importer:
+        def importSteps(self, volumeNode, folder, report):
+            try:
+                while True:
+                    yield None
+            finally:
+                closed.append(True)
+
+    world = bench("good", "0.01", importer=Importer())
+    job = world.runner.submit(addHead(), Choices(samples=1))
+    world.until(lambda: job.message == "Showing the result")
+    world.until(lambda: len(world.seen) > 3)
+    world.runner.poll()
+    world.runner.abandon()
+    slicer.mrmlScene.Clear(False)
+    assert job.state == "cancelled" and closed == [True]
+    assert world.leftovers() == []
+
+
+def test_nothing_of_a_volume_is_held_after_its_run(bench, addHead):
+    world = bench("good", "0.01")
+    volumeNode = addHead()
+    world.runner.submit(volumeNode, Choices(samples=1))
+    world.finish()
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    mine = 2  # this function and getrefcount
+    world.until(lambda: sys.getrefcount(volumeNode) == mine, seconds=5)
+
+
+def test_the_fraction_only_grows(bench, addHead):
+    world = bench("good", "0.05")
+    fractions = []
+    job = world.runner.submit(addHead(), Choices(samples=4))
+    world.runner.changed.connect(lambda: fractions.append(job.fraction))
+    world.finish()
+    known = [fraction for fraction in fractions if fraction is not None]
+    assert known == sorted(known) and 0 < known[0] and known[-1] <= 1
+    assert np.isfinite(known).all()

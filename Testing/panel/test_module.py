@@ -1,0 +1,82 @@
+"""The module as Slicer finds it: life cycle, reload, sample data, and its own self-test on the stand-in."""
+
+import sys
+import unittest
+
+import slicer
+import slicer.util
+import slicer_standin
+
+slicer_standin.likePythonQt(__name__)
+
+
+def test_the_self_test_of_the_module_passes_here_too(openPanel):
+    """`DiffusionSegmentationTest` is for the real Slicer; that it passes here keeps it from rotting."""
+    openPanel("good", "0.05")
+    module = sys.modules["DiffusionSegmentation"]
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.DiffusionSegmentationTest)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert result.testsRun == 3 and not result.skipped
+    assert not result.errors and not result.failures, result.errors + result.failures
+
+
+def test_the_self_test_is_skipped_without_a_python_that_can(openPanel, monkeypatch):
+    from DiffusionSegmentationLib import dependencies
+
+    world = openPanel()
+    world.backend.settings.workerPython = ""
+    monkeypatch.setattr(dependencies, "isInstalled", lambda requirement: False)
+    test = sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest("test_segmentVolume")
+    result = unittest.TestResult()
+    test.run(result)
+    assert len(result.skipped) == 1 and "torch" in result.skipped[0][1]
+
+
+def test_a_script_can_segment_without_the_panel(openPanel, addHead):
+    openPanel("good", "0.01")
+    from DiffusionSegmentationLib.jobs import Choices
+
+    logic = slicer.util.getModuleWidget("DiffusionSegmentation").logic
+    job = logic.segment(addHead(), Choices(samples=1))
+    assert job.state == "done" and job.result.entropyNode.GetName() == "Head entropy"
+
+
+def test_the_description_is_complete(application, openPanel):
+    parent = openPanel().root and application.modules["DiffusionSegmentation"]
+    assert parent.title == "Diffusion Segmentation" and parent.categories == ["Segmentation"]
+    assert parent.contributors and "Not for clinical use" in parent.helpText
+
+
+def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel):
+    openPanel()
+    import SampleData
+
+    assert SampleData.SampleDataLogic.registered == []
+    application.startupSlots[-1]()
+    (source,) = SampleData.SampleDataLogic.registered
+    assert source["uris"].startswith("https://github.com/Slicer/SlicerTestingData/")
+    assert source["checksums"].split(":")[1] in source["uris"]
+    with open(source["thumbnailFileName"], "rb") as file:
+        assert file.read(4) == b"\x89PNG"
+
+
+def test_reload_takes_the_new_code_of_every_part_and_ends_the_old_worker(openPanel, addHead, monkeypatch):
+    addHead()
+    world = openPanel()
+    client = world.runner.client
+    assert client.running
+    before = {name: module for name, module in sys.modules.items() if name.startswith("DiffusionSegmentation")}
+    world.widget.onReload()
+    try:
+        assert not client.running
+        for name in ("panel", "jobs", "worker_client", "scene", "display", "parameters"):
+            name = f"DiffusionSegmentationLib.{name}"
+            assert sys.modules[name] is not before[name]
+        assert world.root.self() is not world.widget
+        ui = world.root.self().ui
+        assert ui.inputSelector.currentNode() is not None
+    finally:
+        world.root.self().cleanup()
+        sys.modules.update(before)  # the other tests go on with the modules that they know
+        world.widget.panel, world.widget.logic = None, None

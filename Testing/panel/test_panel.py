@@ -1,0 +1,242 @@
+"""The real panel, its real .ui file and a real scene: what a person sees and what a click does."""
+
+import sys
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.display import Overlay
+
+slicer_standin.likePythonQt(__name__)
+
+
+def test_an_empty_scene_says_what_to_do(openPanel):
+    ui = openPanel().ui
+    assert ui.statusLabel.text == "Select the volume to segment."
+    for button, words in [
+        (ui.segmentButton, "Select the volume"),
+        (ui.editButton, "There is no result yet"),
+        (ui.overlayCheckBox, "There is no result yet"),
+        (ui.opacitySlider, "There is no result yet"),
+        (ui.thresholdSlider, "There is no result yet"),
+    ]:
+        assert not button.enabled and words in button.toolTip
+    assert ui.advancedCollapsibleButton.collapsed
+    assert not ui.keepButton.visible and not ui.progressBar.visible
+
+
+def test_the_first_volume_is_preselected_and_can_be_segmented(openPanel, addHead):
+    volumeNode = addHead()
+    world = openPanel()
+    assert world.ui.inputSelector.currentNode() is volumeNode
+    assert world.ui.segmentButton.enabled and world.ui.segmentButton.text == "Segment"
+    assert world.ui.modelComboBox.currentText == "Brain structures (MR head)"
+    assert world.ui.samplesSpinBox.value == 8 and world.ui.samplesSpinBox.maximum == 64
+    assert world.ui.statusLabel.text == ""
+
+
+def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHead, pumpUntil):
+    addHead()
+    world = openPanel()
+    world.ui.samplesSpinBox.value = 5
+    world.ui.seedSpinBox.value = 11
+    node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
+    assert node.GetParameter("samples") == "5" and node.GetParameter("seed") == "11"
+    node.SetParameter("samples", "3")
+    assert world.ui.samplesSpinBox.value == 3
+    pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
+    assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "Processor", "Quick GPU"]
+    world.ui.deviceComboBox.currentIndex = 2
+    assert world.backend.settings.device == "cuda:0"
+    assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
+    world = openPanel()  # another start: the choice is kept, though no worker has named devices yet
+    assert world.ui.deviceComboBox.itemData(world.ui.deviceComboBox.currentIndex) == "cuda:0"
+
+
+def test_segment_becomes_cancel_and_shows_how_far_it_is(openPanel, addHead, photograph, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("good", "0.3")
+    world.ui.samplesSpinBox.value = 6
+    world.ui.segmentButton.click()
+    assert world.ui.segmentButton.text == "Cancel" and world.ui.progressBar.visible
+    assert not world.ui.keepButton.enabled and "first sample" in world.ui.keepButton.toolTip
+    pumpUntil(lambda: world.ui.keepButton.enabled)
+    assert world.ui.statusLabel.text.startswith("Drawing sample 2 of 6, ")
+    assert world.ui.statusLabel.text.endswith(" left")
+    assert 0 < world.ui.progressBar.value < world.ui.progressBar.maximum
+    photograph("running", world.widget)
+    world.ui.segmentButton.click()
+    assert world.ui.segmentButton.text == "Segment" and not world.ui.progressBar.visible
+    assert world.ui.statusLabel.text == "Cancelled; nothing was changed."
+    assert world.ui.inputSelector.currentNode() is volumeNode
+
+
+def test_stop_and_keep(openPanel, addHead, pumpUntil):
+    addHead()
+    world = openPanel("good", "0.2")
+    world.ui.samplesSpinBox.value = 30
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: world.ui.keepButton.enabled)
+    world.ui.keepButton.click()
+    pumpUntil(lambda: not world.runner.busy)
+    assert world.runner.job.state == "partial"
+    assert world.ui.statusLabel.text.startswith("Stopped after ")
+
+
+def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, addHead, photograph, run):
+    volumeNode, otherNode = addHead(), addHead("Other")
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    for composite in composites:
+        composite.SetBackgroundVolumeID(volumeNode.GetID())
+        composite.SetForegroundVolumeID(otherNode.GetID())
+        composite.SetForegroundOpacity(0.25)
+    world = openPanel("good", "0.01")
+    job = run(world)
+    assert job.state == "done", job.message
+    ui, overlay = world.ui, Overlay(job.result.entropyNode)
+    photograph("done", world.widget)
+    assert ui.resultLabel.text.startswith("Head segmentation: 2 samples, seed 0")
+    assert ui.overlayCheckBox.enabled and ui.overlayCheckBox.checked and overlay.visible
+    assert all(node.GetForegroundVolumeID() == job.result.entropyNode.GetID() for node in composites)
+    assert ui.thresholdSlider.maximum == pytest.approx(1.58, abs=0.01)
+    ui.opacitySlider.value = 0.4
+    ui.thresholdSlider.value = 0.3
+    assert overlay.opacity == pytest.approx(0.4) and overlay.threshold == pytest.approx(0.3)
+    assert all(node.GetForegroundOpacity() == pytest.approx(0.4) for node in composites)
+    ui.overlayCheckBox.click()
+    assert all(node.GetForegroundVolumeID() == otherNode.GetID() for node in composites)
+    assert all(node.GetForegroundOpacity() == pytest.approx(0.25) for node in composites)
+    assert not ui.opacitySlider.enabled and "not shown" in ui.opacitySlider.toolTip
+    ui.overlayCheckBox.click()
+    assert overlay.visible and ui.opacitySlider.value == pytest.approx(0.4)
+
+
+def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):
+    volumeNode = addHead()
+    world = openPanel("good", "0.01")
+    job = run(world)
+    world.ui.editButton.click()
+    assert application.mainWindow.selectedModule == "SegmentEditor"
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    assert editor.segmentationNode is job.result.segmentationNode
+    assert editor.sourceVolumeNode is volumeNode
+
+
+def test_an_error_is_one_sentence_with_a_mark_until_another_volume_is_chosen(openPanel, addHead, photograph, run):
+    addHead()
+    other = addHead("Other")
+    world = openPanel("crash")
+    run(world)
+    assert "ended unexpectedly" in world.ui.statusLabel.text and world.ui.statusIcon.visible
+    assert "bad_alloc" in world.ui.logText.plainText
+    world.ui.advancedCollapsibleButton.collapsed = False
+    photograph("error", world.widget)
+    assert world.ui.segmentButton.enabled
+    world.ui.inputSelector.setCurrentNode(other)
+    assert world.ui.statusLabel.text == "" and not world.ui.statusIcon.visible
+
+
+def test_a_python_that_is_not_there(openPanel, addHead, run):
+    addHead()
+    world = openPanel("real")
+    world.ui.pythonPathLineEdit.currentPath = "/no/such/python"
+    assert world.backend.settings.workerPython == "/no/such/python"
+    run(world)
+    assert "could not be started" in world.ui.statusLabel.text
+
+
+def flat(addVolume):
+    return addVolume(np.zeros((1, 8, 8), np.int16), name="Slice")
+
+
+def colour(_addVolume):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
+    slicer.util.updateVolumeFromArray(node, np.zeros((3, 4, 5, 3), np.uint8))
+    return node
+
+
+@pytest.mark.parametrize(("make", "words"), [(flat, "'Slice' is a single slice"), (colour, "'Photo' has several")])
+def test_a_volume_that_cannot_be_segmented_turns_the_button_off(openPanel, addVolume, make, words):
+    node = make(addVolume)
+    ui = openPanel().ui
+    ui.inputSelector.setCurrentNode(node)
+    assert not ui.segmentButton.enabled
+    assert words in ui.segmentButton.toolTip and words in ui.statusLabel.text
+
+
+def test_a_model_that_is_not_there_is_said(openPanel, addHead):
+    addHead()
+    world = openPanel()
+    node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
+    node.SetParameter("model", "from-a-colleague")
+    assert not world.ui.segmentButton.enabled
+    assert "'from-a-colleague' is not here" in world.ui.segmentButton.toolTip
+    world.ui.modelComboBox.currentIndex = 0
+    assert node.GetParameter("model") == "brain-structures" and world.ui.segmentButton.enabled
+
+
+def test_no_model_at_all_is_said(openPanel, addHead, modelFolder):
+    (modelFolder / "metadata.json").unlink()
+    addHead()
+    ui = openPanel().ui
+    assert not ui.segmentButton.enabled and not ui.modelComboBox.enabled
+    assert "No model is installed" in ui.segmentButton.toolTip and "No model is installed" in ui.modelComboBox.toolTip
+
+
+def test_missing_packages_are_said_and_nothing_is_started(openPanel, addHead, monkeypatch):
+    from DiffusionSegmentationLib import dependencies
+
+    addHead()
+    world = openPanel()
+    world.ui.pythonPathLineEdit.currentPath = ""
+    monkeypatch.setattr(dependencies, "isInstalled", lambda requirement: requirement.name != "torch")
+    world.ui.segmentButton.click()
+    assert world.ui.statusLabel.text == "These Python packages are missing: torch."
+    assert not world.runner.busy
+
+
+def test_closing_the_scene_gives_up_the_run_and_the_panel_goes_on(openPanel, addHead, pumpUntil, run):
+    addHead()
+    world = openPanel("good", "0.3")
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: world.runner.job.state == "running")
+    slicer.mrmlScene.Clear(False)
+    assert world.runner.job.state == "cancelled"
+    assert not world.ui.segmentButton.enabled
+    again = addHead("Again")
+    world.widget.enter()
+    assert world.ui.inputSelector.currentNode() is again and world.ui.segmentButton.enabled
+    assert run(world, samples=1).state == "done"
+
+
+def test_a_removed_result_leaves_the_controls_off(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.01")
+    job = run(world)
+    slicer.mrmlScene.RemoveNode(job.result.entropyNode)
+    world.widget.enter()
+    assert not world.ui.overlayCheckBox.enabled and "was removed" in world.ui.overlayCheckBox.toolTip
+    assert world.ui.editButton.enabled
+    slicer.mrmlScene.RemoveNode(job.result.segmentationNode)
+    assert not world.ui.editButton.enabled
+
+
+def test_torch_stays_out(openPanel, addHead, run):
+    addHead()
+    run(openPanel("good", "0.01"))
+    assert "torch" not in sys.modules
+
+
+def test_everything_fits_into_400_pixels(openPanel, addHead, photograph, pumpUntil):
+    world = openPanel()
+    photograph("empty", world.widget)
+    addHead("MRHead")
+    world.widget.enter()
+    pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
+    photograph("idle", world.widget)
+    world.ui.advancedCollapsibleButton.collapsed = False
+    photograph("advanced", world.widget)
+    assert world.root.minimumSizeHint.width() <= 400

@@ -1,0 +1,190 @@
+"""The client against a fake worker: messages arrive, nothing is lost, and nothing survives."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from DiffusionSegmentationLib import worker_client
+from DiffusionSegmentationLib.worker_client import WorkerClient, workerCommand, workerEnvironment
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+class Listener:
+    """A client with a fake worker, and everything it has said."""
+
+    def __init__(self, *arguments):
+        self.client = WorkerClient([sys.executable, str(FAKE), *arguments], workerEnvironment(os.environ))
+        self.messages = []
+        self.reasons = []
+        self.client.received.connect(self.messages.append)
+        self.client.ended.connect(self.reasons.append)
+
+    def until(self, condition, seconds=20.0):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (self.messages[-3:], self.reasons, list(self.client.log)[-5:])
+            self.client.poll()
+            time.sleep(0.01)
+
+    def types(self):
+        return [message["type"] for message in self.messages]
+
+
+@pytest.fixture
+def listen():
+    listeners = []
+
+    def start(*arguments):
+        listeners.append(Listener(*arguments))
+        listeners[-1].client.start()
+        return listeners[-1]
+
+    yield start
+    for listener in listeners:
+        ending = listener.client.stop(0.0)
+        if ending is not None:
+            ending.join()
+
+
+def runMessage(folder="unused"):
+    return {
+        "type": "run",
+        "job": "1",
+        "folder": str(folder),
+        "volume": "unused.nrrd",
+        "model": "fake",
+        "samples": 3,
+        "steps": None,
+        "seed": 0,
+        "device": "cpu",
+    }
+
+
+def isAlive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] if Path("/proc").is_dir() else True
+
+
+def test_starting_and_stopping_never_wait(listen):
+    started = time.monotonic()
+    listener = listen("good")
+    assert time.monotonic() - started < 0.5
+    assert listener.client.running and listener.client.hello is None
+    listener.until(lambda: listener.client.hello)
+    assert [device["id"] for device in listener.client.hello["devices"]] == ["cpu", "cuda:0"]
+    stopped = time.monotonic()
+    ending = listener.client.stop()
+    assert time.monotonic() - stopped < 0.5
+    assert not listener.client.running
+    ending.join(5.0)
+    assert not ending.is_alive()
+    assert listener.reasons == []  # who stops it does not want to hear that it ended
+
+
+def test_the_worker_ends_when_the_client_forgets_it(listen):
+    listener = listen("good")
+    listener.until(lambda: listener.client.hello)
+    pid = listener.client._process._process.pid
+    listener.client.stop(5.0).join()
+    assert not isAlive(pid)
+
+
+def test_death_comes_after_everything_that_was_said(listen):
+    listener = listen("crash")
+    listener.until(lambda: listener.client.hello)
+    listener.client.send(runMessage())
+    listener.until(lambda: listener.reasons)
+    assert "ended unexpectedly (exit code 134)" in listener.reasons[0]
+    assert "bad_alloc" in listener.client.log[-1]
+    assert not listener.client.running
+    listener.client.send(runMessage())  # to nobody: no error
+    listener.client.poll()
+
+
+def test_a_worker_that_cannot_start_says_its_last_line(listen):
+    listener = listen("no-start")
+    listener.until(lambda: listener.reasons)
+    assert "could not start" in listener.reasons[0]
+    assert "No module named 'torch'" in listener.reasons[0]
+
+
+def test_a_python_that_does_not_exist_is_one_sentence():
+    client = WorkerClient(workerCommand("/no/such/python"), {})
+    reasons = []
+    client.ended.connect(reasons.append)
+    client.start()
+    deadline = time.monotonic() + 5
+    while not reasons and time.monotonic() < deadline:
+        client.poll()
+    assert "could not be started" in reasons[0]
+
+
+def test_garbage_on_stdout_goes_to_the_log(listen, tmp_path):
+    listener = listen("garbage", "0.01")
+    listener.until(lambda: listener.client.hello)
+    listener.client.send({**runMessage(tmp_path), "job": "g"})
+    listener.until(lambda: "progress" in listener.types())
+    listener.until(lambda: any("surprise" in line for line in listener.client.log))
+    assert any("UTF-8" in line for line in listener.client.log)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="reads the child's process state the POSIX way")
+def test_killing_takes_the_children_along(listen):
+    listener = listen("deaf")
+    listener.until(lambda: listener.client.hello)
+    listener.client.send(runMessage())
+    listener.until(lambda: any(line.startswith("child ") for line in listener.client.log))
+    child = int(next(line for line in listener.client.log if line.startswith("child ")).split()[1])
+    assert isAlive(child)
+    listener.client.kill()
+    listener.until(lambda: listener.reasons)
+    assert listener.reasons == ["The background process was stopped."]
+    deadline = time.monotonic() + 5
+    while isAlive(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not isAlive(child)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_children_of_a_worker_that_was_killed_do_not_hide_its_end(listen):
+    listener = listen("deaf")
+    listener.until(lambda: listener.client.hello)
+    listener.client.send(runMessage())
+    listener.until(lambda: any(line.startswith("child ") for line in listener.client.log))
+    os.kill(listener.client._process._process.pid, 9)  # as the kernel does when memory runs out
+    listener.until(lambda: listener.reasons, seconds=5)
+    assert "memory ran out" in listener.reasons[0]
+
+
+def test_it_can_be_started_again(listen):
+    listener = listen("crash")
+    for count in (1, 2):
+        listener.until(lambda: listener.client.hello)
+        listener.client.send(runMessage())
+        listener.until(lambda count=count: len(listener.reasons) == count)
+        listener.client.start()
+    listener.until(lambda: listener.client.hello)
+
+
+def test_the_log_is_bounded(listen, monkeypatch):
+    listener = listen("good")
+    listener.client._keepLog([f"line {n}" for n in range(worker_client.LOG_LINES + 10)])
+    assert len(listener.client.log) == worker_client.LOG_LINES
+
+
+def test_the_environment_is_a_copy_without_the_other_python():
+    startup = {"PATH": "/bin", "PYTHONHOME": "/opt/Slicer/lib/Python", "PYTHONPATH": "/opt/Slicer/lib"}
+    environment = workerEnvironment(startup)
+    assert "PYTHONHOME" not in environment
+    assert environment["PATH"] == "/bin"
+    assert Path(environment["PYTHONPATH"], "diffusion_segmentation", "messages.py").is_file()
+    assert environment["PYTHONUTF8"] == environment["PYTHONUNBUFFERED"] == "1"
+    assert startup["PYTHONHOME"]
+    assert workerCommand("py") == ["py", "-X", "utf8", "-m", "diffusion_segmentation", "worker"]

