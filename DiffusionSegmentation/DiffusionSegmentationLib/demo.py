@@ -109,10 +109,7 @@ class _Progress:
         self._last = ""
 
     def tell(self, job: Job) -> None:
-        message = job.message
-        if job.secondsLeft is not None:
-            duration = wording.durationText(job.secondsLeft)
-            message = _("{activity}, {duration} left").format(activity=message, duration=duration)
+        message = wording.statusText(job)
         if message == self._last:
             return
         if self._overwrite:

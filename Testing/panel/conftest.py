@@ -224,7 +224,7 @@ def run(pumpUntil):
 @pytest.fixture
 def photograph(application, request):
     """Saves a picture of a module's panel, 400 pixels wide, if pytest was given --screenshots."""
-    folder = request.config.getoption("--screenshots")
+    folder = request.config.getoption("--screenshots", None)
 
     def take(name, widget, schemes=("light", "dark")):
         if folder is None:
