@@ -35,3 +35,15 @@ def error_auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
 def within(mask: np.ndarray, distance_mm: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Voxels [k, j, i] at most `distance_mm` away from `mask`; spacing in the order of the array's axes."""
     return ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= distance_mm
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """ECE: mean gap between confidence and accuracy over equal-width bins, weighted by their voxels (Guo et al. 2017).
+
+    `confidence` is the probability [voxels] of the label that was chosen, `correct` (bool) whether it was right. Not
+    zero for a perfect model from few samples: a probability that is a mean of 8 hard masks has an ECE of about 0.06.
+    """
+    where = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    count = np.bincount(where, minlength=bins)
+    gap = np.bincount(where, correct, bins) - np.bincount(where, confidence, bins)
+    return float(np.abs(gap).sum() / count.sum())

@@ -34,11 +34,11 @@ class Encoded:
                 self._prepared.append(model.denoiser.prepare(features))
                 self._direct.append(direct)
                 on_window()
+            self._marginals = self.tiling.blend([class_softmax(logits) for logits in self._direct])
 
     def direct(self) -> np.ndarray:
         """The direct head's class probabilities float32 [C, z, y, x]: marginals, fast, and never a sample."""
-        with torch.inference_mode():
-            return self._volume(self.tiling.blend([class_softmax(logits) for logits in self._direct]))[0]
+        return self._volume(self._marginals)[0]
 
     def sample(
         self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
@@ -49,12 +49,15 @@ class Encoded:
         less noise than the masks do (Rao-Blackwell). `log_snr` are the nodes of the step grid, rising. `on_step` is
         called with the number of steps done and may raise to stop.
 
+        The first node is pure noise, which says nothing about the mask: the answer there is the direct head's, and the
+        denoiser is spared a pass that could only repeat it with an error of its own.
+
         A sample depends on its seed alone; which others are drawn with it changes rounding at most.
         """
         with torch.inference_mode():
             x = torch.cat([self._noise(seed) for seed in seeds])
             for k, node in enumerate(log_snr):
-                p = self._denoise(x, float(node))
+                p = self._denoise(x, float(node)) if k else self._marginals.expand(len(x), -1, -1, -1, -1)
                 if k + 1 < len(log_snr):
                     x = ddim_step(x, p, float(node), float(log_snr[k + 1]))
                 on_step(k + 1)

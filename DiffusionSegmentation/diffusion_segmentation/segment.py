@@ -142,6 +142,9 @@ def segment(
     Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
     OutOfMemoryError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
     """
+    if request.steps == 1:
+        # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
+        raise InputError("One step cannot draw different samples; choose two steps or more.")
     torch.set_flush_denormal(True)  # near-zero activations can make a CPU tens of times slower
     request.output.mkdir(parents=True, exist_ok=True)
     return _Run(request, progress, preview, cancel).go(models or ModelCache())

@@ -7,15 +7,17 @@ REFERENCE is a label map with FreeSurfer's numbers on the grid of VOLUME, such a
 grey matter against surface-based references), and the shipped model is trained on SAMSEG's atlas, so agreement with it
 flatters: read the numbers as agreement with a silver reference.
 
-Printed for each structure: Dice of the consensus, of the direct head alone, and the ceiling, which is the Dice that the
-reference itself reaches after a trip to the working grid and back. Then how well entropy finds wrong voxels: the area
-under the ROC curve within 10 mm of the brain, and the share of wrong voxels at each level of entropy.
+Printed for each structure: Dice of the consensus of the samples, of the direct head, and the ceiling, which is the Dice
+that the reference itself reaches after a trip to the working grid and back. Then, for both as source of the maps and
+within 10 mm of the brain: how well entropy finds wrong voxels (area under the ROC curve), the expected calibration
+error, and the share of wrong voxels at each level of entropy. The model's `map_source` is chosen by the second.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +26,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from diffusion_segmentation import model as models
-from diffusion_segmentation.metrics import dice, error_auroc, within
+from diffusion_segmentation.metrics import dice, error_auroc, expected_calibration_error, within
 from diffusion_segmentation.segment import Request, segment
 from diffusion_segmentation.volume import Projection, read_volume, working_image
 
+SOURCES = ("samples", "direct")
 NEAR_BRAIN_MM = 10.0
 ENTROPY_EDGES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 3.0)
 
@@ -42,29 +45,41 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    labels = models.read_metadata(models.find(options.model))["diffusion_segmentation"]["labels"]
+    folder = models.find(options.model)
+    labels = models.read_metadata(folder)["diffusion_segmentation"]["labels"]
     image = read_volume(options.volume)
     reference = by_class(options.reference, image, labels)
-    with tempfile.TemporaryDirectory() as folder:
-        request = Request(
-            options.volume,
-            Path(folder),
-            options.model,
-            options.samples,
-            seed=options.seed,
-            device="cpu",
-            previews=True,
-            compress=False,
-        )
-        report = segment(request).report
-        consensus = array(Path(folder) / "segmentation.seg.nrrd")
-        direct = array(Path(folder) / "preview-0.seg.nrrd")
-        entropy = array(Path(folder) / "entropy.nrrd")
-    scores = score(reference, consensus, direct, entropy, image, report["working_spacing_mm"], labels)
+    scores = {}
+    for source in SOURCES:
+        with tempfile.TemporaryDirectory() as temporary:
+            model = with_source(folder, source, Path(temporary) / "model")
+            request = Request(
+                options.volume,
+                Path(temporary) / "result",
+                str(model),
+                options.samples,
+                seed=options.seed,
+                device="cpu",
+                keep_samples=True,
+                compress=False,
+            )
+            report = segment(request).report
+            scores[source] = score(reference, request.output, image, report["classes"])
+    spacing, classes = report["working_spacing_mm"], report["classes"]
+    scores["dice_ceiling"] = dice(ceiling(reference, image, spacing, classes), reference, classes).tolist()
     scores["report"] = report
     print(table(scores, labels))
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2), encoding="utf-8")
+
+
+def with_source(folder: Path, source: str, copy: Path) -> Path:
+    """A copy of a model folder whose consensus and entropy come from `source`."""
+    shutil.copytree(folder, copy)
+    metadata = models.read_metadata(copy)
+    metadata["diffusion_segmentation"]["map_source"] = source
+    (copy / models.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    return copy
 
 
 def array(path: Path) -> np.ndarray:
@@ -102,41 +117,50 @@ def ceiling(reference: np.ndarray, image: sitk.Image, spacing_mm: float, classes
     return there
 
 
-def score(reference, consensus, direct, entropy, image, spacing_mm, labels) -> dict:
-    classes = len(labels) + 1
+def score(reference: np.ndarray, folder: Path, image: sitk.Image, classes: int) -> dict:
+    """Scores of the result files in `folder`; `reference` uint8 [k, j, i] by class."""
+    consensus, entropy = array(folder / "segmentation.seg.nrrd"), array(folder / "entropy.nrrd")
     near = within(reference > 0, NEAR_BRAIN_MM, image.GetSpacing()[::-1])
     wrong, bits = (consensus != reference)[near], entropy[near]
     levels = []
     for low, high in pairwise(ENTROPY_EDGES):
         here = (bits >= low) & (bits < high)
-        levels.append(
-            {"bits": [low, high], "voxels": int(here.sum()), "wrong": float(wrong[here].mean()) if here.any() else None}
-        )
+        share = float(wrong[here].mean()) if here.any() else None
+        levels.append({"bits": [low, high], "voxels": int(here.sum()), "wrong": share})
     return {
         "dice": dice(consensus, reference, classes).tolist(),
-        "dice_direct": dice(direct, reference, classes).tolist(),
-        "dice_ceiling": dice(ceiling(reference, image, spacing_mm, classes), reference, classes).tolist(),
         "error_auroc": error_auroc(bits, wrong),
+        "ece": expected_calibration_error(confidence(folder, image)[near], ~wrong),
         "wrong": float(wrong.mean()),
         "levels": levels,
     }
 
 
+def confidence(folder: Path, image: sitk.Image) -> np.ndarray:
+    """Probability of the most probable class, float32 [k, j, i]; 1 outside the body, where all is background."""
+    stored = sitk.ReadImage(str(folder / "probabilities.seq.nrrd"))
+    highest = sitk.GetArrayFromImage(stored).max(-1).astype(np.float32) / 255
+    start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
+    everywhere = np.ones(image.GetSize()[::-1], np.float32)
+    everywhere[tuple(slice(a, a + n) for a, n in zip(start, highest.shape, strict=True))] = highest
+    return everywhere
+
+
 def table(scores: dict, labels: list[dict]) -> str:
-    lines = [f"{'structure':<24}{'Dice':>8}{'direct':>8}{'ceiling':>9}"]
+    """Everything as text."""
+    columns = [scores["samples"]["dice"], scores["direct"]["dice"], scores["dice_ceiling"]]
+    lines = [f"{'Dice':<24}{'samples':>9}{'direct':>9}{'ceiling':>9}"]
     for entry in labels:
-        values = (scores[key][entry["label"]] for key in ("dice", "dice_direct", "dice_ceiling"))
-        lines.append("{:<24}{:>8.3f}{:>8.3f}{:>9.3f}".format(entry["name"], *values))
-    means = (float(np.mean(scores[key][1:])) for key in ("dice", "dice_direct", "dice_ceiling"))
-    lines.append("{:<24}{:>8.3f}{:>8.3f}{:>9.3f}".format("mean", *means))
-    lines.append(
-        f"within {NEAR_BRAIN_MM:.0f} mm of the brain: {scores['wrong']:.1%} of voxels differ; "
-        f"entropy finds them with AUROC {scores['error_auroc']:.3f}"
-    )
-    lines.append(f"{'entropy, bits':<24}{'voxels':>10}{'wrong':>8}")
-    for level in scores["levels"]:
-        wrong = "-" if level["wrong"] is None else f"{level['wrong']:.1%}"
-        lines.append(f"{level['bits'][0]:.1f} to {level['bits'][1]:<17.1f}{level['voxels']:>10}{wrong:>8}")
+        lines.append(f"{entry['name']:<24}" + "".join(f"{column[entry['label']]:>9.3f}" for column in columns))
+    lines.append(f"{'mean':<24}" + "".join(f"{np.mean(column[1:]):>9.3f}" for column in columns))
+    lines += ["", f"within {NEAR_BRAIN_MM:.0f} mm of the brain"]
+    for key, what in (("wrong", "wrong voxels"), ("error_auroc", "AUROC of entropy"), ("ece", "calibration error")):
+        lines.append(f"{what:<24}" + "".join(f"{scores[source][key]:>9.3f}" for source in SOURCES))
+    lines += ["", "wrong voxels at entropy, bits"]
+    for rows in zip(*(scores[source]["levels"] for source in SOURCES), strict=True):
+        low, high = rows[0]["bits"]
+        shares = ("-" if row["wrong"] is None else f"{row['wrong']:.1%}" for row in rows)
+        lines.append(f"{f'{low:.1f} to {high:.1f}':<24}" + "".join(f"{share:>9}" for share in shares))
     return "\n".join(lines)
 
 

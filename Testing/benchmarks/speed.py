@@ -55,7 +55,7 @@ def ratios(name: str) -> None:
     encoder, denoiser, direct, sampling = [], [], [], []
     for _ in range(5):
         encoder.append(seconds(lambda: Encoded(model, image, cpu, lambda: None)))
-        denoiser.append(seconds(lambda: encoded.sample([1], grid)) / steps)
+        denoiser.append(seconds(lambda: encoded.sample([1], grid)) / (steps - 1))  # the first step is the direct head's
     for _ in range(3):
         direct.append(seconds(lambda: Encoded(model, image, cpu, lambda: None).direct()))
         sampling.append(seconds(lambda: samples_of(model, image, cpu, grid)))

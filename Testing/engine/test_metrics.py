@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffusion_segmentation.metrics import dice, error_auroc, within
+from diffusion_segmentation.metrics import dice, error_auroc, expected_calibration_error, within
 
 
 def test_dice_by_hand_and_empty_equals_empty():
@@ -36,3 +36,16 @@ def test_within_counts_millimetres():
     mask = np.zeros((1, 1, 9), bool)
     mask[..., 4] = True
     assert within(mask, 4.0, (1, 1, 2.0)).sum() == 5
+
+
+def test_calibration_error_by_hand():
+    confidence, correct = np.array([0.95, 0.95, 0.55, 0.55]), np.array([True, True, True, False])
+    assert expected_calibration_error(confidence, correct, bins=10) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+
+
+def test_calibrated_guesses_have_none_and_overconfident_ones_have():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1.0, 200_000)
+    correct = rng.random(200_000) < confidence
+    assert expected_calibration_error(confidence, correct) < 0.005
+    assert expected_calibration_error(np.sqrt(confidence), correct) > 0.1

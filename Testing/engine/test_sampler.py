@@ -56,12 +56,16 @@ class Pointwise(nn.Module):
         return x * log_snr.exp().view(-1, 1, 1, 1, 1).clamp_max(3) + 0.2
 
 
-class Blind(nn.Module):
-    """An encoder that has nothing to say."""
+class Marginals(nn.Module):
+    """An encoder whose direct head knows how often the lesion is there, whatever the image."""
 
     def forward(self, image):
+        p = torch.zeros(image.shape[2:])
+        if image.shape[2:] == SHAPE:
+            p = PRESENCE * lesion(SHAPE)
+        p = torch.stack([1 - p, p])[None].clamp_min(1e-30)
         n, _, z, y, x = image.shape
-        return torch.zeros(n, 1, z // 2, y // 2, x // 2), torch.zeros(n, 16, z // 2, y // 2, x // 2)
+        return torch.zeros(n, 1, z // 2, y // 2, x // 2), space_to_depth(p.log())
 
 
 def a_model(denoiser: nn.Module, window=(64, 64, 64)) -> Model:
@@ -70,7 +74,7 @@ def a_model(denoiser: nn.Module, window=(64, 64, 64)) -> Model:
         "window": list(window),
         "network": {"encoder": {"channels": [1]}},
     }
-    return Model({"diffusion_segmentation": section}, Blind(), denoiser)
+    return Model({"diffusion_segmentation": section}, Marginals(), denoiser)
 
 
 def draw(model: Model, seeds, grid, shape=SHAPE) -> np.ndarray:

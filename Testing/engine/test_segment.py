@@ -150,3 +150,10 @@ def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
     assert cache.get(str(a_model_folder), cpu) is model
     cache.clear()
     assert cache.get(str(a_model_folder), cpu) is not model
+
+
+def test_one_step_is_refused_before_anything_is_made(request_for):
+    request = request_for(steps=1)
+    with pytest.raises(InputError, match="two steps"):
+        segment(request)
+    assert not request.output.exists()

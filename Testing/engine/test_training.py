@@ -10,7 +10,7 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.model import build
 from diffusion_segmentation.training import train
-from diffusion_segmentation.training.loss import LossCurve, draw_log_snr, losses
+from diffusion_segmentation.training.loss import draw_log_snr, loss_curve, losses
 
 CONFIG = train.Path(train.__file__).parent / "configs" / "brain-structures.json"
 
@@ -119,12 +119,17 @@ def test_denoiser_loss_does_not_move_the_direct_head():
     assert denoiser.head.weight.grad.abs().sum() > 0
 
 
-def test_loss_curve_averages_in_its_bins_and_fills_the_gaps():
-    curve = LossCurve(decay=0.5)
-    curve.add(np.array([-11.9, -11.9, 7.9]), np.array([1.0, 0.5, 0.0]))
-    stored = curve.as_dict()
-    assert stored["cross_entropy"][0] == 0.75 and stored["cross_entropy"][-1] == 0
-    assert np.all(np.diff(stored["cross_entropy"]) < 0)
+def test_loss_curve_falls_from_the_direct_head_to_nothing():
+    torch.manual_seed(0)
+    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
+    encoder, denoiser = build(network, 4)
+    heads = [(torch.rand(1, 8, 8, 8), torch.randint(0, 4, (8, 8, 8))) for _ in range(2)]
+    curve = loss_curve(encoder, denoiser, heads, 4, torch.device("cpu"))
+    direct = np.mean([losses(encoder, denoiser, a[None], b[None], 4, torch.tensor([0.0]))[0].item() for a, b in heads])
+    values = np.array(curve["cross_entropy"])
+    assert len(values) == 24 and curve["log_snr"] == sorted(curve["log_snr"])
+    assert values[0] == pytest.approx(direct, rel=0.02) and values[-1] < 1e-4
+    assert (np.diff(values) < 0.02).all()
 
 
 def test_training_noise_levels_cover_the_whole_range():

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DiffusionSegmentation"
 PACKAGES = ("diffusion_segmentation", "DiffusionSegmentationLib")
 LEFT_BY_TOOLS = ("__pycache__", ".ruff_cache", "*.egg-info")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+# Neither this Python's search path nor the single thread that suits the tests' tiny networks.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OMP_"))}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -6,6 +6,7 @@ Whatever is finished is kept: a checkpoint is written every few minutes and at C
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -20,11 +21,12 @@ import torch
 
 from ..errors import InputError
 from ..model import build, save
-from .loss import LossCurve, draw_log_snr, losses
+from .loss import draw_log_snr, loss_curve, losses
 from .synthesis import SyntheticHeads
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_MINUTES = 3
+CURVE_HEADS = 8
 
 
 def main(config: Path, data: Path, output: Path, minutes: float | None = None, resume: bool = False) -> Path:
@@ -58,14 +60,14 @@ def main(config: Path, data: Path, output: Path, minutes: float | None = None, r
     except KeyboardInterrupt:
         run.write_checkpoint(checkpoint)
         raise
-    save(output, run.metadata(), run.average["encoder"], run.average["denoiser"])
     run.write_checkpoint(checkpoint)
+    save(output, run.metadata(), run.average["encoder"], run.average["denoiser"])
     print(f"trained {section['name']}: {run.iteration} iterations of {optimisation['iterations']}", file=sys.stderr)
     return output
 
 
 class Run:
-    """One training: networks, their running average, optimiser, loss curve and clock."""
+    """One training: networks, their running average, optimiser and clock."""
 
     def __init__(self, settings: dict[str, Any], data: Path, minutes: float | None) -> None:
         self.settings = settings
@@ -83,7 +85,6 @@ class Run:
         self.networks = networks.to(self.device, memory_format=torch.channels_last_3d)
         self.average = copy.deepcopy(self.networks).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.networks.parameters(), lr=0.0, weight_decay=1e-2)
-        self.curve = LossCurve()
         self.direct = math.nan
         self.iteration = 0
         self.spent = 0.0
@@ -97,7 +98,7 @@ class Run:
     def go(self, checkpoint: Path) -> None:
         """Train until done, telling where it stands and writing checkpoints."""
         # A resumed run must not see the same heads again.
-        heads = SyntheticHeads(self.data, self.optimisation["shapes"], self.optimisation["seed"] + self.iteration)
+        heads = self.heads(self.optimisation["seed"] + self.iteration)
         workers = max(1, (os.cpu_count() or 2) // 2)
         stream = iter(torch.utils.data.DataLoader(heads, batch_size=None, num_workers=workers, prefetch_factor=4))
         written = told = time.monotonic()
@@ -134,7 +135,6 @@ class Run:
             decay = min(self.optimisation["average"], (updates + 1) / (updates + 10))
             for mean, new in zip(self.average.parameters(), self.networks.parameters(), strict=True):
                 mean.lerp_(new.detach(), 1 - decay)
-        self.curve.add(log_snr.cpu().numpy(), denoised.detach().float().cpu().numpy())
         value = float(direct.detach())
         self.direct = value if math.isnan(self.direct) else 0.98 * self.direct + 0.02 * value
 
@@ -150,7 +150,7 @@ class Run:
     def metadata(self) -> dict[str, Any]:
         """metadata.json: what the configuration says of the model, and what training found."""
         section = copy.deepcopy(self.settings["diffusion_segmentation"])
-        section["process"]["loss_curve"] = self.curve.as_dict()
+        section["process"]["loss_curve"] = self.curve()
         section["training"] = {
             "iterations": self.iteration,
             "minutes": round(self.spent / 60, 1),
@@ -167,13 +167,23 @@ class Run:
         }
         return {**self.settings["bundle"], **versions, "diffusion_segmentation": section}
 
+    def curve(self) -> dict[str, list[float]]:
+        """The loss curve over log-SNR, measured with the averaged weights on heads that training has not seen."""
+        print(f"measuring the loss curve on {CURVE_HEADS} heads", file=sys.stderr, flush=True)
+        unseen = self.heads(self.optimisation["seed"] - 1, bank=1)
+        heads = itertools.islice(iter(unseen), 0, 2 * CURVE_HEADS, 2)  # every other one is the same head again
+        return loss_curve(self.average["encoder"], self.average["denoiser"], heads, self.classes, self.device)
+
+    def heads(self, seed: int, bank: int = 24) -> SyntheticHeads:
+        """The stream of training heads that begins with this seed."""
+        return SyntheticHeads(self.data, self.optimisation["shapes"], seed, bank)
+
     def write_checkpoint(self, path: Path) -> None:
         """Everything that going on needs; under a temporary name first."""
         state = {
             "networks": self.networks.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "curve": torch.from_numpy(self.curve.value.copy()),
             "direct": self.direct,
             "iteration": self.iteration,
             "spent": self.spent,
@@ -187,7 +197,6 @@ class Run:
         self.networks.load_state_dict(state["networks"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.curve.value[:] = state["curve"].numpy()
         self.direct, self.iteration, self.spent = state["direct"], state["iteration"], state["spent"]
         self.rng = np.random.default_rng([self.optimisation["seed"], self.iteration])
         torch.manual_seed(self.optimisation["seed"] + self.iteration)
