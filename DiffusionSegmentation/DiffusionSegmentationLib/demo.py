@@ -143,8 +143,9 @@ def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.Slic
     """Write `overview.png`, the views side by side, and `scene.mrb`, which holds every file of the scene."""
     picture = offscreen.sideBySide(view.render() for view in sliceViews.values())
     offscreen.writePicture(picture, output / "overview.png")
-    if not mrmlScene.WriteToMRB(str(output / "scene.mrb"), offscreen.imageFromPicture(picture)):
-        raise DemoError(_("The scene could not be written to {folder}: free some space there.").format(folder=output))
+    # WriteToMRB refuses a relative path.
+    if not mrmlScene.WriteToMRB(str((output / "scene.mrb").resolve()), offscreen.imageFromPicture(picture)):
+        raise DemoError(_("The scene could not be written to {folder}; choose another one.").format(folder=output))
 
 
 def volumesText(report: Mapping[str, Any]) -> str:

@@ -50,7 +50,8 @@ def ddim_step(x: torch.Tensor, p: torch.Tensor, log_snr: float, next_log_snr: fl
         a.tolist() for a in alpha_sigma(torch.tensor([log_snr, next_log_snr], dtype=torch.float64))
     )
     carried = next_sigma / sigma
-    return carried * x + (next_alpha - carried * alpha) * (2 * p - 1)
+    towards = next_alpha - carried * alpha
+    return (carried * x).add_(p, alpha=2 * towards).sub_(towards)
 
 
 def sample_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .model import Model
-from .networks import class_softmax, depth_to_space
+from .networks import class_softmax, class_softmax_, depth_to_space
 from .process import ddim_step
 from .tiles import Tiling
 
@@ -69,7 +69,7 @@ class Encoded:
         answers = []
         for window, prepared, direct in zip(self.tiling.windows, self._prepared, self._direct, strict=True):
             crop = x[(..., *window)].contiguous(memory_format=torch.channels_last_3d)
-            answers.append(class_softmax(self.model.denoiser(crop, time, prepared, direct)))
+            answers.append(class_softmax_(self.model.denoiser(crop, time, prepared, direct)))
         return self.tiling.blend(answers)
 
     def _noise(self, seed: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ import torch
 
 from diffusion_segmentation import messages
 from diffusion_segmentation import model as models
+from diffusion_segmentation.networks import class_softmax_
 from diffusion_segmentation.sampler import Encoded, sample_seeds
 
 WINDOW = (96, 112, 96)
@@ -48,14 +49,15 @@ def ratios(name: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.random(WINDOW, dtype=np.float32)
     cpu = torch.device("cpu")
-    encoded = Encoded(model, image, cpu, lambda: None)
     steps = model.section["steps"]["cpu"]
     grid = model.step_grid(steps)
+    arguments = denoiser_arguments(model, image)
     # Interleaved, so that what else the machine does falls on both alike.
     encoder, denoiser, direct, sampling = [], [], [], []
-    for _ in range(5):
-        encoder.append(seconds(lambda: Encoded(model, image, cpu, lambda: None)))
-        denoiser.append(seconds(lambda: encoded.sample([1], grid)) / (steps - 1))  # the first step is the direct head's
+    for _ in range(7):
+        with torch.inference_mode():
+            encoder.append(seconds(lambda: model.encoder(torch.from_numpy(image)[None, None])))
+            denoiser.append(seconds(lambda: class_softmax_(model.denoiser(*arguments))))
     for _ in range(3):
         direct.append(seconds(lambda: Encoded(model, image, cpu, lambda: None).direct()))
         sampling.append(seconds(lambda: samples_of(model, image, cpu, grid)))
@@ -66,6 +68,14 @@ def ratios(name: str) -> None:
         f"direct head {fast:.2f} s, {SAMPLES} samples of {steps} steps {full:.2f} s: "
         f"{full / fast:.1f} times the direct head"
     )
+
+
+def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """What the denoiser is given on a window: state, log-SNR, prepared features, direct head's logits."""
+    with torch.inference_mode():
+        features, direct = model.encoder(torch.from_numpy(image)[None, None])
+        state = torch.randn_like(direct)
+        return state, torch.tensor([-1.0]), model.denoiser.prepare(features), direct
 
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:

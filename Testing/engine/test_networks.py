@@ -1,8 +1,16 @@
 """The networks' arithmetic: space to depth, softmax over classes, and what the denoiser knows before training."""
 
+import pytest
 import torch
 
-from diffusion_segmentation.networks import Denoiser, Encoder, class_softmax, depth_to_space, space_to_depth
+from diffusion_segmentation.networks import (
+    Denoiser,
+    Encoder,
+    class_softmax,
+    class_softmax_,
+    depth_to_space,
+    space_to_depth,
+)
 from diffusion_segmentation.process import diffuse, one_hot_state
 
 
@@ -11,16 +19,28 @@ def test_space_to_depth_loses_nothing():
     assert torch.equal(depth_to_space(space_to_depth(x)), x)
 
 
-def test_class_softmax_is_softmax_over_the_classes_of_each_voxel():
+@pytest.mark.parametrize("softmax", [class_softmax, class_softmax_])
+def test_class_softmax_is_softmax_over_the_classes_of_each_voxel(softmax):
     logits = 30 * torch.randn(2, 4, 4, 6, 2)
-    softmax = depth_to_space(class_softmax(space_to_depth(logits)))
-    torch.testing.assert_close(softmax, logits.softmax(1))
+    torch.testing.assert_close(depth_to_space(softmax(space_to_depth(logits))), logits.softmax(1))
 
 
-def test_class_softmax_is_finite_for_the_largest_logits():
+@pytest.mark.parametrize("softmax", [class_softmax, class_softmax_])
+def test_class_softmax_is_finite_for_the_largest_logits(softmax):
     logits = torch.tensor([6000.0, -6000.0]).view(1, 2, 1, 1, 1).expand(1, 2, 2, 2, 2)
-    p = class_softmax(space_to_depth(logits))
+    p = softmax(space_to_depth(logits))
     assert torch.isfinite(p).all() and p[:, :8].eq(1).all()
+
+
+def test_denoiser_answers_the_same_with_and_without_gradients():
+    torch.manual_seed(2)
+    denoiser = Denoiser(3, 8, (8, 16), 1)
+    torch.nn.init.normal_(denoiser.head.weight)
+    x, direct = (torch.randn(1, 24, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d) for _ in range(2))
+    arguments = x, torch.tensor([-1.0]), torch.randn(1, 8, 4, 4, 4), direct
+    with_gradients = denoiser(*arguments)
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(*arguments), with_gradients.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_untrained_denoiser_is_bayes_rule_for_independent_voxels():

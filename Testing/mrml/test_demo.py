@@ -41,8 +41,9 @@ def head(application, tmp_path) -> Path:
     return path
 
 
-def test_demo_leaves_files_scene_and_picture(application, head, tmp_path):
-    output = tmp_path / "demo ü"
+def test_demo_leaves_files_scene_and_picture(application, head, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = Path("demo ü")  # relative, as the command's default is
     output.mkdir()
     application.addSliceViews((120, 120))
     terminal = io.StringIO()

@@ -50,13 +50,19 @@ def depth_to_space(x: torch.Tensor) -> torch.Tensor:
 
 
 def class_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Softmax over the classes of a space-to-depth tensor [N, 8C, z, y, x], same shape and memory format.
+    """Softmax over the classes of a space-to-depth tensor [N, 8C, z, y, x], of the same shape."""
+    return logits.unflatten(1, (-1, 8)).softmax(1).flatten(1, 2)
 
-    Written out because torch's softmax takes 56 ms along a short innermost axis and 34 ms with a change of memory
-    format where these three passes take 10 ms (C = 8, 96^3 voxels, 2 CPU cores), and it runs samples x steps times.
+
+def class_softmax_(logits: torch.Tensor) -> torch.Tensor:
+    """`class_softmax` in place, for sampling: `logits`, channels last in memory, are overwritten and returned.
+
+    Written out because it runs samples x steps times: torch's softmax takes 34 ms with its change of memory format and
+    these passes half of that (C = 8, 96^3 voxels, 2 CPU cores). In place because every new tensor above 32 MB costs
+    page faults.
     """
-    n, channels, z, y, w = logits.shape
-    v = logits.permute(0, 2, 3, 4, 1).reshape(n, z, y, w, channels // 8, 8)
-    e = torch.exp(v - v.amax(-2, keepdim=True))
-    e = e / e.sum(-2, keepdim=True)
-    return e.reshape(n, z, y, w, channels).permute(0, 4, 1, 2, 3)
+    n, channels, z, y, x = logits.shape
+    v = logits.permute(0, 2, 3, 4, 1).view(n, z, y, x, channels // 8, 8)
+    v.sub_(v.amax(-2, keepdim=True)).exp_()
+    v.div_(v.sum(-2, keepdim=True))
+    return logits

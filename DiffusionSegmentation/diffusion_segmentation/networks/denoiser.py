@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..process import alpha_sigma
-from .blocks import ResidualBlock, class_softmax
+from .blocks import ResidualBlock, class_softmax, class_softmax_
 
 
 class Denoiser(nn.Module):
@@ -58,17 +58,23 @@ class Denoiser(nn.Module):
         with N = 1.
         """
         alpha, sigma = (a.view(-1, 1, 1, 1, 1) for a in alpha_sigma(log_snr))
+        x, direct, evidence = x.float(), direct.float(), 2 * alpha / sigma**2
         with torch.autocast(x.device.type, enabled=False):
-            independent = direct.float() + (2 * alpha / sigma**2) * x.float()
-            posterior = 2 * class_softmax(independent) - 1
+            independent = torch.addcmul(direct, x, evidence)
+            posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
         embedded = self.embedding(_sinusoids(log_snr))
-        h = self.enter(x) + self.enter_posterior(posterior) + prepared
+        h = self.enter(x) + self._enter_posterior(posterior) + prepared
         h = self.first(h, embedded)
         low = self.shrink(h)
         for block in self.middle:
             low = block(low, embedded)
         h = self.norm(self.last(nn.functional.silu(h + self.grow(low))))
-        return independent + self.head(nn.functional.silu(h)).float()
+        return self.head(nn.functional.silu(h)).float().addcmul_(x, evidence).add_(direct)
+
+    def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
+        """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""
+        weight, bias = self.enter_posterior.weight, self.enter_posterior.bias
+        return nn.functional.conv3d(p, 2 * weight, bias - weight.sum((1, 2, 3, 4)))
 
 
 def _sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
