@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", metavar="FILE", type=Path, required=True, help="tissue priors to draw heads from")
     train.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the model")
     train.add_argument("--minutes", metavar="M", type=float, help="stop after so many minutes")
+    train.add_argument("--start", metavar="NAME|DIR", help="start from another model's weights, where they fit")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
 
     demo = commands.add_parser("demo", help="show the whole way on a real head, in Slicer's own scene", add_help=False)
@@ -149,7 +150,7 @@ def _models(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from .training import train
 
-    train.main(options.config, options.data, options.output, options.minutes, options.resume)
+    train.main(options.config, options.data, options.output, options.minutes, options.resume, options.start)
     return 0
 
 

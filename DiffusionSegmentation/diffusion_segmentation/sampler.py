@@ -75,8 +75,8 @@ class Encoded:
     def _noise(self, seed: int) -> torch.Tensor:
         """Unit noise for the whole volume, drawn on the CPU so that a seed means the same on every device."""
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((1, 8 * self.model.classes, *self.tiling.cells), generator=generator)
-        return noise.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        noise = torch.randn((1, *self.tiling.cells, 8 * self.model.classes), generator=generator)
+        return noise.to(self.device).movedim(-1, 1)  # channels last in memory, as the denoiser wants it
 
     def _volume(self, cells: torch.Tensor) -> np.ndarray:
         return np.ascontiguousarray(self.tiling.crop(depth_to_space(cells)).cpu().numpy())

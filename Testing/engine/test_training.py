@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_segmentation import model as models
-from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import build
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.loss import draw_log_snr, loss_curve, losses
@@ -85,6 +85,32 @@ def test_the_clock_ends_it(config, heads, tmp_path):
     config.write_text(json.dumps(settings))
     folder = train.main(config, heads, tmp_path / "model", minutes=0.01)
     assert models.load(folder).section["training"]["iterations"] < 10**6
+
+
+def test_start_takes_the_weights_that_fit_and_says_whose(config, heads, tmp_path):
+    first = train.main(config, heads, tmp_path / "first")
+    settings = json.loads(config.read_text())
+    settings["diffusion_segmentation"]["network"]["denoiser"]["channels"] = [16, 8]
+    settings["optimisation"].update(iterations=1, learning_rate=0.0)
+    config.write_text(json.dumps(settings))
+    second = models.load(train.main(config, heads, tmp_path / "second", start=str(first)))
+    first = models.load(first)
+    for name, weight in first.encoder.state_dict().items():
+        assert torch.equal(second.encoder.state_dict()[name], weight), name
+    assert second.section["training"]["started_from"]["sha256"] == first.section["sha256"]
+
+
+def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_path):
+    first = train.main(config, heads, tmp_path / "first")
+    settings = json.loads(config.read_text())
+    settings["diffusion_segmentation"]["network"] = {
+        "encoder": {"channels": [24, 32], "blocks": [1, 1]},
+        "denoiser": {"channels": [24, 32], "blocks": 1},
+    }
+    config.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="fit"):
+        train.main(config, heads, tmp_path / "second", start=str(first))
+    assert not (tmp_path / "second" / "model.safetensors").exists()
 
 
 def test_missing_files_are_named(config, heads, tmp_path):

@@ -19,23 +19,29 @@ import monai
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..model import build, save
+from ..errors import InputError, ModelError
+from ..model import Model, build, find, load, save
 from .loss import draw_log_snr, loss_curve, losses
 from .synthesis import SyntheticHeads
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_MINUTES = 3
 CURVE_HEADS = 8
+WARM_UP = 200  # iterations
+LEAST_SHARE = 0.25  # of the weights; a start from fewer would be one in name only
 
 
-def main(config: Path, data: Path, output: Path, minutes: float | None = None, resume: bool = False) -> Path:
+def main(
+    config: Path, data: Path, output: Path, minutes: float | None = None, resume: bool = False, start: str | None = None
+) -> Path:
     """Train, and write the model folder `output`; returns it.
 
     `config` is a JSON file as in `training/configs/`, `data` the priors that `training/atlas.py` writes. Training ends
     after the configured iterations or, if given, after `minutes`; the learning rate falls along whichever ends first.
+    With `start`, the name of a shipped model or a model folder, training starts from those of its weights that fit.
 
-    Raises InputError when a file is missing or wrong, or when `output` holds a checkpoint and `resume` is not set.
+    Raises InputError when a file is missing or wrong, or when `output` holds a checkpoint and `resume` is not set;
+    ModelError when `start` is no model or few of its weights fit.
     """
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
@@ -53,6 +59,8 @@ def main(config: Path, data: Path, output: Path, minutes: float | None = None, r
         )
     output.mkdir(parents=True, exist_ok=True)
     run = Run(settings, data, minutes)
+    if start and not checkpoint.exists():
+        run.take_over(load(find(start)))
     if checkpoint.exists():
         run.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
     try:
@@ -88,7 +96,30 @@ class Run:
         self.direct = math.nan
         self.iteration = 0
         self.spent = 0.0
+        self.started_from: dict[str, Any] | None = None
         self.data = data
+
+    def take_over(self, model: Model) -> None:
+        """Start from another model's weights, wherever name and shape agree. Raises ModelError when few do."""
+        theirs = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
+        ours = self.networks.state_dict()
+        fit = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+        share = sum(value.numel() for value in fit.values()) / sum(value.numel() for value in ours.values())
+        if share < LEAST_SHARE:
+            raise ModelError(
+                f"Only {share:.0%} of the weights of '{model.section['name']}' fit the network of the configuration; "
+                "start from a model with an encoder of the same size."
+            )
+        self.networks.load_state_dict(fit, strict=False)
+        self.average.load_state_dict(fit, strict=False)
+        self.started_from = {
+            "name": model.section["name"],
+            "version": model.metadata.get("version"),
+            "sha256": model.section["sha256"],
+            "training": model.section.get("training"),
+            "share_of_weights": round(share, 3),
+        }
+        print(f"starting from {model.section['name']}: {share:.0%} of the weights", file=sys.stderr)
 
     @property
     def progress(self) -> float:
@@ -116,7 +147,7 @@ class Run:
 
     def step(self, image: torch.Tensor, labels: torch.Tensor) -> None:
         """One update: the mean of several images' losses, each with several draws of noise level and noise."""
-        rate = self.optimisation["learning_rate"] * min(1, (self.iteration + 1) / 50)
+        rate = self.optimisation["learning_rate"] * min(1, (self.iteration + 1) / WARM_UP)
         self.optimiser.param_groups[0]["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
         log_snr = draw_log_snr(self.optimisation["draws"], self.input_scale, self.rng).to(self.device)
         image, labels = image[None].to(self.device), labels[None].to(self.device)
@@ -160,6 +191,8 @@ class Run:
             "direct_cross_entropy": round(self.direct, 5),
             "optimisation": self.optimisation,
         }
+        if self.started_from:
+            section["training"]["started_from"] = self.started_from
         versions = {
             "monai_version": monai.__version__,
             "pytorch_version": torch.__version__.split("+")[0],
@@ -187,6 +220,7 @@ class Run:
             "direct": self.direct,
             "iteration": self.iteration,
             "spent": self.spent,
+            "started_from": self.started_from,
         }
         part = path.with_name(path.name + ".part")
         torch.save(state, part)
@@ -198,5 +232,6 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.direct, self.iteration, self.spent = state["direct"], state["iteration"], state["spent"]
+        self.started_from = state["started_from"]
         self.rng = np.random.default_rng([self.optimisation["seed"], self.iteration])
         torch.manual_seed(self.optimisation["seed"] + self.iteration)
