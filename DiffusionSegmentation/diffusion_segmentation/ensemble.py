@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from scipy import stats
 
-FEWEST_FOR_ORDER_STATISTICS = 19
+from .metrics.intervals import predictive_interval
 
 
 class Ensemble:
@@ -50,29 +47,6 @@ class Ensemble:
 def volumes_ml(mask: np.ndarray, classes: int, voxel_ml: float) -> np.ndarray:
     """Volume of each class in ml [C]."""
     return np.bincount(mask.ravel(), minlength=classes)[:classes] * voxel_ml
-
-
-def predictive_interval(volumes: np.ndarray, level: float) -> tuple[float, float] | None:
-    """Where the next volume falls with probability `level`, from samples [n] of it; None from fewer than two.
-
-    Below 19 samples mean +- t(n - 1) * s * sqrt(1 + 1/n), not below 0; from 19 on the order statistics at (n + 1)p
-    (Hahn and Meeker, "Statistical Intervals", 1991, sections 4.7 and 5.4). Plain quantiles of few samples are too
-    narrow: the 5 to 95 % range of 8 perfect samples holds 72 % of what follows.
-    """
-    n = len(volumes)
-    if n < 2:
-        return None
-    if n < FEWEST_FOR_ORDER_STATISTICS:
-        reach = stats.t.ppf((1 + level) / 2, n - 1) * np.std(volumes, ddof=1) * math.sqrt(1 + 1 / n)
-        middle = float(np.mean(volumes))
-        return max(0.0, middle - float(reach)), middle + float(reach)
-    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2], method="weibull")
-    return float(low), float(high)
-
-
-def interval_method(samples: int) -> str:
-    """Name of the method that `predictive_interval` uses for so many samples."""
-    return "t-predictive" if samples < FEWEST_FOR_ORDER_STATISTICS else "order-statistics"
 
 
 class Settled:

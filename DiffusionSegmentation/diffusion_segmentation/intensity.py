@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -10,15 +13,19 @@ from skimage.filters import threshold_otsu
 CEILING = 1.5
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
+def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> np.ndarray:
     """Image of any shape and unit as float32 in [0, CEILING]: air near 0, the bright tissues near 1.
 
-    0 is the half-percent quantile of the image, 1 the 99 % quantile of what is brighter than the image's mean. The mean
-    separates head from air well enough, and a skull-stripped head (mostly zeros) from its zeros.
+    `intensity` is the model's section of that name. With {"window": [low, high]}, for CT, low becomes 0 and high 1.
+    Without one, 0 is the half-percent quantile of the image, 1 the 99 % quantile of what is brighter than the image's
+    mean. The mean separates head from air well enough, and a skull-stripped head (mostly zeros) from its zeros.
 
     Raises ValueError when the image is constant.
     """
     image = np.asarray(image, dtype=np.float32)
+    if intensity and "window" in intensity:
+        low, high = intensity["window"]
+        return np.clip((image - np.float32(low)) / np.float32(high - low), 0, CEILING)
     # Quantiles from at most about 500,000 voxels: within 0.2 % of the exact ones, 20 times faster.
     some = image.ravel()[:: max(1, image.size // 500_000)]
     low = np.quantile(some, 0.005)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from .errors import ModelError
-from .networks import Denoiser, Encoder
+from .networks import CHANNELS_LAST, Denoiser, Encoder
 from .process import adapted_grid
 
 SCHEMA = 1
@@ -60,6 +60,11 @@ class Model:
         return self.section["working_spacing_mm"]
 
     @property
+    def dims(self) -> int:
+        """Axes of what the networks work on: 3, or 2 for pictures."""
+        return self.section["network"].get("dims", 3)
+
+    @property
     def multiple(self) -> int:
         """Windows have a multiple of this many voxels along each axis."""
         return Encoder.multiple(tuple(self.section["network"]["encoder"]["channels"]))
@@ -70,9 +75,9 @@ class Model:
         return adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), steps)
 
     def to(self, device: torch.device) -> Model:
-        """Move to a device. Channels last in memory: 3-D convolutions run twice as fast so on CPU and GPU."""
+        """Move to a device. Channels last in memory: convolutions run twice as fast so on CPU and GPU."""
         for network in (self.encoder, self.denoiser):
-            network.to(device=device, memory_format=torch.channels_last_3d)
+            network.to(device=device, memory_format=CHANNELS_LAST[self.dims])
         return self
 
 
@@ -85,22 +90,24 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
         encoder, denoiser = network["encoder"], network["denoiser"]
         channels, blocks = tuple(encoder["channels"]), tuple(encoder["blocks"])
         light, light_blocks = tuple(denoiser["channels"]), denoiser["blocks"]
+        dims = network.get("dims", 3)
         numbers = (*channels, *blocks, *light, light_blocks, classes)
         sound = (
-            all(isinstance(n, int) and 0 < n <= LARGEST_CHANNELS for n in numbers)
+            dims in (2, 3)
+            and all(isinstance(n, int) and 0 < n <= LARGEST_CHANNELS for n in numbers)
             and all(c % 8 == 0 for c in (*channels, *light))
             and 2 <= len(channels) == len(blocks) <= LARGEST_STAGES
             and len(light) == 2
             and max(*blocks, light_blocks) <= 8
             and 2 <= classes <= LARGEST_CLASSES
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise ModelError(
             "The model's metadata describe a network that this version cannot build; update the extension or the model."
         )
-    return Encoder(classes, channels, blocks), Denoiser(classes, channels[0], light, light_blocks)
+    return Encoder(classes, channels, blocks, dims), Denoiser(classes, channels[0], light, light_blocks, dims)
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
@@ -213,13 +220,22 @@ def _sound(section: dict[str, Any]) -> bool:
             and [entry["label"] for entry in labels] == list(range(1, len(labels) + 1))
             and all(isinstance(entry[key], str) for entry in labels for key in ("id", "name", "terminology"))
             and all(len(entry["color"]) == 3 and all(0 <= c <= 1 for c in entry["color"]) for entry in labels)
-            and len(section["window"]) == 3
+            and len(section["window"]) == section["network"].get("dims", 3)
             and all(isinstance(n, int) and 0 < n <= 1024 for n in section["window"])
             and all(section["steps"][device] >= 1 for device in ("cpu", "gpu"))
             and len(section["process"]["loss_curve"]["log_snr"])
             == len(section["process"]["loss_curve"]["cross_entropy"])
             >= 2
+            and _sound_intensity(section.get("intensity"))
             and all(len(section["input_range"][key]) == 2 for key in ("spacing_mm", "extent_mm"))
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return False
+
+
+def _sound_intensity(intensity: Any) -> bool:
+    """Whether `normalise` can follow it: nothing, or a window of two rising numbers."""
+    if intensity is None:
+        return True
+    low, high = intensity["window"]
+    return isinstance(low, int | float) and isinstance(high, int | float) and low < high

@@ -29,14 +29,17 @@ def alpha_sigma(log_snr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Labels [N, 8, z, y, x] (0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}."""
+    """Labels [N, 8, z, y, x] (0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}.
+
+    Alike in two dimensions, [N, 4, y, x] as [N, 4 * classes, y, x].
+    """
     hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1), classes)  # [N, z, y, x, 8, classes]
     return hot.transpose(-1, -2).flatten(-2).float().mul_(2).sub_(1).movedim(-1, 1)
 
 
 def diffuse(x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
-    """x at `log_snr` [N] from x0 and unit noise, both of any shape [N, ., ., ., .]."""
-    alpha, sigma = (a.view(-1, 1, 1, 1, 1) for a in alpha_sigma(log_snr))
+    """x at `log_snr` [N] from x0 and unit noise, both of any shape [N, ...]."""
+    alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
     return alpha * x0 + sigma * noise
 
 

@@ -7,14 +7,36 @@ blended at every step; a mask stitched from windows with noise of their own woul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .model import Model
-from .networks import class_softmax, class_softmax_, depth_to_space
+from .networks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space
 from .process import ddim_step
 from .tiles import Tiling
+
+
+def ddim(
+    denoise: Callable[[torch.Tensor, float], torch.Tensor],
+    x: torch.Tensor,
+    first: torch.Tensor,
+    log_snr: np.ndarray,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> torch.Tensor:
+    """From noise x to class probabilities of x0 over the nodes `log_snr`, rising (Song et al. 2021, eta = 0).
+
+    `denoise(x, node)` gives class probabilities of x0; `first` are those at the first node. There the state is pure
+    noise and says nothing about the mask: the answer is the direct head's, and the denoiser is spared a pass that could
+    only repeat it with an error of its own.
+    """
+    for k, node in enumerate(log_snr):
+        p = denoise(x, float(node)) if k else first
+        if k + 1 < len(log_snr):
+            x = ddim_step(x, p, float(node), float(log_snr[k + 1]))
+        on_step(k + 1)
+    return p
 
 
 class Encoded:
@@ -49,26 +71,19 @@ class Encoded:
         less noise than the masks do (Rao-Blackwell). `log_snr` are the nodes of the step grid, rising. `on_step` is
         called with the number of steps done and may raise to stop.
 
-        The first node is pure noise, which says nothing about the mask: the answer there is the direct head's, and the
-        denoiser is spared a pass that could only repeat it with an error of its own.
-
         A sample depends on its seed alone; which others are drawn with it changes rounding at most.
         """
         with torch.inference_mode():
             x = torch.cat([self._noise(seed) for seed in seeds])
-            for k, node in enumerate(log_snr):
-                p = self._denoise(x, float(node)) if k else self._marginals.expand(len(x), -1, -1, -1, -1)
-                if k + 1 < len(log_snr):
-                    x = ddim_step(x, p, float(node), float(log_snr[k + 1]))
-                on_step(k + 1)
-            return self._volume(p)
+            first = self._marginals.expand(len(x), *self._marginals.shape[1:])
+            return self._volume(ddim(self._denoise, x, first, log_snr, on_step))
 
     def _denoise(self, x: torch.Tensor, log_snr: float) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, in the form of the state x."""
         time = torch.full((len(x),), log_snr, device=self.device)
         answers = []
         for window, prepared, direct in zip(self.tiling.windows, self._prepared, self._direct, strict=True):
-            crop = x[(..., *window)].contiguous(memory_format=torch.channels_last_3d)
+            crop = x[(..., *window)].contiguous(memory_format=CHANNELS_LAST[3])
             answers.append(class_softmax_(self.model.denoiser(crop, time, prepared, direct)))
         return self.tiling.blend(answers)
 
@@ -80,6 +95,47 @@ class Encoded:
 
     def _volume(self, cells: torch.Tensor) -> np.ndarray:
         return np.ascontiguousarray(self.tiling.crop(depth_to_space(cells)).cpu().numpy())
+
+
+@dataclass
+class Drawn:
+    """Joint samples of N small cases of C classes: what `draw` returns."""
+
+    masks: np.ndarray
+    """uint8 [N, samples, *shape]"""
+    mean: np.ndarray
+    """Mean class probabilities of the samples, float32 [N, C, *shape]."""
+    direct: np.ndarray
+    """Class probabilities of the direct head, float32 [N, C, *shape]."""
+
+
+def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> Drawn:
+    """Joint samples of many small cases at once, in two dimensions or three, on the device that the model is on.
+
+    images float32 [N, *shape], normalised, each axis a multiple of `model.multiple`; all samples of a case go through
+    the denoiser together. For volumes of any size see `Encoded`. The noise is drawn on the CPU, one stream for each
+    case, so that a case's samples do not depend on its neighbours.
+    """
+    device = next(model.encoder.parameters()).device
+    masks, mean, direct = [], [], []
+    with torch.inference_mode():
+        for index, image in enumerate(images):
+            features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
+            prepared = model.denoiser.prepare(features)
+            generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
+            x = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
+            x = x.to(device).movedim(-1, 1)
+            marginals = class_softmax(logits)
+
+            def denoise(x, node, prepared=prepared, logits=logits):
+                time = torch.full((len(x),), node, device=device)
+                return class_softmax_(model.denoiser(x, time, prepared, logits))
+
+            p = depth_to_space(ddim(denoise, x, marginals.expand(x.shape), log_snr))
+            masks.append(p.argmax(1).to(torch.uint8).cpu().numpy())
+            mean.append(p.mean(0).cpu().numpy())
+            direct.append(depth_to_space(marginals)[0].cpu().numpy())
+    return Drawn(np.stack(masks), np.stack(mean), np.stack(direct))
 
 
 def sample_seeds(seed: int, count: int, first: int = 0) -> list[int]:

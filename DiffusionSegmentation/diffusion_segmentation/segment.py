@@ -17,9 +17,11 @@ import torch
 
 from . import model as models_module
 from . import results
-from .ensemble import Ensemble, Settled, interval_method, predictive_interval, volumes_ml
-from .errors import Cancelled, InputError
+from .denormals import flushed
+from .ensemble import Ensemble, Settled, volumes_ml
+from .errors import Cancelled, InputError, ModelError
 from .intensity import body_box, normalise
+from .metrics.intervals import interval_method, predictive_interval
 from .model import Model
 from .sampler import Encoded, sample_seeds
 from .versions import versions
@@ -145,9 +147,9 @@ def segment(
     if request.steps == 1:
         # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
         raise InputError("One step cannot draw different samples; choose two steps or more.")
-    torch.set_flush_denormal(True)  # near-zero activations can make a CPU tens of times slower
     request.output.mkdir(parents=True, exist_ok=True)
-    return _Run(request, progress, preview, cancel).go(models or ModelCache())
+    with flushed():
+        return _Run(request, progress, preview, cancel).go(models or ModelCache())
 
 
 class _Run:
@@ -167,6 +169,8 @@ class _Run:
         with self._stage("model"):
             self.device = choose_device(self.request.device)
             self.model = models.get(self.request.model, self.device)
+            if self.model.dims != 3:
+                raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
             self.steps = (
                 self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
             )
@@ -195,7 +199,7 @@ class _Run:
         array = sitk.GetArrayViewFromImage(whole)
         box = body_box(array, round(BODY_MARGIN_MM / self.model.spacing))
         body = whole[tuple(box[::-1])]
-        return body, normalise(sitk.GetArrayViewFromImage(body))
+        return body, normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
 
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one; returns whether the run was stopped early."""

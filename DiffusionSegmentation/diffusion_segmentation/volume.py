@@ -117,24 +117,27 @@ def _box_around(image: sitk.Image, ranges: list[tuple[float, float]]) -> Box:
     return tuple(np.min(corners, axis=0).tolist()), tuple(np.max(corners, axis=0).tolist())
 
 
-def working_image(image: sitk.Image, spacing_mm: float, box: Box | None = None) -> sitk.Image:
+def working_image(
+    image: sitk.Image, spacing_mm: float, box: Box | None = None, outside: float | None = None
+) -> sitk.Image:
     """Return `image` (float32) on the working grid of `spacing_mm` that covers `box`, by default the whole image.
 
-    The grid is centred on the box and reaches beyond it by less than one voxel in all. Outside the image its minimum
-    is assumed.
+    The grid is centred on the box and reaches beyond it by less than one voxel in all. Outside the image the
+    value `outside` is assumed, by default the image's minimum.
     """
     lower, upper = bounding_box(image) if box is None else box
     # Without the small allowance, rounding in an oblique direction matrix would add a voxel of nothing.
     size = [max(1, math.ceil((b - a) / spacing_mm - 1e-4)) for a, b in zip(lower, upper, strict=True)]
     origin = [(a + b) / 2 - (n - 1) / 2 * spacing_mm for a, b, n in zip(lower, upper, size, strict=True)]
-    minimum = float(sitk.GetArrayViewFromImage(image).min())
+    if outside is None:
+        outside = float(sitk.GetArrayViewFromImage(image).min())
     resample = sitk.ResampleImageFilter()
     resample.SetSize(size)
     resample.SetOutputOrigin(origin)
     resample.SetOutputSpacing([spacing_mm] * 3)
     resample.SetOutputDirection(np.eye(3).ravel().tolist())
     resample.SetInterpolator(sitk.sitkLinear)
-    resample.SetDefaultPixelValue(minimum)
+    resample.SetDefaultPixelValue(outside)
     resample.SetOutputPixelType(sitk.sitkFloat32)
     return resample.Execute(_smoothed_for(image, spacing_mm))
 

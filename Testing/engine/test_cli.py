@@ -89,6 +89,14 @@ def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
         "segment a --out o",
         "models extra",
         "train",
+        "evaluate m",
+        "evaluate m d",
+        "evaluate m d --output o --steps 1",
+        "evaluate m d --output o --steps uniform:1",
+        "evaluate m d --output o --steps cosine:5",
+        "evaluate m d --output o --steps",
+        "evaluate m d --output o --samples auto",
+        "evaluate m d --output o --cases 0",
     ],
 )
 def test_wrong_usage_exits_with_2(engine: SimpleNamespace, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +153,69 @@ def test_in_a_terminal_progress_is_one_line(
     line, end = capsys.readouterr().err.split("\n")
     assert end == ""
     assert line.split("\r")[-1].strip() == "sampling, sample 1 of 8, step 2 of 5, 42 s left"
+
+
+@pytest.fixture
+def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Takes the place of `diffusion_segmentation.evaluation.evaluate`; `asked` is the last request."""
+    module = SimpleNamespace(asked=None, Request=lambda **fields: SimpleNamespace(**fields))
+
+    def evaluate(request: Any) -> Any:
+        module.asked = request
+        print("a library talks")
+        return {"scores": {"dice": 0.5}}
+
+    module.evaluate = evaluate
+    module.text = lambda found, folder: f"Dice {found['scores']['dice']}, in {folder}"
+    package = SimpleNamespace(evaluate=module)
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation", package)
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation.evaluate", module)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: object())
+    return module
+
+
+def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "brain-structures", "data ü", "--output", "out"]) == 0
+    assert vars(evaluation.asked) == {
+        "model": "brain-structures",
+        "dataset": "data ü",
+        "output": Path("out"),
+        "samples": None,
+        "steps": (),
+        "cases": None,
+        "seed": 0,
+        "device": "auto",
+    }
+    assert capsys.readouterr().out.splitlines()[-1] == "Dice 0.5, in out"
+
+
+def test_every_choice_of_evaluate_arrives(evaluation: SimpleNamespace) -> None:
+    words = (
+        "evaluate m lesions:32x32 --output o --samples 16 --steps 5 10 uniform:10 --cases 3 --seed 7 --device cuda:1"
+    )
+    assert cli.main(words.split()) == 0
+    chosen = {"samples": 16, "steps": ("5", "10", "uniform:10"), "cases": 3, "seed": 7, "device": "cuda:1"}
+    assert vars(evaluation.asked).items() >= chosen.items()
+
+
+def test_evaluate_as_json_prints_nothing_else(evaluation: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.terminal, "claim_for_json", lambda: shown.append)
+        assert cli.main(["evaluate", "m", "d", "--output", "o", "--json"]) == 0
+    assert shown == [{"scores": {"dice": 0.5}}]
+
+
+@pytest.mark.parametrize("words", ["train d --output o", "evaluate m d --output o"])
+def test_without_the_extra_train_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None if package == "matplotlib" else object())
+    assert cli.main(words.split()) == 1
+    assert capsys.readouterr().err == (
+        "Training and evaluation need Lightning and Matplotlib; install them with: "
+        "pip install 'diffusion-segmentation[train]'\n"
+    )
 
 
 def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:

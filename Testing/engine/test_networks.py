@@ -1,5 +1,7 @@
 """The networks' arithmetic: space to depth, softmax over classes, and what the denoiser knows before training."""
 
+import math
+
 import pytest
 import torch
 
@@ -14,14 +16,17 @@ from diffusion_segmentation.networks import (
 from diffusion_segmentation.process import diffuse, one_hot_state
 
 
-def test_space_to_depth_loses_nothing():
-    x = torch.randn(2, 3, 4, 6, 8)
+@pytest.mark.parametrize("shape", [(4, 6, 8), (6, 8)])
+def test_space_to_depth_loses_nothing(shape):
+    x = torch.randn(2, 3, *shape)
+    assert space_to_depth(x).shape == (2, 3 * 2 ** len(shape), *(n // 2 for n in shape))
     assert torch.equal(depth_to_space(space_to_depth(x)), x)
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 2), (4, 6)])
 @pytest.mark.parametrize("softmax", [class_softmax, class_softmax_])
-def test_class_softmax_is_softmax_over_the_classes_of_each_voxel(softmax):
-    logits = 30 * torch.randn(2, 4, 4, 6, 2)
+def test_class_softmax_is_softmax_over_the_classes_of_each_voxel(softmax, shape):
+    logits = 30 * torch.randn(2, 4, *shape)
     torch.testing.assert_close(depth_to_space(softmax(space_to_depth(logits))), logits.softmax(1))
 
 
@@ -43,19 +48,22 @@ def test_denoiser_answers_the_same_with_and_without_gradients():
         torch.testing.assert_close(denoiser(*arguments), with_gradients.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_untrained_denoiser_is_bayes_rule_for_independent_voxels():
+@pytest.mark.parametrize("size", [(4, 4, 4), (6, 8)])
+def test_untrained_denoiser_is_bayes_rule_for_independent_voxels(size):
     torch.manual_seed(0)
-    classes, prior = 3, torch.tensor([0.7, 0.2, 0.1])
-    denoiser = Denoiser(classes, 8, (8, 8), 1)
-    labels = torch.multinomial(prior, 8 * 4**3, replacement=True).view(1, 8, 4, 4, 4)
+    classes, prior, cell = 3, torch.tensor([0.7, 0.2, 0.1]), 2 ** len(size)
+    denoiser = Denoiser(classes, 8, (8, 8), 1, len(size))
+    labels = torch.multinomial(prior, cell * math.prod(size), replacement=True).view(1, cell, *size)
     log_snr = torch.tensor([-1.0])
-    x = diffuse(one_hot_state(labels, classes), torch.randn(1, 24, 4, 4, 4), log_snr)
-    direct = prior.log().repeat_interleave(8).view(1, 24, 1, 1, 1).expand(1, 24, 4, 4, 4)
-    p = class_softmax(denoiser(x, log_snr, denoiser.prepare(torch.zeros(1, 8, 4, 4, 4)), direct)).unflatten(1, (3, 8))
+    x = diffuse(one_hot_state(labels, classes), torch.randn(1, classes * cell, *size), log_snr)
+    direct = prior.log().repeat_interleave(cell).view(1, -1, *(1,) * len(size)).expand(x.shape)
+    features = denoiser.prepare(torch.zeros(1, 8, *size))
+    p = class_softmax(denoiser(x, log_snr, features, direct)).unflatten(1, (classes, cell))
 
     alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
     means = alpha * (2 * torch.eye(classes) - 1)  # [class k, channel]
-    distances = ((x.unflatten(1, (3, 8)).movedim(1, -1)[..., None, :] - means) ** 2).sum(-1)  # [1, 8, z, y, x, k]
+    states = x.unflatten(1, (classes, cell)).movedim(1, -1)[..., None, :]
+    distances = ((states - means) ** 2).sum(-1)  # [1, cell, ..., k]
     expected = (prior.log() - distances / (2 * sigma**2)).softmax(-1).movedim(-1, 1)
     torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-5)
 

@@ -83,7 +83,7 @@ def test_item_is_an_image_and_its_labels_on_one_grid_and_repeats_with_its_seed(a
 
     first, again = items(), items()
     for (image, labels), (image2, labels2) in zip(first, again, strict=True):
-        assert image.shape == (1, 16, 20, 24) and labels.shape == (16, 20, 24)
+        assert image.shape == (1, 16, 20, 24) and labels.shape == (1, 16, 20, 24)
         assert 0 <= float(image.min()) and float(image.max()) <= CEILING
         assert int(labels.max()) <= 7
         assert np.array_equal(image, image2) and np.array_equal(labels, labels2)

@@ -22,13 +22,14 @@ ENGINE_FLOORS = (
     "__main__",
     "cli",
     "worker",
+    "evaluation",
     "segment training",
     "sampler",
     "tiles ensemble",
     "model",
     "networks",
     "process outbox terminal",
-    "volume results metrics intensity messages streams versions",
+    "volume results metrics phantoms dataset denormals intensity messages streams versions",
     "errors",
 )
 LIB_FLOORS = (
@@ -41,6 +42,8 @@ LIB_FLOORS = (
     "worker_process dependencies offscreen wording widgets nrrd",
     "signals i18n vtk_log",
 )
+# Rooms that need the extra [train]; segmenting needs none of them.
+DEVELOPERS = {"training", "evaluation"}
 # The doors in the wall: standard library only, so that Slicer's own process can open them.
 DOORS = {f"{ENGINE}.messages", f"{ENGINE}.errors"}
 
@@ -150,12 +153,19 @@ def test_doors_load_the_standard_library_only(door: str) -> None:
 
 def test_dependencies_are_what_the_engine_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {name.split(">")[0].strip() for name in project["dependencies"]}
+    always, developers = (
+        {name.split(">")[0].strip() for name in names}
+        for names in (project["dependencies"], project["optional-dependencies"]["train"])
+    )
     distribution = {"skimage": "scikit-image"}
-    # atlas.py runs in an environment of its own, the only one that holds samseg.
-    files = [path for path in sources(ENGINE) if path.name != "atlas.py"]
-    foreign = {name.split(".")[0] for path in files for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
-    assert {distribution.get(name, name) for name in foreign} == declared
+    foreign: dict[bool, set[str]] = {True: set(), False: set()}
+    for path in sources(ENGINE):
+        # atlas.py runs in an environment of its own, the only one that holds samseg.
+        if path.name != "atlas.py":
+            names = {name.split(".")[0] for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
+            foreign[room(path) in DEVELOPERS] |= {distribution.get(name, name) for name in names}
+    assert foreign[False] == always
+    assert foreign[True] - always == developers
 
 
 def test_slicer_installs_what_the_wheel_depends_on() -> None:

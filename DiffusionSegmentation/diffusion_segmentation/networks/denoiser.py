@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..process import alpha_sigma
-from .blocks import ResidualBlock, class_softmax, class_softmax_
+from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
 
 
 class Denoiser(nn.Module):
@@ -22,26 +22,28 @@ class Denoiser(nn.Module):
     The direct head supplies the first term, the state the second; the network learns only what neighbours add. It
     starts at zero, so training starts from the independent posterior instead of from nothing.
 
-    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2]): noise is drawn in it,
+    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2]; in two dimensions
+    [N, 4 * classes, y/2, x/2]): noise is drawn in it,
     steps are taken in it, and only what leaves the sampler is brought back: no pass spends time on moving memory.
 
     The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
     """
 
-    def __init__(self, classes: int, features: int, channels: tuple[int, int], blocks: int) -> None:
+    def __init__(self, classes: int, features: int, channels: tuple[int, int], blocks: int, dims: int = 3) -> None:
         super().__init__()
         fine, coarse = channels
+        conv, cells = CONV[dims], 2**dims * classes
         self.embedding = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
-        self.condition = nn.Conv3d(features, fine, 1)
-        self.enter = nn.Conv3d(8 * classes, fine, 1)
-        self.enter_posterior = nn.Conv3d(8 * classes, fine, 1)
-        self.first = ResidualBlock(fine, 64)
-        self.shrink = nn.Conv3d(fine, coarse, 2, stride=2)
-        self.middle = nn.ModuleList(ResidualBlock(coarse, 64) for _ in range(blocks))
-        self.grow = nn.ConvTranspose3d(coarse, fine, 2, stride=2)
-        self.last = nn.Conv3d(fine, fine, 3, padding=1)
+        self.condition = conv(features, fine, 1)
+        self.enter = conv(cells, fine, 1)
+        self.enter_posterior = conv(cells, fine, 1)
+        self.first = ResidualBlock(fine, 64, dims)
+        self.shrink = conv(fine, coarse, 2, stride=2)
+        self.middle = nn.ModuleList(ResidualBlock(coarse, 64, dims) for _ in range(blocks))
+        self.grow = CONV_TRANSPOSE[dims](coarse, fine, 2, stride=2)
+        self.last = conv(fine, fine, 3, padding=1)
         self.norm = nn.GroupNorm(8, fine)
-        self.head = nn.Conv3d(fine, 8 * classes, 1)
+        self.head = conv(fine, cells, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -57,7 +59,7 @@ class Denoiser(nn.Module):
         log_snr [N]; prepared [1 or N, fine, z/2, y/2, x/2] from `prepare`; direct, the direct head's logits, as `x` or
         with N = 1.
         """
-        alpha, sigma = (a.view(-1, 1, 1, 1, 1) for a in alpha_sigma(log_snr))
+        alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
         x, direct, evidence = x.float(), direct.float(), 2 * alpha / sigma**2
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
@@ -74,7 +76,8 @@ class Denoiser(nn.Module):
     def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
         """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""
         weight, bias = self.enter_posterior.weight, self.enter_posterior.bias
-        return nn.functional.conv3d(p, 2 * weight, bias - weight.sum((1, 2, 3, 4)))
+        convolve = nn.functional.conv2d if p.ndim == 4 else nn.functional.conv3d
+        return convolve(p, 2 * weight, bias - weight.flatten(1).sum(1))
 
 
 def _sinusoids(log_snr: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..networks import Denoiser, Encoder, space_to_depth
+from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
 from ..process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state, sample_log_snr
 
 BINS = 24
@@ -17,59 +17,94 @@ BINS = 24
 def losses(
     encoder: Encoder, denoiser: Denoiser, image: torch.Tensor, labels: torch.Tensor, classes: int, log_snr: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropies in nats a voxel: of the direct head (a scalar), and of the denoiser for each draw [N].
+    """Cross-entropies in nats a voxel: of the direct head for each image [N], and of the denoiser for each draw [N, K].
 
-    image [1, 1, z, y, x], labels [1, z, y, x]; log_snr [N], one noise field each: N draws share the encoder's cost.
-    Plain cross-entropy, because its optimum is the true conditional; Dice terms and class weights move it.
+    image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K], one noise field each: the K draws
+    of an image share the encoder's cost. R is 1, or divides K: several raters' masks, or several draws from a known
+    posterior, each used for K / R draws. Plain cross-entropy, because its optimum is the true conditional; Dice terms
+    and class weights move it (`Penalty`).
+    """
+    direct, denoised, target = predictions(encoder, denoiser, image, labels, classes, log_snr)
+    draws, raters = log_snr.shape[1], labels.shape[1]
+    return (
+        cross_entropy(_each(direct, raters), target, classes).flatten(1).mean(1).view(len(image), raters).mean(1),
+        cross_entropy(denoised, _each(target, draws // raters), classes).flatten(1).mean(1).view(log_snr.shape),
+    )
+
+
+def predictions(
+    encoder: Encoder, denoiser: Denoiser, image: torch.Tensor, labels: torch.Tensor, classes: int, log_snr: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of the direct head [N, 8C, ...] and of the denoiser [N * K, 8C, ...], and the labels [N * R, 8, ...].
+
+    Arguments as for `losses`; everything in space-to-depth form.
     """
     features, direct = encoder(image)
-    target = space_to_depth(labels[:, None]).long()
-    x0 = one_hot_state(target, classes).expand(len(log_snr), -1, -1, -1, -1)
-    noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=torch.channels_last_3d)
-    x = diffuse(x0, noise, log_snr)
+    target = space_to_depth(labels.flatten(0, 1)[:, None]).long()
+    draws, raters = log_snr.shape[1], labels.shape[1]
+    x0 = _each(one_hot_state(target, classes), draws // raters)
+    noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
+    x = diffuse(x0, noise, log_snr.flatten())
     # The head is trained by its own loss only; the denoiser takes it as given, as it will when sampling.
-    logits = denoiser(x, log_snr, denoiser.prepare(features), direct.detach())
-    denoised = _cross_entropy(logits, target.expand(len(log_snr), -1, -1, -1, -1), classes)
-    return _cross_entropy(direct, target, classes).mean(), denoised.flatten(1).mean(1)
+    prepared = denoiser.prepare(features)
+    denoised = denoiser(x, log_snr.flatten(), _each(prepared, draws), _each(direct.detach(), draws))
+    return direct, denoised, target
 
 
-def _cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
+def _each(x: torch.Tensor, draws: int) -> torch.Tensor:
+    """[N, ...] -> [N * draws, ...], each entry `draws` times in a row; without a copy where N = 1."""
+    return x.expand(draws, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(draws, 0)
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
     """Logits [N, 8 * classes, z, y, x] against labels [N, 8, z, y, x], a voxel at a time."""
-    by_class = logits.float().unflatten(1, (classes, 8))
+    by_class = logits.float().unflatten(1, (classes, -1))
     return functional.cross_entropy(by_class, target, reduction="none")
 
 
-def draw_log_snr(count: int, input_scale: float, rng: np.random.Generator) -> torch.Tensor:
-    """Stratified log-SNR [count]: 70 % from the shifted cosine schedule, 30 % uniform, so that no range goes unseen."""
+def draw_log_snr(images: int, draws: int, input_scale: float, rng: np.random.Generator) -> torch.Tensor:
+    """Stratified log-SNR [images, draws]: 70 % from the shifted cosine schedule, 30 % uniform in the whole range.
+
+    The uniform share is there so that no range goes unseen. Strata are dealt out so that each image gets draws from all
+    over the range.
+    """
+    count = images * draws
     uniform = torch.from_numpy((np.arange(count) + rng.random(count)) / count)
     cosine = sample_log_snr(uniform, input_scale)
     flat = torch.from_numpy(rng.uniform(LOG_SNR_MIN, LOG_SNR_MAX, count)).float()
-    return torch.where(torch.from_numpy(rng.random(count) < 0.3), flat, cosine)
+    return torch.where(torch.from_numpy(rng.random(count) < 0.3), flat, cosine).view(draws, images).T.contiguous()
 
 
 def loss_curve(
     encoder: Encoder,
     denoiser: Denoiser,
-    heads: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     classes: int,
     device: torch.device,
 ) -> dict[str, list[float]]:
     """The task's fingerprint: the denoiser's cross-entropy (nats a voxel) at the centres of 24 bins of log-SNR.
 
-    Measured on `heads` (image [1, z, y, x], labels [z, y, x]) after training. Every head is seen at every noise level:
-    heads differ tenfold in difficulty, and a curve of whatever was drawn during training shows that more than the task.
+    Measured on `batches` (image [N, 1, z, y, x], labels [N, z, y, x]) after training. Every case is seen at every noise
+    level: heads differ tenfold in difficulty, and a curve of whatever was drawn during training shows that more than
+    the task.
     """
-    edges = np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)
-    centres = torch.from_numpy((edges[:-1] + edges[1:]) / 2).float()
+    centres = torch.from_numpy(bin_centres()).float()
     rows = []
     with torch.inference_mode():
-        for image, labels in heads:
-            image, labels = image[None].to(device), labels[None].to(device)
+        for image, labels in batches:
+            image, labels = image.to(device), labels.to(device)
             # One level at a time: a whole head at all levels would need gigabytes.
-            row = [losses(encoder, denoiser, image, labels, classes, c.view(1).to(device))[1] for c in centres]
-            rows.append(torch.cat(row).cpu().numpy())
-    values = np.mean(rows, axis=0)
+            levels = (c.expand(len(image), 1).to(device) for c in centres)
+            row = [losses(encoder, denoiser, image, labels, classes, level)[1] for level in levels]
+            rows.append(torch.cat(row, 1).cpu().numpy())
+    values = np.concatenate(rows).mean(0)
     return {
         "log_snr": [round(float(c), 4) for c in centres],
         "cross_entropy": [float(f"{v:.6g}") for v in values],
     }
+
+
+def bin_centres() -> np.ndarray:
+    """Centres of the 24 bins of log-SNR in which losses are kept."""
+    edges = np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)
+    return (edges[:-1] + edges[1:]) / 2

@@ -206,7 +206,7 @@ def majority(tissue: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 class SyntheticHeads(torch.utils.data.IterableDataset):
-    """An endless stream of (image float32 [1, z, y, x], labels uint8 [z, y, x]) at 2 mm, in one of several `shapes`.
+    """An endless stream of (image float32 [1, z, y, x], labels uint8 [1, z, y, x]) at 2 mm, in one of several `shapes`.
 
     Small windows show more heads an hour, large ones the whole head; training on both keeps the group norms from
     relying on one field of view.
@@ -232,6 +232,6 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
             tissue = maps[-1] if len(maps) < self.bank else maps[int(rng.integers(self.bank))]
             shape = self.shapes[int(rng.integers(len(self.shapes)))]
             tissue = deform(tissue, tuple(2 * n for n in shape), rng)
-            labels = torch.from_numpy(majority(tissue, atlas.classes))
+            labels = torch.from_numpy(majority(tissue, atlas.classes))[None]
             for _ in range(2):
                 yield torch.from_numpy(normalise(render(tissue, atlas, rng)))[None], labels

@@ -1,0 +1,194 @@
+"""A model on a folder of labelled images: which cases, and each through the same way as a person's volume."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .. import segment as engine
+from ..dataset import Case, Dataset
+from ..errors import InputError
+from ..model import Model
+from ..volume import read_volume
+from .against import score_map, score_samples
+from .loop import each_case
+from .reading import Drawn, read_drawn, read_reference
+from .store import Kept, describe
+
+SAMPLES = 8
+SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
+"""Where labels, entropy and probabilities come from."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cases that are evaluated, and why these."""
+
+    cases: tuple[Case, ...]
+    which: str
+    seen_in_training: bool
+
+
+def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
+    """The cases that the model has not seen, as far as its metadata (`section`) tell: test cases if labelled, else
+    those that its training did not use, else all.
+    """
+    if dataset.test:
+        return Choice(dataset.test, f"the {_cases(dataset.test)} of the data set's test part", False)
+    facts = section.get("training", {}).get("data", {})
+    everything = dataset.training
+    if facts.get("kind") != "folder" or facts.get("name") != dataset.name:
+        which = f"all {_cases(everything)}; the model's metadata do not say that it has seen any"
+        return Choice(everything, which, False)
+    unseen = tuple(case for case in everything if case.name not in set(facts.get("cases", ())))
+    if not unseen:
+        which = f"all {_cases(everything)}, on which the model was trained: the scores flatter it"
+        return Choice(everything, which, True)
+    kept_back = set(facts.get("held_out", ()))
+    which = f"the {_cases(unseen)} that the model was not trained on"
+    if any(case.name in kept_back for case in unseen):
+        which += "; on those that training held out it measured the loss curve that places the steps, nothing else"
+    return Choice(unseen, which, False)
+
+
+def _cases(cases: Sequence[Case]) -> str:
+    return "1 case" if len(cases) == 1 else f"{len(cases)} cases"
+
+
+def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The model's label for each number of the data set, background first, by their names.
+
+    Raises InputError where the names are not the same: numbers alone could mean anything.
+    """
+    by_name = {_plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
+    order = [by_name.get(_plain(name)) for name in dataset.label_names]
+    if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
+        raise InputError(
+            f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
+            f"{', '.join(entry['name'] for entry in labels)}; they must be the same to be compared."
+        )
+    return [0, *order]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How each case is segmented."""
+
+    model: Path
+    samples: int
+    steps: int | None
+    seed: int
+    device: str
+
+
+def evaluate_cases(
+    cases: Sequence[Case], order: Sequence[int], settings: Settings, kept: Kept
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost"}, and why others were left out.
+
+    Raises InputError when no case can be used, and whatever else `segment` raises about model, memory and disk.
+    """
+    loaded = engine.ModelCache()
+    models = {source: _WithSource(loaded, source) for source in SOURCES}
+
+    def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        case = cases[index]
+        image = read_volume(case.image)
+        references = [read_reference(path, image, order) for path in case.labels]
+        spacing = image.GetSpacing()[::-1]
+        drawn, report = _segment(case, image, settings, models["samples"])
+        # The direct head has its own maps; two steps of one sample are the least that `segment` draws beside them.
+        quick = dataclasses.replace(settings, samples=1, steps=2)
+        direct, direct_report = _segment(case, image, quick, models["direct"])
+        tolerance = report["working_spacing_mm"]
+        rng = np.random.default_rng([settings.seed, index])
+        record = {
+            "maps": {
+                "samples": score_map(drawn, references, spacing, tolerance),
+                "direct": score_map(direct, references, spacing, tolerance),
+            },
+            "samples": score_samples(drawn, references, spacing, rng),
+            "run": {
+                key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
+            },
+            "cost": _cost(report, direct_report),
+        }
+        return record, _picture(image, references[0], drawn, spacing)
+
+    def files(index: int) -> dict[str, Any]:
+        return describe(cases[index].image, *cases[index].labels)
+
+    return each_case([case.name for case in cases], work, kept, files)
+
+
+class _WithSource(engine.ModelCache):
+    """Gives every model with the one source of maps that is asked for, whatever its metadata choose."""
+
+    def __init__(self, loaded: engine.ModelCache, source: str) -> None:
+        super().__init__()
+        self.loaded, self.source = loaded, source
+
+    def get(self, name: str, device: torch.device) -> Model:
+        model = self.loaded.get(name, device)
+        metadata = copy.deepcopy(model.metadata)
+        metadata["diffusion_segmentation"]["map_source"] = self.source
+        return dataclasses.replace(model, metadata=metadata)
+
+
+def _segment(
+    case: Case, image: sitk.Image, settings: Settings, models: engine.ModelCache
+) -> tuple[Drawn, dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        request = engine.Request(
+            volume=case.image,
+            output=Path(folder),
+            model=str(settings.model),
+            samples=settings.samples,
+            steps=settings.steps,
+            seed=settings.seed,
+            device=settings.device,
+            keep_samples=True,
+            compress=False,
+        )
+        report = engine.segment(request, models=models).report
+        return read_drawn(Path(folder), image), report
+
+
+def _cost(report: Mapping[str, Any], direct: Mapping[str, Any]) -> dict[str, Any]:
+    times, windows = report["timings_s"], report["windows"]
+    return {
+        "encoder_passes": windows,
+        "denoiser_passes": windows * report["samples"] * (report["steps"] - 1),
+        "seconds": sum(times.values()) - times["model"],
+        "network_seconds": times["encoding"] + times["sampling"],
+        "direct_seconds": direct["timings_s"]["encoding"],
+        "memory_bytes": report["memory_bytes"],
+    }
+
+
+def _picture(image: sitk.Image, reference: np.ndarray, drawn: Drawn, spacing: Sequence[float]) -> dict[str, np.ndarray]:
+    """What a picture of the case needs: the slice with the largest entropy."""
+    at = int(drawn.entropy.sum((1, 2), dtype=np.float64).argmax())
+    grey = sitk.GetArrayViewFromImage(image)[at].astype(np.float32)
+    low, high = np.quantile(grey, [0.005, 0.995])
+    return {
+        "image": np.clip((grey - low) / max(high - low, 1e-6), 0, 1).astype(np.float16),
+        "truth": reference[at],
+        "consensus": drawn.labels[at],
+        "entropy": drawn.entropy[at].astype(np.float16),
+        "samples": np.stack([mask[at] for mask in (*drawn.samples, drawn.samples[0])[:2]]),
+        "spacing": np.array(spacing[1:]),
+    }

@@ -1,0 +1,89 @@
+"""From files to arrays on the grid of the image: what raters drew, and what a run wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a run says of an image; all arrays [k, j, i] on the image's grid.
+
+    Outside the body, where nothing was computed, all is background with certainty.
+    """
+
+    labels: np.ndarray
+    """Most probable class, uint8."""
+    entropy: np.ndarray
+    """Bits, float32."""
+    probabilities: list[np.ndarray]
+    """Of each class, background first, uint8; 255 is 1."""
+    samples: list[np.ndarray]
+    """Joint samples, uint8."""
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, float32."""
+        most = self.probabilities[0]
+        for p in self.probabilities[1:]:
+            most = np.maximum(most, p)
+        return most.astype(np.float32) / np.float32(255)
+
+
+def read_reference(path: Path, image: sitk.Image, order: Sequence[int]) -> np.ndarray:
+    """A label map uint8 [k, j, i] with the model's labels; `order` gives the model's label for each number in the file.
+
+    Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed.
+    """
+    try:
+        labels = sitk.ReadImage(str(path))
+        numbers = sitk.GetArrayFromImage(labels)
+    except RuntimeError:
+        raise InputError(f"The label file '{path.name}' cannot be read; replace it.") from None
+    if (
+        labels.GetSize() != image.GetSize()
+        or not np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
+        or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
+        or not np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
+    ):
+        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
+    numbers = np.rint(numbers).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= len(order):
+        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
+    return np.asarray(order, np.uint8)[numbers]
+
+
+def read_drawn(folder: Path, image: sitk.Image) -> Drawn:
+    """What `segment` with `keep_samples` wrote into `folder` for this image."""
+    return Drawn(
+        labels=_array(folder / "segmentation.seg.nrrd"),
+        entropy=_array(folder / "entropy.nrrd"),
+        probabilities=_sequence(folder / "probabilities.seq.nrrd", image, first=255),
+        samples=_sequence(folder / "samples.seq.nrrd", image, first=0),
+    )
+
+
+def _array(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:
+    """The volumes of a sequence on the image's grid; outside their box the first holds `first`, the others 0."""
+    stored = sitk.ReadImage(str(path))
+    listed = sitk.GetArrayViewFromImage(stored)
+    listed = listed[..., None] if listed.ndim == 3 else listed  # a list of one
+    start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
+    box = tuple(slice(a, a + n) for a, n in zip(start, listed.shape, strict=False))
+    whole = []
+    for number in range(listed.shape[-1]):
+        volume = np.full(image.GetSize()[::-1], first if number == 0 else 0, np.uint8)
+        volume[box] = listed[..., number]
+        whole.append(volume)
+    return whole

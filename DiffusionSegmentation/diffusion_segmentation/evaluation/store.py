@@ -1,0 +1,102 @@
+"""Finished cases, kept on disk: an evaluation that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DiffusionSegmentationError
+from ..results import write_report
+
+SCHEMA = 1
+"""Raised whenever what is kept of a case changes: older cases are then evaluated again."""
+
+
+class Kept:
+    """Cases in a folder, each with a record (JSON) and the arrays for its picture.
+
+    `key` says what they were evaluated with; a case that was evaluated with anything else does not count as kept.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.folder = folder
+        # As it will be after a trip through JSON, so that tuples and lists are the same.
+        self.key = json.loads(json.dumps({"schema": SCHEMA, **key}))
+
+    def get(self, name: str, files: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The record of a case, or None. `files` describes the case's own files, see `put`."""
+        path = self._path(name)
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            same = entry["key"] == self.key and entry["name"] == name and entry["files"] == dict(files or {})
+            return entry["record"] if same and path.with_suffix(".npz").exists() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        picture: Mapping[str, np.ndarray],
+        files: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep a case. The record is written last: a record that is there has its picture.
+
+        Raises DiffusionSegmentationError, one sentence, where it cannot be written.
+        """
+        path = self._path(name)
+        arrays = io.BytesIO()
+        np.savez_compressed(arrays, **picture)
+        write_whole(path.with_suffix(".npz"), arrays.getvalue())
+        write_report(path, {"name": name, "key": self.key, "files": dict(files or {}), "record": record})
+
+    def picture(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a case that is kept; empty where the file was damaged since."""
+        try:
+            with np.load(self._path(name).with_suffix(".npz"), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            return {}
+
+    def _path(self, name: str) -> Path:
+        """A file name that every file system takes; the hash keeps names apart that look alike then."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "case"
+        return self.folder / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
+
+
+def describe(*paths: Path) -> dict[str, list[int] | None]:
+    """What tells whether files have changed: bytes and time of the last change in ns; None for a missing one."""
+    return {path.name: _size_and_time(path) for path in paths}
+
+
+def _size_and_time(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it; its folder is made. Raises DiffusionSegmentationError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DiffusionSegmentationError(
+            f"'{path.name}' could not be written ({error.strerror}); free some space or choose another folder."
+        ) from error

@@ -1,0 +1,101 @@
+"""Nested layers whose borders waver: a correlated Gaussian field, cut at thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import ndtr
+
+from ..errors import InputError
+from .case import Case, Phantom, VolumeLaw
+from .gaussian import gaussian_field
+from .shapes import blob, checkerboard, coordinates
+
+# The image shows depths up to this many of the largest sigma beyond the thresholds; there, all is certain to 3e-7.
+SHOWN = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class ProbitCase(Case):
+    """Label = number of `thresholds` below depth + sigma * g, with g a Gaussian field of unit variance.
+
+    `depth` and `sigma` are [*shape], `thresholds` [classes - 1] ascending, all in voxels, as is `correlation`.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    sigma: np.ndarray
+    thresholds: np.ndarray
+    correlation: float
+
+    @property
+    def classes(self) -> int:
+        return len(self.thresholds) + 1
+
+    @cached_property
+    def marginals(self) -> np.ndarray:
+        below = ndtr(self.standardised)
+        return np.diff(below, axis=0, prepend=np.zeros_like(below[:1]), append=np.ones_like(below[:1]))
+
+    @property
+    def standardised(self) -> np.ndarray:
+        """(threshold - depth) / sigma, [classes - 1, *shape]."""
+        return (self.thresholds.reshape(-1, *[1] * self.depth.ndim) - self.depth) / self.sigma
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        field = gaussian_field(self.image.shape, self.correlation).draw(rng, n)
+        field *= self.sigma
+        field += self.depth
+        return sum((field > threshold).astype(np.uint8) for threshold in self.thresholds)
+
+    def volumes(self) -> VolumeLaw:
+        """Exact mean and variance, all pairs of voxels counted: 0.1 s for 32x32, seconds for 24x24x24."""
+        counts = gaussian_field(self.image.shape, self.correlation).count_covariance(self.standardised)
+        # A class's volume is the count above its own threshold without the count above the next one.
+        steps = np.eye(len(counts)) - np.eye(len(counts), k=1)
+        return VolumeLaw(self.marginals[1:].reshape(len(counts), -1).sum(1), np.diag(steps @ counts @ steps.T))
+
+
+@dataclass(frozen=True)
+class Probit(Phantom):
+    """Ordered-probit field: layers of a smooth body, cut from depth + sigma * g at fixed depths.
+
+    The image's intensity is the depth, and a checkerboard on it has the amplitude 0.08 * sigma; its sign is random.
+    There is no noise, so the image determines the law exactly. Along a direction of each case's own, sigma runs from
+    one value to another, both drawn (log-uniform) from the range `sigma` in voxels. `correlation` is the length of g in
+    voxels, the same for all cases: at least 1, at most a quarter of the shortest edge, beyond which the periodic grid
+    would be felt. `depths` are the thresholds and `radius` the range of the body's half axes, both as shares of the
+    shortest edge. Raises InputError for another correlation.
+    """
+
+    sigma: tuple[float, float] = (0.4, 1.8)
+    correlation: float = 3.0
+    depths: tuple[float, ...] = (0.0, 0.11, 0.22)
+    radius: tuple[float, float] = (0.32, 0.42)
+
+    name: ClassVar[str] = "probit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.correlation <= min(self.shape) / 4:
+            raise InputError("The correlation length must lie between 1 voxel and a quarter of the shortest edge.")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(f"layer {k}" for k in range(1, len(self.depths) + 1))
+
+    def draw(self, rng: np.random.Generator) -> ProbitCase:
+        depth = -blob(rng, self.shape, self.radius)
+        thresholds = min(self.shape) * np.array(self.depths)
+        along = np.tensordot(rng.normal(size=depth.ndim), coordinates(self.shape), 1)
+        share = (along - along.min()) / np.ptp(along)
+        first, last = np.exp(rng.uniform(*np.log(self.sigma), 2))
+        sigma = first ** (1 - share) * last**share
+        low, high = thresholds[0] - SHOWN * self.sigma[1], thresholds[-1] + SHOWN * self.sigma[1]
+        intensity = 0.1 + (np.clip(depth, low, high) - low) / (high - low)
+        texture = rng.choice([-1, 1]) * checkerboard(self.shape) * 0.08 * sigma
+        image = (intensity + texture).astype(np.float32)
+        return ProbitCase(image, depth, sigma, thresholds, self.correlation)

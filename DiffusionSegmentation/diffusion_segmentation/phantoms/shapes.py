@@ -1,0 +1,52 @@
+"""Smooth closed surfaces as distance maps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def coordinates(shape: tuple[int, ...]) -> np.ndarray:
+    """Index of every voxel along every axis, float64 [axes, *shape]."""
+    return np.indices(shape).astype(np.float64)
+
+
+def orientation(rng: np.random.Generator, axes: int) -> np.ndarray:
+    """A uniformly random orthogonal matrix [axes, axes]."""
+    q, r = np.linalg.qr(rng.normal(size=(axes, axes)))
+    return q * np.sign(np.diag(r))
+
+
+def ellipsoid(offsets: np.ndarray, radii: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Signed distance [*shape] in voxels from an ellipsoid's surface, negative inside, exact to first order.
+
+    `offsets` [axes, *shape] are positions from its centre, `radii` [axes] its half axes in voxels along the rows of
+    `rotation`. With q = sum (x/r)^2, the distance from the surface q = 1 is (sqrt(q) - 1) / |grad sqrt(q)|.
+    """
+    along = np.tensordot(rotation, offsets, 1)
+    along = np.moveaxis(along, 0, -1) / radii
+    level, slope = np.linalg.norm(along, axis=-1), np.linalg.norm(along / radii, axis=-1)
+    # In the centre itself the slope is undefined; the nearest surface is a shortest half axis away.
+    return np.where(slope > 0, (level - 1) * level / np.where(slope > 0, slope, 1), -np.min(radii))
+
+
+def blob(rng: np.random.Generator, shape: tuple[int, ...], radius: tuple[float, float]) -> np.ndarray:
+    """Distance map [*shape] of a gently warped ellipsoid near the middle of the grid, in voxels, negative inside.
+
+    The warp makes it rise by 0.6 to 1.4 a voxel instead of 1. `radius` is the range of the half axes as shares of the
+    grid's shortest edge.
+    """
+    axes, edge = len(shape), min(shape)
+    grid = coordinates(shape)
+    size = np.reshape(shape, (axes,) + (1,) * axes)
+    offsets = grid - (size - 1) / 2 - edge * rng.uniform(-0.08, 0.08, size.shape)
+    # One wave along a random direction for each axis: 3 % of the edge bends it without folding it.
+    directions = rng.normal(size=(axes, axes))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    phases = rng.uniform(0, 2 * np.pi, size.shape)
+    warp = np.sin(2 * np.pi * 1.5 * np.tensordot(directions, grid / edge, 1) + phases)
+    return ellipsoid(offsets + 0.03 * edge * warp, edge * rng.uniform(*radius, axes), orientation(rng, axes))
+
+
+def checkerboard(shape: tuple[int, ...]) -> np.ndarray:
+    """+1 and -1 in turn along every axis, int [*shape]: a texture that hides nothing that is smooth."""
+    return 1 - 2 * (np.indices(shape).sum(0) % 2)

@@ -1,0 +1,79 @@
+"""A faint disc in noise: uncertainty that comes from the noise alone, by Bayes' rule over a list of discs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import softmax
+
+from .case import Phantom
+from .enumerable import EnumerableCase
+from .shapes import coordinates
+
+BACKGROUND = 0.5
+RADII = 9
+
+
+@dataclass(frozen=True)
+class Template(Phantom):
+    """Image = background + contrast * disc + N(0, eta^2); disc, class and eta are each drawn uniformly from a list.
+
+    The discs (balls in 3D) are 9 radii x 25 places (27 in 3D); a class is known by its contrast only. `contrasts` holds
+    one value a class for a grid of 1024 voxels, `etas` the standard deviations of the noise that occur. A case's eta is
+    not told: the posterior sums over all of them, so it is exact given the image alone. Other `etas` at test than in
+    training are a domain shift of which the right answer is still known.
+    """
+
+    contrasts: tuple[float, ...] = (0.09, 0.13)
+    etas: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+
+    name: ClassVar[str] = "template"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return ("faint disc", "clear disc")
+
+    def draw(self, rng: np.random.Generator) -> EnumerableCase:
+        mask = self.masks[rng.integers(len(self.masks))]
+        image = BACKGROUND + np.array([0, *self._contrasts])[mask] + rng.choice(self.etas) * rng.normal(size=self.shape)
+        return self.posterior(image)
+
+    def posterior(self, image: np.ndarray) -> EnumerableCase:
+        """The law of the disc given any image [*shape]: p(s, eta | x) ~ eta^-voxels exp(-|x - T_s|^2 / 2 eta^2)."""
+        image = image.astype(np.float32)
+        signal = image.astype(np.float64).ravel() - BACKGROUND
+        # |x - T|^2 from the disc's sum and size, [classes - 1, discs]; contrast is the only thing that tells classes.
+        contrasts = self._contrasts[:, None]
+        sums, sizes = self._discs @ signal, self._discs.sum(1)
+        residuals = signal @ signal - 2 * contrasts * sums + contrasts**2 * sizes
+        etas = np.array(self.etas)[:, None, None]
+        weights = softmax(-residuals / (2 * etas**2) - signal.size * np.log(etas)).sum(0)
+        return EnumerableCase(image, self.classes, self.masks, weights.ravel())
+
+    @property
+    def _contrasts(self) -> np.ndarray:
+        """[classes - 1] on this grid: an object of k times as many voxels is as hard to see at 1 / sqrt(k)."""
+        return np.array(self.contrasts) * np.sqrt(1024 / np.prod(self.shape))
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """All label maps, uint8 [classes - 1 times discs, *shape], class by class."""
+        discs = self._discs.astype(np.uint8).reshape(-1, *self.shape)
+        return np.concatenate([label * discs for label in range(1, self.classes)])
+
+    @cached_property
+    def _discs(self) -> np.ndarray:
+        """All discs, 0 or 1, float64 [discs, voxels]."""
+        edge, axes = min(self.shape), len(self.shape)
+        grid = coordinates(self.shape)
+        steps = (-2, -1, 0, 1, 2) if axes == 2 else (-1, 0, 1)
+        discs = []
+        for shift in itertools.product(steps, repeat=axes):
+            centre = (np.array(self.shape) - 1) / 2 + np.array(shift) * edge / 16
+            distance = np.linalg.norm(grid - centre.reshape(-1, *[1] * axes), axis=0)
+            discs += [distance < radius for radius in edge * np.linspace(0.15, 0.35, RADII)]
+        return np.stack(discs).reshape(len(discs), -1).astype(np.float64)

@@ -1,0 +1,259 @@
+"""Training from a folder of labelled images: prepared once, then random windows of them without end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandBiasFieldd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+)
+
+from ..dataset import Case, read_dataset
+from ..errors import InputError
+from ..intensity import body_box, normalise
+from ..volume import read_volume, working_image
+from .defaults import BUNDLE, labels
+from .settings import Optimisation
+
+UNSEEN_SHARE = 0.2
+"""Share of the cases that training never sees: the step grid is measured on them."""
+UNSEEN_WINDOWS = 16
+
+
+class Folder:
+    """Source of training windows: cases of a data set on the model's grid, kept as .npy files in `prepared`."""
+
+    def __init__(self, folder: Path, prepared: Path) -> None:
+        """Read the listing. Raises InputError, one sentence, where the folder is no data set."""
+        self.folder, self.prepared = folder, prepared
+        self.dataset = read_dataset(folder)
+        cases = sorted(self.dataset.training, key=_place)
+        # The first is held out in any case, so that a small data set has one.
+        self.held_out = [case for n, case in enumerate(cases) if _place(case) < UNSEEN_SHARE or n == 0 < len(cases) - 1]
+        self.seen = [case for case in cases if case not in self.held_out]
+        self.spacing = 1.0
+        self.intensity: dict[str, Any] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration for this data set: its median voxel spacing, windows that its smallest image fills."""
+        spacings, extents = [], []
+        for case in self.dataset.training:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(case.image))
+            try:
+                reader.ReadImageInformation()
+            except RuntimeError:
+                raise InputError(f"The image '{case.image.name}' cannot be read; replace or remove it.") from None
+            spacings.append(reader.GetSpacing()[:3])
+            extents.append([n * s for n, s in zip(reader.GetSize()[:3], spacings[-1], strict=True)])
+        spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
+        shortest = min(min(extent) for extent in extents) / spacing
+        edge = int(np.clip(16 * (shortest // 16), 32, 96))
+        name = "".join(c if c.isalnum() else "-" for c in self.dataset.name.lower()).strip("-") or "model"
+        bundle = {
+            **BUNDLE,
+            "name": self.dataset.name,
+            "task": f"Segmentation of {', '.join(self.dataset.label_names)}",
+            "description": f"Trained on {len(self.seen)} cases of {self.dataset.name}.",
+            "data_source": self.dataset.name,
+            "data_type": "nifti",
+        }
+        section = {
+            "schema": 1,
+            "name": name,
+            "title": self.dataset.name,
+            "map_source": "samples",
+            "working_spacing_mm": spacing,
+            "window": [128, 128, 128],
+            "steps": {"cpu": 5, "gpu": 10},
+            "input_range": {
+                "modality": "CT" if "CT" in self.dataset.modality.upper() else "MR",
+                "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
+                "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
+            },
+            "labels": labels(self.dataset.label_names),
+            "network": {
+                "encoder": {"channels": [64, 64, 96, 96], "blocks": [2, 2, 2, 2]},
+                "denoiser": {"channels": [16, 48], "blocks": 3},
+            },
+            "process": {"input_scale": 0.5},
+        }
+        if section["input_range"]["modality"] == "CT":
+            section["intensity"] = {"window": [-200.0, 300.0]}
+        return {
+            "bundle": bundle,
+            "diffusion_segmentation": section,
+            "optimisation": {"iterations": 20_000, "shapes": [[edge] * 3]},
+        }
+
+    def configure(self, section: dict[str, Any]) -> None:
+        """Take from the model's section what preparing needs: working spacing and intensity scale."""
+        self.spacing, self.intensity = section["working_spacing_mm"], section.get("intensity")
+
+    def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
+        """Random windows of the cases that training may see, augmented."""
+        return Windows(self._prepare(self.seen), optimisation, seed, augment=True)
+
+    def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Windows of the cases held out, as they are; of the training cases if there is but one."""
+        windows = iter(
+            Windows(self._prepare(self.held_out or self.seen), optimisation, optimisation.seed, augment=False)
+        )
+        for _ in range(UNSEEN_WINDOWS):
+            image, labels = next(windows)
+            yield image[None], labels[None, :1]
+
+    def facts(self) -> dict[str, Any]:
+        """Names of the cases, so that nobody evaluates on what was trained on without knowing."""
+        return {
+            "kind": "folder",
+            "name": self.dataset.name,
+            "cases": [case.name for case in self.seen],
+            "held_out": [case.name for case in self.held_out],
+        }
+
+    def _prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
+        """Images and labels on the working grid, as pairs of .npy files; those that are there already are kept."""
+        self.prepared.mkdir(parents=True, exist_ok=True)
+        pairs = []
+        for number, case in enumerate(cases):
+            key = hashlib.sha256(f"{case.name} {self.spacing} {self.intensity}".encode()).hexdigest()[:12]
+            image, masks = (self.prepared / f"{case.name}-{key}-{part}.npy" for part in ("image", "labels"))
+            if not image.exists():
+                print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
+                on_grid = self._on_grid(case)
+                _save(masks, on_grid[1])  # first, so that an image that exists has its labels
+                _save(image, on_grid[0])
+            pairs.append((image, masks))
+        return pairs
+
+    def _on_grid(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Image float16 [z, y, x] and labels uint8 [R, z, y, x] of the body, on the working grid."""
+        whole = read_volume(case.image)
+        working = working_image(whole, self.spacing)
+        box = body_box(sitk.GetArrayViewFromImage(working), round(8 / self.spacing))
+        values = normalise(sitk.GetArrayFromImage(working)[box], self.intensity).astype(np.float16)
+        classes = len(self.dataset.label_names) + 1
+        return values, np.stack([_labels(path, whole, self.spacing, classes)[box] for path in case.labels])
+
+
+def _place(case: Case) -> float:
+    """A number in [0, 1) that belongs to the name: cases that are added move none of the others to the other side."""
+    return int.from_bytes(hashlib.sha256(case.name.encode()).digest()[:4], "big") / 2**32
+
+
+def _labels(path: Path, image: sitk.Image, spacing_mm: float, classes: int) -> np.ndarray:
+    """A label file uint8 [z, y, x] on the working grid of its image: each class is resampled, the largest wins."""
+    labels = sitk.ReadImage(str(path))
+    same = labels.GetSize() == image.GetSize() and np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
+    if not same or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3):
+        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
+    numbers = sitk.GetArrayFromImage(labels).round().astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
+    best = most = None
+    for c in range(classes):
+        part = sitk.GetImageFromArray((numbers == c).astype(np.float32))
+        part.CopyInformation(image)
+        # Beyond the image all is background.
+        share = sitk.GetArrayFromImage(working_image(part, spacing_mm, outside=float(c == 0)))
+        if most is None:
+            best, most = np.zeros(share.shape, np.uint8), share
+        else:
+            best[share > most] = c
+            most = np.maximum(most, share)
+    return best
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # with several GPUs several processes prepare
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.replace(path)
+
+
+class Windows(torch.utils.data.IterableDataset):
+    """Endless random windows (image float32 [1, z, y, x], labels uint8 [K, z, y, x]) of prepared cases.
+
+    K is 1 for cases of one rater; otherwise a rater is drawn for each of the draws of noise, so that the model learns
+    the raters' spread and not their mean.
+    """
+
+    def __init__(self, pairs: list[tuple[Path, Path]], optimisation: Optimisation, seed: int, augment: bool) -> None:
+        super().__init__()
+        self.pairs, self.optimisation, self.seed, self.augment = pairs, optimisation, seed, augment
+        raters = [len(np.load(labels, mmap_mode="r")) for _, labels in pairs]
+        self.masks = optimisation.draws if max(raters) > 1 else 1
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
+        spoil = augmentation() if self.augment else None
+        if spoil:
+            spoil.set_random_state(int(rng.integers(2**31)))
+        while True:
+            image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
+            shape = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
+            drawn = rng.integers(len(labels), size=self.masks)
+            start = self._start(labels[drawn[0]], shape, rng)
+            window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+            case = {
+                "image": torch.from_numpy(_padded(image[window].astype(np.float32), shape))[None],
+                "labels": torch.from_numpy(np.stack([_padded(labels[(r, *window)], shape) for r in drawn])),
+            }
+            if spoil:
+                case = spoil(case)
+            image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
+            yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
+
+    def _start(self, labels: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+        """First voxel of a window: uniform over the image, or around a labelled voxel half of the time if so asked.
+
+        By default never by the label: that would make rare structures look frequent (selection bias).
+        """
+        last = [max(0, n - s) for n, s in zip(labels.shape, shape, strict=True)]
+        if self.optimisation.crops == "labels" and rng.random() < 0.5:
+            marked = np.flatnonzero(labels)
+            if len(marked):
+                centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
+                return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, shape, last, strict=True)]
+        return [int(rng.integers(n + 1)) for n in last]
+
+
+def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros (air, background) at the far ends of an image smaller than the window."""
+    return np.pad(array, [(0, n - m) for m, n in zip(array.shape, shape, strict=True)])
+
+
+def augmentation() -> Compose:
+    """Mild: what a scanner or another person's position would change. Wide changes would widen what is learnt."""
+    both = ("image", "labels")
+    return Compose(
+        [
+            RandAffined(
+                both,
+                prob=0.5,
+                rotate_range=(0.17, 0.17, 0.17),
+                scale_range=(0.1, 0.1, 0.1),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandBiasFieldd("image", prob=0.3, coeff_range=(0.0, 0.2)),
+            RandAdjustContrastd("image", prob=0.3, gamma=(0.8, 1.25)),
+            RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.25, 0.8), sigma_y=(0.25, 0.8), sigma_z=(0.25, 0.8)),
+            RandGaussianNoised("image", prob=0.3, std=0.05),
+        ]
+    )

@@ -1,0 +1,150 @@
+"""What a model can be trained on: an atlas of heads, a folder of labelled images, or a task with a known answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..phantoms import PHANTOMS, phantom
+from .defaults import BUNDLE, labels
+from .folder import Folder
+from .settings import Optimisation
+from .synthesis import SyntheticHeads
+
+HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
+
+
+class Source(Protocol):
+    """Where images and labels come from."""
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration this source suggests: sections bundle, diffusion_segmentation, optimisation."""
+
+    def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
+        """Endless pairs: image float32 [1, *shape], labels uint8 [R, *shape], R = 1 or a divisor of the draws."""
+
+    def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches that training never sees: image [N, 1, *shape], labels [N, 1, *shape]."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the model's metadata should say of the data."""
+
+
+def open_source(text: str, output: Path) -> Source:
+    """From what a person wrote: a folder, an .npz of tissue priors, or the name of a phantom such as lesions:32x32.
+
+    `output` is where a folder's prepared images may be kept. Raises InputError, one sentence.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return Folder(path, output / "prepared")
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise InputError(f"The priors '{path.name}' are missing; write them first with training/atlas.py.")
+        return Heads(path)
+    if text.partition(":")[0] in PHANTOMS:
+        return Phantoms(text)
+    raise InputError(
+        f"'{text}' is no folder of labelled images, no file of tissue priors (.npz) and none of the tasks with a known "
+        f"answer ({', '.join(PHANTOMS)})."
+    )
+
+
+class Heads:
+    """Synthetic heads from the tissue priors that `training/atlas.py` writes."""
+
+    def __init__(self, priors: Path) -> None:
+        self.priors = priors
+
+    def settings(self) -> dict[str, Any]:
+        return json.loads(HEADS.read_text(encoding="utf-8"))
+
+    def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
+        return SyntheticHeads(self.priors, list(optimisation.shapes), seed)
+
+    def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), optimisation.seed - 1, bank=1))
+        for _ in range(8):
+            image, labels = next(heads)
+            next(heads)  # the same head in another contrast
+            yield image[None], labels[None]
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "synthetic heads"}
+
+
+class Phantoms:
+    """A task with a known answer; each image comes with several draws from its exact posterior."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.phantom = text, phantom(text)
+
+    def settings(self) -> dict[str, Any]:
+        task, dims = self.phantom, len(self.phantom.shape)
+        name = f"phantom-{task.name}-{dims}d"
+        bundle = {
+            **BUNDLE,
+            "name": name,
+            "task": f"The task '{task.name}', whose exact posterior is known",
+            "description": f"Trained on generated images of {'x'.join(map(str, task.shape))}; for measurements only.",
+            "data_source": f"diffusion_segmentation.phantoms, {self.text}",
+            "data_type": "synthetic",
+        }
+        section = {
+            "schema": 1,
+            "name": name,
+            "title": f"Known-answer task: {task.name}",
+            "map_source": "samples",
+            "working_spacing_mm": 1.0,
+            "window": list(task.shape),
+            "steps": {"cpu": 10, "gpu": 10},
+            "input_range": {"spacing_mm": [0.5, 2.0], "extent_mm": [8, 256]},
+            "labels": labels(task.label_names),
+            "network": {
+                "dims": dims,
+                "encoder": {"channels": [32, 64, 64], "blocks": [2, 2, 2]},
+                "denoiser": {"channels": [32, 64], "blocks": 3},
+            },
+            "process": {"input_scale": 0.5},
+        }
+        optimisation = {
+            "iterations": 12_000 if dims == 2 else 6_000,
+            "batch": 32 if dims == 2 else 8,
+            "draws": 4,
+            "shapes": [list(task.shape)],
+            "learning_rate": 2e-3,
+            "precision": "float32",
+        }
+        return {"bundle": bundle, "diffusion_segmentation": section, "optimisation": optimisation}
+
+    def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
+        return _PhantomStream(self.phantom, optimisation.draws, seed)
+
+    def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        stream = iter(_PhantomStream(self.phantom, 1, optimisation.seed - 1))
+        for _ in range(8):
+            yield tuple(torch.stack(part) for part in zip(*(next(stream) for _ in range(16)), strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "phantom", "task": self.text}
+
+
+class _PhantomStream(torch.utils.data.IterableDataset):
+    """Cases of a phantom, each with `draws` masks from its exact posterior."""
+
+    def __init__(self, task: Any, draws: int, seed: int) -> None:
+        super().__init__()
+        self.task, self.draws, self.seed = task, draws, seed
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
+        while True:
+            case = self.task.draw(rng)
+            yield torch.from_numpy(case.image)[None], torch.from_numpy(case.sample(rng, self.draws))

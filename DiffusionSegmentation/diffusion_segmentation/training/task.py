@@ -1,0 +1,102 @@
+"""What is optimised, as Lightning wants it: encoder and denoiser on one loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from monai.losses import DiceLoss
+
+from ..networks import CHANNELS_LAST, Denoiser, Encoder
+from .loss import cross_entropy, draw_log_snr, losses, predictions
+from .settings import Optimisation
+
+
+class Segmenter(lightning.LightningModule):
+    """Encoder and denoiser in training.
+
+    The loss is the cross-entropy of the direct head plus that of the denoiser, each a mean over voxels and cases; with
+    `dice_weight` or `class_weights` it is something else, whose optimum is not the true posterior.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        denoiser: Denoiser,
+        classes: int,
+        optimisation: Optimisation,
+        input_scale: float,
+        done: Callable[[], float],
+    ) -> None:
+        """`done` gives the share of the training that is over, 0 to 1: the learning rate falls along it."""
+        super().__init__()
+        self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
+        self.optimisation, self.input_scale, self.done = optimisation, input_scale, done
+        self.latest: dict[str, Any] = {}
+        self._rng = np.random.default_rng(optimisation.seed)
+        self._dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)
+
+    def on_fit_start(self) -> None:
+        """Noise levels differ between devices and after a resume."""
+        self._rng = np.random.default_rng([self.optimisation.seed, self.global_rank, self.global_step])
+        torch.manual_seed(int(self._rng.integers(2**62)))
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        image, labels = batch
+        image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
+        log_snr = draw_log_snr(len(image), self.optimisation.draws, self.input_scale, self._rng).to(image.device)
+        direct, denoised, loss = self._losses(image, labels, log_snr)
+        self.latest = {
+            "direct": float(direct.detach().mean()),
+            "log_snr": log_snr.flatten().cpu().numpy(),
+            "denoised": denoised.detach().flatten().float().cpu().numpy(),
+        }
+        return loss
+
+    def _losses(
+        self, image: torch.Tensor, labels: torch.Tensor, log_snr: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cross-entropies of the direct head [N] and the denoiser [N, K], and what is minimised."""
+        weights = self.optimisation.class_weights
+        if not self.optimisation.dice_weight and not weights:
+            direct, denoised = losses(self.encoder, self.denoiser, image, labels, self.classes, log_snr)
+            return direct, denoised, direct.mean() + denoised.mean()
+        logits, denoised_logits, target = predictions(self.encoder, self.denoiser, image, labels, self.classes, log_snr)
+        loss, plain = 0.0, []
+        for answer, truth in (
+            (logits.repeat_interleave(labels.shape[1], 0), target),
+            (denoised_logits, target.repeat_interleave(log_snr.shape[1] // labels.shape[1], 0)),
+        ):
+            by_voxel = cross_entropy(answer, truth, self.classes)
+            plain.append(by_voxel.flatten(1).mean(1))
+            share = by_voxel.new_tensor(weights)[truth] if weights else 1.0
+            loss = loss + (by_voxel * share).mean()
+            if self.optimisation.dice_weight:
+                by_class = answer.float().unflatten(1, (self.classes, -1)).flatten(2)
+                loss = loss + self.optimisation.dice_weight * self._dice(by_class, truth.flatten(1)[:, None])
+        return plain[0].view(len(image), -1).mean(1), plain[1].view(log_snr.shape), loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        warm = min(1.0, (self.global_step + 1) / self.optimisation.warm_up)
+        rate = self.optimisation.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done())))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.optimisation.learning_rate, weight_decay=1e-2)
+
+
+class Average(WeightAveraging):
+    """Exponential moving average of the weights, which is what is kept: young at first, then with a fixed decay."""
+
+    def __init__(self, decay: float) -> None:
+        def towards(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+            n = int(count)
+            return average.lerp(current, 1 - min(decay, (n + 1) / (n + 10)))
+
+        super().__init__(use_buffers=False, avg_fn=towards)

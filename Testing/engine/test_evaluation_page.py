@@ -1,0 +1,227 @@
+"""What an evaluation says in words and pictures."""
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from diffusion_segmentation.evaluation import figures, gallery, markup, pooling, sentences, tables
+from diffusion_segmentation.evaluation.tables import Cell, Table
+from diffusion_segmentation.evaluation.wording import number, one_in, percent, shown
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 30)
+    monkeypatch.setattr(pooling, "RESAMPLES", 20)
+
+
+def about(value, reach=0.02):
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+@pytest.fixture
+def folder():
+    """As much of a folder's evaluation as the sentences read: fifty cases of one rater, everything in order."""
+    maps = {
+        "dice": about(0.9),
+        "ece": about(0.03),
+        "error_auroc": {**about(0.9), "cases": 50},
+        "levels": [
+            {"bits": [0.0, 0.05], "voxels": 900, "wrong": 0.001},
+            {"bits": [0.4, 0.6], "voxels": 90, "wrong": 0.2},
+        ],
+    }
+    return {
+        "kind": "folder",
+        "samples": 8,
+        "map_source": "samples",
+        "data": {"cases": 50, "seen_in_training": False, "which": "all", "raters": 1, "skipped": {}},
+        "scores": {
+            "maps": {"samples": maps, "direct": copy.deepcopy(maps)},
+            "difference": {"dice": about(0.001), "ece": about(0.0, 0.005)},
+            "ece_floor": 0.05,
+            "samples": {"volumes": 100, "interval_90": about(0.88, 0.05)},
+        },
+    }
+
+
+def verdict(found, words):
+    """Verdict of the one sentence that holds these words."""
+    told = [sentence["verdict"] for sentence in sentences.of(found) if words.lower() in sentence["text"].lower()]
+    assert len(told) == 1, [sentence["text"] for sentence in sentences.of(found)]
+    return told[0]
+
+
+def test_what_holds_and_what_is_open_on_a_folder(folder):
+    assert verdict(folder, "90 % volume intervals hold the drawn volume in 88 % (83 to 93 %)") == "holds"
+    assert verdict(folder, "maps of the samples' mean: 0.030") == "holds"
+    assert verdict(folder, "does not decide which is better") == "open"
+    assert verdict(folder, "one rater a case") == "open"
+    assert verdict(folder, "at 0.4 to 0.6 bits about 1 in 5") == "fact"
+    assert verdict(folder, "more uncertain than a right one") == "holds"
+    assert not [s for s in sentences.of(folder) if "few" in s["text"]]
+
+
+def test_what_does_not_hold_on_a_folder(folder):
+    scores = folder["scores"]
+    scores["samples"]["interval_90"] = about(0.6, 0.1)
+    assert verdict(folder, "too narrow") == "fails"
+    scores["samples"]["interval_90"] = about(0.97, 0.02)
+    assert verdict(folder, "too wide") == "fails"
+    scores["samples"]["interval_90"] = about(0.85, 0.2)
+    assert verdict(folder, "do not decide whether that is right") == "open"
+    del scores["samples"]["interval_90"]
+    assert verdict(folder, "single sample") == "open"
+    scores["maps"]["samples"]["ece"] = about(0.2)
+    assert verdict(folder, "maps of the samples' mean: 0.200") == "fails"
+    scores["maps"]["samples"]["error_auroc"] = about(0.5)
+    assert verdict(folder, "0.5 is chance") == "fails"
+    scores["difference"]["dice"] = about(-0.05)
+    assert verdict(folder, "direct head's is better") == "fact"
+    scores["difference"]["ece"] = about(0.05)
+    assert verdict(folder, "speaks for the direct head") == "open"
+    folder["map_source"] = "direct"
+    assert verdict(folder, "maps of the direct head: 0.030") == "fact"
+    assert verdict(folder, "by the entropy of the direct head") == "fact"
+    folder["data"] |= {"seen_in_training": True, "which": "all 4 cases, on which ...", "cases": 4}
+    folder["data"]["skipped"] = {"seven": "The label file is gone."}
+    assert verdict(folder, "Evaluated were all 4 cases") == "fails"
+    assert verdict(folder, "Case seven was left out") == "fails"
+    assert verdict(folder, "4 cases are too few for intervals") == "open"
+    folder["data"]["cases"] = 12
+    assert verdict(folder, "12 cases are few") == "open"
+
+
+@pytest.mark.parametrize(
+    ("u", "wanted"), [(about(0.0, 0.005), "holds"), (about(0.2), "fails"), (about(0.03, 0.03), "open")]
+)
+def test_raters_decide_by_the_unbiased_distance(folder, u, wanted):
+    folder["data"]["raters"] = 4
+    folder["scores"]["samples"]["raters"] = {"n": 8, "ged_u": u}
+    assert verdict(folder, "GED between 8 samples and the raters") == wanted
+
+
+def known(passed, decided, blind=()):
+    gate = {"passed": passed, "decided": decided}
+    row = {"scores": {"ged_u": about(0.004, 0.003)}, "gates": {"ged_u": gate}, "failures": []}
+    return {
+        "kind": "known answer",
+        "data": {"cases": 400},
+        "rows": {"adapted-5": row, "one-step": row, "exact": {**row, "failures": ["ged_u is off."]}},
+        "titles": {"adapted-5": "5 adapted steps", "one-step": "one step", "exact": "exact sampler"},
+        "steps": ["adapted-5"],
+        "blind": list(blind),
+        "notes": ["Coverage is so."],
+    }
+
+
+def test_gates_are_told_row_by_row():
+    assert verdict(known(True, True), "5 adapted steps: passes all 1 gates") == "holds"
+    assert verdict(known(True, False), "not surely so") == "open"
+    assert (
+        verdict(known(False, True), "fails 1 of 1 gates. GED, unbiased 0.004 (0.001 to 0.007), wanted at most 0.01.")
+        == "fails"
+    )
+    assert verdict(known(False, False), "(not surely)") == "fails"
+
+
+def test_blind_gates_are_told():
+    assert verdict(known(True, True), "wrong samplers are found out") == "holds"
+    assert verdict(known(True, True, ["one-step"]), "one step passes; so passing proves nothing") == "fails"
+    assert verdict(known(True, True, ["exact"]), "exact sampler itself fails") == "fails"
+
+
+def test_numbers_in_words():
+    assert number(-0.0001) == "0.000" and number(None) == "-" and number(12.34, 1) == "12.3"
+    assert (
+        shown(about(0.5, 0.1), 1) == "0.5 (0.4 to 0.6)" and shown({"value": 1.0, "low": None, "high": None}) == "1.000"
+    )
+    assert percent(about(0.9, 0.05)) == "90 % (85 to 95 %)" and percent({"value": None}) == "-"
+    assert [one_in(x) for x in (0.0, 0.5, 0.2, 0.0213)] == ["none", "50 in 100", "about 1 in 5", "about 1 in 50"]
+    assert one_in(0.00094) == "about 1 in 1,100"
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and whether all that is opened is closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_closed_and_needs_nothing_from_elsewhere():
+    table = Table(
+        "a < b",
+        ["", "x & y"],
+        [[Cell("one <i>", "small"), Cell("0.5", "0.4 to 0.6", True)], [Cell("2"), Cell("1", "", False)]],
+    )
+    body = (
+        markup.table(table)
+        + markup.figure(PNG, 'a "figure"')
+        + markup.sentences([{"verdict": "fails", "text": "<script>"}])
+    )
+    text = markup.page("Title <b>", "lead", [("Scores", body + markup.facts({"a": "<"}))], "footer")
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == [] and not [tag for tag, _ in tags.seen if tag in ("script", "link", "i", "b", "iframe")]
+    addresses = [value for _, attributes in tags.seen for name, value in attributes.items() if name in ("src", "href")]
+    assert len(addresses) == 1 and addresses[0].startswith("data:image/png;base64,")
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert "✓" in text and "✗" in text, "verdicts are not told by colour alone"
+
+
+def test_figures_are_pictures_whatever_is_missing():
+    tables_of = np.array([pooling.binned(np.full(9, 0.7), np.arange(9) < n) for n in (3, 6, 3, 6, 3)])
+    some, none = pooling.diagram(tables_of), pooling.diagram(np.zeros((1, 3, pooling.BINS)))
+    level = {"bits": [0.0, 0.1], "voxels": 3, "wrong": 0.5}
+    curve = {"share": [0.5, 1.0], "risk": [0.1, 0.2], "oracle": [0.1, 0.2]}
+    scores = {50: about(0.5), 90: {"value": None, "low": None, "high": None}}
+    drawn = [
+        figures.reliability({"one": some, "exact sampler": none}),
+        figures.reliability({"one": none}),
+        figures.risk_coverage({"one": curve, "two": curve}, "risk"),
+        figures.ranks({"one": [1, 2, 3]}, 6),
+        figures.ranks({"one": [0, 0, 0]}, None),
+        figures.coverage({"one": scores}),
+        figures.entropy_levels({"one": [level, {**level, "wrong": None}]}),
+    ]
+    assert all(content.startswith(PNG) for content in drawn) and len(set(drawn)) == len(drawn)
+    assert figures.ranks({"one": [1, 2, 3]}, 6) == drawn[3], "the same picture gives the same bytes"
+
+
+def test_the_worst_the_middle_and_the_best_are_shown_once_each():
+    assert gallery.pick({"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.2}) == {"worst": "b", "middle": "c", "best": "a"}
+    assert gallery.pick({"a": 0.1, "b": 0.9}) == {"worst": "b", "best": "a"}
+    assert gallery.pick({"a": 0.1}) == {"worst": "a"} and gallery.pick({}) == {}
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (5.0, 0.5)])
+def test_a_case_is_a_strip_of_pictures(spacing):
+    rng = np.random.default_rng(0)
+    picture = {name: rng.integers(0, 3, (12, 16)).astype(np.uint8) for name in ("truth", "consensus")}
+    picture |= {"image": rng.random((12, 16)).astype(np.float16), "entropy": np.zeros((12, 16), np.float16)}
+    picture |= {"samples": np.zeros((2, 12, 16), np.uint8), "spacing": np.array(spacing)}
+    plain = gallery.strip(picture, "reference")
+    exact = gallery.strip({**picture, "exact_entropy": picture["image"]}, "reference", [(1, 0, 0), (0, 0, 1)])
+    assert plain.startswith(PNG) and exact.startswith(PNG) and plain != exact
+
+
+def test_a_score_that_no_row_has_is_no_row():
+    row = {"scores": {"ged_u": about(0.004)}, "gates": {"ged_u": {"passed": True, "decided": True}}}
+    found = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
+    gated, others = tables.known_scores(found)
+    assert [[cell.text for cell in cells] for cells in gated.rows] == [["GED, unbiased", "at most 0.01", "0.004"]]
+    assert others.rows == [] and gated.rows[0][2].passed

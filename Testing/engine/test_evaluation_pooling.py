@@ -1,0 +1,133 @@
+"""Scores over cases: pooled tables against all voxels at once, intervals, and what is kept of a finished case."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_segmentation import metrics
+from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
+from diffusion_segmentation.evaluation import pooling
+from diffusion_segmentation.evaluation.loop import each_case
+from diffusion_segmentation.evaluation.store import Kept, describe
+
+
+def test_tables_of_cases_add_up_to_the_calibration_error_of_all_voxels():
+    rng = np.random.default_rng(0)
+    confidence = [rng.random(n) for n in (50, 200, 7, 30, 9)]
+    correct = [rng.random(len(c)) < c**2 for c in confidence]
+    tables = np.array([pooling.binned(c, r) for c, r in zip(confidence, correct, strict=True)])
+    whole = np.concatenate(confidence), np.concatenate(correct)
+    assert pooling.pooled_ece(tables) == pytest.approx(metrics.expected_calibration_error(*whole))
+    found, wanted = pooling.diagram(tables), metrics.reliability(*whole)
+    np.testing.assert_allclose(found["accuracy"], wanted.accuracy)
+    np.testing.assert_allclose(found["counts"], wanted.counts)
+    assert all(
+        low <= value <= high for low, value, high in zip(*(found[k] for k in ("low", "accuracy", "high")), strict=True)
+    )
+
+
+def test_a_diagram_of_one_case_has_no_bands_and_of_empty_bins_no_values():
+    found = pooling.diagram([pooling.binned(np.array([0.95, 0.99]), np.array([True, False]))])
+    assert found["low"] == [None] * pooling.BINS and found["accuracy"][:-1] == [None] * (pooling.BINS - 1)
+    assert found["accuracy"][-1] == 0.5
+
+
+def test_scores_have_intervals_from_five_cases_on():
+    assert pooling.score([3.0]) == {"value": 3.0, "low": None, "high": None}
+    assert pooling.score([1.0, 2.0, 3.0, 6.0]) == {"value": 3.0, "low": None, "high": None}
+    assert pooling.score([]) == {"value": None, "low": None, "high": None}
+    found = pooling.score(np.arange(100.0))
+    assert found["value"] == 49.5 and 40 < found["low"] < 49 and 50 < found["high"] < 59
+    assert pooling.score([1.0, 2.0], lambda x: float("nan"))["value"] is None
+    assert pooling.of_known([None, 1.0, 3.0])["value"] == 2.0 and pooling.of_known([None, 1.0, 3.0])["cases"] == 2
+    shifted = pooling.difference(np.arange(50.0) + 0.5, np.arange(50.0))
+    assert shifted["low"] == pytest.approx(0.5) and shifted["high"] == pytest.approx(0.5), "paired, so certain"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Kept(tmp_path / "cases", {"model": "abc", "steps": (5, 10)})
+
+
+PICTURE = {"image": np.arange(6, dtype=np.float16).reshape(2, 3)}
+
+
+def test_a_case_is_kept_for_the_same_question_only(kept, tmp_path):
+    kept.put("a/b: ü", {"score": 1.5}, PICTURE, {"file": [1, 2]})
+    again = Kept(kept.folder, {"model": "abc", "steps": [5, 10]})
+    assert again.get("a/b: ü", {"file": [1, 2]}) == {"score": 1.5}
+    np.testing.assert_array_equal(again.picture("a/b: ü")["image"], PICTURE["image"])
+    assert again.get("a/b: ü", {"file": [1, 3]}) is None, "the file has changed since"
+    assert again.get("a_b_ ü", {"file": [1, 2]}) is None, "another case"
+    assert Kept(kept.folder, {"model": "abd", "steps": [5, 10]}).get("a/b: ü", {"file": [1, 2]}) is None
+    assert all(path.name.isascii() and path.parent == kept.folder for path in kept.folder.iterdir())
+
+
+def test_a_damaged_record_counts_as_none(kept):
+    kept.put("one", {"score": 1.5}, PICTURE)
+    record, picture = (next(kept.folder.glob(f"one*.{kind}")) for kind in ("json", "npz"))
+    picture.write_bytes(b"no")
+    assert kept.picture("one") == {} and kept.get("one") is not None
+    record.write_text(record.read_text()[:40])
+    assert kept.get("one") is None
+    record.write_text("[]")
+    assert kept.get("one") is None
+
+
+def test_names_that_look_alike_do_not_meet(kept):
+    for name in ("a b", "a_b", "A_B", "." * 80, "ä", "ö"):
+        kept.put(name, {"name": name}, PICTURE)
+    assert all(kept.get(name) == {"name": name} for name in ("a b", "a_b", "A_B", "." * 80, "ä", "ö"))
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiffusionSegmentationError, match="could not be written"):
+        Kept(tmp_path / "file", {}).put("one", {}, PICTURE)
+
+
+def test_changed_and_missing_files_are_described(tmp_path):
+    path = tmp_path / "label.nrrd"
+    path.write_text("abc")
+    before = describe(path, tmp_path / "none")
+    assert before["none"] is None and before["label.nrrd"][0] == 3
+    path.write_text("abcd")
+    assert describe(path, tmp_path / "none") != before
+    assert json.loads(json.dumps(before)) == before
+
+
+def test_unusable_cases_are_told_and_left_out_and_done_ones_taken_over(kept, capsys):
+    asked = []
+
+    def work(index):
+        asked.append(index)
+        if index == 1:
+            raise GeometryError("Its slices are too thick.")
+        return {"index": index}, PICTURE
+
+    records, skipped = each_case(["a", "b", "c"], work, kept)
+    assert records == {"a": {"index": 0}, "c": {"index": 2}} and skipped == {"b": "Its slices are too thick."}
+    assert "case b is left out: Its slices are too thick." in capsys.readouterr().err
+    assert each_case(["a", "b", "c"], work, kept)[0] == records
+    assert asked == [0, 1, 2, 1], "only what was left out is tried again"
+
+
+def test_no_usable_case_is_one_sentence(kept):
+    def work(index):
+        raise InputError(f"File {index} is empty.")
+
+    with pytest.raises(InputError, match="None of the 2 cases can be used; the first: File 0 is empty."):
+        each_case(["a", "b"], work, kept)
+
+
+def test_stopping_keeps_what_is_done(kept, capsys):
+    def work(index):
+        if index == 2:
+            raise KeyboardInterrupt
+        return {"index": index}, PICTURE
+
+    with pytest.raises(KeyboardInterrupt):
+        each_case(["a", "b", "c"], work, kept)
+    assert "2 of 3 cases are done and kept" in capsys.readouterr().err
+    assert kept.get("b") == {"index": 1} and kept.get("c") is None

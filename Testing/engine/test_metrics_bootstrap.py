@@ -1,0 +1,65 @@
+"""Bootstrap intervals against the law of the mean, and what pairing gains."""
+
+import numpy as np
+import pytest
+
+from diffusion_segmentation.metrics import interval, paired_difference
+
+
+def test_interval_of_a_mean_is_that_of_the_normal_law():
+    values = np.random.default_rng(0).normal(5, 2, 200)
+    found = interval(values, 0.95, np.random.default_rng(1))
+    error = values.std() / np.sqrt(200)
+    assert found.estimate == pytest.approx(values.mean())
+    np.testing.assert_allclose(found[1:], values.mean() + np.array([-1.96, 1.96]) * error, atol=0.15 * error)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(100):
+        found = interval(rng.normal(size=40), 0.8, rng, resamples=200)
+        covered.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) == pytest.approx(0.8, abs=0.1)
+
+
+def test_same_generator_gives_the_same_interval():
+    values = np.arange(10.0)
+    assert interval(values, 0.9, np.random.default_rng(3)) == interval(values, 0.9, np.random.default_rng(3))
+
+
+def test_statistic_of_several_columns():
+    """A ratio of sums, as the volume variance ratio is; its cases stay together."""
+    rng = np.random.default_rng(0)
+    true = rng.uniform(1, 100, 50)
+    table = np.stack([0.5 * true, true], 1)
+    found = interval(table, 0.95, rng, statistic=lambda rows: rows[:, 0].sum() / rows[:, 1].sum())
+    np.testing.assert_allclose(found, 0.5)
+
+
+def test_pairing_finds_a_difference_that_cases_hide():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0.3, 0.9, 30)
+    a, b = hard + 0.02 + 0.01 * rng.normal(size=30), hard
+    paired = paired_difference(a, b, 0.95, rng)
+    assert paired.estimate == pytest.approx(a.mean() - b.mean())
+    assert 0 < paired.low < paired.high < 0.04
+    assert interval(a, 0.95, rng).low < interval(b, 0.95, rng).high, "apart they overlap"
+
+
+def test_paired_difference_of_another_statistic():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(20), rng.random(20)
+    found = paired_difference(a, b, 0.9, rng, resamples=200, statistic=np.median)
+    assert found.estimate == pytest.approx(np.median(a) - np.median(b))
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, np.nan], [1.0, np.inf]])
+def test_cases_without_a_value_are_refused(values):
+    with pytest.raises(ValueError, match="finite"):
+        interval(np.array(values), 0.95, np.random.default_rng(0))
+
+
+def test_other_cases_are_refused():
+    with pytest.raises(ValueError, match="same cases"):
+        paired_difference(np.ones(3), np.ones(4), 0.95, np.random.default_rng(0))

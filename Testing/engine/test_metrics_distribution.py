@@ -1,0 +1,218 @@
+"""Distances between sets of masks against loops and enumeration, and a perfect sampler's scores against its floors."""
+
+import math
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusion_segmentation.metrics import (
+    coverage,
+    d_max,
+    dice,
+    distance,
+    distribution,
+    energy_distance,
+    energy_distance_exact,
+    hungarian_iou,
+    pairwise_distance,
+    randomised_pit,
+    rank,
+    rank_histogram,
+    volume_variance_ratio,
+)
+from diffusion_segmentation.phantoms import phantom
+
+CLASSES = 3
+
+
+def masks(count: int, seed: int = 0, shape: tuple[int, ...] = (5, 4)) -> np.ndarray:
+    return np.random.default_rng(seed).choice(CLASSES, (count, *shape), p=[0.6, 0.3, 0.1]).astype(np.uint8)
+
+
+@pytest.fixture
+def law() -> tuple[np.ndarray, np.ndarray]:
+    """Seven masks and their probabilities."""
+    return masks(7, seed=1), np.array([0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02])
+
+
+def by_loops(a: np.ndarray, b: np.ndarray) -> float:
+    distances = []
+    for c in range(1, CLASSES):
+        union = ((a == c) | (b == c)).sum()
+        distances.append(1 - ((a == c) & (b == c)).sum() / union if union else 0.0)
+    return float(np.mean(distances))
+
+
+@pytest.mark.parametrize("block", [1, 50, 2**22])
+def test_distances_are_those_of_loops_in_blocks_of_any_size(monkeypatch, block):
+    monkeypatch.setattr(distribution, "BLOCK", block)
+    a, b = masks(4, shape=(3, 4, 5)), masks(6, seed=9, shape=(3, 4, 5))
+    b[0], a[0] = 0, 0
+    np.testing.assert_allclose(pairwise_distance(a, b, CLASSES), [[by_loops(x, y) for y in b] for x in a], atol=1e-12)
+
+
+def test_distance_by_hand_and_empty_equals_empty():
+    a, b = np.array([[0, 1, 1, 0]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
+    assert distance(a, b, 2) == pytest.approx(2 / 3)
+    assert distance(a, b, 3) == pytest.approx(1 / 3)
+    assert distance(a * 0, a * 0, 3) == 0.0
+    with pytest.raises(ValueError, match="grids"):
+        distance(a, b.T, 2)
+
+
+def test_energy_distance_by_hand():
+    """Two samples that are the two raters, at distance 2/3 of each other."""
+    both = np.array([[[0, 1, 1, 0]], [[0, 0, 1, 1]]], np.uint8)
+    found = energy_distance(both, both, 2)
+    np.testing.assert_allclose(found, [0.0, -2 / 3, 2 / 3, 2 / 3, 2 / 3, 1 / 3], atol=1e-12)
+
+
+def test_single_rater_or_sample_leaves_nothing_unbiased():
+    one, several = masks(1), masks(4, seed=2)
+    found = energy_distance(several, one, CLASSES)
+    assert math.isnan(found.u) and math.isnan(found.floor) and math.isnan(found.rater_diversity)
+    distances = pairwise_distance(several, several, CLASSES)
+    assert found.v == pytest.approx(2 * pairwise_distance(several, one, CLASSES).mean() - distances.mean())
+    assert math.isnan(energy_distance(one, several, CLASSES).u)
+    assert energy_distance(one, several, CLASSES).floor > 0
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (8, 4), (16, 3)])
+def test_perfect_sampler_scores_zero_in_u_and_its_floor_in_v(law, n, m):
+    support, weights = law
+    rng = np.random.default_rng(n)
+    found = np.array(
+        [
+            energy_distance(*(support[rng.choice(7, size, p=weights)] for size in (n, m)), CLASSES)[:3]
+            for _ in range(400)
+        ]
+    )
+    v, u, floor = found.T
+    error = found.std(0) / math.sqrt(len(found))
+    assert abs(u.mean()) < 3 * error[1]
+    assert abs((v - floor).mean()) < 3 * (v - floor).std() / math.sqrt(len(found))
+    exact = weights @ pairwise_distance(support, support, CLASSES) @ weights * (1 / n + 1 / m)
+    assert abs(floor.mean() - exact) < 3 * error[2]
+    assert v.mean() > 5 * error[0], "the published form is not 0 for a perfect sampler"
+
+
+def test_perfect_sampler_against_a_known_law_and_wrong_ones(law):
+    support, weights = law
+    rng, replicates = np.random.default_rng(0), 250
+    perfect = [energy_distance_exact(support[rng.choice(7, 6, p=weights)], *law, CLASSES) for _ in range(replicates)]
+    u = np.array([found.u for found in perfect])
+    assert abs(u.mean()) < 3 * u.std() / math.sqrt(replicates)
+    assert perfect[0].floor == pytest.approx(perfect[0].rater_diversity / 6)
+    assert np.mean([found.v - found.floor for found in perfect]) == pytest.approx(0, abs=4 * u.std() / replicates**0.5)
+    flat = [energy_distance_exact(support[rng.choice(7, 6)], *law, CLASSES).u for _ in range(replicates)]
+    assert np.mean(flat) > 5 * u.std() / math.sqrt(replicates)
+    assert energy_distance_exact(np.repeat(support[:1], 6, 0), *law, CLASSES).u > 0.1
+
+
+@pytest.mark.parametrize("task", ["boundary:16x16", "lesions:24x24"])
+def test_perfect_sampler_on_phantoms(task):
+    rng = np.random.default_rng(0)
+    against_raters, exactly = [], []
+    for _ in range(40):
+        case = phantom(task).draw(rng)
+        samples, raters = case.sample(rng, 8), case.sample(rng, 4)
+        against_raters.append(energy_distance(samples, raters, case.classes))
+        exactly.append(energy_distance_exact(samples, *case.support(), case.classes))
+    for found in (against_raters, exactly):
+        u = np.array([one.u for one in found])
+        excess = np.array([one.v - one.floor for one in found])
+        for zero in (u, excess):
+            assert abs(zero.mean()) < 3 * zero.std() / math.sqrt(len(zero))
+        assert np.mean([one.v for one in found]) > 0.01
+
+
+def test_law_known_exactly_is_that_of_all_its_masks_as_raters():
+    """With equal weights: the mean over pairs, self-pairs included, is the expectation."""
+    samples, support = masks(5), masks(8, seed=3)
+    found = energy_distance_exact(samples, support, np.full(8, 1 / 8), CLASSES)
+    truth = pairwise_distance(support, support, CLASSES).mean()
+    raters = energy_distance(samples, support, CLASSES)
+    assert found.cross == pytest.approx(raters.cross)
+    assert found.rater_diversity == pytest.approx(truth)
+    assert found.u == pytest.approx(2 * raters.cross - raters.diversity - truth)
+    assert found.v == pytest.approx(raters.v)
+
+
+def test_weights_that_are_no_law_are_refused_and_negligible_ones_change_nothing(law, monkeypatch):
+    support, weights = law
+    with pytest.raises(ValueError, match="add up"):
+        energy_distance_exact(support, support, weights / 2, CLASSES)
+    before = energy_distance_exact(masks(5), support, weights, CLASSES)
+    assert before.cross == pytest.approx(pairwise_distance(masks(5), support, CLASSES).mean(0) @ weights)
+    assert before.rater_diversity == pytest.approx(weights @ pairwise_distance(support, support, CLASSES) @ weights)
+    more = np.concatenate([weights, np.full(20, 1e-14)])
+    longer = np.concatenate([support, masks(20, seed=5)])
+    monkeypatch.setattr(distribution, "BLOCK", 3)
+    np.testing.assert_allclose(energy_distance_exact(masks(5), longer, more, CLASSES), before, atol=1e-11)
+
+
+def test_matching_ignores_order_and_repeats_the_smaller_set():
+    a, b = masks(3, seed=4), masks(2, seed=5)
+    assert hungarian_iou(a, a[[2, 0, 1]], CLASSES) == 1.0
+    iou = 1 - pairwise_distance(np.repeat(a, 2, 0), np.repeat(b, 3, 0), CLASSES)
+    best = max(iou[np.arange(6), list(order)].mean() for order in permutations(range(6)))
+    assert hungarian_iou(a, b, CLASSES) == pytest.approx(best)
+    assert hungarian_iou(a, b[:1], CLASSES) == pytest.approx(1 - pairwise_distance(a, b[:1], CLASSES).mean())
+
+
+def test_best_of_is_the_mean_over_all_subsets():
+    samples, raters = masks(6, seed=6), masks(3, seed=7)
+    scores = np.array([[dice(s, r, CLASSES)[1:].mean() for r in raters] for s in samples])
+    for k in range(1, 7):
+        expected = np.mean([scores[list(chosen)].max(0).mean() for chosen in combinations(range(6), k)])
+        assert d_max(samples, raters, CLASSES, best_of=k) == pytest.approx(expected)
+    assert d_max(samples, raters, CLASSES) == pytest.approx(scores.max(0).mean())
+    with pytest.raises(ValueError, match="best of 7"):
+        d_max(samples, raters, CLASSES, best_of=7)
+
+
+def test_volume_variance_ratio_is_one_for_a_perfect_sampler_of_four():
+    rng = np.random.default_rng(0)
+    true = rng.uniform(1, 9, (3000, 2))
+    sampled = (rng.normal(size=(3000, 2, 4)) * np.sqrt(true)[..., None]).var(-1, ddof=1)
+    np.testing.assert_allclose(volume_variance_ratio(sampled, true), [1.0, 1.0], atol=0.06)
+    assert volume_variance_ratio(np.array([1.0, 2.0, 0.0]), np.array([2.0, 4.0, 0.0])) == 0.5
+    assert volume_variance_ratio(np.ones(2), np.zeros(2)) == math.inf
+    assert math.isnan(volume_variance_ratio(np.zeros(2), np.zeros(2)))
+    with pytest.raises(ValueError):
+        volume_variance_ratio(np.ones(2), np.ones(3))
+
+
+def lesion_volumes(count: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Two lesions that are there or not: a law of four values, [count, n]."""
+    return 10.0 * (rng.random((count, n)) < 0.3) + 4.0 * (rng.random((count, n)) < 0.6)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_randomised_pit_is_uniform_even_for_four_values(n):
+    rng = np.random.default_rng(n)
+    volumes = lesion_volumes(4000, n + 1, rng)
+    pits = randomised_pit(volumes[:, :n], volumes[:, n], rng)
+    assert stats.kstest(pits, "uniform").pvalue > 0.01
+    assert coverage(pits, 0.9) == pytest.approx(0.9, abs=0.02)
+
+
+def test_ranks_are_flat_for_a_perfect_sampler_and_hollow_for_a_narrow_one():
+    rng = np.random.default_rng(2)
+    volumes = rng.normal(30, 5, (4000, 9))
+    flat = rank_histogram(rank(volumes[:, :8], volumes[:, 8], rng), 8)
+    assert flat.sum() == 4000 and len(flat) == 9
+    assert stats.chisquare(flat).pvalue > 0.01
+    narrow = 30 + 0.5 * (volumes[:, :8] - 30)
+    hollow = rank_histogram(rank(narrow, volumes[:, 8], rng), 8)
+    assert min(hollow[0], hollow[-1]) > 3 * hollow[4]
+    assert coverage(randomised_pit(narrow, volumes[:, 8], rng), 0.9) < 0.82
+
+
+def test_rank_counts_samples_below_and_draws_among_equals():
+    rng = np.random.default_rng(0)
+    assert rank(np.array([1.0, 2.0, 5.0]), 3.0, rng) == 2
+    tied = rank(np.tile([1.0, 2.0, 2.0, 5.0], (300, 1)), np.full(300, 2.0), rng)
+    assert set(tied.tolist()) == {1, 2, 3}

@@ -1,0 +1,114 @@
+"""What every phantom promises, against many of its own exact samples."""
+
+import numpy as np
+import pytest
+
+from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.phantoms import PHANTOMS, VolumeLaw, phantom
+
+EVERYWHERE = [f"{name}{grid}" for name in PHANTOMS for grid in (":24x20", ":16x17x16")]
+
+
+def case_of(text, seed=5):
+    return phantom(text).draw(np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [("boundary", (32, 32)), ("lesions:40x24", (40, 24)), ("template:24x24x24", (24, 24, 24))]
+)
+def test_named_phantom_has_its_grid(text, shape):
+    made = phantom(text)
+    assert (made.name, made.shape) == (text.split(":")[0], shape)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "lesion", "Lesions", "lesions:", "lesions:32", "lesions:32x", "lesions:32x32x32x32", "lesions:8x32"]
+    + ["lesions:300x32", "lesions:64x64x64", "lesions: 32x32", "lesions:32,32", "lesions:-32x32", "lesions:32x32\n"],
+)
+def test_anything_else_is_refused_in_one_sentence(text):
+    with pytest.raises(InputError) as refused:
+        phantom(text)
+    assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_case_is_what_it_promises(text):
+    made, case = phantom(text), case_of(text)
+    assert made.classes == case.classes == len(made.label_names) + 1
+    assert case.image.dtype == np.float32 and case.image.shape == made.shape
+    assert -1.2 < case.image.min() and case.image.max() < 2.2 and 0 < case.image.mean() < 1.5
+    assert case.marginals.dtype == np.float64 and case.marginals.shape == (made.classes, *made.shape)
+    assert case.marginals.min() >= -1e-12
+    np.testing.assert_allclose(case.marginals.sum(0), 1, atol=1e-12)
+    samples = case.sample(np.random.default_rng(0), 3)
+    assert samples.dtype == np.uint8 and samples.shape == (3, *made.shape) and samples.max() < made.classes
+    law = case.volumes()
+    assert isinstance(law, VolumeLaw) and law.variance.shape == (made.classes - 1,)
+    np.testing.assert_allclose(law.mean, case.marginals[1:].reshape(made.classes - 1, -1).sum(1))
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_same_seed_same_case(text):
+    one, same, other = case_of(text), case_of(text), case_of(text, seed=6)
+    np.testing.assert_array_equal(one.image, same.image)
+    draws = [case.sample(np.random.default_rng(1), 4) for case in (one, same)]
+    np.testing.assert_array_equal(*draws)
+    assert (one.image != other.image).mean() > 0.1
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_marginals_and_volumes_are_those_of_many_samples(text):
+    case = case_of(text)
+    # In 3D one field takes a millisecond.
+    n = 20_000 if case.image.ndim == 2 else 400 if text.startswith("probit") else 4_000
+    samples = case.sample(np.random.default_rng(2), n).reshape(n, -1)
+    for label in range(case.classes):
+        p, seen = case.marginals[label].ravel(), (samples == label).mean(0)
+        # Five standard errors, and a count of a few where an event is too rare for those.
+        assert (np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 5 / n).all()
+    law = case.volumes()
+    drawn = np.stack([np.count_nonzero(samples == label, axis=1) for label in range(1, case.classes)], axis=1)
+    squares = (drawn - law.mean) ** 2
+    assert (np.abs(drawn.mean(0) - law.mean) <= 5 * drawn.std(0) / np.sqrt(n)).all()
+    assert (np.abs(squares.mean(0) - law.variance) <= 5 * squares.std(0) / np.sqrt(n)).all()
+    assert law.variance.max() > 20
+
+
+@pytest.mark.parametrize("text", [text for text in EVERYWHERE if not text.startswith("probit")])
+def test_list_of_label_maps_is_the_whole_law(text):
+    case = case_of(text)
+    masks, weights = case.support()
+    assert masks.dtype == np.uint8 and masks.shape[1:] == case.image.shape and weights.shape == (len(masks),)
+    assert weights.min() >= 0 and weights.sum() == pytest.approx(1, abs=1e-12)
+    law = case.volumes()
+    for label in range(1, case.classes):
+        values, probabilities = case.volume_law(label)
+        assert (np.diff(values) > 0).all() and probabilities.sum() == pytest.approx(1, abs=1e-12)
+        assert probabilities @ values == pytest.approx(law.mean[label - 1])
+        assert probabilities @ (values - law.mean[label - 1]) ** 2 == pytest.approx(law.variance[label - 1])
+    for label in (0, case.classes):
+        with pytest.raises(ValueError):
+            case.volume_law(label)
+
+
+def test_field_cannot_be_listed():
+    case = case_of("probit")
+    assert case.support() is None
+    with pytest.raises(ValueError):
+        case.volume_law(1)
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_voxels_drawn_one_by_one_have_another_volume_variance(text):
+    """The negative control: were this to pass as exact, the tasks would be blind to what joint samples are for."""
+    case = case_of(text)
+    alone = (case.marginals * (1 - case.marginals))[1:].reshape(case.classes - 1, -1).sum(1)
+    assert alone.sum() < 0.3 * case.volumes().variance.sum()
+
+
+@pytest.mark.parametrize("name", PHANTOMS)
+def test_cases_differ_in_how_uncertain_they_are(name):
+    made, rng = phantom(f"{name}:24x24"), np.random.default_rng(0)
+    spread = [np.sqrt(made.draw(rng).volumes().variance.sum()) for _ in range(10)]
+    assert max(spread) > 1.3 * min(spread) + 1

@@ -1,0 +1,159 @@
+"""Training from a folder: what is prepared, which windows are drawn, and from files to a model that segments."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.training import train
+from diffusion_segmentation.training.folder import Folder
+from diffusion_segmentation.training.settings import Optimisation, merged
+
+SMALL = {
+    "diffusion_segmentation": {
+        "network": {
+            "encoder": {"channels": [8, 8], "blocks": [1, 1]},
+            "denoiser": {"channels": [8, 8], "blocks": 1},
+        },
+        "steps": {"cpu": 3, "gpu": 3},
+    },
+    "optimisation": {"iterations": 3, "shapes": [[16, 16, 16]], "precision": "float32", "warm_up": 1},
+}
+
+
+def ball(radius, size=24):
+    grid = np.stack(np.meshgrid(*[np.arange(size) - size / 2] * 3, indexing="ij"))
+    return (np.sqrt((grid**2).sum(0)) < radius).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five cases at 2 mm, a ball each; of one case two raters who disagree on the radius."""
+    root = tmp_path / "data"
+    (root / "imagesTr").mkdir(parents=True)
+    (root / "labelsTr").mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(5):
+        image = sitk.GetImageFromArray(
+            (100 * ball(10) + 100 * ball(5) + rng.normal(0, 3, (24,) * 3)).astype(np.float32)
+        )
+        image.SetSpacing((2, 2, 2))
+        sitk.WriteImage(image, root / "imagesTr" / f"case{n}_0000.nii.gz")
+        for name, radius in ((f"case{n}", 5),) if n else (("case0_rater1", 4), ("case0_rater2", 6)):
+            label = sitk.GetImageFromArray(ball(radius))
+            label.CopyInformation(image)
+            sitk.WriteImage(label, root / "labelsTr" / f"{name}.nii.gz")
+    listing = {"name": "Balls", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}}
+    (root / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
+    return root
+
+
+def opened(folder, **changes):
+    source = Folder(folder, folder.parent / "prepared")
+    source.configure({"working_spacing_mm": 2.0, **changes})
+    return source
+
+
+def test_defaults_come_from_the_data(folder):
+    section = Folder(folder, folder.parent / "prepared").settings()["diffusion_segmentation"]
+    assert section["working_spacing_mm"] == 2.0 and section["labels"][0]["name"] == "ball"
+    assert section["labels"][0]["id"] == "ball" and "intensity" not in section
+
+
+def test_cases_are_held_out_and_stay_so_when_others_are_added(folder):
+    source = Folder(folder, folder.parent / "prepared")
+    held_out = {case.name for case in source.held_out}
+    assert held_out and source.seen and held_out.isdisjoint(case.name for case in source.seen)
+    for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (folder / part / f"case9{suffix}.nii.gz").write_bytes((folder / part / f"case4{suffix}.nii.gz").read_bytes())
+    assert {case.name for case in Folder(folder, folder.parent / "p").held_out} - {"case9"} == held_out
+
+
+def test_held_out_is_about_a_fifth(folder):
+    for n in range(10, 110):
+        for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+            (folder / part / f"case{n}{suffix}.nii.gz").touch()
+    source = Folder(folder, folder.parent / "prepared")
+    assert 10 <= len(source.held_out) <= 32 and len(source.held_out) + len(source.seen) == 105
+
+
+def test_windows_keep_the_label_volume_and_draw_raters_at_random(folder):
+    optimisation = Optimisation(shapes=((24, 24, 24),), draws=4)
+    source = opened(folder)
+    source.seen, source.held_out = [c for c in source.dataset.training if c.name == "case0"], []
+    stream = iter(source.stream(optimisation, 1))
+    volumes = []
+    for _ in range(30):
+        image, labels = next(stream)
+        assert image.shape == (1, 24, 24, 24) and labels.shape == (4, 24, 24, 24) and labels.dtype == torch.uint8
+        assert 0 <= image.min() and image.max() <= 1.5
+        volumes += labels.flatten(1).sum(1, dtype=torch.float).tolist()
+    small, large = ball(4).sum(), ball(6).sum()
+    smaller = np.mean(np.array(volumes) < (small + large) / 2)
+    assert 0.35 < smaller < 0.65, "each rater half of the time"
+
+
+def test_windows_are_drawn_without_looking_at_the_label_unless_asked(folder):
+    hits = {}
+    for crops in ("image", "labels"):
+        source = opened(folder)
+        windows = source.stream(Optimisation(shapes=((8, 8, 8),), crops=crops, draws=1), 3)
+        windows.augment = False
+        stream = iter(windows)
+        hits[crops] = np.mean([next(stream)[1].any().item() for _ in range(200)])
+    assert hits["labels"] > hits["image"] + 0.08
+
+
+def test_choices_that_void_calibration_are_told():
+    assert Optimisation().warnings() == []
+    told = Optimisation(crops="labels", dice_weight=1.0, class_weights=(1.0, 2.0)).warnings()
+    assert len(told) == 3 and all(sentence.endswith("will not be calibrated.") for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"epochs": 3}, "unknown entry 'epochs'"),
+        ({"iterations": "many"}, "wrong type"),
+        ({"iterations": 0}, "above 0"),
+        ({"batch": 2, "shapes": [[8, 8, 8], [16, 16, 16]]}, "'batch' of 1"),
+        ({"crops": "mask"}, "crops"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(section, words):
+    with pytest.raises(InputError, match=words):
+        Optimisation.read(section)
+
+
+def test_merging_keeps_what_is_not_named():
+    assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
+
+
+def test_a_label_off_its_images_grid_is_refused(folder):
+    path = next((folder / "labelsTr").glob("case1*"))
+    label = sitk.ReadImage(path)
+    label.SetOrigin((50, 0, 0))
+    sitk.WriteImage(label, path)
+    source = opened(folder)
+    with pytest.raises(InputError, match="case1.*grid"):
+        for cases in (source.seen, source.held_out):
+            source._prepare(cases)
+
+
+def test_from_files_to_a_segmentation(folder, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(merged(SMALL, {"optimisation": {"dice_weight": 0.5}})), encoding="utf-8")
+    output = train.main(str(folder), tmp_path / "model", config)
+    assert "will not be calibrated" in capsys.readouterr().err
+    section = models.load(output).section
+    names = section["training"]["data"]
+    assert sorted(names["cases"] + names["held_out"]) == [f"case{n}" for n in range(5)]
+    assert (output / "training.png").stat().st_size > 10_000
+    assert len(json.loads((output / "training.json").read_text())["record"]) >= 1
+    request = Request(folder / "imagesTr" / "case1_0000.nii.gz", tmp_path / "result", str(output), 2, device="cpu")
+    assert segment(request).report["volumes"][0]["name"] == "ball"
