@@ -8,23 +8,24 @@ from .metrics.intervals import predictive_interval
 
 
 class Ensemble:
-    """Mean class probabilities, and each sample's mask and volumes.
+    """Mean class probabilities, each sample's volumes, and with `keep_masks` its mask.
 
     Probabilities are float32 [C, z, y, x] on the working grid; masks are uint8 of one shape on the input grid.
     """
 
-    def __init__(self, classes: int, voxel_ml: float) -> None:
-        self.classes, self.voxel_ml = classes, voxel_ml
+    def __init__(self, classes: int, voxel_ml: float, keep_masks: bool = True) -> None:
+        self.classes, self.voxel_ml, self.keep_masks = classes, voxel_ml, keep_masks
         self.masks: list[np.ndarray] = []
         self._volumes: list[np.ndarray] = []
         self._mean: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self._volumes)
 
     def add(self, probabilities: np.ndarray, mask: np.ndarray) -> None:
         """Take in one sample."""
-        self.masks.append(mask)
+        if self.keep_masks:
+            self.masks.append(mask)
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
         if self._mean is None:
             self._mean = probabilities.astype(np.float32, copy=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 KINDS = ("memory", "geometry", "model", "input", "internal")
 
@@ -49,12 +50,21 @@ def explain(error: BaseException) -> tuple[str, str]:
     if isinstance(error, DiffusionSegmentationError):
         return error.kind, str(error)
     if is_out_of_memory(error):
-        return OutOfMemoryError.kind, (
-            "The memory did not suffice; close other programs, choose fewer samples or another device, "
-            "or crop the volume."
+        return (
+            OutOfMemoryError.kind,
+            "The memory did not suffice; close other programs, choose another device, or crop the volume.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiffusionSegmentationError.kind, "The disk is full; free some space or choose another folder."
+    if isinstance(error, OSError) and error.filename:
+        name = os.path.basename(os.fspath(error.filename)) or os.fspath(error.filename)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return (
+                DiffusionSegmentationError.kind,
+                f"'{name}' cannot be read or written: there is no permission; choose another folder.",
+            )
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            return DiffusionSegmentationError.kind, f"'{name}' is a file and no folder; choose another name."
     if isinstance(error, ModuleNotFoundError):
         return (
             DiffusionSegmentationError.kind,

@@ -111,7 +111,11 @@ def devices() -> list[dict[str, Any]]:
         {"id": "cpu", "name": platform.processor() or platform.machine(), "totalBytes": None, "freeBytes": None}
     ]
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError:
+            # Full, or reserved by another process: it cannot be used, and must not keep the others from it.
+            continue
         found.append(
             {"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "totalBytes": total, "freeBytes": free}
         )
@@ -183,7 +187,7 @@ class _Run:
             self.direct = self.encoded.direct()
         self._preview(self.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
-        self.ensemble = Ensemble(self.model.classes, voxel_ml)
+        self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
         with self._stage("sampling"):
             stopped = self._sample()
         with self._stage("writing"):

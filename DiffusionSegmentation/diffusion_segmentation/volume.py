@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read_volume(path: str | Path) -> sitk.Image:
     if path.is_dir():
         raise InputError(f"{name} is a folder; give one file, for DICOM a volume that was saved as NRRD or NIfTI.")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -57,6 +58,19 @@ def read_volume(path: str | Path) -> sitk.Image:
         raise InputError(f"{name} is damaged or incomplete; export it again.") from error
     _require_contrast(image, name)
     return image
+
+
+def itk_name(path: Path) -> str:
+    """The name by which ITK can open a file: on Windows it reads names in the ANSI code page.
+
+    There the short name (PROGRA~1), which is ASCII where the volume makes such names, stands for others.
+    """
+    if sys.platform != "win32" or str(path).isascii():
+        return str(path)
+    import ctypes
+
+    short = ctypes.create_unicode_buffer(32_768)
+    return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
 def _require_scalar_3d(reader: sitk.ImageFileReader, name: str) -> None:

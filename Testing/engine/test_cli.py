@@ -120,6 +120,12 @@ def failing(error: BaseException) -> Callable[[], Any]:
         (MemoryError(), 1, "The memory did not suffice;"),
         (KeyError("x\ny"), 1, "An unexpected problem occurred (KeyError:"),
         (OSError(28, "No space left on device"), 1, "The disk is full;"),
+        (
+            PermissionError(13, "Permission denied", "/root/x"),
+            1,
+            "'x' cannot be read or written: there is no permission",
+        ),
+        (FileExistsError(17, "File exists", "notes.txt"), 1, "'notes.txt' is a file and no folder;"),
         (KeyboardInterrupt(), 130, "Cancelled."),
         (Cancelled(), 130, "Cancelled."),
     ],

@@ -1,13 +1,15 @@
 """One volume, from file to files: what is written, that it repeats, and that stopping keeps or drops what it says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from diffusion_segmentation.ensemble import Ensemble
 from diffusion_segmentation.errors import Cancelled, GeometryError, InputError
-from diffusion_segmentation.segment import ModelCache, Request, choose_device, segment
+from diffusion_segmentation.segment import ModelCache, Request, choose_device, devices, segment
 
 
 @pytest.fixture
@@ -157,3 +159,38 @@ def test_one_step_is_refused_before_anything_is_made(request_for):
     with pytest.raises(InputError, match="two steps"):
         segment(request)
     assert not request.output.exists()
+
+
+def test_maps_of_a_direct_model_do_not_come_from_the_samples(request_for, a_model_folder, tmp_path):
+    """The shipped model's case: one sample or four, segmentation and entropy are the direct head's."""
+    folder = tmp_path / "direct"
+    shutil.copytree(a_model_folder, folder)
+    metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    metadata["diffusion_segmentation"]["map_source"] = "direct"
+    (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    files = {}
+    for model, samples in ((folder, 1), (folder, 4), (a_model_folder, 4)):
+        request = request_for(model=str(model), samples=samples, output=tmp_path / f"{model.name}-{samples}")
+        assert segment(request).report["map_source"] == ("direct" if model == folder else "samples")
+        files[request.output.name] = (request.output / "entropy.nrrd").read_bytes()
+    assert files["direct-1"] == files["direct-4"] != files[f"{a_model_folder.name}-4"]
+
+
+def test_a_graphics_card_that_cannot_be_used_does_not_hide_the_others(monkeypatch):
+    def mem_get_info(index):
+        if index == 0:
+            raise RuntimeError("CUDA error: out of memory")
+        return 3, 4
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.mem_get_info", mem_get_info)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
+    assert [(found["id"], found["freeBytes"]) for found in devices()] == [("cpu", None), ("cuda:1", 3)]
+
+
+def test_masks_are_kept_only_where_they_are_written():
+    kept, counted = Ensemble(2, 0.001), Ensemble(2, 0.001, keep_masks=False)
+    for ensemble in (kept, counted):
+        ensemble.add(np.full((2, 1, 1, 2), 0.5, np.float32), np.array([[[0, 1]]], np.uint8))
+    assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []
+    assert counted.volumes.tolist() == kept.volumes.tolist() == [[0.001, 0.001]]

@@ -24,7 +24,7 @@ from monai.transforms import (
 from ..dataset import Case, read_dataset
 from ..errors import InputError
 from ..intensity import body_box, normalise
-from ..volume import read_volume, working_image
+from ..volume import itk_name, read_volume, working_image
 from .defaults import BUNDLE, labels
 from .settings import Optimisation
 
@@ -52,7 +52,7 @@ class Folder:
         spacings, extents = [], []
         for case in self.dataset.training:
             reader = sitk.ImageFileReader()
-            reader.SetFileName(str(case.image))
+            reader.SetFileName(itk_name(case.image))
             try:
                 reader.ReadImageInformation()
             except RuntimeError:
@@ -157,7 +157,7 @@ def _place(case: Case) -> float:
 
 def _labels(path: Path, image: sitk.Image, spacing_mm: float, classes: int) -> np.ndarray:
     """A label file uint8 [z, y, x] on the working grid of its image: each class is resampled, the largest wins."""
-    labels = sitk.ReadImage(str(path))
+    labels = sitk.ReadImage(itk_name(path))
     same = labels.GetSize() == image.GetSize() and np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
     if not same or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3):
         raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
