@@ -39,8 +39,8 @@ class DiffusionSegmentation(ScriptedLoadableModule):
         self.parent.dependencies = ["Segmentations", "SegmentEditor", "Volumes", "Colors"]
         self.parent.contributors = ["DiffusionSegmentation contributors"]
         self.parent.helpText = _(
-            "Segments a volume with a diffusion model and shows where not to trust the result: several plausible masks"
-            " are drawn, their consensus becomes the segmentation, their disagreement the uncertainty overlay."
+            "Segments a volume with a diffusion model and shows where not to trust the result: an overlay colours where"
+            " the model is unsure, and several plausible masks are drawn, which tell how far the volumes may vary."
             " Everything is computed on this computer. Not for clinical use."
         )
         self.parent.acknowledgementText = _("The shipped model and its sources are named in its metadata.")
@@ -132,7 +132,8 @@ class DiffusionSegmentationLogic(ScriptedLoadableModuleLogic):
     def segment(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices | None = None) -> Job:
         """Segment `volumeNode` and wait for it, with Slicer responsive meanwhile; `job.state` tells how it ended.
 
-        The nodes are `job.result.segmentationNode`, `.entropyNode` and `.samplesNode`; no view is changed.
+        The nodes are `job.result.segmentationNode`, `.entropyNode` and `.samplesNode`. The layers of the views, the
+        panel's choices and the result that it shows stay as they are.
         Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
         """
         job = self.backend.submit(volumeNode, choices or Choices())

@@ -30,7 +30,7 @@ class Backend:
 
     def warmUp(self) -> None:
         """Start the worker ahead of the first run if nothing has to be installed for that; asks nothing."""
-        if self._client.running or self._needsPackages():
+        if self.runner.busy or self._client.running or self._needsPackages():
             return
         self._configure()
         self.runner.warmUp()
@@ -40,6 +40,7 @@ class Backend:
 
         Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
         """
+        self.runner.requireIdle()  # before anything is asked, installed or restarted
         if self._needsPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
@@ -55,6 +56,6 @@ class Backend:
             raise dependencies.DependencyError(_("Slicer's own Python was not found; choose a Python in Advanced."))
         command = workerCommand(python)
         if command != self._client.command:
-            self._client.stop()
+            self.runner.stopWorker()
             self._client.command = command
         self._client.environment = workerEnvironment(slicer.util.startupEnvironment())

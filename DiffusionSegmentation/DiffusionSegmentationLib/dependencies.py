@@ -1,7 +1,7 @@
 """What Slicer's own Python needs to run the worker, asked for where needed and installed if the person agrees.
 
 Looking never imports: torch in Slicer's process would lock its files and spoil a later upgrade. torch comes from the
-PyTorch extension alone, which imports it once after installing it; a restart is offered then.
+PyTorch extension alone, which imports it once after installing it; a restart is offered when all is installed.
 """
 
 import importlib
@@ -46,7 +46,8 @@ def missing(requirementsPath: Path) -> list[Requirement]:
 
 
 def ensure(requirementsPath: Path) -> None:
-    """Install what is missing, after asking. Raises DependencyError if it was declined, impossible, or failed.
+    """Install what is missing, after asking. Raises DependencyError if it was declined, impossible, or failed, and
+    also if the person chose to restart Slicer, so that nothing more is begun.
 
     Blocks with Slicer's progress dialog while it installs; returns at once if nothing is missing. Installs nothing in
     Slicer's testing mode.
@@ -57,11 +58,13 @@ def ensure(requirementsPath: Path) -> None:
     if slicer.app.testingEnabled():
         names = ", ".join(need.name for need in needs)
         raise DependencyError(_("These Python packages are missing: {names}.").format(names=names))
+    others = [need for need in needs if need != TORCH]
     if TORCH in needs:
         _installTorch()
-        needs.remove(TORCH)
-    if needs:
-        _installOthers(needs)
+    if others:
+        _installOthers(others)
+    if TORCH in needs:
+        _offerRestart()
 
 
 def _installTorch() -> None:
@@ -80,8 +83,6 @@ def _installTorch() -> None:
         raise DependencyError(sentence.format(reason=error)) from error
     if torch is None:
         raise DependencyError(_("The segmentation needs PyTorch, which was not installed."))
-    if slicer.util.confirmYesNoDisplay(_("PyTorch was installed. It is best to restart Slicer now. Restart?")):
-        slicer.util.restart()
 
 
 def _installOthers(needs: list[Requirement]) -> None:
@@ -91,6 +92,12 @@ def _installOthers(needs: list[Requirement]) -> None:
     except subprocess.CalledProcessError as error:
         sentence = _("Python packages could not be installed (exit code {code} of pip); the Python console shows why.")
         raise DependencyError(sentence.format(code=error.returncode)) from error
+
+
+def _offerRestart() -> None:
+    if slicer.util.confirmYesNoDisplay(_("PyTorch was installed. It is best to restart Slicer now. Restart?")):
+        slicer.util.restart()  # returns: Slicer restarts once its event loop has ended
+        raise DependencyError(_("Slicer restarts; click Segment again then."))
 
 
 def _pipInstaller() -> Callable[[list[str]], None]:

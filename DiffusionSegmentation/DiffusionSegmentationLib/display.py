@@ -15,7 +15,7 @@ from .i18n import tr as _
 
 DEFAULT_OPACITY = 0.6
 DEFAULT_THRESHOLD_BITS = 0.8
-"""About where a quarter of the samples disagrees with the rest: 0.81 bits."""
+"""About where one class has three quarters of the probability and another the rest: 0.81 bits."""
 
 COLORS = (
     (0.050, 0.030, 0.528),

@@ -16,6 +16,8 @@ from pathlib import Path
 import slicer
 import vtk
 
+from diffusion_segmentation import errors
+
 from . import demo, offscreen
 from .handover import HandoverError
 from .jobs import Choices
@@ -123,8 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
-    except (demo.DemoError, HandoverError, OSError) as error:
+    except (demo.DemoError, HandoverError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(errors.explain(error)[1], file=sys.stderr)
         return 1
     report = json.loads((options.output / "report.json").read_text(encoding="utf-8"))
     print(demo.volumesText(report))

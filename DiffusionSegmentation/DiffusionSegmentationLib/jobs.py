@@ -47,7 +47,8 @@ class Job:
     """One run. `state`: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
 
     `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
-    there is no estimate, `finishedSamples` how many a stop would keep, `result` what the importer made.
+    there is no estimate, `finishedSamples` how many samples are known to be drawn, which a stop would keep with what is
+    finished meanwhile, `result` what the importer made.
     """
 
     volumeName: str
@@ -123,13 +124,27 @@ class Runner:
         self.workerProblem = None
         self.client.start()
 
+    def requireIdle(self) -> None:
+        """Raises RuntimeError while a job is active."""
+        if self.busy:
+            raise RuntimeError("A run is under way.")
+
+    def stopWorker(self) -> None:
+        """End the worker, and with it a cancelled job that it still winds down; the next run starts another one.
+
+        Raises RuntimeError while a job is active.
+        """
+        self.requireIdle()
+        self.client.stop()
+        self._windingDown = None  # else the next worker would be ended in its place
+        self._startProblem = None
+
     def submit(self, volumeNode: Any, choices: Choices) -> Job:
         """Begin a run and return its job. Raises HandoverError, one sentence, if the volume cannot be used.
 
         Raises RuntimeError while another job is active.
         """
-        if self.busy:
-            raise RuntimeError("A run is under way.")
+        self.requireIdle()
         handover = Handover(volumeNode)
         try:
             folder = Path(tempfile.mkdtemp(prefix="DiffusionSegmentation-", dir=self._temporaryFolder))
@@ -228,13 +243,15 @@ class Runner:
         kind = message["type"]
         if kind == "progress":
             job.message = wording.progressText(message)
+            if message["stage"] == "sampling":  # `sample` is the one being drawn
+                job.finishedSamples = max(job.finishedSamples, message["sample"] - 1)
             job.secondsLeft = message["secondsLeft"]
             if job.secondsLeft is not None:
                 elapsed = self._clock() - job.started
                 # A bar that goes back tells the person nothing that the time left does not tell better.
                 job.fraction = max(job.fraction or 0.0, elapsed / max(elapsed + job.secondsLeft, 1e-3))
         elif kind == "preview":
-            job.finishedSamples = message["samples"]
+            job.finishedSamples = max(job.finishedSamples, message["samples"])
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             self._finish("failed", message["message"])

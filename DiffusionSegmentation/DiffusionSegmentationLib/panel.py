@@ -22,8 +22,9 @@ POLL_MILLISECONDS = 100
 
 
 class Panel:
-    """Shows and changes the choices of `parameterNode`, starts and stops runs, and shows the last result.
+    """Shows and changes the choices of `parameterNode`, starts and stops runs, and shows the last result of its own.
 
+    The runner is shared with scripts: a run of theirs keeps the panel busy, but its result is theirs to show.
     `ui` has the widgets of DiffusionSegmentation.ui as attributes.
     """
 
@@ -36,7 +37,7 @@ class Panel:
         self._guiTag: int | None = None
         self._observerTag: int | None = None
         self._lastVolumeID: str | None = None
-        self._shownJob: Job | None = None
+        self._ownJob: Job | None = None
         self._notice = ""
         self._failed = False
         self._timer = qt.QTimer()
@@ -119,7 +120,7 @@ class Panel:
         self._say("")
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
             try:
-                self._backend.submit(
+                self._ownJob = self._backend.submit(
                     self._parameterNode.inputVolume, choices(self._parameterNode, self._backend.settings.device)
                 )
             except (DependencyError, HandoverError) as error:
@@ -138,8 +139,8 @@ class Panel:
     def _onRunnerChanged(self) -> None:
         self._fillDevices()
         job = self._runner.job
-        if job is not None and not job.active and job is not self._shownJob:
-            self._shownJob = job
+        if job is not None and not job.active and job is self._ownJob:
+            self._ownJob = None  # shown once
             self._say(job.message, failed=job.state == "failed")
             if job.result is not None and self._parameterNode is not None:
                 self._parameterNode.segmentation = job.result.segmentationNode
@@ -213,7 +214,7 @@ class Panel:
             combo.blockSignals(blocked)
         setQuietly(combo, "currentIndex", combo.findData(chosen))
         combo.toolTip = (
-            _("What computes. Automatic takes a graphics card that is free enough, otherwise the processor.")
+            _("What computes. Automatic takes the first graphics card if there is one, otherwise the processor.")
             if self._runner.devices()
             else _("What computes. More devices appear when the background process has looked for them.")
         )

@@ -32,11 +32,11 @@ class ResultSection:
         ui.resultLabel.text = missing or _resultText(segmentation, report)
         enable(ui.editButton, missing, _("Correct the result in Segment Editor, with the volume as source."))
         missing = missing or (None if overlay else _("The entropy volume of this result was removed."))
-        enable(ui.overlayCheckBox, missing, _("Colour in the slice views where the samples disagree."))
+        enable(ui.overlayCheckBox, missing, _overlayTip(report))
         visible = overlay is not None and overlay.visible
         hidden = missing or (None if visible else _("The uncertainty is not shown."))
         enable(ui.opacitySlider, hidden, _("Opacity of the colours."))
-        enable(ui.thresholdSlider, hidden, _("Entropy below which nothing is coloured; 0 bits is full agreement."))
+        enable(ui.thresholdSlider, hidden, _thresholdTip(report))
         setQuietly(ui.overlayCheckBox, "checked", visible)
         if overlay is not None:
             setQuietly(ui.thresholdSlider, "maximum", round(report["max_entropy_bits"], 2))
@@ -70,6 +70,23 @@ class ResultSection:
 
 def _report(segmentation: slicer.vtkMRMLSegmentationNode) -> dict:
     return json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE))
+
+
+def _isDirect(report: dict) -> bool:
+    """Whether segmentation and entropy are the model's direct prediction instead of the mean of the samples."""
+    return report.get("map_source") == "direct"
+
+
+def _overlayTip(report: dict) -> str:
+    if _isDirect(report):
+        return _("Colour in the slice views where the model's direct prediction is unsure.")
+    return _("Colour in the slice views where the samples disagree.")
+
+
+def _thresholdTip(report: dict) -> str:
+    if _isDirect(report):
+        return _("Entropy below which nothing is coloured; at 0 bits the model's direct prediction is sure.")
+    return _("Entropy below which nothing is coloured; 0 bits is full agreement of the samples.")
 
 
 def _resultText(segmentation: slicer.vtkMRMLSegmentationNode, report: dict) -> str:

@@ -43,6 +43,16 @@ def durationText(seconds: float) -> str:
 def doneText(report: Mapping, seconds: float) -> str:
     """One sentence for a finished run; `seconds` is what the person waited."""
     values = {"samples": report["samples"], "wanted": report["requested_samples"], "seconds": round(seconds)}
-    if report["partial"]:
-        return _("Stopped after {samples} of {wanted} samples; the result is from those.").format(**values)
-    return _("Done: {samples} samples in {seconds} s.").format(**values)
+    if not report["partial"]:
+        return _("Done: {samples} samples in {seconds} s.").format(**values)
+    direct = report["map_source"] == "direct"  # then segmentation and entropy are not of the samples
+    if report["requested_samples"] == "auto":  # there was no number to reach
+        if direct:
+            text = _("Stopped after {samples} samples; only the volumes and their intervals are from those.")
+        else:
+            text = _("Stopped after {samples} samples; the result is from those.")
+    elif direct:
+        text = _("Stopped after {samples} of {wanted} samples; only the volumes and their intervals are from those.")
+    else:
+        text = _("Stopped after {samples} of {wanted} samples; the result is from those.")
+    return text.format(**values)

@@ -1,6 +1,8 @@
 """The world without a window is the one that code for Slicer expects."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,15 @@ def test_a_view_shows_what_lies_where(application):
         view.frame((-19.0, -19.0, 20.0), 80.0)
         rows, columns = np.nonzero(view.render().min(axis=2) > 200)
         assert (rows.mean(), columns.mean()) == pytest.approx((30, 30), abs=3), name
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "v.nrrd"))
+
+    monkeypatch.setattr(headless, "boot", full)
+    assert headless.main(["--output", str(tmp_path / "demo")]) == 1
+    assert capsys.readouterr().err == "The disk is full; free some space or choose another folder.\n"
 
 
 def test_nothing_of_it_imports_torch_or_qt():

@@ -2,7 +2,9 @@
 
     python fake_worker.py BEHAVIOUR [SECONDS]
 
-`good` draws its "samples" by thresholding the volume, one every SECONDS; every other behaviour is one way to go wrong.
+`good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
+as the engine does; `direct` also says that its maps are a direct prediction; every other behaviour is one way to go
+wrong.
 """
 
 import json
@@ -91,6 +93,8 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
                     say({"type": "cancelled", "job": job})
                 return
         drawn += 1
+        if drawn & (drawn - 1):
+            continue
         write(request, drawn, behaviour, prefix="preview-")
         folder = Path(request["folder"])
         files = {"segmentation": "preview-segmentation.seg.nrrd", "entropy": "preview-entropy.nrrd"}
@@ -123,7 +127,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     report = {
         "schema": 1,
         "model": {"name": request["model"], "title": "Fake", "sha256": "0" * 64, "version": "1"},
-        "map_source": "samples",
+        "map_source": "direct" if behaviour == "direct" else "samples",
         "seed": request["seed"],
         "steps": request["steps"] or 5,
         "samples": samples,

@@ -67,12 +67,34 @@ def test_looking_imports_nothing(application):
 
 def test_torch_first_by_its_extension_then_the_others(world):
     world.dependencies.ensure(REQUIREMENTS)
-    assert [name for name, _detail in world.calls] == ["installTorch", "restart?", "pip_ensure"]
+    assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart?"]
     assert world.calls[0][1] == {"askConfirmation": True, "torchVersionRequirement": "<3,>=2.4"}
-    assert not any("torch" in text for text in world.calls[2][1])
+    assert not any("torch" in text for text in world.calls[1][1])
     world.calls.clear()
     world.dependencies.ensure(REQUIREMENTS)
     assert world.calls == []
+
+
+def test_a_restart_comes_last_and_nothing_more_is_begun(world, monkeypatch):
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: True)
+    monkeypatch.setattr(slicer.util, "restart", lambda: world.calls.append(("restart", None)), raising=False)
+    with pytest.raises(world.dependencies.DependencyError) as caught:
+        world.dependencies.ensure(REQUIREMENTS)
+    assert str(caught.value) == "Slicer restarts; click Segment again then."
+    assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart"]
+    world.dependencies.ensure(REQUIREMENTS)  # after the restart nothing is left to do
+    assert len(world.calls) == 3
+
+
+def test_a_restart_submits_no_run(world, openPanel, addHead, monkeypatch):
+    addHead()
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: True)
+    monkeypatch.setattr(slicer.util, "restart", lambda: None, raising=False)
+    panel = openPanel()
+    panel.ui.pythonPathLineEdit.currentPath = ""
+    panel.ui.segmentButton.click()
+    assert panel.ui.statusLabel.text == "Slicer restarts; click Segment again then."
+    assert panel.runner.job is None
 
 
 def test_slicer_510_has_no_packaging(world, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib import jobs, scene
+from DiffusionSegmentationLib import jobs, scene, wording
 from DiffusionSegmentationLib.handover import HandoverError
 from DiffusionSegmentationLib.jobs import Choices, Runner
 from DiffusionSegmentationLib.worker_client import WorkerClient, workerEnvironment
@@ -157,6 +157,29 @@ def test_stop_and_keep_gives_the_samples_so_far(bench, addHead):
     world.finish()
     assert job.state == "partial" and job.message.startswith("Stopped after 2 of 20 samples")
     assert job.result.segmentationNode.GetScene() is slicer.mrmlScene
+
+
+def test_samples_between_two_previews_count_too(bench, addHead):
+    world = bench("good", "0.2")
+    job = world.runner.submit(addHead(), Choices(samples=20))
+    world.until(lambda: job.finishedSamples == 3)  # the previews are of 2 and of 4
+    world.runner.cancel(keep=True)
+    world.finish()
+    assert job.state == "partial" and job.report["samples"] == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "sentence"),
+    [
+        ("samples", 8, "Stopped after 3 of 8 samples; the result is from those."),
+        ("samples", "auto", "Stopped after 3 samples; the result is from those."),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the volumes and their intervals are from those."),
+        ("direct", "auto", "Stopped after 3 samples; only the volumes and their intervals are from those."),
+    ],
+)
+def test_a_stopped_run_says_what_its_samples_gave(source, wanted, sentence):
+    report = {"samples": 3, "requested_samples": wanted, "partial": True, "map_source": source}
+    assert wording.doneText(report, 12.3) == sentence
 
 
 def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):

@@ -34,18 +34,39 @@ def test_the_self_test_is_skipped_without_a_python_that_can(openPanel, monkeypat
 
 
 def test_a_script_can_segment_without_the_panel(openPanel, addHead):
-    openPanel("good", "0.01")
     from DiffusionSegmentationLib.jobs import Choices
 
+    volumeNode, otherNode = addHead(), addHead("Other")
+    slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
+    world = openPanel("good", "0.01")  # a panel that is open takes no part in it
+    parameterNode = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
+
+    def shown():
+        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        layers = [
+            (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+            for node in composites
+        ]
+        values = {name: parameterNode.GetParameter(name) for name in parameterNode.GetParameterNames()}
+        roles = []
+        parameterNode.GetNodeReferenceRoles(roles)
+        references = {role: parameterNode.GetNodeReferenceID(role) for role in roles}
+        return layers, values, references, world.ui.resultLabel.text, world.ui.statusLabel.text
+
+    before = shown()
+    assert len(before[0]) == 3 and before[1] and before[2]
     logic = slicer.util.getModuleWidget("DiffusionSegmentation").logic
-    job = logic.segment(addHead(), Choices(samples=1))
-    assert job.state == "done" and job.result.entropyNode.GetName() == "Head entropy"
+    job = logic.segment(otherNode, Choices(samples=1))
+    assert job.state == "done" and job.result.entropyNode.GetName() == "Other entropy"
+    assert shown() == before
+    assert world.ui.segmentButton.text == "Segment" and world.ui.segmentButton.enabled
 
 
 def test_the_description_is_complete(application, openPanel):
     parent = openPanel().root and application.modules["DiffusionSegmentation"]
     assert parent.title == "Diffusion Segmentation" and parent.categories == ["Segmentation"]
     assert parent.contributors and "Not for clinical use" in parent.helpText
+    assert "where the model is unsure" in parent.helpText and "disagree" not in parent.helpText  # whatever its maps are
 
 
 def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel):

@@ -49,6 +49,7 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     assert world.ui.samplesSpinBox.value == 3
     pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
     assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "Processor", "Quick GPU"]
+    assert "the first graphics card if there is one, otherwise the processor" in world.ui.deviceComboBox.toolTip
     world.ui.deviceComboBox.currentIndex = 2
     assert world.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
@@ -112,6 +113,26 @@ def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, a
     assert not ui.opacitySlider.enabled and "not shown" in ui.opacitySlider.toolTip
     ui.overlayCheckBox.click()
     assert overlay.visible and ui.opacitySlider.value == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "overlay", "threshold"),
+    [
+        ("good", "where the samples disagree", "0 bits is full agreement of the samples"),
+        ("direct", "where the model's direct prediction is unsure", "at 0 bits the model's direct prediction is sure"),
+    ],
+)
+def test_the_overlay_is_explained_by_where_its_maps_come_from(openPanel, addHead, run, behaviour, overlay, threshold):
+    addHead()
+    world = openPanel(behaviour, "0.01")
+    run(world)
+    assert overlay in world.ui.overlayCheckBox.toolTip
+    assert threshold in world.ui.thresholdSlider.toolTip
+
+
+def test_what_more_samples_give_is_said_for_every_model(openPanel):
+    tip = openPanel().ui.samplesSpinBox.toolTip
+    assert "volume intervals finer" in tip and "where the model takes its maps from the samples" in tip
 
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):

@@ -1,0 +1,68 @@
+"""Another Python for the worker: never under a run, and never with what the old worker had still to do."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slicer_standin
+
+from DiffusionSegmentationLib import dependencies, jobs
+from DiffusionSegmentationLib.jobs import Choices
+
+slicer_standin.likePythonQt(__name__)
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def chooseWorker(application, monkeypatch):
+    """Makes the settings ask for a worker of another command from now on."""
+    from DiffusionSegmentationLib import backend
+
+    def choose(*behaviour):
+        monkeypatch.setattr(backend, "workerCommand", lambda python: [sys.executable, str(FAKE), *behaviour])
+
+    return choose
+
+
+def test_a_run_under_way_keeps_its_worker(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("good", "0.1")
+    job = world.backend.submit(volumeNode, Choices(samples=3))
+    pumpUntil(lambda: world.runner.poll() or job.state == "running")
+    process, command = world.runner.client._process, world.runner.client.command
+    chooseWorker("good", "0.01")
+    monkeypatch.setattr(dependencies, "ensure", lambda path: pytest.fail("asked to install packages"))
+    monkeypatch.setattr(dependencies, "missing", lambda path: ["torch"])
+    world.backend.settings.workerPython = ""
+    with pytest.raises(RuntimeError, match="A run is under way"):
+        world.backend.submit(volumeNode, Choices(samples=1))
+    world.backend.warmUp()
+    assert world.runner.client._process is process and world.runner.client.command == command
+    pumpUntil(lambda: world.runner.poll() or not job.active)
+    assert job.state == "done", job.message
+
+
+def test_a_run_under_way_is_refused_a_restart_of_its_worker(openPanel, addHead):
+    world = openPanel("good", "0.1")
+    world.backend.submit(addHead(), Choices(samples=1))
+    with pytest.raises(RuntimeError, match="A run is under way"):
+        world.runner.stopWorker()
+    assert world.runner.client.running
+
+
+def test_a_new_worker_is_not_ended_over_a_run_of_the_old_one(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
+    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 1.0)
+    volumeNode = addHead()
+    world = openPanel("deaf")
+    world.backend.submit(volumeNode, Choices())
+    pumpUntil(lambda: world.runner.poll() or any(line.startswith("child") for line in world.runner.client.log))
+    world.runner.cancel()
+    chooseWorker("good", "0.5")
+    job = world.backend.submit(volumeNode, Choices(samples=4))
+    process = world.runner.client._process
+    deadline = time.monotonic() + 1.5  # beyond the time that the cancelled run had
+    pumpUntil(lambda: world.runner.poll() or (not job.active and time.monotonic() > deadline))
+    assert job.state == "done", job.message
+    assert world.runner.client._process is process
