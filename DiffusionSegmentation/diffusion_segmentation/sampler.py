@@ -28,8 +28,8 @@ def solve(
     """From noise x to class probabilities of x0 over the nodes `log_snr`, rising: DPM-Solver++(2M).
 
     Lu et al., "DPM-Solver++", 2022, algorithm 2: a deterministic step whose x0 is carried on along the line from the
-    answer before. It takes no more passes than DDIM, and large steps lose less of the spread: the volume variance ratio
-    of one model of the task `boundary` was .57 instead of .47 in 5 steps, .70 instead of .60 in 10.
+    answer before. It takes no more passes than DDIM, and large steps lose less of the spread: where the exact answer is
+    known, 12 nodes leave less than 0.6 of DDIM's error (test_sampler.py).
 
     `denoise(x, node)` gives class probabilities of x0; `first` are those at the first node. There the state is pure
     noise and says nothing about the mask: the answer is the direct head's, and the denoiser is spared a pass that could
