@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .metrics import dice
 from .metrics.intervals import predictive_interval
 
 
@@ -71,12 +72,7 @@ class Settled:
             return False
         means = np.maximum(ensemble.volumes.mean(0)[1:, None], 1e-3)
         return (
-            all(_dice(labels == c, last[0] == c) > 0.995 for c in range(1, ensemble.classes))
+            bool((dice(labels, last[0], ensemble.classes)[1:] > 0.995).all())
             and abs(entropy - last[1]) < 0.02 * max(entropy, 1e-9)
             and bool((np.abs(bounds - last[2]) < 0.05 * means).all())
         )
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 1.0 if total == 0 else 2 * int((a & b).sum()) / total

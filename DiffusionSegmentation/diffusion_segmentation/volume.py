@@ -60,6 +60,28 @@ def read_volume(path: str | Path) -> sitk.Image:
     return image
 
 
+def read_labels(path: Path, image: sitk.Image, count: int) -> np.ndarray:
+    """The numbers of a label file, int64 [k, j, i] in 0 to count - 1, on the grid of `image`.
+
+    Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed.
+    """
+    try:
+        labels = sitk.ReadImage(itk_name(path))
+        numbers = np.rint(sitk.GetArrayFromImage(labels)).astype(np.int64)
+    except RuntimeError:
+        raise InputError(f"The label file '{path.name}' cannot be read; replace it.") from None
+    if (
+        labels.GetSize() != image.GetSize()
+        or not np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
+        or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
+        or not np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
+    ):
+        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
+    if numbers.min() < 0 or numbers.max() >= count:
+        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
+    return numbers
+
+
 def itk_name(path: Path) -> str:
     """The name by which ITK can open a file: on Windows it reads names in the ANSI code page.
 

@@ -134,10 +134,12 @@ def test_merging_keeps_what_is_not_named():
     assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
 
 
-def test_a_label_off_its_images_grid_is_refused(folder):
+@pytest.mark.parametrize("change", [{"origin": (50, 0, 0)}, {"direction": (-1, 0, 0, 0, 1, 0, 0, 0, 1)}])
+def test_a_label_off_its_images_grid_is_refused(folder, change):
     path = next((folder / "labelsTr").glob("case1*"))
     label = sitk.ReadImage(path)
-    label.SetOrigin((50, 0, 0))
+    label.SetOrigin(change.get("origin", label.GetOrigin()))
+    label.SetDirection(change.get("direction", label.GetDirection()))
     sitk.WriteImage(label, path)
     source = opened(folder)
     with pytest.raises(InputError, match="case1.*grid"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ..volume import read_labels
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,7 @@ def read_reference(path: Path, image: sitk.Image, order: Sequence[int]) -> np.nd
 
     Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed.
     """
-    try:
-        labels = sitk.ReadImage(str(path))
-        numbers = sitk.GetArrayFromImage(labels)
-    except RuntimeError:
-        raise InputError(f"The label file '{path.name}' cannot be read; replace it.") from None
-    if (
-        labels.GetSize() != image.GetSize()
-        or not np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
-        or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
-        or not np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
-    ):
-        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
-    numbers = np.rint(numbers).astype(np.int64)
-    if numbers.min() < 0 or numbers.max() >= len(order):
-        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
-    return np.asarray(order, np.uint8)[numbers]
+    return np.asarray(order, np.uint8)[read_labels(path, image, len(order))]
 
 
 def read_drawn(folder: Path, image: sitk.Image) -> Drawn:

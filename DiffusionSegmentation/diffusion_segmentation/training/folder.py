@@ -24,7 +24,7 @@ from monai.transforms import (
 from ..dataset import Case, read_dataset
 from ..errors import InputError
 from ..intensity import body_box, normalise
-from ..volume import itk_name, read_volume, working_image
+from ..volume import itk_name, read_labels, read_volume, working_image
 from .defaults import BUNDLE, labels
 from .settings import Optimisation
 
@@ -157,13 +157,7 @@ def _place(case: Case) -> float:
 
 def _labels(path: Path, image: sitk.Image, spacing_mm: float, classes: int) -> np.ndarray:
     """A label file uint8 [z, y, x] on the working grid of its image: each class is resampled, the largest wins."""
-    labels = sitk.ReadImage(itk_name(path))
-    same = labels.GetSize() == image.GetSize() and np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
-    if not same or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3):
-        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
-    numbers = sitk.GetArrayFromImage(labels).round().astype(np.int64)
-    if numbers.min() < 0 or numbers.max() >= classes:
-        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
+    numbers = read_labels(path, image, classes)
     best = most = None
     for c in range(classes):
         part = sitk.GetImageFromArray((numbers == c).astype(np.float32))
