@@ -76,6 +76,28 @@ def test_drawn_tissues_are_sheets_not_salt_and_pepper(atlas):
     assert rough(tissue) < 0.75 * rough(np.minimum(independent, len(TISSUES) - 1))
 
 
+def test_a_neck_is_background_and_leaves_the_head_as_it_was(atlas):
+    """Muscles look like cortex: what is drawn below the head must be there, and must carry no label."""
+    rng = np.random.default_rng(4)
+    head = synthesis.draw_tissues(atlas, rng)
+    head[:6, 10:34, 8:32] = atlas.numbers["soft tissue"]
+    whole = synthesis.with_neck(head, atlas, rng)
+    below, above = whole[: -len(head)], whole[-len(head) :]
+    assert len(below) == synthesis.DEPTH
+    assert not atlas.classes[below].any()
+    assert {atlas.tissues[n] for n in np.unique(below)} >= {"air", "soft tissue", "spinal cord", "spinal fluid"}
+    differs = above != head
+    assert (head[differs] == atlas.numbers["soft tissue"]).all(), "more than soft tissue became muscle"
+
+
+def test_some_windows_reach_down_to_the_neck(atlas):
+    rng = np.random.default_rng(5)
+    marked = np.zeros((synthesis.DEPTH + 40, 44, 40), np.uint8)
+    marked[: synthesis.DEPTH] = 1
+    shares = np.array([synthesis.deform(marked, (64, 48, 48), rng).mean() for _ in range(40)])
+    assert (shares > 0.6).sum() >= 4 and (shares < 0.5).sum() >= 20
+
+
 def test_item_is_an_image_and_its_labels_on_one_grid_and_repeats_with_its_seed(atlas_file):
     def items():
         stream = iter(synthesis.SyntheticHeads(atlas_file, [(16, 20, 24)], seed=5, bank=2))

@@ -21,6 +21,8 @@ from scipy.special import ndtr
 from torch.nn import functional
 
 from ..intensity import normalise
+from .fields import smooth_noise
+from .neck import DEPTH, muscles, neck
 
 # Mean and spread of each tissue's intensity in a T1-weighted image, on a scale where white matter is near 0.9. Read by
 # name, so that the atlas file decides which tissues there are.
@@ -49,9 +51,14 @@ T1: dict[str, tuple[float, float]] = {
     "caudate and accumbens": (0.61, 0.06),
     "choroid plexus": (0.40, 0.12),
     "ventricles": (0.17, 0.06),
+    "muscle": (0.50, 0.10),
+    "spinal cord": (0.82, 0.07),
+    "spinal fluid": (0.20, 0.08),
 }
 # Tissues that the atlas does not divide but every scan shows divided: patches of each take the place of the whole.
 PATCHES = {"soft tissue": ("soft tissue, fat", "soft tissue, skin"), "skull": ("skull, marrow", "skull, air")}
+# Tissues of the neck alone: below the atlas, and background.
+NECK = ("muscle", "spinal cord", "spinal fluid")
 # What is left of a head after skull stripping starts with this tissue in the atlas's order, outside inwards.
 FIRST_INSIDE = "csf"
 
@@ -76,18 +83,15 @@ class Atlas:
                 names.append(patch)
                 classes.append(classes[names.index(whole)])
                 inside.append(inside[names.index(whole)])
+        names += NECK
+        classes += [0] * len(NECK)
+        inside += [False] * len(NECK)
         return cls(priors, tuple(names), np.array(classes, dtype=np.int64), np.array(inside))
 
-
-def smooth_noise(shape: tuple[int, ...], spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """A Gaussian field float32 of unit variance whose correlation reaches about `spacing` voxels."""
-    coarse = [int(np.ceil(n / spacing)) + 3 for n in shape]
-    field = ndimage.gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), 0.8)
-    field = torch.from_numpy(field / field.std())[None, None]
-    size = [int(round(n * spacing)) for n in coarse]
-    field = functional.interpolate(field, size=size, mode="trilinear", align_corners=True)[0, 0].numpy()
-    start = [int(rng.integers(0, s - n + 1)) for s, n in zip(size, shape, strict=True)]
-    return field[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of each tissue in a tissue map, by its name."""
+        return {name: number for number, name in enumerate(self.tissues)}
 
 
 def draw_tissues(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
@@ -116,15 +120,31 @@ def draw_tissues(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
     return tissue
 
 
-def deform(tissue: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
-    """Sample a tissue map at random affine + elastic positions: uint8 of `shape`, 1 mm, nearest neighbour.
+def with_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
+    """A tissue map uint8 [z, y, x] with a neck of DEPTH slices below, and with muscles in its soft tissue."""
+    numbers = atlas.numbers
+    low = tissue[: max(1, len(tissue) // 12)]
+    bottom = ndimage.binary_opening(np.median(low != numbers["air"], axis=0) > 0.5, iterations=2)
+    stem = low == numbers["brainstem"]
+    cord = ndimage.center_of_mass(stem)[1:] if stem.any() else ((tissue.shape[1] - 1) / 2, (tissue.shape[2] - 1) / 2)
+    whole = np.concatenate([neck(bottom, cord, numbers, rng), tissue])
+    if rng.random() < 0.8:
+        muscles(whole, numbers, rng)
+    return whole
 
-    Beyond the atlas its edge goes on, so a head keeps its neck.
+
+def deform(tissue: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """A tissue map with its neck, at random affine + elastic positions: uint8 of `shape`, 1 mm, nearest neighbour.
+
+    Windows lie about the head, three in ten of them lower, at the neck. Beyond the map its edge goes on.
     """
-    angles = rng.normal(0, np.deg2rad(10), 3)
+    angles = rng.normal(0, np.deg2rad(rng.choice([8, 20], p=[0.6, 0.4])), 3)
     matrix = _rotation(angles) @ np.diag(np.exp(rng.normal(0, 0.08, 3))) @ (np.eye(3) + rng.normal(0, 0.03, (3, 3)))
-    slack = np.maximum(0, np.array(tissue.shape) - shape) / 2
-    centre = (np.array(tissue.shape) - 1) / 2 + rng.uniform(-1, 1, 3) * slack + rng.normal(0, [14, 9, 7]) + [-8, 0, 0]
+    head = np.array(tissue.shape) - [DEPTH, 0, 0]
+    slack = np.maximum(0, head - shape) / 2
+    centre = (head - 1) / 2 + [DEPTH, 0, 0] + rng.uniform(-1, 1, 3) * slack + rng.normal(0, [14, 9, 7]) + [-8, 0, 0]
+    if rng.random() < 0.3:
+        centre[0] -= rng.uniform(0, 60)
     mirror = rng.random() < 0.5
     axes = [np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in shape]
     flat = np.zeros(shape, dtype=np.int32)
@@ -172,18 +192,23 @@ def render(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.nda
         if rng.random() < 0.5:
             means[atlas.tissues.index(FIRST_INSIDE)] = 0
     image = means[tissue]
-    image *= 1 + rng.uniform(0, 0.08) * smooth_noise(tissue.shape, rng.uniform(2, 6), rng)
+    image *= 1 + _log_uniform(rng, 0.004, 0.1) * smooth_noise(tissue.shape, rng.uniform(2, 6), rng)
     image = torch.from_numpy(image)[None, None]
     if rng.random() < 0.35:
         image = _thick_slices(image, int(rng.integers(3)), int(rng.integers(2, 7)))
     image = functional.avg_pool3d(image, 2)[0, 0].numpy()
-    if rng.random() < 0.3:
-        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.7))
+    if rng.random() < 0.4:
+        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.8))
     image = image * np.exp(rng.uniform(0, 0.35) * smooth_noise(image.shape, rng.uniform(25, 50), rng))
-    noise = rng.uniform(0.003, 0.06)
+    noise = _log_uniform(rng, 0.002, 0.08)
     real = image + noise * rng.standard_normal(image.shape, dtype=np.float32)
     image = np.hypot(real, noise * rng.standard_normal(image.shape, dtype=np.float32))  # Rician, as magnitudes are
     return image ** np.float32(np.exp(rng.normal(0, 0.15)))
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Clean images as often as spoilt ones: only then does the model learn that a clean one leaves less in doubt."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _thick_slices(image: torch.Tensor, axis: int, thickness: int) -> torch.Tensor:
@@ -226,9 +251,9 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
         maps: list[np.ndarray] = []
         for count in range(2**62):
             if len(maps) < self.bank:
-                maps.append(draw_tissues(atlas, rng))
+                maps.append(with_neck(draw_tissues(atlas, rng), atlas, rng))
             elif count % 4 == 0:
-                maps[int(rng.integers(self.bank))] = draw_tissues(atlas, rng)
+                maps[int(rng.integers(self.bank))] = with_neck(draw_tissues(atlas, rng), atlas, rng)
             tissue = maps[-1] if len(maps) < self.bank else maps[int(rng.integers(self.bank))]
             shape = self.shapes[int(rng.integers(len(self.shapes)))]
             tissue = deform(tissue, tuple(2 * n for n in shape), rng)
