@@ -28,7 +28,7 @@ SCHEMA = 1
 SHIPPED = Path(__file__).parent / "models"
 METADATA, WEIGHTS = "metadata.json", "model.safetensors"
 # A model folder may come from anywhere: no description of a network may ask for more than this.
-LARGEST_CHANNELS, LARGEST_STAGES, LARGEST_CLASSES = 512, 6, 128
+LARGEST_CHANNELS, LARGEST_STAGES, LARGEST_CLASSES, LARGEST_STRATA, LARGEST_GAIN = 512, 6, 128, 64, 64
 
 
 @dataclass
@@ -90,7 +90,7 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
         encoder, denoiser = network["encoder"], network["denoiser"]
         channels, blocks = tuple(encoder["channels"]), tuple(encoder["blocks"])
         light, light_blocks = tuple(denoiser["channels"]), denoiser["blocks"]
-        dims = network.get("dims", 3)
+        dims, strata, gain = network.get("dims", 3), denoiser.get("strata", 0), denoiser.get("gain", 0.0)
         numbers = (*channels, *blocks, *light, light_blocks, classes)
         sound = (
             dims in (2, 3)
@@ -100,6 +100,10 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
             and len(light) == 2
             and max(*blocks, light_blocks) <= 8
             and 2 <= classes <= LARGEST_CLASSES
+            and isinstance(strata, int)
+            and 0 <= strata <= LARGEST_STRATA
+            and isinstance(gain, (int, float))
+            and 0 <= gain <= LARGEST_GAIN
         )
     except (KeyError, TypeError, AttributeError):
         sound = False
@@ -107,7 +111,10 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
         raise ModelError(
             "The model's metadata describe a network that this version cannot build; update the extension or the model."
         )
-    return Encoder(classes, channels, blocks, dims), Denoiser(classes, channels[0], light, light_blocks, dims)
+    return (
+        Encoder(classes, channels, blocks, dims),
+        Denoiser(classes, channels[0], light, light_blocks, dims, strata, gain),
+    )
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:

@@ -90,6 +90,14 @@ def test_network_that_cannot_be_built(folder, channels):
     assert "cannot build" in sentence(folder)
 
 
+@pytest.mark.parametrize(
+    "entry", [{"strata": 100_000}, {"strata": -1}, {"strata": "8"}, {"gain": 1e9}, {"gain": -1}, {"gain": "much"}]
+)
+def test_denoiser_that_cannot_be_built(folder, entry):
+    change(folder, lambda s: s["network"]["denoiser"].update(entry))
+    assert "cannot build" in sentence(folder)
+
+
 def test_weights_of_another_network(folder):
     change(folder, lambda s: s["network"]["encoder"].update(channels=[16, 16]))
     assert "do not fit" in sentence(folder)

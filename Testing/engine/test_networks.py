@@ -13,6 +13,7 @@ from diffusion_segmentation.networks import (
     depth_to_space,
     space_to_depth,
 )
+from diffusion_segmentation.networks.strata import Strata
 from diffusion_segmentation.process import diffuse, one_hot_state
 
 
@@ -68,11 +69,15 @@ def test_untrained_denoiser_is_bayes_rule_for_independent_voxels(size):
     torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_of_a_batch_do_not_see_each_other():
+@pytest.mark.parametrize("strata", [0, 5])
+def test_samples_of_a_batch_do_not_see_each_other(strata):
     torch.manual_seed(1)
-    denoiser = Denoiser(2, 8, (8, 16), 1)
+    denoiser = Denoiser(2, 8, (8, 16), 1, strata=strata)
     torch.nn.init.normal_(denoiser.head.weight)
-    x, direct, prepared = torch.randn(3, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4), torch.randn(1, 8, 4, 4, 4)
+    if strata:
+        torch.nn.init.normal_(denoiser.strata.tell.weight)
+    x, direct = torch.randn(3, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
+    prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4))
     together = denoiser(x, torch.full((3,), -2.0), prepared, direct)
     alone = denoiser(x[1:2], torch.tensor([-2.0]), prepared, direct)
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
@@ -83,3 +88,52 @@ def test_encoder_answers_at_the_resolution_of_the_image():
     features, logits = encoder(torch.rand(1, 1, 16, 24, 32))
     assert features.shape == (1, 8, 8, 12, 16)
     assert depth_to_space(logits).shape == (1, 4, 16, 24, 32)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 8), (4, 8)])
+def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
+    """Two halves of an image apart in looks: what changes in one place reaches its own half alone, at any distance."""
+    torch.manual_seed(3)
+    strata = Strata(4, 8, 2, 16, len(size))
+    torch.nn.init.normal_(strata.tell.weight)
+    torch.nn.init.zeros_(strata.assign.bias)
+    strata.assign.weight.data.zero_()
+    strata.assign.weight.data[0, 0], strata.assign.weight.data[1, 0] = 50, -50
+    features = torch.ones(1, 4, *size)
+    features[..., size[-1] // 2 :] = -1
+    shares = strata.shares(features)
+    # Each stratum is weighed by itself here: the outcome is its own vote.
+    strata.norm = strata.enter = strata.middle = torch.nn.Identity()
+    strata.film = torch.nn.Linear(16, 2 * 16)
+    torch.nn.init.zeros_(strata.film.weight)
+    torch.nn.init.zeros_(strata.film.bias)
+    strata.leave = torch.nn.Identity()
+    h, embedded = torch.randn(1, 8, *size), torch.randn(1, 16)
+    changed = h.clone()
+    changed[(0, slice(None), *(0,) * len(size))] += 1
+    moved = (strata(changed, shares, embedded) - strata(h, shares, embedded)).abs().amax(1)[0]
+    own, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
+    assert own.min() > 1e-4 and other.max() < 1e-6
+
+
+def test_strata_start_as_the_identity():
+    strata = Strata(4, 8, 3, 16, 2)
+    h = torch.randn(2, 8, 4, 6)
+    assert torch.equal(strata(h, strata.shares(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
+
+
+def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
+    """At log-SNR -12 the head's answer is the right one already; without a gain the network may still move it."""
+    torch.manual_seed(4)
+    moved = {}
+    for gain in (0.0, 8.0):
+        denoiser = Denoiser(2, 8, (8, 16), 1, gain=gain)
+        torch.nn.init.normal_(denoiser.head.weight)
+        x, direct = torch.randn(2, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
+        prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4))
+        moved[gain] = [
+            float((denoiser(x, torch.full((2,), log_snr), prepared, direct) - direct).detach().abs().mean())
+            for log_snr in (-12.0, -4.0)
+        ]
+    assert moved[8.0][0] < 0.1 < 1 < moved[0.0][0]
+    assert moved[8.0][1] > 1

@@ -10,7 +10,8 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import build
 from diffusion_segmentation.training import sources, train
-from diffusion_segmentation.training.loss import draw_log_snr, loss_curve, losses
+from diffusion_segmentation.training.density import Density
+from diffusion_segmentation.training.loss import loss_curve, losses
 
 CONFIG = train.Path(train.__file__).parent / "configs" / "brain-structures.json"
 
@@ -158,7 +159,32 @@ def test_loss_curve_falls_from_the_direct_head_to_nothing():
     assert (np.diff(values) < 0.02).all()
 
 
-def test_training_noise_levels_cover_the_whole_range():
-    drawn = draw_log_snr(500, 4, 0.5, np.random.default_rng(0)).numpy()
+@pytest.mark.parametrize("adapted", [False, True])
+def test_training_noise_levels_cover_the_whole_range(adapted):
+    drawn = taught(adapted).draw(500, 4, np.random.default_rng(0)).numpy()
     counts = np.histogram(drawn, bins=10, range=(-12, 8))[0]
     assert counts.min() > 20 and counts.sum() == 2000
+
+
+def test_adapted_noise_levels_gather_where_the_loss_falls():
+    """This task is decided between -5 and -2; the schedule, which knows nothing of it, must not gather there."""
+    shares = {
+        adapted: ((drawn > -5) & (drawn < -2)).float().mean().item()
+        for adapted in (False, True)
+        for drawn in [taught(adapted).draw(500, 4, np.random.default_rng(0))]
+    }
+    assert shares[True] > 0.6 and shares[False] < 0.4
+
+
+def test_noise_levels_follow_the_schedule_until_the_loss_is_known():
+    drawn = [Density(0.5, adapted).draw(50, 4, np.random.default_rng(0)) for adapted in (False, True)]
+    assert torch.equal(*drawn)
+
+
+def taught(adapted):
+    """A density that has seen a loss which falls from 0.3 to 0 between log-SNR -5 and -2."""
+    density, rng = Density(0.5, adapted), np.random.default_rng(1)
+    for _ in range(100):
+        log_snr = rng.uniform(-12, 8, 64)
+        density.record(log_snr, np.interp(log_snr, [-5, -2], [0.3, 0]) + rng.normal(0, 0.02, 64))
+    return density

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..process import alpha_sigma
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
+from .strata import Strata
 
 
 class Denoiser(nn.Module):
@@ -27,10 +28,26 @@ class Denoiser(nn.Module):
     steps are taken in it, and only what leaves the sampler is brought back: no pass spends time on moving memory.
 
     The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
+
+    With `strata` > 0, places that look alike pool what their states say (`Strata`), within a window.
+
+    With `gain` > 0, what the network adds is multiplied by gain * e / (1 + e), e = 2 * alpha / sigma^2. Neighbours that
+    share the voxel's fate have the same evidence to give as the voxel itself, e times their own x: the network then
+    adds up x alike at every noise level, and where the state says nothing it adds nothing.
     """
 
-    def __init__(self, classes: int, features: int, channels: tuple[int, int], blocks: int, dims: int = 3) -> None:
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        channels: tuple[int, int],
+        blocks: int,
+        dims: int = 3,
+        strata: int = 0,
+        gain: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.gain = gain
         fine, coarse = channels
         conv, cells = CONV[dims], 2**dims * classes
         self.embedding = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
@@ -38,6 +55,7 @@ class Denoiser(nn.Module):
         self.enter = conv(cells, fine, 1)
         self.enter_posterior = conv(cells, fine, 1)
         self.first = ResidualBlock(fine, 64, dims)
+        self.strata = Strata(features, fine, strata, 64, dims) if strata else None
         self.shrink = conv(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(ResidualBlock(coarse, 64, dims) for _ in range(blocks))
         self.grow = CONV_TRANSPOSE[dims](coarse, fine, 2, stride=2)
@@ -48,16 +66,22 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """The features' share of the first layer, computed once per window and kept for all samples and steps."""
-        return self.condition(features)
+        """What the denoiser needs of the features, computed once per window and kept for all samples and steps.
+
+        [N, fine + strata, z/2, y/2, x/2]: their part of the first layer, and the strata's shares.
+        """
+        condition = self.condition(features)
+        if self.strata is None:
+            return condition
+        return torch.cat([condition, self.strata.shares(features).to(condition.dtype)], dim=1)
 
     def forward(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
     ) -> torch.Tensor:
         """Logits of x0 in float32, shaped as the state `x` [N, 8 * classes, z/2, y/2, x/2].
 
-        log_snr [N]; prepared [1 or N, fine, z/2, y/2, x/2] from `prepare`; direct, the direct head's logits, as `x` or
-        with N = 1.
+        log_snr [N]; prepared [1 or N, fine + strata, z/2, y/2, x/2] from `prepare`; direct, the head's logits, as `x`
+        or with N = 1.
         """
         alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
         x, direct, evidence = x.float(), direct.float(), 2 * alpha / sigma**2
@@ -65,13 +89,19 @@ class Denoiser(nn.Module):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
         embedded = self.embedding(_sinusoids(log_snr))
-        h = self.enter(x) + self._enter_posterior(posterior) + prepared
+        fine = self.condition.out_channels
+        h = self.enter(x) + self._enter_posterior(posterior) + prepared[:, :fine]
         h = self.first(h, embedded)
+        if self.strata is not None:
+            h = self.strata(h, prepared[:, fine:], embedded)
         low = self.shrink(h)
         for block in self.middle:
             low = block(low, embedded)
         h = self.norm(self.last(nn.functional.silu(h + self.grow(low))))
-        return self.head(nn.functional.silu(h)).float().addcmul_(x, evidence).add_(direct)
+        added = self.head(nn.functional.silu(h)).float()
+        if self.gain:
+            added = added * (self.gain * evidence / (1 + evidence))
+        return added.addcmul_(x, evidence).add_(direct)
 
     def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
         """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""

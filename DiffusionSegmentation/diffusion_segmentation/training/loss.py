@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
-from ..process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state, sample_log_snr
+from ..process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 
 BINS = 24
 
@@ -60,19 +60,6 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: int) -> t
     """Logits [N, 8 * classes, z, y, x] against labels [N, 8, z, y, x], a voxel at a time."""
     by_class = logits.float().unflatten(1, (classes, -1))
     return functional.cross_entropy(by_class, target, reduction="none")
-
-
-def draw_log_snr(images: int, draws: int, input_scale: float, rng: np.random.Generator) -> torch.Tensor:
-    """Stratified log-SNR [images, draws]: 70 % from the shifted cosine schedule, 30 % uniform in the whole range.
-
-    The uniform share is there so that no range goes unseen. Strata are dealt out so that each image gets draws from all
-    over the range.
-    """
-    count = images * draws
-    uniform = torch.from_numpy((np.arange(count) + rng.random(count)) / count)
-    cosine = sample_log_snr(uniform, input_scale)
-    flat = torch.from_numpy(rng.uniform(LOG_SNR_MIN, LOG_SNR_MAX, count)).float()
-    return torch.where(torch.from_numpy(rng.random(count) < 0.3), flat, cosine).view(draws, images).T.contiguous()
 
 
 def loss_curve(

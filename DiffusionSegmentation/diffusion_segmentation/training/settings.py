@@ -30,6 +30,8 @@ class Optimisation:
     precision: str = "bf16"
     """bf16 or float32. bf16 on CPUs with AMX trains 4 times faster than float32, and no worse where compared."""
     seed: int = 0
+    density: str = "cosine"
+    """Where noise levels are drawn: from the shifted schedule (cosine), or where the loss falls (adapted)."""
     crops: str = "image"
     """Where windows come from: anywhere in the body (image), or half of them around a labelled voxel (labels)."""
     dice_weight: float = 0.0
@@ -44,8 +46,10 @@ class Optimisation:
                 raise InputError(f"'{name}' in the training configuration must be above 0.")
         if not 0 <= self.average < 1 or self.dice_weight < 0:
             raise InputError("'average' in the training configuration must be in [0, 1), 'dice_weight' not negative.")
-        if self.precision not in ("bf16", "float32") or self.crops not in ("image", "labels"):
-            raise InputError("'precision' must be bf16 or float32, 'crops' image or labels, in the configuration.")
+        choices = {"precision": ("bf16", "float32"), "density": ("cosine", "adapted"), "crops": ("image", "labels")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"'{name}' in the training configuration must be {' or '.join(known)}.")
         if self.batch > 1 and len(self.shapes) > 1:
             raise InputError("Windows of several 'shapes' need a 'batch' of 1 in the training configuration.")
         if any(n < 1 for shape in self.shapes for n in shape) or not self.shapes:

@@ -108,18 +108,19 @@ class Phantoms:
             "labels": labels(task.label_names),
             "network": {
                 "dims": dims,
-                "encoder": {"channels": [32, 64, 64], "blocks": [2, 2, 2]},
-                "denoiser": {"channels": [32, 64], "blocks": 3},
+                "encoder": {"channels": [16, 32, 32], "blocks": [2, 2, 2]},
+                "denoiser": {"channels": [16, 32], "blocks": 4, "strata": 8, "gain": 32},
             },
             "process": {"input_scale": 0.5},
         }
         optimisation = {
             "iterations": 12_000 if dims == 2 else 6_000,
-            "batch": 32 if dims == 2 else 8,
-            "draws": 4,
+            "batch": 8,
+            "draws": 8,
             "shapes": [list(task.shape)],
             "learning_rate": 2e-3,
             "precision": "float32",
+            "density": "adapted",
         }
         return {"bundle": bundle, "diffusion_segmentation": section, "optimisation": optimisation}
 

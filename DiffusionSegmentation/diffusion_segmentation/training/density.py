@@ -1,0 +1,64 @@
+"""At which noise levels a denoiser is trained: everywhere, and most where the task is decided."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
+from .loss import BINS, bin_centres
+
+MEMORY = 20_000
+"""Draws over which the loss curve is averaged: enough for a curve, few enough to follow the training."""
+LEAST = 50
+"""Draws in every bin of the curve before it is used."""
+EVERYWHERE = 0.3
+"""Share of the draws that does not follow the curve, so that no level goes unseen."""
+
+
+class Density(nn.Module):
+    """Draws log-SNR for training: from the shifted cosine schedule, or adapted to the task's own loss curve.
+
+    Where the loss does not change with the noise level there is nothing to learn: either the mask can be read off, or
+    nothing of it is left. `adapted` draws in proportion to the fall of the loss that training itself records (cf.
+    Dieleman et al., "Continuous diffusion for categorical data", 2022, section 3.3). The draws stay unweighted: the
+    optimum of the cross-entropy is the same at every level, whatever the density.
+
+    The curve is a buffer, so that a resumed training goes on with it.
+    """
+
+    def __init__(self, input_scale: float, adapted: bool) -> None:
+        super().__init__()
+        self.input_scale, self.adapted = input_scale, adapted
+        self.register_buffer("total", torch.zeros(BINS, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(BINS, dtype=torch.float64))
+
+    def draw(self, images: int, draws: int, rng: np.random.Generator) -> torch.Tensor:
+        """Stratified log-SNR float32 [images, draws], dealt out so that each image gets some of the whole range."""
+        count = images * draws
+        uniform = (np.arange(count) + rng.random(count)) / count
+        if self.adapted and float(self.count.min()) >= LEAST:
+            followed = torch.from_numpy(self._invert(uniform)).float()
+        else:
+            followed = sample_log_snr(torch.from_numpy(uniform), self.input_scale)
+        flat = torch.from_numpy(rng.uniform(LOG_SNR_MIN, LOG_SNR_MAX, count)).float()
+        everywhere = torch.from_numpy(rng.random(count) < EVERYWHERE)
+        return torch.where(everywhere, flat, followed).view(draws, images).T.contiguous()
+
+    def record(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
+        """Take in cross-entropies [N] in nats a voxel at the log-SNR [N] of one training step."""
+        width = (LOG_SNR_MAX - LOG_SNR_MIN) / BINS
+        where = torch.from_numpy(np.clip((log_snr - LOG_SNR_MIN) // width, 0, BINS - 1).astype(np.int64))
+        keep = (1 - 1 / MEMORY) ** len(loss)
+        self.total.mul_(keep).index_add_(0, where.to(self.total.device), torch.as_tensor(loss).to(self.total))
+        self.count.mul_(keep).index_add_(0, where.to(self.count.device), torch.ones(len(loss)).to(self.count))
+
+    def _invert(self, uniform: np.ndarray) -> np.ndarray:
+        """Log-SNR at shares `uniform` of the whole fall of the curve."""
+        loss = (self.total / self.count).cpu().numpy()
+        # What is left at the last bin is lost there; a hair of slope keeps flat stretches invertible.
+        falling = np.minimum.accumulate(np.concatenate([loss, [0.0]]))
+        fallen = falling[0] - falling + np.linspace(0, 1e-6, BINS + 1)
+        levels = np.concatenate([bin_centres(), [LOG_SNR_MAX]])
+        return np.interp(uniform * fallen[-1], fallen, levels)
