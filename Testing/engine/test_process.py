@@ -37,13 +37,22 @@ def test_input_scale_shifts_the_schedule_by_twice_its_logarithm():
     torch.testing.assert_close(shift, torch.full((7,), 2 * float(np.log(0.5))), rtol=1e-4, atol=1e-4)
 
 
-def test_grid_places_steps_at_equal_shares_of_the_loss():
+def test_grid_begins_where_the_loss_falls_ends_where_none_is_left_and_is_dense_between():
     log_snr = np.linspace(-12, 8, 201)
     loss = 1 / (1 + np.exp(2 * (log_snr + 3)))  # falls around -3
-    grid = process.adapted_grid(log_snr, loss, 5)
-    shares = np.interp(grid, log_snr, loss)
-    np.testing.assert_allclose(shares[1:], loss[0] - (loss[0] - loss[-1]) * np.arange(1, 5) / 5, atol=2e-3)
-    assert grid[0] == process.LOG_SNR_MIN and (np.diff(grid) > 0).all()
+    for steps in (3, 5, 10):
+        grid = process.adapted_grid(log_snr, loss, steps)
+        assert len(grid) == steps and grid[0] == process.LOG_SNR_MIN and (np.diff(grid) > 0).all()
+        np.testing.assert_allclose(np.interp(grid[[1, -1]], log_snr, loss), [0.97, 0.01], atol=2e-3)
+    stride = np.diff(grid[1:])
+    assert grid[1:][stride.argmin()] == pytest.approx(-3, abs=0.5) and stride.max() > 2 * stride.min()
+
+
+def test_grid_of_few_steps():
+    log_snr = np.linspace(-12, 8, 201)
+    loss = 1 / (1 + np.exp(2 * (log_snr + 3)))
+    assert process.adapted_grid(log_snr, loss, 1).tolist() == [process.LOG_SNR_MIN]
+    np.testing.assert_allclose(process.adapted_grid(log_snr, loss, 2), [process.LOG_SNR_MIN, -3], atol=0.3)
 
 
 def test_grid_follows_the_task():
