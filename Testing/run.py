@@ -4,10 +4,10 @@
     python Testing/run.py tests [LAYER ...] [options of pytest]
     python Testing/run.py train --output DIR [options of `diffusion-segmentation train`]
     python Testing/run.py reference VOLUME DIR
-    python Testing/run.py bench (accuracy | heads | known_answers | robustness | speed) [arguments of that script]
+    python Testing/run.py bench SCRIPT [arguments of that script]
 
 `train` makes the shipped model again, `reference` a silver reference of a T1-weighted head with SAMSEG, DIR/seg.nii.gz;
-these two need Python 3.11. The scripts of `bench` are in Testing/benchmarks. The first run makes .venv in the checkout
+these two need Python 3.11. `bench` runs Testing/benchmarks/SCRIPT.py. The first run makes .venv in the checkout
 and installs what Testing/constraints.txt pins; a later run starts at once, until a pin changes. The exit status is the
 command's.
 """
@@ -27,6 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / "DiffusionSegmentation/diffusion_segmentation/training"
 PRIORS = ROOT / "build" / "priors.npz"
+BENCHMARKS = {path.stem for path in (ROOT / "Testing" / "benchmarks").glob("*.py")}
 
 PROJECT = ["--editable", f"{ROOT}[demo]"]
 DEVELOPMENT = ["--editable", f"{ROOT}[demo,train]"]
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
             prepare(SAMSEG, "samseg", ["samseg"])
             samseg = (SAMSEG.scripts / "run_samseg", "-i", volume, "-o", output, "--threads", str(os.cpu_count()))
             return run(*samseg) or run(SAMSEG.python, "-c", MGZ_TO_NIFTI, Path(output) / "seg")
-        case ["bench", ("accuracy" | "heads" | "known_answers" | "robustness" | "speed") as name, *options]:
+        case ["bench", name, *options] if name in BENCHMARKS:
             prepare(MAIN, "train", DEVELOPMENT)
             return run(MAIN.python, ROOT / "Testing" / "benchmarks" / f"{name}.py", *options)
         case ["-h" | "--help"]:
