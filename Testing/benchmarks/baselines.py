@@ -10,7 +10,8 @@ data, optimiser and, all together, its CPU minutes of training:
     test-time       one network; a sample is its answer to the image turned or mirrored, turned back
     independent     that network's probabilities, each pixel drawn by itself
 
-The numbers are those of `evaluate` on the same cases. Finished trainings and cases are kept.
+The numbers are those of `evaluate` on the same cases; where a row has masks, its probabilities are theirs. Finished
+trainings and cases are kept.
 """
 
 from __future__ import annotations
