@@ -17,7 +17,7 @@ class Strata(nn.Module):
     together nearly everything; convolutions are slow to learn to count votes over a whole image. Here the encoder's
     features deal every cell into `strata` shares that add up to 1 (at a border: one for each distance from it), and the
     state is summed by share. It costs less than one convolution. On the task `boundary`, after two CPU minutes of
-    training each, the samples' volumes had 0.96 of the true variance with it and 0.75 without.
+    training each (one seed, `gain` 8), the samples' volumes had 0.96 of the true variance with it and 0.75 without.
 
     The last layer starts at zero, so a new module is the identity.
     """
