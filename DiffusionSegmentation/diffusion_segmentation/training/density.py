@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
-from .loss import BINS, bin_centres
+from .loss import BINS, bin_centres, bin_numbers
 
 MEMORY = 20_000
 """Draws over which the loss curve is averaged: enough for a curve, few enough to follow the training."""
@@ -48,11 +48,9 @@ class Density(nn.Module):
 
     def record(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
         """Take in cross-entropies [N] in nats a voxel at the log-SNR [N] of one training step."""
-        width = (LOG_SNR_MAX - LOG_SNR_MIN) / BINS
-        where = torch.from_numpy(np.clip((log_snr - LOG_SNR_MIN) // width, 0, BINS - 1).astype(np.int64))
-        keep = (1 - 1 / MEMORY) ** len(loss)
-        self.total.mul_(keep).index_add_(0, where.to(self.total.device), torch.as_tensor(loss).to(self.total))
-        self.count.mul_(keep).index_add_(0, where.to(self.count.device), torch.ones(len(loss)).to(self.count))
+        where, keep = bin_numbers(log_snr), (1 - 1 / MEMORY) ** len(loss)
+        self.total.mul_(keep).add_(torch.as_tensor(np.bincount(where, loss, BINS)).to(self.total.device))
+        self.count.mul_(keep).add_(torch.as_tensor(np.bincount(where, minlength=BINS)).to(self.count.device))
 
     def _invert(self, uniform: np.ndarray) -> np.ndarray:
         """Log-SNR at shares `uniform` of the whole fall of the curve."""

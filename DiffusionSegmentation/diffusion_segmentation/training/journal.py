@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import numpy as np
 
-from .loss import BINS, bin_centres
+from .loss import BINS, bin_numbers
 
 ROWS = 60
 """Rows of the record: enough for a smooth curve, few enough for a file that a person can read."""
@@ -67,10 +67,9 @@ class Journal(lightning.Callback):
 
     def _take_in(self, latest: dict[str, Any]) -> None:
         self._direct.append(latest["direct"])
-        width = (bin_centres()[-1] - bin_centres()[0]) / (BINS - 1)
-        where = np.clip(np.rint((latest["log_snr"] - bin_centres()[0]) / width).astype(int), 0, BINS - 1)
-        np.add.at(self._sum, where, latest["denoised"])
-        np.add.at(self._count, where, 1)
+        where = bin_numbers(latest["log_snr"])
+        self._sum += np.bincount(where, latest["denoised"], BINS)
+        self._count += np.bincount(where, minlength=BINS)
 
     def _write_row(self) -> None:
         with np.errstate(invalid="ignore"):

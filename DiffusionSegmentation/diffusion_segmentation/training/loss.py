@@ -95,3 +95,8 @@ def bin_centres() -> np.ndarray:
     """Centres of the 24 bins of log-SNR in which losses are kept."""
     edges = np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)
     return (edges[:-1] + edges[1:]) / 2
+
+
+def bin_numbers(log_snr: np.ndarray) -> np.ndarray:
+    """The bin of each log-SNR, int [N]."""
+    return np.digitize(log_snr, np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)[1:-1])
