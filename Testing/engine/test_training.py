@@ -49,7 +49,11 @@ def heads(monkeypatch, tmp_path):
     return str(priors)
 
 
-def test_training_makes_a_model_that_loads(config, heads, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_training_makes_a_model_that_loads(config, heads, tmp_path, precision):
+    settings = json.loads(config.read_text())
+    settings["optimisation"]["precision"] = precision
+    config.write_text(json.dumps(settings))
     folder = train.main(heads, tmp_path / "model", config)
     model = models.load(folder)
     assert model.classes == 8 and len(model.step_grid(5)) == 5

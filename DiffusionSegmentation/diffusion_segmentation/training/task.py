@@ -92,7 +92,9 @@ class Segmenter(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused: on a small network the step itself takes 1.3 ms in place of 9 (180 tensors, one CPU thread).
-        return torch.optim.AdamW(self.parameters(), lr=self.optimisation.learning_rate, weight_decay=1e-2, fused=True)
+        # Lightning clips no gradients of a fused optimiser under mixed precision, although bfloat16 scales none.
+        fused = self.optimisation.precision == "float32"
+        return torch.optim.AdamW(self.parameters(), lr=self.optimisation.learning_rate, weight_decay=1e-2, fused=fused)
 
 
 class Average(WeightAveraging):
