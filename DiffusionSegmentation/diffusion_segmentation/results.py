@@ -105,6 +105,14 @@ def write_sequence(
     _write_nrrd(path, fields, keys, slices, compress)
 
 
+def write_basins(path: str | Path, basins: np.ndarray, reference: sitk.Image, box: GridBox, compress: bool) -> None:
+    """Write `basins` (labels uint16 [kb, jb, ib] on the block `box` of the grid of `reference`) as NRRD.
+
+    Raises as write_segmentation.
+    """
+    _write_nrrd(path, _volume_fields(basins, reference, box), {}, basins, compress)
+
+
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
     """Write `report` as readable JSON, UTF-8. Raises as write_segmentation, and ValueError for NaN or infinity."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -124,8 +132,8 @@ def _extent(labels: np.ndarray) -> list[int]:
     return extent
 
 
-def _volume_fields(array: np.ndarray, reference: sitk.Image) -> dict[str, str]:
-    size = reference.GetSize()
+def _volume_fields(array: np.ndarray, reference: sitk.Image, box: GridBox | None = None) -> dict[str, str]:
+    index, size = box or ((0, 0, 0), reference.GetSize())
     if array.shape != size[::-1]:
         raise ValueError(f"an array of shape {array.shape} does not lie on a grid of {size} voxels")
     return {
@@ -135,12 +143,12 @@ def _volume_fields(array: np.ndarray, reference: sitk.Image) -> dict[str, str]:
         "sizes": f"{size[0]} {size[1]} {size[2]}",
         "space directions": _directions(reference),
         "kinds": "domain domain domain",
-        "space origin": _vector(reference.GetOrigin()),
+        "space origin": _vector(reference.TransformIndexToPhysicalPoint(index)),
     }
 
 
 def _nrrd_type(dtype: np.dtype) -> str:
-    return {"uint8": "uint8", "float32": "float"}[dtype.name]
+    return {"uint8": "uint8", "uint16": "uint16", "float32": "float"}[dtype.name]
 
 
 def _directions(reference: sitk.Image) -> str:

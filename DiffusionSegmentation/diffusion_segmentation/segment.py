@@ -16,7 +16,8 @@ import SimpleITK as sitk
 import torch
 
 from . import model as models_module
-from . import results
+from . import regions, results
+from .basins import basins
 from .denormals import flushed
 from .ensemble import Ensemble, Settled, volumes_ml
 from .errors import Cancelled, InputError, ModelError
@@ -30,6 +31,9 @@ from .volume import Projection, check_fits, read_volume, working_image
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
 BODY_MARGIN_MM = 8.0
+REVIEW_BITS = 0.2
+"""Entropy from which a voxel counts as uncertain in the report's regions."""
+REPORTED_REGIONS = 50
 
 
 @dataclass(frozen=True)
@@ -291,9 +295,33 @@ class _Run:
             results.write_sequence(
                 folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
             )
-        return self._report(source, volumes_ml(labels, self.model.classes, self.ensemble.voxel_ml))
+        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3)
+        if self.request.keep_samples:
+            on_box = self.projection.nearest(unsure)
+            results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
+        consensus_ml = volumes_ml(labels, self.model.classes, self.ensemble.voxel_ml)
+        return self._report(source, consensus_ml, self._regions(unsure, p))
 
-    def _report(self, source: str, consensus_ml: np.ndarray) -> dict[str, Any]:
+    def _regions(self, unsure: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
+        """The worst of the uncertain regions, as the report tells them."""
+        bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
+        names = ["background", *(entry["name"] for entry in self.model.labels)]
+        found = regions.rank(unsure, list(p), bits, REVIEW_BITS, self.model.spacing**3 / 1000)
+        return [
+            {
+                "basin": region.basin,
+                "expected_error_ml": round(region.expected_error_ml, 4),
+                "share": round(region.share, 5),
+                "volume_ml": round(region.volume_ml, 4),
+                "classes": [{"label": c, "name": names[c], "share": round(share, 4)} for c, share in region.classes],
+                "mean_entropy_bits": round(region.mean_entropy, 4),
+                "peak_entropy_bits": round(region.peak_entropy, 4),
+                "peak_ras_mm": [round(mm, 2) for mm in self.projection.ras(region.peak)],
+            }
+            for region in found[:REPORTED_REGIONS]
+        ]
+
+    def _report(self, source: str, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]) -> dict[str, Any]:
         section, count = self.model.section, len(self.ensemble)
         return {
             "schema": 1,
@@ -314,6 +342,7 @@ class _Run:
             "classes": self.model.classes,
             "max_entropy_bits": math.log2(self.model.classes),
             "volumes": [self._volume(entry, consensus_ml) for entry in self.model.labels],
+            "regions": unsure,
             "direct_difference": round(_difference(self.direct, self.ensemble.mean), 5),
             "memory_bytes": self._memory(),
             "versions": versions(),

@@ -250,6 +250,29 @@ class Projection:
                 quantised[c][slab] = np.rint(q * np.float32(255))
         return quantised
 
+    def nearest(self, labels: np.ndarray) -> np.ndarray:
+        """Return labels uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], each from the nearest voxel."""
+        if labels.shape != self._working_shape:
+            raise ValueError(f"labels of shape {labels.shape} do not lie on the working grid {self._working_shape}")
+        index, size = self.box
+        image = sitk.GetImageFromArray(np.ascontiguousarray(labels, np.uint16))
+        image.SetSpacing(self._working_spacing)
+        image.SetOrigin(self._working_origin)
+        resample = sitk.ResampleImageFilter()
+        resample.SetSize(size)
+        resample.SetOutputOrigin(self._point(index))
+        resample.SetOutputSpacing(self._spacing)
+        resample.SetOutputDirection(self._direction)
+        resample.SetInterpolator(sitk.sitkNearestNeighbor)
+        return sitk.GetArrayFromImage(resample.Execute(image))
+
+    def ras(self, zyx: tuple[int, int, int]) -> tuple[float, float, float]:
+        """The centre of a voxel of the working grid in RAS, mm."""
+        left, posterior, superior = (
+            o + s * n for o, s, n in zip(self._working_origin, self._working_spacing, zyx[::-1], strict=True)
+        )
+        return -left, -posterior, superior
+
     def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
         """Yield slices along k of `box` and, for each, an iterator over the classes' interpolated probabilities."""
         if p.shape[1:] != self._working_shape:

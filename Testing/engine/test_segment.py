@@ -45,10 +45,36 @@ def test_files_lie_on_the_grid_of_the_input(request_for, a_head_file):
         "entropy.nrrd",
         "samples.seq.nrrd",
         "probabilities.seq.nrrd",
+        "regions.nrrd",
         "report.json",
     }
     assert json.loads((request.output / "report.json").read_text(encoding="utf-8")) == outcome.report
     assert not outcome.partial and outcome.report["samples"] == 4 and outcome.report["windows"] == 1
+
+
+def around(image, lps):
+    """The 3 x 3 x 3 voxels nearest to a point."""
+    array = sitk.GetArrayFromImage(image)
+    at = np.clip(image.TransformPhysicalPointToIndex(lps)[::-1], 1, np.array(array.shape) - 2)
+    return array[tuple(slice(n - 1, n + 2) for n in at)]
+
+
+def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(request_for):
+    request = request_for(keep_samples=True)
+    report = segment(request).report
+    found, basins = report["regions"], sitk.ReadImage(str(request.output / "regions.nrrd"))
+    entropy = sitk.ReadImage(str(request.output / "entropy.nrrd"))
+    assert found and sum(region["share"] for region in found) < 1.001
+    assert len(found) <= 50
+    errors = [region["expected_error_ml"] for region in found]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0
+    names = {0: "background"} | {volume["label"]: volume["name"] for volume in report["volumes"]}
+    for region in found:
+        assert all(names[entry["label"]] == entry["name"] for entry in region["classes"])
+        right, front, up = region["peak_ras_mm"]
+        # The working grid reaches up to a voxel beyond the input.
+        assert region["basin"] in around(basins, (-right, -front, up))
+        assert around(entropy, (-right, -front, up)).max() > 0.1
 
 
 def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(request_for):

@@ -78,6 +78,27 @@ def test_the_working_grid_covers_the_image_and_hardly_more(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_labels_come_back_from_the_nearest_voxel_and_places_are_told_in_ras(seed: int) -> None:
+    image = random_geometry(seed)
+    working = working_image(image, 1.5)
+    shape = working.GetSize()[::-1]
+    labels = np.arange(1, np.prod(shape) + 1).reshape(shape) % 60_000
+    projection = Projection(working, image)
+    found = projection.nearest(labels)
+    index, size = projection.box
+    assert found.shape == size[::-1]
+    for kji in np.random.default_rng(seed).integers(0, found.shape, (20, 3)):
+        lps = to_lps(image, kji[::-1] + index)
+        voxel = working.TransformPhysicalPointToIndex(lps.tolist())
+        distance = np.linalg.norm(working.TransformIndexToPhysicalPoint(voxel) - lps)
+        assert found[tuple(kji)] == labels[voxel[::-1]] or distance > 0.7  # half way between two
+        right, front, up = projection.ras(voxel[::-1])
+        np.testing.assert_allclose((-right, -front, up), working.TransformIndexToPhysicalPoint(voxel), atol=1e-9)
+    with pytest.raises(ValueError, match="working grid"):
+        projection.nearest(labels[1:])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_ball_comes_back_to_where_it_is(seed: int) -> None:
     image = random_geometry(seed)
     working = working_image(image, 1.5)

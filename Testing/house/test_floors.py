@@ -29,7 +29,7 @@ ENGINE_FLOORS = (
     "model",
     "networks",
     "process outbox terminal",
-    "volume results metrics phantoms dataset denormals intensity messages streams versions",
+    "volume results metrics phantoms dataset denormals intensity basins regions messages streams versions",
     "errors",
 )
 LIB_FLOORS = (

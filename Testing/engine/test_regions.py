@@ -1,0 +1,117 @@
+"""Uncertain regions: of a size to judge, ranked by what is expected to be wrong in them."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from diffusion_segmentation.basins import EXTENT_MM, basins
+from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.phantoms import phantom
+from diffusion_segmentation.regions import rank
+
+VOXEL = 0.027
+
+
+def entropy_of(p):
+    return -(p * np.log2(np.clip(p, 1e-9, 1))).sum(0)
+
+
+def two_spots():
+    """Class 1 in doubt in a block of 4 x 4 x 4 with 0.4, class 2 in one of 3 x 3 x 3 with 0.3; spacing 3 mm."""
+    p = np.zeros((3, 12, 12, 20), np.float32)
+    p[0] = 1
+    p[:2, 2:6, 2:6, 2:6] = np.array([0.6, 0.4]).reshape(2, 1, 1, 1)
+    p[0, 7:10, 7:10, 14:17], p[2, 7:10, 7:10, 14:17] = 0.3, 0.7
+    return p
+
+
+def regions_of(p, spacing, threshold=0.0, **options):
+    return rank(basins(1 - p.max(0), spacing), list(p), entropy_of(p), threshold, np.prod(spacing) / 1000, **options)
+
+
+def test_regions_are_ranked_by_the_expected_wrong_volume():
+    first, second = regions_of(two_spots(), (3, 3, 3))
+    assert first.expected_error_ml == pytest.approx(64 * 0.4 * VOXEL, rel=1e-5)
+    assert second.expected_error_ml == pytest.approx(27 * 0.3 * VOXEL, rel=1e-5)
+    assert first.share == pytest.approx(25.6 / (25.6 + 8.1), rel=1e-5)
+    assert first.volume_ml == pytest.approx(64 * VOXEL) and second.volume_ml == pytest.approx(27 * VOXEL)
+    assert first.low == (2, 2, 2) and first.high == (5, 5, 5)
+    assert second.low == (7, 7, 14) and second.high == (9, 9, 16)
+    assert all(low <= at <= high for low, at, high in zip(second.low, second.peak, second.high, strict=True))
+
+
+def test_what_is_in_dispute_is_said_with_its_shares():
+    first, second = regions_of(two_spots(), (3, 3, 3))
+    assert [c for c, _ in first.classes] == [0, 1] and [c for c, _ in second.classes] == [2, 0]
+    assert [p for _, p in second.classes] == pytest.approx([0.7, 0.3])
+    assert first.mean_entropy == pytest.approx(first.peak_entropy) == pytest.approx(0.97095, abs=1e-4)
+
+
+def shell(spacing):
+    """A sheet of doubt along a ball of 40 mm, as along the borders of tissues."""
+    shape = [round(100 / s) for s in spacing]
+    grid = np.meshgrid(*(np.arange(n) * s - 50 for n, s in zip(shape, spacing, strict=True)), indexing="ij")
+    inside = 1 / (1 + np.exp((np.linalg.norm(grid, axis=0) - 40) / 1.5))
+    return np.stack([1 - inside, inside]).astype(np.float32)
+
+
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (5, 1.5, 1.5)])
+def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
+    p = shell(spacing)
+    labels = basins(1 - p.max(0), spacing)
+    assert ((labels > 0) == (1 - p.max(0) >= 0.02)).all()
+    for basin in range(1, labels.max() + 1):
+        places = np.argwhere(labels == basin) * spacing
+        assert len(places) and pdist(places[:: max(1, len(places) // 500)]).max(initial=0) <= EXTENT_MM + 1e-6
+    found = regions_of(p, spacing)
+    assert len(found) >= 20 and found[0].share < 0.15
+    assert sum(region.share for region in found) > 0.9
+
+
+def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
+    p = two_spots()
+    p[:2, 2, 2, 2] = 0.9, 0.1
+    assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
+    assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.9)] == pytest.approx([63 * VOXEL])
+    assert len(regions_of(p, (3, 3, 3), smallest_ml=1.0)) == 1
+    assert regions_of(p, (3, 3, 3), 1.2) == []
+
+
+def test_quantised_probabilities_tell_the_same():
+    p = two_spots()
+    exact = regions_of(p, (3, 3, 3))
+    labels = basins(1 - p.max(0), (3, 3, 3))
+    coarse = rank(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), 0.0, VOXEL)
+    assert [r.basin for r in coarse] == [r.basin for r in exact]
+    assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
+
+
+def test_without_doubt_there_is_no_region():
+    p = np.zeros((2, 6, 6, 6), np.float32)
+    p[0] = 1
+    assert basins(1 - p.max(0), (1, 1, 1)).max() == 0
+    assert regions_of(p, (1, 1, 1)) == []
+
+
+def test_arrays_of_different_grids_are_refused():
+    p = two_spots()
+    with pytest.raises(InputError, match="one grid"):
+        rank(basins(1 - p.max(0), (3, 3, 3)), list(p), entropy_of(p)[1:], 0.0, VOXEL)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_samples_find_the_places_that_the_exact_probabilities_name(seed):
+    """The first five regions hold what the exact ranking's first five hold, in exact expected error."""
+    rng = np.random.default_rng(seed)
+    case = phantom("lesions:32x32x32").draw(rng)
+    masks = case.sample(rng, 16)
+    mean = np.stack([(masks == k).mean(0) for k in range(case.classes)]).astype(np.float32)
+    spacing = (4, 4, 4)
+    truth = 1 - case.marginals.max(0)
+
+    def held(p):
+        labels = basins(1 - p.max(0), spacing)
+        first = [region.basin for region in rank(labels, list(p), entropy_of(p), 0.0, 0.064)[:5]]
+        return truth[np.isin(labels, first)].sum()
+
+    assert held(mean) >= 0.9 * held(case.marginals.astype(np.float32))
