@@ -26,6 +26,9 @@ class Source(Protocol):
     def settings(self) -> dict[str, Any]:
         """The configuration this source suggests: sections bundle, diffusion_segmentation, optimisation."""
 
+    def configure(self, section: dict[str, Any]) -> None:
+        """Take in the configured model's section, before anything is asked for."""
+
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Endless pairs: image float32 [1, *shape], labels uint8 [R, *shape], R = 1 or a divisor of the draws."""
 
@@ -56,7 +59,7 @@ def open_source(text: str, output: Path) -> Source:
     )
 
 
-class Heads:
+class Heads(Source):
     """Synthetic heads from the tissue priors that `training/atlas.py` writes."""
 
     def __init__(self, priors: Path) -> None:
@@ -79,7 +82,7 @@ class Heads:
         return {"kind": "synthetic heads"}
 
 
-class Phantoms:
+class Phantoms(Source):
     """A task with a known answer; each image comes with several draws from its exact posterior."""
 
     def __init__(self, text: str) -> None:

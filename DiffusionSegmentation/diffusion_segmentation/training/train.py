@@ -93,8 +93,7 @@ class Run:
     ) -> None:
         self.settings, self.optimisation, self.source = settings, optimisation, source
         section = settings["diffusion_segmentation"]
-        if hasattr(source, "configure"):
-            source.configure(section)
+        source.configure(section)
         self.classes = len(section["labels"]) + 1
         if optimisation.class_weights and len(optimisation.class_weights) != self.classes:
             raise InputError(f"'class_weights' in the training configuration must be {self.classes} numbers.")
