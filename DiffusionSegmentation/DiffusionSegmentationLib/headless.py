@@ -50,6 +50,7 @@ class Application:
             colors=types.SimpleNamespace(logic=lambda: slicer.vtkSlicerColorLogic),  # its functions are static
             volumes=self._module(slicer.vtkSlicerVolumesLogic(), "Volumes"),
             segmentations=self._module(slicer.vtkSlicerSegmentationsModuleLogic(), "Segmentations"),
+            cameras=self._module(slicer.vtkSlicerCamerasModuleLogic(), "Cameras"),
             sequences=self._module(slicer.vtkSlicerSequencesLogic(), "Sequences"),
         )
         self.sliceViews: dict[str, offscreen.SliceView] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .i18n import tr as _
 
-VOXEL_BYTES = {"uint8": 1, "float": 4}
+VOXEL_BYTES = {"uint8": 1, "uint16": 2, "float": 4}
 
 
 class NrrdError(Exception):

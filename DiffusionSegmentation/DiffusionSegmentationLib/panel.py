@@ -16,6 +16,7 @@ from .i18n import tr as _
 from .jobs import Job
 from .parameters import DiffusionSegmentationParameterNode, choices
 from .result_section import ResultSection
+from .review_section import ReviewSection
 from .widgets import enable, setQuietly
 
 POLL_MILLISECONDS = 100
@@ -33,6 +34,7 @@ class Panel:
         self._backend = backend
         self._runner = backend.runner
         self._result = ResultSection(ui)
+        self._review = ReviewSection(ui)
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
         self._guiTag: int | None = None
         self._observerTag: int | None = None
@@ -99,7 +101,9 @@ class Panel:
                 self._notice, self._failed = "", False  # what it says is about another volume
         self._refreshModel()
         self._refreshRun()
-        self._result.refresh(parameterNode.segmentation if parameterNode else None)
+        segmentation = parameterNode.segmentation if parameterNode else None
+        self._result.refresh(segmentation)
+        self._review.refresh(segmentation)
 
     # The run
 

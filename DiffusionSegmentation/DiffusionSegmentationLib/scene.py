@@ -1,4 +1,4 @@
-"""The worker's files as nodes of the scene: `<volume> segmentation`, `<volume> entropy` and `<volume> samples`.
+"""The worker's files as nodes of the scene: `<volume> segmentation`, `... entropy`, `... samples` and `... regions`.
 
 Works the same in 3D Slicer and on slicer-core. Every node of a result carries the attribute `DiffusionSegmentation.Run`
 (the report as JSON) and a reference to its volume, so that a saved scene explains itself. None of them remembers the
@@ -23,6 +23,7 @@ from .i18n import tr as _
 RUN_ATTRIBUTE = "DiffusionSegmentation.Run"
 ENTROPY_ROLE = "DiffusionSegmentation.Entropy"
 SAMPLES_ROLE = "DiffusionSegmentation.Samples"
+REGIONS_ROLE = "DiffusionSegmentation.Regions"
 
 SAME_GRID_MM = 1e-3
 """Two grids are the same if their corners lie no farther apart."""
@@ -39,6 +40,7 @@ class Result:
     segmentationNode: slicer.vtkMRMLSegmentationNode
     entropyNode: slicer.vtkMRMLScalarVolumeNode
     samplesNode: slicer.vtkMRMLSequenceNode
+    regionsNode: slicer.vtkMRMLLabelMapVolumeNode
 
 
 def importSteps(
@@ -53,13 +55,15 @@ def importSteps(
     """
     segmentation = _readSegmentation(folder / "segmentation.seg.nrrd")
     yield None
-    entropy = _readEntropy(folder / "entropy.nrrd")
+    entropy = _readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / "entropy.nrrd")
+    yield None
+    regions = _readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
     yield None
     sequence = slicer.vtkMRMLSequenceNode()
     for _sample in samples.readInto(sequence, folder / "samples.seq.nrrd"):
         yield None
     _requireSameGrid(volumeNode, entropy)
-    yield _place(volumeNode, segmentation, entropy, sequence, report)
+    yield _place(volumeNode, segmentation, entropy, regions, sequence, report)
 
 
 def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
@@ -70,13 +74,12 @@ def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
     return segmentationNode.GetSegmentation()
 
 
-def _readEntropy(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
+def _readVolume(node: slicer.vtkMRMLVolumeNode, path: Path) -> slicer.vtkMRMLVolumeNode:
     storageNode = slicer.vtkMRMLVolumeArchetypeStorageNode()
     # The grid must stay that of the volume even if that is left-handed; Slicer otherwise flips an axis on reading.
     storageNode.SetForceRightHandedIJKCoordinateSystem(False)
-    entropy = slicer.vtkMRMLScalarVolumeNode()
-    _read(storageNode, entropy, path)
-    return entropy
+    _read(storageNode, node, path)
+    return node
 
 
 def _read(storageNode: slicer.vtkMRMLStorageNode, node: slicer.vtkMRMLStorableNode, path: Path) -> None:
@@ -106,6 +109,7 @@ def _place(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentation: slicer.vtkSegmentation,
     entropy: slicer.vtkMRMLScalarVolumeNode,
+    regions: slicer.vtkMRMLLabelMapVolumeNode,
     sequence: slicer.vtkMRMLSequenceNode,
     report: Mapping[str, Any],
 ) -> Result:
@@ -130,17 +134,23 @@ def _place(
     entropyNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     display.styleEntropy(entropyNode, report["max_entropy_bits"], report["map_source"])
 
+    regions.SetName(_name(volumeNode, "regions"))
+    regionsNode = scene.AddNode(regions)
+    regionsNode.CreateDefaultDisplayNodes()
+    regionsNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+
     # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
     sequence.SetName(_name(volumeNode, "samples"))
     samplesNode = scene.AddNode(sequence)
 
-    for node in (segmentationNode, entropyNode, samplesNode):
+    for node in (segmentationNode, entropyNode, samplesNode, regionsNode):
         node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
         node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
         _placeBeside(volumeNode, node)
     segmentationNode.SetNodeReferenceID(ENTROPY_ROLE, entropyNode.GetID())
     segmentationNode.SetNodeReferenceID(SAMPLES_ROLE, samplesNode.GetID())
-    return Result(segmentationNode, entropyNode, samplesNode)
+    segmentationNode.SetNodeReferenceID(REGIONS_ROLE, regionsNode.GetID())
+    return Result(segmentationNode, entropyNode, samplesNode, regionsNode)
 
 
 def _name(volumeNode: slicer.vtkMRMLVolumeNode, what: str) -> str:

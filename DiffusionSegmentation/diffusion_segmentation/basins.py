@@ -54,6 +54,7 @@ def basins(
     away = np.linalg.norm((places - seeds[np.maximum(label, 1) - 1]) * spacing, axis=1)
     lost = tuple(places[(label == 0) | (away > reach)].T)
     labels[lost] = markers[tuple(nearest[:, *lost])]
+    labels[labels > np.iinfo(np.uint16).max] = 0  # seeds are numbered worst first
     return labels.astype(np.uint16)
 
 

@@ -5,8 +5,9 @@ numpy only: Slicer recomputes the ranking here when the threshold moves, without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -110,3 +111,22 @@ def rank(
             )
         )
     return found
+
+
+def as_json(
+    found: Sequence[Region], names: Sequence[str], ras: Callable[[tuple[int, int, int]], Sequence[float]]
+) -> list[dict[str, Any]]:
+    """The regions as a report tells them. `names` of the classes from 0; `ras` gives the place of an index, mm."""
+    return [
+        {
+            "basin": region.basin,
+            "expected_error_ml": round(region.expected_error_ml, 4),
+            "share": round(region.share, 5),
+            "volume_ml": round(region.volume_ml, 4),
+            "classes": [{"label": c, "name": names[c], "share": round(share, 4)} for c, share in region.classes],
+            "mean_entropy_bits": round(region.mean_entropy, 4),
+            "peak_entropy_bits": round(region.peak_entropy, 4),
+            "peak_ras_mm": [round(mm, 2) for mm in ras(region.peak)],
+        }
+        for region in found
+    ]

@@ -307,19 +307,7 @@ class _Run:
         bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
         names = ["background", *(entry["name"] for entry in self.model.labels)]
         found = regions.rank(unsure, list(p), bits, REVIEW_BITS, self.model.spacing**3 / 1000)
-        return [
-            {
-                "basin": region.basin,
-                "expected_error_ml": round(region.expected_error_ml, 4),
-                "share": round(region.share, 5),
-                "volume_ml": round(region.volume_ml, 4),
-                "classes": [{"label": c, "name": names[c], "share": round(share, 4)} for c, share in region.classes],
-                "mean_entropy_bits": round(region.mean_entropy, 4),
-                "peak_entropy_bits": round(region.peak_entropy, 4),
-                "peak_ras_mm": [round(mm, 2) for mm in self.projection.ras(region.peak)],
-            }
-            for region in found[:REPORTED_REGIONS]
-        ]
+        return regions.as_json(found[:REPORTED_REGIONS], names, self.projection.ras)
 
     def _report(self, source: str, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]) -> dict[str, Any]:
         section, count = self.model.section, len(self.ensemble)

@@ -34,9 +34,10 @@ ENGINE_FLOORS = (
 )
 LIB_FLOORS = (
     "panel headless",
-    "backend demo result_section",
+    "backend demo result_section review_section",
     "parameters",
     "jobs",
+    "review",
     "catalogue scene handover",
     "worker_client display samples",
     "worker_process dependencies offscreen wording widgets nrrd",

@@ -10,7 +10,7 @@ import slicer
 import slicer.util
 import vtk
 
-from diffusion_segmentation import results
+from diffusion_segmentation import regions, results
 from DiffusionSegmentationLib import scene
 from DiffusionSegmentationLib.handover import Handover
 
@@ -99,6 +99,19 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     index, size = (2, 1, 3), tuple(extent - 4 for extent in reference.GetSize())
     block = tuple(slice(start, start + extent) for start, extent in zip(index[::-1], size[::-1], strict=True))
     drawn = [np.ascontiguousarray(np.roll(labels, shift, axis=2)[block]) for shift in range(samples)]
+    sure = np.where(entropy > 1, 0.55, 0.98).astype(np.float32)
+    p = np.stack([np.where(labels == c, sure, (1 - sure) / 2) for c in range(3)])
+    # Three blocks along each axis in place of the engine's watershed, which takes its time on a head at 1 mm.
+    k, j, i = (3 * np.arange(n) // n for n in labels.shape)
+    unsure = (1 + i + 3 * j[:, None] + 9 * k[:, None, None]).astype(np.uint16) * (entropy > 1)
+    inside = np.zeros(labels.shape, bool)
+    inside[block] = True
+    unsure *= inside
+    found = regions.rank(unsure, list(p), entropy, 0.2, np.prod(reference.GetSpacing()) / 1000)
+
+    def ras(kji: tuple[int, int, int]) -> np.ndarray:
+        return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
+
     report = {
         "schema": 1,
         "model": {"name": "brain-structures", "title": "Hirnstrukturen; „alle“: 頭", "sha256": "0" * 64},
@@ -106,7 +119,9 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "max_entropy_bits": MAXIMUM_BITS,
         "seed": 0,
         "samples": samples,
+        "regions": regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
+    results.write_basins(folder / "regions.nrrd", unsure[block], reference, (index, size), compress=False)
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
     results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
     results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)

@@ -36,7 +36,7 @@ save(Path(sys.argv[3]), metadata, encoder, denoiser)
 
 slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
-for name in ("panel", "parameters", "result_section", "widgets"):
+for name in ("panel", "parameters", "result_section", "review_section", "widgets"):
     slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
 
 

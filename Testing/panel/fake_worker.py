@@ -109,7 +109,8 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     import numpy as np
     import SimpleITK as sitk
 
-    from diffusion_segmentation import results
+    from diffusion_segmentation import regions, results
+    from diffusion_segmentation.basins import basins
 
     reference = sitk.ReadImage(request["volume"])
     voxels = sitk.GetArrayFromImage(reference).astype(np.float32)
@@ -124,6 +125,15 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         results.write_entropy(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
     results.write_sequence(folder / f"{prefix}samples.seq.nrrd", [labels] * samples, reference, box, False)
+    second = np.clip(entropy, 0, 1) / 2
+    p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
+    unsure = basins(1 - p.max(0), reference.GetSpacing()[::-1])
+    found = regions.rank(unsure, list(p), entropy, 0.2, np.prod(reference.GetSpacing()) / 1000)
+    results.write_basins(folder / f"{prefix}regions.nrrd", unsure, reference, box, False)
+
+    def ras(kji: tuple[int, int, int]) -> np.ndarray:
+        return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
+
     report = {
         "schema": 1,
         "model": {"name": request["model"], "title": "Fake", "sha256": "0" * 64, "version": "1"},
@@ -137,6 +147,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "classes": 3,
         "max_entropy_bits": 1.585,
         "volumes": [],
+        "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
         "warnings": [],
     }
     (folder / f"{prefix}report.json").write_text(json.dumps(report))

@@ -1,0 +1,133 @@
+"""The panel's section for the review: the table of uncertain regions, and the buttons and keys that go through it."""
+
+from typing import Any
+
+import qt
+import slicer
+
+from .i18n import tr as _
+from .review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
+from .widgets import enable
+
+SHOWN_CLASSES = 2
+MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
+
+
+class ReviewSection:
+    """Shows the review of one segmentation node of ours. Keys work while the section is in sight."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._review: Review | None = None
+        self._shown: tuple | None = None
+        table = ui.regionTable
+        table.setHorizontalHeaderLabels(["", _("In dispute"), _("Wrong, ml"), _("Bits"), ""])
+        header = table.horizontalHeader()
+        for column in range(5):
+            stretch = column == 1
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents)
+        table.verticalHeader().visible = False
+        table.cellClicked.connect(self._onClicked)
+        actions = (
+            (ui.nextButton, "N", self._onNext),
+            (ui.doneButton, "D", lambda: self._onMark(DONE)),
+            (ui.flagButton, "F", lambda: self._onMark(FLAGGED)),
+            (ui.skipButton, "S", lambda: self._onMark(SKIPPED)),
+        )
+        self._shortcuts = []
+        for button, key, action in actions:
+            button.clicked.connect(lambda *_arguments, action=action: action())
+            shortcut = qt.QShortcut(qt.QKeySequence(key), ui.regionTable)
+            shortcut.activated.connect(button.click)
+            self._shortcuts.append(shortcut)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Show the review of `segmentation`, or that there is none."""
+        self._review = Review(segmentation) if segmentation else None
+        ui, review = self._ui, self._review
+        reason = _problem(review)
+        current = review.current if review else None
+        count, share = review.left() if review else (0, 0.0)
+        allDone = reason or (None if count else _("Every region has been looked at."))
+        unchosen = reason or (None if current else _("Go to a region first."))
+        enable(ui.nextButton, allDone, _("Go to the worst region that is left (key N)."))
+        enable(ui.doneButton, unchosen, _("This region is right, or put right: go on (key D)."))
+        enable(ui.flagButton, unchosen, _("Somebody should look at this region again: go on (key F)."))
+        enable(ui.skipButton, unchosen, _("Leave this region as it is: go on (key S)."))
+        enable(ui.regionTable, reason, _("The most uncertain regions, worst first; a click goes there."))
+        ui.reviewLabel.text = reason or _leftText(review, count, share)
+        self._fill(review.regions if review else [], current)
+
+    def _fill(self, regions: list[Region], current: Region | None) -> None:
+        table = self._ui.regionTable
+        rows = [(region, self._review.state(region)) for region in regions]
+        if rows != self._shown:
+            table.rowCount = len(rows)
+            for row, (region, state) in enumerate(rows):
+                texts = (str(region.rank), _disputeText(region), f"{region.expectedErrorMl:.2f}")
+                for column, text in enumerate((*texts, f"{region.peakBits:.1f}", MARKS[state])):
+                    item = qt.QTableWidgetItem(text)
+                    item.setToolTip(_tip(region))
+                    if column != 1:
+                        item.setTextAlignment(qt.Qt.AlignCenter)
+                    table.setItem(row, column, item)
+            self._shown = rows
+        blocked = table.blockSignals(True)
+        if current is None:
+            table.clearSelection()
+        else:
+            table.selectRow(current.rank - 1)
+        table.blockSignals(blocked)
+
+    def _onClicked(self, row: int, _column: int) -> None:
+        self._goTo(self._review.regions[row])
+
+    def _onNext(self) -> None:
+        self._goTo(self._review.next())
+
+    def _onMark(self, state: str) -> None:
+        self._review.mark(self._review.current, state)
+        region = self._review.next()
+        if region is None:
+            self._review.leave()
+            self.refresh(self._review.segmentationNode)
+        else:
+            self._goTo(region)
+
+    def _goTo(self, region: Region) -> None:
+        self._review.goTo(region)
+        self.refresh(self._review.segmentationNode)
+
+
+def _problem(review: Review | None) -> str | None:
+    if review is None:
+        return _("There is no result yet; segment a volume first.")
+    if not review.regions:
+        return _("This result names no uncertain regions; segment the volume again for them.")
+    return None
+
+
+def _leftText(review: Review, count: int, share: float) -> str:
+    if not count:
+        return _("All {total} regions have been looked at.").format(total=len(review.regions))
+    return _("{count} of {total} regions left; they hold {share} % of the expected error.").format(
+        count=count, total=len(review.regions), share=round(100 * share)
+    )
+
+
+def _disputeText(region: Region) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in region.classes[:SHOWN_CLASSES])
+
+
+def _tip(region: Region) -> str:
+    classes = "\n".join(f"{name}: {100 * share:.0f} %" for name, share in region.classes)
+    return _(
+        "{classes}\n{volume:.1f} ml, of which {wrong:.2f} ml are expected to be wrong\n"
+        "Entropy: mean {mean:.2f}, highest {peak:.2f} bits"
+    ).format(
+        classes=classes,
+        volume=region.volumeMl,
+        wrong=region.expectedErrorMl,
+        mean=region.meanBits,
+        peak=region.peakBits,
+    )

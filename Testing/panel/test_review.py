@@ -1,0 +1,88 @@
+"""The review in the panel: one click to the worst region, one key for each after that."""
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.review import DONE, FLAGGED, SKIPPED, Review
+
+slicer_standin.likePythonQt(__name__)
+
+
+@pytest.fixture
+def reviewed(openPanel, addHead, run):
+    """The panel after a run on a head, and the review of its result."""
+    addHead()
+    world = openPanel()
+    job = run(world)
+    return world, Review(job.result.segmentationNode)
+
+
+def press(world, key):
+    """Press `key` as a person does who looks at the panel."""
+    from PySide6.QtTest import QTest
+
+    world.root.activateWindow()
+    slicer.app.processEvents()
+    QTest.keyClick(world.ui.segmentButton, key)
+    slicer.app.processEvents()
+
+
+def test_without_a_result_the_section_says_what_to_do(openPanel):
+    ui = openPanel().ui
+    assert ui.reviewLabel.text == "There is no result yet; segment a volume first."
+    for widget in (ui.nextButton, ui.doneButton, ui.flagButton, ui.skipButton, ui.regionTable):
+        assert not widget.enabled and "There is no result yet" in widget.toolTip
+
+
+def test_one_click_after_the_run_stands_on_the_worst_region(reviewed, photograph):
+    world, review = reviewed
+    ui = world.ui
+    total = len(review.regions)
+    assert ui.regionTable.rowCount == total > 10
+    assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left; they hold ")
+    assert not ui.doneButton.enabled and "Go to a region first" in ui.doneButton.toolTip
+    ui.nextButton.click()
+    assert review.current.rank == 1
+    assert ui.regionTable.currentRow() == 0 and ui.doneButton.enabled
+    assert "matter" in ui.regionTable.item(0, 1).text() and "%" in ui.regionTable.item(0, 1).text()
+    photograph("review", world.widget)
+
+
+def test_ten_keys_confirm_ten_regions(reviewed):
+    world, review = reviewed
+    world.ui.nextButton.click()
+    for rank in range(1, 11):
+        assert review.current.rank == rank
+        press(world, "d")
+    assert [review.state(region) for region in review.regions[:10]] == [DONE] * 10
+    assert world.ui.reviewLabel.text.startswith(f"{len(review.regions) - 10} of {len(review.regions)} regions left")
+    assert world.ui.regionTable.item(9, 4).text() == "✓" and world.ui.regionTable.item(10, 4).text() == ""
+
+
+def test_each_key_says_its_own(reviewed):
+    world, review = reviewed
+    press(world, "n")
+    press(world, "f")
+    press(world, "s")
+    press(world, "n")
+    assert [review.state(region) for region in review.regions[:3]] == [FLAGGED, SKIPPED, "open"]
+    assert review.current.rank == 4
+
+
+def test_a_click_on_a_row_goes_there(reviewed):
+    world, review = reviewed
+    world.ui.regionTable.cellClicked.emit(4, 1)
+    assert review.current.rank == 5 and world.ui.regionTable.currentRow() == 4
+
+
+def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
+    world, review = reviewed
+    for region in review.regions[1:]:
+        review.mark(region, DONE)
+    world.ui.nextButton.click()
+    world.ui.doneButton.click()
+    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been looked at."
+    assert not world.ui.nextButton.enabled and "Every region" in world.ui.nextButton.toolTip
+    assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
