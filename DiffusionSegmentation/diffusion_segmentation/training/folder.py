@@ -87,7 +87,7 @@ class Folder:
             "labels": labels(self.dataset.label_names),
             "network": {
                 "encoder": {"channels": [64, 64, 96, 96], "blocks": [2, 2, 2, 2]},
-                "denoiser": {"channels": [16, 48], "blocks": 3},
+                "denoiser": {"channels": [16, 48], "blocks": 3, "strata": 8, "gain": 8},
             },
             "process": {"input_scale": 0.5},
         }
@@ -96,7 +96,7 @@ class Folder:
         return {
             "bundle": bundle,
             "diffusion_segmentation": section,
-            "optimisation": {"iterations": 20_000, "shapes": [[edge] * 3]},
+            "optimisation": {"iterations": 20_000, "shapes": [[edge] * 3], "density": "adapted"},
         }
 
     def configure(self, section: dict[str, Any]) -> None:
