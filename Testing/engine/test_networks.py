@@ -137,3 +137,18 @@ def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
         ]
     assert moved[8.0][0] < 0.1 < 1 < moved[0.0][0]
     assert moved[8.0][1] > 1
+
+
+def test_with_a_gain_one_sample_and_several_get_the_same_answer():
+    """One sample has the gain in the weights, several have it multiplied."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(2, 8, (8, 16), 1, gain=8.0).eval()
+    torch.nn.init.normal_(denoiser.head.weight)
+    torch.nn.init.normal_(denoiser.head.bias)
+    x, features, direct = torch.randn(2, 16, 4, 4, 4), torch.randn(1, 8, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
+    log_snr = torch.tensor([-3.0, 1.0])
+    with torch.no_grad():
+        prepared = denoiser.prepare(features)
+        both = denoiser(x, log_snr, prepared, direct)
+        each = [denoiser(x[n : n + 1], log_snr[n : n + 1], prepared, direct) for n in range(2)]
+    torch.testing.assert_close(both, torch.cat(each), rtol=1e-4, atol=1e-4)

@@ -90,7 +90,7 @@ class Denoiser(nn.Module):
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
         embedded = self.embedding(_sinusoids(log_snr))
         fine = self.condition.out_channels
-        h = self.enter(x) + self._enter_posterior(posterior) + prepared[:, :fine]
+        h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
         h = self.first(h, embedded)
         if self.strata is not None:
             h = self.strata(h, prepared[:, fine:], embedded)
@@ -98,16 +98,25 @@ class Denoiser(nn.Module):
         for block in self.middle:
             low = block(low, embedded)
         h = self.norm(self.last(nn.functional.silu(h + self.grow(low))))
-        added = self.head(nn.functional.silu(h)).float()
-        if self.gain:
-            added = added * (self.gain * evidence / (1 + evidence))
+        added = self._added(nn.functional.silu(h), self.gain * evidence / (1 + evidence))
         return added.addcmul_(x, evidence).add_(direct)
+
+    def _added(self, h: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        """The head's float32 logits times `gain` [N, 1, ...]; of one sample in the weights, which spares a pass."""
+        if not self.gain:
+            return self.head(h).float()
+        if len(gain) > 1:
+            return self.head(h).float() * gain
+        return _convolve(h, self.head.weight * gain.view(()), self.head.bias * gain.view(())).float()
 
     def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
         """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""
         weight, bias = self.enter_posterior.weight, self.enter_posterior.bias
-        convolve = nn.functional.conv2d if p.ndim == 4 else nn.functional.conv3d
-        return convolve(p, 2 * weight, bias - weight.flatten(1).sum(1))
+        return _convolve(p, 2 * weight, bias - weight.flatten(1).sum(1))
+
+
+def _convolve(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return (nn.functional.conv2d if h.ndim == 4 else nn.functional.conv3d)(h, weight, bias)
 
 
 def _sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
