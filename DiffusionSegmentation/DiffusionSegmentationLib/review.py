@@ -12,6 +12,7 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+import vtk.util.numpy_support
 
 from . import display
 from .display import VOLUME_ROLE
