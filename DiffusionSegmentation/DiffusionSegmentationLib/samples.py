@@ -1,9 +1,10 @@
-"""The samples of a job as a sequence of volumes, read one at a time.
+"""The worker's sequences (samples, class probabilities) as sequences of volumes.
 
-Slicer's own sequence reader takes all at once, 0.3 s for 8 samples of a head at 1 mm and 1.2 s for 32, in which its
-windows stand still.
+Slicer's own sequence reader takes a file at once, 0.3 s for 8 samples of a head at 1 mm and 1.2 s for 32, in which its
+windows stand still. Here a thread reads, and the GUI thread only wraps what was read.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,25 +12,81 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+import vtk.util.numpy_support
 
 from . import nrrd
 
 
-def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path) -> Iterator[int]:
-    """Append the samples in `path` to `sequenceNode`, yielding the index of each after it.
+def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: str, nodeClass: type) -> Iterator[None]:
+    """Append the volumes in `path` to `sequenceNode`, yielding until all are there.
 
-    `path` is the worker's `samples.seq.nrrd`: uint8 labels, list axis first, in LPS. Raises nrrd.NrrdError.
+    `path` is a sequence as the worker writes it: uint8, list axis first, in LPS. Each volume becomes a node of
+    `nodeClass`, a class of volume nodes. Raises nrrd.NrrdError.
     """
     header = nrrd.readHeader(path)
-    voxels = np.memmap(path, np.uint8, "r", header.offset, header.sizes[::-1])  # [k, j, i, sample]
-    volumeNode = slicer.vtkMRMLLabelMapVolumeNode()
+    volumeNode = nodeClass()
     volumeNode.SetIJKToRASMatrix(_ijkToRAS(header))
-    sequenceNode.SetIndexName("sample")
+    sequenceNode.SetIndexName(indexName)
     sequenceNode.SetIndexType(slicer.vtkMRMLSequenceNode.NumericIndex)
-    for index in range(voxels.shape[-1]):
-        slicer.util.updateVolumeFromArray(volumeNode, np.ascontiguousarray(voxels[..., index]))
-        sequenceNode.SetDataNodeAtValue(volumeNode, str(index))
-        yield index
+    reading = _Reading(path, header)
+    try:
+        for index in range(header.sizes[0]):
+            while not reading.has(index):
+                yield
+            # The sequence copies the node deeply: without voxels that costs nothing.
+            sequenceNode.SetDataNodeAtValue(volumeNode, str(index))
+            sequenceNode.GetDataNodeAtValue(str(index)).SetAndObserveImageData(_image(reading.take(index)))
+    finally:
+        reading.stop()  # the file is about to be removed
+
+
+class _Reading:
+    """A thread that reads one volume after another, each as [k, j, i]."""
+
+    def __init__(self, path: Path, header: nrrd.Header) -> None:
+        self._volumes: list[np.ndarray | None] = []
+        self._error: OSError | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._read, args=(path, header), daemon=True)
+        self._thread.start()
+
+    def _read(self, path: Path, header: nrrd.Header) -> None:
+        try:
+            voxels = np.memmap(path, np.uint8, "r", header.offset, header.sizes[::-1])  # [k, j, i, list]
+            for index in range(voxels.shape[-1]):
+                if self._stopped:
+                    break
+                self._volumes.append(np.ascontiguousarray(voxels[..., index]))
+        except OSError as error:
+            self._error = error
+
+    def has(self, index: int) -> bool:
+        """Whether volume `index` was read; waits a little for it. Raises nrrd.NrrdError if it never will."""
+        if index >= len(self._volumes):
+            self._thread.join(0.005)
+        if index < len(self._volumes):
+            return True
+        if self._error is not None:
+            raise nrrd.NrrdError(str(self._error)) from self._error
+        return False
+
+    def stop(self) -> None:
+        """Let go of the file, after the volume that is being read."""
+        self._stopped = True
+        self._thread.join()
+
+    def take(self, index: int) -> np.ndarray:
+        """Volume `index`, which is not held any longer."""
+        volume, self._volumes[index] = self._volumes[index], None
+        return volume
+
+
+def _image(voxels: np.ndarray) -> vtk.vtkImageData:
+    """An image over the memory of `voxels` [k, j, i]."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(voxels.shape[::-1])
+    image.GetPointData().SetScalars(vtk.util.numpy_support.numpy_to_vtk(voxels.ravel(), deep=False))
+    return image
 
 
 def _ijkToRAS(header: nrrd.Header) -> vtk.vtkMatrix4x4:

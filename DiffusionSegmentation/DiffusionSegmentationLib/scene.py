@@ -1,4 +1,5 @@
-"""The worker's files as nodes of the scene: `<volume> segmentation`, `... entropy`, `... samples` and `... regions`.
+"""The worker's files as nodes of the scene: `<volume> segmentation`, `... entropy`, `... samples`, `... probabilities`
+and `... regions`.
 
 Works the same in 3D Slicer and on slicer-core. Every node of a result carries the attribute `DiffusionSegmentation.Run`
 (the report as JSON) and a reference to its volume, so that a saved scene explains itself. None of them remembers the
@@ -24,6 +25,7 @@ RUN_ATTRIBUTE = "DiffusionSegmentation.Run"
 ENTROPY_ROLE = "DiffusionSegmentation.Entropy"
 SAMPLES_ROLE = "DiffusionSegmentation.Samples"
 REGIONS_ROLE = "DiffusionSegmentation.Regions"
+PROBABILITIES_ROLE = "DiffusionSegmentation.Probabilities"
 
 SAME_GRID_MM = 1e-3
 """Two grids are the same if their corners lie no farther apart."""
@@ -41,6 +43,7 @@ class Result:
     entropyNode: slicer.vtkMRMLScalarVolumeNode
     samplesNode: slicer.vtkMRMLSequenceNode
     regionsNode: slicer.vtkMRMLLabelMapVolumeNode
+    probabilitiesNode: slicer.vtkMRMLSequenceNode
 
 
 def importSteps(
@@ -59,11 +62,11 @@ def importSteps(
     yield None
     regions = _readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
     yield None
-    sequence = slicer.vtkMRMLSequenceNode()
-    for _sample in samples.readInto(sequence, folder / "samples.seq.nrrd"):
-        yield None
+    drawn, shares = slicer.vtkMRMLSequenceNode(), slicer.vtkMRMLSequenceNode()
+    yield from samples.readInto(drawn, folder / "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode)
+    yield from samples.readInto(shares, folder / "probabilities.seq.nrrd", "class", slicer.vtkMRMLScalarVolumeNode)
     _requireSameGrid(volumeNode, entropy)
-    yield _place(volumeNode, segmentation, entropy, regions, sequence, report)
+    yield _place(volumeNode, segmentation, entropy, regions, drawn, shares, report)
 
 
 def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
@@ -110,7 +113,8 @@ def _place(
     segmentation: slicer.vtkSegmentation,
     entropy: slicer.vtkMRMLScalarVolumeNode,
     regions: slicer.vtkMRMLLabelMapVolumeNode,
-    sequence: slicer.vtkMRMLSequenceNode,
+    drawn: slicer.vtkMRMLSequenceNode,
+    shares: slicer.vtkMRMLSequenceNode,
     report: Mapping[str, Any],
 ) -> Result:
     scene = volumeNode.GetScene()
@@ -140,17 +144,20 @@ def _place(
     regionsNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
     # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
-    sequence.SetName(_name(volumeNode, "samples"))
-    samplesNode = scene.AddNode(sequence)
+    drawn.SetName(_name(volumeNode, "samples"))
+    samplesNode = scene.AddNode(drawn)
+    shares.SetName(_name(volumeNode, "probabilities"))
+    probabilitiesNode = scene.AddNode(shares)
 
-    for node in (segmentationNode, entropyNode, samplesNode, regionsNode):
+    for node in (segmentationNode, entropyNode, samplesNode, regionsNode, probabilitiesNode):
         node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
         node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
         _placeBeside(volumeNode, node)
     segmentationNode.SetNodeReferenceID(ENTROPY_ROLE, entropyNode.GetID())
     segmentationNode.SetNodeReferenceID(SAMPLES_ROLE, samplesNode.GetID())
     segmentationNode.SetNodeReferenceID(REGIONS_ROLE, regionsNode.GetID())
-    return Result(segmentationNode, entropyNode, samplesNode, regionsNode)
+    segmentationNode.SetNodeReferenceID(PROBABILITIES_ROLE, probabilitiesNode.GetID())
+    return Result(segmentationNode, entropyNode, samplesNode, regionsNode, probabilitiesNode)
 
 
 def _name(volumeNode: slicer.vtkMRMLVolumeNode, what: str) -> str:

@@ -51,6 +51,7 @@ class Job:
     entropy: np.ndarray
     samples: list[np.ndarray]
     report: dict = field(default_factory=dict)
+    probabilities: list[np.ndarray] = field(default_factory=list)
 
 
 def obliqueIJKToRAS() -> np.ndarray:
@@ -125,7 +126,11 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
     results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
     results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
-    return Job(folder, labels, entropy, drawn, report)
+    quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
+    results.write_sequence(
+        folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
+    )
+    return Job(folder, labels, entropy, drawn, report, quantised)
 
 
 def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> scene.Result:

@@ -127,6 +127,9 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     results.write_sequence(folder / f"{prefix}samples.seq.nrrd", [labels] * samples, reference, box, False)
     second = np.clip(entropy, 0, 1) / 2
     p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
+    quantised = list(np.rint(255 * p).astype(np.uint8))
+    path = folder / f"{prefix}probabilities.seq.nrrd"
+    results.write_sequence(path, quantised, reference, box, False, index_name="class")
     unsure = basins(1 - p.max(0), reference.GetSpacing()[::-1])
     found = regions.rank(unsure, list(p), entropy, 0.2, np.prod(reference.GetSpacing()) / 1000)
     results.write_basins(folder / f"{prefix}regions.nrrd", unsure, reference, box, False)
