@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 import slicer
 
+from diffusion_segmentation.regions import REVIEW_BITS
+
 from .i18n import tr as _
 
 DEFAULT_OPACITY = 0.6
-DEFAULT_THRESHOLD_BITS = 0.8
-"""About where one class has three quarters of the probability and another the rest: 0.81 bits."""
+DEFAULT_THRESHOLD_BITS = REVIEW_BITS
+"""What is coloured at first is what the report's uncertain regions consist of."""
 
 COLORS = (
     (0.050, 0.030, 0.528),

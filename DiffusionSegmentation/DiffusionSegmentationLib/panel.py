@@ -35,6 +35,7 @@ class Panel:
         self._runner = backend.runner
         self._result = ResultSection(ui)
         self._review = ReviewSection(ui)
+        self._result.thresholdChanged.connect(self._review.rank)
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
         self._guiTag: int | None = None
         self._observerTag: int | None = None
@@ -66,6 +67,7 @@ class Panel:
     def close(self) -> None:
         """Let go of the runner and the parameter node; the widgets may be deleted afterwards."""
         self._timer.stop()
+        self._review.close()
         self.setParameterNode(None)
         self._runner.changed.disconnect(self._onRunnerChanged)
         self._runner.client.logged.disconnect(self._onLogged)

@@ -8,11 +8,12 @@ from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from .jobs import Choices
+from .ranking import SMALLEST_MM3
 
 
 @parameterNodeWrapper
 class DiffusionSegmentationParameterNode:
-    """Choices for one case, and the last result; `steps` 0 is the model's own number."""
+    """Choices for one case, and the last result; `steps` 0 is the model's own number, `smallestRegion` in mm3."""
 
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
@@ -20,6 +21,7 @@ class DiffusionSegmentationParameterNode:
     samples: Annotated[int, WithinRange(1, 64)] = 8
     steps: Annotated[int, WithinRange(0, 100)] = 0
     seed: Annotated[int, WithinRange(0, 999999)] = 0
+    smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3
 
 
 def choices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> Choices:

@@ -9,6 +9,7 @@ import slicer.util
 from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, Overlay
 from .i18n import tr as _
 from .scene import ENTROPY_ROLE, RUN_ATTRIBUTE, VOLUME_ROLE
+from .signals import Signal
 from .widgets import enable, setQuietly
 
 
@@ -18,6 +19,8 @@ class ResultSection:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self.thresholdChanged = Signal()
+        """Called with the threshold in bits when a person has moved it."""
         ui.editButton.clicked.connect(self._onEdit)
         ui.overlayCheckBox.toggled.connect(self._onOverlayToggled)
         ui.opacitySlider.valueChanged.connect(self._onOpacityChanged)
@@ -60,6 +63,7 @@ class ResultSection:
 
     def _onThresholdChanged(self, bits: float) -> None:
         self._overlay().threshold = bits
+        self.thresholdChanged.emit(bits)
 
     def _onEdit(self) -> None:
         slicer.util.selectModule("SegmentEditor")

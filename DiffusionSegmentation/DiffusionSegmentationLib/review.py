@@ -1,12 +1,14 @@
 """The review of a result: its uncertain regions one after the other, worst first, and what a person said of each.
 
-The regions are those of the report, ranked by the volume that is expected to be wrong. What was said of them is kept
-on the segmentation, and so is saved with the scene. The region under review is outlined by a segmentation of its own,
-so that no layer of a slice view is taken for it.
+The regions are those of the report, or those that were found since for another threshold, ranked by the volume that is
+expected to be wrong. They and what was said of them are kept on the segmentation, and so are saved with the scene. The
+region under review is outlined by a segmentation of its own, so that no layer of a slice view is taken for it.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -17,11 +19,13 @@ import vtk.util.numpy_support
 from . import display
 from .display import VOLUME_ROLE
 from .i18n import tr as _
+from .ranking import Wish
 from .scene import REGIONS_ROLE, RUN_ATTRIBUTE
 
 OPEN, DONE, FLAGGED, SKIPPED = "open", "done", "flagged", "skipped"
 
 REVIEW_ATTRIBUTE = "DiffusionSegmentation.Review"
+REGIONS_ATTRIBUTE = "DiffusionSegmentation.Regions"
 OUTLINE_ROLE = "DiffusionSegmentation.RegionOutline"
 OUTLINE_SEGMENT = "region"
 OUTLINE_COLOR = (0.0, 1.0, 1.0)
@@ -52,7 +56,9 @@ class Review:
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
         self._scene = segmentationNode.GetScene()
-        self._report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        found = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
+        self._found = json.loads(found) if found else {}
+        told = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE)).get("regions", [])
         self.regions = [
             Region(
                 rank=rank,
@@ -65,8 +71,25 @@ class Review:
                 peakBits=entry["peak_entropy_bits"],
                 peakRAS=tuple(entry["peak_ras_mm"]),
             )
-            for rank, entry in enumerate(self._report.get("regions", []), 1)
+            for rank, entry in enumerate(self._found.get("regions", told), 1)
         ]
+
+    @property
+    def wish(self) -> Wish:
+        """What the regions were asked for."""
+        return Wish(**self._found["wish"]) if self._found else Wish()
+
+    def replaceRegions(self, wish: Wish, found: list[dict[str, Any]]) -> "Review":
+        """The review with the regions `found` for `wish`, worst first, as a Ranker tells them.
+
+        What was said of a region stays with its basin. The region under review is left if it is not among them.
+        """
+        content = {"wish": dataclasses.asdict(wish), "regions": found}
+        self.segmentationNode.SetAttribute(REGIONS_ATTRIBUTE, json.dumps(content, ensure_ascii=False))
+        again = Review(self.segmentationNode)
+        if self.current is not None and again.current is None:
+            again.leave()
+        return again
 
     def state(self, region: Region) -> str:
         """OPEN, DONE, FLAGGED or SKIPPED."""
@@ -112,6 +135,15 @@ class Review:
         said = self._said()
         said["current"] = None
         self._say(said)
+        self.putAway()
+
+    def takeUp(self) -> None:
+        """Outline the current region again, as after `putAway` or in a scene that was opened."""
+        if self.current is not None:
+            self._outline(self.current)
+
+    def putAway(self) -> None:
+        """Take the outline out of the scene; which region is under review stays."""
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
         if outlineNode is not None:
             self._scene.RemoveNode(outlineNode)

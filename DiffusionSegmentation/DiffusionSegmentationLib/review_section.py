@@ -6,9 +6,11 @@ import qt
 import slicer
 
 from .i18n import tr as _
+from .ranking import Ranker, Wish
 from .review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from .widgets import enable
 
+POLL_MILLISECONDS = 30
 SHOWN_CLASSES = 2
 MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
 
@@ -19,7 +21,12 @@ class ReviewSection:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._review: Review | None = None
-        self._shown: tuple | None = None
+        self._shown: list | None = None
+        self._ranker: Ranker | None = None
+        self._bits = Wish().bits
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MILLISECONDS
+        self._timer.timeout.connect(self._poll)
         table = ui.regionTable
         table.setHorizontalHeaderLabels(["", _("In dispute"), _("Wrong, ml"), _("Bits"), ""])
         header = table.horizontalHeader()
@@ -34,6 +41,7 @@ class ReviewSection:
             (ui.flagButton, "F", lambda: self._onMark(FLAGGED)),
             (ui.skipButton, "S", lambda: self._onMark(SKIPPED)),
         )
+        ui.smallestSpinBox.valueChanged.connect(lambda _value: self.rank(self._bits))
         self._shortcuts = []
         for button, key, action in actions:
             button.clicked.connect(lambda *_arguments, action=action: action())
@@ -43,7 +51,15 @@ class ReviewSection:
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Show the review of `segmentation`, or that there is none."""
+        earlier = self._review
         self._review = Review(segmentation) if segmentation else None
+        if earlier is None or earlier.segmentationNode is not segmentation:
+            self._ranker = None
+            if earlier is not None and earlier.segmentationNode.GetScene() is not None:
+                earlier.putAway()  # its outline would lie over another result
+            if self._review is not None:
+                self._bits = self._review.wish.bits
+                self._review.takeUp()
         ui, review = self._ui, self._review
         reason = _problem(review)
         current = review.current if review else None
@@ -57,6 +73,33 @@ class ReviewSection:
         enable(ui.regionTable, reason, _("The most uncertain regions, worst first; a click goes there."))
         ui.reviewLabel.text = reason or _leftText(review, count, share)
         self._fill(review.regions if review else [], current)
+
+    def rank(self, bits: float) -> None:
+        """Bring the table in line with the threshold `bits` and the smallest size, soon and off the GUI thread."""
+        self._bits = bits
+        if self._review is None:
+            return
+        try:
+            self._ranker = self._ranker or Ranker(self._review.segmentationNode)
+        except LookupError as error:
+            self._ui.reviewLabel.text = str(error)
+            return
+        self._ranker.ask(Wish(round(bits, 3), self._ui.smallestSpinBox.value))
+        self._timer.start()
+
+    def close(self) -> None:
+        """Compute nothing more."""
+        self._timer.stop()
+
+    def _poll(self) -> None:
+        if self._ranker is None:
+            self._timer.stop()
+            return
+        found = self._ranker.poll()
+        if not self._ranker.busy:
+            self._timer.stop()
+        if found is not None and self._review.segmentationNode.GetScene() is not None:
+            self.refresh(self._review.replaceRegions(*found).segmentationNode)
 
     def _fill(self, regions: list[Region], current: Region | None) -> None:
         table = self._ui.regionTable

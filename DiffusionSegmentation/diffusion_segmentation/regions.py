@@ -13,6 +13,12 @@ import numpy as np
 
 from .errors import InputError
 
+REVIEW_BITS = 0.5
+"""Entropy from which a voxel counts as uncertain, unless somebody says otherwise: of two classes, 0.11 against 0.89."""
+
+REPORTED = 50
+"""So many regions are told: what a person may look at."""
+
 IN_DISPUTE = 0.05
 """Least mean probability of a class in a region for it to be in dispute there."""
 
@@ -29,7 +35,6 @@ class Region:
         classes: (class, mean probability) of those in dispute, most probable first; background is class 0.
         mean_entropy, peak_entropy: bits.
         peak: index [3], along the axes of the arrays, of the voxel where the chance of an error is greatest.
-        low, high: its bounding box, first and last index [3].
     """
 
     basin: int
@@ -40,77 +45,76 @@ class Region:
     mean_entropy: float
     peak_entropy: float
     peak: tuple[int, int, int]
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
 
 
-def rank(
-    basins: np.ndarray,
-    probabilities: Sequence[np.ndarray],
-    entropy: np.ndarray,
-    threshold: float,
-    voxel_ml: float,
-    smallest_ml: float = 0.05,
-) -> list[Region]:
-    """The parts of the basins where the entropy reaches `threshold`, worst first.
+class Ranking:
+    """Ranks the uncertain regions of one result for any threshold.
 
-    `basins` are labels [z, y, x] from 1, 0 where nothing is in doubt; `probabilities` one array [z, y, x] a class, in
-    shares or, as uint8, in 255ths; `entropy` [z, y, x] in bits; `voxel_ml` the volume of a voxel. Parts smaller than
-    `smallest_ml` are left out; their expected error counts in the whole of which `share` is taken.
-
-    Raises InputError when the arrays differ in shape.
+    What no threshold changes is computed once: of a head at 1 mm this is most of the time.
     """
-    if any(part.shape != basins.shape for part in (entropy, *probabilities)):
-        raise InputError("Basins, probabilities and entropy do not lie on one grid.")
-    scale = 1 / 255 if probabilities[0].dtype == np.uint8 else 1.0
-    everywhere = np.zeros(basins.shape, probabilities[0].dtype)
-    for part in probabilities:
-        np.maximum(everywhere, part, out=everywhere)
-    whole = (everywhere.size - scale * float(everywhere.sum(dtype=np.float64))) * voxel_ml
 
-    at = np.flatnonzero((basins.ravel() > 0) & (entropy.ravel() >= threshold))
-    label = basins.ravel()[at].astype(np.intp)
-    bits = entropy.ravel()[at].astype(np.float64)
-    error = 1 - scale * everywhere.ravel()[at].astype(np.float64)
-    count = np.bincount(label)
-    kept = np.flatnonzero(count * voxel_ml >= smallest_ml)
-    kept = kept[kept > 0]
-    if not kept.size:
-        return []
-    wrong = np.bincount(label, error)
-    size = np.maximum(count, 1)
-    mean = np.stack([np.bincount(label, part.ravel()[at]) for part in probabilities]) * scale / size
-    # Sorted by region, each one's voxels are a run: extremes are taken over runs.
-    order = np.argsort(label, kind="stable")
-    present = np.flatnonzero(count)
-    starts = np.concatenate([[0], np.cumsum(count[present])[:-1]])
-    row = {int(b): n for n, b in enumerate(present)}
-    ends = [*starts[1:], len(order)]
-    highest = np.maximum.reduceat(bits[order], starts)
-    where = np.stack(np.unravel_index(at[order], basins.shape), 1)
-    low, high = np.minimum.reduceat(where, starts), np.maximum.reduceat(where, starts)
+    def __init__(
+        self,
+        basins: np.ndarray,
+        probabilities: Sequence[np.ndarray],
+        entropy: np.ndarray,
+        voxel_ml: float,
+    ) -> None:
+        """Take `basins`, labels [z, y, x] from 1, 0 where nothing is in doubt; `probabilities`, one array [z, y, x] a
+        class, in shares or, as uint8, in 255ths; `entropy` [z, y, x] in bits; `voxel_ml`, the volume of a voxel.
 
-    found = []
-    for basin in sorted(kept.tolist(), key=lambda b: (-wrong[b], b)):
-        n = row[basin]
-        run = order[starts[n] : ends[n]]
-        peak = np.unravel_index(at[run[np.argmax(error[run])]], basins.shape)
-        shares = sorted(((c, float(mean[c, basin])) for c in range(len(mean))), key=lambda pair: -pair[1])
-        found.append(
-            Region(
-                basin=basin,
-                expected_error_ml=float(wrong[basin] * voxel_ml),
-                share=float(wrong[basin] * voxel_ml / whole) if whole else 0.0,
-                volume_ml=float(count[basin] * voxel_ml),
-                classes=tuple((c, p) for c, p in shares if p >= IN_DISPUTE),
-                mean_entropy=float(bits[run].mean()),
-                peak_entropy=float(highest[n]),
-                peak=tuple(map(int, peak)),
-                low=tuple(map(int, low[n])),
-                high=tuple(map(int, high[n])),
-            )
+        Raises InputError when the arrays differ in shape.
+        """
+        if any(part.shape != basins.shape for part in (entropy, *probabilities)):
+            raise InputError("Basins, probabilities and entropy do not lie on one grid.")
+        self._shape, self._voxel_ml = basins.shape, voxel_ml
+        scale = 1 / 255 if probabilities[0].dtype == np.uint8 else 1.0
+        best = probabilities[0].copy()
+        for part in probabilities[1:]:
+            np.maximum(best, part, out=best)
+        self._whole = (best.size - scale * float(best.sum(dtype=np.float64))) * voxel_ml
+        # Sorted by basin, each one's voxels are a run: sums and extremes are taken over runs.
+        at = np.flatnonzero(basins)
+        label = basins.ravel()[at]
+        order = np.argsort(label, kind="stable")
+        self._at, self._label = at[order], label[order]
+        self._bits = entropy.ravel()[self._at].astype(np.float32)
+        self._error = 1 - np.float32(scale) * best.ravel()[self._at].astype(np.float32)
+        self._shares = [part.ravel()[self._at] for part in probabilities]
+        self._scale = scale
+
+    def at(self, threshold: float, smallest_ml: float = 0.05, most: int | None = None) -> list[Region]:
+        """The parts of the basins where the entropy reaches `threshold`, worst first, `most` of them.
+
+        Parts smaller than `smallest_ml` are left out; their expected error counts in the whole of which `share` is
+        taken.
+        """
+        inside = np.flatnonzero(self._bits >= threshold)
+        label = self._label[inside]
+        if not label.size:
+            return []
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(label)) + 1])
+        ends = np.append(starts[1:], label.size)
+        wrong = np.add.reduceat(self._error[inside], starts, dtype=np.float64) * self._voxel_ml
+        large = np.flatnonzero((ends - starts) * self._voxel_ml >= smallest_ml)
+        worst = large[np.lexsort((label[starts[large]], -wrong[large]))]
+        return [self._region(inside[starts[n] : ends[n]], float(wrong[n])) for n in worst[:most]]
+
+    def _region(self, run: np.ndarray, wrong_ml: float) -> Region:
+        """The region of the voxels `run`, with `wrong_ml` for its expected error."""
+        means = [(c, self._scale * float(part[run].mean(dtype=np.float64))) for c, part in enumerate(self._shares)]
+        peak = np.unravel_index(self._at[run[np.argmax(self._error[run])]], self._shape)
+        bits = self._bits[run]
+        return Region(
+            basin=int(self._label[run[0]]),
+            expected_error_ml=wrong_ml,
+            share=wrong_ml / self._whole if self._whole else 0.0,
+            volume_ml=len(run) * self._voxel_ml,
+            classes=tuple((c, p) for c, p in sorted(means, key=lambda pair: -pair[1]) if p >= IN_DISPUTE),
+            mean_entropy=float(bits.mean(dtype=np.float64)),
+            peak_entropy=float(bits.max()),
+            peak=tuple(map(int, peak)),
         )
-    return found
 
 
 def as_json(

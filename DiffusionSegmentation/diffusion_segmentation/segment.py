@@ -31,9 +31,6 @@ from .volume import Projection, check_fits, read_volume, working_image
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
 BODY_MARGIN_MM = 8.0
-REVIEW_BITS = 0.2
-"""Entropy from which a voxel counts as uncertain in the report's regions."""
-REPORTED_REGIONS = 50
 
 
 @dataclass(frozen=True)
@@ -306,8 +303,8 @@ class _Run:
         """The worst of the uncertain regions, as the report tells them."""
         bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
         names = ["background", *(entry["name"] for entry in self.model.labels)]
-        found = regions.rank(unsure, list(p), bits, REVIEW_BITS, self.model.spacing**3 / 1000)
-        return regions.as_json(found[:REPORTED_REGIONS], names, self.projection.ras)
+        ranking = regions.Ranking(unsure, list(p), bits, self.model.spacing**3 / 1000)
+        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
 
     def _report(self, source: str, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]) -> dict[str, Any]:
         section, count = self.model.section, len(self.ensemble)

@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 from diffusion_segmentation.basins import EXTENT_MM, basins
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.regions import rank
+from diffusion_segmentation.regions import Ranking
 
 VOXEL = 0.027
 
@@ -26,7 +26,8 @@ def two_spots():
 
 
 def regions_of(p, spacing, threshold=0.0, **options):
-    return rank(basins(1 - p.max(0), spacing), list(p), entropy_of(p), threshold, np.prod(spacing) / 1000, **options)
+    ranking = Ranking(basins(1 - p.max(0), spacing), list(p), entropy_of(p), np.prod(spacing) / 1000)
+    return ranking.at(threshold, **options)
 
 
 def test_regions_are_ranked_by_the_expected_wrong_volume():
@@ -35,9 +36,8 @@ def test_regions_are_ranked_by_the_expected_wrong_volume():
     assert second.expected_error_ml == pytest.approx(27 * 0.3 * VOXEL, rel=1e-5)
     assert first.share == pytest.approx(25.6 / (25.6 + 8.1), rel=1e-5)
     assert first.volume_ml == pytest.approx(64 * VOXEL) and second.volume_ml == pytest.approx(27 * VOXEL)
-    assert first.low == (2, 2, 2) and first.high == (5, 5, 5)
-    assert second.low == (7, 7, 14) and second.high == (9, 9, 16)
-    assert all(low <= at <= high for low, at, high in zip(second.low, second.peak, second.high, strict=True))
+    assert all(2 <= at <= 5 for at in first.peak)
+    assert all(low <= at <= high for low, at, high in zip((7, 7, 14), second.peak, (9, 9, 16), strict=True))
 
 
 def test_what_is_in_dispute_is_said_with_its_shares():
@@ -81,7 +81,7 @@ def test_quantised_probabilities_tell_the_same():
     p = two_spots()
     exact = regions_of(p, (3, 3, 3))
     labels = basins(1 - p.max(0), (3, 3, 3))
-    coarse = rank(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), 0.0, VOXEL)
+    coarse = Ranking(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), VOXEL).at(0.0)
     assert [r.basin for r in coarse] == [r.basin for r in exact]
     assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
 
@@ -96,22 +96,24 @@ def test_without_doubt_there_is_no_region():
 def test_arrays_of_different_grids_are_refused():
     p = two_spots()
     with pytest.raises(InputError, match="one grid"):
-        rank(basins(1 - p.max(0), (3, 3, 3)), list(p), entropy_of(p)[1:], 0.0, VOXEL)
+        Ranking(basins(1 - p.max(0), (3, 3, 3)), list(p), entropy_of(p)[1:], VOXEL)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_few_samples_find_the_places_that_the_exact_probabilities_name(seed):
-    """The first five regions hold what the exact ranking's first five hold, in exact expected error."""
-    rng = np.random.default_rng(seed)
-    case = phantom("lesions:32x32x32").draw(rng)
-    masks = case.sample(rng, 16)
-    mean = np.stack([(masks == k).mean(0) for k in range(case.classes)]).astype(np.float32)
-    spacing = (4, 4, 4)
-    truth = 1 - case.marginals.max(0)
+@pytest.mark.parametrize("name", ["lesions:32x32x32", "boundary:24x24x24"])
+def test_few_samples_find_the_places_that_the_exact_probabilities_name(name):
+    """The first five regions hold what the exact ranking's first five hold, in exact expected error, case by case."""
 
-    def held(p):
-        labels = basins(1 - p.max(0), spacing)
-        first = [region.basin for region in rank(labels, list(p), entropy_of(p), 0.0, 0.064)[:5]]
-        return truth[np.isin(labels, first)].sum()
+    def held(p, truth):
+        labels = basins(1 - p.max(0), (4, 4, 4))
+        ranking = Ranking(labels, list(p), entropy_of(p), 0.064)
+        return truth[np.isin(labels, [region.basin for region in ranking.at(0.0, most=5)])].sum()
 
-    assert held(mean) >= 0.9 * held(case.marginals.astype(np.float32))
+    shares = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        case = phantom(name).draw(rng)
+        masks = case.sample(rng, 16)
+        mean = np.stack([(masks == k).mean(0) for k in range(case.classes)]).astype(np.float32)
+        truth = 1 - case.marginals.max(0)
+        shares.append(held(mean, truth) / held(case.marginals.astype(np.float32), truth))
+    assert np.mean(shares) >= 0.95 and min(shares) >= 0.75

