@@ -17,6 +17,7 @@ from .jobs import Job
 from .parameters import DiffusionSegmentationParameterNode, choices
 from .result_section import ResultSection
 from .review_section import ReviewSection
+from .volumes_section import VolumesSection
 from .widgets import enable, setQuietly
 
 POLL_MILLISECONDS = 100
@@ -34,6 +35,7 @@ class Panel:
         self._backend = backend
         self._runner = backend.runner
         self._result = ResultSection(ui)
+        self._volumes = VolumesSection(ui)
         self._review = ReviewSection(ui)
         self._result.thresholdChanged.connect(self._review.rank)
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
@@ -105,6 +107,7 @@ class Panel:
         self._refreshRun()
         segmentation = parameterNode.segmentation if parameterNode else None
         self._result.refresh(segmentation)
+        self._volumes.refresh(segmentation)
         self._review.refresh(segmentation)
 
     # The run

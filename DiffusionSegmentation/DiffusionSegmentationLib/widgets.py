@@ -14,3 +14,9 @@ def setQuietly(widget: Any, name: str, value: Any) -> None:
     blocked = widget.blockSignals(True)
     setattr(widget, name, value)
     widget.blockSignals(blocked)
+
+
+def fitRows(table: Any) -> None:
+    """Make `table` as high as its rows, so that nothing of it is to be scrolled."""
+    height = sum(table.rowHeight(row) for row in range(table.rowCount))
+    table.setFixedHeight(height + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth)

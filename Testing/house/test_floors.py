@@ -34,14 +34,14 @@ ENGINE_FLOORS = (
 )
 LIB_FLOORS = (
     "panel headless",
-    "backend demo result_section review_section",
+    "backend demo result_section review_section volumes_section",
     "parameters",
     "jobs",
     "review",
     "ranking",
     "catalogue scene handover",
     "worker_client display samples",
-    "worker_process dependencies offscreen wording widgets nrrd",
+    "worker_process dependencies offscreen wording widgets nrrd strips volumes",
     "signals i18n vtk_log",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.

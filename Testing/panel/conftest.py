@@ -36,7 +36,7 @@ save(Path(sys.argv[3]), metadata, encoder, denoiser)
 
 slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
-for name in ("panel", "parameters", "result_section", "review_section", "widgets"):
+for name in ("panel", "parameters", "result_section", "review_section", "strips", "volumes_section", "widgets"):
     slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
 
 
@@ -224,6 +224,8 @@ def run(pumpUntil):
 @pytest.fixture
 def photograph(application, request):
     """Saves a picture of a module's panel, 400 pixels wide, if pytest was given --screenshots."""
+    import qt
+
     folder = request.config.getoption("--screenshots", None)
 
     def take(name, widget, schemes=("light", "dark")):
@@ -232,6 +234,10 @@ def photograph(application, request):
         folder.mkdir(parents=True, exist_ok=True)
         for scheme in schemes:
             application.setColorScheme(scheme)
+            application.processEvents()
+            # As high as it likes to be: in Slicer it stands in a scroll area.
+            layout = widget.parent.layout()
+            widget.parent.size = qt.QSize(400, max(760, layout.heightForWidth(400), layout.sizeHint().height()))
             application.processEvents()
             widget.parent.grab().save(str(folder / f"panel-{name}-{scheme}.png"))
         application.setColorScheme("light")

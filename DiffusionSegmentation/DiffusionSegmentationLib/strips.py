@@ -1,0 +1,57 @@
+"""Small pictures of numbers for the panel, sharp on every screen and in every colour scheme."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import qt
+
+
+def spread(
+    widget: Any, width: int, height: int, samples: Sequence[float], interval: Sequence[float] | None, color: Any
+) -> Any:
+    """A QPixmap of `samples` as dots in `color` over their `interval` as a line, scaled to fill the width."""
+    low, high = min([*samples, *(interval or [])]), max([*samples, *(interval or [])])
+    margin = 4
+
+    def x(value: float) -> float:
+        return margin + (width - 2 * margin) * ((value - low) / (high - low) if high > low else 0.5)
+
+    def paint(painter: Any) -> None:
+        middle = height / 2
+        if interval is not None:
+            painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Mid), 2))
+            painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
+        painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Text), 0.5))
+        painter.setBrush(qt.QBrush(color))
+        for value in samples:
+            painter.drawEllipse(qt.QPointF(x(value), middle), 3.0, 3.0)
+
+    return _drawn(widget, width, height, paint)
+
+
+def profile(widget: Any, width: int, height: int, values: Sequence[float], color: Any) -> Any:
+    """A QPixmap of `values` as a filled curve in `color`, the highest filling the height."""
+    top = max(values, default=0.0) or 1.0
+
+    def paint(painter: Any) -> None:
+        painter.setPen(qt.QPen(qt.Qt.NoPen))
+        painter.setBrush(qt.QBrush(color))
+        step = width / max(len(values), 1)
+        for index, value in enumerate(values):
+            bar = height * value / top
+            painter.drawRect(qt.QRectF(index * step, height - bar, step + 0.5, bar))
+
+    return _drawn(widget, width, height, paint)
+
+
+def _drawn(widget: Any, width: int, height: int, paint: Callable[[Any], None]) -> Any:
+    ratio = widget.devicePixelRatioF()
+    pixmap = qt.QPixmap(round(width * ratio), round(height * ratio))
+    pixmap.setDevicePixelRatio(ratio)
+    pixmap.fill(qt.QColor(0, 0, 0, 0))
+    painter = qt.QPainter()
+    painter.begin(pixmap)
+    painter.setRenderHint(qt.QPainter.Antialiasing)
+    paint(painter)
+    painter.end()
+    return pixmap
