@@ -62,6 +62,21 @@ def styleSegmentation(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     displayNode.SetSliceIntersectionThickness(2)
 
 
+def addBeside(segmentationNode: slicer.vtkMRMLSegmentationNode, title: str) -> slicer.vtkMRMLSegmentationNode:
+    """Add an empty segmentation at the place of `segmentationNode` that only shows something for a while.
+
+    `title` has "{name}" for the volume's name. It is made again when needed, so no scene keeps it.
+    """
+    scene, volumeNode = segmentationNode.GetScene(), segmentationNode.GetNodeReference(VOLUME_ROLE)
+    name = volumeNode.GetName() if volumeNode else segmentationNode.GetName()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(title.format(name=name)))
+    node.SetSaveWithScene(False)
+    node.CreateDefaultDisplayNodes()
+    node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
+    styleSegmentation(node)
+    return node
+
+
 def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float, mapSource: str) -> None:
     """Give `entropyNode`, new in its scene, its colours over the fixed range 0 to `maximumBits`, threshold and legend.
 

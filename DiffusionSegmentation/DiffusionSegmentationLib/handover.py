@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import slicer.util
-import vtk
 
 from diffusion_segmentation import errors
 
+from . import grids
 from .i18n import tr as _
 
 CHUNK_BYTES = 8 * 2**20
@@ -54,7 +54,7 @@ class Handover:
             raise HandoverError(problem)
         self.volumeNode = volumeNode
         self.voxels = slicer.util.arrayFromVolume(volumeNode)
-        self.ijkToRAS = _ijkToRAS(volumeNode)
+        self.ijkToRAS = grids.ijkToRAS(volumeNode)
         self._image = volumeNode.GetImageData()
         self._modified = self._image.GetMTime()
         self._thread: threading.Thread | None = None
@@ -66,7 +66,7 @@ class Handover:
         return (
             self.volumeNode.GetImageData() is not self._image
             or self._image.GetMTime() != self._modified
-            or not np.array_equal(_ijkToRAS(self.volumeNode), self.ijkToRAS)
+            or not np.array_equal(grids.ijkToRAS(self.volumeNode), self.ijkToRAS)
         )
 
     def startWriting(self, path: Path) -> None:
@@ -135,12 +135,6 @@ def problemOf(volumeNode: Any) -> str | None:
         sentence = _("The volume '{name}' is under the non-linear transform '{transform}'; harden the transform first.")
         return sentence.format(name=name, transform=transform.GetName())
     return None
-
-
-def _ijkToRAS(volumeNode: Any) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _header(voxels: np.ndarray, ijkToRAS: np.ndarray) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import slicer
 import slicer.util
-import vtk
 
 from diffusion_segmentation.regions import REPORTED, REVIEW_BITS, Ranking, as_json
 
+from . import grids
 from .i18n import tr as _
 from .scene import ENTROPY_ROLE, PROBABILITIES_ROLE, REGIONS_ROLE, RUN_ATTRIBUTE
 
@@ -41,8 +41,9 @@ class Ranker:
         self._basins = slicer.util.arrayFromVolume(regionsNode)
         count = sharesNode.GetNumberOfDataNodes()
         self._shares = [slicer.util.arrayFromVolume(sharesNode.GetNthDataNode(n)) for n in range(count)]
-        self._ijkToRAS = _matrix(regionsNode)
-        self._entropy = _block(slicer.util.arrayFromVolume(entropyNode), _matrix(entropyNode), regionsNode)
+        self._ijkToRAS = grids.ijkToRAS(regionsNode)
+        start = grids.offset(self._ijkToRAS, grids.ijkToRAS(entropyNode))
+        self._entropy = grids.block(slicer.util.arrayFromVolume(entropyNode), start, self._basins.shape)
         self._voxelMl = float(np.prod(regionsNode.GetSpacing())) / 1000
         self._ranking: Ranking | None = None
         self._wish: Wish | None = None
@@ -80,16 +81,3 @@ class Ranker:
     def _ras(self, kji: tuple[int, int, int]) -> list[float]:
         """The centre of a voxel in RAS of the volume, mm, without its parent transform."""
         return (self._ijkToRAS @ [*kji[::-1], 1.0])[:3].tolist()
-
-
-def _block(voxels: np.ndarray, ijkToRAS: np.ndarray, part: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """The voxels [k, j, i] that `part`, whose grid is a block of theirs, covers."""
-    origin = np.linalg.solve(ijkToRAS, _matrix(part)[:, 3])[:3]
-    sizes = part.GetImageData().GetDimensions()
-    return voxels[tuple(slice(round(a), round(a) + n) for a, n in zip(origin[::-1], sizes[::-1], strict=True))]
-
-
-def _matrix(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)

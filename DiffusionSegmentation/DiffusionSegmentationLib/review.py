@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 import slicer
 import slicer.util
-import vtk
-import vtk.util.numpy_support
 
-from . import display
-from .display import VOLUME_ROLE
+from . import display, grids
 from .i18n import tr as _
 from .ranking import Wish
 from .scene import REGIONS_ROLE, RUN_ATTRIBUTE
@@ -160,21 +157,11 @@ class Review:
         if regionsNode is None or regionsNode.GetImageData() is None:
             return  # a person has removed it; the views stand at the right place all the same
         inside = slicer.util.arrayFromVolume(regionsNode) == region.basin
-        where = np.nonzero(inside)
-        if not where[0].size:
+        box = grids.boundingBox(inside)
+        if box is None:
             return
-        low = [int(axis.min()) for axis in where]
-        high = [int(axis.max()) for axis in where]
-        part = inside[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+        image = grids.orientedImage(inside[box], grids.ijkToRAS(regionsNode), grids.first(box))
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE) or self._makeOutline()
-        image = slicer.vtkOrientedImageData()
-        image.SetExtent(low[2], high[2], low[1], high[1], low[0], high[0])
-        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        matrix = vtk.vtkMatrix4x4()
-        regionsNode.GetIJKToRASMatrix(matrix)
-        image.SetGeometryFromImageToWorldMatrix(matrix)
-        scalars = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
-        scalars[:] = part.ravel()
         segmentation = outlineNode.GetSegmentation()
         segment = slicer.vtkSegment()
         segment.SetName(_("Region {rank}").format(rank=region.rank))
@@ -186,15 +173,7 @@ class Review:
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)
 
     def _makeOutline(self) -> slicer.vtkMRMLSegmentationNode:
-        volumeNode = self.segmentationNode.GetNodeReference(VOLUME_ROLE)
-        name = volumeNode.GetName() if volumeNode else self.segmentationNode.GetName()
-        outlineNode = self._scene.AddNewNodeByClass(
-            "vtkMRMLSegmentationNode", self._scene.GenerateUniqueName(_("{name} region").format(name=name))
-        )
-        outlineNode.SetSaveWithScene(False)  # the next step makes it anew
-        outlineNode.CreateDefaultDisplayNodes()
-        outlineNode.SetAndObserveTransformNodeID(self.segmentationNode.GetTransformNodeID())
-        display.styleSegmentation(outlineNode)
+        outlineNode = display.addBeside(self.segmentationNode, _("{name} region"))
         self.segmentationNode.SetNodeReferenceID(OUTLINE_ROLE, outlineNode.GetID())
         return outlineNode
 

@@ -37,11 +37,11 @@ LIB_FLOORS = (
     "backend demo result_section review_section volumes_section",
     "parameters",
     "jobs",
-    "review",
-    "ranking",
+    "review corrections",
+    "browser labels ranking",
     "catalogue scene handover",
     "worker_client display samples",
-    "worker_process dependencies offscreen wording widgets nrrd strips volumes",
+    "worker_process dependencies offscreen wording widgets nrrd grids strips volumes",
     "signals i18n vtk_log",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.

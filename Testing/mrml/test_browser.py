@@ -1,0 +1,70 @@
+"""The samples one at a time: each is what was drawn, at its place, in an order that a person can choose."""
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
+
+from DiffusionSegmentationLib.browser import ALIKE, DRAWN, Browser
+
+
+@pytest.fixture
+def result(volumeNode, job):
+    job.report["samples_dice"] = [0.7, 0.9, 0.8]
+    return importJob(volumeNode, job)
+
+
+def shown(browser, volumeNode):
+    """The labels [k, j, i] of the sample on show, on the grid of the volume."""
+    node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
+    labels = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
+    for entry in LABELS:
+        labels[slicer.util.arrayFromSegmentBinaryLabelmap(node, entry["id"], volumeNode) > 0] = entry["label"]
+    return labels
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed):
+    volumeNode = addVolume("Schief", obliqueIJKToRAS())
+    if transformed:
+        volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
+    job = segment(volumeNode, tmp_path)
+    browser = Browser(importJob(volumeNode, job).segmentationNode)
+    assert browser.count == 3 and browser.shown is None
+    for position in (0, 2, 1):
+        browser.show(position)
+        assert browser.shown == position
+        assert np.array_equal(shown(browser, volumeNode)[3:-1, 1:-3, 2:-2], job.samples[position])
+    node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
+    assert node.GetName() == "Schief sample" and node.GetTransformNodeID() == volumeNode.GetTransformNodeID()
+    assert slicer.mrmlScene.GetNodesByClass("vtkMRMLSegmentationNode").GetNumberOfItems() == 2
+    browser.hide()
+    assert browser.shown is None and browser.position == 1
+    assert slicer.mrmlScene.GetNodesByClass("vtkMRMLSegmentationNode").GetNumberOfItems() == 1
+
+
+def test_samples_are_sorted_as_a_person_wants(result, job):
+    browser = Browser(result.segmentationNode)
+    assert [order.key for order in browser.orders()] == [DRAWN, ALIKE, *(entry["id"] for entry in LABELS)]
+    assert [browser.index(n) for n in range(3)] == [0, 1, 2]
+    browser.order = ALIKE
+    assert [browser.index(n) for n in range(3)] == [1, 2, 0]
+    assert [browser.dice(browser.index(n)) for n in range(3)] == [0.9, 0.8, 0.7]
+    for entry in LABELS:
+        browser.order = entry["id"]
+        volumes = [(job.samples[browser.index(n)] == entry["label"]).sum() for n in range(3)]
+        assert volumes == sorted(volumes)
+    assert Browser(result.segmentationNode).order == LABELS[-1]["id"]
+
+
+def test_an_older_report_has_no_likeness(volumeNode, job):
+    browser = Browser(importJob(volumeNode, job).segmentationNode)
+    assert ALIKE not in [order.key for order in browser.orders()] and browser.dice(0) is None
+    browser.order = ALIKE
+    assert browser.index(2) == 2
+
+
+def test_removed_samples_cannot_be_browsed(result):
+    slicer.mrmlScene.RemoveNode(result.samplesNode)
+    assert Browser(result.segmentationNode).count == 0

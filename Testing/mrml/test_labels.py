@@ -1,0 +1,131 @@
+"""The label map of a result in the scene: read back exactly, counted, and written into without touching other work."""
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import vtk
+from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
+
+from DiffusionSegmentationLib import corrections
+from DiffusionSegmentationLib.labels import Labels
+from DiffusionSegmentationLib.review import Review
+
+
+@pytest.fixture
+def result(volumeNode, job):
+    return importJob(volumeNode, job)
+
+
+def segmentArray(result, segmentID, volumeNode):
+    return slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentationNode, segmentID, volumeNode) > 0
+
+
+def test_the_consensus_and_the_segments_are_what_was_computed(result, job):
+    labels = Labels(result.segmentationNode)
+    assert np.array_equal(labels.consensus(), job.labels[3:-1, 1:-3, 2:-2])
+    assert np.array_equal(labels.current(), labels.consensus())
+    assert labels.edited() == 0
+
+
+def test_what_a_person_has_changed_is_counted(result, volumeNode):
+    labels = Labels(result.segmentationNode)
+    grey = segmentArray(result, "cortical_grey", volumeNode)
+    places = np.argwhere(grey[3:-1, 1:-3, 2:-2])[:7] + [3, 1, 2]
+    grey[tuple(places.T)] = False
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        grey.astype(np.uint8), result.segmentationNode, "cortical_grey", volumeNode
+    )
+    assert labels.edited() == 7
+    result.segmentationNode.GetSegmentation().RemoveSegment("cortical_grey")
+    assert labels.edited() == (labels.consensus() == 1).sum()
+
+
+def test_a_sample_is_put_in_place_inside_the_region_only(result, job):
+    review = Review(result.segmentationNode)
+    labels = Labels(result.segmentationNode)
+    before = labels.current()
+    masks = [corrections.regionMask(result.segmentationNode, region.basin) for region in review.regions]
+    mask = max(masks, key=lambda mask: (before != job.samples[2])[mask].sum())
+    changed = corrections.useSample(result.segmentationNode, 2, mask)
+    after = labels.current()
+    assert changed == labels.edited() == (before != job.samples[2])[mask].sum() > 0
+    assert np.array_equal(after[mask], job.samples[2][mask]) and np.array_equal(after[~mask], before[~mask])
+
+
+def test_a_sample_may_reach_beyond_what_slicer_has_kept_of_a_segment(result, job):
+    labels = Labels(result.segmentationNode)
+    everywhere = np.ones(labels.shape, bool)
+    wanted = np.full(labels.shape, 2, np.uint8)
+    for entry in LABELS:  # shrink the images to nearly nothing
+        image = result.segmentationNode.GetSegmentation().GetSegment(entry["id"]).GetRepresentation("Binary labelmap")
+    image.SetExtent(4, 5, 4, 5, 4, 5)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = 1
+    assert (labels.current() == 1).sum() == 8
+    labels.write(wanted, everywhere)
+    assert (labels.current() == 2).all()
+
+
+def test_the_segments_of_a_person_stay(result, volumeNode):
+    tumour = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
+    tumour[5:9, 5:9, 5:9] = 1
+    segmentationNode = result.segmentationNode
+    segmentationNode.GetSegmentation().AddEmptySegment("tumour", "Tumour")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(tumour, segmentationNode, "tumour", volumeNode)
+    labels = Labels(segmentationNode)
+    labels.write(np.full(labels.shape, 1, np.uint8), np.ones(labels.shape, bool))
+    assert np.array_equal(segmentArray(result, "tumour", volumeNode), tumour > 0)
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_box_that_a_person_has_drawn_limits_the_change(application, tmp_path, transformed):
+    volumeNode = addVolume("Schief", obliqueIJKToRAS())
+    if transformed:
+        volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
+    result = importJob(volumeNode, segment(volumeNode, tmp_path))
+    labels = Labels(result.segmentationNode)
+    centre = np.array([8, 7, 5])  # ijk of the block
+    world = [0.0] * 3
+    volumeNode.TransformPointToWorld((labels.ijkToRAS @ [*centre, 1.0])[:3], world)
+    roiNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    roiNode.SetCenterWorld(world)
+    roiNode.SetSizeWorld(4.0, 4.0, 4.0)
+    mask = corrections.roiMask(result.segmentationNode, roiNode)
+    assert mask[tuple(centre[::-1])] and 0 < mask.sum() < 64 / np.prod([0.9, 1.1, 2.0]) * 2
+    for kji in np.argwhere(mask):
+        place = [0.0] * 3
+        volumeNode.TransformPointToWorld((labels.ijkToRAS @ [*kji[::-1], 1.0])[:3], place)
+        assert (np.abs(np.subtract(place, world)) <= 2.0 + 1e-6).all()
+
+
+def test_a_painted_segment_limits_the_change(result, volumeNode):
+    painted = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
+    painted[3:6, 4:8, 5:9] = 1
+    result.segmentationNode.GetSegmentation().AddEmptySegment("mine", "Mine")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted, result.segmentationNode, "mine", volumeNode)
+    mask = corrections.segmentMask(result.segmentationNode, "mine")
+    assert np.array_equal(mask, painted[3:-1, 1:-3, 2:-2] > 0)
+
+
+def test_a_review_segment_holds_what_is_unsure_and_leaves_the_rest(result, job, volumeNode):
+    segmentationNode = result.segmentationNode
+    for _again in range(2):
+        segmentID = corrections.makeReviewSegment(segmentationNode, 0.5)
+        assert np.array_equal(segmentArray(result, segmentID, volumeNode), job.entropy >= 0.5)
+    assert Labels(segmentationNode).edited() == 0
+    assert segmentationNode.GetSegmentation().GetNumberOfSegments() == len(LABELS) + 1
+    with pytest.raises(LookupError, match="lower the threshold"):
+        corrections.makeReviewSegment(segmentationNode, 1.5)
+
+
+def test_what_was_removed_is_said(result):
+    slicer.mrmlScene.RemoveNode(result.samplesNode)
+    with pytest.raises(LookupError, match="samples"):
+        corrections.useSample(result.segmentationNode, 0, np.ones((2, 2, 2), bool))
+    slicer.mrmlScene.RemoveNode(result.regionsNode)
+    with pytest.raises(LookupError, match="regions"):
+        corrections.regionMask(result.segmentationNode, 1)
+    slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
+    with pytest.raises(LookupError, match="probabilities"):
+        Labels(result.segmentationNode)
