@@ -34,7 +34,7 @@ class Browser:
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
         self._scene = segmentationNode.GetScene()
-        self._report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        self.report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
         self._samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
 
     @property
@@ -47,7 +47,7 @@ class Browser:
         orders = [Order(DRAWN, _("as drawn"))]
         if self._dice():
             orders.append(Order(ALIKE, _("most like the result first")))
-        volumes = [Order(v["id"], _("by volume of {name}").format(name=v["name"])) for v in self._report["volumes"]]
+        volumes = [Order(v["id"], _("by volume of {name}").format(name=v["name"])) for v in self.report["volumes"]]
         return orders + volumes
 
     @property
@@ -81,7 +81,11 @@ class Browser:
 
     def volumeMl(self, index: int, segmentID: str) -> float:
         """Volume of a segment in sample `index`."""
-        return next(v["samples_ml"][index] for v in self._report["volumes"] if v["id"] == segmentID)
+        return next(v["samples_ml"][index] for v in self.report["volumes"] if v["id"] == segmentID)
+
+    def isVolume(self, key: str) -> bool:
+        """Whether `key` names an order by a segment's volume."""
+        return any(entry["id"] == key for entry in self.report["volumes"])
 
     def show(self, position: int) -> None:
         """Outline the sample at `position` of the order, lightly filled, in the segments' own colours."""
@@ -91,7 +95,7 @@ class Browser:
         segmentation = sampleNode.GetSegmentation()
         kind = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
         present = segmentation.GetNumberOfSegments() > 0
-        for entry in self._report["volumes"]:
+        for entry in self.report["volumes"]:
             segment = segmentation.GetSegment(entry["id"]) if present else slicer.vtkSegment()
             segment.AddRepresentation(kind, image)
             if not present:
@@ -110,13 +114,13 @@ class Browser:
             self._scene.RemoveNode(sampleNode)
 
     def _dice(self) -> list[float]:
-        return self._report.get("samples_dice") or []
+        return self.report.get("samples_dice") or []
 
     def _sorted(self) -> list[int]:
         order = self.order
         if order == ALIKE and self._dice():
             return sorted(range(self.count), key=lambda n: -self._dice()[n])
-        if any(entry["id"] == order for entry in self._report["volumes"]):
+        if self.isVolume(order):
             return sorted(range(self.count), key=lambda n: self.volumeMl(n, order))
         return list(range(self.count))
 

@@ -62,6 +62,15 @@ class Labels:
                 here[there == value] = label
         return labels
 
+    @property
+    def voxelMl(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / 1000
+
+    def stamp(self) -> tuple[int, ...]:
+        """Another one whenever the model's segments were changed."""
+        return tuple(image.GetMTime() for image, _values in self._layers())
+
     def edited(self) -> int:
         """How many voxels are not as they were computed. Raises LookupError as `current`."""
         return int(np.count_nonzero(self.current() != self.consensus()))

@@ -9,6 +9,8 @@ import slicer.util
 
 from . import handover, wording
 from .backend import Backend
+from .browser_section import BrowserSection
+from .correct_section import CorrectSection
 from .dependencies import DependencyError
 from .display import Overlay
 from .handover import HandoverError
@@ -37,7 +39,12 @@ class Panel:
         self._result = ResultSection(ui)
         self._volumes = VolumesSection(ui)
         self._review = ReviewSection(ui)
+        self._samples = BrowserSection(ui)
+        self._correct = CorrectSection(ui)
         self._result.thresholdChanged.connect(self._review.rank)
+        self._result.thresholdChanged.connect(self._correct.follow)
+        self._samples.changed.connect(self._refreshCorrect)
+        self._review.moved.connect(self._refreshCorrect)
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
         self._guiTag: int | None = None
         self._observerTag: int | None = None
@@ -70,6 +77,8 @@ class Panel:
         """Let go of the runner and the parameter node; the widgets may be deleted afterwards."""
         self._timer.stop()
         self._review.close()
+        self._samples.close()
+        self._correct.close()
         self.setParameterNode(None)
         self._runner.changed.disconnect(self._onRunnerChanged)
         self._runner.client.logged.disconnect(self._onLogged)
@@ -109,6 +118,11 @@ class Panel:
         self._result.refresh(segmentation)
         self._volumes.refresh(segmentation)
         self._review.refresh(segmentation)
+        self._samples.refresh(segmentation)
+        self._refreshCorrect()
+
+    def _refreshCorrect(self) -> None:
+        self._correct.refresh(self._parameterNode.segmentation if self._parameterNode else None)
 
     # The run
 

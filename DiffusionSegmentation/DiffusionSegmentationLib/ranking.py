@@ -1,7 +1,6 @@
 """The uncertain regions of a result for another threshold: the same ranking as the report's, computed on a thread."""
 
 import json
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from diffusion_segmentation.regions import REPORTED, REVIEW_BITS, Ranking, as_js
 
 from . import grids
 from .i18n import tr as _
+from .latest import Latest
 from .scene import ENTROPY_ROLE, PROBABILITIES_ROLE, REGIONS_ROLE, RUN_ATTRIBUTE
 
 SMALLEST_MM3 = 50
@@ -46,37 +46,26 @@ class Ranker:
         self._entropy = grids.block(slicer.util.arrayFromVolume(entropyNode), start, self._basins.shape)
         self._voxelMl = float(np.prod(regionsNode.GetSpacing())) / 1000
         self._ranking: Ranking | None = None
-        self._wish: Wish | None = None
-        self._thread: threading.Thread | None = None
-        self._done: tuple[Wish, list[dict[str, Any]]] | None = None
+        self._latest = Latest()
 
     @property
     def busy(self) -> bool:
         """True from a wish until `poll` has returned its regions."""
-        return self._wish is not None or self._thread is not None
+        return self._latest.busy
 
     def ask(self, wish: Wish) -> None:
         """Compute the regions of `wish`, instead of those of an earlier one that was not begun."""
-        self._wish = wish
-        self.poll()
+        self._latest.ask(lambda: self._compute(wish))
 
     def poll(self) -> tuple[Wish, list[dict[str, Any]]] | None:
         """The regions that were found since, as the report tells them, with their wish; None while there are none."""
-        done = None
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread = None
-            done, self._done = self._done, None
-        if self._thread is None and self._wish is not None:
-            wish, self._wish = self._wish, None
-            self._thread = threading.Thread(target=self._compute, args=(wish,), daemon=True)
-            self._thread.start()
-        return done
+        return self._latest.poll()
 
-    def _compute(self, wish: Wish) -> None:
+    def _compute(self, wish: Wish) -> tuple[Wish, list[dict[str, Any]]]:
         if self._ranking is None:
             self._ranking = Ranking(self._basins, self._shares, self._entropy, self._voxelMl)
         found = self._ranking.at(wish.bits, wish.smallestMm3 / 1000, REPORTED)
-        self._done = wish, as_json(found, self._names, self._ras)
+        return wish, as_json(found, self._names, self._ras)
 
     def _ras(self, kji: tuple[int, int, int]) -> list[float]:
         """The centre of a voxel in RAS of the volume, mm, without its parent transform."""

@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 import slicer
-import slicer.util
 
 from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, Overlay
 from .i18n import tr as _
-from .scene import ENTROPY_ROLE, RUN_ATTRIBUTE, VOLUME_ROLE
+from .scene import ENTROPY_ROLE, RUN_ATTRIBUTE
 from .signals import Signal
 from .widgets import enable, setQuietly
 
@@ -21,7 +20,6 @@ class ResultSection:
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self.thresholdChanged = Signal()
         """Called with the threshold in bits when a person has moved it."""
-        ui.editButton.clicked.connect(self._onEdit)
         ui.overlayCheckBox.toggled.connect(self._onOverlayToggled)
         ui.opacitySlider.valueChanged.connect(self._onOpacityChanged)
         ui.thresholdSlider.valueChanged.connect(self._onThresholdChanged)
@@ -33,7 +31,6 @@ class ResultSection:
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
         report = _report(segmentation) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
-        enable(ui.editButton, missing, _("Correct the result in Segment Editor, with the volume as source."))
         missing = missing or (None if overlay else _("The entropy volume of this result was removed."))
         enable(ui.overlayCheckBox, missing, _overlayTip(report))
         visible = overlay is not None and overlay.visible
@@ -64,12 +61,6 @@ class ResultSection:
     def _onThresholdChanged(self, bits: float) -> None:
         self._overlay().threshold = bits
         self.thresholdChanged.emit(bits)
-
-    def _onEdit(self) -> None:
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor
-        editor.setSegmentationNode(self._segmentation)
-        editor.setSourceVolumeNode(self._segmentation.GetNodeReference(VOLUME_ROLE))
 
 
 def _report(segmentation: slicer.vtkMRMLSegmentationNode) -> dict:

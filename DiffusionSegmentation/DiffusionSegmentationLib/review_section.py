@@ -8,6 +8,7 @@ import slicer
 from .i18n import tr as _
 from .ranking import Ranker, Wish
 from .review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
+from .signals import Signal
 from .widgets import enable
 
 POLL_MILLISECONDS = 30
@@ -24,6 +25,8 @@ class ReviewSection:
         self._shown: list | None = None
         self._ranker: Ranker | None = None
         self._bits = Wish().bits
+        self.moved = Signal()
+        """Called when another region is under review, or none."""
         self._timer = qt.QTimer()
         self._timer.interval = POLL_MILLISECONDS
         self._timer.timeout.connect(self._poll)
@@ -134,12 +137,14 @@ class ReviewSection:
         if region is None:
             self._review.leave()
             self.refresh(self._review.segmentationNode)
+            self.moved.emit()
         else:
             self._goTo(region)
 
     def _goTo(self, region: Region) -> None:
         self._review.goTo(region)
         self.refresh(self._review.segmentationNode)
+        self.moved.emit()
 
 
 def _problem(review: Review | None) -> str | None:

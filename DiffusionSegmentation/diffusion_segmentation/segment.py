@@ -22,6 +22,7 @@ from .denormals import flushed
 from .ensemble import Ensemble, Settled, volumes_ml
 from .errors import Cancelled, InputError, ModelError
 from .intensity import body_box, normalise
+from .metrics import dice
 from .metrics.intervals import interval_method, predictive_interval
 from .model import Model
 from .sampler import Encoded, sample_seeds
@@ -297,7 +298,7 @@ class _Run:
             on_box = self.projection.nearest(unsure)
             results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
         consensus_ml = volumes_ml(labels, self.model.classes, self.ensemble.voxel_ml)
-        return self._report(source, consensus_ml, self._regions(unsure, p))
+        return self._report(source, labels, consensus_ml, self._regions(unsure, p))
 
     def _regions(self, unsure: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
         """The worst of the uncertain regions, as the report tells them."""
@@ -306,7 +307,16 @@ class _Run:
         ranking = regions.Ranking(unsure, list(p), bits, self.model.spacing**3 / 1000)
         return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
 
-    def _report(self, source: str, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]) -> dict[str, Any]:
+    def _samples_dice(self, labels: np.ndarray) -> list[float]:
+        """Dice of each sample that was kept with the consensus `labels`, mean over the structures that either has."""
+        index, size = self.projection.box
+        consensus = labels[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))]
+        scores = [dice(mask, consensus, self.model.classes) for mask in self.ensemble.masks]
+        return [round(float(score[1:].mean()), 5) for score in scores]
+
+    def _report(
+        self, source: str, labels: np.ndarray, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         section, count = self.model.section, len(self.ensemble)
         return {
             "schema": 1,
@@ -327,6 +337,7 @@ class _Run:
             "classes": self.model.classes,
             "max_entropy_bits": math.log2(self.model.classes),
             "volumes": [self._volume(entry, consensus_ml) for entry in self.model.labels],
+            "samples_dice": self._samples_dice(labels),
             "regions": unsure,
             "direct_difference": round(_difference(self.direct, self.ensemble.mean), 5),
             "memory_bytes": self._memory(),

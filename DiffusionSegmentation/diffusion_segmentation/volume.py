@@ -243,11 +243,19 @@ class Projection:
         return labels
 
     def quantised(self, p: np.ndarray) -> np.ndarray:
-        """Return the probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1."""
+        """Return the probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1.
+
+        Their most probable class is that of `consensus`: where rounding makes two equal, the right one gains a 255th.
+        """
         quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
         for slab, classes in self._slabs(p):
+            best, rounded = _Argmax(), _Argmax()
             for c, q in enumerate(classes):
+                best.add(q)
                 quantised[c][slab] = np.rint(q * np.float32(255))
+                rounded.add(quantised[c][slab])
+            wrong = np.nonzero(rounded.labels != best.labels)
+            quantised[(best.labels[wrong], wrong[0] + slab.start, *wrong[1:])] += 1
         return quantised
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:

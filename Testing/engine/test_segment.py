@@ -77,6 +77,13 @@ def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(reques
         assert around(entropy, (-right, -front, up)).max() > 0.1
 
 
+def box_of(request):
+    """Index [k, j, i] at which the block of regions, samples and probabilities begins in the input."""
+    whole = sitk.ReadImage(str(request.output / "entropy.nrrd"))
+    part = sitk.ReadImage(str(request.output / "regions.nrrd"))
+    return whole.TransformPhysicalPointToIndex(part.GetOrigin())[::-1]
+
+
 def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(request_for):
     request = request_for(keep_samples=True)
     report = segment(request).report
@@ -93,6 +100,12 @@ def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(reques
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "segmentation.seg.nrrd")))
     for volume in report["volumes"]:
         assert volume["consensus_ml"] == pytest.approx((labels == volume["label"]).sum() * voxel_ml, abs=1e-3)
+    block = np.s_[tuple(slice(a, a + n) for a, n in zip(box_of(request), samples.shape[:3], strict=True))]
+    for n, told in enumerate(report["samples_dice"]):
+        pairs = [(samples[..., n] == v["label"], labels[block] == v["label"]) for v in report["volumes"]]
+        exact = [2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else 1.0 for a, b in pairs]
+        assert told == pytest.approx(np.mean(exact), abs=1e-4)
+    assert len(report["samples_dice"]) == 4
 
 
 def test_same_seed_same_bytes_another_seed_other_samples(request_for, tmp_path):

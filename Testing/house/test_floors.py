@@ -34,15 +34,15 @@ ENGINE_FLOORS = (
 )
 LIB_FLOORS = (
     "panel headless",
-    "backend demo result_section review_section volumes_section",
+    "backend demo result_section review_section volumes_section browser_section correct_section",
     "parameters",
     "jobs",
-    "review corrections",
+    "review corrections side_by_side",
     "browser labels ranking",
     "catalogue scene handover",
     "worker_client display samples",
     "worker_process dependencies offscreen wording widgets nrrd grids strips volumes",
-    "signals i18n vtk_log",
+    "signals i18n vtk_log latest",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.
 DEVELOPERS = {"training", "evaluation"}

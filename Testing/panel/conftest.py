@@ -36,7 +36,17 @@ save(Path(sys.argv[3]), metadata, encoder, denoiser)
 
 slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
-for name in ("panel", "parameters", "result_section", "review_section", "strips", "volumes_section", "widgets"):
+for name in (
+    "panel",
+    "browser_section",
+    "correct_section",
+    "parameters",
+    "result_section",
+    "review_section",
+    "strips",
+    "volumes_section",
+    "widgets",
+):
     slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
 
 

@@ -127,7 +127,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     limits = [np.array([0.3, 0.6]) + 0.02 * np.sin(2 * n) for n in range(samples)]
     drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
     results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn, reference, box, False)
-    second = np.clip(entropy, 0, 1) / 2
+    second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
     p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
@@ -152,6 +152,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "classes": 3,
         "max_entropy_bits": 1.585,
         "volumes": [volume(entry, drawn, reference) for entry in LABELS],
+        "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(samples)],
         "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
         "warnings": [],
     }

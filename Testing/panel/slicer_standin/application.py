@@ -116,12 +116,25 @@ class _SegmentEditor:
         self.editor = self
         self.segmentationNode = None
         self.sourceVolumeNode = None
+        self.undoStates = 0
 
     def widgetRepresentation(self):
         return self
 
+    def mrmlSegmentEditorNode(self):
+        node = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+        if node is None:
+            node = slicer.vtkMRMLSegmentEditorNode()
+            node.SetSingletonTag("SegmentEditor")
+            node = slicer.mrmlScene.AddNode(node)
+        return node
+
+    def saveStateForUndo(self):
+        self.undoStates += 1
+
     def setSegmentationNode(self, node):
         self.segmentationNode = node
+        self.mrmlSegmentEditorNode().SetAndObserveSegmentationNode(node)
 
     def setSourceVolumeNode(self, node):
         self.sourceVolumeNode = node

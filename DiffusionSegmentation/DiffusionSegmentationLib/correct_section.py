@@ -1,0 +1,224 @@
+"""The panel's section for corrections: the way to Segment Editor, and what the uncertainty makes quicker."""
+
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+
+from . import corrections, display
+from .browser import Browser
+from .display import Overlay
+from .i18n import tr as _
+from .labels import Labels
+from .latest import Latest
+from .review import Review
+from .scene import ENTROPY_ROLE, VOLUME_ROLE
+from .volumes import mlText
+from .widgets import enable, setQuietly
+
+POLL_MILLISECONDS = 50
+REGION = "region"
+UNSURE_ATTRIBUTE = "DiffusionSegmentation.UnsureOnly"
+
+
+class CorrectSection:
+    """Acts on one segmentation node of ours. Each change is one step of Segment Editor's undo."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self._stamp: tuple | None = None
+        self._countedText = ""
+        self._latest = Latest()
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MILLISECONDS
+        self._timer.timeout.connect(self._poll)
+        self._problem = ""
+        ui.editButton.clicked.connect(self._onEdit)
+        ui.unsureOnlyCheckBox.toggled.connect(self._onUnsureOnly)
+        ui.reviewSegmentButton.clicked.connect(self._onReviewSegment)
+        ui.useSampleButton.clicked.connect(self._onUseSample)
+        ui.whereComboBox.currentIndexChanged.connect(lambda _index: self.refresh(self._segmentation))
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Act on `segmentation` from now on, or on nothing."""
+        if segmentation is not self._segmentation:
+            self._segmentation, self._problem = segmentation, ""
+        ui = self._ui
+        missing = None if segmentation else _("There is no result yet; segment a volume first.")
+        unknown = missing or (None if self._entropy() else _("The entropy volume of this result was removed."))
+        enable(ui.editButton, missing, _("Correct the result in Segment Editor."))
+        enable(
+            ui.unsureOnlyCheckBox,
+            unknown,
+            _("In Segment Editor every tool changes only voxels whose entropy reaches the threshold of the overlay."),
+        )
+        setQuietly(ui.unsureOnlyCheckBox, "checked", bool(segmentation and self._unsureOnly()))
+        enable(
+            ui.reviewSegmentButton,
+            unknown,
+            _("Add a segment of all voxels whose entropy reaches the threshold of the overlay."),
+        )
+        self._fillPlaces()
+        enable(ui.whereComboBox, missing, _("Where the sample takes the place of the result."))
+        enable(
+            ui.useSampleButton,
+            missing or self._noSample(),
+            _("Put the sample that is shown in place of the result there; Segment Editor can undo it."),
+        )
+        if segmentation is None:
+            ui.editedLabel.text = missing
+        else:
+            self._count()
+            ui.editedLabel.text = self._problem or self._countedText
+
+    def close(self) -> None:
+        """Count nothing more."""
+        self._timer.stop()
+
+    def follow(self, bits: float) -> None:
+        """Keep Segment Editor's mask in step with the threshold `bits`."""
+        editorNode = self._editorNode()
+        if self._segmentation and self._unsureOnly() and editorNode:
+            editorNode.SetSourceVolumeIntensityMaskRange(bits, self._highest())
+
+    def _fillPlaces(self) -> None:
+        """The region under review, the boxes in the scene, and the segments that a person has added."""
+        places = {}
+        if self._segmentation is not None:
+            places[REGION] = _("in the region under review")
+            for roiNode in display.nodesOfClass(self._segmentation.GetScene(), "vtkMRMLMarkupsROINode"):
+                places[roiNode.GetID()] = _("in the box {name}").format(name=roiNode.GetName())
+            segmentation = self._segmentation.GetSegmentation()
+            for segmentID in self._added():
+                name = segmentation.GetSegment(segmentID).GetName()
+                places[f"segment:{segmentID}"] = _("in the segment {name}").format(name=name)
+        combo = self._ui.whereComboBox
+        if {combo.itemData(n): combo.itemText(n) for n in range(combo.count)} == places:
+            return
+        chosen = combo.itemData(combo.currentIndex)
+        blocked = combo.blockSignals(True)
+        combo.clear()
+        for key, text in places.items():
+            combo.addItem(text, key)
+        combo.currentIndex = max(combo.findData(chosen), 0 if places else -1)
+        combo.blockSignals(blocked)
+
+    def _added(self) -> list[str]:
+        """IDs of the segments that the model does not know."""
+        own = {volume["id"] for volume in Browser(self._segmentation).report["volumes"]}
+        return [segmentID for segmentID in self._segmentation.GetSegmentation().GetSegmentIDs() if segmentID not in own]
+
+    def _noSample(self) -> str | None:
+        if Browser(self._segmentation).shown is None:
+            return _("Show a sample first.")
+        if self._place() == REGION and Review(self._segmentation).current is None:
+            return _("Go to a region first.")
+        return None
+
+    def _place(self) -> str:
+        return self._ui.whereComboBox.itemData(self._ui.whereComboBox.currentIndex)
+
+    def _mask(self) -> Any:
+        place = self._place()
+        if place == REGION:
+            return corrections.regionMask(self._segmentation, Review(self._segmentation).current.basin)
+        if place.startswith("segment:"):
+            return corrections.segmentMask(self._segmentation, place.removeprefix("segment:"))
+        return corrections.roiMask(self._segmentation, self._segmentation.GetScene().GetNodeByID(place))
+
+    def _onUseSample(self, *_arguments: Any) -> None:
+        index = Browser(self._segmentation).shown
+        self._change(lambda: corrections.useSample(self._segmentation, index, self._mask()))
+
+    def _onReviewSegment(self, *_arguments: Any) -> None:
+        bits = Overlay(self._entropy()).threshold
+        self._change(lambda: corrections.makeReviewSegment(self._segmentation, bits))
+
+    def _change(self, change: Any) -> None:
+        """Make one change, as one step of the editor's undo, or say why not."""
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editor.setSegmentationNode(self._segmentation)
+        editor.saveStateForUndo()
+        try:
+            change()
+        except LookupError as error:
+            self._problem = str(error)
+        else:
+            self._problem = ""
+        self.refresh(self._segmentation)
+
+    def _count(self) -> None:
+        """Count what was changed by hand, off the GUI thread, unless the count is known."""
+        try:
+            labels = Labels(self._segmentation)
+            stamp = (self._segmentation.GetID(), *labels.stamp())
+        except LookupError as error:
+            self._countedText = str(error)
+            return
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._latest.ask(lambda: _editedText(labels))
+            self._timer.start()
+
+    def _poll(self) -> None:
+        text = self._latest.poll()
+        if not self._latest.busy:
+            self._timer.stop()
+        if text is not None:
+            self._countedText = text
+            self._ui.editedLabel.text = self._problem or text
+
+    # Segment Editor
+
+    def _entropy(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        return self._segmentation.GetNodeReference(ENTROPY_ROLE) if self._segmentation else None
+
+    def _unsureOnly(self) -> bool:
+        return self._segmentation.GetAttribute(UNSURE_ATTRIBUTE) == "1"
+
+    def _highest(self) -> float:
+        return float(Browser(self._segmentation).report["max_entropy_bits"]) + 1.0
+
+    def _editorNode(self) -> slicer.vtkMRMLSegmentEditorNode | None:
+        """Segment Editor's node while it edits our segmentation."""
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor if self._segmentation else None
+        node = editor.mrmlSegmentEditorNode() if editor else None
+        return node if node and node.GetSegmentationNode() is self._segmentation else None
+
+    def _onUnsureOnly(self, on: bool) -> None:
+        self._segmentation.SetAttribute(UNSURE_ATTRIBUTE, "1" if on else "0")
+        if self._editorNode():
+            self._maskEditor()
+
+    def _maskEditor(self) -> None:
+        """Let Segment Editor change everything, or only what is unsure."""
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editorNode, entropyNode = self._editorNode(), self._entropy()
+        if self._unsureOnly() and entropyNode is not None:
+            editor.setSourceVolumeNode(entropyNode)
+            editorNode.SetSourceVolumeIntensityMaskRange(Overlay(entropyNode).threshold, self._highest())
+            editorNode.SourceVolumeIntensityMaskOn()
+        else:
+            editorNode.SourceVolumeIntensityMaskOff()
+            editor.setSourceVolumeNode(self._segmentation.GetNodeReference(VOLUME_ROLE))
+
+    def _onEdit(self, *_arguments: Any) -> None:
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editor.setSegmentationNode(self._segmentation)
+        if self._editorNode():
+            self._maskEditor()
+
+
+def _editedText(labels: Labels) -> str:
+    try:
+        count = labels.edited()
+    except LookupError as error:
+        return str(error)
+    if not count:
+        return _("The result is as the model made it.")
+    return _("{count} voxels ({volume} ml) are not as the model made them.").format(
+        count=count, volume=mlText(count * labels.voxelMl)
+    )

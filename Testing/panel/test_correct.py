@@ -1,0 +1,101 @@
+"""Corrections in the panel: the editor's mask, a sample in a place, a segment to review, and what changed by hand."""
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.labels import Labels
+from DiffusionSegmentationLib.review import Review
+
+slicer_standin.likePythonQt(__name__)
+
+UNTOUCHED = "The result is as the model made it."
+
+
+@pytest.fixture
+def corrected(openPanel, addHead, run, pumpUntil):
+    addHead()
+    world = openPanel()
+    job = run(world, samples=3)
+    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    return world, job.result
+
+
+def editor():
+    return slicer.util.getModuleWidget("SegmentEditor").editor
+
+
+def test_the_editor_changes_only_what_is_unsure(corrected):
+    world, result = corrected
+    ui, node = world.ui, editor().mrmlSegmentEditorNode()
+    ui.unsureOnlyCheckBox.click()
+    ui.editButton.click()
+    assert slicer.app.mainWindow.selectedModule == "SegmentEditor"
+    assert editor().segmentationNode is result.segmentationNode and editor().sourceVolumeNode is result.entropyNode
+    assert node.GetSourceVolumeIntensityMask()
+    ui.thresholdSlider.value = 0.7
+    assert node.GetSourceVolumeIntensityMaskRange() == pytest.approx((0.7, 2.585), abs=1e-3)
+    ui.unsureOnlyCheckBox.click()  # and back
+    assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
+
+
+def test_without_the_mask_the_editor_works_on_the_volume(corrected):
+    world, result = corrected
+    world.ui.editButton.click()
+    assert editor().sourceVolumeNode.GetName() == "Head"
+    assert not editor().mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
+
+
+def test_the_sample_on_show_takes_the_place_of_the_result_in_the_region(corrected, pumpUntil, photograph):
+    world, result = corrected
+    ui = world.ui
+    assert not ui.useSampleButton.enabled and ui.useSampleButton.toolTip == "Show a sample first."
+    ui.sampleCheckBox.click()
+    ui.sampleSlider.value = 1
+    assert not ui.useSampleButton.enabled and ui.useSampleButton.toolTip == "Go to a region first."
+    ui.nextButton.click()
+    assert ui.useSampleButton.enabled
+    undo = editor().undoStates
+    ui.useSampleButton.click()
+    labels = Labels(result.segmentationNode)
+    assert editor().undoStates == undo + 1 and labels.edited() > 0
+    inside = slicer.util.arrayFromVolume(result.regionsNode) == Review(result.segmentationNode).current.basin
+    sample = slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(1))
+    assert np.array_equal(labels.current()[inside], sample[inside])
+    pumpUntil(lambda: ui.editedLabel.text.startswith(f"{labels.edited()} voxels ("), seconds=10)
+    photograph("correct", world.widget)
+
+
+def test_a_box_and_a_painted_segment_are_places_too(corrected, mrmlScene):
+    world, result = corrected
+    ui = world.ui
+    roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    roiNode.SetCenterWorld(78.0, 78.0, 78.0)
+    roiNode.SetSizeWorld(60.0, 60.0, 60.0)
+    result.segmentationNode.GetSegmentation().AddEmptySegment("mine", "Mine")
+    ui.sampleCheckBox.click()
+    ui.sampleSlider.value = 2
+    texts = [ui.whereComboBox.itemText(n) for n in range(ui.whereComboBox.count)]
+    assert texts == ["in the region under review", "in the box Box", "in the segment Mine"]
+    ui.whereComboBox.currentIndex = 2
+    ui.useSampleButton.click()
+    assert Labels(result.segmentationNode).edited() == 0  # nothing was painted
+    ui.whereComboBox.currentIndex = 1
+    ui.useSampleButton.click()
+    assert Labels(result.segmentationNode).edited() > 0
+
+
+def test_a_segment_of_what_is_unsure_is_one_step_to_undo(corrected):
+    world, result = corrected
+    undo = editor().undoStates
+    world.ui.reviewSegmentButton.click()
+    assert editor().undoStates == undo + 1
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(
+        result.segmentationNode, "to_review", slicer.util.getNode("Head")
+    )
+    assert np.array_equal(array > 0, slicer.util.arrayFromVolume(result.entropyNode) >= 0.5)
+    world.ui.thresholdSlider.value = 1.58
+    world.ui.reviewSegmentButton.click()
+    assert "lower the threshold" in world.ui.editedLabel.text

@@ -1,0 +1,106 @@
+"""The samples in the panel: shown, sorted, played, and side by side with the result."""
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.browser import Browser
+from DiffusionSegmentationLib.side_by_side import SideBySide
+
+slicer_standin.likePythonQt(__name__)
+
+
+@pytest.fixture
+def browsed(openPanel, addHead, run, mrmlScene):
+    for name in ("Red", "Green", "Yellow"):
+        node = slicer.vtkMRMLSliceNode()
+        node.SetLayoutName(name)
+        node.SetOrientation({"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}[name])
+        mrmlScene.AddNode(node)
+    addHead()
+    world = openPanel()
+    job = run(world, samples=4)
+    return world, Browser(job.result.segmentationNode)
+
+
+def sliceNode(name):
+    return next(node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName() == name)
+
+
+def test_without_a_result_there_is_nothing_to_browse(openPanel):
+    ui = openPanel().ui
+    for widget in (ui.sampleCheckBox, ui.orderComboBox, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox):
+        assert not widget.enabled and "There is no result yet" in widget.toolTip
+
+
+def test_the_slider_goes_through_the_samples(browsed, photograph):
+    world, browser = browsed
+    ui = world.ui
+    assert not ui.sampleSlider.enabled and ui.sampleSlider.toolTip == "No sample is shown."
+    ui.sampleCheckBox.click()
+    assert browser.shown == 0 and ui.sampleSlider.maximum == 3
+    assert ui.sampleText.text.startswith("Sample 1 of 4, Dice 1.000")
+    ui.sampleSlider.value = 2
+    assert browser.shown == 2 and ui.sampleText.text.startswith("Sample 3 of 4, Dice 0.98")
+    photograph("samples", world.widget)
+    ui.sampleCheckBox.click()
+    assert browser.shown is None and not ui.sampleText.visible
+
+
+def test_an_order_by_volume_tells_the_volume(browsed):
+    world, browser = browsed
+    ui = world.ui
+    ui.sampleCheckBox.click()
+    ui.orderComboBox.currentIndex = ui.orderComboBox.findData("white_matter")
+    volumes = []
+    for position in range(4):
+        ui.sampleSlider.value = position
+        volumes.append(browser.volumeMl(browser.shown, "white_matter"))
+        assert ui.sampleText.text.endswith(" ml.")
+    assert volumes == sorted(volumes) and volumes[0] < volumes[-1]
+
+
+def test_played_samples_follow_each_other_and_begin_again(browsed):
+    world, browser = browsed
+    ui = world.ui
+    ui.sampleCheckBox.click()
+    ui.playButton.click()
+    assert ui.playButton.text == "Stop"
+    for position in (1, 2, 3, 0):
+        world.widget.panel._samples._timer.timeout.emit()
+        assert browser.position == position == ui.sampleSlider.value
+    ui.playButton.click()
+    assert ui.playButton.text == "Play"
+
+
+def test_side_by_side_shows_one_slice_twice_and_gives_everything_back(browsed, mrmlScene):
+    world, browser = browsed
+    ui = world.ui
+    layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    red, yellow = sliceNode("Red"), sliceNode("Yellow")
+    before = [yellow.GetSliceToRAS().GetElement(r, c) for r in range(4) for c in range(4)]
+    ui.sampleCheckBox.click()
+    ui.sideBySideCheckBox.click()
+    assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+    for r in range(4):
+        for c in range(4):
+            assert yellow.GetSliceToRAS().GetElement(r, c) == red.GetSliceToRAS().GetElement(r, c)
+    sample = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
+    assert browser.segmentationNode.GetDisplayNode().GetViewNodeIDs() == (red.GetID(),)
+    assert sample.GetDisplayNode().GetViewNodeIDs() == (yellow.GetID(),)
+    ui.sideBySideCheckBox.click()
+    assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    assert [yellow.GetSliceToRAS().GetElement(r, c) for r in range(4) for c in range(4)] == before
+    assert browser.segmentationNode.GetDisplayNode().GetViewNodeIDs() == ()
+    ui.sideBySideCheckBox.click()
+    ui.sampleCheckBox.click()  # without a sample there is nothing to show on the right
+    assert not SideBySide(browser.segmentationNode).active
+
+
+def test_a_new_result_takes_the_old_sample_away(browsed, run):
+    world, browser = browsed
+    world.ui.sampleCheckBox.click()
+    run(world)
+    assert browser.shown is None and not world.ui.sampleCheckBox.checked
