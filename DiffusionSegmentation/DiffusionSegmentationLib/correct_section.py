@@ -83,6 +83,13 @@ class CorrectSection:
         if self._segmentation and self._unsureOnly() and editorNode:
             editorNode.SetSourceVolumeIntensityMaskRange(bits, self._highest())
 
+    def handEdited(self) -> int:
+        """How many voxels a person has changed, counted now; 0 if that cannot be told."""
+        try:
+            return Labels(self._segmentation).edited()
+        except LookupError:
+            return 0
+
     def _fillPlaces(self) -> None:
         """The region under review, the boxes in the scene, and the segments that a person has added."""
         places = {}

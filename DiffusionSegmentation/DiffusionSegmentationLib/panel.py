@@ -7,18 +7,19 @@ import qt
 import slicer
 import slicer.util
 
-from . import handover, wording
+from . import handover, questions, wording
 from .backend import Backend
 from .browser_section import BrowserSection
 from .correct_section import CorrectSection
 from .dependencies import DependencyError
-from .display import Overlay
+from .display import VOLUME_ROLE, Overlay
 from .handover import HandoverError
 from .i18n import tr as _
 from .jobs import Job
 from .parameters import DiffusionSegmentationParameterNode, choices
 from .result_section import ResultSection
 from .review_section import ReviewSection
+from .scene import removeResult
 from .volumes_section import VolumesSection
 from .widgets import enable, setQuietly
 
@@ -50,6 +51,8 @@ class Panel:
         self._observerTag: int | None = None
         self._lastVolumeID: str | None = None
         self._ownJob: Job | None = None
+        self._replaced: slicer.vtkMRMLSegmentationNode | None = None
+        self._opened: bool | None = None
         self._notice = ""
         self._failed = False
         self._timer = qt.QTimer()
@@ -121,6 +124,15 @@ class Panel:
         self._samples.refresh(segmentation)
         self._refreshCorrect()
 
+        self._openSections(segmentation is not None)
+
+    def _openSections(self, useful: bool) -> None:
+        """Open what a result makes useful, when there is one, and close it when there is none; then it is theirs."""
+        if useful != self._opened:
+            self._opened = useful
+            for name in ("result", "review", "samples", "correct"):
+                getattr(self._ui, f"{name}CollapsibleButton").collapsed = not useful
+
     def _refreshCorrect(self) -> None:
         self._correct.refresh(self._parameterNode.segmentation if self._parameterNode else None)
 
@@ -140,6 +152,13 @@ class Panel:
         if self._runner.busy:
             self._runner.cancel()
             return
+        replaced = None
+        count = self._correct.handEdited() if self._isOfInput() else 0
+        if count:
+            answer = questions.keepReplaceOrCancel(self._parameterNode.segmentation.GetName(), count)
+            if answer == questions.CANCEL:
+                return
+            replaced = self._parameterNode.segmentation if answer == questions.REPLACE else None
         self._say("")
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
             try:
@@ -149,7 +168,15 @@ class Panel:
             except (DependencyError, HandoverError) as error:
                 self._say(str(error), failed=True)
             else:
+                self._replaced = replaced
                 self._timer.start()
+
+    def _isOfInput(self) -> bool:
+        """Whether the result on show is of the volume that is chosen."""
+        segmentation = self._parameterNode.segmentation
+        return (
+            segmentation is not None and segmentation.GetNodeReference(VOLUME_ROLE) is self._parameterNode.inputVolume
+        )
 
     def _onKeep(self) -> None:
         self._runner.cancel(keep=True)
@@ -167,6 +194,9 @@ class Panel:
             self._say(job.message, failed=job.state == "failed")
             if job.result is not None and self._parameterNode is not None:
                 self._parameterNode.segmentation = job.result.segmentationNode
+                if self._replaced is not None and self._replaced.GetScene() is not None:
+                    removeResult(self._replaced)
+                self._replaced = None
                 Overlay(job.result.entropyNode).show()
         elif job is None and self._runner.workerProblem:
             self._say(self._runner.workerProblem, failed=True)

@@ -69,6 +69,19 @@ def importSteps(
     yield _place(volumeNode, segmentation, entropy, regions, drawn, shares, report)
 
 
+def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Take a result out of the scene, with all nodes that belong to it."""
+    nodeScene = segmentationNode.GetScene()
+    roles: list[str] = []
+    segmentationNode.GetNodeReferenceRoles(roles)
+    for role in roles:
+        if role.startswith("DiffusionSegmentation.") and role != VOLUME_ROLE:
+            node = segmentationNode.GetNodeReference(role)
+            if node is not None:
+                nodeScene.RemoveNode(node)
+    nodeScene.RemoveNode(segmentationNode)
+
+
 def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
     # In a scene of its own: outside of any the reader complains that it cannot make a display node.
     staging = slicer.vtkMRMLScene()

@@ -41,7 +41,7 @@ LIB_FLOORS = (
     "browser labels ranking",
     "catalogue scene handover",
     "worker_client display samples",
-    "worker_process dependencies offscreen wording widgets nrrd grids strips volumes",
+    "worker_process dependencies offscreen wording widgets questions nrrd grids strips volumes",
     "signals i18n vtk_log latest",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.

@@ -41,6 +41,7 @@ for name in (
     "browser_section",
     "correct_section",
     "parameters",
+    "questions",
     "result_section",
     "review_section",
     "strips",

@@ -99,3 +99,36 @@ def test_a_segment_of_what_is_unsure_is_one_step_to_undo(corrected):
     world.ui.thresholdSlider.value = 1.58
     world.ui.reviewSegmentButton.click()
     assert "lower the threshold" in world.ui.editedLabel.text
+
+
+@pytest.mark.parametrize(("answer", "left"), [("keep", 2), ("replace", 1), ("cancel", 1)])
+def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monkeypatch, answer, left):
+    world, result = corrected
+    asked = []
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *given: asked.append(given) or answer
+    )
+    result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
+    run(world)
+    assert len(asked) == 1 and asked[0][0] == "Head segmentation" and asked[0][1] > 1000
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+    assert len(names) == left
+    assert ("Head segmentation" in names) == (answer != "replace")
+    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 2 * left
+    assert (slicer.util.arrayFromVolume(slicer.util.getNode("Head")).shape) == (40, 40, 40)
+
+
+def test_a_result_without_hand_work_is_kept_without_a_question(corrected, run, monkeypatch):
+    monkeypatch.setattr("DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *_given: pytest.fail("asked"))
+    run(corrected[0])
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
+
+
+def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pumpUntil):
+    world, result = corrected
+    monkeypatch.setattr("DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *_given: "replace")
+    result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
+    world.ui.segmentButton.click()
+    world.ui.segmentButton.click()  # cancelled
+    pumpUntil(lambda: not world.runner.busy)
+    assert result.segmentationNode.GetScene() is not None

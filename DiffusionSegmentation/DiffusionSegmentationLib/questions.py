@@ -1,0 +1,29 @@
+"""What a person is asked before work of theirs would be put aside."""
+
+import qt
+import slicer
+import slicer.util
+
+from .i18n import tr as _
+
+KEEP, REPLACE, CANCEL = "keep", "replace", "cancel"
+
+
+def keepReplaceOrCancel(name: str, voxels: int) -> str:
+    """Whether the segmentation `name`, `voxels` of which were changed by hand, stays beside that of another run."""
+    if slicer.app.testingEnabled():
+        return KEEP
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.icon = qt.QMessageBox.Question
+    box.windowTitle = _("Segment again")
+    box.text = _("{count} voxels of '{name}' were changed by hand.").format(name=name, count=voxels)
+    box.informativeText = _("Keep it beside the new result, or remove it when the new result is there?")
+    keep = box.addButton(_("Keep both"), qt.QMessageBox.AcceptRole)
+    replace = box.addButton(_("Replace"), qt.QMessageBox.DestructiveRole)
+    box.addButton(qt.QMessageBox.Cancel)
+    box.setDefaultButton(keep)
+    box.exec_()
+    clicked = box.clickedButton()
+    if clicked is keep or clicked == keep:
+        return KEEP
+    return REPLACE if clicked is replace or clicked == replace else CANCEL
