@@ -112,16 +112,7 @@ class SliceView:
         layers = self.logic.GetImageDataConnection()
         self._layers.SetVisibility(layers is not None)
         self._mapper.SetInputConnection(layers)
-        self._window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(self._window)
-        grabber.ReadFrontBufferOff()
-        grabber.ShouldRerenderOff()
-        grabber.Update()
-        width, height, _depth = grabber.GetOutput().GetDimensions()
-        pixels = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
-        blocks = pixels.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
-        return blocks.mean(axis=(1, 3)).round().astype(np.uint8)[::-1]
+        return _grabbed(self._window)
 
     def _addLetters(self, height: int) -> None:
         """Write at the left and the upper edge which side of the patient it is."""
@@ -156,6 +147,33 @@ def _renderWindow() -> vtk.vtkRenderWindow:
         return window
 
 
+def _grabbed(window: vtk.vtkRenderWindow) -> np.ndarray:
+    """Render and return what is seen, averaged down: uint8 [row from the top, column, RGB]."""
+    window.Render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(window)
+    grabber.ReadFrontBufferOff()
+    grabber.ShouldRerenderOff()
+    grabber.Update()
+    width, height, _depth = grabber.GetOutput().GetDimensions()
+    pixels = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
+    blocks = pixels.reshape(height // SUPERSAMPLING, SUPERSAMPLING, width // SUPERSAMPLING, SUPERSAMPLING, 3)
+    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)[::-1]
+
+
+def drawn(renderer: vtk.vtkRenderer, width: int, height: int) -> np.ndarray:
+    """What `renderer` sees, in a picture of `width` x `height` pixels: uint8 [row from the top, column, RGB]."""
+    window = _renderWindow()
+    window.SetAlphaBitPlanes(True)
+    window.SetMultiSamples(0)  # translucent surfaces are peeled, which multi-sampling prevents
+    window.SetSize(SUPERSAMPLING * width, SUPERSAMPLING * height)
+    window.AddRenderer(renderer)
+    try:
+        return _grabbed(window)
+    finally:
+        window.Finalize()
+
+
 def sideBySide(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """Return pictures of one height, uint8 [row, column, RGB], as one with a narrow bar between them."""
     parts: list[np.ndarray] = []
@@ -174,10 +192,15 @@ def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:
     return image
 
 
-def writePicture(picture: np.ndarray, path: Path) -> None:
-    """Write uint8 [row from the top, column, RGB] as PNG. Raises OSError."""
+def png(picture: np.ndarray) -> bytes:
+    """A picture, uint8 [row from the top, column, RGB], as PNG."""
     writer = vtk.vtkPNGWriter()
     writer.WriteToMemoryOn()
     writer.SetInputData(imageFromPicture(picture))
     writer.Write()
-    path.write_bytes(vtk_to_numpy(writer.GetResult()).tobytes())
+    return vtk_to_numpy(writer.GetResult()).tobytes()
+
+
+def writePicture(picture: np.ndarray, path: Path) -> None:
+    """Write uint8 [row from the top, column, RGB] as PNG. Raises OSError."""
+    path.write_bytes(png(picture))

@@ -17,6 +17,7 @@ from .handover import HandoverError
 from .i18n import tr as _
 from .jobs import Job
 from .parameters import DiffusionSegmentationParameterNode, choices
+from .report_section import ReportSection
 from .result_section import ResultSection
 from .review_section import ReviewSection
 from .scene import removeResult
@@ -42,6 +43,7 @@ class Panel:
         self._review = ReviewSection(ui)
         self._samples = BrowserSection(ui)
         self._correct = CorrectSection(ui)
+        self._report = ReportSection(ui)
         self._result.thresholdChanged.connect(self._review.rank)
         self._result.thresholdChanged.connect(self._correct.follow)
         self._samples.changed.connect(self._refreshCorrect)
@@ -82,6 +84,7 @@ class Panel:
         self._review.close()
         self._samples.close()
         self._correct.close()
+        self._report.close()
         self.setParameterNode(None)
         self._runner.changed.disconnect(self._onRunnerChanged)
         self._runner.client.logged.disconnect(self._onLogged)
@@ -123,14 +126,14 @@ class Panel:
         self._review.refresh(segmentation)
         self._samples.refresh(segmentation)
         self._refreshCorrect()
-
+        self._report.refresh(segmentation)
         self._openSections(segmentation is not None)
 
     def _openSections(self, useful: bool) -> None:
         """Open what a result makes useful, when there is one, and close it when there is none; then it is theirs."""
         if useful != self._opened:
             self._opened = useful
-            for name in ("result", "review", "samples", "correct"):
+            for name in ("result", "review", "samples", "correct", "report"):
                 getattr(self._ui, f"{name}CollapsibleButton").collapsed = not useful
 
     def _refreshCorrect(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import time
@@ -172,6 +173,8 @@ class _Run:
     def go(self, models: ModelCache) -> Outcome:
         with self._stage("reading"):
             image = read_volume(self.request.volume)
+            # Of the voxels alone, so that it is the same whatever kind of file they came in.
+            self.input_sha256 = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
         with self._stage("model"):
             self.device = choose_device(self.request.device)
             self.model = models.get(self.request.model, self.device)
@@ -325,6 +328,9 @@ class _Run:
                 "title": section["title"],
                 "version": self.model.metadata["version"],
                 "sha256": section["sha256"],
+                "description": self.model.metadata.get("description", ""),
+                "intended_use": self.model.metadata.get("intended_use", ""),
+                "card": section.get("card", {}),
             },
             "map_source": source,
             "seed": self.request.seed,
@@ -346,6 +352,7 @@ class _Run:
             "input": {
                 "size_ijk": list(self.reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
+                "sha256": self.input_sha256,
             },
         }
 

@@ -34,9 +34,11 @@ ENGINE_FLOORS = (
 )
 LIB_FLOORS = (
     "panel headless",
-    "backend demo result_section review_section volumes_section browser_section correct_section",
+    "backend demo result_section review_section volumes_section browser_section correct_section report_section",
     "parameters",
     "jobs",
+    "report",
+    "plates",
     "review corrections side_by_side",
     "browser labels ranking",
     "catalogue scene handover",

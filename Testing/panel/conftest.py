@@ -42,6 +42,7 @@ for name in (
     "correct_section",
     "parameters",
     "questions",
+    "report_section",
     "result_section",
     "review_section",
     "strips",

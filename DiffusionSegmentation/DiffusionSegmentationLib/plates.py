@@ -1,0 +1,171 @@
+"""Pictures of a result for a report, drawn from its voxels: no view of the application is touched. No qt."""
+
+import itertools
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from . import display, grids, offscreen
+from .display import VOLUME_ROLE
+from .labels import Labels
+from .review import OUTLINE_COLOR
+from .scene import ENTROPY_ROLE
+
+PLATE_PIXELS = 240
+PLATE_MM = 110.0
+"""Side of a picture of a region: enough around it to know where one is."""
+
+PLANES = (2, 1, 0)
+"""Axial, coronal, sagittal: the RAS axis that each looks along."""
+
+SOLID_VOXELS = 2_000_000
+"""Surfaces are made of every second (third, ...) voxel where there are more."""
+
+
+class Plates:
+    """Draws slices and surfaces of one segmentation node of ours."""
+
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Raises LookupError, one sentence, where a part of the result is gone."""
+        self._labels = Labels(segmentationNode)
+        self._current = self._labels.current()
+        self._segmentation = segmentationNode.GetSegmentation()
+        self._matrix = self._labels.ijkToRAS
+        volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
+        self._grey = self._onBlock(volumeNode)
+        self._window = (0.0, 1.0)
+        if volumeNode is not None and volumeNode.GetScalarVolumeDisplayNode() is not None:
+            displayNode = volumeNode.GetScalarVolumeDisplayNode()
+            self._window = displayNode.GetWindowLevelMin(), displayNode.GetWindowLevelMax()
+        entropyNode = segmentationNode.GetNodeReference(ENTROPY_ROLE)
+        self._bits = self._onBlock(entropyNode)
+        shown = entropyNode.GetScalarVolumeDisplayNode() if entropyNode else None
+        self._range = (shown.GetLowerThreshold(), shown.GetWindowLevelMax()) if shown else (1.0, 1.0)
+        self._axes = _anatomical(self._matrix)
+
+    def _onBlock(self, node: slicer.vtkMRMLVolumeNode | None) -> np.ndarray:
+        if node is None or node.GetImageData() is None:
+            return np.zeros(self._labels.shape, np.float32)
+        start = grids.offset(self._matrix, grids.ijkToRAS(node))
+        return grids.block(slicer.util.arrayFromVolume(node), start, self._labels.shape)
+
+    def slices(self, ras: tuple[float, float, float], region: np.ndarray | None = None) -> np.ndarray:
+        """Axial, coronal and sagittal slice through `ras` (mm), the patient's right and front at the left.
+
+        `region`, bool [k, j, i] on the block of the result, is outlined. Returns uint8 [row, column, RGB].
+        """
+        return offscreen.sideBySide([self._slice(plane, np.array(ras), region) for plane in PLANES])
+
+    def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+        """The pixels' voxels are the nearest to points on a square around `ras`, along the axes of the voxels."""
+        across, up = [axis for axis in (0, 1, 2) if axis != plane]
+        center = np.linalg.solve(self._matrix, [*ras, 1.0])[:3]
+        reach = (np.arange(PLATE_PIXELS) + 0.5) / PLATE_PIXELS * PLATE_MM - PLATE_MM / 2
+        index = []
+        for rasAxis, steps in ((across, -reach), (up, -reach), (plane, np.zeros(1))):
+            ijkAxis, sign = self._axes[rasAxis]
+            spacing = np.linalg.norm(self._matrix[:3, ijkAxis])
+            index.append((ijkAxis, np.rint(center[ijkAxis] + sign * steps / spacing).astype(int)))
+        (column, columns), (row, rows), (depth, depths) = index
+        limits = self._labels.shape[::-1]
+        inside = np.outer((rows >= 0) & (rows < limits[row]), (columns >= 0) & (columns < limits[column]))
+        inside &= 0 <= depths[0] < limits[depth]
+        place = [None] * 3
+        place[2 - row] = np.clip(rows, 0, limits[row] - 1)[:, None]
+        place[2 - column] = np.clip(columns, 0, limits[column] - 1)[None, :]
+        place[2 - depth] = np.clip(depths, 0, limits[depth] - 1)
+        at = tuple(place)
+        return self._paint(
+            self._grey[at], self._bits[at], self._current[at], inside, None if region is None else region[at]
+        )
+
+    def _paint(
+        self, grey: np.ndarray, bits: np.ndarray, labels: np.ndarray, inside: np.ndarray, region: np.ndarray | None
+    ) -> np.ndarray:
+        low, high = self._window
+        unit = np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
+        picture = np.repeat(unit[..., None], 3, 2)
+        threshold, highest = self._range
+        unsure = inside & (bits >= threshold)
+        colors = np.array(display.COLORS)
+        level = np.clip(bits / highest, 0, 1) * (len(colors) - 1)
+        below = np.minimum(level.astype(int), len(colors) - 2)
+        part = (level - below)[..., None]
+        overlay = colors[below] * (1 - part) + colors[below + 1] * part
+        picture[unsure] = (1 - display.DEFAULT_OPACITY) * picture[unsure] + display.DEFAULT_OPACITY * overlay[unsure]
+        for label, segmentID in self._labels.segmentIDs.items():
+            segment = self._segmentation.GetSegment(segmentID)
+            if segment is not None:
+                picture[_edge((labels == label) & inside)] = segment.GetColor()
+        if region is not None:
+            picture[_edge(region & inside)] = OUTLINE_COLOR
+        return (255 * picture).round().astype(np.uint8)
+
+    def solid(self, regions: list[np.ndarray], pixels: int = 420) -> np.ndarray:
+        """The segments, translucent, with the `regions` in them, from the front right; uint8 [row, column, RGB]."""
+        step = max(1, round((self._current.size / SOLID_VOXELS) ** (1 / 3)))
+        thin = (slice(None, None, step),) * 3
+        matrix = self._matrix.copy()
+        matrix[:3, :3] *= step
+        renderer = vtk.vtkRenderer()
+        renderer.SetBackground(1.0, 1.0, 1.0)
+        renderer.SetUseDepthPeeling(True)
+        for label, segmentID in self._labels.segmentIDs.items():
+            segment = self._segmentation.GetSegment(segmentID)
+            if segment is not None:
+                _add(renderer, self._current[thin] == label, matrix, segment.GetColor(), 0.15)
+        for region in regions:
+            _add(renderer, region[thin], matrix, (0.85, 0.0, 0.35), 1.0)
+        camera = renderer.GetActiveCamera()
+        camera.SetPosition(0.6, 1.0, 0.35)
+        camera.SetFocalPoint(0.0, 0.0, 0.0)
+        camera.SetViewUp(0.0, 0.0, 1.0)
+        renderer.ResetCamera()
+        camera.Zoom(1.5)
+        return offscreen.drawn(renderer, pixels, pixels)
+
+
+def _anatomical(matrix: np.ndarray) -> dict[int, tuple[int, float]]:
+    """For each RAS axis the IJK axis that runs most along it, each once, and the sign of its direction."""
+    directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    best = max(
+        itertools.permutations(range(3)), key=lambda order: sum(abs(directions[r, i]) for r, i in enumerate(order))
+    )
+    return {r: (i, 1.0 if directions[r, i] > 0 else -1.0) for r, i in enumerate(best)}
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """The pixels of `mask` [row, column] that touch others."""
+    padded = np.pad(mask, 1)
+    whole = padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1]
+    return mask & ~whole
+
+
+def _add(
+    renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color: tuple[float, ...], opacity: float
+) -> None:
+    """Add the surface of `mask` [k, j, i] on the grid `matrix`."""
+    image = grids.orientedImage(np.pad(mask, 1).astype(np.uint8), np.eye(4), (-1, -1, -1))
+    cubes = vtk.vtkFlyingEdges3D()
+    cubes.SetInputData(image)
+    cubes.SetValue(0, 0.5)
+    smooth = vtk.vtkWindowedSincPolyDataFilter()
+    smooth.SetInputConnection(cubes.GetOutputPort())
+    smooth.SetPassBand(0.1)
+    transform = vtk.vtkTransform()
+    transform.SetMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    place = vtk.vtkTransformPolyDataFilter()
+    place.SetInputConnection(smooth.GetOutputPort())
+    place.SetTransform(transform)
+    normals = vtk.vtkPolyDataNormals()
+    normals.SetInputConnection(place.GetOutputPort())
+    mapper = vtk.vtkPolyDataMapper()
+    mapper.SetInputConnection(normals.GetOutputPort())
+    mapper.ScalarVisibilityOff()
+    actor = vtk.vtkActor()
+    actor.SetMapper(mapper)
+    actor.GetProperty().SetColor(*color)
+    actor.GetProperty().SetOpacity(opacity)
+    renderer.AddActor(actor)

@@ -1,0 +1,160 @@
+"""The report on a result: complete in itself, true to the scene, and never half written."""
+
+import base64
+import csv
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
+from vtk.util.numpy_support import vtk_to_numpy
+
+from DiffusionSegmentationLib import corrections
+from DiffusionSegmentationLib.plates import PLATE_MM, PLATE_PIXELS, Plates
+from DiffusionSegmentationLib.report import PICTURED, Report
+from DiffusionSegmentationLib.review import DONE, FLAGGED, OUTLINE_COLOR, Review
+
+
+@pytest.fixture
+def result(volumeNode, job):
+    return importJob(volumeNode, job)
+
+
+def write(result, path):
+    for _step in Report(result.segmentationNode).writeSteps(path):
+        pass
+    return path.read_text(encoding="utf-8")
+
+
+def decoded(data, path):
+    """A PNG as uint8 [row, column, RGB]."""
+    path.write_bytes(data)
+    reader = vtk.vtkPNGReader()
+    reader.SetFileName(str(path))
+    reader.Update()
+    width, height, _ = reader.GetOutput().GetDimensions()
+    return vtk_to_numpy(reader.GetOutput().GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
+
+
+def test_the_page_holds_all_it_needs(result, job, tmp_path):
+    page = write(result, tmp_path / "Bericht ü.html")
+    assert not re.search(r"(src|href)=['\"](?!data:)", page) and "@import" not in page and "url(" not in page
+    pictures = [
+        decoded(base64.b64decode(data), tmp_path / "x.png")
+        for data in re.findall(r"data:image/png;base64,([^']+)", page)
+    ]
+    assert len(pictures) == 1 + min(PICTURED, len(job.report["regions"]))
+    assert all(np.ptp(picture) > 100 for picture in pictures)
+    for entry in job.report["volumes"]:
+        assert entry["name"] in page
+    assert "0" * 64 in page and "Kopf é 頭" in page and "torch 2.13.0" in page
+    assert sorted(path.name for path in tmp_path.glob("Bericht*")) == [
+        "Bericht ü.csv",
+        "Bericht ü.html",
+        "Bericht ü.json",
+    ]
+
+
+def test_text_of_the_scene_cannot_become_markup(application, tmp_path):
+    volumeNode = addVolume("<script>alert(1)</script>", obliqueIJKToRAS())
+    page = write(importJob(volumeNode, segment(volumeNode, tmp_path / "job")), tmp_path / "r.html")
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_review_and_corrections_are_told(result, job, tmp_path):
+    review = Review(result.segmentationNode)
+    review.mark(review.regions[0], DONE)
+    review.mark(review.regions[1], FLAGGED)
+    masks = [corrections.regionMask(result.segmentationNode, region.basin) for region in review.regions]
+    changed = sum(corrections.useSample(result.segmentationNode, 2, mask) for mask in masks)
+    page = write(result, tmp_path / "r.html")
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert changed > 0 and content["edited_voxels"] == changed and f"{changed} voxels (" in page
+    assert [region["state"] for region in content["review"]["regions"][:3]] == [DONE, FLAGGED, "open"]
+    assert "1 are done, 1 flagged, 0 skipped" in page
+    with open(tmp_path / "r.csv", encoding="utf-8-sig", newline="") as file:
+        assert [row["segment"] for row in csv.DictReader(file)] == [v["name"] for v in job.report["volumes"]]
+
+
+def test_the_run_can_be_repeated_from_its_command(result, tmp_path):
+    words = shlex.split(Report(result.segmentationNode).command())
+    assert words[:3] == ["diffusion-segmentation", "segment", "VOLUME"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options == {
+        "--model": "brain-structures",
+        "--samples": "3",
+        "--steps": "5",
+        "--seed": "0",
+        "--device": "cpu",
+        "--output": "DIR",
+    }
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_a_picture_shows_the_place_and_the_patients_sides(application, tmp_path, flips, transformed):
+    """A bright block towards the right, the front and the head lies left and high, whatever the order of the voxels."""
+    matrix = np.diag([*np.multiply(flips, 2.0), 1.0])[:, [2, 0, 1, 3]]  # axes permuted, too
+    volumeNode = addVolume("Kopf", matrix, shape=(40, 40, 40))
+    if transformed:
+        volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
+    result = importJob(volumeNode, segment(volumeNode, tmp_path))
+    entropyNode = result.entropyNode
+    entropyNode.GetScalarVolumeDisplayNode().SetThreshold(5, 9)
+    result.segmentationNode.GetSegmentation().RemoveAllSegments()
+    voxels = slicer.util.arrayFromVolume(volumeNode)
+    kji = np.indices(voxels.shape).reshape(3, -1)
+    ras = (matrix @ np.vstack([kji[::-1], np.ones(kji.shape[1])]))[:3]
+    center = (ras.max(1) + ras.min(1)) / 2
+    offset = (ras.T - center).reshape(*voxels.shape, 3)
+    voxels[:] = np.where((np.abs(offset - [12, 14, 16]) <= 4).all(-1), 1000, 0)
+    volumeNode.GetScalarVolumeDisplayNode().AutoWindowLevelOff()
+    volumeNode.GetScalarVolumeDisplayNode().SetWindowLevelMinMax(0, 1000)
+    place = center + [12, 14, 16]
+    plates = Plates(result.segmentationNode)
+    scale = PLATE_PIXELS / PLATE_MM
+    for at, (axial, coronal, sagittal) in (
+        (place, ((0, 0), (0, 0), (0, 0))),
+        (center + [0, 0, 16], ((12, 14), None, None)),
+    ):
+        picture = plates.slices(tuple(at))[..., 0].astype(float)
+        tiles = np.split(picture[:, : 3 * (PLATE_PIXELS + 6)][:, :PLATE_PIXELS], 1, 1)
+        tiles += [picture[:, n * (PLATE_PIXELS + 6) :][:, :PLATE_PIXELS] for n in (1, 2)]
+        for tile, mm in zip(tiles, (axial, coronal, sagittal), strict=True):
+            if mm is None:
+                assert tile.max() < 128
+                continue
+            rows, columns = np.nonzero(tile > 128)
+            middle = PLATE_PIXELS / 2
+            # The first axis of the plane, right or front, lies to the left; the second, front or head, lies high.
+            assert columns.mean() == pytest.approx(middle - scale * mm[0], abs=2 * scale)
+            assert rows.mean() == pytest.approx(middle - scale * mm[1], abs=2 * scale)
+
+
+def test_a_picture_has_overlay_and_outline(result):
+    review = Review(result.segmentationNode)
+    region = review.regions[0]
+    mask = corrections.regionMask(result.segmentationNode, region.basin)
+    plates = Plates(result.segmentationNode)
+    picture, bare = plates.slices(region.peakRAS, mask), plates.slices(region.peakRAS)
+    cyan = (picture == np.round(255 * np.array(OUTLINE_COLOR))).all(-1)
+    assert cyan.sum() > 20 and not (bare == np.round(255 * np.array(OUTLINE_COLOR))).all(-1).any()
+    result.entropyNode.GetScalarVolumeDisplayNode().SetThreshold(9, 10)
+    assert np.abs(bare.astype(int) - Plates(result.segmentationNode).slices(region.peakRAS)).max() > 40
+
+
+def test_nothing_is_half_written(result, tmp_path):
+    target = tmp_path / "there" / "r.html"
+    with pytest.raises(OSError):
+        write(result, target)
+    assert list(tmp_path.glob("**/*.part")) == []
+
+
+def test_a_removed_part_is_said_before_anything_is_written(result, tmp_path):
+    slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
+    with pytest.raises(LookupError, match="probabilities"):
+        Report(result.segmentationNode)

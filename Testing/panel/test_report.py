@@ -1,0 +1,30 @@
+"""The report in the panel: one click, one name; written in pieces, and what goes wrong is said."""
+
+import slicer_standin
+
+slicer_standin.likePythonQt(__name__)
+
+
+def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path, monkeypatch, photograph):
+    import qt
+
+    addHead()
+    world = openPanel()
+    ui = world.ui
+    assert not ui.reportButton.enabled and "no result yet" in ui.reportButton.toolTip
+    run(world)
+    answers = [str(tmp_path / "Bericht"), str(tmp_path / "nowhere" / "r.html"), ""]
+    asked = []
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *given: asked.append(given[2]) or answers.pop(0))
+    ui.reportButton.click()
+    assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."
+    pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
+    assert asked == ["Head segmentation report.html"]
+    assert ui.reportLabel.text.startswith("Written to ") and (tmp_path / "Bericht.html").stat().st_size > 10000
+    assert (tmp_path / "Bericht.json").is_file() and (tmp_path / "Bericht.csv").is_file()
+    photograph("report", world.widget)
+    ui.reportButton.click()
+    pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
+    assert ui.reportLabel.text.startswith("The report could not be written: ")
+    ui.reportButton.click()  # given up
+    assert ui.reportButton.enabled
