@@ -164,8 +164,6 @@ def _grabbed(window: vtk.vtkRenderWindow) -> np.ndarray:
 def drawn(renderer: vtk.vtkRenderer, width: int, height: int) -> np.ndarray:
     """What `renderer` sees, in a picture of `width` x `height` pixels: uint8 [row from the top, column, RGB]."""
     window = _renderWindow()
-    window.SetAlphaBitPlanes(True)
-    window.SetMultiSamples(0)  # translucent surfaces are peeled, which multi-sampling prevents
     window.SetSize(SUPERSAMPLING * width, SUPERSAMPLING * height)
     window.AddRenderer(renderer)
     try:

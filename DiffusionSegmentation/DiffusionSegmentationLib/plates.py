@@ -1,6 +1,7 @@
 """Pictures of a result for a report, drawn from its voxels: no view of the application is touched. No qt."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import slicer
@@ -20,7 +21,9 @@ PLATE_MM = 110.0
 PLANES = (2, 1, 0)
 """Axial, coronal, sagittal: the RAS axis that each looks along."""
 
-SOLID_VOXELS = 2_000_000
+SHELL_COLOR, REGION_COLOR = (0.45, 0.52, 0.6), (0.85, 0.0, 0.35)
+
+SOLID_VOXELS = 500_000
 """Surfaces are made of every second (third, ...) voxel where there are more."""
 
 
@@ -103,28 +106,32 @@ class Plates:
             picture[_edge(region & inside)] = OUTLINE_COLOR
         return (255 * picture).round().astype(np.uint8)
 
-    def solid(self, regions: list[np.ndarray], pixels: int = 420) -> np.ndarray:
-        """The segments, translucent, with the `regions` in them, from the front right; uint8 [row, column, RGB]."""
+    def solidSteps(self, regions: list[np.ndarray], pixels: int = 420) -> Iterator[np.ndarray | None]:
+        """What was segmented as a translucent shell around the `regions`, seen from the front and the right.
+
+        Yields None after each surface, which takes its time, and at last the picture, uint8 [row, column, RGB].
+        """
         step = max(1, round((self._current.size / SOLID_VOXELS) ** (1 / 3)))
         thin = (slice(None, None, step),) * 3
         matrix = self._matrix.copy()
         matrix[:3, :3] *= step
         renderer = vtk.vtkRenderer()
         renderer.SetBackground(1.0, 1.0, 1.0)
-        renderer.SetUseDepthPeeling(True)
-        for label, segmentID in self._labels.segmentIDs.items():
-            segment = self._segmentation.GetSegment(segmentID)
-            if segment is not None:
-                _add(renderer, self._current[thin] == label, matrix, segment.GetColor(), 0.15)
+        shell = _add(renderer, self._current[thin] > 0, matrix, SHELL_COLOR)
+        # Only its far side is drawn opaque enough to be seen: no sorting of surfaces, which takes seconds in software.
+        shell.GetProperty().SetOpacity(0.3)
+        shell.GetProperty().FrontfaceCullingOn()
+        yield None
         for region in regions:
-            _add(renderer, region[thin], matrix, (0.85, 0.0, 0.35), 1.0)
+            _add(renderer, region[thin], matrix, REGION_COLOR)
+            yield None
         camera = renderer.GetActiveCamera()
         camera.SetPosition(0.6, 1.0, 0.35)
         camera.SetFocalPoint(0.0, 0.0, 0.0)
         camera.SetViewUp(0.0, 0.0, 1.0)
         renderer.ResetCamera()
         camera.Zoom(1.5)
-        return offscreen.drawn(renderer, pixels, pixels)
+        yield offscreen.drawn(renderer, pixels, pixels)
 
 
 def _anatomical(matrix: np.ndarray) -> dict[int, tuple[int, float]]:
@@ -143,9 +150,7 @@ def _edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~whole
 
 
-def _add(
-    renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color: tuple[float, ...], opacity: float
-) -> None:
+def _add(renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color: tuple[float, ...]) -> vtk.vtkActor:
     """Add the surface of `mask` [k, j, i] on the grid `matrix`."""
     image = grids.orientedImage(np.pad(mask, 1).astype(np.uint8), np.eye(4), (-1, -1, -1))
     cubes = vtk.vtkFlyingEdges3D()
@@ -164,8 +169,9 @@ def _add(
     mapper = vtk.vtkPolyDataMapper()
     mapper.SetInputConnection(normals.GetOutputPort())
     mapper.ScalarVisibilityOff()
+    mapper.Update()  # now, not all of them when the picture is drawn
     actor = vtk.vtkActor()
     actor.SetMapper(mapper)
     actor.GetProperty().SetColor(*color)
-    actor.GetProperty().SetOpacity(opacity)
     renderer.AddActor(actor)
+    return actor

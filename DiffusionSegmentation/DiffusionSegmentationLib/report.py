@@ -68,8 +68,9 @@ class Report:
             masks.append(mask)
             pictures.append((region, plates.slices(region.peakRAS, mask)))
             yield
-        solid = plates.solid(masks)
-        yield
+        for picture in plates.solidSteps(masks):
+            solid = picture
+            yield
         page = self._page(pictures, solid)
         texts = {".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n"}
         texts[".csv"] = "\ufeff" + volumes.asTable(volumes.volumesOf(self._run), ",")
@@ -122,7 +123,7 @@ class Report:
         body = [f"<h1>{_e(title)}</h1>", f"<p class=note>{_e(self._summary())}</p>"]
         body += [f"<h2>{_e(_('Volumes'))}</h2>", self._volumesTable()]
         body += [f"<h2>{_e(_('Uncertain regions'))}</h2>", f"<p>{_e(self._reviewText())}</p>"]
-        caption = _("The structures, and in red the {count} worst regions, from the front and the right.")
+        caption = _("Where the {count} worst regions lie, from the front and the right.")
         body.append(_figure(solid, caption.format(count=len(pictures))))
         body += [_figure(picture, self._regionText(region)) for region, picture in pictures]
         if pictures:
@@ -163,8 +164,8 @@ class Report:
         states = [review.state(region) for region in review.regions]
         count, share = review.left()
         text = _(
-            "Of {total} regions with {bits:.2f} bits or more, {done} are done, {flagged} flagged, {skipped} skipped and"
-            " {count} not looked at, which hold {share:.0f} % of the expected error."
+            "{total} regions with {bits:.2f} bits or more; done: {done}, flagged: {flagged}, skipped: {skipped}, not"
+            " looked at: {count}, which hold {share:.0f} % of the expected error."
         )
         return text.format(
             total=len(states),

@@ -75,7 +75,7 @@ def test_review_and_corrections_are_told(result, job, tmp_path):
     content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert changed > 0 and content["edited_voxels"] == changed and f"{changed} voxels (" in page
     assert [region["state"] for region in content["review"]["regions"][:3]] == [DONE, FLAGGED, "open"]
-    assert "1 are done, 1 flagged, 0 skipped" in page
+    assert "done: 1, flagged: 1, skipped: 0" in page
     with open(tmp_path / "r.csv", encoding="utf-8-sig", newline="") as file:
         assert [row["segment"] for row in csv.DictReader(file)] == [v["name"] for v in job.report["volumes"]]
 
