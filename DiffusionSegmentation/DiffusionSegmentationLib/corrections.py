@@ -38,12 +38,10 @@ def roiMask(segmentationNode: slicer.vtkMRMLSegmentationNode, roiNode: slicer.vt
     """Where the voxels' centres lie in `roiNode`, a box that may be rotated; as regionMask."""
     labels = Labels(segmentationNode)
     objectToWorld = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
-    toWorld = vtk.vtkMatrix4x4()
-    if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(
-        segmentationNode.GetParentTransformNode(), None, toWorld
-    ):
+    parentNode = segmentationNode.GetParentTransformNode()
+    if parentNode is not None and not parentNode.IsTransformToWorldLinear():
         raise LookupError(_("The result lies under a transform that is not linear; use a region instead."))
-    ijkToBox = np.linalg.solve(objectToWorld, slicer.util.arrayFromVTKMatrix(toWorld) @ labels.ijkToRAS)
+    ijkToBox = np.linalg.solve(objectToWorld, grids.toWorld(segmentationNode) @ labels.ijkToRAS)
     k, j, i = np.ogrid[tuple(slice(n) for n in labels.shape)]
     mask = np.ones(labels.shape, bool)
     for axis, size in enumerate(roiNode.GetSize()):

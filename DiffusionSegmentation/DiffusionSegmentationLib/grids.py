@@ -16,6 +16,13 @@ def ijkToRAS(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+def toWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+    """The 4 x 4 matrix of the node's linear parent transforms; their linear part is taken where some are not."""
+    matrix = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(node.GetParentTransformNode(), None, matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
 def imageToRAS(image: slicer.vtkOrientedImageData) -> np.ndarray:
     """The 4 x 4 matrix of a segment's image; index 0 may lie outside its extent."""
     matrix = vtk.vtkMatrix4x4()

@@ -21,6 +21,7 @@ from .report_section import ReportSection
 from .result_section import ResultSection
 from .review_section import ReviewSection
 from .scene import removeResult
+from .slices_section import SlicesSection
 from .volumes_section import VolumesSection
 from .widgets import enable, setQuietly
 
@@ -41,6 +42,7 @@ class Panel:
         self._result = ResultSection(ui)
         self._volumes = VolumesSection(ui)
         self._review = ReviewSection(ui)
+        self._slices = SlicesSection(ui)
         self._samples = BrowserSection(ui)
         self._correct = CorrectSection(ui)
         self._report = ReportSection(ui)
@@ -82,6 +84,7 @@ class Panel:
         """Let go of the runner and the parameter node; the widgets may be deleted afterwards."""
         self._timer.stop()
         self._review.close()
+        self._slices.close()
         self._samples.close()
         self._correct.close()
         self._report.close()
@@ -124,6 +127,7 @@ class Panel:
         self._result.refresh(segmentation)
         self._volumes.refresh(segmentation)
         self._review.refresh(segmentation)
+        self._slices.refresh(segmentation)
         self._samples.refresh(segmentation)
         self._refreshCorrect()
         self._report.refresh(segmentation)

@@ -29,17 +29,20 @@ def spread(
     return _drawn(widget, width, height, paint)
 
 
-def profile(widget: Any, width: int, height: int, values: Sequence[float], color: Any) -> Any:
-    """A QPixmap of `values` as a filled curve in `color`, the highest filling the height."""
+def profile(widget: Any, width: int, height: int, values: Sequence[float], position: float) -> Any:
+    """A QPixmap of `values` as a filled curve, the highest filling the height, with a line at `position`, 0 to 1."""
     top = max(values, default=0.0) or 1.0
 
     def paint(painter: Any) -> None:
         painter.setPen(qt.QPen(qt.Qt.NoPen))
-        painter.setBrush(qt.QBrush(color))
+        painter.setBrush(qt.QBrush(widget.palette.color(qt.QPalette.Mid)))
         step = width / max(len(values), 1)
         for index, value in enumerate(values):
-            bar = height * value / top
-            painter.drawRect(qt.QRectF(index * step, height - bar, step + 0.5, bar))
+            bar = float(height * value / top)
+            painter.drawRect(qt.QRectF(index * step, height - bar, step, bar))
+        if 0 <= position <= 1:
+            painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Highlight), 2))
+            painter.drawLine(qt.QPointF(position * width, 0.0), qt.QPointF(position * width, float(height)))
 
     return _drawn(widget, width, height, paint)
 

@@ -34,13 +34,14 @@ ENGINE_FLOORS = (
 )
 LIB_FLOORS = (
     "panel headless",
-    "backend demo result_section review_section volumes_section browser_section correct_section report_section",
+    "backend demo",
+    "result_section review_section slices_section volumes_section browser_section correct_section report_section",
     "parameters",
     "jobs",
     "report",
     "plates",
     "review corrections side_by_side",
-    "browser labels ranking",
+    "browser labels ranking pointer slices",
     "catalogue scene handover",
     "worker_client display samples",
     "worker_process dependencies offscreen wording widgets questions nrrd grids strips volumes",

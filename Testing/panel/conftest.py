@@ -45,6 +45,7 @@ for name in (
     "report_section",
     "result_section",
     "review_section",
+    "slices_section",
     "strips",
     "volumes_section",
     "widgets",

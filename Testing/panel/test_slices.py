@@ -1,0 +1,61 @@
+"""The slice views in the panel: a strip for each, the way to the worst slice, and the mouse."""
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.slices import Profiles
+
+slicer_standin.likePythonQt(__name__)
+
+
+@pytest.fixture
+def views(mrmlScene):
+    nodes = []
+    for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+        node = slicer.vtkMRMLSliceNode()
+        node.SetLayoutName(name)
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
+        node = mrmlScene.AddNode(node)
+        node.SetOrientation(orientation)
+        nodes.append(node)
+    return nodes
+
+
+def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views, pumpUntil, photograph):
+    addHead()
+    world = openPanel()
+    result = run(world).result
+    ui = world.ui
+    assert [ui.worst1Button.text, ui.worst2Button.text, ui.worst3Button.text] == [
+        "Red: worst",
+        "Yellow: worst",
+        "Green: worst",
+    ]
+    profiles = Profiles(result.entropyNode)
+    for button, view in zip((ui.worst1Button, ui.worst2Button, ui.worst3Button), views, strict=True):
+        button.click()
+        profile = profiles.of(view)
+        assert profiles.position(view) == pytest.approx((profile.argmax() + 0.5) / len(profile), abs=1e-3)
+    pumpUntil(lambda: not ui.strip3.pixmap.isNull(), seconds=5)
+    before = ui.strip1.pixmap.toImage()
+    views[0].SetSliceOffset(views[0].GetSliceOffset() + 30)
+    pumpUntil(lambda: ui.strip1.pixmap.toImage() != before, seconds=5)
+    photograph("slices", world.widget)
+
+
+def test_the_mouse_tells_what_is_in_dispute(openPanel, addHead, run, views, mrmlScene):
+    crosshair = mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
+    addHead()
+    world = openPanel()
+    run(world)
+    crosshair.SetCursorPositionRAS([78.0, 78.0, 78.0])
+    assert "White matter" in world.ui.hoverLabel.text and world.ui.hoverLabel.text.endswith(" bits")
+    crosshair.SetCursorPositionRAS([1000.0, 0.0, 0.0])
+    assert world.ui.hoverLabel.text.startswith("Point at a voxel")
+
+
+def test_without_a_result_the_views_are_left_alone(openPanel, views):
+    ui = openPanel().ui
+    assert not ui.worst1Button.visible and not ui.hoverLabel.visible
