@@ -48,7 +48,8 @@ class Job:
 
     `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
     there is no estimate, `finishedSamples` how many samples are known to be drawn, which a stop would keep with what is
-    finished meanwhile, `result` what the importer made.
+    finished meanwhile, `preview` the files of segmentation and entropy so far and of how many samples, `result` what
+    the importer made.
     """
 
     volumeName: str
@@ -61,6 +62,7 @@ class Job:
     fraction: float | None = None
     secondsLeft: float | None = None
     finishedSamples: int = 0
+    preview: tuple[tuple[Path, Path], int] | None = None
     report: dict | None = None
     result: Any = None
 
@@ -252,6 +254,8 @@ class Runner:
                 job.fraction = max(job.fraction or 0.0, elapsed / max(elapsed + job.secondsLeft, 1e-3))
         elif kind == "preview":
             job.finishedSamples = max(job.finishedSamples, message["samples"])
+            if message["entropy"] is not None:
+                job.preview = (Path(message["segmentation"]), Path(message["entropy"])), message["samples"]
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             self._finish("failed", message["message"])

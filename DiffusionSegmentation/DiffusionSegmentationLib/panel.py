@@ -9,14 +9,18 @@ import slicer.util
 
 from . import handover, questions, wording
 from .backend import Backend
+from .batch import Batch
+from .batch_section import BatchSection
 from .browser_section import BrowserSection
 from .correct_section import CorrectSection
 from .dependencies import DependencyError
 from .display import VOLUME_ROLE, Overlay
+from .estimate import Measured
 from .handover import HandoverError
 from .i18n import tr as _
 from .jobs import Job
 from .parameters import DiffusionSegmentationParameterNode, choices
+from .preview import Preview
 from .report_section import ReportSection
 from .result_section import ResultSection
 from .review_section import ReviewSection
@@ -55,6 +59,11 @@ class Panel:
         self._observerTag: int | None = None
         self._lastVolumeID: str | None = None
         self._ownJob: Job | None = None
+        self._batch = Batch(self._submitOfBatch, self._runner.cancel)
+        self._batchSection = BatchSection(ui, self._batch)
+        self._batch.changed.connect(self._onBatch)
+        self._preview = Preview()
+        self._previewed: slicer.vtkMRMLScalarVolumeNode | None = None
         self._replaced: slicer.vtkMRMLSegmentationNode | None = None
         self._opened: bool | None = None
         self._notice = ""
@@ -83,6 +92,8 @@ class Panel:
     def close(self) -> None:
         """Let go of the runner and the parameter node; the widgets may be deleted afterwards."""
         self._timer.stop()
+        self._batchSection.close()
+        self._preview.end()
         self._review.close()
         self._slices.close()
         self._samples.close()
@@ -131,6 +142,7 @@ class Panel:
         self._samples.refresh(segmentation)
         self._refreshCorrect()
         self._report.refresh(segmentation)
+        self._batchSection.refresh(self._runner.busy and not self._batch.busy)
         self._openSections(segmentation is not None)
 
     def _openSections(self, useful: bool) -> None:
@@ -157,7 +169,7 @@ class Panel:
 
     def _onSegment(self) -> None:
         if self._runner.busy:
-            self._runner.cancel()
+            self._batch.cancel() if self._batch.busy else self._runner.cancel()
             return
         replaced = None
         count = self._correct.handEdited() if self._isOfInput() else 0
@@ -176,7 +188,22 @@ class Panel:
                 self._say(str(error), failed=True)
             else:
                 self._replaced = replaced
+                self._previewed = self._parameterNode.inputVolume
                 self._timer.start()
+
+    def _submitOfBatch(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Job:
+        job = self._backend.submit(volumeNode, choices(self._parameterNode, self._backend.settings.device))
+        self._timer.start()
+        return job
+
+    def _onBatch(self) -> None:
+        """Show the last result of a batch when all is done."""
+        results = [item.result for item in self._batch.items if item.result is not None]
+        if not self._batch.busy and results and self._parameterNode is not None:
+            segmentation = results[-1].segmentationNode
+            if segmentation.GetScene() is not None:
+                self._parameterNode.segmentation = segmentation
+        self.refresh()
 
     def _isOfInput(self) -> bool:
         """Whether the result on show is of the volume that is chosen."""
@@ -195,9 +222,16 @@ class Panel:
 
     def _onRunnerChanged(self) -> None:
         self._fillDevices()
+        self._batch.follow()
         job = self._runner.job
+        if job is not None and job is self._ownJob and job.active and job.preview is not None:
+            files, samples = job.preview
+            self._preview.show(self._previewed, job.id, files, samples)
         if job is not None and not job.active and job is self._ownJob:
             self._ownJob = None  # shown once
+            self._preview.end()
+            self._previewed = None
+            self._remember(job)
             self._say(job.message, failed=job.state == "failed")
             if job.result is not None and self._parameterNode is not None:
                 self._parameterNode.segmentation = job.result.segmentationNode
@@ -208,6 +242,22 @@ class Panel:
         elif job is None and self._runner.workerProblem:
             self._say(self._runner.workerProblem, failed=True)
         self.refresh()
+
+    def _remember(self, job: Job) -> None:
+        """Keep how long the run took, for the estimate of the next."""
+        try:
+            measured = Measured.of(job.report or {})
+        except (KeyError, TypeError, ZeroDivisionError):
+            return
+        self._backend.settings.setMeasured(job.choices.model, job.choices.device, measured.asText())
+
+    def _estimate(self) -> str:
+        """How long a run would take, as far as that is known."""
+        chosen = choices(self._parameterNode, self._backend.settings.device)
+        measured = Measured.fromText(self._backend.settings.measured(chosen.model, chosen.device))
+        if measured is None:
+            return _("How long it takes is known after the first run with this model on this device.")
+        return measured.text(self._parameterNode.inputVolume, chosen.samples, chosen.steps)
 
     def _say(self, sentence: str, failed: bool = False) -> None:
         self._notice, self._failed = sentence, failed
@@ -220,6 +270,10 @@ class Panel:
             ui.segmentButton.text = _("Cancel")
             enable(ui.segmentButton, None, _("Stop, and leave the scene as it is."))
             status = wording.statusText(job)
+            if job is self._ownJob and self._preview.change is not None:
+                status += _("; the uncertainty changed by {percent:.1f} % since the last picture").format(
+                    percent=100 * self._preview.change
+                )
             unready = None if job.finishedSamples else _("Possible as soon as the first sample is drawn.")
             enable(ui.keepButton, unready, _("Finish now, with the samples drawn so far."))
             ui.progressBar.maximum = 0 if job.fraction is None else 1000
@@ -227,7 +281,7 @@ class Panel:
         else:
             ui.segmentButton.text = _("Segment")
             enable(ui.segmentButton, problem, _("Segment the volume in the background; Slicer stays usable."))
-            status = self._notice or problem or ""
+            status = self._notice or problem or self._estimate()
         ui.keepButton.visible = busy
         ui.progressBar.visible = busy
         ui.statusLabel.text = status

@@ -1,6 +1,7 @@
 """Choices: what belongs to the case lives in the scene's parameter node, what belongs to the machine in settings."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 import qt
 import slicer.util
@@ -57,6 +58,14 @@ class Settings:
     @workerPython.setter
     def workerPython(self, path: str) -> None:
         self._write("workerPython", path)
+
+    def measured(self, model: str, device: str) -> str:
+        """What estimate.Measured wrote of the last run of `model` on `device`; empty before the first."""
+        return self._read(f"measured/{quote(model, safe='')}/{device}", "")
+
+    def setMeasured(self, model: str, device: str, text: str) -> None:
+        """Keep `text` for `measured`."""
+        self._write(f"measured/{quote(model, safe='')}/{device}", text)
 
     @property
     def modelsFolder(self) -> str:

@@ -56,11 +56,11 @@ def importSteps(
     The scene is touched in the last step only, so that one who stops before, or a broken file, leaves nothing behind.
     Raises SceneError or nrrd.NrrdError if a file cannot be read or lies on another grid than the volume.
     """
-    segmentation = _readSegmentation(folder / "segmentation.seg.nrrd")
+    segmentation = readSegmentation(folder / "segmentation.seg.nrrd")
     yield None
-    entropy = _readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / "entropy.nrrd")
+    entropy = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / "entropy.nrrd")
     yield None
-    regions = _readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
+    regions = readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
     yield None
     drawn, shares = slicer.vtkMRMLSequenceNode(), slicer.vtkMRMLSequenceNode()
     yield from samples.readInto(drawn, folder / "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode)
@@ -82,7 +82,8 @@ def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     nodeScene.RemoveNode(segmentationNode)
 
 
-def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
+def readSegmentation(path: Path) -> slicer.vtkSegmentation:
+    """The segments in a file of the worker's. Raises SceneError or nrrd.NrrdError."""
     # In a scene of its own: outside of any the reader complains that it cannot make a display node.
     staging = slicer.vtkMRMLScene()
     segmentationNode = staging.AddNode(slicer.vtkMRMLSegmentationNode())
@@ -90,7 +91,8 @@ def _readSegmentation(path: Path) -> slicer.vtkSegmentation:
     return segmentationNode.GetSegmentation()
 
 
-def _readVolume(node: slicer.vtkMRMLVolumeNode, path: Path) -> slicer.vtkMRMLVolumeNode:
+def readVolume(node: slicer.vtkMRMLVolumeNode, path: Path) -> slicer.vtkMRMLVolumeNode:
+    """Read a file of the worker's into `node`, and return it. Raises SceneError or nrrd.NrrdError."""
     storageNode = slicer.vtkMRMLVolumeArchetypeStorageNode()
     # The grid must stay that of the volume even if that is left-handed; Slicer otherwise flips an axis on reading.
     storageNode.SetForceRightHandedIJKCoordinateSystem(False)

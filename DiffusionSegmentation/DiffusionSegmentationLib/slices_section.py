@@ -50,7 +50,7 @@ class SlicesSection:
             self._segmentation, self._profiled = segmentation, stamp
             self._pointer = Pointer(segmentation) if segmentation else None
             self._profiles = Profiles(entropyNode) if entropyNode else None
-            self._ui.hoverLabel.text = ""
+            self._ui.hoverLabel.text = _("Point at a voxel to see what is in dispute there.")
         self._observe()
         for n, (strip, button) in enumerate(self._rows):
             present = n < len(self._views)

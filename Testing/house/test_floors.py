@@ -35,15 +35,17 @@ ENGINE_FLOORS = (
 LIB_FLOORS = (
     "panel headless",
     "backend demo",
-    "result_section review_section slices_section volumes_section browser_section correct_section report_section",
+    "result_section review_section slices_section volumes_section browser_section correct_section report_section"
+    " batch_section",
+    "batch",
     "parameters",
     "jobs",
     "report",
     "plates",
     "review corrections side_by_side",
-    "browser labels ranking pointer slices",
+    "browser labels preview ranking pointer slices",
     "catalogue scene handover",
-    "worker_client display samples",
+    "worker_client display samples estimate",
     "worker_process dependencies offscreen wording widgets questions nrrd grids strips volumes",
     "signals i18n vtk_log latest",
 )

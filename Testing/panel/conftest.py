@@ -38,6 +38,7 @@ slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
 for name in (
     "panel",
+    "batch_section",
     "browser_section",
     "correct_section",
     "parameters",

@@ -154,6 +154,9 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "volumes": [volume(entry, drawn, reference) for entry in LABELS],
         "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(samples)],
         "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
+        "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
+        "memory_bytes": {"process_peak": 1_600_000_000},
+        "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
         "warnings": [],
     }
     (folder / f"{prefix}report.json").write_text(json.dumps(report))

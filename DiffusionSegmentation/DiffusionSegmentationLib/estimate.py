@@ -1,0 +1,65 @@
+"""How long a run will take and how much memory, judged by the last one with the same model on the same device. No qt.
+
+Time and memory grow with the part of space that the volume covers, and the time for sampling with samples x steps.
+Of a volume much larger or smaller than the last the body may fill another part: the estimate is rough, and said so.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+from . import wording
+from .i18n import tr as _
+
+BASE_BYTES = 600e6
+"""What the worker holds before it sees a volume: about 0.6 GB with torch's CPU build."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: `liters` of space, seconds around the sampling and in it per sample and step, steps, peak bytes."""
+
+    liters: float
+    fixedSeconds: float
+    stepSeconds: float
+    steps: int
+    peakBytes: float
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> "Measured":
+        """What `report` tells of its run. Raises KeyError for one that tells nothing."""
+        timings, source = report["timings_s"], report["input"]
+        sampling = timings["sampling"]
+        return cls(
+            liters=float(np.prod(np.multiply(source["size_ijk"], source["spacing_mm"]))) / 1e6,
+            fixedSeconds=sum(timings.values()) - sampling,
+            stepSeconds=sampling / (report["samples"] * report["steps"]),
+            steps=report["steps"],
+            peakBytes=float(report["memory_bytes"].get("process_peak", 0)),
+        )
+
+    @classmethod
+    def fromText(cls, text: str) -> "Measured | None":
+        """What `asText` wrote; None for anything else."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
+    def asText(self) -> str:
+        return json.dumps(asdict(self))
+
+    def text(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, samples: int, steps: int | None) -> str:
+        """The estimate for another volume, in words."""
+        size = np.multiply(volumeNode.GetImageData().GetDimensions(), volumeNode.GetSpacing())
+        growth = float(np.prod(size)) / 1e6 / self.liters
+        seconds = growth * (self.fixedSeconds + samples * (steps or self.steps) * self.stepSeconds)
+        told = _("Takes {duration}, judging by the last run").format(duration=wording.durationText(seconds))
+        if self.peakBytes:
+            gigabytes = (BASE_BYTES + growth * max(self.peakBytes - BASE_BYTES, 0.0)) / 1e9
+            told += _(", and about {gigabytes:.1f} GB of memory").format(gigabytes=gigabytes)
+        return told + "."

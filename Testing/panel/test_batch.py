@@ -1,0 +1,126 @@
+"""Many volumes: each gets its result under its own name, and one that fails does not stop the rest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib import demo
+from DiffusionSegmentationLib.batch import DONE, FAILED, WAITING
+
+slicer_standin.likePythonQt(__name__)
+
+
+def segmentations():
+    return sorted(node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+
+
+def lines(world):
+    listed = world.ui.batchList
+    return [listed.item(row).text() for row in range(listed.count)]
+
+
+def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUntil, photograph):
+    addHead("One")
+    addVolume(np.zeros((1, 8, 8), np.int16), name="Flat")
+    addHead("Two")
+    world = openPanel("good", "0.1")
+    ui = world.ui
+    assert not ui.batchButton.enabled and ui.batchButton.toolTip == "The list is empty."
+    ui.samplesSpinBox.value = 2
+    ui.addScenesButton.click()
+    assert lines(world) == ["One", "Flat", "Two"]
+    ui.batchButton.click()
+    assert ui.batchButton.text == "Cancel all" and ui.batchProgressBar.visible and not ui.addFolderButton.enabled
+    pumpUntil(lambda: len(segmentations()) == 1 and "▶ Two" in lines(world)[2])
+    photograph("batch", world.widget)
+    pumpUntil(lambda: ui.batchButton.text == "Segment all")
+    assert segmentations() == ["One segmentation", "Two segmentation"]
+    first, flat, second = lines(world)
+    assert first.startswith("✓ One: Done: 2 samples") and second.startswith("✓ Two: Done")
+    assert flat.startswith("✗ Flat: ") and flat.endswith(".")
+    assert ui.batchLabel.text == "3 of 3 volumes, 1 failed."
+    assert world.widget.logic.getParameterNode().segmentation.GetName() == "Two segmentation"
+    assert not ui.batchButton.enabled and "had its turn" in ui.batchButton.toolTip
+    ui.clearBatchButton.click()
+    ui.addScenesButton.click()
+    assert lines(world) == ["Flat"]  # the others have results
+
+
+def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, addHead, pumpUntil):
+    for name in ("One", "Two", "Three"):
+        addHead(name, size=24)
+    world = openPanel("good", "0.2")
+    world.ui.samplesSpinBox.value = 2
+    world.ui.addScenesButton.click()
+    world.ui.batchButton.click()
+    pumpUntil(lambda: len(segmentations()) == 1)
+    world.ui.batchButton.click()
+    assert not world.runner.busy and world.ui.batchButton.text == "Segment all"
+    items = world.widget.panel._batch.items
+    assert [item.state for item in items] == [DONE, WAITING, WAITING]
+    world.ui.batchButton.click()
+    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    assert segmentations() == ["One segmentation", "Three segmentation", "Two segmentation"]
+
+
+def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkeypatch):
+    import qt
+
+    ball = np.linspace(0, 1000, 24**3).reshape(24, 24, 24).astype(np.int16)
+    image = sitk.GetImageFromArray(ball)
+    image.SetSpacing([6.0, 6.0, 6.0])
+    for name in ("b.nii.gz", "a.nrrd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    (tmp_path / "c.mha").write_bytes(b"no volume")
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "old.seg.nrrd").write_bytes(b"")
+
+    def load(path):
+        if path.endswith(".mha"):
+            raise RuntimeError("Failed to load node from file.")
+        return demo.loadVolume(Path(path))
+
+    monkeypatch.setattr(slicer.util, "loadVolume", load, raising=False)
+    folders = [str(tmp_path), ""]
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_given: folders.pop(0))
+    world = openPanel("good", "0.05")
+    world.ui.samplesSpinBox.value = 1
+    world.widget.logic.getParameterNode().inputVolume = None
+    world.ui.addFolderButton.click()
+    world.ui.addFolderButton.click()  # given up
+    assert lines(world) == ["a.nrrd", "b.nii.gz", "c.mha"]
+    world.ui.batchButton.click()
+    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    items = world.widget.panel._batch.items
+    assert [item.state for item in items] == [DONE, DONE, FAILED]
+    assert len(segmentations()) == 2 and segmentations()[0].startswith("a")
+
+
+def test_the_frames_of_a_sequence(openPanel, mrmlScene, addHead, pumpUntil):
+    frame = addHead("Frame", size=24)
+    sequence = mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cine")
+    for value in ("0", "1.5"):
+        sequence.SetDataNodeAtValue(frame, value)
+    mrmlScene.RemoveNode(frame)
+    world = openPanel("good", "0.05")
+    world.ui.samplesSpinBox.value = 1
+    world.ui.addSequenceButton.click()
+    assert lines(world) == ["Cine 0", "Cine 1.5"]
+    world.ui.batchButton.click()
+    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    assert segmentations() == ["Cine 0 segmentation", "Cine 1.5 segmentation"]
+    world.ui.clearBatchButton.click()
+    world.ui.addSequenceButton.click()
+    assert len(lines(world)) == 2  # the samples and probabilities of results are no sequences of a person's
+
+
+@pytest.mark.parametrize("button", ["addScenesButton", "addSequenceButton"])
+def test_an_empty_scene_has_nothing_to_add(openPanel, button):
+    ui = openPanel().ui
+    getattr(ui, button).click()
+    assert ui.batchLabel.text.endswith(".") and not ui.batchButton.enabled

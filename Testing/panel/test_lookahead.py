@@ -1,0 +1,94 @@
+"""Before and during a run: how long it will take, what it has so far, and nothing of that stays."""
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.estimate import Measured
+
+slicer_standin.likePythonQt(__name__)
+
+
+def names(kind="vtkMRMLSegmentationNode"):
+    return [node.GetName() for node in slicer.util.getNodesByClass(kind)]
+
+
+def layers():
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [(node.GetForegroundVolumeID(), node.GetForegroundOpacity()) for node in composites]
+
+
+def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
+    addHead()
+    world = openPanel()
+    ui = world.ui
+    run(world, samples=2)
+    ui.inputSelector.setCurrentNode(None)
+    ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
+    ui.samplesSpinBox.value = 8
+    assert ui.statusLabel.text == "Takes about 25 s, judging by the last run, and about 1.6 GB of memory."
+    ui.stepsSpinBox.value = 10  # twice as many as the model's own
+    assert ui.statusLabel.text.startswith("Takes about 50 s")
+    addHead("Large", size=50)  # the same space, finer
+    ui.inputSelector.setCurrentNode(slicer.util.getNode("Large"))
+    assert ui.statusLabel.text.startswith("Takes about 50 s")
+
+
+def test_an_estimate_of_another_version_is_none():
+    assert Measured.fromText("") is None and Measured.fromText('{"a": 1}') is None
+    measured = Measured(8.0, 3.0, 0.6, 5, 1.6e9)
+    assert Measured.fromText(measured.asText()) == measured
+
+
+@pytest.mark.parametrize("ending", ["done", "cancelled"])
+def test_what_is_there_so_far_is_shown_and_taken_back(openPanel, addHead, addVolume, pumpUntil, ending):
+    volumeNode = addHead()
+    other = addVolume(np.ones((8, 8, 8), np.int16), name="Other")
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        composite.SetBackgroundVolumeID(volumeNode.GetID())
+        composite.SetForegroundVolumeID(other.GetID())
+        composite.SetForegroundOpacity(0.3)
+    before, nodes = layers(), slicer.mrmlScene.GetNumberOfNodes()
+    world = openPanel("good", "0.3")
+    world.ui.samplesSpinBox.value = 4
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: "Head preview" in names())
+    assert layers() != before and "Head preview entropy" in names("vtkMRMLScalarVolumeNode")
+    assert not any(n.GetSaveWithScene() for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+    pumpUntil(lambda: "the uncertainty changed by 0.0 %" in world.ui.statusLabel.text)
+    if ending == "cancelled":
+        world.ui.segmentButton.click()
+        assert layers() == before
+    pumpUntil(lambda: not world.runner.busy)
+    assert "Head preview" not in names() and "Head preview entropy" not in names("vtkMRMLScalarVolumeNode")
+    if ending == "done":
+        world.ui.overlayCheckBox.click()
+        assert layers() == before
+    else:
+        # The module's own node and the colours of the entropy stay.
+        assert slicer.mrmlScene.GetNumberOfNodes() <= nodes + 3
+
+
+def test_an_earlier_result_comes_back_into_sight_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
+    addHead()
+    world = openPanel("good", "0.2")
+    earlier = run(world, samples=1).result.segmentationNode
+    world.ui.samplesSpinBox.value = 4
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: "Head preview" in names())
+    assert not earlier.GetDisplayVisibility()
+    world.ui.segmentButton.click()
+    assert earlier.GetDisplayVisibility()
+
+
+def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("good", "0.2")
+    world.ui.samplesSpinBox.value = 4
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: "Head preview" in names())
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    pumpUntil(lambda: not world.runner.busy)
+    assert "Head preview" not in names() and "no longer in the scene" in world.ui.statusLabel.text
