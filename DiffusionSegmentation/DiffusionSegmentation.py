@@ -1,11 +1,13 @@
 """3D Slicer's module: its four classes, each a thin shell over DiffusionSegmentationLib."""
 
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
 
 import numpy as np
+import qt
 import slicer
 import slicer.util
 import vtk
@@ -23,8 +25,11 @@ from DiffusionSegmentationLib import dependencies, scene
 from DiffusionSegmentationLib.backend import Backend
 from DiffusionSegmentationLib.display import Overlay
 from DiffusionSegmentationLib.jobs import Choices, Job
+from DiffusionSegmentationLib.labels import Labels
 from DiffusionSegmentationLib.panel import Panel
 from DiffusionSegmentationLib.parameters import DiffusionSegmentationParameterNode
+from DiffusionSegmentationLib.report import Report
+from DiffusionSegmentationLib.review import Review
 
 RESOURCES = Path(__file__).parent / "Resources"
 
@@ -170,6 +175,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.setUp()
         self.test_segmentVolume()
         self.setUp()
+        self.test_reviewAndCorrect()
+        self.setUp()
+        self.test_manyVolumes()
+        self.setUp()
         self.test_volumesThatCannotBeSegmented()
         self.setUp()
         self.test_closeSceneDuringRun()
@@ -229,6 +238,80 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertNotIn("torch", sys.modules)
         self.delayDisplay("Segmented")
 
+    def test_reviewAndCorrect(self):
+        """Look ahead, volumes, regions, slices, samples, corrections and report of one result, all by clicks."""
+        self.delayDisplay("Review and correct a result")
+        volumeNode = self.makeHead()
+        ui = self.enterWith(volumeNode)
+        self.assertTrue(ui.statusLabel.text)  # how long it will take, or that this is not known yet
+        ui.samplesSpinBox.value = 3
+        ui.segmentButton.click()
+        job = self.waitForRun()
+        self.assertEqual(job.state, "done", job.message)
+        segmentationNode = job.result.segmentationNode
+        labels = Labels(segmentationNode)
+        self.assertEqual(labels.edited(), 0)
+
+        self.assertEqual(ui.volumesTable.rowCount, len(job.report["volumes"]))
+        ui.copyVolumesButton.click()
+        copied = qt.QApplication.clipboard().text()
+        self.assertEqual(len(copied.splitlines()), 1 + len(job.report["volumes"]))
+
+        ui.nextButton.click()
+        review = Review(segmentationNode)
+        self.assertEqual(review.current.rank, 1)
+        ui.doneButton.click()
+        self.assertEqual(review.current.rank, 2)
+        for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            self.assertIsNotNone(sliceNode.GetSliceToRAS())
+        bits = ui.thresholdSlider.value - 0.2
+        ui.thresholdSlider.value = bits
+        self.waitUntil(lambda: abs(Review(segmentationNode).wish.bits - bits) < 0.01)
+
+        ui.sampleCheckBox.click()
+        ui.sampleSlider.value = 1
+        self.assertIn("2", ui.sampleText.text)
+        ui.nextButton.click()
+        self.assertTrue(ui.useSampleButton.enabled, ui.useSampleButton.toolTip)
+        current = Review(segmentationNode).current
+        inside = slicer.util.arrayFromVolume(job.result.regionsNode) == current.basin
+        ui.useSampleButton.click()
+        sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
+        self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))
+        ui.sampleCheckBox.click()
+
+        ui.reviewSegmentButton.click()
+        self.assertIsNotNone(segmentationNode.GetSegmentation().GetSegment("to_review"))
+        ui.unsureOnlyCheckBox.click()
+        ui.editButton.click()
+        editorNode = slicer.util.getModuleWidget("SegmentEditor").editor.mrmlSegmentEditorNode()
+        self.assertTrue(editorNode.GetSourceVolumeIntensityMask())
+        slicer.util.selectModule("DiffusionSegmentation")
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "report.html"
+            for _step in Report(segmentationNode).writeSteps(path):
+                slicer.app.processEvents()
+            self.assertIn(volumeNode.GetName(), path.read_text(encoding="utf-8"))
+        self.delayDisplay("Reviewed and corrected")
+
+    def test_manyVolumes(self):
+        """Two volumes and one that cannot be segmented between them: two results, one sentence."""
+        self.delayDisplay("Segment many volumes")
+        self.makeHead("First")
+        slicer.util.addVolumeFromArray(np.zeros((1, 8, 8), np.int16), name="Flat")
+        self.makeHead("Second")
+        self.widget.enter()
+        ui = self.widget.ui
+        ui.samplesSpinBox.value = 1
+        ui.addScenesButton.click()
+        ui.batchButton.click()
+        self.waitUntil(lambda: ui.batchButton.text == _("Segment all"))
+        names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
+        self.assertEqual(names, {"First segmentation", "Second segmentation"})
+        self.assertIn("1", ui.batchLabel.text)
+        ui.clearBatchButton.click()
+
     def test_volumesThatCannotBeSegmented(self):
         """The button is off and says why."""
         ui = self.enterWith(None)
@@ -284,13 +367,17 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.widget.ui.inputSelector.setCurrentNode(volumeNode)
         return self.widget.ui
 
+    def waitUntil(self, condition):
+        """Let Slicer live until `condition` holds."""
+        deadline = time.monotonic() + self.TIMEOUT_SECONDS
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            slicer.app.processEvents()
+            time.sleep(0.01)
+
     def waitForRun(self):
         """Let Slicer live until the run has ended, and return its job."""
         runner = self.widget.logic.backend.runner
-        deadline = time.monotonic() + self.TIMEOUT_SECONDS
-        while runner.busy:
-            self.assertLess(time.monotonic(), deadline, runner.job.message)
-            slicer.app.processEvents()
-            time.sleep(0.01)
+        self.waitUntil(lambda: not runner.busy)
         slicer.app.processEvents()
         return runner.job

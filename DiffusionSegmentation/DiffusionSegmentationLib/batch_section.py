@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import qt
 import slicer
 import slicer.util
 
-from . import batch, display, wording
+from . import batch, display, questions, wording
 from .batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
 from .dependencies import DependencyError
 from .display import VOLUME_ROLE
@@ -121,7 +120,7 @@ class BatchSection:
         self._add(items, _("There is no sequence of volumes in the scene."))
 
     def _onAddFolder(self, *_arguments: Any) -> None:
-        folder = qt.QFileDialog.getExistingDirectory(self._ui.addFolderButton, _("Choose a folder of volumes"))
+        folder = questions.folder(self._ui.addFolderButton, _("Choose a folder of volumes"))
         if not folder:
             return
         try:

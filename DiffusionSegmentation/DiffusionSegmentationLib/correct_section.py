@@ -166,6 +166,7 @@ class CorrectSection:
             return
         if stamp != self._stamp:
             self._stamp = stamp
+            self._countedText = _("Comparing with what the model made ...")
             self._latest.ask(lambda: _editedText(labels))
             self._timer.start()
 

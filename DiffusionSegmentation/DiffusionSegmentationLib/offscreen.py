@@ -109,6 +109,10 @@ class SliceView:
         """Draw the view and return it: uint8 [row from the top, column, RGB]."""
         # Segments of a scene that was loaded are drawn only when the slice changes, as it does in Slicer's layout.
         self.sliceNode.Modified()
+        return self.redraw()
+
+    def redraw(self) -> np.ndarray:
+        """As render, but only what has changed is computed again, as on a screen."""
         layers = self.logic.GetImageDataConnection()
         self._layers.SetVisibility(layers is not None)
         self._mapper.SetInputConnection(layers)

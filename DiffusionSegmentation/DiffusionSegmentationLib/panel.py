@@ -217,6 +217,8 @@ class Panel:
 
     def _poll(self) -> None:
         self._runner.poll()
+        if self._preview.poll():
+            self.refresh()
         if not self._runner.busy and not self._runner.client.running:
             self._timer.stop()
 

@@ -1,6 +1,7 @@
 """What a run has so far, in the views while it goes on: outlines and uncertainty, gone again when it ends. No qt."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +20,53 @@ class Preview:
         self._nodes: list[slicer.vtkMRMLNode] = []
         self._hidden: list[slicer.vtkMRMLSegmentationNode] = []
         self._overlay: Overlay | None = None
-        self._shown: tuple[str, int] | None = None
+        self._asked: tuple[str, int] | None = None
+        self._steps: Iterator[None] | None = None
         self._total = 0.0
         self.change: float | None = None
         """By which part the sum of the entropy has changed from the preview before to this one; None at the first."""
 
-    def show(
-        self, volumeNode: slicer.vtkMRMLScalarVolumeNode, job: str, files: tuple[Path, Path], samples: int
-    ) -> None:
-        """Show the segmentation and the entropy in `files`, of so many samples; nothing if that was shown.
+    def show(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, job: str, files: tuple[Path, Path], count: int) -> None:
+        """Show, in the next calls of `poll`, the segmentation and the entropy in `files`, of `count` samples.
 
-        A file that is missing or broken, or a volume that is gone, is no preview: what was shown stays.
+        Nothing is done if that was asked before. A file that is missing or broken, or a volume that is gone, is no
+        preview: what was shown stays.
         """
-        if self._shown == (job, samples) or volumeNode.GetScene() is None:
-            return
-        self._shown = job, samples
+        if self._asked != (job, count):
+            self._asked = job, count
+            self._steps = self._showSteps(volumeNode, files, count)
+
+    def poll(self) -> bool:
+        """Do the next slow piece of what is to be shown; True if something new is in sight."""
+        if self._steps is None:
+            return False
         try:
-            segmentation = scene.readSegmentation(files[0])
-            entropy = scene.readVolume(slicer.vtkMRMLScalarVolumeNode(), files[1])
+            next(self._steps)
+        except StopIteration:
+            self._steps = None
+            return True
         except (scene.SceneError, nrrd.NrrdError):
+            self._steps = None
+        return False
+
+    def _showSteps(
+        self, volumeNode: slicer.vtkMRMLScalarVolumeNode, files: tuple[Path, Path], count: int
+    ) -> Iterator[None]:
+        segmentation = scene.readSegmentation(files[0])
+        yield
+        entropy = scene.readVolume(slicer.vtkMRMLScalarVolumeNode(), files[1])
+        yield
+        if volumeNode.GetScene() is None:
             return
         total = float(slicer.util.arrayFromVolume(entropy).sum(dtype=np.float64))
-        self.change = abs(total - self._total) / max(total, 1e-9) if self._total and samples > 1 else None
+        self.change = abs(total - self._total) / max(total, 1e-9) if self._total and count > 1 else None
         self._total = total
-        if self._nodes and self._nodes[0].GetScene() is not None and self._nodes[1].GetScene() is not None:
+        if self._nodes and all(node.GetScene() is not None for node in self._nodes):
             segmentationNode, entropyNode = self._nodes
-            segmentationNode.GetSegmentation().DeepCopy(segmentation)
+            segmentationNode.SetAndObserveSegmentation(segmentation)
             entropyNode.SetAndObserveImageData(entropy.GetImageData())
         else:
-            self.end()
-            self._shown = job, samples
+            self._takeBack()
             self._begin(volumeNode, segmentation, entropy)
 
     def _begin(
@@ -79,6 +97,11 @@ class Preview:
 
     def end(self) -> None:
         """Take everything back: layers and earlier results are as they were."""
+        self._takeBack()
+        self._asked = self._steps = self.change = None
+        self._total = 0.0
+
+    def _takeBack(self) -> None:
         if self._overlay is not None:
             self._overlay.hide()
         for node in self._nodes:
@@ -89,5 +112,4 @@ class Preview:
         for earlier in self._hidden:
             if earlier.GetScene() is not None:
                 earlier.SetDisplayVisibility(True)
-        self._nodes, self._hidden, self._overlay, self._shown = [], [], None, None
-        self._total, self.change = 0.0, None
+        self._nodes, self._hidden, self._overlay = [], [], None

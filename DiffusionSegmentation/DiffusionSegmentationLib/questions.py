@@ -1,4 +1,6 @@
-"""What a person is asked before work of theirs would be put aside."""
+"""What a person is asked: where files go, and what becomes of work of theirs."""
+
+from typing import Any
 
 import qt
 import slicer
@@ -27,3 +29,13 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
     if clicked is keep or clicked == keep:
         return KEEP
     return REPLACE if clicked is replace or clicked == replace else CANCEL
+
+
+def fileToSave(parent: Any, title: str, name: str, kinds: str) -> str:
+    """Where to save a file that would be called `name`; empty if the person gives up."""
+    return qt.QFileDialog.getSaveFileName(parent, title, name, kinds)
+
+
+def folder(parent: Any, title: str) -> str:
+    """A folder; empty if the person gives up."""
+    return qt.QFileDialog.getExistingDirectory(parent, title)

@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 
+from . import questions
 from .i18n import tr as _
 from .report import Report
 from .widgets import enable
@@ -44,7 +45,7 @@ class ReportSection:
 
     def _onSave(self, *_arguments: Any) -> None:
         name = f"{self._segmentation.GetName()} report.html"
-        path = qt.QFileDialog.getSaveFileName(self._ui.reportButton, _("Save the report"), name, _("Web page (*.html)"))
+        path = questions.fileToSave(self._ui.reportButton, _("Save the report"), name, _("Web page (*.html)"))
         if not path:
             return
         self._path = Path(path)

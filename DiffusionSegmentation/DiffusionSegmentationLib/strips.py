@@ -1,5 +1,6 @@
 """Small pictures of numbers for the panel, sharp on every screen and in every colour scheme."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,9 +38,11 @@ def profile(widget: Any, width: int, height: int, values: Sequence[float], posit
         painter.setPen(qt.QPen(qt.Qt.NoPen))
         painter.setBrush(qt.QBrush(widget.palette.color(qt.QPalette.Mid)))
         step = width / max(len(values), 1)
+        painter.setRenderHint(qt.QPainter.Antialiasing, False)  # else seams show between the bars
         for index, value in enumerate(values):
             bar = float(height * value / top)
-            painter.drawRect(qt.QRectF(index * step, height - bar, step, bar))
+            left = math.floor(index * step)
+            painter.drawRect(qt.QRectF(left, height - bar, math.ceil((index + 1) * step) - left, bar))
         if 0 <= position <= 1:
             painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Highlight), 2))
             painter.drawLine(qt.QPointF(position * width, 0.0), qt.QPointF(position * width, float(height)))

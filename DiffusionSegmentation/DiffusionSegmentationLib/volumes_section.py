@@ -6,7 +6,7 @@ from typing import Any
 import qt
 import slicer
 
-from . import strips, volumes
+from . import questions, strips, volumes
 from .i18n import tr as _
 from .scene import RUN_ATTRIBUTE
 from .volumes import Volume
@@ -83,7 +83,7 @@ class VolumesSection:
 
     def _onSave(self) -> None:
         name = f"{self._segmentation.GetName()} volumes.csv"
-        path = qt.QFileDialog.getSaveFileName(
+        path = questions.fileToSave(
             self._ui.saveVolumesButton, _("Save the volumes"), name, _("Comma-separated values (*.csv)")
         )
         if not path:

@@ -242,7 +242,7 @@ def photograph(application, request):
 
     folder = request.config.getoption("--screenshots", None)
 
-    def take(name, widget, schemes=("light", "dark")):
+    def take(name, widget, schemes=("light", "dark"), part=None):
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def photograph(application, request):
             layout = widget.parent.layout()
             widget.parent.size = qt.QSize(400, max(760, layout.heightForWidth(400), layout.sizeHint().height()))
             application.processEvents()
-            widget.parent.grab().save(str(folder / f"panel-{name}-{scheme}.png"))
+            (part or widget.parent).grab().save(str(folder / f"panel-{name}-{scheme}.png"))
         application.setColorScheme("light")
 
     return take

@@ -69,8 +69,6 @@ def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, a
 
 
 def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkeypatch):
-    import qt
-
     ball = np.linspace(0, 1000, 24**3).reshape(24, 24, 24).astype(np.int16)
     image = sitk.GetImageFromArray(ball)
     image.SetSpacing([6.0, 6.0, 6.0])
@@ -87,7 +85,7 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
 
     monkeypatch.setattr(slicer.util, "loadVolume", load, raising=False)
     folders = [str(tmp_path), ""]
-    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_given: folders.pop(0))
+    monkeypatch.setattr("DiffusionSegmentationLib.questions.folder", lambda *_given: folders.pop(0))
     world = openPanel("good", "0.05")
     world.ui.samplesSpinBox.value = 1
     world.widget.logic.getParameterNode().inputVolume = None

@@ -75,8 +75,11 @@ def test_a_model_with_another_checksum_is_refused(world, run, randomModel):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHIPPED / "brain-structures").is_dir(), reason="the model is not in this checkout")
-def test_a_head_has_many_regions_and_none_holds_most_of_the_error(openPanel, pumpUntil, photograph, monkeypatch):
-    """With --screenshots, panel-head-light.png is the README's picture of the panel."""
+def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
+    openPanel, mrmlScene, pumpUntil, photograph, monkeypatch
+):
+    """With --screenshots, the README's pictures of the panel, of each of its sections and in both colour schemes."""
+    addSliceViews(mrmlScene)
     monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
     head = demo.loadVolume(demo.findHead())
     head.SetName("MRHead")
@@ -88,7 +91,22 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(openPanel, pum
     assert len(review.regions) >= 20 and review.regions[0].share < 0.15
     world.ui.nextButton.click()
     assert review.current.rank == 1
+    world.ui.sampleCheckBox.click()
+    world.ui.orderComboBox.currentIndex = world.ui.orderComboBox.findData("ventricles")
+    for button in (world.ui.worst1Button, world.ui.worst2Button, world.ui.worst3Button):
+        button.click()
+    pumpUntil(lambda: not world.ui.strip3.pixmap.isNull(), seconds=5)
     photograph("head", world.widget)
+    for section in ("inputs", "result", "review", "samples", "correct", "report"):
+        photograph(section, world.widget, part=getattr(world.ui, f"{section}CollapsibleButton"))
+
+
+def addSliceViews(scene):
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+        node = scene.AddNewNodeByClass("vtkMRMLSliceNode", name)
+        node.SetLayoutName(name)
+        assert node.SetOrientation(orientation)
 
 
 @pytest.mark.slow
@@ -98,4 +116,15 @@ def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypat
     openPanel("real")
     result = unittest.TestResult()
     sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest("test_segmentVolume").run(result)
+    assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures
+
+
+@pytest.mark.parametrize("story", ["test_reviewAndCorrect", "test_manyVolumes"])
+def test_the_stories_of_the_modules_own_test(world, story, monkeypatch):
+    """With the model of random weights, whose choice lives in the scene: the story must not clear that here."""
+    monkeypatch.setattr(slicer.mrmlScene, "Clear", lambda *_given: None, raising=False)
+    slicer.mrmlScene.RemoveNode(slicer.util.getNode("Head"))
+    case = sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest(story)
+    result = unittest.TestResult()
+    case.run(result)
     assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures

@@ -17,7 +17,7 @@ def test_the_self_test_of_the_module_passes_here_too(openPanel):
     suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.DiffusionSegmentationTest)
     result = unittest.TestResult()
     suite.run(result)
-    assert result.testsRun == 3 and not result.skipped
+    assert result.testsRun == 5 and not result.skipped
     assert not result.errors and not result.failures, result.errors + result.failures
 
 

@@ -6,8 +6,6 @@ slicer_standin.likePythonQt(__name__)
 
 
 def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path, monkeypatch, photograph):
-    import qt
-
     addHead()
     world = openPanel()
     ui = world.ui
@@ -15,7 +13,9 @@ def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path,
     run(world)
     answers = [str(tmp_path / "Bericht"), str(tmp_path / "nowhere" / "r.html"), ""]
     asked = []
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *given: asked.append(given[2]) or answers.pop(0))
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.questions.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+    )
     ui.reportButton.click()
     assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)

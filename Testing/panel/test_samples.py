@@ -13,11 +13,11 @@ slicer_standin.likePythonQt(__name__)
 
 @pytest.fixture
 def browsed(openPanel, addHead, run, mrmlScene):
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     for name in ("Red", "Green", "Yellow"):
-        node = slicer.vtkMRMLSliceNode()
+        node = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name)
         node.SetLayoutName(name)
-        node.SetOrientation({"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}[name])
-        mrmlScene.AddNode(node)
+        assert node.SetOrientation({"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}[name])
     addHead()
     world = openPanel()
     job = run(world, samples=4)

@@ -65,7 +65,9 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     target = tmp_path / "Volumen ü.csv"
     asked = []
     answers = [str(target), ""]
-    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *given: asked.append(given[2]) or answers.pop(0))
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.questions.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+    )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up
     assert asked[0] == "Kopf é segmentation volumes.csv"
