@@ -37,6 +37,7 @@ class ReviewSection:
             stretch = column == 1
             header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents)
         table.verticalHeader().visible = False
+        header.highlightSections = False
         table.cellClicked.connect(self._onClicked)
         actions = (
             (ui.nextButton, "N", self._onNext),

@@ -20,7 +20,7 @@ def spread(
     def paint(painter: Any) -> None:
         middle = height / 2
         if interval is not None:
-            painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Mid), 2))
+            painter.setPen(qt.QPen(_faint(widget), 2))
             painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
         painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Text), 0.5))
         painter.setBrush(qt.QBrush(color))
@@ -36,18 +36,25 @@ def profile(widget: Any, width: int, height: int, values: Sequence[float], posit
 
     def paint(painter: Any) -> None:
         painter.setPen(qt.QPen(qt.Qt.NoPen))
-        painter.setBrush(qt.QBrush(widget.palette.color(qt.QPalette.Mid)))
+        painter.setBrush(qt.QBrush(_faint(widget)))
         step = width / max(len(values), 1)
         painter.setRenderHint(qt.QPainter.Antialiasing, False)  # else seams show between the bars
         for index, value in enumerate(values):
             bar = float(height * value / top)
             left = math.floor(index * step)
-            painter.drawRect(qt.QRectF(left, height - bar, math.ceil((index + 1) * step) - left, bar))
+            painter.drawRect(qt.QRectF(left, height - bar, math.floor((index + 1) * step) - left, bar))
         if 0 <= position <= 1:
             painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Highlight), 2))
             painter.drawLine(qt.QPointF(position * width, 0.0), qt.QPointF(position * width, float(height)))
 
     return _drawn(widget, width, height, paint)
+
+
+def _faint(widget: Any) -> Any:
+    """A colour between text and background, in a light and in a dark scheme."""
+    color = qt.QColor(widget.palette.color(qt.QPalette.Text))
+    color.setAlphaF(0.4)
+    return color
 
 
 def _drawn(widget: Any, width: int, height: int, paint: Callable[[Any], None]) -> Any:

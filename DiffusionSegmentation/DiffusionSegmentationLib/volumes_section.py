@@ -30,6 +30,7 @@ class VolumesSection:
             stretch = column == 0
             header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents)
         table.verticalHeader().visible = False
+        header.highlightSections = False
         ui.copyVolumesButton.clicked.connect(self._onCopy)
         ui.saveVolumesButton.clicked.connect(self._onSave)
 

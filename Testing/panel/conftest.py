@@ -250,6 +250,10 @@ def photograph(application, request):
             application.setColorScheme(scheme)
             application.processEvents()
             # As high as it likes to be: in Slicer it stands in a scroll area.
+            widget.panel.refresh()  # pictures of numbers are drawn in the colours of their time
+            for _turn in range(10):
+                application.processEvents()
+                time.sleep(0.02)
             layout = widget.parent.layout()
             widget.parent.size = qt.QSize(400, max(760, layout.heightForWidth(400), layout.sizeHint().height()))
             application.processEvents()
