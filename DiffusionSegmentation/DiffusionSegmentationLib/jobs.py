@@ -33,13 +33,17 @@ CLOSE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person chose: `model` a name or folder, `samples` a number or "auto", `steps` None for the model's own."""
+    """What a person chose: `model` a name or folder, `samples` a number or "auto", `steps` None for the model's own.
+
+    `regionMm`, 5 to 100, is how far uncertain regions lie apart.
+    """
 
     model: str = "brain-structures"
     samples: int | str = 8
     steps: int | None = None
     seed: int = 0
     device: str = "auto"
+    regionMm: int = 15
 
 
 @dataclass
@@ -217,6 +221,7 @@ class Runner:
                     "steps": job.choices.steps,
                     "seed": job.choices.seed,
                     "device": job.choices.device,
+                    "regionMm": job.choices.regionMm,
                 }
             )
             job.state = "running"

@@ -22,6 +22,7 @@ class DiffusionSegmentationParameterNode:
     samples: Annotated[int, WithinRange(1, 64)] = 8
     steps: Annotated[int, WithinRange(0, 100)] = 0
     seed: Annotated[int, WithinRange(0, 999999)] = 0
+    regionMm: Annotated[int, WithinRange(5, 100)] = 15
     smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3
 
 
@@ -32,6 +33,7 @@ def choices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> C
         samples=parameterNode.samples,
         steps=parameterNode.steps or None,
         seed=parameterNode.seed,
+        regionMm=parameterNode.regionMm,
         device=device,
     )
 

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--steps", metavar="K", type=_positive, help="default: as the model advises for the device")
     segment.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     segment.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    segment.add_argument("--region-mm", metavar="MM", type=_millimetres, help="uncertain regions apart, default: 15")
     segment.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
     segment.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
 
@@ -126,6 +127,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _millimetres(text: str) -> float:
+    value = float(text)
+    if not 5 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not within 5 to 100")
+    return value
+
+
 def _steps(text: str) -> str:
     if not re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) or int(text.rpartition(":")[2]) < 2:
         raise argparse.ArgumentTypeError(f"{text} is neither a number of 2 or more nor such as uniform:10")
@@ -161,6 +169,7 @@ def _segment(options: argparse.Namespace) -> int:
         steps=options.steps,
         seed=options.seed,
         device=options.device,
+        region_mm=options.region_mm,
         keep_samples=options.keep_samples,
         compress=True,
         previews=False,

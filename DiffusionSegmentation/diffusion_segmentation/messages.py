@@ -65,11 +65,18 @@ def _or_null(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
+def _millimetres(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
+
+
 def _samples(value: Any) -> bool:
     return value == "auto" or _positive(value)
 
 
 Table = Mapping[str, Mapping[str, Check]]
+
+# Fields that may be left out, which is as null; an older client or worker does not know them.
+OPTIONAL: Table = {"run": {"regionMm": _or_null(_millimetres)}}
 
 TO_WORKER: Table = {
     "run": {
@@ -175,6 +182,9 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     if fields is None:
         raise MessageError(f"The message type '{kind[:80]}' is unknown here.")
     job = message.get("job") if kind == "run" and _name(message.get("job")) else None
+    for field, check in OPTIONAL.get(kind, {}).items():
+        if not check(message.get(field)):
+            raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
     for field, check in fields.items():
         if field not in message:
             raise MessageError(f"The message '{kind}' lacks the field '{field}'.", job)

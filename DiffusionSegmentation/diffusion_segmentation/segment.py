@@ -18,7 +18,7 @@ import torch
 
 from . import model as models_module
 from . import regions, results
-from .basins import basins
+from .basins import SEED_DISTANCE_MM, basins
 from .denormals import flushed
 from .ensemble import Ensemble, Settled, volumes_ml
 from .errors import Cancelled, InputError, ModelError
@@ -37,7 +37,11 @@ BODY_MARGIN_MM = 8.0
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. `samples` is a number or "auto" (8 to 32); `steps` None takes the model's advice."""
+    """What is asked for. `samples` is a number or "auto" (8 to 32); `steps` None takes the model's advice.
+
+    `region_mm`, 5 to 100, is how far the middles of uncertain regions lie apart at least, None for 15; none is more
+    than twice that across.
+    """
 
     volume: Path
     output: Path
@@ -46,6 +50,7 @@ class Request:
     steps: int | None = None
     seed: int = 0
     device: str = "auto"
+    region_mm: float | None = None
     keep_samples: bool = False
     compress: bool = True
     previews: bool = False
@@ -296,7 +301,8 @@ class _Run:
             results.write_sequence(
                 folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
             )
-        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3)
+        size = self.request.region_mm or SEED_DISTANCE_MM
+        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size)
         if self.request.keep_samples:
             on_box = self.projection.nearest(unsure)
             results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
@@ -344,6 +350,7 @@ class _Run:
             "max_entropy_bits": math.log2(self.model.classes),
             "volumes": [self._volume(entry, consensus_ml) for entry in self.model.labels],
             "samples_dice": self._samples_dice(labels),
+            "region_mm": self.request.region_mm or SEED_DISTANCE_MM,
             "regions": unsure,
             "direct_difference": round(_difference(self.direct, self.ensemble.mean), 5),
             "memory_bytes": self._memory(),

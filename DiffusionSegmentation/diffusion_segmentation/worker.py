@@ -217,6 +217,7 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
         steps=message["steps"],
         seed=message["seed"],
         device=message["device"],
+        region_mm=message.get("regionMm"),
         keep_samples=True,
         compress=False,
         previews=True,

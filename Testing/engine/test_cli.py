@@ -58,6 +58,7 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "steps": None,
         "seed": 0,
         "device": "auto",
+        "region_mm": None,
         "keep_samples": False,
         "compress": True,
         "previews": False,
@@ -65,9 +66,11 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
 
 
 def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
-    words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --keep-samples"
+    words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --region-mm 20"
+    words += " --keep-samples"
     assert cli.main(words.split()) == 0
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
+    chosen["region_mm"] = 20.0
     assert vars(engine.asked).items() >= chosen.items()
 
 

@@ -77,6 +77,13 @@ def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(reques
         assert around(entropy, (-right, -front, up)).max() > 0.1
 
 
+def test_larger_regions_are_fewer(request_for, tmp_path):
+    small, large = (segment(request_for(output=tmp_path / str(mm), region_mm=mm)).report for mm in (8.0, 30.0))
+    assert small["region_mm"] == 8.0
+    sizes = [max(region["volume_ml"] for region in report["regions"]) for report in (small, large)]
+    assert 0 < 4 * sizes[0] < sizes[1]
+
+
 def box_of(request):
     """Index [k, j, i] at which the block of regions, samples and probabilities begins in the input."""
     whole = sitk.ReadImage(str(request.output / "entropy.nrrd"))

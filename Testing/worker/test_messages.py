@@ -24,6 +24,8 @@ PROGRESS = {
 GOOD: list[dict[str, Any]] = [
     RUN,
     {**RUN, "samples": "auto", "steps": 5, "seed": 2**63 - 1},
+    {**RUN, "regionMm": 20},
+    {**RUN, "regionMm": None},
     {"type": "cancel", "job": "1", "keep": True},
     {"type": "unload"},
     {"type": "bye"},
@@ -58,7 +60,7 @@ def test_any_path_survives(path: str) -> None:
 
 @pytest.mark.parametrize("message", GOOD, ids=lambda message: message["type"])
 def test_every_field_is_needed_on_both_sides(message: dict[str, Any]) -> None:
-    for field in message:
+    for field in message.keys() - messages.OPTIONAL.get(message["type"], {}).keys():
         less = {key: value for key, value in message.items() if key != field}
         with pytest.raises(messages.MessageError):
             messages.encode(less)
@@ -73,6 +75,8 @@ def test_every_field_is_needed_on_both_sides(message: dict[str, Any]) -> None:
         {**RUN, "samples": "many"},
         {**RUN, "steps": 0},
         {**RUN, "seed": -1},
+        {**RUN, "regionMm": 0},
+        {**RUN, "regionMm": "15"},
         {**RUN, "seed": False},
         {**RUN, "volume": ""},
         {**RUN, "job": 1},

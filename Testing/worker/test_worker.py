@@ -40,7 +40,8 @@ def test_a_run_tells_its_stages_a_preview_and_the_report(workers, tmp_path: Path
     assert done["type"] == "done" and done["folder"] == str(folder)
     assert done["report"]["request"] == {
         "volume": str(folder / "a.nrrd"), "output": str(folder), "model": "quick", "samples": "auto", "steps": "3",
-        "seed": "7", "device": "cpu", "keep_samples": "True", "compress": "False", "previews": "True",
+        "seed": "7", "device": "cpu", "region_mm": "None", "keep_samples": "True", "compress": "False",
+        "previews": "True",
     }  # fmt: skip
 
 
