@@ -132,10 +132,10 @@ class Browser:
         self.segmentationNode.SetAttribute(BROWSER_ATTRIBUTE, json.dumps(self._said() | values))
 
     def _image(self, index: int) -> slicer.vtkOrientedImageData:
-        """A sample's labels, over the same memory."""
+        """A copy of a sample's labels: a person may paint on it by mistake."""
         volumeNode = self._samplesNode.GetNthDataNode(index)
         image = slicer.vtkOrientedImageData()
-        image.ShallowCopy(volumeNode.GetImageData())
+        image.DeepCopy(volumeNode.GetImageData())
         matrix = vtk.vtkMatrix4x4()
         volumeNode.GetIJKToRASMatrix(matrix)
         image.SetGeometryFromImageToWorldMatrix(matrix)

@@ -35,16 +35,16 @@ def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: st
                 yield
             # The sequence copies the node deeply: without voxels that costs nothing.
             sequenceNode.SetDataNodeAtValue(volumeNode, str(index))
-            sequenceNode.GetDataNodeAtValue(str(index)).SetAndObserveImageData(_image(reading.take(index)))
+            sequenceNode.GetDataNodeAtValue(str(index)).SetAndObserveImageData(_image(header, reading.take(index)))
     finally:
         reading.stop()  # the file is about to be removed
 
 
 class _Reading:
-    """A thread that reads one volume after another, each as [k, j, i]."""
+    """A thread that reads one volume after another, each as scalars of VTK, first i, then j, then k."""
 
     def __init__(self, path: Path, header: nrrd.Header) -> None:
-        self._volumes: list[np.ndarray | None] = []
+        self._volumes: list[vtk.vtkUnsignedCharArray | None] = []
         self._error: OSError | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._read, args=(path, header), daemon=True)
@@ -56,7 +56,10 @@ class _Reading:
             for index in range(voxels.shape[-1]):
                 if self._stopped:
                     break
-                self._volumes.append(np.ascontiguousarray(voxels[..., index]))
+                scalars = vtk.vtkUnsignedCharArray()
+                scalars.SetNumberOfValues(voxels[..., index].size)
+                vtk.util.numpy_support.vtk_to_numpy(scalars).reshape(voxels.shape[:-1])[:] = voxels[..., index]
+                self._volumes.append(scalars)
         except OSError as error:
             self._error = error
 
@@ -75,17 +78,16 @@ class _Reading:
         self._stopped = True
         self._thread.join()
 
-    def take(self, index: int) -> np.ndarray:
+    def take(self, index: int) -> vtk.vtkUnsignedCharArray:
         """Volume `index`, which is not held any longer."""
         volume, self._volumes[index] = self._volumes[index], None
         return volume
 
 
-def _image(voxels: np.ndarray) -> vtk.vtkImageData:
-    """An image over the memory of `voxels` [k, j, i]."""
+def _image(header: nrrd.Header, scalars: vtk.vtkUnsignedCharArray) -> vtk.vtkImageData:
     image = vtk.vtkImageData()
-    image.SetDimensions(voxels.shape[::-1])
-    image.GetPointData().SetScalars(vtk.util.numpy_support.numpy_to_vtk(voxels.ravel(), deep=False))
+    image.SetDimensions(header.sizes[1:])
+    image.GetPointData().SetScalars(scalars)
     return image
 
 

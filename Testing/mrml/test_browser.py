@@ -68,3 +68,12 @@ def test_an_older_report_has_no_likeness(volumeNode, job):
 def test_removed_samples_cannot_be_browsed(result):
     slicer.mrmlScene.RemoveNode(result.samplesNode)
     assert Browser(result.segmentationNode).count == 0
+
+
+def test_painting_on_the_sample_on_show_leaves_the_sample_itself(result, job):
+    browser = Browser(result.segmentationNode)
+    browser.show(0)
+    node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
+    image = node.GetSegmentation().GetSegment(LABELS[0]["id"]).GetRepresentation("Binary labelmap")
+    image.GetPointData().GetScalars().Fill(1)
+    assert np.array_equal(slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(0)), job.samples[0])
