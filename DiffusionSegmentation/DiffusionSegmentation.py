@@ -103,7 +103,7 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """A run goes on while another module is open; nothing to do."""
 
     def onSceneStartClose(self, _caller, _event):
-        self.logic.backend.runner.abandon()
+        self.panel.abandon()
         self.panel.setParameterNode(None)
 
     def onSceneEndClose(self, _caller, _event):

@@ -13,7 +13,7 @@ from typing import Any
 import slicer
 
 from . import display
-from .handover import HandoverError
+from .dependencies import DependencyError
 from .i18n import tr as _
 from .jobs import Job
 from .signals import Signal
@@ -98,6 +98,8 @@ class Batch:
         self._job: Job | None = None
         self._current: Item | None = None
         self._began, self._finished = 0.0, 0
+        self.problem = ""
+        """Why the batch could not go on, one sentence."""
 
     @property
     def busy(self) -> bool:
@@ -115,7 +117,7 @@ class Batch:
 
     def start(self) -> None:
         """Begin with the items that wait."""
-        self._began, self._finished = self._clock(), 0
+        self._began, self._finished, self.problem = self._clock(), 0, ""
         self._next()
 
     def follow(self) -> None:
@@ -138,7 +140,7 @@ class Batch:
 
     def clear(self) -> None:
         """Forget the items; results stay in the scene."""
-        self.items = []
+        self.items, self.problem = [], ""
         self.changed.emit()
 
     def secondsLeft(self) -> float | None:
@@ -153,7 +155,10 @@ class Batch:
         for item in self.waiting:
             try:
                 self._job = self._submit(item.bring())
-            except (HandoverError, LookupError, OSError, RuntimeError) as error:
+            except DependencyError as error:  # the next one would need the same
+                self.problem = str(error)
+                break
+            except Exception as error:  # whatever a reader of files may raise: the rest goes on
                 logging.warning("%s: %s", item.name, error)
                 item.state, item.message = FAILED, str(error)
                 self._finished += 1

@@ -8,7 +8,6 @@ import slicer.util
 
 from . import batch, display, questions, wording
 from .batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
-from .dependencies import DependencyError
 from .display import VOLUME_ROLE
 from .i18n import tr as _
 from .widgets import enable
@@ -71,7 +70,7 @@ class BatchSection:
         ended = sum(item.state in (DONE, FAILED, CANCELLED) for item in queue.items)
         ui.batchProgressBar.maximum = 1000 * max(len(queue.items), 1)
         ui.batchProgressBar.value = round(1000 * (ended + ((queue.job.fraction or 0) if queue.job else 0)))
-        ui.batchLabel.text = self._problem or self._summary(ended)
+        ui.batchLabel.text = self._problem or queue.problem or self._summary(ended)
         ui.batchLabel.visible = bool(ui.batchLabel.text)
 
     def _text(self, item: batch.Item) -> str:
@@ -135,8 +134,4 @@ class BatchSection:
         if self._batch.busy:
             self._batch.cancel()
             return
-        try:
-            self._batch.start()
-        except DependencyError as error:
-            self._problem = str(error)
-            self._refresh()
+        self._batch.start()

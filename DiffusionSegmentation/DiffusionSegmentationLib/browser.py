@@ -111,7 +111,7 @@ class Browser:
         """Take the sample out of the scene; the place in the order stays."""
         sampleNode = self.segmentationNode.GetNodeReference(SAMPLE_ROLE)
         if sampleNode is not None:
-            self._scene.RemoveNode(sampleNode)
+            display.removeNode(sampleNode)
 
     def _dice(self) -> list[float]:
         return self.report.get("samples_dice") or []

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import slicer.util
@@ -145,7 +146,7 @@ class CorrectSection:
 
     def _change(self, change: Any) -> None:
         """Make one change, as one step of the editor's undo, or say why not."""
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editor = _segmentEditor()
         editor.setSegmentationNode(self._segmentation)
         editor.saveStateForUndo()
         try:
@@ -161,13 +162,16 @@ class CorrectSection:
         try:
             labels = Labels(self._segmentation)
             stamp = (self._segmentation.GetID(), *labels.stamp())
+            if stamp == self._stamp:
+                return
+            # A copy, now: the editor may give the segments other memory while the thread reads.
+            current = labels.current()
         except LookupError as error:
             self._countedText = str(error)
-            return
-        if stamp != self._stamp:
+        else:
             self._stamp = stamp
             self._countedText = _("Comparing with what the model made ...")
-            self._latest.ask(lambda: _editedText(labels))
+            self._latest.ask(lambda: _editedText(labels, current))
             self._timer.start()
 
     def _poll(self) -> None:
@@ -191,8 +195,7 @@ class CorrectSection:
 
     def _editorNode(self) -> slicer.vtkMRMLSegmentEditorNode | None:
         """Segment Editor's node while it edits our segmentation."""
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor if self._segmentation else None
-        node = editor.mrmlSegmentEditorNode() if editor else None
+        node = _segmentEditor().mrmlSegmentEditorNode() if self._segmentation else None
         return node if node and node.GetSegmentationNode() is self._segmentation else None
 
     def _onUnsureOnly(self, on: bool) -> None:
@@ -202,7 +205,7 @@ class CorrectSection:
 
     def _maskEditor(self) -> None:
         """Let Segment Editor change everything, or only what is unsure."""
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editor = _segmentEditor()
         editorNode, entropyNode = self._editorNode(), self._entropy()
         if self._unsureOnly() and entropyNode is not None:
             editor.setSourceVolumeNode(entropyNode)
@@ -214,17 +217,21 @@ class CorrectSection:
 
     def _onEdit(self, *_arguments: Any) -> None:
         slicer.util.selectModule("SegmentEditor")
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor
-        editor.setSegmentationNode(self._segmentation)
+        _segmentEditor().setSegmentationNode(self._segmentation)
         if self._editorNode():
             self._maskEditor()
 
 
-def _editedText(labels: Labels) -> str:
-    try:
-        count = labels.edited()
-    except LookupError as error:
-        return str(error)
+def _segmentEditor() -> Any:
+    """Segment Editor's widget, with the parameter node that it otherwise gets when a person first opens it."""
+    moduleWidget = slicer.util.getModuleWidget("SegmentEditor")
+    if moduleWidget.editor.mrmlSegmentEditorNode() is None:
+        moduleWidget.selectParameterNode()
+    return moduleWidget.editor
+
+
+def _editedText(labels: Labels, current: np.ndarray) -> str:
+    count = labels.edited(current)
     if not count:
         return _("The result is as the model made it.")
     return _("{count} voxels ({volume} ml) are not as the model made them.").format(

@@ -77,6 +77,19 @@ def addBeside(segmentationNode: slicer.vtkMRMLSegmentationNode, title: str) -> s
     return node
 
 
+def removeNode(node: slicer.vtkMRMLDisplayableNode) -> None:
+    """Take `node` out of its scene with its display nodes, which would stay."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    displayNodes = []
+    if isinstance(node, slicer.vtkMRMLDisplayableNode):
+        displayNodes = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    for displayNode in filter(None, displayNodes):
+        scene.RemoveNode(displayNode)
+    scene.RemoveNode(node)
+
+
 def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float, mapSource: str) -> None:
     """Give `entropyNode`, new in its scene, its colours over the fixed range 0 to `maximumBits`, threshold and legend.
 

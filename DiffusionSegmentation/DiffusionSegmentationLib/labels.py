@@ -71,9 +71,9 @@ class Labels:
         """Another one whenever the model's segments were changed."""
         return tuple(image.GetMTime() for image, _values in self._layers())
 
-    def edited(self) -> int:
-        """How many voxels are not as they were computed. Raises LookupError as `current`."""
-        return int(np.count_nonzero(self.current() != self.consensus()))
+    def edited(self, current: np.ndarray | None = None) -> int:
+        """How many voxels are not as they were computed, now or when `current` was taken. Raises as that."""
+        return int(np.count_nonzero((self.current() if current is None else current) != self.consensus()))
 
     def write(self, labels: np.ndarray, mask: np.ndarray) -> int:
         """Make the segments say `labels` where `mask`, both [k, j, i]; returns how many voxels have changed.

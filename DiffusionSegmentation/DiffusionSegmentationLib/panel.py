@@ -114,6 +114,12 @@ class Panel:
             self._observerTag = parameterNode.AddObserver("ModifiedEvent", lambda _caller, _event: self.refresh())
         self.refresh()
 
+    def abandon(self) -> None:
+        """Give up what is under way, because its scene goes away."""
+        self._batch.cancel()
+        self._batch.clear()
+        self._runner.abandon()
+
     def warmUp(self) -> None:
         """Start the background process if there is a volume that it could be for."""
         if self._parameterNode is None or self._problem() is not None:

@@ -105,10 +105,7 @@ class Preview:
         if self._overlay is not None:
             self._overlay.hide()
         for node in self._nodes:
-            if node.GetScene() is not None:
-                for displayNode in [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]:
-                    node.GetScene().RemoveNode(displayNode)
-                node.GetScene().RemoveNode(node)
+            display.removeNode(node)
         for earlier in self._hidden:
             if earlier.GetScene() is not None:
                 earlier.SetDisplayVisibility(True)

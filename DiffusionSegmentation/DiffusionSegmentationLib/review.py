@@ -143,7 +143,7 @@ class Review:
         """Take the outline out of the scene; which region is under review stays."""
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
         if outlineNode is not None:
-            self._scene.RemoveNode(outlineNode)
+            display.removeNode(outlineNode)
 
     def _said(self) -> dict:
         text = self.segmentationNode.GetAttribute(REVIEW_ATTRIBUTE)

@@ -71,15 +71,14 @@ def importSteps(
 
 def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     """Take a result out of the scene, with all nodes that belong to it."""
-    nodeScene = segmentationNode.GetScene()
     roles: list[str] = []
     segmentationNode.GetNodeReferenceRoles(roles)
     for role in roles:
         if role.startswith("DiffusionSegmentation.") and role != VOLUME_ROLE:
             node = segmentationNode.GetNodeReference(role)
             if node is not None:
-                nodeScene.RemoveNode(node)
-    nodeScene.RemoveNode(segmentationNode)
+                display.removeNode(node)
+    display.removeNode(segmentationNode)
 
 
 def readSegmentation(path: Path) -> slicer.vtkSegmentation:

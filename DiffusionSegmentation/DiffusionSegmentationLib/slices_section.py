@@ -36,7 +36,6 @@ class SlicesSection:
         self._views: list[slicer.vtkMRMLSliceNode] = []
         self._observed: list[tuple[vtk.vtkObject, int]] = []
         self._timer = qt.QTimer()
-        self._timer.singleShot = True
         self._timer.interval = REDRAW_MILLISECONDS
         self._timer.timeout.connect(self._draw)
 
@@ -88,6 +87,7 @@ class SlicesSection:
         self._observed.append((observed, observed.AddObserver(event, callback)))
 
     def _draw(self) -> None:
+        self._timer.stop()
         for view, (strip, _button) in zip(self._views, self._rows, strict=False):
             if self._profiles is None or not strip.visible:
                 continue

@@ -20,9 +20,9 @@ def spread(
     def paint(painter: Any) -> None:
         middle = height / 2
         if interval is not None:
-            painter.setPen(qt.QPen(_faint(widget), 2))
+            painter.setPen(_pen(_faint(widget), 2.0))
             painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
-        painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Text), 0.5))
+        painter.setPen(_pen(widget.palette.color(qt.QPalette.Text), 0.5))
         painter.setBrush(qt.QBrush(color))
         for value in samples:
             painter.drawEllipse(qt.QPointF(x(value), middle), 3.0, 3.0)
@@ -35,7 +35,7 @@ def profile(widget: Any, width: int, height: int, values: Sequence[float], posit
     top = max(values, default=0.0) or 1.0
 
     def paint(painter: Any) -> None:
-        painter.setPen(qt.QPen(qt.Qt.NoPen))
+        painter.setPen(_pen(None, 0.0))
         painter.setBrush(qt.QBrush(_faint(widget)))
         step = width / max(len(values), 1)
         painter.setRenderHint(qt.QPainter.Antialiasing, False)  # else seams show between the bars
@@ -44,10 +44,21 @@ def profile(widget: Any, width: int, height: int, values: Sequence[float], posit
             left = math.floor(index * step)
             painter.drawRect(qt.QRectF(left, height - bar, math.floor((index + 1) * step) - left, bar))
         if 0 <= position <= 1:
-            painter.setPen(qt.QPen(widget.palette.color(qt.QPalette.Highlight), 2))
+            painter.setPen(_pen(widget.palette.color(qt.QPalette.Highlight), 2.0))
             painter.drawLine(qt.QPointF(position * width, 0.0), qt.QPointF(position * width, float(height)))
 
     return _drawn(widget, width, height, paint)
+
+
+def _pen(color: Any, width: float) -> Any:
+    """A QPen; none at all for no color."""
+    pen = qt.QPen()
+    if color is None:
+        pen.setStyle(qt.Qt.NoPen)
+    else:
+        pen.setColor(color)
+        pen.setWidthF(width)
+    return pen
 
 
 def _faint(widget: Any) -> Any:

@@ -77,7 +77,7 @@ class VolumesSection:
 
     def _color(self, volume: Volume) -> Any:
         segment = self._segmentation.GetSegmentation().GetSegment(volume.segmentID)
-        return qt.QColor.fromRgbF(*segment.GetColor()) if segment else qt.QColor(128, 128, 128)
+        return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
 
     def _onCopy(self) -> None:
         qt.QApplication.clipboard().setText(volumes.asTable(self._volumes, "\t"))

@@ -122,3 +122,33 @@ def test_an_empty_scene_has_nothing_to_add(openPanel, button):
     ui = openPanel().ui
     getattr(ui, button).click()
     assert ui.batchLabel.text.endswith(".") and not ui.batchButton.enabled
+
+
+def test_closing_the_scene_ends_the_batch(openPanel, addHead, application):
+    for name in ("One", "Two"):
+        addHead(name, size=24)
+    world = openPanel("good", "0.3")
+    world.ui.addScenesButton.click()
+    world.ui.batchButton.click()
+    slicer.mrmlScene.Clear()
+    assert not world.runner.busy and lines(world) == [] and segmentations() == []
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+
+
+def test_what_every_volume_would_need_is_asked_once(openPanel, addHead, monkeypatch):
+    from DiffusionSegmentationLib.dependencies import DependencyError
+
+    for name in ("One", "Two"):
+        addHead(name, size=24)
+    world = openPanel()
+    asked = []
+
+    def refuse(*_given):
+        asked.append(1)
+        raise DependencyError("Install the extension 'PyTorch'.")
+
+    monkeypatch.setattr(world.backend, "submit", refuse)
+    world.ui.addScenesButton.click()
+    world.ui.batchButton.click()
+    assert len(asked) == 1 and world.ui.batchLabel.text == "Install the extension 'PyTorch'."
+    assert world.ui.batchButton.enabled and [item.state for item in world.widget.panel._batch.items] == [WAITING] * 2

@@ -117,24 +117,26 @@ class _SegmentEditor:
         self.segmentationNode = None
         self.sourceVolumeNode = None
         self.undoStates = 0
+        self._node = None
 
     def widgetRepresentation(self):
         return self
 
     def mrmlSegmentEditorNode(self):
-        node = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
-        if node is None:
-            node = slicer.vtkMRMLSegmentEditorNode()
-            node.SetSingletonTag("SegmentEditor")
-            node = slicer.mrmlScene.AddNode(node)
-        return node
+        return self._node
+
+    def selectParameterNode(self):
+        node = slicer.vtkMRMLSegmentEditorNode()
+        node.SetSingletonTag("SegmentEditor")
+        self._node = slicer.mrmlScene.AddNode(node)
 
     def saveStateForUndo(self):
+        assert self._node is not None
         self.undoStates += 1
 
     def setSegmentationNode(self, node):
         self.segmentationNode = node
-        self.mrmlSegmentEditorNode().SetAndObserveSegmentationNode(node)
+        self._node.SetAndObserveSegmentationNode(node)
 
     def setSourceVolumeNode(self, node):
         self.sourceVolumeNode = node
