@@ -54,6 +54,8 @@ class SlicesSection:
         for n, (strip, button) in enumerate(self._rows):
             present = n < len(self._views)
             strip.visible = button.visible = present
+            if not present:
+                enable(button, missing or _("This view is not there."), "")
             if present:
                 name = self._views[n].GetLayoutName()
                 strip.toolTip = missing or _(

@@ -1,0 +1,84 @@
+"""People remove nodes while they are on show: no traceback, nothing pressed works on what is gone."""
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib import scene
+from DiffusionSegmentationLib.browser import SAMPLE_ROLE
+from DiffusionSegmentationLib.review import OUTLINE_ROLE
+
+slicer_standin.likePythonQt(__name__)
+
+ROLES = [
+    scene.ENTROPY_ROLE,
+    scene.SAMPLES_ROLE,
+    scene.REGIONS_ROLE,
+    scene.PROBABILITIES_ROLE,
+    scene.VOLUME_ROLE,
+    SAMPLE_ROLE,
+    OUTLINE_ROLE,
+    "segmentation",
+    "everything",
+]
+
+
+@pytest.fixture
+def busyPanel(openPanel, addHead, run, mrmlScene):
+    """A panel with everything on show at once."""
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
+    for name in ("Red", "Yellow", "Green"):
+        mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
+    mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
+    addHead(size=32)
+    world = openPanel()
+    result = run(world, samples=3).result
+    world.ui.nextButton.click()
+    world.ui.sampleCheckBox.click()
+    world.ui.sideBySideCheckBox.click()
+    world.ui.playButton.click()
+    return world, result.segmentationNode
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, application):
+    world, segmentationNode = busyPanel
+    ui = world.ui
+    node = segmentationNode if role == "segmentation" else segmentationNode.GetNodeReference(role)
+    if role == "everything":
+        slicer.mrmlScene.Clear()
+        world.widget.onSceneEndClose(None, None)
+    else:
+        slicer.mrmlScene.RemoveNode(node)
+    world.widget.panel.refresh()
+    view = next(iter(slicer.util.getNodesByClass("vtkMRMLSliceNode")), None)
+    if view is not None:
+        view.Modified()
+    for crosshair in slicer.util.getNodesByClass("vtkMRMLCrosshairNode"):
+        crosshair.SetCursorPositionRAS([80.0, 80.0, 80.0])
+    world.widget.panel._samples._timer.timeout.emit()
+    for button in (
+        ui.nextButton,
+        ui.doneButton,
+        ui.worst1Button,
+        ui.playButton,
+        ui.useSampleButton,
+        ui.reviewSegmentButton,
+        ui.copyVolumesButton,
+        ui.unsureOnlyCheckBox,
+        ui.sideBySideCheckBox,
+        ui.sampleCheckBox,
+        ui.overlayCheckBox,
+    ):
+        button.click()  # one that is disabled does nothing
+        application.processEvents()
+    if ui.thresholdSlider.enabled:
+        ui.thresholdSlider.value = 0.6
+    ui.smallestSpinBox.value = 60
+    for _turn in range(20):
+        application.processEvents()
+        world.widget.panel._review._poll()
+        world.widget.panel._correct._poll()
+    output = "".join(capfd.readouterr())
+    assert "Traceback" not in output and "Error:" not in output, output[-3000:]
