@@ -1,6 +1,7 @@
 """A scene that was saved with a result explains itself and works when it is opened again."""
 
 import json
+import time
 import xml.etree.ElementTree
 import zipfile
 from pathlib import PurePosixPath
@@ -12,7 +13,11 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, MAXIMUM_BITS, addLinearTransform, addVolume, importJob
 
-from DiffusionSegmentationLib import display, headless, scene
+from DiffusionSegmentationLib import corrections, display, headless, scene
+from DiffusionSegmentationLib.browser import Browser
+from DiffusionSegmentationLib.labels import Labels
+from DiffusionSegmentationLib.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review import Review
 
 
 @pytest.fixture
@@ -164,3 +169,24 @@ def test_a_second_result_uses_the_colours_that_came_with_the_scene(reopened, job
 
     colors = display.nodesOfClass(reopened.scene, "vtkMRMLProceduralColorNode")
     assert [color.GetName() for color in colors].count("Entropy (plasma)") == 1
+
+
+def test_the_review_room_works_in_the_reopened_scene(reopened, job):
+    segmentationNode = node(reopened, "Kopf é 頭 segmentation")
+    labels = Labels(segmentationNode)
+    assert labels.edited() == 0
+    browser = Browser(segmentationNode)
+    assert browser.count == len(job.samples)
+    browser.show(1)
+    review = Review(segmentationNode)
+    review.goTo(review.regions[0])
+    ranker = Ranker(segmentationNode)
+    ranker.ask(Wish(0.5, 60))
+    deadline = time.monotonic() + 20
+    while (found := ranker.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert review.replaceRegions(*found).regions
+    mask = np.ones(labels.shape, bool)
+    changed = corrections.useSample(segmentationNode, 1, mask)
+    assert changed == labels.edited() == (job.samples[1] != labels.consensus()).sum() > 0
