@@ -21,13 +21,14 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DiffusionSegmentationLib import dependencies, scene
+from DiffusionSegmentationLib import dependencies, scene, slices
 from DiffusionSegmentationLib.backend import Backend
 from DiffusionSegmentationLib.display import Overlay
 from DiffusionSegmentationLib.jobs import Choices, Job
 from DiffusionSegmentationLib.labels import Labels
 from DiffusionSegmentationLib.panel import Panel
 from DiffusionSegmentationLib.parameters import DiffusionSegmentationParameterNode
+from DiffusionSegmentationLib.pointer import Pointer
 from DiffusionSegmentationLib.report import Report
 from DiffusionSegmentationLib.review import Review
 
@@ -262,8 +263,16 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertEqual(review.current.rank, 1)
         ui.doneButton.click()
         self.assertEqual(review.current.rank, 2)
-        for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-            self.assertIsNotNone(sliceNode.GetSliceToRAS())
+        views = list(slices.sliceNodes(slicer.mrmlScene))
+        if views:
+            profiles = slices.Profiles(job.result.entropyNode)
+            ui.worst1Button.click()
+            profile = profiles.of(views[0])
+            shown = round(profiles.position(views[0]) * len(profile) - 0.5)
+            self.assertAlmostEqual(profile[shown], profile.max())
+        middle = [0.0, 0.0, 0.0]
+        volumeNode.TransformPointToWorld((0.0, 0.0, 0.0), middle)
+        self.assertIn("%", Pointer(segmentationNode).textAt(tuple(middle)))
         bits = ui.thresholdSlider.value - 0.2
         ui.thresholdSlider.value = bits
         self.waitUntil(lambda: abs(Review(segmentationNode).wish.bits - bits) < 0.01)

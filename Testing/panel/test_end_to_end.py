@@ -124,6 +124,7 @@ def test_the_stories_of_the_modules_own_test(world, story, monkeypatch):
     """With the model of random weights, whose choice lives in the scene: the story must not clear that here."""
     monkeypatch.setattr(slicer.mrmlScene, "Clear", lambda *_given: None, raising=False)
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("Head"))
+    addSliceViews(slicer.mrmlScene)
     case = sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest(story)
     result = unittest.TestResult()
     case.run(result)
