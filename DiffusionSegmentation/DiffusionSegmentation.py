@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DiffusionSegmentationLib import dependencies, scene, slices
+from DiffusionSegmentationLib import dependencies, display, scene, slices
 from DiffusionSegmentationLib.backend import Backend
 from DiffusionSegmentationLib.display import Overlay
 from DiffusionSegmentationLib.jobs import Choices, Job
@@ -88,6 +88,8 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.panel = Panel(self.ui, self.logic.backend)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        for event in (slicer.mrmlScene.NodeAddedEvent, slicer.mrmlScene.NodeRemovedEvent):
+            self.addObserver(slicer.mrmlScene, event, self.onNodeListChanged)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -102,6 +104,13 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def exit(self):
         """A run goes on while another module is open; nothing to do."""
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeListChanged(self, _caller, _event, node):
+        """A box is a place where a sample can be used; a result may have lost a part."""
+        isPart = isinstance(node, slicer.vtkMRMLNode) and node.GetNodeReference(display.VOLUME_ROLE) is not None
+        if node.IsA("vtkMRMLMarkupsROINode") or isPart:
+            self.panel.refresh()
 
     def onSceneStartClose(self, _caller, _event):
         self.panel.abandon()

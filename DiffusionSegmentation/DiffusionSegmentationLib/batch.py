@@ -33,6 +33,7 @@ class Item:
     state: str = WAITING
     message: str = ""
     result: Any = None
+    node: slicer.vtkMRMLScalarVolumeNode | None = None
 
 
 def ofVolumes(volumeNodes: Iterable[slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
@@ -154,7 +155,9 @@ class Batch:
         self._current = self._job = None
         for item in self.waiting:
             try:
-                self._job = self._submit(item.bring())
+                if item.node is None or item.node.GetScene() is None:
+                    item.node = item.bring()
+                self._job = self._submit(item.node)
             except DependencyError as error:  # the next one would need the same
                 self.problem = str(error)
                 break

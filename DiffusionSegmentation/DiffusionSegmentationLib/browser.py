@@ -33,7 +33,7 @@ class Browser:
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
-        self._scene = segmentationNode.GetScene()
+        self.scene = segmentationNode.GetScene()
         self.report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
         self._samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
 

@@ -38,9 +38,13 @@ class BrowserSection:
         self._browser = browser = Browser(segmentation) if segmentation else None
         if earlier is not None and earlier.segmentationNode is not segmentation:
             self._timer.stop()
-            if earlier.segmentationNode.GetScene() is not None:
-                SideBySide(earlier.segmentationNode).stop()
-                earlier.hide()
+            _views(earlier).stop()
+            earlier.hide()
+        if browser is not None and (not browser.count or browser.shown is None):
+            _views(browser).stop()  # also in a scene that was saved while a sample was on show
+        if browser is not None and not browser.count:
+            self._timer.stop()
+            browser.hide()
         ui = self._ui
         shown = browser.shown if browser else None
         missing = None if browser else _("There is no result yet; segment a volume first.")
@@ -52,7 +56,7 @@ class BrowserSection:
         enable(ui.playButton, hidden, _("Go through the samples, one after another."))
         enable(ui.sideBySideCheckBox, hidden, _("Show result and sample in two views of the same slice."))
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
-        setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and SideBySide(segmentation).active))
+        setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _views(browser).active))
         self._fillOrders()
         blocked = ui.sampleSlider.blockSignals(True)
         ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
@@ -82,7 +86,7 @@ class BrowserSection:
             self._show(self._browser.position)
             return
         self._timer.stop()
-        SideBySide(self._browser.segmentationNode).stop()
+        _views(self._browser).stop()
         self._browser.hide()
         self._tell()
 
@@ -107,7 +111,7 @@ class BrowserSection:
         self._show((self._browser.position + 1) % self._browser.count)
 
     def _onSideBySide(self, on: bool) -> None:
-        views = SideBySide(self._browser.segmentationNode)
+        views = _views(self._browser)
         if on:
             views.start()
         else:
@@ -116,12 +120,16 @@ class BrowserSection:
 
     def _show(self, position: int) -> None:
         self._browser.show(position)
-        SideBySide(self._browser.segmentationNode).refresh()
+        _views(self._browser).refresh()
         self._tell()
 
     def _tell(self) -> None:
         self.refresh(self._browser.segmentationNode)
         self.changed.emit()
+
+
+def _views(browser: Browser) -> SideBySide:
+    return SideBySide(browser.segmentationNode, browser.scene)
 
 
 def _sampleText(browser: Browser, index: int) -> str:

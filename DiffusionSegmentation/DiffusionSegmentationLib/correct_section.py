@@ -1,5 +1,6 @@
 """The panel's section for corrections: the way to Segment Editor, and what the uncertainty makes quicker."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class CorrectSection:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self._masked: slicer.vtkMRMLSegmentEditorNode | None = None
         self._stamp: tuple | None = None
         self._countedText = ""
         self._latest = Latest()
@@ -45,7 +47,8 @@ class CorrectSection:
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Act on `segmentation` from now on, or on nothing."""
         if segmentation is not self._segmentation:
-            self._segmentation, self._problem = segmentation, ""
+            self._unmaskEditor()
+            self._segmentation, self._problem, self._stamp = segmentation, "", None
         ui = self._ui
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
         unknown = missing or (None if self._entropy() else _("The entropy volume of this result was removed."))
@@ -128,33 +131,58 @@ class CorrectSection:
     def _place(self) -> str:
         return self._ui.whereComboBox.itemData(self._ui.whereComboBox.currentIndex)
 
-    def _mask(self) -> Any:
+    def _mask(self) -> np.ndarray:
+        """Where the sample is to be used. Raises LookupError, one sentence."""
         place = self._place()
         if place == REGION:
-            return corrections.regionMask(self._segmentation, Review(self._segmentation).current.basin)
+            region = Review(self._segmentation).current
+            if region is None:
+                raise LookupError(_("Go to a region first."))
+            return corrections.regionMask(self._segmentation, region.basin)
         if place.startswith("segment:"):
             return corrections.segmentMask(self._segmentation, place.removeprefix("segment:"))
-        return corrections.roiMask(self._segmentation, self._segmentation.GetScene().GetNodeByID(place))
+        roiNode = self._segmentation.GetScene().GetNodeByID(place)
+        if roiNode is None:
+            raise LookupError(_("The box is no longer in the scene."))
+        return corrections.roiMask(self._segmentation, roiNode)
 
     def _onUseSample(self, *_arguments: Any) -> None:
-        index = Browser(self._segmentation).shown
-        self._change(lambda: corrections.useSample(self._segmentation, index, self._mask()))
+        index, place = Browser(self._segmentation).shown, self._place()
+        try:
+            if index is None:
+                raise LookupError(_("Show a sample first."))
+            mask = self._mask()
+        except LookupError as error:
+            self._say(str(error))
+            return
+
+        def use() -> None:
+            if place.startswith("segment:"):
+                corrections.ownLayer(self._segmentation, place.removeprefix("segment:"))
+            if not corrections.useSample(self._segmentation, index, mask):
+                raise LookupError(_("There the sample is as the result; nothing was changed."))
+
+        self._change(use)
 
     def _onReviewSegment(self, *_arguments: Any) -> None:
         bits = Overlay(self._entropy()).threshold
         self._change(lambda: corrections.makeReviewSegment(self._segmentation, bits))
 
-    def _change(self, change: Any) -> None:
+    def _change(self, change: Callable[[], object]) -> None:
         """Make one change, as one step of the editor's undo, or say why not."""
         editor = _segmentEditor()
         editor.setSegmentationNode(self._segmentation)
+        self._maskEditor()
         editor.saveStateForUndo()
         try:
             change()
         except LookupError as error:
-            self._problem = str(error)
+            self._say(str(error))
         else:
-            self._problem = ""
+            self._say("")
+
+    def _say(self, problem: str) -> None:
+        self._problem = problem
         self.refresh(self._segmentation)
 
     def _count(self) -> None:
@@ -167,20 +195,20 @@ class CorrectSection:
             # A copy, now: the editor may give the segments other memory while the thread reads.
             current = labels.current()
         except LookupError as error:
-            self._countedText = str(error)
+            self._stamp, self._countedText = None, str(error)
         else:
             self._stamp = stamp
             self._countedText = _("Comparing with what the model made ...")
-            self._latest.ask(lambda: _editedText(labels, current))
+            self._latest.ask(lambda: (stamp, _editedText(labels, current)))
             self._timer.start()
 
     def _poll(self) -> None:
-        text = self._latest.poll()
+        answer = self._latest.poll()
         if not self._latest.busy:
             self._timer.stop()
-        if text is not None:
-            self._countedText = text
-            self._ui.editedLabel.text = self._problem or text
+        if answer is not None and answer[0] == self._stamp and self._segmentation is not None:
+            self._countedText = answer[1]
+            self._ui.editedLabel.text = self._problem or self._countedText
 
     # Segment Editor
 
@@ -200,20 +228,29 @@ class CorrectSection:
 
     def _onUnsureOnly(self, on: bool) -> None:
         self._segmentation.SetAttribute(UNSURE_ATTRIBUTE, "1" if on else "0")
+        if not on:
+            self._unmaskEditor()
         if self._editorNode():
             self._maskEditor()
 
     def _maskEditor(self) -> None:
-        """Let Segment Editor change everything, or only what is unsure."""
+        """Let Segment Editor, which edits our segmentation, change everything, or only what is unsure."""
         editor = _segmentEditor()
         editorNode, entropyNode = self._editorNode(), self._entropy()
         if self._unsureOnly() and entropyNode is not None:
             editor.setSourceVolumeNode(entropyNode)
             editorNode.SetSourceVolumeIntensityMaskRange(Overlay(entropyNode).threshold, self._highest())
             editorNode.SourceVolumeIntensityMaskOn()
+            self._masked = editorNode
         else:
-            editorNode.SourceVolumeIntensityMaskOff()
+            self._unmaskEditor()
             editor.setSourceVolumeNode(self._segmentation.GetNodeReference(VOLUME_ROLE))
+
+    def _unmaskEditor(self) -> None:
+        """Take back a mask of ours, whatever the editor edits by now: its range in bits suits no other volume."""
+        if self._masked is not None:
+            self._masked.SourceVolumeIntensityMaskOff()
+            self._masked = None
 
     def _onEdit(self, *_arguments: Any) -> None:
         slicer.util.selectModule("SegmentEditor")

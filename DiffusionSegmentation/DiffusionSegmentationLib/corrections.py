@@ -64,6 +64,11 @@ def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str
     return voxels.reshape(labels.shape) > 0
 
 
+def ownLayer(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
+    """Give a segment a layer of its own: painted into that of the model's segments, it keeps them out of its place."""
+    segmentationNode.GetSegmentation().SeparateSegmentLabelmap(segmentID)
+
+
 def makeReviewSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, bits: float) -> str:
     """Make, or make anew, a segment of the voxels whose entropy reaches `bits`, and return its ID.
 

@@ -38,6 +38,7 @@ tissue. Linear between these points it is within 0.02 of the original."""
 
 LEGEND_FONT_SIZE = 12
 
+BESIDE_ATTRIBUTE = "DiffusionSegmentation.Beside"
 VOLUME_ROLE = "DiffusionSegmentation.Volume"
 """Reference of every node of a result to the volume that was segmented."""
 
@@ -71,10 +72,19 @@ def addBeside(segmentationNode: slicer.vtkMRMLSegmentationNode, title: str) -> s
     name = volumeNode.GetName() if volumeNode else segmentationNode.GetName()
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(title.format(name=name)))
     node.SetSaveWithScene(False)
+    node.SetAttribute(BESIDE_ATTRIBUTE, segmentationNode.GetID())
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
     styleSegmentation(node)
     return node
+
+
+def removeOrphans(scene: slicer.vtkMRMLScene) -> None:
+    """Take out what `addBeside` has added to segmentations that are gone."""
+    for node in list(nodesOfClass(scene, "vtkMRMLSegmentationNode")):
+        owner = node.GetAttribute(BESIDE_ATTRIBUTE)
+        if owner is not None and scene.GetNodeByID(owner) is None:
+            removeNode(node)
 
 
 def removeNode(node: slicer.vtkMRMLDisplayableNode) -> None:

@@ -112,6 +112,8 @@ class Labels:
             if segment is None:
                 continue  # a person has removed it
             image = segment.GetRepresentation(BINARY)
+            if image is None:
+                raise LookupError(_("A segment has no label map; make that its source again in Segmentations."))
             values = next((values for other, values in layers if other is image), None)
             if values is None:
                 layers.append((image, values := {}))

@@ -7,7 +7,7 @@ import qt
 import slicer
 import slicer.util
 
-from . import handover, questions, wording
+from . import display, handover, questions, wording
 from .backend import Backend
 from .batch import Batch
 from .batch_section import BatchSection
@@ -141,6 +141,7 @@ class Panel:
         self._refreshModel()
         self._refreshRun()
         segmentation = parameterNode.segmentation if parameterNode else None
+        display.removeOrphans(slicer.mrmlScene)
         self._result.refresh(segmentation)
         self._volumes.refresh(segmentation)
         self._review.refresh(segmentation)
@@ -237,7 +238,7 @@ class Panel:
             self._preview.show(self._previewed, job.id, files, samples)
         if job is not None and not job.active and job is self._ownJob:
             self._ownJob = None  # shown once
-            self._preview.end()
+            self._preview.end(restore=job.result is None)
             self._previewed = None
             self._remember(job)
             self._say(job.message, failed=job.state == "failed")

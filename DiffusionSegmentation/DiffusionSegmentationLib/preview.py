@@ -19,6 +19,7 @@ class Preview:
     def __init__(self) -> None:
         self._nodes: list[slicer.vtkMRMLNode] = []
         self._hidden: list[slicer.vtkMRMLSegmentationNode] = []
+        self._covered: list[slicer.vtkMRMLScalarVolumeNode] = []
         self._overlay: Overlay | None = None
         self._asked: tuple[str, int] | None = None
         self._steps: Iterator[None] | None = None
@@ -76,6 +77,9 @@ class Preview:
         entropy: slicer.vtkMRMLScalarVolumeNode,
     ) -> None:
         mrmlScene, name = volumeNode.GetScene(), volumeNode.GetName()
+        for earlier in display.nodesOfClass(mrmlScene, "vtkMRMLScalarVolumeNode"):
+            if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
+                self._covered.append(earlier)
         for earlier in display.nodesOfClass(mrmlScene, "vtkMRMLSegmentationNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and earlier.GetDisplayVisibility():
                 earlier.SetDisplayVisibility(False)
@@ -95,18 +99,21 @@ class Preview:
         self._overlay = Overlay(entropyNode)
         self._overlay.show()
 
-    def end(self) -> None:
-        """Take everything back: layers and earlier results are as they were."""
-        self._takeBack()
+    def end(self, restore: bool = True) -> None:
+        """Take everything back; with `restore` layers and earlier results are as they were, else not shown again."""
+        self._takeBack(restore)
         self._asked = self._steps = self.change = None
         self._total = 0.0
 
-    def _takeBack(self) -> None:
+    def _takeBack(self, restore: bool = True) -> None:
         if self._overlay is not None:
             self._overlay.hide()
         for node in self._nodes:
             display.removeNode(node)
-        for earlier in self._hidden:
+        for earlier in self._hidden if restore else ():
             if earlier.GetScene() is not None:
                 earlier.SetDisplayVisibility(True)
-        self._nodes, self._hidden, self._overlay = [], [], None
+        for earlier in self._covered if restore else ():
+            if earlier.GetScene() is not None:
+                Overlay(earlier).show()
+        self._nodes, self._hidden, self._covered, self._overlay = [], [], [], None

@@ -104,6 +104,7 @@ class ReviewSection:
             self._timer.stop()
         if found is not None and self._review.segmentationNode.GetScene() is not None:
             self.refresh(self._review.replaceRegions(*found).segmentationNode)
+            self.moved.emit()
 
     def _fill(self, regions: list[Region], current: Region | None) -> None:
         table = self._ui.regionTable

@@ -16,9 +16,10 @@ LEFT, RIGHT = "Red", "Yellow"
 class SideBySide:
     """Objects of this class keep no state: the way back is on the segmentation node."""
 
-    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode, scene: slicer.vtkMRMLScene) -> None:
+        """`scene` is that of the node, or was before somebody removed it."""
         self._segmentationNode = segmentationNode
-        self._scene = segmentationNode.GetScene()
+        self._scene = scene
 
     @property
     def active(self) -> bool:
@@ -55,8 +56,9 @@ class SideBySide:
         if not self.active:
             return
         for node, name in ((self._segmentationNode, LEFT), (self._sample(), RIGHT)):
-            if node is not None:
-                node.GetDisplayNode().SetViewNodeIDs([self._slice(name).GetID()])
+            view = self._slice(name)
+            if node is not None and node.GetDisplayNode() is not None and view is not None:
+                node.GetDisplayNode().SetViewNodeIDs([view.GetID()])
 
     def stop(self) -> None:
         """Bring layout, slice, layers and links back as they were."""
@@ -66,20 +68,24 @@ class SideBySide:
         before = json.loads(text)
         self._segmentationNode.RemoveAttribute(BEFORE_ATTRIBUTE)
         for node in (self._segmentationNode, self._sample()):
-            if node is not None:
+            if node is not None and node.GetDisplayNode() is not None:
                 node.GetDisplayNode().RemoveAllViewNodeIDs()
         layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layoutNode is not None and before["layout"] is not None:
             layoutNode.SetViewArrangement(before["layout"])
-        right, rightLayers = self._slice(RIGHT), self._composite(RIGHT)
-        matrix = vtk.vtkMatrix4x4()
-        matrix.DeepCopy(before["slice"])
-        right.GetSliceToRAS().DeepCopy(matrix)
-        right.UpdateMatrices()
-        right.SetFieldOfView(*before["fieldOfView"])
-        rightLayers.SetBackgroundVolumeID(before["background"])
-        for composite, linked in zip((self._composite(LEFT), rightLayers), before["linked"], strict=True):
-            composite.SetLinkedControl(linked)
+        right = self._slice(RIGHT)
+        if right is not None:
+            matrix = vtk.vtkMatrix4x4()
+            matrix.DeepCopy(before["slice"])
+            right.GetSliceToRAS().DeepCopy(matrix)
+            right.UpdateMatrices()
+            right.SetFieldOfView(*before["fieldOfView"])
+        composites = self._composite(LEFT), self._composite(RIGHT)
+        if composites[1] is not None:
+            composites[1].SetBackgroundVolumeID(before["background"])
+        for composite, linked in zip(composites, before["linked"], strict=True):
+            if composite is not None:
+                composite.SetLinkedControl(linked)
 
     def _sample(self) -> slicer.vtkMRMLSegmentationNode | None:
         return self._segmentationNode.GetNodeReference(SAMPLE_ROLE)

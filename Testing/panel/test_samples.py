@@ -96,7 +96,7 @@ def test_side_by_side_shows_one_slice_twice_and_gives_everything_back(browsed, m
     assert browser.segmentationNode.GetDisplayNode().GetViewNodeIDs() == ()
     ui.sideBySideCheckBox.click()
     ui.sampleCheckBox.click()  # without a sample there is nothing to show on the right
-    assert not SideBySide(browser.segmentationNode).active
+    assert not SideBySide(browser.segmentationNode, browser.scene).active
 
 
 def test_a_new_result_takes_the_old_sample_away(browsed, run):
