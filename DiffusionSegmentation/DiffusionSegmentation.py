@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DiffusionSegmentationLib import dependencies, display, scene, slices
+from DiffusionSegmentationLib import dependencies, scene, slices
 from DiffusionSegmentationLib.backend import Backend
 from DiffusionSegmentationLib.display import Overlay
 from DiffusionSegmentationLib.jobs import Choices, Job
@@ -108,8 +108,7 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeListChanged(self, _caller, _event, node):
         """A box is a place where a sample can be used; a result may have lost a part."""
-        isPart = isinstance(node, slicer.vtkMRMLNode) and node.GetNodeReference(display.VOLUME_ROLE) is not None
-        if node.IsA("vtkMRMLMarkupsROINode") or isPart:
+        if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(scene.RUN_ATTRIBUTE):
             self.panel.refresh()
 
     def onSceneStartClose(self, _caller, _event):

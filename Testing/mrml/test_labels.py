@@ -129,3 +129,31 @@ def test_what_was_removed_is_said(result):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
     with pytest.raises(LookupError, match="probabilities"):
         Labels(result.segmentationNode)
+
+
+def test_a_segment_painted_into_the_models_layer_is_a_place_all_the_same(result, job):
+    """As Segment Editor paints: the new segment takes the voxels from the model's in their common label map."""
+    segmentationNode = result.segmentationNode
+    segmentation = segmentationNode.GetSegmentation()
+    segmentation.AddEmptySegment("mine", "Mine")
+    mine = segmentation.GetSegment("mine")
+    image = segmentation.GetSegment(LABELS[0]["id"]).GetRepresentation("Binary labelmap")
+    mine.AddRepresentation("Binary labelmap", image)
+    mine.SetLabelValue(9)
+    voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+    voxels.reshape(image.GetDimensions()[::-1])[4:8, 4:9, 4:9] = 9
+    image.Modified()
+    mask = corrections.segmentMask(segmentationNode, "mine")
+    assert mask.sum() == 100
+    corrections.ownLayer(segmentationNode, "mine")
+    assert corrections.useSample(segmentationNode, 1, mask) > 0
+    assert np.array_equal(Labels(segmentationNode).current()[mask], job.samples[1][mask])
+    assert np.array_equal(corrections.segmentMask(segmentationNode, "mine"), mask)
+
+
+def test_segments_without_a_label_map_are_said(result):
+    for entry in LABELS:
+        segment = result.segmentationNode.GetSegmentation().GetSegment(entry["id"])
+        segment.RemoveRepresentation("Binary labelmap")
+    with pytest.raises(LookupError, match="no label map"):
+        Labels(result.segmentationNode).stamp()

@@ -140,3 +140,48 @@ def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pu
     world.ui.segmentButton.click()  # cancelled
     pumpUntil(lambda: not world.runner.busy)
     assert result.segmentationNode.GetScene() is not None
+
+
+def test_a_place_that_is_gone_is_said_and_costs_no_undo(corrected, mrmlScene, pumpUntil):
+    world, result = corrected
+    ui = world.ui
+    roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    assert ui.whereComboBox.count == 2  # listed as soon as it is there
+    ui.sampleCheckBox.click()
+    ui.whereComboBox.currentIndex = 1
+    mrmlScene.RemoveNode(roiNode)
+    assert ui.whereComboBox.count == 1
+    ui.nextButton.click()
+    ui.smallestSpinBox.value = 10000  # the region under review is none any more
+    pumpUntil(lambda: Review(result.segmentationNode).current is None, seconds=10)
+    pumpUntil(lambda: not ui.useSampleButton.enabled, seconds=5)
+    assert ui.useSampleButton.toolTip == "Go to a region first."
+
+
+def test_a_place_where_sample_and_result_agree_is_said(corrected):
+    world, _result = corrected
+    ui = world.ui
+    ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
+    ui.nextButton.click()
+    ui.useSampleButton.click()
+    assert ui.editedLabel.text == "There the sample is as the result; nothing was changed."
+
+
+def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
+    world, _result = corrected
+    world.ui.unsureOnlyCheckBox.click()
+    world.ui.editButton.click()
+    node = editor().mrmlSegmentEditorNode()
+    assert node.GetSourceVolumeIntensityMask()
+    run(world)  # another result is on show
+    assert not node.GetSourceVolumeIntensityMask()
+
+
+def test_each_result_has_its_own_count(corrected, run, pumpUntil):
+    world, first = corrected
+    second = run(world).result
+    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    slicer.mrmlScene.RemoveNode(second.probabilitiesNode)
+    assert "were removed" in world.ui.editedLabel.text
+    world.widget.logic.getParameterNode().segmentation = first.segmentationNode
+    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)

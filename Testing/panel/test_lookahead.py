@@ -92,3 +92,25 @@ def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, p
     slicer.mrmlScene.RemoveNode(volumeNode)
     pumpUntil(lambda: not world.runner.busy)
     assert "Head preview" not in names() and "no longer in the scene" in world.ui.statusLabel.text
+
+
+def test_after_a_rerun_only_the_new_result_is_in_sight(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.1")
+    earlier = run(world, samples=2).result.segmentationNode
+    later = run(world, samples=2).result.segmentationNode
+    assert later.GetDisplayVisibility() and not earlier.GetDisplayVisibility()
+
+
+def test_an_earlier_overlay_comes_back_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
+    volumeNode = addHead()
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        composite.SetBackgroundVolumeID(volumeNode.GetID())
+    world = openPanel("good", "0.2")
+    run(world, samples=1)
+    before = layers()
+    world.ui.samplesSpinBox.value = 4
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: layers() != before)
+    world.ui.segmentButton.click()
+    assert layers() == before

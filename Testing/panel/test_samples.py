@@ -104,3 +104,20 @@ def test_a_new_result_takes_the_old_sample_away(browsed, run):
     world.ui.sampleCheckBox.click()
     run(world)
     assert browser.shown is None and not world.ui.sampleCheckBox.checked
+
+
+@pytest.mark.parametrize("lost", ["result", "samples"])
+def test_what_is_removed_gives_the_layout_back_and_leaves_no_outline(browsed, mrmlScene, lost):
+    world, browser = browsed
+    ui = world.ui
+    layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    ui.nextButton.click()
+    ui.sampleCheckBox.click()
+    ui.sideBySideCheckBox.click()
+    node = browser.segmentationNode
+    mrmlScene.RemoveNode(node if lost == "result" else node.GetNodeReference("DiffusionSegmentation.Samples"))
+    assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+    assert "Head sample" not in names and ("Head region" in names) == (lost == "samples")
+    assert not ui.sampleCheckBox.checked and not ui.sideBySideCheckBox.checked
