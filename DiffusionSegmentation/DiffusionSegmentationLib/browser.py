@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import slicer
 import slicer.util
-import vtk
 
-from . import display
+from . import display, grids
 from .i18n import tr as _
 from .scene import RUN_ATTRIBUTE, SAMPLES_ROLE
 
@@ -134,12 +133,7 @@ class Browser:
     def _image(self, index: int) -> slicer.vtkOrientedImageData:
         """A copy of a sample's labels: a person may paint on it by mistake."""
         volumeNode = self._samplesNode.GetNthDataNode(index)
-        image = slicer.vtkOrientedImageData()
-        image.DeepCopy(volumeNode.GetImageData())
-        matrix = vtk.vtkMatrix4x4()
-        volumeNode.GetIJKToRASMatrix(matrix)
-        image.SetGeometryFromImageToWorldMatrix(matrix)
-        return image
+        return grids.orientedImage(slicer.util.arrayFromVolume(volumeNode), grids.ijkToRAS(volumeNode))
 
     def _make(self) -> slicer.vtkMRMLSegmentationNode:
         sampleNode = display.addBeside(self.segmentationNode, _("{name} sample"))

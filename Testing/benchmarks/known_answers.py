@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", nargs="+", default=STEPS)
+    parser.add_argument("--cases", type=int, help="default: as many as evaluate takes, 400 in 2-D")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     for task in options.tasks:
@@ -46,7 +47,9 @@ def main() -> None:
             )
             print(f"{task}: trained in {minutes:.1f} CPU minutes", flush=True)
         scores = folder / "scores"
-        minutes = cpu_minutes("evaluate", folder / "model", task, "--output", scores, "--steps", *options.steps)
+        cases = ["--cases", str(options.cases)] if options.cases else []
+        evaluated = ["evaluate", folder / "model", task, "--output", scores, "--steps", *options.steps]
+        minutes = cpu_minutes(*evaluated, *cases)
         print(f"{task}: evaluated in {minutes:.1f} CPU minutes", flush=True)
         compare(scores / "cases.csv")
 
