@@ -317,7 +317,7 @@ class _Run:
         return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
 
     def _samples_dice(self, labels: np.ndarray) -> list[float]:
-        """Dice of each kept sample with the consensus `labels`, mean over the structures; 1 for one that neither has."""
+        """Dice of each kept sample with the consensus `labels`, mean over structures; 1 for one that neither has."""
         index, size = self.projection.box
         consensus = labels[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))]
         scores = [dice(mask, consensus, self.model.classes) for mask in self.ensemble.masks]

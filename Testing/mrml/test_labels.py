@@ -157,3 +157,17 @@ def test_segments_without_a_label_map_are_said(result):
         segment.RemoveRepresentation("Binary labelmap")
     with pytest.raises(LookupError, match="no label map"):
         Labels(result.segmentationNode).stamp()
+
+
+def test_a_persons_segment_in_the_models_layer_stays(result):
+    segmentation = result.segmentationNode.GetSegmentation()
+    segmentation.AddEmptySegment("mine", "Mine")
+    mine, image = (segmentation.GetSegment("mine"), segmentation.GetNthSegment(0).GetRepresentation("Binary labelmap"))
+    mine.AddRepresentation("Binary labelmap", image)
+    mine.SetLabelValue(9)
+    voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+    voxels.reshape(image.GetDimensions()[::-1])[4:8, 4:9, 4:9] = 9
+    before = corrections.segmentMask(result.segmentationNode, "mine")
+    labels = Labels(result.segmentationNode)
+    labels.write(np.full(labels.shape, 1, np.uint8), np.ones(labels.shape, bool))
+    assert before.sum() == 100 and np.array_equal(corrections.segmentMask(result.segmentationNode, "mine"), before)
