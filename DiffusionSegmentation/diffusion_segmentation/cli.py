@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__, terminal
 from .errors import Cancelled, DiffusionSegmentationError, explain
@@ -104,6 +104,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
+
+    study = commands.add_parser(
+        "study",
+        help="ask what diffusion learns, whether it pays and how to set it up, on data of your own",
+        description="Study DATA: folders of labelled images as `train` takes, or tasks with a known answer such as "
+        "lesions:32x32. Trains many small networks for the same time each and writes one report. What is finished is "
+        "kept in the output folder; the same command goes on.",
+        allow_abbrev=False,
+    )
+    study.set_defaults(command=_study)
+    study.add_argument("data", metavar="DATA", nargs="+", help="folder of labelled images, or name of a phantom")
+    study.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the report")
+    study.add_argument(
+        "--budget", metavar="M", type=_minutes, default=85.0, help="minutes in all, default: %(default)g"
+    )
+    study.add_argument("--only", metavar="A1,A3", help="these questions, in full; default: the short A1, A3 and A4")
+    study.add_argument(
+        "--seeds", metavar="N", type=_positive, default=2, help="trainings of each, default: %(default)s"
+    )
+    study.add_argument("--adapt", metavar="NAME|DIR", help="fit this model's steps to DATA instead, and say the gain")
+    study.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    study.add_argument("--json", action="store_true", help="print the findings as JSON on stdout")
 
     demo = commands.add_parser("demo", help="show the whole way on a real head, in Slicer's own scene", add_help=False)
     demo.set_defaults(command=_demo)
@@ -224,6 +246,44 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print(engine.text(found, options.output))
     return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    _require_extra("lightning", "matplotlib")
+    show_json = terminal.claim_for_json() if options.json else None
+    if options.adapt:
+        found, said = _adapt(options)
+    else:
+        found, said = _ask(options)
+    if show_json:
+        show_json(found)
+    else:
+        print(said)
+    return 0
+
+
+def _adapt(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from .study import adapt
+
+    if len(options.data) > 1:
+        raise DiffusionSegmentationError("--adapt takes one task; name one.")
+    found = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
+    return found, adapt.text(found, options.output)
+
+
+def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from .study import report, study
+
+    request = study.Request(
+        data=tuple(options.data),
+        output=options.output,
+        budget=options.budget,
+        only=options.only,
+        seeds=options.seeds,
+        device=options.device,
+    )
+    found = study.study(request)
+    return found, report.text(found, options.output)
 
 
 def _require_extra(*packages: str) -> None:

@@ -15,7 +15,7 @@ OVERLAP = 0.25
 
 
 class Tiling:
-    """Windows that cover a volume [z, y, x] of `shape` voxels, padded at its far ends to `padded` voxels.
+    """Windows that cover a volume [z, y, x] or a picture [y, x] of `shape` voxels, padded at far ends to `padded`.
 
     An axis that fits into `window` is one window, padded to a multiple of `multiple` voxels; a longer one is covered by
     windows of that size with at least a quarter of overlap. A head at 2 mm is one window, so nothing is stitched.
@@ -38,8 +38,7 @@ class Tiling:
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """[..., z, y, x] of `padded` voxels without the padding."""
-        z, y, x = self.shape
-        return volume[..., :z, :y, :x]
+        return volume[(..., *(slice(n) for n in self.shape))]
 
     def voxels(self, window: tuple[slice, ...]) -> tuple[slice, ...]:
         """A window in voxels."""

@@ -144,7 +144,7 @@ def test_a_label_off_its_images_grid_is_refused(folder, change):
     source = opened(folder)
     with pytest.raises(InputError, match="case1.*grid"):
         for cases in (source.seen, source.held_out):
-            source._prepare(cases)
+            source.prepare(cases)
 
 
 def test_from_files_to_a_segmentation(folder, tmp_path, capsys):

@@ -22,6 +22,7 @@ ENGINE_FLOORS = (
     "__main__",
     "cli",
     "worker",
+    "study",
     "evaluation",
     "segment training",
     "sampler",
@@ -50,7 +51,7 @@ LIB_FLOORS = (
     "signals i18n vtk_log latest",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.
-DEVELOPERS = {"training", "evaluation"}
+DEVELOPERS = {"training", "evaluation", "study"}
 # The doors in the wall, and what they load beyond the standard library: Slicer's own process opens them.
 DOORS = {f"{ENGINE}.messages": set(), f"{ENGINE}.errors": set(), f"{ENGINE}.regions": {"numpy"}}
 

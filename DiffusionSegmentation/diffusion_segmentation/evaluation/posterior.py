@@ -7,6 +7,7 @@ truth: the same expectation without that draw's noise.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,12 @@ class Truth:
     def energy(self, masks: np.ndarray) -> metrics.EnergyDistance:
         if self.support is None:
             return metrics.energy_distance(masks, self.draws, self.case.classes)
-        return metrics.energy_distance_exact(masks, *self.support, self.case.classes)
+        return metrics.energy_distance_exact(masks, *self.support, self.case.classes, self._diversity)
+
+    @cached_property
+    def _diversity(self) -> float:
+        """Mean distance of two true masks, taken once for all rows."""
+        return metrics.law_diversity(*self.support, self.case.classes)
 
     def record(self) -> dict[str, Any]:
         """What is the same for all rows."""

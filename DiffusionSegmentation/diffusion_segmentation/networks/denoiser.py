@@ -83,12 +83,30 @@ class Denoiser(nn.Module):
         log_snr [N]; prepared [1 or N, fine + strata, z/2, y/2, x/2] from `prepare`; direct, the head's logits, as `x`
         or with N = 1.
         """
-        alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-        x, direct, evidence = x.float(), direct.float(), 2 * alpha / sigma**2
+        evidence = _evidence(x, log_snr)
+        x, direct = x.float(), direct.float()
+        h = self._body(x, log_snr, prepared, direct, evidence)
+        return self._added(h, self.gain * evidence / (1 + evidence)).addcmul_(x, evidence).add_(direct)
+
+    def added(
+        self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
+    ) -> torch.Tensor:
+        """The network's own part of the answer, without gain and rule: for targets that are no logits. As `forward`."""
+        return self.head(self._body(x.float(), log_snr, prepared, direct.float(), _evidence(x, log_snr))).float()
+
+    def _body(
+        self,
+        x: torch.Tensor,
+        log_snr: torch.Tensor,
+        prepared: torch.Tensor,
+        direct: torch.Tensor,
+        evidence: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the head makes the answer of, [N, fine, z/2, y/2, x/2]."""
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
-        embedded = self.embedding(_sinusoids(log_snr))
+        embedded = self.embedding(sinusoids(log_snr))
         fine = self.condition.out_channels
         h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
         h = self.first(h, embedded)
@@ -97,9 +115,7 @@ class Denoiser(nn.Module):
         low = self.shrink(h)
         for block in self.middle:
             low = block(low, embedded)
-        h = self.norm(self.last(nn.functional.silu(h + self.grow(low))))
-        added = self._added(nn.functional.silu(h), self.gain * evidence / (1 + evidence))
-        return added.addcmul_(x, evidence).add_(direct)
+        return nn.functional.silu(self.norm(self.last(nn.functional.silu(h + self.grow(low)))))
 
     def _added(self, h: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """The head's float32 logits times `gain` [N, 1, ...]; of one sample in the weights, which spares a pass."""
@@ -119,7 +135,13 @@ def _convolve(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
     return (nn.functional.conv2d if h.ndim == 4 else nn.functional.conv3d)(h, weight, bias)
 
 
-def _sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
+def _evidence(x: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
+    """2 * alpha / sigma^2 at the log-SNR [N], [N, 1, ...] with the axes of `x`."""
+    alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
+    return 2 * alpha / sigma**2
+
+
+def sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
     """[N] -> [N, 32]: sines and cosines of lambda, periods from 2 pi / 4 to 2 pi * 16 in log-SNR."""
     frequencies = torch.exp(torch.linspace(math.log(1 / 16), math.log(4), 16, device=log_snr.device))
     angles = log_snr.float()[:, None] * frequencies

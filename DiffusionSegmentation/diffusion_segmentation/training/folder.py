@@ -105,12 +105,12 @@ class Folder:
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Random windows of the cases that training may see, augmented."""
-        return Windows(self._prepare(self.seen), optimisation, seed, augment=True)
+        return Windows(self.prepare(self.seen), optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Windows of the cases held out, as they are; of the training cases if there is but one."""
         windows = iter(
-            Windows(self._prepare(self.held_out or self.seen), optimisation, optimisation.seed, augment=False)
+            Windows(self.prepare(self.held_out or self.seen), optimisation, optimisation.seed, augment=False)
         )
         for _ in range(UNSEEN_WINDOWS):
             image, labels = next(windows)
@@ -125,7 +125,7 @@ class Folder:
             "held_out": [case.name for case in self.held_out],
         }
 
-    def _prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
+    def prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
         """Images and labels on the working grid, as pairs of .npy files; those that are there already are kept."""
         self.prepared.mkdir(parents=True, exist_ok=True)
         pairs = []

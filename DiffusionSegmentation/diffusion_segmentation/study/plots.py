@@ -1,0 +1,150 @@
+"""The figures of a study as PNG. Colours are told apart in colour blindness, and marks differ too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..evaluation.figures import COLORS, png
+
+MARKS = "osD^vP"
+SHADES = ("#555555", "#a9a9a9", "#222222", "#cccccc")
+WIDE = (10.4, 3.9)
+LOG_SNR = "log-SNR (left noise, right mask)"
+
+
+def dots(
+    rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str], wanted: Mapping[str, float] | None = None
+) -> bytes:
+    """One panel a measure, one line a row: scores with intervals; `rows` by title, scores by the measure's key.
+
+    `wanted` are the values that a perfect row would have, drawn as a line.
+    """
+
+    def draw(figure: Figure) -> None:
+        names = list(rows)
+        panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+        for axes, (key, title) in zip(panels, measures.items(), strict=True):
+            for at, name in enumerate(names):
+                if rows[name][key] is not None:
+                    color = COLORS[1] if name.startswith("diffusion") else COLORS[0]
+                    color = "#555555" if name.startswith("exact") else color
+                    _bar(axes, rows[name][key], at, color, MARKS[name.startswith("diffusion")], upright=False)
+            axes.set(xlabel=title)
+            if wanted and key in wanted:
+                axes.axvline(wanted[key], color="black", lw=0.8, ls=":")
+            axes.grid(axis="x", color="#e6e6e6", lw=0.8)
+            axes.set_axisbelow(True)
+        panels[0].set_yticks(range(len(names)), names, fontsize=8)
+        panels[0].invert_yaxis()
+
+    return png(draw, (WIDE[0], 1.1 + 0.28 * len(rows)))
+
+
+def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: str, y: str, log: bool = True) -> bytes:
+    """Scores with intervals over a number, one line a series."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        ticks = sorted({at for points in series.values() for at, _ in points})
+        for n, (name, points) in enumerate(series.items()):
+            shift = 1.03 ** (n - (len(series) - 1) / 2) if log else 1
+            at = [place * shift for place, _ in points]
+            color, mark = COLORS[n % len(COLORS)], MARKS[n % len(MARKS)]
+            axes.plot(at, [score["value"] for _, score in points], color=color, lw=1.3, label=name, marker=mark, ms=4)
+            for place, (_, score) in zip(at, points, strict=True):
+                _bar(axes, score, place, color, mark, upright=True)
+        axes.axhline(0, color="black", lw=0.8, ls=":")
+        if log:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel=x, ylabel=y)
+        axes.legend(fontsize=7)
+
+    return png(draw, (6.4, 3.9))
+
+
+def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarray]]], levels: np.ndarray) -> bytes:
+    """Left the error of x0, right the loss in the noise, over log-SNR; one line for each seed of a series."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        for n, (name, seeds) in enumerate(series.items()):
+            for k, (curve, noise) in enumerate(seeds):
+                error, loss = np.array(curve["error"]).mean(0), noise.mean(0)
+                style = dict(color=COLORS[n], lw=1.4, ls=("-", "--", "-.", ":")[n % 4], label=None if k else name)
+                left.plot(levels, error / error[0], **style)
+                right.plot(levels, loss / max(loss.max(), 1e-12), **style)
+        left.axhline(0.5, color="black", lw=0.8, ls=":")
+        left.set(xlabel=LOG_SNR, ylabel="error of x0, share of that in noise", ylim=(0, 1.15))
+        right.set(xlabel=LOG_SNR, ylabel="loss in the noise, share of its largest", ylim=(0, 1.05))
+        figure.legend(fontsize=7, loc="outside upper center", ncols=4)
+
+    return png(draw, (WIDE[0], WIDE[1] + 0.3))
+
+
+def path(grids: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+    """Dice along the sampler's path and where labels are decided, over the steps; one line for each seed."""
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        steps = np.arange(1, len(grids[0]) + 1)
+        names = {"own": "with the sample that comes out", "reference": "with true masks"}
+        for k, one in enumerate(found):
+            for n, (key, name) in enumerate(names.items()):
+                style = dict(color=COLORS[n], marker=MARKS[n], ms=3, lw=1.2, label=None if k else name)
+                above.plot(steps, one[key], **style)
+            width = 0.8 / len(found)
+            at = steps + width * (k - (len(found) - 1) / 2)
+            below.bar(at, one["decided"], width, color=SHADES[k % len(SHADES)], label=f"seed {k + 1}")
+        above.set(ylabel="Dice", ylim=(0, 1.02))
+        shown = steps[:: max(1, len(steps) // 7)]
+        levels = np.mean(grids, axis=0)
+        below.set_xticks(shown, [f"{step}\n{levels[step - 1]:.1f}" for step in shown])
+        below.set(xlabel="step, and its log-SNR", ylabel="decided here,\nshare of voxels")
+        figure.legend(fontsize=7, loc="outside upper center", ncols=4)
+
+    return png(draw, (6.4, 4.6))
+
+
+def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[str, str]) -> bytes:
+    """A number for every "row, column" key as shades with the number written in; some are marked with a word."""
+    rows = list(dict.fromkeys(key.rpartition(", ")[0] for key in values))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        table = np.array([[values[f"{row}, {column}"] for column in columns] for row in rows])
+        axes.imshow(table, cmap="Greys", aspect="auto", vmin=min(0, table.min()), vmax=table.max() * 1.3 or 1)
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                words = " ".join(word for word, key in marked.items() if key == f"{row}, {column}")
+                dark = table[i, j] > 0.75 * table.max()
+                axes.text(
+                    j,
+                    i,
+                    f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""),
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else "black",
+                    fontweight="bold" if words else "normal",
+                )
+        axes.set_xticks(range(len(columns)), columns, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set(xlabel="step grid", ylabel="schedule and input scale of the training")
+
+    return png(draw, (6.8, 1.2 + 0.42 * len(rows)))
+
+
+def _bar(axes: Axes, score: Mapping[str, Any], at: float, color: str, mark: str, upright: bool) -> None:
+    """A score with its interval, where it has one."""
+    value, low, high = score["value"], score["low"], score["high"]
+    reach = None if low is None or high is None else [[max(0, value - low)], [max(0, high - value)]]
+    x, y = (at, value) if upright else (value, at)
+    errors = {"yerr" if upright else "xerr": reach}
+    axes.errorbar(x, y, fmt=mark, ms=4, capsize=2, lw=1.2, color=color, **errors)

@@ -1,0 +1,72 @@
+"""Work on several cores: each job in a process of its own kind, progress with time left, nothing finished is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from ..errors import DiffusionSegmentationError
+
+TELL_SECONDS = 30
+
+
+def processes(device: str) -> int:
+    """One for each core that this process may use, as networks of this size gain little from several; one GPU, one."""
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores)
+
+
+def run(
+    jobs: Sequence[tuple[str, float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
+) -> Iterator[Any]:
+    """Run jobs (title, weight, function, arguments) on `count` processes; yields what they return, in any order.
+
+    `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks". At Ctrl+C, and where the
+    caller stops, the processes end at once. What a job raises is raised here.
+    """
+    total, done, finished, started = sum(job[1] for job in jobs), 0.0, 0, time.monotonic()
+    told = -TELL_SECONDS
+    before = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_alone)
+    try:
+        waiting: dict[Future[Any], tuple[str, float]] = {
+            pool.submit(function, *arguments): (title, weight) for title, weight, function, arguments in jobs
+        }
+        while waiting:
+            ended, _ = wait(waiting, timeout=TELL_SECONDS, return_when=FIRST_COMPLETED)
+            for future in ended:
+                done, finished = done + waiting.pop(future)[1], finished + 1
+                yield future.result()
+            now = time.monotonic() - started
+            if (ended and finished == len(jobs)) or now - told > TELL_SECONDS:
+                told = now
+                left = f", about {now * (total - done) / done / 60:.0f} min left" if 0 < done < total else ""
+                print(f"{stage}: {finished} of {len(jobs)} {label}{left}", file=sys.stderr, flush=True)
+    except BrokenProcessPool:
+        raise DiffusionSegmentationError(
+            "A process of the study was ended from outside, most likely for want of memory; close other programs and "
+            "give the same command again, which goes on from what is finished."
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.terminate()
+                process.join(5)
+
+
+def _alone() -> None:
+    """A process of the pool: one thread, and Ctrl+C is its parent's business."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

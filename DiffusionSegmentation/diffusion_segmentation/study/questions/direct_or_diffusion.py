@@ -1,0 +1,179 @@
+"""A1: is diffusion better than the same network trained directly, and in what?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ...evaluation.answers import Answer, votes
+from ...evaluation.tables import Cell, Table, scored
+from .. import plots
+from ..arms import MEMBERS, Arm, ensemble
+from ..context import Context
+from ..curves import loss_over_levels
+from ..drawing import STEPS, Drawer, direct_answer, direct_probabilities, mixture_answer, stochastic_answer
+from ..findings import FAILS, HOLDS, UNDECIDED, Figure, Findings, slug
+from ..question import Found, Question
+from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, compared, record_case
+from ..scores import scored as score_of
+from ..solvers import step_grid
+from .rows import score_rows, sentence
+
+FUSED = (1, 8, 32)
+DIRECT, DICE, ENSEMBLE, DROPOUT, STOCHASTIC = "direct", "direct-dice", "ensemble", "dropout", "stochastic"
+EXACT = "exact"
+TITLES = {
+    DIRECT: "direct, CE",
+    DICE: "direct, Dice + CE",
+    ENSEMBLE: "deep ensemble, CE",
+    DROPOUT: "MC dropout, CE",
+    STOCHASTIC: "stochastic segmentation network",
+    **{f"diffusion-{n}": f"diffusion, {n} sample{'s' * (n > 1)}" for n in FUSED},
+    "head": "direct head of the diffusion model",
+    **{f"{EXACT}-{n}": f"exact sampler, {n} samples" for n in FUSED[1:]},
+}
+MOST = f"diffusion-{FUSED[-1]}"
+
+
+class DirectOrDiffusion(Question):
+    """Rows of every task: direct networks, rivals that also give a spread, diffusion fused over 1, 8 and 32 samples."""
+
+    key = "A1"
+    title = "Direct or diffusion"
+    why = (
+        "The same encoder, data and training time, once as a direct segmentation network and once as a diffusion "
+        "model. Öttl et al. ask whether the gain comes from diffusion or from the network. Their summary reports that "
+        "diffusion improved IoU and ECE over a direct network with a Dice and CE loss; whether that is diffusion or "
+        "the loss, the direct network with CE alone tells."
+    )
+
+    def __init__(self, rows: tuple[str, ...]) -> None:
+        self.rows = rows
+
+    def detail(self) -> tuple[str, ...]:
+        return self.rows
+
+    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
+        of = {
+            DIRECT: [Arm(task, seed, form="direct")],
+            DICE: [Arm(task, seed, form="direct", loss="dice")],
+            ENSEMBLE: ensemble(task, seed),
+            DROPOUT: [Arm(task, seed, form="direct", dropout=1.0)],
+            STOCHASTIC: [Arm(task, seed, form="stochastic")],
+        }
+        return (Arm(task, seed), *(arm for row in self.rows for arm in of[row]))
+
+    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
+        arms, of = self.arms(task, seed), context.tasks[task]
+        drawer = Drawer(context.network(arms[0]), arms[0], of)
+        networks = {row: [context.network(arm) for arm in self._of(arms, row)] for row in self.rows}
+        curve = loss_over_levels(drawer.network, arms[0], of)
+        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
+        samples, records, seconds = context.samples, [], {}
+        for index in range(len(of.cases)):
+            truth = of.truth(index)
+            image = truth.case.image
+            answers: dict[str, Answer] = {}
+            for row, several in networks.items():
+                started = time.process_time()
+                answers[row] = self._answer(row, several, image, samples, index)
+                seconds.setdefault(row, []).append(time.process_time() - started)
+            started = time.process_time()
+            drawn = drawer.draw(image, samples, grid, seed=index)
+            seconds.setdefault(MOST, []).append(time.process_time() - started)
+            for n in FUSED:
+                answers[f"diffusion-{n}"] = drawn.answer(min(n, samples))
+            answers["head"] = Answer(direct_probabilities(drawer.network, image))
+            exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
+            for n in FUSED[1:]:
+                answers[f"{EXACT}-{n}"] = Answer(votes(exact[:n], of.classes), exact[:n])
+            records.append(record_case(truth, answers, of.exact, index))
+        return {
+            "records": records,
+            "seconds": {row: float(np.median(spent)) for row, spent in seconds.items()},
+            "iterations": {arm.title(): context.facts(arm)["iterations"] for arm in arms},
+        }
+
+    def _of(self, arms: tuple[Arm, ...], row: str) -> list[Arm]:
+        first = 1
+        for name in self.rows:
+            count = MEMBERS if name == ENSEMBLE else 1
+            if name == row:
+                return list(arms[first : first + count])
+            first += count
+        raise KeyError(row)
+
+    @staticmethod
+    def _answer(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Answer:
+        if row == STOCHASTIC:
+            return stochastic_answer(networks[0], image, samples, seed)
+        if row == ENSEMBLE:
+            return mixture_answer(np.stack([direct_probabilities(n, image) for n in networks]), samples, seed)
+        if row == DROPOUT:
+            noisy = np.stack([direct_probabilities(networks[0], image) for _ in range(samples)])
+            return mixture_answer(noisy, samples, seed)
+        return direct_answer(direct_probabilities(networks[0], image), samples, seed)
+
+    def findings(self, context: Context, found: Found) -> Findings:
+        said = Findings()
+        rows = [*self.rows, *(f"diffusion-{n}" for n in FUSED), "head"]
+        for task in context.tasks:
+            by_seed = [found[task, seed]["records"] for seed in context.seeds]
+            floors = [f"{EXACT}-{n}" for n in FUSED[1:]]
+            shown = {
+                row: {m: score_of(by_seed, row, m) for m in MEASURES}
+                for row in (*rows, *(floors if context.tasks[task].exact else ()))
+            }
+            against = {row: {m: compared(by_seed, MOST, row, m) for m in MEASURES} for row in (*self.rows, "head")}
+            said.numbers[task] = {"scores": shown, "differences": against}
+            said.tables.append(_table(task, shown, found, context))
+            said.figures.append(_figure(task, shown, context))
+            if DICE in against:
+                _say_claim(said, task, against)
+            for row, differences in against.items():
+                a = f"diffusion fused over {FUSED[-1]} samples"
+                said.say(*sentence(task, a, TITLES[row], differences, joint=row != "head"))
+        return said
+
+
+def _table(task: str, shown: dict[str, Any], found: Found, context: Context) -> Table:
+    measures = [m for m in MEASURES if any(scores[m] for scores in shown.values())]
+    rows = []
+    for row, scores in shown.items():
+        spent = [found[task, seed]["seconds"].get(row) for seed in context.seeds]
+        cost = "" if None in spent else f"{1000 * np.mean(spent):.0f}"
+        rows.append([Cell(TITLES[row]), *(scored(scores[m]) for m in measures), Cell(cost)])
+    caption = (
+        f"{task}: mean over {len(context.seeds)} seeds, below it the range of the seeds' 95 % intervals over "
+        f"{len(context.tasks[task].cases)} test cases; samples of direct networks are pixels drawn each by itself; the "
+        "exact sampler shows what is left for a perfect model with so many samples"
+    )
+    return Table(caption, ["", *(MEASURES[m].title for m in measures), "CPU ms a case"], rows)
+
+
+def _figure(task: str, shown: dict[str, Any], context: Context) -> Figure:
+    pair = ("iou", "ece") + (("ged_u", "coverage") if any(s["ged_u"] for s in shown.values()) else ())
+    png = plots.dots(
+        {TITLES[row]: scores for row, scores in shown.items()}, {m: MEASURES[m].title for m in pair}, WANTED
+    )
+    rows = score_rows({TITLES[row]: scores for row, scores in shown.items()})
+    caption = f"{task}: scores of each row; bars reach over the seeds' 95 % intervals."
+    return Figure(f"direct-or-diffusion-{slug(task)}", png, caption, rows)
+
+
+def _say_claim(said: Findings, task: str, against: dict[str, Any]) -> None:
+    """The claim that diffusion training improves IoU and ECE over a direct network, and the controls it has not had."""
+    mark = {BETTER: HOLDS, WORSE: FAILS, OPEN: UNDECIDED}[both(against[DICE])]
+    words = {BETTER: "it is better in both", WORSE: "it is worse in one or both", OPEN: "that is not decided"}
+    controls = [f"against {TITLES[row]} {words[both(against[row])]}" for row in (DIRECT, ENSEMBLE) if row in against]
+    text = f"{task}: the claim is that diffusion is better in IoU and ECE than a direct network with a Dice and CE loss"
+    text = f"{text}; here {words[both(against[DICE])]}"
+    said.say(mark, f"{text}, {' and '.join(controls)}." if controls else f"{text}.", claim=True)
+
+
+def both(differences: dict[str, Any]) -> str:
+    """Better where IoU and ECE are decidedly better, worse where one of them is decidedly worse."""
+    verdicts = {differences[m]["verdict"] for m in ("iou", "ece")}
+    return WORSE if WORSE in verdicts else BETTER if verdicts == {BETTER} else OPEN

@@ -1,0 +1,64 @@
+"""A direct network whose logits are jointly Gaussian: samples that agree with themselves, for one pass."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..networks import Encoder
+from ..networks.blocks import CONV
+
+RANK = 10
+DRAWS = 16
+"""Samples of the logits behind the loss of each mask."""
+
+
+class Stochastic(nn.Module):
+    """Stochastic segmentation network (Monteiro et al., "Stochastic Segmentation Networks", NeurIPS 2020).
+
+    Logits ~ N(mean, F F^T + diag), where mean, F (rank 10) and diag come from the features of the encoder of `Pair`.
+    Everything in space-to-depth form.
+    """
+
+    def __init__(self, classes: int, dims: int, width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        cells = 2**dims * classes
+        self.encoder = Encoder(classes, (width, 2 * width, 2 * width), (2, 2, 2), dims)
+        self.factor = CONV[dims](width, cells * RANK, 1)
+        self.diagonal = CONV[dims](width, cells, 1)
+        nn.init.normal_(self.factor.weight, std=0.01)
+        nn.init.zeros_(self.diagonal.weight)
+        nn.init.constant_(self.diagonal.bias, -4.0)
+
+    def draw(self, image: torch.Tensor, samples: int) -> torch.Tensor:
+        """Logits [N, samples, cells * classes, ...] from images [N, 1, ...]."""
+        features, mean = self.encoder(image)
+        h = functional.silu(features)
+        n, channels, *size = mean.shape
+        factor = self.factor(h).view(n, RANK, channels, *size)
+        weights = torch.randn(n, samples, RANK, device=mean.device)
+        low_rank = torch.einsum("nsr,nrc...->nsc...", weights, factor)
+        deviation = functional.softplus(self.diagonal(h))[:, None].sqrt()
+        return mean[:, None] + low_rank + deviation * torch.randn_like(low_rank)
+
+    def loss(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Minus the mean log-likelihood of masks [N, R, 2^dims, ...], nats a voxel, by DRAWS samples (their eq. 6)."""
+        logits = self.draw(image, DRAWS)
+        n, raters = target.shape[:2]
+        by_class = logits.unflatten(2, (self.classes, -1)).log_softmax(2)
+        # [N, S, R]: the log-probability of each mask under each sample of the logits.
+        likelihood = torch.stack(
+            [
+                by_class.gather(2, target[:, r, None, None].expand(n, DRAWS, 1, *target.shape[2:]))
+                .flatten(2)
+                .sum(2, dtype=torch.float64)
+                for r in range(raters)
+            ],
+            dim=2,
+        )
+        mean = torch.logsumexp(likelihood, 1) - math.log(DRAWS)
+        return (-mean.mean() / target[0, 0].numel()).float()

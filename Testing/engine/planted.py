@@ -1,0 +1,109 @@
+"""Planted truths for the study's questions: answers and networks of which one knows what must be found."""
+
+import json
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from diffusion_segmentation.evaluation.answers import Answer, independent_pixels, votes
+from diffusion_segmentation.networks import Architecture, space_to_depth
+from diffusion_segmentation.process import alpha_sigma, one_hot_state
+from diffusion_segmentation.study.context import Context
+from diffusion_segmentation.study.scores import record_case
+from diffusion_segmentation.study.tasks import Sizes, prepare
+
+SAMPLES = 16
+
+
+def context(folder, *texts, cases=12, seeds=2):
+    tasks = {task.name: task for task in (prepare(text, folder, Sizes(8, 8, cases)) for text in texts)}
+    return Context(tasks, tuple(range(seeds)), 1.0, SAMPLES, folder, "cpu")
+
+
+def exact(truth, seed):
+    """What a perfect sampler answers."""
+    masks = truth.case.sample(np.random.default_rng([seed, 77]), SAMPLES)
+    return Answer(truth.case.marginals.astype(np.float32), masks)
+
+
+def pixels(truth, seed):
+    """The right probabilities, and pixels drawn each by itself."""
+    p = truth.case.marginals
+    return Answer(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 78])))
+
+
+def sharpened(truth, seed):
+    """Probabilities pushed to 0 and 1, as a Dice loss does, and masks of these."""
+    p = truth.case.marginals**4
+    p = p / p.sum(0)
+    return Answer(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 79])))
+
+
+def single(truth, seed):
+    """One mask again and again."""
+    mask = truth.case.sample(np.random.default_rng([seed, 80]), 1)
+    return Answer(votes(mask, truth.case.classes), np.repeat(mask, SAMPLES, 0))
+
+
+def records(context, task, seed, rows):
+    """Records of all test cases; `rows` are the functions above by the row's name."""
+    of = context.tasks[task]
+    found = []
+    for index in range(len(of.cases)):
+        truth = of.truth(index)
+        answers = {name: row(truth, 1000 * seed + index) for name, row in rows.items()}
+        found.append(record_case(truth, answers, of.exact, index))
+    return found
+
+
+class Oracle(Architecture):
+    """The exact posterior denoiser of a phantom's cases: Bayes over the masks that can be, given image and state.
+
+    With `blind` it does not look at the image: its masks are those of all cases. With `deaf` not at the state.
+    """
+
+    name = "oracle"
+
+    def __init__(self, cases, blind=False, deaf=False):
+        super().__init__(cases[0].classes, cases[0].image.ndim, 8)
+        self.cases, self.blind, self.deaf = cases, blind, deaf
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, image):
+        match = [k for k, case in enumerate(self.cases) if np.array_equal(case.image, image[0, 0].numpy())]
+        return (torch.tensor([match[0] if match else -1]),)
+
+    def denoise(self, x, log_snr, condition):
+        chosen = self.cases if self.blind else [self.cases[int(condition[0][0])]]
+        masks = np.concatenate([case.support()[0] for case in chosen])
+        weights = np.concatenate([case.support()[1] for case in chosen]) / len(chosen)
+        x0 = one_hot_state(space_to_depth(torch.from_numpy(masks)[:, None]).long(), self.classes).flatten(1)
+        evidence = torch.from_numpy(np.log(weights)).float().expand(len(x), -1)
+        if not self.deaf:
+            alpha, sigma = alpha_sigma(log_snr[:1])
+            # -|x - alpha x0|^2 / 2 sigma^2 up to what all masks share.
+            evidence = evidence + (alpha / sigma**2) * (x.flatten(1).float() @ x0.T)
+        p = (evidence.softmax(1) @ ((x0 + 1) / 2)).clamp_min(1e-9)
+        return p.log().view(x.shape)
+
+
+def balls(root, cases, raters):
+    """A folder of labelled images at 2 mm: a ball each, whose radius the raters see differently."""
+    for part in ("imagesTr", "labelsTr"):
+        (root / part).mkdir(parents=True)
+    grid = np.stack(np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij"))
+    distance, rng = np.sqrt((grid**2).sum(0)), np.random.default_rng(0)
+    for n in range(cases):
+        values = 100 * (distance < 10) + 100 * (distance < 5) + rng.normal(0, 3, distance.shape)
+        image = sitk.GetImageFromArray(values.astype(np.float32))
+        image.SetSpacing((2, 2, 2))
+        sitk.WriteImage(image, root / "imagesTr" / f"case{n}_0000.nii.gz")
+        for rater in range(raters):
+            label = sitk.GetImageFromArray((distance < 5 + rater).astype(np.uint8))
+            label.CopyInformation(image)
+            name = f"case{n}_rater{rater + 1}" if raters > 1 else f"case{n}"
+            sitk.WriteImage(label, root / "labelsTr" / f"{name}.nii.gz")
+    listing = {"name": "Balls", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}}
+    (root / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
+    return root

@@ -1,0 +1,235 @@
+"""A study from real training: the short form of A3 and one arm of A1, what is kept of it, and its report."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import planted
+import pytest
+
+from diffusion_segmentation import cli
+from diffusion_segmentation import model as models
+from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
+from diffusion_segmentation.study import adapt, pool, report, study
+from diffusion_segmentation.study.arms import Arm
+from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
+from diffusion_segmentation.study.tasks import Sizes
+from diffusion_segmentation.training.sources import Phantoms
+
+SIZES = Sizes(train=512, validation=32, test=24)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+def request(folder, **changes):
+    asked = {
+        "data": ("boundary:16x16",),
+        "output": folder,
+        "budget": 3.0,
+        "sizes": SIZES,
+        "samples": 16,
+        "device": "cpu",
+        "questions": (DirectOrDiffusion(("direct",)), NoiseLevels()),
+    }
+    return study.Request(**{**asked, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_segmentation.evaluation.pooling.RESAMPLES", 300)
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return study.study(request(folder))
+
+
+@pytest.mark.slow
+def test_real_training_finds_what_must_be_true_of_this_task(found):
+    a1 = found["questions"]["A1"]["numbers"]["boundary:16x16"]
+    # One number decides the whole border: pixels drawn each by itself cannot have its spread, joint samples have.
+    assert a1["differences"]["direct"]["spread"]["verdict"] == "better"
+    assert a1["scores"]["diffusion-32"]["spread"]["value"] > 5 * a1["scores"]["direct"]["spread"]["value"]
+    assert a1["differences"]["direct"]["coverage"]["verdict"] == "better"
+    a3 = found["questions"]["A3"]["numbers"]["boundary:16x16"]
+    with_image, without = (a3["half_points"][name]["value"] for name in ("diffusion", "mask"))
+    assert with_image < without  # the image tells most of the mask, so more noise is borne
+    sentences = " ".join(s["text"] for s in found["questions"]["A3"]["sentences"])
+    assert "of masks given the image rises again" in sentences
+
+
+@pytest.mark.slow
+def test_report_is_one_file_with_its_numbers_beside_it(found, folder):
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<script" not in page
+    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert said == json.loads(json.dumps(found))
+    pictures = sorted(path.stem for path in (folder / "figures").glob("*.png"))
+    assert pictures == sorted(path.stem for path in (folder / "figures").glob("*.csv")) and len(pictures) == 3
+    assert page.count("<img") == 3 and all(f"figures/{name}.png" in json.dumps(said) for name in pictures)
+    with (folder / "figures" / "noise-levels-boundary-16x16.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2 * 24 and float(rows[0]["loss"]) > 0
+    assert "95 %" in page and found["facts"]["networks"] == 8
+
+
+@pytest.mark.slow
+def test_the_same_command_trains_and_measures_nothing_again(found, folder, monkeypatch, capsys):
+    monkeypatch.setattr(study.pool, "run", lambda *_: pytest.fail("something was done again"))
+    again = study.study(request(folder))
+    assert again["questions"] == found["questions"]
+    assert "8 networks are there already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_text_for_a_terminal_names_question_and_report(found, folder):
+    text = report.text(found, folder)
+    assert "A3 What is learnt when" in text and text.endswith(f"The report is {folder / 'study.html'}")
+
+
+def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
+    arms = study.needed([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
+    minutes = study.minutes_an_arm(60, arms, 2)
+    assert len(arms) == 4 * 7 and len(set(arms)) == len(arms)
+    assert minutes * sum(arm.share for arm in arms) == pytest.approx(60 * 2 * study.TRAINING_SHARE)
+    assert arms[-1].share < 1 <= arms[0].share
+    with pytest.raises(InputError, match="raise --budget"):
+        study.minutes_an_arm(0.01, [Arm("a")] * 100, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seeds": 1}, "two seeds or more"),
+        ({"data": ("boundary:16x16", "boundary:16x16")}, "named twice"),
+        ({"data": ("nowhere",)}, "no folder of labelled images"),
+        ({"questions": None, "only": "A1,B2"}, "no question of the study"),
+        ({"questions": None, "only": "A10", "data": ("boundary:24x24",)}, "multiples of 16"),
+    ],
+)
+def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        study.study(request(tmp_path, **changes, sizes=Sizes(4, 4, 4)))
+    assert not (tmp_path / "study.html").exists() and not (tmp_path / "cache" / "arms").exists()
+
+
+def test_wrong_usage_of_the_command(tmp_path, capsys):
+    assert cli.main(["study", "boundary", "lesions", "--adapt", "brain-structures", "--output", str(tmp_path)]) == 1
+    assert "--adapt takes one task" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["study", "boundary", "--output", str(tmp_path), "--budget", "-3"])
+
+
+def test_a_folder_is_studied_too(tmp_path):
+    data = planted.balls(tmp_path / "data", cases=8, raters=1)
+    asked = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
+    found = study.study(asked)
+    assert found["facts"]["data"]["Balls"]["known_answer"] is False
+    scores = found["questions"]["A1"]["numbers"]["Balls"]["scores"]
+    assert scores["direct"]["iou"]["value"] is not None and scores["direct"]["spread"] is None
+
+
+# --adapt
+
+
+@pytest.fixture(scope="module")
+def flat_model(tmp_path_factory):
+    """A model of `boundary` that knows the answer to nothing, with a loss curve that puts its steps in a bad place."""
+    settings = Phantoms("boundary:16x16").settings()
+    section = settings["diffusion_segmentation"]
+    encoder, denoiser = models.build(section["network"], 2)
+    levels = np.linspace(-12, 8, 24)
+    late = (levels < 7).astype(float)
+    section |= {
+        "sha256": "",
+        "steps": {"cpu": 4, "gpu": 4},
+        "process": {
+            "input_scale": 0.5,
+            "loss_curve": {"log_snr": levels.tolist(), "cross_entropy": late.tolist()},
+        },
+        "training": {"optimisation": {"density": "cosine"}},
+    }
+    folder = tmp_path_factory.mktemp("models") / "flat"
+    models.save(folder, {**settings["bundle"], "diffusion_segmentation": section}, encoder, denoiser)
+    return folder
+
+
+def test_adapt_moves_the_steps_and_keeps_the_weights(flat_model, tmp_path):
+    asked = adapt.Request("boundary:16x16", str(flat_model), tmp_path, "cpu", Sizes(1, 16, 8))
+    found = adapt.adapt(asked)
+    old, new = (np.array(found["grids"][name]) for name in (adapt.OLD, adapt.NEW))
+    assert len(old) == len(new) == 4 and abs(old - new).max() > 1
+    before, after = models.load(flat_model), models.load(tmp_path / "model")
+    assert before.section["sha256"] == after.section["sha256"]
+    np.testing.assert_allclose(after.step_grid(4), new, atol=1e-3)
+    assert after.section["adapted"]["data"] == "boundary:16x16"
+    assert found["sentence"] and found["gain"]["verdict"] in ("better", "worse", "not decided")
+    advice = json.loads((tmp_path / "training.json").read_text())
+    assert 0.05 <= advice["diffusion_segmentation"]["process"]["input_scale"] <= 1
+
+
+def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
+    for data, sentence in (("lesions:16x16", "same structures"), ("boundary:20x20", "multiple of 8")):
+        with pytest.raises(InputError, match=sentence):
+            adapt.adapt(adapt.Request(data, str(flat_model), tmp_path, "cpu", Sizes(1, 4, 4)))
+    assert not (tmp_path / "model").exists()
+
+
+# Stopped, and broken
+
+
+def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
+    command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*command, "--budget", "0.4", "--only", "A8", "--device", "cpu"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    arms = tmp_path / "cache" / "arms"
+    for _ in range(600):
+        if list(arms.glob("*.safetensors")):
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of them
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and said.splitlines()[-1] == "Cancelled."
+    assert _ends(process.pid), "processes are left behind"
+    assert list(arms.glob("*.safetensors")) and not (tmp_path / "study.html").exists()
+
+
+def _ends(group):
+    """Whether a process group is empty within some seconds: multiprocessing's own helper ends after its parent."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_process_that_dies_is_said_in_a_sentence():
+    jobs = [("a", 1.0, os._exit, (3,)), ("b", 1.0, time.sleep, (0.1,))]
+    with pytest.raises(DiffusionSegmentationError, match="ended from outside"):
+        list(pool.run(jobs, 1, "training", "networks"))
+
+
+def test_what_a_job_raises_is_raised_and_ends_the_others():
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        list(pool.run([("a", 1.0, divmod, (1, 0)), ("b", 1.0, time.sleep, (60,))], 2, "training", "networks"))
+    assert time.monotonic() - started < 30

@@ -1,0 +1,212 @@
+"""Tasks, losses and trainings of a study."""
+
+import json
+
+import numpy as np
+import planted
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.networks import space_to_depth
+from diffusion_segmentation.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, linear_log_snr, one_hot_state
+from diffusion_segmentation.study import fit, objectives
+from diffusion_segmentation.study.arms import MEMBERS, Arm, ensemble
+from diffusion_segmentation.study.drawing import Drawer
+from diffusion_segmentation.study.solvers import GRIDS, SOLVERS, step_grid
+from diffusion_segmentation.study.stochastic import Stochastic
+from diffusion_segmentation.study.tasks import MASKS, TRAIN, VALIDATION, Sizes, prepare
+
+TASK = "boundary:16x16"
+SIZES = Sizes(train=32, validation=16, test=6)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return prepare(TASK, tmp_path_factory.mktemp("cache"), SIZES)
+
+
+def test_a_task_is_kept_and_its_parts_differ(task):
+    images, masks = task.arrays(TRAIN)
+    assert images.shape == (32, 16, 16) and masks.shape == (32, MASKS, 16, 16) and masks.max() == 1
+    assert not np.array_equal(images[:6], task.arrays(VALIDATION)[0][:6])
+    written = (task.folder / "train-images.npy").stat().st_mtime_ns
+    assert prepare(TASK, task.folder.parents[1], SIZES) == task
+    assert (task.folder / "train-images.npy").stat().st_mtime_ns == written
+    assert prepare(TASK, task.folder.parents[1], Sizes(33, 16, 6)).content != task.content
+    assert np.array_equal(task.case(2).image, task.case(2).image)
+
+
+def test_what_is_no_task_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="no folder of labelled images and none of the tasks"):
+        prepare("nothing", tmp_path, SIZES)
+
+
+def test_a_folder_becomes_windows_around_its_structures(tmp_path):
+    data = planted.balls(tmp_path / "data", cases=6, raters=2)
+    of = prepare(str(data), tmp_path / "cache", Sizes(train=16, validation=16, test=6))
+    images, masks = of.arrays(TRAIN)
+    assert images.shape == (16, 32, 32, 32) and masks.shape[1] == MASKS and not of.exact and len(of.cases)
+    truth = of.truth(0)
+    # Two raters, each as likely: what both marked is certain, what one marked is half.
+    assert set(np.unique(truth.case.marginals[1])) == {0.0, 0.5, 1.0}
+    assert truth.anywhere[truth.case.marginals[1] > 0].all() and not truth.anywhere.all()
+
+
+def test_a_folder_of_too_few_cases_is_refused(tmp_path):
+    with pytest.raises(InputError, match="5 labelled cases or more"):
+        prepare(str(planted.balls(tmp_path / "data", cases=3, raters=1)), tmp_path / "cache", SIZES)
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse", "v", "eps"])
+@pytest.mark.parametrize("log_snr", [-6.0, 0.0, 4.0])
+def test_a_perfect_answer_is_read_as_the_truth_whatever_is_predicted(loss, log_snr):
+    labels = torch.randint(0, 3, (2, 4, 4, 4))
+    x0 = one_hot_state(labels, 3)
+    noise, level = torch.randn(x0.shape), torch.full((2,), log_snr)
+    x = diffuse(x0, noise, level)
+    alpha, sigma = torch.sigmoid(level[:1]).sqrt(), torch.sigmoid(-level[:1]).sqrt()
+    answer = {"ce": 50 * x0, "mse": x0, "v": alpha * noise - sigma * x0, "eps": noise}[loss]
+    p = objectives.probabilities(answer, loss, x, level)
+    torch.testing.assert_close(2 * p - 1, x0, atol=1e-3, rtol=0)
+    assert objectives._answer_loss(answer, loss, 3, labels, x0, noise, level).max() < 1e-6
+
+
+def test_substitutes_for_the_noisy_mask():
+    x, other, level = torch.randn(2, 8, 4, 4), torch.ones(2, 8, 4, 4), torch.full((2,), 6.0)
+    assert objectives.substituted("mask", x, other, level)[0] is x
+    assert not torch.allclose(objectives.substituted("noise", x, other, level)[0], x)
+    shuffled = objectives.substituted("shuffled", x, other, level)[0]
+    torch.testing.assert_close(shuffled, other, atol=0.5, rtol=0)
+    nothing, at = objectives.substituted("nothing", x, other, level)
+    assert not nothing.any() and (at == LOG_SNR_MIN).all()
+
+
+def test_shuffled_masks_are_those_of_other_cases(task):
+    torch.manual_seed(0)
+    arm, seen = Arm(TASK, state="shuffled"), []
+    network = fit.build(arm, task)
+    original = network.denoise
+    network.denoise = lambda x, level, condition: (seen.append(x), original(x, level, condition))[1]
+    images, masks = (torch.from_numpy(np.array(a[:2])) for a in task.arrays(TRAIN))
+    masks = torch.stack([torch.zeros_like(masks[0, :1]), torch.ones_like(masks[0, :1])])
+    objectives.denoising_loss(network, arm, images[:, None], masks, torch.full((2, 2), LOG_SNR_MAX))
+    of_class_1 = seen[0].reshape(4, 2, -1)[:, 1].mean(1)
+    assert (of_class_1[:2] > 0.5).all() and (of_class_1[2:] < -0.5).all()
+
+
+def test_linear_schedule_is_that_of_image_generation():
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    kept = torch.cumprod(1 - beta, 0)
+    expected = torch.log(kept / (1 - kept))
+    found = linear_log_snr((torch.arange(1000) + 1) / 1000, 1.0).double()
+    middle = slice(50, 950)
+    torch.testing.assert_close(found[middle], expected[middle], atol=0.06, rtol=0)
+
+
+def test_grids_and_solvers_agree_on_the_exact_denoiser():
+    curve = np.linspace(-12, 8, 24), np.linspace(1, 0, 24)
+    for kind in GRIDS:
+        grid = step_grid(kind, 7, curve)
+        assert len(grid) == 7 and grid[0] == LOG_SNR_MIN and (np.diff(grid) > 0).all()
+    # One Gaussian voxel state: x0 is +1 or -1 alike; the exact answer is a logistic function.
+    torch.manual_seed(0)
+    x = torch.randn(4000, 1)
+    for name, solver in SOLVERS.items():
+        p = solver(
+            lambda x, node: torch.sigmoid(2 * x * np.sqrt(1 / (1 + np.exp(-node))) * (1 + np.exp(node))),
+            x,
+            torch.full_like(x, 0.5),
+            np.linspace(-12, 7, 40),
+        )
+        assert abs(float(p.mean()) - 0.5) < 0.03 and float(((p > 0.99) | (p < 0.01)).float().mean()) > 0.97, name
+
+
+def test_stochastic_network_learns_that_pixels_go_together():
+    torch.manual_seed(0)
+    network = Stochastic(2, 2, 8)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    image = torch.zeros(4, 1, 16, 16)
+    coins = torch.randint(0, 2, (4, 8, 1, 1), dtype=torch.uint8)
+    masks = coins.expand(4, 8, 16, 16)
+    target = space_to_depth(masks.flatten(0, 1)[:, None]).long().unflatten(0, (4, 8))
+    first = float(network.loss(image, target))
+    for _ in range(120):
+        optimiser.zero_grad()
+        network.loss(image, target).backward()
+        optimiser.step()
+    with torch.no_grad():
+        drawn = network.draw(image[:1], 64)[0].unflatten(1, (2, -1)).argmax(1).float().flatten(1).mean(1)
+    assert float(network.loss(image, target)) < 0.5 * first
+    assert drawn.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
+
+
+def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
+    arm = Arm(TASK, form="direct")
+    path = tmp_path / f"{arm.key(task.content, 0.05, 'cpu')}.safetensors"
+    monkeypatch.setattr(fit, "KEEP_SECONDS", 0)
+    steps = fit._Training._step
+    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: _stop_after(self, 3) or steps(self, *a))
+    with pytest.raises(KeyboardInterrupt):
+        fit.trained(arm, task, 0.05, tmp_path, "cpu")
+    assert path.with_suffix(".checkpoint").exists() and not path.exists()
+    began = []
+    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: (began.append(self.step), steps(self, *a))[1])
+    network = fit.trained(arm, task, 0.05, tmp_path, "cpu")
+    assert began[0] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
+    assert not path.with_suffix(".checkpoint").exists()
+    again = fit.trained(arm, task, 0.05, tmp_path, "cpu")
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+def _stop_after(training, steps):
+    if training.step == steps:
+        raise KeyboardInterrupt
+
+
+def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
+    arm = Arm(TASK, form="direct")
+    path = tmp_path / f"{arm.key(task.content, 0.01, 'cpu')}.checkpoint"
+    path.write_bytes(b"not a checkpoint")
+    fit.trained(arm, task, 0.01, tmp_path, "cpu")
+    assert load_file(path.with_suffix(".safetensors"))
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        Arm(TASK, loss="eps"),
+        Arm(TASK, loss="v", schedule="linear"),
+        Arm(TASK, loss="mse", state="noise"),
+        Arm(TASK, loss="dice", architecture="filtered"),
+        Arm(TASK, form="stochastic"),
+        Arm(TASK, form="mask"),
+        Arm(TASK, form="image"),
+        Arm(TASK, form="direct", dropout=1.0),
+        Arm(TASK, halved=True, crops="labels"),
+    ],
+)
+def test_every_kind_of_arm_trains(arm, task, tmp_path):
+    network = fit.trained(arm, task, 0.01, tmp_path, "cpu")
+    before = fit.build(arm, task).state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_arms_are_told_apart():
+    arms = [Arm(TASK), Arm(TASK, 1), Arm(TASK, loss="eps"), *ensemble(TASK, 0)]
+    assert len({arm.key("content", 1.0, "cpu") for arm in arms}) == len(arms) == 3 + MEMBERS
+    assert Arm(TASK).key("content", 1.0, "cpu") != Arm(TASK).key("content", 2.0, "cpu")
+    assert sum(arm.share for arm in ensemble(TASK, 0)) == pytest.approx(1)
+    assert len({arm.number for arm in arms}) == len(arms) - 1  # the loss does not change the seed
+
+
+def test_samples_depend_on_their_seed_alone(task):
+    drawer = Drawer(fit.build(Arm(TASK), task).eval(), Arm(TASK), task)
+    image, grid = task.case(0).image, np.linspace(-12, 6, 4)
+    first, again, other = (drawer.draw(image, 4, grid, seed).softmax for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    np.testing.assert_allclose(first.sum(1), 1, atol=1e-5)
