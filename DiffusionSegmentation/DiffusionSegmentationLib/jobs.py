@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import vtk
+
 from diffusion_segmentation import errors, messages
 
-from . import wording
+from . import leftovers, wording
 from .handover import Handover, HandoverError
 from .i18n import tr as _
 from .signals import Signal
@@ -53,7 +55,7 @@ class Job:
     `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
     there is no estimate, `finishedSamples` how many samples are known to be drawn, which a stop would keep with what is
     finished meanwhile, `preview` the files of segmentation and entropy so far and of how many samples, `result` what
-    the importer made.
+    the importer made. `recoverable` is how many samples of a failed run `Runner.recover` can still show.
     """
 
     volumeName: str
@@ -69,10 +71,20 @@ class Job:
     preview: tuple[tuple[Path, Path], int] | None = None
     report: dict | None = None
     result: Any = None
+    recoverable: int = 0
 
     @property
     def active(self) -> bool:
         return self.state in ("queued", "running")
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What a failed run has left: a folder with a whole result, its report, and its volume, which may be removed."""
+
+    folder: Path
+    report: dict
+    volume: vtk.vtkWeakReference
 
 
 class Importer(Protocol):
@@ -113,6 +125,8 @@ class Runner:
         self._windingDown: str | None = None
         self._killAt = 0.0
         self._news = False
+        self._finished: _Finished | None = None
+        self._swept = False
         client.received.connect(self._onMessage)
         client.ended.connect(self._onWorkerEnded)
 
@@ -126,7 +140,10 @@ class Runner:
         return self.client.hello["devices"] if self.client.hello else []
 
     def warmUp(self) -> None:
-        """Start the worker, so that it is ready when it is needed."""
+        """Start the worker, so that it is ready when it is needed; the first time, remove what is left of old runs."""
+        if not self._swept:
+            self._swept = True
+            leftovers.sweep(self._temporaryFolder)
         self.workerProblem = None
         self.client.start()
 
@@ -153,15 +170,37 @@ class Runner:
         self.requireIdle()
         handover = Handover(volumeNode)
         try:
-            folder = Path(tempfile.mkdtemp(prefix="DiffusionSegmentation-", dir=self._temporaryFolder))
+            folder = Path(tempfile.mkdtemp(prefix=leftovers.PREFIX, dir=self._temporaryFolder))
         except OSError as error:
             raise HandoverError(errors.explain(error)[1]) from error
+        self._finished = None
         self.job = Job(volumeNode.GetName(), choices, folder, started=self._clock(), message=_("Preparing the volume"))
         self._handover = handover
         handover.startWriting(folder / INPUT_NAME)
         self.warmUp()
         self.changed.emit()
         return self.job
+
+    def recover(self) -> None:
+        """Bring the finished samples of the run that failed into the scene; the job goes on as if it were stopped.
+
+        Raises HandoverError, one sentence, if its volume is not there or cannot be used any more, and RuntimeError
+        while a job is active or when nothing was finished.
+        """
+        self.requireIdle()
+        if self._finished is None:
+            raise RuntimeError("No finished samples are left of a failed run.")
+        found = self._finished
+        volumeNode = found.volume.Get()
+        if volumeNode is None or volumeNode.GetScene() is None:
+            sentence = _("The volume '{name}' is no longer in the scene; the finished samples are kept in {folder}.")
+            raise HandoverError(sentence.format(name=self.job.volumeName, folder=found.folder))
+        self._handover = Handover(volumeNode)
+        self._finished, self.job.recoverable = None, 0
+        self.job.state, self.job.report, self.job.message = "running", found.report, _("Showing the result")
+        self._outcome = "partial"
+        self._import = self._importer.importSteps(volumeNode, found.folder, found.report)
+        self.changed.emit()
 
     def cancel(self, keep: bool = False) -> None:
         """Stop the active job; with `keep` the samples drawn so far become its result, otherwise nothing is left."""
@@ -263,7 +302,7 @@ class Runner:
                 job.preview = (Path(message["segmentation"]), Path(message["entropy"])), message["samples"]
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
-            self._finish("failed", message["message"])
+            self._fail(message["message"], wasRefused=message["kind"] in ("geometry", "model", "input"))
         elif kind == "cancelled":
             self._finish("cancelled", _("Cancelled; nothing was changed."))
         else:
@@ -304,7 +343,24 @@ class Runner:
         self.workerProblem = self._startProblem or sentence
         self._startProblem = None
         if self.busy and self._import is None:
-            self._finish("failed", self.workerProblem)
+            self._fail(self.workerProblem, wasRefused=self.job.state == "queued")
+
+    def _fail(self, sentence: str, wasRefused: bool) -> None:
+        """End a run that failed. What it has finished stays for `recover`; nothing has, where it was refused."""
+        job, volumeNode = self.job, self._handover.volumeNode
+        found = None if wasRefused else leftovers.newestFinished(job.folder)
+        if found is None:
+            self._finish("failed", sentence)
+            return
+        folder, report = found
+        volume = vtk.vtkWeakReference()
+        volume.Set(volumeNode)
+        self._finished = _Finished(folder, report, volume)
+        job.recoverable = report["samples"]
+        kept = _("{count} samples were finished; they can be shown, and are kept in {folder} for a week.")
+        kept = kept if job.recoverable > 1 else _("One sample was finished; it can be shown, and is kept in {folder}.")
+        sentence = f"{sentence} {kept.format(count=job.recoverable, folder=folder)}"
+        self._finish("failed", sentence, keepFiles=True)
 
     def _drop(self, sentence: str) -> None:
         job = self.job

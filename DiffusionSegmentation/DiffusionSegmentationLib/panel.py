@@ -83,6 +83,7 @@ class Panel:
         ui = self._ui
         ui.segmentButton.clicked.connect(self._onSegment)
         ui.keepButton.clicked.connect(self._onKeep)
+        self._keepText = ui.keepButton.text
         ui.modelComboBox.currentIndexChanged.connect(self._onModelChosen)
         ui.deviceComboBox.currentIndexChanged.connect(self._onDeviceChosen)
         ui.pythonPathLineEdit.currentPathChanged.connect(self._onPythonChosen)
@@ -220,7 +221,18 @@ class Panel:
         )
 
     def _onKeep(self) -> None:
-        self._runner.cancel(keep=True)
+        """Stop and keep; after a failure show what was finished."""
+        if self._runner.busy:
+            self._runner.cancel(keep=True)
+            return
+        with slicer.util.tryWithErrorDisplay(_("The finished samples could not be shown.")):
+            try:
+                self._runner.recover()
+            except HandoverError as error:
+                self._say(str(error), failed=True)
+            else:
+                self._ownJob = self._runner.job
+                self._timer.start()
 
     def _poll(self) -> None:
         self._runner.poll()
@@ -283,6 +295,7 @@ class Panel:
                 status += _("; the uncertainty changed by {percent:.1f} % since the last picture").format(
                     percent=100 * self._preview.change
                 )
+            ui.keepButton.text = self._keepText
             unready = None if job.finishedSamples else _("Possible as soon as the first sample is drawn.")
             enable(ui.keepButton, unready, _("Finish now, with the samples drawn so far."))
             ui.progressBar.maximum = 0 if job.fraction is None else 1000
@@ -291,7 +304,11 @@ class Panel:
             ui.segmentButton.text = _("Segment")
             enable(ui.segmentButton, problem, _("Segment the volume in the background; Slicer stays usable."))
             status = self._notice or problem or self._estimate()
-        ui.keepButton.visible = busy
+        recoverable = 0 if busy or job is None else job.recoverable
+        if recoverable:
+            ui.keepButton.text = _("Show the finished samples ({count})").format(count=recoverable)
+            enable(ui.keepButton, None, _("Bring what the run had finished into the scene."))
+        ui.keepButton.visible = busy or recoverable > 0
         ui.progressBar.visible = busy
         ui.statusLabel.text = status
         ui.statusLabel.visible = bool(status)

@@ -9,8 +9,14 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from .errors import InputError
+
 # Brighter than the 99th percentile is fat, vessels or an artefact; what they are does not matter beyond this.
 CEILING = 1.5
+
+
+class NoContrast(InputError, ValueError):
+    """An image is constant, or so nearly that its intensities have no scale."""
 
 
 def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> np.ndarray:
@@ -20,7 +26,7 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     Without one, 0 is the half-percent quantile of the image, 1 the 99 % quantile of what is brighter than the image's
     mean. The mean separates head from air well enough, and a skull-stripped head (mostly zeros) from its zeros.
 
-    Raises ValueError when the image is constant.
+    Raises NoContrast when the image is constant, or all but a few of its voxels are.
     """
     image = np.asarray(image, dtype=np.float32)
     if intensity and "window" in intensity:
@@ -32,7 +38,7 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     bright = some[some > some.mean()]
     high = np.quantile(bright, 0.99) if bright.size else low
     if not high > low:
-        raise ValueError("The image is constant.")
+        raise NoContrast("The image is constant but for a few voxels; give a volume with contrast.")
     return np.clip((image - low) / (high - low), 0, CEILING)
 
 

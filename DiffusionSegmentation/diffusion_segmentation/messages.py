@@ -7,6 +7,7 @@ learn a new one without breaking the other; a missing or wrongly typed field is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ PROTOCOL = 1
 
 MAX_LINE_BYTES = 4 * 2**20
 """Longest line either side accepts, its newline included; a report with all its tables is some 10 kB."""
+
+MAX_JOB_CHARACTERS = 256
+"""Longest name of a job; it is said again in every message of the job, which must not become too long by it."""
+
+LARGEST = 2**63
+"""Whole numbers stay below this: JSON knows no bound, and a longer one fits neither a float nor a seed."""
 
 Check = Callable[[Any], bool]
 
@@ -29,8 +36,12 @@ def _name(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _job(value: Any) -> bool:
+    return _name(value) and len(value) <= MAX_JOB_CHARACTERS
+
+
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
 
 
 def _count(value: Any) -> bool:
@@ -46,7 +57,8 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> bool:
-    return _integer(value) or isinstance(value, float)
+    # JSON's 1e999 is read as infinity, which nobody can show as a time.
+    return _integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _kind(value: Any) -> bool:
@@ -80,7 +92,7 @@ OPTIONAL: Table = {"run": {"regionMm": _or_null(_millimetres)}}
 
 TO_WORKER: Table = {
     "run": {
-        "job": _name,
+        "job": _job,
         "folder": _name,
         "volume": _name,
         "model": _name,
@@ -89,17 +101,17 @@ TO_WORKER: Table = {
         "seed": _count,
         "device": _name,
     },
-    "cancel": {"job": _name, "keep": _flag},
+    "cancel": {"job": _job, "keep": _flag},
     "unload": {},
     "bye": {},
 }
 
-_RESULT: Mapping[str, Check] = {"job": _name, "folder": _name, "report": _object}
+_RESULT: Mapping[str, Check] = {"job": _job, "folder": _name, "report": _object}
 
 FROM_WORKER: Table = {
     "hello": {"protocol": _integer, "versions": _object, "devices": _devices},
     "progress": {
-        "job": _name,
+        "job": _job,
         "stage": _name,
         "sample": _count,
         "samples": _or_null(_count),
@@ -107,11 +119,11 @@ FROM_WORKER: Table = {
         "steps": _or_null(_count),
         "secondsLeft": _or_null(_seconds),
     },
-    "preview": {"job": _name, "segmentation": _name, "entropy": _or_null(_name), "samples": _count},
+    "preview": {"job": _job, "segmentation": _name, "entropy": _or_null(_name), "samples": _count},
     "done": _RESULT,
     "partial": _RESULT,
-    "cancelled": {"job": _name},
-    "error": {"job": _or_null(_name), "kind": _kind, "message": _name, "details": _text},
+    "cancelled": {"job": _job},
+    "error": {"job": _or_null(_job), "kind": _kind, "message": _name, "details": _text},
 }
 
 ALL: Table = {**TO_WORKER, **FROM_WORKER}
@@ -136,7 +148,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
     try:
         # ASCII escapes keep path names with lone surrogates (POSIX file names need not be UTF-8) and U+2028 intact.
         line = json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise MessageError(f"The message '{message['type']}' cannot be written as JSON ({error}).") from error
     if len(line) > MAX_LINE_BYTES:
         raise MessageError(f"The message '{message['type']}' is too long ({len(line)} bytes).")
@@ -180,8 +192,8 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
         raise MessageError("A message has no type.")
     fields = table.get(kind)
     if fields is None:
-        raise MessageError(f"The message type '{kind[:80]}' is unknown here.")
-    job = message.get("job") if kind == "run" and _name(message.get("job")) else None
+        raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
+    job = message.get("job") if kind == "run" and _job(message.get("job")) else None
     for field, check in OPTIONAL.get(kind, {}).items():
         if not check(message.get(field)):
             raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)

@@ -3,7 +3,7 @@
     <name>/metadata.json       MONAI's bundle metadata schema, and a section `diffusion_segmentation` of our own
     <name>/model.safetensors   the weights of encoder and denoiser, named by SHA-256 in the metadata
 
-Weights may be stored as float16; they are used as float32.
+Weights may be stored as float16 or bfloat16; they are used as float32. The folder may be a link, its files may not.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from .errors import ModelError
+from .model_metadata import METADATA, check_network, contents, read_metadata, shown
+from .model_metadata import SCHEMA as SCHEMA
 from .networks import CHANNELS_LAST, Denoiser, Encoder
 from .process import adapted_grid
 
-SCHEMA = 1
 SHIPPED = Path(__file__).parent / "models"
-METADATA, WEIGHTS = "metadata.json", "model.safetensors"
-# A model folder may come from anywhere: no description of a network may ask for more than this.
-LARGEST_CHANNELS, LARGEST_STAGES, LARGEST_CLASSES, LARGEST_STRATA, LARGEST_GAIN = 512, 6, 128, 64, 64
+WEIGHTS = "model.safetensors"
+# Twenty times the shipped model's; 400 MB as float32.
+MOST_WEIGHTS = 100_000_000
+LARGEST_HEADER = 2**20
+STORED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass
@@ -86,43 +89,20 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
 
     Raises ModelError when the entry is not one that this version can build.
     """
-    try:
-        encoder, denoiser = network["encoder"], network["denoiser"]
-        channels, blocks = tuple(encoder["channels"]), tuple(encoder["blocks"])
-        light, light_blocks = tuple(denoiser["channels"]), denoiser["blocks"]
-        dims, strata, gain = network.get("dims", 3), denoiser.get("strata", 0), denoiser.get("gain", 0.0)
-        numbers = (*channels, *blocks, *light, light_blocks, classes)
-        sound = (
-            dims in (2, 3)
-            and all(isinstance(n, int) and 0 < n <= LARGEST_CHANNELS for n in numbers)
-            and all(c % 8 == 0 for c in (*channels, *light))
-            and 2 <= len(channels) == len(blocks) <= LARGEST_STAGES
-            and len(light) == 2
-            and max(*blocks, light_blocks) <= 8
-            and 2 <= classes <= LARGEST_CLASSES
-            and isinstance(strata, int)
-            and 0 <= strata <= LARGEST_STRATA
-            and isinstance(gain, (int, float))
-            and 0 <= gain <= LARGEST_GAIN
-        )
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise ModelError(
-            "The model's metadata describe a network that this version cannot build; update the extension or the model."
-        )
-    return (
-        Encoder(classes, channels, blocks, dims),
-        Denoiser(classes, channels[0], light, light_blocks, dims, strata, gain),
-    )
+    _empty(network, classes)
+    return _networks(network, classes)
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
-    """Metadata of the models in a folder of models, by name; folders that are no models are left out."""
+    """Metadata of the models in a folder of models, by name; folders that are no models are left out.
+
+    Only what loads is a model, and only under its own name: half a copy is none, nor one that passes for another.
+    """
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         try:
-            found.append(read_metadata(folder))
+            if read_metadata(folder)["diffusion_segmentation"]["name"] == folder.name:
+                found.append(load(folder).metadata)
         except ModelError:
             continue
     return found
@@ -130,67 +110,32 @@ def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
 
 def find(name: str) -> Path:
     """The folder of a model, by the name of a shipped one or by its path. Raises ModelError when there is none."""
-    for folder in (SHIPPED / name, Path(name)):
-        if (folder / METADATA).is_file():
-            return folder
+    shipped = [SHIPPED / name] if name and name == Path(name).name else []
+    for folder in (*shipped, Path(name)):
+        try:
+            if (folder / METADATA).is_file():
+                return folder
+        except (OSError, ValueError):  # a name that no file can have, a folder without permission
+            continue
     names = ", ".join(m["diffusion_segmentation"]["name"] for m in available()) or "none"
-    raise ModelError(f"There is no model '{name}'; give the name of a shipped one ({names}) or a model folder.")
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """metadata.json, checked as far as it can be without the weights. Raises ModelError."""
-    try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        section = metadata["diffusion_segmentation"]
-        schema = section["schema"]
-    except OSError:
-        raise ModelError(
-            f"The model '{folder.name}' has no readable {METADATA}; copy the whole model folder again."
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(
-            f"The {METADATA} of the model '{folder.name}' is none of this program's; copy the whole model folder again."
-        ) from None
-    if schema != SCHEMA:
-        raise ModelError(
-            f"The model '{folder.name}' has schema version {schema} and this program reads "
-            f"version {SCHEMA}; update the older of the two."
-        )
-    if not _sound(section):
-        raise ModelError(
-            f"The {METADATA} of the model '{folder.name}' is incomplete; copy the whole model folder again."
-        )
-    return metadata
+    raise ModelError(f"There is no model '{shown(name)}'; give the name of a shipped one ({names}) or a model folder.")
 
 
 def load(folder: Path) -> Model:
     """Read a model folder onto the CPU.
 
-    Raises ModelError: a file is missing, the checksum differs, the schema is another, the weights do not fit.
+    Raises ModelError: a file is missing or a link, an entry of the metadata is wrong, the schema is another, the
+    checksum differs, the weights do not fit or are no finite numbers.
     """
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
+    encoder, denoiser = _empty(section["network"], len(section["labels"]) + 1)
+    networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
+    state = _read_weights(folder, section["sha256"], sum(p.numel() for p in networks.parameters()))
     try:
-        data = (folder / WEIGHTS).read_bytes()
-    except OSError:
-        raise ModelError(f"The model '{folder.name}' lacks its {WEIGHTS}; copy the whole model folder again.") from None
-    if hashlib.sha256(data).hexdigest() != section["sha256"]:
-        raise ModelError(
-            f"The weights of the model '{folder.name}' differ from their checksum; copy the whole model folder again."
-        )
-    encoder, denoiser = build(section["network"], len(section["labels"]) + 1)
-    try:
-        state = {name: tensor.float() for name, tensor in safetensors.load(data).items()}
-        networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
-        networks.load_state_dict(state)
-    except (SafetensorError, RuntimeError):
-        raise ModelError(
-            f"The weights of the model '{folder.name}' do not fit its metadata; copy the whole model folder again."
-        ) from None
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise ModelError(
-            f"The weights of the model '{folder.name}' are not all finite numbers; copy the whole model folder again."
-        )
+        networks.load_state_dict(state, assign=True)
+    except RuntimeError:
+        raise _misfit(folder) from None
     networks.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser)
 
@@ -214,35 +159,67 @@ def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Den
         os.replace(part, folder / name)
 
 
-def _sound(section: dict[str, Any]) -> bool:
-    """Whether our section holds what the rest of the engine takes for granted, with the right types."""
-    try:
-        labels = section["labels"]
-        return (
-            isinstance(section["name"], str)
-            and isinstance(section["title"], str)
-            and isinstance(section["sha256"], str)
-            and section["map_source"] in ("samples", "direct")
-            and 0.2 <= section["working_spacing_mm"] <= 10
-            and [entry["label"] for entry in labels] == list(range(1, len(labels) + 1))
-            and all(isinstance(entry[key], str) for entry in labels for key in ("id", "name", "terminology"))
-            and all(len(entry["color"]) == 3 and all(0 <= c <= 1 for c in entry["color"]) for entry in labels)
-            and len(section["window"]) == section["network"].get("dims", 3)
-            and all(isinstance(n, int) and 0 < n <= 1024 for n in section["window"])
-            and all(section["steps"][device] >= 1 for device in ("cpu", "gpu"))
-            and len(section["process"]["loss_curve"]["log_snr"])
-            == len(section["process"]["loss_curve"]["cross_entropy"])
-            >= 2
-            and _sound_intensity(section.get("intensity"))
-            and all(len(section["input_range"][key]) == 2 for key in ("spacing_mm", "extent_mm"))
+def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
+    encoder, denoiser = network["encoder"], network["denoiser"]
+    channels, dims = tuple(encoder["channels"]), network.get("dims", 3)
+    return (
+        Encoder(classes, channels, tuple(encoder["blocks"]), dims),
+        Denoiser(
+            classes,
+            channels[0],
+            tuple(denoiser["channels"]),
+            denoiser["blocks"],
+            dims,
+            denoiser.get("strata", 0),
+            denoiser.get("gain", 0.0),
+        ),
+    )
+
+
+def _empty(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
+    """Networks that have shapes and no memory yet. Raises ModelError for what cannot be built or is too large."""
+    check_network(network, classes)
+    with torch.device("meta"):
+        networks = _networks(network, classes)
+    count = sum(parameter.numel() for half in networks for parameter in half.parameters())
+    if count > MOST_WEIGHTS:
+        raise ModelError(
+            f"The model's metadata describe a network of {count / 1e6:.0f} million weights and this program takes "
+            f"{MOST_WEIGHTS / 1e6:.0f} million at most; choose a smaller model."
         )
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return False
+    return networks
 
 
-def _sound_intensity(intensity: Any) -> bool:
-    """Whether `normalise` can follow it: nothing, or a window of two rising numbers."""
-    if intensity is None:
-        return True
-    low, high = intensity["window"]
-    return isinstance(low, int | float) and isinstance(high, int | float) and low < high
+def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tensor]:
+    """The tensors of model.safetensors in float32, by name. `count` weights at most are read. Raises ModelError."""
+    name = shown(folder)
+    data = contents(folder, WEIGHTS, 4 * count + LARGEST_HEADER)
+    if data is None:
+        raise _misfit(folder)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ModelError(
+            f"The weights of the model '{name}' differ from their checksum; copy the whole model folder again."
+        )
+    try:
+        stored = safetensors.load(data)
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
+        raise ModelError(
+            f"The {WEIGHTS} of the model '{name}' is damaged or of another format; copy the whole model folder again."
+        ) from None
+    if not all(tensor.dtype in STORED for tensor in stored.values()):
+        raise ModelError(
+            f"The weights of the model '{name}' are stored in a type that is none of float16, bfloat16 and float32; "
+            "choose another model."
+        )
+    state = {key: tensor.float() for key, tensor in stored.items()}
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise ModelError(
+            f"The weights of the model '{name}' are not all finite numbers; copy the whole model folder again."
+        )
+    return state
+
+
+def _misfit(folder: Path) -> ModelError:
+    return ModelError(
+        f"The weights of the model '{shown(folder)}' do not fit its metadata; copy the whole model folder again."
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,7 +190,7 @@ class _Run:
                 self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
             )
             self.warnings = check_fits(image, self.model.section["input_range"])
-        with self._stage("encoding"):
+        with self._stage("encoding"), self._asked_at_every_layer():
             working, array = self._working(image)
             self.reference = image
             self.projection = Projection(working, image)
@@ -198,7 +199,7 @@ class _Run:
         self._preview(self.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
         self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
-        with self._stage("sampling"):
+        with self._stage("sampling"), self._asked_at_every_layer():
             stopped = self._sample()
         with self._stage("writing"):
             report = self._write()
@@ -275,6 +276,17 @@ class _Run:
             raise Cancelled
         if asked == "keep" and self.stage == "sampling":
             raise _Stop
+
+    @contextlib.contextmanager
+    def _asked_at_every_layer(self) -> Iterator[None]:
+        """One pass of a network over one window takes seconds on a CPU; a person who cancels waits for a layer."""
+        layers = (*self.model.encoder.modules(), *self.model.denoiser.modules())
+        hooks = [layer.register_forward_pre_hook(lambda *_: self._stop_if_asked()) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _preview(self, probabilities: np.ndarray, samples: int) -> None:
         if self.request.previews:

@@ -49,4 +49,4 @@ def lines(stream: io.RawIOBase, limit: int) -> Iterator[bytes]:
         line += head[: limit + 1 - len(line)]
         for other in others:
             yield bytes(line)
-            line = bytearray(other)
+            line = bytearray(other[: limit + 1])

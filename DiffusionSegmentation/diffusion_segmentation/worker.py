@@ -1,12 +1,13 @@
 """The background process: runs jobs for Slicer, one after another, warm between them.
 
-Two threads. The main thread imports the engine, says hello and runs the jobs. The listener reads stdin, so that a
-cancel arrives during a run; it answers what needs no engine, and ends the process soon after stdin has ended, whatever
-the main thread is doing.
+The main thread imports the engine, says hello and runs the jobs. The listener reads stdin, so that a cancel arrives
+during a run; it answers what needs no engine, and ends the process soon after stdin has ended, whatever the main thread
+is doing. A third thread, the outbox's, writes stdout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
@@ -16,7 +17,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,13 +35,20 @@ IDLE_SECONDS = 600.0
 GRACE_SECONDS = 0.5
 """So long after the end of stdin a run may still end by itself; a pass of a network can take longer than this."""
 
+ANSWER_SECONDS = 0.5
+"""So long a dropped run may take to end; then it is answered for, and ends unheard after its pass of a network."""
+
+FLUSH_SECONDS = 2.0
+"""So long a worker without an engine waits until the client has read why."""
+
 
 def main() -> NoReturn:
     """Serve stdin and stdout until stdin ends or `bye` comes, then end the process with the status of `serve`."""
     stdin, stdout = claim_stdin(), claim_stdout()
     status = Worker(stdin, stdout).serve()
     # Without taking the interpreter down: with torch in it that takes up to 2 s on a busy machine, and keeps nothing.
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
     os._exit(status)
 
 
@@ -49,6 +57,8 @@ class _Run:
     message: Mapping[str, Any]
     started: bool = False
     cancel: Literal["keep", "drop"] | None = None
+    answered: bool = False
+    """Its last message is sent; whatever it still says is not."""
 
 
 class Worker:
@@ -72,7 +82,7 @@ class Worker:
         self._tasks: queue.SimpleQueue[_Run | Literal["unload", "end"]] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._ended: set[str] = set()
-        self._lock = threading.Lock()  # of _runs and _ended
+        self._lock = threading.Lock()  # of _runs and what they hold, and of _ended
         self._finished = threading.Event()
 
     def serve(self) -> int:
@@ -84,8 +94,10 @@ class Worker:
             self._out.hello(versions(), engine.devices())
         except Exception as error:
             self._out.send(error_message(None, error))
+            self._out.flush(FLUSH_SECONDS)
             return 1
         self._serve(engine, models)
+        self._out.flush(GRACE_SECONDS)
         self._finished.set()
         return 0
 
@@ -103,9 +115,7 @@ class Worker:
                 loaded = False
             elif self._start(task):
                 loaded = True
-                message = self._outcome(task, engine, models)
-                self._forget(task)
-                self._out.last(message)
+                self._end(task, self._outcome(task, engine, models))
 
     def _start(self, run: _Run) -> bool:
         """Mark `run` as started; False if it was cancelled while it waited."""
@@ -113,11 +123,30 @@ class Worker:
             run.started = run.message["job"] in self._runs
             return run.started
 
-    def _forget(self, run: _Run) -> None:
+    def _tell(self, run: _Run, send: Callable[[str, Any], None], now: Any) -> None:
+        """Send what `run` says, unless it is answered; the outbox never waits, so the lock is held shortly."""
+        with self._lock:
+            if not run.answered:
+                send(run.message["job"], now)
+
+    def _end(self, run: _Run, message: Mapping[str, Any]) -> None:
+        """Forget a run that is over, and send its last message unless it is answered."""
         job = run.message["job"]
         with self._lock:
             del self._runs[job]
             self._ended.add(job)
+            if run.cancel == "drop":  # also where that came too late for the run, or made it fail
+                message = {"type": "cancelled", "job": job}
+            if not run.answered:
+                self._out.last(message)
+            run.answered = True
+
+    def _answer(self, run: _Run) -> None:
+        """Send the last message of a dropped run that has not come to its end yet."""
+        with self._lock:
+            if not run.answered:
+                run.answered = True
+                self._out.last({"type": "cancelled", "job": run.message["job"]})
 
     def _outcome(self, run: _Run, engine: ModuleType | Any, models: Any) -> dict[str, Any]:
         """Run one job and return its last message."""
@@ -125,8 +154,8 @@ class Worker:
         try:
             outcome = engine.segment(
                 _request(run.message, engine),
-                progress=lambda now: self._out.progress(job, now),
-                preview=lambda now: self._out.preview(job, now),
+                progress=lambda now: self._tell(run, self._out.progress, now),
+                preview=lambda now: self._tell(run, self._out.preview, now),
                 cancel=lambda: run.cancel,
                 models=models,
             )
@@ -188,7 +217,12 @@ class Worker:
             if run is None:
                 return  # it has just ended: its last message is the answer
             if run.started:
-                run.cancel = "keep" if keep and run.cancel != "drop" else "drop"
+                if run.cancel != "drop":
+                    run.cancel = "keep" if keep else "drop"
+                    if not keep:
+                        patience = threading.Timer(ANSWER_SECONDS, self._answer, [run])
+                        patience.daemon = True
+                        patience.start()
                 return
             del self._runs[job]
             self._ended.add(job)

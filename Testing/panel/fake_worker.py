@@ -93,8 +93,14 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
                     say({"type": "cancelled", "job": job})
                 return
         drawn += 1
+        if behaviour == "late-crash" and drawn == 3:
+            os._exit(134)
         if drawn & (drawn - 1):
             continue
+        if behaviour == "late-crash":
+            part = Path(request["folder"]) / f"finished-{drawn}"
+            part.mkdir()
+            write({**request, "folder": str(part)}, drawn, behaviour)
         write(request, drawn, behaviour, prefix="preview-")
         folder = Path(request["folder"])
         files = {"segmentation": "preview-segmentation.seg.nrrd", "entropy": "preview-entropy.nrrd"}

@@ -10,7 +10,7 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib import jobs, scene, wording
+from DiffusionSegmentationLib import jobs, leftovers, scene, wording
 from DiffusionSegmentationLib.handover import HandoverError
 from DiffusionSegmentationLib.jobs import Choices, Runner
 from DiffusionSegmentationLib.worker_client import WorkerClient, workerEnvironment
@@ -209,6 +209,82 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(bench, addHead, beha
     world.finish()
     assert job.state == "failed" and words in job.message and job.message.endswith(".")
     assert resultNodes() == [] and world.leftovers() == []
+
+
+def test_what_was_finished_before_a_death_is_offered(bench, addHead):
+    world = bench("late-crash", "0.01")
+    volumeNode = addHead()
+    job = world.runner.submit(volumeNode, Choices(samples=8))
+    world.finish()
+    assert job.state == "failed" and job.recoverable == 2 and resultNodes() == []
+    assert "2 samples were finished" in job.message and str(job.folder) in job.message
+    world.runner.recover()
+    assert world.finish() is job and job.state == "partial" and job.recoverable == 0
+    assert "Head segmentation" in resultNodes() and world.leftovers() == []
+    with pytest.raises(RuntimeError):
+        world.runner.recover()
+
+
+def test_what_was_finished_is_not_shown_on_another_volume(bench, addHead):
+    world = bench("late-crash", "0.01")
+    volumeNode = addHead()
+    job = world.runner.submit(volumeNode, Choices(samples=8))
+    world.finish()
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    other = addHead()  # gets the ID of the one before
+    assert other.GetName() == "Head"
+    with pytest.raises(HandoverError, match="no longer in the scene; the finished samples are kept in"):
+        world.runner.recover()
+    assert resultNodes() == [] and (job.folder / "finished-2" / "report.json").is_file()
+
+
+def test_the_next_run_works_and_leaves_what_was_finished_on_disk(bench, addHead):
+    world = bench("late-crash", "0.01")
+    job = world.runner.submit(addHead(), Choices(samples=8))
+    world.finish()
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1))
+    assert world.finish() is again and again.state == "done"
+    assert (job.folder / "finished-2" / "report.json").is_file() and not again.folder.exists()
+
+
+def test_half_written_results_do_not_count_as_finished(tmp_path):
+    (tmp_path / "finished-4").mkdir()
+    (tmp_path / "finished-2").mkdir()
+    (tmp_path / "finished-2" / "report.json").write_text('{"samples": 2}')
+    (tmp_path / "finished-x").mkdir()
+    assert leftovers.newestFinished(tmp_path) == (tmp_path / "finished-2", {"samples": 2})
+    (tmp_path / "finished-2" / "report.json").write_text('{"samp')
+    assert leftovers.newestFinished(tmp_path) is None
+
+
+def test_old_folders_are_swept_and_nothing_else(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("")
+    temporary = tmp_path / "temporary"
+    for name in ("DiffusionSegmentation-old", "DiffusionSegmentation-new", "DiffusionSegmentation-busy", "Other-old"):
+        (temporary / name).mkdir(parents=True)
+        (temporary / name / "input.nrrd").write_text("")
+    (temporary / "DiffusionSegmentation-link").symlink_to(outside)
+    long_ago = time.time() - 8 * 86400
+    for path in (outside, *temporary.rglob("*")):
+        os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+    os.utime(temporary / "DiffusionSegmentation-new")
+    os.utime(temporary / "DiffusionSegmentation-busy" / "input.nrrd")  # somebody still writes into it
+    leftovers.sweep(str(temporary)).join(10)
+    left = sorted(path.name for path in temporary.iterdir())
+    assert left == [f"DiffusionSegmentation-{n}" for n in ("busy", "link", "new")] + ["Other-old"]
+    assert (outside / "precious").exists()
+
+
+def test_the_first_run_sweeps(bench, addHead):
+    world = bench("good", "0.01")
+    old = world.folder / "DiffusionSegmentation-old"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    world.runner.submit(addHead(), Choices(samples=1))
+    world.finish()
+    assert world.leftovers() == []
 
 
 def test_a_result_that_cannot_be_read_is_kept_and_named(bench, addHead):

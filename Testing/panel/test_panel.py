@@ -160,6 +160,22 @@ def test_an_error_is_one_sentence_with_a_mark_until_another_volume_is_chosen(ope
     assert world.ui.statusLabel.text.startswith("How long") and not world.ui.statusIcon.visible
 
 
+def test_what_a_dead_run_had_finished_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("late-crash", "0.02")
+    world.ui.samplesSpinBox.value = 8
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: not world.runner.busy)
+    assert "2 samples were finished" in world.ui.statusLabel.text and world.ui.statusIcon.visible
+    assert world.ui.keepButton.visible and world.ui.keepButton.text == "Show the finished samples (2)"
+    assert world.runner.job.result is None and world.ui.segmentButton.enabled
+    photograph("finished", world.widget)
+    world.ui.keepButton.click()
+    pumpUntil(lambda: not world.runner.busy)
+    assert world.ui.resultLabel.text.startswith(f"{volumeNode.GetName()} segmentation: 2 samples")
+    assert world.ui.statusLabel.text.startswith("Stopped after 2 ") and not world.ui.keepButton.visible
+
+
 def test_a_python_that_is_not_there(openPanel, addHead, run):
     addHead()
     world = openPanel("real")

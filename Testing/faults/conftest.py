@@ -1,0 +1,8 @@
+"""The layer of what goes wrong. Its tests share the scripts beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

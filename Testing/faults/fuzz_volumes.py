@@ -1,0 +1,348 @@
+"""Feeds damaged volume files to the reader: each must end in an image or in one sentence of ours, soon.
+
+    python Testing/faults/fuzz_volumes.py --examples 100000 [--seed 0] [--keep FOLDER]
+
+Small sound NRRD, NIfTI and MetaImage files are changed at random: header lines changed, removed or doubled, numbers
+made extreme, bytes flipped, data cut. A child process reads them, so that a crash of ITK ends the child only; it is
+counted, and another child goes on. The one line at the end tells what came of them; the exit status is 1 where a read
+crashed, hung or raised something else. `--keep` keeps those files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+LONGEST_SECONDS = 5.0
+"""A read that takes longer is a hang."""
+
+MEMORY_BYTES = 4 * 2**30
+"""Of a child, so that a header that makes ITK allocate without bound is noticed and not the machine's end."""
+
+VOXELS = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6)
+
+EXTREMES = [
+    *["0", "-1", "1", "2", "5", "6", "7", "16", "17", "99", "255", "256", "32767", "32768", "65536", "-2147483648"],
+    *["2147483647", "2147483648", "4294967295", "4294967296", "9223372036854775807", "18446744073709551616"],
+    *[
+        "1e-300",
+        "1e-30",
+        "0.001",
+        "1e6",
+        "1e30",
+        "1e308",
+        "1e999",
+        "nan",
+        "inf",
+        "-inf",
+        "-0",
+        "",
+        "x",
+        "%s",
+        "%n%n",
+        "9" * 5000,
+    ],
+]
+
+LINES = [
+    *[b"encoding: gzip", b"encoding: bzip2", b"encoding: hex", b"encoding: text", b"data file: -", b"data file: d.raw"],
+    *[b"data file: LIST", b"data file: %s%n", b"data file: s%d.raw 0 3 1", b"byte skip: -1", b"line skip: 9"],
+    *[b"byte skip: -9", b"block size: 2", b"type: block", b"type: double", b"endian: big", b"spacings: 1 1 1"],
+    *[b"space: left-posterior-superior-time", b"space dimension: 3", b"thicknesses: nan nan nan", b"units: a b c"],
+    *[b"measurement frame: (1,0,0) (0,1,0) (0,0,1)", b"centerings: cell node cell", b"axis mins: 0 0 nan", b"#", b""],
+    *[b"x:=" + b"y" * 5000, b"# " + b"x" * 5000, b"content: " + b"x" * 490, b"kinds: " + b"x" * 490, b"x" * 499 + b":"],
+    *[b"labels: " + b'"' * 490, b"number: 5", b"space units: mm", b"old min: nan", b"min: 1", b"sample units: x"],
+    *[b"CompressedData = True", b"CompressedDataSize = 4000000000", b"ElementNumberOfChannels = 3"],
+    *[b"ElementType = MET_DOUBLE", b"ElementType = MET_STRING", b"BinaryData = False", b"HeaderSize = -1"],
+    *[b"ElementDataFile = LIST", b"ElementDataFile = %s%n 0 3 1", b"ElementDataFile = d.raw", b"ID = 3"],
+    *[b"Orientation = 1 1 1 1 1 1 1 1 1", b"ElementSize = 0 0 0", b"Comment = " + b"x" * 5000, b"Color = 1"],
+]
+
+
+def nrrd(data: bytes, encoding: str, *more: str) -> bytes:
+    header = ["NRRD0004", "type: short", "dimension: 3", "space: left-posterior-superior", "sizes: 6 5 4"]
+    header += ["space directions: (2,0,0) (0,3,0) (0,0,4)", "kinds: domain domain domain", "endian: little"]
+    return "\n".join([*header, f"encoding: {encoding}", "space origin: (10,20,30)", *more, "", ""]).encode() + data
+
+
+def nifti(data: bytes) -> bytes:
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, 6, 5, 4, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 4, 16)
+    struct.pack_into("<8f3f", header, 76, 1, 2, 3, 4, 0, 0, 0, 0, 352, 1, 0)
+    header[123] = 2
+    struct.pack_into("<2h6f12f", header, 252, 1, 1, 0, 0, 0, 10, 20, 30, 2, 0, 0, 10, 0, 3, 0, 20, 0, 0, 4, 30)
+    header[344:348] = b"n+1\0"
+    return bytes(header) + data
+
+
+def meta(data: bytes, *more: str, file: str = "LOCAL") -> bytes:
+    header = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False", *more]
+    header += ["TransformMatrix = 1 0 0 0 1 0 0 0 1", "Offset = 10 20 30", "ElementSpacing = 2 3 4", "DimSize = 6 5 4"]
+    return "\n".join([*header, "ElementType = MET_SHORT", f"ElementDataFile = {file}", ""]).encode() + data
+
+
+def sound_files() -> dict[str, list[bytes]]:
+    """By the end of the name: files that are read without a complaint, beside d.raw and s0.raw to s3.raw."""
+    raw = VOXELS.tobytes()
+    packed = zlib.compress(raw)
+    return {
+        "nrrd": [
+            nrrd(raw, "raw"),
+            nrrd(gzip.compress(raw), "gzip"),
+            nrrd(raw.hex().encode(), "hex"),
+            nrrd(" ".join(map(str, VOXELS.ravel())).encode(), "text"),
+        ],
+        "nhdr": [
+            nrrd(b"", "raw", "data file: d.raw"),
+            nrrd(b"", "raw", "data file: s%d.raw 0 3 1"),
+            nrrd(b"", "raw", "data file: LIST", *[f"s{k}.raw" for k in range(4)])[:-1],
+        ],
+        "nii": [nifti(raw)],
+        "nii.gz": [gzip.compress(nifti(raw))],
+        "mha": [meta(raw), meta(packed, "CompressedData = True", f"CompressedDataSize = {len(packed)}")],
+        "mhd": [meta(b"", file="d.raw"), meta(b"", file="LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw")],
+    }
+
+
+def write_data(folder: Path) -> None:
+    (folder / "d.raw").write_bytes(VOXELS.tobytes())
+    for k, voxels in enumerate(VOXELS):
+        (folder / f"s{k}.raw").write_bytes(voxels.tobytes())
+
+
+def mutated(rng: random.Random, sound: dict[str, list[bytes]]) -> tuple[str, bytes]:
+    """The end of a name, and a file's content with one to four faults."""
+    end = rng.choice(list(sound))
+    content = rng.choice(sound[end])
+    # What is packed is mostly changed before it is packed, or a check sum would find every fault.
+    unpack = end == "nii.gz" and rng.random() < 0.8
+    if unpack:
+        content = gzip.decompress(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
+        content = rng.choice(FAULTS)(rng, bytearray(content))
+    if unpack:
+        content = gzip.compress(content, 1)
+    if rng.random() < 0.01:
+        end = rng.choice([*sound, "hdr", "img", "dat"])
+    return end, bytes(content)
+
+
+def _flip(rng: random.Random, content: bytearray) -> bytearray:
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        if content:
+            content[rng.randrange(min(len(content), 500))] = rng.randrange(256)
+    return content
+
+
+def _cut(rng: random.Random, content: bytearray) -> bytearray:
+    return content[: rng.randrange(len(content) + 1)]
+
+
+def _enlarge(rng: random.Random, content: bytearray) -> bytearray:
+    at = rng.randrange(len(content) + 1)
+    return content[:at] + rng.randbytes(rng.choice((1, 2, 100, 5000))) + content[at:]
+
+
+def _extreme_word(rng: random.Random, content: bytearray) -> bytearray:
+    """A number of a binary header."""
+    if len(content) < 16:
+        return content
+    form, values = rng.choice(
+        [
+            ("<h", (0, -1, 1, 7, 8, 32767, -32768, 256)),
+            ("<i", (0, -1, 2**31 - 1, -(2**31), 348, 540)),
+            ("<f", (0.0, -1.0, 1e30, 1e-40, float("nan"), float("inf"), -352.0, 2.0**62)),
+            (">h", (1, 7, 32767)),
+        ]
+    )
+    struct.pack_into(form, content, 2 * rng.randrange((min(len(content), 360) - 8) // 2), rng.choice(values))
+    return content
+
+
+def _lines(rng: random.Random, content: bytearray) -> bytearray:
+    """A line of a text header is removed, doubled, moved, replaced or joined to the next."""
+    lines = bytes(content).split(b"\n")
+    n = rng.randrange(min(len(lines), 18))
+    match rng.randrange(6):
+        case 0:
+            del lines[n]
+        case 1:
+            lines.insert(n, lines[n])
+        case 2:
+            lines.insert(rng.randrange(min(len(lines), 18)), lines.pop(n))
+        case 3:
+            lines.insert(n, rng.choice(LINES))
+        case 4:
+            lines[n] = rng.choice(LINES)
+        case 5 if n + 1 < len(lines):
+            lines[n : n + 2] = [lines[n] + lines[n + 1]]
+    return bytearray(b"\n".join(lines))
+
+
+def _number(rng: random.Random, content: bytearray) -> bytearray:
+    """A number of a text header becomes extreme."""
+    found = list(re.finditer(rb"-?\d+(\.\d+)?", bytes(content[:600])))
+    if not found:
+        return content
+    where = rng.choice(found)
+    return content[: where.start()] + rng.choice(EXTREMES).encode() + content[where.end() :]
+
+
+FAULTS = (_flip, _cut, _enlarge, _extreme_word, _lines, _lines, _number, _number, _number)
+
+
+@dataclass
+class Tally:
+    """What came of the inputs; `strange` names what was raised besides our own errors."""
+
+    read: int = 0
+    refused: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    strange: dict[str, int] = field(default_factory=dict)
+    slowest: float = 0.0
+
+    @property
+    def inputs(self) -> int:
+        return self.read + self.refused + self.crashes + self.hangs + sum(self.strange.values())
+
+    @property
+    def sound(self) -> bool:
+        return not (self.crashes or self.hangs or self.strange)
+
+    def __str__(self) -> str:
+        strange = "".join(f", {count} x {what}" for what, count in self.strange.items())
+        return (
+            f"{self.inputs} inputs: {self.read} read, {self.refused} refused, {self.crashes} crashes, "
+            f"{self.hangs} hangs, slowest {self.slowest:.2f} s{strange}"
+        )
+
+
+def _read(pipe: multiprocessing.connection.Connection) -> None:
+    """In the child: the reader's answer to each path, until None comes."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # ITK's warnings
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DiffusionSegmentation"))
+    import SimpleITK as sitk
+
+    from diffusion_segmentation.errors import GeometryError, InputError, OutOfMemoryError
+    from diffusion_segmentation.volume import read_volume
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    pipe.send("ready")
+    while (path := pipe.recv()) is not None:
+        started = time.monotonic()
+        try:
+            image = read_volume(path)
+            answer = "read" if image.GetDimension() == 3 else "an image that is not 3-D"
+        except (InputError, GeometryError, OutOfMemoryError) as error:
+            sentence = str(error)
+            whole = sentence.endswith(".") and "\n" not in sentence and Path(path).name in sentence
+            answer = "refused" if whole else f"no sentence: {sentence}"
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"[:100]
+        pipe.send((answer, time.monotonic() - started))
+
+
+class Child:
+    """A process that reads."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_read, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        if not self.pipe.poll(120) or self.pipe.recv() != "ready":
+            raise RuntimeError("the child that reads does not start")
+
+    def ask(self, path: Path) -> tuple[str, float]:
+        """ "read", "refused", "crash", "hang" or what was raised, and seconds. After a crash or hang it is dead."""
+        self.pipe.send(str(path))
+        if not self.pipe.poll(LONGEST_SECONDS):
+            self.end()
+            return "hang", LONGEST_SECONDS
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.end()
+            return "crash", 0.0
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fuzz-volumes-") as folder:
+        write_data(Path(folder))
+        yield Path(folder)
+
+
+def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
+    """Read `examples` damaged files; those that crash, hang or raise something else are copied to `keep`."""
+    rng, sound, tally = random.Random(seed), sound_files(), Tally()
+    child = Child()
+    with _folder() as folder:
+        for number in range(examples):
+            end, content = mutated(rng, sound)
+            path = folder / f"patient.{end}"
+            path.write_bytes(content)
+            answer, seconds = child.ask(path)
+            tally.slowest = max(tally.slowest, seconds)
+            match answer:
+                case "read":
+                    tally.read += 1
+                case "refused":
+                    tally.refused += 1
+                case "crash" | "hang":
+                    tally.crashes += answer == "crash"
+                    tally.hangs += answer == "hang"
+                    child = Child()
+                case _:
+                    tally.strange[answer] = tally.strange.get(answer, 0) + 1
+            if keep and answer not in ("read", "refused"):
+                shutil.copy(path, keep / f"{number}-{answer.partition(':')[0]}.{end}")
+            path.unlink()
+    child.end()
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    tally = fuzz(options.examples, options.seed, options.keep)
+    print(tally)
+    return 0 if tally.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

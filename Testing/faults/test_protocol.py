@@ -1,0 +1,291 @@
+"""The protocol survives what no side should send, a client that does not read, prints, a full log, a jumping clock."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import harness
+import pytest
+from fuzz_messages import fuzz
+
+from diffusion_segmentation import messages, outbox
+from diffusion_segmentation.outbox import Outbox
+
+ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
+PATIENCE_SECONDS = 20.0
+
+# A worker with an engine that needs no torch: it prints as libraries do, moves the clock, and says as much as it can.
+WORKER = """
+import os, sys, time
+from types import SimpleNamespace
+from diffusion_segmentation.streams import claim_stdin, claim_stdout
+from diffusion_segmentation.worker import Worker
+
+def segment(request, progress, preview, cancel, models):
+    if request.model == "missing":
+        raise ValueError("x" * 5_000_000)
+    if request.model == "deaf":
+        for stage in ("before", "after"):
+            progress(SimpleNamespace(stage=stage, sample=1, samples=1, step=1, steps=1, seconds_left=1))
+            time.sleep(1.5)
+        if request.samples == 2:
+            raise OSError("The job folder is gone.")
+    now = time.time
+    for step in range(request.samples):
+        print("a library speaks")
+        os.write(1, b'{"type":"cancelled","job":"print"}\\n')
+        time.time = lambda: now() + (-1) ** step * 1e9
+        progress(SimpleNamespace(stage=f"{request.model}{step}", sample=1, samples=1, step=1, steps=1, seconds_left=1))
+    print("the run is over")
+    return SimpleNamespace(report={}, partial=False)
+
+engine = SimpleNamespace(
+    Request=lambda **fields: SimpleNamespace(**fields),
+    ModelCache=lambda: SimpleNamespace(clear=lambda: None),
+    segment=segment,
+    devices=lambda: [],
+)
+worker = Worker(claim_stdin(), claim_stdout(), engine)
+os._exit(worker.serve())
+"""
+
+
+class Worker:
+    """A worker process; nothing is read before it is asked for."""
+
+    def __init__(self, command: list[str], stderr: Any) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ENGINE)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "utf8", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            start_new_session=True,
+        )
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read(self) -> None:
+        threading.Thread(target=lambda: [self._lines.put(line) for line in self.process.stdout], daemon=True).start()
+
+    def next(self, *types: str) -> dict[str, Any]:
+        while True:
+            message = messages.decode(self._lines.get(timeout=PATIENCE_SECONDS), messages.FROM_WORKER)
+            if not types or message["type"] in types:
+                return message
+
+    def line(self, line: bytes) -> None:
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+
+    def run(self, job: str, model: str = "stage", samples: int = 1) -> None:
+        fields = {"folder": "f", "volume": "v", "model": model, "samples": samples, "steps": None, "seed": 0}
+        self.line(messages.encode({"type": "run", "job": job, "device": "cpu", **fields}))
+
+    def kibibytes(self) -> int:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    with (tmp_path / "log").open("wb") as log:
+        started = Worker(["-c", WORKER], log)
+    yield started
+    started.process.kill()
+    started.process.wait()
+    started.process.stdin.close()
+
+
+def test_fuzz() -> None:
+    count = fuzz(1500, start=1)
+    assert (count.crashes, count.hangs) == (0, 0), count
+    assert count.inputs >= 1500 and 0.05 * count.inputs < count.accepted < 0.9 * count.inputs
+
+
+@pytest.mark.parametrize("value", [1e999, -1e999, 10**400, -(10**400)])
+def test_no_number_is_beyond_what_a_person_or_a_seed_can_be_told(value: float) -> None:
+    progress = {"type": "progress", "job": "1", "stage": "s", "sample": 0, "samples": 1, "step": 0, "steps": 1}
+    text = json.dumps({**progress, "secondsLeft": 0}).replace('"secondsLeft": 0', f'"secondsLeft": {value!r}')
+    with pytest.raises(messages.MessageError):
+        messages.decode(text.replace("inf", "1e999").encode())
+
+
+def test_a_name_that_is_too_long_to_be_said_again_is_refused_and_survived(worker: Worker) -> None:
+    worker.read()
+    # Each letter takes six bytes in an answer; as it came, the line is just short enough.
+    name = "ü" * (messages.MAX_LINE_BYTES // 2 - 100)
+    for message in ({"type": "cancel", "keep": False, "job": name}, {"type": name}, {"type": "run", "job": name}):
+        worker.line(json.dumps(message, ensure_ascii=False).encode() + b"\n")
+        assert worker.next("error")["job"] is None
+    worker.run("long error", model="missing")
+    assert len(worker.next("error")["message"]) <= outbox.MAX_SENTENCE
+    worker.run("after")
+    assert worker.next("done")["job"] == "after"
+
+
+def test_a_line_without_end_takes_no_memory(worker: Worker) -> None:
+    worker.read()
+    worker.next("hello")
+    before = worker.kibibytes()
+    for _ in range(48):
+        worker.line(b"x" * 2**20)
+    during = worker.kibibytes()
+    worker.line(b"\n")
+    assert worker.next()["type"] == "error"
+    assert during - before < 16 * 1024
+    worker.run("after")
+    assert worker.next("done")["job"] == "after"
+
+
+def test_half_a_line_at_the_end_starts_nothing(worker: Worker) -> None:
+    worker.read()
+    worker.next("hello")
+    worker.line(b'{"type":"run","job":"1","folder":"f","volume":"v"')
+    worker.process.stdin.close()
+    assert worker.process.wait(PATIENCE_SECONDS) == 0 and worker._lines.empty()
+
+
+def test_a_real_worker_survives_it_all() -> None:
+    worker = Worker(["-m", "diffusion_segmentation", "worker"], subprocess.DEVNULL)
+    try:
+        worker.read()
+        for line in (b"\xff\xfe", b"[" * 100_000, b"x" * (3 * messages.MAX_LINE_BYTES), b'{"type":"later"}', b"{"):
+            worker.line(line + b"\n")
+            assert worker.next("error")["kind"] == "input"
+        assert worker.next("hello")["protocol"] == messages.PROTOCOL
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+        worker.process.stdin.close()
+
+
+def test_prints_stay_out_of_the_protocol_and_a_jumping_clock_holds_nothing_up(worker: Worker) -> None:
+    worker.read()
+    worker.run("1", samples=50)
+    said = [worker.next()]
+    while said[-1]["type"] != "done":
+        said.append(worker.next())
+    assert [m["stage"] for m in said if m["type"] == "progress"] == [f"stage{step}" for step in range(50)]
+    assert {m["type"] for m in said} == {"hello", "progress", "done"}
+
+
+def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
+    sources = [*ENGINE.glob("diffusion_segmentation/*.py"), *ENGINE.glob("DiffusionSegmentationLib/*.py")]
+    assert len(sources) > 20
+    for path in sources:
+        if path.name == "leftovers.py":  # the age of a file is told by that clock, and nothing waits for it
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("time.time", "datetime.now", "datetime.datetime.now"), path
+
+
+def test_a_client_that_does_not_read_holds_up_no_run(worker: Worker, tmp_path: Path) -> None:
+    """5,000 stages are far more than a pipe holds: the run ends, and its last message is there when somebody reads."""
+    worker.run("1", samples=5000)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while "the run is over" not in (tmp_path / "log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.read()
+    assert worker.next("done")["job"] == "1"
+
+
+@pytest.mark.parametrize("samples", [1, 2], ids=["it ends well", "it fails"])
+def test_a_dropped_run_that_does_not_listen_is_answered_for_and_ends_unheard(worker: Worker, samples: int) -> None:
+    worker.read()
+    worker.run("1", model="deaf", samples=samples)
+    worker.next("progress")
+    began = time.monotonic()
+    worker.line(messages.encode({"type": "cancel", "job": "1", "keep": False}))
+    assert worker.next() == {"type": "cancelled", "job": "1"}
+    assert time.monotonic() - began < 1.0
+    worker.run("2")
+    said = [worker.next()]
+    while said[-1]["type"] != "done":
+        said.append(worker.next())
+    assert {message["job"] for message in said} == {"2"}
+
+
+def test_the_end_of_stdin_ends_a_worker_whose_client_does_not_read(worker: Worker) -> None:
+    worker.run("1", samples=5000)
+    time.sleep(1.0)
+    began = time.monotonic()
+    worker.process.stdin.close()
+    worker.process.wait(PATIENCE_SECONDS)
+    assert time.monotonic() - began < harness.END_SECONDS
+
+
+class Stuck:
+    """A pipe that nobody reads, until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.written = b""
+
+    def write(self, data: bytes) -> int:
+        self.go.wait(PATIENCE_SECONDS)
+        self.written += bytes(data)
+        return len(data)
+
+
+def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
+    stream, lost = Stuck(), threading.Event()
+    box = Outbox(stream, on_lost_client=lost.set)
+    now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0)
+    began = time.monotonic()
+    filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * outbox.PROGRESS_BYTES}}
+    box.send(filler)
+    for step in range(20_000):
+        now.step = step
+        box.progress("1", now)
+    assert box._waiting_bytes < 2 * outbox.PROGRESS_BYTES  # the first of the stage, no more
+    for _ in range(outbox.MAX_WAITING_BYTES // outbox.PROGRESS_BYTES - 2):
+        box.send(filler)
+    assert not lost.is_set()
+    box.send(filler)
+    box.send(filler)
+    assert lost.is_set() and time.monotonic() - began < PATIENCE_SECONDS / 2
+    stream.go.set()
+    box.last({"type": "cancelled", "job": "1"})
+    box.flush(PATIENCE_SECONDS)
+    said = [messages.decode(line) for line in stream.written.splitlines()]
+    assert [m["type"] for m in said[-2:]] == ["progress", "cancelled"] and said[-2]["step"] == 19_999
+
+
+def test_a_flush_does_not_wait_for_ever() -> None:
+    stream = Stuck()
+    box = Outbox(stream, on_lost_client=lambda: None)
+    box.send({"type": "cancelled", "job": "1"})
+    began = time.monotonic()
+    box.flush(0.1)
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+    stream.go.set()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk as Linux has it")
+def test_errors_are_told_though_the_disk_of_the_log_is_full() -> None:
+    with open("/dev/full", "wb") as full:
+        worker = Worker(["-c", WORKER], full)
+    try:
+        worker.read()
+        for job in ("1", "2"):
+            worker.run(job, model="missing")
+            assert worker.next("error")["job"] == job
+        worker.process.stdin.close()
+        assert worker.process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        worker.process.kill()
+        worker.process.wait()
