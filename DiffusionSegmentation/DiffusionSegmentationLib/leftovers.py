@@ -20,9 +20,10 @@ DAYS = 7
 def newestFinished(folder: Path) -> tuple[Path, dict] | None:
     """The folder and the report of the largest number of samples of which everything is written, or None.
 
-    The report is written last, so a folder that has one is whole.
+    The report is written last, so a folder that has one is whole; the job folder itself may be, where the end of the
+    run was not told any more.
     """
-    for part in sorted(folder.glob(f"{FINISHED}*"), key=_samples, reverse=True):
+    for part in (folder, *sorted(folder.glob(f"{FINISHED}*"), key=_samples, reverse=True)):
         try:
             report = json.loads((part / "report.json").read_text(encoding="utf-8"))
             if isinstance(report["samples"], int):

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import math
 import platform
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from . import regions, results
 from .basins import SEED_DISTANCE_MM, basins
 from .denormals import flushed
 from .ensemble import Ensemble, Settled, volumes_ml
-from .errors import Cancelled, InputError, ModelError
+from .errors import Cancelled, DiffusionSegmentationError, InputError, ModelError
 from .intensity import body_box, normalise
 from .metrics import dice
 from .metrics.intervals import interval_method, predictive_interval
@@ -34,6 +36,9 @@ from .volume import Projection, check_fits, read_volume, working_image
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
 BODY_MARGIN_MM = 8.0
+FINISHED = "finished-"
+KEEP_SECONDS = 20.0
+"""So much work at most is lost where the process does not live to its end."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +206,12 @@ class _Run:
         self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
         with self._stage("sampling"), self._asked_at_every_layer():
             stopped = self._sample()
+        folder = self.request.output
         with self._stage("writing"):
-            report = self._write()
-        report["timings_s"] = {name: round(seconds, 3) for name, seconds in self.timings.items()}
-        report["partial"] = stopped
-        results.write_report(self.request.output / "report.json", report)
+            report = self._write(folder)
+        self._finish(folder, report, self.timings, stopped)
+        for part in folder.glob(f"{FINISHED}*"):
+            shutil.rmtree(part, ignore_errors=True)
         return Outcome(report, stopped)
 
     def _working(self, image: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
@@ -221,6 +227,7 @@ class _Run:
         grid = self.model.step_grid(self.steps)
         settled = Settled()
         self.sampling_since = time.monotonic()
+        self.keep_at = self.sampling_since + KEEP_SECONDS
         while len(self.ensemble) < self.most:
             done = len(self.ensemble)
             group = min(self._group(), self.most - done) if done else 1
@@ -235,6 +242,8 @@ class _Run:
             done = len(self.ensemble)
             if done < self.most and done & (done - 1) == 0:
                 self._preview(self.ensemble.mean, done)
+            if done < self.most and self.request.previews and time.monotonic() > self.keep_at:
+                self._keep(done)
             if (
                 self.request.samples == "auto"
                 and done >= AUTO_SAMPLES[0]
@@ -295,14 +304,41 @@ class _Run:
             self._write_maps(probabilities, *paths)
             self.preview(Preview(*paths, samples))
 
+    def _keep(self, samples: int) -> None:
+        """Write the whole result of the samples so far, for the case that this process does not live to its end.
+
+        In a folder of its own, finished-N; the report comes last, so a folder that has one is whole.
+        """
+        folder, started = self.request.output / f"{FINISHED}{samples}", time.monotonic()
+        try:
+            folder.mkdir(exist_ok=True)
+            report = self._write(folder)
+            spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
+            self._finish(folder, report, self.timings | spent, stopped=True)
+            # A tenth of the time at most goes into it: 2 s a time for a head at 1 mm.
+            self.keep_at = time.monotonic() + max(KEEP_SECONDS, 10 * spent["writing"])
+        except (DiffusionSegmentationError, OSError) as error:  # the run itself can do without
+            print(f"The samples so far could not be kept: {error}", file=sys.stderr)
+            return
+        for part in self.request.output.glob(f"{FINISHED}*"):
+            if part != folder:
+                shutil.rmtree(part, ignore_errors=True)
+
+    @staticmethod
+    def _finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:
+        report["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}
+        report["partial"] = stopped
+        results.write_report(folder / "report.json", report)
+
     def _write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> np.ndarray:
         labels, bits = self.projection.consensus(probabilities)
         results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.request.compress)
         results.write_entropy(entropy, bits, self.reference, self.request.compress)
         return labels
 
-    def _write(self) -> dict[str, Any]:
-        folder, compress = self.request.output, self.request.compress
+    def _write(self, folder: Path) -> dict[str, Any]:
+        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
+        compress = self.request.compress
         source = self.model.section["map_source"]
         p = self.ensemble.mean if source == "samples" else self.direct
         labels = self._write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")

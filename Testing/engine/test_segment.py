@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from diffusion_segmentation import segment as engine
 from diffusion_segmentation.ensemble import Ensemble
 from diffusion_segmentation.errors import Cancelled, GeometryError, InputError
 from diffusion_segmentation.segment import ModelCache, Request, choose_device, devices, segment
@@ -172,6 +173,49 @@ def test_drop_during_sampling_leaves_nothing(request_for):
     with pytest.raises(Cancelled):
         segment(request, progress=seen.append, cancel=lambda: "drop" if seen and seen[-1].sample == 3 else None)
     assert names(request.output) == set()
+
+
+class Died(BaseException):
+    """As a killed process: nothing of ours catches it."""
+
+
+def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    request = request_for(samples=6, keep_samples=True, previews=True)
+
+    def die(now):
+        if now.stage == "sampling" and now.sample == 6:
+            raise Died
+
+    with pytest.raises(Died):
+        segment(request, progress=die)
+    left = [path.name for path in request.output.iterdir() if path.is_dir()]
+    assert len(left) == 1 and left[0].startswith("finished-")
+    kept = request.output / left[0]
+    report = json.loads((kept / "report.json").read_text(encoding="utf-8"))
+    assert report["partial"] and report["samples"] == int(left[0].removeprefix("finished-")) >= 1
+    other = request_for(samples=report["samples"], keep_samples=True, output=tmp_path / "other", compress=False)
+    segment(other)
+    for name in ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"):
+        found, wanted = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (kept, other.output))
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_run_that_comes_to_its_end_leaves_its_result_alone(request_for, monkeypatch):
+    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    request = request_for(previews=True)
+    segment(request)
+    assert not [path for path in request.output.iterdir() if path.is_dir()]
+
+
+def test_a_run_goes_on_where_its_samples_cannot_be_kept(request_for, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    request = request_for(previews=True)
+    request.output.mkdir()
+    for n in range(1, 5):
+        (request.output / f"finished-{n}").write_text("in the way")
+    assert segment(request).report["samples"] == 4
+    assert "could not be kept" in capsys.readouterr().err
 
 
 def test_auto_stops_between_its_bounds(request_for):

@@ -68,8 +68,8 @@ def test_a1_says_which_of_two_draws_from_the_truth(context, diffusion, direct, v
 
 
 @pytest.mark.parametrize(("dice", "ce", "verdict", "control"), [
-    (planted.sharpened, planted.exact, "open", "direct, CE that is not decided"),
-    (planted.single, planted.single, "holds", "direct, CE it is better in both"),
+    (planted.sharpened, planted.exact, "open", "direct, CE it is not decided in IoU and not decided in ECE"),
+    (planted.single, planted.single, "holds", "direct, CE it is better in IoU (by"),
 ])  # fmt: skip
 def test_a1_holds_the_claim_against_its_control(context, dice, ce, verdict, control):
     rows = {"direct": ce, "direct-dice": dice, "head": planted.exact}

@@ -83,7 +83,7 @@ def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarr
         left.axhline(0.5, color="black", lw=0.8, ls=":")
         left.set(xlabel=LOG_SNR, ylabel="error of x0, share of that in noise", ylim=(0, 1.15))
         right.set(xlabel=LOG_SNR, ylabel="loss in the noise, share of its largest", ylim=(0, 1.05))
-        figure.legend(fontsize=7, loc="outside upper center", ncols=4)
+        figure.legend(*left.get_legend_handles_labels(), fontsize=7, loc="outside upper center", ncols=4)
 
     return png(draw, (WIDE[0], WIDE[1] + 0.3))
 

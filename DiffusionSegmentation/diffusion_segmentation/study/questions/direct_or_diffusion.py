@@ -16,7 +16,7 @@ from ..curves import loss_over_levels
 from ..drawing import STEPS, Drawer, direct_answer, direct_probabilities, mixture_answer, stochastic_answer
 from ..findings import FAILS, HOLDS, UNDECIDED, Figure, Findings, slug
 from ..question import Found, Question
-from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, compared, record_case
+from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, amount, compared, record_case
 from ..scores import scored as score_of
 from ..solvers import step_grid
 from .rows import score_rows, sentence
@@ -166,11 +166,18 @@ def _figure(task: str, shown: dict[str, Any], context: Context) -> Figure:
 def _say_claim(said: Findings, task: str, against: dict[str, Any]) -> None:
     """The claim that diffusion training improves IoU and ECE over a direct network, and the controls it has not had."""
     mark = {BETTER: HOLDS, WORSE: FAILS, OPEN: UNDECIDED}[both(against[DICE])]
-    words = {BETTER: "it is better in both", WORSE: "it is worse in one or both", OPEN: "that is not decided"}
-    controls = [f"against {TITLES[row]} {words[both(against[row])]}" for row in (DIRECT, ENSEMBLE) if row in against]
+    shown = [f"against {TITLES[row]} it is {_outcome(against[row])}" for row in (DIRECT, ENSEMBLE) if row in against]
     text = f"{task}: the claim is that diffusion is better in IoU and ECE than a direct network with a Dice and CE loss"
-    text = f"{text}; here {words[both(against[DICE])]}"
-    said.say(mark, f"{text}, {' and '.join(controls)}." if controls else f"{text}.", claim=True)
+    said.say(mark, f"{text}; here it is {'; '.join([_outcome(against[DICE]), *shown])}.", claim=True)
+
+
+def _outcome(differences: dict[str, Any]) -> str:
+    """What IoU and ECE say, "better in ECE (by ...) and worse in IoU (by ...)"."""
+    parts = []
+    for m, name in (("iou", "IoU"), ("ece", "ECE")):
+        d = differences[m]
+        parts.append(f"not decided in {name}" if d["verdict"] == OPEN else f"{d['verdict']} in {name} ({amount(d)})")
+    return " and ".join(parts)
 
 
 def both(differences: dict[str, Any]) -> str:
