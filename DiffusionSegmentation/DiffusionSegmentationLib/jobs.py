@@ -55,7 +55,8 @@ class Job:
     `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
     there is no estimate, `finishedSamples` how many samples are known to be drawn, which a stop would keep with what is
     finished meanwhile, `preview` the files of segmentation and entropy so far and of how many samples, `result` what
-    the importer made. `recoverable` is how many samples of a failed run `Runner.recover` can still show.
+    the importer made. `note` is a sentence on how the run had to be changed, `recoverable` how many samples of a failed
+    run `Runner.recover` can still show, and `tryDevice` a device on which a failed run could succeed, or None.
     """
 
     volumeName: str
@@ -71,7 +72,9 @@ class Job:
     preview: tuple[tuple[Path, Path], int] | None = None
     report: dict | None = None
     result: Any = None
+    note: str = ""
     recoverable: int = 0
+    tryDevice: str | None = None
 
     @property
     def active(self) -> bool:
@@ -292,6 +295,7 @@ class Runner:
             if message["stage"] == "sampling":  # `sample` is the one being drawn
                 job.finishedSamples = max(job.finishedSamples, message["sample"] - 1)
             job.secondsLeft = message["secondsLeft"]
+            job.note = message.get("note") or ""
             if job.secondsLeft is not None:
                 elapsed = self._clock() - job.started
                 # A bar that goes back tells the person nothing that the time left does not tell better.
@@ -302,6 +306,7 @@ class Runner:
                 job.preview = (Path(message["segmentation"]), Path(message["entropy"])), message["samples"]
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
+            job.tryDevice = message.get("tryDevice")
             self._fail(message["message"], wasRefused=message["kind"] in ("geometry", "model", "input"))
         elif kind == "cancelled":
             self._finish("cancelled", _("Cancelled; nothing was changed."))

@@ -82,8 +82,9 @@ class Panel:
     def _connect(self) -> None:
         ui = self._ui
         ui.segmentButton.clicked.connect(self._onSegment)
+        ui.cpuButton.clicked.connect(self._onCpu)
         ui.keepButton.clicked.connect(self._onKeep)
-        self._keepText = ui.keepButton.text
+        self._keepText, self._cpuTip = ui.keepButton.text, ui.cpuButton.toolTip
         ui.modelComboBox.currentIndexChanged.connect(self._onModelChosen)
         ui.deviceComboBox.currentIndexChanged.connect(self._onDeviceChosen)
         ui.pythonPathLineEdit.currentPathChanged.connect(self._onPythonChosen)
@@ -178,7 +179,14 @@ class Panel:
     def _onSegment(self) -> None:
         if self._runner.busy:
             self._batch.cancel() if self._batch.busy else self._runner.cancel()
-            return
+        else:
+            self._start(self._backend.settings.device)
+
+    def _onCpu(self) -> None:
+        """Once more, where the graphics card could not; only a person decides to wait so much longer."""
+        self._start(self._runner.job.tryDevice)
+
+    def _start(self, device: str) -> None:
         replaced = None
         count = self._correct.handEdited() if self._isOfInput() else 0
         if count:
@@ -190,7 +198,7 @@ class Panel:
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
             try:
                 self._ownJob = self._backend.submit(
-                    self._parameterNode.inputVolume, choices(self._parameterNode, self._backend.settings.device)
+                    self._parameterNode.inputVolume, choices(self._parameterNode, device)
                 )
             except (DependencyError, HandoverError) as error:
                 self._say(str(error), failed=True)
@@ -309,6 +317,10 @@ class Panel:
             ui.keepButton.text = _("Show the finished samples ({count})").format(count=recoverable)
             enable(ui.keepButton, None, _("Bring what the run had finished into the scene."))
         ui.keepButton.visible = busy or recoverable > 0
+        elsewhere = not busy and job is not None and job.tryDevice is not None and self._failed
+        ui.cpuButton.visible = elsewhere
+        if elsewhere:
+            enable(ui.cpuButton, problem, self._cpuTip)
         ui.progressBar.visible = busy
         ui.statusLabel.text = status
         ui.statusLabel.visible = bool(status)

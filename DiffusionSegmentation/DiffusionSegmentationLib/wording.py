@@ -25,10 +25,11 @@ def progressText(progress: Mapping) -> str:
 
 
 def statusText(job: "Job") -> str:
-    """What an active job does, and how long it will take if that is known."""
-    if job.secondsLeft is None:
-        return job.message
-    return _("{activity}, {duration} left").format(activity=job.message, duration=durationText(job.secondsLeft))
+    """What an active job does, how long it will take if that is known, and how it had to be changed."""
+    text = job.message
+    if job.secondsLeft is not None:
+        text = _("{activity}, {duration} left").format(activity=text, duration=durationText(job.secondsLeft))
+    return f"{text}. {job.note}" if job.note else text
 
 
 def durationText(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Running statistics of joint samples: what is kept does not grow with their number, but for the masks themselves."""
+"""Running statistics of joint samples: what is kept does not grow with their number, but for the packed masks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from .metrics import dice
 from .metrics.intervals import predictive_interval
+from .packed_mask import PackedMask
 
 
 class Ensemble:
@@ -16,7 +17,7 @@ class Ensemble:
 
     def __init__(self, classes: int, voxel_ml: float, keep_masks: bool = True) -> None:
         self.classes, self.voxel_ml, self.keep_masks = classes, voxel_ml, keep_masks
-        self.masks: list[np.ndarray] = []
+        self.masks: list[PackedMask] = []
         self._volumes: list[np.ndarray] = []
         self._mean: np.ndarray | None = None
 
@@ -26,7 +27,7 @@ class Ensemble:
     def add(self, probabilities: np.ndarray, mask: np.ndarray) -> None:
         """Take in one sample."""
         if self.keep_masks:
-            self.masks.append(mask)
+            self.masks.append(PackedMask(mask))
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
         if self._mean is None:
             self._mean = probabilities.astype(np.float32, copy=True)

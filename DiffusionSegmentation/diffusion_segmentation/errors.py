@@ -9,9 +9,13 @@ KINDS = ("memory", "geometry", "model", "input", "internal")
 
 
 class DiffusionSegmentationError(Exception):
-    """Base of all errors that are explained. `str(error)` is one plain sentence: what is wrong and what to do."""
+    """Base of all errors that are explained. `str(error)` is one plain sentence: what is wrong and what to do.
+
+    `try_device` is a device on which the same could work, or None.
+    """
 
     kind = "internal"
+    try_device: str | None = None
 
 
 class InputError(DiffusionSegmentationError):
@@ -36,6 +40,16 @@ class OutOfMemoryError(DiffusionSegmentationError):
     """Memory of the device or of the computer did not suffice."""
 
     kind = "memory"
+
+    def __init__(self, sentence: str, try_device: str | None = None) -> None:
+        super().__init__(sentence)
+        self.try_device = try_device
+
+
+class DeviceLostError(DiffusionSegmentationError):
+    """A GPU does not answer any more, as after a reset of its driver; this process cannot use it again."""
+
+    try_device = "cpu"
 
 
 class Cancelled(Exception):
@@ -84,10 +98,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_WORDS)
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """True for the errors of CUDA after which a process cannot use the GPU any more; of a full memory it can."""
+    if is_out_of_memory(error):
+        return False
+    text = str(error).lower()
+    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and "cuda error" in text)
+
+
 _ALLOCATOR_WORDS = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "failed to allocate memory",
     "bad_alloc",
+    "status_alloc_failed",
 )

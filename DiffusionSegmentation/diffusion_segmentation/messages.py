@@ -88,7 +88,11 @@ def _samples(value: Any) -> bool:
 Table = Mapping[str, Mapping[str, Check]]
 
 # Fields that may be left out, which is as null; an older client or worker does not know them.
-OPTIONAL: Table = {"run": {"regionMm": _or_null(_millimetres)}}
+OPTIONAL: Table = {
+    "run": {"regionMm": _or_null(_millimetres)},
+    "progress": {"note": _or_null(_text)},  # a sentence on how the run had to be changed
+    "error": {"tryDevice": _or_null(_name)},  # on which the same could work
+}
 
 TO_WORKER: Table = {
     "run": {

@@ -83,6 +83,8 @@ class Outbox:
             "steps": now.steps,
             "secondsLeft": now.seconds_left,
         }
+        if now.note:
+            message["note"] = now.note
         if self._stage != (job, now.stage):
             self._release()
             self._stage = (job, now.stage)
@@ -135,4 +137,6 @@ def error_message(job: str | None, error: BaseException) -> dict[str, Any]:
     details = "".join(traceback.format_exception(error))[-MAX_DETAILS:]
     with contextlib.suppress(OSError, ValueError):  # the log may lie on the very disk that is full
         print(details, file=sys.stderr, flush=True)
-    return {"type": "error", "job": job, "kind": kind, "message": sentence[:MAX_SENTENCE], "details": details}
+    message = {"type": "error", "job": job, "kind": kind, "message": sentence[:MAX_SENTENCE], "details": details}
+    try_device = getattr(error, "try_device", None)
+    return message | ({"tryDevice": try_device} if try_device else {})

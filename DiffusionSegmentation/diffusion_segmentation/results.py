@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import DiffusionSegmentationError
+from .packed_mask import PackedMask
 
 GridBox = tuple[tuple[int, int, int], tuple[int, int, int]]
 """Index and size, both ijk, of a block of the input grid; `Projection.box`."""
@@ -71,7 +72,7 @@ def write_entropy(path: str | Path, entropy: np.ndarray, reference: sitk.Image, 
 
 def write_sequence(
     path: str | Path,
-    volumes: Sequence[np.ndarray],
+    volumes: Sequence[np.ndarray | PackedMask],
     reference: sitk.Image,
     box: GridBox,
     compress: bool,

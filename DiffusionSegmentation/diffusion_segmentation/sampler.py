@@ -6,7 +6,7 @@ blended at every step; a mask stitched from windows with noise of their own woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,22 @@ def solve(
 class Encoded:
     """A volume as the encoder sees it, kept for all samples and steps."""
 
-    def __init__(self, model: Model, image: np.ndarray, device: torch.device, on_window: Callable[[], None]) -> None:
-        """Run the encoder over `image` float32 [z, y, x], normalised; `on_window` is called after each window."""
+    def __init__(
+        self,
+        model: Model,
+        image: np.ndarray,
+        device: torch.device,
+        on_window: Callable[[], None],
+        tiling: Tiling | None = None,
+        store: torch.device | None = None,
+    ) -> None:
+        """Run the encoder over `image` float32 [z, y, x], normalised; `on_window` is called after each window.
+
+        `tiling` is by default that of the model's windows. What is kept of them lies on `store`, by default `device`.
+        """
         self.model, self.device = model, device
-        self.tiling = Tiling(image.shape, model.section["window"], model.multiple)
+        self.tiling = tiling or Tiling(image.shape, model.section["window"], model.multiple)
+        store = store or device
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
         padded = torch.from_numpy(self.tiling.pad(image))[None, None]
@@ -63,10 +75,11 @@ class Encoded:
             for window in self.tiling.windows:
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
                 features, direct = model.encoder(crop)
-                self._prepared.append(model.denoiser.prepare(features))
-                self._direct.append(direct)
+                self._prepared.append(model.denoiser.prepare(features).to(store))
+                self._direct.append(direct.to(store))
+                del features, direct  # else they lie there while the next window is looked at
                 on_window()
-            self._marginals = self.tiling.blend([class_softmax(logits) for logits in self._direct])
+            self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
 
     def direct(self) -> np.ndarray:
         """The direct head's class probabilities float32 [C, z, y, x]: marginals, fast, and never a sample."""
@@ -90,12 +103,15 @@ class Encoded:
 
     def _denoise(self, x: torch.Tensor, log_snr: float) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, in the form of the state x."""
+        return self.tiling.blend(self._answers(x, log_snr))
+
+    def _answers(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
+        """One window's answer after another: together they are larger than the state, because windows overlap."""
         time = torch.full((len(x),), log_snr, device=self.device)
-        answers = []
         for window, prepared, direct in zip(self.tiling.windows, self._prepared, self._direct, strict=True):
             crop = x[(..., *window)].contiguous(memory_format=CHANNELS_LAST[3])
-            answers.append(class_softmax_(self.model.denoiser(crop, time, prepared, direct)))
-        return self.tiling.blend(answers)
+            prepared, direct = prepared.to(self.device), direct.to(self.device)
+            yield class_softmax_(self.model.denoiser(crop, time, prepared, direct))
 
     def _noise(self, seed: int) -> torch.Tensor:
         """Unit noise for the whole volume, drawn on the CPU so that a seed means the same on every device."""

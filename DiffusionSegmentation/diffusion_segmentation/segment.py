@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import math
 import platform
@@ -20,18 +21,25 @@ import SimpleITK as sitk
 import torch
 
 from . import model as models_module
-from . import regions, results
-from .basins import SEED_DISTANCE_MM, basins
 from .denormals import flushed
-from .ensemble import Ensemble, Settled, volumes_ml
-from .errors import Cancelled, DiffusionSegmentationError, InputError, ModelError
+from .ensemble import Ensemble, Settled
+from .errors import (
+    Cancelled,
+    DeviceLostError,
+    DiffusionSegmentationError,
+    InputError,
+    ModelError,
+    is_device_lost,
+    is_out_of_memory,
+)
+from .grids import Projection, working_image
 from .intensity import body_box, normalise
-from .metrics import dice
-from .metrics.intervals import interval_method, predictive_interval
+from .memory_plan import MemoryPlan, exhausted
 from .model import Model
+from .run_results import RunResults, finish
 from .sampler import Encoded, sample_seeds
-from .versions import versions
-from .volume import Projection, check_fits, read_volume, working_image
+from .tiles import Tiling
+from .volume import check_fits, read_volume
 
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
@@ -64,7 +72,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown."""
+    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown.
+
+    `note` is a sentence on how the run had to be changed, empty where it had not.
+    """
 
     stage: str
     sample: int = 0
@@ -72,6 +83,7 @@ class Progress:
     step: int = 0
     steps: int | None = None
     seconds_left: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,14 +172,19 @@ def segment(
     `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples so far.
 
     Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
-    OutOfMemoryError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
+    OutOfMemoryError, DeviceLostError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
     """
     if request.steps == 1:
         # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
         raise InputError("One step cannot draw different samples; choose two steps or more.")
     request.output.mkdir(parents=True, exist_ok=True)
-    with flushed():
-        return _Run(request, progress, preview, cancel).go(models or ModelCache())
+    try:
+        with flushed():
+            return _Run(request, progress, preview, cancel).go(models or ModelCache())
+    except RuntimeError as error:
+        if not is_device_lost(error):
+            raise
+        raise DeviceLostError("The graphics card stopped working; segment again, or use the CPU.") from error
 
 
 class _Run:
@@ -178,6 +195,7 @@ class _Run:
         self.timings: dict[str, float] = {}
         self.steps = 0
         self.stage = ""
+        self.note = ""
         self.ensemble: Ensemble | None = None
         self.most = AUTO_SAMPLES[1] if request.samples == "auto" else request.samples
 
@@ -188,20 +206,26 @@ class _Run:
             self.input_sha256 = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
         with self._stage("model"):
             self.device = choose_device(self.request.device)
-            self.model = models.get(self.request.model, self.device)
+            self.model = self._within_memory(partial(models.get, self.request.model, self.device))
+            if self.model is None:
+                raise exhausted(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
             if self.model.dims != 3:
                 raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
             self.steps = (
                 self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
             )
             self.warnings = check_fits(image, self.model.section["input_range"])
+            self.plan = MemoryPlan(self.model, self.device, self._noted)
         with self._stage("encoding"), self._asked_at_every_layer():
-            working, array = self._working(image)
-            self.reference = image
-            self.projection = Projection(working, image)
-            self.encoded = Encoded(self.model, array, self.device, self._stop_if_asked)
-            self.direct = self.encoded.direct()
-        self._preview(self.direct, 0)
+            working, self.array = self._working(image)
+            projection = Projection(working, image)
+            box_voxels = math.prod(projection.box[1])
+            self.plan.require(self._tiling(), image.GetNumberOfPixels(), box_voxels)
+            self._encode()
+            self.results = self._results(image, projection)
+        self._preview(self.results.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
         self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
         with self._stage("sampling"), self._asked_at_every_layer():
@@ -209,10 +233,22 @@ class _Run:
         folder = self.request.output
         with self._stage("writing"):
             report = self._write(folder)
-        self._finish(folder, report, self.timings, stopped)
+        finish(folder, report, self.timings, stopped)
         for part in folder.glob(f"{FINISHED}*"):
             shutil.rmtree(part, ignore_errors=True)
         return Outcome(report, stopped)
+
+    def _results(self, image: sitk.Image, projection: Projection) -> RunResults:
+        request = self.request
+        asked = {"seed": request.seed, "steps": self.steps, "requested_samples": request.samples}
+        return RunResults(
+            self.model, self.device, image, self.input_sha256, projection, self.encoded.direct(),
+            request.keep_samples, request.compress, request.region_mm, asked,
+        )  # fmt: skip
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
+        return self.results.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
 
     def _working(self, image: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
         """The body on the working grid: its geometry, and its normalised intensities [z, y, x]."""
@@ -221,6 +257,46 @@ class _Run:
         box = body_box(array, round(BODY_MARGIN_MM / self.model.spacing))
         body = whole[tuple(box[::-1])]
         return body, normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
+
+    def _tiling(self) -> Tiling:
+        return Tiling(self.array.shape, self.plan.window, self.model.multiple)
+
+    def _encode(self) -> None:
+        """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
+        self.encoded = None
+        while self.encoded is None:
+            tiling = self._tiling()
+            self.encoded = self._within_memory(
+                partial(Encoded, self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store)
+            )
+            if self.encoded is None:
+                self.plan.less(1, tiling)
+        self.windows = len(tiling.windows)
+
+    def _with_less(self, group: int) -> None:
+        """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
+        window = self.plan.window
+        self.plan.less(group, self.encoded.tiling)
+        if self.plan.window != window:
+            self._encode()
+
+    @staticmethod
+    def _within_memory(work: Callable[[], Any]) -> Any:
+        """What `work` returns, None where the memory did not suffice.
+
+        Left before the next try begins: while an error is handled, its traceback holds the arrays of the failed one.
+        """
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()
+        return None
+
+    def _noted(self, sentence: str) -> None:
+        self.note = sentence
+        self.progress(Progress(self.stage, note=sentence))
 
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one; returns whether the run was stopped early."""
@@ -231,14 +307,17 @@ class _Run:
         while len(self.ensemble) < self.most:
             done = len(self.ensemble)
             group = min(self._group(), self.most - done) if done else 1
+            seeds = sample_seeds(self.request.seed, group, done)
+            draw = partial(self.encoded.sample, seeds, grid, partial(self._on_step, done, group))
             try:
-                drawn = self.encoded.sample(
-                    sample_seeds(self.request.seed, group, done), grid, partial(self._on_step, done, group)
-                )
+                drawn = self._within_memory(draw)
+                if drawn is None:
+                    self._with_less(group)
+                    continue
             except _Stop:
                 return True
             for probabilities in drawn:
-                self.ensemble.add(probabilities, self.projection.labels(probabilities))
+                self.ensemble.add(probabilities, self.results.projection.labels(probabilities))
             done = len(self.ensemble)
             if done < self.most and done & (done - 1) == 0:
                 self._preview(self.ensemble.mean, done)
@@ -254,16 +333,7 @@ class _Run:
         return False
 
     def _group(self) -> int:
-        """How many samples are drawn together.
-
-        One on a CPU, where two take twice as long or longer: their states no longer fit what the allocator reuses. On a
-        GPU as many as half of the free memory holds, at about 12 state-sized arrays a sample; and no more than 8.
-        """
-        if self.device.type == "cpu":
-            return 1
-        state = 4 * 8 * self.model.classes * math.prod(self.encoded.tiling.cells)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        group = max(1, min(8, int(0.5 * free / (12 * state))))
+        group = self.plan.group(self.encoded.tiling)
         # A group ends where `auto` asks whether the samples have settled.
         return min(group, AUTO_EVERY - len(self.ensemble) % AUTO_EVERY) if self.request.samples == "auto" else group
 
@@ -273,7 +343,9 @@ class _Run:
         left = spent / passes * (self.most * self.steps - passes)
         known = self.request.samples != "auto"
         self.progress(
-            Progress("sampling", done + 1, self.most if known else None, step, self.steps, left if known else None)
+            Progress(
+                "sampling", done + 1, self.most if known else None, step, self.steps, left if known else None, self.note
+            )
         )
         self._stop_if_asked()
 
@@ -301,7 +373,7 @@ class _Run:
         if self.request.previews:
             folder = self.request.output
             paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
-            self._write_maps(probabilities, *paths)
+            self.results.write_maps(probabilities, *paths)
             self.preview(Preview(*paths, samples))
 
     def _keep(self, samples: int) -> None:
@@ -314,7 +386,7 @@ class _Run:
             folder.mkdir(exist_ok=True)
             report = self._write(folder)
             spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
-            self._finish(folder, report, self.timings | spent, stopped=True)
+            finish(folder, report, self.timings | spent, stopped=True)
             # A tenth of the time at most goes into it: 2 s a time for a head at 1 mm.
             self.keep_at = time.monotonic() + max(KEEP_SECONDS, 10 * spent["writing"])
         except (DiffusionSegmentationError, OSError) as error:  # the run itself can do without
@@ -323,124 +395,6 @@ class _Run:
         for part in self.request.output.glob(f"{FINISHED}*"):
             if part != folder:
                 shutil.rmtree(part, ignore_errors=True)
-
-    @staticmethod
-    def _finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:
-        report["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}
-        report["partial"] = stopped
-        results.write_report(folder / "report.json", report)
-
-    def _write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> np.ndarray:
-        labels, bits = self.projection.consensus(probabilities)
-        results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.request.compress)
-        results.write_entropy(entropy, bits, self.reference, self.request.compress)
-        return labels
-
-    def _write(self, folder: Path) -> dict[str, Any]:
-        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
-        compress = self.request.compress
-        source = self.model.section["map_source"]
-        p = self.ensemble.mean if source == "samples" else self.direct
-        labels = self._write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
-        if self.request.keep_samples:
-            box = self.projection.box
-            results.write_sequence(folder / "samples.seq.nrrd", self.ensemble.masks, self.reference, box, compress)
-            quantised = list(self.projection.quantised(p))
-            results.write_sequence(
-                folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
-            )
-        size = self.request.region_mm or SEED_DISTANCE_MM
-        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size)
-        if self.request.keep_samples:
-            on_box = self.projection.nearest(unsure)
-            results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
-        consensus_ml = volumes_ml(labels, self.model.classes, self.ensemble.voxel_ml)
-        return self._report(source, labels, consensus_ml, self._regions(unsure, p))
-
-    def _regions(self, unsure: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
-        """The worst of the uncertain regions, as the report tells them."""
-        bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
-        names = ["background", *(entry["name"] for entry in self.model.labels)]
-        ranking = regions.Ranking(unsure, list(p), bits, self.model.spacing**3 / 1000)
-        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
-
-    def _samples_dice(self, labels: np.ndarray) -> list[float]:
-        """Dice of each kept sample with the consensus `labels`, mean over structures; 1 for one that neither has."""
-        index, size = self.projection.box
-        consensus = labels[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))]
-        scores = [dice(mask, consensus, self.model.classes) for mask in self.ensemble.masks]
-        return [round(float(score[1:].mean()), 5) for score in scores]
-
-    def _report(
-        self, source: str, labels: np.ndarray, consensus_ml: np.ndarray, unsure: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        section, count = self.model.section, len(self.ensemble)
-        return {
-            "schema": 1,
-            "model": {
-                "name": section["name"],
-                "title": section["title"],
-                "version": self.model.metadata["version"],
-                "sha256": section["sha256"],
-                "description": self.model.metadata.get("description", ""),
-                "intended_use": self.model.metadata.get("intended_use", ""),
-                "card": section.get("card", {}),
-            },
-            "map_source": source,
-            "seed": self.request.seed,
-            "steps": self.steps,
-            "samples": count,
-            "requested_samples": self.request.samples,
-            "device": self.device.type if self.device.type == "cpu" else str(self.device),
-            "working_spacing_mm": self.model.spacing,
-            "windows": len(self.encoded.tiling.windows),
-            "classes": self.model.classes,
-            "max_entropy_bits": math.log2(self.model.classes),
-            "volumes": [self._volume(entry, consensus_ml) for entry in self.model.labels],
-            "samples_dice": self._samples_dice(labels),
-            "region_mm": self.request.region_mm or SEED_DISTANCE_MM,
-            "regions": unsure,
-            "direct_difference": round(_difference(self.direct, self.ensemble.mean), 5),
-            "memory_bytes": self._memory(),
-            "versions": versions(),
-            "warnings": self.warnings,
-            "input": {
-                "size_ijk": list(self.reference.GetSize()),
-                "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
-                "sha256": self.input_sha256,
-            },
-        }
-
-    def _volume(self, entry: dict[str, Any], consensus_ml: np.ndarray) -> dict[str, Any]:
-        drawn = self.ensemble.volumes[:, entry["label"]]
-        intervals = {}
-        for level in (50, 90):
-            interval = predictive_interval(drawn, level / 100)
-            intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
-        return {
-            "label": entry["label"],
-            "id": entry["id"],
-            "name": entry["name"],
-            "consensus_ml": round(float(consensus_ml[entry["label"]]), 4),
-            "mean_ml": round(float(drawn.mean()), 4),
-            **intervals,
-            "method": interval_method(len(drawn)),
-            "samples_ml": [round(float(v), 4) for v in drawn],
-        }
-
-    def _memory(self) -> dict[str, int]:
-        """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""
-        peak = {}
-        try:
-            import resource
-
-            unit = 1 if platform.system() == "Darwin" else 1024
-            peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        except ImportError:
-            pass
-        if self.device.type == "cuda":
-            peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)
-        return peak
 
     def _stage(self, name: str) -> _Stage:
         return _Stage(self, name)
@@ -460,9 +414,3 @@ class _Stage:
 
     def __exit__(self, *exception: object) -> None:
         self.run.timings[self.name] = time.monotonic() - self.start
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean total variation between two probability maps [C, z, y, x], where either sees more than 5 % foreground."""
-    where = np.minimum(a[0], b[0]) < 0.95
-    return float(0.5 * np.abs(a - b).sum(0)[where].mean()) if where.any() else 0.0

@@ -5,7 +5,7 @@ Everything here counts in cells: 2 x 2 x 2 voxels, the lattice of the space-to-d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -44,18 +44,20 @@ class Tiling:
         """A window in voxels."""
         return tuple(slice(2 * s.start, 2 * s.stop) for s in window)
 
-    def blend(self, answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    def blend(self, answers: Iterable[torch.Tensor]) -> torch.Tensor:
         """One tensor [N, K, *cells] from one [N, K, ...] a window: their weighted mean where windows overlap."""
-        if len(answers) == 1:
-            return answers[0]
-        n, channels = answers[0].shape[:2]
-        total = answers[0].new_zeros((n, channels, *self.cells))
-        weights = answers[0].new_zeros(self.cells)
-        weight = self._weight.to(answers[0])
+        total = None
         for window, answer in zip(self.windows, answers, strict=True):
-            total[(..., *window)] += answer * weight
-            weights[window] += weight
-        return total / weights
+            if len(self.windows) == 1:
+                total = answer
+            else:
+                if total is None:
+                    total = answer.new_zeros((*answer.shape[:2], *self.cells))
+                    weights = answer.new_zeros(self.cells)
+                    weight = self._weight.to(answer)
+                total[(..., *window)] += answer * weight
+                weights[window] += weight
+        return total if len(self.windows) == 1 else total.div_(weights)
 
 
 def _up(n: int, multiple: int) -> int:

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, Literal, NoReturn
 
 from . import messages
-from .errors import Cancelled, is_out_of_memory
+from .errors import Cancelled, DeviceLostError, is_out_of_memory
 from .outbox import Outbox, error_message
 from .streams import claim_stdin, claim_stdout, lines
 from .versions import versions
@@ -84,9 +84,13 @@ class Worker:
         self._ended: set[str] = set()
         self._lock = threading.Lock()  # of _runs and what they hold, and of _ended
         self._finished = threading.Event()
+        self._device_lost = False
 
     def serve(self) -> int:
-        """Say hello, run jobs until the client leaves, and return the exit status: 0, or 1 without an engine."""
+        """Say hello, run jobs until the client leaves, and return the exit status: 0, or 1 without an engine.
+
+        A worker that has lost its GPU ends, too, with 1: only another process can use it again.
+        """
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
         try:
             engine = self._engine or importlib.import_module("diffusion_segmentation.segment")
@@ -99,7 +103,7 @@ class Worker:
         self._serve(engine, models)
         self._out.flush(GRACE_SECONDS)
         self._finished.set()
-        return 0
+        return int(self._device_lost)
 
     def _serve(self, engine: ModuleType | Any, models: Any) -> None:
         loaded = False
@@ -116,6 +120,8 @@ class Worker:
             elif self._start(task):
                 loaded = True
                 self._end(task, self._outcome(task, engine, models))
+                if self._device_lost:
+                    return
 
     def _start(self, run: _Run) -> bool:
         """Mark `run` as started; False if it was cancelled while it waited."""
@@ -168,6 +174,7 @@ class Worker:
         except Exception as error:
             message = error_message(job, error)
             out_of_memory = is_out_of_memory(error)
+            self._device_lost = isinstance(error, DeviceLostError)
         if out_of_memory:  # after the handler, whose traceback holds the arrays of the failed run
             models.clear()
             gc.collect()

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation import volume
+from diffusion_segmentation import memory, volume
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError, OutOfMemoryError
 from diffusion_segmentation.intensity import NoContrast, body_box, normalise
-from diffusion_segmentation.volume import available_memory, read_labels, read_volume
+from diffusion_segmentation.memory import available_memory
+from diffusion_segmentation.volume import read_labels, read_volume
 
 VOXELS = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6)
 STEPS = np.diag([2.0, 3.0, 4.0])
@@ -471,7 +472,7 @@ def test_a_huge_volume_is_refused_with_the_figures_before_it_is_read(
     folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = HUGE_FILES[kind](folder)
-    monkeypatch.setattr(volume, "available_memory", lambda: 12_000_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 12_000_000_000)
     monkeypatch.setattr(volume, "_executed", lambda *_: pytest.fail("its voxels were read"))
     with pytest.raises(OutOfMemoryError, match=r"needs about 75\.5 GB of memory and 12\.0 GB are free") as caught:
         read_volume(path)
@@ -482,9 +483,9 @@ def test_a_huge_volume_is_refused_with_the_figures_before_it_is_read(
 def test_what_fits_is_read_and_where_nothing_is_known_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nrrd(folder / "a.nrrd")
     for free in (12 * VOXELS.size, None):
-        monkeypatch.setattr(volume, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         assert read_volume(path).GetSize() == (6, 5, 4)
-    monkeypatch.setattr(volume, "available_memory", lambda: 12 * VOXELS.size - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 12 * VOXELS.size - 1)
     with pytest.raises(OutOfMemoryError):
         read_volume(path)
 

@@ -25,12 +25,15 @@ ENGINE_FLOORS = (
     "study",
     "evaluation",
     "segment training",
-    "sampler",
+    "run_results",
+    "sampler memory_plan",
     "tiles ensemble",
     "model",
     "networks model_metadata",
     "process outbox terminal",
-    "volume results metrics phantoms dataset denormals intensity basins regions messages streams versions",
+    "volume results",
+    "headers memory packed_mask grids metrics phantoms dataset denormals intensity basins regions messages streams"
+    " versions",
     "errors",
 )
 LIB_FLOORS = (

@@ -71,6 +71,15 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
     if behaviour == "memory":
         say({"type": "error", "job": job, "kind": "memory", "message": "The memory did not suffice.", "details": ""})
         return
+    if behaviour == "short" and request["device"] != "cpu":
+        note = "The memory of 'cuda:0' is short, so fewer samples are drawn at a time."
+        for _ in range(20):
+            say({"type": "progress", "job": job, "samples": 8, "steps": 5, "stage": "sampling", "sample": 1, "step": 1,
+                 "secondsLeft": None, "note": note})  # fmt: skip
+            time.sleep(seconds)
+        say({"type": "error", "job": job, "kind": "memory", "message": "The memory of 'cuda:0' did not suffice.",
+             "details": "", "tryDevice": "cpu"})  # fmt: skip
+        return
     if behaviour == "deaf" and request["seed"] == 0:  # hears nothing more, and has started something itself
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print(f"child {child.pid}", file=sys.stderr, flush=True)

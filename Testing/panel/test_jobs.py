@@ -211,6 +211,17 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(bench, addHead, beha
     assert resultNodes() == [] and world.leftovers() == []
 
 
+def test_a_short_memory_is_told_while_it_runs_and_another_device_is_offered(bench, addHead):
+    world = bench("short", "0.02")
+    job = world.runner.submit(addHead(), Choices(samples=2))
+    world.until(lambda: job.note)
+    assert wording.statusText(job).endswith("so fewer samples are drawn at a time.")
+    world.finish()
+    assert (job.state, job.tryDevice, job.message) == ("failed", "cpu", "The memory of 'cuda:0' did not suffice.")
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=2, device=job.tryDevice))
+    assert world.finish() is again and (again.state, again.tryDevice) == ("done", None)
+
+
 def test_what_was_finished_before_a_death_is_offered(bench, addHead):
     world = bench("late-crash", "0.01")
     volumeNode = addHead()

@@ -176,6 +176,24 @@ def test_what_a_dead_run_had_finished_is_one_click_away(openPanel, addHead, phot
     assert world.ui.statusLabel.text.startswith("Stopped after 2 ") and not world.ui.keepButton.visible
 
 
+def test_where_the_graphics_card_is_full_the_cpu_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
+    addHead()
+    world = openPanel("short", "0.1")
+    world.ui.samplesSpinBox.value = 2
+    assert not world.ui.cpuButton.visible
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: "fewer samples are drawn at a time" in world.ui.statusLabel.text)
+    photograph("short-of-memory", world.widget)
+    pumpUntil(lambda: not world.runner.busy)
+    assert "did not suffice" in world.ui.statusLabel.text and world.ui.cpuButton.visible
+    photograph("full-gpu", world.widget)
+    world.ui.cpuButton.click()
+    assert not world.ui.cpuButton.visible
+    pumpUntil(lambda: not world.runner.busy)
+    assert world.ui.statusLabel.text.startswith("Done: 2 samples") and not world.ui.cpuButton.visible
+    assert world.runner.job.choices.device == "cpu" and world.backend.settings.device == "auto"
+
+
 def test_a_python_that_is_not_there(openPanel, addHead, run):
     addHead()
     world = openPanel("real")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion_segmentation.errors import Cancelled, InputError
+from diffusion_segmentation.errors import Cancelled, DeviceLostError, InputError, OutOfMemoryError
 from diffusion_segmentation.streams import claim_stdin, claim_stdout
 from diffusion_segmentation.worker import Worker
 
@@ -40,7 +40,7 @@ class Job:
     models: ModelCache
 
     def tell(self, stage: str, step: int = 0) -> None:
-        now = SimpleNamespace(stage=stage, sample=1, samples=2, step=step, steps=5, seconds_left=1.5)
+        now = SimpleNamespace(stage=stage, sample=1, samples=2, step=step, steps=5, seconds_left=1.5, note="")
         self.progress(now)
 
     def outcome(self, partial: bool = False, **report: Any) -> SimpleNamespace:
@@ -101,6 +101,14 @@ def hungry(job: Job) -> SimpleNamespace:
     raise MemoryError
 
 
+def full_gpu(job: Job) -> SimpleNamespace:
+    raise OutOfMemoryError("The memory of 'cuda:0' did not suffice.", try_device="cpu")
+
+
+def reset_gpu(job: Job) -> SimpleNamespace:
+    raise DeviceLostError("The graphics card stopped working.")
+
+
 def hungry_torch(job: Job) -> SimpleNamespace:
     raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -126,7 +134,8 @@ def crash(job: Job) -> SimpleNamespace:
 
 
 BEHAVIOURS = (
-    quick, burst, patient, deaf, noisy, hungry, hungry_torch, hungry_cpu, wrong_input, defective, unspeakable, crash,
+    quick, burst, patient, deaf, noisy, hungry, hungry_torch, hungry_cpu, full_gpu, reset_gpu,
+    wrong_input, defective, unspeakable, crash,
 )  # fmt: skip
 
 

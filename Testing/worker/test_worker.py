@@ -167,6 +167,20 @@ def test_too_little_memory_is_said_and_the_model_is_let_go(workers, tmp_path: Pa
     assert client.next("done")["report"]["cleared"] == 1
 
 
+def test_a_full_gpu_names_the_device_to_try(workers, tmp_path: Path) -> None:
+    client = workers.fake()
+    client.run("1", "full_gpu", tmp_path)
+    assert client.next("error")["tryDevice"] == "cpu"
+
+
+def test_a_worker_whose_gpu_is_lost_says_so_and_ends(workers, tmp_path: Path) -> None:
+    client = workers.fake()
+    client.run("1", "reset_gpu", tmp_path)
+    error = client.next("error")
+    assert (error["message"], error["tryDevice"]) == ("The graphics card stopped working.", "cpu")
+    assert client.rest() == [] and client.process.wait(5) == 1
+
+
 def test_a_foreseen_error_keeps_its_kind_and_sentence(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "wrong_input", tmp_path)

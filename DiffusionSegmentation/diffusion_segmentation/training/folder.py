@@ -23,8 +23,9 @@ from monai.transforms import (
 
 from ..dataset import Case, read_dataset
 from ..errors import InputError
+from ..grids import working_image
 from ..intensity import body_box, normalise
-from ..volume import itk_name, read_labels, read_volume, working_image
+from ..volume import itk_name, read_labels, read_volume
 from .defaults import BUNDLE, labels
 from .settings import Optimisation
 

@@ -1,0 +1,132 @@
+"""How a run gets by with the memory there is: said before it starts, and made smaller step by step where it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from . import memory
+from .errors import OutOfMemoryError
+from .model import Model
+from .tiles import Tiling
+
+MOST_AT_ONCE = 8
+STATES_A_SAMPLE = 12
+"""Arrays as large as the state, float32, of one sample that is drawn and taken into the statistics; measured."""
+FEATURES_A_PASS = 6
+STATES_A_PASS = 2
+"""Arrays as large as the finest features and as the state that the encoder's pass over a window holds; measured."""
+RESULT_BYTES = 13
+"""For a voxel of the input: labels and entropy, each a second time on the way into its file, and slabs; measured."""
+SMALLEST_WINDOW = 32
+"""Voxels along an axis: with less around them the networks do not know where they are."""
+
+
+def most_at_once(device: torch.device) -> int:
+    """How many samples are drawn together at most: on a CPU one, because two take twice as long or longer there.
+
+    Their states no longer fit what the allocator reuses.
+    """
+    return 1 if device.type == "cpu" else MOST_AT_ONCE
+
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+class MemoryPlan:
+    """How many samples are drawn at a time, and in windows of what size; `less` is the next smaller plan.
+
+    Attributes:
+        window: voxels [z, y, x], at first the model's.
+        store: the device that keeps the features of windows whose turn it is not.
+        notes: what was made smaller, one sentence each.
+    """
+
+    def __init__(self, model: Model, device: torch.device, say: Callable[[str], None] = lambda note: None) -> None:
+        self.model, self.device = model, device
+        self.window: tuple[int, ...] = tuple(model.section["window"])
+        self.store = device
+        self.notes: list[str] = []
+        self._say = say
+        self._at_once = most_at_once(device)
+
+    def group(self, tiling: Tiling) -> int:
+        """How many samples are drawn together: as many as half of a GPU's free memory holds, or a failure has left."""
+        free = free_on(self.device)
+        if free is None:
+            return self._at_once
+        return max(1, min(self._at_once, int(0.5 * free / (STATES_A_SAMPLE * self._state(tiling.cells)))))
+
+    def require(self, tiling: Tiling, voxels: int, box_voxels: int) -> None:
+        """Raise OutOfMemoryError, with the figures, where the run cannot fit into this computer's memory.
+
+        `voxels` are the input's, `box_voxels` those of them that the working grid covers. On a GPU the networks' share
+        is left out: there a failure is an answer, and `less` the next try.
+        """
+        result = RESULT_BYTES * voxels + self.model.classes * box_voxels
+        needed = self.sampling_bytes(tiling) + result
+        if self.device.type == "cpu":
+            needed = max(needed, self.encoding_bytes(tiling))
+        memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
+
+    def encoding_bytes(self, tiling: Tiling) -> int:
+        """Most that the encoder's pass over the largest window takes, in bytes, beside what is kept of all windows."""
+        size = [max(s.stop - s.start for s in axis) for axis in zip(*tiling.windows, strict=True)]
+        features = 4 * self.model.section["network"]["encoder"]["channels"][0] * math.prod(size)
+        return FEATURES_A_PASS * features + STATES_A_PASS * self._state(size) + self._kept(tiling)
+
+    def sampling_bytes(self, tiling: Tiling) -> int:
+        """Most that drawing one sample and taking it in takes, in bytes. It does not grow with their number."""
+        return STATES_A_SAMPLE * self._state(tiling.cells) + self._kept(tiling)
+
+    def _kept(self, tiling: Tiling) -> int:
+        """Bytes of what is kept of all windows: the features as the denoiser wants them, and the direct answer."""
+        denoiser = self.model.section["network"]["denoiser"]
+        prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0))
+        return sum(
+            prepared * math.prod(size) + self._state(size)
+            for size in ([s.stop - s.start for s in window] for window in tiling.windows)
+        )
+
+    def _state(self, cells: tuple[int, ...] | list[int]) -> int:
+        return 4 * 2**self.model.dims * self.model.classes * math.prod(cells)
+
+    def less(self, group: int, tiling: Tiling) -> None:
+        """Make the next try smaller, after one of `group` samples at a time has failed.
+
+        Fewer samples at a time change no sample beyond rounding. Smaller windows do a little: a window's networks see
+        less around each voxel. Raises OutOfMemoryError where nothing is left to make smaller.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if group > 1:
+            self._at_once = group // 2
+            self._note(f"The memory of '{self.device}' is short, so fewer samples are drawn at a time.")
+            return
+        least = -(-SMALLEST_WINDOW // self.model.multiple) * self.model.multiple
+        size = [2 * max(s.stop - s.start for s in axis) for axis in zip(*tiling.windows, strict=True)]
+        halves = tuple(max(least, math.ceil(n / 2 / self.model.multiple) * self.model.multiple) for n in size)
+        if math.prod(halves) >= math.prod(size):
+            raise exhausted(self.device)
+        self._at_once, self.window, self.store = 1, halves, torch.device("cpu")
+        self._note(f"The memory of '{self.device}' is short, so the model looks through smaller windows.")
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+        self._say(sentence)
+
+
+def exhausted(device: torch.device) -> OutOfMemoryError:
+    """What is said where nothing is left to make smaller."""
+    if device.type == "cpu":
+        return OutOfMemoryError("The memory did not suffice, not even for small windows; close other programs.")
+    return OutOfMemoryError(
+        f"The memory of '{device}' did not suffice, not even for small windows; use the CPU, which takes longer, or "
+        "close what else uses that memory.",
+        try_device="cpu",
+    )

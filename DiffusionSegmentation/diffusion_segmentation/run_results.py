@@ -1,0 +1,168 @@
+"""What a run leaves: the maps and masks of its samples as files, and its report."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import regions, results
+from .basins import SEED_DISTANCE_MM, basins
+from .ensemble import Ensemble, volumes_ml
+from .grids import Projection
+from .metrics import dice
+from .metrics.intervals import interval_method, predictive_interval
+from .model import Model
+from .versions import versions
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Writes what is known of a run, as often as there is more of it.
+
+    Attributes:
+        reference: the input, on whose grid the maps lie; `input_sha256` is that of its voxels.
+        direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
+        keep_samples, compress, region_mm: as in `segment.Request`.
+        asked: what the report repeats of the request: seed, steps and requested_samples.
+    """
+
+    model: Model
+    device: torch.device
+    reference: sitk.Image
+    input_sha256: str
+    projection: Projection
+    direct: np.ndarray
+    keep_samples: bool
+    compress: bool
+    region_mm: float | None
+    asked: dict[str, Any]
+
+    def write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> np.ndarray:
+        """Write the maps of class probabilities [C, z, y, x] and return the labels [k, j, i]."""
+        labels, bits = self.projection.consensus(probabilities)
+        results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.compress)
+        results.write_entropy(entropy, bits, self.reference, self.compress)
+        return labels
+
+    def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
+        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
+        compress = self.compress
+        source = self.model.section["map_source"]
+        p = ensemble.mean if source == "samples" else self.direct
+        labels = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        if self.keep_samples:
+            box = self.projection.box
+            results.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, self.reference, box, compress)
+            quantised = list(self.projection.quantised(p))
+            results.write_sequence(
+                folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
+            )
+        size = self.region_mm or SEED_DISTANCE_MM
+        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size)
+        if self.keep_samples:
+            on_box = self.projection.nearest(unsure)
+            results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
+        consensus_ml = volumes_ml(labels, self.model.classes, ensemble.voxel_ml)
+        return self._report(ensemble, labels, consensus_ml) | {
+            "windows": windows,
+            "regions": self._regions(unsure, p),
+            "warnings": warnings,
+        }
+
+    def _report(self, ensemble: Ensemble, labels: np.ndarray, consensus_ml: np.ndarray) -> dict[str, Any]:
+        section = self.model.section
+        return {
+            "schema": 1,
+            "model": {
+                "name": section["name"],
+                "title": section["title"],
+                "version": self.model.metadata["version"],
+                "sha256": section["sha256"],
+                "description": self.model.metadata.get("description", ""),
+                "intended_use": self.model.metadata.get("intended_use", ""),
+                "card": section.get("card", {}),
+            },
+            "map_source": section["map_source"],
+            **self.asked,
+            "samples": len(ensemble),
+            "device": self.device.type if self.device.type == "cpu" else str(self.device),
+            "working_spacing_mm": self.model.spacing,
+            "classes": self.model.classes,
+            "max_entropy_bits": math.log2(self.model.classes),
+            "volumes": [self._volume(ensemble, entry, consensus_ml) for entry in self.model.labels],
+            "samples_dice": self._samples_dice(ensemble, labels),
+            "region_mm": self.region_mm or SEED_DISTANCE_MM,
+            "direct_difference": round(_difference(self.direct, ensemble.mean), 5),
+            "memory_bytes": self._memory(),
+            "versions": versions(),
+            "input": {
+                "size_ijk": list(self.reference.GetSize()),
+                "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
+                "sha256": self.input_sha256,
+            },
+        }
+
+    def _volume(self, ensemble: Ensemble, entry: dict[str, Any], consensus_ml: np.ndarray) -> dict[str, Any]:
+        drawn = ensemble.volumes[:, entry["label"]]
+        intervals = {}
+        for level in (50, 90):
+            interval = predictive_interval(drawn, level / 100)
+            intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
+        return {
+            "label": entry["label"],
+            "id": entry["id"],
+            "name": entry["name"],
+            "consensus_ml": round(float(consensus_ml[entry["label"]]), 4),
+            "mean_ml": round(float(drawn.mean()), 4),
+            **intervals,
+            "method": interval_method(len(drawn)),
+            "samples_ml": [round(float(v), 4) for v in drawn],
+        }
+
+    def _samples_dice(self, ensemble: Ensemble, labels: np.ndarray) -> list[float]:
+        """Dice of each kept sample with the consensus `labels`, mean over structures; 1 for one that neither has."""
+        index, size = self.projection.box
+        consensus = labels[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))]
+        scores = [dice(mask.whole(), consensus, self.model.classes) for mask in ensemble.masks]
+        return [round(float(score[1:].mean()), 5) for score in scores]
+
+    def _regions(self, unsure: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
+        """The worst of the uncertain regions, as the report tells them."""
+        bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
+        names = ["background", *(entry["name"] for entry in self.model.labels)]
+        ranking = regions.Ranking(unsure, list(p), bits, self.model.spacing**3 / 1000)
+        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
+
+    def _memory(self) -> dict[str, int]:
+        """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""
+        peak = {}
+        try:
+            import resource
+
+            unit = 1 if platform.system() == "Darwin" else 1024
+            peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        except ImportError:
+            pass
+        if self.device.type == "cuda":
+            peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)
+        return peak
+
+
+def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:
+    """Write the report beside what it tells of: a folder that has one is whole."""
+    report["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}
+    report["partial"] = stopped
+    results.write_report(folder / "report.json", report)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean total variation between two probability maps [C, z, y, x], where either sees more than 5 % foreground."""
+    where = np.minimum(a[0], b[0]) < 0.95
+    return float(0.5 * np.abs(a - b).sum(0)[where].mean()) if where.any() else 0.0

@@ -1,0 +1,225 @@
+"""Too little memory: a smaller try with the same answer, another device, or one sentence with the figures."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from diffusion_segmentation import memory, memory_plan, segment
+from diffusion_segmentation.errors import DeviceLostError, OutOfMemoryError, is_device_lost, is_out_of_memory
+from diffusion_segmentation.memory_plan import MemoryPlan, exhausted
+from diffusion_segmentation.model import load, save
+from diffusion_segmentation.networks import Denoiser, Encoder
+from diffusion_segmentation.packed_mask import PackedMask
+from diffusion_segmentation.segment import ModelCache, Progress, Request
+from diffusion_segmentation.tiles import Tiling
+
+CELLS = 14 * 16 * 16
+"""Of the head's body on the working grid: one window."""
+
+
+class Limit:
+    """A memory in which a pass of a network over more than `cells`, of all samples together, does not fit."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cells = math.inf
+        self.failures = 0
+        self.largest = 0  # samples that were drawn together
+        for network, finer in ((Encoder, 8), (Denoiser, 1)):
+            monkeypatch.setattr(network, "forward", self._guarded(network.forward, finer))
+
+    def _guarded(self, forward: Callable, finer: int) -> Callable:
+        def limited(network: torch.nn.Module, x: torch.Tensor, *rest: Any) -> Any:
+            if len(x) * math.prod(x.shape[2:]) / finer > self.cells:
+                self.failures += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            self.largest = max(self.largest, len(x))
+            return forward(network, x, *rest)
+
+        return limited
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
+    monkeypatch.setattr(memory_plan, "most_at_once", lambda device: 8)  # as on a GPU
+    monkeypatch.setattr(memory_plan, "SMALLEST_WINDOW", 16)  # the head is small
+    return Limit(monkeypatch)
+
+
+@pytest.fixture
+def run(a_head_file: Path, a_model_folder: Path, tmp_path: Path) -> Callable[..., dict]:
+    def go(name: str, **changed: Any) -> dict:
+        options = {key: changed.pop(key) for key in ("progress", "cancel", "models") if key in changed}
+        given = {"model": str(a_model_folder), "samples": 9, "device": "cpu", "keep_samples": True} | changed
+        return segment.segment(Request(a_head_file, tmp_path / name, **given), **options).report
+
+    return go
+
+
+def image(tmp_path: Path, name: str, file: str) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / file)))
+
+
+def assert_the_same(tmp_path: Path, one: str, other: str) -> None:
+    for file in ("segmentation.seg.nrrd", "samples.seq.nrrd"):
+        first, second = (image(tmp_path, name, file) for name in (one, other))
+        assert first.any() and (first != second).mean() < 1e-4, file
+    first, second = (image(tmp_path, name, "entropy.nrrd") for name in (one, other))
+    assert np.abs(first - second).max() < 1e-3
+
+
+def test_fewer_samples_at_a_time_give_the_same(limit: Limit, run: Callable, tmp_path: Path) -> None:
+    assert run("whole")["warnings"] == [] and limit.largest == 8
+    said: list[Progress] = []
+    limit.cells, limit.largest = 3 * CELLS, 0
+    report = run("fewer", progress=said.append)
+    assert limit.failures == 2 and limit.largest == 2  # of eight and of four
+    assert report["samples"] == 9 and report["windows"] == 1
+    (sentence,) = report["warnings"]
+    assert sentence == "The memory of 'cpu' is short, so fewer samples are drawn at a time."
+    assert any(now.note == sentence and now.stage == "sampling" and now.step for now in said)
+    assert_the_same(tmp_path, "whole", "fewer")
+
+
+def test_smaller_windows_give_what_a_model_with_such_windows_gives(
+    limit: Limit, run: Callable, tmp_path: Path, a_model_folder: Path
+) -> None:
+    limit.cells = CELLS / 2
+    report = run("smaller", samples=3)
+    assert report["windows"] == 18 and limit.failures == 1 and limit.largest == 1
+    assert report["warnings"] == ["The memory of 'cpu' is short, so the model looks through smaller windows."]
+    model = load(a_model_folder)
+    model.section["window"] = [16, 16, 16]
+    save(tmp_path / "model", model.metadata, model.encoder, model.denoiser)
+    limit.cells = math.inf
+    assert run("made so", samples=3, model=str(tmp_path / "model"))["windows"] == 18
+    assert_the_same(tmp_path, "smaller", "made so")
+
+
+def test_what_is_drawn_stays_where_windows_become_smaller_later(limit: Limit, run: Callable, tmp_path: Path) -> None:
+    def fill(now: Progress) -> None:
+        if now.stage == "sampling" and now.sample == 2 and limit.cells == math.inf:
+            limit.cells = CELLS / 2
+
+    run("whole", samples=3)
+    report = run("later", samples=3, progress=fill)
+    assert report["samples"] == 3 and report["windows"] == 18 and len(report["warnings"]) == 2
+    first, second = (image(tmp_path, name, "samples.seq.nrrd") for name in ("whole", "later"))
+    assert (first[..., 0] == second[..., 0]).all()  # the list axis is the fastest
+
+
+def test_stop_and_keep_still_works_while_it_looks_again(limit: Limit, run: Callable) -> None:
+    def fill(now: Progress) -> None:
+        limit.cells = CELLS / 2 if now.stage == "sampling" and now.sample == 2 else limit.cells
+
+    report = run("kept", samples=3, progress=fill, cancel=lambda: "keep" if limit.failures > 1 else None)
+    assert report["samples"] == 1 and report["partial"]
+
+
+def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, run: Callable, tmp_path: Path) -> None:
+    limit.cells = 100
+    with pytest.raises(OutOfMemoryError, match="did not suffice, not even for small windows; close") as caught:
+        run("none")
+    assert caught.value.kind == "memory" and caught.value.try_device is None
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_a_full_gpu_offers_the_cpu() -> None:
+    error = exhausted(torch.device("cuda", 1))
+    assert error.try_device == "cpu" and "'cuda:1'" in str(error) and "use the CPU" in str(error)
+
+
+def test_a_model_that_does_not_fit_on_the_device_is_the_same_sentence(run: Callable) -> None:
+    class Full(ModelCache):
+        def get(self, *_: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemoryError, match="not even for small windows"):
+        run("none", models=Full())
+
+
+def test_groups_fit_into_half_of_what_is_free(a_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = MemoryPlan(load(a_model_folder), torch.device("cuda"))
+    tiling = Tiling((28, 32, 32), (64, 64, 64), 4)
+    one = 12 * 4 * 8 * 3 * CELLS
+    for free, group in ((0, 1), (2 * one, 1), (7 * one, 3), (100 * one, 8)):
+        monkeypatch.setattr(memory_plan, "free_on", lambda device, free=free: free)
+        assert plan.group(tiling) == group
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_figures_before_a_network_runs(
+    limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000)
+    limit.cells = 0
+    words = r"^Segmenting this volume needs about 0\.0 GB of memory and 0\.0 GB are free; crop it, or close"
+    with pytest.raises(OutOfMemoryError, match=words) as caught:
+        run("refused")
+    assert caught.value.kind == "memory" and limit.failures == 0
+
+
+def test_what_a_run_needs_grows_with_the_volume_and_not_with_the_samples(a_model_folder: Path) -> None:
+    plan = MemoryPlan(load(a_model_folder), torch.device("cpu"))
+    small, large = (Tiling((n, n, n), (64, 64, 64), 4) for n in (64, 128))
+    assert plan.encoding_bytes(large) > plan.encoding_bytes(small) > 4 * 8 * 64**3
+    assert plan.sampling_bytes(large) == pytest.approx(8 * plan.sampling_bytes(small), rel=0.3)
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_samples(run: Callable) -> None:
+    def peak(samples: int) -> int:
+        tracemalloc.start()
+        try:
+            run(f"of {samples}", samples=samples, steps=2)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2)  # what is imported late
+    few, many = peak(4), peak(40)
+    # As arrays, 36 more masks would be 36 * 40 * 48 * 30 bytes, two megabytes; and noise, as here, packs badly.
+    assert many - few < 800_000, (few, many)
+
+
+def test_packed_masks_are_the_masks(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6), np.uint8)
+    packed = PackedMask(mask[:, ::-1])
+    assert packed.shape == mask.shape and len(packed) == 4
+    np.testing.assert_array_equal(packed.whole(), mask[:, ::-1])
+
+
+def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path(Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip())
+    folder = tmp_path / own
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    whole = memory.available_memory()
+    for name, text in (("max", "50000000"), ("current", "30000000"), ("stat", "anon 5\ninactive_file 10000000\n")):
+        (folder / f"memory.{name}").write_text(text)
+    assert memory.available_memory() == 30_000_000
+    (folder / "memory.max").write_text("max\n")
+    assert memory.available_memory() == pytest.approx(whole, rel=0.2)
+
+
+def test_a_gpu_that_is_gone_is_told_from_one_that_is_full(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+    assert is_device_lost(lost) and not is_out_of_memory(lost)
+    assert is_device_lost(type("AcceleratorError", (RuntimeError,), {})("the device was reset"))
+    full = RuntimeError("CUDA error: out of memory")
+    assert is_out_of_memory(full) and not is_device_lost(full)
+    assert not is_device_lost(RuntimeError("shapes do not match"))
+
+    def reset(*_: Any) -> None:
+        raise lost
+
+    monkeypatch.setattr(Denoiser, "forward", reset)
+    with pytest.raises(DeviceLostError, match="stopped working; segment again, or use the CPU") as caught:
+        run("lost")
+    assert caught.value.try_device == "cpu"
