@@ -162,7 +162,8 @@ class Batch:
                 self.problem = str(error)
                 break
             except Exception as error:  # whatever a reader of files may raise: the rest goes on
-                logging.warning("%s: %s", item.name, error)
+                # Without its words and the volume's name, which may be a patient's: logs are kept and passed on.
+                logging.warning("A volume of the list could not be segmented (%s).", type(error).__name__)
                 item.state, item.message = FAILED, str(error)
                 self._finished += 1
                 continue

@@ -4,12 +4,15 @@ The worker checks a model fully (weights, checksum) before it uses it; here is o
 """
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from .worker_client import ENGINE_FOLDER
 
 SHIPPED = ENGINE_FOLDER / "diffusion_segmentation" / "models"
+LARGEST_BYTES = 4 * 2**20
+"""Of metadata.json, as the engine has it."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,30 @@ def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
 
 
 def _subfolders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:  # it is not there, or may not be read
+        return []
 
 
 def _entry(folder: Path, key: str) -> Entry | None:
     try:
+        # A half-copied model lacks one of the two. A pipe in the place of a file would stop Slicer for ever.
+        sizes = [_sizeOfFile(folder / name) for name in ("metadata.json", "model.safetensors")]
+        if None in sizes or sizes[0] > LARGEST_BYTES:
+            return None
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         section = metadata["diffusion_segmentation"]
-        return Entry(
-            key=key,
-            title=section["title"],
-            description=metadata.get("description", ""),
-            structures=tuple(label["name"] for label in section["labels"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        title, description = section["title"], metadata.get("description", "")
+        structures = tuple(label["name"] for label in section["labels"])
+        if not all(isinstance(text, str) for text in (title, description, *structures)):
+            return None
+        return Entry(key, title, description, structures)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _sizeOfFile(path: Path) -> int | None:
+    """Bytes of a file; None for a link, a folder or a pipe."""
+    found = path.lstat()
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

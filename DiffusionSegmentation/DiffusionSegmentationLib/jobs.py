@@ -319,9 +319,10 @@ class Runner:
 
     def _importStep(self) -> None:
         job = self.job
+        if self._handover.volumeNode.GetScene() is None:
+            self._failImport(_("the volume '{name}' is no longer in the scene").format(name=job.volumeName))
+            return
         try:
-            if self._handover.volumeNode.GetScene() is None:
-                raise LookupError(_("the volume '{name}' is no longer in the scene").format(name=job.volumeName))
             result = next(self._import)
             if result is None:
                 return
@@ -329,14 +330,17 @@ class Runner:
             sentences = [wording.doneText(job.report, self._clock() - job.started), *job.report["warnings"]]
         except Exception as error:  # whatever it is, the worker's files are whole and the person must learn where
             logging.exception("The result could not be brought into the scene.")
-            self._closeImport()
-            sentence = _("The result could not be shown ({reason}); its files are kept in {folder}.")
-            self._finish("failed", sentence.format(reason=error, folder=job.folder), keepFiles=True)
+            self._failImport(str(error))
             return
         self._closeImport()
         if self._handover.changed():
             sentences.append(_("The volume was modified meanwhile; the result fits it as it was at the start."))
         self._finish(self._outcome, " ".join(sentences))
+
+    def _failImport(self, reason: str) -> None:
+        self._closeImport()
+        sentence = _("The result could not be shown ({reason}); its files are kept in {folder}.")
+        self._finish("failed", sentence.format(reason=reason, folder=self.job.folder), keepFiles=True)
 
     def _onWorkerEnded(self, sentence: str) -> None:
         self._news = True

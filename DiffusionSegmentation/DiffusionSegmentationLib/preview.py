@@ -66,6 +66,8 @@ class Preview:
             segmentationNode, entropyNode = self._nodes
             segmentationNode.SetAndObserveSegmentation(segmentation)
             entropyNode.SetAndObserveImageData(entropy.GetImageData())
+            for node in self._nodes:
+                node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         else:
             self._takeBack()
             self._begin(volumeNode, segmentation, entropy)

@@ -44,7 +44,8 @@ class ReportSection:
         self._steps = None
 
     def _onSave(self, *_arguments: Any) -> None:
-        name = f"{self._segmentation.GetName()} report.html"
+        # Not named after the volume, whose name may be a patient's.
+        name = _("segmentation report.html")
         path = questions.fileToSave(self._ui.reportButton, _("Save the report"), name, _("Web page (*.html)"))
         if not path:
             return

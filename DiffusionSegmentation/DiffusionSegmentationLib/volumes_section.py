@@ -1,6 +1,7 @@
 """The panel's table of volumes: each segment's mean, its intervals, and how its samples lie in them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -83,7 +84,7 @@ class VolumesSection:
         qt.QApplication.clipboard().setText(volumes.asTable(self._volumes, "\t"))
 
     def _onSave(self) -> None:
-        name = f"{self._segmentation.GetName()} volumes.csv"
+        name = _("segmentation volumes.csv")  # not after the volume, whose name may be a patient's
         path = questions.fileToSave(
             self._ui.saveVolumesButton, _("Save the volumes"), name, _("Comma-separated values (*.csv)")
         )
@@ -91,8 +92,12 @@ class VolumesSection:
             return
         with slicer.util.tryWithErrorDisplay(_("The volumes could not be saved.")):
             # The mark lets spreadsheets read names that are not English.
-            with open(path, "w", encoding="utf-8-sig", newline="") as file:
-                file.write(volumes.asTable(self._volumes, ","))
+            draft = Path(f"{path}.part")
+            try:
+                draft.write_text(volumes.asTable(self._volumes, ","), encoding="utf-8-sig", newline="")
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
 
 
 def _tip(volume: Volume) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 
 from .errors import InputError
 
+LONGEST_LABEL, LONGEST_NAME = 200, 100
+
 
 @dataclass(frozen=True)
 class Case:
@@ -54,6 +56,11 @@ def read_dataset(folder: Path) -> Dataset:
         raise InputError(
             f"The dataset.json of '{folder.name}' does not list its labels as numbers from 0 (background) on; mend it."
         ) from None
+    if not all(_writable(label, LONGEST_LABEL) for label in names):
+        raise InputError(
+            f"The dataset.json of '{folder.name}' has a label whose name is empty, has more than {LONGEST_LABEL} "
+            "characters or such as cannot be seen; rename it."
+        )
     if len(channels) != 1:
         raise InputError(
             f"The data set '{folder.name}' has {len(channels)} images a case; this program segments one image, so keep "
@@ -63,13 +70,19 @@ def read_dataset(folder: Path) -> Dataset:
     training = _listed(folder, listing["training"]) if listed else _paired(folder, "Tr", listing)
     if not training:
         raise InputError(f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr.")
+    name = str(listing.get("name", folder.name))
     return Dataset(
-        name=str(listing.get("name", folder.name)),
+        name=name if _writable(name, LONGEST_NAME) else "Model",
         modality=str(next(iter(channels.values())) if isinstance(channels, dict) else channels[0]),
         label_names=names,
         training=training,
         test=_paired(folder, "Ts", listing),
     )
+
+
+def _writable(text: str, longest: int) -> bool:
+    """Whether a model may have it for a name: it goes into the headers of files."""
+    return 0 < len(text) <= longest and text.isprintable() and not text.isspace()
 
 
 def _label_names(labels: dict[str, Any]) -> tuple[str, ...]:

@@ -79,6 +79,8 @@ def explain(error: BaseException) -> tuple[str, str]:
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             return DiffusionSegmentationError.kind, f"'{name}' is a file and no folder; choose another name."
+        if error.errno == errno.ENAMETOOLONG:
+            return DiffusionSegmentationError.kind, f"'{name[:60]} ...' is too long a name; choose a shorter one."
     if isinstance(error, ModuleNotFoundError):
         return (
             DiffusionSegmentationError.kind,

@@ -57,17 +57,24 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"The model '{name}' has schema version {schema} and this program reads "
             f"version {SCHEMA}; update the older of the two."
         )
+    entry = wrong_entry(metadata)
+    if entry is not None:
+        raise ModelError(
+            f"The {METADATA} of the model '{name}' is incomplete or wrong in its entry '{entry}'; "
+            "copy the whole model folder again."
+        )
+    return metadata
+
+
+def wrong_entry(metadata: dict[str, Any]) -> str | None:
+    """The name of the first entry that is missing or cannot be used, None where all are sound."""
     for entry, holds in _RULES.items():
         try:
-            sound = holds(metadata, metadata["diffusion_segmentation"])
+            if not holds(metadata, metadata["diffusion_segmentation"]):
+                return entry
         except (KeyError, TypeError, AttributeError, ValueError):
-            sound = False
-        if not sound:
-            raise ModelError(
-                f"The {METADATA} of the model '{name}' is incomplete or wrong in its entry '{entry}'; "
-                "copy the whole model folder again."
-            )
-    return metadata
+            return entry
+    return None
 
 
 def check_network(network: dict[str, Any], classes: int) -> None:

@@ -117,7 +117,11 @@ class ModelCache:
     def get(self, name: str, device: torch.device) -> Model:
         """The model of this name or folder on this device. Raises ModelError."""
         folder = models_module.find(name).resolve()
-        key = folder, str(device), (folder / models_module.METADATA).stat().st_mtime
+        try:
+            written = (folder / models_module.METADATA).stat().st_mtime
+        except OSError:  # it has just gone; `load` says so
+            written = math.nan
+        key = folder, str(device), written
         if key != self._key:
             self.clear()
             self._model = models_module.load(folder).to(device)
@@ -225,12 +229,13 @@ class _Run:
             self.plan.require(self._tiling(), image.GetNumberOfPixels(), box_voxels)
             self._encode()
             self.results = self._results(image, projection)
+            self._require_numbers(self.results.direct)
         self._preview(self.results.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
         self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
         with self._stage("sampling"), self._asked_at_every_layer():
             stopped = self._sample()
-        folder = self.request.output
+        folder = self._folder()
         with self._stage("writing"):
             report = self._write(folder)
         finish(folder, report, self.timings, stopped)
@@ -316,6 +321,7 @@ class _Run:
                     continue
             except _Stop:
                 return True
+            self._require_numbers(drawn)
             for probabilities in drawn:
                 self.ensemble.add(probabilities, self.results.projection.labels(probabilities))
             done = len(self.ensemble)
@@ -331,6 +337,12 @@ class _Run:
             ):
                 break
         return False
+
+    def _require_numbers(self, probabilities: np.ndarray) -> None:
+        """Weights that are finite and absurd give what is none; NaN would be background and 0 bits in every file."""
+        if not np.isfinite(probabilities.sum(dtype=np.float64)):
+            name = self.model.section["title"]
+            raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")
 
     def _group(self) -> int:
         group = self.plan.group(self.encoded.tiling)
@@ -371,17 +383,24 @@ class _Run:
 
     def _preview(self, probabilities: np.ndarray, samples: int) -> None:
         if self.request.previews:
-            folder = self.request.output
+            folder = self._folder()
             paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
             self.results.write_maps(probabilities, *paths)
             self.preview(Preview(*paths, samples))
+
+    def _folder(self) -> Path:
+        """The folder of the results, made again where somebody has cleared the temporary files meanwhile."""
+        folder = self.request.output
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
     def _keep(self, samples: int) -> None:
         """Write the whole result of the samples so far, for the case that this process does not live to its end.
 
         In a folder of its own, finished-N; the report comes last, so a folder that has one is whole.
         """
-        folder, started = self.request.output / f"{FINISHED}{samples}", time.monotonic()
+        folder, started = self._folder() / f"{FINISHED}{samples}", time.monotonic()
         try:
             folder.mkdir(exist_ok=True)
             report = self._write(folder)

@@ -46,7 +46,7 @@ def read_volume(path: str | Path) -> sitk.Image:
     OutOfMemoryError (before any voxel is read), each with one sentence that names the file but not its folder.
     """
     path = Path(path)
-    name = f"The volume '{path.name}'"
+    name = f"The volume '{_shown(path)}'"
     image = _executed(_checked_reader(path, name), name, sitk.sitkFloat32)
     _require_contrast(image, name)
     return image
@@ -58,7 +58,7 @@ def read_labels(path: Path, image: sitk.Image, count: int) -> np.ndarray:
     Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed; and, as
     read_volume, GeometryError and OutOfMemoryError.
     """
-    name = f"The label file '{path.name}'"
+    name = f"The label file '{_shown(path)}'"
     labels = _executed(_checked_reader(path, name), name)
     numbers = np.rint(sitk.GetArrayFromImage(labels)).astype(np.int64)
     if (
@@ -67,10 +67,16 @@ def read_labels(path: Path, image: sitk.Image, count: int) -> np.ndarray:
         or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
         or not np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
     ):
-        raise InputError(f"The label file '{path.name}' does not lie on its image's grid; resample it to the image.")
+        raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
     if numbers.min() < 0 or numbers.max() >= count:
-        raise InputError(f"The label file '{path.name}' has labels that dataset.json does not list; mend one of them.")
+        raise InputError(f"{name} has labels that dataset.json does not list; mend one of them.")
     return numbers
+
+
+def _shown(path: Path) -> str:
+    """A file's name as it goes into a sentence: one line, and not too long."""
+    name = "".join(c if c.isprintable() else "?" for c in path.name)
+    return name if len(name) <= 100 else f"{name[:100]} ..."
 
 
 def itk_name(path: Path) -> str:
@@ -91,13 +97,13 @@ def _checked_reader(path: Path, name: str) -> sitk.ImageFileReader:
 
     ITK mostly believes a header; so it is read here first, and held against the file.
     """
-    if not path.exists():
-        raise InputError(f"{name} does not exist; check its name and folder.")
-    if path.is_dir():
-        raise InputError(f"{name} is a folder; give one file, for DICOM a volume that was saved as NRRD or NIfTI.")
-    if not path.is_file():
-        raise InputError(f"{name} is a pipe or a device; give a file.")
     try:
+        if not path.exists():
+            raise InputError(f"{name} does not exist; check its name and folder.")
+        if path.is_dir():
+            raise InputError(f"{name} is a folder; give one file, for DICOM a volume that was saved as NRRD or NIfTI.")
+        if not path.is_file():
+            raise InputError(f"{name} is a pipe or a device; give a file.")
         stored = read_header(path, name)
         reader = sitk.ImageFileReader()
         reader.SetFileName(itk_name(path))

@@ -11,6 +11,7 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.segment import Request, segment
 from diffusion_segmentation.training import train
+from diffusion_segmentation.training.defaults import labels
 from diffusion_segmentation.training.folder import Folder
 from diffusion_segmentation.training.settings import Optimisation, merged
 
@@ -63,6 +64,28 @@ def test_defaults_come_from_the_data(folder):
     section = Folder(folder, folder.parent / "prepared").settings()["diffusion_segmentation"]
     assert section["working_spacing_mm"] == 2.0 and section["labels"][0]["name"] == "ball"
     assert section["labels"][0]["id"] == "ball" and "intensity" not in section
+
+
+def test_labels_of_like_names_are_told_apart():
+    names = ["Left +", "Left -", "left", "+", "left_2"]
+    found = [entry["id"] for entry in labels(names)]
+    assert found[0] == "left" and len(set(found)) == 5 and [entry["name"] for entry in labels(names)] == names
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"title": "two\nlines"}, "'title' is missing or cannot be used"),
+        ({"window": [16, 16]}, "'window' is missing or cannot be used"),
+        ({"working_spacing_mm": 0}, "'working_spacing_mm' is missing or cannot be used"),
+    ],
+)
+def test_what_no_model_may_have_is_refused_before_the_training(folder, changed, words):
+    source = Folder(folder, folder.parent / "prepared")
+    settings = source.settings()
+    settings["diffusion_segmentation"].update(changed)
+    with pytest.raises(InputError, match=words):
+        train.Run(settings, Optimisation(), source, 1.0)
 
 
 def test_cases_are_held_out_and_stay_so_when_others_are_added(folder):

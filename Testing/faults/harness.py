@@ -3,8 +3,10 @@
     python Testing/faults/harness.py [--moments 50] [--seed 0]
 
 Each row is one life of a real worker, started by the client that Slicer uses, with a child process of its own. It is
-killed with SIGKILL, SIGSEGV or os._exit. Then no process of its group may be left, no file but the job's may lie about,
-every file under its final name must be whole, and what a preview announced must be readable. Every row is a next run
+killed with SIGKILL, SIGSEGV or os._exit, at every boundary also in a memory that is too small (limited_worker.py), and
+so at every second of the random moments. Then no process of its group may be left, no file but the job's may lie about,
+every file under its final name must be whole, what a preview announced must be readable, and what was kept of the
+finished samples must be a whole result. Every row is a next run
 in a fresh worker after the kill before it; every fifth draws a whole result first. The last rows kill the parent
 instead, in the place of Slicer: the worker and its child must end within two seconds. The exit status is 1 if anything
 is lost or left behind.
@@ -32,9 +34,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DiffusionSegmentation"))
 
+from DiffusionSegmentationLib.leftovers import FINISHED, newestFinished  # noqa: E402
 from DiffusionSegmentationLib.nrrd import NrrdError, readHeader  # noqa: E402
 from DiffusionSegmentationLib.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
 
+LIMITED = Path(__file__).with_name("limited_worker.py")
 FINAL = ("done", "partial", "cancelled", "error")
 PATIENCE_SECONDS = 120.0
 """Only what fails waits so long."""
@@ -99,8 +103,8 @@ class Bench:
             "model": str(self.root / "model"), "samples": samples, "steps": steps, "seed": 0, "device": "cpu",
         }  # fmt: skip
 
-    def slicer(self) -> Slicer:
-        return Slicer(self)
+    def slicer(self, limited: bool = False) -> Slicer:
+        return Slicer(self, limited)
 
 
 @contextmanager
@@ -157,11 +161,12 @@ def make_volume(path: Path) -> None:
 class Slicer:
     """What Slicer does with a worker, without Slicer: its client, polled, and all that was said."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, limited: bool = False) -> None:
         self.bench = bench
         self.said: list[dict[str, Any]] = []
         self.reasons: list[str] = []
-        self.client = WorkerClient(workerCommand(sys.executable), bench.environment)
+        command = [sys.executable, str(LIMITED), "worker"] if limited else workerCommand(sys.executable)
+        self.client = WorkerClient(command, bench.environment)
         self.client.received.connect(self.said.append)
         self.client.ended.connect(self.reasons.append)
         self.client.start()
@@ -263,6 +268,15 @@ def lost_previews(said: list[dict[str, Any]]) -> list[str]:
     return lost
 
 
+def lost_finished(folder: Path) -> list[str]:
+    """What a panel would offer of a run that died, and is not whole."""
+    found = newestFinished(folder)
+    if found is None:
+        return []
+    part, _ = found
+    return [f"{part.name} lacks {name}" for name in RESULT if not (part / name).is_file()]
+
+
 @dataclass
 class Row:
     """One death: `moment`, what the person still has, what is lost that was announced, what is left behind."""
@@ -273,10 +287,11 @@ class Row:
     left: list[str]
 
     def __str__(self) -> str:
-        cells = (f"{self.moment:<44}", f"{self.survived:<58}", "; ".join(self.lost) or "-", "; ".join(self.left) or "-")
+        cells = (f"{self.moment:<58}", f"{self.survived:<58}", "; ".join(self.lost) or "-", "; ".join(self.left) or "-")
         return " | ".join(cells)
 
 
+RESULT = ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd", "regions.nrrd")
 KILLS: dict[str, Callable[[int], None]] = {
     "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),
     "SIGSEGV": lambda pid: os.kill(pid, signal.SIGSEGV),
@@ -291,9 +306,10 @@ def death(
     kill: str = "SIGKILL",
     whole_run_first: bool = False,
     before_hello: bool = False,
+    limited: bool = False,
 ) -> Row:
     """One life of a worker, ended by `kill` as soon as `when` holds for a run (or that run is over)."""
-    slicer = bench.slicer()
+    slicer = bench.slicer(limited)
     lost, extra = [], ""
     try:
         if not before_hello:
@@ -324,8 +340,8 @@ def death(
         left.append(f"noticed after {seconds:.1f} s")
     if not slicer.reasons:
         lost.append("nobody was told")
-    lost += broken_files(folder) + lost_previews(said)
-    row = Row(f"{moment}, {kill}", summary(folder, said) + extra, lost, left)
+    lost += broken_files(folder) + lost_previews(said) + lost_finished(folder)
+    row = Row(f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, said) + extra, lost, left)
     shutil.rmtree(folder)
     return row
 
@@ -343,6 +359,8 @@ def summary(folder: Path, said: list[dict[str, Any]]) -> str:
         kept = "the result, unannounced"
     elif (folder / "samples.seq.nrrd").is_file():
         kept = "all masks, no report"
+    elif (found := newestFinished(folder)) is not None:
+        kept = f"{found[0].name.removeprefix(FINISHED)} finished samples of {drawn}"
     else:
         kept = f"preview of {max(previews)} of {drawn} samples" if previews else "nothing announced"
     return kept + (f", {parts} .part" if parts else "")
@@ -436,8 +454,9 @@ def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
     finally:
         slicer.stop()
     print(f"a run that is left alone takes {seconds:.1f} s", flush=True)
-    for moment, when in BOUNDARIES.items():
-        yield death(bench, moment, when)
+    for limited in (False, True):
+        for moment, when in BOUNDARIES.items():
+            yield death(bench, moment, when, limited=limited)
     for number in range(moments):
         before_hello = number % 10 == 9
         at = chance.uniform(0, seconds)
@@ -445,7 +464,7 @@ def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
         kill = chance.choice(("SIGKILL", "SIGKILL", "SIGSEGV", "os._exit"))
         if before_hello:
             kill = "SIGKILL"  # the hook for os._exit may not be there yet
-        yield death(bench, moment, after_seconds(at), kill, number % 5 == 0, before_hello)
+        yield death(bench, moment, after_seconds(at), kill, number % 5 == 0, before_hello, number % 2 == 1)
     for arguments in ORPHANS:
         yield orphans(bench, *arguments)
 
@@ -457,7 +476,7 @@ def main() -> int:
     options = parser.parse_args()
     deaths = lost = left = 0
     with bench() as made:
-        print(f"{'moment':<44} | {'survived':<58} | lost | left behind", flush=True)
+        print(f"{'moment':<58} | {'survived':<58} | lost | left behind", flush=True)
         for row in rows(made, options.moments, options.seed):
             print(row, flush=True)
             deaths, lost, left = deaths + 1, lost + bool(row.lost), left + bool(row.left)

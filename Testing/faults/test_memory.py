@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import memory, memory_plan, segment
+from diffusion_segmentation import basins, memory, memory_plan, segment
 from diffusion_segmentation.errors import DeviceLostError, OutOfMemoryError, is_device_lost, is_out_of_memory
 from diffusion_segmentation.memory_plan import MemoryPlan, exhausted
 from diffusion_segmentation.model import load, save
@@ -186,6 +186,18 @@ def test_peak_memory_does_not_grow_with_the_number_of_samples(run: Callable) -> 
     few, many = peak(4), peak(40)
     # As arrays, 36 more masks would be 36 * 40 * 48 * 30 bytes, two megabytes; and noise, as here, packs badly.
     assert many - few < 800_000, (few, many)
+
+
+def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
+    places = np.argwhere(np.ones((60, 60, 60), bool))
+    tracemalloc.start()
+    try:
+        kept = basins._thinned(places, np.ones(3), 10.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Views of all lists would have kept 143 times the first.
+    assert len(kept) > 100 and peak < 6 * places.nbytes
 
 
 def test_packed_masks_are_the_masks(tmp_path: Path) -> None:

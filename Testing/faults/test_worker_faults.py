@@ -46,6 +46,27 @@ def test_a_death_at_a_boundary_loses_and_leaves_nothing(bench: Bench, moment: st
     assert (row.lost, row.left) == ([], []), row
 
 
+@pytest.mark.parametrize("moment", ["preview of 4", "masks half written"])
+def test_a_death_in_a_small_memory_loses_and_leaves_nothing(bench: Bench, moment: str) -> None:
+    row = harness.death(bench, moment, BOUNDARIES[moment], limited=True)
+    assert (row.lost, row.left) == ([], []), row
+
+
+def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> None:
+    slicer = bench.slicer(limited=True)
+    try:
+        slicer.until_hello()
+        run = slicer.run()
+        done = slicer.finish(run)
+    finally:
+        slicer.stop()
+    assert done["type"] == "done" and done["report"]["samples"] == harness.SAMPLES
+    fewer, smaller = done["report"]["warnings"]
+    assert "fewer samples are drawn at a time" in fewer and "looks through smaller windows" in smaller
+    assert {m.get("note") for m in slicer.of(run["job"], "progress")} >= {fewer, smaller}
+    shutil.rmtree(run["folder"])
+
+
 @pytest.mark.parametrize("kill", harness.KILLS)
 def test_a_death_at_any_moment_loses_and_leaves_nothing(bench: Bench, kill: str) -> None:
     at = random.Random(kill).uniform(0, 2)

@@ -135,6 +135,7 @@ def modelFolder(tmp_path, monkeypatch):
     }
     metadata = {"description": "Seven structures on MR heads.", "diffusion_segmentation": section}
     (folder / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(catalogue, "SHIPPED", folder.parent)
     return folder
 

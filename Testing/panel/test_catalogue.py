@@ -1,6 +1,7 @@
 """The catalogue shows what is there and leaves out what is broken."""
 
 import json
+import os
 
 from DiffusionSegmentationLib import catalogue
 
@@ -11,6 +12,7 @@ def test_shipped_models_go_by_name_and_others_by_folder(modelFolder, tmp_path):
     metadata = json.loads((modelFolder / "metadata.json").read_text())
     metadata["diffusion_segmentation"]["title"] = "A hip"
     (other / "metadata.json").write_text(json.dumps(metadata))
+    (other / "model.safetensors").write_bytes(b"weights")
     hip, brain = catalogue.models((other.parent,))
     assert (hip.key, hip.title) == (str(other), "A hip")
     assert (brain.key, brain.title) == ("brain-structures", "Brain structures (MR head)")
@@ -18,10 +20,32 @@ def test_shipped_models_go_by_name_and_others_by_folder(modelFolder, tmp_path):
 
 
 def test_what_is_no_model_is_left_out(modelFolder, tmp_path):
-    for name, text in [("empty", None), ("broken", "{"), ("foreign", "[]"), ("bundle", '{"version": "1"}')]:
+    sound = (modelFolder / "metadata.json").read_text()
+    for name, text in [
+        ("empty", None),
+        ("broken", "{"),
+        ("foreign", "[]"),
+        ("bundle", '{"version": "1"}'),
+        ("deep", "[" * 100_000),
+        ("long", sound + " " * catalogue.LARGEST_BYTES),
+        ("wrong", sound.replace('"Brain structures (MR head)"', "7")),
+    ]:
         folder = modelFolder.parent / name
         folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
         if text is not None:
             (folder / "metadata.json").write_text(text)
     (modelFolder.parent / "README.txt").write_text("not a folder")
+    half = modelFolder.parent / "half"
+    half.mkdir()
+    (half / "metadata.json").write_text(sound)
     assert [entry.key for entry in catalogue.models((tmp_path / "not there",))] == ["brain-structures"]
+
+
+def test_links_and_pipes_are_no_models(modelFolder):
+    for name, make in [("link", lambda path: path.symlink_to(modelFolder / "metadata.json")), ("pipe", os.mkfifo)]:
+        folder = modelFolder.parent / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        make(folder / "metadata.json")
+    assert [entry.key for entry in catalogue.models()] == ["brain-structures"]

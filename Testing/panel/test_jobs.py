@@ -298,6 +298,34 @@ def test_the_first_run_sweeps(bench, addHead):
     assert world.leftovers() == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the temporary folder is the user's own there")
+def test_what_a_run_writes_is_its_owners_alone(bench, addHead):
+    world = bench("good", "0.1")
+    mask = os.umask(0)  # whatever a person has set
+    try:
+        job = world.runner.submit(addHead(), Choices(samples=3))
+        world.until(lambda: job.finishedSamples == 1)
+    finally:
+        os.umask(mask)
+    log = world.runner.client._process._folder
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (job.folder, log)] == ["0o700", "0o700"]
+    world.finish()
+
+
+def test_no_name_of_a_patient_gets_into_files_or_logs(bench, addHead, caplog):
+    world = bench("good", "0.1")
+    volumeNode = addHead("Mustermann^Max")
+    job = world.runner.submit(volumeNode, Choices(samples=3))
+    world.until(lambda: job.finishedSamples == 1)
+    for path in (job.folder, *job.folder.rglob("*")):
+        assert "Mustermann" not in path.name
+        assert path.is_dir() or b"Mustermann" not in path.read_bytes()
+    slicer.mrmlScene.RemoveNode(volumeNode)  # which is told on the screen
+    world.finish()
+    assert "Mustermann" in job.message
+    assert "Mustermann" not in caplog.text + "".join(world.runner.client.log)
+
+
 def test_a_result_that_cannot_be_read_is_kept_and_named(bench, addHead):
     world = bench("half-result", "0.01")
     job = world.runner.submit(addHead(), Choices(samples=1))

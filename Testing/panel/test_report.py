@@ -19,7 +19,7 @@ def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path,
     ui.reportButton.click()
     assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
-    assert asked == ["Head segmentation report.html"]
+    assert asked == ["segmentation report.html"]
     assert ui.reportLabel.text.startswith("Written to ") and (tmp_path / "Bericht.html").stat().st_size > 10000
     assert (tmp_path / "Bericht.json").is_file() and (tmp_path / "Bericht.csv").is_file()
     photograph("report", world.widget)

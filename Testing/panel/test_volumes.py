@@ -70,7 +70,7 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up
-    assert asked[0] == "Kopf é segmentation volumes.csv"
+    assert asked[0] == "segmentation volumes.csv"
     with open(target, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["segment"] for row in rows] == [entry["name"] for entry in report["volumes"]]

@@ -34,10 +34,21 @@ def labels(names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "label": number,
-            "id": "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) or f"class_{number}",
+            "id": identifier,
             "name": name,
             "color": list(_COLORS[(number - 1) % len(_COLORS)]),
             "terminology": _TISSUE,
         }
-        for number, name in enumerate(names, 1)
+        for number, (name, identifier) in enumerate(zip(names, _identifiers(names), strict=True), 1)
     ]
+
+
+def _identifiers(names: Sequence[str]) -> list[str]:
+    """One for each name, all different: of "Left +" and "Left -" the second has its number."""
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        identifier = "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+        found.append(f"class_{number}" if not identifier else identifier)
+        while found[-1] in found[:-1]:
+            found[-1] += f"_{number}"
+    return found

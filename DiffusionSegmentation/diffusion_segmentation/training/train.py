@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ..denormals import flushed
 from ..errors import InputError, ModelError
 from ..model import Model, build, find, load, save
+from ..model_metadata import wrong_entry
 from ..process import adapted_grid
 from .figures import draw_training
 from .journal import Journal
@@ -93,6 +94,7 @@ class Run:
     ) -> None:
         self.settings, self.optimisation, self.source = settings, optimisation, source
         section = settings["diffusion_segmentation"]
+        _require_usable(settings)
         source.configure(section)
         self.classes = len(section["labels"]) + 1
         if optimisation.class_weights and len(optimisation.class_weights) != self.classes:
@@ -248,6 +250,15 @@ class _Keeper(lightning.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.run.started_from = state["started_from"]
+
+
+def _require_usable(settings: dict[str, Any]) -> None:
+    """Raise InputError where the model that comes of it could not be loaded: before the training, not after."""
+    section = settings["diffusion_segmentation"]
+    learnt = {"sha256": "0" * 64, "process": {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}}
+    entry = wrong_entry({**settings["bundle"], "diffusion_segmentation": {**section, **learnt}})
+    if entry is not None:
+        raise InputError(f"The training configuration's '{entry}' is missing or cannot be used; correct it.")
 
 
 def _quieten() -> None:

@@ -1,0 +1,213 @@
+"""Files and folders as people have them: full, closed, gone, of strange names. And what is private stays so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from harness import Bench
+
+from diffusion_segmentation import results, segment
+from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError, explain
+from diffusion_segmentation.networks import Denoiser
+from diffusion_segmentation.segment import ModelCache, Preview, Progress, Request
+
+RESULT = {"segmentation.seg.nrrd", "entropy.nrrd", "report.json"}
+PATIENT = "Mustermann"
+
+
+@pytest.fixture
+def run(a_head_file: Path, a_model_folder: Path) -> Callable[..., dict]:
+    def go(output: Path, volume: Path = a_head_file, **changed: Any) -> dict:
+        options = {key: changed.pop(key) for key in ("progress", "preview", "models") if key in changed}
+        given = {"model": str(a_model_folder), "samples": 2, "device": "cpu"} | changed
+        return segment.segment(Request(volume, output, **given), **options).report
+
+    return go
+
+
+def sentence(error: BaseException) -> str:
+    _, text = explain(error)
+    assert text.endswith(".") and text.isprintable() and len(text) < 300
+    return text
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="a folder that not even root can write to")
+def test_a_read_only_folder_is_one_sentence(run: Callable) -> None:
+    with pytest.raises(OSError) as caught:
+        run(Path("/sys/result"))
+    assert (
+        sentence(caught.value) == "'result' cannot be read or written: there is no permission; choose another folder."
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "The disk is full, 'entropy.nrrd' was not written; free some space"),
+        (errno.EDQUOT, "The disk is full, 'entropy.nrrd' was not written; free some space"),
+        (errno.EROFS, "'entropy.nrrd' may not be written there or is open elsewhere; close it"),
+        (errno.EACCES, "'entropy.nrrd' may not be written there or is open elsewhere; close it"),  # Windows: held open
+    ],
+)
+def test_a_file_that_cannot_be_replaced_is_one_sentence_and_the_old_one_stays(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    (tmp_path / "entropy.nrrd").write_text("of an earlier run")
+    replace = os.replace
+
+    def refused(source: Path, target: Path) -> None:
+        if Path(target).name == "entropy.nrrd":
+            raise OSError(number, os.strerror(number), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(results.os, "replace", refused)
+    with pytest.raises(DiffusionSegmentationError) as caught:
+        run(tmp_path)
+    assert sentence(caught.value).startswith(words)
+    assert (tmp_path / "entropy.nrrd").read_text() == "of an earlier run"
+    assert not [path.name for path in tmp_path.iterdir() if ".part" in path.name]
+
+
+def test_a_path_of_three_hundred_characters_works(run: Callable, tmp_path: Path, a_head_file: Path) -> None:
+    deep = tmp_path.joinpath(*["a folder of thirty characters "[:29] + str(n) for n in range(9)])
+    deep.mkdir(parents=True)
+    volume = deep / "volume.nrrd"
+    shutil.copyfile(a_head_file, volume)
+    assert len(str(volume)) > 300
+    run(deep / "result", volume)
+    assert {path.name for path in (deep / "result").iterdir()} == RESULT
+
+
+def test_a_name_that_is_too_long_is_one_sentence(run: Callable, tmp_path: Path) -> None:
+    with pytest.raises((DiffusionSegmentationError, OSError)) as caught:
+        run(tmp_path / ("n" * 300))
+    assert "too long" in sentence(caught.value)
+    with pytest.raises((DiffusionSegmentationError, OSError)) as caught:
+        run(tmp_path / "out", tmp_path / ("n" * 300 + ".nrrd"))
+    assert "cannot be opened" in sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["CON.nrrd", "aux.nrrd", "a b.nrrd", "Schädel ☠ 頭.nrrd", "-x.nrrd", "a%d.nrrd", "'.nrrd", "a\nb.nrrd"]
+)
+def test_a_volume_of_any_name_is_segmented_into_the_same_files(
+    run: Callable, tmp_path: Path, a_head_file: Path, name: str
+) -> None:
+    if os.name == "nt" and name.split(".")[0].lower() in ("con", "aux"):
+        pytest.skip("no file can be called so there")
+    shutil.copyfile(a_head_file, tmp_path / name)
+    run(tmp_path / "out", tmp_path / name)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT
+
+
+def test_a_folder_that_is_cleared_during_a_run_is_made_again(run: Callable, tmp_path: Path) -> None:
+    cleared = []
+
+    def clear(now: Progress) -> None:
+        if now.stage == "sampling" and now.sample == 2 and not cleared:
+            shutil.rmtree(tmp_path / "out")
+            cleared.append(True)
+
+    shown: list[Preview] = []
+    report = run(tmp_path / "out", progress=clear, preview=shown.append, previews=True, samples=4, keep_samples=True)
+    assert cleared and report["samples"] == 4
+    assert RESULT < {path.name for path in (tmp_path / "out").iterdir()}
+    assert shown[-1].segmentation.is_file() and shown[-1].samples == 2
+    if os.name == "posix":
+        assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+
+
+def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
+    run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(a_model_folder, tmp_path / "model")
+    models = ModelCache()
+    run(tmp_path / "out", model=str(model), models=models)
+
+    def find(name: str) -> Path:
+        shutil.rmtree(model)
+        return model
+
+    monkeypatch.setattr(segment.models_module, "find", find)
+    with pytest.raises(ModelError, match="lacks its metadata.json"):
+        run(tmp_path / "out", model=str(model), models=models)
+
+
+@pytest.mark.parametrize("where", ["direct", "samples"])
+def test_a_model_that_gives_no_numbers_is_refused(
+    run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model = segment.models_module.load(a_model_folder)
+    if where == "direct":
+        model.encoder.head.bias += 3e38  # finite, as its sum with itself is not
+        model.encoder.head.weight *= 1e38
+    else:
+        forward = Denoiser.forward
+        monkeypatch.setattr(Denoiser, "forward", lambda *given: forward(*given) * np.inf)
+
+    class Cache(ModelCache):
+        def get(self, *_: Any) -> Any:
+            return model
+
+    with pytest.raises(ModelError, match="gives no numbers for this volume; choose another"):
+        run(tmp_path / "out", models=Cache())
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+# Privacy
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    with harness.bench() as made:
+        yield made
+
+
+AUDIT = """
+import os, sys
+if sys.orig_argv[-1:] == ["worker"]:
+    open(os.environ["AUDIT_FILE"], "w").write("looking\\n")
+def look(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto", "urllib.Request"):
+        with open(os.environ["AUDIT_FILE"], "a") as file:
+            file.write(f"{event} {arguments}\\n")
+sys.addaudithook(look)
+"""
+
+
+def test_a_run_uses_no_network_and_names_nobody(bench: Bench, tmp_path: Path) -> None:
+    home = tmp_path / PATIENT
+    home.mkdir()
+    image = sitk.ReadImage(str(bench.root / "volume.nrrd"))
+    image.SetMetaData("0010|0010", f"{PATIENT}^Max")
+    image.SetMetaData("PatientName", PATIENT)
+    sitk.WriteImage(image, str(home / f"{PATIENT}.nrrd"))
+    (bench.root / "hooks" / "sitecustomize.py").write_text(harness.SITE_CUSTOMIZE + AUDIT)
+    bench.environment["AUDIT_FILE"] = str(tmp_path / "audit")
+    slicer = bench.slicer()
+    try:
+        message = bench.run_message(samples=2, steps=2) | {"volume": str(home / f"{PATIENT}.nrrd")}
+        slicer.client.send(message)
+        assert slicer.finish(message)["type"] == "done"
+        broken = bench.run_message() | {"volume": str(home / f"{PATIENT} is not there.nrrd")}
+        slicer.client.send(broken)
+        assert slicer.finish(broken)["type"] == "error"
+        log = list(slicer.client.log)
+    finally:
+        slicer.stop()
+    assert (tmp_path / "audit").read_text() == "looking\n"
+    for path in Path(message["folder"]).rglob("*"):
+        assert PATIENT not in path.name
+        assert PATIENT.encode() not in path.read_bytes(), path.name
+    # The client names its files itself: in Slicer the volume is `input.nrrd` in the job folder.
+    assert [line for line in log if PATIENT in line and "is not there" not in line] == [], log

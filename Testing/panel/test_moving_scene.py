@@ -1,0 +1,195 @@
+"""The scene changes while a run is under way: each change has its outcome, and no work of a person is lost."""
+
+import sys
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+import vtk
+
+from DiffusionSegmentationLib import batch
+from DiffusionSegmentationLib.display import VOLUME_ROLE
+from DiffusionSegmentationLib.scene import ENTROPY_ROLE, removeResult
+
+slicer_standin.likePythonQt(__name__)
+
+PARAMETERS = "vtkMRMLScriptedModuleNode"
+
+
+@pytest.fixture
+def running(openPanel, addHead, pumpUntil):
+    """A panel whose run has shown a preview and draws its third sample of six, and the volume."""
+
+    def start(name="Head"):
+        volumeNode = addHead(name)
+        world = openPanel("good", "0.15")
+        world.ui.samplesSpinBox.value = 6
+        world.ui.segmentButton.click()
+        pumpUntil(lambda: previews() and world.runner.job.finishedSamples >= 2)
+        return world, volumeNode
+
+    return start
+
+
+def previews():
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if "preview" in node.GetName()]
+
+
+def segmentations():
+    return sorted(node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+
+
+def moved():
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 30.0)
+    transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    transformNode.SetMatrixTransformToParent(matrix)
+    return transformNode
+
+
+def finish(world, pumpUntil):
+    pumpUntil(lambda: not world.runner.busy)
+    return world.runner.job
+
+
+def test_a_volume_that_is_renamed_gives_its_new_name_to_the_result(running, pumpUntil):
+    world, volumeNode = running()
+    volumeNode.SetName("Jonas before")
+    job = finish(world, pumpUntil)
+    assert job.state == "done" and segmentations() == ["Jonas before segmentation"]
+    assert job.result.segmentationNode.GetNodeReference(VOLUME_ROLE) is volumeNode
+
+
+def test_a_volume_that_is_transformed_takes_preview_and_result_along(running, pumpUntil):
+    world, volumeNode = running()
+    transformNode = moved()
+    volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
+    pumpUntil(lambda: world.runner.job.finishedSamples >= 4 and previews()[0].GetTransformNodeID())
+    job = finish(world, pumpUntil)
+    assert job.state == "done"
+    for node in (job.result.segmentationNode, job.result.entropyNode):
+        assert node.GetTransformNodeID() == transformNode.GetID()
+
+
+def test_a_volume_whose_geometry_is_edited_gets_no_misplaced_result(running, pumpUntil):
+    world, volumeNode = running()
+    volumeNode.SetSpacing(1.0, 1.0, 1.0)
+    job = finish(world, pumpUntil)
+    assert job.state == "failed" and "geometry was changed meanwhile" in job.message
+    assert str(job.folder) in job.message and (job.folder / "segmentation.seg.nrrd").is_file()
+    assert segmentations() == []
+
+
+def test_a_volume_that_is_removed_leaves_the_result_on_disk_and_no_preview(running, pumpUntil):
+    world, volumeNode = running()
+    slicer.mrmlScene.RemoveNode(volumeNode)
+    job = finish(world, pumpUntil)
+    assert job.state == "failed" and "no longer in the scene" in world.ui.statusLabel.text
+    assert (job.folder / "report.json").is_file() and segmentations() == []
+
+
+def test_previews_that_are_removed_come_again_and_harm_nothing(running, pumpUntil):
+    world, _ = running()
+    for node in previews():
+        slicer.mrmlScene.RemoveNode(node)
+    pumpUntil(previews)
+    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
+
+
+def test_another_scene_that_is_loaded_ends_the_run_and_has_nothing_of_it(running, pumpUntil, addHead, tmp_path):
+    world, _ = running()
+    other = slicer.vtkMRMLScene()
+    node = other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
+    node.SetText("theirs")
+    path = tmp_path / "other.mrml"
+    other.SetURL(str(path))
+    assert other.Commit()
+    folder = world.runner.job.folder
+    slicer.mrmlScene.SetURL(str(path))
+    assert slicer.mrmlScene.Connect()
+    pumpUntil(lambda: not folder.exists())
+    assert world.runner.job.state == "cancelled" and "scene was closed" in world.runner.job.message
+    assert slicer.util.getNode("Of another case").GetText() == "theirs"
+    assert segmentations() == []
+    world.widget.enter()
+    addHead("Next")
+    world.widget.enter()
+    world.ui.segmentButton.click()
+    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Next segmentation"]
+
+
+def test_a_scene_that_is_added_leaves_the_run_alone(running, pumpUntil, tmp_path):
+    world, _ = running()
+    other = slicer.vtkMRMLScene()
+    other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
+    other.SetURL(str(tmp_path / "other.mrml"))
+    assert other.Commit()
+    slicer.mrmlScene.SetURL(str(tmp_path / "other.mrml"))
+    assert slicer.mrmlScene.Import()
+    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
+    assert slicer.util.getNode("Of another case")
+
+
+def test_an_earlier_result_that_is_edited_or_removed_during_a_run_stays_so(openPanel, addHead, run, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("good", "0.1")
+    edited, removed = (run(world, samples=1).result for _ in range(2))
+    world.ui.samplesSpinBox.value = 4
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: world.runner.job.finishedSamples >= 1)
+    segment = edited.segmentationNode.GetSegmentation().GetNthSegmentID(0)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(edited.segmentationNode, segment, volumeNode)
+    mask[:5] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, edited.segmentationNode, segment, volumeNode)
+    removeResult(removed.segmentationNode)
+    assert finish(world, pumpUntil).state == "done"
+    assert edited.segmentationNode.GetScene() is slicer.mrmlScene
+    after = slicer.util.arrayFromSegmentBinaryLabelmap(edited.segmentationNode, segment, volumeNode)
+    np.testing.assert_array_equal(after, mask)
+    assert removed.segmentationNode.GetScene() is None and len(segmentations()) == 2
+
+
+def test_a_reload_during_a_run_ends_it_and_leaves_neither_process_nor_preview(running):
+    world, _ = running()
+    client, job = world.runner.client, world.runner.job
+    before = {name: module for name, module in sys.modules.items() if name.startswith("DiffusionSegmentation")}
+    world.widget.onReload()
+    try:
+        assert not client.running and job.state == "cancelled" and not job.folder.exists()
+        assert segmentations() == []
+    finally:
+        world.root.self().cleanup()
+        sys.modules.update(before)
+        world.widget.panel, world.widget.logic = None, None
+
+
+def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
+    volumeNode = addHead()
+    world = openPanel("good", "0.02")
+    world.ui.samplesSpinBox.value = 1
+    for _ in range(2):
+        world.ui.addScenesButton.click()
+    assert world.ui.batchList.count == 1  # from the panel it is once in the list
+    world.widget.panel._batch.items += batch.ofVolumes([volumeNode])
+    world.ui.batchButton.click()
+    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    first, second = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert segmentations() == ["Head segmentation", "Head segmentation_1"]
+    assert first.GetNodeReference(ENTROPY_ROLE) is not second.GetNodeReference(ENTROPY_ROLE)
+
+
+def test_a_result_is_of_use_where_its_model_is_missing(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.02")
+    job = run(world, samples=3)
+    node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", PARAMETERS)
+    node.SetParameter("model", "from-a-colleague")
+    world.widget.enter()
+    ui = world.ui
+    assert not ui.segmentButton.enabled and "'from-a-colleague' is not here" in ui.segmentButton.toolTip
+    assert job.result.segmentationNode.GetNodeReference(ENTROPY_ROLE) is job.result.entropyNode
+    assert ui.overlayCheckBox.enabled and ui.editButton.enabled and ui.nextButton.enabled
+    ui.nextButton.click()
+    assert ui.doneButton.enabled
