@@ -15,8 +15,9 @@ def require(needed: int, name: str, advice: str = "crop it or resample it first"
     """Raise OutOfMemoryError, one sentence with both figures, where `needed` bytes for `name` are not there."""
     free = available_memory()
     if free is not None and needed > free:
-        figures = f"needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
-        raise OutOfMemoryError(f"{name} {figures}; {advice}.")
+        raise OutOfMemoryError(
+            f"{name} needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {advice}."
+        )
 
 
 def available_memory() -> int | None:

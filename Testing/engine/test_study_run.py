@@ -16,7 +16,7 @@ import pytest
 from diffusion_segmentation import cli
 from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
-from diffusion_segmentation.study import adapt, pool, report, study
+from diffusion_segmentation.study import adapt, clock, pool, report, study
 from diffusion_segmentation.study.arms import Arm
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes
@@ -82,6 +82,11 @@ def test_report_is_one_file_with_its_numbers_beside_it(found, folder):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 2 * 24 and float(rows[0]["loss"]) > 0
     assert "95 %" in page and found["facts"]["networks"] == 8
+    text = (folder / "study.md").read_text(encoding="utf-8")
+    assert all(f"](figures/{name}.png)" in text for name in pictures)
+    assert text.count("| --- |") == page.count("<table") and all(
+        s["text"][:20] in text for s in said["questions"]["A3"]["sentences"]
+    )
 
 
 @pytest.mark.slow
@@ -209,6 +214,20 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
     assert process.returncode == 130 and said.splitlines()[-1] == "Cancelled."
     assert _ends(process.pid), "processes are left behind"
     assert list(arms.glob("*.safetensors")) and not (tmp_path / "study.html").exists()
+    assert 0 < min(json.loads((tmp_path / "cache" / "clock.json").read_text()).values()) < 5
+
+
+def test_the_time_before_a_stop_counts(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("diffusion_segmentation.study.clock.time.monotonic", lambda: now[0])
+    first = clock.Clock(tmp_path, "study a")
+    now[0] = 120.0
+    assert first.book() == 2.0
+    again, other = clock.Clock(tmp_path, "study a"), clock.Clock(tmp_path, "study b")
+    now[0] = 180.0
+    assert (again.book(), again.book(), other.book()) == (3.0, 3.0, 1.0)
+    (tmp_path / "clock.json").write_text("[half")
+    assert clock.Clock(tmp_path, "study a").book() == 0.0
 
 
 def _ends(group):

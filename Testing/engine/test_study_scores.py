@@ -77,6 +77,7 @@ def test_a_row_without_samples_has_no_score_of_the_joint_law(by_seed):
 
 def test_amounts_are_written_without_signs():
     assert amount({"value": -0.02, "low": -0.03, "high": -0.01}) == "by 0.020, 0.010 to 0.030"
+    assert amount({"value": 0.00021, "low": 0.0001, "high": 0.0004}) == "by 0.0002, 0.0001 to 0.0004"
 
 
 def test_exact_sampler_scores_what_is_best(by_seed):

@@ -77,6 +77,23 @@ def test_labels_to_click_are_in_the_panel() -> None:
     assert [label for label in labels if label not in shown] == []
 
 
+def test_the_numbers_of_the_study_are_those_of_its_report() -> None:
+    report = (ROOT / "Documentation/study/README.md").read_text("utf-8")
+    task, checked = "", 0
+    for cells in re.findall(r"^\| (\w*) ?\| (d\w+,[^|]+) \|(.+)\|$", README, re.MULTILINE):
+        task, row, shown = cells[0] or task, cells[1], cells[2].split("|")
+        table = report.partition(f"\n{task}: mean over 2 seeds")[2].partition("\n\n")[2].partition("\n\n")[0]
+        line = next(line for line in table.splitlines() if line.startswith(f"| {row} |"))
+        iou, ece, _, ged, coverage = (cell.split()[0] for cell in line.split("|")[2:7])
+        assert [cell.strip() for cell in shown] == [iou, ece, ged, coverage]
+        checked += 1
+    assert checked == 9
+    for question in ("", "architectures/"):
+        page = (ROOT / "Documentation/study" / question / "README.md").read_text("utf-8")
+        pictures = re.findall(r"\]\((figures/[\w-]+\.png)\)", page)
+        assert pictures and all((ROOT / "Documentation/study" / question / name).is_file() for name in pictures)
+
+
 def test_the_model_card_is_of_the_shipped_model() -> None:
     metadata = json.loads((MODULE / "diffusion_segmentation/models/brain-structures/metadata.json").read_text("utf-8"))
     card = (ROOT / "Documentation/brain-structures/README.md").read_text("utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 from ..evaluation import markup
 from ..evaluation.store import write_whole
 from ..results import write_report
+from . import markdown
 from .findings import Findings, listed
 from .question import Question
 
@@ -25,13 +26,16 @@ READING = (
     "Intervals do not allow for looking at many scores at once."
 )
 
+TITLE = "A study of diffusion segmentation"
+FOOTER = "Questions after Öttl et al., Analysing Diffusion Segmentation for Medical Images, arXiv 2403.14440."
+CLAIMS_TITLE = "The paper's claims on this data"
 CLAIMS = (
     "Claims of Öttl et al., some of them known from a summary only, and whether they hold for these tasks and networks."
 )
 
 
 def write(output: Path, facts: Mapping[str, Any], findings: Mapping[Question, Findings]) -> dict[str, Any]:
-    """Write study.html, study.json and figures/; returns what study.json holds."""
+    """Write study.html, study.md, study.json and figures/; returns what study.json holds."""
     said = {
         "facts": dict(facts),
         "questions": {
@@ -49,6 +53,7 @@ def write(output: Path, facts: Mapping[str, Any], findings: Mapping[Question, Fi
             write_whole(output / "figures" / f"{figure.name}.png", figure.png)
             write_whole(output / "figures" / f"{figure.name}.csv", _csv(figure.rows))
     write_report(output / "study.json", said)
+    write_whole(output / "study.md", _markdown(facts, findings).encode("utf-8"))
     write_whole(output / "study.html", _page(facts, findings).encode("utf-8"))
     return said
 
@@ -66,23 +71,41 @@ def _mark(sentence: Mapping[str, str]) -> str:
 
 
 def _page(facts: Mapping[str, Any], findings: Mapping[Question, Findings]) -> str:
-    claims = [sentence for found in findings.values() for sentence in found.sentences if sentence["claim"]]
-    sections = (
-        [("The paper's claims on this data", markup.paragraph(CLAIMS) + markup.sentences(claims))] if claims else []
-    )
+    claims = _claims(findings)
+    sections = [(CLAIMS_TITLE, markup.paragraph(CLAIMS) + markup.sentences(claims))] if claims else []
     for question, found in findings.items():
-        content = markup.paragraph(question.why) + markup.sentences(found.sentences)
+        content = markup.paragraph(question.why)
         content += "".join(markup.figure(f.png, f.caption) for f in found.figures)
+        content += markup.sentences(found.sentences)
         content += "".join(markup.table(table) for table in found.tables)
         sections.append((f"{question.key}. {question.title}", content))
     sections.append(("How to read this", markup.paragraph(READING)))
     sections.append(("What was done", markup.facts(_facts(facts))))
-    lead = (
+    return markup.page(TITLE, _lead(facts), sections, FOOTER)
+
+
+def _markdown(facts: Mapping[str, Any], findings: Mapping[Question, Findings]) -> str:
+    claims = _claims(findings)
+    sections = [(CLAIMS_TITLE, [CLAIMS, markdown.sentences(claims)])] if claims else []
+    for question, found in findings.items():
+        blocks = [markdown.escape(question.why)]
+        blocks += [markdown.figure(f"figures/{f.name}.png", f.caption) for f in found.figures]
+        blocks += [markdown.sentences(found.sentences), *(markdown.table(table) for table in found.tables)]
+        sections.append((f"{question.key}. {question.title}", blocks))
+    sections.append(("How to read this", [markdown.escape(READING)]))
+    sections.append(("What was done", [markdown.facts(_facts(facts))]))
+    return markdown.page(TITLE, _lead(facts), sections, FOOTER)
+
+
+def _claims(findings: Mapping[Question, Findings]) -> list[dict[str, Any]]:
+    return [sentence for found in findings.values() for sentence in found.sentences if sentence["claim"]]
+
+
+def _lead(facts: Mapping[str, Any]) -> str:
+    return (
         f"{facts['networks']} networks of {facts['minutes_an_arm']:g} minutes each on {listed(list(facts['data']))}; "
         f"{facts['seeds']} seeds. What holds here holds for this data and this training time."
     )
-    footer = "Questions after Öttl et al., Analysing Diffusion Segmentation for Medical Images, arXiv 2403.14440."
-    return markup.page("A study of diffusion segmentation", lead, sections, footer)
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, str]:

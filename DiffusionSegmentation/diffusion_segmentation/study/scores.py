@@ -154,6 +154,8 @@ def _known(x: np.ndarray) -> np.ndarray:
 
 
 def amount(found: Mapping[str, Any], digits: int = 3) -> str:
-    """How much a difference is, whichever way it goes: "by 0.021, 0.010 to 0.034"."""
+    """How much a difference is, whichever way it goes: "by 0.021, 0.010 to 0.034"; the smallest get more digits."""
+    while abs(found["value"]) < 0.5 * 10**-digits and digits < 6:
+        digits += 1
     ends = sorted(abs(found[end]) for end in ("low", "high"))
     return f"by {abs(found['value']):.{digits}f}, {ends[0]:.{digits}f} to {ends[1]:.{digits}f}"

@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,11 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..results import write_report
 from ..segment import choose_device
 from ..versions import versions
 from . import pool
 from .arms import Arm
+from .clock import Clock
 from .context import Context, Probe
 from .question import Question
 from .questions import chosen, short
@@ -57,7 +55,6 @@ class Request:
 
 def study(request: Request) -> dict[str, Any]:
     """Run it; returns what study.json holds. Raises InputError, one sentence, on what cannot be studied."""
-    started = time.monotonic()
     questions = list(request.questions or (chosen(request.only) if request.only else short()))
     if request.seeds < 2:
         raise InputError("A study needs two seeds or more, to tell an effect from a training's luck.")
@@ -65,6 +62,7 @@ def study(request: Request) -> dict[str, Any]:
         raise InputError("A task is named twice; name each once.")
     device = str(choose_device(request.device))
     cache = request.output / "cache"
+    clock = Clock(cache, _command(request))
     print(f"preparing {len(request.data)} task{'s' * (len(request.data) > 1)}", file=sys.stderr, flush=True)
     tasks = {task.name: task for task in (prepare(text, cache, request.sizes) for text in request.data)}
     for question in questions:
@@ -80,9 +78,11 @@ def study(request: Request) -> dict[str, Any]:
         file=sys.stderr,
         flush=True,
     )
-    _train(context, arms, count)
-    found = _measure(context, questions, count)
-    taken = _clock(cache, _command(request), (time.monotonic() - started) / 60)
+    try:
+        _train(context, arms, count, clock)
+        found = _measure(context, questions, count, clock)
+    finally:
+        taken = clock.book()
     facts = {
         "data": {name: _described(context, name) for name in tasks},
         "command": _command(request),
@@ -112,12 +112,12 @@ def minutes_an_arm(budget: float, arms: Sequence[Arm], count: int) -> float:
     return minutes
 
 
-def _train(context: Context, arms: Sequence[Arm], count: int) -> None:
+def _train(context: Context, arms: Sequence[Arm], count: int, clock: Clock) -> None:
     jobs = [(arm.title(), arm.share, _train_one, (context, arm)) for arm in arms if not context.is_trained(arm)]
     if len(jobs) < len(arms):
         print(f"training: {len(arms) - len(jobs)} networks are there already", file=sys.stderr, flush=True)
     for _ in pool.run(jobs, count, "training", "networks") if jobs else ():
-        pass
+        clock.book()
 
 
 def _train_one(context: Context, arm: Arm) -> None:
@@ -125,7 +125,7 @@ def _train_one(context: Context, arm: Arm) -> None:
 
 
 def _measure(
-    context: Context, questions: Sequence[Question], count: int
+    context: Context, questions: Sequence[Question], count: int, clock: Clock
 ) -> dict[str, dict[tuple[str, int], dict[str, Any]]]:
     """What every question's probes have found, by task and seed."""
     found: dict[str, dict[tuple[str, int], dict[str, Any]]] = {question.key: {} for question in questions}
@@ -139,6 +139,7 @@ def _measure(
                 found[probe.question][probe.task, probe.seed] = kept
     for probe in pool.run(jobs, count, "measuring", "measurements") if jobs else ():
         found[probe.question][probe.task, probe.seed] = context.kept(probe)
+        clock.book()
     return found
 
 
@@ -162,18 +163,6 @@ def _command(request: Request) -> str:
     parts += [f"--only {request.only}"] if request.only else []
     parts += [f"--seeds {request.seeds}"] if request.seeds != SEEDS else []
     return " ".join(parts)
-
-
-def _clock(cache: Path, command: str, minutes: float) -> float:
-    """Minutes that this command took in all, with those before it was stopped or its report was written again."""
-    path = cache / "clock.json"
-    try:
-        spent = json.loads(path.read_text(encoding="utf-8"))
-        before = float(spent.get(command, 0.0))
-    except (OSError, ValueError, AttributeError, TypeError):
-        spent, before = {}, 0.0
-    write_report(path, {**spent, command: before + minutes})
-    return before + minutes
 
 
 def _machine(device: str, count: int) -> str:

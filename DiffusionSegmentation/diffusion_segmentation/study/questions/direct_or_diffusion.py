@@ -146,7 +146,7 @@ def _table(task: str, shown: dict[str, Any], found: Found, context: Context) -> 
         cost = "" if None in spent else f"{1000 * np.mean(spent):.0f}"
         rows.append([Cell(TITLES[row]), *(scored(scores[m]) for m in measures), Cell(cost)])
     caption = (
-        f"{task}: mean over {len(context.seeds)} seeds, below it the range of the seeds' 95 % intervals over "
+        f"{task}: mean over {len(context.seeds)} seeds, and the range of the seeds' 95 % intervals over "
         f"{len(context.tasks[task].cases)} test cases; samples of direct networks are pixels drawn each by itself; the "
         "exact sampler shows what is left for a perfect model with so many samples"
     )

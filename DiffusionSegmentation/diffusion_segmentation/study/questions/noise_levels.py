@@ -215,9 +215,9 @@ def _table(numbers: dict[str, Any]) -> Table:
     ]
     caption = (
         "Log-SNR at which half of the error of x0 in pure noise is left, and how far the loss in the noise rises "
-        "again as noise is added, as a share of its largest value; small: range of the seeds' 95 % intervals. The loss "
-        "in the noise is the error of x0 times the signal-to-noise ratio: at the right end it shows 2,000-fold what "
-        "little a network trained for classes leaves there"
+        "again as noise is added, as a share of its largest value, each with the range of the seeds' 95 % intervals. "
+        "The loss in the noise is the error of x0 times the signal-to-noise ratio: at the right end it shows "
+        "2,000-fold what little a network trained for classes leaves there"
     )
     return Table(caption, head, rows)
 

@@ -100,7 +100,7 @@ class Rows(Question):
             size = f"{of[0]['parameters'] / 1000:,.0f}", f"{of[0]['operations'] / 1e6:,.1f}"
             rows.append([Cell(title), *cells, Cell(iterations), *map(Cell, size)])
         head = ["", *(MEASURES[m].title for m in measures), "iterations", "1000 weights", "MFLOP a pass"]
-        caption = f"{task}: mean over {len(context.seeds)} seeds, below it the range of the seeds' 95 % intervals"
+        caption = f"{task}: mean over {len(context.seeds)} seeds, and the range of the seeds' 95 % intervals"
         return Table(caption, head, rows)
 
     def _figure(self, task: str, shown: dict[str, Any]) -> Figure:
