@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,7 @@ class Handover:
     def discard(self, path: Path) -> threading.Thread:
         """Stop writing and remove the file or folder `path`; returns at once, the thread ends when that is done."""
         self._stop.set()
-        thread = threading.Thread(target=self._remove, args=(path,), name="handover-removal", daemon=True)
-        thread.start()
-        return thread
-
-    def _remove(self, path: Path) -> None:
-        self.join()
-        for _attempt in range(20):  # on Windows a virus scanner, or a worker that is about to end, may hold a file
-            with contextlib.suppress(OSError):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            if not path.exists():
-                return
-            time.sleep(0.5)
+        return removeSoon(path, after=self.join)
 
     def _write(self, path: Path) -> None:
         try:
@@ -115,6 +102,26 @@ class Handover:
                 _writeVoxels(self.voxels, file, self._stop)
         except OSError as error:
             self._problem = errors.explain(error)[1]
+
+
+def removeSoon(path: Path, after: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Remove the file or folder `path` once `after` returns; returns at once, the thread ends when that is done."""
+    thread = threading.Thread(target=_remove, args=(path, after), name="removal", daemon=True)
+    thread.start()
+    return thread
+
+
+def _remove(path: Path, after: Callable[[], None]) -> None:
+    after()
+    for _attempt in range(20):  # on Windows a virus scanner, or a worker that is about to end, may hold a file
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if not path.exists():
+            return
+        time.sleep(0.5)
 
 
 def problemOf(volumeNode: Any) -> str | None:

@@ -18,7 +18,7 @@ import vtk
 from diffusion_segmentation import errors, messages
 
 from . import leftovers, wording
-from .handover import Handover, HandoverError
+from .handover import Handover, HandoverError, removeSoon
 from .i18n import tr as _
 from .signals import Signal
 from .worker_client import WorkerClient
@@ -126,6 +126,8 @@ class Runner:
         self._cleaning: threading.Thread | None = None
         self._startProblem: str | None = None
         self._windingDown: str | None = None
+        self._dropped: Path | None = None
+        self._ending = False
         self._killAt = 0.0
         self._news = False
         self._finished: _Finished | None = None
@@ -162,7 +164,8 @@ class Runner:
         """
         self.requireIdle()
         self.client.stop()
-        self._windingDown = None  # else the next worker would be ended in its place
+        self._ending = False
+        self._woundDown()  # else the next worker would be ended in its place
         self._startProblem = None
 
     def submit(self, volumeNode: Any, choices: Choices) -> Job:
@@ -232,7 +235,7 @@ class Runner:
     def poll(self) -> None:
         """Move everything on by one step; call it every 100 ms or so."""
         self.client.poll()
-        if self._windingDown and self._clock() > self._killAt:
+        if (self._windingDown or self._ending) and self._clock() > self._killAt:
             self.client.kill()
         if self._import is not None:
             self._importStep()
@@ -249,7 +252,7 @@ class Runner:
         problem = self._handover.problem()
         if problem is not None:
             self._finish("failed", problem)
-        elif self.client.hello is None:
+        elif self.client.hello is None or self._ending:
             self._say(_("Starting the background process"))
         elif self._windingDown is None:
             self.client.send(
@@ -282,8 +285,8 @@ class Runner:
             if self.client.hello is None:  # it says why it cannot start, and ends
                 self._startProblem = message["message"]
         elif message["job"] == self._windingDown:
-            if kind in ("done", "partial", "cancelled", "error"):
-                self._windingDown = None
+            if kind in ("done", "partial", "cancelled", "error") and message.get("over") is not False:
+                self._woundDown()
         elif self.busy and message["job"] == self.job.id:
             self._onJobMessage(message)
 
@@ -307,6 +310,9 @@ class Runner:
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             job.tryDevice = message.get("tryDevice")
+            if message.get("ends"):  # it has lost its GPU: another run waits for another worker
+                self._ending = True
+                self._killAt = self._clock() + CANCEL_SECONDS
             self._fail(message["message"], wasRefused=message["kind"] in ("geometry", "model", "input"))
         elif kind == "cancelled":
             self._finish("cancelled", _("Cancelled; nothing was changed."))
@@ -344,8 +350,9 @@ class Runner:
 
     def _onWorkerEnded(self, sentence: str) -> None:
         self._news = True
-        if self._windingDown is not None:  # it had to be ended over a cancelled run, which is no news for the next one
-            self._windingDown = None
+        if self._windingDown is not None or self._ending:  # over the run before, which is no news for the next one
+            self._ending = False
+            self._woundDown()
             if self.busy:
                 self.client.start()
             return
@@ -375,11 +382,17 @@ class Runner:
         job = self.job
         if job.state == "running" and self._import is None:
             self.client.send({"type": "cancel", "job": job.id, "keep": False})
-            self._windingDown = job.id
+            self._windingDown, self._dropped = job.id, job.folder
             self._killAt = self._clock() + CANCEL_SECONDS
         self._closeImport()
         self._finish("cancelled", sentence)
         self.changed.emit()
+
+    def _woundDown(self) -> None:
+        """A cancelled run is over in the worker, too, which may have written something after its folder was removed."""
+        self._windingDown, dropped, self._dropped = None, self._dropped, None
+        if dropped is not None and dropped.exists():
+            self._cleaning = removeSoon(dropped)
 
     def _closeImport(self) -> None:
         if self._import is not None:

@@ -46,10 +46,14 @@ class OutOfMemoryError(DiffusionSegmentationError):
         self.try_device = try_device
 
 
-class DeviceLostError(DiffusionSegmentationError):
-    """A GPU does not answer any more, as after a reset of its driver; this process cannot use it again."""
+class GpuError(DiffusionSegmentationError):
+    """A GPU cannot do what is asked of it."""
 
     try_device = "cpu"
+
+
+class DeviceLostError(GpuError):
+    """A GPU does not answer any more, as after a reset of its driver; this process cannot use it again."""
 
 
 class Cancelled(Exception):
@@ -93,19 +97,11 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for MemoryError, torch's OutOfMemoryError, and the RuntimeError that torch's CPU allocator raises."""
+    """True for MemoryError, torch's OutOfMemoryError, and the RuntimeErrors of allocators and of libraries in need."""
     if isinstance(error, (MemoryError, OutOfMemoryError)) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_WORDS)
-
-
-def is_device_lost(error: BaseException) -> bool:
-    """True for the errors of CUDA after which a process cannot use the GPU any more; of a full memory it can."""
-    if is_out_of_memory(error):
-        return False
-    text = str(error).lower()
-    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and "cuda error" in text)
 
 
 _ALLOCATOR_WORDS = (
@@ -115,4 +111,7 @@ _ALLOCATOR_WORDS = (
     "failed to allocate memory",
     "bad_alloc",
     "status_alloc_failed",
+    # cuBLAS finds no room for its handle, and cuDNN for the workspace of any of its algorithms.
+    "cublas_status_not_initialized",
+    "unable to find an engine to execute this computation",
 )

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import memory
-from .errors import OutOfMemoryError
+from . import devices, memory
 from .model import Model
 from .tiles import Tiling
 
@@ -32,11 +31,6 @@ def most_at_once(device: torch.device) -> int:
     return 1 if device.type == "cpu" else MOST_AT_ONCE
 
 
-def free_on(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None for a CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
 class MemoryPlan:
     """How many samples are drawn at a time, and in windows of what size; `less` is the next smaller plan.
 
@@ -46,36 +40,40 @@ class MemoryPlan:
         notes: what was made smaller, one sentence each.
     """
 
-    def __init__(self, model: Model, device: torch.device, say: Callable[[str], None] = lambda note: None) -> None:
+    def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         self.window: tuple[int, ...] = tuple(model.section["window"])
         self.store = device
         self.notes: list[str] = []
-        self._say = say
         self._at_once = most_at_once(device)
 
     def group(self, tiling: Tiling) -> int:
         """How many samples are drawn together: as many as half of a GPU's free memory holds, or a failure has left."""
-        free = free_on(self.device)
+        free = devices.free_bytes(self.device)
         if free is None:
             return self._at_once
         return max(1, min(self._at_once, int(0.5 * free / (STATES_A_SAMPLE * self._state(tiling.cells)))))
 
-    def require(self, tiling: Tiling, voxels: int, box_voxels: int) -> None:
+    def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> None:
         """Raise OutOfMemoryError, with the figures, where the run cannot fit into this computer's memory.
 
-        `voxels` are the input's, `box_voxels` those of them that the working grid covers. On a GPU the networks' share
-        is left out: there a failure is an answer, and `less` the next try.
+        `tiling` tells how the volume is covered now; `voxels` are the input's, `box_voxels` those of them that the
+        working grid covers. Where only the encoder's pass is too much for a CPU, the windows become smaller: there an
+        allocation seldom fails, the system ends the process instead. On a GPU the networks' share is left out: there a
+        failure is an answer, and `less` the next try.
         """
         result = RESULT_BYTES * voxels + self.model.classes * box_voxels
-        needed = self.sampling_bytes(tiling) + result
+        needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
-            needed = max(needed, self.encoding_bytes(tiling))
+            free = memory.available_memory()
+            while free is not None and self.encoding_bytes(tiling()) > free and self._halve(tiling()):
+                self._noted("the model looks through smaller windows")
+            needed = max(self.sampling_bytes(tiling()) + result, self.encoding_bytes(tiling()))
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
 
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Most that the encoder's pass over the largest window takes, in bytes, beside what is kept of all windows."""
-        size = [max(s.stop - s.start for s in axis) for axis in zip(*tiling.windows, strict=True)]
+        size = [n // 2 for n in _largest(tiling)]
         features = 4 * self.model.section["network"]["encoder"]["channels"][0] * math.prod(size)
         return FEATURES_A_PASS * features + STATES_A_PASS * self._state(size) + self._kept(tiling)
 
@@ -95,38 +93,36 @@ class MemoryPlan:
     def _state(self, cells: tuple[int, ...] | list[int]) -> int:
         return 4 * 2**self.model.dims * self.model.classes * math.prod(cells)
 
-    def less(self, group: int, tiling: Tiling) -> None:
-        """Make the next try smaller, after one of `group` samples at a time has failed.
+    def less(self, group: int, tiling: Tiling) -> str:
+        """Make the next try smaller, after one of `group` samples at a time has failed; returns a sentence on that.
 
         Fewer samples at a time change no sample beyond rounding. Smaller windows do a little: a window's networks see
         less around each voxel. Raises OutOfMemoryError where nothing is left to make smaller.
         """
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         if group > 1:
             self._at_once = group // 2
-            self._note(f"The memory of '{self.device}' is short, so fewer samples are drawn at a time.")
-            return
+            return self._noted("fewer samples are drawn at a time")
+        if not self._halve(tiling):
+            raise devices.exhausted(self.device)
+        return self._noted("the model looks through smaller windows")
+
+    def _halve(self, tiling: Tiling) -> bool:
+        """Halve the windows, and keep their features in main memory; False where they are as small as they may be."""
         least = -(-SMALLEST_WINDOW // self.model.multiple) * self.model.multiple
-        size = [2 * max(s.stop - s.start for s in axis) for axis in zip(*tiling.windows, strict=True)]
+        size = _largest(tiling)
         halves = tuple(max(least, math.ceil(n / 2 / self.model.multiple) * self.model.multiple) for n in size)
         if math.prod(halves) >= math.prod(size):
-            raise exhausted(self.device)
+            return False
         self._at_once, self.window, self.store = 1, halves, torch.device("cpu")
-        self._note(f"The memory of '{self.device}' is short, so the model looks through smaller windows.")
+        return True
 
-    def _note(self, sentence: str) -> None:
+    def _noted(self, change: str) -> str:
+        sentence = f"The memory of '{self.device}' is short, so {change}."
         if sentence not in self.notes:
             self.notes.append(sentence)
-        self._say(sentence)
+        return sentence
 
 
-def exhausted(device: torch.device) -> OutOfMemoryError:
-    """What is said where nothing is left to make smaller."""
-    if device.type == "cpu":
-        return OutOfMemoryError("The memory did not suffice, not even for small windows; close other programs.")
-    return OutOfMemoryError(
-        f"The memory of '{device}' did not suffice, not even for small windows; use the CPU, which takes longer, or "
-        "close what else uses that memory.",
-        try_device="cpu",
-    )
+def _largest(tiling: Tiling) -> list[int]:
+    """Voxels along each axis of the largest window."""
+    return [2 * max(s.stop - s.start for s in axis) for axis in zip(*tiling.windows, strict=True)]

@@ -91,7 +91,10 @@ Table = Mapping[str, Mapping[str, Check]]
 OPTIONAL: Table = {
     "run": {"regionMm": _or_null(_millimetres)},
     "progress": {"note": _or_null(_text)},  # a sentence on how the run had to be changed
-    "error": {"tryDevice": _or_null(_name)},  # on which the same could work
+    # A device on which the same could work; and whether the worker ends after this, so that no other run is sent to it.
+    "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
+    # False where the person's answer comes before the run has come to its end; then a second one follows.
+    "cancelled": {"over": _or_null(_flag)},
 }
 
 TO_WORKER: Table = {

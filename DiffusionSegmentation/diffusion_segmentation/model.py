@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from .model_metadata import METADATA, check_network, contents, read_metadata, sh
 from .model_metadata import SCHEMA as SCHEMA
 from .networks import CHANNELS_LAST, Denoiser, Encoder
 from .process import adapted_grid
+from .results import replace
 
 SHIPPED = Path(__file__).parent / "models"
 WEIGHTS = "model.safetensors"
@@ -156,7 +156,7 @@ def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Den
     ):
         part = folder / (name + ".part")
         part.write_bytes(content)
-        os.replace(part, folder / name)
+        replace(part, folder / name)
 
 
 def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:

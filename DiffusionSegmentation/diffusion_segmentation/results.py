@@ -12,6 +12,7 @@ import errno
 import gzip
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,9 @@ GridBox = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 GZIP_LEVEL = 4
 """7 million voxels of labels take 0.05 s and shrink to a tenth; level 6 takes 0.14 s for a sixth less."""
+
+PATIENCE_SECONDS = 1.0
+"""So long another program may hold a new file before that is a failure."""
 
 
 def write_segmentation(
@@ -192,13 +196,29 @@ def _whole_or_not_at_all(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(partial, "wb") as file:
             yield file
-        os.replace(partial, path)
+        replace(partial, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise DiffusionSegmentationError(_why_not_written(error, path)) from error
         raise
+
+
+def replace(partial: Path, path: Path) -> None:
+    """os.replace, with patience: on Windows a virus scanner or an indexer holds a new file for a moment.
+
+    Raises OSError as that does.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            os.replace(partial, path)
+            return
+        except PermissionError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _why_not_written(error: OSError, path: Path) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import math
-import platform
 import shutil
 import sys
 import time
@@ -22,19 +20,13 @@ import torch
 
 from . import model as models_module
 from .denormals import flushed
+from .devices import choose_device, exhausted, failure, release
+from .devices import devices as devices  # the worker asks its engine
 from .ensemble import Ensemble, Settled
-from .errors import (
-    Cancelled,
-    DeviceLostError,
-    DiffusionSegmentationError,
-    InputError,
-    ModelError,
-    is_device_lost,
-    is_out_of_memory,
-)
+from .errors import Cancelled, DiffusionSegmentationError, InputError, ModelError, is_out_of_memory
 from .grids import Projection, working_image
 from .intensity import body_box, normalise
-from .memory_plan import MemoryPlan, exhausted
+from .memory_plan import MemoryPlan
 from .model import Model
 from .run_results import RunResults, finish
 from .sampler import Encoded, sample_seeds
@@ -135,35 +127,6 @@ class ModelCache:
             torch.cuda.empty_cache()
 
 
-def devices() -> list[dict[str, Any]]:
-    """What can compute here: [{id, name, totalBytes, freeBytes}], the CPU first; its bytes are None."""
-    found: list[dict[str, Any]] = [
-        {"id": "cpu", "name": platform.processor() or platform.machine(), "totalBytes": None, "freeBytes": None}
-    ]
-    for index in range(torch.cuda.device_count()):
-        try:
-            free, total = torch.cuda.mem_get_info(index)
-        except RuntimeError:
-            # Full, or reserved by another process: it cannot be used, and must not keep the others from it.
-            continue
-        found.append(
-            {"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "totalBytes": total, "freeBytes": free}
-        )
-    return found
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU or else the CPU. Raises InputError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device("cpu")
-    index = int(name.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        raise InputError(f"There is no device '{name}' here; choose another, for example 'cpu'.")
-    return torch.device("cuda", index)
-
-
 def segment(
     request: Request,
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -176,19 +139,21 @@ def segment(
     `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples so far.
 
     Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
-    OutOfMemoryError, DeviceLostError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
+    OutOfMemoryError, GpuError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
     """
     if request.steps == 1:
         # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
         raise InputError("One step cannot draw different samples; choose two steps or more.")
     request.output.mkdir(parents=True, exist_ok=True)
+    run = _Run(request, progress, preview, cancel)
     try:
         with flushed():
-            return _Run(request, progress, preview, cancel).go(models or ModelCache())
+            return run.go(models or ModelCache())
     except RuntimeError as error:
-        if not is_device_lost(error):
+        problem = failure(error, run.device)
+        if problem is None:
             raise
-        raise DeviceLostError("The graphics card stopped working; segment again, or use the CPU.") from error
+        raise problem from error
 
 
 class _Run:
@@ -201,6 +166,8 @@ class _Run:
         self.stage = ""
         self.note = ""
         self.ensemble: Ensemble | None = None
+        self.kept: Path | None = None
+        self.device = torch.device("cpu")
         self.most = AUTO_SAMPLES[1] if request.samples == "auto" else request.samples
 
     def go(self, models: ModelCache) -> Outcome:
@@ -221,12 +188,12 @@ class _Run:
                 self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
             )
             self.warnings = check_fits(image, self.model.section["input_range"])
-            self.plan = MemoryPlan(self.model, self.device, self._noted)
+            self.plan = MemoryPlan(self.model, self.device)
         with self._stage("encoding"), self._asked_at_every_layer():
             working, self.array = self._working(image)
             projection = Projection(working, image)
             box_voxels = math.prod(projection.box[1])
-            self.plan.require(self._tiling(), image.GetNumberOfPixels(), box_voxels)
+            self.plan.require(self._tiling, image.GetNumberOfPixels(), box_voxels)
             self._encode()
             self.results = self._results(image, projection)
             self._require_numbers(self.results.direct)
@@ -239,8 +206,7 @@ class _Run:
         with self._stage("writing"):
             report = self._write(folder)
         finish(folder, report, self.timings, stopped)
-        for part in folder.glob(f"{FINISHED}*"):
-            shutil.rmtree(part, ignore_errors=True)
+        self._drop_kept()
         return Outcome(report, stopped)
 
     def _results(self, image: sitk.Image, projection: Projection) -> RunResults:
@@ -264,24 +230,29 @@ class _Run:
         return body, normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
 
     def _tiling(self) -> Tiling:
-        return Tiling(self.array.shape, self.plan.window, self.model.multiple)
+        """Of the plan's windows, on the lattice of the model's own: a seed's noise does not depend on the memory."""
+        own = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
+        return Tiling(self.array.shape, self.plan.window, self.model.multiple, own.padded)
 
     def _encode(self) -> None:
         """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
         self.encoded = None
+        release(self.device)
         while self.encoded is None:
             tiling = self._tiling()
             self.encoded = self._within_memory(
                 partial(Encoded, self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store)
             )
             if self.encoded is None:
-                self.plan.less(1, tiling)
+                release(self.device)
+                self._noted(self.plan.less(1, tiling))
         self.windows = len(tiling.windows)
 
     def _with_less(self, group: int) -> None:
         """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
         window = self.plan.window
-        self.plan.less(group, self.encoded.tiling)
+        release(self.device)
+        self._noted(self.plan.less(group, self.encoded.tiling))
         if self.plan.window != window:
             self._encode()
 
@@ -296,7 +267,6 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        gc.collect()
         return None
 
     def _noted(self, sentence: str) -> None:
@@ -313,9 +283,10 @@ class _Run:
             done = len(self.ensemble)
             group = min(self._group(), self.most - done) if done else 1
             seeds = sample_seeds(self.request.seed, group, done)
-            draw = partial(self.encoded.sample, seeds, grid, partial(self._on_step, done, group))
+            told = partial(self._on_step, done, group)
             try:
-                drawn = self._within_memory(draw)
+                # No name for the work: it holds the features, which must go before smaller windows are looked at.
+                drawn = self._within_memory(partial(self.encoded.sample, seeds, grid, told))
                 if drawn is None:
                     self._with_less(group)
                     continue
@@ -323,6 +294,7 @@ class _Run:
                 return True
             self._require_numbers(drawn)
             for probabilities in drawn:
+                self._stop_if_dropped()
                 self.ensemble.add(probabilities, self.results.projection.labels(probabilities))
             done = len(self.ensemble)
             if done < self.most and done & (done - 1) == 0:
@@ -370,6 +342,11 @@ class _Run:
         if asked == "keep" and self.stage == "sampling":
             raise _Stop
 
+    def _stop_if_dropped(self) -> None:
+        """Raise Cancelled where nothing is to be left: before files are written, whose folder may be gone already."""
+        if self.cancel() == "drop":
+            raise Cancelled
+
     @contextlib.contextmanager
     def _asked_at_every_layer(self) -> Iterator[None]:
         """One pass of a network over one window takes seconds on a CPU; a person who cancels waits for a layer."""
@@ -382,16 +359,23 @@ class _Run:
                 hook.remove()
 
     def _preview(self, probabilities: np.ndarray, samples: int) -> None:
-        if self.request.previews:
-            folder = self._folder()
-            paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
+        if not self.request.previews:
+            return
+        self._stop_if_dropped()
+        folder = self._folder()
+        paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
+        try:
             self.results.write_maps(probabilities, *paths)
-            self.preview(Preview(*paths, samples))
+        except DiffusionSegmentationError as error:  # the run can do without, and the disk may have room at its end
+            print(f"A preview could not be written: {error}", file=sys.stderr)
+            return
+        self.preview(Preview(*paths, samples))
 
     def _folder(self) -> Path:
         """The folder of the results, made again where somebody has cleared the temporary files meanwhile."""
         folder = self.request.output
         if not folder.is_dir():
+            self._stop_if_dropped()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
@@ -400,20 +384,29 @@ class _Run:
 
         In a folder of its own, finished-N; the report comes last, so a folder that has one is whole.
         """
-        folder, started = self._folder() / f"{FINISHED}{samples}", time.monotonic()
+        self._stop_if_dropped()
+        folder, started, made = self._folder() / f"{FINISHED}{samples}", time.monotonic(), False
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir()
+            made = True
             report = self._write(folder)
             spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
             finish(folder, report, self.timings | spent, stopped=True)
-            # A tenth of the time at most goes into it: 2 s a time for a head at 1 mm.
-            self.keep_at = time.monotonic() + max(KEEP_SECONDS, 10 * spent["writing"])
-        except (DiffusionSegmentationError, OSError) as error:  # the run itself can do without
+        except (DiffusionSegmentationError, OSError, MemoryError) as error:  # the run itself can do without
             print(f"The samples so far could not be kept: {error}", file=sys.stderr)
-            return
-        for part in self.request.output.glob(f"{FINISHED}*"):
-            if part != folder:
-                shutil.rmtree(part, ignore_errors=True)
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._drop_kept()
+            self.kept = folder
+        # A tenth of the time at most goes into it: 2 s a time for a head at 1 mm.
+        self.keep_at = time.monotonic() + max(KEEP_SECONDS, 10 * (time.monotonic() - started))
+
+    def _drop_kept(self) -> None:
+        """Remove what was kept, after something newer is whole."""
+        if self.kept is not None:
+            shutil.rmtree(self.kept, ignore_errors=True)
+            self.kept = None
 
     def _stage(self, name: str) -> _Stage:
         return _Stage(self, name)

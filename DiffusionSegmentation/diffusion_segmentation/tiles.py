@@ -19,12 +19,15 @@ class Tiling:
 
     An axis that fits into `window` is one window, padded to a multiple of `multiple` voxels; a longer one is covered by
     windows of that size with at least a quarter of overlap. A head at 2 mm is one window, so nothing is stitched.
+    `padded`, of another tiling of the same volume with larger windows, keeps its lattice, and so the noise of a seed.
     """
 
-    def __init__(self, shape: Sequence[int], window: Sequence[int], multiple: int) -> None:
+    def __init__(
+        self, shape: Sequence[int], window: Sequence[int], multiple: int, padded: Sequence[int] | None = None
+    ) -> None:
         size = [min(_up(n, multiple), _up(w, multiple)) for n, w in zip(shape, window, strict=True)]
         self.shape = tuple(shape)
-        self.padded = tuple(max(_up(n, 2), s) for n, s in zip(shape, size, strict=True))
+        self.padded = tuple(padded or (max(_up(n, 2), s) for n, s in zip(shape, size, strict=True)))
         self.cells = tuple(n // 2 for n in self.padded)
         cells = tuple(s // 2 for s in size)
         stride = [max(1, int(c * (1 - OVERLAP))) for c in cells]

@@ -36,7 +36,7 @@ GRACE_SECONDS = 0.5
 """So long after the end of stdin a run may still end by itself; a pass of a network can take longer than this."""
 
 ANSWER_SECONDS = 0.5
-"""So long a dropped run may take to end; then it is answered for, and ends unheard after its pass of a network."""
+"""So long a dropped run may take to end; then it is answered for, and its end after a pass of a network is said."""
 
 FLUSH_SECONDS = 2.0
 """So long a worker without an engine waits until the client has read why."""
@@ -58,7 +58,7 @@ class _Run:
     started: bool = False
     cancel: Literal["keep", "drop"] | None = None
     answered: bool = False
-    """Its last message is sent; whatever it still says is not."""
+    """It is over for the client, which hears of nothing but its end now."""
 
 
 class Worker:
@@ -143,16 +143,15 @@ class Worker:
             self._ended.add(job)
             if run.cancel == "drop":  # also where that came too late for the run, or made it fail
                 message = {"type": "cancelled", "job": job}
-            if not run.answered:
-                self._out.last(message)
             run.answered = True
+            self._out.last(message)
 
     def _answer(self, run: _Run) -> None:
-        """Send the last message of a dropped run that has not come to its end yet."""
+        """Answer for a dropped run that has not come to its end yet; its end is said, too, for a client that waits."""
         with self._lock:
             if not run.answered:
                 run.answered = True
-                self._out.last({"type": "cancelled", "job": run.message["job"]})
+                self._out.last({"type": "cancelled", "job": run.message["job"], "over": False})
 
     def _outcome(self, run: _Run, engine: ModuleType | Any, models: Any) -> dict[str, Any]:
         """Run one job and return its last message."""
@@ -172,7 +171,7 @@ class Worker:
         except Cancelled:
             return {"type": "cancelled", "job": job}
         except Exception as error:
-            message = error_message(job, error)
+            message = error_message(job, error) | ({"ends": True} if isinstance(error, DeviceLostError) else {})
             out_of_memory = is_out_of_memory(error)
             self._device_lost = isinstance(error, DeviceLostError)
         if out_of_memory:  # after the handler, whose traceback holds the arrays of the failed run

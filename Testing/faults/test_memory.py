@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import basins, memory, memory_plan, segment
-from diffusion_segmentation.errors import DeviceLostError, OutOfMemoryError, is_device_lost, is_out_of_memory
-from diffusion_segmentation.memory_plan import MemoryPlan, exhausted
+from diffusion_segmentation import basins, devices, memory, memory_plan, segment
+from diffusion_segmentation.devices import choose_device, exhausted, failure
+from diffusion_segmentation.errors import DeviceLostError, GpuError, OutOfMemoryError, is_out_of_memory
+from diffusion_segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.model import load, save
 from diffusion_segmentation.networks import Denoiser, Encoder
 from diffusion_segmentation.packed_mask import PackedMask
@@ -89,8 +92,8 @@ def test_fewer_samples_at_a_time_give_the_same(limit: Limit, run: Callable, tmp_
     assert_the_same(tmp_path, "whole", "fewer")
 
 
-def test_smaller_windows_give_what_a_model_with_such_windows_gives(
-    limit: Limit, run: Callable, tmp_path: Path, a_model_folder: Path
+def test_smaller_windows_give_what_a_model_with_such_windows_gives_of_the_same_noise(
+    limit: Limit, run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit.cells = CELLS / 2
     report = run("smaller", samples=3)
@@ -100,8 +103,59 @@ def test_smaller_windows_give_what_a_model_with_such_windows_gives(
     model.section["window"] = [16, 16, 16]
     save(tmp_path / "model", model.metadata, model.encoder, model.denoiser)
     limit.cells = math.inf
+    lattice = Tiling((28, 32, 32), (64, 64, 64), model.multiple).padded
+    monkeypatch.setattr(
+        segment._Run, "_tiling", lambda self: Tiling(self.array.shape, self.plan.window, model.multiple, lattice)
+    )
     assert run("made so", samples=3, model=str(tmp_path / "model"))["windows"] == 18
     assert_the_same(tmp_path, "smaller", "made so")
+
+
+def test_the_features_go_before_smaller_windows_are_looked_at(
+    limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[weakref.ref] = []
+    alive: list[int] = []
+    begin = segment.Encoded.__init__
+
+    def watched(self: segment.Encoded, *given: Any) -> None:
+        alive.append(sum(one() is not None for one in encoded))
+        encoded.append(weakref.ref(self))
+        begin(self, *given)
+
+    def fill(now: Progress) -> None:
+        limit.cells = CELLS / 2 if now.stage == "sampling" and now.sample == 2 else limit.cells
+
+    monkeypatch.setattr(segment.Encoded, "__init__", watched)
+    run("later", samples=3, progress=fill)
+    assert alive == [0, 0]
+
+
+def test_a_run_is_forgotten_at_its_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cycle that the garbage collector must find: until then a GPU's memory, or 1 GB, would stay taken."""
+    runs: list[weakref.ref] = []
+    begin = segment._Run.__init__
+    monkeypatch.setattr(
+        segment._Run, "__init__", lambda self, *given: (runs.append(weakref.ref(self)), begin(self, *given))[1]
+    )
+    run("first", samples=2)
+    gc.collect()
+    gc.disable()
+    try:
+        run("second", samples=2, progress=lambda now: None, cancel=lambda: None)
+        assert runs[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_seed_means_the_same_noise_with_smaller_windows(a_model_folder: Path) -> None:
+    model, image = load(a_model_folder), np.zeros((22, 26, 30), np.float32)
+    whole = Tiling(image.shape, (64, 64, 64), 16)
+    smaller = Tiling(image.shape, (16, 16, 16), 16, whole.padded)
+    assert whole.padded == smaller.padded == (32, 32, 32) != Tiling(image.shape, (16, 16, 16), 16).padded
+    cpu, nothing = torch.device("cpu"), lambda: None
+    noise, same = (segment.Encoded(model, image, cpu, nothing, tiling)._noise(3) for tiling in (whole, smaller))
+    torch.testing.assert_close(noise, same, rtol=0, atol=0)
 
 
 def test_what_is_drawn_stays_where_windows_become_smaller_later(limit: Limit, run: Callable, tmp_path: Path) -> None:
@@ -151,7 +205,7 @@ def test_groups_fit_into_half_of_what_is_free(a_model_folder: Path, monkeypatch:
     tiling = Tiling((28, 32, 32), (64, 64, 64), 4)
     one = 12 * 4 * 8 * 3 * CELLS
     for free, group in ((0, 1), (2 * one, 1), (7 * one, 3), (100 * one, 8)):
-        monkeypatch.setattr(memory_plan, "free_on", lambda device, free=free: free)
+        monkeypatch.setattr(devices, "free_bytes", lambda device, free=free: free)
         assert plan.group(tiling) == group
 
 
@@ -164,6 +218,29 @@ def test_a_run_that_cannot_fit_is_refused_with_the_figures_before_a_network_runs
     with pytest.raises(OutOfMemoryError, match=words) as caught:
         run("refused")
     assert caught.value.kind == "memory" and limit.failures == 0
+
+
+def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_folder: Path) -> None:
+    """On a CPU an allocation seldom fails, so the encoder's pass must be seen to fit before it begins."""
+    model = load(a_model_folder)
+
+    def tiling() -> Tiling:
+        return Tiling((128, 128, 128), plan.window, 4)
+
+    model.section["window"] = [128, 128, 128]
+    model.section["network"]["encoder"]["channels"][0] = 128
+    plan = MemoryPlan(model, torch.device("cpu"))
+    whole, drawing = plan.encoding_bytes(tiling()), plan.sampling_bytes(tiling())
+    assert drawing < whole  # else smaller windows would not help
+    free = whole - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "available_memory", lambda: free)
+        plan.require(tiling, 1000, 1000)
+        assert plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
+        assert plan.notes == ["The memory of 'cpu' is short, so the model looks through smaller windows."]
+        patch.setattr(memory, "available_memory", lambda: 1000)
+        with pytest.raises(OutOfMemoryError, match="needs about"):
+            plan.require(tiling, 1000, 1000)
 
 
 def test_what_a_run_needs_grows_with_the_volume_and_not_with_the_samples(a_model_folder: Path) -> None:
@@ -220,13 +297,50 @@ def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkey
     assert memory.available_memory() == pytest.approx(whole, rel=0.2)
 
 
+GPU_ERRORS = {
+    "CUDA error: out of memory": "did not suffice",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED": "did not suffice",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`": "did not suffice",
+    "GET was unable to find an engine to execute this computation": "did not suffice",
+    "CUDA error: no kernel image is available for execution on the device": "does not support this graphics card",
+    "CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors": "Another program has",
+    "CUDA error: unspecified launch failure": "stopped working; segment again",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED": "(cuDNN error: CUDNN_STATUS_EXECUTION_FAILED); use the CPU",
+}
+
+
+@pytest.mark.parametrize("said", GPU_ERRORS)
+def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(said: str) -> None:
+    error, gpu = RuntimeError(said), torch.device("cuda", 0)
+    problem = failure(error, gpu)
+    assert GPU_ERRORS[said] in str(problem) and "\n" not in str(problem) and problem.try_device == "cpu"
+    assert isinstance(problem, OutOfMemoryError) == is_out_of_memory(error) == ("suffice" in GPU_ERRORS[said])
+    assert isinstance(problem, DeviceLostError) == ("stopped" in str(problem))
+
+
+def test_what_is_no_failure_of_a_gpu_stays_what_it_is() -> None:
+    assert failure(RuntimeError("shapes do not match"), torch.device("cpu")) is None
+    assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.device("cpu")) is None
+    assert isinstance(failure(type("AcceleratorError", (RuntimeError,), {})("reset"), torch.device("cpu")), GpuError)
+
+
+def test_auto_takes_the_first_gpu_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: set[int] = set()
+
+    def memory_of(index: int) -> tuple[int, int]:
+        if index in busy:
+            raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+        return 1, 2
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory_of)
+    for full, chosen in ((-1, "cuda:0"), (0, "cuda:1"), (1, "cpu")):
+        busy.add(full)
+        assert str(choose_device("auto")) == chosen
+
+
 def test_a_gpu_that_is_gone_is_told_from_one_that_is_full(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = RuntimeError("CUDA error: unspecified launch failure")
-    assert is_device_lost(lost) and not is_out_of_memory(lost)
-    assert is_device_lost(type("AcceleratorError", (RuntimeError,), {})("the device was reset"))
-    full = RuntimeError("CUDA error: out of memory")
-    assert is_out_of_memory(full) and not is_device_lost(full)
-    assert not is_device_lost(RuntimeError("shapes do not match"))
 
     def reset(*_: Any) -> None:
         raise lost

@@ -32,12 +32,15 @@ from types import SimpleNamespace
 from diffusion_segmentation.streams import claim_stdin, claim_stdout
 from diffusion_segmentation.worker import Worker
 
+def Now(stage):
+    return SimpleNamespace(stage=stage, sample=1, samples=1, step=1, steps=1, seconds_left=1, note="")
+
 def segment(request, progress, preview, cancel, models):
     if request.model == "missing":
         raise ValueError("x" * 5_000_000)
     if request.model == "deaf":
         for stage in ("before", "after"):
-            progress(SimpleNamespace(stage=stage, sample=1, samples=1, step=1, steps=1, seconds_left=1))
+            progress(Now(stage))
             time.sleep(1.5)
         if request.samples == 2:
             raise OSError("The job folder is gone.")
@@ -46,7 +49,7 @@ def segment(request, progress, preview, cancel, models):
         print("a library speaks")
         os.write(1, b'{"type":"cancelled","job":"print"}\\n')
         time.time = lambda: now() + (-1) ** step * 1e9
-        progress(SimpleNamespace(stage=f"{request.model}{step}", sample=1, samples=1, step=1, steps=1, seconds_left=1))
+        progress(Now(f"{request.model}{step}"))
     print("the run is over")
     return SimpleNamespace(report={}, partial=False)
 
@@ -204,15 +207,18 @@ def test_a_client_that_does_not_read_holds_up_no_run(worker: Worker, tmp_path: P
 
 
 @pytest.mark.parametrize("samples", [1, 2], ids=["it ends well", "it fails"])
-def test_a_dropped_run_that_does_not_listen_is_answered_for_and_ends_unheard(worker: Worker, samples: int) -> None:
+def test_a_dropped_run_that_does_not_listen_is_answered_for_and_only_its_end_is_heard(
+    worker: Worker, samples: int
+) -> None:
     worker.read()
     worker.run("1", model="deaf", samples=samples)
     worker.next("progress")
     began = time.monotonic()
     worker.line(messages.encode({"type": "cancel", "job": "1", "keep": False}))
-    assert worker.next() == {"type": "cancelled", "job": "1"}
+    assert worker.next() == {"type": "cancelled", "job": "1", "over": False}
     assert time.monotonic() - began < 1.0
     worker.run("2")
+    assert worker.next() == {"type": "cancelled", "job": "1"}
     said = [worker.next()]
     while said[-1]["type"] != "done":
         said.append(worker.next())
@@ -244,7 +250,7 @@ class Stuck:
 def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
     stream, lost = Stuck(), threading.Event()
     box = Outbox(stream, on_lost_client=lost.set)
-    now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0)
+    now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0, note="")
     began = time.monotonic()
     filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * outbox.PROGRESS_BYTES}}
     box.send(filler)

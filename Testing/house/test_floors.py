@@ -32,8 +32,8 @@ ENGINE_FLOORS = (
     "networks model_metadata",
     "process outbox terminal",
     "volume results",
-    "headers memory packed_mask grids metrics phantoms dataset denormals intensity basins regions messages streams"
-    " versions",
+    "headers memory devices packed_mask grids metrics phantoms dataset denormals intensity basins regions messages"
+    " streams versions",
     "errors",
 )
 LIB_FLOORS = (

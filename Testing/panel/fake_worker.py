@@ -84,6 +84,19 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print(f"child {child.pid}", file=sys.stderr, flush=True)
         time.sleep(600)
+    if behaviour == "lost" and request["seed"] == 0:  # its GPU is gone; taking the process down lasts a while
+        say({"type": "error", "job": job, "kind": "internal", "message": "The graphics card stopped working.",
+             "details": "", "tryDevice": "cpu", "ends": True})  # fmt: skip
+        time.sleep(0.5)
+        os._exit(1)
+    if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # answers, and does not come to its end
+        wait(60, inbox)
+        say({"type": "cancelled", "job": job, "over": False})
+        time.sleep(600 if behaviour == "hangs" else 0.5)
+        Path(request["folder"]).mkdir()
+        (Path(request["folder"]) / "preview-segmentation.seg.nrrd").write_bytes(b"of a person")
+        say({"type": "cancelled", "job": job})
+        return
     if behaviour == "garbage":
         os.write(1, b'\xff\xfe a library prints\n{"type": "surprise"}\n')
     drawn = 0

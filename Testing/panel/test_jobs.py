@@ -193,6 +193,37 @@ def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):
     assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
 
 
+def test_a_worker_that_answers_and_hangs_all_the_same_is_ended(bench, addHead, monkeypatch):
+    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.5)
+    world = bench("hangs")
+    job = world.runner.submit(addHead(), Choices())
+    world.until(lambda: job.state == "running")
+    world.runner.cancel()
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))
+    assert world.finish() is again and again.state == "done"
+    assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
+
+
+def test_what_a_cancelled_run_writes_late_is_removed(bench, addHead):
+    world = bench("writes-late")
+    job = world.runner.submit(addHead(), Choices())
+    world.until(lambda: job.state == "running")
+    world.runner.cancel()
+    world.until(lambda: world.leftovers() == [])
+    world.until(lambda: world.leftovers() != [])  # after it was removed
+    world.until(lambda: world.leftovers() == [])
+
+
+def test_the_run_after_a_lost_gpu_waits_for_another_worker(bench, addHead):
+    world = bench("lost")
+    lost = world.runner.submit(addHead(), Choices())
+    world.finish()
+    assert (lost.state, lost.tryDevice) == ("failed", "cpu")
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))  # while the worker still dies
+    assert world.finish() is again and again.state == "done" and world.runner.workerProblem is None
+    assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -77,6 +77,16 @@ def patient(job: Job) -> SimpleNamespace:
     return job.outcome(partial=True)
 
 
+def slow_to_end(job: Job) -> SimpleNamespace:
+    """Hears a cancel only after one long call, and says something before its end."""
+    job.tell("sampling")
+    while not job.cancel():
+        time.sleep(0.01)
+    time.sleep(1.0)
+    job.tell("writing")
+    raise Cancelled
+
+
 def deaf(job: Job) -> SimpleNamespace:
     """One long call, as into a network, with a child process beside it."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -134,7 +144,7 @@ def crash(job: Job) -> SimpleNamespace:
 
 
 BEHAVIOURS = (
-    quick, burst, patient, deaf, noisy, hungry, hungry_torch, hungry_cpu, full_gpu, reset_gpu,
+    quick, burst, patient, slow_to_end, deaf, noisy, hungry, hungry_torch, hungry_cpu, full_gpu, reset_gpu,
     wrong_input, defective, unspeakable, crash,
 )  # fmt: skip
 

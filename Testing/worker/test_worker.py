@@ -64,6 +64,17 @@ def test_cancel_drops_a_run(workers, tmp_path: Path) -> None:
     assert client.next() == {"type": "cancelled", "job": "1"}
 
 
+def test_a_dropped_run_is_answered_for_before_its_end_which_is_said_too(workers, tmp_path: Path) -> None:
+    client = workers.fake()
+    client.run("1", "slow_to_end", tmp_path)
+    client.next("progress")
+    client.run("2", "quick", tmp_path)
+    client.send(type="cancel", job="1", keep=False)
+    assert client.next() == {"type": "cancelled", "job": "1", "over": False}
+    assert client.next() == {"type": "cancelled", "job": "1"}
+    assert client.next()["job"] == "2"
+
+
 def test_cancel_of_a_waiting_run_is_answered_at_once_and_it_never_starts(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "patient", tmp_path)
@@ -177,7 +188,7 @@ def test_a_worker_whose_gpu_is_lost_says_so_and_ends(workers, tmp_path: Path) ->
     client = workers.fake()
     client.run("1", "reset_gpu", tmp_path)
     error = client.next("error")
-    assert (error["message"], error["tryDevice"]) == ("The graphics card stopped working.", "cpu")
+    assert (error["message"], error["tryDevice"]) == ("The graphics card stopped working.", "cpu") and error["ends"]
     assert client.rest() == [] and client.process.wait(5) == 1
 
 

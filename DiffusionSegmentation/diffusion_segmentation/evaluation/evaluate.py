@@ -13,11 +13,11 @@ import torch
 
 from .. import model as models
 from ..dataset import read_dataset
+from ..devices import choose_device
 from ..errors import InputError, ModelError
 from ..model import Model
 from ..phantoms import PHANTOMS, phantom
 from ..results import write_report
-from ..segment import choose_device
 from ..versions import versions
 from . import case_scores, cases, cost, known, known_scores, sentences
 from .answers import Respondent, Steps

@@ -48,7 +48,7 @@ footer { margin-top: 3rem; padding-top: .8rem; color: var(--soft); font-size: .8
   border-top: 1px solid var(--line); }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt; }
-  h2 { break-after: avoid; }
+  h2, caption, thead { break-after: avoid; }
   figure, tr, li { break-inside: avoid; }
   .wide { overflow: visible; }
   th, td { padding: .2rem .35rem; }

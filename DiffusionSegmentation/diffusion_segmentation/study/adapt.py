@@ -24,12 +24,12 @@ import torch
 
 from .. import model as models
 from ..denormals import flushed
+from ..devices import choose_device
 from ..errors import InputError
 from ..evaluation.answers import Answer
 from ..model import Model
 from ..results import write_report
 from ..sampler import draw
-from ..segment import choose_device
 from ..training.loss import loss_curve
 from .curves import half_point
 from .scores import BETTER, OPEN, amount, compared, record_case, scored

@@ -78,7 +78,7 @@ def _page(facts: Mapping[str, Any], findings: Mapping[Question, Findings]) -> st
         content += "".join(markup.figure(f.png, f.caption) for f in found.figures)
         content += markup.sentences(found.sentences)
         content += "".join(markup.table(table) for table in found.tables)
-        sections.append((f"{question.key}. {question.title}", content))
+        sections.append((_heading(question), content))
     sections.append(("How to read this", markup.paragraph(READING)))
     sections.append(("What was done", markup.facts(_facts(facts))))
     return markup.page(TITLE, _lead(facts), sections, FOOTER)
@@ -91,10 +91,15 @@ def _markdown(facts: Mapping[str, Any], findings: Mapping[Question, Findings]) -
         blocks = [markdown.escape(question.why)]
         blocks += [markdown.figure(f"figures/{f.name}.png", f.caption) for f in found.figures]
         blocks += [markdown.sentences(found.sentences), *(markdown.table(table) for table in found.tables)]
-        sections.append((f"{question.key}. {question.title}", blocks))
+        sections.append((_heading(question), blocks))
     sections.append(("How to read this", [markdown.escape(READING)]))
     sections.append(("What was done", [markdown.facts(_facts(facts))]))
     return markdown.page(TITLE, _lead(facts), sections, FOOTER)
+
+
+def _heading(question: Question) -> str:
+    numbered = question.key[1:].isdigit()  # A1 is worth saying, "architectures" the title says
+    return f"{question.key}. {question.title}" if numbered else question.title
 
 
 def _claims(findings: Mapping[Question, Findings]) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from ..devices import choose_device
 from ..errors import InputError
-from ..segment import choose_device
 from ..versions import versions
 from . import pool
 from .arms import Arm
