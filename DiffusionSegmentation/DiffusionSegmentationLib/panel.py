@@ -357,6 +357,8 @@ class Panel:
         chosen = self._backend.settings.device
         devices = {"auto": _("Automatic")} | {device["id"]: device["name"] for device in self._runner.devices()}
         devices.setdefault(chosen, chosen)
+        if "cpu" in devices:
+            devices["cpu"] = _("CPU")  # its name is often no more than "x86_64"
         combo = self._ui.deviceComboBox
         if [combo.itemData(index) for index in range(combo.count)] != list(devices):
             blocked = combo.blockSignals(True)
@@ -366,7 +368,7 @@ class Panel:
             combo.blockSignals(blocked)
         setQuietly(combo, "currentIndex", combo.findData(chosen))
         combo.toolTip = (
-            _("What computes. Automatic takes the first graphics card if there is one, otherwise the processor.")
+            _("What computes. Automatic takes the first graphics card that can be used, otherwise the processor.")
             if self._runner.devices()
             else _("What computes. More devices appear when the background process has looked for them.")
         )

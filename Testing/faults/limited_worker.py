@@ -28,7 +28,7 @@ def limited(name: str) -> ModuleType:
     from diffusion_segmentation.networks import Denoiser
 
     memory_plan.most_at_once = lambda device: 4
-    memory_plan.SMALLEST_WINDOW = 16
+    memory_plan.SMALLEST_SHARE = 0.25
     engine.KEEP_SECONDS = KEEP_SECONDS
     forward, passes = Denoiser.forward, 0
 

@@ -28,6 +28,8 @@ from diffusion_segmentation.tiles import Tiling
 CELLS = 14 * 16 * 16
 """Of the head's body on the working grid: one window."""
 
+SMALLER = f"The memory of 'cpu' is short, so {memory_plan.SMALLER}."
+
 
 class Limit:
     """A memory in which a pass of a network over more than `cells`, of all samples together, does not fit."""
@@ -53,7 +55,7 @@ class Limit:
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
     monkeypatch.setattr(memory_plan, "most_at_once", lambda device: 8)  # as on a GPU
-    monkeypatch.setattr(memory_plan, "SMALLEST_WINDOW", 16)  # the head is small
+    monkeypatch.setattr(memory_plan, "SMALLEST_SHARE", 0.25)  # the head is small
     return Limit(monkeypatch)
 
 
@@ -98,7 +100,7 @@ def test_smaller_windows_give_what_a_model_with_such_windows_gives_of_the_same_n
     limit.cells = CELLS / 2
     report = run("smaller", samples=3)
     assert report["windows"] == 18 and limit.failures == 1 and limit.largest == 1
-    assert report["warnings"] == ["The memory of 'cpu' is short, so the model looks through smaller windows."]
+    assert report["warnings"] == [SMALLER]
     model = load(a_model_folder)
     model.section["window"] = [16, 16, 16]
     save(tmp_path / "model", model.metadata, model.encoder, model.denoiser)
@@ -178,6 +180,18 @@ def test_stop_and_keep_still_works_while_it_looks_again(limit: Limit, run: Calla
     assert report["samples"] == 1 and report["partial"]
 
 
+def test_windows_are_not_smaller_than_a_half_of_the_models(
+    limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench memory` shows why: with a quarter the shipped model's masks are others, whatever the report says."""
+    monkeypatch.undo()
+    limit = Limit(monkeypatch)
+    limit.cells = CELLS / 2
+    with pytest.raises(OutOfMemoryError, match="not even for small windows"):
+        run("half")  # which is 32 voxels here, and the head has 28 x 32 x 32
+    assert limit.failures == 1
+
+
 def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, run: Callable, tmp_path: Path) -> None:
     limit.cells = 100
     with pytest.raises(OutOfMemoryError, match="did not suffice, not even for small windows; close") as caught:
@@ -237,7 +251,7 @@ def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_
         patch.setattr(memory, "available_memory", lambda: free)
         plan.require(tiling, 1000, 1000)
         assert plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
-        assert plan.notes == ["The memory of 'cpu' is short, so the model looks through smaller windows."]
+        assert plan.notes == [SMALLER]
         patch.setattr(memory, "available_memory", lambda: 1000)
         with pytest.raises(OutOfMemoryError, match="needs about"):
             plan.require(tiling, 1000, 1000)

@@ -48,8 +48,8 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     node.SetParameter("samples", "3")
     assert world.ui.samplesSpinBox.value == 3
     pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
-    assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "Processor", "Quick GPU"]
-    assert "the first graphics card if there is one, otherwise the processor" in world.ui.deviceComboBox.toolTip
+    assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "CPU", "Quick GPU"]
+    assert "the first graphics card that can be used, otherwise the processor" in world.ui.deviceComboBox.toolTip
     world.ui.deviceComboBox.currentIndex = 2
     assert world.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
