@@ -167,6 +167,7 @@ class _Run:
         self.note = ""
         self.ensemble: Ensemble | None = None
         self.kept: Path | None = None
+        self.encoded: Encoded | None = None
         self.device = torch.device("cpu")
         self.most = AUTO_SAMPLES[1] if request.samples == "auto" else request.samples
 
@@ -236,8 +237,9 @@ class _Run:
 
     def _encode(self) -> None:
         """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
-        self.encoded = None
-        release(self.device)
+        if self.encoded is not None:
+            self.encoded = None
+            release(self.device)
         while self.encoded is None:
             tiling = self._tiling()
             self.encoded = self._within_memory(
