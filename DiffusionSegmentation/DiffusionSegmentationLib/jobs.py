@@ -129,6 +129,7 @@ class Runner:
         self._dropped: Path | None = None
         self._ending = False
         self._killAt = 0.0
+        self._killed = False
         self._news = False
         self._finished: _Finished | None = None
         self._swept = False
@@ -236,7 +237,7 @@ class Runner:
         """Move everything on by one step; call it every 100 ms or so."""
         self.client.poll()
         if (self._windingDown or self._ending) and self._clock() > self._killAt:
-            self.client.kill()
+            self._endOverdueWorker()
         if self._import is not None:
             self._importStep()
         elif self.busy and self.job.state == "queued":
@@ -244,6 +245,15 @@ class Runner:
         if self._news:
             self._news = False
             self.changed.emit()
+
+    def _endOverdueWorker(self) -> None:
+        """Kill it; and leave it behind if not even that helps, as where it waits within a driver."""
+        if self._killed:
+            self.client.stop()
+            self._onWorkerEnded("")
+        else:
+            self._killed, self._killAt = True, self._clock() + CANCEL_SECONDS
+            self.client.kill()
 
     def _launchIfReady(self) -> None:
         job = self.job
@@ -274,6 +284,9 @@ class Runner:
     def _onMessage(self, message: dict) -> None:
         self._news = True
         kind = message["type"]
+        if message.get("ends"):  # it has lost its GPU: another run waits for another worker
+            self._ending, self._killed = True, False
+            self._killAt = self._clock() + CANCEL_SECONDS
         if kind == "hello":
             self._startProblem = None
             problem = messages.compatible(message)
@@ -310,9 +323,6 @@ class Runner:
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             job.tryDevice = message.get("tryDevice")
-            if message.get("ends"):  # it has lost its GPU: another run waits for another worker
-                self._ending = True
-                self._killAt = self._clock() + CANCEL_SECONDS
             self._fail(message["message"], wasRefused=message["kind"] in ("geometry", "model", "input"))
         elif kind == "cancelled":
             self._finish("cancelled", _("Cancelled; nothing was changed."))
@@ -382,7 +392,7 @@ class Runner:
         job = self.job
         if job.state == "running" and self._import is None:
             self.client.send({"type": "cancel", "job": job.id, "keep": False})
-            self._windingDown, self._dropped = job.id, job.folder
+            self._windingDown, self._dropped, self._killed = job.id, job.folder, False
             self._killAt = self._clock() + CANCEL_SECONDS
         self._closeImport()
         self._finish("cancelled", sentence)

@@ -85,6 +85,9 @@ def failure(error: RuntimeError, device: torch.device) -> DiffusionSegmentationE
     CUDA tells errors by their text. After some of them a process cannot use the GPU any more (`DeviceLostError`).
     """
     text = str(error).lower()
+    known = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
+    if device.type == "cuda" and not known and not any(word in text for word in _GPU_WORDS):
+        return None  # main memory, or a defect, which another device would not cure
     if is_out_of_memory(error):
         return exhausted(device) if device.type == "cuda" else None
     if "no kernel image" in text or "not compatible with the current pytorch" in text:
@@ -96,6 +99,9 @@ def failure(error: RuntimeError, device: torch.device) -> DiffusionSegmentationE
     if device.type == "cuda":
         return GpuError(f"The graphics card failed ({_short(error)}); use the CPU, or a newer driver.")
     return None
+
+
+_GPU_WORDS = ("cuda", "cudnn", "cublas", "find an engine")
 
 
 def _short(error: BaseException) -> str:

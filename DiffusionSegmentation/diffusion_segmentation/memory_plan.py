@@ -56,22 +56,26 @@ class MemoryPlan:
             return self._at_once
         return max(1, min(self._at_once, int(0.5 * free / (STATES_A_SAMPLE * self._state(tiling.cells)))))
 
-    def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> None:
+    def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> str:
         """Raise OutOfMemoryError, with the figures, where the run cannot fit into this computer's memory.
+
+        Returns a sentence on what was made smaller for it to fit, or nothing.
 
         `tiling` tells how the volume is covered now; `voxels` are the input's, `box_voxels` those of them that the
         working grid covers. Where only the encoder's pass is too much for a CPU, the windows become smaller: there an
         allocation seldom fails, the system ends the process instead. On a GPU the networks' share is left out: there a
         failure is an answer, and `less` the next try.
         """
+        sentence = ""
         result = RESULT_BYTES * voxels + self.model.classes * box_voxels
         needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
             free = memory.available_memory()
             while free is not None and self.encoding_bytes(tiling()) > free and self._halve(tiling()):
-                self._noted(SMALLER)
+                sentence = self._noted(SMALLER)
             needed = max(self.sampling_bytes(tiling()) + result, self.encoding_bytes(tiling()))
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
+        return sentence
 
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Most that the encoder's pass over the largest window takes, in bytes, beside what is kept of all windows."""

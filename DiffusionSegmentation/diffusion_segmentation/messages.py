@@ -94,7 +94,7 @@ OPTIONAL: Table = {
     # A device on which the same could work; and whether the worker ends after this, so that no other run is sent to it.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
     # False where the person's answer comes before the run has come to its end; then a second one follows.
-    "cancelled": {"over": _or_null(_flag)},
+    "cancelled": {"over": _or_null(_flag), "ends": _or_null(_flag)},
 }
 
 TO_WORKER: Table = {

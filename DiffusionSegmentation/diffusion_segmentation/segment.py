@@ -194,7 +194,9 @@ class _Run:
             working, self.array = self._working(image)
             projection = Projection(working, image)
             box_voxels = math.prod(projection.box[1])
-            self.plan.require(self._tiling, image.GetNumberOfPixels(), box_voxels)
+            smaller = self.plan.require(self._tiling, image.GetNumberOfPixels(), box_voxels)
+            if smaller:
+                self._noted(smaller)
             self._encode()
             self.results = self._results(image, projection)
             self._require_numbers(self.results.direct)

@@ -144,7 +144,7 @@ class Worker:
             if run.cancel == "drop":  # also where that came too late for the run, or made it fail
                 message = {"type": "cancelled", "job": job}
             run.answered = True
-            self._out.last(message)
+            self._out.last(message | ({"ends": True} if self._device_lost else {}))
 
     def _answer(self, run: _Run) -> None:
         """Answer for a dropped run that has not come to its end yet; its end is said, too, for a client that waits."""
@@ -171,7 +171,7 @@ class Worker:
         except Cancelled:
             return {"type": "cancelled", "job": job}
         except Exception as error:
-            message = error_message(job, error) | ({"ends": True} if isinstance(error, DeviceLostError) else {})
+            message = error_message(job, error)
             out_of_memory = is_out_of_memory(error)
             self._device_lost = isinstance(error, DeviceLostError)
         if out_of_memory:  # after the handler, whose traceback holds the arrays of the failed run

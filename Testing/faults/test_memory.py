@@ -249,8 +249,8 @@ def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_
     free = whole - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "available_memory", lambda: free)
-        plan.require(tiling, 1000, 1000)
-        assert plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
+        said = plan.require(tiling, 1000, 1000)
+        assert plan.notes == [said] and plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
         assert plan.notes == [SMALLER]
         patch.setattr(memory, "available_memory", lambda: 1000)
         with pytest.raises(OutOfMemoryError, match="needs about"):
@@ -333,8 +333,12 @@ def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(said: str) ->
 
 
 def test_what_is_no_failure_of_a_gpu_stays_what_it_is() -> None:
-    assert failure(RuntimeError("shapes do not match"), torch.device("cpu")) is None
-    assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.device("cpu")) is None
+    for device in (torch.device("cpu"), torch.device("cuda", 0)):
+        assert failure(RuntimeError("shapes do not match"), device) is None
+        assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory"), device) is None
+        assert (
+            failure(RuntimeError("Exception thrown in SimpleITK: Failed to allocate memory for image."), device) is None
+        )
     assert isinstance(failure(type("AcceleratorError", (RuntimeError,), {})("reset"), torch.device("cpu")), GpuError)
 
 

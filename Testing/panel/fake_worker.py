@@ -92,9 +92,13 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
     if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # answers, and does not come to its end
         wait(60, inbox)
         say({"type": "cancelled", "job": job, "over": False})
-        time.sleep(600 if behaviour == "hangs" else 0.5)
-        Path(request["folder"]).mkdir()
-        (Path(request["folder"]) / "preview-segmentation.seg.nrrd").write_bytes(b"of a person")
+        folder = Path(request["folder"])
+        while behaviour == "hangs" or folder.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)  # so that both are seen: that it is gone, and that it is there again
+        folder.mkdir()
+        (folder / "preview-segmentation.seg.nrrd").write_bytes(b"of a person")
+        time.sleep(0.5)
         say({"type": "cancelled", "job": job})
         return
     if behaviour == "garbage":

@@ -204,6 +204,17 @@ def test_a_worker_that_answers_and_hangs_all_the_same_is_ended(bench, addHead, m
     assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
 
 
+def test_a_worker_that_cannot_be_ended_is_left_behind(bench, addHead, monkeypatch):
+    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.3)
+    world = bench("hangs")
+    monkeypatch.setattr(world.runner.client, "kill", lambda: None)  # as where a process waits within a driver
+    job = world.runner.submit(addHead(), Choices())
+    world.until(lambda: job.state == "running")
+    world.runner.cancel()
+    again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))
+    assert world.finish() is again and again.state == "done"
+
+
 def test_what_a_cancelled_run_writes_late_is_removed(bench, addHead):
     world = bench("writes-late")
     job = world.runner.submit(addHead(), Choices())
@@ -214,11 +225,15 @@ def test_what_a_cancelled_run_writes_late_is_removed(bench, addHead):
     world.until(lambda: world.leftovers() == [])
 
 
-def test_the_run_after_a_lost_gpu_waits_for_another_worker(bench, addHead):
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_run_after_a_lost_gpu_waits_for_another_worker(bench, addHead, cancelled):
     world = bench("lost")
     lost = world.runner.submit(addHead(), Choices())
+    if cancelled:  # while it hangs, which is what a person does
+        world.until(lambda: lost.state == "running")
+        world.runner.cancel()
     world.finish()
-    assert (lost.state, lost.tryDevice) == ("failed", "cpu")
+    assert (lost.state, lost.tryDevice) == (("cancelled", None) if cancelled else ("failed", "cpu"))
     again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))  # while the worker still dies
     assert world.finish() is again and again.state == "done" and world.runner.workerProblem is None
     assert sum(line.startswith("run ") for line in world.runner.client.log) == 2

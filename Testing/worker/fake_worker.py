@@ -119,6 +119,13 @@ def reset_gpu(job: Job) -> SimpleNamespace:
     raise DeviceLostError("The graphics card stopped working.")
 
 
+def reset_when_cancelled(job: Job) -> SimpleNamespace:
+    job.tell("sampling")
+    while not job.cancel():
+        time.sleep(0.01)
+    return reset_gpu(job)
+
+
 def hungry_torch(job: Job) -> SimpleNamespace:
     raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -145,7 +152,7 @@ def crash(job: Job) -> SimpleNamespace:
 
 BEHAVIOURS = (
     quick, burst, patient, slow_to_end, deaf, noisy, hungry, hungry_torch, hungry_cpu, full_gpu, reset_gpu,
-    wrong_input, defective, unspeakable, crash,
+    reset_when_cancelled, wrong_input, defective, unspeakable, crash,
 )  # fmt: skip
 
 

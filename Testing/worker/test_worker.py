@@ -192,6 +192,14 @@ def test_a_worker_whose_gpu_is_lost_says_so_and_ends(workers, tmp_path: Path) ->
     assert client.rest() == [] and client.process.wait(5) == 1
 
 
+def test_a_worker_whose_gpu_is_lost_while_it_is_cancelled_says_that_it_ends_too(workers, tmp_path: Path) -> None:
+    client = workers.fake()
+    client.run("1", "reset_when_cancelled", tmp_path)
+    client.next("progress")
+    client.send(type="cancel", job="1", keep=False)
+    assert client.rest() == [{"type": "cancelled", "job": "1", "ends": True}] and client.process.wait(5) == 1
+
+
 def test_a_foreseen_error_keeps_its_kind_and_sentence(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "wrong_input", tmp_path)
