@@ -133,6 +133,20 @@ def test_the_features_go_before_smaller_windows_are_looked_at(
     assert alive == [0, 0]
 
 
+@pytest.mark.parametrize("previews", [False, True])
+def test_a_run_removes_no_folder_of_the_person(
+    run: Callable, tmp_path: Path, previews: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "KEEP_SECONDS", 0.0)  # so that the run makes and removes folders of like names
+    mine = tmp_path / "out" / "finished-subjects" / "a.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of years")
+    run("out", samples=4, previews=previews)
+    assert mine.read_text() == "of years" and [path.name for path in mine.parents[1].glob("finished-*")] == [
+        "finished-subjects"
+    ]
+
+
 def test_a_run_is_forgotten_at_its_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cycle that the garbage collector must find: until then a GPU's memory, or 1 GB, would stay taken."""
     runs: list[weakref.ref] = []
