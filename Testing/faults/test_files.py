@@ -110,6 +110,48 @@ def test_a_volume_of_any_name_is_segmented_into_the_same_files(
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT
 
 
+def test_a_file_that_is_held_for_a_moment_is_waited_for(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a virus scanner holds each new file on Windows."""
+    replace, held = os.replace, set()
+
+    def scanned(source: Path, target: Path) -> None:
+        if target not in held:
+            held.add(target)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(results.os, "replace", scanned)
+    run(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT and len(held) >= len(RESULT)
+
+
+def test_a_full_disk_costs_a_run_no_preview_that_it_can_do_without(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those nor what is kept while it goes on; and pieces of either are not left."""
+    monkeypatch.setattr(segment, "KEEP_SECONDS", 0.0)
+    replace, refused, seen = os.replace, [], set()
+
+    def full(source: Path, target: Path) -> None:
+        name = Path(target)
+        if name.name.startswith("preview-") or (name.parent.name.startswith("finished-") and "entropy" in name.name):
+            refused.append(name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        replace(source, target)
+
+    def look(now: Progress) -> None:
+        seen.update(path.name for path in (tmp_path / "out").iterdir())
+
+    monkeypatch.setattr(results.os, "replace", full)
+    shown: list[Preview] = []
+    report = run(tmp_path / "out", samples=4, previews=True, progress=look, preview=shown.append)
+    assert report["samples"] == 4 and shown == [] and seen == set()
+    assert {path.parent.name for path in refused} >= {"out", "finished-1"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT
+
+
 def test_a_folder_that_is_cleared_during_a_run_is_made_again(run: Callable, tmp_path: Path) -> None:
     cleared = []
 
