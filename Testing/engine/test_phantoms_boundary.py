@@ -1,22 +1,30 @@
-"""The border of one number: closed forms, and what the image shows of them."""
+"""The borders of one number: closed forms, and what the image shows of them."""
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.special import logit, ndtr
 
 from diffusion_segmentation.phantoms.boundary import Boundary
 from diffusion_segmentation.phantoms.shapes import blob, ellipsoid
 
 
-@pytest.fixture(params=[(32, 32), (20, 20, 20)])
+@pytest.fixture(params=[(32, 32), (20, 20, 20), (64, 64)])
 def cases(request):
     rng = np.random.default_rng(4)
     return [Boundary(request.param).draw(rng) for _ in range(5)]
 
 
+@pytest.fixture(scope="module")
+def several():
+    """Cases with several objects, the largest that there are among them."""
+    rng = np.random.default_rng(6)
+    return [Boundary(shape).draw(rng) for shape in [(64, 64, 64)] * 3 + [(64, 96)] * 20 + [(256, 256)] * 3]
+
+
 def test_marginals_are_the_closed_form(cases):
     for case in cases:
-        np.testing.assert_allclose(case.marginals[1], ndtr(-case.distance / case.sigma), atol=1e-12)
+        np.testing.assert_allclose(case.marginals[1], ndtr(-case.depth), atol=1e-12)
 
 
 def test_masks_are_nested(cases):
@@ -26,22 +34,25 @@ def test_masks_are_nested(cases):
 
 
 def test_volume_law_is_that_of_the_drawn_number(cases):
-    r = np.random.default_rng(0).standard_normal(4000)
+    z = np.random.default_rng(0).standard_normal(4000)
     for case in cases:
-        levels = np.sort(case.distance.ravel())
-        drawn = np.searchsorted(levels, r * case.sigma)
+        drawn = np.searchsorted(np.sort(case.depth.ravel()), z)
         values, probabilities = case.volume_law(1)
         law = np.cumsum(probabilities)
-        seen = np.searchsorted(np.sort(drawn), values, side="right") / len(r)
+        seen = np.searchsorted(np.sort(drawn), values, side="right") / len(z)
         # Kolmogorov and Smirnov's distance; 0.03 is exceeded by chance once in a thousand times.
         assert np.abs(seen - law).max() < 0.03
 
 
 def test_image_alone_tells_the_marginals(cases):
+    """A reader that finds the objects, takes each one's own brightness, and reads the depth off the soft edge."""
     for case in cases:
-        image = case.image.astype(float)
-        low, high = image.min(), image.max()
-        depth = logit(np.clip((image - low) / (high - low), 1e-6, 1 - 1e-6)) / 2
+        image = case.image.astype(float) - case.image.min()
+        found, count = ndimage.label(image > 0.25)
+        assert count == len(case.sigma)
+        nearest = found[tuple(ndimage.distance_transform_edt(found == 0, return_distances=False, return_indices=True))]
+        brightness = np.concatenate([[1], ndimage.maximum(image, found, range(1, count + 1))])[nearest]
+        depth = logit(np.clip(image / brightness, 1e-6, 1 - 1e-6)) / 2
         assert np.abs(ndtr(depth) - case.marginals[1]).max() < 0.03
 
 
@@ -49,7 +60,43 @@ def test_wider_spread_is_a_softer_edge():
     rng = np.random.default_rng(1)
     cases = [Boundary().draw(rng) for _ in range(40)]
     softness = [1 / np.max(np.abs(np.diff(c.image, axis=0)) / np.ptp(c.image)) for c in cases]
-    assert np.corrcoef(softness, [c.sigma for c in cases])[0, 1] > 0.95
+    assert np.corrcoef(softness, [c.sigma[0] for c in cases])[0, 1] > 0.95
+
+
+def test_small_grids_hold_one_object_and_large_ones_several(several):
+    assert {len(Boundary(shape).draw(np.random.default_rng(0)).sigma) for shape in [(32, 32), (48, 96)]} == {1}
+    assert {len(case.sigma) for case in several} == {3, 4, 5, 6}
+
+
+def test_several_objects_stay_apart(several):
+    for case in several:
+        found, count = ndimage.label(case.depth < 3, np.ones((3,) * case.depth.ndim))
+        owners = ndimage.labeled_comprehension(case.owner, found, range(1, count + 1), np.ptp, int, 0)
+        assert count == len(case.sigma) and not owners.any()
+
+
+def test_all_objects_share_the_number(several):
+    """Volumes of two objects have the same order in all draws, and the whole varies as much as it then must."""
+    for case in several:
+        draws = case.sample(np.random.default_rng(7), 60).reshape(60, -1)
+        volumes = np.stack([draws @ (case.owner == k).ravel().astype(int) for k in range(len(case.sigma))], axis=1)
+        assert (np.diff(volumes[volumes.sum(1).argsort()], axis=0) >= 0).all()
+        assert (volumes.std(0) > 0.05 * volumes.mean(0)).all()
+        assert volumes.var(0).sum() < 0.6 * volumes.sum(1).var(), "independent objects would pass"
+
+
+def test_sigma_and_brightness_differ_between_the_objects_of_a_case(several):
+    for case in several:
+        brightness = ndimage.maximum(case.image, case.owner, range(len(case.sigma)))
+        assert np.ptp(case.sigma) > 0.05 * case.sigma.mean() and np.ptp(brightness) > 0.01
+
+
+def test_ten_thousand_undecided_voxels_share_one_fate():
+    """In the largest task, so that no way to draw passes that is right for few voxels only."""
+    rng = np.random.default_rng(8)
+    for _ in range(6):
+        p = Boundary((64, 64, 64)).draw(rng).marginals[1]
+        assert np.count_nonzero((p > 0.02) & (p < 0.98)) >= 10_000
 
 
 def test_distance_from_a_sphere_is_exact():

@@ -121,6 +121,23 @@ def test_strays_are_counted_in_voxels_a_mask(cases):
     assert case.strays(other[None]) == case.candidates[0].sum() and case.chimeras(other[None]) == 0
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (128, 64), (64, 64, 64)])
+def test_radii_grow_with_the_shortest_edge(shape):
+    """The sizes that a grid of half the edge has, in units of its voxels, and up to an edge of 32 the same."""
+
+    def radii(shape):
+        rng, axes = np.random.default_rng(2), len(shape)
+        sizes = np.concatenate(
+            [Lesions(shape).draw(rng).candidates.reshape(-1, np.prod(shape)).sum(1) for _ in range(20)]
+        )
+        return (sizes / (np.pi if axes == 2 else 4 / 3 * np.pi)) ** (1 / axes)
+
+    found, small = radii(shape), radii((32,) * len(shape))
+    assert 4.0 - 0.3 < found.min() and found.max() < 7.6 + 0.3
+    assert np.median(found) == pytest.approx(2 * np.median(small), rel=0.06)
+    assert np.median(small) == pytest.approx(np.median(radii((24,) * len(shape))), rel=0.06)
+
+
 def test_small_grid_holds_at_least_one():
     rng = np.random.default_rng(0)
     for _ in range(20):

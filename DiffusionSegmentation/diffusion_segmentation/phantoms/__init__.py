@@ -4,7 +4,7 @@ What a sampler says about uncertainty can be wrong in ways that no real data set
 answer there. Here it is known: every voxel's probability, every volume's spread, and, but for `probit`, every
 label map that can occur. Four tasks, each hard in its own way:
 
-- `boundary`: one number decides the whole border; catches samplers whose masks vary too little.
+- `boundary`: one number decides all borders; catches samplers whose masks vary too little.
 - `probit`: layers with wavering borders; catches voxels drawn independently, and too much or too little smoothness.
 - `lesions`: whole objects come and go, some together; catches lost modes and halves of lesions.
 - `template`: the noise itself hides the object; catches networks that do not compute a posterior.

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 
 # Smaller grids do not hold the shapes; larger ones make the exact sums and the enumerated masks too large.
-SHORTEST_EDGE, LONGEST_EDGE, MOST_VOXELS = 16, 256, 65_536
+SHORTEST_EDGE, LONGEST_EDGE, MOST_VOXELS = 16, 256, 2**18
 
 
 @dataclass(frozen=True, eq=False)

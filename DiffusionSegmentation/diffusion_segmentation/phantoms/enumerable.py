@@ -9,6 +9,9 @@ import numpy as np
 
 from .case import Case, VolumeLaw
 
+# Labels that are weighted at a time: 64 MiB of float64.
+BLOCK = 2**23
+
 
 @dataclass(frozen=True, eq=False)
 class EnumerableCase(Case):
@@ -21,16 +24,17 @@ class EnumerableCase(Case):
 
     @cached_property
     def marginals(self) -> np.ndarray:
-        flat = self.masks.reshape(len(self.masks), -1)
-        shares = np.stack([self.weights @ (flat == label) for label in range(self.classes)])
+        flat = self.support()[0].reshape(len(self.weights), -1)
+        blocks = np.array_split(flat, -(-flat.size // BLOCK), axis=1)
+        shares = [np.stack([self.weights @ (block == label) for label in range(self.classes)]) for block in blocks]
         # Rounding must not make a certain label more than certain.
-        return np.minimum(shares, 1).reshape(self.classes, *self.image.shape)
+        return np.minimum(np.concatenate(shares, axis=1), 1).reshape(self.classes, *self.image.shape)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        return self.masks[rng.choice(len(self.weights), n, p=self.weights)]
+        return self._on_grid(self.masks[rng.choice(len(self.weights), n, p=self.weights)])
 
     def support(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.masks, self.weights
+        return self._on_grid(self.masks), self.weights
 
     def volumes(self) -> VolumeLaw:
         mean = self.weights @ self._volumes
@@ -46,4 +50,29 @@ class EnumerableCase(Case):
     def _volumes(self) -> np.ndarray:
         """Voxels of each foreground class in each mask [masks, classes - 1]."""
         flat = self.masks.reshape(len(self.masks), -1)
-        return np.stack([np.count_nonzero(flat == label, axis=1) for label in range(1, self.classes)], axis=1)
+        return np.stack([self._count(flat == label) for label in range(1, self.classes)], axis=1)
+
+    def _count(self, inside: np.ndarray) -> np.ndarray:
+        """Voxels [masks] of what is marked in the columns of `masks`, bool [masks, columns]."""
+        return np.count_nonzero(inside, axis=1)
+
+    def _on_grid(self, values: np.ndarray) -> np.ndarray:
+        """[n, *shape] from one value for each column of `masks`."""
+        return values.reshape(len(values), *self.image.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class CellsCase(EnumerableCase):
+    """A list of label maps each of which gives one label to the whole of a cell, the same cells for all of them.
+
+    `masks` is uint8 [masks, cells], the label of each cell, and `cells` int [*shape] the cell of each voxel: a large
+    grid needs no more memory than a small one until `support` writes the label maps out, one byte a voxel each.
+    """
+
+    cells: np.ndarray
+
+    def _count(self, inside: np.ndarray) -> np.ndarray:
+        return inside @ np.bincount(self.cells.ravel(), minlength=inside.shape[1])
+
+    def _on_grid(self, values: np.ndarray) -> np.ndarray:
+        return values[:, self.cells]

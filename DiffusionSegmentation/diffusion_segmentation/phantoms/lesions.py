@@ -9,10 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from .case import Phantom
-from .enumerable import EnumerableCase
+from .enumerable import CellsCase
 from .shapes import checkerboard, coordinates, ellipsoid, orientation
 
 MOST_CANDIDATES = 8
+# On a grid with a longer shortest edge than this, radii grow with it.
+RADIUS_EDGE = 32
 PROBABILITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 # Of a group of which exactly one is there: what the chances can be, each one of PROBABILITIES.
 EXACTLY_ONE = ((0.5, 0.5), (0.3, 0.7), (0.2, 0.8), (0.2, 0.3, 0.5), (0.1, 0.2, 0.7))
@@ -22,7 +24,7 @@ HALF_THERE = (0.1, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
-class LesionsCase(EnumerableCase):
+class LesionsCase(CellsCase):
     """`candidates` bool [k, *shape], disjoint; their labels `labels` [k], chances `chances` [k] and `groups`.
 
     A group is (kind, indices of its candidates): "free" (one candidate), "equal" (all or none), "exactly one".
@@ -57,7 +59,8 @@ class Lesions(Phantom):
     Class 1 is brighter than the organ and class 2 darker, by 0.1 + 0.5 * (chance of being there). A checkerboard marks
     the two that are there together or not at all, stripes the two or three of which exactly one is there; a case has
     at most one group of each kind, so the marks tell who belongs together. The noise, 0.02, is far below the steps
-    between the chances, 0.05 as a mean over a whole candidate. `radius` is the range of half axes in voxels.
+    between the chances, 0.05 as a mean over a whole candidate. `radius` is the range of half axes in voxels up to a
+    shortest edge of 32; on a larger grid it grows with that edge, so that a candidate's share of the grid is kept.
     """
 
     radius: tuple[float, float] = (2.0, 3.8)
@@ -73,8 +76,9 @@ class Lesions(Phantom):
         labels = rng.integers(1, 3, len(candidates))
         groups, chances = couple(rng, len(candidates))
         present, weights = joint(groups, chances)
-        flat = candidates.reshape(len(candidates), -1)
-        masks = (present * labels).astype(np.uint8) @ flat.astype(np.uint8)
+        # Each candidate is a cell, and what lies outside of all is the first one.
+        masks = np.pad((present * labels).astype(np.uint8), ((0, 0), (1, 0)))
+        cells = np.tensordot(np.arange(1, len(candidates) + 1), candidates, 1)
 
         marks = {"free": np.zeros(self.shape), "equal": checkerboard(self.shape), "exactly one": stripes(self.shape)}
         image = np.full(self.shape, ORGAN)
@@ -86,8 +90,9 @@ class Lesions(Phantom):
         return LesionsCase(
             image=image.astype(np.float32),
             classes=self.classes,
-            masks=masks.reshape(len(masks), *self.shape),
+            masks=masks,
             weights=weights,
+            cells=cells,
             candidates=candidates,
             labels=labels,
             chances=chances,
@@ -97,7 +102,8 @@ class Lesions(Phantom):
     def _place(self, rng: np.random.Generator, wanted: int) -> np.ndarray:
         """At most `wanted` ellipsoids bool [k, *shape], whole and at least a voxel apart; at least one."""
         axes = len(self.shape)
-        radii, centres = rng.uniform(*self.radius, (wanted, axes)), np.empty((wanted, axes))
+        low, high = np.array(self.radius) * max(1, min(self.shape) / RADIUS_EDGE)
+        radii, centres = rng.uniform(low, high, (wanted, axes)), np.empty((wanted, axes))
         reach = radii.max(1)
         found = 0
         # Where the grid is too small for all, fewer are found; elsewhere fifty tries each are enough.

@@ -52,7 +52,7 @@ class ProbitCase(Case):
         return sum((field > threshold).astype(np.uint8) for threshold in self.thresholds)
 
     def volumes(self) -> VolumeLaw:
-        """Exact mean and variance, all pairs of voxels counted: 0.1 s for 32x32, seconds for 24x24x24."""
+        """Exact mean and variance, all pairs of voxels counted: 0.1 s for 32x32, 10 s for 64x64x64."""
         counts = gaussian_field(self.image.shape, self.correlation).count_covariance(self.standardised)
         # A class's volume is the count above its own threshold without the count above the next one.
         steps = np.eye(len(counts)) - np.eye(len(counts), k=1)

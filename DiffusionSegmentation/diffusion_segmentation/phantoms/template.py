@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from .case import Phantom
-from .enumerable import EnumerableCase
+from .enumerable import BLOCK, EnumerableCase
 from .shapes import coordinates
 
 BACKGROUND = 0.5
@@ -48,7 +48,8 @@ class Template(Phantom):
         signal = image.astype(np.float64).ravel() - BACKGROUND
         # |x - T|^2 from the disc's sum and size, [classes - 1, discs]; contrast is the only thing that tells classes.
         contrasts = self._contrasts[:, None]
-        sums, sizes = self._discs @ signal, self._discs.sum(1)
+        blocks = np.array_split(self._discs, -(-self._discs.size // BLOCK))
+        sums, sizes = np.concatenate([block @ signal for block in blocks]), self._discs.sum(1, dtype=np.float64)
         residuals = signal @ signal - 2 * contrasts * sums + contrasts**2 * sizes
         etas = np.array(self.etas)[:, None, None]
         weights = softmax(-residuals / (2 * etas**2) - signal.size * np.log(etas)).sum(0)
@@ -62,12 +63,12 @@ class Template(Phantom):
     @cached_property
     def masks(self) -> np.ndarray:
         """All label maps, uint8 [classes - 1 times discs, *shape], class by class."""
-        discs = self._discs.astype(np.uint8).reshape(-1, *self.shape)
-        return np.concatenate([label * discs for label in range(1, self.classes)])
+        discs = self._discs.reshape(-1, *self.shape)
+        return np.concatenate([np.uint8(label) * discs for label in range(1, self.classes)])
 
     @cached_property
     def _discs(self) -> np.ndarray:
-        """All discs, 0 or 1, float64 [discs, voxels]."""
+        """All discs, 0 or 1, uint8 [discs, voxels]."""
         edge, axes = min(self.shape), len(self.shape)
         grid = coordinates(self.shape)
         steps = (-2, -1, 0, 1, 2) if axes == 2 else (-1, 0, 1)
@@ -76,4 +77,4 @@ class Template(Phantom):
             centre = (np.array(self.shape) - 1) / 2 + np.array(shift) * edge / 16
             distance = np.linalg.norm(grid - centre.reshape(-1, *[1] * axes), axis=0)
             discs += [distance < radius for radius in edge * np.linspace(0.15, 0.35, RADII)]
-        return np.stack(discs).reshape(len(discs), -1).astype(np.float64)
+        return np.stack(discs).reshape(len(discs), -1).astype(np.uint8)
