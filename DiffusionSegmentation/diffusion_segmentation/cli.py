@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("volume", metavar="VOLUME", type=Path, help="NRRD, NIfTI or another file SimpleITK reads")
     segment.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the results")
     segment.add_argument("--model", metavar="NAME|DIR", default=DEFAULT_MODEL, help="default: %(default)s")
-    segment.add_argument("--samples", metavar="N|auto", type=_samples, default=8, help="default: %(default)s")
+    segment.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
     segment.add_argument("--steps", metavar="K", type=_positive, help="default: as the model advises for the device")
     segment.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     segment.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -104,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit the spread of a model's samples to labelled cases",
+        description="Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy "
+        "of the model. DATA is what `train` takes.",
+        allow_abbrev=False,
+    )
+    calibrate.set_defaults(command=_calibrate)
+    calibrate.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model folder")
+    calibrate.add_argument("data", metavar="DATA", help="folder of labelled images, priors (.npz) or name of a phantom")
+    calibrate.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the calibrated model")
+    calibrate.add_argument("--cases", metavar="N", type=_positive, help="at most; default: all, of endless data 60")
+    calibrate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
+    calibrate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    calibrate.add_argument("--json", action="store_true", help="print what was fitted as JSON on stdout")
 
     study = commands.add_parser(
         "study",
@@ -241,6 +257,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
     )
     found = engine.evaluate(request)
+    if show_json:
+        show_json(found)
+    else:
+        print(engine.text(found, options.output))
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    _require_extra("lightning", "matplotlib")
+    show_json = terminal.claim_for_json() if options.json else None
+    from .calibration import calibrate as engine
+
+    request = engine.Request(
+        model=options.model,
+        data=options.data,
+        output=options.output,
+        cases=options.cases,
+        seed=options.seed,
+        device=options.device,
+    )
+    found = engine.calibrate(request)
     if show_json:
         show_json(found)
     else:

@@ -95,22 +95,26 @@ class Projection:
         self._direction = reference.GetDirection()
         self.box = _covering(working, reference)
 
-    def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid."""
+    def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid, and class sums.
+
+        The sums float64 [C] are those of the class probabilities over the input voxels of `box`: expected voxel counts.
+        """
         index, size = self.box
         labels = np.zeros(self._shape, np.uint8)
         entropy = np.zeros(self._shape, np.float32)
         inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
-        ceiling = np.float32(math.log2(len(p)))
+        ceiling, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
         for slab, classes in self._slabs(p):
             best, bits = _Argmax(), np.float32(0)
-            for q in classes:
+            for c, q in enumerate(classes):
                 best.add(q)
+                sums[c] += q.sum(dtype=np.float64)
                 # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
                 bits = bits - q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))
             labels[inside][slab] = best.labels
             entropy[inside][slab] = np.clip(bits, 0, ceiling)
-        return labels, entropy
+        return labels, entropy, sums
 
     def labels(self, p: np.ndarray) -> np.ndarray:
         """Return the most probable label, uint8 [kb, jb, ib] on `box`; of equals the lower."""
@@ -139,11 +143,11 @@ class Projection:
         return quantised
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:
-        """Return labels uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], each from the nearest voxel."""
+        """Return labels uint8 or uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], from the nearest voxel."""
         if labels.shape != self._working_shape:
             raise ValueError(f"labels of shape {labels.shape} do not lie on the working grid {self._working_shape}")
         index, size = self.box
-        image = sitk.GetImageFromArray(np.ascontiguousarray(labels, np.uint16))
+        image = sitk.GetImageFromArray(np.ascontiguousarray(labels))
         image.SetSpacing(self._working_spacing)
         image.SetOrigin(self._working_origin)
         resample = sitk.ResampleImageFilter()

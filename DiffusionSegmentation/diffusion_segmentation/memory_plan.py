@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from . import devices, memory
+from .copula import field_bytes
 from .model import Model
 from .tiles import Tiling
 
@@ -85,7 +86,10 @@ class MemoryPlan:
 
     def sampling_bytes(self, tiling: Tiling) -> int:
         """Most that drawing one sample and taking it in takes, in bytes. It does not grow with their number."""
-        return STATES_A_SAMPLE * self._state(tiling.cells) + self._kept(tiling)
+        start, fields = self.model.start, 0
+        if start is not None:
+            fields = field_bytes(tiling.padded, self.model.classes, len(start.covariance.scales_mm))
+        return STATES_A_SAMPLE * self._state(tiling.cells) + self._kept(tiling) + fields
 
     def _kept(self, tiling: Tiling) -> int:
         """Bytes of what is kept of all windows: the features as the denoiser wants them, and the direct answer."""

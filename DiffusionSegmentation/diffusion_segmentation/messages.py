@@ -103,7 +103,7 @@ TO_WORKER: Table = {
         "folder": _name,
         "volume": _name,
         "model": _name,
-        "samples": _samples,
+        "samples": _or_null(_samples),
         "steps": _or_null(_positive),
         "seed": _count,
         "device": _name,

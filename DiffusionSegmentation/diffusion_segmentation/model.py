@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,39 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from .copula import Covariance
 from .errors import ModelError
 from .model_metadata import METADATA, check_network, contents, read_metadata, shown
 from .model_metadata import SCHEMA as SCHEMA
 from .networks import CHANNELS_LAST, Denoiser, Encoder
 from .process import adapted_grid
-from .results import replace
+from .results import replace as replace_file
 
 SHIPPED = Path(__file__).parent / "models"
 WEIGHTS = "model.safetensors"
 # Twenty times the shipped model's; 400 MB as float32.
 MOST_WEIGHTS = 100_000_000
 LARGEST_HEADER = 2**20
+CLOSEST_NODES = 0.5
+"""Nodes of a step grid lie at least so far apart in log-SNR behind a correlated start."""
+SAMPLES, FREE_SAMPLES = 8, 64
+"""Default number of samples: of a sampler that runs a network for each, and of one that does not."""
 STORED = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the sampler starts: a mask of the copula with this covariance, taken to `log_snr` and denoised from there.
+
+    With `log_snr` None the mask of the copula is the sample, and no sample costs a pass of a network.
+    """
+
+    covariance: Covariance
+    log_snr: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry `start` of a model's metadata."""
+        return {"covariance": self.covariance.as_json(), "log_snr": self.log_snr}
 
 
 @dataclass
@@ -63,6 +84,32 @@ class Model:
         return self.section["working_spacing_mm"]
 
     @property
+    def start(self) -> Start | None:
+        """The correlated start that was fitted to this model; None where the sampler starts from white noise."""
+        entry = self.section.get("start")
+        return None if entry is None else Start(Covariance.read(entry["covariance"]), entry["log_snr"])
+
+    def starting(self, start: Start | None) -> Model:
+        """The same networks with another start of the sampler."""
+        section = {key: value for key, value in self.section.items() if key != "start"}
+        if start is not None:
+            section["start"] = start.as_json()
+        return replace(self, metadata={**self.metadata, "diffusion_segmentation": section})
+
+    @property
+    def default_samples(self) -> int:
+        """Samples that are drawn unless a number is asked for: many where a sample costs no pass of a network."""
+        return SAMPLES if self.start is None or self.start.log_snr is not None else FREE_SAMPLES
+
+    @property
+    def map_prior(self) -> float:
+        """The k of the map (n * mean of the samples + k * direct head) / (n + k); infinite: the direct head alone."""
+        if "map_prior" in self.section:
+            return float(self.section["map_prior"])
+        # Models of version 0.3 and older have no k, but one of two sources.
+        return math.inf if self.section["map_source"] == "direct" else 0.0
+
+    @property
     def dims(self) -> int:
         """Axes of what the networks work on: 3, or 2 for pictures."""
         return self.section["network"].get("dims", 3)
@@ -73,9 +120,16 @@ class Model:
         return Encoder.multiple(tuple(self.section["network"]["encoder"]["channels"]))
 
     def step_grid(self, steps: int) -> np.ndarray:
-        """The task-adapted log-SNR nodes [steps], from the loss curve that training recorded."""
+        """The log-SNR nodes [at most `steps`], rising, from the loss curve that training recorded.
+
+        From the log-SNR of a correlated start only the later nodes are left.
+        """
         curve = self.section["process"]["loss_curve"]
-        return adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), steps)
+        grid = adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), steps)
+        if self.start is None or self.start.log_snr is None:
+            return grid
+        first = self.start.log_snr
+        return np.concatenate([[first], grid[grid > first + CLOSEST_NODES]])
 
     def to(self, device: torch.device) -> Model:
         """Move to a device. Channels last in memory: convolutions run twice as fast so on CPU and GPU."""
@@ -156,7 +210,7 @@ def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Den
     ):
         part = folder / (name + ".part")
         part.write_bytes(content)
-        replace(part, folder / name)
+        replace_file(part, folder / name)
 
 
 def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:

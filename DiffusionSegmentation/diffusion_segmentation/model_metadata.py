@@ -28,6 +28,7 @@ LARGEST_CLASSES, LARGEST_STRATA, LARGEST_GAIN = 128, 64, 64
 # A smaller window than this makes windows without end of one head, a larger one does not fit into any memory.
 SMALLEST_EDGE, LARGEST_EDGE, LARGEST_WINDOW = 8, 1024, 2**25
 LARGEST_STEPS, LARGEST_CURVE = 1000, 10_000
+LARGEST_SCALES, LARGEST_PRIOR = 16, 32
 
 # Control characters, line separators, changes of direction (a name that reads as another), halves of characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -196,6 +197,20 @@ def _sound_curve(curve: dict[str, Any]) -> bool:
     )
 
 
+def _sound_start(start: dict[str, Any], classes: int) -> bool:
+    """Whether a correlated start can be drawn from it: weights of each class that are a correlation, and a log-SNR."""
+    covariance, log_snr = start["covariance"], start["log_snr"]
+    scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
+    return (
+        1 <= len(scales) <= LARGEST_SCALES
+        and all(_number(scale, 1e-2, 1e3) for scale in scales)
+        and len(weights) == len(shared) == classes
+        and all(len(row) == len(scales) and all(_number(w, 0, 1) for w in row) for row in weights)
+        and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
+        and (log_snr is None or _number(log_snr, LOG_SNR_MIN, LOG_SNR_MAX))
+    )
+
+
 def _sound_training(training: Any) -> bool:
     """Whether it says what it says of the data in the form that an evaluation reads."""
     return all(isinstance(entry, dict) for entry in (training, training.get("data", {})))
@@ -219,7 +234,9 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "name": lambda _, s: _line(s["name"], 100) and not re.search(r"[/\\]", s["name"]) and s["name"].strip(". ") != "",
     "title": lambda _, s: _line(s["title"], 200),
     "sha256": lambda _, s: _SHA256.fullmatch(s["sha256"]) is not None,
-    "map_source": lambda _, s: s["map_source"] in ("samples", "direct"),
+    "map_source": lambda _, s: "map_prior" in s or s["map_source"] in ("samples", "direct"),
+    "map_prior": lambda _, s: _number(s.get("map_prior", 0), 0, LARGEST_PRIOR),
+    "start": lambda _, s: s.get("start") is None or _sound_start(s["start"], len(s["labels"]) + 1),
     "working_spacing_mm": lambda _, s: _number(s["working_spacing_mm"], 0.2, 10),
     "labels": lambda _, s: _sound_labels(s["labels"]),
     "network": lambda _, s: _whole(s["network"].get("dims", 3), 2, 3),

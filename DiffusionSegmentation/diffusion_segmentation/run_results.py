@@ -44,20 +44,21 @@ class RunResults:
     region_mm: float | None
     asked: dict[str, Any]
 
-    def write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> np.ndarray:
-        """Write the maps of class probabilities [C, z, y, x] and return the labels [k, j, i]."""
-        labels, bits = self.projection.consensus(probabilities)
+    def write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Write the maps of class probabilities [C, z, y, x]; returns labels [k, j, i] and expected voxels [C]."""
+        labels, bits, expected = self.projection.consensus(probabilities)
         results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.compress)
         results.write_entropy(entropy, bits, self.reference, self.compress)
-        return labels
+        return labels, expected
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
         """Write the samples so far and their maps into `folder`; returns what the report says of them."""
         compress = self.compress
-        source = self.model.section["map_source"]
-        p = ensemble.mean if source == "samples" else self.direct
-        labels = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        p = ensemble.map
+        labels, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
         if self.keep_samples:
+            disagreement = self.projection.consensus(ensemble.shares)[1]
+            results.write_entropy(folder / "disagreement.nrrd", disagreement, self.reference, compress)
             box = self.projection.box
             results.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, self.reference, box, compress)
             quantised = list(self.projection.quantised(p))
@@ -69,15 +70,18 @@ class RunResults:
         if self.keep_samples:
             on_box = self.projection.nearest(unsure)
             results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
-        consensus_ml = volumes_ml(labels, self.model.classes, ensemble.voxel_ml)
-        return self._report(ensemble, labels, consensus_ml) | {
+        volumes = {
+            "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
+            "expected_ml": expected * ensemble.voxel_ml,
+        }
+        return self._report(ensemble, labels, volumes) | {
             "windows": windows,
             "regions": self._regions(unsure, p),
             "warnings": warnings,
         }
 
-    def _report(self, ensemble: Ensemble, labels: np.ndarray, consensus_ml: np.ndarray) -> dict[str, Any]:
-        section = self.model.section
+    def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
+        section, start = self.model.section, self.model.start
         return {
             "schema": 1,
             "model": {
@@ -89,14 +93,17 @@ class RunResults:
                 "intended_use": self.model.metadata.get("intended_use", ""),
                 "card": section.get("card", {}),
             },
-            "map_source": section["map_source"],
+            "map_source": ensemble.map_source,
+            "map_prior": None if math.isinf(ensemble.prior) else ensemble.prior,
+            "start": {"kind": "noise" if start is None else "copula", "log_snr": start and start.log_snr},
             **self.asked,
             "samples": len(ensemble),
+            "kept_samples": len(ensemble.masks),
             "device": self.device.type if self.device.type == "cpu" else str(self.device),
             "working_spacing_mm": self.model.spacing,
             "classes": self.model.classes,
             "max_entropy_bits": math.log2(self.model.classes),
-            "volumes": [self._volume(ensemble, entry, consensus_ml) for entry in self.model.labels],
+            "volumes": [self._volume(ensemble, entry, volumes) for entry in self.model.labels],
             "samples_dice": self._samples_dice(ensemble, labels),
             "region_mm": self.region_mm or SEED_DISTANCE_MM,
             "direct_difference": round(_difference(self.direct, ensemble.mean), 5),
@@ -109,7 +116,7 @@ class RunResults:
             },
         }
 
-    def _volume(self, ensemble: Ensemble, entry: dict[str, Any], consensus_ml: np.ndarray) -> dict[str, Any]:
+    def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         drawn = ensemble.volumes[:, entry["label"]]
         intervals = {}
         for level in (50, 90):
@@ -119,7 +126,7 @@ class RunResults:
             "label": entry["label"],
             "id": entry["id"],
             "name": entry["name"],
-            "consensus_ml": round(float(consensus_ml[entry["label"]]), 4),
+            **{name: round(float(ml[entry["label"]]), 4) for name, ml in volumes.items()},
             "mean_ml": round(float(drawn.mean()), 4),
             **intervals,
             "method": interval_method(len(drawn)),

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from . import model as models_module
+from .copula import Frame
 from .denormals import flushed
 from .devices import choose_device, exhausted, failure, release
 from .devices import devices as devices  # the worker asks its engine
@@ -27,9 +26,10 @@ from .errors import Cancelled, DiffusionSegmentationError, InputError, ModelErro
 from .grids import Projection, working_image
 from .intensity import body_box, normalise
 from .memory_plan import MemoryPlan
-from .model import Model
+from .model_cache import ModelCache
+from .request import Outcome, Preview, Progress, Request
 from .run_results import RunResults, finish
-from .sampler import Encoded, sample_seeds
+from .sampler import Encoded, normalised, sample_seeds
 from .tiles import Tiling
 from .volume import check_fits, read_volume
 
@@ -37,94 +37,16 @@ AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
 BODY_MARGIN_MM = 8.0
 FINISHED = "finished-"
+NOT_FITTED = (
+    "The spread of this model's samples was not fitted to labelled cases: its volume intervals can be too narrow. "
+    "`diffusion-segmentation calibrate` fits it."
+)
 KEEP_SECONDS = 20.0
 """So much work at most is lost where the process does not live to its end."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for. `samples` is a number or "auto" (8 to 32); `steps` None takes the model's advice.
-
-    `region_mm`, 5 to 100, is how far the middles of uncertain regions lie apart at least, None for 15; none is more
-    than twice that across.
-    """
-
-    volume: Path
-    output: Path
-    model: str = "brain-structures"
-    samples: int | Literal["auto"] = 8
-    steps: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    region_mm: float | None = None
-    keep_samples: bool = False
-    compress: bool = True
-    previews: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown.
-
-    `note` is a sentence on how the run had to be changed, empty where it had not.
-    """
-
-    stage: str
-    sample: int = 0
-    samples: int | None = None
-    step: int = 0
-    steps: int | None = None
-    seconds_left: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Preview:
-    """Result files so far, from `samples` samples; 0 is the direct head's fast mask, which is no sample."""
-
-    segmentation: Path
-    entropy: Path
-    samples: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The report, as in report.json; `partial` when the run was stopped with some samples drawn."""
-
-    report: dict[str, Any]
-    partial: bool
-
-
 class _Stop(Exception):
     """Raised inside sampling to leave it with what is finished."""
-
-
-class ModelCache:
-    """Keeps the last model in memory, because reading it takes longer than a pass of it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[Path, str, float] | None = None
-        self._model: Model | None = None
-
-    def get(self, name: str, device: torch.device) -> Model:
-        """The model of this name or folder on this device. Raises ModelError."""
-        folder = models_module.find(name).resolve()
-        try:
-            written = (folder / models_module.METADATA).stat().st_mtime
-        except OSError:  # it has just gone; `load` says so
-            written = math.nan
-        key = folder, str(device), written
-        if key != self._key:
-            self.clear()
-            self._model = models_module.load(folder).to(device)
-            self._key = key
-        return self._model
-
-    def clear(self) -> None:
-        """Forget the model and give its memory back."""
-        self._key = self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def segment(
@@ -169,7 +91,6 @@ class _Run:
         self.kept: Path | None = None
         self.encoded: Encoded | None = None
         self.device = torch.device("cpu")
-        self.most = AUTO_SAMPLES[1] if request.samples == "auto" else request.samples
 
     def go(self, models: ModelCache) -> Outcome:
         with self._stage("reading"):
@@ -185,10 +106,16 @@ class _Run:
                 torch.cuda.reset_peak_memory_stats(self.device)
             if self.model.dims != 3:
                 raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
-            self.steps = (
-                self.request.steps or self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
-            )
+            advised = self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
+            start = self.model.start
+            self.free = start is not None and start.log_snr is None  # no pass of a network for a sample
+            self.steps = 0 if self.free else self.request.steps or advised
+            self.grid = self.model.step_grid(self.steps) if self.steps else np.empty(0)
+            self.samples = self.request.samples or self.model.default_samples
+            self.most = max(AUTO_SAMPLES[1], self.model.default_samples) if self.samples == "auto" else self.samples
             self.warnings = check_fits(image, self.model.section["input_range"])
+            if start is None:
+                self.warnings.append(NOT_FITTED)
             self.plan = MemoryPlan(self.model, self.device)
         with self._stage("encoding"), self._asked_at_every_layer():
             working, self.array = self._working(image)
@@ -202,7 +129,9 @@ class _Run:
             self._require_numbers(self.results.direct)
         self._preview(self.results.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
-        self.ensemble = Ensemble(self.model.classes, voxel_ml, self.request.keep_samples)
+        self.ensemble = Ensemble(
+            normalised(self.results.direct), self.model.map_prior, voxel_ml, self.request.keep_samples, self.free
+        )
         with self._stage("sampling"), self._asked_at_every_layer():
             stopped = self._sample()
         folder = self._folder()
@@ -214,7 +143,7 @@ class _Run:
 
     def _results(self, image: sitk.Image, projection: Projection) -> RunResults:
         request = self.request
-        asked = {"seed": request.seed, "steps": self.steps, "requested_samples": request.samples}
+        asked = {"seed": request.seed, "steps": self.steps, "requested_samples": self.samples}
         return RunResults(
             self.model, self.device, image, self.input_sha256, projection, self.encoded.direct(),
             request.keep_samples, request.compress, request.region_mm, asked,
@@ -229,6 +158,7 @@ class _Run:
         whole = working_image(image, self.model.spacing)
         array = sitk.GetArrayViewFromImage(whole)
         box = body_box(array, round(BODY_MARGIN_MM / self.model.spacing))
+        self.frame = Frame(array.shape, tuple(part.start for part in box))
         body = whole[tuple(box[::-1])]
         return body, normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
 
@@ -244,9 +174,8 @@ class _Run:
             release(self.device)
         while self.encoded is None:
             tiling = self._tiling()
-            self.encoded = self._within_memory(
-                partial(Encoded, self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store)
-            )
+            given = self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store, self.frame
+            self.encoded = self._within_memory(partial(Encoded, *given))
             if self.encoded is None:
                 release(self.device)
                 self._noted(self.plan.less(1, tiling))
@@ -279,7 +208,6 @@ class _Run:
 
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one; returns whether the run was stopped early."""
-        grid = self.model.step_grid(self.steps)
         settled = Settled()
         self.sampling_since = time.monotonic()
         self.keep_at = self.sampling_since + KEEP_SECONDS
@@ -290,23 +218,24 @@ class _Run:
             told = partial(self._on_step, done, group)
             try:
                 # No name for the work: it holds the features, which must go before smaller windows are looked at.
-                drawn = self._within_memory(partial(self.encoded.sample, seeds, grid, told))
+                drawn = self._within_memory(partial(self._draw, seeds, told))
                 if drawn is None:
                     self._with_less(group)
                     continue
             except _Stop:
                 return True
-            self._require_numbers(drawn)
-            for probabilities in drawn:
+            project = self.results.projection.nearest if self.free else self.results.projection.labels
+            for sample in drawn:
                 self._stop_if_dropped()
-                self.ensemble.add(probabilities, self.results.projection.labels(probabilities))
+                self.ensemble.add(sample, project(sample))
             done = len(self.ensemble)
-            if done < self.most and done & (done - 1) == 0:
-                self._preview(self.ensemble.mean, done)
+            # The map of a copula's masks is known from the beginning: no sample changes it.
+            if done < self.most and done & (done - 1) == 0 and not self.free:
+                self._preview(self.ensemble.map, done)
             if done < self.most and self.request.previews and time.monotonic() > self.keep_at:
                 self._keep(done)
             if (
-                self.request.samples == "auto"
+                self.samples == "auto"
                 and done >= AUTO_SAMPLES[0]
                 and done % AUTO_EVERY == 0
                 and settled.ask(self.ensemble)
@@ -321,18 +250,29 @@ class _Run:
             raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")
 
     def _group(self) -> int:
-        group = self.plan.group(self.encoded.tiling)
+        group = 1 if self.free else self.plan.group(self.encoded.tiling)
         # A group ends where `auto` asks whether the samples have settled.
-        return min(group, AUTO_EVERY - len(self.ensemble) % AUTO_EVERY) if self.request.samples == "auto" else group
+        return min(group, AUTO_EVERY - len(self.ensemble) % AUTO_EVERY) if self.samples == "auto" else group
+
+    def _draw(self, seeds: list[int], told: Callable[[int], None]) -> np.ndarray:
+        """Samples of the seeds: class probabilities [N, C, z, y, x], or masks uint8 [N, z, y, x] of the copula."""
+        if not self.free:
+            drawn = self.encoded.sample(seeds, self.grid, told)
+            self._require_numbers(drawn)
+            return drawn
+        masks = np.stack([self.encoded.start_mask(seed) for seed in seeds])
+        told(1)
+        return masks
 
     def _on_step(self, done: int, group: int, step: int) -> None:
-        passes = done * self.steps + group * step
+        steps = len(self.grid) or 1
+        passes = done * steps + group * step
         spent = time.monotonic() - self.sampling_since
-        left = spent / passes * (self.most * self.steps - passes)
-        known = self.request.samples != "auto"
+        left = spent / passes * (self.most * steps - passes)
+        known = self.samples != "auto"
         self.progress(
             Progress(
-                "sampling", done + 1, self.most if known else None, step, self.steps, left if known else None, self.note
+                "sampling", done + 1, self.most if known else None, step, steps, left if known else None, self.note
             )
         )
         self._stop_if_asked()

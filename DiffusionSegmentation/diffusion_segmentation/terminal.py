@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .streams import claim_stdout, write_all
@@ -49,6 +51,17 @@ class ProgressLine:
         self._stage = now.stage
 
 
+class Counter:
+    """Tells a ProgressLine how many of the steps of a stage are done, and the time left as the mean of those says."""
+
+    def __init__(self, line: ProgressLine, stage: str) -> None:
+        self._line, self._stage, self._start = line, stage, time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        left = (time.monotonic() - self._start) / done * (of - done)
+        self._line(SimpleNamespace(stage=self._stage, step=done, steps=of, seconds_left=left))
+
+
 def _progress_text(now: Any) -> str:
     text = now.stage
     if now.stage == "sampling":
@@ -63,14 +76,21 @@ def _progress_text(now: Any) -> str:
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """Return a report as text: volumes with their intervals, what was used, warnings, where the files are."""
     width = max(len(volume["name"]) for volume in report["volumes"])
-    lines = [f"{'':<{width}}  mean ml    90 % interval ml"]
+    lines = [f"{'':<{width}}  {'expected ml':>11}  {'90 % interval ml':>18}  {'mask ml':>8}"]
     for volume in report["volumes"]:
         interval = volume["interval90_ml"]  # none from a single sample
         shown = f"{interval[0]:7.1f} to {interval[1]:7.1f}" if interval else "-"
-        lines.append(f"{volume['name']:<{width}}  {volume['mean_ml']:7.1f}  {shown:>18}")
+        lines.append(
+            f"{volume['name']:<{width}}  {volume['expected_ml']:11.1f}  {shown:>18}  {volume['consensus_ml']:8.1f}"
+        )
+    steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     lines.append(
-        f"{report['samples']} samples of {report['steps']} steps, seed {report['seed']}, "
+        f"{report['samples']} samples{steps}; seed {report['seed']}, "
         f"model {report['model']['name']} {report['model']['version']}, on {report['device']}."
+    )
+    lines.append(
+        "The expected volume is the sum of the class probabilities; the mask counts each voxel as its most probable "
+        "structure, which can differ."
     )
     lines.append("The intervals are the spread of the model's samples, not its accuracy.")
     lines += report["warnings"]

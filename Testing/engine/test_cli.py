@@ -25,8 +25,8 @@ REPORT = {
         "The voxel spacing is 9 x 9 x 9 mm, the model was made for 0.3 to 8 mm; look at the result with care."
     ],
     "volumes": [
-        {"name": "Ventricles", "mean_ml": 24.06, "interval90_ml": [21.04, 27.16]},
-        {"name": "Brainstem", "mean_ml": 1234.5, "interval90_ml": None},
+        {"name": "Ventricles", "expected_ml": 24.31, "interval90_ml": [21.04, 27.16], "consensus_ml": 23.5},
+        {"name": "Brainstem", "expected_ml": 1234.5, "interval90_ml": None, "consensus_ml": 1200.0},
     ],
 }
 
@@ -54,7 +54,7 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "volume": Path("head ü.nrrd"),
         "output": Path("out"),
         "model": "brain-structures",
-        "samples": 8,
+        "samples": None,
         "steps": None,
         "seed": 0,
         "device": "auto",
@@ -149,8 +149,8 @@ def test_the_summary_names_volumes_intervals_and_warnings(
 ) -> None:
     cli.main(["segment", "a", "--output", "o"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["Ventricles", "24.1", "21.0", "to", "27.2"]
-    assert lines[2].split() == ["Brainstem", "1234.5", "-"]
+    assert lines[1].split() == ["Ventricles", "24.3", "21.0", "to", "27.2", "23.5"]
+    assert lines[2].split() == ["Brainstem", "1234.5", "-", "1200.0"]
     assert REPORT["warnings"][0] in lines
 
 

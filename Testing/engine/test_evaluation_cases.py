@@ -276,6 +276,8 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
         ), report
 
     monkeypatch.setattr(cases, "_segment", segmented)
+    monkeypatch.setattr(cases, "_joint", lambda *_: {})
+    monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
     listed = read_dataset(a_data_set).training[:2]
     settings = cases.Settings(tmp_path, 2, None, 0, "cpu")
 

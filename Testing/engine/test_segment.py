@@ -44,6 +44,7 @@ def test_files_lie_on_the_grid_of_the_input(request_for, a_head_file):
     assert names(request.output) == {
         "segmentation.seg.nrrd",
         "entropy.nrrd",
+        "disagreement.nrrd",
         "samples.seq.nrrd",
         "probabilities.seq.nrrd",
         "regions.nrrd",
@@ -279,8 +280,9 @@ def test_a_graphics_card_that_cannot_be_used_does_not_hide_the_others(monkeypatc
 
 
 def test_masks_are_kept_only_where_they_are_written():
-    kept, counted = Ensemble(2, 0.001), Ensemble(2, 0.001, keep_masks=False)
+    p = np.full((2, 1, 1, 2), 0.5, np.float32)
+    kept, counted = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, keep_masks=False)
     for ensemble in (kept, counted):
-        ensemble.add(np.full((2, 1, 1, 2), 0.5, np.float32), np.array([[[0, 1]]], np.uint8))
+        ensemble.add(p, np.array([[[0, 1]]], np.uint8))
     assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []
     assert counted.volumes.tolist() == kept.volumes.tolist() == [[0.001, 0.001]]

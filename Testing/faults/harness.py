@@ -291,7 +291,14 @@ class Row:
         return " | ".join(cells)
 
 
-RESULT = ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd", "regions.nrrd")
+RESULT = (
+    "segmentation.seg.nrrd",
+    "entropy.nrrd",
+    "disagreement.nrrd",
+    "samples.seq.nrrd",
+    "probabilities.seq.nrrd",
+    "regions.nrrd",
+)
 KILLS: dict[str, Callable[[int], None]] = {
     "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),
     "SIGSEGV": lambda pid: os.kill(pid, signal.SIGSEGV),

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 from harness import Bench
 
-from diffusion_segmentation import results, segment
+from diffusion_segmentation import model_cache, results, segment
 from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError, explain
 from diffusion_segmentation.networks import Denoiser
 from diffusion_segmentation.segment import ModelCache, Preview, Progress, Request
@@ -180,7 +180,7 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
         shutil.rmtree(model)
         return model
 
-    monkeypatch.setattr(segment.models_module, "find", find)
+    monkeypatch.setattr(model_cache.models_module, "find", find)
     with pytest.raises(ModelError, match="lacks its metadata.json"):
         run(tmp_path / "out", model=str(model), models=models)
 
@@ -189,7 +189,7 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
 def test_a_model_that_gives_no_numbers_is_refused(
     run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    model = segment.models_module.load(a_model_folder)
+    model = model_cache.models_module.load(a_model_folder)
     if where == "direct":
         model.encoder.head.bias += 3e38  # finite, as its sum with itself is not
         model.encoder.head.weight *= 1e38

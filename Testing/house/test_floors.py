@@ -24,16 +24,17 @@ ENGINE_FLOORS = (
     "worker",
     "study",
     "evaluation",
+    "calibration",
     "segment training",
     "run_results",
-    "sampler memory_plan",
+    "sampler memory_plan model_cache",
     "tiles ensemble",
     "model",
     "networks model_metadata",
     "process outbox terminal",
     "volume results",
-    "headers memory devices packed_mask grids metrics phantoms dataset denormals intensity basins regions messages"
-    " streams versions",
+    "headers memory devices packed_mask copula request grids metrics phantoms dataset denormals intensity basins"
+    " regions messages streams versions",
     "errors",
 )
 LIB_FLOORS = (
@@ -47,14 +48,14 @@ LIB_FLOORS = (
     "report",
     "plates",
     "review corrections side_by_side",
-    "browser labels preview ranking pointer slices",
+    "browser labels layers preview ranking pointer slices",
     "catalogue scene handover leftovers",
     "worker_client display samples estimate",
     "worker_process dependencies offscreen wording widgets questions nrrd grids strips volumes",
     "signals i18n vtk_log latest",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.
-DEVELOPERS = {"training", "evaluation", "study"}
+DEVELOPERS = {"training", "calibration", "evaluation", "study"}
 # The doors in the wall, and what they load beyond the standard library: Slicer's own process opens them.
 DOORS = {f"{ENGINE}.messages": set(), f"{ENGINE}.errors": set(), f"{ENGINE}.regions": {"numpy"}}
 

@@ -16,6 +16,8 @@ from ..sampler import Drawn, draw, sample_seeds
 
 EXACT = "exact"
 """The row of the exact sampler: what a perfect model would score from as many samples."""
+FITTED = "fitted"
+"""The row of a model's own start, where it has one; the step grids start from white noise."""
 CONTROLS = {
     "independent-pixels": "independent pixels",
     "one-step": "one step",
@@ -71,14 +73,20 @@ class Respondent:
 
     def __init__(self, model: Model, steps: Sequence[Steps], samples: int, seed: int) -> None:
         self.model, self.steps, self.samples, self.seed = model, steps, samples, seed
+        self.plain = model.starting(None)
+        free = model.start is None or model.start.log_snr is None
+        self.own_grid = np.empty(0) if free else model.step_grid(model.section["steps"]["cpu"])
 
     def __call__(self, image: np.ndarray, index: int) -> dict[str, Answer]:
         """Answers to the image [*shape] of case `index`, by row; the same noise for every step grid."""
         seed, rows = sample_seeds(self.seed, 1, index)[0], {}
+        if self.model.start is not None:
+            drawn, seconds = self._draw(image, self.samples, self.own_grid, seed, self.model)
+            rows[FITTED] = Answer(drawn.mean[0], drawn.masks[0], seconds)
         for steps in self.steps:
-            drawn, seconds = self._draw(image, self.samples, steps.grid(self.model), seed)
+            drawn, seconds = self._draw(image, self.samples, steps.grid(self.plain), seed)
             rows[steps.key] = Answer(drawn.mean[0], drawn.masks[0], seconds)
-        once = self.model.step_grid(1)
+        once = self.plain.step_grid(1)
         single, seconds = self._draw(image, 1, once, seed)
         direct, rng = single.direct[0], np.random.default_rng(seed)
         rows["independent-pixels"] = Answer(direct, independent_pixels(direct, self.samples, rng), seconds)
@@ -87,23 +95,28 @@ class Respondent:
         rows["mean-squared"] = Answer(mean_squared(drawn.masks[0], len(direct)))
         return rows
 
-    def _draw(self, image: np.ndarray, samples: int, grid: np.ndarray, seed: int) -> tuple[Drawn, float]:
-        """Samples of one case, and the seconds they took."""
+    def _draw(
+        self, image: np.ndarray, samples: int, grid: np.ndarray, seed: int, model: Model | None = None
+    ) -> tuple[Drawn, float]:
+        """Samples of one case, by default from white noise, and the seconds they took."""
         start = time.perf_counter()
         with flushed():
-            drawn = draw(self.model, image[None], samples, grid, seed)
+            drawn = draw(model or self.plain, image[None], samples, grid, seed)
         return drawn, time.perf_counter() - start
 
     @property
     def passes(self) -> dict[str, tuple[int, int]]:
         """Passes of encoder and denoiser that a case takes; the first step is the direct head's and takes none."""
         drawn = {steps.key: (1, self.samples * (steps.count - 1)) for steps in self.steps}
+        if self.model.start is not None:
+            drawn[FITTED] = (1, self.samples * len(self.own_grid))
         return drawn | {"independent-pixels": (1, 0)}
 
     @property
     def titles(self) -> dict[str, str]:
         """Names of the rows, in their order."""
-        return {steps.key: steps.title for steps in self.steps} | CONTROLS | {EXACT: "exact sampler"}
+        own = {FITTED: "fitted start"} if self.model.start is not None else {}
+        return own | {steps.key: steps.title for steps in self.steps} | CONTROLS | {EXACT: "exact sampler"}
 
 
 def independent_pixels(probabilities: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,16 +15,20 @@ import SimpleITK as sitk
 import torch
 
 from .. import segment as engine
+from ..calibration.start import labelled
 from ..dataset import Case, Dataset
+from ..devices import choose_device
 from ..errors import InputError
 from ..model import Model
+from ..training.folder import on_grid
 from ..volume import read_volume
 from .against import score_map, score_samples
+from .joint import SAMPLES as JOINT_SAMPLES
+from .joint import joint_case
 from .loop import each_case
 from .reading import Drawn, read_drawn, read_reference
 from .store import Kept, describe
 
-SAMPLES = 8
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Where labels, entropy and probabilities come from."""
 
@@ -104,6 +108,8 @@ def evaluate_cases(
     loaded = engine.ModelCache()
     models = {source: _WithSource(loaded, source) for source in SOURCES}
 
+    device = choose_device(settings.device)
+
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         case = cases[index]
         image = read_volume(case.image)
@@ -125,6 +131,7 @@ def evaluate_cases(
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
+            "joint": _joint(case, image, order, loaded.get(str(settings.model), device), settings),
         }
         return record, _picture(image, references[0], drawn, spacing)
 
@@ -132,6 +139,21 @@ def evaluate_cases(
         return describe(cases[index].image, *cases[index].labels)
 
     return each_case([case.name for case in cases], work, kept, files)
+
+
+def _joint(case: Case, image: sitk.Image, order: Sequence[int], model: Model, settings: Settings) -> dict[str, Any]:
+    """Records of the joint samples on the working grid, against the first rater."""
+    values, labels = on_grid(image, case.labels[:1], model.spacing, model.section.get("intensity"), len(order))
+    truth = np.asarray(order, np.uint8)[labels[0]]
+    count = max(2, min(settings.samples, JOINT_SAMPLES))
+    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, settings.seed)
+
+
+def shown_source(model: Model) -> str:
+    """Which of SOURCES a model's maps are nearer to: the direct head where no sample changes them."""
+    start = model.start
+    exact = start is not None and start.log_snr is None
+    return "direct" if exact or np.isinf(model.map_prior) else "samples"
 
 
 class _WithSource(engine.ModelCache):
@@ -144,6 +166,7 @@ class _WithSource(engine.ModelCache):
     def get(self, name: str, device: torch.device) -> Model:
         model = self.loaded.get(name, device)
         metadata = copy.deepcopy(model.metadata)
+        metadata["diffusion_segmentation"].pop("map_prior", None)
         metadata["diffusion_segmentation"]["map_source"] = self.source
         return dataclasses.replace(model, metadata=metadata)
 

@@ -18,8 +18,9 @@ from ..errors import InputError, ModelError
 from ..model import Model
 from ..phantoms import PHANTOMS, phantom
 from ..results import write_report
+from ..training.sources import open_source
 from ..versions import versions
-from . import case_scores, cases, cost, known, known_scores, sentences
+from . import case_scores, cases, cost, heads, joint, known, known_scores, sentences
 from .answers import Respondent, Steps
 from .page import write_page
 from .store import SCHEMA, Kept
@@ -42,6 +43,8 @@ class Request:
     cases: int | None = None
     seed: int = 0
     device: str = "auto"
+    window: tuple[int, int, int] | None = None
+    """Voxels of synthetic heads."""
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -58,10 +61,12 @@ def evaluate(request: Request) -> dict[str, Any]:
         found, records, kept = _on_folder(request, folder, model)
     elif request.dataset.partition(":")[0] in PHANTOMS:
         found, records, kept = _on_phantom(request, model)
+    elif request.dataset.endswith(".npz"):
+        found, records, kept = _on_heads(request, model)
     else:
         raise InputError(
-            f"'{request.dataset}' is no folder of labelled images and none of the tasks with a known answer "
-            f"({', '.join(PHANTOMS)})."
+            f"'{request.dataset}' is no folder of labelled images, no file of tissue priors (.npz) and none of the "
+            f"tasks with a known answer ({', '.join(PHANTOMS)})."
         )
     found["sentences"] = sentences.of(found)
     write_report(request.output / "evaluation.json", found)
@@ -104,6 +109,30 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
     return found, by_name, kept
 
 
+def _on_heads(request: Request, model: Model) -> tuple[dict[str, Any], dict[str, dict[str, Any]], Kept]:
+    source = open_source(request.dataset, request.output)
+    device, samples = choose_device(request.device), request.samples or joint.SAMPLES
+    names = [entry["name"] for entry in model.labels]
+    if request.window:
+        source.window = request.window
+    shape = "x".join(map(str, source.window))
+    kept = Kept(request.output / "cases", _key(model, request, samples, None, device) | {"data": shape})
+    by_name = heads.evaluate_heads(source, model.to(device), request.cases or heads.CASES, samples, request.seed, kept)
+    records = list(by_name.values())
+    found = _about(request, model, device, samples) | {
+        "kind": "synthetic heads",
+        "data": {
+            "name": f"synthetic heads, {shape}",
+            "title": f"synthetic heads of {shape} voxels",
+            "cases": len(records),
+            "which": f"{len(records)} heads drawn from the atlas, neither trained nor calibrated on",
+            "labels": names,
+        },
+        "joint": joint.summarise(records, names),
+    }
+    return found, by_name, kept
+
+
 def _training_task(model: Model, name: str) -> str:
     facts = model.section.get("training", {}).get("data", {})
     trained = facts.get("task", "").partition(":")[0] if facts.get("kind") == "phantom" else ""
@@ -120,7 +149,7 @@ def _on_folder(request: Request, folder: Path, model: Model) -> tuple[dict[str, 
     order = cases.label_order(dataset, model.labels)
     chosen = cases.choose(dataset, model.section)
     picked = chosen.cases[: request.cases]
-    device, samples = choose_device(request.device), request.samples or cases.SAMPLES
+    device, samples = choose_device(request.device), request.samples or model.default_samples
     steps = Steps.read(request.steps[0]).count if request.steps else None
     key = _key(model, request, samples, steps, device) | {"data": dataset.name, "labels": order}
     kept = Kept(request.output / "cases", key)
@@ -142,11 +171,12 @@ def _on_folder(request: Request, folder: Path, model: Model) -> tuple[dict[str, 
             "labels": [entry["name"] for entry in model.labels],
         },
         "steps": records[0]["run"]["steps"],
-        "map_source": model.section["map_source"],
+        "map_source": cases.shown_source(model),
         "colors": [entry["color"] for entry in model.labels],
         "tolerance_mm": model.spacing,
         "warnings": {name: record["run"]["warnings"] for name, record in by_name.items() if record["run"]["warnings"]},
         "scores": case_scores.summarise(records, [entry["name"] for entry in model.labels]),
+        "joint": joint.summarise([record["joint"] for record in records], [entry["name"] for entry in model.labels]),
         "cost": cost.of_cases(records),
     }
     return found, by_name, kept
@@ -186,4 +216,6 @@ def _about(request: Request, model: Model, device: torch.device, samples: int) -
 def text(found: dict[str, Any], folder: Path) -> str:
     """An evaluation as text for a terminal."""
     lines = [f"{VERDICTS[s['verdict']]:<14}{s['text']}" for s in found["sentences"]]
+    if "joint" in found:
+        lines += ["", joint.text(found["joint"]), ""]
     return "\n".join([*lines, f"The page is {folder / 'evaluation.html'}"])

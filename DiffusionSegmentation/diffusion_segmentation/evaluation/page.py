@@ -35,9 +35,17 @@ READING_FOLDER = (
 )
 
 
+READING_JOINT = (
+    "For an honest sampler the true label map is one more sample. The band is what a perfect sampler of as many "
+    "samples and cases scores in 99 % of evaluations: a random sample takes the truth's place. Each measure stands "
+    "beside a wrong sampler that it must find out. z is (truth - mean) / (s sqrt(1 + 1/n)) of a structure's volume; "
+    "CRPS and energy score are lower for better samplers, whatever their band."
+)
+
+
 def write_page(path: Path, found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> None:
     """Write the page; pictures of cases come from what is kept of them. Raises DiffusionSegmentationError."""
-    build = _known if found["kind"] == "known answer" else _folder
+    build = {"known answer": _known, "synthetic heads": _heads}.get(found["kind"], _folder)
     title = f"Evaluation of {found['model']['title']}"
     lead = f"On {found['data']['title']}: {found['data']['which']}."
     sections = [("What holds", markup.sentences(found["sentences"])), *build(found, records, kept)]
@@ -109,6 +117,15 @@ def _known(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> 
     ]
 
 
+def _heads(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
+    return [("Joint samples", _joint(found["joint"]))]
+
+
+def _joint(found: Mapping[str, Any]) -> str:
+    """Tables of the joint samples, and how to read them."""
+    return "".join(map(markup.table, tables.joint(found))) + markup.paragraph(READING_JOINT)
+
+
 def _folder(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
     scores = found["scores"]
     maps = {title: scores["maps"][source] for source, title in SOURCES.items()}
@@ -149,6 +166,7 @@ def _folder(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) ->
     ]
     return [
         ("Scores", "".join(map(markup.table, shown))),
+        ("Joint samples", _joint(found["joint"])),
         ("Figures", markup.side_by_side(plots)),
         ("Cases", _strips(order, kept, "reference", found["colors"], "1 - Dice")),
         ("How to read this", markup.paragraph(READING_FOLDER)),

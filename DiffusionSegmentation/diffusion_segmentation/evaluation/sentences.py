@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .answers import CONTROLS, EXACT
+from .joint import TITLES
 from .pooling import FEWEST_CASES
-from .wording import GATED_SCORES, bounds, number, one_in, percent, shown
+from .wording import GATED_SCORES, bounds, number, one_in, percent, shown, span
 
 Sentence = dict[str, str]
 FEW_CASES = 20
@@ -21,7 +22,8 @@ TOLERATED_ECE = 0.01
 
 def of(found: Mapping[str, Any]) -> list[Sentence]:
     """The sentences of an evaluation, each {"verdict", "text"}; see `wording.VERDICTS`."""
-    said = _known(found) if found["kind"] == "known answer" else _folder(found)
+    kinds = {"known answer": _known, "synthetic heads": lambda found: _joint(found["joint"])}
+    said = kinds.get(found["kind"], _folder)(found)
     cases = found["data"]["cases"]
     if cases < FEWEST_CASES:
         said.append(
@@ -96,8 +98,23 @@ def _folder(found: Mapping[str, Any]) -> list[Sentence]:
         said.append(_say(verdict, text))
     else:
         said.append(_say("open", "one rater a case: whether the samples spread as people disagree is not known here."))
+    if "joint" in found:
+        said += _joint(found["joint"])
     for name, sentence in data["skipped"].items():
         said.append(_say("fails", f"case {name} was left out: {sentence}"))
+    return said
+
+
+def _joint(found: Mapping[str, Any]) -> list[Sentence]:
+    """Whether the truth could be one more sample, by each measure that has a band."""
+    said = []
+    for name in ("z_rms", "coverage_90", "dice_ratio", "variogram_2mm", "specks"):
+        one = found["measures"][name]
+        told = f"{TITLES[name]}: {number(one['value'])}; a perfect sampler scores {span(one)}"
+        said.append(_say("holds" if one["inside"] else "fails", f"{told}."))
+    if found["blind"]:
+        names = ", ".join(TITLES[name] for name in found["blind"])
+        said.append(_say("open", f"these cases do not find out the wrong sampler by: {names}."))
     return said
 
 

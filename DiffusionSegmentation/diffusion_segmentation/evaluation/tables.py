@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GATES
+from .joint import OWN, TITLES, control_of, within
 from .store import write_whole
 from .wording import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, bounds, number, span
 
@@ -69,6 +70,32 @@ def _possible(name: str, found: Mapping[str, Any]) -> str:
     if name.startswith(("interval_", "pit_")):
         return f"{int(name[-2:]) / 100:g}"
     return {"strays": "0", "ece": "0, see exact", "entropy_correlation": "1"}.get(name, "")
+
+
+def joint(found: Mapping[str, Any]) -> list[Table]:
+    """Measures of joint samples with the band of a perfect sampler, and the three main ones by structure."""
+    rows = []
+    for name, title in TITLES.items():
+        one, control = found["measures"][name], control_of(name)
+        wrong = f"{number(found['controls'][control][name])}" if control else ""
+        band = f"{number(one['low'])} to {number(one['high'])}"
+        rows.append(
+            [Cell(title), Cell(number(one["value"]), passed=one["inside"]), Cell(band), Cell(wrong, control or "")]
+        )
+    head = ["", f"{found['n']} samples", "a perfect sampler, 99 %", "must be found out"]
+    keys = ("z_rms", "coverage_90", "dice_ratio")
+    structures = []
+    for index, name in enumerate(found["structures"]):
+        cells = [Cell(name)]
+        for key in keys:
+            one = found["measures"][key]
+            value, low, high = (one[part][index] for part in ("by_structure", "low_by_structure", "high_by_structure"))
+            cells.append(Cell(number(value), f"{number(low)} to {number(high)}", within(one, index)))
+        structures.append(cells)
+    return [
+        Table("All structures together", head, rows),
+        Table("By structure, with the band of a perfect sampler", ["", *(TITLES[key] for key in keys)], structures),
+    ]
 
 
 def known_cost(found: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
@@ -167,14 +194,27 @@ def folder_cost(found: Mapping[str, Any]) -> Table:
 
 def write_csv(path: Path, found: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:
     """One line for each case (and row or class) with its own scores."""
-    lines = _known_lines(records) if found["kind"] == "known answer" else _folder_lines(found, records)
+    lines = {"known answer": _known_lines, "synthetic heads": _head_lines}.get(found["kind"], _folder_lines)(
+        found, records
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows(lines)
     write_whole(path, text.getvalue().encode("utf-8"))
 
 
-def _known_lines(records: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+def _head_lines(found: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    lines: list[list[Any]] = [["case", "structure", "true_ml", "expected_ml", "mean_of_samples_ml", "sd_of_samples_ml"]]
+    for name, record in records.items():
+        own = record["rows"][OWN]
+        volumes = np.array(own["volumes_ml"])
+        for c, label in enumerate(found["data"]["labels"]):
+            drawn = volumes[1:, c]
+            lines.append([name, label, volumes[0, c], own["expected_ml"][c], drawn.mean(), drawn.std(ddof=1)])
+    return lines
+
+
+def _known_lines(found: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     lines: list[list[Any]] = [
         [
             "case",

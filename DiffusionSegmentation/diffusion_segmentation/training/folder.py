@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,13 @@ class Folder:
             image, labels = next(windows)
             yield image[None], labels[None, :1]
 
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The held-out cases, whole, each with the labels of one rater; of the training cases if there is but one."""
+        rng = np.random.default_rng(seed)
+        for image_path, masks_path in self.prepare(self.held_out or self.seen)[:count]:
+            masks = np.load(masks_path)
+            yield np.load(image_path).astype(np.float32), masks[int(rng.integers(len(masks)))]
+
     def facts(self) -> dict[str, Any]:
         """Names of the cases, so that nobody evaluates on what was trained on without knowing."""
         return {
@@ -142,13 +149,18 @@ class Folder:
         return pairs
 
     def _on_grid(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Image float16 [z, y, x] and labels uint8 [R, z, y, x] of the body, on the working grid."""
-        whole = read_volume(case.image)
-        working = working_image(whole, self.spacing)
-        box = body_box(sitk.GetArrayViewFromImage(working), round(8 / self.spacing))
-        values = normalise(sitk.GetArrayFromImage(working)[box], self.intensity).astype(np.float16)
         classes = len(self.dataset.label_names) + 1
-        return values, np.stack([_labels(path, whole, self.spacing, classes)[box] for path in case.labels])
+        return on_grid(read_volume(case.image), case.labels, self.spacing, self.intensity, classes)
+
+
+def on_grid(
+    image: sitk.Image, labels: Sequence[Path], spacing_mm: float, intensity: dict[str, Any] | None, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image float16 [z, y, x], normalised, and label files uint8 [R, z, y, x] of the body, on the working grid."""
+    working = working_image(image, spacing_mm)
+    box = body_box(sitk.GetArrayViewFromImage(working), round(8 / spacing_mm))
+    values = normalise(sitk.GetArrayFromImage(working)[box], intensity).astype(np.float16)
+    return values, np.stack([_labels(path, image, spacing_mm, classes)[box] for path in labels])
 
 
 def _place(case: Case) -> float:

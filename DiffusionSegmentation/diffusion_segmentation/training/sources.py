@@ -15,9 +15,15 @@ from ..phantoms import PHANTOMS, phantom
 from .defaults import BUNDLE, labels
 from .folder import Folder
 from .settings import Optimisation
-from .synthesis import SyntheticHeads
+from .synthesis import SyntheticHeads, unseen_heads
 
+WINDOW = (64, 64, 64)
+"""Voxels of 2 mm of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
+
+
+UNSEEN_STREAM = 7
+"""Third part of a seed: training streams have two parts, so no case of one is a case of the other."""
 
 
 class Source(Protocol):
@@ -34,6 +40,9 @@ class Source(Protocol):
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches that training never sees: image [N, 1, *shape], labels [N, 1, *shape]."""
+
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """At most `count` different cases that training never sees: image float32 and labels uint8, both [*shape]."""
 
     def facts(self) -> dict[str, Any]:
         """What the model's metadata should say of the data."""
@@ -62,8 +71,8 @@ def open_source(text: str, output: Path) -> Source:
 class Heads(Source):
     """Synthetic heads from the tissue priors that `training/atlas.py` writes."""
 
-    def __init__(self, priors: Path) -> None:
-        self.priors = priors
+    def __init__(self, priors: Path, window: tuple[int, ...] = WINDOW) -> None:
+        self.priors, self.window = priors, window
 
     def settings(self) -> dict[str, Any]:
         return json.loads(HEADS.read_text(encoding="utf-8"))
@@ -77,6 +86,10 @@ class Heads(Source):
             image, labels = next(heads)
             next(heads)  # the same head in another contrast
             yield image[None], labels[None]
+
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Heads of WINDOW voxels at 2 mm, each drawn by itself from the atlas."""
+        yield from unseen_heads(self.priors, self.window, count, seed)
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "synthetic heads"}
@@ -134,6 +147,12 @@ class Phantoms(Source):
         stream = iter(_PhantomStream(self.phantom, 1, optimisation.seed - 1))
         for _ in range(8):
             yield tuple(torch.stack(part) for part in zip(*(next(stream) for _ in range(16)), strict=True))
+
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(count):
+            rng = np.random.default_rng([seed, index, UNSEEN_STREAM])
+            case = self.phantom.draw(rng)
+            yield case.image, case.sample(rng, 1)[0]
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "phantom", "task": self.text}

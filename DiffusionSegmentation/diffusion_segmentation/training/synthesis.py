@@ -11,6 +11,7 @@ working spacing, 2 mm. All randomness comes from the numpy generator that is pas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,6 +229,21 @@ def majority(tissue: np.ndarray, classes: np.ndarray) -> np.ndarray:
     for label in range(len(votes)):
         votes[label] = (cells == label).sum(-1, dtype=np.uint8)
     return votes.argmax(0).astype(np.uint8)
+
+
+def unseen_heads(
+    priors: Path, shape: tuple[int, ...], count: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`count` heads (image float32, labels uint8, both [z, y, x] of `shape` at 2 mm), each from its own tissue map.
+
+    Their seeds have three parts and those of training two, so that none of them is trained on.
+    """
+    atlas = Atlas.load(priors)
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, 7])
+        tissue = with_neck(draw_tissues(atlas, rng), atlas, rng)
+        tissue = deform(tissue, tuple(2 * n for n in shape), rng)
+        yield normalise(render(tissue, atlas, rng)), majority(tissue, atlas.classes)
 
 
 class SyntheticHeads(torch.utils.data.IterableDataset):

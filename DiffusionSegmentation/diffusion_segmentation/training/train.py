@@ -80,7 +80,8 @@ def main(
     run.write_record(output, metadata)
     print(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
-        f"{run.journal.spent / 60:.0f} min, model in '{output.name}'",
+        f"{run.journal.spent / 60:.0f} min, model in '{output.name}'. The spread of its samples is not fitted yet: "
+        f"`diffusion-segmentation calibrate {output} {data} --output DIR` does that.",
         file=sys.stderr,
     )
     return output

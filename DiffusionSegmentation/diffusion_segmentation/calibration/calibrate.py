@@ -1,0 +1,103 @@
+"""`diffusion-segmentation calibrate MODEL DATA`: the spread of a model's samples, from labelled cases it has not seen.
+
+Written are a copy of the model with the fitted start and prior, and calibration.json with all starts compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import model as models
+from ..devices import choose_device
+from ..errors import InputError
+from ..model import Model
+from ..results import write_report
+from ..terminal import Counter, ProgressLine
+from ..training.sources import Source, open_source
+from .covariance import fit_covariance
+from .start import choose, compare_starts, labelled
+
+CASES = {2: 200, 3: 60}
+"""Cases that are fitted to by default, by the number of axes, where the data are drawn without end."""
+FEWEST = 3
+COMPARED, SAMPLES = 12, 8
+"""Cases on which the starts are compared, at most, and samples of each."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for. `data` is what `train` takes; `output` the folder of the calibrated model."""
+
+    model: str
+    data: str
+    output: Path
+    cases: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+def calibrate(request: Request) -> dict[str, Any]:
+    """Fit and write; returns what calibration.json holds.
+
+    Raises InputError where model and data do not go together or the cases are too few, ModelError for a model that
+    cannot be used.
+    """
+    folder = models.find(request.model)
+    model = models.load(folder).to(choose_device(request.device))
+    source = open_source(request.data, request.output)
+    source.configure(model.section)
+    calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
+    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser)
+    write_report(request.output / "calibration.json", found)
+    return found
+
+
+def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, dict[str, Any]]:
+    """The model with a start and a prior fitted to at most `count` unseen cases, and what was compared.
+
+    Raises InputError for fewer than FEWEST cases, and for cases of another number of classes.
+    """
+    with ProgressLine() as line:
+        cases, counter = [], Counter(line, "segmenting unseen cases")
+        for image, labels in source.labelled(count, seed):
+            if labels.max() >= model.classes or labels.ndim != model.dims:
+                raise InputError("The data have other structures or axes than the model; choose data of its kind.")
+            cases.append(labelled(model, image, labels))
+            counter(len(cases), count)
+        if len(cases) < FEWEST:
+            raise InputError(
+                f"The spread cannot be fitted to {len(cases)} unseen cases; {FEWEST} or more labelled cases are needed."
+            )
+        covariance = fit_covariance(cases, model.spacing, seed, Counter(line, "fitting the covariance"))
+        counter = Counter(line, "comparing starts")
+        candidates = compare_starts(model, covariance, cases[:COMPARED], SAMPLES, seed + 1, counter)
+    best = choose(candidates)
+    calibrated = model.starting(best.start)
+    section = calibrated.section
+    # The mean of the copula's own masks is the direct head exactly: there is nothing for a prior to mend.
+    section["map_prior"] = 0 if best.start is not None and best.start.log_snr is None else best.prior
+    section.pop("map_source", None)
+    section["calibration"] = {"data": source.facts().get("kind", ""), "cases": len(cases), "start": best.name}
+    found = {
+        "model": section["name"],
+        "cases": len(cases),
+        "chosen": best.name,
+        "map_prior": section["map_prior"],
+        "covariance": covariance.as_json(),
+        "starts": [one.as_json() for one in candidates],
+    }
+    return calibrated, found
+
+
+def text(found: dict[str, Any], output: Path) -> str:
+    """For a terminal."""
+    lines = [f"{'start':<30}{'energy score':>13}{'rms z':>8}{'90 % held':>11}{'k':>4}"]
+    for row in found["starts"]:
+        marked = "* " if row["start"] == found["chosen"] else "  "
+        lines.append(
+            f"{marked + row['start']:<30}{row['energy_score']:13.4f}{row['z_rms']:8.2f}{row['coverage_90']:11.2f}"
+            f"{row['map_prior']:4d}"
+        )
+    return "\n".join([*lines, f"* chosen, from {found['cases']} cases. The calibrated model is {output}"])

@@ -1,0 +1,108 @@
+"""The covariance of a correlated start, fitted to labelled cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ..copula import Copula, Covariance
+from ..sampler import sample_seeds
+from .tetrachoric import CORRELATIONS, Products
+
+SCALES = (1.5, 3.0, 8.0)
+"""Widths of the Gaussians in voxels. A narrower one would add specks: single voxels that no label map has."""
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Voxels."""
+ROUNDS = 3
+MASKS = 8
+"""Masks a case that are drawn in each round."""
+FIRM = 100.0
+"""Weight of the equation that the parts of a correlation sum to 1."""
+MOST_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A case on the working grid: image float32 and labels uint8 [*shape], the direct head's p float32 [C, *shape]."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    p: np.ndarray
+
+
+def fit_covariance(
+    cases: Sequence[Labelled], spacing_mm: float, seed: int, on_case: Callable[[int, int], None]
+) -> Covariance:
+    """Fit by matching moments: the correlation of labels by lag, and the variance of the structures' volumes.
+
+    The tetrachoric correlation of each class against the rest is decomposed into Gaussians and a shared part by
+    non-negative least squares. In the copula a label also depends on the other classes' fields, so masks are drawn with
+    that covariance, and what their correlation lacks is added to the target, ROUNDS times. The shared part, which the
+    short lags hardly see, follows the volumes: it grows where the true volumes lie farther from the expected ones than
+    those of the masks do. `on_case(done, of)` is called after each case of each round.
+    """
+    classes = len(cases[0].p)
+    truth = Products(classes, LAGS)
+    for case in cases:
+        truth.add(case.p, case.labels[None])
+    target = goal = truth.correlations()
+    weights = decompose(goal)
+    shared = weights[:, -1]
+    for number in range(ROUNDS):
+        drawn, gaps = Products(classes, LAGS), np.zeros((2, classes))
+        covariance = Covariance(tuple(spacing_mm * s for s in SCALES), weights[:, :-1], weights[:, -1])
+        for index, case in enumerate(cases):
+            copula = Copula(covariance, case.p, spacing_mm)
+            masks = np.stack([copula.draw(s) for s in sample_seeds(seed + number, MASKS, index * MASKS)])
+            drawn.add(case.p, masks[: MASKS // 2], references=False)
+            gaps += volume_gaps(case, masks)
+            on_case(number * len(cases) + index + 1, ROUNDS * len(cases))
+        goal = goal + (target - drawn.correlations(truth.expected))
+        shared = np.array([move_shared(*one) for one in zip(shared, gaps[0] - gaps[1], truth.everywhere, strict=True)])
+        weights = decompose(goal, shared)
+    return Covariance(tuple(spacing_mm * s for s in SCALES), weights[:, :-1], weights[:, -1])
+
+
+def move_shared(shared: float, missing: float, variance: np.ndarray) -> float:
+    """The shared part that adds `missing` voxels^2 to the summed variances of a volume; `variance` [correlations]."""
+    wanted = np.interp(shared, CORRELATIONS, variance) + missing
+    return float(np.clip(np.interp(wanted, variance, CORRELATIONS), 0, MOST_SHARED))
+
+
+def volume_gaps(case: Labelled, masks: np.ndarray) -> np.ndarray:
+    """Squared distance of true and expected volume, and variance of the masks' volumes: [2, C] voxels^2."""
+    classes = len(case.p)
+    true = np.bincount(case.labels.ravel(), minlength=classes)
+    drawn = np.stack([np.bincount(mask.ravel(), minlength=classes) for mask in masks])
+    expected = case.p.reshape(classes, -1).sum(1, dtype=np.float64)
+    return np.stack([np.square(true - expected), drawn.var(0, ddof=1)]) * (expected > 1)
+
+
+def decompose(correlations: np.ndarray, shared: np.ndarray | None = None) -> np.ndarray:
+    """Weights [C, scales + 1] of the Gaussians and, last, the shared part, that come nearest correlations [C, lags].
+
+    All are non-negative and sum to 1 for each class. `shared` [C] fixes the last; a class without any correlation
+    (NaN: it is nowhere open) gets the mean of the others, or equal parts.
+    """
+    lags = np.array(LAGS, float)
+    basis = np.stack([np.exp(-0.5 * (lags / scale) ** 2) for scale in SCALES], 1)
+    found = np.full((len(correlations), len(SCALES) + 1), np.nan)
+    for label, row in enumerate(correlations):
+        known = np.isfinite(row)
+        if not known.any():
+            continue
+        if shared is None:
+            columns, left, right = np.ones((len(lags), 1)), 1.0, row
+        else:
+            columns, left, right = np.empty((len(lags), 0)), 1 - shared[label], row - shared[label]
+        system = np.hstack([basis, columns])
+        system = np.vstack([system[known], FIRM * np.ones(system.shape[1])])
+        weights, _ = nnls(system, np.append(right[known], FIRM * left))
+        weights *= left / weights.sum()
+        found[label] = weights if shared is None else np.append(weights, shared[label])
+    unknown = np.isnan(found).any(1)
+    found[unknown] = np.nanmean(found, 0) if not unknown.all() else 1 / found.shape[1]
+    return found / found.sum(1, keepdims=True)

@@ -1,0 +1,142 @@
+"""Where the sampler starts: white noise, a mask of the copula denoised from some log-SNR on, or that mask as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..copula import Covariance
+from ..denormals import flushed
+from ..metrics.joint import JointScores, joint_record
+from ..model import Model, Start
+from ..sampler import Encoded, draw, sample_seeds
+from .covariance import Labelled
+from .prior import choose_prior, log_scores
+
+LOG_SNRS = (-4.0, -2.5, -1.0, 1.0)
+"""Log-SNRs from which a mask of the copula is denoised; the copula alone and white noise are tried as well."""
+NOISE, COPULA = "white noise", "copula"
+SOUND_Z = (0.8, 1.25)
+DECIDED = 2.0
+"""Standard errors by which an energy score must be larger to be worse."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A start and what its samples score: `energy` of each case [N], the rest over all cases."""
+
+    name: str
+    start: Start | None
+    energy: np.ndarray
+    z_rms: float
+    coverage: float
+    prior: int
+    log_score: float
+
+    def as_json(self) -> dict[str, Any]:
+        """A row of calibration.json."""
+        return {
+            "start": self.name,
+            "energy_score": round(float(self.energy.mean()), 5),
+            "z_rms": round(self.z_rms, 3),
+            "coverage_90": round(self.coverage, 3),
+            "map_prior": self.prior,
+            "log_score": round(self.log_score, 5),
+        }
+
+
+def compare_starts(
+    model: Model,
+    covariance: Covariance,
+    cases: Sequence[Labelled],
+    count: int,
+    seed: int,
+    on_case: Callable[[int, int], None],
+) -> list[Candidate]:
+    """Every start on the same cases, `count` samples each from the same seeds.
+
+    `on_case(done, of)` is called after each case of a start.
+    """
+    starts = {COPULA: Start(covariance, None)}
+    starts |= {f"{COPULA}, denoised from {log_snr:g}": Start(covariance, log_snr) for log_snr in LOG_SNRS}
+    starts[NOISE] = None
+    found = []
+    for number, (name, start) in enumerate(starts.items()):
+        drawn = []
+        for index, case in enumerate(cases):
+            drawn.append(samples(model.starting(start), case, count, sample_seeds(seed, 1, index)[0]))
+            on_case(number * len(cases) + index + 1, len(starts) * len(cases))
+        found.append(scored(name, start, cases, drawn, model.spacing))
+    return found
+
+
+def scored(
+    name: str,
+    start: Start | None,
+    cases: Sequence[Labelled],
+    drawn: Sequence[tuple[np.ndarray, np.ndarray]],
+    spacing_mm: float,
+) -> Candidate:
+    """What samples score: `drawn` are masks uint8 [n, *shape] and mean probabilities [C, *shape] of each case."""
+    records, scores = [], []
+    for case, (masks, mean) in zip(cases, drawn, strict=True):
+        chosen = mean.argmax(0).astype(np.uint8)
+        records.append(joint_record(case.labels, masks, case.p, chosen, (spacing_mm,) * case.labels.ndim))
+        scores.append(log_scores(mean, case.p, case.labels, len(masks), near=case.p[0] < 0.98))
+    joint = JointScores(records)
+    measured = joint.scores()
+    prior, mean_score, _ = choose_prior(scores)
+    z_rms, held = measured["z_rms"].value, measured["coverage_90"].value
+    return Candidate(name, start, joint.energy_scores(), z_rms, held, prior, float(mean_score.min()))
+
+
+def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks uint8 [count, *shape] with the model's own start, and mean probabilities [C, *shape] of the samples."""
+    device = next(model.encoder.parameters()).device
+    start = model.start
+    steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
+    free = start is not None and start.log_snr is None
+    grid = np.empty(0) if free else model.step_grid(steps)
+    with flushed():
+        if model.dims == 2:
+            drawn = draw(model, case.image[None], count, grid, seed)
+            return drawn.masks[0], drawn.mean[0]
+        encoded = Encoded(model, case.image, device, lambda: None)
+        seeds = sample_seeds(seed, count)
+        if free:
+            return np.stack([encoded.start_mask(one) for one in seeds]), case.p
+        p = np.concatenate([encoded.sample([one], grid) for one in seeds])
+        return p.argmax(1).astype(np.uint8), p.mean(0)
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The start whose energy score is not decidedly worse than the best and whose z is nearest to 1.
+
+    Only starts whose rms z is sound (SOUND_Z) are compared, if there is one. The copula alone comes first: of equals
+    the start that costs least is chosen.
+    """
+    sound = [one for one in candidates if SOUND_Z[0] <= one.z_rms <= SOUND_Z[1]] or list(candidates)
+    best = min(sound, key=lambda one: one.energy.mean())
+
+    def worse(one: Candidate) -> bool:
+        apart = one.energy - best.energy
+        return apart.mean() > DECIDED * apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else apart[0] > 0
+
+    near = [one for one in sound if one is best or not worse(one)]
+    return min(near, key=lambda one: round(abs(np.log(max(one.z_rms, 1e-3))), 1))
+
+
+def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
+    """A case with the direct head's probabilities."""
+    device = next(model.encoder.parameters()).device
+    with flushed(), torch.inference_mode():
+        if model.dims == 2:
+            plain = model.starting(None)
+            p = draw(plain, image[None], 1, plain.step_grid(1), 0).direct[0]
+        else:
+            p = Encoded(model, image, device, lambda: None).direct()
+    return Labelled(image, labels, p / p.sum(0))

@@ -1,0 +1,179 @@
+"""Joint samples of labelled cases beside wrong samplers made of the same model: `metrics.joint` for a model.
+
+Everything is measured on the model's working grid, where the samples are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..calibration.covariance import Labelled
+from ..calibration.start import samples
+from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
+from ..model import Model
+from .answers import independent_pixels
+from .pooling import finite
+from .wording import number
+
+SAMPLES = 32
+OWN, INDEPENDENT, HALVED, REPEATED, WIDENED = (
+    "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
+)  # fmt: skip
+BLOCK_MM = 16.0
+"""Edge of the blocks in which a sample of halved spread takes the map instead."""
+SPECK_IDS = ("cortical_grey", "white_matter")
+"""Structures whose specks are counted, where a model has them; otherwise those of every structure."""
+
+TITLES = {
+    "z_rms": "rms z of the volumes",
+    "z_mean": "mean z of the volumes",
+    "coverage_50": "50 % intervals hold",
+    "coverage_80": "80 % intervals hold",
+    "coverage_90": "90 % intervals hold",
+    "crps_ml": "CRPS of the volumes, ml",
+    "energy_score": "energy score, distance 1 - Dice",
+    "dice_ratio": "1 - Dice: sample to truth, over sample to sample",
+    **{f"variogram_{lag:g}mm": f"correlation at {lag:g} mm, samples less truth" for lag in LAGS_MM},
+    "specks": "specks, samples over truth",
+}
+
+
+def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str, Any]:
+    """Records of the model's samples and of the wrong samplers, by row, and what the map scores."""
+    masks, mean = samples(model, case, count, seed)
+    rng = np.random.default_rng(seed)
+    k = model.map_prior
+    shown = case.p if np.isinf(k) or mean is case.p else (count * mean + k * case.p) / (count + k)
+    chosen = shown.argmax(0).astype(np.uint8)
+    spacing = (model.spacing,) * case.labels.ndim
+    classes = [entry["label"] for entry in model.labels if entry["id"] in SPECK_IDS] or None
+    rows = {
+        OWN: masks,
+        INDEPENDENT: independent_pixels(case.p, count, rng),
+        HALVED: halved(masks, chosen, round(BLOCK_MM / model.spacing), rng),
+        REPEATED: np.broadcast_to(chosen, masks.shape),
+    }
+    records = {name: joint_record(case.labels, row, case.p, chosen, spacing, classes) for name, row in rows.items()}
+    return {"rows": records, "samples_finite": bool(np.isfinite(mean).all())}
+
+
+def halved(masks: np.ndarray, chosen: np.ndarray, block: int, rng: np.random.Generator) -> np.ndarray:
+    """The masks with the map in a random half of the blocks of `block` voxels: about half the distance apart."""
+    shape = chosen.shape
+    coins = rng.random((len(masks), *(-(-n // block) for n in shape))) < 0.5
+    for axis in range(1, coins.ndim):
+        coins = coins.repeat(block, axis)
+    return np.where(coins[(slice(None), *(slice(n) for n in shape))], chosen, masks)
+
+
+def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Measures with their bands, what the controls score, which control was not found out, and the Dice of the map."""
+    rows = {name: [record["rows"][name] for record in records] for name in records[0]["rows"]}
+    own = JointScores(rows[OWN])
+    measures = own.scores()
+    controls = {name: JointScores(rows[name]).scores() for name in rows if name != OWN}
+    controls[WIDENED] = JointScores(rows[OWN], widen=2.0).scores()
+    blind = [
+        name for name in measures if (wrong := control_of(name)) and not found_out(name, measures, controls[wrong])
+    ]
+    dice = np.array([record["map_dice"] for record in rows[OWN]])  # [cases, n + 1, structures]
+    to_truth, to_samples = dice[:, 0].mean(1), dice[:, 1:].mean((1, 2))
+    agreement = 1 - own.between[:, 0].mean(1)
+    return {
+        "n": own.n,
+        "structures": list(names),
+        "measures": {name: as_json(measure) for name, measure in measures.items()},
+        "controls": {
+            row: {name: finite(measure.value) for name, measure in scores.items()} for row, scores in controls.items()
+        },
+        "blind": blind,
+        "describe": {name: finite_all(value) for name, value in own.describe().items()},
+        "map_dice": float(to_truth.mean()),
+        "expected_dice": float(to_samples.mean()),
+        "rank_correlation": finite(stats.spearmanr(agreement, to_truth).statistic) if len(dice) > 2 else None,
+    }
+
+
+def control_of(measure: str) -> str | None:
+    """The wrong sampler that a measure must find out; None for a measure without one."""
+    if measure == "coverage_90":
+        return INDEPENDENT
+    if measure == "crps_ml":
+        return WIDENED
+    return CONTROLS.get("variogram" if measure.startswith("variogram") else measure)
+
+
+def found_out(name: str, own: Mapping[str, Measure], control: Mapping[str, Measure]) -> bool:
+    """Whether the control lies outside the band of a perfect sampler, on the far side of the model's own samples."""
+    value, measure = control[name].value, own[name]
+    if name in ("crps_ml", "energy_score"):
+        return value > measure.value
+    return not measure.low <= value <= measure.high
+
+
+def as_json(measure: Measure) -> dict[str, Any]:
+    """A measure as evaluation.json holds it."""
+
+    def listed(values: np.ndarray | None) -> list[float | None] | None:
+        return None if values is None else [finite(value) for value in values]
+
+    return {
+        "value": finite(measure.value),
+        "low": finite(measure.low),
+        "high": finite(measure.high),
+        "inside": measure.inside,
+        "by_structure": listed(measure.by_structure),
+        "low_by_structure": listed(measure.low_by_structure),
+        "high_by_structure": listed(measure.high_by_structure),
+    }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The measures as a table for a terminal."""
+    width = max(len(title) for title in TITLES.values())
+    lines = [f"{'':<{width}}{'value':>9}  {'a perfect sampler, 99 %':>23}  {'the control':>11}"]
+    for name, title in TITLES.items():
+        one, control = found["measures"][name], control_of(name)
+        wrong = f"{number(found['controls'][control][name]):>11}  {control}" if control else ""
+        band = f"{number(one['low'])} to {number(one['high'])}"
+        lines.append(
+            f"{title:<{width}}{number(one['value']):>9}  {band:>23}  {wrong}{'' if one['inside'] else '  outside'}"
+        )
+    keys = ("z_rms", "coverage_90", "dice_ratio")
+    lines.append(
+        f"{'by structure':<{width}}{'rms z':>9}{'90 %':>9}{'ratio':>9}   * outside the band of a perfect sampler"
+    )
+    for index, name in enumerate(found["structures"]):
+        of = [found["measures"][key] for key in keys]
+        cells = (number(one["by_structure"][index], 2) + ("" if within(one, index) else "*") for one in of)
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    about = found["describe"]
+    pairs = ", ".join(
+        f"{lag:g} mm {number(truth)} and {number(drawn)}"
+        for lag, truth, drawn in zip(LAGS_MM, about["correlation_truth"], about["correlation_samples"], strict=True)
+    )
+    lines.append(f"Correlation of truth and samples: {pairs}.")
+    lines.append(f"Specks: {about['specks_truth']:.3%} of the truth, {about['specks_samples']:.3%} of the samples.")
+    widths = ", ".join(number(value, 1) for value in about["interval_90_width_ml"])
+    lines.append(f"Mean width of the 90 % intervals by structure, ml: {widths}.")
+    lines.append(
+        f"Dice of the map {found['map_dice']:.3f}, expected from the samples {found['expected_dice']:.3f}; "
+        f"of one sample {number(about['one_sample_dice'])}."
+    )
+    lines.append(f"Spearman of the samples' agreement and the Dice of the map: {number(found['rank_correlation'])}.")
+    return "\n".join(lines)
+
+
+def finite_all(value: float | list[float]) -> Any:
+    """A number or a list of numbers as JSON holds them: None for NaN and infinity."""
+    return [finite(one) for one in value] if isinstance(value, list) else finite(value)
+
+
+def within(measure: Mapping[str, Any], structure: int) -> bool:
+    """Whether a structure's value lies in the band of a perfect sampler; also where it has none."""
+    value, low, high = (measure[key][structure] for key in ("by_structure", "low_by_structure", "high_by_structure"))
+    return value is None or low is None or high is None or low <= value <= high

@@ -1,0 +1,180 @@
+"""A correlated start, from metadata to result files: what costs no pass of a network, and what is denoised."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.copula import Frame
+from diffusion_segmentation.ensemble import KEPT_MASKS
+from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.memory_plan import MemoryPlan
+from diffusion_segmentation.model import FREE_SAMPLES
+from diffusion_segmentation.sampler import Encoded
+from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.tiles import Tiling
+
+CPU = torch.device("cpu")
+COVARIANCE = {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [0.2] * 3}
+
+
+def with_entries(folder, copy, **entries):
+    """A copy of a model folder with other entries in our section of its metadata."""
+    shutil.copytree(folder, copy)
+    metadata = json.loads((copy / "metadata.json").read_text(encoding="utf-8"))
+    metadata["diffusion_segmentation"].update(entries)
+    (copy / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def copula_folder(a_model_folder, tmp_path_factory):
+    start = {"covariance": COVARIANCE, "log_snr": None}
+    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "copula", start=start)
+
+
+@pytest.fixture(scope="module")
+def denoised_folder(a_model_folder, tmp_path_factory):
+    start = {"covariance": COVARIANCE, "log_snr": -2.0}
+    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "denoised", start=start, map_prior=8)
+
+
+@pytest.fixture(scope="module")
+def copula_run(copula_folder, a_head_file, tmp_path_factory):
+    """A run with the model's own number of samples: the request, its report and the previews it told of."""
+    request = Request(
+        a_head_file, tmp_path_factory.mktemp("out"), str(copula_folder), device="cpu", keep_samples=True, previews=True
+    )
+    seen = []
+    return request, segment(request, preview=seen.append).report, seen
+
+
+def test_samples_without_a_pass_are_many_and_the_report_says_how_they_were_drawn(copula_run):
+    _, report, seen = copula_run
+    assert report["samples"] == report["requested_samples"] == FREE_SAMPLES == 64
+    assert report["kept_samples"] == KEPT_MASKS == len(report["samples_dice"])
+    assert report["steps"] == 0 and report["start"] == {"kind": "copula", "log_snr": None}
+    assert report["map_source"] == "exact" and report["direct_difference"] == 0
+    assert [now.samples for now in seen] == [0]
+    assert not any("not fitted" in sentence for sentence in report["warnings"])
+
+
+def test_the_samples_volumes_lie_about_the_expected_one(copula_run):
+    """The map is the samples' exact mean: by at most half a standard deviation the mean of 64 may be away from it."""
+    _, report, _ = copula_run
+    for volume in report["volumes"]:
+        drawn = np.array(volume["samples_ml"])
+        assert abs(volume["mean_ml"] - volume["expected_ml"]) < 0.5 * drawn.std(ddof=1)
+        low, high = volume["interval90_ml"]
+        assert low < volume["expected_ml"] < high
+
+
+def test_the_stored_masks_are_those_of_the_first_samples(copula_run):
+    request, report, _ = copula_run
+    stored = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "samples.seq.nrrd")))
+    stored = stored if stored.shape[-1] == KEPT_MASKS else np.moveaxis(stored, 0, -1)
+    voxel_ml = 3.0 * 2.5 * 4.0 / 1000
+    for volume in report["volumes"]:
+        counted = [(stored[..., n] == volume["label"]).sum() * voxel_ml for n in range(KEPT_MASKS)]
+        np.testing.assert_allclose(volume["samples_ml"][:KEPT_MASKS], counted, atol=1e-3)
+
+
+def test_disagreement_is_the_entropy_of_the_samples_votes(copula_run):
+    request, report, _ = copula_run
+    bits, entropy = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / name)))
+        for name in ("disagreement.nrrd", "entropy.nrrd")
+    )
+    assert 0 < bits.max() <= report["max_entropy_bits"]
+    # Of 64 masks with these probabilities; fewer votes than infinitely many are a little surer.
+    assert np.corrcoef(bits.ravel(), entropy.ravel())[0, 1] > 0.97
+    assert 0.9 < bits.sum() / entropy.sum() < 1.0
+
+
+def test_a_model_without_a_fit_draws_as_before_and_says_so(a_model_folder, a_head_file, tmp_path):
+    report = segment(Request(a_head_file, tmp_path / "out", str(a_model_folder), device="cpu")).report
+    assert report["samples"] == 8 and report["steps"] == 3
+    assert report["start"] == {"kind": "noise", "log_snr": None} and report["map_prior"] == 0
+    assert [sentence for sentence in report["warnings"] if "not fitted" in sentence]
+
+
+def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file, tmp_path):
+    report = segment(Request(a_head_file, tmp_path / "out", str(denoised_folder), steps=6, device="cpu")).report
+    model = models.load(denoised_folder)
+    grid = model.step_grid(6)
+    assert report["samples"] == 8 and report["steps"] == 6 and len(grid) < 6
+    assert grid[0] == -2.0 and (np.diff(grid) > 0.4).all()
+    assert report["start"] == {"kind": "copula", "log_snr": -2.0}
+    assert report["map_source"] == "both" and report["map_prior"] == 8
+
+
+def test_a_denoised_sample_follows_its_start(denoised_folder):
+    """From a state with little noise the mask is that of the copula; from pure noise it is not."""
+    model = models.load(denoised_folder)
+    image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
+    agreement = {}
+    for log_snr in (-11.0, 6.0):
+        from_here = model.starting(models.Start(model.start.covariance, log_snr))
+        encoded = Encoded(from_here, image, CPU, lambda: None)
+        grid = from_here.step_grid(6)
+        masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
+        agreement[log_snr] = np.mean(masks)
+    assert agreement[6.0] > 0.95 > agreement[-11.0] + 0.1
+
+
+def test_samples_do_not_depend_on_windows_or_on_which_are_drawn_together(denoised_folder):
+    model = models.load(denoised_folder)
+    image = np.random.default_rng(0).random((24, 16, 16), dtype=np.float32)
+    whole = Encoded(model, image, CPU, lambda: None)
+    tiling = Tiling(image.shape, (16, 16, 16), model.multiple, whole.tiling.padded)
+    smaller = Encoded(model, image, CPU, lambda: None, tiling)
+    # The probabilities differ a little between windows; what is drawn belongs to the voxels.
+    assert (whole.start_mask(4) == smaller.start_mask(4)).mean() > 0.9
+    grid = model.step_grid(4)
+    together = whole.sample([4, 5], grid)
+    np.testing.assert_allclose(together[1], whole.sample([5], grid)[0], atol=2e-3)
+
+
+def test_the_start_does_not_depend_on_the_crop(copula_folder):
+    """The same probabilities at the same places of the working grid are drawn alike, wherever the body begins."""
+    model = models.load(copula_folder)
+    image = np.zeros((16, 16, 16), np.float32)
+    frame = (40, 36, 44)
+    here, there = (
+        Encoded(model, image, CPU, lambda: None, frame=Frame(frame, offset)) for offset in ((0, 0, 0), (8, 4, 2))
+    )
+    assert (here.start_mask(1) != there.start_mask(1)).any()
+    again = Encoded(model, image, CPU, lambda: None, frame=Frame(frame, (8, 4, 2)))
+    np.testing.assert_array_equal(again.start_mask(1), there.start_mask(1))
+
+
+def test_the_memory_plan_counts_the_fields(copula_folder, a_model_folder):
+    tiling = Tiling((64, 64, 64), (64, 64, 64), 4)
+    plain, fitted = (
+        MemoryPlan(models.load(folder), CPU).sampling_bytes(tiling) for folder in (a_model_folder, copula_folder)
+    )
+    assert fitted > plain
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"covariance": COVARIANCE},
+        {"covariance": COVARIANCE | {"weights": [[0.5, 0.3]] * 2}, "log_snr": None},
+        {"covariance": COVARIANCE | {"weights": [[0.5, -0.3]] * 3}, "log_snr": None},
+        {"covariance": COVARIANCE | {"shared": [0.9] * 3}, "log_snr": None},
+        {"covariance": COVARIANCE | {"scales_mm": [6.0]}, "log_snr": None},
+        {"covariance": COVARIANCE | {"scales_mm": [6.0, 1e9]}, "log_snr": None},
+        {"covariance": COVARIANCE, "log_snr": 99.0},
+        {"covariance": COVARIANCE, "log_snr": "low"},
+        [],
+        "copula",
+    ],
+)
+def test_an_entry_that_cannot_be_drawn_from_is_refused(a_model_folder, tmp_path, start):
+    with pytest.raises(ModelError, match="'start'"):
+        models.load(with_entries(a_model_folder, tmp_path / "model", start=start))
