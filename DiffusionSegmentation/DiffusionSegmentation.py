@@ -88,6 +88,7 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self.panel = Panel(self.ui, self.logic.backend)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         for event in (slicer.mrmlScene.NodeAddedEvent, slicer.mrmlScene.NodeRemovedEvent):
             self.addObserver(slicer.mrmlScene, event, self.onNodeListChanged)
         self.initializeParameterNode()
@@ -119,6 +120,11 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, _caller, _event):
+        """Show what a loaded scene holds, now that it is whole."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
     def initializeParameterNode(self):
         """Show this scene's choices; with no volume chosen yet, choose the first."""
         parameterNode = self.logic.getParameterNode()
@@ -146,8 +152,8 @@ class DiffusionSegmentationLogic(ScriptedLoadableModuleLogic):
     def segment(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices | None = None) -> Job:
         """Segment `volumeNode` and wait for it, with Slicer responsive meanwhile; `job.state` tells how it ended.
 
-        The nodes are `job.result.segmentationNode`, `.entropyNode` and `.samplesNode`. The layers of the views, the
-        panel's choices and the result that it shows stay as they are.
+        The nodes are `job.result.segmentationNode`, `.entropyNode`, `.disagreementNode` and `.samplesNode`. The layers
+        of the views, the panel's choices and the result that it shows stay as they are.
         Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
         """
         job = self.backend.submit(volumeNode, choices or Choices())
@@ -240,6 +246,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             self.assertFalse(overlay.visible)
             self.assertEqual(self.layers(), before)
             ui.overlayCheckBox.click()
+            ui.layerComboBox.currentIndex = 1
+            self.assertTrue(Overlay(job.result.disagreementNode).visible)
+            ui.layerComboBox.currentIndex = 0
+            self.assertTrue(overlay.visible)
             ui.opacitySlider.value = 0.5
         ui.thresholdSlider.value = 0.5
         self.assertAlmostEqual(overlay.threshold, 0.5, places=2)

@@ -127,7 +127,7 @@ class Batch:
             return
         item, job = self._current, self._job
         states = {"done": DONE, "partial": DONE, "failed": FAILED, "cancelled": CANCELLED}
-        item.state, item.message, item.result = states[job.state], job.message, job.result
+        item.state, item.message, item.result = states[job.state], " ".join([job.message, *job.warnings]), job.result
         self._finished += 1
         self._next()
 

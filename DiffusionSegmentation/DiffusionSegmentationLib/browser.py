@@ -38,7 +38,7 @@ class Browser:
 
     @property
     def count(self) -> int:
-        """Number of samples; 0 if a person has removed them."""
+        """Number of samples that were kept, the first as drawn; 0 if a person has removed them."""
         return self._samplesNode.GetNumberOfDataNodes() if self._samplesNode else 0
 
     def orders(self) -> list[Order]:

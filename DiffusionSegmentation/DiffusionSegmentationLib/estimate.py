@@ -21,13 +21,17 @@ BASE_BYTES = 600e6
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: `liters` of space, seconds around the sampling and in it per sample and step, steps, peak bytes."""
+    """One run: `liters` of space, seconds around the sampling and in it per sample and step, steps, peak bytes.
+
+    `steps` is 0 where the samples take none; `stepSeconds` is the time of a sample then.
+    """
 
     liters: float
     fixedSeconds: float
     stepSeconds: float
     steps: int
     peakBytes: float
+    samples: int = 8
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> "Measured":
@@ -37,9 +41,10 @@ class Measured:
         return cls(
             liters=float(np.prod(np.multiply(source["size_ijk"], source["spacing_mm"]))) / 1e6,
             fixedSeconds=sum(timings.values()) - sampling,
-            stepSeconds=sampling / (report["samples"] * report["steps"]),
+            stepSeconds=sampling / (report["samples"] * (report["steps"] or 1)),
             steps=report["steps"],
             peakBytes=float(report["memory_bytes"].get("process_peak", 0)),
+            samples=report["samples"],
         )
 
     @classmethod
@@ -53,11 +58,12 @@ class Measured:
     def asText(self) -> str:
         return json.dumps(asdict(self))
 
-    def text(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, samples: int, steps: int | None) -> str:
-        """The estimate for another volume, in words."""
+    def text(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, samples: int | None, steps: int | None) -> str:
+        """The estimate for another volume, in words; numbers that are None are those of the run that was measured."""
         size = np.multiply(volumeNode.GetImageData().GetDimensions(), volumeNode.GetSpacing())
         growth = float(np.prod(size)) / 1e6 / self.liters
-        seconds = growth * (self.fixedSeconds + samples * (steps or self.steps) * self.stepSeconds)
+        passes = (samples or self.samples) * (steps or self.steps if self.steps else 1)
+        seconds = growth * (self.fixedSeconds + passes * self.stepSeconds)
         told = _("Takes {duration}, judging by the last run").format(duration=wording.durationText(seconds))
         if self.peakBytes:
             gigabytes = (BASE_BYTES + growth * max(self.peakBytes - BASE_BYTES, 0.0)) / 1e9

@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--volume", metavar="FILE", type=Path, help="default: a head out of an installed package")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--model", metavar="NAME|DIR", default="brain-structures", help="default: %(default)s")
-    parser.add_argument("--samples", metavar="N|auto", type=_samples, default=8, help="default: %(default)s")
+    parser.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
     parser.add_argument("--steps", metavar="K", type=_positive, help="default: the model's own")
     parser.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: %(default)s")

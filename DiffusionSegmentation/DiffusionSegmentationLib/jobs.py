@@ -35,13 +35,14 @@ CLOSE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person chose: `model` a name or folder, `samples` a number or "auto", `steps` None for the model's own.
+    """What a person chose: `model` a name or folder, `samples` a number or "auto".
 
-    `regionMm`, 5 to 100, is how far uncertain regions lie apart.
+    Where `samples` or `steps` is None the model's advice is taken. `regionMm`, 5 to 100, is how far uncertain regions
+    lie apart.
     """
 
     model: str = "brain-structures"
-    samples: int | str = 8
+    samples: int | str | None = None
     steps: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -79,6 +80,11 @@ class Job:
     @property
     def active(self) -> bool:
         return self.state in ("queued", "running")
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what to mind of the result."""
+        return (self.report or {}).get("warnings", [])
 
 
 @dataclass(frozen=True)
@@ -343,7 +349,7 @@ class Runner:
             if result is None:
                 return
             job.result = result
-            sentences = [wording.doneText(job.report, self._clock() - job.started), *job.report["warnings"]]
+            sentences = [wording.doneText(job.report, self._clock() - job.started)]
         except Exception as error:  # whatever it is, the worker's files are whole and the person must learn where
             logging.exception("The result could not be brought into the scene.")
             self._failImport(str(error))

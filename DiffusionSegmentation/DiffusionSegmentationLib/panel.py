@@ -133,7 +133,9 @@ class Panel:
         self._timer.start()
 
     def refresh(self) -> None:
-        """Bring every widget in line with what is."""
+        """Bring every widget in line with what is; not while a scene is loaded, whose nodes come one by one."""
+        if slicer.mrmlScene.IsImporting():
+            return
         parameterNode = self._parameterNode
         volumeID = parameterNode.inputVolume.GetID() if parameterNode and parameterNode.inputVolume else None
         if volumeID != self._lastVolumeID:

@@ -14,12 +14,14 @@ from .ranking import SMALLEST_MM3
 
 @parameterNodeWrapper
 class DiffusionSegmentationParameterNode:
-    """Choices for one case, and the last result; `steps` 0 is the model's own number, `smallestRegion` in mm3."""
+    """Choices for one case, and the last result; `samples` and `steps` 0 are the model's own numbers.
+
+    `smallestRegion` is in mm3."""
 
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
     model: str = Choices.model
-    samples: Annotated[int, WithinRange(1, 64)] = 8
+    samples: Annotated[int, WithinRange(0, 64)] = 0
     steps: Annotated[int, WithinRange(0, 100)] = 0
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     regionMm: Annotated[int, WithinRange(5, 100)] = 15
@@ -30,7 +32,7 @@ def choices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> C
     """The choices of a run: those of the case, on the machine's `device`."""
     return Choices(
         model=parameterNode.model,
-        samples=parameterNode.samples,
+        samples=parameterNode.samples or None,
         steps=parameterNode.steps or None,
         seed=parameterNode.seed,
         regionMm=parameterNode.regionMm,

@@ -92,7 +92,7 @@ class Preview:
         display.styleSegmentation(segmentationNode)
         entropy.SetName(_("{name} preview entropy").format(name=name))
         entropyNode = mrmlScene.AddNode(entropy)
-        display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), "samples")
+        display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
         for node in (segmentationNode, entropyNode):
             node.SetSaveWithScene(False)
             node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())

@@ -13,7 +13,7 @@ from typing import Any
 
 import slicer
 
-from . import corrections, offscreen, volumes
+from . import corrections, offscreen, volumes, wording
 from .display import VOLUME_ROLE
 from .i18n import tr as _
 from .labels import Labels
@@ -106,21 +106,15 @@ class Report:
         """What computes the same again, from a file of the volume."""
         run = self._run
         parts = ["diffusion-segmentation", "segment", "VOLUME", "--model", run["model"]["name"]]
-        parts += [
-            "--samples",
-            run["samples"],
-            "--steps",
-            run["steps"],
-            "--seed",
-            run["seed"],
-            "--device",
-            run["device"],
-        ]
+        parts += ["--samples", run["samples"], "--seed", run["seed"], "--device", run["device"]]
+        if run["steps"]:
+            parts += ["--steps", run["steps"]]
         return shlex.join(map(str, [*parts, "--output", "DIR"]))
 
     def _page(self, pictures: Sequence[tuple[Region, Any]], solid: Any) -> str:
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
         body = [f"<h1>{_e(title)}</h1>", f"<p class=note>{_e(self._summary())}</p>"]
+        body += [f"<p><b>{_e(warning)}</b></p>" for warning in self._run.get("warnings", [])]
         body += [f"<h2>{_e(_('Volumes'))}</h2>", self._volumesTable()]
         body += [f"<h2>{_e(_('Uncertain regions'))}</h2>", f"<p>{_e(self._reviewText())}</p>"]
         caption = _("Where the {count} worst regions lie, from the front and the right.")
@@ -133,7 +127,9 @@ class Report:
             body.append(f"<p class=note>{_e(text.format(mm=110))}</p>")
         body.append(self._regionsTable())
         body += [f"<h2>{_e(_('Corrections'))}</h2>", f"<p>{_e(self._editedText())}</p>"]
-        body += [f"<h2>{_e(_('Model and settings'))}</h2>", self._settingsTable(), self._cardText()]
+        source = _("Segmentation and entropy are from {source}.").format(source=wording.mapSource(self._run))
+        body += [f"<h2>{_e(_('Model and settings'))}</h2>", f"<p>{_e(source)}</p>"]
+        body += [self._settingsTable(), self._cardText()]
         again = _("The same volume, model, seed, kind of device and versions give the same result:")
         body.append(f"<p>{_e(again)} <code>{_e(self.command())}</code></p>")
         head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_e(title)}</title>"
@@ -152,11 +148,13 @@ class Report:
     def _volumesTable(self) -> str:
         told = volumes.volumesOf(self._run)
         rows = [
-            [volume.name, volumes.mlText(volume.consensus), volumes.mlText(volume.mean)]
+            [volume.name, volumes.mlText(volume.shown)]
             + [volumes.intervalText(interval) for interval in (volume.interval50, volume.interval90)]
+            + [volumes.mlText(volume.mask)]
             for volume in told
         ]
-        head = [_("Structure"), _("Segmentation, ml"), _("Samples' mean"), _("50 % interval"), _("90 % interval")]
+        shown = _("Expected (ml)") if volumes.isExpected(told) else _("Mean (ml)")
+        head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
         return _table(head, rows) + f"<p class=note>{_e(volumes.noteOn(told))}</p>"
 
     def _reviewText(self) -> str:
@@ -223,8 +221,7 @@ class Report:
         rows = [
             [_("Model"), f"{model['title']} {model.get('version', '')}"],
             [_("Checksum of the model"), model["sha256"]],
-            [_("Segmentation and entropy from"), run["map_source"]],
-            [_("Samples, steps, seed"), f"{run['samples']}, {run.get('steps', '')}, {run['seed']}"],
+            [_("Samples, steps, seed"), f"{run['samples']}, {run.get('steps') or _('none')}, {run['seed']}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
             [_("Checksum of its voxels"), source.get("sha256", "")],

@@ -1,19 +1,21 @@
-"""The panel's section for the last result: what it is, its uncertainty overlay, and the way to Segment Editor."""
+"""The panel's section for the last result: what it is, and its uncertainty as an overlay."""
 
 import json
 from typing import Any
 
 import slicer
 
-from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, Overlay
+from . import wording
+from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS
 from .i18n import tr as _
-from .scene import ENTROPY_ROLE, RUN_ATTRIBUTE
+from .layers import Layers
+from .scene import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
 from .signals import Signal
 from .widgets import enable, setQuietly
 
 
 class ResultSection:
-    """Shows one segmentation node of ours. Opacity and threshold live on its entropy volume, so that they are saved."""
+    """Shows one segmentation node of ours. What is set of its overlays lives in the scene, so that it is saved."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
@@ -21,67 +23,73 @@ class ResultSection:
         self.thresholdChanged = Signal()
         """Called with the threshold in bits when a person has moved it."""
         ui.overlayCheckBox.toggled.connect(self._onOverlayToggled)
+        ui.layerComboBox.currentIndexChanged.connect(self._onLayerChosen)
         ui.opacitySlider.valueChanged.connect(self._onOpacityChanged)
         ui.thresholdSlider.valueChanged.connect(self._onThresholdChanged)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Show `segmentation`, or that there is none."""
         self._segmentation = segmentation
-        ui, overlay = self._ui, self._overlay()
+        ui, layers = self._ui, self._layers()
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
-        report = _report(segmentation) if segmentation else {}
+        report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
-        missing = missing or (None if overlay else _("The entropy volume of this result was removed."))
-        enable(ui.overlayCheckBox, missing, _overlayTip(report))
-        visible = overlay is not None and overlay.visible
+        ui.warningsLabel.text = "\n".join(report.get("warnings", []))
+        ui.warningsLabel.visible = bool(ui.warningsLabel.text)
+        missing = missing or (None if layers else _("The entropy volume of this result was removed."))
+        enable(ui.overlayCheckBox, missing, _("Colour in the slice views where the model is unsure."))
+        self._fillLayers(layers, report, missing)
+        visible = layers is not None and layers.visible
         hidden = missing or (None if visible else _("The uncertainty is not shown."))
         enable(ui.opacitySlider, hidden, _("Opacity of the colours."))
-        enable(ui.thresholdSlider, hidden, _thresholdTip(report))
+        enable(ui.thresholdSlider, hidden, _("What has fewer bits is not coloured; 0 bits is no doubt."))
         setQuietly(ui.overlayCheckBox, "checked", visible)
-        if overlay is not None:
+        if layers is not None:
             setQuietly(ui.thresholdSlider, "maximum", round(report["max_entropy_bits"], 2))
-        setQuietly(ui.opacitySlider, "value", overlay.opacity if overlay else DEFAULT_OPACITY)
-        setQuietly(ui.thresholdSlider, "value", overlay.threshold if overlay else DEFAULT_THRESHOLD_BITS)
+        setQuietly(ui.opacitySlider, "value", layers.opacity if layers else DEFAULT_OPACITY)
+        setQuietly(ui.thresholdSlider, "value", layers.threshold if layers else DEFAULT_THRESHOLD_BITS)
 
-    def _overlay(self) -> Overlay | None:
-        entropyNode = self._segmentation.GetNodeReference(ENTROPY_ROLE) if self._segmentation else None
-        return Overlay(entropyNode) if entropyNode else None
+    def _fillLayers(self, layers: Layers | None, report: dict, missing: str | None) -> None:
+        """Offer the layers that are there, and say what the chosen one shows."""
+        combo = self._ui.layerComboBox
+        titles = {ENTROPY_ROLE: _("entropy of the map"), DISAGREEMENT_ROLE: _("sample disagreement")}
+        roles = layers.roles if layers else ()
+        blocked = combo.blockSignals(True)
+        if tuple(combo.itemData(index) for index in range(combo.count)) != roles:
+            combo.clear()
+            for role in roles:
+                combo.addItem(titles[role], role)
+        combo.currentIndex = combo.findData(layers.chosen) if layers else -1
+        combo.blockSignals(blocked)
+        alone = None if len(roles) > 1 else _("This result has no other overlay.")
+        enable(combo, missing or alone, _("What is coloured. Review and corrections go by the entropy of the map."))
+        self._ui.layerLabel.visible = layers is not None
+        if layers is not None:
+            shows = wording.entropyText if layers.chosen == ENTROPY_ROLE else wording.disagreementText
+            self._ui.layerLabel.text = shows(report)
+
+    def _layers(self) -> Layers | None:
+        layers = Layers(self._segmentation) if self._segmentation else None
+        return layers if layers is not None and layers.roles else None
 
     def _onOverlayToggled(self, show: bool) -> None:
-        overlay = self._overlay()
+        layers = self._layers()
         if show:
-            overlay.show()
+            layers.show()
         else:
-            overlay.hide()
+            layers.hide()
+        self.refresh(self._segmentation)
+
+    def _onLayerChosen(self, index: int) -> None:
+        self._layers().chosen = self._ui.layerComboBox.itemData(index)
         self.refresh(self._segmentation)
 
     def _onOpacityChanged(self, opacity: float) -> None:
-        self._overlay().opacity = opacity
+        self._layers().opacity = opacity
 
     def _onThresholdChanged(self, bits: float) -> None:
-        self._overlay().threshold = bits
+        self._layers().threshold = bits
         self.thresholdChanged.emit(bits)
-
-
-def _report(segmentation: slicer.vtkMRMLSegmentationNode) -> dict:
-    return json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE))
-
-
-def _isDirect(report: dict) -> bool:
-    """Whether segmentation and entropy are the model's direct prediction instead of the mean of the samples."""
-    return report.get("map_source") == "direct"
-
-
-def _overlayTip(report: dict) -> str:
-    if _isDirect(report):
-        return _("Colour in the slice views where the model's direct prediction is unsure.")
-    return _("Colour in the slice views where the samples disagree.")
-
-
-def _thresholdTip(report: dict) -> str:
-    if _isDirect(report):
-        return _("Entropy below which nothing is coloured; at 0 bits the model's direct prediction is sure.")
-    return _("Entropy below which nothing is coloured; 0 bits is full agreement of the samples.")
 
 
 def _resultText(segmentation: slicer.vtkMRMLSegmentationNode, report: dict) -> str:

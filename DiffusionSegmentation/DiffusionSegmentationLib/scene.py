@@ -1,5 +1,5 @@
-"""The worker's files as nodes of the scene: `<volume> segmentation`, `... entropy`, `... samples`, `... probabilities`
-and `... regions`.
+"""The worker's files as nodes of the scene: `<volume> segmentation`, `... entropy`, `... disagreement`, `... samples`,
+`... probabilities` and `... regions`.
 
 Works the same in 3D Slicer and on slicer-core. Every node of a result carries the attribute `DiffusionSegmentation.Run`
 (the report as JSON) and a reference to its volume, so that a saved scene explains itself. None of them remembers the
@@ -17,12 +17,13 @@ import slicer
 import slicer.util
 import vtk
 
-from . import display, nrrd, samples
+from . import display, nrrd, samples, wording
 from .display import VOLUME_ROLE
 from .i18n import tr as _
 
 RUN_ATTRIBUTE = "DiffusionSegmentation.Run"
 ENTROPY_ROLE = "DiffusionSegmentation.Entropy"
+DISAGREEMENT_ROLE = "DiffusionSegmentation.Disagreement"
 SAMPLES_ROLE = "DiffusionSegmentation.Samples"
 REGIONS_ROLE = "DiffusionSegmentation.Regions"
 PROBABILITIES_ROLE = "DiffusionSegmentation.Probabilities"
@@ -37,13 +38,14 @@ class SceneError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """The nodes of one run."""
+    """The nodes of one run; `disagreementNode` is None for files of a version that did not write it."""
 
     segmentationNode: slicer.vtkMRMLSegmentationNode
     entropyNode: slicer.vtkMRMLScalarVolumeNode
     samplesNode: slicer.vtkMRMLSequenceNode
     regionsNode: slicer.vtkMRMLLabelMapVolumeNode
     probabilitiesNode: slicer.vtkMRMLSequenceNode
+    disagreementNode: slicer.vtkMRMLScalarVolumeNode | None
 
 
 def importSteps(
@@ -58,15 +60,22 @@ def importSteps(
     """
     segmentation = readSegmentation(folder / "segmentation.seg.nrrd")
     yield None
-    entropy = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / "entropy.nrrd")
+    parts: dict[str, slicer.vtkMRMLStorableNode] = {}
+    for role, name in ((ENTROPY_ROLE, "entropy.nrrd"), (DISAGREEMENT_ROLE, "disagreement.nrrd")):
+        if role == ENTROPY_ROLE or (folder / name).exists():  # versions up to 0.3 wrote no disagreement
+            parts[role] = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / name)
+            yield None
+    parts[REGIONS_ROLE] = readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
     yield None
-    regions = readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
-    yield None
-    drawn, shares = slicer.vtkMRMLSequenceNode(), slicer.vtkMRMLSequenceNode()
-    yield from samples.readInto(drawn, folder / "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode)
-    yield from samples.readInto(shares, folder / "probabilities.seq.nrrd", "class", slicer.vtkMRMLScalarVolumeNode)
-    _requireSameGrid(volumeNode, entropy)
-    yield _place(volumeNode, segmentation, entropy, regions, drawn, shares, report)
+    for role, name, index, kind in (
+        (SAMPLES_ROLE, "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode),
+        (PROBABILITIES_ROLE, "probabilities.seq.nrrd", "class", slicer.vtkMRMLScalarVolumeNode),
+    ):
+        parts[role] = slicer.vtkMRMLSequenceNode()
+        yield from samples.readInto(parts[role], folder / name, index, kind)
+    for role in parts.keys() & {ENTROPY_ROLE, DISAGREEMENT_ROLE}:
+        _requireSameGrid(volumeNode, parts[role])
+    yield _place(volumeNode, segmentation, parts, report)
 
 
 def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
@@ -125,12 +134,10 @@ def _position(volumeNode: slicer.vtkMRMLVolumeNode, ijk: tuple[int, int, int]) -
 def _place(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentation: slicer.vtkSegmentation,
-    entropy: slicer.vtkMRMLScalarVolumeNode,
-    regions: slicer.vtkMRMLLabelMapVolumeNode,
-    drawn: slicer.vtkMRMLSequenceNode,
-    shares: slicer.vtkMRMLSequenceNode,
+    parts: Mapping[str, slicer.vtkMRMLStorableNode],
     report: Mapping[str, Any],
 ) -> Result:
+    """Put a segmentation and its `parts`, which have no scene yet, into that of the volume. A part's role names it."""
     scene = volumeNode.GetScene()
     for earlier in display.nodesOfClass(scene, "vtkMRMLSegmentationNode"):
         if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode:
@@ -147,31 +154,24 @@ def _place(
     segmentationNode.SetNodeReferenceID(segmentationNode.GetReferenceImageGeometryReferenceRole(), volumeNode.GetID())
     display.styleSegmentation(segmentationNode)
 
-    entropy.SetName(_name(volumeNode, "entropy"))
-    entropyNode = scene.AddNode(entropy)
-    entropyNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    display.styleEntropy(entropyNode, report["max_entropy_bits"], report["map_source"])
+    for role, node in parts.items():
+        node.SetName(_name(volumeNode, role.rpartition(".")[2].lower()))
+        scene.AddNode(node)
+        segmentationNode.SetNodeReferenceID(role, node.GetID())
+        # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
+        if node.IsA("vtkMRMLVolumeNode"):
+            node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    display.styleEntropy(parts[ENTROPY_ROLE], report["max_entropy_bits"], wording.legendTitle(report))
+    if DISAGREEMENT_ROLE in parts:
+        display.styleEntropy(parts[DISAGREEMENT_ROLE], report["max_entropy_bits"], _("Disagreement (bits)"))
+    parts[REGIONS_ROLE].CreateDefaultDisplayNodes()
 
-    regions.SetName(_name(volumeNode, "regions"))
-    regionsNode = scene.AddNode(regions)
-    regionsNode.CreateDefaultDisplayNodes()
-    regionsNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-
-    # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
-    drawn.SetName(_name(volumeNode, "samples"))
-    samplesNode = scene.AddNode(drawn)
-    shares.SetName(_name(volumeNode, "probabilities"))
-    probabilitiesNode = scene.AddNode(shares)
-
-    for node in (segmentationNode, entropyNode, samplesNode, regionsNode, probabilitiesNode):
+    for node in (segmentationNode, *parts.values()):
         node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
         node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
         _placeBeside(volumeNode, node)
-    segmentationNode.SetNodeReferenceID(ENTROPY_ROLE, entropyNode.GetID())
-    segmentationNode.SetNodeReferenceID(SAMPLES_ROLE, samplesNode.GetID())
-    segmentationNode.SetNodeReferenceID(REGIONS_ROLE, regionsNode.GetID())
-    segmentationNode.SetNodeReferenceID(PROBABILITIES_ROLE, probabilitiesNode.GetID())
-    return Result(segmentationNode, entropyNode, samplesNode, regionsNode, probabilitiesNode)
+    roles = ENTROPY_ROLE, SAMPLES_ROLE, REGIONS_ROLE, PROBABILITIES_ROLE, DISAGREEMENT_ROLE
+    return Result(segmentationNode, *map(parts.get, roles))
 
 
 def _name(volumeNode: slicer.vtkMRMLVolumeNode, what: str) -> str:

@@ -6,6 +6,9 @@ from typing import Any
 
 import qt
 
+CROWDED = 16
+"""More dots than these are translucent, so that it is seen where they pile up."""
+
 
 def spread(
     widget: Any, width: int, height: int, samples: Sequence[float], interval: Sequence[float] | None, color: Any
@@ -24,6 +27,8 @@ def spread(
             painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
         painter.setPen(_pen(widget.palette.color(qt.QPalette.Text), 0.5))
         painter.setBrush(qt.QBrush(color))
+        if len(samples) > CROWDED:
+            painter.setOpacity(0.3)
         for value in samples:
             painter.drawEllipse(qt.QPointF(x(value), middle), 3.0, 3.0)
 

@@ -1,4 +1,4 @@
-"""The volumes of a result's segments as its samples spread them, in words, for the clipboard and for a file. No qt."""
+"""The volumes of a result's segments: expected, in the mask, and as the samples spread; in words and as text. No qt."""
 
 import csv
 import io
@@ -14,15 +14,22 @@ ENOUGH_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Volume:
-    """Volumes of one segment in ml: mean of the samples, predictive intervals (None from one sample), each sample's."""
+    """Volumes of one segment in ml: expected (None in reports up to version 0.3), mask, mean of the samples, predictive
+    intervals (None from one sample), each sample's."""
 
     segmentID: str
     name: str
-    consensus: float
+    expected: float | None
+    mask: float
     mean: float
     interval50: tuple[float, float] | None
     interval90: tuple[float, float] | None
     samples: tuple[float, ...]
+
+    @property
+    def shown(self) -> float:
+        """The expected volume, or the samples' mean where it is not known."""
+        return self.mean if self.expected is None else self.expected
 
 
 def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
@@ -31,7 +38,8 @@ def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
         Volume(
             segmentID=entry["id"],
             name=entry["name"],
-            consensus=entry["consensus_ml"],
+            expected=entry.get("expected_ml"),
+            mask=entry["consensus_ml"],
             mean=entry["mean_ml"],
             interval50=_pair(entry["interval50_ml"]),
             interval90=_pair(entry["interval90_ml"]),
@@ -41,16 +49,25 @@ def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
     ]
 
 
+def isExpected(volumes: Sequence[Volume]) -> bool:
+    """Whether the volumes shown are expected volumes, and not means of samples."""
+    return all(volume.expected is not None for volume in volumes)
+
+
 def noteOn(volumes: Sequence[Volume]) -> str:
-    """What a person must know of the intervals."""
+    """What a person must know of the volumes and their intervals, a sentence a line."""
     count = len(volumes[0].samples) if volumes else 0
+    sentences = [
+        _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
+        _("Mask: each voxel counted as its most probable structure; it can lie outside the intervals."),
+    ]
     if count < 2:
-        return _("One sample has no spread; draw {enough} or more for intervals.").format(enough=ENOUGH_SAMPLES)
-    spread = _("ml, as the model's {count} samples spread; this is not its accuracy.").format(count=count)
-    if count < ENOUGH_SAMPLES:
-        few = _("So few samples make the intervals wide; draw {enough} or more.").format(enough=ENOUGH_SAMPLES)
-        return f"{spread} {few}"
-    return spread
+        sentences.append(_("One sample has no spread; draw {enough} or more for intervals."))
+    else:
+        sentences.append(_("50 %, 90 %: spread of the model's {count} samples, not its accuracy."))
+    if 2 <= count < ENOUGH_SAMPLES:
+        sentences.append(_("So few samples make the intervals wide; draw {enough} or more."))
+    return "\n".join(sentences).format(count=count, enough=ENOUGH_SAMPLES)
 
 
 def mlText(ml: float) -> str:
@@ -73,10 +90,12 @@ def asTable(volumes: Sequence[Volume], delimiter: str) -> str:
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     count = len(volumes[0].samples) if volumes else 0
     bounds = [f"interval{level}_{bound}_ml" for level in (50, 90) for bound in ("low", "high")]
-    writer.writerow(["segment", "consensus_ml", "mean_ml", *bounds, *(f"sample{n}_ml" for n in range(count))])
+    each = [f"sample{n}_ml" for n in range(count)]
+    writer.writerow(["segment", "expected_ml", "consensus_ml", "mean_ml", *bounds, *each])
     for volume in volumes:
         intervals = [*(volume.interval50 or ("", "")), *(volume.interval90 or ("", ""))]
-        writer.writerow([volume.name, volume.consensus, volume.mean, *intervals, *volume.samples])
+        expected = "" if volume.expected is None else volume.expected
+        writer.writerow([volume.name, expected, volume.mask, volume.mean, *intervals, *volume.samples])
     return text.getvalue()
 
 

@@ -1,6 +1,7 @@
-"""The panel's table of volumes: each segment's mean, its intervals, and how its samples lie in them."""
+"""The panel's table of volumes: what is expected of each segment, what its mask has, and how its samples spread."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ class VolumesSection:
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._shown: tuple | None = None
         table = ui.volumesTable
-        table.setHorizontalHeaderLabels([_("Structure"), _("Mean"), "50 %", "90 %", _("Samples")])
         header = table.horizontalHeader()
         for column in range(5):
             stretch = column == 0
@@ -41,7 +41,7 @@ class VolumesSection:
         self._segmentation = segmentation
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
         for widget, tip in (
-            (ui.volumesTable, _("What the samples say of each structure's volume.")),
+            (ui.volumesTable, _("Each structure's volume, and how the model's samples spread.")),
             (ui.copyVolumesButton, _("Copy the table with every sample's volumes, to paste into a spreadsheet.")),
             (ui.saveVolumesButton, _("Write the table with every sample's volumes to a file.")),
         ):
@@ -58,10 +58,14 @@ class VolumesSection:
 
     def _fill(self) -> None:
         table = self._ui.volumesTable
+        titles = _titles(self._volumes)
+        table.setHorizontalHeaderLabels([title for title, _tip in titles])
+        for column, (_title, tip) in enumerate(titles):
+            table.horizontalHeaderItem(column).setToolTip(tip)
         table.rowCount = len(self._volumes)
         for row, volume in enumerate(self._volumes):
-            texts = [volume.name, volumes.mlText(volume.mean)]
-            texts += [volumes.intervalText(interval) for interval in (volume.interval50, volume.interval90)]
+            intervals = [volumes.intervalText(interval) for interval in (volume.interval50, volume.interval90)]
+            texts = [volume.name, *map(volumes.mlText, (volume.shown, volume.mask)), "\n".join(intervals)]
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(_tip(volume))
@@ -74,6 +78,7 @@ class VolumesSection:
             plot.toolTip = _tip(volume)
             table.setCellWidget(row, 4, plot)
         table.setColumnWidth(4, PLOT_SIZE[0] + 8)
+        table.resizeRowsToContents()
         fitRows(table)
 
     def _color(self, volume: Volume) -> Any:
@@ -100,10 +105,28 @@ class VolumesSection:
                 draft.unlink(missing_ok=True)
 
 
+def _titles(told: Sequence[Volume]) -> list[tuple[str, str]]:
+    """Title and tooltip of each column."""
+    if volumes.isExpected(told):
+        shown = _("Expected"), _("Expected volume: the class probabilities of the map summed over all voxels.")
+    else:
+        shown = _("Mean"), _("Mean of the samples' volumes.")
+    return [
+        (_("Structure"), _("The model's structures.")),
+        (f"{shown[0]}\n(ml)", shown[1]),
+        (_("Mask\n(ml)"), _("Volume of the segmentation, in which each voxel counts as its most probable structure.")),
+        (_("50 %\n90 % (ml)"), _("Where the volume of one more sample would lie with 50 % and with 90 % probability.")),
+        (_("Samples"), _("The volume of each sample, and the 90 % interval as a line.")),
+    ]
+
+
 def _tip(volume: Volume) -> str:
-    return _("{name}: {consensus} ml in the segmentation; samples from {low} to {high} ml").format(
+    text = _("{name}: {shown} ml, in the mask {mask} ml; samples from {low} to {high} ml, on average {mean} ml")
+    return text.format(
         name=volume.name,
-        consensus=volumes.mlText(volume.consensus),
+        shown=volumes.mlText(volume.shown),
+        mask=volumes.mlText(volume.mask),
         low=volumes.mlText(min(volume.samples)),
         high=volumes.mlText(max(volume.samples)),
+        mean=volumes.mlText(volume.mean),
     )

@@ -46,14 +46,44 @@ def doneText(report: Mapping, seconds: float) -> str:
     values = {"samples": report["samples"], "wanted": report["requested_samples"], "seconds": round(seconds)}
     if not report["partial"]:
         return _("Done: {samples} samples in {seconds} s.").format(**values)
-    direct = report["map_source"] == "direct"  # then segmentation and entropy are not of the samples
     if report["requested_samples"] == "auto":  # there was no number to reach
-        if direct:
-            text = _("Stopped after {samples} samples; only the volumes and their intervals are from those.")
-        else:
-            text = _("Stopped after {samples} samples; the result is from those.")
-    elif direct:
-        text = _("Stopped after {samples} of {wanted} samples; only the volumes and their intervals are from those.")
+        stopped = _("Stopped after {samples} samples").format(**values)
     else:
-        text = _("Stopped after {samples} of {wanted} samples; the result is from those.")
-    return text.format(**values)
+        stopped = _("Stopped after {samples} of {wanted} samples").format(**values)
+    parts = {
+        "samples": _("the result is from those."),
+        "both": _("the result is from those and the model's direct class probabilities."),
+    }
+    return f"{stopped}; {parts.get(report['map_source'], _('only the intervals of the volumes are from those.'))}"
+
+
+def mapSource(report: Mapping) -> str:
+    """What the class probabilities of segmentation and entropy are taken from; stands after "from" or "of"."""
+    average = _("the average of the {samples} samples") if report["samples"] > 1 else _("the one sample")
+    average = average.format(samples=report["samples"])
+    if report["map_source"] == "samples":
+        return average
+    if report["map_source"] == "both":
+        text = _("{average}, mixed with the model's direct class probabilities, which count as {prior:g} samples")
+        return text.format(average=average, prior=report["map_prior"])
+    if report["map_source"] == "exact":
+        return _("the model's direct class probabilities, which are the exact average of its samples")
+    return _("the model's direct class probabilities, in which the samples play no part")
+
+
+def legendTitle(report: Mapping) -> str:
+    """Title of the colour legend of the map's entropy."""
+    return _("Entropy (bits), direct") if report["map_source"] == "direct" else _("Entropy (bits)")
+
+
+def entropyText(report: Mapping) -> str:
+    """One sentence on what the overlay of the entropy shows."""
+    return _("Entropy of {source}.").format(source=mapSource(report))
+
+
+def disagreementText(report: Mapping) -> str:
+    """One sentence on what the overlay of the samples' disagreement shows."""
+    if report["samples"] == 1:
+        return _("One sample differs from no other: there is nothing to see.")
+    text = _("Entropy of the {samples} samples' own votes: where the samples alone differ.")
+    return text.format(samples=report["samples"])

@@ -52,6 +52,7 @@ class Job:
     samples: list[np.ndarray]
     report: dict = field(default_factory=dict)
     probabilities: list[np.ndarray] = field(default_factory=list)
+    disagreement: np.ndarray | None = None
 
 
 def obliqueIJKToRAS() -> np.ndarray:
@@ -99,7 +100,10 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     entropy = np.where(voxels > half, 1.2, 0.1).astype(np.float32)
     index, size = (2, 1, 3), tuple(extent - 4 for extent in reference.GetSize())
     block = tuple(slice(start, start + extent) for start, extent in zip(index[::-1], size[::-1], strict=True))
-    drawn = [np.ascontiguousarray(np.roll(labels, shift, axis=2)[block]) for shift in range(samples)]
+    whole = [np.roll(labels, shift, axis=2) for shift in range(samples)]
+    drawn = [np.ascontiguousarray(mask[block]) for mask in whole]
+    votes = np.stack([np.mean([mask == c for mask in whole], axis=0, dtype=np.float32) for c in range(3)])
+    disagreement = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0)
     sure = np.where(entropy > 1, 0.55, 0.98).astype(np.float32)
     p = np.stack([np.where(labels == c, sure, (1 - sure) / 2) for c in range(3)])
     # Three blocks along each axis in place of the engine's watershed, which takes its time on a head at 1 mm.
@@ -117,24 +121,29 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "schema": 1,
         "model": {"name": "brain-structures", "title": "Hirnstrukturen; „alle“: 頭", "sha256": "0" * 64},
         "map_source": "samples",
+        "map_prior": 0.0,
+        "start": {"kind": "noise", "log_snr": None},
         "max_entropy_bits": MAXIMUM_BITS,
         "seed": 0,
         "steps": 5,
         "device": "cpu",
         "versions": {"torch": "2.13.0"},
         "samples": samples,
+        "kept_samples": samples,
+        "warnings": [],
         "volumes": [volume(entry, drawn, reference) for entry in LABELS],
         "regions": regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
     results.write_basins(folder / "regions.nrrd", unsure[block], reference, (index, size), compress=False)
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
     results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
+    results.write_entropy(folder / "disagreement.nrrd", disagreement, reference, compress=False)
     results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
     quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     results.write_sequence(
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
     )
-    return Job(folder, labels, entropy, drawn, report, quantised)
+    return Job(folder, labels, entropy, drawn, report, quantised, disagreement)
 
 
 def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
@@ -142,7 +151,8 @@ def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
     ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in drawn]
     mean = float(np.mean(ml))
     return {key: entry[key] for key in ("label", "id", "name")} | {
-        "consensus_ml": mean,
+        "consensus_ml": 1.2 * mean,
+        "expected_ml": 1.01 * mean,
         "mean_ml": mean,
         "interval50_ml": [0.98 * mean, 1.02 * mean],
         "interval90_ml": [0.9 * mean, 1.1 * mean],

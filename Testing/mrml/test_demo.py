@@ -55,7 +55,7 @@ def test_demo_leaves_files_scene_and_picture(application, head, tmp_path, monkey
 
     assert volumeNode.GetName() == "Kopf é 1"
     names = {path.name for path in output.iterdir()}
-    assert names == {"segmentation.seg.nrrd", "entropy.nrrd", "report.json", "scene.mrb", "overview.png"}
+    assert names == {*demo.RESULT_FILES, "scene.mrb", "overview.png"}
     assert json.loads((output / "report.json").read_text())["samples"] == 2
     assert zipfile.ZipFile(output / "scene.mrb").testzip() is None
     assert (output / "overview.png").read_bytes().startswith(b"\x89PNG")
@@ -150,10 +150,11 @@ def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
 
 
 def test_table_names_the_interval_only_where_there_is_one():
+    told = {"id": "a", "consensus_ml": 9.0, "mean_ml": 9.0, "interval50_ml": None, "samples_ml": []}
     report = {
         "volumes": [
-            {"name": "Ventricles", "mean_ml": 21.6, "interval90_ml": [18.2, 25.1]},
-            {"name": "Brainstem", "mean_ml": 25.0, "interval90_ml": None},
+            told | {"name": "Ventricles", "expected_ml": 21.6, "interval90_ml": [18.2, 25.1]},
+            told | {"name": "Brainstem", "expected_ml": 25.0, "interval90_ml": None},
         ]
     }
     assert demo.volumesText(report).splitlines() == [

@@ -71,7 +71,7 @@ def test_result_follows_the_transform_of_its_volume(volumeNode, job):
 
     result = importJob(volumeNode, job)
 
-    for node in (result.segmentationNode, result.entropyNode):
+    for node in (result.segmentationNode, result.entropyNode, result.disagreementNode):
         assert node.GetTransformNodeID() == volumeNode.GetTransformNodeID()
     bright = job.entropy > 1
     assert np.allclose(voxelsInWorld(result.entropyNode, bright), voxelsInWorld(volumeNode, bright))

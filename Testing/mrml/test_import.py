@@ -68,7 +68,7 @@ def test_every_node_explains_itself(volumeNode, job):
 def test_no_node_remembers_the_job_folder(volumeNode, job):
     result = importJob(volumeNode, job)
 
-    for node in (result.segmentationNode, result.entropyNode, result.samplesNode):
+    for node in (result.segmentationNode, result.entropyNode, result.disagreementNode, result.samplesNode):
         storageNode = node.GetStorageNode()
         assert storageNode is None or not storageNode.GetFileName()
         assert node.GetModifiedSinceRead()
@@ -81,7 +81,7 @@ def test_result_lies_beside_its_volume_in_the_subject_hierarchy(volumeNode, job)
 
     result = importJob(volumeNode, job)
 
-    for node in (result.segmentationNode, result.entropyNode):
+    for node in (result.segmentationNode, result.entropyNode, result.disagreementNode):
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
@@ -125,9 +125,14 @@ def test_an_import_that_is_stopped_leaves_the_scene_as_it_was(volumeNode, job):
 
 
 @pytest.mark.parametrize(
-    "name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd"]
+    ("name", "kept"),
+    [
+        (f"{name}.nrrd", kept)
+        for name in ("segmentation.seg", "entropy", "disagreement", "samples.seq", "probabilities.seq")
+        for kept in (None, 0, 9, 200, -1)
+        if (name, kept) != ("disagreement", None)  # earlier versions wrote none
+    ],
 )
-@pytest.mark.parametrize("kept", [None, 0, 9, 200, -1])
 def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name, kept):
     path = job.folder / name
     content = path.read_bytes()

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import json
 import re
 import shlex
@@ -57,6 +58,38 @@ def test_the_page_holds_all_it_needs(result, job, tmp_path):
         "Bericht ü.html",
         "Bericht ü.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "prior", "sentence"),
+    [
+        ("samples", 0.0, "are from the average of the 3 samples."),
+        ("direct", None, "class probabilities, in which the samples play no part."),
+        ("exact", 0.0, "class probabilities, which are the exact average of its samples."),
+        ("both", 4.5, "class probabilities, which count as 4.5 samples."),
+    ],
+)
+def test_the_page_says_where_its_numbers_come_from(volumeNode, job, tmp_path, source, prior, sentence):
+    job.report |= {"map_source": source, "map_prior": prior, "warnings": ["The spread <was> not fitted."]}
+    page = html.unescape(write(importJob(volumeNode, job), tmp_path / "r.html"))
+    assert page.count("Segmentation and entropy are from ") == page.count(sentence) == 1
+    assert "The spread <was> not fitted." in page
+    assert "<th>Expected (ml)</th><th>50 % (ml)</th><th>90 % (ml)</th><th>Mask (ml)</th>" in page
+    assert "Expected: sum of the class probabilities." in page
+
+
+def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path):
+    for entry in job.report["volumes"]:
+        del entry["expected_ml"]
+    for key in ("kept_samples", "map_prior", "start", "warnings"):
+        del job.report[key]
+    page = write(importJob(volumeNode, job), tmp_path / "r.html")
+    assert "<th>Mean (ml)</th>" in page and "Expected" not in page
+
+
+def test_samples_without_steps_are_repeated_without_steps(volumeNode, job):
+    job.report["steps"] = 0
+    assert "--steps" not in Report(importJob(volumeNode, job).segmentationNode).command()
 
 
 def test_text_of_the_scene_cannot_become_markup(application, tmp_path):

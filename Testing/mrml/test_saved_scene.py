@@ -61,9 +61,8 @@ def test_bundle_holds_every_file_by_a_relative_path(bundle):
         mrml = next(name for name in names if name.endswith(".mrml"))
         root = xml.etree.ElementTree.fromstring(archive.read(mrml))
     files = [element.get("fileName") for element in root.iter() if element.get("fileName")]
-    assert (
-        len(files) == 9
-    )  # volume, PET, transform, segmentation, entropy, its colours, regions, samples, probabilities
+    # volume, PET, transform, segmentation, entropy, disagreement, their colours, regions, samples, probabilities
+    assert len(files) == 10
     for file in files:
         assert not PurePosixPath(file).is_absolute()
         assert str(PurePosixPath(mrml).parent / unquote(file)) in names

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -191,6 +192,19 @@ def randomModel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("Modelle ü") / "random"
     testing = Path(__file__).resolve().parents[1]
     subprocess.run([sys.executable, "-c", MAKE_MODEL, testing, worker_client.ENGINE_FOLDER, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fittedModel(randomModel):
+    """The same model with a fitted spread: its samples are masks of a copula and cost no pass of a network."""
+    folder = shutil.copytree(randomModel, randomModel.with_name("fitted"))
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    covariance = {"scales_mm": [8.0], "weights": [[0.8]] * 3, "shared": [0.2] * 3}
+    start = {"covariance": covariance, "log_snr": None}
+    metadata["diffusion_segmentation"] |= {"title": "Fitted", "map_prior": 0, "start": start}
+    path.write_text(json.dumps(metadata), encoding="utf-8")
     return folder
 
 

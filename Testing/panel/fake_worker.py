@@ -3,8 +3,9 @@
     python fake_worker.py BEHAVIOUR [SECONDS]
 
 `good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
-as the engine does; `direct` also says that its maps are a direct prediction; every other behaviour is one way to go
-wrong.
+as the engine does; `direct`, `both` and `exact` also say that their maps are a direct prediction, wholly, in part or as
+the exact mean of samples that need no steps; `unfitted` warns of its spread; `old` writes what version 0.3 did; every
+other behaviour is one way to go wrong.
 """
 
 import json
@@ -38,6 +39,7 @@ LABELS = [
         "terminology": TERMINOLOGY.format(code="68523003^White matter"),
     },
 ]
+UNFITTED = "The spread of this model's samples was not fitted to labelled cases; its intervals can be too narrow."
 
 
 def main(behaviour: str, seconds: float) -> None:
@@ -104,7 +106,8 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
     if behaviour == "garbage":
         os.write(1, b'\xff\xfe a library prints\n{"type": "surprise"}\n')
     drawn = 0
-    steps = request["steps"] or 5
+    steps = 1 if behaviour == "exact" else request["steps"] or 5
+    request["samples"] = request["samples"] or (64 if behaviour == "exact" else 8)
     progress = {"type": "progress", "job": job, "samples": request["samples"], "steps": steps}
     say({**progress, "stage": "reading", "sample": 0, "step": 0, "secondsLeft": None})
     while drawn < request["samples"]:
@@ -158,7 +161,12 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     box = ((0, 0, 0), reference.GetSize())
     limits = [np.array([0.3, 0.6]) + 0.02 * np.sin(2 * n) for n in range(samples)]
     drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
-    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn, reference, box, False)
+    kept = samples if behaviour == "old" else min(samples, 16)
+    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn[:kept], reference, box, False)
+    if behaviour != "old" and not prefix:
+        votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(3)])
+        bits = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0).astype(np.float32)
+        results.write_entropy(folder / "disagreement.nrrd", bits, reference, False)
     second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
     p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
     quantised = list(np.rint(255 * p).astype(np.uint8))
@@ -174,36 +182,46 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     report = {
         "schema": 1,
         "model": {"name": request["model"], "title": "Fake", "sha256": "0" * 64, "version": "1"},
-        "map_source": "direct" if behaviour == "direct" else "samples",
+        "map_source": behaviour if behaviour in ("direct", "both", "exact") else "samples",
         "seed": request["seed"],
-        "steps": request["steps"] or 5,
+        "steps": 0 if behaviour == "exact" else request["steps"] or 5,
         "samples": samples,
         "requested_samples": request["samples"],
         "partial": samples < request["samples"],
         "device": request["device"],
         "classes": 3,
         "max_entropy_bits": 1.585,
-        "volumes": [volume(entry, drawn, reference) for entry in LABELS],
-        "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(samples)],
+        "volumes": [volume(entry, drawn, labels, reference) for entry in LABELS],
+        "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(kept)],
         "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
         "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
-        "warnings": [],
+        "warnings": [UNFITTED] if behaviour == "unfitted" else [],
+        "kept_samples": kept,
+        "map_prior": {"direct": None, "both": 4.0}.get(behaviour, 0.0),
+        "start": {"kind": "copula" if behaviour == "exact" else "noise", "log_snr": None},
     }
+    if behaviour == "old":
+        for key in ("kept_samples", "map_prior", "start"):
+            del report[key]
+        for entry in report["volumes"]:
+            del entry["expected_ml"]
     (folder / f"{prefix}report.json").write_text(json.dumps(report))
     return {"folder": str(folder), "report": report}
 
 
-def volume(entry: dict, drawn: list, reference) -> dict:
+def volume(entry: dict, drawn: list, labels, reference) -> dict:
     """What the report tells of one class."""
     import numpy as np
 
-    ml = np.array([(labels == entry["label"]).sum() for labels in drawn]) * np.prod(reference.GetSpacing()) / 1000
+    voxel_ml = np.prod(reference.GetSpacing()) / 1000
+    ml = np.array([(mask == entry["label"]).sum() for mask in drawn]) * voxel_ml
     mean, spread = ml.mean(), ml.std()
     told = {f"interval{p}_ml": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
     return {key: entry[key] for key in ("label", "id", "name")} | {
-        "consensus_ml": mean,
+        "consensus_ml": (labels == entry["label"]).sum() * voxel_ml,
+        "expected_ml": mean + 0.1 * spread,
         "mean_ml": mean,
         **(told if len(drawn) > 1 else dict.fromkeys(told)),
         "method": "t-predictive",

@@ -51,6 +51,16 @@ def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUnt
     assert lines(world) == ["Flat"]  # the others have results
 
 
+def test_what_a_result_warns_of_stands_in_the_list(openPanel, addHead, pumpUntil):
+    addHead("One", size=24)
+    world = openPanel("unfitted", "0.01")
+    world.ui.addScenesButton.click()
+    world.ui.batchButton.click()
+    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    (line,) = lines(world)
+    assert line.startswith("✓ One: Done: 8 samples") and "not fitted to labelled cases" in line
+
+
 def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, addHead, pumpUntil):
     for name in ("One", "Two", "Three"):
         addHead(name, size=24)

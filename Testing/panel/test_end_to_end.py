@@ -10,6 +10,7 @@ import slicer.util
 import slicer_standin
 
 from DiffusionSegmentationLib import catalogue, demo, scene
+from DiffusionSegmentationLib.labels import Labels
 from DiffusionSegmentationLib.review import Review
 
 slicer_standin.likePythonQt(__name__)
@@ -18,7 +19,7 @@ SHIPPED = catalogue.SHIPPED
 
 
 @pytest.fixture
-def world(openRealPanel, addHead):
+def world(openRealPanel, addHead, fittedModel):
     addHead(size=44)
     return openRealPanel()
 
@@ -36,6 +37,79 @@ def test_from_click_to_overlay(world, run, photograph):
     assert world.ui.deviceComboBox.count >= 2
     assert "torch" not in sys.modules
     photograph("real", world.widget)
+
+
+def test_from_click_to_a_scene_that_was_saved_and_opened_again(
+    world, fittedModel, run, pumpUntil, application, tmp_path, photograph, capfd
+):
+    """Segment as the model advises, look at both overlays and the volumes, correct, save, and go on where one was."""
+    ui = world.ui
+    world.widget.enter()
+    ui.modelComboBox.currentIndex = ui.modelComboBox.findData(str(fittedModel))
+    job = run(world, samples=0)
+    assert job.state == "done", (job.message, list(world.runner.client.log)[-20:])
+    report = job.report
+    assert (report["samples"], report["kept_samples"], report["map_source"]) == (64, 16, "exact")
+    photograph("fitted", world.widget)
+    table = shownVolumes(ui)
+    assert [row[0] for row in table] == ["Structure 1", "Structure 2"]
+    for _name, expected, _mask, intervals in table:
+        low, high = map(float, intervals.splitlines()[1].split("–"))
+        assert low <= float(expected) <= high
+
+    ui.layerComboBox.currentIndex = 1
+    ui.opacitySlider.value = 0.45
+    ui.thresholdSlider.value = 0.55
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert {node.GetForegroundVolumeID() for node in composites} == {job.result.disagreementNode.GetID()}
+    ui.nextButton.click()
+    ui.sampleCheckBox.click()
+    for position in range(ui.sampleSlider.maximum + 1):
+        ui.sampleSlider.value = position
+        ui.useSampleButton.click()
+        pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
+        if "are not as the model made them" in ui.editedLabel.text:
+            break
+    corrected, said = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
+    assert said.split(" voxels")[0].isdecimal()
+    ui.sampleCheckBox.click()
+    before = lookOf(ui)
+    disagreement = slicer.util.arrayFromVolume(job.result.disagreementNode).copy()
+    assert disagreement.max() > 0.5
+    path = tmp_path / "Fall ü.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path))
+
+    capfd.readouterr()
+    slicer.mrmlScene.Clear(False)
+    assert ui.volumesTable.rowCount == 0 and not ui.layerComboBox.enabled
+    assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
+    pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
+    assert lookOf(ui) == before and ui.editedLabel.text == said
+    segmentationNode = slicer.util.getNode("Head segmentation")
+    assert np.array_equal(Labels(segmentationNode).current(), corrected)
+    node = segmentationNode.GetNodeReference(scene.DISAGREEMENT_ROLE)
+    assert np.array_equal(slicer.util.arrayFromVolume(node), disagreement)
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert {node.GetForegroundVolumeID() for node in composites} == {node.GetID()}
+    ui.overlayCheckBox.click()
+    assert {node.GetForegroundVolumeID() for node in composites} == {None}
+    ui.sampleCheckBox.click()
+    assert ui.sampleText.text.startswith("Sample ") and "of the 16 kept (64 drawn)" in ui.sampleText.text
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def shownVolumes(ui):
+    """The volumes table as it stands there, without its last column, which is pictures."""
+    return [
+        [ui.volumesTable.item(row, column).text() for column in range(4)] for row in range(ui.volumesTable.rowCount)
+    ]
+
+
+def lookOf(ui):
+    """What the sections of the result say."""
+    sliders = round(ui.opacitySlider.value, 6), round(ui.thresholdSlider.value, 6)
+    choice = ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
+    return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_other_samples(world, run):
@@ -84,7 +158,6 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     head = demo.loadVolume(demo.findHead())
     head.SetName("MRHead")
     world = openPanel("real")
-    world.ui.samplesSpinBox.value = 8
     world.ui.segmentButton.click()
     pumpUntil(lambda: not world.runner.busy, seconds=300, describe=lambda: world.runner.job)
     review = Review(world.runner.job.result.segmentationNode)

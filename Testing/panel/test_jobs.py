@@ -173,8 +173,13 @@ def test_samples_between_two_previews_count_too(bench, addHead):
     [
         ("samples", 8, "Stopped after 3 of 8 samples; the result is from those."),
         ("samples", "auto", "Stopped after 3 samples; the result is from those."),
-        ("direct", 8, "Stopped after 3 of 8 samples; only the volumes and their intervals are from those."),
-        ("direct", "auto", "Stopped after 3 samples; only the volumes and their intervals are from those."),
+        (
+            "both",
+            8,
+            "Stopped after 3 of 8 samples; the result is from those and the model's direct class probabilities.",
+        ),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes are from those."),
+        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes are from those."),
     ],
 )
 def test_a_stopped_run_says_what_its_samples_gave(source, wanted, sentence):

@@ -27,6 +27,8 @@ def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
     run(world, samples=2)
     ui.inputSelector.setCurrentNode(None)
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
+    ui.samplesSpinBox.value = 0  # the model's own: as many as in the last run
+    assert ui.statusLabel.text.startswith("Takes a few seconds, ")
     ui.samplesSpinBox.value = 8
     assert ui.statusLabel.text == "Takes about 25 s, judging by the last run, and about 1.6 GB of memory."
     ui.stepsSpinBox.value = 10  # twice as many as the model's own
@@ -38,8 +40,20 @@ def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
 
 def test_an_estimate_of_another_version_is_none():
     assert Measured.fromText("") is None and Measured.fromText('{"a": 1}') is None
-    measured = Measured(8.0, 3.0, 0.6, 5, 1.6e9)
+    measured = Measured(8.0, 3.0, 0.6, 5, 1.6e9, 64)
     assert Measured.fromText(measured.asText()) == measured
+
+
+def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead, run):
+    addHead()
+    world = openPanel("exact", "0.001")
+    run(world, samples=4)
+    world.ui.inputSelector.setCurrentNode(None)
+    world.ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
+    world.ui.samplesSpinBox.value = 8
+    assert world.ui.statusLabel.text.startswith("Takes about 25 s")  # 3 s each, and 3 s around
+    world.ui.stepsSpinBox.value = 10
+    assert world.ui.statusLabel.text.startswith("Takes about 25 s")
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])

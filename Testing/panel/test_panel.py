@@ -34,7 +34,7 @@ def test_the_first_volume_is_preselected_and_can_be_segmented(openPanel, addHead
     assert world.ui.inputSelector.currentNode() is volumeNode
     assert world.ui.segmentButton.enabled and world.ui.segmentButton.text == "Segment"
     assert world.ui.modelComboBox.currentText == "Brain structures (MR head)"
-    assert world.ui.samplesSpinBox.value == 8 and world.ui.samplesSpinBox.maximum == 64
+    assert world.ui.samplesSpinBox.text == "as the model advises" and world.ui.samplesSpinBox.maximum == 64
     assert world.ui.statusLabel.text.startswith("How long it takes is known after the first run")
 
 
@@ -55,6 +55,17 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
     world = openPanel()  # another start: the choice is kept, though no worker has named devices yet
     assert world.ui.deviceComboBox.itemData(world.ui.deviceComboBox.currentIndex) == "cuda:0"
+
+
+def test_no_number_of_samples_is_the_models_own(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.01")
+    job = run(world, samples=0)
+    assert job.choices.samples is None and job.report["samples"] == 8
+    node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
+    node.SetParameter("samples", "8")  # as in every scene of an earlier version
+    world = openPanel("good", "0.01")
+    assert world.ui.samplesSpinBox.text == "8" and run(world, samples=8).choices.samples == 8
 
 
 def test_segment_becomes_cancel_and_shows_how_far_it_is(openPanel, addHead, photograph, pumpUntil):
@@ -113,21 +124,6 @@ def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, a
     assert not ui.opacitySlider.enabled and "not shown" in ui.opacitySlider.toolTip
     ui.overlayCheckBox.click()
     assert overlay.visible and ui.opacitySlider.value == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "overlay", "threshold"),
-    [
-        ("good", "where the samples disagree", "0 bits is full agreement of the samples"),
-        ("direct", "where the model's direct prediction is unsure", "at 0 bits the model's direct prediction is sure"),
-    ],
-)
-def test_the_overlay_is_explained_by_where_its_maps_come_from(openPanel, addHead, run, behaviour, overlay, threshold):
-    addHead()
-    world = openPanel(behaviour, "0.01")
-    run(world)
-    assert overlay in world.ui.overlayCheckBox.toolTip
-    assert threshold in world.ui.thresholdSlider.toolTip
 
 
 def test_what_more_samples_give_is_said_for_every_model(openPanel):
@@ -273,7 +269,11 @@ def test_a_removed_result_leaves_the_controls_off(openPanel, addHead, run):
     job = run(world)
     slicer.mrmlScene.RemoveNode(job.result.entropyNode)
     world.widget.enter()
+    assert world.ui.overlayCheckBox.enabled and world.ui.layerComboBox.currentText == "sample disagreement"
+    slicer.mrmlScene.RemoveNode(job.result.disagreementNode)
+    world.widget.enter()
     assert not world.ui.overlayCheckBox.enabled and "was removed" in world.ui.overlayCheckBox.toolTip
+    assert not world.ui.layerComboBox.enabled and not world.ui.layerLabel.visible
     assert world.ui.editButton.enabled
     slicer.mrmlScene.RemoveNode(job.result.segmentationNode)
     assert not world.ui.editButton.enabled

@@ -13,6 +13,7 @@ slicer_standin.likePythonQt(__name__)
 
 ROLES = [
     scene.ENTROPY_ROLE,
+    scene.DISAGREEMENT_ROLE,
     scene.SAMPLES_ROLE,
     scene.REGIONS_ROLE,
     scene.PROBABILITIES_ROLE,
@@ -38,6 +39,7 @@ def busyPanel(openPanel, addHead, run, mrmlScene):
     world.ui.sampleCheckBox.click()
     world.ui.sideBySideCheckBox.click()
     world.ui.playButton.click()
+    world.ui.layerComboBox.currentIndex = 1
     return world, result.segmentationNode
 
 

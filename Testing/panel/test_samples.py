@@ -48,6 +48,23 @@ def test_the_slider_goes_through_the_samples(browsed, photograph):
     assert browser.shown is None and not ui.sampleText.visible
 
 
+def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
+    addHead()
+    world = openPanel("exact", "0.001")
+    job = run(world, samples=0)
+    assert (job.report["samples"], job.report["kept_samples"]) == (64, 16)
+    ui, browser = world.ui, Browser(job.result.segmentationNode)
+    ui.sampleCheckBox.click()
+    assert ui.sampleSlider.maximum == 15
+    ui.sampleSlider.value = 2
+    assert ui.sampleText.text.startswith("Sample 3 of the 16 kept (64 drawn), Dice 0.9")
+    ui.orderComboBox.currentIndex = ui.orderComboBox.findData("white_matter")
+    indices = [browser.index(position) for position in range(16)]
+    volumes = [browser.volumeMl(index, "white_matter") for index in indices]
+    assert sorted(indices) == list(range(16)) and volumes == sorted(volumes)
+    photograph("kept", world.widget)
+
+
 def test_an_order_by_volume_tells_the_volume(browsed):
     world, browser = browsed
     ui = world.ui

@@ -11,8 +11,8 @@ slicer_standin.likePythonQt(__name__)
 
 
 def volume(**values):
-    base = {"id": "a", "name": "A", "consensus_ml": 5.0, "mean_ml": 5.0, "interval50_ml": [4.9, 5.1]}
-    return base | {"interval90_ml": [4.0, 6.0], "samples_ml": [4.5, 5.5]} | values
+    base = {"id": "a", "name": "A"} | dict.fromkeys(("expected_ml", "consensus_ml", "mean_ml"), 5.0)
+    return base | {"interval50_ml": [4.9, 5.1], "interval90_ml": [4.0, 6.0], "samples_ml": [4.5, 5.5]} | values
 
 
 @pytest.mark.parametrize(
@@ -36,21 +36,40 @@ def test_too_few_samples_are_said(count, words):
     assert ("So few" in volumes.noteOn(told)) == (count == 4)
 
 
-def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photograph):
+def test_a_report_of_an_earlier_version_shows_the_mean():
+    entry = volume(mean_ml=5.1)
+    del entry["expected_ml"]
+    (told,) = volumes.volumesOf({"volumes": [entry]})
+    assert told.shown == 5.1 and "Mean: average of the samples." in volumes.noteOn([told])
+    assert volumes.asTable([told], ",").splitlines()[1].startswith("A,,5.0,5.1,")
+
+
+def headers(table):
+    return [table.horizontalHeaderItem(column).text().split("\n") for column in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "title", "key"), [("good", "Expected", "expected_ml"), ("old", "Mean", "mean_ml")]
+)
+def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photograph, behaviour, title, key):
     addHead()
-    world = openPanel()
-    ui = world.ui
-    assert not ui.copyVolumesButton.enabled and "no result yet" in ui.copyVolumesButton.toolTip
+    world = openPanel(behaviour, "0.01")
+    table = world.ui.volumesTable
+    assert not world.ui.copyVolumesButton.enabled and "no result yet" in world.ui.copyVolumesButton.toolTip
     report = run(world, samples=8).report
-    assert ui.volumesTable.rowCount == 2
+    assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 % (ml)"], ["Samples"]]
+    assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
+    assert table.rowCount == 2
     for row, entry in enumerate(report["volumes"]):
-        texts = [ui.volumesTable.item(row, column).text() for column in range(4)]
-        assert texts[0] == entry["name"] and float(texts[1]) == pytest.approx(entry["mean_ml"], rel=0.01)
-        assert float(texts[3].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
-        plot = ui.volumesTable.cellWidget(row, 4).pixmap.toImage()
+        name, shown, mask, intervals = (table.item(row, column).text() for column in range(4))
+        assert name == entry["name"] and float(shown) == pytest.approx(entry[key], rel=0.01)
+        assert float(mask) == pytest.approx(entry["consensus_ml"], rel=0.01)
+        assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
+        assert f"in the mask {mask} ml" in table.item(row, 1).toolTip()
+        plot = table.cellWidget(row, 4).pixmap.toImage()
         assert len({plot.pixel(x, 8) for x in range(64)}) > 3
-    assert "8 samples spread" in ui.volumesLabel.text
-    photograph("volumes", world.widget)
+    assert "spread of the model's 8 samples" in world.ui.volumesLabel.text
+    photograph(f"volumes-{behaviour}", world.widget, part=world.ui.resultCollapsibleButton)
 
 
 def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, tmp_path, monkeypatch):
@@ -61,7 +80,7 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     report = run(world, samples=3).report
     world.ui.copyVolumesButton.click()
     lines = qt.QApplication.clipboard().text().splitlines()
-    assert len(lines) == 3 and lines[0].split("\t")[:3] == ["segment", "consensus_ml", "mean_ml"]
+    assert len(lines) == 3 and lines[0].split("\t")[:4] == ["segment", "expected_ml", "consensus_ml", "mean_ml"]
     target = tmp_path / "Volumen ü.csv"
     asked = []
     answers = [str(target), ""]
@@ -75,3 +94,4 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
         rows = list(csv.DictReader(file))
     assert [row["segment"] for row in rows] == [entry["name"] for entry in report["volumes"]]
     assert float(rows[1]["sample2_ml"]) == report["volumes"][1]["samples_ml"][2]
+    assert float(rows[1]["expected_ml"]) == report["volumes"][1]["expected_ml"]

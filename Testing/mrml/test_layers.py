@@ -1,0 +1,178 @@
+"""Two overlays of one result: a switch changes what is shown and nothing else, and both leave no trace."""
+
+import json
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
+
+from DiffusionSegmentationLib import scene
+from DiffusionSegmentationLib.display import Overlay, nodesOfClass
+from DiffusionSegmentationLib.labels import Labels
+from DiffusionSegmentationLib.layers import Layers
+from DiffusionSegmentationLib.scene import DISAGREEMENT_ROLE, ENTROPY_ROLE
+
+SIZE = (160, 120)
+
+
+@pytest.fixture
+def views(application):
+    application.addSliceViews(SIZE)
+    return application.sliceViews
+
+
+@pytest.fixture
+def result(views, volumeNode, job):
+    """A result whose volume is in the background of all views, with a PET of the person's before Red."""
+    result = importJob(volumeNode, job)
+    result.segmentationNode.SetDisplayVisibility(False)
+    pet = addVolume("PET", np.eye(4))
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    for view in views.values():
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+        view.frame(center, 30.0)
+    views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
+    views["Red"].compositeNode.SetForegroundOpacity(0.35)
+    return result
+
+
+def foregrounds(views):
+    composites = [view.compositeNode for view in views.values()]
+    return [(composite.GetForegroundVolumeID(), composite.GetForegroundOpacity()) for composite in composites]
+
+
+def test_the_disagreement_lies_beside_the_entropy(volumeNode, job):
+    node = importJob(volumeNode, job).disagreementNode
+
+    assert node.GetName() == "Kopf é 頭 disagreement"
+    assert np.array_equal(slicer.util.arrayFromVolume(node), job.disagreement)
+    assert json.loads(node.GetAttribute(scene.RUN_ATTRIBUTE)) == job.report
+    assert node.GetNodeReference(scene.VOLUME_ROLE) is volumeNode
+    displayNode = node.GetScalarVolumeDisplayNode()
+    assert displayNode.GetColorNode().GetName() == "Entropy (plasma)"
+    assert displayNode.GetWindowLevelMax() == pytest.approx(MAXIMUM_BITS, abs=1e-5)
+    assert slicer.modules.colors.logic().GetColorLegendDisplayNode(node).GetTitleText() == "Disagreement (bits)"
+
+
+def test_a_switch_keeps_opacity_threshold_and_the_way_back(result, views):
+    before = foregrounds(views)
+    layers = Layers(result.segmentationNode)
+    assert layers.roles == (ENTROPY_ROLE, DISAGREEMENT_ROLE) and layers.chosen == ENTROPY_ROLE
+    layers.show()
+    views["Green"].compositeNode.SetForegroundVolumeID(None)  # a person does not want it there
+    layers.opacity, layers.threshold = 0.4, 0.3
+
+    layers.chosen = DISAGREEMENT_ROLE
+
+    assert layers.visible and (layers.opacity, layers.threshold) == (0.4, 0.3)
+    shown = {name: view.compositeNode.GetForegroundVolumeID() for name, view in views.items()}
+    node = result.disagreementNode.GetID()
+    assert shown == {"Red": node, "Yellow": node, "Green": None}
+    assert views["Red"].compositeNode.GetForegroundOpacity() == 0.4
+    layers.threshold = 0.5
+    assert Overlay(result.entropyNode).threshold == 0.5  # what reviews and corrections go by
+    Overlay(result.disagreementNode).threshold = 0.9  # by hand, in Volumes
+    layers.chosen = ENTROPY_ROLE
+    assert layers.threshold == 0.9
+    layers.hide()
+    assert foregrounds(views)[:2] == before[:2] and foregrounds(views)[2][0] is None
+
+
+def test_a_hidden_layer_is_chosen_and_stays_hidden(result, views):
+    before = foregrounds(views)
+    layers = Layers(result.segmentationNode)
+
+    layers.chosen = DISAGREEMENT_ROLE
+
+    assert not layers.visible and foregrounds(views) == before
+    layers.show()
+    assert views["Red"].compositeNode.GetForegroundVolumeID() == result.disagreementNode.GetID()
+    layers.hide()
+    assert foregrounds(views) == before
+
+
+def test_the_picture_is_that_of_the_chosen_layer_with_one_legend(result, views):
+    layers = Layers(result.segmentationNode)
+    layers.show()
+    entropy = views["Red"].render()
+
+    layers.chosen = DISAGREEMENT_ROLE
+    switched = views["Red"].render()
+    layers.hide()
+    layers.show()  # as if it had been the first
+    assert np.array_equal(switched, views["Red"].render())
+    assert not np.array_equal(switched, entropy)
+
+    layers.chosen = ENTROPY_ROLE
+    assert np.array_equal(views["Red"].render(), entropy)
+
+
+def test_an_overlay_leaves_no_legend_of_the_one_before(result, views, volumeNode, tmp_path):
+    Overlay(result.entropyNode).show()
+    second = importJob(volumeNode, segment(volumeNode, tmp_path))
+    second.segmentationNode.SetDisplayVisibility(False)
+    Overlay(second.entropyNode).threshold = MAXIMUM_BITS
+    Overlay(second.entropyNode).show()
+    after = views["Red"].render()
+    slicer.modules.colors.logic().GetColorLegendDisplayNode(result.entropyNode).SetVisibility(False)
+    assert np.array_equal(views["Red"].render(), after)
+
+
+def test_a_result_of_an_earlier_version_has_the_entropy_alone(volumeNode, job):
+    (job.folder / "disagreement.nrrd").unlink()
+
+    result = importJob(volumeNode, job)
+
+    assert result.disagreementNode is None
+    assert Layers(result.segmentationNode).roles == (ENTROPY_ROLE,)
+    assert not [n for n in nodesOfClass(slicer.mrmlScene, "vtkMRMLVolumeNode") if "disagreement" in n.GetName()]
+
+
+@pytest.mark.parametrize("gone", [ENTROPY_ROLE, DISAGREEMENT_ROLE])
+def test_a_layer_that_was_removed_makes_way_for_the_other(result, views, gone):
+    before = foregrounds(views)
+    layers = Layers(result.segmentationNode)
+    layers.chosen = gone
+    layers.show()
+    slicer.mrmlScene.RemoveNode(result.segmentationNode.GetNodeReference(gone))
+
+    layers = Layers(result.segmentationNode)
+
+    assert layers.roles == (layers.chosen,) != (gone,) and not layers.visible
+    layers.show()
+    layers.hide()
+    assert foregrounds(views) == before
+
+
+def test_it_goes_with_its_result(volumeNode, job):
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    scene.removeResult(importJob(volumeNode, job).segmentationNode)
+    left = slicer.mrmlScene.GetNumberOfNodes() - before
+    assert left <= 1  # the colours stay
+
+
+def test_the_choice_is_saved_with_the_scene(application, result, views, job, tmp_path):
+    layers = Layers(result.segmentationNode)
+    layers.show()
+    layers.opacity, layers.threshold = 0.4, 0.3
+    layers.chosen = DISAGREEMENT_ROLE
+    path = tmp_path / "Szene é.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path))
+
+    application.scene.Clear(False)
+    assert application.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
+
+    segmentationNode = application.scene.GetFirstNodeByName("Kopf é 頭 segmentation")
+    layers = Layers(segmentationNode)
+    assert layers.chosen == DISAGREEMENT_ROLE and layers.visible
+    assert layers.opacity == 0.4 and layers.threshold == pytest.approx(0.3)
+    node = segmentationNode.GetNodeReference(DISAGREEMENT_ROLE)
+    assert np.array_equal(slicer.util.arrayFromVolume(node), job.disagreement)
+    assert Labels(segmentationNode).edited() == 0
+    layers.hide()
+    pet = application.scene.GetFirstNodeByName("PET")
+    assert views["Red"].compositeNode.GetForegroundVolumeID() == pet.GetID()

@@ -1,0 +1,87 @@
+"""The choice between the two overlays in the panel, what each is said to show, and what a result warns of."""
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.review import Review
+
+slicer_standin.likePythonQt(__name__)
+
+
+def foregrounds():
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return {composite.GetForegroundVolumeID() for composite in composites}
+
+
+def choose(ui, text):
+    ui.layerComboBox.currentIndex = [ui.layerComboBox.itemText(n) for n in range(2)].index(text)
+
+
+def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run, pumpUntil, photograph):
+    addHead()
+    world = openPanel()
+    ui = world.ui
+    assert not ui.layerComboBox.enabled and "There is no result yet" in ui.layerComboBox.toolTip
+    result = run(world, samples=4).result
+    review = Review(result.segmentationNode)
+    assert ui.layerComboBox.currentText == "entropy of the map"
+    ui.opacitySlider.value, ui.thresholdSlider.value = 0.4, 0.7
+    pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.7) < 1e-6)
+    regions = Review(result.segmentationNode).regions
+    choose(ui, "sample disagreement")
+    assert foregrounds() == {result.disagreementNode.GetID()} and ui.overlayCheckBox.checked
+    assert ui.layerLabel.text == "Entropy of the 4 samples' own votes: where the samples alone differ."
+    assert (ui.opacitySlider.value, ui.thresholdSlider.value) == pytest.approx((0.4, 0.7))
+    assert Review(result.segmentationNode).regions == regions != review.regions
+    photograph("disagreement", world.widget, part=ui.resultCollapsibleButton)
+    ui.thresholdSlider.value = 0.5  # of the map, too: the table follows
+    pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.5) < 1e-6)
+    ui.overlayCheckBox.click()
+    assert foregrounds() == {None}
+    choose(ui, "entropy of the map")
+    assert foregrounds() == {None} and not ui.overlayCheckBox.checked
+    ui.overlayCheckBox.click()
+    assert foregrounds() == {result.entropyNode.GetID()}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sentence"),
+    [
+        ("good", "Entropy of the average of the 3 samples."),
+        ("direct", "Entropy of the model's direct class probabilities, in which the samples play no part."),
+        ("exact", "Entropy of the model's direct class probabilities, which are the exact average of its samples."),
+        (
+            "both",
+            "Entropy of the average of the 3 samples, mixed with the model's direct class probabilities, which count"
+            " as 4 samples.",
+        ),
+    ],
+)
+def test_the_overlay_is_explained_by_where_its_map_comes_from(openPanel, addHead, run, behaviour, sentence):
+    addHead()
+    world = openPanel(behaviour, "0.01")
+    run(world, samples=3)
+    assert world.ui.layerLabel.text == sentence
+
+
+def test_a_result_of_an_earlier_version_offers_the_entropy_alone(openPanel, addHead, run):
+    addHead()
+    world = openPanel("old", "0.01")
+    assert run(world).state == "done"
+    assert world.ui.layerComboBox.count == 1 and not world.ui.layerComboBox.enabled
+    assert "no other overlay" in world.ui.layerComboBox.toolTip and world.ui.overlayCheckBox.enabled
+
+
+def test_what_a_result_warns_of_stays_in_sight(openPanel, addHead, run, photograph):
+    addHead()
+    other = addHead("Other")
+    world = openPanel("unfitted", "0.01")
+    run(world)
+    world.ui.inputSelector.setCurrentNode(other)  # the status line is about that one now
+    assert world.ui.warningsLabel.visible and "not fitted to labelled cases" in world.ui.warningsLabel.text
+    photograph("warning", world.widget, part=world.ui.resultCollapsibleButton)
+    world = openPanel("good", "0.01")
+    run(world)
+    assert not world.ui.warningsLabel.visible
