@@ -21,6 +21,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from scipy import fft
+from scipy.special import log_ndtr
 
 SURE = 1e-4
 """A voxel whose most probable class leaves less than this to the others is not drawn."""
@@ -177,7 +178,13 @@ class Copula:
 
 
 def gumbel(field: np.ndarray) -> np.ndarray:
-    """Standard normal float32 values as standard Gumbel ones: -log(-log Phi(f))."""
-    # Beyond 5.5, -log Phi is less than float32 can tell from zero; a voxel in 10^7 is there.
-    bounded = torch.from_numpy(field).clamp(-12.0, 5.0)
-    return torch.special.log_ndtr(bounded).neg_().log_().neg_().numpy()
+    """Standard normal float32 values as standard Gumbel ones, -log(-log Phi(f)), off by 0.005 at most.
+
+    From a table, because a head takes some 10^8 of them: a sixth of the time of the special function.
+    """
+    return _GUMBEL[((np.clip(field, LOWEST, HIGHEST) - LOWEST) * STEPS_PER_SD + 0.5).astype(np.int32)]
+
+
+LOWEST, HIGHEST, STEPS_PER_SD = -8.0, 5.2, 512
+"""Normal values outside are taken as the nearest inside; one in ten million is above."""
+_GUMBEL = -np.log(-log_ndtr(np.arange(LOWEST, HIGHEST + 1 / STEPS_PER_SD, 1 / STEPS_PER_SD))).astype(np.float32)

@@ -62,7 +62,7 @@ def test_gumbel_noise_has_its_own_law_in_the_tails_too():
     quantiles = np.array([1e-6, 0.01, 0.5, 0.99, 1 - 1e-5])
     from scipy.special import ndtri
 
-    np.testing.assert_allclose(gumbel(ndtri(quantiles).astype(np.float32)), -np.log(-np.log(quantiles)), rtol=2e-3)
+    np.testing.assert_allclose(gumbel(ndtri(quantiles).astype(np.float32)), -np.log(-np.log(quantiles)), atol=6e-3)
 
 
 def test_covariance_comes_back_from_the_metadata():

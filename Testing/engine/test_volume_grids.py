@@ -108,7 +108,7 @@ def test_a_ball_comes_back_to_where_it_is(seed: int) -> None:
     inside = (1 / (1 + np.exp((distance - radius) / 0.5))).astype(np.float32)
     p = np.stack([1 - inside, inside])
     projection = Projection(working, image)
-    labels, entropy = projection.consensus(p)
+    labels, entropy, _ = projection.consensus(p)
     truth = np.linalg.norm(all_lps(image) - centre, axis=-1)
     assert labels.shape == entropy.shape == image.GetSize()[::-1]
     assert (labels[truth < radius - 1] == 1).all() and (labels[truth > radius + 1] == 0).all()
@@ -144,7 +144,7 @@ def test_probabilities_are_interpolated_and_the_rest_is_background(seed: int, mo
     p = rng.random((4, *working.GetSize()[::-1])).astype(np.float32)
     p /= p.sum(axis=0)
     projection = Projection(working, image)
-    labels, entropy = projection.consensus(p)
+    labels, entropy, _ = projection.consensus(p)
     quantised = projection.quantised(p)
     index, size = projection.box
     assert np.prod(size) < np.prod(image.GetSize())  # so that something lies outside the box
@@ -259,5 +259,5 @@ def test_the_quantised_probabilities_have_the_consensus_for_their_best():
     p[1], p[2] = 0.3995, 0.4005
     projection = Projection(working, working)
     assert (np.rint(255 * p[1]) == np.rint(255 * p[2])).all()
-    labels, _ = projection.consensus(p)
+    labels, *_ = projection.consensus(p)
     assert (labels == 2).all() and (projection.quantised(p).argmax(0) == labels).all()

@@ -96,7 +96,7 @@ def place(affine: np.ndarray, kji: np.ndarray) -> np.ndarray:
 
 
 def written(folder: Path, image: sitk.Image, projection: Projection, p: np.ndarray, compress: bool) -> None:
-    labels, entropy = projection.consensus(p)
+    labels, entropy, _ = projection.consensus(p)
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, image, LABELS, compress)
     results.write_entropy(folder / "entropy.nrrd", entropy, image, compress)
     samples = [projection.labels(p), projection.labels(p)]

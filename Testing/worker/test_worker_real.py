@@ -50,7 +50,8 @@ def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Pat
     assert report["samples"] == 3 and report == json.loads((folder / "report.json").read_text(encoding="utf-8"))
     names = {path.name for path in folder.iterdir() if not path.name.startswith("preview")}
     assert names == {
-        "segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd", "probabilities.seq.nrrd", "regions.nrrd",
+        "segmentation.seg.nrrd", "entropy.nrrd", "disagreement.nrrd",
+        "samples.seq.nrrd", "probabilities.seq.nrrd", "regions.nrrd",
         "report.json",
     }  # fmt: skip
 
