@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -177,9 +178,11 @@ def install_torch(environment: Environment) -> None:
     On Linux PyPI's own build brings several gigabytes of CUDA libraries, which neither the demo nor a test uses. So
     first what needs no network (torch is here already, or pip is configured with a folder that holds it), then
     PyTorch's CPU index. That index is asked once, with a limit: pip tries one that does not answer for minutes, for
-    every package. Where both fail, and on Windows and macOS, whose builds at PyPI are small, torch comes with the
-    other packages.
+    every package. Where both fail, where there is an NVIDIA driver, which can use CUDA, and on Windows and macOS, whose
+    builds at PyPI are small, torch comes with the other packages.
     """
+    if sys.platform == "linux" and shutil.which("nvidia-smi"):
+        return
     version = re.search(r"^torch==(\S+)", environment.constraints.read_text(), re.MULTILINE).group(1)
     if run(environment.python, "-m", "pip", "install", "--no-deps", "--no-index", f"torch=={version}", quiet=True) == 0:
         return

@@ -49,8 +49,9 @@ def ratios(name: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.random(WINDOW, dtype=np.float32)
     cpu = torch.device("cpu")
-    steps = model.section["steps"]["cpu"]
-    grid = model.step_grid(steps)
+    start = model.start
+    free = start is not None and start.log_snr is None
+    grid = np.empty(0) if free else model.step_grid(model.section["steps"]["cpu"])
     arguments = denoiser_arguments(model, image)
     # Interleaved, so that what else the machine does falls on both alike.
     encoder, denoiser, direct, sampling = [], [], [], []
@@ -65,7 +66,7 @@ def ratios(name: str) -> None:
     fast, full = statistics.median(direct), statistics.median(sampling)
     print(f"encoder {one:.2f} s a window, denoiser {light:.3f} s a pass: 1/{one / light:.1f} of the encoder")
     print(
-        f"direct head {fast:.2f} s, {SAMPLES} samples of {steps} steps {full:.2f} s: "
+        f"direct head {fast:.2f} s, {SAMPLES} samples of {len(grid)} steps {full:.2f} s: "
         f"{full / fast:.1f} times the direct head"
     )
 
@@ -79,10 +80,13 @@ def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Te
 
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
-    """Everything from image to the last sample, one sample after another as on a CPU."""
+    """Everything from image to the last sample, one sample after another as on a CPU; an empty grid denoises nothing."""
     encoded = Encoded(model, image, device, lambda: None)
     for seed in sample_seeds(0, SAMPLES):
-        encoded.sample([seed], grid)
+        if len(grid):
+            encoded.sample([seed], grid)
+        else:
+            encoded.start_mask(seed)
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -107,7 +111,7 @@ def waiting(volume: Path, model: str) -> None:
             "folder": folder,
             "volume": str(volume),
             "model": model,
-            "samples": SAMPLES,
+            "samples": None,
             "steps": None,
             "seed": 0,
             "device": "cpu",
