@@ -181,12 +181,10 @@ def install_torch(environment: Environment) -> None:
     every package. Where both fail, where there is an NVIDIA driver, which can use CUDA, and on Windows and macOS, whose
     builds at PyPI are small, torch comes with the other packages.
     """
-    if sys.platform == "linux" and shutil.which("nvidia-smi"):
-        return
     version = re.search(r"^torch==(\S+)", environment.constraints.read_text(), re.MULTILINE).group(1)
     if run(environment.python, "-m", "pip", "install", "--no-deps", "--no-index", f"torch=={version}", quiet=True) == 0:
         return
-    if sys.platform != "linux":
+    if sys.platform != "linux" or shutil.which("nvidia-smi"):
         return
     index = ("--index-url", "https://download.pytorch.org/whl/cpu")
     ask = [environment.python, "-m", "pip", "index", "versions", "torch", *index]

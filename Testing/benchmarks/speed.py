@@ -80,7 +80,7 @@ def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Te
 
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
-    """Everything from image to the last sample, one sample after another as on a CPU; an empty grid denoises nothing."""
+    """Everything from image to the last sample, one after another as on a CPU; an empty grid denoises nothing."""
     encoded = Encoded(model, image, device, lambda: None)
     for seed in sample_seeds(0, SAMPLES):
         if len(grid):

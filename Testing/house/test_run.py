@@ -21,6 +21,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     environment.constraints.write_text("numpy==2.4.6\ntorch==2.13.0\n")
     monkeypatch.setattr(module, "MAIN", environment)
     monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
     module.calls, module.no_local_torch = [], False
 
     def run(*command: object, quiet: bool = False) -> int:
@@ -86,6 +87,16 @@ def test_a_silent_index_costs_half_a_minute_and_no_failure(
 def test_other_systems_leave_torch_to_pypi(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     script.no_local_torch = True
     monkeypatch.setattr(script.sys, "platform", "darwin")
+    script.install_torch(script.MAIN)
+    assert len(script.calls) == 1
+
+
+def test_a_machine_with_an_nvidia_card_takes_the_build_that_can_use_it(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.no_local_torch = True
+    monkeypatch.setattr(script.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(script.subprocess, "run", pytest.fail)
     script.install_torch(script.MAIN)
     assert len(script.calls) == 1
 
