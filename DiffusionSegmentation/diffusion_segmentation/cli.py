@@ -88,19 +88,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a model, on your own cases or on a task with a known answer",
-        description="Evaluate MODEL on DATASET: a folder of labelled images as `train` takes, or a task with a known "
-        "answer such as lesions:32x32. Finished cases are kept in the output folder; the same command goes on.",
+        description="Evaluate MODEL on DATASET: a folder of labelled images as `train` takes, tissue priors from which "
+        "heads are drawn, or a task with a known answer such as lesions:32x32. Finished cases are kept in the output "
+        "folder; the same command goes on.",
         allow_abbrev=False,
     )
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model folder")
-    evaluate.add_argument("dataset", metavar="DATASET", help="folder of labelled images, or name of a phantom")
+    evaluate.add_argument("dataset", metavar="DATASET", help="folder of labelled images, priors (.npz) or phantom")
     evaluate.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for page and scores")
-    evaluate.add_argument("--samples", metavar="N", type=_positive, help="a case; default: 8, of a phantom 64")
+    evaluate.add_argument(
+        "--samples",
+        metavar="N",
+        type=_positive,
+        help="a case; default: as the model advises, of heads 32, of a phantom 64",
+    )
     evaluate.add_argument(
         "--steps", metavar="K", type=_steps, nargs="+", default=[], help="of a phantom several, such as 5 10 uniform:10"
     )
     evaluate.add_argument("--cases", metavar="N", type=_positive, help="default: all, of a phantom 400 (3D: 100)")
+    evaluate.add_argument(
+        "--window", metavar="ZxYxX", type=_window, help="voxels of a synthetic head, default: 64x64x64"
+    )
     evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
@@ -176,6 +185,12 @@ def _steps(text: str) -> str:
     if not re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) or int(text.rpartition(":")[2]) < 2:
         raise argparse.ArgumentTypeError(f"{text} is neither a number of 2 or more nor such as uniform:10")
     return text
+
+
+def _window(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]{2,3}x[0-9]{2,3}x[0-9]{2,3}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not such as 96x112x96")
+    return tuple(map(int, text.split("x")))
 
 
 def _samples(text: str) -> int | str:
@@ -255,6 +270,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         cases=options.cases,
         seed=options.seed,
         device=options.device,
+        window=options.window,
     )
     found = engine.evaluate(request)
     if show_json:

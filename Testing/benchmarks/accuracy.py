@@ -89,6 +89,7 @@ def with_source(folder: Path, source: str, copy: Path) -> Path:
     """A copy of a model folder whose consensus and entropy come from `source`."""
     shutil.copytree(folder, copy)
     metadata = models.read_metadata(copy)
+    metadata["diffusion_segmentation"].pop("map_prior", None)
     metadata["diffusion_segmentation"]["map_source"] = source
     (copy / models.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     return copy

@@ -1,10 +1,12 @@
 """The model card: what the shipped model was made from, how good it is on each held-out head, and where it fails.
 
-    python Testing/run.py bench card HEADS [--model NAME|DIR] [--output DIR]
+    python Testing/run.py bench card HEADS [--model NAME|DIR] [--output DIR] [--spread TITLE=FILE ...]
 
 HEADS is the folder that `bench heads` fills. A head is scored if its reference lies beside it: NAME.nii.gz and
 NAME-reference.nii.gz, which is the `seg.nii.gz` of `run.py reference`. Written to DIR (default: Documentation/MODEL)
 are README.md, reliability.png and failures.png, and to the model's metadata.json the section `card` with the scores.
+FILE is the evaluation.json of `evaluate MODEL build/priors.npz` or what `bench spread HEADS --json FILE` writes; the
+first one is told by structure, too.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from accuracy import BINS, LEVEL_REACH, LEVELS, array, by_class, score
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from robustness import noisy, resampled
+from spread import by_structure, markdown
 
 from diffusion_segmentation import model as models
 from diffusion_segmentation.evaluation import figures
@@ -44,7 +47,10 @@ def main() -> None:
     parser.add_argument("heads", type=Path)
     parser.add_argument("--model", default="brain-structures")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--spread", metavar="TITLE=FILE", nargs="+", default=[])
     options = parser.parse_args()
+    told = (text.partition("=") for text in options.spread)
+    joint = {title: json.loads(Path(file).read_text(encoding="utf-8"))["joint"] for title, _, file in told}
     folder = models.find(options.model)
     metadata = models.read_metadata(folder)
     section = metadata["diffusion_segmentation"]
@@ -66,9 +72,9 @@ def main() -> None:
         print(f"picturing {name}", flush=True)
         failed.append(pictured(name, image, reference, folder, len(section["labels"]) + 1))
     (output / "failures.png").write_bytes(picture(failed, section["labels"]))
-    section["card"] = card(scores, failed)
+    section["card"] = card(scores, failed, joint)
     (folder / models.METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    (output / "README.md").write_text(page(metadata, scores, failed), encoding="utf-8")
+    (output / "README.md").write_text(page(metadata, scores, failed, joint), encoding="utf-8")
 
 
 def scored(volume: Path, reference: Path, model: Path, labels: list[dict]) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def upright(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "LPS")
 
 
-def card(scores: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+def card(scores: dict[str, Any], failed: list[dict[str, Any]], joint: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The scores as they are kept in the metadata."""
     heads = {
         name: {
@@ -164,7 +170,11 @@ def card(scores: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]
         for one in failed
         if "dice" in one
     }
-    return {"reference": "SAMSEG, a silver reference", "heads": heads, "variants": outside}
+    spread = {
+        title: {name: one["measures"][name]["value"] for name in ("z_rms", "coverage_90", "dice_ratio", "specks")}
+        for title, one in joint.items()
+    }
+    return {"reference": "SAMSEG, a silver reference", "heads": heads, "variants": outside, "spread": spread}
 
 
 def picture(failed: list[dict[str, Any]], labels: list[dict]) -> bytes:
@@ -205,7 +215,9 @@ def slices(image: sitk.Image, labels: sitk.Image, plane: int) -> np.ndarray:
     return part if plane == 0 else part[::-1]
 
 
-def page(metadata: dict[str, Any], scores: dict[str, Any], failed: list[dict[str, Any]]) -> str:
+def page(
+    metadata: dict[str, Any], scores: dict[str, Any], failed: list[dict[str, Any]], joint: dict[str, dict[str, Any]]
+) -> str:
     """The card as Markdown."""
     section = metadata["diffusion_segmentation"]
     training, every = section["training"], scores.values()
@@ -243,6 +255,7 @@ def page(metadata: dict[str, Any], scores: dict[str, Any], failed: list[dict[str
         "Within 10 mm of the brain:",
         table(["uncertainty", *names], unsure),
         "![Share of right voxels over the probability of the chosen class, a curve for each head](reliability.png)",
+        *spread_parts(joint),
         "## Where it fails",
         "![Image, segmentation and entropy for inputs unlike those that the model was made for](failures.png)",
         table(["input", "mean Dice", "calibration error", "AUROC", "mean entropy inside, bits", "warning"], outside),
@@ -252,6 +265,22 @@ def page(metadata: dict[str, Any], scores: dict[str, Any], failed: list[dict[str
         "warns of what it has no class for. So it is with the macaque, whose brain is called cerebellum.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def spread_parts(joint: dict[str, dict[str, Any]]) -> list[str]:
+    """What is known of the samples' spread, as paragraphs."""
+    if not joint:
+        return []
+    title, first = next(iter(joint.items()))
+    return [
+        "## What the intervals hold",
+        "For an honest sampler the truth is one more sample. In brackets is what a perfect sampler of as many samples "
+        "and cases scores in 99 % of evaluations. Of real heads the reference is SAMSEG's, with borders of its own: "
+        "what misses there is partly a difference of protocols, and no more is claimed.",
+        markdown(joint),
+        f"By structure, {title}; * lies outside the band of a perfect sampler:",
+        by_structure(first),
+    ]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -194,8 +194,27 @@ def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.Captur
         "cases": None,
         "seed": 0,
         "device": "auto",
+        "window": None,
     }
     assert capsys.readouterr().out.splitlines()[-1] == "Dice 0.5, in out"
+
+
+def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    module = SimpleNamespace(Request=lambda **fields: SimpleNamespace(**fields), text=lambda found, folder: "fitted")
+    module.calibrate = lambda request: asked.append(vars(request))
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
+    assert cli.main("calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()) == 0
+    chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
+    assert asked == [chosen] and capsys.readouterr().out == "fitted\n"
+
+
+def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:
+    assert cli.main("evaluate m priors.npz --output o --window 96x112x96".split()) == 0
+    assert evaluation.asked.window == (96, 112, 96)
+    with pytest.raises(SystemExit):
+        cli.main("evaluate m priors.npz --output o --window 96x112".split())
 
 
 def test_every_choice_of_evaluate_arrives(evaluation: SimpleNamespace) -> None:

@@ -1,0 +1,99 @@
+"""Whether the samples spread as the truth does, on real heads with silver references.
+
+    python Testing/run.py bench spread HEADS [--model NAME|DIR] [--samples N] [--json FILE]
+
+HEADS is the folder that `bench heads` fills; a head counts if its reference lies beside it, NAME-reference.nii.gz, the
+`seg.nii.gz` of `run.py reference`. Printed are the measures of `evaluate`, on the model's working grid. The reference
+comes from a method with borders of its own, so a part of what misses the intervals is a difference of protocols: no bar
+is set. The same measures where the truth is known: `evaluate MODEL build/priors.npz`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from accuracy import by_class
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.calibration.start import labelled
+from diffusion_segmentation.evaluation import joint
+from diffusion_segmentation.evaluation.wording import number
+from diffusion_segmentation.training.folder import on_grid
+from diffusion_segmentation.volume import read_volume
+
+SHOWN = ("z_rms", "coverage_50", "coverage_90", "dice_ratio", "variogram_2mm", "variogram_8mm", "specks")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("heads", type=Path)
+    parser.add_argument("--model", default="brain-structures")
+    parser.add_argument("--samples", type=int, default=joint.SAMPLES)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    model = models.load(models.find(options.model)).to(torch.device("cpu"))
+    names = sorted(path.name.removesuffix("-reference.nii.gz") for path in options.heads.glob("*-reference.nii.gz"))
+    if not names:
+        raise SystemExit("No head has its reference beside it; see the start of spread.py.")
+    records = []
+    for index, name in enumerate(names):
+        print(f"scoring {name}", flush=True)
+        volume, reference = (options.heads / f"{name}{end}.nii.gz" for end in ("", "-reference"))
+        records.append(joint.joint_case(model, on_working_grid(model, volume, reference), options.samples, index))
+    found = joint.summarise(records, [entry["name"] for entry in model.labels])
+    print(joint.text(found))
+    if options.json:
+        options.json.write_text(json.dumps({"heads": names, "joint": found}, indent=1) + "\n", encoding="utf-8")
+
+
+def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
+    """The head with its reference by class on the model's working grid, and the direct head's probabilities."""
+    image = read_volume(volume)
+    labels = sitk.GetImageFromArray(by_class(reference, image, model.labels))
+    labels.CopyInformation(image)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "labels.nrrd"
+        sitk.WriteImage(labels, str(path))
+        values, masks = on_grid(image, [path], model.spacing, model.section.get("intensity"), model.classes)
+    return labelled(model, values.astype(np.float32), masks[0])
+
+
+def markdown(found: dict[str, dict[str, Any]]) -> str:
+    """A table for the model card: a column for each set of cases, its values beside a perfect sampler's 99 % band."""
+    lines = ["| samples and truth | " + " | ".join(found) + " |", "| --- |" + " --- |" * len(found)]
+    for key in SHOWN:
+        cells = (of["measures"][key] for of in found.values())
+        told = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
+        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(told) + " |")
+    for title, key in (("Dice of the map", "map_dice"), ("expected from the samples", "expected_dice")):
+        lines.append(f"| {title} | " + " | ".join(number(of[key]) for of in found.values()) + " |")
+    return "\n".join(lines)
+
+
+def by_structure(of: dict[str, Any]) -> str:
+    """A table of one set of cases by structure; * marks what lies outside the band of a perfect sampler."""
+    keys = ("z_rms", "coverage_90", "dice_ratio")
+    lines = [
+        "| structure | rms z | 90 % intervals hold | mean width, ml | 1 - Dice ratio |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for index, name in enumerate(of["structures"]):
+        z, held, ratio = (
+            number(of["measures"][key]["by_structure"][index], 2)
+            + ("" if joint.within(of["measures"][key], index) else "*")
+            for key in keys
+        )
+        width = number(of["describe"]["interval_90_width_ml"][index], 1)
+        lines.append(f"| {name} | {z} | {held} | {width} | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

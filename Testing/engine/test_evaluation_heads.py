@@ -1,0 +1,101 @@
+"""`evaluate` on synthetic heads, from priors to page, where the truth is a draw of the model's own copula."""
+
+import json
+
+import numpy as np
+import pytest
+from test_start import with_entries
+
+from diffusion_segmentation import model as models
+from diffusion_segmentation.calibration import start
+from diffusion_segmentation.copula import Copula
+from diffusion_segmentation.evaluation import evaluate, heads, joint
+from diffusion_segmentation.evaluation.wording import number
+from diffusion_segmentation.training import sources
+
+COVARIANCE = {"scales_mm": [8.0, 24.0], "weights": [[0.6, 0.2]] * 3, "shared": [0.2] * 3}
+SHAPE = (16, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def a_fitted_folder(a_model_folder, tmp_path_factory):
+    entry = {"covariance": COVARIANCE, "log_snr": None}
+    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "fitted", start=entry, map_prior=0)
+
+
+@pytest.fixture
+def drawn_heads(monkeypatch, a_fitted_folder):
+    """Heads whose labels are a mask of the model's own copula: the model is a perfect sampler of them."""
+    model = models.load(a_fitted_folder)
+
+    def unseen(priors, window, count, seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            image = rng.random(SHAPE, dtype=np.float32)
+            p = start.labelled(model, image, np.zeros(SHAPE, np.uint8)).p
+            yield image, Copula(model.start.covariance, p, model.spacing).draw(int(rng.integers(2**31)))
+
+    monkeypatch.setattr(sources, "unseen_heads", unseen)
+
+
+def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_folder, tmp_path):
+    priors = tmp_path / "priors.npz"
+    np.savez(priors)
+    request = evaluate.Request(
+        str(a_fitted_folder), str(priors), tmp_path / "scores", samples=12, cases=20, device="cpu"
+    )
+    found = evaluate.evaluate(request)
+    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text(encoding="utf-8")) == found
+    measures = found["joint"]["measures"]
+    outside = [name for name, one in measures.items() if one["value"] is not None and not one["inside"]]
+    assert len(outside) <= 1, outside  # each of 13 is outside in one evaluation of a hundred
+    assert measures["z_rms"]["value"] == pytest.approx(1, abs=0.35)
+    text = evaluate.text(found, request.output)
+    assert joint.TITLES["dice_ratio"] in text and number(measures["z_rms"]["value"]) in text
+    page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
+    assert "must be found out" in page and "Structure 2" in page
+    lines = (tmp_path / "scores" / "cases.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 20 * 2 and lines[0].startswith("case,structure,true_ml,expected_ml")
+
+
+def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeypatch):
+    priors = tmp_path / "priors.npz"
+    np.savez(priors)
+    request = evaluate.Request(str(a_fitted_folder), str(priors), tmp_path / "scores", samples=4, cases=3, device="cpu")
+    first = evaluate.evaluate(request)
+    monkeypatch.setattr(heads, "joint_case", pytest.fail)
+    assert evaluate.evaluate(request)["joint"] == first["joint"]
+
+
+def test_blocks_of_the_map_halve_the_distance_between_samples():
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (6, 16, 16, 16)).astype(np.uint8)
+    chosen = np.zeros((16, 16, 16), np.uint8)
+    mixed = joint.halved(masks, chosen, 4, rng)
+    assert (mixed <= masks).all() and 0.4 < mixed.sum() / masks.sum() < 0.6
+
+
+def test_measures_without_a_value_are_a_dash():
+    measure = {key: None for key in ("value", "low", "high")} | {"inside": False}
+    measure |= {f"{key}by_structure": [None] for key in ("", "low_", "high_")}
+    found = {
+        "n": 4,
+        "structures": ["one"],
+        "measures": {name: measure for name in joint.TITLES},
+        "controls": {
+            row: {name: None for name in joint.TITLES}
+            for row in (joint.INDEPENDENT, joint.HALVED, joint.REPEATED, joint.WIDENED)
+        },
+        "describe": {
+            "interval_90_width_ml": [None],
+            "correlation_truth": [None] * 4,
+            "correlation_samples": [None] * 4,
+            "specks_truth": 0.0,
+            "specks_samples": 0.0,
+            "one_sample_dice": None,
+        },
+        "map_dice": 1.0,
+        "expected_dice": 1.0,
+        "rank_correlation": None,
+    }
+    assert joint.text(found).count(" - ") >= 10
