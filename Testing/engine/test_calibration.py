@@ -88,7 +88,7 @@ def test_the_prior_is_large_where_samples_are_few_and_small_where_the_direct_hea
 
 
 def candidate(name, energy, z, prior=0):
-    return start.Candidate(name, None, np.array(energy), z, 0.9, prior, 0.1)
+    return start.Candidate(name, None, np.array(energy), z * np.sqrt(7 / 5), 0.9, prior, 0.1, 8)
 
 
 def test_the_start_with_the_best_energy_and_a_sound_z_is_chosen():
@@ -98,6 +98,8 @@ def test_the_start_with_the_best_energy_and_a_sound_z_is_chosen():
     assert start.choose([copula, better, unsound]) is better
     assert start.choose([copula, candidate("denoised", [0.2, 0.21, 0.185, 0.2], 1.2), unsound]) is copula
     assert start.choose([unsound]) is unsound
+    # Samples whose mean adds nothing to the direct head have failed, however good the rest looks.
+    assert start.choose([copula, candidate("denoised", [0.15, 0.16, 0.14, 0.15], 1.1, prior=PRIORS[-1])]) is copula
 
 
 @pytest.fixture(scope="module")

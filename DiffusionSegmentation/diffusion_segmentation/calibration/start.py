@@ -15,12 +15,13 @@ from ..metrics.joint import JointScores, joint_record
 from ..model import Model, Start
 from ..sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
-from .prior import choose_prior, log_scores
+from .prior import PRIORS, choose_prior, log_scores
 
 LOG_SNRS = (-4.0, -2.5, -1.0, 1.0)
 """Log-SNRs from which a mask of the copula is denoised; the copula alone and white noise are tried as well."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)
+"""Rms z of samples whose spread is near the true one, after `z_of_one`."""
 DECIDED = 2.0
 """Standard errors by which an energy score must be larger to be worse."""
 
@@ -36,6 +37,19 @@ class Candidate:
     coverage: float
     prior: int
     log_score: float
+    samples: int
+
+    @property
+    def z_of_one(self) -> float:
+        """The rms z over what a perfect sampler scores: a z with a spread from n samples is a t of n - 1 degrees."""
+        n = self.samples
+        return self.z_rms / np.sqrt((n - 1) / (n - 3)) if n > 3 else self.z_rms
+
+    @property
+    def sound(self) -> bool:
+        """Whether the spread is near the true one, and the samples' mean is worth something beside the direct head."""
+        exact = self.start is not None and self.start.log_snr is None
+        return SOUND_Z[0] <= self.z_of_one <= SOUND_Z[1] and (exact or self.prior < PRIORS[-1])
 
     def as_json(self) -> dict[str, Any]:
         """A row of calibration.json."""
@@ -91,7 +105,7 @@ def scored(
     measured = joint.scores()
     prior, mean_score, _ = choose_prior(scores)
     z_rms, held = measured["z_rms"].value, measured["coverage_90"].value
-    return Candidate(name, start, joint.energy_scores(), z_rms, held, prior, float(mean_score.min()))
+    return Candidate(name, start, joint.energy_scores(), z_rms, held, prior, float(mean_score.min()), joint.n)
 
 
 def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +130,10 @@ def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.nda
 def choose(candidates: Sequence[Candidate]) -> Candidate:
     """The start whose energy score is not decidedly worse than the best and whose z is nearest to 1.
 
-    Only starts whose rms z is sound (SOUND_Z) are compared, if there is one. The copula alone comes first: of equals
-    the start that costs least is chosen.
+    Only sound starts are compared, if there is one. The copula alone comes first: of equals the start that costs least
+    is chosen.
     """
-    sound = [one for one in candidates if SOUND_Z[0] <= one.z_rms <= SOUND_Z[1]] or list(candidates)
+    sound = [one for one in candidates if one.sound] or list(candidates)
     best = min(sound, key=lambda one: one.energy.mean())
 
     def worse(one: Candidate) -> bool:
@@ -127,7 +141,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
         return apart.mean() > DECIDED * apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else apart[0] > 0
 
     near = [one for one in sound if one is best or not worse(one)]
-    return min(near, key=lambda one: round(abs(np.log(max(one.z_rms, 1e-3))), 1))
+    return min(near, key=lambda one: round(abs(np.log(max(one.z_of_one, 1e-3))), 1))
 
 
 def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:

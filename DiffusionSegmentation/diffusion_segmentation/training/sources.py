@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ WINDOW = (64, 64, 64)
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
 
+LARGE_GRID, STEP_VOXELS = 2**16, 2**20
+"""Voxels of a phantom above which it is drawn fewer times, and voxels of all draws of a step together."""
 UNSEEN_STREAM = 7
 """Third part of a seed: training streams have two parts, so no case of one is a case of the other."""
 
@@ -129,10 +132,13 @@ class Phantoms(Source):
             },
             "process": {"input_scale": 0.5},
         }
+        # On large grids fewer images and draws a step: a step then takes no longer than on small ones.
+        voxels = math.prod(task.shape)
+        draws = 8 if voxels <= LARGE_GRID else 4
         optimisation = {
             "iterations": 12_000 if dims == 2 else 6_000,
-            "batch": 8,
-            "draws": 8,
+            "batch": min(8, max(1, STEP_VOXELS // (voxels * draws))),
+            "draws": draws,
             "shapes": [list(task.shape)],
             "learning_rate": 2e-3,
             "precision": "float32",
