@@ -8,7 +8,7 @@ voxel, choose the class (Gumbel-max; Maddison et al., "A* sampling", 2014, secti
 At every voxel the noise of the classes is independent and Gumbel, so class k comes out with probability p_k(v) exactly,
 whatever the correlation of the fields between voxels; no order of the classes is needed. What the correlation decides
 is the spread of volumes and shapes. It is a sum of Gaussians of several widths, as Monteiro et al., "Stochastic
-segmentation networks", 2020, let a network predict it, but stationary and fitted to data (`correlation_fit`).
+segmentation networks", 2020, let a network predict it, but stationary and fitted to data (`calibration.covariance`).
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class LatentFields:
         """`shape` are the voxels of the part of the frame that is wanted, from its offset on."""
         self.covariance = covariance
         scales = [scale / spacing_mm for scale in covariance.scales_mm]
-        # The grid is periodic: twice the widest Gaussian keeps opposite faces of the frame apart.
-        pad = int(np.ceil(2 * max(scales, default=0.0)))
-        self.period = tuple(fft.next_fast_len(n + pad, real=True) for n in frame.shape)
+        self.period = period(frame.shape, scales)
         self._part = tuple(slice(a, a + n) for a, n in zip(frame.offset, shape, strict=True))
         self._powers = [gaussian_spectrum(self.period, scale) for scale in scales]
         self._amplitudes: dict[int, np.ndarray] = {}
@@ -133,12 +131,22 @@ class LatentFields:
         return self._amplitudes[label]
 
 
-def field_bytes(shape: Sequence[int], classes: int, scales: int) -> int:
-    """Most memory that the fields of a frame of `shape` voxels take, without the margin around it.
+def period(shape: Sequence[int], scales: Sequence[float]) -> tuple[int, ...]:
+    """Voxels of the periodic grid on which the fields of a frame of `shape` are drawn; `scales` in voxels.
+
+    Twice the widest Gaussian keeps opposite faces of the frame apart; no margin is wider than the frame itself.
+    """
+    margin = int(np.ceil(2 * max(scales, default=0.0)))
+    return tuple(fft.next_fast_len(n + min(margin, n), real=True) for n in shape)
+
+
+def field_bytes(covariance: Covariance, spacing_mm: float, shape: Sequence[int]) -> int:
+    """Most memory that drawing the fields over a frame of `shape` voxels takes, in bytes.
 
     A power for each scale and an amplitude for each class, float32 in the half spectrum; waves, a field and its part.
     """
-    return int(math.prod(shape)) * (2 * (scales + classes) + 4 * 4)
+    grid = math.prod(period(shape, [scale / spacing_mm for scale in covariance.scales_mm]))
+    return grid * (2 * (len(covariance.scales_mm) + len(covariance.shared)) + 4 * 4)
 
 
 class Copula:

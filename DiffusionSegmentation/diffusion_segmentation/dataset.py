@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,22 @@ def _paired(folder: Path, part: str, listing: dict[str, Any]) -> tuple[Case, ...
 def _stem(name: str) -> str:
     """File name without its endings: `case_1.nii.gz` is `case_1`."""
     return re.sub(r"(\.(nii|nrrd|mha|mhd|gz|seg))+$", "", name, flags=re.IGNORECASE)
+
+
+def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The model's label for each number of the data set, background first, by their names.
+
+    Raises InputError where the names are not the same: numbers alone could mean anything.
+    """
+    by_name = {_plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
+    order = [by_name.get(_plain(name)) for name in dataset.label_names]
+    if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
+        raise InputError(
+            f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
+            f"{', '.join(entry['name'] for entry in labels)}; they must be the same to be compared."
+        )
+    return [0, *order]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

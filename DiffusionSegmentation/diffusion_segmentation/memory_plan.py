@@ -41,6 +41,7 @@ class MemoryPlan:
         window: voxels [z, y, x], at first the model's.
         store: the device that keeps the features of windows whose turn it is not.
         notes: what was made smaller, one sentence each.
+        frame: voxels of the whole working grid, for which a correlated start is drawn; None while it is not known.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
@@ -48,6 +49,7 @@ class MemoryPlan:
         self.window: tuple[int, ...] = tuple(model.section["window"])
         self.store = device
         self.notes: list[str] = []
+        self.frame: tuple[int, ...] | None = None
         self._at_once = most_at_once(device)
 
     def group(self, tiling: Tiling) -> int:
@@ -88,7 +90,7 @@ class MemoryPlan:
         """Most that drawing one sample and taking it in takes, in bytes. It does not grow with their number."""
         start, fields = self.model.start, 0
         if start is not None:
-            fields = field_bytes(tiling.padded, self.model.classes, len(start.covariance.scales_mm))
+            fields = field_bytes(start.covariance, self.model.spacing, self.frame or tiling.padded)
         return STATES_A_SAMPLE * self._state(tiling.cells) + self._kept(tiling) + fields
 
     def _kept(self, tiling: Tiling) -> int:

@@ -97,9 +97,15 @@ class Model:
         return replace(self, metadata={**self.metadata, "diffusion_segmentation": section})
 
     @property
+    def is_free(self) -> bool:
+        """Whether samples cost no pass of a network: masks of the copula, whose exact mean is the direct head."""
+        start = self.start
+        return start is not None and start.log_snr is None
+
+    @property
     def default_samples(self) -> int:
-        """Samples that are drawn unless a number is asked for: many where a sample costs no pass of a network."""
-        return SAMPLES if self.start is None or self.start.log_snr is not None else FREE_SAMPLES
+        """Samples that are drawn unless a number is asked for: many where they are free."""
+        return FREE_SAMPLES if self.is_free else SAMPLES
 
     @property
     def map_prior(self) -> float:

@@ -203,7 +203,7 @@ def _sound_start(start: dict[str, Any], classes: int) -> bool:
     scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
     return (
         1 <= len(scales) <= LARGEST_SCALES
-        and all(_number(scale, 1e-2, 1e3) for scale in scales)
+        and all(_number(scale, 1e-2, 500) for scale in scales)
         and len(weights) == len(shared) == classes
         and all(len(row) == len(scales) and all(_number(w, 0, 1) for w in row) for row in weights)
         and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))

@@ -31,6 +31,7 @@ class RunResults:
         direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
         keep_samples, compress, region_mm: as in `segment.Request`.
         asked: what the report repeats of the request: seed, steps and requested_samples.
+        passes: of the denoiser for each sample and window.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class RunResults:
     compress: bool
     region_mm: float | None
     asked: dict[str, Any]
+    passes: int
 
     def write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> tuple[np.ndarray, np.ndarray]:
         """Write the maps of class probabilities [C, z, y, x]; returns labels [k, j, i] and expected voxels [C]."""
@@ -95,6 +97,7 @@ class RunResults:
             },
             "map_source": ensemble.map_source,
             "map_prior": None if math.isinf(ensemble.prior) else ensemble.prior,
+            "denoiser_passes": self.passes,
             "start": {"kind": "noise" if start is None else "copula", "log_snr": start and start.log_snr},
             **self.asked,
             "samples": len(ensemble),

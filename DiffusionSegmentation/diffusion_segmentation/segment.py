@@ -107,18 +107,18 @@ class _Run:
             if self.model.dims != 3:
                 raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
             advised = self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
-            start = self.model.start
-            self.free = start is not None and start.log_snr is None  # no pass of a network for a sample
+            self.free = self.model.is_free
             self.steps = 0 if self.free else self.request.steps or advised
             self.grid = self.model.step_grid(self.steps) if self.steps else np.empty(0)
             self.samples = self.request.samples or self.model.default_samples
             self.most = max(AUTO_SAMPLES[1], self.model.default_samples) if self.samples == "auto" else self.samples
             self.warnings = check_fits(image, self.model.section["input_range"])
-            if start is None:
+            if "calibration" not in self.model.section and self.model.start is None:
                 self.warnings.append(NOT_FITTED)
             self.plan = MemoryPlan(self.model, self.device)
         with self._stage("encoding"), self._asked_at_every_layer():
             working, self.array = self._working(image)
+            self.plan.frame = self.frame.shape
             projection = Projection(working, image)
             box_voxels = math.prod(projection.box[1])
             smaller = self.plan.require(self._tiling, image.GetNumberOfPixels(), box_voxels)
@@ -146,8 +146,12 @@ class _Run:
         asked = {"seed": request.seed, "steps": self.steps, "requested_samples": self.samples}
         return RunResults(
             self.model, self.device, image, self.input_sha256, projection, self.encoded.direct(),
-            request.keep_samples, request.compress, request.region_mm, asked,
+            request.keep_samples, request.compress, request.region_mm, asked, self._passes(),
         )  # fmt: skip
+
+    def _passes(self) -> int:
+        """Passes of the denoiser for a sample: from white noise the first node is the direct head's and takes none."""
+        return len(self.grid) - int(self.model.start is None)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the samples so far and their maps into `folder`; returns what the report says of them."""
@@ -183,6 +187,8 @@ class _Run:
 
     def _with_less(self, group: int) -> None:
         """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
+        if self.free:
+            raise exhausted(self.device)  # the fields do not shrink with the windows
         window = self.plan.window
         release(self.device)
         self._noted(self.plan.less(group, self.encoded.tiling))

@@ -49,9 +49,7 @@ def ratios(name: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.random(WINDOW, dtype=np.float32)
     cpu = torch.device("cpu")
-    start = model.start
-    free = start is not None and start.log_snr is None
-    grid = np.empty(0) if free else model.step_grid(model.section["steps"]["cpu"])
+    grid = np.empty(0) if model.is_free else model.step_grid(model.section["steps"]["cpu"])
     arguments = denoiser_arguments(model, image)
     # Interleaved, so that what else the machine does falls on both alike.
     encoder, denoiser, direct, sampling = [], [], [], []

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from scipy.spatial import KDTree
 
 from diffusion_segmentation import metrics
-from diffusion_segmentation.dataset import Case, Dataset, read_dataset
+from diffusion_segmentation.dataset import Case, Dataset, label_order, read_dataset
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.evaluation import against, case_scores, cases, cost, evaluate, figures, pooling
 from diffusion_segmentation.evaluation.reading import Drawn, read_drawn, read_reference
@@ -62,10 +62,10 @@ def test_else_all_and_it_is_told_what_that_means():
 def test_labels_are_matched_by_name_and_never_by_number_alone():
     labels = [{"label": 1, "id": "left_kidney", "name": "Left kidney"}, {"label": 2, "id": "liver", "name": "Liver"}]
     dataset = Dataset("Abdomen", "CT", ("liver", "Left Kidney"), (), ())
-    assert cases.label_order(dataset, labels) == [0, 2, 1]
+    assert label_order(dataset, labels) == [0, 2, 1]
     for names in (("liver",), ("liver", "spleen"), ("liver", "left kidney", "spleen"), ("liver", "Liver")):
         with pytest.raises(InputError, match="must be the same"):
-            cases.label_order(Dataset("Abdomen", "CT", names, (), ()), labels)
+            label_order(Dataset("Abdomen", "CT", names, (), ()), labels)
 
 
 def box(start, stop, label=1, shape=(8, 10, 12)):
@@ -267,7 +267,13 @@ def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys,
 def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypatch):
     asked = []
     report = {"timings_s": {"model": 1.0, "encoding": 2.0, "sampling": 6.0}, "windows": 1, "samples": 2, "steps": 2}
-    report |= {"working_spacing_mm": 4.0, "direct_difference": 0.0, "warnings": [], "memory_bytes": {}}
+    report |= {
+        "denoiser_passes": 1,
+        "working_spacing_mm": 4.0,
+        "direct_difference": 0.0,
+        "warnings": [],
+        "memory_bytes": {},
+    }
 
     def segmented(case, image, settings, models):
         asked.append((case.name, settings.samples, models.source))

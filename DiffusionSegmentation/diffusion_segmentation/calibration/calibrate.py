@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import model as models
 from ..devices import choose_device
 from ..errors import InputError
@@ -19,7 +21,7 @@ from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
-CASES = {2: 200, 3: 60}
+CASES = {2: 200, 3: 72}
 """Cases that are fitted to by default, by the number of axes, where the data are drawn without end."""
 FEWEST = 3
 COMPARED, SAMPLES = 12, 8
@@ -47,43 +49,71 @@ def calibrate(request: Request) -> dict[str, Any]:
     folder = models.find(request.model)
     model = models.load(folder).to(choose_device(request.device))
     source = open_source(request.data, request.output)
+    require_fit(model, source)
     source.configure(model.section)
     calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser)
+    request.output.mkdir(parents=True, exist_ok=True)
     write_report(request.output / "calibration.json", found)
+    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser)
     return found
+
+
+def require_fit(model: Model, source: Source) -> None:
+    """Raise InputError, one sentence, where the model and the data do not go together."""
+    settings = source.settings()["diffusion_segmentation"]
+    dims = settings["network"].get("dims", 3)
+    if dims != model.dims:
+        raise InputError(f"The model was made for {model.dims} axes and the data have {dims}; choose data of its kind.")
+    source.order(model.labels)
+    drawn = source.facts().get("kind") != "folder"  # a folder is resampled to the model's grid, drawn cases are not
+    if drawn and settings["working_spacing_mm"] != model.spacing:
+        raise InputError(
+            f"The model works at {model.spacing:g} mm and the data are drawn at {settings['working_spacing_mm']:g} mm; "
+            "choose a folder of labelled images."
+        )
 
 
 def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, dict[str, Any]]:
     """The model with a start and a prior fitted to at most `count` unseen cases, and what was compared.
 
-    Raises InputError for fewer than FEWEST cases, and for cases of another number of classes.
+    Raises InputError for fewer than FEWEST cases.
     """
+    order = np.asarray(source.order(model.labels), np.uint8)
     with ProgressLine() as line:
         cases, counter = [], Counter(line, "segmenting unseen cases")
         for image, labels in source.labelled(count, seed):
-            if labels.max() >= model.classes or labels.ndim != model.dims:
-                raise InputError("The data have other structures or axes than the model; choose data of its kind.")
-            cases.append(labelled(model, image, labels))
+            cases.append(labelled(model, image, order[labels]))
             counter(len(cases), count)
         if len(cases) < FEWEST:
             raise InputError(
                 f"The spread cannot be fitted to {len(cases)} unseen cases; {FEWEST} or more labelled cases are needed."
             )
-        covariance = fit_covariance(cases, model.spacing, seed, Counter(line, "fitting the covariance"))
+        # The starts are compared on cases that the covariance was not fitted to, if there are enough for both.
+        compared = cases[:COMPARED]
+        apart = len(cases) >= 2 * COMPARED
+        fitted_to = cases[COMPARED:] if apart else cases
+        covariance = fit_covariance(fitted_to, model.spacing, seed, Counter(line, "fitting the covariance"))
         counter = Counter(line, "comparing starts")
-        candidates = compare_starts(model, covariance, cases[:COMPARED], SAMPLES, seed + 1, counter)
+        candidates = compare_starts(model, covariance, compared, SAMPLES, seed + 1, counter)
     best = choose(candidates)
     calibrated = model.starting(best.start)
     section = calibrated.section
     # The mean of the copula's own masks is the direct head exactly: there is nothing for a prior to mend.
     section["map_prior"] = 0 if best.start is not None and best.start.log_snr is None else best.prior
     section.pop("map_source", None)
-    section["calibration"] = {"data": source.facts().get("kind", ""), "cases": len(cases), "start": best.name}
+    facts = source.facts()
+    section["calibration"] = {
+        "data": {key: facts[key] for key in ("kind", "name", "task") if key in facts},
+        "cases": facts["held_out"] or facts["cases"] if "held_out" in facts else len(cases),
+        "start": best.name,
+        "sound": best.sound,
+    }
     found = {
         "model": section["name"],
         "cases": len(cases),
+        "compared_apart": apart,
         "chosen": best.name,
+        "sound": best.sound,
         "map_prior": section["map_prior"],
         "covariance": covariance.as_json(),
         "starts": [one.as_json() for one in candidates],
@@ -100,4 +130,9 @@ def text(found: dict[str, Any], output: Path) -> str:
             f"{marked + row['start']:<30}{row['energy_score']:13.4f}{row['z_rms']:8.2f}{row['coverage_90']:11.2f}"
             f"{row['map_prior']:4d}"
         )
-    return "\n".join([*lines, f"* chosen, from {found['cases']} cases. The calibrated model is {output}"])
+    lines.append(f"* chosen, from {found['cases']} cases. rms z is over what a perfect sampler scores: 1 is right.")
+    if not found["sound"]:
+        lines.append("No start spreads as the truth does: do not rely on this model's intervals.")
+    if not found["compared_apart"]:
+        lines.append("There were too few cases to compare the starts on others than they were fitted to.")
+    return "\n".join([*lines, f"The calibrated model is {output}"])

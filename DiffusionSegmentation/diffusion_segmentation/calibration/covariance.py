@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import nnls
 
 from ..copula import Copula, Covariance
@@ -19,9 +20,13 @@ LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ROUNDS = 3
 MASKS = 8
 """Masks a case that are drawn in each round."""
+ITERATIONS = 50
 FIRM = 100.0
 """Weight of the equation that the parts of a correlation sum to 1."""
-MOST_SHARED = 0.5
+LEAST_SHARED, MOST_SHARED = -0.3, 0.5
+MOST_Z = 2.0
+"""A volume farther from the expected one than this many standard deviations counts as so many: a few heads on which the
+network fails would otherwise set the spread of all."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ def fit_covariance(
     non-negative least squares. In the copula a label also depends on the other classes' fields, so masks are drawn with
     that covariance, and what their correlation lacks is added to the target, ROUNDS times. The shared part, which the
     short lags hardly see, follows the volumes: it grows where the true volumes lie farther from the expected ones than
-    those of the masks do. `on_case(done, of)` is called after each case of each round.
+    those of the masks do (`volume_scale`). Below 0 it is taken off the correlation at every lag instead.
+    `on_case(done, of)` is called after each case of each round.
     """
     classes = len(cases[0].p)
     truth = Products(classes, LAGS)
@@ -52,28 +58,50 @@ def fit_covariance(
     weights = decompose(goal)
     shared = weights[:, -1]
     for number in range(ROUNDS):
-        drawn, gaps = Products(classes, LAGS), np.zeros((2, classes))
+        drawn, volumes = Products(classes, LAGS), []
         covariance = Covariance(tuple(spacing_mm * s for s in SCALES), weights[:, :-1], weights[:, -1])
         for index, case in enumerate(cases):
             copula = Copula(covariance, case.p, spacing_mm)
             masks = np.stack([copula.draw(s) for s in sample_seeds(seed + number, MASKS, index * MASKS)])
             drawn.add(case.p, masks[: MASKS // 2], references=False)
-            gaps += volume_gaps(case, masks)
+            volumes.append(volume_gaps(case, masks))
             on_case(number * len(cases) + index + 1, ROUNDS * len(cases))
         goal = goal + (target - drawn.correlations(truth.expected))
-        shared = np.array([move_shared(*one) for one in zip(shared, gaps[0] - gaps[1], truth.everywhere, strict=True)])
-        weights = decompose(goal, shared)
+        gaps, variances = np.moveaxis(np.array(volumes), 1, 0)  # [cases, C] each
+        missing = (volume_scale(gaps, variances) - 1) * variances.sum(0)
+        shared = np.array([move_shared(*one) for one in zip(shared, missing, truth.everywhere, strict=True)])
+        weights = decompose(goal + np.minimum(shared, 0)[:, None], np.maximum(shared, 0))
     return Covariance(tuple(spacing_mm * s for s in SCALES), weights[:, :-1], weights[:, -1])
+
+
+def volume_scale(gaps: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """By what factor [C] the variances of the masks' volumes fall short of the true volumes' squared gaps, [cases, C].
+
+    Huber's proposal 2 ("Robust Statistics", 1981, section 6.4): the factor at which the mean of z^2, none counted above
+    MOST_Z^2, is what Student's t with the masks' degrees of freedom would have. 1 for a class that is nowhere open.
+    """
+    t = stats.t(MASKS - 1)
+    inside = t.expect(lambda z: np.minimum(z**2, MOST_Z**2))
+    found = np.ones(gaps.shape[1])
+    for label, (gap, variance) in enumerate(zip(gaps.T, variances.T, strict=True)):
+        open_cases = variance > 0
+        if not open_cases.any():
+            continue
+        squares, scale = gap[open_cases] / variance[open_cases], 1.0
+        for _ in range(ITERATIONS):
+            scale *= np.minimum(squares / max(scale, 1e-6), MOST_Z**2).mean() / inside
+        found[label] = scale
+    return found
 
 
 def move_shared(shared: float, missing: float, variance: np.ndarray) -> float:
     """The shared part that adds `missing` voxels^2 to the summed variances of a volume; `variance` [correlations]."""
     wanted = np.interp(shared, CORRELATIONS, variance) + missing
-    return float(np.clip(np.interp(wanted, variance, CORRELATIONS), 0, MOST_SHARED))
+    return float(np.clip(np.interp(wanted, variance, CORRELATIONS), LEAST_SHARED, MOST_SHARED))
 
 
 def volume_gaps(case: Labelled, masks: np.ndarray) -> np.ndarray:
-    """Squared distance of true and expected volume, and variance of the masks' volumes: [2, C] voxels^2."""
+    """Squared distance of true and expected volume, and variance of the masks' volumes: [2, C], voxels^2."""
     classes = len(case.p)
     true = np.bincount(case.labels.ravel(), minlength=classes)
     drawn = np.stack([np.bincount(mask.ravel(), minlength=classes) for mask in masks])

@@ -14,11 +14,13 @@ LEAST = 1e-4
 
 
 def log_scores(mean: np.ndarray, direct: np.ndarray, labels: np.ndarray, samples: int, near: np.ndarray) -> np.ndarray:
-    """Mean -log p of the labels in nats a voxel for each k of PRIORS, over the voxels `near` (bool [*shape]).
+    """Mean -log p of the labels in nats a voxel for each k of PRIORS, over the voxels `near` (bool [*shape]); else NaN.
 
     mean, direct float [C, *shape], of `samples` samples; labels uint8 [*shape].
     """
     own_mean, own_direct = (np.take_along_axis(p, labels[None].astype(np.int64), 0)[0][near] for p in (mean, direct))
+    if not near.any():
+        return np.full(len(PRIORS), np.nan)
     mixed = ((samples * own_mean + k * own_direct) / (samples + k) for k in PRIORS)
     return np.array([-np.log(np.maximum(p, LEAST)).mean() for p in mixed])
 
@@ -29,6 +31,9 @@ def choose_prior(scores: Sequence[np.ndarray]) -> tuple[int, np.ndarray, np.ndar
     Returns k, the mean scores, and the standard errors of their differences to the best.
     """
     table = np.asarray(scores)
+    table = table[np.isfinite(table).all(1)]
+    if not len(table):
+        return 0, np.full(len(PRIORS), np.nan), np.full(len(PRIORS), np.nan)
     mean = table.mean(0)
     best = int(mean.argmin())
     apart = table - table[:, [best]]

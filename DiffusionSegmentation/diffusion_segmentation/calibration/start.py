@@ -17,11 +17,11 @@ from ..sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
 
-LOG_SNRS = (-4.0, -2.5, -1.0, 1.0)
+LOG_SNRS = (-2.5, -1.0, 1.0)
 """Log-SNRs from which a mask of the copula is denoised; the copula alone and white noise are tried as well."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)
-"""Rms z of samples whose spread is near the true one, after `z_of_one`."""
+"""Rms z of samples whose spread is near the true one, after `relative_z`."""
 DECIDED = 2.0
 """Standard errors by which an energy score must be larger to be worse."""
 
@@ -40,7 +40,7 @@ class Candidate:
     samples: int
 
     @property
-    def z_of_one(self) -> float:
+    def relative_z(self) -> float:
         """The rms z over what a perfect sampler scores: a z with a spread from n samples is a t of n - 1 degrees."""
         n = self.samples
         return self.z_rms / np.sqrt((n - 1) / (n - 3)) if n > 3 else self.z_rms
@@ -49,14 +49,15 @@ class Candidate:
     def sound(self) -> bool:
         """Whether the spread is near the true one, and the samples' mean is worth something beside the direct head."""
         exact = self.start is not None and self.start.log_snr is None
-        return SOUND_Z[0] <= self.z_of_one <= SOUND_Z[1] and (exact or self.prior < PRIORS[-1])
+        return bool(SOUND_Z[0] <= self.relative_z <= SOUND_Z[1] and (exact or self.prior < PRIORS[-1]))
 
     def as_json(self) -> dict[str, Any]:
         """A row of calibration.json."""
         return {
             "start": self.name,
-            "energy_score": round(float(self.energy.mean()), 5),
-            "z_rms": round(self.z_rms, 3),
+            "energy_score": round(float(np.nanmean(self.energy)), 5),
+            "z_rms": round(self.relative_z, 3),
+            "sound": self.sound,
             "coverage_90": round(self.coverage, 3),
             "map_prior": self.prior,
             "log_score": round(self.log_score, 5),
@@ -111,17 +112,15 @@ def scored(
 def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks uint8 [count, *shape] with the model's own start, and mean probabilities [C, *shape] of the samples."""
     device = next(model.encoder.parameters()).device
-    start = model.start
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
-    free = start is not None and start.log_snr is None
-    grid = np.empty(0) if free else model.step_grid(steps)
+    grid = np.empty(0) if model.is_free else model.step_grid(steps)
     with flushed():
         if model.dims == 2:
             drawn = draw(model, case.image[None], count, grid, seed)
             return drawn.masks[0], drawn.mean[0]
         encoded = Encoded(model, case.image, device, lambda: None)
         seeds = sample_seeds(seed, count)
-        if free:
+        if model.is_free:
             return np.stack([encoded.start_mask(one) for one in seeds]), case.p
         p = np.concatenate([encoded.sample([one], grid) for one in seeds])
         return p.argmax(1).astype(np.uint8), p.mean(0)
@@ -134,14 +133,15 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     is chosen.
     """
     sound = [one for one in candidates if one.sound] or list(candidates)
-    best = min(sound, key=lambda one: one.energy.mean())
+    best = min(sound, key=lambda one: np.nanmean(one.energy))
 
     def worse(one: Candidate) -> bool:
         apart = one.energy - best.energy
-        return apart.mean() > DECIDED * apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else apart[0] > 0
+        apart = apart[np.isfinite(apart)]  # a case in which no structure counts has no score
+        return apart.mean() > DECIDED * apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else False
 
     near = [one for one in sound if one is best or not worse(one)]
-    return min(near, key=lambda one: round(abs(np.log(max(one.z_of_one, 1e-3))), 1))
+    return min(near, key=lambda one: round(abs(np.log(max(one.relative_z, 1e-3))), 1))
 
 
 def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:

@@ -74,8 +74,8 @@ class Respondent:
     def __init__(self, model: Model, steps: Sequence[Steps], samples: int, seed: int) -> None:
         self.model, self.steps, self.samples, self.seed = model, steps, samples, seed
         self.plain = model.starting(None)
-        free = model.start is None or model.start.log_snr is None
-        self.own_grid = np.empty(0) if free else model.step_grid(model.section["steps"]["cpu"])
+        has_nodes = model.start is not None and not model.is_free
+        self.own_grid = model.step_grid(model.section["steps"]["cpu"]) if has_nodes else np.empty(0)
 
     def __call__(self, image: np.ndarray, index: int) -> dict[str, Answer]:
         """Answers to the image [*shape] of case `index`, by row; the same noise for every step grid."""

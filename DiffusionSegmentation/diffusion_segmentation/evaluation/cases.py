@@ -18,13 +18,13 @@ from .. import segment as engine
 from ..calibration.start import labelled
 from ..dataset import Case, Dataset
 from ..devices import choose_device
-from ..errors import InputError
 from ..model import Model
+from ..sampler import sample_seeds
 from ..training.folder import on_grid
 from ..volume import read_volume
 from .against import score_map, score_samples
+from .joint import FEWEST_SAMPLES, joint_case
 from .joint import SAMPLES as JOINT_SAMPLES
-from .joint import joint_case
 from .loop import each_case
 from .reading import Drawn, read_drawn, read_reference
 from .store import Kept, describe
@@ -61,30 +61,16 @@ def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
     which = f"the {_cases(unseen)} that the model was not trained on"
     if any(case.name in kept_back for case in unseen):
         which += "; on those that training held out it measured the loss curve that places the steps, nothing else"
+    calibration = section.get("calibration", {})
+    fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
+    if isinstance(fitted, list) and any(case.name in set(fitted) for case in unseen):
+        which += "; its spread was calibrated on some of them, so coverage and z flatter it"
+        return Choice(unseen, which, True)
     return Choice(unseen, which, False)
 
 
 def _cases(cases: Sequence[Case]) -> str:
     return "1 case" if len(cases) == 1 else f"{len(cases)} cases"
-
-
-def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The model's label for each number of the data set, background first, by their names.
-
-    Raises InputError where the names are not the same: numbers alone could mean anything.
-    """
-    by_name = {_plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
-    order = [by_name.get(_plain(name)) for name in dataset.label_names]
-    if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
-        raise InputError(
-            f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
-            f"{', '.join(entry['name'] for entry in labels)}; they must be the same to be compared."
-        )
-    return [0, *order]
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,7 @@ def evaluate_cases(
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, image, order, loaded.get(str(settings.model), device), settings),
+            "joint": _joint(case, image, order, loaded.get(str(settings.model), device), settings, index),
         }
         return record, _picture(image, references[0], drawn, spacing)
 
@@ -141,19 +127,20 @@ def evaluate_cases(
     return each_case([case.name for case in cases], work, kept, files)
 
 
-def _joint(case: Case, image: sitk.Image, order: Sequence[int], model: Model, settings: Settings) -> dict[str, Any]:
+def _joint(
+    case: Case, image: sitk.Image, order: Sequence[int], model: Model, settings: Settings, index: int
+) -> dict[str, Any]:
     """Records of the joint samples on the working grid, against the first rater."""
     values, labels = on_grid(image, case.labels[:1], model.spacing, model.section.get("intensity"), len(order))
     truth = np.asarray(order, np.uint8)[labels[0]]
-    count = max(2, min(settings.samples, JOINT_SAMPLES))
-    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, settings.seed)
+    count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
+    seed = sample_seeds(settings.seed, 1, index)[0]
+    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed)
 
 
 def shown_source(model: Model) -> str:
     """Which of SOURCES a model's maps are nearer to: the direct head where no sample changes them."""
-    start = model.start
-    exact = start is not None and start.log_snr is None
-    return "direct" if exact or np.isinf(model.map_prior) else "samples"
+    return "direct" if model.is_free or np.isinf(model.map_prior) else "samples"
 
 
 class _WithSource(engine.ModelCache):
@@ -165,6 +152,8 @@ class _WithSource(engine.ModelCache):
 
     def get(self, name: str, device: torch.device) -> Model:
         model = self.loaded.get(name, device)
+        if self.source == "samples" and not np.isinf(model.map_prior):
+            return model  # as a person gets it, with the direct head as k samples
         metadata = copy.deepcopy(model.metadata)
         metadata["diffusion_segmentation"].pop("map_prior", None)
         metadata["diffusion_segmentation"]["map_source"] = self.source
@@ -194,7 +183,7 @@ def _cost(report: Mapping[str, Any], direct: Mapping[str, Any]) -> dict[str, Any
     times, windows = report["timings_s"], report["windows"]
     return {
         "encoder_passes": windows,
-        "denoiser_passes": windows * report["samples"] * (report["steps"] - 1),
+        "denoiser_passes": windows * report["samples"] * report["denoiser_passes"],
         "seconds": sum(times.values()) - times["model"],
         "network_seconds": times["encoding"] + times["sampling"],
         "direct_seconds": direct["timings_s"]["encoding"],

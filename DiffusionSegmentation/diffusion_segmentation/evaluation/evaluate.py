@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from .. import model as models
-from ..dataset import read_dataset
+from ..calibration.calibrate import require_fit
+from ..dataset import label_order, read_dataset
 from ..devices import choose_device
 from ..errors import InputError, ModelError
 from ..model import Model
@@ -23,7 +24,7 @@ from ..versions import versions
 from . import case_scores, cases, cost, heads, joint, known, known_scores, sentences
 from .answers import Respondent, Steps
 from .page import write_page
-from .store import SCHEMA, Kept
+from .store import SCHEMA, Kept, describe
 from .tables import write_csv
 from .wording import VERDICTS
 
@@ -111,12 +112,18 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
 
 def _on_heads(request: Request, model: Model) -> tuple[dict[str, Any], dict[str, dict[str, Any]], Kept]:
     source = open_source(request.dataset, request.output)
+    require_fit(model, source)
     device, samples = choose_device(request.device), request.samples or joint.SAMPLES
+    if samples < joint.FEWEST_SAMPLES:
+        raise InputError(f"Joint samples need {joint.FEWEST_SAMPLES} a case or more.")
     names = [entry["name"] for entry in model.labels]
     if request.window:
         source.window = request.window
     shape = "x".join(map(str, source.window))
-    kept = Kept(request.output / "cases", _key(model, request, samples, None, device) | {"data": shape})
+    kept = Kept(
+        request.output / "cases",
+        _key(model, request, samples, None, device) | {"data": shape} | describe(source.priors),
+    )
     by_name = heads.evaluate_heads(source, model.to(device), request.cases or heads.CASES, samples, request.seed, kept)
     records = list(by_name.values())
     found = _about(request, model, device, samples) | {
@@ -146,7 +153,7 @@ def _on_folder(request: Request, folder: Path, model: Model) -> tuple[dict[str, 
     if len(request.steps) > 1 or any(":" in text for text in request.steps):
         raise InputError("Cases in a folder are segmented with one number of adapted steps; give one, such as 10.")
     dataset = read_dataset(Path(request.dataset))
-    order = cases.label_order(dataset, model.labels)
+    order = label_order(dataset, model.labels)
     chosen = cases.choose(dataset, model.section)
     picked = chosen.cases[: request.cases]
     device, samples = choose_device(request.device), request.samples or model.default_samples
@@ -172,6 +179,7 @@ def _on_folder(request: Request, folder: Path, model: Model) -> tuple[dict[str, 
         },
         "steps": records[0]["run"]["steps"],
         "map_source": cases.shown_source(model),
+        "one_map": model.is_free,
         "colors": [entry["color"] for entry in model.labels],
         "tolerance_mm": model.spacing,
         "warnings": {name: record["run"]["warnings"] for name, record in by_name.items() if record["run"]["warnings"]},

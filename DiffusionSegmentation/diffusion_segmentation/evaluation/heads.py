@@ -9,14 +9,13 @@ import numpy as np
 
 from ..calibration.start import labelled
 from ..model import Model
+from ..sampler import sample_seeds
 from ..training.sources import Heads
 from .joint import joint_case
 from .loop import each_case
 from .store import Kept
 
 CASES = 100
-FIRST = 1000
-"""Seeds of evaluated heads begin here: `calibrate` uses those below."""
 
 
 def evaluate_heads(
@@ -25,8 +24,8 @@ def evaluate_heads(
     """Records of heads drawn anew, by name. Heads are neither those of a training nor those of a calibration."""
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        image, labels = next(iter(source.labelled(1, FIRST + 1_000_003 * seed + index)))
-        return joint_case(model, labelled(model, image, labels), samples, index), {}
+        image, labels = source.evaluated(index, seed)
+        return joint_case(model, labelled(model, image, labels), samples, sample_seeds(seed, 1, index)[0]), {}
 
     return each_case(names(cases), work, kept)[0]
 

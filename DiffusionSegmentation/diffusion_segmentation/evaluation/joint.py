@@ -13,13 +13,15 @@ from scipy import stats
 
 from ..calibration.covariance import Labelled
 from ..calibration.start import samples
+from ..errors import ModelError
 from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
 from ..model import Model
 from .answers import independent_pixels
 from .pooling import finite
 from .wording import number
 
-SAMPLES = 32
+SAMPLES, FEWEST_SAMPLES = 32, 3
+"""Samples a case by default; with one in the truth's place two must be left for a spread."""
 OWN, INDEPENDENT, HALVED, REPEATED, WIDENED = (
     "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
 )  # fmt: skip
@@ -45,6 +47,9 @@ TITLES = {
 def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str, Any]:
     """Records of the model's samples and of the wrong samplers, by row, and what the map scores."""
     masks, mean = samples(model, case, count, seed)
+    if not np.isfinite(mean.sum(dtype=np.float64)):
+        name = model.section["title"]
+        raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")
     rng = np.random.default_rng(seed)
     k = model.map_prior
     shown = case.p if np.isinf(k) or mean is case.p else (count * mean + k * case.p) / (count + k)
@@ -58,11 +63,11 @@ def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str,
         REPEATED: np.broadcast_to(chosen, masks.shape),
     }
     records = {name: joint_record(case.labels, row, case.p, chosen, spacing, classes) for name, row in rows.items()}
-    return {"rows": records, "samples_finite": bool(np.isfinite(mean).all())}
+    return {"rows": records}
 
 
 def halved(masks: np.ndarray, chosen: np.ndarray, block: int, rng: np.random.Generator) -> np.ndarray:
-    """The masks with the map in a random half of the blocks of `block` voxels: about half the distance apart."""
+    """The masks with the map in a random half of the blocks of `block` voxels: they differ less from each other."""
     shape = chosen.shape
     coins = rng.random((len(masks), *(-(-n // block) for n in shape))) < 0.5
     for axis in range(1, coins.ndim):
@@ -100,16 +105,17 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
 
 def control_of(measure: str) -> str | None:
     """The wrong sampler that a measure must find out; None for a measure without one."""
-    if measure == "coverage_90":
-        return INDEPENDENT
-    if measure == "crps_ml":
-        return WIDENED
     return CONTROLS.get("variogram" if measure.startswith("variogram") else measure)
 
 
 def found_out(name: str, own: Mapping[str, Measure], control: Mapping[str, Measure]) -> bool:
-    """Whether the control lies outside the band of a perfect sampler, on the far side of the model's own samples."""
+    """Whether a measure tells the control from a perfect sampler: it lies outside the band.
+
+    CRPS and energy score are lower for better samplers: there the control must score worse than the model's samples.
+    """
     value, measure = control[name].value, own[name]
+    if not np.isfinite(value):
+        return False
     if name in ("crps_ml", "energy_score"):
         return value > measure.value
     return not measure.low <= value <= measure.high
@@ -140,9 +146,8 @@ def text(found: Mapping[str, Any]) -> str:
         one, control = found["measures"][name], control_of(name)
         wrong = f"{number(found['controls'][control][name]):>11}  {control}" if control else ""
         band = f"{number(one['low'])} to {number(one['high'])}"
-        lines.append(
-            f"{title:<{width}}{number(one['value']):>9}  {band:>23}  {wrong}{'' if one['inside'] else '  outside'}"
-        )
+        mark = "  outside" if one["inside"] is False else ""
+        lines.append(f"{title:<{width}}{number(one['value']):>9}  {band:>23}  {wrong}{mark}")
     keys = ("z_rms", "coverage_90", "dice_ratio")
     lines.append(
         f"{'by structure':<{width}}{'rms z':>9}{'90 %':>9}{'ratio':>9}   * outside the band of a perfect sampler"

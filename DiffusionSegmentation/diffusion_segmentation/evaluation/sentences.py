@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .answers import CONTROLS, EXACT
+from .answers import CONTROLS, EXACT, FITTED
 from .joint import TITLES
 from .pooling import FEWEST_CASES
 from .wording import GATED_SCORES, bounds, number, one_in, percent, shown, span
@@ -46,7 +46,7 @@ def _capital(text: str) -> str:
 
 def _known(found: Mapping[str, Any]) -> list[Sentence]:
     rows, titles = found["rows"], found["titles"]
-    said = [_row(titles[key], rows[key]) for key in found["steps"]]
+    said = [_row(titles[key], rows[key]) for key in (FITTED, *found["steps"]) if key in rows]
     passing = [titles[key] for key in found["blind"] if key in CONTROLS]
     controls = [titles[key] for key in rows if key in CONTROLS]
     if passing:
@@ -83,11 +83,15 @@ def _folder(found: Mapping[str, Any]) -> list[Sentence]:
     said = []
     if data["seen_in_training"]:
         said.append(_say("fails", f"evaluated were {data['which']}."))
-    said.append(_dice(scores))
+    if found.get("one_map"):
+        said.append(_say("fact", "the samples' exact mean is the direct head: the two maps are one."))
+    else:
+        said.append(_dice(scores))
     said += _calibration(found)
     said += _coverage(scores["samples"])
     said += _entropy(maps[found["map_source"]], SHOWN[found["map_source"]])
-    said.append(_source(found))
+    if not found.get("one_map"):
+        said.append(_source(found))
     if data["raters"] > 1:
         raters = scores["samples"]["raters"]
         text = f"GED between {raters['n']} samples and the raters, unbiased: {shown(raters['ged_u'])}; 0 is right."
@@ -110,6 +114,8 @@ def _joint(found: Mapping[str, Any]) -> list[Sentence]:
     said = []
     for name in ("z_rms", "coverage_90", "dice_ratio", "variogram_2mm", "specks"):
         one = found["measures"][name]
+        if one["inside"] is None:
+            continue
         told = f"{TITLES[name]}: {number(one['value'])}; a perfect sampler scores {span(one)}"
         said.append(_say("holds" if one["inside"] else "fails", f"{told}."))
     if found["blind"]:

@@ -55,7 +55,7 @@ def joint_record(
 ) -> dict[str, Any]:
     """Numbers of one case, as JSON holds them.
 
-    `truth` [*shape]; `samples` [n, *shape], n of 2 or more; `marginals` float [C, *shape], the model's probabilities
+    `truth` [*shape]; `samples` [n, *shape], n of 3 or more; `marginals` float [C, *shape], the model's probabilities
     from which the samples deviate; `chosen` [*shape], the segmentation; spacing in the order of the axes. Specks are
     counted in `speck_classes`, by default in every foreground class.
     """
@@ -149,8 +149,10 @@ class Measure:
 
     @property
     def inside(self) -> bool | None:
-        """Whether a perfect sampler would score so."""
-        return None if self.low is None else bool(self.low <= self.value <= self.high)
+        """Whether a perfect sampler would score so; None where these cases have no value or no band."""
+        if self.low is None or not np.isfinite([self.value, self.low, self.high]).all():
+            return None
+        return bool(self.low <= self.value <= self.high)
 
 
 class JointScores:
@@ -243,7 +245,9 @@ class JointScores:
         def specks(pick: np.ndarray) -> tuple[float, None]:
             own = self.specks[rows, pick].sum(0)
             others = self.specks[:, 1:].sum((0, 1)) - np.where(pick[:, None] > 0, self.specks[rows, pick], 0).sum(0)
-            return float(others[0] / others[1] / max(own[0] / own[1], 1e-12)), None
+            # One speck more in both: a truth without any gives a finite ratio.
+            alike = others * max(own[1], 1) / max(others[1], 1)  # in as many voxels as the truth has
+            return float((alike[0] + 1) / (own[0] + 1)), None
 
         return {
             "z_rms": mean(self.z**2, root=True),

@@ -21,7 +21,7 @@ from monai.transforms import (
     RandGaussianSmoothd,
 )
 
-from ..dataset import Case, read_dataset
+from ..dataset import Case, label_order, read_dataset
 from ..errors import InputError
 from ..grids import working_image
 from ..intensity import body_box, normalise
@@ -123,6 +123,10 @@ class Folder:
         for image_path, masks_path in self.prepare(self.held_out or self.seen)[:count]:
             masks = np.load(masks_path)
             yield np.load(image_path).astype(np.float32), masks[int(rng.integers(len(masks)))]
+
+    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
+        """See `dataset.label_order`."""
+        return label_order(self.dataset, labels)
 
     def facts(self) -> dict[str, Any]:
         """Names of the cases, so that nobody evaluates on what was trained on without knowing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from ..phantoms import PHANTOMS, phantom
 from .defaults import BUNDLE, labels
 from .folder import Folder
 from .settings import Optimisation
-from .synthesis import SyntheticHeads, unseen_heads
+from .synthesis import EVALUATION, SyntheticHeads, unseen_heads
 
 WINDOW = (64, 64, 64)
 """Voxels of 2 mm of the synthetic heads for calibration and evaluation, as in most windows of the training."""
@@ -25,6 +25,7 @@ HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
 LARGE_GRID, STEP_VOXELS = 2**16, 2**20
 """Voxels of a phantom above which it is drawn fewer times, and voxels of all draws of a step together."""
+SEED_STRIDE = 1_000_003
 UNSEEN_STREAM = 7
 """Third part of a seed: training streams have two parts, so no case of one is a case of the other."""
 
@@ -46,6 +47,12 @@ class Source(Protocol):
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """At most `count` different cases that training never sees: image float32 and labels uint8, both [*shape]."""
+
+    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
+        """The model's label for each number of the data, background first, from the model's `labels`.
+
+        Raises InputError, one sentence, where the data have other structures.
+        """
 
     def facts(self) -> dict[str, Any]:
         """What the model's metadata should say of the data."""
@@ -93,6 +100,13 @@ class Heads(Source):
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Heads of WINDOW voxels at 2 mm, each drawn by itself from the atlas."""
         yield from unseen_heads(self.priors, self.window, count, seed)
+
+    def evaluated(self, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Head `index` of an evaluation: none that `labelled` yields."""
+        return next(unseen_heads(self.priors, self.window, 1, seed + SEED_STRIDE * index, EVALUATION))
+
+    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
+        return _same(labels, [entry["id"] for entry in self.settings()["diffusion_segmentation"]["labels"]], "heads")
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "synthetic heads"}
@@ -160,8 +174,22 @@ class Phantoms(Source):
             case = self.phantom.draw(rng)
             yield case.image, case.sample(rng, 1)[0]
 
+    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
+        own = self.settings()["diffusion_segmentation"]["labels"]
+        return _same(labels, [entry["id"] for entry in own], self.phantom.name)
+
     def facts(self) -> dict[str, Any]:
         return {"kind": "phantom", "task": self.text}
+
+
+def _same(labels: Sequence[dict[str, Any]], ids: Sequence[str], name: str) -> list[int]:
+    """0, 1, 2 ... where the model's structures are those of the data. Raises InputError where they are not."""
+    if [entry["id"] for entry in labels] != list(ids):
+        own = ", ".join(entry["name"] for entry in labels)
+        raise InputError(
+            f"The model segments {own}, which are not the structures of the {name}; choose data of its kind."
+        )
+    return list(range(len(ids) + 1))
 
 
 class _PhantomStream(torch.utils.data.IterableDataset):

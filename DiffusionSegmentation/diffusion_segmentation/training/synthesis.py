@@ -231,16 +231,20 @@ def majority(tissue: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return votes.argmax(0).astype(np.uint8)
 
 
+CALIBRATION, EVALUATION = 7, 11
+
+
 def unseen_heads(
-    priors: Path, shape: tuple[int, ...], count: int, seed: int
+    priors: Path, shape: tuple[int, ...], count: int, seed: int, stream: int = CALIBRATION
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`count` heads (image float32, labels uint8, both [z, y, x] of `shape` at 2 mm), each from its own tissue map.
 
-    Their seeds have three parts and those of training two, so that none of them is trained on.
+    Their seeds have three parts and those of training two, so that none of them is trained on; of another `stream`
+    (CALIBRATION, EVALUATION) none is the same either.
     """
     atlas = Atlas.load(priors)
     for index in range(count):
-        rng = np.random.default_rng([seed, index, 7])
+        rng = np.random.default_rng([seed, index, stream])
         tissue = with_neck(draw_tissues(atlas, rng), atlas, rng)
         tissue = deform(tissue, tuple(2 * n for n in shape), rng)
         yield normalise(render(tissue, atlas, rng)), majority(tissue, atlas.classes)
