@@ -13,7 +13,7 @@ from ..copula import Copula, Covariance
 from ..sampler import sample_seeds
 from .tetrachoric import CORRELATIONS, Products
 
-SCALES = (1.5, 3.0, 8.0)
+SCALES = (1.6, 3.0, 8.0)
 """Widths of the Gaussians in voxels. A narrower one would add specks: single voxels that no label map has."""
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Voxels."""

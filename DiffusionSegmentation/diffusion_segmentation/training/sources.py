@@ -23,8 +23,8 @@ WINDOW = (64, 64, 64)
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
 
-LARGE_GRID, STEP_VOXELS = 2**16, 2**20
-"""Voxels of a phantom above which it is drawn fewer times, and voxels of all draws of a step together."""
+LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
+"""Voxels of a phantom above which it is drawn fewer times, of all draws of a step, and of a batch of unseen cases."""
 SEED_STRIDE = 1_000_003
 UNSEEN_STREAM = 7
 """Third part of a seed: training streams have two parts, so no case of one is a case of the other."""
@@ -165,8 +165,9 @@ class Phantoms(Source):
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         stream = iter(_PhantomStream(self.phantom, 1, optimisation.seed - 1))
+        count = min(16, max(1, UNSEEN_VOXELS // math.prod(self.phantom.shape)))
         for _ in range(8):
-            yield tuple(torch.stack(part) for part in zip(*(next(stream) for _ in range(16)), strict=True))
+            yield tuple(torch.stack(part) for part in zip(*(next(stream) for _ in range(count)), strict=True))
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in range(count):
