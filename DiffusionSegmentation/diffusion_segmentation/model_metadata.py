@@ -251,5 +251,6 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
         and (s["input_range"].get("modality") is None or _line(s["input_range"]["modality"], 100))
     ),
     "training": lambda _, s: _sound_training(s.get("training", {})),
+    "calibration": lambda _, s: _sound_training(s.get("calibration", {})),
     "card": lambda _, s: _sound_card(s.get("card", {})),
 }

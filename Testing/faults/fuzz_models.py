@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
@@ -56,6 +57,12 @@ SOUND = {
         "name": "small",
         "title": "Random weights",
         "map_source": "samples",
+        "map_prior": 8,
+        "start": {
+            "covariance": {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [0.2] * 3},
+            "log_snr": -1.0,
+        },
+        "calibration": {"data": {"kind": "none"}, "cases": 3, "start": "copula"},
         "working_spacing_mm": 4.0,
         "window": [32, 32, 32],
         "steps": {"cpu": 3, "gpu": 3},
@@ -354,7 +361,11 @@ def _answer(folder: Path) -> str:
     try:
         model = load(folder)
         steps = model.section["steps"]["cpu"]
-        return "accepted" if len(model.step_grid(steps)) == steps else "a step grid of another length"
+        # From the log-SNR of a denoised start on only the later nodes are left.
+        grid = model.starting(None).step_grid(steps)
+        own = model.step_grid(steps)
+        sound = len(grid) == steps and 1 <= len(own) <= steps + 1 and (np.diff(own) > 0).all()
+        return "accepted" if sound else "a step grid of another length"
     except ModelError as error:
         sentence = str(error)
         plain = sentence.endswith(".") and sentence.isprintable() and str(folder) not in sentence
