@@ -155,7 +155,8 @@ class Report:
         ]
         shown = _("Expected (ml)") if volumes.isExpected(told) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
-        return _table(head, rows) + f"<p class=note>{_e(volumes.noteOn(told))}</p>"
+        notes = " ".join([*volumes.noteOn(told).splitlines(), volumes.measuredOn(self._run)])
+        return _table(head, rows) + f"<p class=note>{_e(notes.strip())}</p>"
 
     def _reviewText(self) -> str:
         review = self._review

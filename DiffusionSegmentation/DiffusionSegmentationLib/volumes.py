@@ -70,6 +70,17 @@ def noteOn(volumes: Sequence[Volume]) -> str:
     return "\n".join(sentences).format(count=count, enough=ENOUGH_SAMPLES)
 
 
+def measuredOn(report: Mapping[str, Any]) -> str:
+    """How often the 90 % intervals of the model held the true volume, by its card; empty where that was not measured."""
+    card = report.get("model", {}).get("card", {})
+    shares = [
+        _("{share} % of {cases}").format(share=round(100 * of["coverage_90"]), cases=cases)
+        for cases, of in card.get("spread", {}).items()
+        if of.get("coverage_90") is not None
+    ]
+    return _("Measured: 90 % intervals hold the volume in {shares}.").format(shares=", ".join(shares)) if shares else ""
+
+
 def mlText(ml: float) -> str:
     """A volume in three digits or so: 1234, 51.3, 0.42."""
     return f"{ml:.{0 if ml >= 99.95 else 1 if ml >= 9.995 else 2}f}"

@@ -51,8 +51,10 @@ class VolumesSection:
         if (report, scheme) == self._shown:
             return
         self._shown = report, scheme
-        self._volumes = volumes.volumesOf(json.loads(report)) if report else []
-        ui.volumesLabel.text = volumes.noteOn(self._volumes) if report else ""
+        run = json.loads(report) if report else {}
+        self._volumes = volumes.volumesOf(run) if report else []
+        notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
+        ui.volumesLabel.text = "\n".join(filter(None, notes))
         ui.volumesLabel.visible = bool(report)
         self._fill()
 

@@ -223,6 +223,9 @@ def _sound_card(card: Any) -> bool:
         and all(_number(head[key], 0, 1) for key in ("mean_dice", "ece"))
         and all(wrong is None or wrong == 0 or _number(wrong, 1e-9, 1) for wrong in head["wrong_at_entropy"].values())
         for name, head in card.get("heads", {}).items()
+    ) and all(
+        _line(name, 200) and (of.get("coverage_90") is None or _number(of["coverage_90"], 0, 1))
+        for name, of in card.get("spread", {}).items()
     )
 
 

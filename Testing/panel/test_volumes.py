@@ -36,6 +36,17 @@ def test_too_few_samples_are_said(count, words):
     assert ("So few" in volumes.noteOn(told)) == (count == 4)
 
 
+def test_what_the_intervals_held_is_said_where_it_was_measured():
+    assert volumes.measuredOn({"model": {"card": {}}}) == volumes.measuredOn({}) == ""
+    spread = {
+        "100 heads": {"coverage_90": 0.914},
+        "one head": {"coverage_90": None},
+        "3 real heads": {"coverage_90": 0.71},
+    }
+    told = volumes.measuredOn({"model": {"card": {"spread": spread}}})
+    assert told == "Measured: 90 % intervals hold the volume in 91 % of 100 heads, 71 % of 3 real heads."
+
+
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
