@@ -71,7 +71,7 @@ def noteOn(volumes: Sequence[Volume]) -> str:
 
 
 def measuredOn(report: Mapping[str, Any]) -> str:
-    """How often the 90 % intervals of the model held the true volume, by its card; empty where that was not measured."""
+    """How often the 90 % intervals of the model held the true volume, by its card; empty where nothing was measured."""
     card = report.get("model", {}).get("card", {})
     shares = [
         _("{share} % of {cases}").format(share=round(100 * of["coverage_90"]), cases=cases)
