@@ -241,7 +241,8 @@ def page(
         outside.append([one["name"], *cells, f"{one['entropy_bits']:.2f}", " ".join(one["warnings"]) or "none"])
     parts = [
         f"# Model card: {metadata['name']} {metadata['version']}",
-        "Made by `python Testing/run.py bench card HEADS`; the scores are in the model's `metadata.json`, too.",
+        "Made by `python Testing/run.py bench card HEADS --spread TITLE=FILE ...`; the scores are in the model's "
+        "`metadata.json`, too.",
         f"**What for.** {metadata['description']} {metadata['intended_use']}",
         f"**Data.** {metadata['data_source']}. {metadata['copyright']}",
         f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}. The direct "
