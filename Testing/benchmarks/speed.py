@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,17 +121,20 @@ def waiting(volume: Path, model: str) -> None:
         with worker:
             worker.stdin.write(messages.encode(run))
             worker.stdin.flush()
-            previews = (m for m in map(messages.decode, worker.stdout) if m["type"] == "preview")
-            print(f"first preview (direct head) {arrival(previews, 0, start):.1f} s after a cold start", end=", ")
-            print(f"with the first sample {arrival(previews, 1, start):.1f} s")
+            said = map(messages.decode, worker.stdout)
+            print(f"first preview (direct head) {arrival(said, 'preview', start):.1f} s after a cold start", end=", ")
+            print(f"all files {arrival(said, 'done', start):.1f} s")
             worker.stdin.close()
 
 
-def arrival(previews, samples: int, start: float) -> float:
-    for message in previews:
-        if message["samples"] >= samples:
+def arrival(said: Iterator[dict], kind: str, start: float) -> float:
+    """Seconds until a message of this kind. Ends the program where the worker fails or ends before."""
+    for message in said:
+        if message["type"] == kind:
             return time.perf_counter() - start
-    raise SystemExit("The worker ended before its preview.")
+        if message["type"] == "error":
+            break
+    raise SystemExit(f"The worker ended before its {kind}.")
 
 
 if __name__ == "__main__":
