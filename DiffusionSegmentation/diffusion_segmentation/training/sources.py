@@ -18,6 +18,9 @@ from .folder import Folder
 from .settings import Optimisation
 from .synthesis import EVALUATION, SyntheticHeads, unseen_heads
 
+UNSEEN = 2**40
+"""Added to the seed for the heads of the loss curve: no training takes as many steps."""
+
 WINDOW = (64, 64, 64)
 """Voxels of 2 mm of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
@@ -91,7 +94,7 @@ class Heads(Source):
         return SyntheticHeads(self.priors, list(optimisation.shapes), seed)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), optimisation.seed - 1, bank=1))
+        heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), optimisation.seed + UNSEEN, bank=1))
         for _ in range(8):
             image, labels = next(heads)
             next(heads)  # the same head in another contrast

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..process import adapted_grid
 from .figures import draw_training
 from .journal import Journal
 from .loss import loss_curve
+from .precision import resolved
 from .settings import Optimisation, merged, read_config
 from .sources import Source, open_source
 from .task import Average, Segmenter
@@ -66,6 +68,7 @@ def main(
     source = open_source(data, output)
     settings = merged(source.settings(), read_config(config) if config else {})
     optimisation = Optimisation.read(settings["optimisation"])
+    optimisation = replace(optimisation, precision=resolved(optimisation.precision))
     for sentence in optimisation.warnings():
         print(f"warning: {sentence}", file=sys.stderr)
     run = Run(settings, optimisation, source, minutes)
@@ -143,7 +146,6 @@ class Run:
             strategy="ddp" if gpus > 1 else "auto",
             precision="bf16-mixed" if bf16 else "32-true",
             max_steps=self.optimisation.iterations,
-            gradient_clip_val=1.0,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
