@@ -1,30 +1,47 @@
-"""A folder of labelled images, as the Medical Segmentation Decathlon or nnU-Net lays it out.
+"""A folder of labelled images, as the Medical Segmentation Decathlon or nnU-Net (v1 and v2) lays it out.
 
-    dataset.json                   "labels", and in the Decathlon's form "training" with a pair of files for each case
+    dataset.json                   "labels", and where the cases are listed, "training" or "dataset"
     imagesTr/  labelsTr/           to train from
     imagesTs/  labelsTs/           to test with, where there are labels
 
 In nnU-Net's form an image is CASE_0000.nii.gz and its label CASE.nii.gz. Several raters of a case are several label
-files: in the Decathlon's form a list in dataset.json, in nnU-Net's CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
+files: a list in dataset.json, or CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import InputError
 
 LONGEST_LABEL, LONGEST_NAME = 200, 100
 
+MOST_LABELS = 250
+"""Masks are bytes, of which the highest stands for voxels that are ignored."""
+
+ENDINGS = re.compile(
+    r"(\.(nii|nrrd|nhdr|mha|mhd|img|hdr|tiff?|png|bmp|jpe?g|gipl|vtk|mnc|h5|hdf5|mrc|seg|gz))+$", re.IGNORECASE
+)
+
+CT_WORDS = {"ct", "cta", "cbct", "ncct", "cect", "ldct", "hrct"}
+MR_WORDS = {
+    *("mr", "mri", "mra", "t1", "t2", "t1w", "t2w", "pd", "pdw", "flair", "swi", "dwi", "adc", "mprage", "t1c", "t1ce"),
+    *("t1gd", "t2f", "t1n", "t2star", "t1wce"),
+}
+
 
 @dataclass(frozen=True)
 class Case:
-    """An image and the label maps that one or several raters drew in it."""
+    """An image and the label maps that one or several raters drew in it.
+
+    `name` is the image's path below imagesTr or imagesTs, without its endings, and belongs to no other case.
+    """
 
     name: str
     image: Path
@@ -33,52 +50,120 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json and the folders say; `label_names` in the order of the labels, background left out."""
+    """What dataset.json and the folders say; `label_names` in the order of the labels, background left out.
+
+    `modality` is "CT", "MR" or what else dataset.json says. `ignored` is the number of voxels that nobody labelled, as
+    nnU-Net reserves it under the name "ignore", or None.
+    """
 
     name: str
     modality: str
     label_names: tuple[str, ...]
     training: tuple[Case, ...]
     test: tuple[Case, ...]
+    ignored: int | None = None
 
 
 def read_dataset(folder: Path) -> Dataset:
     """Read the listing, no image. Raises InputError, one sentence, where the folder is no such data set."""
-    try:
-        listing = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        channels = listing.get("channel_names", listing.get("modality", {"0": "MRI"}))
-        names = _label_names(listing["labels"])
-    except OSError:
-        raise InputError(
-            f"The folder '{folder.name}' has no dataset.json; lay it out as the Medical Segmentation Decathlon or "
-            "nnU-Net do."
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"The dataset.json of '{folder.name}' does not list its labels as numbers from 0 (background) on; mend it."
-        ) from None
-    if not all(_writable(label, LONGEST_LABEL) for label in names):
-        raise InputError(
-            f"The dataset.json of '{folder.name}' has a label whose name is empty, has more than {LONGEST_LABEL} "
-            "characters or such as cannot be seen; rename it."
-        )
-    if len(channels) != 1:
-        raise InputError(
-            f"The data set '{folder.name}' has {len(channels)} images a case; this program segments one image, so keep "
-            "one channel of it."
-        )
-    listed = isinstance(listing.get("training"), list) and listing["training"]
-    training = _listed(folder, listing["training"]) if listed else _paired(folder, "Tr", listing)
+    listing = _listing(folder)
+    label_names, ignored = _labels(listing.get("labels"), folder.name)
+    modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
+    training = _training(folder, listing)
     if not training:
-        raise InputError(f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr.")
+        raise InputError(
+            f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr; put them there, or list them "
+            "in its dataset.json."
+        )
     name = str(listing.get("name", folder.name))
     return Dataset(
         name=name if _writable(name, LONGEST_NAME) else "Model",
-        modality=str(next(iter(channels.values())) if isinstance(channels, dict) else channels[0]),
-        label_names=names,
-        training=training,
-        test=_paired(folder, "Ts", listing),
+        modality=modality,
+        label_names=label_names,
+        ignored=ignored,
+        training=_distinct(training, folder.name),
+        test=_distinct(_paired(folder, "Ts"), folder.name),
     )
+
+
+def _listing(folder: Path) -> dict[str, Any]:
+    try:
+        # Editors on Windows begin a file with a byte order mark.
+        text = (folder / "dataset.json").read_text(encoding="utf-8-sig")
+    except OSError:
+        raise InputError(
+            f"The folder '{folder.name}' has no dataset.json that can be read; lay it out as the Medical Segmentation "
+            "Decathlon or nnU-Net do."
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"The dataset.json of '{folder.name}' is not UTF-8; save it as UTF-8.") from None
+    try:
+        listing = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"The dataset.json of '{folder.name}' is no valid JSON: {error.msg} in line {error.lineno}, column "
+            f"{error.colno}; mend it there or just before."
+        ) from None
+    except (RecursionError, ValueError):
+        raise InputError(f"The dataset.json of '{folder.name}' is no valid JSON; write it again.") from None
+    if not isinstance(listing, dict):
+        raise InputError(f"The dataset.json of '{folder.name}' is no JSON object; it must begin with a brace.")
+    return listing
+
+
+def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
+    """Names in the order of the numbers, from {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}, and
+    the number of what is to be ignored.
+    """
+    file = f"The dataset.json of '{folder}'"
+    if not isinstance(labels, dict):
+        raise InputError(f'{file} has no "labels"; list them, background as 0.')
+    if any(isinstance(value, list) for value in labels.values()):
+        raise InputError(
+            f"{file} has regions made of several labels, which this program does not train; list each label by its one "
+            "number."
+        )
+    by_number = labels if "0" in labels else {number: name for name, number in labels.items()}
+    try:
+        names = {int(number): str(name) for number, name in by_number.items() if not isinstance(name, dict)}
+    except (ValueError, TypeError, OverflowError):
+        names = {}
+    if sorted(names) != list(range(len(labels))) or len(names) < 2:
+        raise InputError(f"{file} does not list its labels as numbers from 0 (background) on; mend it.")
+    if len(names) > MOST_LABELS:
+        raise InputError(f"{file} has {len(names) - 1} labels and at most {MOST_LABELS - 1} can be trained; join some.")
+    if not all(_writable(label, LONGEST_LABEL) for label in names.values()):
+        raise InputError(
+            f"{file} has a label whose name is empty, has more than {LONGEST_LABEL} characters or such as cannot be "
+            "seen; rename it."
+        )
+    last = len(names) - 1
+    ignored = last if last > 1 and names[last].strip().lower() == "ignore" else None
+    return tuple(names[n] for n in range(1, len(names) if ignored is None else last)), ignored
+
+
+def _modality(channels: Any, folder: str) -> str:
+    """CT or MR where the name of the one channel has such a word, else that name."""
+    named = list(channels.values()) if isinstance(channels, dict) else channels
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not named:
+        raise InputError(f'The dataset.json of \'{folder}\' has no name for its channel; write {{"0": "MRI"}}.')
+    if len(named) != 1:
+        raise InputError(
+            f"The data set '{folder}' has {len(named)} images a case; this program segments one image, so keep one "
+            "channel of it."
+        )
+    return modality_of(str(named[0]))
+
+
+def modality_of(text: str) -> str:
+    """CT or MR, by the whole words of a channel's name; what has neither keeps its name, at most LONGEST_NAME long."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    if CT_WORDS & set(words) or {"computed", "tomography"} <= set(words) and not {"emission", "pet"} & set(words):
+        return "CT"
+    if MR_WORDS & set(words) or {"magnetic", "resonance"} <= set(words):
+        return "MR"
+    return text.strip() if _writable(text.strip(), LONGEST_NAME) else "not stated"
 
 
 def _writable(text: str, longest: int) -> bool:
@@ -86,50 +171,111 @@ def _writable(text: str, longest: int) -> bool:
     return 0 < len(text) <= longest and text.isprintable() and not text.isspace()
 
 
-def _label_names(labels: dict[str, Any]) -> tuple[str, ...]:
-    """Names in the order of the numbers, from {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}."""
-    by_number = {int(k): str(v) for k, v in labels.items()} if "0" in labels else {v: k for k, v in labels.items()}
-    if sorted(by_number) != list(range(len(labels))) or len(labels) < 2:
-        raise ValueError("labels are not 0, 1, 2, ...")
-    return tuple(by_number[n] for n in range(1, len(labels)))
+def _training(folder: Path, listing: Mapping[str, Any]) -> list[Case]:
+    """The cases that dataset.json lists, or else those of the folders.
+
+    Lists: "training" of the Decathlon and nnU-Net v1, [{"image", "label"}]; "dataset" of nnU-Net v2, {case: {"images",
+    "label"}}.
+    """
+    if isinstance(listing.get("dataset"), dict) and listing["dataset"]:
+        return [_listed(folder, entry, str(name)) for name, entry in listing["dataset"].items()]
+    if isinstance(listing.get("training"), list) and listing["training"]:
+        return [_listed(folder, entry) for entry in listing["training"]]
+    return _paired(folder, "Tr")
 
 
-def _listed(folder: Path, entries: list[dict[str, Any]]) -> tuple[Case, ...]:
-    cases = []
-    for entry in entries:
-        try:
-            image, labels = entry["image"], entry["label"]
-            paths = [folder / label for label in ([labels] if isinstance(labels, str) else labels)]
-            case = Case(_stem(Path(image).name), folder / image, tuple(paths))
-        except (KeyError, TypeError):
-            raise InputError(
-                f"An entry under \"training\" in the dataset.json of '{folder.name}' has no image or label; mend it."
-            ) from None
-        for path in (case.image, *case.labels):
-            if not path.is_file():
-                raise InputError(f"The data set '{folder.name}' lacks the file '{path.name}' that it lists.")
-        cases.append(case)
-    return tuple(cases)
+def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
+    try:
+        image, labels = entry.get("image", entry.get("images")), entry["label"]
+        image = image[0] if isinstance(image, list) and len(image) == 1 else image
+        labels = [labels] if isinstance(labels, str) else labels
+        if not isinstance(image, str) or not labels or not all(isinstance(label, str) for label in labels):
+            raise TypeError
+        case = Case(name or _name(image), _existing(folder, image), tuple(_existing(folder, label) for label in labels))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"An entry of the cases in the dataset.json of '{folder.name}' has no image or label, or several images; "
+            "mend it."
+        ) from None
+    if not _writable(case.name, LONGEST_LABEL):
+        raise InputError(f"A case in the dataset.json of '{folder.name}' has a name that is none; rename its file.")
+    return case
 
 
-def _paired(folder: Path, part: str, listing: dict[str, Any]) -> tuple[Case, ...]:
+def _name(image: str) -> str:
+    """A case's name, from the path of its image: imagesTr/sub-1/T1.nii.gz is sub-1/T1."""
+    parts = [part for part in PurePosixPath(image.replace("\\", "/")).parts if part not in (".", "/")]
+    if len(parts) > 1 and re.fullmatch(r"images\w*", parts[0]):
+        parts = parts[1:]
+    return "/".join([*parts[:-1], _stem(parts[-1])]) if parts else ""
+
+
+def _existing(folder: Path, listed: str) -> Path:
+    """The file that an entry means; nnU-Net v1 lists images without the _0000 that their files have."""
+    path = folder / listed.replace("\\", "/")
+    try:
+        ending = path.name[len(_stem(path.name)) :]
+        for found in (path, path.with_name(f"{_stem(path.name)}_0000{ending}")):
+            if found.is_file():
+                return found
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"The data set '{folder.name}' lacks the file '{path.name[:100]}' that it lists; put it there.")
+
+
+def _paired(folder: Path, part: str) -> list[Case]:
     """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, that have a label."""
     labels: dict[str, list[Path]] = {}
-    for path in sorted((folder / f"labels{part}").glob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            labels.setdefault(re.sub(r"_rater\w+$", "", _stem(path.name)), []).append(path)
+    for path in _images(folder / f"labels{part}"):
+        labels.setdefault(re.sub(r"_rater\w+$", "", _stem(path.name)), []).append(path)
     cases = []
-    for path in sorted((folder / f"images{part}").glob("*")):
+    for path in _images(folder / f"images{part}"):
         name = _stem(path.name)
         name = name if name in labels else re.sub(r"_0000$", "", name)
-        if name in labels and not path.name.startswith("."):
+        if name in labels:
+            _require_raters(name, labels[name])
             cases.append(Case(name, path, tuple(labels[name])))
-    return tuple(cases)
+    return cases
+
+
+def _images(folder: Path) -> list[Path]:
+    """The files of a folder that are images by their endings; of a pair .hdr and .img the second."""
+    found = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
+    pairs = {_stem(path.name) for path in found if re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE)}
+    return [
+        path
+        for path in found
+        if path.is_file() and not (_stem(path.name) in pairs and re.search(r"\.hdr(\.gz)?$", path.name, re.IGNORECASE))
+    ]
+
+
+def _require_raters(name: str, labels: Sequence[Path]) -> None:
+    """Raise InputError where a case has several label files that are not one each of several raters."""
+    stems = [_stem(path.name) for path in labels]
+    if len(labels) > 1 and (name in stems or len(set(stems)) < len(stems)):
+        raise InputError(
+            f"The case '{name}' has {len(labels)} label files, '{labels[0].name}' and '{labels[1].name}'; keep one, or "
+            f"name those of several raters {name}_rater1, {name}_rater2."
+        )
+
+
+def _distinct(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
+    """Raises InputError where two cases have one name or one image: scores and splits go by the name."""
+    cases = tuple(cases)
+    for what, key in (("name", lambda case: case.name), ("image", lambda case: case.image)):
+        (most, count), *_ = Counter(map(key, cases)).most_common(1) or [(None, 1)]
+        if count > 1:
+            shown = most if what == "name" else most.name
+            raise InputError(
+                f"The data set '{folder}' has {count} cases with the {what} '{shown}'; keep one of them, or rename the "
+                "others."
+            )
+    return cases
 
 
 def _stem(name: str) -> str:
     """File name without its endings: `case_1.nii.gz` is `case_1`."""
-    return re.sub(r"(\.(nii|nrrd|mha|mhd|gz|seg))+$", "", name, flags=re.IGNORECASE)
+    return ENDINGS.sub("", name)
 
 
 def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -137,8 +283,8 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
 
     Raises InputError where the names are not the same: numbers alone could mean anything.
     """
-    by_name = {_plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
-    order = [by_name.get(_plain(name)) for name in dataset.label_names]
+    by_name = {plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
+    order = [by_name.get(plain(name)) for name in dataset.label_names]
     if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
         raise InputError(
             f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
@@ -147,5 +293,6 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
     return [0, *order]
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name by which equal ones are told: letters and digits in lower case."""
     return "".join(c for c in name.lower() if c.isalnum())

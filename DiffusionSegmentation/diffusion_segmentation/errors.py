@@ -82,6 +82,7 @@ def explain(error: BaseException) -> tuple[str, str]:
                 f"'{name}' cannot be read or written: there is no permission; choose another folder.",
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            name = _file_among(os.path.abspath(os.fspath(error.filename))) or name
             return DiffusionSegmentationError.kind, f"'{name}' is a file and no folder; choose another name."
         if error.errno == errno.ENAMETOOLONG:
             return DiffusionSegmentationError.kind, f"'{name[:60]} ...' is too long a name; choose a shorter one."
@@ -94,6 +95,13 @@ def explain(error: BaseException) -> tuple[str, str]:
     if len(text) > 300:
         text = f"{text[:300]} ..."
     return DiffusionSegmentationError.kind, f"An unexpected problem occurred ({type(error).__name__}: {text})."
+
+
+def _file_among(path: str) -> str:
+    """Of a path and the folders above it the name of the one that is a file."""
+    while not os.path.isfile(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return os.path.basename(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -89,7 +89,8 @@ Table = Mapping[str, Mapping[str, Check]]
 
 # Fields that may be left out, which is as null; an older client or worker does not know them.
 OPTIONAL: Table = {
-    "run": {"regionMm": _or_null(_millimetres)},
+    # The file that the volume was loaded from: what its header leaves open is said in the report.
+    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name)},
     "progress": {"note": _or_null(_text)},  # a sentence on how the run had to be changed
     # A device on which the same could work; and whether the worker ends after this, so that no other run is sent to it.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},

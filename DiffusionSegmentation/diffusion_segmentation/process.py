@@ -31,10 +31,13 @@ def alpha_sigma(log_snr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
     """Labels [N, 8, z, y, x] (0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}.
 
-    Alike in two dimensions, [N, 4, y, x] as [N, 4 * classes, y, x].
+    Alike in two dimensions, [N, 4, y, x] as [N, 4 * classes, y, x]. A label beyond the classes is unknown: 0
+    throughout, so that the noisy state says nothing of it.
     """
-    hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1), classes)  # [N, z, y, x, 8, classes]
-    return hot.transpose(-1, -2).flatten(-2).float().mul_(2).sub_(1).movedim(-1, 1)
+    known = (labels < classes).movedim(1, -1)  # [N, z, y, x, 8]
+    hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1) * known, classes)  # [N, z, y, x, 8, classes]
+    x0 = hot.float().mul_(2).sub_(1).mul_(known[..., None])
+    return x0.transpose(-1, -2).flatten(-2).movedim(-1, 1)
 
 
 def diffuse(x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:

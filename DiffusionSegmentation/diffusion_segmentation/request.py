@@ -15,6 +15,9 @@ class Request:
 
     `region_mm`, 5 to 100, is how far the middles of uncertain regions lie apart at least, None for 15; none is more
     than twice that across.
+
+    `spacing` is the size of a voxel in mm along i, j and k, for a volume file that does not state it. `source` is the
+    file that a program loaded before it wrote `volume`: what its header leaves open is a warning of the report.
     """
 
     volume: Path
@@ -28,11 +31,13 @@ class Request:
     keep_samples: bool = False
     compress: bool = True
     previews: bool = False
+    spacing: tuple[float, float, float] | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown.
+    """Where a run stands. Stages: model, reading, encoding, sampling, writing; the time left may be unknown.
 
     `note` is a sentence on how the run had to be changed, empty where it had not.
     """

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from . import regions, results
+from . import regions, result_folder, results
 from .basins import SEED_DISTANCE_MM, basins
 from .ensemble import Ensemble, volumes_ml
 from .grids import Projection
@@ -169,6 +169,7 @@ def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stop
     """Write the report beside what it tells of: a folder that has one is whole."""
     report["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}
     report["partial"] = stopped
+    report["files"] = result_folder.digests(folder)
     results.write_report(folder / "report.json", report)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shutil
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from . import result_folder
 from .copula import Frame
 from .denormals import flushed
 from .devices import choose_device, exhausted, failure, release
@@ -24,6 +24,7 @@ from .devices import devices as devices  # the worker asks its engine
 from .ensemble import Ensemble, Settled
 from .errors import Cancelled, DiffusionSegmentationError, InputError, ModelError, is_out_of_memory
 from .grids import Projection, working_image
+from .input_volume import read_input
 from .intensity import body_box, normalise
 from .memory_plan import MemoryPlan
 from .model_cache import ModelCache
@@ -31,7 +32,6 @@ from .request import Outcome, Preview, Progress, Request
 from .run_results import RunResults, finish
 from .sampler import Encoded, normalised, sample_seeds
 from .tiles import Tiling
-from .volume import check_fits, read_volume
 
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
@@ -63,13 +63,9 @@ def segment(
     Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
     OutOfMemoryError, GpuError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
     """
-    if request.steps == 1:
-        # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
-        raise InputError("One step cannot draw different samples; choose two steps or more.")
-    request.output.mkdir(parents=True, exist_ok=True)
     run = _Run(request, progress, preview, cancel)
     try:
-        with flushed():
+        with result_folder.made(request.output), flushed():
             return run.go(models or ModelCache())
     except RuntimeError as error:
         problem = failure(error, run.device)
@@ -93,10 +89,7 @@ class _Run:
         self.device = torch.device("cpu")
 
     def go(self, models: ModelCache) -> Outcome:
-        with self._stage("reading"):
-            image = read_volume(self.request.volume)
-            # Of the voxels alone, so that it is the same whatever kind of file they came in.
-            self.input_sha256 = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
+        result_folder.require_unchanged(self.request.output)
         with self._stage("model"):
             self.device = choose_device(self.request.device)
             self.model = self._within_memory(partial(models.get, self.request.model, self.device))
@@ -108,14 +101,19 @@ class _Run:
                 raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
             advised = self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
             self.free = self.model.is_free
+            if self.request.steps == 1 and not self.free:
+                # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
+                raise InputError("One step cannot draw different samples; choose two steps or more.")
             self.steps = 0 if self.free else self.request.steps or advised
             self.grid = self.model.step_grid(self.steps) if self.steps else np.empty(0)
             self.samples = self.request.samples or self.model.default_samples
             self.most = max(AUTO_SAMPLES[1], self.model.default_samples) if self.samples == "auto" else self.samples
-            self.warnings = check_fits(image, self.model.section["input_range"])
+            self.plan = MemoryPlan(self.model, self.device)
+        with self._stage("reading"):
+            read = read_input(self.request, self.model.section["input_range"])
+            image, self.input_sha256, self.warnings = read.image, read.sha256, read.warnings
             if "calibration" not in self.model.section and self.model.start is None:
                 self.warnings.append(NOT_FITTED)
-            self.plan = MemoryPlan(self.model, self.device)
         with self._stage("encoding"), self._asked_at_every_layer():
             working, self.array = self._working(image)
             self.plan.frame = self.frame.shape
@@ -135,9 +133,10 @@ class _Run:
         with self._stage("sampling"), self._asked_at_every_layer():
             stopped = self._sample()
         folder = self._folder()
-        with self._stage("writing"):
-            report = self._write(folder)
-        finish(folder, report, self.timings, stopped)
+        with result_folder.writing(folder) as part:
+            with self._stage("writing"):
+                report = self._write(part)
+            finish(part, report, self.timings, stopped)
         self._drop_kept()
         return Outcome(report, stopped)
 

@@ -1,29 +1,41 @@
-"""Volumes: reading them, and whether they suit a model.
+"""Volumes: reading them, and saying what their files leave open.
 
 Physical space is LPS in mm, as in SimpleITK; arrays are indexed [k, j, i].
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
+import json
 import math
+import re
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from . import memory
-from .errors import GeometryError, InputError, OutOfMemoryError, explain, is_out_of_memory
-from .headers import Stored, incomplete, read_header, unreadable
+from .errors import (
+    DiffusionSegmentationError,
+    GeometryError,
+    InputError,
+    OutOfMemoryError,
+    explain,
+    is_out_of_memory,
+)
+from .headers import DAMAGED, Stored, incomplete, read_header, unreadable
 
-TOLERATED_FACTOR = 1.5
-"""So far beyond the model's range of spacing or extent an answer is still given, with a warning; beyond that, none."""
+Spacing = tuple[float, float, float]
+"""Size of a voxel along i, j and k, mm."""
 
-HOUNSFIELD_AIR_BELOW = -500.0
-"""MR intensities are not this negative, air in CT is."""
+STATES_BOTH = ("HDF5ImageIO", "MINCImageIO")
+STATES_SPACING = ("VTKImageIO", "GiplImageIO", "MRCImageIO", "StimulateImageIO", "LSMImageIO", "BioRadImageIO")
+"""ITK's readers of formats that are not looked into here, by what a file of theirs states: spacing and orientation, or
+spacing alone; the others, such as TIFF, state neither."""
 
 LARGEST_VALUE = 1e30
 """Beyond it differences of float32 values become infinite; no scanner gives such values, some programs mean "none"."""
@@ -38,39 +50,192 @@ BLUR_BYTES = 12
 """For a voxel of the input: the image, and two of its size where ITK blurs it, float32 each; measured."""
 
 
-def read_volume(path: str | Path) -> sitk.Image:
+def warn(sentence: str) -> None:
+    """Say a sentence about what was assumed, on stderr."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def read_volume(
+    path: str | Path, spacing: Spacing | None = None, told: Callable[[str], None] | None = None
+) -> sitk.Image:
     """Return the 3-D scalar volume in `path` as float32, all values finite, at least two voxels along each axis.
+
+    `spacing` is the size of a voxel in mm along i, j and k, for a file that does not state it. `told` is called with
+    each sentence about what was assumed, by default `warn`.
 
     Raises InputError (missing, unreadable, incomplete, colour, complex, 2-D, 4-D, NaN or infinite, constant),
     GeometryError (a single slice, axes not at right angles, place or voxel size not told or contradictory) and
     OutOfMemoryError (before any voxel is read), each with one sentence that names the file but not its folder.
     """
-    path = Path(path)
-    name = f"The volume '{_shown(path)}'"
-    image = _executed(_checked_reader(path, name), name, sitk.sitkFloat32)
-    _require_contrast(image, name)
-    return image
+    file = VolumeFile(Path(path), spacing=spacing)
+    for sentence in file.assumed:
+        (told or warn)(sentence)
+    return file.read()
 
 
-def read_labels(path: Path, image: sitk.Image, count: int) -> np.ndarray:
-    """The numbers of a label file, int64 [k, j, i] in 0 to count - 1, on the grid of `image`.
+class VolumeFile:
+    """A volume file whose header was found sound; its voxels are read by `read`, for which alone memory is needed.
 
-    Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed; and, as
-    read_volume, GeometryError and OutOfMemoryError.
+    Attributes: `size` and `spacing` (mm) along i, j and k, `direction` as in SimpleITK; `read_spacing` is what ITK
+    takes where the file states none; `assumed`, sentences about what the file leaves open.
     """
-    name = f"The label file '{_shown(path)}'"
-    labels = _executed(_checked_reader(path, name), name)
-    numbers = np.rint(sitk.GetArrayFromImage(labels)).astype(np.int64)
-    if (
-        labels.GetSize() != image.GetSize()
-        or not np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
-        or not np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
-        or not np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
-    ):
-        raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
-    if numbers.min() < 0 or numbers.max() >= count:
-        raise InputError(f"{name} has labels that dataset.json does not list; mend one of them.")
-    return numbers
+
+    def __init__(self, path: Path, kind: str = "volume", spacing: Spacing | None = None) -> None:
+        """Read the header. Raises as `read_volume`, before any voxel is read; `kind` is what sentences call the file.
+
+        ITK mostly believes a header; so it is read here first, and held against the file.
+        """
+        self.name = name = f"The {kind} '{_shown(path)}'"
+        self._folder: tempfile.TemporaryDirectory | None = None
+        try:
+            if not path.exists():
+                raise InputError(f"{name} does not exist; check its name and folder.")
+            if path.is_dir():
+                raise InputError(f"{name} is a folder; give one file, for DICOM a volume saved as NRRD or NIfTI.")
+            if not path.is_file():
+                raise InputError(f"{name} is a pipe or a device; give a file.")
+            stored = read_header(path, name)
+            if stored.problem:
+                raise GeometryError(f"{name} {stored.problem}.")
+            reader = self._opened(path, stored)
+        except OSError as error:
+            raise InputError(f"{name} cannot be opened; check that you may read it.") from error
+        except RuntimeError as error:
+            raise unreadable(name) from error
+        _require_scalar_3d(reader, name)
+        self._reader, self.unstated = reader, unstated(path, stored)
+        self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing)
+        dimensions = len(reader.GetSize())
+        self.direction = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3].ravel().tolist()
+        self.read_spacing = reader.GetSpacing()[:3]
+        self.assumed = self._assumed(stored, _require_place(reader, stored, self.spacing, name))
+        self._stored, self._voxels = stored, math.prod(reader.GetSize())
+        self._bytes = self._voxels * (
+            stored.voxel or sitk.Image([1, 1, 1], reader.GetPixelIDValue()).GetSizeOfPixelComponent()
+        )
+        if not stored.holds(self._bytes):
+            raise incomplete(name)
+
+    def read(self) -> sitk.Image:
+        """The volume as `read_volume` returns it. Raises InputError and OutOfMemoryError."""
+        image = self.read_as(sitk.sitkFloat32)
+        _require_contrast(image, self.name)
+        return image
+
+    def metadata(self) -> dict[str, str]:
+        """The keys and values that the header holds beside the geometry."""
+        return {key: self._reader.GetMetaData(key) for key in self._reader.GetMetaDataKeys()}
+
+    def read_as(self, pixel_type: int = sitk.sitkUnknown) -> sitk.Image:
+        """The voxels as they are stored, of the type of the file unless another is given.
+
+        Directions have unit length: MetaImage may hide a factor in them. Raises InputError and OutOfMemoryError.
+        """
+        # While it reads NIfTI, ITK holds what is stored twice beside the result.
+        memory.require(max(2 * self._bytes + 4 * self._voxels, BLUR_BYTES * self._voxels), self.name)
+        # Last, because it takes long where a NIfTI file is compressed.
+        if not self._stored.unpacks_to(self._bytes):
+            raise incomplete(self.name)
+        image = _executed(self._reader, self.name, pixel_type)
+        if self.spacing != image.GetSpacing() and "spacing" in self.unstated:
+            image.SetSpacing(self.spacing)
+        return image
+
+    def _opened(self, path: Path, stored: Stored) -> sitk.ImageFileReader:
+        reader = sitk.ImageFileReader()
+        if stored.reader:
+            # Else ITK asks all its readers, of which some look for other files by the name.
+            reader.SetImageIO(stored.reader)
+        if stored.stage is not None:
+            self._folder = tempfile.TemporaryDirectory(prefix="diffusion-segmentation-")
+            try:
+                path = stored.stage(Path(self._folder.name))
+            except DAMAGED as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise InputError(f"{self.name} needs room on the disk for a copy; free some space.") from error
+                raise incomplete(self.name) from error
+        reader.SetFileName(itk_name(path))
+        reader.ReadImageInformation()
+        return reader
+
+    def _voxel_size(self, path: Path, given: Spacing | None) -> Spacing:
+        """The spacing that counts. Raises GeometryError where there is none or the file contradicts `given`."""
+        stated = self._reader.GetSpacing()[:3]
+        if "spacing" not in self.unstated:
+            if given is not None and not np.allclose(given, stated, rtol=1e-3):
+                told = " x ".join(f"{step:.4g}" for step in stated)
+                raise GeometryError(f"{self.name} states voxels of {told} mm; leave out the spacing, or correct it.")
+            return stated
+        found = given or _spacing_beside(path)
+        if found is None:
+            raise GeometryError(
+                f"{self.name} does not say how large its voxels are; give their size in mm with --spacing I,J,K, or "
+                "save it as NRRD or NIfTI with its spacing."
+            )
+        return tuple(map(float, found))
+
+    def _assumed(self, stored: Stored, used: str) -> list[str]:
+        sentences = []
+        if "orientation" in self.unstated:
+            sentences.append(
+                f"{self.name} does not state its orientation, so its axes were taken to run from right to left, front "
+                "to back and foot to head; check left and right against the image."
+            )
+        if used:
+            sentences.append(f"{self.name} {used}.")
+        return sentences
+
+
+def left_open(path: Path, image: sitk.Image) -> list[str]:
+    """What the file leaves open that `image` was loaded from, one sentence each.
+
+    Nothing where the image lies elsewhere than the file says, because a person has placed it since, or where the file
+    cannot be read any more.
+    """
+    name = f"The file '{_shown(path)}'"
+    try:
+        spaceless = "spacing" in unstated(path, read_header(path, name))
+        file = VolumeFile(path, "file", image.GetSpacing() if spaceless else None)
+    except (OSError, RuntimeError, DiffusionSegmentationError):
+        return []
+    if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
+        return []
+    if not spaceless or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
+        return file.assumed
+    shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
+    return [
+        *file.assumed,
+        f"{name} does not say how large its voxels are, and they were taken to be {shown} mm; correct them if they are "
+        "not.",
+    ]
+
+
+def unstated(path: Path, stored: Stored) -> tuple[str, ...]:
+    """What a file leaves open: by its header, or, of formats that are not looked into, by what the format can say."""
+    if stored.reader:
+        return stored.unstated
+    reader = sitk.ImageFileReader.GetImageIOFromFileName(itk_name(path))
+    if reader in STATES_BOTH:
+        return ()
+    return ("orientation",) if reader in STATES_SPACING else ("orientation", "spacing")
+
+
+def _spacing_beside(path: Path) -> Spacing | None:
+    """The voxel size that nnU-Net keeps beside a TIFF: CASE.json, {"spacing": [k, j, i]}, for CASE.tif, CASE_0000.tif.
+
+    Raises GeometryError where such a file has no three positive numbers.
+    """
+    stem = re.sub(r"\.tiff?$", "", path.name, flags=re.IGNORECASE)
+    beside = path.with_name(re.sub(r"_\d{4}$", "", stem) + ".json")
+    if stem == path.name or not beside.is_file():
+        return None
+    try:
+        steps = [float(step) for step in json.loads(beside.read_text(encoding="utf-8-sig"))["spacing"]]
+        if len(steps) != 3 or not all(0 < step < math.inf for step in steps):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise GeometryError(f"'{beside.name}' has no \"spacing\" of three positive numbers; mend it.") from None
+    return tuple(steps[::-1])
 
 
 def _shown(path: Path) -> str:
@@ -92,44 +257,7 @@ def itk_name(path: Path) -> str:
     return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
-def _checked_reader(path: Path, name: str) -> sitk.ImageFileReader:
-    """A reader that knows the header of `path` and is set to read a 3-D scalar volume. Raises as read_volume.
-
-    ITK mostly believes a header; so it is read here first, and held against the file.
-    """
-    try:
-        if not path.exists():
-            raise InputError(f"{name} does not exist; check its name and folder.")
-        if path.is_dir():
-            raise InputError(f"{name} is a folder; give one file, for DICOM a volume that was saved as NRRD or NIfTI.")
-        if not path.is_file():
-            raise InputError(f"{name} is a pipe or a device; give a file.")
-        stored = read_header(path, name)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(itk_name(path))
-        reader.ReadImageInformation()
-    except OSError as error:
-        raise InputError(f"{name} cannot be opened; check that you may read it.") from error
-    except RuntimeError as error:
-        raise unreadable(name) from error
-    _require_scalar_3d(reader, name)
-    if stored.problem:
-        raise GeometryError(f"{name} {stored.problem}.")
-    _require_place(reader, stored, name)
-    voxels = math.prod(reader.GetSize())
-    length = voxels * (stored.voxel or sitk.Image([1, 1, 1], reader.GetPixelIDValue()).GetSizeOfPixelComponent())
-    if not stored.holds(length):
-        raise incomplete(name)
-    # While it reads NIfTI, ITK holds what is stored twice beside the result.
-    memory.require(max(2 * length + 4 * voxels, BLUR_BYTES * voxels), name)
-    # Last, because it takes long where a NIfTI file is compressed.
-    if not stored.unpacks_to(length):
-        raise incomplete(name)
-    return reader
-
-
-def _executed(reader: sitk.ImageFileReader, name: str, pixel_type: int = sitk.sitkUnknown) -> sitk.Image:
-    """The image, its directions of unit length: MetaImage may hide a factor in them."""
+def _executed(reader: sitk.ImageFileReader, name: str, pixel_type: int) -> sitk.Image:
     reader.SetOutputPixelType(pixel_type)
     try:
         image = reader.Execute()
@@ -142,10 +270,13 @@ def _executed(reader: sitk.ImageFileReader, name: str, pixel_type: int = sitk.si
     return image
 
 
-def _require_place(reader: sitk.ImageFileReader, stored: Stored, name: str) -> None:
-    """The volume lies where its header says, on axes at right angles."""
+def _require_place(reader: sitk.ImageFileReader, stored: Stored, spacing: Spacing, name: str) -> str:
+    """Raise GeometryError unless the volume lies where its header says, on axes at right angles.
+
+    Returns words for a warning where the header gives two places and ITK takes one of them; else nothing.
+    """
     dimensions = len(reader.GetSize())
-    size, spacing, origin = (np.array(got[:3]) for got in (reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
+    size, origin = np.array(reader.GetSize()[:3]), np.array(reader.GetOrigin()[:3])
     direction = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
@@ -159,15 +290,29 @@ def _require_place(reader: sitk.ImageFileReader, stored: Stored, name: str) -> N
     if abs(np.linalg.det(affine[:3, :3] / steps)) < LEAST_DETERMINANT:
         raise GeometryError(f"{name} has axes that are not at right angles; resample it onto a rectangular grid.")
     corners = np.array([(*corner, 1) for corner in itertools.product(*[(0, n - 1) for n in size])]).T
-    away = [np.abs((other - affine) @ corners).max() for other in stored.affines]
-    if away and not min(np.where(np.isnan(away), math.inf, away)) <= steps.min() / 2:
+    away = {key: np.abs((other - affine) @ corners).max() for key, other in stored.affines.items()}
+    fits = {key: bool(distance <= steps.min() / 2) for key, distance in away.items()}  # NaN does not fit
+    if fits and not any(fits.values()):
         raise GeometryError(f"{name} contradicts itself about where its voxels lie; export it again.")
+    if all(fits.values()):
+        return ""
+    used, other = sorted(fits, key=fits.get, reverse=True)
+    if not np.isfinite(away[other]):
+        return ""
+    turned = np.linalg.inv(stored.affines[used][:3, :3]) @ stored.affines[other][:3, :3]
+    angle = math.degrees(math.acos(np.clip((np.trace(turned) - 1) / 2, -1, 1)))
+    return (
+        f"has two places in its header, {angle:.0f} degrees and up to {away[other]:.0f} mm apart; its {used} was used "
+        f"and its {other} left aside"
+    )
 
 
 def _require_scalar_3d(reader: sitk.ImageFileReader, name: str) -> None:
     size = reader.GetSize()
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()):
         raise InputError(f"{name} has complex values; give its magnitude.")
+    if reader.GetNumberOfComponents() != 1 and reader.HasMetaDataKey("Segment0_ID"):
+        raise InputError(f"{name} has overlapping segments; export it from Slicer as a label map.")
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{name} has {reader.GetNumberOfComponents()} values a voxel; give a grey-value volume.")
     if len(size) == 2:
@@ -192,26 +337,3 @@ def _require_contrast(image: sitk.Image, name: str) -> None:
         )
     if lowest == highest:
         raise InputError(f"{name} has the same value everywhere; give a volume with contrast.")
-
-
-def check_fits(image: sitk.Image, input_range: Mapping[str, Any]) -> list[str]:
-    """Return warnings, one sentence each, about what is unusual for the model in `image`.
-
-    `input_range` is the model's: {"spacing_mm": [low, high], "extent_mm": [low, high], "modality": "MR"}. Raises
-    GeometryError where spacing or field of view is more than TOLERATED_FACTOR beyond the range.
-    """
-    spacing = image.GetSpacing()
-    extent = [n * s for n, s in zip(image.GetSize(), spacing, strict=True)]
-    warnings = []
-    for values, key, what in ((spacing, "spacing_mm", "voxel spacing"), (extent, "extent_mm", "field of view")):
-        low, high = input_range[key]
-        if all(low <= value <= high for value in values):
-            continue
-        shown = " x ".join(f"{value:.4g}" for value in values)
-        sentence = f"The {what} is {shown} mm, the model was made for {low:g} to {high:g} mm"
-        if min(values) * TOLERATED_FACTOR < low or max(values) > high * TOLERATED_FACTOR:
-            raise GeometryError(f"{sentence}; choose another volume or model.")
-        warnings.append(f"{sentence}; look at the result with care.")
-    if input_range.get("modality") == "MR" and sitk.GetArrayViewFromImage(image).min() < HOUNSFIELD_AIR_BELOW:
-        warnings.append("The values look like CT, the model was made for MR; do not trust the result.")
-    return warnings

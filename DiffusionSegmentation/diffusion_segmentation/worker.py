@@ -258,6 +258,7 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
         seed=message["seed"],
         device=message["device"],
         region_mm=message.get("regionMm"),
+        source=Path(message["source"]) if message.get("source") else None,
         keep_samples=True,
         compress=False,
         previews=True,

@@ -25,7 +25,7 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration.start import labelled
 from diffusion_segmentation.evaluation import joint
 from diffusion_segmentation.evaluation.wording import number
-from diffusion_segmentation.training.folder import on_grid
+from diffusion_segmentation.training.prepared import on_grid
 from diffusion_segmentation.volume import read_volume
 
 SHOWN = ("z_rms", "coverage_50", "coverage_90", "dice_ratio", "variogram_2mm", "variogram_8mm", "specks")
@@ -61,7 +61,7 @@ def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.nrrd"
         sitk.WriteImage(labels, str(path))
-        values, masks = on_grid(image, [path], model.spacing, model.section.get("intensity"), model.classes)
+        values, masks = on_grid(image, [path], model.spacing, model.section.get("intensity"), model.label_names)
     return labelled(model, values.astype(np.float32), masks[0])
 
 

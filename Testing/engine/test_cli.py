@@ -59,6 +59,7 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "seed": 0,
         "device": "auto",
         "region_mm": None,
+        "spacing": None,
         "keep_samples": False,
         "compress": True,
         "previews": False,

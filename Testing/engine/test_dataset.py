@@ -54,7 +54,7 @@ def test_nnunet_layout_with_raters_and_test_cases(tmp_path):
     ("listing", "words"),
     [
         (None, "no dataset.json"),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "numbers from 0"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions made of several labels"),
         ({"labels": {"0": "background", "2": "liver"}}, "numbers from 0"),
         ({"labels": {"background": 0, "a": 1}, "channel_names": {"0": "T1", "1": "T2"}}, "2 images a case"),
         ({"labels": {"background": 0, "a": 1}}, "no labelled case"),

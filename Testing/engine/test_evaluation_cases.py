@@ -235,14 +235,16 @@ def test_references_are_checked_and_renumbered(a_data_set):
     image = sitk.ReadImage(str(a_data_set / "imagesTr" / "case1_0000.nii.gz"))
     path = a_data_set / "labelsTr" / "case1.nii.gz"
     raw = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    np.testing.assert_array_equal(read_reference(path, image, [0, 2, 1]), np.array([0, 2, 1])[raw])
+    names = ("structure 2", "STRUCTURE-1")
+    np.testing.assert_array_equal(read_reference(path, image, names, None, [0, 2, 1]), np.array([0, 2, 1])[raw])
+    np.testing.assert_array_equal(read_reference(path, image, names[:1], 2, [0, 7]), np.array([0, 7, 255])[raw])
     with pytest.raises(InputError, match="does not list"):
-        read_reference(path, image, [0, 1])
+        read_reference(path, image, names[:1], None, [0, 1])
     with pytest.raises(InputError, match="grid"):
-        read_reference(a_data_set / "labelsTr" / "case2.nii.gz", image, [0, 1, 2])
+        read_reference(a_data_set / "labelsTr" / "case2.nii.gz", image, names, None, [0, 1, 2])
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read"):
-        read_reference(path, image, [0, 1, 2])
+        read_reference(path, image, names, None, [0, 1, 2])
 
 
 def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys, monkeypatch):
@@ -284,12 +286,14 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     monkeypatch.setattr(cases, "_segment", segmented)
     monkeypatch.setattr(cases, "_joint", lambda *_: {})
     monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
-    listed = read_dataset(a_data_set).training[:2]
+    dataset = read_dataset(a_data_set)
     settings = cases.Settings(tmp_path, 2, None, 0, "cpu")
 
     def run():
         asked.clear()
-        records, _ = cases.evaluate_cases(listed, [0, 1, 2], settings, Kept(tmp_path / "cases", {}))
+        records, _ = cases.evaluate_cases(
+            dataset.training[:2], dataset, [0, 1, 2], settings, Kept(tmp_path / "cases", {})
+        )
         return records
 
     first = run()

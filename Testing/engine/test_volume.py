@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from diffusion_segmentation.errors import GeometryError, InputError
-from diffusion_segmentation.volume import check_fits, read_volume
+from diffusion_segmentation.suitability import check_grid, check_modality
+from diffusion_segmentation.volume import read_volume
 
 HEAD_RANGE = {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"}
 
@@ -97,15 +98,9 @@ def test_refuses_what_is_no_volume(tmp_path: Path) -> None:
             read_volume(path)
 
 
-def head(size: tuple[int, int, int], spacing: tuple[float, float, float], lowest: float = 0) -> sitk.Image:
-    image = sitk.Image(size, sitk.sitkFloat32) + lowest
-    image.SetSpacing(spacing)
-    return image
-
-
 def test_what_suits_the_model_passes_without_a_word() -> None:
-    assert check_fits(head((181, 217, 181), (1, 1, 1)), HEAD_RANGE) == []
-    assert check_fits(head((256, 256, 24), (0.9, 0.9, 6)), HEAD_RANGE) == []
+    assert check_grid((181, 217, 181), (1, 1, 1), HEAD_RANGE) == []
+    assert check_grid((256, 256, 24), (0.9, 0.9, 6), HEAD_RANGE) == []
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,7 @@ def test_what_suits_the_model_passes_without_a_word() -> None:
 def test_what_is_unusual_for_the_model_gets_a_warning(
     size: tuple[int, int, int], spacing: tuple[float, float, float], words: str
 ) -> None:
-    (warning,) = check_fits(head(size, spacing), HEAD_RANGE)
+    (warning,) = check_grid(size, spacing, HEAD_RANGE)
     assert words in warning and warning.endswith(".")
 
 
@@ -137,10 +132,30 @@ def test_what_is_far_from_the_model_is_refused(
     size: tuple[int, int, int], spacing: tuple[float, float, float], words: str
 ) -> None:
     with pytest.raises(GeometryError, match=words):
-        check_fits(head(size, spacing), HEAD_RANGE)
+        check_grid(size, spacing, HEAD_RANGE)
 
 
-def test_ct_given_to_an_mr_model_gets_a_warning() -> None:
-    (warning,) = check_fits(head((181, 217, 181), (1, 1, 1), lowest=-1024), HEAD_RANGE)
-    assert "CT" in warning
-    assert check_fits(head((181, 217, 181), (1, 1, 1), lowest=-1024), {**HEAD_RANGE, "modality": "CT"}) == []
+def ct_values(offset: float = 0, air: float = -1000) -> np.ndarray:
+    """Half air with noise, a fifth fat and muscle, the rest bone, in Hounsfield units."""
+    rng = np.random.default_rng(0)
+    parts = (air, 10, 5000), (-80, 20, 1000), (50, 20, 2500), (700, 200, 1500)
+    return np.concatenate([rng.normal(mean, spread, n) for mean, spread, n in parts]).astype(np.float32) + offset
+
+
+@pytest.mark.parametrize(
+    ("values", "is_ct"),
+    [
+        (ct_values(), True),
+        (ct_values(air=-1024), True),
+        (np.clip(ct_values(), -1024, 3071), True),
+        (ct_values(offset=1024), False),  # as some files store it: nothing tells it from MR
+        # MR, whatever was subtracted or divided: negative values alone are no CT.
+        (np.abs(np.random.default_rng(0).normal(0, 300, 5000)) - 600, False),
+        (np.abs(np.random.default_rng(0).normal(0, 300, 5000)) - 2000, False),
+        (np.random.default_rng(0).normal(0, 1, 5000), False),
+        (np.random.default_rng(0).normal(0, 1000, 5000) * 0 - 1000, False),
+    ],
+)
+def test_ct_given_to_an_mr_model_gets_a_warning_and_negative_values_alone_do_not(values: np.ndarray, is_ct: bool):
+    assert [("CT" in warning) for warning in check_modality(values, "MR")] == [True] * is_ct
+    assert check_modality(values, "CT") == check_modality(values, None) == []

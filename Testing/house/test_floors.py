@@ -31,10 +31,11 @@ ENGINE_FLOORS = (
     "tiles ensemble",
     "model",
     "networks model_metadata",
-    "process outbox terminal",
-    "volume results",
-    "headers memory devices packed_mask copula request grids metrics phantoms dataset denormals intensity basins"
-    " regions messages streams versions",
+    "process outbox terminal arguments",
+    "label_file input_volume result_folder",
+    "volume results content",
+    "headers fill suitability memory devices packed_mask copula request grids metrics phantoms dataset denormals"
+    " intensity basins regions messages streams versions",
     "errors",
 )
 LIB_FLOORS = (

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import model as models
 from ..devices import choose_device
 from ..errors import InputError
+from ..label_file import relabel
 from ..model import Model
 from ..results import write_report
 from ..terminal import Counter, ProgressLine
@@ -78,11 +77,11 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
 
     Raises InputError for fewer than FEWEST cases.
     """
-    order = np.asarray(source.order(model.labels), np.uint8)
+    order = source.order(model.labels)
     with ProgressLine() as line:
         cases, counter = [], Counter(line, "segmenting unseen cases")
         for image, labels in source.labelled(count, seed):
-            cases.append(labelled(model, image, order[labels]))
+            cases.append(labelled(model, image, relabel(labels, order)))
             counter(len(cases), count)
         if len(cases) < FEWEST:
             raise InputError(

@@ -31,11 +31,16 @@ network fails would otherwise set the spread of all."""
 
 @dataclass(frozen=True)
 class Labelled:
-    """A case on the working grid: image float32 and labels uint8 [*shape], the direct head's p float32 [C, *shape]."""
+    """A case on the working grid: image float32 and labels uint8 [*shape], the direct head's p float32 [C, *shape].
+
+    Voxels of `ignored` (bool [*shape]) are background with certainty in labels and p, and must be in samples: so they
+    add to no score.
+    """
 
     image: np.ndarray
     labels: np.ndarray
     p: np.ndarray
+    ignored: np.ndarray | None = None
 
 
 def fit_covariance(

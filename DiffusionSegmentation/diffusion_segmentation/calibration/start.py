@@ -11,6 +11,7 @@ import torch
 
 from ..copula import Covariance
 from ..denormals import flushed
+from ..label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model import Model, Start
 from ..sampler import Encoded, draw, sample_seeds
@@ -111,6 +112,14 @@ def scored(
 
 def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks uint8 [count, *shape] with the model's own start, and mean probabilities [C, *shape] of the samples."""
+    masks, mean = _drawn(model, case, count, seed)
+    if case.ignored is not None:
+        masks = np.where(case.ignored, np.uint8(0), masks)
+        mean = mean if mean is case.p else np.where(case.ignored, case.p, mean)
+    return masks, mean
+
+
+def _drawn(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     device = next(model.encoder.parameters()).device
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grid = np.empty(0) if model.is_free else model.step_grid(steps)
@@ -145,7 +154,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
-    """A case with the direct head's probabilities."""
+    """A case with the direct head's probabilities, from labels that may be IGNORED."""
     device = next(model.encoder.parameters()).device
     with flushed(), torch.inference_mode():
         if model.dims == 2:
@@ -153,4 +162,9 @@ def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
             p = draw(plain, image[None], 1, plain.step_grid(1), 0).direct[0]
         else:
             p = Encoded(model, image, device, lambda: None).direct()
-    return Labelled(image, labels, p / p.sum(0))
+    p = p / p.sum(0)
+    ignored = labels == IGNORED
+    if not ignored.any():
+        return Labelled(image, labels, p)
+    p = np.where(ignored, np.eye(len(p), 1, dtype=p.dtype)[(..., *(None,) * (p.ndim - 2))], p)
+    return Labelled(image, np.where(ignored, 0, labels).astype(np.uint8), p, ignored)

@@ -27,9 +27,17 @@ KEPT_VOXELS = 400
 
 
 def score_map(
-    drawn: Drawn, references: Sequence[np.ndarray], spacing: Sequence[float], tolerance_mm: float
+    drawn: Drawn,
+    references: Sequence[np.ndarray],
+    spacing: Sequence[float],
+    tolerance_mm: float,
+    counted: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """A consensus with its entropy and probabilities against raters' maps; `spacing` in mm, order of the axes."""
+    """A consensus with its entropy and probabilities against raters' maps; `spacing` in mm, order of the axes.
+
+    Voxels outside `counted` (bool [k, j, i]) must be background in all maps; they do not count for calibration.
+    """
+    counted = np.ones(drawn.labels.shape, bool) if counted is None else counted
     classes = len(drawn.probabilities)
     with warnings.catch_warnings():
         # MONAI calls its own functions in a way that it warns of.
@@ -41,7 +49,7 @@ def score_map(
         "threshold_mean": -metrics.threshold_mean(drawn.entropy, BITS),
         "patch_max": -metrics.patch_max(drawn.entropy, spacing, PATCH_MM),
     }
-    parts = [_calibration(drawn, reference, spacing) for reference in references]
+    parts = [_calibration(drawn, reference, spacing, counted) for reference in references]
     for name in ("near", "everywhere", "levels"):
         found[name] = np.sum([part[name] for part in parts], 0).tolist()
     found["by_class"] = np.sum([part["by_class"] for part in parts], 0).tolist()
@@ -69,9 +77,9 @@ def _accuracy(
     }
 
 
-def _calibration(drawn: Drawn, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
+def _calibration(drawn: Drawn, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray) -> dict[str, Any]:
     right, confidence = drawn.labels == reference, drawn.confidence
-    near = near_structures(drawn.labels, reference, spacing)
+    near = near_structures(drawn.labels, reference, spacing) & counted
     bits, wrong = drawn.entropy[near], ~right[near]
     levels = []
     for low, high in pairwise(ENTROPY_EDGES):
@@ -84,7 +92,7 @@ def _calibration(drawn: Drawn, reference: np.ndarray, spacing: Sequence[float]) 
     chosen = np.linspace(0, near.sum() - 1, min(KEPT_VOXELS, int(near.sum()))).astype(int)
     return {
         "near": binned(confidence[near], right[near]),
-        "everywhere": binned(confidence, right),
+        "everywhere": binned(confidence[counted], right[counted]),
         "by_class": by_class,
         "levels": levels,
         "error_auroc": metrics.error_auroc(bits, wrong),

@@ -16,18 +16,20 @@ import torch
 
 from .. import segment as engine
 from ..calibration.start import labelled
+from ..content import content
 from ..dataset import Case, Dataset
 from ..devices import choose_device
+from ..label_file import IGNORED, relabel
 from ..model import Model
 from ..sampler import sample_seeds
-from ..training.folder import on_grid
+from ..training.prepared import on_grid
 from ..volume import read_volume
 from .against import score_map, score_samples
 from .joint import FEWEST_SAMPLES, joint_case
 from .joint import SAMPLES as JOINT_SAMPLES
 from .loop import each_case
 from .reading import Drawn, read_drawn, read_reference
-from .store import Kept, describe
+from .store import Kept
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Where labels, entropy and probabilities come from."""
@@ -85,9 +87,11 @@ class Settings:
 
 
 def evaluate_cases(
-    cases: Sequence[Case], order: Sequence[int], settings: Settings, kept: Kept
+    cases: Sequence[Case], dataset: Dataset, order: Sequence[int], settings: Settings, kept: Kept
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost"}, and why others were left out.
+
+    Voxels that any rater left to be ignored count nowhere.
 
     Raises InputError when no case can be used, and whatever else `segment` raises about model, memory and disk.
     """
@@ -99,40 +103,51 @@ def evaluate_cases(
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         case = cases[index]
         image = read_volume(case.image)
-        references = [read_reference(path, image, order) for path in case.labels]
+        names = dataset.label_names, dataset.ignored
+        references = [read_reference(path, image, *names, order) for path in case.labels]
+        ignored = np.any([reference == IGNORED for reference in references], 0)
+        references = [np.where(ignored, np.uint8(0), reference) for reference in references]
         spacing = image.GetSpacing()[::-1]
         drawn, report = _segment(case, image, settings, models["samples"])
         # The direct head has its own maps; two steps of one sample are the least that `segment` draws beside them.
         quick = dataclasses.replace(settings, samples=1, steps=2)
         direct, direct_report = _segment(case, image, quick, models["direct"])
+        drawn, direct = drawn.without(ignored), direct.without(ignored)
         tolerance = report["working_spacing_mm"]
         rng = np.random.default_rng([settings.seed, index])
         record = {
             "maps": {
-                "samples": score_map(drawn, references, spacing, tolerance),
-                "direct": score_map(direct, references, spacing, tolerance),
+                "samples": score_map(drawn, references, spacing, tolerance, ~ignored),
+                "direct": score_map(direct, references, spacing, tolerance, ~ignored),
             },
             "samples": score_samples(drawn, references, spacing, rng),
             "run": {
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, image, order, loaded.get(str(settings.model), device), settings, index),
+            "joint": _joint(case, image, dataset, order, loaded.get(str(settings.model), device), settings, index),
         }
         return record, _picture(image, references[0], drawn, spacing)
 
     def files(index: int) -> dict[str, Any]:
-        return describe(cases[index].image, *cases[index].labels)
+        return {"content": content(cases[index].image, *cases[index].labels)}
 
     return each_case([case.name for case in cases], work, kept, files)
 
 
 def _joint(
-    case: Case, image: sitk.Image, order: Sequence[int], model: Model, settings: Settings, index: int
+    case: Case,
+    image: sitk.Image,
+    dataset: Dataset,
+    order: Sequence[int],
+    model: Model,
+    settings: Settings,
+    index: int,
 ) -> dict[str, Any]:
     """Records of the joint samples on the working grid, against the first rater."""
-    values, labels = on_grid(image, case.labels[:1], model.spacing, model.section.get("intensity"), len(order))
-    truth = np.asarray(order, np.uint8)[labels[0]]
+    intensity, names = model.section.get("intensity"), dataset.label_names
+    values, labels = on_grid(image, case.labels[:1], model.spacing, intensity, names, dataset.ignored)
+    truth = relabel(labels[0], order)
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
     return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed)

@@ -13,6 +13,7 @@ import torch
 
 from .. import model as models
 from ..calibration.calibrate import require_fit
+from ..content import content
 from ..dataset import label_order, read_dataset
 from ..devices import choose_device
 from ..errors import InputError, ModelError
@@ -24,7 +25,7 @@ from ..versions import versions
 from . import case_scores, cases, cost, heads, joint, known, known_scores, sentences
 from .answers import Respondent, Steps
 from .page import write_page
-from .store import SCHEMA, Kept, describe
+from .store import SCHEMA, Kept
 from .tables import write_csv
 from .wording import VERDICTS
 
@@ -122,7 +123,7 @@ def _on_heads(request: Request, model: Model) -> tuple[dict[str, Any], dict[str,
     shape = "x".join(map(str, source.window))
     kept = Kept(
         request.output / "cases",
-        _key(model, request, samples, None, device) | {"data": shape} | describe(source.priors),
+        _key(model, request, samples, None, device) | {"data": shape, "priors": content(source.priors)},
     )
     by_name = heads.evaluate_heads(source, model.to(device), request.cases or heads.CASES, samples, request.seed, kept)
     records = list(by_name.values())
@@ -158,12 +159,16 @@ def _on_folder(request: Request, folder: Path, model: Model) -> tuple[dict[str, 
     picked = chosen.cases[: request.cases]
     device, samples = choose_device(request.device), request.samples or model.default_samples
     steps = Steps.read(request.steps[0]).count if request.steps else None
-    key = _key(model, request, samples, steps, device) | {"data": dataset.name, "labels": order}
+    key = _key(model, request, samples, steps, device) | {
+        "data": dataset.name,
+        "labels": order,
+        "ignored": dataset.ignored,
+    }
     kept = Kept(request.output / "cases", key)
     if chosen.seen_in_training:
         print(f"warning: evaluating {chosen.which}", file=sys.stderr)
     settings = cases.Settings(folder, samples, steps, request.seed, request.device)
-    by_name, skipped = cases.evaluate_cases(picked, order, settings, kept)
+    by_name, skipped = cases.evaluate_cases(picked, dataset, order, settings, kept)
     records = list(by_name.values())
     found = _about(request, model, device, samples) | {
         "kind": "folder",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..volume import read_labels
+from ..label_file import read_labels, relabel
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,27 @@ class Drawn:
             most = np.maximum(most, p)
         return most.astype(np.float32) / np.float32(255)
 
+    def without(self, ignored: np.ndarray) -> Drawn:
+        """The same with background, certain and in every sample, in the voxels of `ignored` (bool [k, j, i])."""
+        if not ignored.any():
+            return self
+        first, *others = (np.where(ignored, np.uint8(0), p) for p in self.probabilities)
+        return Drawn(
+            labels=np.where(ignored, np.uint8(0), self.labels),
+            entropy=np.where(ignored, np.float32(0), self.entropy),
+            probabilities=[np.where(ignored, np.uint8(255), first), *others],
+            samples=[np.where(ignored, np.uint8(0), sample) for sample in self.samples],
+        )
 
-def read_reference(path: Path, image: sitk.Image, order: Sequence[int]) -> np.ndarray:
-    """A label map uint8 [k, j, i] with the model's labels; `order` gives the model's label for each number in the file.
 
-    Raises InputError, one sentence: unreadable, not on the image's grid, or a number that is not listed.
+def read_reference(
+    path: Path, image: sitk.Image, names: Sequence[str], ignored: int | None, order: Sequence[int]
+) -> np.ndarray:
+    """A label map uint8 [k, j, i] with the model's labels or IGNORED; `order` has the model's label for each number.
+
+    `names` and `ignored` as for `read_labels`, which raises.
     """
-    return np.asarray(order, np.uint8)[read_labels(path, image, len(order))]
+    return relabel(read_labels(path, image, names, ignored), order)
 
 
 def read_drawn(folder: Path, image: sitk.Image) -> Drawn:

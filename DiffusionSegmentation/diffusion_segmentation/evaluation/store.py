@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DiffusionSegmentationError
 from ..results import replace, write_report
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever what is kept of a case changes: older cases are then evaluated again."""
 
 
@@ -71,19 +71,6 @@ class Kept:
         """A file name that every file system takes; the hash keeps names apart that look alike then."""
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "case"
         return self.folder / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
-
-
-def describe(*paths: Path) -> dict[str, list[int] | None]:
-    """What tells whether files have changed: bytes and time of the last change in ns; None for a missing one."""
-    return {path.name: _size_and_time(path) for path in paths}
-
-
-def _size_and_time(path: Path) -> list[int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,9 +13,10 @@ from ..errors import InputError
 from .meta import stored_meta
 from .nifti import stored_nifti
 from .nrrd import stored_nrrd
+from .staging import DAMAGED
 from .stored import HEADER_BYTES, Stored, incomplete, unreadable
 
-__all__ = ["Stored", "incomplete", "read_header", "unreadable"]
+__all__ = ["DAMAGED", "Stored", "files_of", "incomplete", "read_header", "unreadable"]
 
 
 def read_header(path: Path, name: str) -> Stored:
@@ -30,18 +31,46 @@ def read_header(path: Path, name: str) -> Stored:
     if path.suffix.lower() in (".mha", ".mhd"):
         return stored_meta(path, start, name)
     if re.search(r"\.nii(\.gz)?$", path.name.lower()):
-        return stored_nifti(path, path, start, name)
-    if re.search(r"\.(hdr|img)(\.gz)?$", path.name.lower()):
-        header, data = (_beside(path, end) for end in (".hdr", ".img"))
-        if header is None or data is None:
-            raise InputError(f"{name} lacks its other half, .hdr or .img; put it beside the file.")
+        return stored_nifti(path, path, path, start, name)
+    if half := re.search(r"\.(hdr|img)(\.gz)?$", path.name.lower()):
+        other = _other_half(path, ".img" if half.group(1) == "hdr" else ".hdr", name)
+        header, data = (path, other) if half.group(1) == "hdr" else (other, path)
         with open(header, "rb") as file:
-            return stored_nifti(header, data, file.read(HEADER_BYTES), name)
+            return stored_nifti(path, header, data, file.read(HEADER_BYTES), name)
+    if advice := _foreign(path, start):
+        raise InputError(f"{name} {advice}.")
     return Stored()
 
 
-def _beside(path: Path, end: str) -> Path | None:
-    """The file of this ending that belongs to a pair of NIfTI or Analyze files."""
+def files_of(path: Path, name: str) -> tuple[Path, ...]:
+    """The named file and those that belong to it, as the voxels beside a header. Raises as `read_header`."""
+    stored = read_header(path, name)
+    return tuple(dict.fromkeys((path, *stored.others, *stored.files)))
+
+
+def _other_half(path: Path, end: str, name: str) -> Path:
+    """The file of this ending that belongs to a pair of NIfTI or Analyze files. Raises InputError unless it is one."""
     stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    found = (path.with_name(stem + written) for written in (end, f"{end}.gz", end.upper(), f"{end}.gz".upper()))
-    return next((file for file in found if file.is_file()), None)
+    found: list[Path] = []
+    for written in (end, f"{end}.gz", end.upper(), f"{end}.gz".upper()):
+        file = path.with_name(stem + written)
+        if file.is_file() and not any(file.samefile(other) for other in found):
+            found.append(file)
+    if not found:
+        raise InputError(f"{name} lacks its other half, .hdr or .img; put it beside the file.")
+    if len(found) > 1:
+        both = " and ".join(f"'{file.name}'" for file in found[:2])
+        raise InputError(f"{name} has two other halves, {both}; remove the one that does not belong to it.")
+    return found[0]
+
+
+def _foreign(path: Path, start: bytes) -> str:
+    """What to do with a file that is a medical image, but none that can be read here; words for after its name."""
+    if re.search(r"\.(mgz|mgh)$", path.name.lower()):
+        return "is FreeSurfer's format, which is not read here; convert it with 'mri_convert FILE head.nii.gz'"
+    if start[128:132] == b"DICM":
+        return (
+            "is one file of a DICOM series; load the series in Slicer and save it as NRRD, or convert its folder with "
+            "dcm2niix"
+        )
+    return ""

@@ -68,18 +68,19 @@ def stored_meta(path: Path, start: bytes, name: str) -> Stored:
         files = data_files(path, [data], name)
     local = data.upper() == "LOCAL"
     problem = ""
-    if not {"ElementSpacing", "ElementSize"} & set(fields):
-        problem = "does not say how large its voxels are; save it with its spacing"
+    unstated = () if {"TransformMatrix", "Rotation", "Orientation"} & set(fields) else ("orientation",)
+    unstated += () if {"ElementSpacing", "ElementSize"} & set(fields) else ("spacing",)
+    about = {"unstated": unstated, "reader": "MetaImageIO", "others": (path,) * (not local)}
     if fields.get("DistanceUnits", "mm").lower() not in ("", "?", "mm"):
         problem = "is not measured in mm; convert it to mm"
     if fields.get("CompressedData", "")[:1] not in tuple("Tt1"):
         as_is = fields.get("BinaryData", "True")[:1] in tuple("Tt1")
-        return Stored(files, as_is, position * local, problem=problem)
+        return Stored(files, as_is, position * local, problem=problem, **about)
     length = fields.get("CompressedDataSize", "" if local else str(files[0].stat().st_size))
     # Without the right length ITK takes for voxels what happens to be in memory.
     if integer(length) != sum(file.stat().st_size for file in files) - position * local:
         raise incomplete(name)
-    return Stored(files, inflate=(files[0], position * local) if len(files) == 1 else None, problem=problem)
+    return Stored(files, inflate=(files[0], position * local) if len(files) == 1 else None, problem=problem, **about)
 
 
 def _require_numbers(fields: Mapping[str, str], dimensions: int, name: str) -> None:

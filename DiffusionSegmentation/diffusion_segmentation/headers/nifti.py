@@ -1,55 +1,195 @@
-"""The header of a NIfTI-1 or Analyze file."""
+"""The header of a NIfTI-1, NIfTI-2 or Analyze file."""
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .staging import stage_nifti
 from .stored import Stored, incomplete, unreadable
 
 _NIFTI_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
 """Bytes of a voxel: the numbers of NIfTI's types of scalars."""
 
+ENDINGS = (".nii", ".hdr", ".img", ".nia")
+"""Each also with .gz and in capitals: ITK looks for a volume's other half, and for its voxels, by all of them."""
 
-def stored_nifti(header: Path, data: Path, start: bytes, name: str) -> Stored:
-    """Of NIfTI-1 and Analyze; ITK reads no NIfTI-2."""
-    if start.startswith(b"\x1f\x8b"):
-        start = _inflated_start(start)
-    order = {struct.pack("<i", 348): "<", struct.pack(">i", 348): ">"}.get(start[:4])
-    if order is None or len(start) < 348:
+SAME_SCALE = 0.01
+"""Voxel sizes of qform and sform differ by less where they mean the same; float32 and rounded headers differ less."""
+
+SKEWED = 1e-5
+"""Cosine between two axes of an sform above which ITK may refuse it."""
+
+_FIELDS = {
+    # of NIfTI-1 and NIfTI-2: format and place of each field
+    348: {
+        **{"datatype": ("h", 70), "offset": ("f", 108), "units": ("B", 123), "pixdim": ("8f", 76)},
+        **{"codes": ("2h", 252), "quaternion": ("6f", 256), "rows": ("12f", 280), "dim": ("8h", 40)},
+        **{"slope": ("2f", 112), "bitpix": ("h", 72)},
+    },
+    540: {
+        **{"datatype": ("h", 12), "offset": ("q", 168), "units": ("i", 500), "pixdim": ("8d", 104)},
+        **{"codes": ("2i", 344), "quaternion": ("6d", 352), "rows": ("12d", 400), "dim": ("8q", 16)},
+        **{"slope": ("2d", 176), "bitpix": ("h", 14)},
+    },
+}
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """The fields that matter here; `size` is 348 or 540 bytes, `order` "<" or ">". `magic` is empty for Analyze."""
+
+    size: int
+    order: str
+    magic: bytes
+    fields: Mapping[str, tuple[Any, ...]]
+
+    @classmethod
+    def read(cls, start: bytes) -> NiftiHeader | None:
+        """From the first bytes of a file, gzipped or not; None where they are no such header."""
+        if start.startswith(b"\x1f\x8b"):
+            start = _inflated_start(start)
+        for size, fields in _FIELDS.items():
+            for order in "<>":
+                if start[:4] == struct.pack(order + "i", size) and len(start) >= size:
+                    magic = start[344:348] if size == 348 else start[4:8]
+                    if size == 540 and not magic.startswith(b"n"):
+                        return None
+                    found = {key: struct.unpack_from(order + form, start, at) for key, (form, at) in fields.items()}
+                    if not magic.startswith(b"n"):
+                        magic, found["codes"] = b"", (0, 0)  # Analyze has something else there
+                    return cls(size, order, magic, found)
+        return None
+
+    def affines(self) -> dict[str, np.ndarray]:
+        """Those of "qform" and "sform" that are given: 4 x 4, index to RAS, in the units of the file."""
+        found, (qform, sform) = {}, self.fields["codes"]
+        with np.errstate(all="ignore"):
+            if qform > 0:
+                found["qform"] = _qform(np.array(self.fields["quaternion"]), np.array(self.fields["pixdim"]))
+            if sform > 0:
+                found["sform"] = np.vstack([np.reshape(self.fields["rows"], (3, 4)), [0, 0, 0, 1]]).astype(float)
+        return found
+
+
+def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) -> Stored:
+    """Of NIfTI and Analyze: what `header`, which begins with `start`, says of the voxels in `data`.
+
+    `path` is the file that was named, one of the two. Raises InputError.
+    """
+    found = NiftiHeader.read(start)
+    if found is None:
         raise unreadable(name)
-
-    def take(place: int, form: str) -> tuple[Any, ...]:
-        return struct.unpack_from(order + form, start, place)
-
-    (datatype,), (offset,), (units,) = take(70, "h"), take(108, "f"), take(123, "B")
-    pixdim = np.array(take(76, "8f"))
-    qform, sform = take(252, "2h") if start[344:345] == b"n" else (0, 0)  # Analyze has something else there
+    fields, single = found.fields, header == data
+    (datatype,), (offset,), (units,) = fields["datatype"], fields["offset"], fields["units"]
     # Where the offset points into the header, ITK takes what is there for voxels.
-    if not 348 * (header == data) <= offset < 2**62:
+    if not found.size * single <= offset < 2**62:
         raise incomplete(name)
-    affines = []
-    with np.errstate(all="ignore"):
-        if qform > 0:
-            affines.append(_qform(np.array(take(256, "6f")), pixdim))
-        if sform > 0:
-            affines.append(np.vstack([np.reshape(take(280, "12f"), (3, 4)), [0, 0, 0, 1]]))
-        scale = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
-        affines = [np.diag([-scale, -scale, scale, 1]) @ affine for affine in affines]
-    problem = ""
-    if not affines and not (np.isfinite(pixdim[1:4]) & (pixdim[1:4] > 0)).all():
-        problem = "does not say how large its voxels are; save it with its spacing"
+    affines = found.affines()
+    problem, upright = _skew(found, affines) or _contradiction(affines), None
+    if not problem and "sform" in affines and _cosine(affines["sform"]) > SKEWED and "qform" not in affines:
+        upright = affines["sform"] = _upright(affines["sform"])
+    pixdim = np.array(fields["pixdim"][1:4])
+    unstated = () if affines else ("orientation",)
+    if not affines and not (np.isfinite(pixdim) & (pixdim > 0)).all():
+        unstated = ("orientation", "spacing")
     with open(data, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
+    named_plain = not path.name.lower().endswith(".gz")
+    staged = found.size == 540 or upright is not None or (gzipped and named_plain) or _has_twin(path, header, data)
+    scale = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
+    lps = np.diag([-scale, -scale, scale, 1])
     # ITK tells float for voxels that it scales.
     voxel = next((size for size, types in _NIFTI_BYTES.items() if datatype in types), 0)
-    place = {"problem": problem, "affines": tuple(affines)}
-    return Stored((data,), not gzipped, int(offset), voxel, data if gzipped else None, **place)
+    return Stored(
+        files=(data,),
+        others=(header,) * (not single),
+        as_is=not gzipped,
+        offset=int(offset),
+        voxel=voxel,
+        gzipped=data if gzipped else None,
+        problem=problem,
+        affines={key: lps @ affine for key, affine in affines.items()},
+        reader="NiftiImageIO",
+        unstated=unstated,
+        stage=partial(stage_nifti, found, header, data, int(offset), upright) if staged else None,
+    )
+
+
+def _has_twin(path: Path, header: Path, data: Path) -> bool:
+    """Whether there are files beside it that ITK could read in place of the ones that were found."""
+    stem = re.sub(r"\.(nii|hdr|img|nia)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    names = {stem + written for end in ENDINGS for written in (end, f"{end}.gz", end.upper(), f"{end}.gz".upper())}
+    mine = [file.stat() for file in {path, header, data}]
+    for twin in (path.with_name(other) for other in names):
+        # Where capitals do not count, two names may be one file.
+        if twin.is_file() and not any(_same_file(twin, own) for own in mine):
+            return True
+    return False
+
+
+def _same_file(path: Path, own: Any) -> bool:
+    found = path.stat()
+    return (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev)
+
+
+def _cosine(affine: np.ndarray) -> float:
+    """The largest cosine between two axes of an affine; 0 where they are at right angles, NaN for axes of no length."""
+    with np.errstate(all="ignore"):
+        unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(unit.T @ unit - np.eye(3)).max())
+
+
+def _upright(affine: np.ndarray) -> np.ndarray:
+    """The affine with the nearest axes at right angles (polar decomposition) and the same spacing."""
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    u, _, v = np.linalg.svd(affine[:3, :3] / steps)
+    return np.block([[(u @ v) * steps, affine[:3, 3:]], [np.zeros((1, 3)), 1]])
+
+
+def _skew(header: NiftiHeader, affines: Mapping[str, np.ndarray]) -> str:
+    """Why an sform that is the only affine cannot be read: axes that are not at right angles, half a voxel or more."""
+    if list(affines) != ["sform"] or not np.isfinite(affines["sform"]).all():
+        return ""
+    affine = affines["sform"]
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    if not steps.all() or not _cosine(affine) > SKEWED:
+        return ""
+    size = np.array(header.fields["dim"][1:4], float)
+    corners = np.array(np.meshgrid(*[(-n / 2, n / 2) for n in size])).reshape(3, -1)
+    off = np.abs((affine - _upright(affine))[:3, :3] @ corners).max()
+    if off < steps.min() / 2:
+        return ""
+    angle = math.degrees(math.acos(min(1.0, _cosine(affine))))
+    return (
+        f"has a sheared sform, its axes meet at {angle:.0f} degrees, as after a CT with a tilted gantry; resample it "
+        "onto a grid with axes at right angles, in Slicer with 'Resample Scalar/Vector/DWI Volume'"
+    )
+
+
+def _contradiction(affines: Mapping[str, np.ndarray]) -> str:
+    """Why qform and sform cannot both be right: voxels of other sizes, or one mirrors the other."""
+    if len(affines) < 2 or not all(np.isfinite(affine).all() for affine in affines.values()):
+        return ""
+    sizes = {key: np.linalg.norm(affine[:3, :3], axis=0) for key, affine in affines.items()}
+    told = {key: " x ".join(f"{step:.4g}" for step in steps) for key, steps in sizes.items()}
+    if not np.allclose(sizes["qform"], sizes["sform"], rtol=SAME_SCALE):
+        return (
+            f"has voxels of {told['qform']} by its qform and of {told['sform']} by its sform; correct one of them "
+            "and save it again"
+        )
+    if np.linalg.det(affines["qform"][:3, :3]) * np.linalg.det(affines["sform"][:3, :3]) < 0:
+        return "is mirrored by its sform and not by its qform, or the other way round; correct one and save it again"
+    return ""
 
 
 def _inflated_start(start: bytes) -> bytes:

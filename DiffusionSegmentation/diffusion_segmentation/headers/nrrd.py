@@ -58,7 +58,8 @@ def stored_nrrd(path: Path, start: bytes, name: str) -> Stored:
     encoding, offset = fields.get("encoding", "").lower(), end.end() if end and data is None else 0
     if encoding in ("text", "txt", "ascii") and any(_has_long_word(file, offset) for file in files):
         raise incomplete(name)
-    return Stored(files, encoding == "raw", offset, problem=_nrrd_problem(fields))
+    problem, unstated = _placed(fields)
+    return Stored(files, encoding == "raw", offset, problem=problem, unstated=unstated, reader="NrrdImageIO")
 
 
 def _has_long_word(path: Path, offset: int) -> bool:
@@ -73,13 +74,14 @@ def _has_long_word(path: Path, offset: int) -> bool:
     return False
 
 
-def _nrrd_problem(fields: Mapping[str, str]) -> str:
-    """Why an NRRD header does not tell how large a voxel is: ITK would take 1 mm."""
+def _placed(fields: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Why an NRRD header does not place its voxels, and what it leaves open: ITK would take 1 mm and LPS."""
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
     if any(unit.strip().lower() not in ("", "mm", "millimeter", "millimetre", "???") for unit in units):
-        return "is not measured in mm; convert it to mm"
+        return "is not measured in mm; convert it to mm", ()
     directions = re.findall(r"\(([^)]*)\)", fields.get("spacedirections", ""))
     vectors = [[number(part) for part in vector.split(",")] for vector in directions]
     spacings = [number(part) for part in fields.get("spacings", "").split()]
     known = sum(all(map(math.isfinite, vector)) for vector in vectors) + sum(map(math.isfinite, spacings))
-    return "" if known >= 3 else "does not say how large its voxels are; save it with its spacing"
+    unstated = () if fields.get("space") and directions else ("orientation",)
+    return "", unstated if known >= 3 else ("orientation", "spacing")

@@ -6,7 +6,8 @@ import gzip
 import math
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,13 @@ class Stored:
     """Where the voxels of a volume are, by its header. Of formats that are not looked into, nothing is known.
 
     They are in `files`, `as_is` or else encoded, and begin at `offset` bytes, which for gzip count what it unpacks.
-    `voxel` is their bytes where ITK tells another type than the file's. `gzipped` is a file, `inflate` a file and the
-    place of a zlib stream in it, for formats whose reader in ITK fills up with zeros what does not come out.
-    `problem` is why the header does not place the voxels, words for after the file's name. One of `affines`, LPS mm,
-    4 x 4, must be what ITK says.
+    `others` are the files of the volume that hold no voxels, beside the one that was named. `voxel` is their bytes
+    where ITK tells another type than the file's. `gzipped` is a file, `inflate` a file and the place of a zlib stream
+    in it, for formats whose reader in ITK fills up with zeros what does not come out. `problem` is why the header does
+    not place the voxels, words for after the file's name. One of `affines`, LPS mm, 4 x 4, must be what ITK says.
+    `unstated` is what the header leaves open: "orientation", "spacing". `reader` is the name of ITK's reader, empty
+    where ITK may choose. `stage`, where ITK would read the file otherwise than it is meant, writes a copy into a folder
+    that it is given and returns the file to open there.
     """
 
     files: tuple[Path, ...] = ()
@@ -41,7 +45,11 @@ class Stored:
     gzipped: Path | None = None
     inflate: tuple[Path, int] | None = None
     problem: str = ""
-    affines: tuple[np.ndarray, ...] = ()
+    affines: Mapping[str, np.ndarray] = field(default_factory=dict)
+    others: tuple[Path, ...] = ()
+    unstated: tuple[str, ...] = ()
+    reader: str = ""
+    stage: Callable[[Path], Path] | None = None
 
     def holds(self, length: int) -> bool:
         """False if the files cannot hold `length` bytes of voxels."""

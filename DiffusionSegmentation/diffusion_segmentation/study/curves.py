@@ -78,7 +78,7 @@ def _at(
         answer = network.denoise(x, log_snr, network.encode(image))
     p = probabilities(answer, arm.loss, x, log_snr)
     error = (2 * p - 1 - x0).square().flatten(1).mean(1)
-    loss = cross_entropy(answer, target, task.classes).flatten(1).mean(1) if arm.loss in ("ce", "dice") else error
+    loss = cross_entropy(answer, target, task.classes) if arm.loss in ("ce", "dice") else error
     return loss, error
 
 

@@ -57,7 +57,7 @@ def mask_loss(network: nn.Module, masks: torch.Tensor, classes: int, log_snr: to
     target = space_to_depth(masks.flatten(0, 1)[:, None]).long().repeat_interleave(draws // raters, 0)
     levels, x0 = log_snr.flatten(), one_hot_state(target, classes)
     answer = network(diffuse(x0, torch.randn_like(x0), levels), levels)
-    return cross_entropy(answer, target, classes).flatten(1).mean(1).view(log_snr.shape)
+    return cross_entropy(answer, target, classes).view(log_snr.shape)
 
 
 def image_loss(network: nn.Module, image: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def _answer_loss(
     log_snr: torch.Tensor,
 ) -> torch.Tensor:
     if loss in ("ce", "dice"):
-        return cross_entropy(answer, target, classes)
+        return cross_entropy(answer, target, classes)[:, None]
     alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
     wanted = {"mse": lambda: x0, "v": lambda: alpha * noise - sigma * x0, "eps": lambda: noise}
     return (answer - wanted[loss]()).square()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ..content import content
 from ..errors import InputError
 from ..evaluation.posterior import Truth
 from ..phantoms import PHANTOMS, Case, phantom
@@ -151,6 +152,10 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
         raise InputError(
             f"A study needs {LEAST_CASES} labelled cases or more: some to train, to validate and to test on."
         )
+    if source.dataset.ignored is not None:
+        raise InputError(
+            "A study needs every voxel labelled; leave out the label 'ignore' and the voxels that have it."
+        )
     settings = source.settings()
     source.configure(settings["diffusion_segmentation"])
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": STREAMS[TRAIN]})
@@ -159,9 +164,10 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     content = _hash(
         {
             "folder": source.dataset.name,
-            "files": [[case.name, _sizes(case.image, *case.labels)] for case in source.dataset.training],
+            "cases": [[case.name, content(case.image, *case.labels)] for case in source.dataset.training],
+            "labels": source.dataset.label_names,
             "sizes": asdict(sizes),
-            "schema": 1,
+            "schema": 2,
         }
     )
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{content}"
@@ -208,10 +214,6 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
 
 def _voxels(optimisation: Optimisation) -> int:
     return int(np.prod(optimisation.shapes[0]))
-
-
-def _sizes(*paths: Path) -> list[int]:
-    return [value for path in paths for value in (path.stat().st_size, path.stat().st_mtime_ns)]
 
 
 def _there(folder: Path, part: str) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from monai.transforms import (
     Compose,
@@ -23,10 +21,10 @@ from monai.transforms import (
 
 from ..dataset import Case, label_order, read_dataset
 from ..errors import InputError
-from ..grids import working_image
-from ..intensity import body_box, normalise
-from ..volume import itk_name, read_labels, read_volume
+from ..label_file import IGNORED
+from ..volume import VolumeFile, warn
 from .defaults import BUNDLE, labels
+from .prepared import prepare
 from .settings import Optimisation
 
 UNSEEN_SHARE = 0.2
@@ -42,8 +40,9 @@ class Folder:
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
         cases = sorted(self.dataset.training, key=_place)
-        # The first is held out in any case, so that a small data set has one.
-        self.held_out = [case for n, case in enumerate(cases) if _place(case) < UNSEEN_SHARE or n == 0 < len(cases) - 1]
+        # Of a small data set the first is held out in any case, and never more than half.
+        held_out = [case for n, case in enumerate(cases) if _place(case) < UNSEEN_SHARE or n == 0]
+        self.held_out = held_out[: len(cases) // 2]
         self.seen = [case for case in cases if case not in self.held_out]
         self.spacing = 1.0
         self.intensity: dict[str, Any] | None = None
@@ -52,14 +51,9 @@ class Folder:
         """The configuration for this data set: its median voxel spacing, windows that its smallest image fills."""
         spacings, extents = [], []
         for case in self.dataset.training:
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(itk_name(case.image))
-            try:
-                reader.ReadImageInformation()
-            except RuntimeError:
-                raise InputError(f"The image '{case.image.name}' cannot be read; replace or remove it.") from None
-            spacings.append(reader.GetSpacing()[:3])
-            extents.append([n * s for n, s in zip(reader.GetSize()[:3], spacings[-1], strict=True)])
+            file = VolumeFile(case.image)
+            spacings.append(file.spacing)
+            extents.append([n * s for n, s in zip(file.size, file.spacing, strict=True)])
         spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
         shortest = min(min(extent) for extent in extents) / spacing
         edge = int(np.clip(16 * (shortest // 16), 32, 96))
@@ -81,7 +75,7 @@ class Folder:
             "window": [128, 128, 128],
             "steps": {"cpu": 5, "gpu": 10},
             "input_range": {
-                "modality": "CT" if "CT" in self.dataset.modality.upper() else "MR",
+                "modality": self.dataset.modality,
                 "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
                 "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
             },
@@ -106,7 +100,9 @@ class Folder:
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Random windows of the cases that training may see, augmented."""
-        return Windows(self.prepare(self.seen), optimisation, seed, augment=True)
+        pairs = self.prepare(self.seen)
+        _require_labels(pairs, self.dataset.label_names)
+        return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Windows of the cases held out, as they are; of the training cases if there is but one."""
@@ -138,62 +134,26 @@ class Folder:
         }
 
     def prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
-        """Images and labels on the working grid, as pairs of .npy files; those that are there already are kept."""
-        self.prepared.mkdir(parents=True, exist_ok=True)
-        pairs = []
-        for number, case in enumerate(cases):
-            key = hashlib.sha256(f"{case.name} {self.spacing} {self.intensity}".encode()).hexdigest()[:12]
-            image, masks = (self.prepared / f"{case.name}-{key}-{part}.npy" for part in ("image", "labels"))
-            if not image.exists():
-                print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
-                on_grid = self._on_grid(case)
-                _save(masks, on_grid[1])  # first, so that an image that exists has its labels
-                _save(image, on_grid[0])
-            pairs.append((image, masks))
-        return pairs
-
-    def _on_grid(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        classes = len(self.dataset.label_names) + 1
-        return on_grid(read_volume(case.image), case.labels, self.spacing, self.intensity, classes)
+        """Images and labels on the working grid, see `prepared.prepare`."""
+        return prepare(cases, self.dataset, self.spacing, self.intensity, self.prepared)
 
 
-def on_grid(
-    image: sitk.Image, labels: Sequence[Path], spacing_mm: float, intensity: dict[str, Any] | None, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image float16 [z, y, x], normalised, and label files uint8 [R, z, y, x] of the body, on the working grid."""
-    working = working_image(image, spacing_mm)
-    box = body_box(sitk.GetArrayViewFromImage(working), round(8 / spacing_mm))
-    values = normalise(sitk.GetArrayFromImage(working)[box], intensity).astype(np.float16)
-    return values, np.stack([_labels(path, image, spacing_mm, classes)[box] for path in labels])
+def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> None:
+    """Raise InputError where no case has a label, and say which labels no case has."""
+    counts = np.array([np.bincount(np.load(masks).ravel(), minlength=256) for _, masks in pairs])[:, 1 : len(names) + 1]
+    if not counts.any():
+        raise InputError(f"None of the {len(pairs)} training cases has a labelled voxel; look at the label files.")
+    empty = int((~counts.any(1)).sum())
+    if empty:
+        print(f"{empty} of {len(pairs)} training cases have no labelled voxel", file=sys.stderr)
+    for name, voxels in zip(names, counts.sum(0), strict=True):
+        if not voxels:
+            warn(f"No training case has the label '{name}', so the model cannot learn it.")
 
 
 def _place(case: Case) -> float:
     """A number in [0, 1) that belongs to the name: cases that are added move none of the others to the other side."""
     return int.from_bytes(hashlib.sha256(case.name.encode()).digest()[:4], "big") / 2**32
-
-
-def _labels(path: Path, image: sitk.Image, spacing_mm: float, classes: int) -> np.ndarray:
-    """A label file uint8 [z, y, x] on the working grid of its image: each class is resampled, the largest wins."""
-    numbers = read_labels(path, image, classes)
-    best = most = None
-    for c in range(classes):
-        part = sitk.GetImageFromArray((numbers == c).astype(np.float32))
-        part.CopyInformation(image)
-        # Beyond the image all is background.
-        share = sitk.GetArrayFromImage(working_image(part, spacing_mm, outside=float(c == 0)))
-        if most is None:
-            best, most = np.zeros(share.shape, np.uint8), share
-        else:
-            best[share > most] = c
-            most = np.maximum(most, share)
-    return best
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # with several GPUs several processes prepare
-    with part.open("wb") as file:
-        np.save(file, array)
-    part.replace(path)
 
 
 class Windows(torch.utils.data.IterableDataset):
@@ -237,7 +197,7 @@ class Windows(torch.utils.data.IterableDataset):
         """
         last = [max(0, n - s) for n, s in zip(labels.shape, shape, strict=True)]
         if self.optimisation.crops == "labels" and rng.random() < 0.5:
-            marked = np.flatnonzero(labels)
+            marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
             if len(marked):
                 centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
                 return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, shape, last, strict=True)]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..label_file import IGNORED
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
 from ..process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 
@@ -21,14 +22,14 @@ def losses(
 
     image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K], one noise field each: the K draws
     of an image share the encoder's cost. R is 1, or divides K: several raters' masks, or several draws from a known
-    posterior, each used for K / R draws. Plain cross-entropy, because its optimum is the true conditional; Dice terms
-    and class weights move it (`Penalty`).
+    posterior, each used for K / R draws. Voxels whose label is IGNORED do not count. Plain cross-entropy, because its
+    optimum is the true conditional; Dice terms and class weights move it.
     """
     direct, denoised, target = predictions(encoder, denoiser, image, labels, classes, log_snr)
     draws, raters = log_snr.shape[1], labels.shape[1]
     return (
-        cross_entropy(_each(direct, raters), target, classes).flatten(1).mean(1).view(len(image), raters).mean(1),
-        cross_entropy(denoised, _each(target, draws // raters), classes).flatten(1).mean(1).view(log_snr.shape),
+        cross_entropy(_each(direct, raters), target, classes).view(len(image), raters).mean(1),
+        cross_entropy(denoised, _each(target, draws // raters), classes).view(log_snr.shape),
     )
 
 
@@ -56,10 +57,19 @@ def _each(x: torch.Tensor, draws: int) -> torch.Tensor:
     return x.expand(draws, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(draws, 0)
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
-    """Logits [N, 8 * classes, z, y, x] against labels [N, 8, z, y, x], a voxel at a time."""
+def cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, classes: int, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the voxels, [N], of logits [N, 8 * classes, z, y, x] against labels [N, 8, z, y, x].
+
+    IGNORED voxels do not count; where no other is left the mean is 0. `weights` [C] multiply the loss of their classes.
+    """
     by_class = logits.float().unflatten(1, (classes, -1))
-    return functional.cross_entropy(by_class, target, reduction="none")
+    loss = functional.cross_entropy(by_class, target, reduction="none", ignore_index=IGNORED).flatten(1)
+    counted = (target != IGNORED).flatten(1)
+    if weights is not None:
+        loss = loss * weights[target.flatten(1) * counted]
+    return loss.sum(1) / counted.sum(1).clamp(min=1)
 
 
 def loss_curve(

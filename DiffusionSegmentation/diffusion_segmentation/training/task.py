@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from monai.losses import DiceLoss
 
 from ..errors import InputError
+from ..label_file import IGNORED
 from ..networks import CHANNELS_LAST, Denoiser, Encoder
 from .density import Density
 from .loss import cross_entropy, losses, predictions
@@ -76,14 +77,21 @@ class Segmenter(lightning.LightningModule):
             (logits.repeat_interleave(labels.shape[1], 0), target),
             (denoised_logits, target.repeat_interleave(log_snr.shape[1] // labels.shape[1], 0)),
         ):
-            by_voxel = cross_entropy(answer, truth, self.classes)
-            plain.append(by_voxel.flatten(1).mean(1))
-            share = by_voxel.new_tensor(weights)[truth] if weights else 1.0
-            loss = loss + (by_voxel * share).mean()
+            plain.append(cross_entropy(answer, truth, self.classes))
+            heavy = answer.new_tensor(weights, dtype=torch.float32) if weights else None
+            loss = loss + (cross_entropy(answer, truth, self.classes, heavy) if weights else plain[-1]).mean()
             if self.optimisation.dice_weight:
-                by_class = answer.float().unflatten(1, (self.classes, -1)).flatten(2)
-                loss = loss + self.optimisation.dice_weight * self._dice(by_class, truth.flatten(1)[:, None])
+                loss = loss + self.optimisation.dice_weight * self._dice_loss(answer, truth)
         return plain[0].view(len(image), -1).mean(1), plain[1].view(log_snr.shape), loss
+
+    def _dice_loss(self, answer: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """Of logits [N, 8C, z, y, x] and labels [N, 8, z, y, x]; IGNORED voxels are background in both."""
+        by_class = answer.float().unflatten(1, (self.classes, -1)).flatten(2)
+        ignored = (truth == IGNORED).flatten(1)
+        certain = torch.full_like(by_class, -50.0)
+        certain[:, 0] = 50.0
+        by_class = torch.where(ignored[:, None], certain, by_class)
+        return self._dice(by_class, torch.where(ignored, 0, truth.flatten(1))[:, None])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         warm = min(1.0, (self.global_step + 1) / self.optimisation.warm_up)

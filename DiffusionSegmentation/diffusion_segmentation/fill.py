@@ -1,0 +1,53 @@
+"""What some scanners and programs write outside the field of view: one value far below all others."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+LEAST_SHARE = 0.001
+"""Of the voxels: a fill takes more, a single damaged voxel less."""
+
+STRAY_SHARE = 0.005
+"""Of the other voxels: so many may lie below 0 beside a fill, where an image was interpolated across its border."""
+
+
+def fill_value(values: np.ndarray) -> float | None:
+    """The constant of any array that fills where nothing was measured, or None.
+
+    It is the lowest value, negative, that of many voxels, and either the only negative one, or farther from the 5 %
+    quantile of the others than that is from their 99 % quantile.
+    """
+    lowest = values.min()
+    some = values.ravel()[:: max(1, values.size // 500_000)]
+    others = some[some > lowest]
+    if not lowest < 0 or some.size - others.size < LEAST_SHARE * some.size or others.size < LEAST_SHARE * some.size:
+        return None
+    low, high = np.quantile(others, (0.05, 0.99))
+    only = np.mean(others < 0) < STRAY_SHARE
+    return float(lowest) if only or low - lowest > high - low else None
+
+
+def without_fill(image: sitk.Image) -> tuple[sitk.Image, float | None]:
+    """The image with air in place of its fill, and the fill; the image itself and None where it has none.
+
+    Air is 0, or the lowest of the other values where these are negative too. Voxels that interpolation has put between
+    fill and image count as fill: their values are nearer to the fill than to the 5 % quantile of the others.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    fill = fill_value(values)
+    if fill is None:
+        return image, None
+    others = values[values > fill]
+    low = float(np.quantile(others[:: max(1, others.size // 500_000)], 0.05))
+    middle = fill + (low - fill) / 2
+    air = 0.0 if low >= 0 else float(others[others > middle].min())
+    replaced = np.where(values <= (min(middle, 0.0) if low >= 0 else middle), np.float32(air), values)
+    result = sitk.GetImageFromArray(replaced)
+    result.CopyInformation(image)
+    return result, fill
+
+
+def told(fill: float) -> str:
+    """The sentence of the report."""
+    return f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view."

@@ -1,0 +1,50 @@
+"""Whether a volume suits a model: voxel size, field of view and modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import GeometryError
+
+TOLERATED_FACTOR = 1.5
+"""So far beyond the model's range of spacing or extent an answer is still given, with a warning; beyond that, none."""
+
+AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
+"""Hounsfield units; air is -1000, water 0."""
+
+LEAST_SHARE = 0.02
+"""Of the voxels of a CT, at least so many are air, and as many soft tissue."""
+
+
+def check_grid(size: Sequence[int], spacing: Sequence[float], input_range: Mapping[str, Any]) -> list[str]:
+    """Return warnings, one sentence each, about an unusual voxel spacing (mm) or field of view.
+
+    `input_range` is the model's: {"spacing_mm": [low, high], "extent_mm": [low, high]}. Raises GeometryError where
+    either is more than TOLERATED_FACTOR beyond the range.
+    """
+    extent = [n * s for n, s in zip(size, spacing, strict=True)]
+    warnings = []
+    for values, key, what in ((spacing, "spacing_mm", "voxel spacing"), (extent, "extent_mm", "field of view")):
+        low, high = input_range[key]
+        if all(low <= value <= high for value in values):
+            continue
+        shown = " x ".join(f"{value:.4g}" for value in values)
+        sentence = f"The {what} is {shown} mm, the model was made for {low:g} to {high:g} mm"
+        if min(values) * TOLERATED_FACTOR < low or max(values) > high * TOLERATED_FACTOR:
+            raise GeometryError(f"{sentence}; choose another volume or model.")
+        warnings.append(f"{sentence}; look at the result with care.")
+    return warnings
+
+
+def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
+    """Return a warning, one sentence, where a model for MR is given the values of a CT."""
+    if modality != "MR" or values.min() > AIR[1]:
+        return []
+    some = values.ravel()[:: max(1, values.size // 500_000)]
+    shares = [np.mean((low <= some) & (some <= high)) for low, high in (AIR, SOFT_TISSUE)]
+    if min(shares) < LEAST_SHARE:
+        return []
+    return ["The values look like CT, the model was made for MR; do not trust the result."]
