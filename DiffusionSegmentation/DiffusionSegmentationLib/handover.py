@@ -70,6 +70,13 @@ class Handover:
             or not np.array_equal(grids.ijkToRAS(self.volumeNode), self.ijkToRAS)
         )
 
+    @property
+    def source(self) -> str | None:
+        """The file that the volume was loaded from, which may not state all that the scene has of it; None without."""
+        storage = self.volumeNode.GetStorageNode()
+        path = storage.GetFileName() if storage is not None else None
+        return path if path and Path(path).is_file() else None
+
     def startWriting(self, path: Path) -> None:
         """Begin to write an uncompressed NRRD in LPS to `path` on a thread of its own."""
         self._thread = threading.Thread(target=self._write, args=(path,), name="handover", daemon=True)

@@ -33,6 +33,14 @@ CLOSE_SECONDS = 5.0
 """Longest wait for the worker, and for the removal of a job's files, when the application ends."""
 
 
+class ChoiceError(HandoverError, ValueError):
+    """A choice that no run can be asked for; the text is one plain sentence."""
+
+
+def _isWhole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < messages.LARGEST
+
+
 @dataclass(frozen=True)
 class Choices:
     """What a person chose: `model` a name or folder, `samples` a number or "auto".
@@ -47,6 +55,21 @@ class Choices:
     seed: int = 0
     device: str = "auto"
     regionMm: int = 15
+
+    def __post_init__(self) -> None:
+        """Raises ChoiceError, one sentence, for what no run can be asked for."""
+        if not self.model:
+            raise ChoiceError(_("Select a model."))
+        if not self.device:
+            raise ChoiceError(_("Select a device."))
+        if not (self.samples in (None, "auto") or _isWhole(self.samples, 1)):
+            raise ChoiceError(_("The number of samples must be 1 or more."))
+        if not (self.steps is None or _isWhole(self.steps, 2)):
+            raise ChoiceError(_("The number of steps must be 2 or more: one step draws equal samples."))
+        if not _isWhole(self.seed, 0):
+            raise ChoiceError(_("The seed must be 0 or more."))
+        if not (isinstance(self.regionMm, int | float) and 5 <= self.regionMm <= 100):
+            raise ChoiceError(_("The distance of uncertain regions must be 5 to 100 mm."))
 
 
 @dataclass
@@ -240,7 +263,17 @@ class Runner:
                 thread.join(CLOSE_SECONDS)
 
     def poll(self) -> None:
-        """Move everything on by one step; call it every 100 ms or so."""
+        """Move everything on by one step; call it every 100 ms or so. Whatever fails in it ends the job."""
+        try:
+            self._poll()
+        except Exception as error:
+            logging.exception("A run failed in Slicer.")
+            if self.busy:
+                self._closeImport()
+                self._fail(errors.explain(error)[1], wasRefused=self.job.state == "queued")
+                self.changed.emit()
+
+    def _poll(self) -> None:
         self.client.poll()
         if (self._windingDown or self._ending) and self._clock() > self._killAt:
             self._endOverdueWorker()
@@ -283,6 +316,7 @@ class Runner:
                     "seed": job.choices.seed,
                     "device": job.choices.device,
                     "regionMm": job.choices.regionMm,
+                    "source": self._handover.source,
                 }
             )
             job.state = "running"

@@ -284,6 +284,8 @@ class Panel:
 
     def _estimate(self) -> str:
         """How long a run would take, as far as that is known."""
+        if not self._parameterNode.model:
+            return ""
         chosen = choices(self._parameterNode, self._backend.settings.device)
         measured = Measured.fromText(self._backend.settings.measured(chosen.model, chosen.device))
         if measured is None:

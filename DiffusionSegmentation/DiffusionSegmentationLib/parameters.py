@@ -14,7 +14,7 @@ from .ranking import SMALLEST_MM3
 
 @parameterNodeWrapper
 class DiffusionSegmentationParameterNode:
-    """Choices for one case, and the last result; `samples` and `steps` 0 are the model's own numbers.
+    """Choices for one case, and the last result; `samples` 0 and `steps` 0 or 1 are the model's own numbers.
 
     `smallestRegion` is in mm3."""
 
@@ -22,7 +22,7 @@ class DiffusionSegmentationParameterNode:
     segmentation: vtkMRMLSegmentationNode
     model: str = Choices.model
     samples: Annotated[int, WithinRange(0, 64)] = 0
-    steps: Annotated[int, WithinRange(0, 100)] = 0
+    steps: Annotated[int, WithinRange(0, 100)] = 1
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     regionMm: Annotated[int, WithinRange(5, 100)] = 15
     smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3
@@ -33,10 +33,10 @@ def choices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> C
     return Choices(
         model=parameterNode.model,
         samples=parameterNode.samples or None,
-        steps=parameterNode.steps or None,
+        steps=parameterNode.steps if parameterNode.steps > 1 else None,
         seed=parameterNode.seed,
         regionMm=parameterNode.regionMm,
-        device=device,
+        device=device or "auto",
     )
 
 

@@ -44,6 +44,7 @@ class WorkerProcess:
         self._folder: Path | None = None
         self._logRead = 0
         self._logTail = b""
+        self._reaping = threading.Lock()
         # The thread starts the process, too: that can take longer than a GUI may pause (Windows with a virus scanner).
         self._reader = threading.Thread(
             target=self._run, args=(list(command), environment), name="worker-reader", daemon=True
@@ -53,14 +54,16 @@ class WorkerProcess:
     def arrivals(self) -> Iterator[bytes | End]:
         """Yield the lines of stdout since the last call; after the last line ever, one End."""
         process = self._process
-        if process is not None and self._deadSince is None and process.poll() is not None:
+        if process is not None and self._deadSince is None and _hasExited(process):
             self._deadSince = time.monotonic()
-            _killGroup(process.pid)  # what the worker had started would hold its stdout open
+            self._killGroup()  # what the worker had started would hold its stdout open
         with contextlib.suppress(queue.Empty):
             while True:
                 yield self._queue.get_nowait()
         if self._deadSince is not None and time.monotonic() - self._deadSince > ORPHAN_SECONDS:
-            yield End(code=process.returncode)
+            with self._reaping:
+                code = process.poll()
+            yield End(code=code)
 
     def newLogLines(self, last: bool = False) -> list[str]:
         """Return the lines of stderr since the last call, an unfinished one only if this call is the `last`."""
@@ -86,8 +89,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the process and everything in its group, now."""
         self.killed = True
-        if self._process is not None:
-            _killGroup(self._process.pid)
+        self._killGroup()
 
     def end(self, graceSeconds: float) -> None:
         """Close stdin, wait for the end, kill what is left after `graceSeconds`, remove the log. Blocks."""
@@ -118,12 +120,22 @@ class WorkerProcess:
             self.kill()
         for line in iter(lambda: process.stdout.readline(MAX_LINE_BYTES + 1), b""):
             self._queue.put(line)
-        try:
-            code = process.wait(ORPHAN_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its stdout and lives on, out of reach
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while not _hasExited(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not _hasExited(process):  # it closed its stdout and lives on, out of reach
             self.kill()
+            while not _hasExited(process):
+                time.sleep(0.01)
+        with self._reaping:
             code = process.wait()
         self._queue.put(End(code=code))
+
+    def _killGroup(self) -> None:
+        """End everything in the group; not after its leader was reaped, when its number may be another group's."""
+        with self._reaping:
+            if self._process is not None and self._process.returncode is None:
+                _killGroup(self._process.pid)
 
     def _start(self, command: list[str], environment: Mapping[str, str] | None) -> subprocess.Popen:
         self._folder = Path(tempfile.mkdtemp(prefix="DiffusionSegmentation-worker-"))
@@ -142,6 +154,17 @@ class WorkerProcess:
             )
         _lowerPriority(process.pid)
         return process
+
+
+def _hasExited(process: subprocess.Popen) -> bool:
+    """Whether a process is over, which is left for somebody to reap where the system can do that."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    try:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return process.returncode is not None or os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:  # reaped meanwhile
+        return True
 
 
 def _ownGroup() -> dict:

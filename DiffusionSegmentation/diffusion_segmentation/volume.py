@@ -192,7 +192,8 @@ def left_open(path: Path, image: sitk.Image) -> list[str]:
     Nothing where the image lies elsewhere than the file says, because a person has placed it since, or where the file
     cannot be read any more.
     """
-    name = f"The file '{_shown(path)}'"
+    # Without its name: files of patients are often called after them, and reports are handed on.
+    name = "The file of the volume"
     try:
         spaceless = "spacing" in unstated(path, read_header(path, name))
         file = VolumeFile(path, "file", image.GetSpacing() if spaceless else None)
@@ -200,11 +201,12 @@ def left_open(path: Path, image: sitk.Image) -> list[str]:
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
+    assumed = [sentence.replace(file.name, name) for sentence in file.assumed]
     if not spaceless or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
-        return file.assumed
+        return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [
-        *file.assumed,
+        *assumed,
         f"{name} does not say how large its voxels are, and they were taken to be {shown} mm; correct them if they are "
         "not.",
     ]

@@ -110,6 +110,57 @@ def test_a_second_run_at_a_time_is_refused(bench, addHead):
         world.runner.submit(volumeNode, Choices(samples=1))
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"steps": 0},
+        {"steps": 1},
+        {"steps": 2.5},
+        {"samples": 0},
+        {"samples": "many"},
+        {"samples": True},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"model": ""},
+        {"device": ""},
+        {"regionMm": 3},
+        {"regionMm": 101},
+    ],
+    ids=str,
+)
+def test_what_no_run_can_be_asked_for_is_refused_where_it_is_chosen(choice):
+    with pytest.raises(HandoverError, match="^[A-Z].*\\.$"):
+        Choices(**choice)
+
+
+def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
+    world = bench("good")
+    job = world.runner.submit(addHead(), Choices(samples=1))
+    monkeypatch.setattr(world.runner.client, "send", lambda message: 1 / 0)
+    world.finish()
+    assert job.state == "failed" and "ZeroDivisionError" in job.message
+    assert world.leftovers() == []
+    monkeypatch.undo()
+    assert world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1)).active
+    assert world.finish().state == "done"
+
+
+def test_the_worker_is_told_which_file_a_volume_came_from(bench, addHead, tmp_path, monkeypatch):
+    world, sent = bench("good"), []
+    send = world.runner.client.send
+    monkeypatch.setattr(world.runner.client, "send", lambda message: (sent.append(message), send(message)))
+    volumeNode = addHead()
+    for path in (None, str(tmp_path / "saved.nrrd")):
+        if path:
+            storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+            storage.SetFileName(path)
+            assert storage.WriteData(volumeNode)
+            volumeNode.SetAndObserveStorageNodeID(storage.GetID())
+        world.runner.submit(volumeNode, Choices(samples=1))
+        world.finish()
+        assert [message["source"] for message in sent if message["type"] == "run"][-1] == path
+
+
 def test_an_unusable_volume_starts_nothing(bench):
     world = bench("good")
     with pytest.raises(HandoverError, match="Select the volume"):

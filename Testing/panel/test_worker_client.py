@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from DiffusionSegmentationLib import worker_client
+from DiffusionSegmentationLib import worker_client, worker_process
 from DiffusionSegmentationLib.worker_client import WorkerClient, workerCommand, workerEnvironment
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -188,3 +188,25 @@ def test_the_environment_is_a_copy_without_the_other_python():
     assert environment["PYTHONUTF8"] == environment["PYTHONUNBUFFERED"] == "1"
     assert startup["PYTHONHOME"]
     assert workerCommand("py") == ["py", "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+def test_a_group_is_not_killed_after_its_leader_was_reaped(monkeypatch):
+    """The number of a process that was reaped may be another's, whose group a late kill would end."""
+    killed = []
+    monkeypatch.setattr(worker_process.os, "killpg", lambda pid, signal: killed.append(reaped(pid)))
+
+    def reaped(pid):
+        try:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and False
+        except ChildProcessError:
+            return True
+
+    for _ in range(5):
+        process = worker_process.WorkerProcess([sys.executable, "-c", ""], None)
+        deadline = time.monotonic() + 10
+        while not any(isinstance(arrival, worker_process.End) for arrival in process.arrivals()):
+            assert time.monotonic() < deadline
+        process.end(1.0)
+        process.kill()
+    assert not any(killed)

@@ -32,6 +32,8 @@ def stored_nrrd(path: Path, start: bytes, name: str) -> Stored:
     end = re.search(rb"(?:\r\n|\n|\r(?!\n)){2}", start)
     fields, listed = {}, None
     for line in lines(start[: end.start() if end else len(start)])[1:]:
+        if not line:  # a header of its own may end without the empty line
+            break
         key, colon, value = line.partition(":")
         if line.startswith("#") or value.startswith("="):
             continue

@@ -1,0 +1,291 @@
+"""Files that are easily misread: the right voxels in the right place, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from volume_files import SAME, VOXELS, nifti
+
+from diffusion_segmentation import volume
+from diffusion_segmentation.content import content
+from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
+from diffusion_segmentation.volume import VolumeFile, left_open, read_volume
+
+OTHER = VOXELS[::-1, ::-1] * 7 + 3
+
+
+def said(path: Path, **options) -> list[str]:
+    """What is said of a file that is read."""
+    found: list[str] = []
+    read_volume(path, told=found.append, **options)
+    return found
+
+
+def refusal(path: Path, **options) -> str:
+    """The one sentence by which a file is refused."""
+    with pytest.raises((InputError, GeometryError)) as caught:
+        read_volume(path, **options)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and ". " not in sentence and "; " in sentence and str(path.parent) not in sentence
+    return sentence
+
+
+TWINS = {
+    "gzipped beside plain": ("head.nii.gz", "head.nii"),
+    "plain beside gzipped": ("head.nii", "head.nii.gz"),
+    "gzipped beside a pair": ("head.nii.gz", "head.hdr"),
+    "a pair beside plain": ("head.hdr", "head.nii"),
+    "the voxels of a pair beside plain": ("head.img", "head.nii"),
+    "capitals": ("head.nii.gz", "head.NII"),
+    "a plain file whose name has two endings": ("head.nii.nii.gz", "head.nii.nii"),
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_the_named_file_is_read_and_never_its_twin(tmp_path: Path, case: str) -> None:
+    named, twin = TWINS[case]
+    # Another spacing, so that a mixture of one's header and the other's voxels shows, too.
+    path = nifti(tmp_path / named.replace(".img", ".hdr"), VOXELS, np.diag([3, 3, 3]), spacing=(3, 3, 3))
+    nifti(tmp_path / twin, OTHER)
+    image = read_volume(path.with_name(named))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
+    assert image.GetSpacing() == (3, 3, 3)
+
+
+def test_two_candidates_for_the_other_half_of_a_pair_are_refused(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "head.hdr")
+    shutil.copy(tmp_path / "head.img", tmp_path / "head.img.gz")
+    assert "two other halves, 'head.img' and 'head.img.gz'" in refusal(path)
+
+
+def test_other_formats_are_not_taken_for_a_nifti_file_of_their_name(tmp_path: Path) -> None:
+    for name in ("head.nrrd", "head.mha", "head.nhdr", "head.mhd"):
+        sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / name))
+        nifti(tmp_path / f"{name}.nii", OTHER)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / name)), VOXELS)
+
+
+NIFTI = {
+    "NIfTI-2": {"version": 2},
+    "NIfTI-2, big-endian": {"version": 2, "order": ">"},
+    "NIfTI-2 of bytes": {"version": 2, "voxels": (VOXELS % 251).astype(np.uint8)},
+    "a gzipped .nii": {"compressed": True},
+    "a .nii.gz that is not gzipped": {"compressed": False},
+    "a gzipped NIfTI-2": {"version": 2, "compressed": True},
+}
+
+
+@pytest.mark.parametrize("case", NIFTI)
+def test_other_forms_of_nifti_are_read(tmp_path: Path, case: str) -> None:
+    options = NIFTI[case]
+    turned = np.array([[0, -2, 0], [0, 0, 3], [-4, 0, 0.0]])
+    name = "head.nii.gz" if options.get("compressed") is False else "head.nii"
+    path = nifti(tmp_path / name, sform=turned, spacing=(4, 2, 3), **options)
+    image = read_volume(path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), options.get("voxels", VOXELS))
+    step = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    np.testing.assert_allclose(np.diag([-1, -1, 1]) @ step, turned, atol=1e-6)
+    assert said(path) == []
+
+
+def test_a_nifti2_file_with_more_voxels_along_an_axis_than_itk_reads_is_refused(tmp_path: Path) -> None:
+    assert "damaged or incomplete" in refusal(nifti(tmp_path / "a.nii", np.zeros((2, 2, 40000), "u1"), version=2))
+
+
+UNORIENTED = {
+    "NIfTI": lambda f: nifti(f / "a.nii", sform=None),
+    "gzipped NIfTI": lambda f: nifti(f / "a.nii.gz", sform=None),
+    "NIfTI-2": lambda f: nifti(f / "a.nii", sform=None, version=2),
+    "a pair": lambda f: nifti(f / "a.hdr", sform=None),
+    "Analyze": lambda f: analyze(f / "a.hdr"),
+    "GIPL": lambda f: written(f / "a.gipl"),
+    "VTK": lambda f: written(f / "a.vtk"),
+    "MetaImage": lambda f: without(written(f / "a.mha"), b"TransformMatrix"),
+    "NRRD": lambda f: without(written(f / "a.nrrd"), b"space:", b"space directions:", b"space origin", add=b"spacings"),
+}
+
+
+def written(path: Path) -> Path:
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetSpacing((2, 2, 2))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def analyze(path: Path) -> Path:
+    nifti(path, sform=None)
+    raw = bytearray(path.read_bytes())
+    raw[344:348] = bytes(4)
+    path.write_bytes(raw)
+    return path
+
+
+def without(path: Path, *fields: bytes, add: bytes = b"") -> Path:
+    """A file whose text header loses these lines; `add` spacings are put in their place."""
+    raw = path.read_bytes()
+    end = raw.index(b"\n\n") if b"\n\n" in raw[:2000] else raw.index(b"ElementDataFile")
+    lines = [line for line in raw[:end].split(b"\n") if not line.startswith(fields)]
+    path.write_bytes(b"\n".join([*lines, *([b"spacings: 2 2 2"] if add else [])]) + raw[end:])
+    return path
+
+
+@pytest.mark.parametrize("kind", UNORIENTED)
+def test_what_states_no_orientation_is_read_with_a_warning(tmp_path: Path, kind: str) -> None:
+    path = UNORIENTED[kind](tmp_path)
+    (sentence,) = said(path)
+    assert f"'{path.name}' does not state its orientation" in sentence and "left and right" in sentence
+    assert read_volume(path).GetSpacing() == (2, 2, 2)
+
+
+def test_what_states_its_orientation_is_read_without_a_word(tmp_path: Path) -> None:
+    for name in ("a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a.nii", "a.nii.gz", "a.mnc", "a.h5"):
+        assert said(written(tmp_path / name)) == [], name
+    for index, options in enumerate(({"qform": (0, 0, 0), "sform": None}, {"qform": (0, 0, 0)}, {})):
+        assert said(nifti(tmp_path / f"b{index}.nii", **options)) == []
+
+
+TURN = np.deg2rad(20)
+TURNED = np.array([[np.cos(TURN), -np.sin(TURN), 0], [np.sin(TURN), np.cos(TURN), 0], [0, 0, 1]]) * 2
+
+CONTRADICTIONS = {
+    "scale": ({"spacing": (1, 1, 1)}, "voxels of 1 x 1 x 1 by its qform and of 2 x 2 x 2 by its sform"),
+    "one axis": ({"spacing": (2, 2, 2.2)}, "voxels of 2 x 2 x 2.2"),
+    "micrometres in one": ({"spacing": (2000, 2000, 2000)}, "by its qform"),
+    "mirror": ({"flip": -1}, "is mirrored by its sform"),
+    "the other mirror": ({"sform": np.diag([-2.0, 2, 2])}, "is mirrored by its sform"),
+    "scale and turn": ({"sform": TURNED * 1.5}, "by its qform and of 3 x 3 x 3"),
+    "NIfTI-2": ({"spacing": (1, 1, 1), "version": 2}, "voxels of 1 x 1 x 1"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_qform_and_an_sform_that_cannot_both_be_right_are_refused(tmp_path: Path, case: str) -> None:
+    options, words = CONTRADICTIONS[case]
+    assert words in refusal(nifti(tmp_path / "a.nii", **{"qform": (0, 0, 0), **options}))
+
+
+def test_one_of_two_places_is_taken_with_a_warning(tmp_path: Path) -> None:
+    (sentence,) = said(nifti(tmp_path / "a.nii", sform=TURNED, qform=(0, 0, 0)))
+    assert "two places in its header, 20 degrees" in sentence and "was used" in sentence
+    # Rounding is no second place.
+    assert said(nifti(tmp_path / "b.nii", sform=SAME * 1.0005, qform=(0, 0, 1e-4))) == []
+
+
+def sheared(amount: float, axis: int = 1) -> np.ndarray:
+    affine = SAME.copy()
+    affine[0, axis] = amount
+    return affine
+
+
+@pytest.mark.parametrize("options", [{}, {"version": 2}, {"order": ">"}, {"compressed": True}, {"spacing": (1, 1, 1)}])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_shear_is_named_with_its_angle_and_a_remedy(tmp_path: Path, options: dict, axis: int) -> None:
+    sentence = refusal(nifti(tmp_path / "a.nii", sform=sheared(0.24, axis), **options))
+    assert "sheared sform, its axes meet at 83 degrees" in sentence and "Resample" in sentence
+
+
+def test_a_shear_below_half_a_voxel_is_read_where_the_voxels_lie(tmp_path: Path) -> None:
+    affine = sheared(0.03)
+    image = read_volume(nifti(tmp_path / "a.nii", sform=affine))
+    lps = np.diag([-1, -1, 1])
+    for ijk in np.ndindex(2, 2, 2):
+        corner = np.array(ijk) * np.array(image.GetSize()) - ijk
+        found = image.TransformIndexToPhysicalPoint(corner.tolist())
+        assert np.abs(found - lps @ affine @ corner).max() < 1.0
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    np.testing.assert_allclose(direction @ direction.T, np.eye(3), atol=1e-5)
+
+
+SPACELESS = {
+    "TIFF": lambda f: written(f / "a.tif"),
+    "the other TIFF": lambda f: written(f / "a.tiff"),
+    "NIfTI": lambda f: nifti(f / "a.nii", sform=None, spacing=(0, 0, 0)),
+    "MetaImage": lambda f: without(written(f / "a.mha"), b"ElementSpacing"),
+    "NRRD": lambda f: without(written(f / "a.nrrd"), b"space:", b"space directions:", b"space origin"),
+}
+
+
+@pytest.mark.parametrize("kind", SPACELESS)
+def test_a_voxel_size_that_is_not_stated_is_asked_for(tmp_path: Path, kind: str) -> None:
+    path = SPACELESS[kind](tmp_path)
+    assert "does not say how large its voxels are" in refusal(path) and "--spacing" in refusal(path)
+    image = read_volume(path, (0.5, 1, 2), told=lambda sentence: None)
+    assert image.GetSpacing() == (0.5, 1, 2)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
+
+
+def test_a_voxel_size_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
+    for path in (nifti(tmp_path / "a.nii"), written(tmp_path / "a.nrrd"), written(tmp_path / "a.vtk")):
+        assert "states voxels of 2 x 2 x 2 mm" in refusal(path, spacing=(2, 2, 3))
+        assert read_volume(path, (2, 2, 2)).GetSpacing() == (2, 2, 2)
+
+
+def test_the_voxel_size_that_nnunet_keeps_beside_a_tiff_is_taken(tmp_path: Path) -> None:
+    for name in ("case_1_0000.tif", "case_1.tif"):
+        path = written(tmp_path / name)
+        (tmp_path / "case_1.json").write_text(json.dumps({"spacing": [5, 0.7, 0.6]}), encoding="utf-8")
+        assert read_volume(path).GetSpacing() == (0.6, 0.7, 5)  # the file has the order of the array's axes
+    for wrong in ('{"spacing": [5, 0.7]}', '{"spacing": [0, 1, 1]}', "{}", "x", '{"spacing": "1 1 1"}'):
+        (tmp_path / "case_1.json").write_text(wrong, encoding="utf-8")
+        assert "'case_1.json'" in refusal(path)
+
+
+FOREIGN = {
+    "a.mgz": (b"\x1f\x8b", "mri_convert"),
+    "a.mgh": (b"\0\0\0\1", "mri_convert"),
+    "a.dcm": (bytes(128) + b"DICM" + bytes(100), "DICOM series"),
+    "IM0001": (bytes(128) + b"DICM" + bytes(100), "DICOM series"),
+    "series": (None, "is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_programs_files_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    start, words = FOREIGN[name]
+    path = tmp_path / name
+    if start is None:
+        path.mkdir()
+    else:
+        path.write_bytes(start)
+    assert words in refusal(path)
+
+
+def test_a_header_alone_says_whether_a_volume_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = nifti(tmp_path / "a.nii.gz")
+    for name in ("_executed", "memory"):
+        monkeypatch.setattr(volume, name, None)  # what reads voxels or asks for their memory
+    file = VolumeFile(path)
+    assert file.size == (24, 22, 20) and file.spacing == (2, 2, 2) and file.assumed == []
+
+
+def test_what_a_scenes_file_leaves_open_is_said_without_its_name(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "Patient.nii", sform=None)
+    image = sitk.ReadImage(str(path))
+    (sentence,) = left_open(path, image)
+    assert "orientation" in sentence and "Patient" not in sentence
+    tiff = written(tmp_path / "Patient.tif")
+    assert len(left_open(tiff, sitk.ReadImage(str(tiff)))) == 2
+    corrected = sitk.ReadImage(str(tiff))
+    corrected.SetSpacing((2, 2, 5))
+    assert ["orientation" in sentence for sentence in left_open(tiff, corrected)] == [True]
+    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))  # a person has placed it
+    assert left_open(path, image) == []
+    assert left_open(tmp_path / "gone.nii", image) == left_open(nifti(tmp_path / "b.nii"), image) == []
+
+
+def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.hdr")
+    before = content(path)
+    raw = bytearray((tmp_path / "a.img").read_bytes())
+    raw[-1] ^= 1
+    (tmp_path / "a.img").write_bytes(raw)
+    assert content(path) != before, "the voxels beside the header count"
+    assert content(nifti(tmp_path / "b.nii")) == content(nifti(tmp_path / "c.nii"))
+    with pytest.raises(DiffusionSegmentationError):
+        content(tmp_path / "a.hdr.gz") if (tmp_path / "a.hdr.gz").write_bytes(b"x") else None
