@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion_segmentation.dataset import read_dataset
+from diffusion_segmentation.dataset import modality_of, read_dataset
 from diffusion_segmentation.errors import InputError
 
 
@@ -74,3 +74,168 @@ def test_what_is_wrong_is_one_sentence(tmp_path, listing, words):
     with pytest.raises(InputError, match=words) as caught:
         read_dataset(tmp_path)
     assert str(caught.value).count(". ") == 0 and str(caught.value).endswith(".")
+
+
+def refusal(folder):
+    with pytest.raises(InputError) as caught:
+        read_dataset(folder)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and ". " not in sentence and "; " in sentence and str(folder.parent) not in sentence
+    return sentence
+
+
+LISTS = {
+    "the Decathlon": [{"image": "./imagesTr/c0.nii.gz", "label": "./labelsTr/c0.nii.gz"}],
+    "nnU-Net v1, without _0000": [{"image": "./imagesTr/c1.nii.gz", "label": "./labelsTr/c1.nii.gz"}],
+    "backslashes": [{"image": "imagesTr\\c0.nii.gz", "label": "labelsTr\\c0.nii.gz"}],
+    "no folder": [{"image": "c2.nii.gz", "label": "c2-label.nii.gz"}],
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_of_cases(tmp_path, case):
+    names = ("imagesTr/c0.nii.gz", "imagesTr/c1_0000.nii.gz", "labelsTr/c0.nii.gz", "labelsTr/c1.nii.gz")
+    touch(*(tmp_path / name for name in (*names, "c2.nii.gz", "c2-label.nii.gz")))
+    write(tmp_path, training=LISTS[case], **DECATHLON)
+    (found,) = read_dataset(tmp_path).training
+    assert found.name in ("c0", "c1", "c2") and found.image.is_file() and found.labels[0].is_file()
+
+
+def test_the_dictionary_of_nnunet_v2(tmp_path):
+    touch(*(tmp_path / name for name in ("a/x.nrrd", "a/x-seg.nrrd", "b/x.nrrd", "b/x-seg.nrrd")))
+    listed = {f"case {n}": {"images": [f"{n}/x.nrrd"], "label": f"{n}/x-seg.nrrd"} for n in "ab"}
+    write(tmp_path, dataset=listed, **NNUNET)
+    assert [case.name for case in read_dataset(tmp_path).training] == ["case a", "case b"]
+    listed["case a"]["images"] *= 2
+    write(tmp_path, dataset=listed, **NNUNET)
+    assert "several images" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["nii", "nrrd", "nhdr", "mha", "mhd", "tif", "png", "img", "seg.nrrd", "NII.GZ"])
+def test_endings_that_the_reader_knows(tmp_path, end):
+    touch(tmp_path / "imagesTr" / f"p_0000.{end}", tmp_path / "labelsTr" / f"p.{end}")
+    # What lies beside them is no case: the other half, the voxels, notes, nnU-Net's voxel size of a TIFF.
+    others = ("p_0000.hdr", "p_0000.raw", "p.json", "notes.txt", ".DS_Store")
+    touch(*(tmp_path / "imagesTr" / other for other in others if end == "img" or other != "p_0000.hdr"))
+    touch(*(tmp_path / "labelsTr" / other for other in ("p.json", "p.raw.gz.txt", "._p.nii.gz")))
+    write(tmp_path, **NNUNET)
+    (case,) = read_dataset(tmp_path).training
+    assert case.name == "p" and case.image.suffix == f".{end}"[-len(case.image.suffix) :] and len(case.labels) == 1
+
+
+SAME_NAMES = {
+    "a folder for each subject": ["imagesTr/sub-0/T1.nii.gz", "imagesTr/sub-1/T1.nii.gz"],
+    "and one for each session": ["sub-0/a/T1.nii.gz", "sub-0/b/T1.nii.gz"],
+    "sites": ["imagesTr/x/1.nrrd", "imagesTr/y/1.nrrd"],
+    "other endings": ["imagesTr/x/1.nrrd", "imagesTr/y/1.nii"],
+    "with and without a folder": ["imagesTr/1.nrrd", "imagesTr/y/1.nrrd"],
+}
+
+
+@pytest.mark.parametrize("case", SAME_NAMES)
+def test_a_case_is_known_by_its_whole_path(tmp_path, case):
+    images = SAME_NAMES[case]
+    touch(*(tmp_path / image for image in images), tmp_path / "l.nii")
+    write(tmp_path, training=[{"image": image, "label": "l.nii"} for image in images], **DECATHLON)
+    names = [found.name for found in read_dataset(tmp_path).training]
+    assert len(set(names)) == 2 and all(name.endswith(("T1", "1")) for name in names)
+
+
+EQUAL = {
+    "one image twice": ["imagesTr/a.nii", "imagesTr/a.nii"],
+    "one image by two ways": ["imagesTr/a.nii", "./imagesTr/a.nii"],
+    "two endings": ["imagesTr/a.nii", "imagesTr/a.nrrd"],
+    "with and without the folder": ["imagesTr/a.nii", "a.nii"],
+    "three": ["imagesTr/a.nii", "imagesTr/a.nii.gz", "imagesTr/a.mha"],
+}
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_what_cannot_be_told_apart_is_refused(tmp_path, case):
+    touch(*(tmp_path / image for image in EQUAL[case]), tmp_path / "l.nii")
+    write(tmp_path, training=[{"image": image, "label": "l.nii"} for image in EQUAL[case]], **DECATHLON)
+    assert f"{len(EQUAL[case])} cases with the name 'a'" in refusal(tmp_path)
+
+
+TWO_LABELS = {
+    "an older file": ("p.nii.gz", "p.seg.nrrd"),
+    "another compression": ("p.nii.gz", "p.nii"),
+    "beside a rater": ("p.nii.gz", "p_rater1.nii.gz"),
+    "a rater twice": ("p_rater1.nii.gz", "p_rater1.nrrd"),
+    "three": ("p.nii.gz", "p.nrrd", "p.mha"),
+}
+
+
+@pytest.mark.parametrize("case", TWO_LABELS)
+def test_only_files_of_raters_are_several_labels(tmp_path, case):
+    touch(tmp_path / "imagesTr" / "p_0000.nii.gz", *(tmp_path / "labelsTr" / name for name in TWO_LABELS[case]))
+    write(tmp_path, **NNUNET)
+    sentence = refusal(tmp_path)
+    assert f"'p' has {len(TWO_LABELS[case])} label files" in sentence and "p_rater1, p_rater2" in sentence
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "ignored"),
+    [
+        ({"background": 0, "a": 1, "ignore": 2}, ("a",), 2),
+        ({"0": "background", "1": "a", "2": "Ignore"}, ("a",), 2),
+        ({"ignore": 3, "b": 2, "a": 1, "background": 0}, ("a", "b"), 3),
+        ({"background": 0, "ignore": 1, "a": 2}, ("ignore", "a"), None),  # nnU-Net reserves the highest number only
+        ({"background": 0, "ignore": 1}, ("ignore",), None),  # nothing would be left to learn
+        ({"background": 0, "a": 1, "ignored": 2}, ("a", "ignored"), None),
+    ],
+)
+def test_the_label_that_is_to_be_ignored_is_no_structure(tmp_path, labels, names, ignored):
+    touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
+    write(tmp_path, labels=labels)
+    dataset = read_dataset(tmp_path)
+    assert (dataset.label_names, dataset.ignored) == (names, ignored)
+
+
+@pytest.mark.parametrize(
+    ("text", "modality"),
+    [
+        *((text, "CT") for text in ("CT", "ct", "CT (portal venous)", "LDCT", "cone-beam CBCT", "computed tomography")),
+        *((text, "MR") for text in ("MRI", "T1 bias-corrected", "FLAIR", "T2w DIRECT", "T1_MPRAGE", "MR-fractional")),
+        *((text, text) for text in ("PET", "SPECT", "ultrasound", "OCT", "direct", "octopus", "emission tomography")),
+        ("two\nlines", "not stated"),
+        ("", "not stated"),
+    ],
+)
+def test_the_modality_is_told_by_whole_words(tmp_path, text, modality):
+    assert modality_of(text) == modality
+    touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
+    for channels in ({"0": text}, [text], text):
+        write(tmp_path, labels=NNUNET["labels"], modality=channels)
+        assert read_dataset(tmp_path).modality == modality
+
+
+SOUND = '{"labels": {"background": 0, "a": 1}}'
+
+WRITTEN = {
+    "a byte order mark": ("\ufeff" + SOUND, None),
+    "blank lines": ("\n\n" + SOUND + "\n", None),
+    "a trailing comma": (SOUND.replace("1}", "1,}"), "no valid JSON: .* in line 1"),
+    "a comment": ("// mine\n" + SOUND, "no valid JSON"),
+    "single quotes": (SOUND.replace('"', "'"), "no valid JSON"),
+    "half of it": (SOUND[:20], "no valid JSON"),
+    "a list": ("[1]", "no JSON object"),
+    "depth": ("[" * 100_000, "no valid JSON"),
+    "Latin-1": (b'{"name": "M\xfcller"}', "not UTF-8"),
+    "no labels": ('{"name": "x"}', 'no "labels"'),
+    "a list of labels": ('{"labels": ["background", "a"]}', 'no "labels"'),
+    "numbers too large": ('{"labels": {"background": 0, "a": 1e400}}', "numbers from 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_how_a_listing_is_written(tmp_path, case):
+    text, words = WRITTEN[case]
+    touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
+    (tmp_path / "dataset.json").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    if words is None:
+        assert read_dataset(tmp_path).label_names == ("a",)
+    else:
+        with pytest.raises(InputError, match=words) as caught:
+            read_dataset(tmp_path)
+        assert "; " in str(caught.value)

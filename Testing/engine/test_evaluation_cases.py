@@ -305,6 +305,47 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     assert run() != first and {name for name, *_ in asked} == {"case0"}
 
 
+def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
+    """The model errs in every way where the reference says 'ignore', and nowhere else: all scores are perfect."""
+    listing = json.loads((a_data_set / "dataset.json").read_text(encoding="utf-8"))
+    (a_data_set / "dataset.json").write_text(json.dumps(listing | {"labels": listing["labels"] | {"ignore": 3}}))
+    path = a_data_set / "labelsTr" / "case1.nii.gz"
+    label = sitk.ReadImage(path)
+    label[:11, :, :] = 3
+    sitk.WriteImage(label, path)
+    dataset = read_dataset(a_data_set)
+    case = next(case for case in dataset.training if case.name == "case1")
+    truth = sitk.GetArrayFromImage(label)
+    ignored = truth == 3
+    wrong = np.where(ignored, 1 + np.arange(truth.size).reshape(truth.shape) % 2, truth).astype(np.uint8)
+    report = {"timings_s": {"model": 0.0, "encoding": 1.0, "sampling": 1.0}, "windows": 1, "samples": 3, "steps": 2}
+    report |= {"denoiser_passes": 1, "working_spacing_mm": 4.0, "direct_difference": 0.0, "warnings": []}
+    monkeypatch.setattr(
+        cases,
+        "_segment",
+        lambda *_: (
+            Drawn(
+                wrong,
+                ignored.astype(np.float32),
+                [np.where(wrong == c, np.uint8(255), np.uint8(0)) for c in range(3)],
+                [np.where(ignored, sample, wrong).astype(np.uint8) for sample in (0, 1, 2)],
+            ),
+            report | {"memory_bytes": {}},
+        ),
+    )
+    monkeypatch.setattr(cases, "_joint", lambda *_: {})
+    monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
+    settings = cases.Settings(tmp_path, 3, None, 0, "cpu")
+    records, _ = cases.evaluate_cases([case], dataset, [0, 1, 2], settings, Kept(tmp_path / "cases", {}))
+    found = records["case1"]
+    maps = found["maps"]["samples"]
+    assert maps["dice"] == [1, 1] and maps["wrong"] == 0 and maps["hd95_mm"] == [0, 0]
+    assert (
+        maps["volume_error_ml"] == [0, 0] and found["samples"]["samples_ml"][0] == found["samples"]["references_ml"][0]
+    )
+    assert np.sum(maps["everywhere"], 0)[0] <= (~ignored).sum()
+
+
 def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
     """They do not while networks run; surface distances end the process if it stays so, see `denormals`."""
     case = read_dataset(a_data_set).training[1]

@@ -9,9 +9,11 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation import model as models
+from diffusion_segmentation.calibration.start import labelled, samples
 from diffusion_segmentation.copula import Frame, period
 from diffusion_segmentation.ensemble import KEPT_MASKS
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.label_file import IGNORED
 from diffusion_segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.model import FREE_SAMPLES
 from diffusion_segmentation.sampler import Encoded
@@ -186,3 +188,18 @@ def test_a_margin_is_never_wider_than_the_frame():
 def test_an_entry_that_cannot_be_drawn_from_is_refused(a_model_folder, tmp_path, start):
     with pytest.raises(ModelError, match="'start'"):
         models.load(with_entries(a_model_folder, tmp_path / "model", start=start))
+
+
+@pytest.mark.parametrize("which", ["copula_folder", "denoised_folder"])
+def test_ignored_voxels_are_background_in_labels_probabilities_and_samples(which, request):
+    model = models.load(request.getfixturevalue(which))
+    image = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    labels = np.full((16, 16, 16), IGNORED, np.uint8)
+    labels[:, :, :8] = 1
+    case = labelled(model, image, labels)
+    masks, mean = samples(model, case, 3, 0)
+    out = labels == IGNORED
+    assert (case.labels[out] == 0).all() and (case.labels[~out] == 1).all()
+    for p in (case.p, mean):
+        assert (p[0][out] == 1).all() and (p[1:, out] == 0).all() and not (p[0][~out] == 1).all()
+    assert (masks[:, out] == 0).all() and (masks[:, ~out] > 0).any()

@@ -8,12 +8,15 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation import model as models
+from diffusion_segmentation.dataset import Case
 from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.label_file import IGNORED
 from diffusion_segmentation.segment import Request, segment
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.defaults import labels
-from diffusion_segmentation.training.folder import Folder
+from diffusion_segmentation.training.folder import Folder, _place
 from diffusion_segmentation.training.settings import Optimisation, merged
+from diffusion_segmentation.training.task import Segmenter
 
 SMALL = {
     "diffusion_segmentation": {
@@ -168,6 +171,147 @@ def test_a_label_off_its_images_grid_is_refused(folder, change):
     with pytest.raises(InputError, match="case1.*grid"):
         for cases in (source.seen, source.held_out):
             source.prepare(cases)
+
+
+def changed(folder, change):
+    """Apply a change to the image or label files, or to the listing."""
+    if isinstance(change, dict):
+        listing = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        (folder / "dataset.json").write_text(json.dumps(listing | change), encoding="utf-8")
+        return
+    part, name, value = change
+    path = folder / part / name
+    image = sitk.ReadImage(path)
+    image[12, 12, 12] = value
+    sitk.WriteImage(image, path)
+
+
+STALE = {
+    "an image": ("imagesTr", "case1_0000.nii.gz", 7777.0),
+    "a label": ("labelsTr", "case1.nii.gz", 0),
+    "a rater's label": ("labelsTr", "case0_rater2.nii.gz", 0),
+    "the numbering": {"labels": {"background": 0, "sphere": 1}},
+    "what is ignored": {"labels": {"background": 0, "ball": 1, "ignore": 2}},
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_prepared_files_do_not_outlive_what_they_were_made_of(folder, case):
+    def prepared():
+        source = opened(folder)
+        return {path: path.stat().st_mtime_ns for path, _ in source.prepare(source.seen + source.held_out)}
+
+    before = prepared()
+    assert prepared() == before, "what has not changed is not prepared again"
+    changed(folder, STALE[case])
+    assert len(prepared().keys() - before.keys()) == (5 if isinstance(STALE[case], dict) else 1)
+
+
+def test_another_data_set_of_the_same_name_is_prepared_anew(folder):
+    def first():
+        source = opened(folder)
+        ((image, _), *_) = source.prepare([case for case in source.dataset.training if case.name == "case1"])
+        return np.load(image)
+
+    before = first()
+    for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        path = folder / part / f"case1{suffix}.nii.gz"
+        old = sitk.ReadImage(path)
+        new = sitk.GetImageFromArray(sitk.GetArrayFromImage(old)[::-1])
+        new.CopyInformation(old)
+        sitk.WriteImage(new, path)
+    assert not np.array_equal(first(), before)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_something_is_left_to_train_on_whatever_the_cases_are_called(folder, count):
+    """These names all fall into the fifth that is held out."""
+    names = [n for n in (f"case_{k:02d}" for k in range(200)) if folder_place(n) < 0.2][:count]
+    for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        content = (folder / part / f"case1{suffix}.nii.gz").read_bytes()
+        for path in (folder / part).iterdir():
+            path.unlink()
+        for name in names:
+            (folder / part / f"{name}{suffix}.nii.gz").write_bytes(content)
+    source = opened(folder)
+    assert len(source.held_out) == count // 2 and len(source.seen) == count - count // 2
+    next(iter(source.stream(Optimisation(shapes=((8, 8, 8),), draws=1), 0)))
+
+
+def folder_place(name):
+    return _place(Case(name, None, ()))
+
+
+def test_labels_that_nothing_can_be_learnt_from_are_refused_or_told(folder, capsys):
+    changed(folder, {"labels": {"background": 0, "ball": 1, "vessel": 2}})
+    opened(folder).stream(Optimisation(shapes=((8, 8, 8),)), 0)
+    assert "No training case has the label 'vessel', so the model cannot learn it." in capsys.readouterr().err
+    for path in (folder / "labelsTr").iterdir():
+        sitk.WriteImage(sitk.ReadImage(path) * 0, path)
+    with pytest.raises(InputError, match="None of the [34] training cases has a labelled voxel"):
+        opened(folder).stream(Optimisation(shapes=((8, 8, 8),)), 0)
+
+
+def test_some_cases_without_a_structure_are_counted(folder, capsys):
+    name = opened(folder).seen[0].labels[0]
+    sitk.WriteImage(sitk.ReadImage(name) * 0, name)
+    opened(folder).stream(Optimisation(shapes=((8, 8, 8),)), 0)
+    assert "1 of 4 training cases have no labelled voxel" in capsys.readouterr().err
+
+
+def test_augmented_labels_are_labels_of_the_case(folder):
+    """Interpolated between 0 and 2 they would be 1, another structure: the nearest voxel's label is taken."""
+    for path in (folder / "labelsTr").iterdir():
+        sitk.WriteImage(sitk.ReadImage(path) * 2, path)
+    changed(folder, {"labels": {"background": 0, "shell": 1, "ball": 2}})
+    stream = iter(opened(folder).stream(Optimisation(shapes=((24, 24, 24),), draws=1), 2))
+    found = [torch.bincount(next(stream)[1].flatten().long(), minlength=3) for _ in range(40)]
+    assert torch.stack(found)[:, 1].sum() == 0 and len({int(count[2]) for count in found}) > 5
+
+
+def test_ignored_voxels_do_not_train(folder):
+    changed(folder, {"labels": {"background": 0, "ball": 1, "ignore": 2}})
+    for path in (folder / "labelsTr").iterdir():
+        label = sitk.ReadImage(path)
+        label[:12, :, :] = 2
+        sitk.WriteImage(label, path)
+    source = opened(folder)
+    assert source.settings()["diffusion_segmentation"]["labels"][0]["name"] == "ball"
+    assert len(source.settings()["diffusion_segmentation"]["labels"]) == 1
+    masks = np.load(source.prepare(source.seen)[0][1])
+    assert 0.3 < (masks == IGNORED).mean() < 0.7 and set(np.unique(masks)) == {0, 1, IGNORED}
+    optimisation = Optimisation(shapes=((16, 16, 16),), draws=1, crops="labels")
+    image, labels = next(iter(source.stream(optimisation, 0)))
+    assert (labels == IGNORED).any()
+
+
+@pytest.mark.parametrize("dice_weight", [0.0, 0.5])
+@pytest.mark.parametrize("class_weights", [None, (1.0, 3.0)])
+def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
+    torch.manual_seed(0)
+    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
+    optimisation = Optimisation(dice_weight=dice_weight, class_weights=class_weights)
+    task = Segmenter(*models.build(network, 2), 2, optimisation, 0.5, lambda: 0.0)
+    image, labels = torch.rand(1, 1, 16, 16, 16), torch.randint(0, 2, (1, 1, 16, 16, 16), dtype=torch.uint8)
+    some = labels.clone()
+    some[..., :8] = IGNORED
+
+    def loss(masks):
+        torch.manual_seed(1)
+        return task._losses(image, masks, torch.full((1, 2), -20.0))[2]
+
+    # In pure noise the state says nothing of the labels, so the loss is that of the voxels that count.
+    half = loss(some)
+    if not dice_weight and not class_weights:
+        rest = labels.clone()
+        rest[..., 8:] = IGNORED
+        assert torch.isclose((half + loss(rest)) / 2, loss(labels), rtol=1e-3)
+    other = some.clone()
+    other[..., 8:] = 1 - other[..., 8:]
+    assert half.isfinite() and not torch.isclose(loss(other), half)
+    assert loss(torch.full_like(labels, IGNORED)).isfinite()
+    gradient = torch.autograd.grad(loss(torch.full_like(labels, IGNORED)), task.encoder.parameters(), allow_unused=True)
+    assert all(g is None or g.abs().max() < 1e-6 for g in gradient)
 
 
 def test_from_files_to_a_segmentation(folder, tmp_path, capsys):

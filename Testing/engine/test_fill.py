@@ -1,0 +1,84 @@
+"""What fills outside the field of view stays out of the scale of intensities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from diffusion_segmentation.fill import fill_value, told, without_fill
+from diffusion_segmentation.intensity import normalise
+
+
+def head(seed: int = 0) -> np.ndarray:
+    """A ball of 300 to 900 in noisy air, float32."""
+    grid = np.indices((40, 44, 48)) - np.array([20, 22, 24]).reshape(3, 1, 1, 1)
+    radius = np.sqrt((grid**2).sum(0))
+    rng = np.random.default_rng(seed)
+    return (np.abs(rng.normal(0, 10, radius.shape)) + (radius < 15) * (900 - 40 * radius)).astype(np.float32)
+
+
+def outside(share: float = 0.9) -> np.ndarray:
+    _, j, i = np.indices((40, 44, 48))
+    return ((j - 21.5) / 22) ** 2 + ((i - 23.5) / 24) ** 2 > share**2
+
+
+def ct() -> np.ndarray:
+    return (head() * 1.5 - 1000).astype(np.float32)
+
+
+FILLED = {
+    "16 bits": (head(), -32768),
+    "Hounsfield": (head(), -1024),
+    "one below zero": (head(), -1),
+    "float": (head() / 1000, -1000.0),
+    "CT, -3024": (ct(), -3024),
+    "CT, 16 bits": (ct(), -32768),
+    "standardised": ((head() - 200) / 300, -100.0),
+}
+
+
+@pytest.mark.parametrize("case", FILLED)
+def test_a_constant_far_below_is_taken_for_air(case: str) -> None:
+    values, fill = FILLED[case]
+    filled = np.where(outside(), np.float32(fill), values)
+    assert fill_value(filled) == fill
+    image = sitk.GetImageFromArray(filled)
+    image.SetSpacing((1, 2, 3))
+    clean, found = without_fill(image)
+    assert found == fill and clean.GetSpacing() == (1, 2, 3) and told(fill).endswith(".")
+    array = sitk.GetArrayFromImage(clean)
+    np.testing.assert_array_equal(array[~outside()], values[~outside()])
+    # On the scale that the networks see, what was filled is air and the head is as it was.
+    seen, wanted = normalise(array), normalise(values)
+    assert np.abs(seen - wanted)[~outside()].max() < 0.05 and seen[outside()].max() < 0.05
+    assert np.abs(normalise(filled) - wanted)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"
+
+
+def test_voxels_interpolated_between_fill_and_head_are_air_too() -> None:
+    filled = np.where(outside(), np.float32(-32768), head())
+    blurred = sitk.DiscreteGaussian(sitk.GetImageFromArray(filled), 0.3)
+    array = sitk.GetArrayFromImage(blurred)
+    array[array < -32_000] = -32_768
+    assert fill_value(array) == -32_768
+    clean = sitk.GetArrayFromImage(without_fill(sitk.GetImageFromArray(array))[0])
+    assert clean.min() >= -16_400, "what lies in the lower half between both is air"
+
+
+NOT_FILLED = {
+    "zeros around a stripped brain": np.where(head() > 100, head(), 0).astype(np.float32),
+    "MR less 600": head() - 600,
+    "a stripped brain less its mean": (np.where(head() > 100, head(), 0) - 300).astype(np.float32),
+    "CT": ct(),
+    "CT with air cut at -1024": np.maximum(ct() - 40, -1024),
+    "one damaged voxel": np.where(np.arange(head().size).reshape(head().shape) == 5, -32768, head()),
+    "noise about zero": np.random.default_rng(0).normal(0, 1, (40, 44, 48)).astype(np.float32),
+    "constant": np.full((8, 8, 8), -5, np.float32),
+}
+
+
+@pytest.mark.parametrize("case", NOT_FILLED)
+def test_what_is_no_fill_stays_as_it_is(case: str) -> None:
+    image = sitk.GetImageFromArray(NOT_FILLED[case])
+    same, found = without_fill(image)
+    assert found is None and same is image
