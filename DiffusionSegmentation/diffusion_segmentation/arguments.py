@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
     segment.add_argument("--steps", metavar="K", type=_positive, help="default: as the model advises for the device")
     segment.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    segment.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    segment.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     segment.add_argument("--region-mm", metavar="MM", type=_millimetres, help="uncertain regions apart, default: 15")
     segment.add_argument(
         "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--window", metavar="ZxYxX", type=_window, help="voxels of a synthetic head, default: 64x64x64"
     )
     evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
 
     calibrate = commands.add_parser(
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for the calibrated model")
     calibrate.add_argument("--cases", metavar="N", type=_positive, help="at most; default: all, of endless data 60")
     calibrate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    calibrate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    calibrate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     calibrate.add_argument("--json", action="store_true", help="print what was fitted as JSON on stdout")
 
     study = commands.add_parser(
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--adapt", metavar="NAME|DIR", type=_name, help="fit this model's steps to DATA instead, and say the gain"
     )
-    study.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda or cuda:N")
+    study.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     study.add_argument("--json", action="store_true", help="print the findings as JSON on stdout")
 
     demo = commands.add_parser("demo", help="show the whole way on a real head, in Slicer's own scene", add_help=False)
@@ -219,6 +219,6 @@ def _seed(text: str) -> int:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text} is none of auto, cpu, cuda, cuda:N")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text} is none of auto, cpu, cuda, cuda:N, mps")
     return text

@@ -28,17 +28,28 @@ def devices() -> list[dict[str, Any]]:
         if memory is not None:
             name, (free, total) = torch.cuda.get_device_name(index), memory
             found.append({"id": f"cuda:{index}", "name": name, "totalBytes": total, "freeBytes": free})
+    if torch.backends.mps.is_available():
+        total = torch.mps.recommended_max_memory()
+        free = total - torch.mps.driver_allocated_memory()
+        found.append({"id": "mps", "name": "Apple GPU", "totalBytes": total, "freeBytes": free})
     return found
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU that can be used, or else the CPU. Raises InputError for a device that is not there."""
+    """`auto` is the first CUDA GPU that can be used, or else the CPU; Apple's GPU, `mps`, is used where it is named.
+
+    Raises InputError for a device that is not there.
+    """
     if name == "auto":
         usable = (index for index in range(torch.cuda.device_count()) if _memory(index) is not None)
         index = next(usable, None)
         return torch.device("cpu") if index is None else torch.device("cuda", index)
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if name == "mps":
+        raise InputError("There is no Apple GPU here that PyTorch can use; choose another device, for example 'cpu'.")
     index = int(name.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise InputError(f"There is no device '{name}' here; choose another, for example 'cpu'.")
@@ -66,6 +77,8 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    if device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def exhausted(device: torch.device) -> OutOfMemoryError:
@@ -89,7 +102,9 @@ def failure(error: RuntimeError, device: torch.device) -> DiffusionSegmentationE
     if device.type == "cuda" and not known and not any(word in text for word in _GPU_WORDS):
         return None  # main memory, or a defect, which another device would not cure
     if is_out_of_memory(error):
-        return exhausted(device) if device.type == "cuda" else None
+        return None if device.type == "cpu" else exhausted(device)
+    if device.type == "mps":
+        return GpuError(f"Apple's GPU cannot run this model ({_short(error)}); use the CPU, or a newer PyTorch.")
     if "no kernel image" in text or "not compatible with the current pytorch" in text:
         return GpuError("The installed PyTorch does not support this graphics card; use the CPU.")
     if "busy or unavailable" in text:

@@ -34,23 +34,34 @@ def available_memory() -> int | None:
         if sys.platform == "darwin":
             return int(subprocess.run(["sysctl", "-n", "hw.memsize"], capture_output=True, timeout=5).stdout)
         told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = sum(int(told[key].split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
-        return min([free, *_left_to_group()])
+        # Not the swap: a network whose weights and features are swapped takes hours for minutes.
+        return min([int(told["MemAvailable"].split()[0]) * 1024, *_left_to_group()])
     except (OSError, ValueError, KeyError, subprocess.SubprocessError):
         return None
 
 
 def _left_to_group() -> list[int]:
     """What a container or a job of a cluster may still take, bytes: of this process' control group and those above."""
-    own = Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
     left = []
-    for folder in [CONTROL_GROUPS / own, *(CONTROL_GROUPS / own).parents]:
-        if not folder.is_relative_to(CONTROL_GROUPS) or not (folder / "memory.max").is_file():
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if not controllers:
+            left += _left_below(CONTROL_GROUPS, own, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):  # the first version of control groups
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            left += _left_below(CONTROL_GROUPS / "memory", own, *names)
+    return left
+
+
+def _left_below(root: Path, own: str, limit: str, held: str, cached: str) -> list[int]:
+    """Limit less use of a group and of those above it, as far as they can be seen from here."""
+    left, folder = [], root / own.lstrip("/")
+    for group in [folder, *folder.parents]:
+        if not group.is_relative_to(root) or not (group / limit).is_file():
             continue
-        most = (folder / "memory.max").read_text().strip()
+        most = (group / limit).read_text().strip()
         if most != "max":
             # Of what it holds, the files that were read long ago are given back when they are in the way.
-            cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            held = int((folder / "memory.current").read_text()) - int(cached.get("inactive_file", 0))
-            left.append(max(0, int(most) - held))
+            told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            left.append(max(0, int(most) - int((group / held).read_text()) + int(told.get(cached, 0))))
     return left

@@ -29,6 +29,9 @@ from .errors import (
 )
 from .headers import DAMAGED, Stored, incomplete, read_header, unreadable
 
+# ITK prints several lines about a file beside the one sentence that is raised here.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
 Spacing = tuple[float, float, float]
 """Size of a voxel along i, j and k, mm."""
 

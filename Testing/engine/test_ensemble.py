@@ -75,3 +75,47 @@ def test_settled_when_samples_agree_and_not_while_they_differ():
     for sample in p[:4]:
         moving.add(sample, sample.argmax(0).astype(np.uint8))
     assert not settled.ask(moving)
+
+
+def box_ensemble(start: int, edge: int = 40, size: int = 60) -> Ensemble:
+    """Eight equal samples of a box that begins at `start` along the first axis."""
+    mask = np.zeros((size, size, size), np.uint8)
+    mask[start : start + edge, 5 : 5 + edge, 5 : 5 + edge] = 1
+    p = np.stack([mask == 0, mask == 1]).astype(np.float32) * 0.8 + 0.1
+    ensemble = Ensemble(p, 0.0, 1.0)
+    for _ in range(8):
+        ensemble.add(p, mask)
+    return ensemble
+
+
+def changed_voxels(ensemble: Ensemble, count: int) -> Ensemble:
+    """The same with so many voxels of the box moved out of it, and as many moved in."""
+    flat = ensemble.mean.reshape(2, -1).copy()
+    inside, out = np.flatnonzero(flat[1] > 0.5)[:count], np.flatnonzero(flat[1] < 0.5)[-count:]
+    flat[:, inside], flat[:, out] = flat[:, out].copy(), flat[:, inside].copy()
+    p = flat.reshape(ensemble.mean.shape)
+    moved = Ensemble(p, 0.0, 1.0)
+    for _ in range(8):
+        moved.add(p, p.argmax(0).astype(np.uint8))
+    return moved
+
+
+@pytest.mark.parametrize(("share", "is_settled"), [(0.001, True), (0.004, True), (0.006, False), (0.02, False)])
+def test_settled_asks_for_a_dice_above_0_995(share, is_settled):
+    """Entropy and volumes are the same: the overlap alone decides."""
+    settled, first = Settled(), box_ensemble(5)
+    settled.ask(first)
+    assert settled.ask(changed_voxels(first, round(share * 40**3))) == is_settled
+
+
+def test_settled_asks_for_entropy_and_intervals_too():
+    first = box_ensemble(5)
+    vague = Ensemble(first.direct, 0.0, 1.0)
+    wide = Ensemble(first.direct, 0.0, 1.0)
+    for index in range(8):
+        vague.add(first.mean * 0.9 + 0.05, first.masks[0].whole())
+        wide.add(first.mean, first.masks[0].whole() if index else np.zeros((60, 60, 60), np.uint8))
+    for other in (vague, wide):
+        settled = Settled()
+        settled.ask(first)
+        assert not settled.ask(other)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion_segmentation import sampler
 from diffusion_segmentation.model import Model
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.process import LOG_SNR_MIN, alpha_sigma, ddim_step
@@ -176,3 +177,14 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
         for p in (solve(denoise, noise, denoise(noise, -12.0), grid), first_order(noise, grid))
     ]
     assert errors[0] < 0.6 * errors[1]
+
+
+@pytest.mark.parametrize("grid", [[-12, -11, -5, -4.5, 0, 4], [-12, -4, -3.9, -3, 2], np.linspace(-12, 4, 7)])
+def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_step(grid, monkeypatch):
+    """DPM-Solver++(2M), algorithm 2, whatever the ratio of two steps: p + (p - before) / h_before * h / 2."""
+    taken = []
+    monkeypatch.setattr(sampler, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
+    solve(lambda x, node: torch.tensor([0.5 + node / 40]), torch.zeros(1), None, np.asarray(grid, float))
+    middles = [(a + b) / 2 for a, b in pairwise(grid)]
+    assert taken[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
+    np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)

@@ -130,6 +130,12 @@ def test_normalise_is_blind_to_scale_and_offset_and_refuses_a_constant():
         normalise(np.full((4, 4, 4), 3.0))
 
 
+def test_normalise_goes_from_the_half_percent_quantile_to_99_percent_of_what_is_bright():
+    image = np.random.default_rng(0).permutation(np.arange(40_000, dtype=np.float32)).reshape(40, 25, 40)
+    low, high = 0.005 * 40_000, 20_000 + 0.99 * 20_000
+    np.testing.assert_allclose(normalise(image), ((image - low) / (high - low)).clip(0, CEILING), atol=1e-3)
+
+
 def test_body_box_holds_the_head_and_leaves_a_speck_out():
     image = np.random.default_rng(0).random((40, 50, 60)).astype(np.float32)
     image[10:30, 12:40, 20:45] += 100

@@ -12,6 +12,7 @@ from diffusion_segmentation.model import build
 from diffusion_segmentation.training import sources, train
 from diffusion_segmentation.training.density import Density
 from diffusion_segmentation.training.loss import loss_curve, losses
+from diffusion_segmentation.training.settings import Optimisation
 
 CONFIG = train.Path(train.__file__).parent / "configs" / "brain-structures.json"
 
@@ -124,6 +125,24 @@ def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp
     config.write_text(json.dumps(settings))
     train.main(heads, output, config, resume=True)
     assert models.load(output).section["training"]["iterations"] == 9
+
+
+@pytest.mark.parametrize(("done", "rate"), [(0.0, 1 / 200), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0)])
+def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
+    """However few of its 200 steps a clock of some minutes leaves it."""
+    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
+    task = train.Segmenter(*build(network, 2), 2, Optimisation(learning_rate=1.0), 0.5, lambda: done)
+    optimizer = task.configure_optimizers()
+    task.on_before_optimizer_step(optimizer)
+    falling = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate * falling)
+
+
+def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(train, "Counter", lambda line, stage: lambda done, of: told.append((stage, done, of)))
+    train.main(heads, tmp_path / "model", config)
+    assert [done for _, done, _ in told] == list(range(1, 8 * 24 + 1)) and {of for *_, of in told} == {8 * 24}
 
 
 def test_the_clock_ends_it(config, heads, tmp_path):

@@ -318,7 +318,8 @@ def test_from_files_to_a_segmentation(folder, tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(merged(SMALL, {"optimisation": {"dice_weight": 0.5}})), encoding="utf-8")
     output = train.main(str(folder), tmp_path / "model", config)
-    assert "will not be calibrated" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "will not be calibrated" in said and "training on 4 cases; held out: case" in said
     section = models.load(output).section
     names = section["training"]["data"]
     assert sorted(names["cases"] + names["held_out"]) == [f"case{n}" for n in range(5)]

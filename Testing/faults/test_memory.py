@@ -17,7 +17,7 @@ import torch
 
 from diffusion_segmentation import basins, devices, memory, memory_plan, segment
 from diffusion_segmentation.devices import choose_device, exhausted, failure
-from diffusion_segmentation.errors import DeviceLostError, GpuError, OutOfMemoryError, is_out_of_memory
+from diffusion_segmentation.errors import DeviceLostError, GpuError, InputError, OutOfMemoryError, is_out_of_memory
 from diffusion_segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.model import load, save
 from diffusion_segmentation.networks import Denoiser, Encoder
@@ -216,7 +216,7 @@ def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, 
     with pytest.raises(OutOfMemoryError, match="did not suffice, not even for small windows; close") as caught:
         run("none")
     assert caught.value.kind == "memory" and caught.value.try_device is None
-    assert list((tmp_path / "none").iterdir()) == []
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_full_gpu_offers_the_cpu() -> None:
@@ -317,6 +317,58 @@ def test_packed_masks_are_the_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(packed.whole(), mask[:, ::-1])
 
 
+PROC = Path("/proc")
+MEMINFO = "MemTotal: 8000 kB\nMemAvailable:    5000 kB\nSwapFree:    9000 kB\n"
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /proc and a /sys/fs/cgroup of the test's own."""
+
+    class Rooted(type(tmp_path)):
+        def __new__(cls, *parts: str) -> Path:
+            whole = Path(*parts)
+            return tmp_path / "proc" / whole.relative_to(PROC) if whole.is_relative_to(PROC) else whole
+
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text(MEMINFO)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("")
+    monkeypatch.setattr(memory, "Path", Rooted)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path / "groups")
+    return tmp_path
+
+
+def test_swap_is_no_memory(proc: Path) -> None:
+    assert memory.available_memory() == 5_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/job/step\n", "job/step", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/job/step\n", "job", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "9:cpu,memory:/slurm/7\n1:pids:/x\n0::/\n",
+            "memory/slurm/7",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+        # In a container of the first version the path is that of the host, and the mount shows the group as the root.
+        ("4:memory:/docker/abc\n", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_control_groups_of_both_versions_count(proc: Path, line: str, folder: str, names: tuple[str, ...]) -> None:
+    (proc / "proc" / "self" / "cgroup").write_text(line)
+    group = proc / "groups" / folder
+    group.mkdir(parents=True)
+    limit, held, cached = names
+    (group / limit).write_text("4000000\n")
+    (group / held).write_text("3000000\n")
+    (group / "memory.stat").write_text(f"cache 5\n{cached} 500000\n")
+    assert memory.available_memory() == 1_500_000
+    (group / limit).write_text("9223372036854771712\n")
+    assert memory.available_memory() == 5_000 * 1024
+
+
 def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Path(Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip())
     folder = tmp_path / own
@@ -328,6 +380,20 @@ def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkey
     assert memory.available_memory() == 30_000_000
     (folder / "memory.max").write_text("max\n")
     assert memory.available_memory() == pytest.approx(whole, rel=0.2)
+
+
+def test_apples_gpu_is_offered_where_it_is_and_used_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no Apple GPU here"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 16_000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1_000)
+    assert devices.devices()[-1] == {"id": "mps", "name": "Apple GPU", "totalBytes": 16_000, "freeBytes": 15_000}
+    assert choose_device("mps").type == "mps" and choose_device("auto").type == "cpu"
+    mps = torch.device("mps")
+    assert failure(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), mps).kind == "memory"
+    told = failure(NotImplementedError("The operator 'aten::x' is not implemented for the MPS device."), mps)
+    assert isinstance(told, GpuError) and told.try_device == "cpu" and "Apple's GPU cannot run this model" in str(told)
 
 
 GPU_ERRORS = {

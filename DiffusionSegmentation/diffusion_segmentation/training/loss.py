@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -78,21 +78,24 @@ def loss_curve(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     classes: int,
     device: torch.device,
+    on_step: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, list[float]]:
     """The task's fingerprint: the denoiser's cross-entropy (nats a voxel) at the centres of 24 bins of log-SNR.
 
     Measured on `batches` (image [N, 1, z, y, x], labels [N, z, y, x]) after training. Every case is seen at every noise
     level: heads differ tenfold in difficulty, and a curve of whatever was drawn during training shows that more than
-    the task.
+    the task. `on_step(done, of)` is called after each batch at each level.
     """
     centres = torch.from_numpy(bin_centres()).float()
-    rows = []
+    rows, batches = [], list(batches)
     with torch.inference_mode():
-        for image, labels in batches:
+        for number, (image, labels) in enumerate(batches):
             image, labels = image.to(device), labels.to(device)
             # One level at a time: a whole head at all levels would need gigabytes.
-            levels = (c.expand(len(image), 1).to(device) for c in centres)
-            row = [losses(encoder, denoiser, image, labels, classes, level)[1] for level in levels]
+            row = []
+            for level in (c.expand(len(image), 1).to(device) for c in centres):
+                row.append(losses(encoder, denoiser, image, labels, classes, level)[1])
+                on_step(number * len(centres) + len(row), len(batches) * len(centres))
             rows.append(torch.cat(row, 1).cpu().numpy())
     values = np.concatenate(rows).mean(0)
     return {

@@ -20,6 +20,7 @@ from ..fill import without_fill
 from ..grids import working_image
 from ..intensity import body_box, normalise
 from ..label_file import IGNORED, read_labels
+from ..result_folder import made
 from ..volume import read_volume
 
 
@@ -30,21 +31,23 @@ def prepare(
 
     Those that are there already, made of the same content with the same settings, are kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pairs = []
-    for number, case in enumerate(cases):
-        made_of = [case.name, spacing_mm, intensity, dataset.label_names, dataset.ignored]
-        described = json.dumps([*made_of, content(case.image, *case.labels)], sort_keys=True)
-        key = hashlib.sha256(described.encode()).hexdigest()[:16]
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", case.name)[:60]
-        image, masks = (folder / f"{plain}-{key}-{part}.npy" for part in ("image", "labels"))
-        if not image.exists():
-            print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
-            volume = read_volume(case.image)
-            values, labels = on_grid(volume, case.labels, spacing_mm, intensity, dataset.label_names, dataset.ignored)
-            _save(masks, labels)  # first, so that an image that exists has its labels
-            _save(image, values)
-        pairs.append((image, masks))
+    with made(folder):
+        for number, case in enumerate(cases):
+            made_of = [case.name, spacing_mm, intensity, dataset.label_names, dataset.ignored]
+            described = json.dumps([*made_of, content(case.image, *case.labels)], sort_keys=True)
+            key = hashlib.sha256(described.encode()).hexdigest()[:16]
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "_", case.name)[:60]
+            image, masks = (folder / f"{plain}-{key}-{part}.npy" for part in ("image", "labels"))
+            if not image.exists():
+                print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
+                volume = read_volume(case.image)
+                values, labels = on_grid(
+                    volume, case.labels, spacing_mm, intensity, dataset.label_names, dataset.ignored
+                )
+                _save(masks, labels)  # first, so that an image that exists has its labels
+                _save(image, values)
+            pairs.append((image, masks))
     return pairs
 
 

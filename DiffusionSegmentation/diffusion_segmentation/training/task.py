@@ -19,6 +19,9 @@ from .density import Density
 from .loss import cross_entropy, losses, predictions
 from .settings import Optimisation
 
+MOST_WARM_UP = 0.1
+"""Share of the training."""
+
 
 class Segmenter(lightning.LightningModule):
     """Encoder and denoiser in training.
@@ -94,7 +97,8 @@ class Segmenter(lightning.LightningModule):
         return self._dice(by_class, torch.where(ignored, 0, truth.flatten(1))[:, None])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        warm = min(1.0, (self.global_step + 1) / self.optimisation.warm_up)
+        # Over by a tenth of the training, however few steps a clock leaves it.
+        warm = min(1.0, max((self.global_step + 1) / self.optimisation.warm_up, self.done() / MOST_WARM_UP))
         rate = self.optimisation.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done())))
         for group in optimizer.param_groups:
             group["lr"] = rate

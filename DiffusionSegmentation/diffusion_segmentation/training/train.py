@@ -28,6 +28,8 @@ from ..errors import InputError, ModelError
 from ..model import Model, build, find, load, save
 from ..model_metadata import wrong_entry
 from ..process import adapted_grid
+from ..result_folder import made
+from ..terminal import Counter, ProgressLine
 from .figures import draw_training
 from .journal import Journal
 from .loss import loss_curve
@@ -72,10 +74,12 @@ def main(
     for sentence in optimisation.warnings():
         print(f"warning: {sentence}", file=sys.stderr)
     run = Run(settings, optimisation, source, minutes)
+    if split := source.facts().get("held_out"):
+        seen = source.facts()["cases"]
+        print(f"training on {len(seen)} cases; held out: {', '.join(split)}", file=sys.stderr)
     if start and not checkpoint.exists():
         run.take_over(load(find(start)))
-    output.mkdir(parents=True, exist_ok=True)
-    with flushed():
+    with made(output), flushed():
         if not run.go(checkpoint):
             return output
         metadata = run.metadata()
@@ -206,10 +210,12 @@ class Run:
 
     def curve(self) -> dict[str, list[float]]:
         """The loss curve over log-SNR, measured with the averaged weights on cases that training has not seen."""
-        print("measuring the loss over noise levels on unseen cases", file=sys.stderr, flush=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = self.task.to(device).eval()
-        return loss_curve(task.encoder, task.denoiser, self.source.unseen(self.optimisation), self.classes, device)
+        with ProgressLine() as line:
+            told = Counter(line, "measuring the loss over noise levels on unseen cases")
+            unseen = self.source.unseen(self.optimisation)
+            return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told)
 
     def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:
         """training.json and training.png."""
