@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, shown
 
 LONGEST_LABEL, LONGEST_NAME = 200, 100
 
@@ -123,8 +123,8 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
             f"{file} has regions made of several labels, which this program does not train; list each label by its one "
             "number."
         )
-    by_number = labels if "0" in labels else {number: name for name, number in labels.items()}
     try:
+        by_number = labels if "0" in labels else {number: name for name, number in labels.items()}
         names = {int(number): str(name) for number, name in by_number.items() if not isinstance(name, dict)}
     except (ValueError, TypeError, OverflowError):
         names = {}
@@ -220,7 +220,7 @@ def _existing(folder: Path, listed: str) -> Path:
                 return found
     except (OSError, ValueError):
         pass
-    raise InputError(f"The data set '{folder.name}' lacks the file '{path.name[:100]}' that it lists; put it there.")
+    raise InputError(f"The data set '{folder.name}' lacks the file '{shown(path.name)}' that it lists; put it there.")
 
 
 def _paired(folder: Path, part: str) -> list[Case]:

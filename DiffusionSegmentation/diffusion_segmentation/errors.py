@@ -60,6 +60,12 @@ class Cancelled(Exception):
     """Raised where the work stops because the person cancelled it."""
 
 
+def shown(name: str) -> str:
+    """A file's name as it goes into a sentence: one line, and not too long."""
+    name = "".join(c if c.isprintable() else "?" for c in name)
+    return name if len(name) <= 100 else f"{name[:100]} ..."
+
+
 def explain(error: BaseException) -> tuple[str, str]:
     """Return (kind, one plain sentence) for any exception, also for those that libraries raise.
 

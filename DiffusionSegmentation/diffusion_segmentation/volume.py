@@ -26,6 +26,7 @@ from .errors import (
     OutOfMemoryError,
     explain,
     is_out_of_memory,
+    shown,
 )
 from .headers import DAMAGED, Stored, incomplete, read_header, unreadable
 
@@ -88,7 +89,7 @@ class VolumeFile:
 
         ITK mostly believes a header; so it is read here first, and held against the file.
         """
-        self.name = name = f"The {kind} '{_shown(path)}'"
+        self.name = name = f"The {kind} '{shown(path.name)}'"
         self._folder: tempfile.TemporaryDirectory | None = None
         try:
             if not path.exists():
@@ -241,12 +242,6 @@ def _spacing_beside(path: Path) -> Spacing | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise GeometryError(f"'{beside.name}' has no \"spacing\" of three positive numbers; mend it.") from None
     return tuple(steps[::-1])
-
-
-def _shown(path: Path) -> str:
-    """A file's name as it goes into a sentence: one line, and not too long."""
-    name = "".join(c if c.isprintable() else "?" for c in path.name)
-    return name if len(name) <= 100 else f"{name[:100]} ..."
 
 
 def itk_name(path: Path) -> str:

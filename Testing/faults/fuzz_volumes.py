@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -228,6 +228,16 @@ class Tally:
     def sound(self) -> bool:
         return not (self.crashes or self.hangs or self.strange)
 
+    def count(self, answer: str, seconds: float) -> None:
+        """Take in one answer of a child."""
+        self.slowest = max(self.slowest, seconds)
+        self.read += answer == "read"
+        self.refused += answer == "refused"
+        self.crashes += answer == "crash"
+        self.hangs += answer == "hang"
+        if answer not in ("read", "refused", "crash", "hang"):
+            self.strange[answer] = self.strange.get(answer, 0) + 1
+
     def __str__(self) -> str:
         strange = "".join(f", {count} x {what}" for what, count in self.strange.items())
         return (
@@ -236,8 +246,11 @@ class Tally:
         )
 
 
-def _read(pipe: multiprocessing.connection.Connection) -> None:
-    """In the child: the reader's answer to each path, until None comes."""
+def serve(pipe: multiprocessing.connection.Connection, look: Callable[[Path], str]) -> None:
+    """In the child: what `look` says of each path, until None comes.
+
+    A sentence of ours is "refused" if it is whole and names neither folder nor line.
+    """
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # ITK's warnings
     with contextlib.suppress(ImportError):
@@ -248,31 +261,36 @@ def _read(pipe: multiprocessing.connection.Connection) -> None:
     import SimpleITK as sitk
 
     from diffusion_segmentation.errors import GeometryError, InputError, OutOfMemoryError
-    from diffusion_segmentation.volume import read_volume
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     pipe.send("ready")
     while (path := pipe.recv()) is not None:
         started = time.monotonic()
         try:
-            image = read_volume(path)
-            answer = "read" if image.GetDimension() == 3 else "an image that is not 3-D"
+            answer = look(Path(path))
         except (InputError, GeometryError, OutOfMemoryError) as error:
             sentence = str(error)
-            whole = sentence.endswith(".") and "\n" not in sentence and Path(path).name in sentence
+            whole = sentence.endswith(".") and "\n" not in sentence and str(Path(path).parent) not in sentence
             answer = "refused" if whole else f"no sentence: {sentence}"
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"[:100]
         pipe.send((answer, time.monotonic() - started))
 
 
-class Child:
-    """A process that reads."""
+def look_at_volume(path: Path) -> str:
+    """What comes of a volume file."""
+    from diffusion_segmentation.volume import read_volume
 
-    def __init__(self) -> None:
+    return "read" if read_volume(path).GetDimension() == 3 else "an image that is not 3-D"
+
+
+class Child:
+    """A process that looks at what it is given."""
+
+    def __init__(self, look: Callable[[Path], str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_read, args=(other,), daemon=True)
+        self.process = context.Process(target=serve, args=(other, look), daemon=True)
         self.process.start()
         other.close()
         if not self.pipe.poll(120) or self.pipe.recv() != "ready":
@@ -305,25 +323,16 @@ def _folder() -> Iterator[Path]:
 def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
     """Read `examples` damaged files; those that crash, hang or raise something else are copied to `keep`."""
     rng, sound, tally = random.Random(seed), sound_files(), Tally()
-    child = Child()
+    child = Child(look_at_volume)
     with _folder() as folder:
         for number in range(examples):
             end, content = mutated(rng, sound)
             path = folder / f"patient.{end}"
             path.write_bytes(content)
             answer, seconds = child.ask(path)
-            tally.slowest = max(tally.slowest, seconds)
-            match answer:
-                case "read":
-                    tally.read += 1
-                case "refused":
-                    tally.refused += 1
-                case "crash" | "hang":
-                    tally.crashes += answer == "crash"
-                    tally.hangs += answer == "hang"
-                    child = Child()
-                case _:
-                    tally.strange[answer] = tally.strange.get(answer, 0) + 1
+            tally.count(answer, seconds)
+            if answer in ("crash", "hang"):
+                child = Child(look_at_volume)
             if keep and answer not in ("read", "refused"):
                 shutil.copy(path, keep / f"{number}-{answer.partition(':')[0]}.{end}")
             path.unlink()

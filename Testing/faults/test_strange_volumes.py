@@ -528,3 +528,10 @@ def test_damaged_files_end_in_an_image_or_a_sentence(folder: Path, monkeypatch: 
     tally = fuzzer.fuzz(600, seed=1)
     assert tally.inputs == 600 and tally.read > 60 and tally.refused > 300
     assert tally.sound, str(tally)
+
+
+def test_damaged_data_sets_end_in_cases_or_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    tally = importlib.import_module("fuzz_datasets").fuzz(500, seed=1)
+    assert tally.inputs == 500 and tally.read > 50 and tally.refused > 200
+    assert tally.sound, str(tally)
