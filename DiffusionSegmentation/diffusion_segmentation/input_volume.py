@@ -32,8 +32,9 @@ def read_input(request: Request, input_range: Mapping[str, Any]) -> InputVolume:
     """Read `request.volume`; `input_range` is the model's. Raises as `read_volume` and `check_grid`."""
     file = VolumeFile(request.volume, spacing=request.spacing)
     # Before any voxel is read, which takes gigabytes of a CT of the whole body.
-    warnings = [*file.assumed, *check_grid(file.size, file.spacing, input_range)]
+    warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
+    warnings = [*file.assumed, *warnings]
     # Of the voxels alone, so that it is the same whatever kind of file they came in.
     digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
     if request.source is not None:

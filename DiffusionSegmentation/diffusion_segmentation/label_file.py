@@ -38,6 +38,8 @@ def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: in
     values = sitk.GetArrayViewFromImage(labels)
     if labels.GetSize() != image.GetSize() or ("spacing" not in file.unstated and not _same_grid(labels, image)):
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
+    if file.zeroed:
+        raise InputError(f"{name} has voxels that are no numbers; write 0 or a label there.")
     if values.dtype.kind == "f":
         whole = np.rint(values)
         # NaN is far from everything.

@@ -72,16 +72,18 @@ def read_volume(
     OutOfMemoryError (before any voxel is read), each with one sentence that names the file but not its folder.
     """
     file = VolumeFile(Path(path), spacing=spacing)
+    image = file.read()
     for sentence in file.assumed:
         (told or warn)(sentence)
-    return file.read()
+    return image
 
 
 class VolumeFile:
     """A volume file whose header was found sound; its voxels are read by `read`, for which alone memory is needed.
 
     Attributes: `size` and `spacing` (mm) along i, j and k, `direction` as in SimpleITK; `read_spacing` is what ITK
-    takes where the file states none; `assumed`, sentences about what the file leaves open.
+    takes where the file states none; `assumed`, sentences about what the file leaves open; after reading, `zeroed` is
+    how many voxels ITK took for 0 because they are no numbers.
     """
 
     def __init__(self, path: Path, kind: str = "volume", spacing: Spacing | None = None) -> None:
@@ -124,6 +126,10 @@ class VolumeFile:
         """The volume as `read_volume` returns it. Raises InputError and OutOfMemoryError."""
         image = self.read_as(sitk.sitkFloat32)
         _require_contrast(image, self.name)
+        if self.zeroed:
+            self.assumed.append(
+                f"{self.name} has {self.zeroed} voxels that are not a number or infinite, and they were taken for 0."
+            )
         return image
 
     def metadata(self) -> dict[str, str]:
@@ -140,6 +146,7 @@ class VolumeFile:
         # Last, because it takes long where a NIfTI file is compressed.
         if not self._stored.unpacks_to(self._bytes):
             raise incomplete(self.name)
+        self.zeroed = self._stored.not_finite(self._voxels)
         image = _executed(self._reader, self.name, pixel_type)
         if self.spacing != image.GetSpacing() and "spacing" in self.unstated:
             image.SetSpacing(self.spacing)

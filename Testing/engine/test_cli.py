@@ -13,6 +13,7 @@ import pytest
 
 import diffusion_segmentation
 from diffusion_segmentation import cli
+from diffusion_segmentation.arguments import parse
 from diffusion_segmentation.errors import Cancelled, GeometryError
 
 REPORT = {
@@ -277,3 +278,38 @@ def test_demo_without_slicers_libraries_says_what_to_install(
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None)
     assert cli.main(["demo"]) == 1
     assert "pip install 'diffusion-segmentation[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("2,2,5", (2.0, 2.0, 5.0)), ("0.5x0.5x2", (0.5, 0.5, 2.0))],
+)
+def test_a_voxel_size_is_three_numbers(given: str, wanted: tuple[float, ...]) -> None:
+    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == wanted
+
+
+@pytest.mark.parametrize("given", ["2", "2,2", "0,1,1", "-1,1,1", "a,b,c", "inf,1,1", "1,1,1,1", ""])
+def test_other_voxel_sizes_are_wrong_usage(given: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["segment", "a.tif", "--output", "out", f"--spacing={given}"])
+    assert caught.value.code == 2 and "--spacing" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    options = parse(["segment", "~/a.nii", "--output=~/x", "--model=~/m"])
+    assert (options.volume, options.output, options.model) == (tmp_path / "a.nii", tmp_path / "x", str(tmp_path / "m"))
+    options = parse(["evaluate", "~/m", "~/data", "--output=~/x"])
+    assert (options.model, options.dataset, options.output) == (
+        str(tmp_path / "m"),
+        str(tmp_path / "data"),
+        tmp_path / "x",
+    )
+
+
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_an_output_folder_that_is_a_file_is_named(below: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "afile").write_text("")
+    assert cli.main(["segment", "a.nii", "--output", str(tmp_path / "afile" / below)]) == 1
+    assert capsys.readouterr().err == "'afile' is a file and no folder; choose another name.\n"

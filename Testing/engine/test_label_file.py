@@ -41,11 +41,12 @@ SOFT = {
 
 @pytest.mark.parametrize("case", SOFT)
 def test_values_that_are_no_label_numbers_are_refused(tmp_path: Path, image: sitk.Image, case: str) -> None:
-    # As MetaImage: ITK's reader of NIfTI takes 0 for what is not a number.
     labels = sitk.GetImageFromArray(SOFT[case])
     labels.CopyInformation(image)
     sitk.WriteImage(labels, str(tmp_path / "l.mha"))
     assert "which are no label numbers" in refusal(tmp_path / "l.mha", image)
+    words = "no numbers" if case == "not a number" else "which are no label numbers"  # of which ITK makes 0
+    assert words in refusal(nifti(tmp_path / "l.nii", SOFT[case]), image)
 
 
 @pytest.mark.parametrize("off", [0.0, 0.009, -0.009])

@@ -286,3 +286,17 @@ def test_masks_are_kept_only_where_they_are_written():
         ensemble.add(p, np.array([[[0, 1]]], np.uint8))
     assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []
     assert counted.volumes.tolist() == kept.volumes.tolist() == [[0.001, 0.001]]
+
+
+def test_a_volume_that_does_not_fit_is_refused_by_its_header_alone(a_model_folder, tmp_path, monkeypatch):
+    """A CT of a whole body: 512 x 512 x 900 voxels are 2.3 GB while they are read."""
+    path = tmp_path / "body.nrrd"
+    header = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 512 512 900\n"
+    header += "space directions: (0.9,0,0) (0,0.9,0) (0,0,2)\nkinds: domain domain domain\nendian: little\n"
+    path.write_bytes(f"{header}encoding: raw\nspace origin: (0,0,0)\n\n".encode())
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size + 2 * 512 * 512 * 900)
+    monkeypatch.setattr("diffusion_segmentation.volume._executed", lambda *_: pytest.fail("voxels were read"))
+    with pytest.raises(GeometryError, match="field of view is 460.8 x 460.8 x 1800 mm"):
+        segment(Request(path, tmp_path / "out", str(a_model_folder), device="cpu"))
+    assert not (tmp_path / "out").exists()

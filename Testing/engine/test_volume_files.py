@@ -289,3 +289,15 @@ def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
     assert content(nifti(tmp_path / "b.nii")) == content(nifti(tmp_path / "c.nii"))
     with pytest.raises(DiffusionSegmentationError):
         content(tmp_path / "a.hdr.gz") if (tmp_path / "a.hdr.gz").write_bytes(b"x") else None
+
+
+@pytest.mark.parametrize("options", [{}, {"version": 2}, {"order": ">"}, {"compressed": True}])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_itk_takes_for_0_in_nifti_is_said(tmp_path: Path, options: dict, value: float) -> None:
+    voxels = VOXELS.copy()
+    voxels[[0, 5, -1], [0, 6, -1], [0, 7, -1]] = value
+    for name in ("a.nii", "a.nii.gz"):
+        path = nifti(tmp_path / name, voxels, **options)
+        (sentence,) = said(path)
+        assert "has 3 voxels that are not a number or infinite, and they were taken for 0" in sentence
+        assert (sitk.GetArrayFromImage(read_volume(path)) == 0).sum() == 3

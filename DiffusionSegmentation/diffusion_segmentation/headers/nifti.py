@@ -120,6 +120,7 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
         problem=problem,
         affines={key: lps @ affine for key, affine in affines.items()},
         reader="NiftiImageIO",
+        floats={16: f"{found.order}f4", 64: f"{found.order}f8"}.get(datatype, ""),
         unstated=unstated,
         stage=partial(stage_nifti, found, header, data, int(offset), upright) if staged else None,
     )

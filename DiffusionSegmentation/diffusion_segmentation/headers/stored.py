@@ -35,7 +35,8 @@ class Stored:
     not place the voxels, words for after the file's name. One of `affines`, LPS mm, 4 x 4, must be what ITK says.
     `unstated` is what the header leaves open: "orientation", "spacing". `reader` is the name of ITK's reader, empty
     where ITK may choose. `stage`, where ITK would read the file otherwise than it is meant, writes a copy into a folder
-    that it is given and returns the file to open there.
+    that it is given and returns the file to open there. `floats` is numpy's name of the type of numbers with a point,
+    for a format of which ITK takes 0 for what is not finite.
     """
 
     files: tuple[Path, ...] = ()
@@ -50,6 +51,7 @@ class Stored:
     unstated: tuple[str, ...] = ()
     reader: str = ""
     stage: Callable[[Path], Path] | None = None
+    floats: str = ""
 
     def holds(self, length: int) -> bool:
         """False if the files cannot hold `length` bytes of voxels."""
@@ -67,6 +69,19 @@ class Stored:
             return self.inflate is None or _inflated(*self.inflate, wanted) >= wanted
         except (OSError, EOFError, zlib.error):
             return False
+
+    def not_finite(self, count: int) -> int:
+        """How many of the first `count` values are NaN or infinite and become 0, where ITK does that."""
+        if not self.floats:
+            return 0
+        found, left = 0, count * np.dtype(self.floats).itemsize
+        with gzip.open(self.gzipped) if self.gzipped is not None else open(self.files[0], "rb") as file:
+            file.seek(self.offset)
+            while left > 0 and (piece := file.read(min(left, 2**22))):
+                whole = piece[: len(piece) - len(piece) % 8]
+                found += int(np.count_nonzero(~np.isfinite(np.frombuffer(whole, self.floats))))
+                left -= len(piece)
+        return found
 
 
 def _gunzipped(path: Path, wanted: int) -> int:
