@@ -1,6 +1,5 @@
 """Scores over cases: pooled tables against all voxels at once, intervals, and what is kept of a finished case."""
 
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from diffusion_segmentation import metrics
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
 from diffusion_segmentation.evaluation import pooling
 from diffusion_segmentation.evaluation.loop import each_case
-from diffusion_segmentation.evaluation.store import Kept, describe
+from diffusion_segmentation.evaluation.store import Kept
 
 
 def test_tables_of_cases_add_up_to_the_calibration_error_of_all_voxels():
@@ -85,16 +84,6 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiffusionSegmentationError, match="could not be written"):
         Kept(tmp_path / "file", {}).put("one", {}, PICTURE)
-
-
-def test_changed_and_missing_files_are_described(tmp_path):
-    path = tmp_path / "label.nrrd"
-    path.write_text("abc")
-    before = describe(path, tmp_path / "none")
-    assert before["none"] is None and before["label.nrrd"][0] == 3
-    path.write_text("abcd")
-    assert describe(path, tmp_path / "none") != before
-    assert json.loads(json.dumps(before)) == before
 
 
 def test_unusable_cases_are_told_and_left_out_and_done_ones_taken_over(kept, capsys):
