@@ -1,6 +1,5 @@
 """Scores over cases: pooled tables against all voxels at once, intervals, and what is kept of a finished case."""
 
-
 import numpy as np
 import pytest
 

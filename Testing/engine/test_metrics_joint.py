@@ -14,7 +14,8 @@ from diffusion_segmentation.evaluation.joint import (
     found_out,
     halved,
 )
-from diffusion_segmentation.metrics.joint import JointScores, joint_record
+from diffusion_segmentation.metrics.intervals import predictive_interval
+from diffusion_segmentation.metrics.joint import LAGS_MM, JointScores, joint_record
 
 CASES, SAMPLES = 30, 12
 SPACING = (2.0, 2.0, 2.0)
@@ -101,3 +102,116 @@ def test_a_speck_is_a_voxel_without_neighbours_of_its_class():
     p = np.stack([np.full(mask.shape, 0.5), np.full(mask.shape, 0.5)]).astype(np.float32)
     record = joint_record(mask, np.stack([mask, mask]), p, mask, SPACING)
     assert record["specks"][0] == [1, 9]
+
+
+def a_small_case(seed):
+    """Truth and samples of random labels, probabilities of which some are closed: [5, 6, 7], three classes."""
+    rng = np.random.default_rng(seed)
+    p = np.moveaxis(rng.dirichlet([0.4, 0.4, 0.4], (5, 6, 7)), -1, 0).astype(np.float32)
+    masks = rng.integers(0, 3, (5, 5, 6, 7)).astype(np.uint8)
+    return masks[0], masks[1:], p, p.argmax(0).astype(np.uint8)
+
+
+ANISOTROPIC = (2.0, 1.0, 4.5)
+
+
+def pairs_by_hand(mask, p, label, lag):
+    """Sums of the residuals' products and of their scale over pairs of open voxels a lag apart along an axis."""
+    product = scale = 0.0
+    for axis, spacing in enumerate(ANISOTROPIC):
+        step = round(lag / spacing)
+        if step < 1 or abs(step * spacing - lag) > lag / 4:
+            continue
+        for here in np.ndindex(mask.shape):
+            there = tuple(n + step * (a == axis) for a, n in enumerate(here))
+            if there[axis] >= mask.shape[axis]:
+                continue
+            q = [float(p[(label, *where)]) for where in (here, there)]
+            if all(0.05 < value < 0.95 for value in q):
+                residuals = [float(mask[where] == label) - value for where, value in zip((here, there), q, strict=True)]
+                product += residuals[0] * residuals[1]
+                scale += np.sqrt(q[0] * (1 - q[0]) * q[1] * (1 - q[1]))
+    return product, scale
+
+
+def specks_by_hand(mask, classes):
+    """Voxels of the classes with under 30 % of alike neighbours; beyond the border its own voxels go on."""
+    found = every = 0
+    for here in np.ndindex(mask.shape):
+        if mask[here] not in classes:
+            continue
+        every += 1
+        alike = 0
+        for axis in range(3):
+            for step in (-1, 1):
+                there = [min(max(n + step * (a == axis), 0), mask.shape[a] - 1) for a, n in enumerate(here)]
+                alike += mask[tuple(there)] == mask[here]
+        found += alike < 0.3 * 6
+    return [found, every]
+
+
+def dice_by_hand(a, b, label):
+    total = (a == label).sum() + (b == label).sum()
+    return 2 * ((a == label) & (b == label)).sum() / total if total else 1.0
+
+
+@pytest.mark.parametrize("speck_classes", [None, [2]])
+def test_a_record_is_what_loops_over_voxels_count(speck_classes):
+    truth, samples, p, chosen = a_small_case(0)
+    found = joint_record(truth, samples, p, chosen, ANISOTROPIC, speck_classes)
+    ml = np.prod(ANISOTROPIC) / 1000
+    masks = [truth, *samples]
+    assert found["voxel_ml"] == pytest.approx(ml)
+    np.testing.assert_allclose(found["volumes_ml"], [[(mask == c).sum() * ml for c in (1, 2)] for mask in masks])
+    np.testing.assert_allclose(found["expected_ml"], p[1:].sum((1, 2, 3)) * ml, rtol=1e-5)
+    for k, label in enumerate((1, 2)):
+        by_hand = [[dice_by_hand(a, b, label) for b in masks] for a in masks]
+        np.testing.assert_allclose(np.array(found["dice"])[k], by_hand)
+        np.testing.assert_allclose(np.array(found["map_dice"])[:, k], [dice_by_hand(chosen, m, label) for m in masks])
+        for column, lag in enumerate(LAGS_MM):
+            for number, mask in enumerate(masks):
+                product, scale = pairs_by_hand(mask, p, label, lag)
+                assert found["products"][number][k][column] == pytest.approx(product, abs=1e-4)
+                assert found["scale"][k][column] == pytest.approx(scale, abs=1e-4)
+    assert found["specks"] == [specks_by_hand(mask, speck_classes or (1, 2)) for mask in masks]
+
+
+def test_scores_by_hand():
+    records = [joint_record(*a_small_case(seed), ANISOTROPIC) for seed in range(3)]
+    records[1]["expected_ml"][0] = 0.0  # a structure that does not count in one case
+    joint = JointScores(records)
+    scores, about = joint.scores(), joint.describe()
+    z, crps, energy, to, between, inside = [], [], [], 0.0, 0.0, []
+    for number, record in enumerate(records):
+        volumes, dice = np.array(record["volumes_ml"]), np.array(record["dice"])
+        for k in range(2):
+            if (number, k) == (1, 0):
+                continue
+            y, v = volumes[0, k], volumes[1:, k]
+            z.append((y - v.mean()) / (v.std(ddof=1) * np.sqrt(1 + 1 / len(v))))
+            apart = [abs(a - b) for i, a in enumerate(v) for b in v[i + 1 :]]
+            crps.append(np.abs(v - y).mean() - np.mean(apart) / 2)
+            low, high = predictive_interval(v, 0.9)
+            inside.append(low <= y <= high)
+            distances = 1 - dice[k]
+            far = distances[0, 1:].mean()
+            near = np.mean([distances[i, j] for i in range(1, 5) for j in range(1, 5) if i != j])
+            energy.append(far - near / 2)
+            to, between = to + far, between + near
+    assert scores["z_rms"].value == pytest.approx(np.sqrt(np.mean(np.square(z))))
+    assert scores["z_mean"].value == pytest.approx(np.mean(z))
+    assert scores["crps_ml"].value == pytest.approx(np.mean(crps))
+    assert scores["coverage_90"].value == pytest.approx(np.mean(inside))
+    assert scores["energy_score"].value == pytest.approx(np.mean(energy))
+    assert scores["dice_ratio"].value == pytest.approx(to / between)
+    assert about["one_sample_dice"] == pytest.approx(1 - to / len(z))
+    products, scale = (np.array([record[key] for record in records]) for key in ("products", "scale"))
+    for column, lag in enumerate(LAGS_MM):
+        own, drawn = products[:, 0, :, column].sum(), products[:, 1:, :, column].mean(1).sum()
+        gap = (drawn - own) / scale[..., column].sum() if scale[..., column].sum() else np.nan
+        assert scores[f"variogram_{lag:g}mm"].value == pytest.approx(gap, nan_ok=True)
+    specks = np.array([record["specks"] for record in records], float)
+    own, others = specks[:, 0].sum(0), specks[:, 1:].sum((0, 1))
+    assert scores["specks"].value == pytest.approx((others[0] * own[1] / others[1] + 1) / (own[0] + 1))
+    assert about["specks_truth"] == pytest.approx(own[0] / own[1])
+    np.testing.assert_allclose(joint.energy_scores()[1], energy[2])
