@@ -118,3 +118,13 @@ def test_within_counts_millimetres():
     mask = np.zeros((1, 1, 9), bool)
     mask[..., 4] = True
     assert within(mask, 4.0, (1, 1, 2.0)).sum() == 5
+
+
+def test_voxels_that_meet_at_a_corner_are_one_lesion_on_either_side():
+    chain = np.eye(4, dtype=np.uint8)
+    blob, empty = np.zeros((2, 4, 4), np.uint8)
+    blob[0, 0] = 1
+    # One lesion found, none missed, none false: parts of a chain would be false, or missed.
+    np.testing.assert_array_equal(lesion_f1(chain, blob, 2), [1.0])
+    np.testing.assert_array_equal(lesion_f1(blob, chain, 2), [1.0])
+    np.testing.assert_array_equal(lesion_f1(empty, chain, 2), [0.0])

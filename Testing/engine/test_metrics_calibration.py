@@ -193,3 +193,10 @@ def test_probability_error_is_free_of_the_samples_noise(uniform, n):
 
 def test_ambiguous_is_what_the_truth_leaves_open():
     assert ambiguous(np.array([0.0, 0.02, 0.03, 0.97, 0.98, 1.0])).tolist() == [False, False, True, True, False, False]
+
+
+def test_a_spread_needs_two_samples_and_two_suffice():
+    p = np.array([[[0.2, 0.8]], [[0.8, 0.2]]])
+    assert sample_spread(p) > 0
+    with pytest.raises(ValueError, match="two samples"):
+        sample_spread(p[:1])

@@ -216,3 +216,21 @@ def test_rank_counts_samples_below_and_draws_among_equals():
     assert rank(np.array([1.0, 2.0, 5.0]), 3.0, rng) == 2
     tied = rank(np.tile([1.0, 2.0, 2.0, 5.0], (300, 1)), np.full(300, 2.0), rng)
     assert set(tied.tolist()) == {1, 2, 3}
+
+
+def test_ranks_that_no_case_has_are_counted_too():
+    assert rank_histogram(np.array([0, 1, 1]), 4).tolist() == [1, 2, 0, 0, 0]
+
+
+def test_a_pit_counts_the_samples_and_not_the_cases():
+    pits = randomised_pit(np.zeros((3, 2, 9)), np.ones((3, 2)), np.random.default_rng(0))
+    assert pits.shape == (3, 2) and (pits > 0.9).all()
+
+
+def test_a_class_that_no_mask_has_counts_as_found_in_d_max():
+    masks = np.zeros((2, 3, 3), np.uint8)
+    masks[:, 0, 0] = 1
+    assert d_max(masks, masks, 3) == 1.0
+    other = np.zeros((2, 3, 3), np.uint8)
+    other[:, 1, 1] = 1
+    assert d_max(masks, other, 3) == 0.5

@@ -100,3 +100,8 @@ def test_patch_max_tells_a_dense_place_from_a_large_one():
     assert image_sum(dense) < image_sum(large)
     with pytest.raises(ValueError, match="2 axes and the spacing 3"):
         patch_max(dense, (1, 1, 1), 4.0)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(5, bool), np.ones(5, bool)])
+def test_without_right_or_without_wrong_voxels_there_is_no_auroc(wrong):
+    assert math.isnan(error_auroc(np.arange(5.0), wrong))
