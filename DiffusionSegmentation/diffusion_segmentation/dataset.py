@@ -26,14 +26,17 @@ MOST_LABELS = 250
 """Masks are bytes, of which the highest stands for voxels that are ignored."""
 
 ENDINGS = re.compile(
-    r"(\.(nii|nrrd|nhdr|mha|mhd|img|hdr|tiff?|png|bmp|jpe?g|gipl|vtk|mnc|h5|hdf5|mrc|seg|gz))+$", re.IGNORECASE
+    r"(\.seg\.(nrrd|nhdr)|(\.(nii|nrrd|nhdr|mha|mhd|img|hdr|tiff?|png|bmp|jpe?g|gipl|vtk|mnc|h5|hdf5|mrc|gz))+)$",
+    re.IGNORECASE,
 )
 
 CT_WORDS = {"ct", "cta", "cbct", "ncct", "cect", "ldct", "hrct"}
 MR_WORDS = {
     *("mr", "mri", "mra", "t1", "t2", "t1w", "t2w", "pd", "pdw", "flair", "swi", "dwi", "adc", "mprage", "t1c", "t1ce"),
-    *("t1gd", "t2f", "t1n", "t2star", "t1wce"),
+    *("t1gd", "t2f", "t1n", "t2star", "t1wce", "t2flair", "mp2rage", "bold", "tof"),
 }
+OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "no", "emission", "ultrasound"}
+"""Beside one of the words above they make it another modality, or none of its usual scale."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Dataset:
     """What dataset.json and the folders say; `label_names` in the order of the labels, background left out.
 
     `modality` is "CT", "MR" or what else dataset.json says. `ignored` is the number of voxels that nobody labelled, as
-    nnU-Net reserves it under the name "ignore", or None.
+    nnU-Net reserves it under the name "ignore", or None. `unlabelled` images of imagesTr are no case.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Dataset:
     training: tuple[Case, ...]
     test: tuple[Case, ...]
     ignored: int | None = None
+    unlabelled: int = 0
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -75,12 +79,14 @@ def read_dataset(folder: Path) -> Dataset:
             f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr; put them there, or list them "
             "in its dataset.json."
         )
+    used = {case.image.resolve() for case in training}
     name = str(listing.get("name", folder.name))
     return Dataset(
         name=name if _writable(name, LONGEST_NAME) else "Model",
         modality=modality,
         label_names=label_names,
         ignored=ignored,
+        unlabelled=len({path.resolve() for path in _images(folder / "imagesTr")} - used),
         training=_distinct(training, folder.name),
         test=_distinct(_paired(folder, "Ts"), folder.name),
     )
@@ -126,6 +132,8 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
     try:
         by_number = labels if "0" in labels else {number: name for name, number in labels.items()}
         names = {int(number): str(name) for number, name in by_number.items() if not isinstance(name, dict)}
+        if any(isinstance(number, float) and number != int(number) for number in by_number):
+            names = {}
     except (ValueError, TypeError, OverflowError):
         names = {}
     if sorted(names) != list(range(len(labels))) or len(names) < 2:
@@ -138,7 +146,18 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
             "seen; rename it."
         )
     last = len(names) - 1
-    ignored = last if last > 1 and names[last].strip().lower() == "ignore" else None
+    called = [plain(names[n]) for n in range(len(names))]
+    if "background" in called[1:]:
+        raise InputError(f"{file} calls a label other than 0 'background'; number background 0.")
+    told = [name for name in called[1:] if name]
+    if len(set(told)) < len(told):
+        raise InputError(f"{file} has two labels that differ in nothing but capitals or signs; rename one of them.")
+    if "ignore" in called[:last] or (called[last] == "ignore" and last == 1):
+        raise InputError(
+            f"{file} has the label 'ignore', which nnU-Net reserves for the highest number beside one structure or "
+            "more; renumber or rename it."
+        )
+    ignored = last if called[last] == "ignore" else None
     return tuple(names[n] for n in range(1, len(names) if ignored is None else last)), ignored
 
 
@@ -157,12 +176,12 @@ def _modality(channels: Any, folder: str) -> str:
 
 
 def modality_of(text: str) -> str:
-    """CT or MR, by the whole words of a channel's name; what has neither keeps its name, at most LONGEST_NAME long."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    if CT_WORDS & set(words) or {"computed", "tomography"} <= set(words) and not {"emission", "pet"} & set(words):
-        return "CT"
-    if MR_WORDS & set(words) or {"magnetic", "resonance"} <= set(words):
-        return "MR"
+    """CT or MR, by the whole words of a channel's name; what has neither, or both, keeps its name."""
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    ct = bool(CT_WORDS & words) or {"computed", "tomography"} <= words
+    mr = bool(MR_WORDS & words) or {"magnetic", "resonance"} <= words
+    if ct != mr and not OTHER_WORDS & words:
+        return "CT" if ct else "MR"
     return text.strip() if _writable(text.strip(), LONGEST_NAME) else "not stated"
 
 
@@ -225,11 +244,15 @@ def _existing(folder: Path, listed: str) -> Path:
 
 def _paired(folder: Path, part: str) -> list[Case]:
     """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, that have a label."""
+    images = _images(folder / f"images{part}")
+    known = {re.sub(r"_0000$", "", _stem(path.name)) for path in images}
     labels: dict[str, list[Path]] = {}
     for path in _images(folder / f"labels{part}"):
-        labels.setdefault(re.sub(r"_rater\w+$", "", _stem(path.name)), []).append(path)
+        name = _stem(path.name)
+        name = name if name in known else re.sub(r"^(.*)_rater\w+$", r"\1", name)
+        labels.setdefault(name, []).append(path)
     cases = []
-    for path in _images(folder / f"images{part}"):
+    for path in images:
         name = _stem(path.name)
         name = name if name in labels else re.sub(r"_0000$", "", name)
         if name in labels:
@@ -239,14 +262,23 @@ def _paired(folder: Path, part: str) -> list[Case]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files of a folder that are images by their endings; of a pair .hdr and .img the second."""
+    """The files of a folder that are images by their endings.
+
+    Of a pair .hdr and .img the second, of a header with its data in .img (.nhdr, .mhd) the first.
+    """
     found = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
-    pairs = {_stem(path.name) for path in found if re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE)}
-    return [
-        path
-        for path in found
-        if path.is_file() and not (_stem(path.name) in pairs and re.search(r"\.hdr(\.gz)?$", path.name, re.IGNORECASE))
-    ]
+
+    def stems(end: str) -> set[str]:
+        return {_stem(path.name) for path in found if re.search(rf"\.{end}$", path.name, re.IGNORECASE)}
+
+    headers = stems("(nhdr|mhd)")
+    halves = {"img": headers, "hdr": headers | stems(r"img(\.gz)?")}
+
+    def is_half(path: Path) -> bool:
+        end = re.search(r"\.(img|hdr)(\.gz)?$", path.name.lower())
+        return end is not None and _stem(path.name) in halves[end.group(1)]
+
+    return [path for path in found if path.is_file() and not is_half(path)]
 
 
 def _require_raters(name: str, labels: Sequence[Path]) -> None:
@@ -260,15 +292,17 @@ def _require_raters(name: str, labels: Sequence[Path]) -> None:
 
 
 def _distinct(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
-    """Raises InputError where two cases have one name or one image: scores and splits go by the name."""
+    """Raises InputError where two cases have one name or one file: scores and splits go by the name."""
     cases = tuple(cases)
-    for what, key in (("name", lambda case: case.name), ("image", lambda case: case.image)):
-        (most, count), *_ = Counter(map(key, cases)).most_common(1) or [(None, 1)]
+    names = Counter(case.name for case in cases)
+    files = Counter(path for case in cases for path in (case.image, *case.labels))
+    for what, counter in (("name", names), ("file", files)):
+        (most, count), *_ = counter.most_common(1) or [(None, 1)]
         if count > 1:
-            shown = most if what == "name" else most.name
+            told = most if isinstance(most, str) else shown(most.name)
             raise InputError(
-                f"The data set '{folder}' has {count} cases with the {what} '{shown}'; keep one of them, or rename the "
-                "others."
+                f"The data set '{folder}' has the {what} '{told}' {count} times among its cases; keep one of them, or "
+                "correct the others."
             )
     return cases
 

@@ -11,6 +11,10 @@ LEAST_SHARE = 0.001
 STRAY_SHARE = 0.005
 """Of the other voxels: so many may lie below 0 beside a fill, where an image was interpolated across its border."""
 
+FAR = 3.0
+"""A fill lies so many times the spread of the others below them; what is less far may be air of a CT, or the ground of
+an image that was standardised."""
+
 AIR_SHARE, AIR_LEVEL = 0.2, 0.05
 """Of the other voxels at least so many lie between 0 and this share of their 99 % quantile, where they include air."""
 
@@ -19,7 +23,7 @@ def fill_value(values: np.ndarray) -> float | None:
     """The constant of any array that fills where nothing was measured, or None.
 
     It is the lowest value, negative, that of many voxels, and either the only negative one beside an image with air at
-    0, or farther from the others' first quartile than that is from their 99 % quantile.
+    0, or FAR times as far from the others' first quartile as that is from their 99 % quantile.
     """
     lowest = values.min()
     some = values.ravel()[:: max(1, values.size // 500_000)]
@@ -29,7 +33,7 @@ def fill_value(values: np.ndarray) -> float | None:
     low, high = np.quantile(others, (0.25, 0.99))
     air = np.mean((others >= 0) & (others < AIR_LEVEL * high))
     only = np.mean(others < 0) < STRAY_SHARE and air > AIR_SHARE
-    return float(lowest) if only or low - lowest > high - low else None
+    return float(lowest) if only or low - lowest > FAR * (high - low) else None
 
 
 def without_fill(image: sitk.Image) -> tuple[sitk.Image, float | None]:

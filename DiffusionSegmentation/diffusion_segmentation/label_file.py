@@ -36,7 +36,9 @@ def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: in
     _require_same_names(file.metadata(), names, name)
     labels = file.read_as()
     values = sitk.GetArrayViewFromImage(labels)
-    if labels.GetSize() != image.GetSize() or ("spacing" not in file.unstated and not _same_grid(labels, image)):
+    # Of a picture's grid only the number of voxels is known; its image must be one that states no more.
+    same = _same_grid(labels, image) if "spacing" not in file.unstated else _is_picture(image)
+    if labels.GetSize() != image.GetSize() or not same:
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
     if file.zeroed:
         raise InputError(f"{name} has voxels that are no numbers; write 0 or a label there.")
@@ -85,6 +87,11 @@ def _same_grid(labels: sitk.Image, image: sitk.Image) -> bool:
         and np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
         and np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
     )
+
+
+def _is_picture(image: sitk.Image) -> bool:
+    """Whether an image lies as one is read whose file does not say where it lies."""
+    return np.allclose(image.GetDirection(), np.eye(3).ravel()) and not any(image.GetOrigin())
 
 
 def _states_no_spacing(path: Path) -> bool:

@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Stages: model, reading, encoding, sampling, writing; the time left may be unknown.
+    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown.
 
     `note` is a sentence on how the run had to be changed, empty where it had not.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ FILES = (
     "probabilities.seq.nrrd",
     "regions.nrrd",
 )
-"""What a run may write beside its report; reports before version 0.5 do not list what theirs wrote."""
+"""What a run may write beside its report."""
 
 
 @contextlib.contextmanager
@@ -40,38 +41,58 @@ def made(folder: Path) -> Iterator[Path]:
         raise
 
 
-def require_unchanged(folder: Path) -> None:
-    """Raise InputError where a result of an earlier run was changed since: it could be a person's correction."""
-    for name, digest in (_earlier(folder) or {}).items():
-        path = folder / name
-        if digest is not None and path.is_file() and _digest(path) != digest:
-            raise InputError(
-                f"'{name}' in '{folder.name}' was changed after the run that wrote it; move it away, or choose another "
-                "folder."
-            )
+def require_ours(folder: Path) -> None:
+    """Raise InputError where a file that a run would replace is not as a run has left it: it could be a person's."""
+    problem = _foreign(folder)
+    if problem:
+        raise InputError(f"{problem}; move it away, or choose another folder.")
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
     """An empty folder for the results of a run; at the end its files take the place of the earlier run's in `folder`.
 
-    Files of an earlier run that have no successor are removed with its report. Where the work ends in an error, what
-    was there is as it was. Other files are not touched.
+    Files of an earlier run that have no successor go with its report; other files are not touched. Where the work ends
+    in an error, what was there is as it was. Raises InputError where somebody has changed a result meanwhile; the new
+    one then stays in a folder of its own, which the sentence names.
     """
-    part = folder / f".part-{uuid.uuid4().hex[:8]}"
+    mark = uuid.uuid4().hex[:8]
+    part, aside = folder / f".part-{mark}", folder / f".old-{mark}"
     try:
         part.mkdir()
         yield part
-        new = sorted(path.name for path in part.iterdir())
-        old = _earlier(folder)
-        if old is not None:
-            for name in (REPORT, *(name for name in old if name not in new)):
-                (folder / name).unlink(missing_ok=True)
+        problem = _foreign(folder)
+        if problem:
+            kept = folder / f"result-{mark}"
+            os.replace(part, kept)
+            raise InputError(f"{problem}; the new result is in '{kept.name}' there.")
+        _exchange(part, folder, aside)
+    finally:
+        for left in (part, aside):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchange(part: Path, folder: Path, aside: Path) -> None:
+    """Put the files of `part` in the place of the earlier run's, which wait in `aside` until all is done."""
+    new = sorted(path.name for path in part.iterdir())
+    old = [name for name in (REPORT, *FILES) if (folder / name).is_file()]
+    placed = []
+    aside.mkdir()
+    try:
+        for name in old:
+            replace(folder / name, aside / name)
         # The report last: a folder that has one is whole.
         for name in sorted(new, key=lambda name: name == REPORT):
             replace(part / name, folder / name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            placed.append(name)
+    except BaseException:
+        for name in placed:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        for name in reversed(old):
+            with contextlib.suppress(OSError):
+                replace(aside / name, folder / name)
+        raise
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -79,15 +100,29 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name in FILES}
 
 
-def _earlier(folder: Path) -> dict[str, str | None] | None:
-    """The results of the run whose report is in the folder, with their digests if they are known; None without one."""
+def _foreign(folder: Path) -> str:
+    """Which file is in a run's way, and why, words for a sentence; empty where none is."""
+    there = [name for name in (REPORT, *FILES) if os.path.lexists(folder / name)]
+    if not there:
+        return ""
+    listed = _listed(folder)
+    for name in there:
+        if listed is None or (name != REPORT and name not in listed):
+            return f"'{name}' in '{folder.name}' was not written by a run whose report is there"
+        if name != REPORT and (not (folder / name).is_file() or _digest(folder / name) != listed[name]):
+            return f"'{name}' in '{folder.name}' was changed after the run that wrote it"
+    return ""
+
+
+def _listed(folder: Path) -> dict[str, str] | None:
+    """The files of the run whose report is in the folder, with their digests; None without such a report.
+
+    Older reports list none: what lies beside them could be anybody's.
+    """
     try:
         report: Any = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        if not isinstance(report.get("model"), dict) or "schema" not in report:
-            return None
-        listed = report.get("files", dict.fromkeys(FILES))
-        return {name: digest for name, digest in listed.items() if name in FILES}
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return dict(report["files"]) if isinstance(report["model"], dict) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -32,6 +32,7 @@ from .request import Outcome, Preview, Progress, Request
 from .run_results import RunResults, finish
 from .sampler import Encoded, normalised, sample_seeds
 from .tiles import Tiling
+from .volume import VolumeFile
 
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
@@ -89,7 +90,9 @@ class _Run:
         self.device = torch.device("cpu")
 
     def go(self, models: ModelCache) -> Outcome:
-        result_folder.require_unchanged(self.request.output)
+        result_folder.require_ours(self.request.output)
+        with self._stage("reading"):
+            file = VolumeFile(self.request.volume, spacing=self.request.spacing)
         with self._stage("model"):
             self.device = choose_device(self.request.device)
             self.model = self._within_memory(partial(models.get, self.request.model, self.device))
@@ -110,7 +113,7 @@ class _Run:
             self.most = max(AUTO_SAMPLES[1], self.model.default_samples) if self.samples == "auto" else self.samples
             self.plan = MemoryPlan(self.model, self.device)
         with self._stage("reading"):
-            read = read_input(self.request, self.model.section["input_range"])
+            read = read_input(self.request, file, self.model.section["input_range"])
             image, self.input_sha256, self.warnings = read.image, read.sha256, read.warnings
             if "calibration" not in self.model.section and self.model.start is None:
                 self.warnings.append(NOT_FITTED)
@@ -374,4 +377,4 @@ class _Stage:
         self.start = time.monotonic()
 
     def __exit__(self, *exception: object) -> None:
-        self.run.timings[self.name] = time.monotonic() - self.start
+        self.run.timings[self.name] = self.run.timings.get(self.name, 0.0) + time.monotonic() - self.start

@@ -9,7 +9,6 @@ import errno
 import itertools
 import json
 import math
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,6 @@ import SimpleITK as sitk
 
 from . import memory
 from .errors import (
-    DiffusionSegmentationError,
     GeometryError,
     InputError,
     OutOfMemoryError,
@@ -28,7 +26,7 @@ from .errors import (
     is_out_of_memory,
     shown,
 )
-from .headers import DAMAGED, Stored, incomplete, read_header, unreadable
+from .headers import DAMAGED, Stored, incomplete, read_header, spacing_file, unreadable
 
 # ITK prints several lines about a file beside the one sentence that is raised here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -36,10 +34,13 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 Spacing = tuple[float, float, float]
 """Size of a voxel along i, j and k, mm."""
 
-STATES_BOTH = ("HDF5ImageIO", "MINCImageIO")
+STATES_BOTH = ("HDF5ImageIO", "MINCImageIO", "NiftiImageIO")
 STATES_SPACING = ("VTKImageIO", "GiplImageIO", "MRCImageIO", "StimulateImageIO", "LSMImageIO", "BioRadImageIO")
 """ITK's readers of formats that are not looked into here, by what a file of theirs states: spacing and orientation, or
 spacing alone; the others, such as TIFF, state neither."""
+
+WAYS = ("right to left", "left to right"), ("front to back", "back to front"), ("foot to head", "head to foot")
+"""Along L, P and S, and against them."""
 
 LARGEST_VALUE = 1e30
 """Beyond it differences of float32 values become infinite; no scanner gives such values, some programs mean "none"."""
@@ -112,8 +113,11 @@ class VolumeFile:
         self._reader, self.unstated = reader, unstated(path, stored)
         self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing)
         dimensions = len(reader.GetSize())
-        self.direction = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3].ravel().tolist()
-        self.read_spacing = reader.GetSpacing()[:3]
+        steps = np.array(reader.GetSpacing()[:3])
+        self.read_spacing = np.abs(steps)
+        # ITK puts the sign of a negative spacing into the direction when it reads the voxels.
+        direction = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3] * np.where(steps < 0, -1, 1)
+        self.direction = direction.ravel().tolist()
         self.assumed = self._assumed(stored, _require_place(reader, stored, self.spacing, name))
         self._stored, self._voxels = stored, math.prod(reader.GetSize())
         self._bytes = self._voxels * (
@@ -144,9 +148,12 @@ class VolumeFile:
         # While it reads NIfTI, ITK holds what is stored twice beside the result.
         memory.require(max(2 * self._bytes + 4 * self._voxels, BLUR_BYTES * self._voxels), self.name)
         # Last, because it takes long where a NIfTI file is compressed.
-        if not self._stored.unpacks_to(self._bytes):
+        zeroed = self._stored.unpacked(self._bytes)
+        if zeroed is None:
             raise incomplete(self.name)
-        self.zeroed = self._stored.not_finite(self._voxels)
+        self.zeroed = zeroed
+        if self._stored.stage is not None:
+            self._staged(self._stored, voxels=True)
         image = _executed(self._reader, self.name, pixel_type)
         if self.spacing != image.GetSpacing() and "spacing" in self.unstated:
             image.SetSpacing(self.spacing)
@@ -159,15 +166,19 @@ class VolumeFile:
             reader.SetImageIO(stored.reader)
         if stored.stage is not None:
             self._folder = tempfile.TemporaryDirectory(prefix="diffusion-segmentation-")
-            try:
-                path = stored.stage(Path(self._folder.name))
-            except DAMAGED as error:
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise InputError(f"{self.name} needs room on the disk for a copy; free some space.") from error
-                raise incomplete(self.name) from error
+            path = self._staged(stored, voxels=False)
         reader.SetFileName(itk_name(path))
         reader.ReadImageInformation()
         return reader
+
+    def _staged(self, stored: Stored, voxels: bool) -> Path:
+        """The copy that ITK reads in the file's place, at first of its header alone."""
+        try:
+            return stored.stage(Path(self._folder.name), voxels)
+        except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(f"{self.name} needs room on the disk for a copy; free some space.") from error
+            raise incomplete(self.name) from error
 
     def _voxel_size(self, path: Path, given: Spacing | None) -> Spacing:
         """The spacing that counts. Raises GeometryError where there is none or the file contradicts `given`."""
@@ -186,41 +197,16 @@ class VolumeFile:
         return tuple(map(float, found))
 
     def _assumed(self, stored: Stored, used: str) -> list[str]:
-        sentences = []
+        sentences = [f"{self.name} {words}." for words in (stored.note, used) if words]
         if "orientation" in self.unstated:
+            # Which way each axis runs for ITK: the largest part of its direction in L, P, S.
+            columns = np.reshape(self.direction, (3, 3)).T
+            runs = [WAYS[int(np.abs(axis).argmax())][int(axis[np.abs(axis).argmax()] < 0)] for axis in columns]
             sentences.append(
-                f"{self.name} does not state its orientation, so its axes were taken to run from right to left, front "
-                "to back and foot to head; check left and right against the image."
+                f"{self.name} does not state its orientation, so its axes were taken to run from {', '.join(runs[:2])} "
+                f"and {runs[2]}; check left and right against the image."
             )
-        if used:
-            sentences.append(f"{self.name} {used}.")
         return sentences
-
-
-def left_open(path: Path, image: sitk.Image) -> list[str]:
-    """What the file leaves open that `image` was loaded from, one sentence each.
-
-    Nothing where the image lies elsewhere than the file says, because a person has placed it since, or where the file
-    cannot be read any more.
-    """
-    # Without its name: files of patients are often called after them, and reports are handed on.
-    name = "The file of the volume"
-    try:
-        spaceless = "spacing" in unstated(path, read_header(path, name))
-        file = VolumeFile(path, "file", image.GetSpacing() if spaceless else None)
-    except (OSError, RuntimeError, DiffusionSegmentationError):
-        return []
-    if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
-        return []
-    assumed = [sentence.replace(file.name, name) for sentence in file.assumed]
-    if not spaceless or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
-        return assumed
-    shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
-    return [
-        *assumed,
-        f"{name} does not say how large its voxels are, and they were taken to be {shown} mm; correct them if they are "
-        "not.",
-    ]
 
 
 def unstated(path: Path, stored: Stored) -> tuple[str, ...]:
@@ -234,13 +220,12 @@ def unstated(path: Path, stored: Stored) -> tuple[str, ...]:
 
 
 def _spacing_beside(path: Path) -> Spacing | None:
-    """The voxel size that nnU-Net keeps beside a TIFF: CASE.json, {"spacing": [k, j, i]}, for CASE.tif, CASE_0000.tif.
+    """The voxel size of a TIFF as nnU-Net keeps it: {"spacing": [k, j, i]} in a file of its own.
 
     Raises GeometryError where such a file has no three positive numbers.
     """
-    stem = re.sub(r"\.tiff?$", "", path.name, flags=re.IGNORECASE)
-    beside = path.with_name(re.sub(r"_\d{4}$", "", stem) + ".json")
-    if stem == path.name or not beside.is_file():
+    beside = spacing_file(path)
+    if beside is None:
         return None
     try:
         steps = [float(step) for step in json.loads(beside.read_text(encoding="utf-8-sig"))["spacing"]]
@@ -308,9 +293,11 @@ def _require_place(reader: sitk.ImageFileReader, stored: Stored, spacing: Spacin
         return ""
     turned = np.linalg.inv(stored.affines[used][:3, :3]) @ stored.affines[other][:3, :3]
     angle = math.degrees(math.acos(np.clip((np.trace(turned) - 1) / 2, -1, 1)))
+    skewed = abs(np.linalg.det(stored.affines[other][:3, :3] / np.linalg.norm(stored.affines[other][:3, :3], axis=0)))
+    sheared = ", which is sheared," if skewed < LEAST_DETERMINANT else ""
     return (
         f"has two places in its header, {angle:.0f} degrees and up to {away[other]:.0f} mm apart; its {used} was used "
-        f"and its {other} left aside"
+        f"and its {other}{sheared} left aside"
     )
 
 

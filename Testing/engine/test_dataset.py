@@ -135,8 +135,8 @@ SAME_NAMES = {
 @pytest.mark.parametrize("case", SAME_NAMES)
 def test_a_case_is_known_by_its_whole_path(tmp_path, case):
     images = SAME_NAMES[case]
-    touch(*(tmp_path / image for image in images), tmp_path / "l.nii")
-    write(tmp_path, training=[{"image": image, "label": "l.nii"} for image in images], **DECATHLON)
+    touch(*(tmp_path / image for image in images), *(tmp_path / f"l{n}.nii" for n in range(len(images))))
+    write(tmp_path, training=[{"image": image, "label": f"l{n}.nii"} for n, image in enumerate(images)], **DECATHLON)
     names = [found.name for found in read_dataset(tmp_path).training]
     assert len(set(names)) == 2 and all(name.endswith(("T1", "1")) for name in names)
 
@@ -152,9 +152,56 @@ EQUAL = {
 
 @pytest.mark.parametrize("case", EQUAL)
 def test_what_cannot_be_told_apart_is_refused(tmp_path, case):
-    touch(*(tmp_path / image for image in EQUAL[case]), tmp_path / "l.nii")
-    write(tmp_path, training=[{"image": image, "label": "l.nii"} for image in EQUAL[case]], **DECATHLON)
-    assert f"{len(EQUAL[case])} cases with the name 'a'" in refusal(tmp_path)
+    touch(*(tmp_path / image for image in EQUAL[case]), *(tmp_path / f"l{n}.nii" for n in range(3)))
+    pairs = [{"image": image, "label": f"l{n}.nii"} for n, image in enumerate(EQUAL[case])]
+    write(tmp_path, training=pairs, **DECATHLON)
+    assert f"the name 'a' {len(EQUAL[case])} times" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[("a", "l"), ("b", "l")], [("a", "a")], [("a", "b"), ("b", "c")], [("a", ["l", "l"])], [("a", "l"), ("a", "m")]],
+)
+def test_one_file_for_two_purposes_is_refused(tmp_path, pairs):
+    touch(*(tmp_path / name for name in "abclm"))
+    write(tmp_path, training=[{"image": image, "label": label} for image, label in pairs], **DECATHLON)
+    assert "times among its cases" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "ignore": 1, "a": 2}, "reserves for the highest number"),
+        ({"background": 0, "ignore": 1}, "beside one structure or more"),
+        ({"a": 0, "background": 1}, "number background 0"),
+        ({"0": "a", "1": "Background"}, "number background 0"),
+        ({"background": 0, "a": 1, "A ": 2}, "nothing but capitals or signs"),
+        ({"background": 0, "a": 1.7}, "numbers from 0"),
+    ],
+)
+def test_labels_that_mean_what_nobody_asked_are_refused(tmp_path, labels, words):
+    touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
+    write(tmp_path, labels=labels)
+    assert words in refusal(tmp_path)
+
+
+LAYOUTS = {
+    "a name with rater in it": (["case_rater_01_0000.nii"], ["case_rater_01.nii"]),
+    "and with raters": (["case_rater_01_0000.nii"], ["case_rater_01_rater1.nii", "case_rater_01_rater2.nii"]),
+    "a header with its data in .img": (["p_0000.nii"], ["p.nhdr", "p.img"]),
+    "seg in a name": (["a.seg_0000.nii.gz"], ["a.seg.nii.gz"]),
+    "dots": (["sub.1.v2_0000.nii.gz"], ["sub.1.v2.nii.gz"]),
+    "a case called 0000": (["0000_0000.nii"], ["0000.nii"]),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_names_that_look_like_something_else(tmp_path, case):
+    images, labels = LAYOUTS[case]
+    touch(*(tmp_path / "imagesTr" / name for name in images), *(tmp_path / "labelsTr" / name for name in labels))
+    write(tmp_path, **NNUNET)
+    (found,) = read_dataset(tmp_path).training
+    assert len(found.labels) == len([name for name in labels if not name.endswith(".img")])
 
 
 TWO_LABELS = {
@@ -180,8 +227,6 @@ def test_only_files_of_raters_are_several_labels(tmp_path, case):
         ({"background": 0, "a": 1, "ignore": 2}, ("a",), 2),
         ({"0": "background", "1": "a", "2": "Ignore"}, ("a",), 2),
         ({"ignore": 3, "b": 2, "a": 1, "background": 0}, ("a", "b"), 3),
-        ({"background": 0, "ignore": 1, "a": 2}, ("ignore", "a"), None),  # nnU-Net reserves the highest number only
-        ({"background": 0, "ignore": 1}, ("ignore",), None),  # nothing would be left to learn
         ({"background": 0, "a": 1, "ignored": 2}, ("a", "ignored"), None),
     ],
 )
@@ -196,7 +241,23 @@ def test_the_label_that_is_to_be_ignored_is_no_structure(tmp_path, labels, names
     ("text", "modality"),
     [
         *((text, "CT") for text in ("CT", "ct", "CT (portal venous)", "LDCT", "cone-beam CBCT", "computed tomography")),
-        *((text, "MR") for text in ("MRI", "T1 bias-corrected", "FLAIR", "T2w DIRECT", "T1_MPRAGE", "MR-fractional")),
+        *(
+            (text, text)
+            for text in ("SPECT/CT", "PET/CT", "MR-CT fused", "T1 registered to CT", "non-CT", "CT perfusion")
+        ),
+        *(
+            (text, "MR")
+            for text in (
+                "MRI",
+                "T1 bias-corrected",
+                "FLAIR",
+                "T2w DIRECT",
+                "T1_MPRAGE",
+                "MR-fractional",
+                "T2FLAIR",
+                "MP2RAGE",
+            )
+        ),
         *((text, text) for text in ("PET", "SPECT", "ultrasound", "OCT", "direct", "octopus", "emission tomography")),
         ("two\nlines", "not stated"),
         ("", "not stated"),

@@ -32,7 +32,6 @@ FILLED = {
     "Hounsfield": (head(), -1024),
     "one below zero": (head(), -1),
     "float": (head() / 1000, -1000.0),
-    "CT, -3024": (ct(), -3024),
     "CT, 16 bits": (ct(), -32768),
     "standardised": ((head() - 200) / 300, -100.0),
 }
@@ -71,6 +70,9 @@ NOT_FILLED = {
     "a stripped brain less its mean": (np.where(head() > 100, head(), 0) - 300).astype(np.float32),
     "CT": ct(),
     "CT with air cut at -1024": np.maximum(ct() - 40, -1024),
+    "CT, -3024 outside its field of view": np.where(outside(), np.float32(-3024), ct()),
+    "a close crop of a CT": np.where(head() < 100, np.float32(-1024), head() / 2 - np.where(head() < 500, 1000, 0)),
+    "a stripped brain, standardised": np.where(head() > 300, (head() - 600) / 150, -600 / 150).astype(np.float32),
     "one damaged voxel": np.where(np.arange(head().size).reshape(head().shape) == 5, -32768, head()),
     "noise about zero": np.random.default_rng(0).normal(0, 1, (40, 44, 48)).astype(np.float32),
     "constant": np.full((8, 8, 8), -5, np.float32),

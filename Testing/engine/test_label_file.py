@@ -120,6 +120,9 @@ def test_overlapping_segments_are_refused(tmp_path: Path, image: sitk.Image) -> 
 
 def test_a_picture_of_labels_has_its_images_grid(tmp_path: Path, image: sitk.Image) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "l.tif"))
+    assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image), "the image says how it lies"
+    sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "image.tif"))
+    image = read_volume(tmp_path / "image.tif", (2, 2, 5), told=lambda sentence: None)
     np.testing.assert_array_equal(read_labels(tmp_path / "l.tif", image, NAMES), LABELS)
     sitk.WriteImage(sitk.GetImageFromArray(LABELS[1:]), str(tmp_path / "l.tif"))
     assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image)

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_segmentation import result_folder, results
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
-from diffusion_segmentation.result_folder import FILES, digests, made, require_unchanged, writing
+from diffusion_segmentation.result_folder import FILES, digests, made, require_ours, writing
 
 ALL = FILES
 FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
@@ -28,43 +28,57 @@ def held(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_second_run_leaves_no_file_of_the_first(tmp_path: Path, listed: bool) -> None:
-    run(tmp_path, ALL, "first", listed)
+def test_a_second_run_leaves_no_file_of_the_first(tmp_path: Path) -> None:
+    run(tmp_path, ALL, "first")
     assert held(tmp_path) == {*ALL, "report.json"}
-    run(tmp_path, FEW, "second", listed)
+    run(tmp_path, FEW, "second")
     assert held(tmp_path) == {*FEW, "report.json"}
     assert all((tmp_path / name).read_text() == f"second {name}" for name in FEW)
 
 
-def test_peoples_files_are_not_touched(tmp_path: Path) -> None:
+def test_other_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "samples.seq.nrrd").write_text("mine, too")  # no report says that a run wrote it
     (tmp_path / "mine").mkdir()
     run(tmp_path, FEW, "first")
     run(tmp_path, FEW, "second")
-    assert held(tmp_path) == {*FEW, "report.json", "notes.txt", "samples.seq.nrrd", "mine"}
-    assert (tmp_path / "samples.seq.nrrd").read_text() == "mine, too"
+    assert held(tmp_path) == {*FEW, "report.json", "notes.txt", "mine"}
+
+
+FOREIGN = {
+    "a mask": lambda f: (f / "segmentation.seg.nrrd").write_text("mine"),
+    "what this run would not write": lambda f: (f / "samples.seq.nrrd").write_text("mine"),
+    "a report": lambda f: (f / "report.json").write_text('{"title": "my paper"}'),
+    "a report that is no JSON": lambda f: (f / "report.json").write_text("[" * 100_000),
+    "a folder": lambda f: (f / "entropy.nrrd").mkdir(),
+    "a link to nowhere": lambda f: (f / "entropy.nrrd").symlink_to(f / "nowhere"),
+    "the result of an older version": lambda f: run(f, ALL, "old", listed=False),
+    "a result whose report is gone": lambda f: (run(f, ALL, "old"), (f / "report.json").unlink()),
+    "a file beside a run's": lambda f: (run(f, FEW, "old"), (f / "regions.nrrd").write_text("mine")),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_no_run_has_left_is_not_replaced(tmp_path: Path, case: str) -> None:
+    FOREIGN[case](tmp_path)
+    before = held(tmp_path)
+    with pytest.raises(InputError, match="; move it away, or choose another folder.$"):
+        require_ours(tmp_path)
+    with pytest.raises(InputError, match="; the new result is in 'result-") as caught:
+        run(tmp_path, FEW, "new")
+    (kept,) = held(tmp_path) - before
+    assert f"'{kept}'" in str(caught.value) and held(tmp_path / kept) == {*FEW, "report.json"}
+    assert held(tmp_path) == before | {kept}
 
 
 @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"])
 def test_a_result_that_somebody_has_changed_is_not_written_over(tmp_path: Path, name: str) -> None:
     run(tmp_path, ALL, "first")
-    require_unchanged(tmp_path)
+    require_ours(tmp_path)
     (tmp_path / name).write_text("corrected by hand")
     with pytest.raises(InputError, match=f"'{name}' in .* was changed .*; move it away"):
-        require_unchanged(tmp_path)
+        require_ours(tmp_path)
     (tmp_path / name).unlink()
-    require_unchanged(tmp_path)
-
-
-@pytest.mark.parametrize("report", ["", "{", "[]", '{"model": 1}', '{"schema": 1}', "[" * 100_000])
-def test_a_report_that_is_none_of_ours_claims_nothing(tmp_path: Path, report: str) -> None:
-    (tmp_path / "report.json").write_text(report)
-    (tmp_path / "samples.seq.nrrd").write_text("mine")
-    require_unchanged(tmp_path)
-    run(tmp_path, FEW, "run")
-    assert (tmp_path / "samples.seq.nrrd").read_text() == "mine"
+    require_ours(tmp_path)
 
 
 def test_a_run_that_fails_leaves_the_earlier_result_whole(tmp_path: Path) -> None:
@@ -76,17 +90,34 @@ def test_a_run_that_fails_leaves_the_earlier_result_whole(tmp_path: Path) -> Non
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("fails", range(1, 11))
+def test_a_replacement_that_fails_half_way_is_taken_back(tmp_path: Path, monkeypatch, fails: int) -> None:
+    run(tmp_path, ALL, "first")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls = []
+
+    def failing(partial: Path, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == fails:
+            raise PermissionError("held open by another program")
+        partial.replace(path)
+
+    monkeypatch.setattr(result_folder, "replace", failing)
+    with pytest.raises(PermissionError):
+        run(tmp_path, FEW, "second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_report_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, ALL, "first")
 
-    def killed(partial: Path, path: Path) -> None:
-        assert not (tmp_path / "report.json").exists(), "a folder with a report is whole"
+    def watched(partial: Path, path: Path) -> None:
         partial.replace(path)
+        if (tmp_path / "report.json").exists():
+            assert held(tmp_path) >= {*FEW, "report.json"}, "a folder with a report is whole"
 
-    monkeypatch.setattr(result_folder, "replace", killed)
-    with writing(tmp_path) as part:
-        for name in (*FEW, "report.json"):
-            (part / name).write_text("{}")
+    monkeypatch.setattr(result_folder, "replace", watched)
+    run(tmp_path, FEW, "second")
 
 
 def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_progress_goes_through_the_stages_and_counts_down(request_for):
     seen = []
     segment(request_for(), progress=seen.append)
     stages = list(dict.fromkeys(now.stage for now in seen))
-    assert stages == ["model", "reading", "encoding", "sampling", "writing"]
+    assert stages == ["reading", "model", "encoding", "sampling", "writing"]
     steps = [(now.sample, now.step) for now in seen if now.step]
     assert steps == [(sample, step) for sample in range(1, 5) for step in range(1, 4)]
     assert [now.seconds_left for now in seen if now.step][-1] == 0

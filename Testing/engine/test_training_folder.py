@@ -12,6 +12,7 @@ from diffusion_segmentation.dataset import Case
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.label_file import IGNORED
 from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.study import tasks
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.defaults import labels
 from diffusion_segmentation.training.folder import Folder, _place
@@ -314,11 +315,42 @@ def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
     assert all(g is None or g.abs().max() < 1e-6 for g in gradient)
 
 
+def test_the_dice_term_does_not_see_what_is_ignored():
+    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
+    task = Segmenter(*models.build(network, 2), 2, Optimisation(dice_weight=1.0), 0.5, lambda: 0.0)
+    truth = torch.randint(0, 2, (1, 8, 4, 4, 4))
+    answer = torch.stack([truth == 0, truth == 1], 1).float().mul(40).sub(20).flatten(1, 2)
+    assert task._dice_loss(answer, truth) < 0.01
+    wrong = answer.clone().unflatten(1, (2, 8))
+    wrong[:, :, :4] *= -1
+    some = truth.clone()
+    some[:, :4] = IGNORED
+    assert task._dice_loss(wrong.flatten(1, 2), some) < 0.01 < 0.3 < task._dice_loss(wrong.flatten(1, 2), truth)
+
+
+def test_a_study_on_a_folder_begins_anew_when_a_label_is_corrected(folder, tmp_path):
+    sizes = tasks.Sizes(train=16, validation=16, test=4)
+    first = tasks.prepare(str(folder), tmp_path / "cache", sizes)
+    again = tasks.prepare(str(folder), tmp_path / "cache", sizes)
+    assert (first.content, first.folder) == (again.content, again.folder) and first.name == "Balls"
+    volumes = first.arrays(tasks.TRAIN)[1].sum()
+    for path in (folder / "labelsTr").iterdir():
+        label = sitk.ReadImage(path)
+        sitk.WriteImage(sitk.BinaryDilate(label, [2, 2, 2]), path)
+    corrected = tasks.prepare(str(folder), tmp_path / "cache", sizes)
+    assert corrected.content != first.content and corrected.arrays(tasks.TRAIN)[1].sum() > 1.2 * volumes
+    changed(folder, {"labels": {"background": 0, "ball": 1, "ignore": 2}})
+    with pytest.raises(InputError, match="A study needs every voxel labelled"):
+        tasks.prepare(str(folder), tmp_path / "cache", sizes)
+
+
 def test_from_files_to_a_segmentation(folder, tmp_path, capsys):
+    (folder / "imagesTr" / "unlabelled_0000.nii.gz").write_bytes(b"")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(merged(SMALL, {"optimisation": {"dice_weight": 0.5}})), encoding="utf-8")
     output = train.main(str(folder), tmp_path / "model", config)
     said = capsys.readouterr().err
+    assert "1 images in imagesTr have no label and are left out" in said
     assert "will not be calibrated" in said and "training on 4 cases; held out: case" in said
     section = models.load(output).section
     names = section["training"]["data"]

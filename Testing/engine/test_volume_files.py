@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from volume_files import SAME, VOXELS, nifti
 from diffusion_segmentation import volume
 from diffusion_segmentation.content import content
 from diffusion_segmentation.errors import GeometryError, InputError
-from diffusion_segmentation.volume import VolumeFile, left_open, read_volume
+from diffusion_segmentation.input_volume import left_open
+from diffusion_segmentation.volume import VolumeFile, read_volume
 
 OTHER = VOXELS[::-1, ::-1] * 7 + 3
 
@@ -42,6 +44,7 @@ TWINS = {
     "a pair beside plain": ("head.hdr", "head.nii"),
     "the voxels of a pair beside plain": ("head.img", "head.nii"),
     "capitals": ("head.nii.gz", "head.NII"),
+    "mixed capitals": ("head.Nii", "head.nii.gz"),
     "a plain file whose name has two endings": ("head.nii.nii.gz", "head.nii.nii"),
 }
 
@@ -61,6 +64,23 @@ def test_two_candidates_for_the_other_half_of_a_pair_are_refused(tmp_path: Path)
     path = nifti(tmp_path / "head.hdr")
     shutil.copy(tmp_path / "head.img", tmp_path / "head.img.gz")
     assert "two other halves, 'head.img' and 'head.img.gz'" in refusal(path)
+
+
+@pytest.mark.parametrize("ends", [("hdr", "IMG"), ("Hdr", "Img"), ("HDR", "img"), ("HDR", "IMG")])
+def test_halves_of_a_pair_are_found_whatever_their_capitals(tmp_path: Path, ends: tuple[str, str], capfd) -> None:
+    nifti(tmp_path / "a.hdr")
+    for old, new in zip(("hdr", "img"), ends, strict=True):
+        (tmp_path / f"a.{old}").rename(tmp_path / f"b.{new}")
+    for end in ends:
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / f"b.{end}")), VOXELS)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["a.NII", "a.Nii", "a.nii.GZ", "a.NII.GZ"])
+def test_capitals_in_the_ending_are_read_without_a_word(tmp_path: Path, name: str, capfd) -> None:
+    path = nifti(tmp_path / name, compressed=name.lower().endswith("gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(path)), VOXELS)
+    assert capfd.readouterr().err == ""
 
 
 def test_other_formats_are_not_taken_for_a_nifti_file_of_their_name(tmp_path: Path) -> None:
@@ -125,12 +145,14 @@ def analyze(path: Path) -> Path:
     return path
 
 
-def without(path: Path, *fields: bytes, add: bytes = b"") -> Path:
-    """A file whose text header loses these lines; `add` spacings are put in their place."""
+def without(path: Path, *fields: bytes, add: bytes = b"", keep: bytes = b"") -> Path:
+    """A file whose text header loses these lines; spacings with `add`, or the lines `keep`, are put in their place."""
     raw = path.read_bytes()
     end = raw.index(b"\n\n") if b"\n\n" in raw[:2000] else raw.index(b"ElementDataFile")
     lines = [line for line in raw[:end].split(b"\n") if not line.startswith(fields)]
-    path.write_bytes(b"\n".join([*lines, *([b"spacings: 2 2 2"] if add else [])]) + raw[end:])
+    at = next((n + 1 for n, line in enumerate(lines) if line.startswith(b"dimension")), len(lines))
+    more = [b"spacings: 2 2 2"] * bool(add) + [keep] * bool(keep)
+    path.write_bytes(b"\n".join([*lines[:at], *more, *lines[at:]]) + raw[end:])
     return path
 
 
@@ -140,6 +162,42 @@ def test_what_states_no_orientation_is_read_with_a_warning(tmp_path: Path, kind:
     (sentence,) = said(path)
     assert f"'{path.name}' does not state its orientation" in sentence and "left and right" in sentence
     assert read_volume(path).GetSpacing() == (2, 2, 2)
+
+
+WAYS = {
+    "negative spacings": (lambda f: nifti(f / "a.nii", sform=None, spacing=(-2, -2, -2)), None),
+    "NRRD without a space": (
+        lambda f: without(written(f / "a.nrrd"), b"space:", keep=b"space dimension: 3"),
+        "right to left, front to back and foot to head",
+    ),
+    "a space of the scanner": (
+        lambda f: without(written(f / "a.nrrd"), b"space:", keep=b"space: scanner-xyz"),
+        "right to left, front to back and foot to head",
+    ),
+    "the other way": (
+        lambda f: without(
+            written(f / "a.nrrd"),
+            b"space:",
+            b"space directions:",
+            keep=b"space dimension: 3\nspace directions: (0,-2,0) (-2,0,0) (0,0,-2)",
+        ),
+        "back to front, left to right and head to foot",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WAYS)
+def test_the_warning_says_which_way_the_axes_were_taken_to_run(tmp_path: Path, case: str) -> None:
+    make, wanted = WAYS[case]
+    path, spacing = make(tmp_path), (2, 2, 2) if wanted is None else None
+    (sentence,) = said(path, spacing=spacing)
+    assert "does not state its orientation" in sentence and (wanted is None or wanted in sentence)
+    direction = np.reshape(read_volume(path, spacing).GetDirection(), (3, 3))
+    along = {"right to left": 0, "left to right": 0, "front to back": 1, "back to front": 1}
+    words = sentence.partition("run from ")[2].partition(";")[0].replace(" and ", ", ").split(", ")
+    for axis, way in zip(direction.T, words, strict=True):
+        assert np.abs(axis).argmax() == along.get(way, 2)
+        assert (axis[np.abs(axis).argmax()] > 0) == (way in ("right to left", "front to back", "foot to head"))
 
 
 def test_what_states_its_orientation_is_read_without_a_word(tmp_path: Path) -> None:
@@ -173,6 +231,8 @@ def test_one_of_two_places_is_taken_with_a_warning(tmp_path: Path) -> None:
     (sentence,) = said(nifti(tmp_path / "a.nii", sform=TURNED, qform=(0, 0, 0)))
     assert "two places in its header, 20 degrees" in sentence and "was used" in sentence
     # Rounding is no second place.
+    assert said(nifti(tmp_path / "c.nii", spacing=(2, 2, 2.015), qform=(0, 0, 0))) == []
+    refusal(nifti(tmp_path / "d.nii", spacing=(2, 2, 2.03), qform=(0, 0, 0)))
     assert said(nifti(tmp_path / "b.nii", sform=SAME * 1.0005, qform=(0, 0, 1e-4))) == []
 
 
@@ -187,6 +247,38 @@ def sheared(amount: float, axis: int = 1) -> np.ndarray:
 def test_shear_is_named_with_its_angle_and_a_remedy(tmp_path: Path, options: dict, axis: int) -> None:
     sentence = refusal(nifti(tmp_path / "a.nii", sform=sheared(0.24, axis), **options))
     assert "sheared sform, its axes meet at 83 degrees" in sentence and "Resample" in sentence
+
+
+@pytest.mark.parametrize("sform", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.diag([2.0, 2, 0])])
+def test_an_sform_that_is_none_is_left_aside_for_a_good_qform(tmp_path: Path, sform: np.ndarray, capfd) -> None:
+    path = nifti(tmp_path / "a.nii", sform=sform, qform=(0, 0, 0))
+    (sentence,) = said(path)
+    assert "an sform without extent, so its qform was used" in sentence and capfd.readouterr().err == ""
+    assert read_volume(path).GetSpacing() == (2, 2, 2)
+    refusal(nifti(tmp_path / "b.nii", sform=sform))
+
+
+def test_a_sheared_sform_beside_a_qform_is_named(tmp_path: Path) -> None:
+    (sentence,) = said(nifti(tmp_path / "a.nii", sform=sheared(0.19), qform=(0, 0, 0)))
+    assert "its qform was used and its sform, which is sheared, left aside" in sentence
+
+
+HUGE = {
+    "a scale": lambda raw: struct.pack_into("<d", raw, 176, 1e300),
+    "a voxel size": lambda raw: struct.pack_into("<d", raw, 104 + 32, 1e300),
+    "a row of the sform": lambda raw: struct.pack_into("<d", raw, 400, 1e300),
+    "a code": lambda raw: struct.pack_into("<i", raw, 344, 70_000),
+    "an offset": lambda raw: struct.pack_into("<q", raw, 168, 2**61),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_numbers_of_a_nifti2_header_that_are_too_large_are_refused(tmp_path: Path, case: str) -> None:
+    path = nifti(tmp_path / "a.nii", version=2)
+    raw = bytearray(path.read_bytes())
+    HUGE[case](raw)
+    path.write_bytes(raw)
+    refusal(path)
 
 
 def test_a_shear_below_half_a_voxel_is_read_where_the_voxels_lie(tmp_path: Path) -> None:
@@ -279,6 +371,49 @@ def test_what_a_scenes_file_leaves_open_is_said_without_its_name(tmp_path: Path)
     assert left_open(tmp_path / "gone.nii", image) == left_open(nifti(tmp_path / "b.nii"), image) == []
 
 
+CONTRADICTORY = {
+    "scale": {"spacing": (1, 1, 1)},
+    "mirror": {"flip": -1},
+    "the other mirror": {"sform": np.diag([-2.0, 2, 2])},
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTORY)
+def test_a_contradiction_of_the_file_is_refused_in_a_scene_unless_it_was_settled(tmp_path: Path, case: str) -> None:
+    path = nifti(tmp_path / "Patient.nii", **{"qform": (0, 0, 0), **CONTRADICTORY[case]})
+    image = sitk.ReadImage(str(path))  # as Slicer does
+    with pytest.raises(GeometryError, match="^The file of the volume (has voxels|is mirrored)"):
+        left_open(path, image)
+    image.SetSpacing((2.5, 2.5, 2.5))
+    assert left_open(path, image) == []
+
+
+def test_other_units_of_a_scenes_file_are_said(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nrrd")
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"kinds:", b'space units: "um" "um" "um"\nkinds:'))
+    assert left_open(path, sitk.ReadImage(str(path))) == [
+        "The file of the volume is not measured in mm; convert it to mm."
+    ]
+
+
+def test_a_voxel_size_beside_a_tiff_is_part_of_its_content(tmp_path: Path) -> None:
+    path, beside = written(tmp_path / "c_0000.tif"), tmp_path / "c.json"
+    beside.write_text('{"spacing": [1, 1, 1]}')
+    before = content(path)
+    beside.write_text('{"spacing": [3, 1, 1]}')
+    assert content(path) != before
+
+
+def test_a_header_is_looked_at_without_copying_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    monkeypatch.setattr("shutil.copyfileobj", lambda source, target: copied.append(target))
+    for path in (nifti(tmp_path / "a.nii", version=2), nifti(tmp_path / "b.nii.gz"), analyze(tmp_path / "c.hdr")):
+        nifti(tmp_path / f"{path.name[0]}.nia")  # a twin
+        assert VolumeFile(path).size == (24, 22, 20)
+    assert copied == []
+
+
 def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.hdr")
     before = content(path)
@@ -296,6 +431,7 @@ def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_itk_takes_for_0_in_nifti_is_said(tmp_path: Path, options: dict, value: float) -> None:
     voxels = VOXELS.copy()
+    voxels = voxels[:19, :21, :23]  # an odd number of them
     voxels[[0, 5, -1], [0, 6, -1], [0, 7, -1]] = value
     for name in ("a.nii", "a.nii.gz"):
         path = nifti(tmp_path / name, voxels, **options)

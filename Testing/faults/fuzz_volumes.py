@@ -93,6 +93,15 @@ def nifti(data: bytes) -> bytes:
     return bytes(header) + data
 
 
+def nifti2(data: bytes) -> bytes:
+    header = bytearray(544)
+    struct.pack_into("<i8s2h8q", header, 0, 540, b"n+2\0\r\n\x1a\n", 4, 16, 3, 6, 5, 4, 1, 1, 1, 1)
+    struct.pack_into("<8dq2d", header, 104, 1, 2, 3, 4, 0, 0, 0, 0, 544, 1, 0)
+    struct.pack_into("<2i6d12d", header, 344, 1, 1, 0, 0, 0, 10, 20, 30, 2, 0, 0, 10, 0, 3, 0, 20, 0, 0, 4, 30)
+    struct.pack_into("<i", header, 500, 2)
+    return bytes(header) + data
+
+
 def meta(data: bytes, *more: str, file: str = "LOCAL") -> bytes:
     header = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False", *more]
     header += ["TransformMatrix = 1 0 0 0 1 0 0 0 1", "Offset = 10 20 30", "ElementSpacing = 2 3 4", "DimSize = 6 5 4"]
@@ -115,7 +124,7 @@ def sound_files() -> dict[str, list[bytes]]:
             nrrd(b"", "raw", "data file: s%d.raw 0 3 1"),
             nrrd(b"", "raw", "data file: LIST", *[f"s{k}.raw" for k in range(4)])[:-1],
         ],
-        "nii": [nifti(raw)],
+        "nii": [nifti(raw), nifti2(raw)],
         "nii.gz": [gzip.compress(nifti(raw))],
         "mha": [meta(raw), meta(packed, "CompressedData = True", f"CompressedDataSize = {len(packed)}")],
         "mhd": [meta(b"", file="d.raw"), meta(b"", file="LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw")],
@@ -169,11 +178,13 @@ def _extreme_word(rng: random.Random, content: bytearray) -> bytearray:
         [
             ("<h", (0, -1, 1, 7, 8, 32767, -32768, 256)),
             ("<i", (0, -1, 2**31 - 1, -(2**31), 348, 540)),
+            ("<d", (0.0, -1.0, 1e300, float("nan"), float("inf"))),
+            ("<q", (0, -1, 2**62, 40_000)),
             ("<f", (0.0, -1.0, 1e30, 1e-40, float("nan"), float("inf"), -352.0, 2.0**62)),
             (">h", (1, 7, 32767)),
         ]
     )
-    struct.pack_into(form, content, 2 * rng.randrange((min(len(content), 360) - 8) // 2), rng.choice(values))
+    struct.pack_into(form, content, 2 * rng.randrange((min(len(content), 550) - 8) // 2), rng.choice(values))
     return content
 
 

@@ -396,7 +396,7 @@ def after_seconds(seconds: float) -> Callable[[Slicer, dict[str, Any]], Any]:
 
 
 BOUNDARIES: dict[str, Callable[[Slicer, dict[str, Any]], Any]] = {
-    **{f"stage {stage}": after_stage(stage) for stage in ("model", "reading", "encoding", "sampling", "writing")},
+    **{f"stage {stage}": after_stage(stage) for stage in ("reading", "model", "encoding", "sampling", "writing")},
     **{f"preview of {samples}": after_preview(samples) for samples in (0, 1, 2, 4)},
     "consensus written": after_file("segmentation.seg.nrrd"),
     "masks half written": after_file("samples.seq.part.nrrd"),

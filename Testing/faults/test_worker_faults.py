@@ -103,7 +103,7 @@ def test_twenty_started_and_cancelled_runs_leave_nothing(bench: Bench, slicer: S
     assert files_in(bench.jobs) == []
 
 
-@pytest.mark.parametrize("stage", ["model", "reading", "encoding", "sampling", "writing"])
+@pytest.mark.parametrize("stage", ["reading", "model", "encoding", "sampling", "writing"])
 def test_drop_is_answered_soon_at_every_stage(slicer: Slicer, stage: str) -> None:
     run = slicer.run(samples=2)
     slicer.until(lambda: after_stage(stage)(slicer, run))

@@ -49,7 +49,7 @@ class Job:
 
 
 def quick(job: Job) -> SimpleNamespace:
-    for stage in ("model", "reading", "encoding", "sampling", "writing"):
+    for stage in ("reading", "model", "encoding", "sampling", "writing"):
         job.tell(stage)
         if stage == "encoding":
             folder = job.request.output

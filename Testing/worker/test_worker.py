@@ -32,7 +32,7 @@ def test_a_run_tells_its_stages_a_preview_and_the_report(workers, tmp_path: Path
     while said[-1]["type"] not in FINAL:
         said.append(client.next())
     assert {message["job"] for message in said} == {"1"}
-    assert [m["stage"] for m in said if m["type"] == "progress"] == "model reading encoding sampling writing".split()
+    assert [m["stage"] for m in said if m["type"] == "progress"] == "reading model encoding sampling writing".split()
     assert said[0].items() >= {"sample": 1, "samples": 2, "step": 0, "steps": 5, "secondsLeft": 1.5}.items()
     (preview,) = [m for m in said if m["type"] == "preview"]
     assert preview["segmentation"] == str(folder / "p.seg.nrrd") and preview["samples"] == 0

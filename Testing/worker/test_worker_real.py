@@ -41,7 +41,7 @@ def test_hello_comes_first_and_the_end_of_stdin_ends_it_soon(workers) -> None:
 def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Path, ball: Path, folder: Path) -> None:
     said = run(real_worker, "whole", model=str(tiny_model), folder=folder, volume=str(ball), samples=3)
     stages = list(dict.fromkeys(m["stage"] for m in said if m["type"] == "progress"))
-    assert stages == ["model", "reading", "encoding", "sampling", "writing"]
+    assert stages == ["reading", "model", "encoding", "sampling", "writing"]
     previews = [m for m in said if m["type"] == "preview"]
     assert [m["samples"] for m in previews][:2] == [0, 1]
     assert all(Path(m[file]).is_file() for m in previews for file in ("segmentation", "entropy"))

@@ -16,7 +16,7 @@ from .nrrd import stored_nrrd
 from .staging import DAMAGED
 from .stored import HEADER_BYTES, Stored, incomplete, unreadable
 
-__all__ = ["DAMAGED", "Stored", "files_of", "incomplete", "read_header", "unreadable"]
+__all__ = ["DAMAGED", "Stored", "files_of", "incomplete", "read_header", "spacing_file", "unreadable"]
 
 
 def read_header(path: Path, name: str) -> Stored:
@@ -44,24 +44,31 @@ def read_header(path: Path, name: str) -> Stored:
 
 def files_of(path: Path, name: str) -> tuple[Path, ...]:
     """The named file and those that belong to it, as the voxels beside a header. Raises as `read_header`."""
-    stored = read_header(path, name)
-    return tuple(dict.fromkeys((path, *stored.others, *stored.files)))
+    stored, beside = read_header(path, name), spacing_file(path)
+    return tuple(dict.fromkeys((path, *stored.others, *stored.files, *([beside] if beside else []))))
 
 
 def _other_half(path: Path, end: str, name: str) -> Path:
     """The file of this ending that belongs to a pair of NIfTI or Analyze files. Raises InputError unless it is one."""
     stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    found: list[Path] = []
-    for written in (end, f"{end}.gz", end.upper(), f"{end}.gz".upper()):
-        file = path.with_name(stem + written)
-        if file.is_file() and not any(file.samefile(other) for other in found):
-            found.append(file)
+    found = [
+        file
+        for file in sorted(path.parent.iterdir())
+        if file.name.startswith(stem) and file.name[len(stem) :].lower() in (end, f"{end}.gz") and file.is_file()
+    ]
     if not found:
         raise InputError(f"{name} lacks its other half, .hdr or .img; put it beside the file.")
     if len(found) > 1:
         both = " and ".join(f"'{file.name}'" for file in found[:2])
         raise InputError(f"{name} has two other halves, {both}; remove the one that does not belong to it.")
     return found[0]
+
+
+def spacing_file(path: Path) -> Path | None:
+    """Where nnU-Net keeps the voxel size of a TIFF: CASE.json for CASE.tif and CASE_0000.tif; None without one."""
+    stem = re.sub(r"\.tiff?$", "", path.name, flags=re.IGNORECASE)
+    beside = path.with_name(re.sub(r"_\d{4}$", "", stem) + ".json")
+    return beside if stem != path.name and beside.is_file() else None
 
 
 def _foreign(path: Path, start: bytes) -> str:

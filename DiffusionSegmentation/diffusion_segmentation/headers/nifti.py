@@ -20,8 +20,11 @@ from .stored import Stored, incomplete, unreadable
 _NIFTI_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
 """Bytes of a voxel: the numbers of NIfTI's types of scalars."""
 
-ENDINGS = (".nii", ".hdr", ".img", ".nia")
-"""Each also with .gz and in capitals: ITK looks for a volume's other half, and for its voxels, by all of them."""
+ENDING = re.compile(r"\.(nii|hdr|img|nia)(\.gz)?$", re.IGNORECASE)
+"""ITK looks for a volume's other half, and for its voxels, by all of these."""
+
+LARGEST = 1e9
+"""No place or step of a volume is as large; of NaN and larger ones the place is refused after ITK has read them."""
 
 SAME_SCALE = 0.01
 """Voxel sizes of qform and sform differ by less where they mean the same; float32 and rounded headers differ less."""
@@ -94,9 +97,19 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
     # Where the offset points into the header, ITK takes what is there for voxels.
     if not found.size * single <= offset < 2**62:
         raise incomplete(name)
-    affines = found.affines()
-    problem, upright = _skew(found, affines) or _contradiction(affines), None
-    if not problem and "sform" in affines and _cosine(affines["sform"]) > SKEWED and "qform" not in affines:
+    affines, note = found.affines(), ""
+    upright = None
+    if len(affines) == 2 and not _has_extent(affines["sform"]):
+        upright = np.zeros((4, 4))
+        del affines["sform"]
+        note = "has an sform without extent, so its qform was used"
+    problem = _skew(found, affines) or _contradiction(affines)
+    if (
+        not problem
+        and list(affines) == ["sform"]
+        and LARGEST > np.abs(affines["sform"]).max()
+        and (_cosine(affines["sform"]) > SKEWED)
+    ):
         upright = affines["sform"] = _upright(affines["sform"])
     pixdim = np.array(fields["pixdim"][1:4])
     unstated = () if affines else ("orientation",)
@@ -104,8 +117,7 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
         unstated = ("orientation", "spacing")
     with open(data, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
-    named_plain = not path.name.lower().endswith(".gz")
-    staged = found.size == 540 or upright is not None or (gzipped and named_plain) or _has_twin(path, header, data)
+    staged = found.size == 540 or upright is not None or not _as_itk_expects(path, header, data, gzipped)
     scale = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
     lps = np.diag([-scale, -scale, scale, 1])
     # ITK tells float for voxels that it scales.
@@ -122,25 +134,37 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
         reader="NiftiImageIO",
         floats={16: f"{found.order}f4", 64: f"{found.order}f8"}.get(datatype, ""),
         unstated=unstated,
+        note=note,
         stage=partial(stage_nifti, found, header, data, int(offset), upright) if staged else None,
     )
 
 
-def _has_twin(path: Path, header: Path, data: Path) -> bool:
-    """Whether there are files beside it that ITK could read in place of the ones that were found."""
-    stem = re.sub(r"\.(nii|hdr|img|nia)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    names = {stem + written for end in ENDINGS for written in (end, f"{end}.gz", end.upper(), f"{end}.gz".upper())}
-    mine = [file.stat() for file in {path, header, data}]
-    for twin in (path.with_name(other) for other in names):
-        # Where capitals do not count, two names may be one file.
-        if twin.is_file() and not any(_same_file(twin, own) for own in mine):
-            return True
-    return False
+def _as_itk_expects(path: Path, header: Path, data: Path, gzipped: bool) -> bool:
+    """Whether ITK, which goes by the name, reads these files and no others."""
+    mine = {path, header, data}
+    if any(ENDING.search(file.name).group() != ENDING.search(file.name).group().lower() for file in mine):
+        return False  # it complains of some capitals and overlooks others
+    if gzipped and not path.name.endswith(".gz"):
+        return False
+    stem = ENDING.sub("", path.name)
+    own = [file.stat() for file in mine]
+    try:
+        beside = list(path.parent.iterdir())
+    except OSError:
+        return False  # a folder whose files may be opened and not listed
+    twins = (file for file in beside if ENDING.search(file.name) and ENDING.sub("", file.name) == stem)
+    # Where capitals do not count, two names may be one file.
+    return all(any(_same_file(twin, one) for one in own) for twin in twins if twin.is_file())
 
 
 def _same_file(path: Path, own: Any) -> bool:
     found = path.stat()
     return (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev)
+
+
+def _has_extent(affine: np.ndarray) -> bool:
+    """Whether an affine is one: numbers, and three axes that do not lie in a plane."""
+    return bool(np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3)
 
 
 def _cosine(affine: np.ndarray) -> float:
@@ -159,7 +183,7 @@ def _upright(affine: np.ndarray) -> np.ndarray:
 
 def _skew(header: NiftiHeader, affines: Mapping[str, np.ndarray]) -> str:
     """Why an sform that is the only affine cannot be read: axes that are not at right angles, half a voxel or more."""
-    if list(affines) != ["sform"] or not np.isfinite(affines["sform"]).all():
+    if list(affines) != ["sform"] or not np.abs(affines["sform"]).max() < LARGEST:
         return ""
     affine = affines["sform"]
     steps = np.linalg.norm(affine[:3, :3], axis=0)

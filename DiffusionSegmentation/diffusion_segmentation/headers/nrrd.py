@@ -27,6 +27,10 @@ NUMBER_LENGTH = 100
 """No number of a text is as long."""
 
 
+ANATOMICAL = re.compile(r"(right|left)-(anterior|posterior)-(superior|inferior)(-time)?|[rl][ap][si]t?", re.IGNORECASE)
+"""Spaces that say where left is; scanner-xyz and 3D-right-handed do not."""
+
+
 def stored_nrrd(path: Path, start: bytes, name: str) -> Stored:
     """Of an NRRD file that begins with `start`, or of a header with data files. Raises InputError."""
     end = re.search(rb"(?:\r\n|\n|\r(?!\n)){2}", start)
@@ -85,5 +89,5 @@ def _placed(fields: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     vectors = [[number(part) for part in vector.split(",")] for vector in directions]
     spacings = [number(part) for part in fields.get("spacings", "").split()]
     known = sum(all(map(math.isfinite, vector)) for vector in vectors) + sum(map(math.isfinite, spacings))
-    unstated = () if fields.get("space") and directions else ("orientation",)
+    unstated = () if ANATOMICAL.fullmatch(fields.get("space", "").strip()) and directions else ("orientation",)
     return "", unstated if known >= 3 else ("orientation", "spacing")

@@ -17,40 +17,48 @@ if TYPE_CHECKING:
 LARGEST_DIM = 2**15
 """Voxels along an axis of NIfTI-1 stay below this."""
 
+DAMAGED = (OSError, EOFError, zlib.error, ValueError, OverflowError, struct.error)
+"""What `stage_nifti` raises: the file is damaged, the disk is full, or NIfTI-1 cannot hold a number of its header."""
+
 
 def stage_nifti(
-    header: NiftiHeader, header_file: Path, data_file: Path, offset: int, sform: np.ndarray | None, folder: Path
+    header: NiftiHeader,
+    header_file: Path,
+    data_file: Path,
+    offset: int,
+    sform: np.ndarray | None,
+    folder: Path,
+    voxels: bool,
 ) -> Path:
-    """Write the volume into `folder`, uncompressed, and return the file that ITK shall open.
+    """Write the volume into `folder`, uncompressed, and return the file that ITK shall open; its header alone without
+    `voxels`.
 
-    `sform` (RAS, 4 x 4) takes the place of the file's. NIfTI-2 becomes NIfTI-1, a pair of files one file; Analyze
-    stays a pair, because ITK places it otherwise than NIfTI. Raises OSError, EOFError or zlib.error where the file is
-    damaged or the disk is full, and ValueError where a NIfTI-2 file has too many voxels along an axis.
+    `sform` (RAS, 4 x 4) takes the place of the file's, and an sform of zeros is taken out. NIfTI-2 becomes NIfTI-1, a
+    pair of files one file; Analyze stays a pair, because ITK places it otherwise than NIfTI. Raises DAMAGED.
     """
     with _opened(header_file) as file:
         raw = bytearray(file.read(header.size))
     if header.size == 540:
         raw = _as_nifti1(header)
     if not header.magic:
-        target = folder / "volume.hdr"
+        target, copied = folder / "volume.hdr", folder / "volume.img"
         target.write_bytes(raw)
-        with _opened(data_file) as source, open(folder / "volume.img", "wb") as copy:
+        start, offset = b"", 0
+    else:
+        struct.pack_into(header.order + "f", raw, 108, 352)
+        struct.pack_into("4s", raw, 344, b"n+1")
+        if sform is not None and not sform.any():
+            struct.pack_into(header.order + "h", raw, 254, 0)
+        elif sform is not None:
+            struct.pack_into(header.order + "12f", raw, 280, *sform[:3].ravel())
+        target = copied = folder / "volume.nii"
+        start = bytes(raw) + bytes(4)
+    with _opened(data_file) as source, open(copied, "wb") as copy:
+        copy.write(start)
+        if voxels:
+            source.seek(offset)
             shutil.copyfileobj(source, copy)
-        return target
-    struct.pack_into(header.order + "f", raw, 108, 352)
-    struct.pack_into("4s", raw, 344, b"n+1")
-    if sform is not None:
-        struct.pack_into(header.order + "12f", raw, 280, *sform[:3].ravel())
-    target = folder / "volume.nii"
-    with _opened(data_file) as source, open(target, "wb") as copy:
-        copy.write(raw + bytes(4))
-        source.seek(offset)
-        shutil.copyfileobj(source, copy)
     return target
-
-
-DAMAGED = (OSError, EOFError, zlib.error, ValueError)
-"""What `stage_nifti` raises."""
 
 
 def _opened(path: Path) -> BinaryIO | gzip.GzipFile:

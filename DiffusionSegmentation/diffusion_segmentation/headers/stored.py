@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -34,9 +35,10 @@ class Stored:
     in it, for formats whose reader in ITK fills up with zeros what does not come out. `problem` is why the header does
     not place the voxels, words for after the file's name. One of `affines`, LPS mm, 4 x 4, must be what ITK says.
     `unstated` is what the header leaves open: "orientation", "spacing". `reader` is the name of ITK's reader, empty
-    where ITK may choose. `stage`, where ITK would read the file otherwise than it is meant, writes a copy into a folder
-    that it is given and returns the file to open there. `floats` is numpy's name of the type of numbers with a point,
-    for a format of which ITK takes 0 for what is not finite.
+    where ITK may choose. `stage`, where ITK would read the file otherwise than it is meant, writes a copy, with or
+    without voxels, into a folder and returns the file to open there. `floats` is numpy's name of the type of numbers
+    with a point, for a format of which ITK takes 0 for what is not finite. `note` is what was left aside, words for
+    after the file's name.
     """
 
     files: tuple[Path, ...] = ()
@@ -50,8 +52,9 @@ class Stored:
     others: tuple[Path, ...] = ()
     unstated: tuple[str, ...] = ()
     reader: str = ""
-    stage: Callable[[Path], Path] | None = None
+    stage: Callable[[Path, bool], Path] | None = None
     floats: str = ""
+    note: str = ""
 
     def holds(self, length: int) -> bool:
         """False if the files cannot hold `length` bytes of voxels."""
@@ -60,41 +63,42 @@ class Stored:
         there = sum(file.stat().st_size for file in self.files) - self.offset * self.as_is
         return length <= there * (1 if self.as_is else DEFLATE_RATIO)
 
-    def unpacks_to(self, length: int) -> bool:
-        """False if fewer than `length` bytes of voxels come out of `gzipped` or `inflate`."""
+    def unpacked(self, length: int) -> int | None:
+        """None if fewer than `length` bytes of voxels come out of `gzipped` or `inflate`; else how many of the values
+        are NaN or infinite and become 0, where ITK does that.
+        """
         wanted = self.offset + length
         try:
             if self.gzipped is not None:
-                return _gunzipped(self.gzipped, wanted) >= wanted
-            return self.inflate is None or _inflated(*self.inflate, wanted) >= wanted
+                with gzip.open(self.gzipped) as file:
+                    return self._read_through(file, length)
+            if self.inflate is not None:
+                return 0 if _inflated(*self.inflate, wanted) >= wanted else None
+            if self.floats:
+                with open(self.files[0], "rb") as file:
+                    return self._read_through(file, length)
         except (OSError, EOFError, zlib.error):
-            return False
+            return None
+        return 0
 
-    def not_finite(self, count: int) -> int:
-        """How many of the first `count` values are NaN or infinite and become 0, where ITK does that."""
-        if not self.floats:
-            return 0
-        found, left = 0, count * np.dtype(self.floats).itemsize
-        with gzip.open(self.gzipped) if self.gzipped is not None else open(self.files[0], "rb") as file:
-            file.seek(self.offset)
-            while left > 0 and (piece := file.read(min(left, 2**22))):
-                whole = piece[: len(piece) - len(piece) % 8]
-                found += int(np.count_nonzero(~np.isfinite(np.frombuffer(whole, self.floats))))
-                left -= len(piece)
-        return found
-
-
-def _gunzipped(path: Path, wanted: int) -> int:
-    """Bytes that come out of a gzip file, counted until they are more than `wanted`. Raises if it is not sound."""
-    count = 0
-    with gzip.open(path, "rb") as file:
-        while count <= wanted and (piece := file.read(2**22)):
-            count += len(piece)
-    return count
+    def _read_through(self, file: BinaryIO, length: int) -> int | None:
+        """Read `length` bytes of voxels and, of a gzip file, what follows, whose check sum comes last."""
+        found, rest, left = 0, b"", length
+        file.seek(self.offset)
+        while piece := file.read(2**22):
+            piece, left = piece[: max(left, 0)], left - len(piece)
+            if self.floats and piece:
+                whole = rest + piece
+                end = len(whole) - len(whole) % np.dtype(self.floats).itemsize
+                found += int(np.count_nonzero(~np.isfinite(np.frombuffer(whole[:end], self.floats))))
+                rest = whole[end:]
+            if left < 0:
+                break
+        return found if left <= 0 else None
 
 
 def _inflated(path: Path, start: int, wanted: int) -> int:
-    """Bytes that come out of the zlib stream at `start`, counted as in `_gunzipped`."""
+    """Bytes that come out of the zlib stream at `start`, counted until they are more than `wanted`."""
     count, inflater = 0, zlib.decompressobj()
     with open(path, "rb") as file:
         file.seek(start)

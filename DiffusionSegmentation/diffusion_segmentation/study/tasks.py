@@ -161,7 +161,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": STREAMS[TRAIN]})
     fifth = max(1, len(source.seen) // 4)
     parts = {TRAIN: source.seen[fifth:], VALIDATION: source.seen[:fifth], TEST: source.held_out}
-    content = _hash(
+    key = _hash(
         {
             "folder": source.dataset.name,
             "cases": [[case.name, content(case.image, *case.labels)] for case in source.dataset.training],
@@ -170,7 +170,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
             "schema": 2,
         }
     )
-    folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{content}"
+    folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"
     for part, cases in parts.items():
         if _there(folder, part):
             continue
@@ -194,7 +194,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
         label_names=tuple(source.dataset.label_names),
         exact=False,
         cases=tuple(case.name for case in parts[TEST]),
-        content=content,
+        content=key,
     )
 
 

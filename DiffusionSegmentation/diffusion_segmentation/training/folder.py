@@ -102,6 +102,8 @@ class Folder:
         """Random windows of the cases that training may see, augmented."""
         pairs = self.prepare(self.seen)
         _require_labels(pairs, self.dataset.label_names)
+        if self.dataset.unlabelled:
+            print(f"{self.dataset.unlabelled} images in imagesTr have no label and are left out", file=sys.stderr)
         return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
