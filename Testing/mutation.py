@@ -1,8 +1,8 @@
 """Changes the numeric core line by line and asks whether a test notices: mutation testing with mutmut.
 
     pip install mutmut
-    python Testing/mutation.py [FOLDER]        # default: build/mutation; takes an hour or two on one core
-    cd FOLDER && mutmut results                # what survived; `mutmut show NAME` is the change
+    python Testing/mutation.py FOLDER [MODULE ...]   # such as process metrics/joint; all of CORE take hours on one core
+    cd FOLDER && mutmut results                      # what survived; `mutmut show NAME` is the change
 
 The folder gets a copy of engine and tests, laid out as mutmut wants it: it names what it changes by the path below the
 folder. A second call goes on where the first was stopped. Not part of the tests: a surviving change needs a person who
@@ -23,7 +23,7 @@ CORE = {
     "fill": ("fill",),
     "intensity": ("synthesis", "fill"),
     "ensemble": ("ensemble",),
-    "sampler": ("sampler", "start"),
+    "sampler": ("sampler",),
     "copula": ("copula",),
     "suitability": ("volume",),
     "label_file": ("label_file",),
@@ -50,12 +50,12 @@ pytest_add_cli_args_test_selection = {tests}
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "mutation"
+    folder, modules = Path(sys.argv[1]), sys.argv[2:] or list(CORE)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     for source, name in ((ENGINE, "diffusion_segmentation"), (ROOT / "Testing", "Testing")):
         shutil.copytree(source, folder / name, ignore=ignored, dirs_exist_ok=True)
-    only = [f"diffusion_segmentation/{name}.py" for name in CORE]
-    tests = sorted({f"Testing/engine/test_{test}.py" for tests in CORE.values() for test in tests})
+    only = [f"diffusion_segmentation/{name}.py" for name in modules]
+    tests = sorted({f"Testing/engine/test_{test}.py" for name in modules for test in CORE[name]})
     (folder / "pyproject.toml").write_text(SETTINGS.format(only=only, tests=tests), encoding="utf-8")
     return subprocess.call(["mutmut", "run", "--max-children", "1"], cwd=folder)
 

@@ -351,7 +351,7 @@ def test_from_files_to_a_segmentation(folder, tmp_path, capsys):
     output = train.main(str(folder), tmp_path / "model", config)
     said = capsys.readouterr().err
     assert "1 images in imagesTr have no label and are left out" in said
-    assert "will not be calibrated" in said and "training on 4 cases; held out: case" in said
+    assert "will not be calibrated" in said and "training on 4 cases; 1 held out: case" in said
     section = models.load(output).section
     names = section["training"]["data"]
     assert sorted(names["cases"] + names["held_out"]) == [f"case{n}" for n in range(5)]

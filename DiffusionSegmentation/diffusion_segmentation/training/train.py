@@ -40,6 +40,8 @@ from .task import Average, Segmenter
 
 CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_MINUTES = 3
+MOST_NAMES = 10
+"""Names of held-out cases that are printed; the model's metadata have them all."""
 LEAST_SHARE = 0.25  # of the weights; a start from fewer would be one in name only
 
 
@@ -75,8 +77,9 @@ def main(
         print(f"warning: {sentence}", file=sys.stderr)
     run = Run(settings, optimisation, source, minutes)
     if split := source.facts().get("held_out"):
-        seen = source.facts()["cases"]
-        print(f"training on {len(seen)} cases; held out: {', '.join(split)}", file=sys.stderr)
+        seen, more = source.facts()["cases"], ", ..." * (len(split) > MOST_NAMES)
+        told = f"training on {len(seen)} cases; {len(split)} held out: {', '.join(split[:MOST_NAMES])}{more}"
+        print(told, file=sys.stderr)
     if start and not checkpoint.exists():
         run.take_over(load(find(start)))
     with made(output), flushed():
