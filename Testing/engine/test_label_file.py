@@ -100,6 +100,33 @@ def test_a_file_whose_own_names_contradict_the_listing_is_refused(tmp_path: Path
     assert "calls its label" in sentence and "and dataset.json calls it" in sentence
 
 
+def test_a_later_segment_contradicts_too(tmp_path: Path, image: sitk.Image) -> None:
+    for first in (("", 1), ("liver", 1), ("nothing", 0)):
+        sentence = refusal(segmentation(tmp_path / "l.seg.nrrd", first, ("vessel", 2)), image)
+        assert "label 2 'vessel'" in sentence
+
+
+OFF = {
+    "half a millimetre": {"SetOrigin": (0.5, 0, 0)},
+    "a voxel size": {"SetSpacing": (2, 2, 2.02)},
+    "a turn": {"SetDirection": (0, 1, 0, -1, 0, 0, 0, 0, 1)},
+    "a mirror": {"SetDirection": (1, 0, 0, 0, -1, 0, 0, 0, 1)},
+    "a small turn": {"SetDirection": (-0.9998, -0.02, 0, 0.02, -0.9998, 0, 0, 0, 1)},
+}
+
+
+@pytest.mark.parametrize("case", OFF)
+def test_labels_off_their_images_grid_in_one_respect_are_refused(tmp_path: Path, image: sitk.Image, case: str) -> None:
+    labels = sitk.GetImageFromArray(LABELS)
+    labels.CopyInformation(image)
+    sitk.WriteImage(labels, str(tmp_path / "l.nrrd"))
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.nrrd", image, NAMES), LABELS)
+    for name, value in OFF[case].items():
+        getattr(labels, name)(value)
+    sitk.WriteImage(labels, str(tmp_path / "l.nrrd"))
+    assert "does not lie on its image's grid" in refusal(tmp_path / "l.nrrd", image)
+
+
 def test_names_that_agree_or_were_never_given_are_read(tmp_path: Path, image: sitk.Image) -> None:
     for segments, more in (
         ([("Liver", 1), ("TUMOUR", 2)], {}),

@@ -80,3 +80,19 @@ def test_grid_survives_a_noisy_curve_and_refuses_a_broken_one():
     for curve, steps in (([np.nan] * 24, 5), (noisy[:1], 5), (noisy, 0)):
         with pytest.raises(ValueError):
             process.adapted_grid(log_snr[: len(curve)], curve, steps)
+
+
+def test_states_and_noise_levels_are_those_of_their_formulas():
+    x0, noise = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5, 2.0]])
+    alpha, sigma = np.sqrt(1 / (1 + np.exp(-0.7))), np.sqrt(1 / (1 + np.exp(0.7)))
+    torch.testing.assert_close(
+        process.diffuse(x0, noise, torch.tensor([0.7])), float(alpha) * x0 + float(sigma) * noise
+    )
+    uniform = torch.tensor([0.0, 0.1, 0.5, 0.8, 1.0])
+    cosine = -2 * np.log(np.tan(np.pi * np.array([0.1, 0.5, 0.8]) / 2)) + 2 * np.log(0.5)
+    drawn = process.sample_log_snr(uniform, 0.5).numpy()
+    np.testing.assert_allclose(drawn[1:4], cosine, rtol=1e-5)
+    assert drawn[0] == process.LOG_SNR_MAX and drawn[-1] == process.LOG_SNR_MIN
+    t = np.array([0.1, 0.5, 0.8])
+    linear = -np.log(np.expm1(0.1 * t + 9.95 * t**2)) + 2 * np.log(0.5)
+    np.testing.assert_allclose(process.linear_log_snr(uniform, 0.5).numpy()[1:4], linear, rtol=1e-5)

@@ -188,3 +188,13 @@ def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_
     middles = [(a + b) / 2 for a, b in pairwise(grid)]
     assert taken[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
     np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
+
+
+def test_the_answer_at_the_first_node_is_not_asked_for_where_it_is_known():
+    asked = []
+    for first in (torch.tensor([0.3]), None):
+        asked.clear()
+        solve(
+            lambda x, node: (asked.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
+        )
+        assert asked == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])

@@ -136,6 +136,12 @@ def test_normalise_goes_from_the_half_percent_quantile_to_99_percent_of_what_is_
     np.testing.assert_allclose(normalise(image), ((image - low) / (high - low)).clip(0, CEILING), atol=1e-3)
 
 
+def test_a_window_of_ct_goes_from_0_to_1_and_is_cut():
+    image = np.array([-1000.0, -200.0, 50.0, 300.0, 3000.0], np.float32)
+    found = normalise(image, {"window": [-200.0, 300.0]})
+    np.testing.assert_allclose(found, [0, 0, 0.5, 1, CEILING], atol=1e-6)
+
+
 def test_body_box_holds_the_head_and_leaves_a_speck_out():
     image = np.random.default_rng(0).random((40, 50, 60)).astype(np.float32)
     image[10:30, 12:40, 20:45] += 100
