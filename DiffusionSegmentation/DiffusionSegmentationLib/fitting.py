@@ -46,6 +46,7 @@ class Fitting(qt.QObject):
             if self._isNew(self._fittedLabels, index, (label.width, label.text, label.fontMetrics().height())):
                 policy = label.sizePolicy
                 policy.setHeightForWidth(False)  # QLabel sets it with each text
+                policy.setHorizontalPolicy(qt.QSizePolicy.Ignored)  # a long text asks for no wider panel
                 label.sizePolicy = policy
                 label.minimumHeight = 0  # else it is the least that the label answers
                 label.setFixedHeight(max(label.heightForWidth(label.width), 0))  # -1 without a text

@@ -93,6 +93,9 @@ def faults(world):
             found += tableFaults(name, widget)
         if place.right() >= world.root.width or place.bottom() >= world.root.height:
             found.append(f"{name} leaves the panel")
+    wanted = world.root.layout().totalMinimumSize().width()
+    if wanted > world.root.width:
+        found.append(f"the panel needs {wanted} pixels, has {world.root.width}")
     for index, (name, _widget, place) in enumerate(shown):
         found += [f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)]
     return found
