@@ -8,8 +8,10 @@ import slicer
 import slicer.util
 
 from . import catalogue, dependencies, scene
+from .estimate import Measured
 from .i18n import tr as _
-from .jobs import Choices, Job, Runner
+from .job import Choices, Job
+from .jobs import Runner
 from .parameters import Settings
 from .worker_client import WorkerClient, workerCommand, workerEnvironment
 
@@ -45,6 +47,21 @@ class Backend:
             dependencies.ensure(self._requirementsPath)
         self._configure()
         return self.runner.submit(volumeNode, choices)
+
+    def remember(self, job: Job) -> None:
+        """Keep how long `job` took, for the estimate of the next."""
+        try:
+            measured = Measured.of(job.report or {})
+        except (KeyError, TypeError, ZeroDivisionError):
+            return
+        self.settings.setMeasured(job.choices.model, job.choices.device, measured.asText())
+
+    def estimate(self, volumeNode: Any, choices: Choices) -> str:
+        """How long a run would take, judging by the last one of its model on its device, or that this is not known."""
+        measured = Measured.fromText(self.settings.measured(choices.model, choices.device))
+        if measured is None:
+            return _("How long it takes is known after the first run with this model on this device.")
+        return measured.text(volumeNode, choices.samples, choices.steps)
 
     def _needsPackages(self) -> bool:
         """Only Slicer's own Python can be looked into; another one says itself what it lacks."""

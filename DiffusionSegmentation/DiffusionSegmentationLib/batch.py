@@ -15,7 +15,7 @@ import slicer
 from . import display
 from .dependencies import DependencyError
 from .i18n import tr as _
-from .jobs import Job
+from .job import Job
 from .signals import Signal
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"

@@ -1,4 +1,6 @@
-"""The samples of a result, one at a time: outlined beside the consensus, in an order that tells something.
+"""The samples of a result, one at a time, in an order that tells something.
+
+A sample is filled and the result outlined, both in the colours of the segments: where they differ is seen at once.
 
 Which one is shown, and in which order, is kept on the segmentation and so is saved with the scene.
 """
@@ -87,7 +89,7 @@ class Browser:
         return any(entry["id"] == key for entry in self.report["volumes"])
 
     def show(self, position: int) -> None:
-        """Outline the sample at `position` of the order, lightly filled, in the segments' own colours."""
+        """Show the sample at `position` of the order."""
         self._say(position=position)
         sampleNode = self.segmentationNode.GetNodeReference(SAMPLE_ROLE) or self._make()
         image = self._image(self.index(position))
@@ -137,6 +139,7 @@ class Browser:
 
     def _make(self) -> slicer.vtkMRMLSegmentationNode:
         sampleNode = display.addBeside(self.segmentationNode, _("{name} sample"))
+        sampleNode.GetDisplayNode().SetVisibility2DOutline(False)
         sampleNode.GetDisplayNode().SetVisibility2DFill(True)
         sampleNode.GetDisplayNode().SetOpacity2DFill(SAMPLE_OPACITY)
         self.segmentationNode.SetNodeReferenceID(SAMPLE_ROLE, sampleNode.GetID())

@@ -50,7 +50,7 @@ class BrowserSection:
         missing = None if browser else _("There is no result yet; segment a volume first.")
         missing = missing or (None if browser.count else _("The samples of this result were removed."))
         hidden = missing or (None if shown is not None else _("No sample is shown."))
-        enable(ui.sampleCheckBox, missing, _("Outline one of the masks that the model drew, lightly filled."))
+        enable(ui.sampleCheckBox, missing, _("Fill one of the masks that the model drew; the result stays outlined."))
         enable(ui.orderComboBox, missing, _("In which order the slider goes through the samples."))
         enable(ui.sampleSlider, hidden, _("Which sample is shown."))
         enable(ui.playButton, hidden, _("Go through the samples, one after another."))
@@ -65,6 +65,11 @@ class BrowserSection:
         ui.playButton.text = _("Stop") if self._timer.active else _("Play")
         ui.sampleText.text = "" if hidden else _sampleText(browser, shown)
         ui.sampleText.visible = not hidden
+
+    def hide(self) -> None:
+        """Show no sample any more."""
+        if self._browser is not None and self._browser.shown is not None:
+            self._onToggled(False)
 
     def close(self) -> None:
         """Play no longer."""

@@ -16,6 +16,7 @@ from .labels import Labels
 from .latest import Latest
 from .review import Review
 from .scene import ENTROPY_ROLE, VOLUME_ROLE
+from .signals import Signal
 from .volumes import mlText
 from .widgets import enable, setQuietly
 
@@ -38,6 +39,8 @@ class CorrectSection:
         self._timer.interval = POLL_MILLISECONDS
         self._timer.timeout.connect(self._poll)
         self._problem = ""
+        self.editing = Signal()
+        """Called before Segment Editor is opened."""
         ui.editButton.clicked.connect(self._onEdit)
         ui.unsureOnlyCheckBox.toggled.connect(self._onUnsureOnly)
         ui.reviewSegmentButton.clicked.connect(self._onReviewSegment)
@@ -59,6 +62,7 @@ class CorrectSection:
             _("In Segment Editor every tool changes only voxels whose entropy reaches the threshold of the overlay."),
         )
         setQuietly(ui.unsureOnlyCheckBox, "checked", bool(segmentation and self._unsureOnly()))
+        ui.maskLabel.visible = ui.unsureOnlyCheckBox.checked
         enable(
             ui.reviewSegmentButton,
             unknown,
@@ -232,6 +236,7 @@ class CorrectSection:
             self._unmaskEditor()
         if self._editorNode():
             self._maskEditor()
+        self.refresh(self._segmentation)
 
     def _maskEditor(self) -> None:
         """Let Segment Editor, which edits our segmentation, change everything, or only what is unsure."""
@@ -247,12 +252,20 @@ class CorrectSection:
             editor.setSourceVolumeNode(self._segmentation.GetNodeReference(VOLUME_ROLE))
 
     def _unmaskEditor(self) -> None:
-        """Take back a mask of ours, whatever the editor edits by now: its range in bits suits no other volume."""
+        """Take back a mask of ours, whatever the editor edits by now: its range in bits suits no other volume.
+
+        Threshold, Level tracing and the like work on the image again.
+        """
         if self._masked is not None:
             self._masked.SourceVolumeIntensityMaskOff()
+            source = self._masked.GetSourceVolumeNode()
+            image = source.GetNodeReference(VOLUME_ROLE) if source else None
+            if image is not None:
+                self._masked.SetAndObserveSourceVolumeNode(image)
             self._masked = None
 
     def _onEdit(self, *_arguments: Any) -> None:
+        self.editing.emit()
         slicer.util.selectModule("SegmentEditor")
         _segmentEditor().setSegmentationNode(self._segmentation)
         if self._editorNode():

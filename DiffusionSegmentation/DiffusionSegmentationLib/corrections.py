@@ -9,7 +9,7 @@ import vtk.util.numpy_support
 from . import grids
 from .i18n import tr as _
 from .labels import BINARY, Labels
-from .scene import ENTROPY_ROLE, REGIONS_ROLE, SAMPLES_ROLE
+from .scene import ENTROPY_ROLE, SAMPLES_ROLE, regionsVolume
 
 REVIEW_SEGMENT = "to_review"
 REVIEW_COLOR = (1.0, 0.85, 0.0)
@@ -28,8 +28,8 @@ def useSample(segmentationNode: slicer.vtkMRMLSegmentationNode, index: int, mask
 
 def regionMask(segmentationNode: slicer.vtkMRMLSegmentationNode, basin: int) -> np.ndarray:
     """Where region `basin` is, bool [k, j, i] on the block of the result. Raises LookupError, one sentence."""
-    regionsNode = segmentationNode.GetNodeReference(REGIONS_ROLE)
-    if regionsNode is None or regionsNode.GetImageData() is None:
+    regionsNode = regionsVolume(segmentationNode)
+    if regionsNode is None:
         raise LookupError(_("The regions of this result were removed."))
     return slicer.util.arrayFromVolume(regionsNode) == basin
 

@@ -14,7 +14,8 @@ import slicer
 
 from . import display, offscreen, scene, volumes, vtk_log, wording
 from .i18n import tr as _
-from .jobs import Choices, Job, Runner
+from .job import Choices, Job
+from .jobs import Runner
 from .worker_client import WorkerClient
 
 COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")

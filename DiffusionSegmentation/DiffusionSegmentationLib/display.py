@@ -36,7 +36,8 @@ COLORS = (
 to the colour-blind, and unlike inferno and magma not black where it begins, which would hide low entropy on dark
 tissue. Linear between these points it is within 0.02 of the original."""
 
-LEGEND_FONT_SIZE = 12
+OUTLINE_PIXELS = 1
+"""Thicker ones would cover most of the overlay in the cortex, where borders lie few voxels apart."""
 
 BESIDE_ATTRIBUTE = "DiffusionSegmentation.Beside"
 VOLUME_ROLE = "DiffusionSegmentation.Volume"
@@ -60,7 +61,21 @@ def styleSegmentation(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     displayNode = segmentationNode.GetDisplayNode()
     displayNode.SetVisibility2DFill(False)
     displayNode.SetVisibility2DOutline(True)
-    displayNode.SetSliceIntersectionThickness(2)
+    displayNode.SetSliceIntersectionThickness(OUTLINE_PIXELS)
+
+
+def outlined(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Whether the slice views show the outlines of the segments."""
+    displayNode = segmentationNode.GetDisplayNode()
+    return bool(displayNode and displayNode.GetVisibility() and displayNode.GetVisibility2DOutline())
+
+
+def showOutlines(segmentationNode: slicer.vtkMRMLSegmentationNode, show: bool) -> None:
+    """Show or hide the outlines of the segments in the slice views."""
+    displayNode = segmentationNode.GetDisplayNode()
+    displayNode.SetVisibility2DOutline(show)
+    if show:
+        displayNode.SetVisibility(True)
 
 
 def addBeside(segmentationNode: slicer.vtkMRMLSegmentationNode, title: str) -> slicer.vtkMRMLSegmentationNode:
@@ -87,17 +102,28 @@ def removeOrphans(scene: slicer.vtkMRMLScene) -> None:
             removeNode(node)
 
 
-def removeNode(node: slicer.vtkMRMLDisplayableNode) -> None:
+def removeNode(node: slicer.vtkMRMLNode) -> None:
     """Take `node` out of its scene with its display nodes, which would stay."""
+    for _step in removeSteps(node):
+        pass
+
+
+def removeSteps(node: slicer.vtkMRMLNode) -> Iterator[None]:
+    """As removeNode, one slow piece a step."""
     scene = node.GetScene()
     if scene is None:
         return
     displayNodes = []
     if isinstance(node, slicer.vtkMRMLDisplayableNode):
-        displayNodes = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-    for displayNode in filter(None, displayNodes):
-        scene.RemoveNode(displayNode)
-    scene.RemoveNode(node)
+        displayNodes = list(filter(None, map(node.GetNthDisplayNode, range(node.GetNumberOfDisplayNodes()))))
+    # A colour legend first: it looks for the display node of its volume until it is gone.
+    displayNodes.sort(key=lambda node: not node.IsA("vtkMRMLColorLegendDisplayNode"))
+    for displayNode in displayNodes:
+        if displayNode.GetScene() is scene:
+            scene.RemoveNode(displayNode)
+            yield
+    if node.GetScene() is scene:
+        scene.RemoveNode(node)
 
 
 def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float, title: str) -> None:
@@ -136,16 +162,15 @@ def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
 
 
 def _addLegend(entropyNode: slicer.vtkMRMLScalarVolumeNode, title: str) -> None:
-    """A small legend at the lower right: Slicer's default covers a quarter of a slice view."""
+    """A small legend at the right edge: Slicer's default covers a quarter of a slice view."""
     legendNode = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(entropyNode)
     legendNode.SetTitleText(title)
     legendNode.SetLabelFormat("%.1f")
     legendNode.SetNumberOfLabels(4)
-    legendNode.SetSize(0.05, 0.22)  # text grows with the width of the bar
-    legendNode.SetPosition(0.98, 0.03)
+    legendNode.SetSize(0.03, 0.22)  # text grows with the width of the bar, whatever its font size
+    legendNode.SetPosition(0.99, 0.03)
     for property in (legendNode.GetTitleTextProperty(), legendNode.GetLabelTextProperty()):
         property.SetFontFamilyToArial()
-        property.SetFontSize(LEGEND_FONT_SIZE)
         property.SetShadow(True)
     legendNode.SetVisibility(True)
 

@@ -20,7 +20,7 @@ from diffusion_segmentation import errors
 
 from . import demo, offscreen
 from .handover import HandoverError
-from .jobs import Choices
+from .job import Choices
 from .worker_client import WorkerClient, workerCommand, workerEnvironment
 
 CANCELLED = 130

@@ -8,7 +8,7 @@ import slicer.util
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from .jobs import Choices
+from .job import Choices
 from .ranking import SMALLEST_MM3
 
 

@@ -57,11 +57,15 @@ class Plates:
     def slices(self, ras: tuple[float, float, float], region: np.ndarray | None = None) -> np.ndarray:
         """Axial, coronal and sagittal slice through `ras` (mm), the patient's right and front at the left.
 
-        `region`, bool [k, j, i] on the block of the result, is outlined. Returns uint8 [row, column, RGB].
+        Above the image alone, below with the entropy, the segments' outlines and that of `region`, bool [k, j, i] on
+        the block of the result. Returns uint8 [row, column, RGB].
         """
-        return offscreen.sideBySide([self._slice(plane, np.array(ras), region) for plane in PLANES])
+        pairs = [self._slice(plane, np.array(ras), region) for plane in PLANES]
+        plain, painted = (offscreen.sideBySide(row) for row in zip(*pairs, strict=True))
+        bar = np.full((offscreen.GAP_PIXELS, plain.shape[1], 3), offscreen.GAP_COLOR, np.uint8)
+        return np.concatenate([plain, bar, painted])
 
-    def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+    def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The pixels' voxels are the nearest to points on a square around `ras`, along the axes of the voxels."""
         across, up = [axis for axis in (0, 1, 2) if axis != plane]
         center = np.linalg.solve(self._matrix, [*ras, 1.0])[:3]
@@ -80,16 +84,18 @@ class Plates:
         place[2 - column] = np.clip(columns, 0, limits[column] - 1)[None, :]
         place[2 - depth] = np.clip(depths, 0, limits[depth] - 1)
         at = tuple(place)
-        return self._paint(
-            self._grey[at], self._bits[at], self._current[at], inside, None if region is None else region[at]
+        low, high = self._window
+        unit = np.clip((self._grey[at].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
+        plain = np.repeat(unit[..., None], 3, 2)
+        painted = self._paint(
+            plain.copy(), self._bits[at], self._current[at], inside, None if region is None else region[at]
         )
+        return tuple((255 * picture).round().astype(np.uint8) for picture in (plain, painted))
 
     def _paint(
-        self, grey: np.ndarray, bits: np.ndarray, labels: np.ndarray, inside: np.ndarray, region: np.ndarray | None
+        self, picture: np.ndarray, bits: np.ndarray, labels: np.ndarray, inside: np.ndarray, region: np.ndarray | None
     ) -> np.ndarray:
-        low, high = self._window
-        unit = np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
-        picture = np.repeat(unit[..., None], 3, 2)
+        """Paint entropy and outlines over `picture` [row, column, RGB], in place; returns it."""
         threshold, highest = self._range
         unsure = inside & (bits >= threshold)
         colors = np.array(display.COLORS)
@@ -104,7 +110,7 @@ class Plates:
                 picture[_edge((labels == label) & inside)] = segment.GetColor()
         if region is not None:
             picture[_edge(region & inside)] = OUTLINE_COLOR
-        return (255 * picture).round().astype(np.uint8)
+        return picture
 
     def solidSteps(self, regions: list[np.ndarray], pixels: int = 420) -> Iterator[np.ndarray | None]:
         """What was segmented as a translucent shell around the `regions`, seen from the front and the right.

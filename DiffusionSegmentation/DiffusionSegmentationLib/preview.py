@@ -14,7 +14,10 @@ from .i18n import tr as _
 
 
 class Preview:
-    """Shows the previews of one run. Nothing of it is saved with the scene or outlives the run."""
+    """Shows the previews of one run. Nothing of it is saved with the scene or outlives the run.
+
+    What takes long is done piece by piece, one in each call of `poll`.
+    """
 
     def __init__(self) -> None:
         self._nodes: list[slicer.vtkMRMLNode] = []
@@ -23,6 +26,7 @@ class Preview:
         self._overlay: Overlay | None = None
         self._asked: tuple[str, int] | None = None
         self._steps: Iterator[None] | None = None
+        self._leaving: list[Iterator[None]] = []
         self._total = 0.0
         self.change: float | None = None
         """By which part the sum of the entropy has changed from the preview before to this one; None at the first."""
@@ -37,8 +41,17 @@ class Preview:
             self._asked = job, count
             self._steps = self._showSteps(volumeNode, files, count)
 
+    @property
+    def busy(self) -> bool:
+        """True while `poll` has something to do."""
+        return self._steps is not None or bool(self._leaving)
+
     def poll(self) -> bool:
-        """Do the next slow piece of what is to be shown; True if something new is in sight."""
+        """Do the next slow piece of what is to be taken back or shown; True if something new is in sight."""
+        if self._leaving:
+            if next(self._leaving[0], self) is self:
+                del self._leaving[0]
+            return False
         if self._steps is None:
             return False
         try:
@@ -64,20 +77,21 @@ class Preview:
         self._total = total
         if self._nodes and all(node.GetScene() is not None for node in self._nodes):
             segmentationNode, entropyNode = self._nodes
-            segmentationNode.SetAndObserveSegmentation(segmentation)
-            entropyNode.SetAndObserveImageData(entropy.GetImageData())
             for node in self._nodes:
                 node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+            segmentationNode.SetAndObserveSegmentation(segmentation)
+            yield
+            entropyNode.SetAndObserveImageData(entropy.GetImageData())
         else:
             self._takeBack()
-            self._begin(volumeNode, segmentation, entropy)
+            yield from self._beginSteps(volumeNode, segmentation, entropy)
 
-    def _begin(
+    def _beginSteps(
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentation: slicer.vtkSegmentation,
         entropy: slicer.vtkMRMLScalarVolumeNode,
-    ) -> None:
+    ) -> Iterator[None]:
         mrmlScene, name = volumeNode.GetScene(), volumeNode.GetName()
         for earlier in display.nodesOfClass(mrmlScene, "vtkMRMLScalarVolumeNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
@@ -87,31 +101,43 @@ class Preview:
                 earlier.SetDisplayVisibility(False)
                 self._hidden.append(earlier)
         segmentationNode = mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} preview").format(name=name))
+        self._nodes.append(segmentationNode)
+        segmentationNode.SetSaveWithScene(False)
         segmentationNode.CreateDefaultDisplayNodes()
-        segmentationNode.SetAndObserveSegmentation(segmentation)
         display.styleSegmentation(segmentationNode)
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        segmentationNode.SetAndObserveSegmentation(segmentation)
+        yield
         entropy.SetName(_("{name} preview entropy").format(name=name))
         entropyNode = mrmlScene.AddNode(entropy)
-        display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
-        for node in (segmentationNode, entropyNode):
-            node.SetSaveWithScene(False)
-            node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        self._nodes.append(entropyNode)
+        entropyNode.SetSaveWithScene(False)
+        entropyNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         entropyNode.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
-        self._nodes = [segmentationNode, entropyNode]
+        display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
+        yield
         self._overlay = Overlay(entropyNode)
         self._overlay.show()
 
     def end(self, restore: bool = True) -> None:
-        """Take everything back; with `restore` layers and earlier results are as they were, else not shown again."""
+        """Take everything out of sight; with `restore` layers and earlier results are as they were, else not shown.
+
+        The nodes go in the next calls of `poll`.
+        """
         self._takeBack(restore)
         self._asked = self._steps = self.change = None
         self._total = 0.0
 
+    def close(self) -> None:
+        """Take everything back, now."""
+        self.end()
+        while self._leaving:
+            self.poll()
+
     def _takeBack(self, restore: bool = True) -> None:
         if self._overlay is not None:
             self._overlay.hide()
-        for node in self._nodes:
-            display.removeNode(node)
+        self._leaving += map(display.removeSteps, self._nodes)
         for earlier in self._hidden if restore else ():
             if earlier.GetScene() is not None:
                 earlier.SetDisplayVisibility(True)

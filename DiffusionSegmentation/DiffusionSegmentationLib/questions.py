@@ -31,6 +31,14 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
     return REPLACE if clicked is replace or clicked == replace else CANCEL
 
 
+def mayRemove(name: str, voxels: int) -> bool:
+    """Whether the result `name`, `voxels` of which were changed by hand, may go."""
+    text = _("Remove '{name}' and all that belongs to it?").format(name=name)
+    if voxels:
+        text += " " + _("{count} voxels were changed by hand.").format(count=voxels)
+    return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
+
+
 def fileToSave(parent: Any, title: str, name: str, kinds: str) -> str:
     """Where to save a file that would be called `name`; empty if the person gives up."""
     return qt.QFileDialog.getSaveFileName(parent, title, name, kinds)

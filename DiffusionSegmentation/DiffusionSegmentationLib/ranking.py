@@ -8,12 +8,12 @@ import numpy as np
 import slicer
 import slicer.util
 
-from diffusion_segmentation.regions import REPORTED, REVIEW_BITS, Ranking, as_json
+from diffusion_segmentation.regions import REPORTED, REVIEW_BITS, Ranking, as_json, reviewable_voxels
 
 from . import grids
 from .i18n import tr as _
 from .latest import Latest
-from .scene import ENTROPY_ROLE, PROBABILITIES_ROLE, REGIONS_ROLE, RUN_ATTRIBUTE
+from .scene import ENTROPY_ROLE, PROBABILITIES_ROLE, RUN_ATTRIBUTE, regionsVolume
 
 SMALLEST_MM3 = 50
 
@@ -33,9 +33,8 @@ class Ranker:
         """Hold the arrays of the result, no copies. Raises LookupError, one sentence, where some are gone."""
         report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
         self._names = ["background", *(entry["name"] for entry in report["volumes"])]
-        regionsNode, entropyNode, sharesNode = (
-            segmentationNode.GetNodeReference(role) for role in (REGIONS_ROLE, ENTROPY_ROLE, PROBABILITIES_ROLE)
-        )
+        regionsNode = regionsVolume(segmentationNode)
+        entropyNode, sharesNode = map(segmentationNode.GetNodeReference, (ENTROPY_ROLE, PROBABILITIES_ROLE))
         if not (regionsNode and entropyNode and sharesNode and sharesNode.GetNumberOfDataNodes()):
             raise LookupError(_("The uncertainty of this result was removed; its regions stay as they are."))
         self._basins = slicer.util.arrayFromVolume(regionsNode)
@@ -44,7 +43,9 @@ class Ranker:
         self._ijkToRAS = grids.ijkToRAS(regionsNode)
         start = grids.offset(self._ijkToRAS, grids.ijkToRAS(entropyNode))
         self._entropy = grids.block(slicer.util.arrayFromVolume(entropyNode), start, self._basins.shape)
-        self._voxelMl = float(np.prod(regionsNode.GetSpacing())) / 1000
+        spacing = regionsNode.GetSpacing()
+        self._voxelMl = float(np.prod(spacing)) / 1000
+        self._thickness = reviewable_voxels(report["working_spacing_mm"], spacing[::-1])
         self._ranking: Ranking | None = None
         self._latest = Latest()
 
@@ -57,13 +58,13 @@ class Ranker:
         """Compute the regions of `wish`, instead of those of an earlier one that was not begun."""
         self._latest.ask(lambda: self._compute(wish))
 
-    def poll(self) -> tuple[Wish, list[dict[str, Any]]] | None:
-        """The regions that were found since, as the report tells them, with their wish; None while there are none."""
+    def poll(self) -> tuple[Wish, dict[str, Any]] | None:
+        """What was found since, as the report tells it (regions.as_json), with its wish; None while nothing was."""
         return self._latest.poll()
 
-    def _compute(self, wish: Wish) -> tuple[Wish, list[dict[str, Any]]]:
+    def _compute(self, wish: Wish) -> tuple[Wish, dict[str, Any]]:
         if self._ranking is None:
-            self._ranking = Ranking(self._basins, self._shares, self._entropy, self._voxelMl)
+            self._ranking = Ranking(self._basins, self._shares, self._entropy, self._voxelMl, self._thickness)
         found = self._ranking.at(wish.bits, wish.smallestMm3 / 1000, REPORTED)
         return wish, as_json(found, self._names, self._ras)
 

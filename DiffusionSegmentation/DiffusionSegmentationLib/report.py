@@ -88,7 +88,13 @@ class Report:
         """The report without pictures."""
         regions = [
             {"rank": r.rank, "basin": r.basin, "state": self._review.state(r), "expected_error_ml": r.expectedErrorMl}
-            | {"share": r.share, "volume_ml": r.volumeMl, "classes": dict(r.classes), "peak_ras_mm": list(r.peakRAS)}
+            | {
+                "reviewable_ml": r.reviewableMl,
+                "share": r.share,
+                "volume_ml": r.volumeMl,
+                "classes": dict(r.classes),
+                "peak_ras_mm": list(r.peakRAS),
+            }
             for r in self._review.regions
         ]
         wish = self._review.wish
@@ -122,7 +128,8 @@ class Report:
         body += [_figure(picture, self._regionText(region)) for region, picture in pictures]
         if pictures:
             text = _(
-                "Axial, coronal and sagittal slices of {mm:.0f} mm; the patient's right and front are at the left."
+                "Axial, coronal and sagittal slices of {mm:.0f} mm, above the image alone; the patient's right and"
+                " front are at the left."
             )
             body.append(f"<p class=note>{_e(text.format(mm=110))}</p>")
         body.append(self._regionsTable())
@@ -164,17 +171,27 @@ class Report:
         count, share = review.left()
         text = _(
             "{total} regions with {bits:.2f} bits or more; done: {done}, flagged: {flagged}, skipped: {skipped}, not"
-            " looked at: {count}, which hold {share:.0f} % of the expected error."
+            " looked at: {count}."
         )
-        return text.format(
-            total=len(states),
-            bits=review.wish.bits,
-            done=states.count(DONE),
-            flagged=states.count(FLAGGED),
-            skipped=states.count(SKIPPED),
-            count=count,
-            share=100 * share,
-        )
+        parts = [
+            text.format(
+                total=len(states),
+                bits=review.wish.bits,
+                done=states.count(DONE),
+                flagged=states.count(FLAGGED),
+                skipped=states.count(SKIPPED),
+                count=count,
+            )
+        ]
+        if review.reviewableMl is not None:
+            text = _(
+                "Of {wrong} ml that are expected to be wrong {reviewable} ml can be reviewed, and the regions that were"
+                " not looked at hold {share:.0f} % of those; the others lie in seams along borders, no wider than a"
+                " voxel of the model to each side, or below the threshold."
+            )
+            wrong, reviewable = map(volumes.mlText, (review.expectedErrorMl, review.reviewableMl))
+            parts.append(text.format(wrong=wrong, reviewable=reviewable, share=100 * share))
+        return " ".join(parts)
 
     def _regionText(self, region: Region) -> str:
         text = _("Region {rank}, {state}: {classes}; {wrong:.2f} of {volume:.1f} ml are expected to be wrong.")
@@ -190,25 +207,27 @@ class Report:
         head = [
             _("Region"),
             _("In dispute"),
-            _("Wrong, ml"),
+            _("To review (ml)"),
             _("Share"),
-            _("Peak, bits"),
-            _("Place, RAS mm"),
+            _("Wrong (ml)"),
+            _("Peak (bits)"),
+            _("Place (RAS, mm)"),
             _("State"),
         ]
         rows = [
             [
                 str(region.rank),
                 _classes(region),
-                f"{region.expectedErrorMl:.2f}",
+                f"{region.reviewableMl:.2f}",
                 f"{100 * region.share:.1f} %",
+                f"{region.expectedErrorMl:.2f}",
                 f"{region.peakBits:.2f}",
                 ", ".join(f"{mm:.0f}" for mm in region.peakRAS),
                 stateText(self._review.state(region)),
             ]
             for region in self._review.regions
         ]
-        return _table(head, rows, text=(1, 6)) if rows else ""
+        return _table(head, rows, text=(1, 7)) if rows else ""
 
     def _editedText(self) -> str:
         if not self._edited:

@@ -1,12 +1,13 @@
-"""The panel's section for the last result: what it is, and its uncertainty as an overlay."""
+"""The panel's section for the last result: what it is, its outlines, and its uncertainty as an overlay."""
 
 import json
 from typing import Any
 
+import qt
 import slicer
 
 from . import wording
-from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS
+from .display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
 from .i18n import tr as _
 from .layers import Layers
 from .scene import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
@@ -20,8 +21,13 @@ class ResultSection:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self.removalWished = Signal()
         self.thresholdChanged = Signal()
         """Called with the threshold in bits when a person has moved it."""
+        ui.removeResultButton.clicked.connect(lambda *_arguments: self.removalWished.emit())
+        ui.outlinesCheckBox.toggled.connect(self._onOutlinesToggled)
+        self._outlinesKey = qt.QShortcut(qt.QKeySequence("O"), ui.outlinesCheckBox)
+        self._outlinesKey.activated.connect(ui.outlinesCheckBox.click)
         ui.overlayCheckBox.toggled.connect(self._onOverlayToggled)
         ui.layerComboBox.currentIndexChanged.connect(self._onLayerChosen)
         ui.opacitySlider.valueChanged.connect(self._onOpacityChanged)
@@ -36,6 +42,9 @@ class ResultSection:
         ui.resultLabel.text = missing or _resultText(segmentation, report)
         ui.warningsLabel.text = "\n".join(report.get("warnings", []))
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
+        enable(ui.removeResultButton, missing, _("Take this result out of the scene, with all that belongs to it."))
+        enable(ui.outlinesCheckBox, missing, _("Show the outlines of the segments in the slice views (key O)."))
+        setQuietly(ui.outlinesCheckBox, "checked", segmentation is not None and outlined(segmentation))
         missing = missing or (None if layers else _("The entropy volume of this result was removed."))
         enable(ui.overlayCheckBox, missing, _("Colour in the slice views where the model is unsure."))
         self._fillLayers(layers, report, missing)
@@ -71,6 +80,9 @@ class ResultSection:
     def _layers(self) -> Layers | None:
         layers = Layers(self._segmentation) if self._segmentation else None
         return layers if layers is not None and layers.roles else None
+
+    def _onOutlinesToggled(self, show: bool) -> None:
+        showOutlines(self._segmentation, show)
 
     def _onOverlayToggled(self, show: bool) -> None:
         layers = self._layers()

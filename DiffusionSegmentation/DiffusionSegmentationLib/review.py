@@ -1,8 +1,9 @@
 """The review of a result: its uncertain regions one after the other, worst first, and what a person said of each.
 
-The regions are those of the report, or those that were found since for another threshold, ranked by the volume that is
-expected to be wrong. They and what was said of them are kept on the segmentation, and so are saved with the scene. The
-region under review is outlined by a segmentation of its own, so that no layer of a slice view is taken for it.
+The regions are those of the report, or those that were found since for another threshold, ranked by how much of them a
+look can put right (diffusion_segmentation.regions). They and what was said of them are kept on the segmentation, and so
+are saved with the scene. The region under review is outlined by a segmentation of its own, so that no layer of a slice
+view is taken for it.
 """
 
 import dataclasses
@@ -15,9 +16,10 @@ import slicer
 import slicer.util
 
 from . import display, grids
+from .framing import Framing
 from .i18n import tr as _
 from .ranking import Wish
-from .scene import REGIONS_ROLE, RUN_ATTRIBUTE
+from .scene import RUN_ATTRIBUTE, regionsVolume
 
 OPEN, DONE, FLAGGED, SKIPPED = "open", "done", "flagged", "skipped"
 
@@ -27,15 +29,21 @@ OUTLINE_ROLE = "DiffusionSegmentation.RegionOutline"
 OUTLINE_SEGMENT = "region"
 OUTLINE_COLOR = (0.0, 1.0, 1.0)
 """Cyan is in neither the entropy's colours nor those of the shipped model's structures."""
+OUTLINE_PIXELS = 3
+"""Thicker than those of the segments, among which it must be found."""
+REACH_MM = 20.0
+"""What is shown of a region whose size is not known."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """An uncertain region: `rank` from 1, `share` of all expected error, `classes` (name, mean probability)."""
+    """An uncertain region: `rank` from 1, `reviewableMl` of its expected error, `share` of all that can be reviewed,
+    `classes` (name, mean probability)."""
 
     rank: int
     basin: int
     expectedErrorMl: float
+    reviewableMl: float
     share: float
     volumeMl: float
     classes: tuple[tuple[str, float], ...]
@@ -52,15 +60,16 @@ class Review:
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
-        self._scene = segmentationNode.GetScene()
+        self._framing = Framing(segmentationNode)
         found = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
         self._found = json.loads(found) if found else {}
-        told = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE)).get("regions", [])
+        told = self._found or json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
         self.regions = [
             Region(
                 rank=rank,
                 basin=entry["basin"],
                 expectedErrorMl=entry["expected_error_ml"],
+                reviewableMl=entry.get("reviewable_ml", entry["expected_error_ml"]),
                 share=entry["share"],
                 volumeMl=entry["volume_ml"],
                 classes=tuple((part["name"], part["share"]) for part in entry["classes"]),
@@ -68,20 +77,23 @@ class Review:
                 peakBits=entry["peak_entropy_bits"],
                 peakRAS=tuple(entry["peak_ras_mm"]),
             )
-            for rank, entry in enumerate(self._found.get("regions", told), 1)
+            for rank, entry in enumerate(told.get("regions", []), 1)
         ]
+        self.expectedErrorMl: float | None = told.get("expected_error_ml")
+        """Of the whole volume, and the part of it that can be reviewed; None in reports up to version 0.4."""
+        self.reviewableMl: float | None = told.get("reviewable_ml")
 
     @property
     def wish(self) -> Wish:
         """What the regions were asked for."""
         return Wish(**self._found["wish"]) if self._found else Wish()
 
-    def replaceRegions(self, wish: Wish, found: list[dict[str, Any]]) -> "Review":
-        """The review with the regions `found` for `wish`, worst first, as a Ranker tells them.
+    def replaceRegions(self, wish: Wish, found: dict[str, Any]) -> "Review":
+        """The review with what was `found` for `wish`, as a Ranker tells it.
 
         What was said of a region stays with its basin. The region under review is left if it is not among them.
         """
-        content = {"wish": dataclasses.asdict(wish), "regions": found}
+        content = {"wish": dataclasses.asdict(wish), **found}
         self.segmentationNode.SetAttribute(REGIONS_ATTRIBUTE, json.dumps(content, ensure_ascii=False))
         again = Review(self.segmentationNode)
         if self.current is not None and again.current is None:
@@ -105,7 +117,7 @@ class Review:
         self._say(said)
 
     def left(self) -> tuple[int, float]:
-        """How many regions are open, and which share of the whole expected error they hold."""
+        """How many regions are open, and which share they hold of all that can be reviewed."""
         rest = [region for region in self.regions if self.state(region) == OPEN]
         return len(rest), sum(region.share for region in rest)
 
@@ -116,19 +128,17 @@ class Review:
         return next((region for region in rest if region.rank > at), rest[0] if rest else None)
 
     def goTo(self, region: Region) -> None:
-        """Make `region` the current one: centre all slice and 3D views on its worst voxel and outline it."""
+        """Make `region` the current one: outline it, and let all views show it, from its worst voxel in the middle."""
         said = self._said()
         said["current"] = region.basin
         self._say(said)
         world = [0.0, 0.0, 0.0]
         self.segmentationNode.TransformPointToWorld(region.peakRAS, world)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(self._scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-        for viewNode in display.nodesOfClass(self._scene, "vtkMRMLViewNode"):
-            _lookAt(slicer.modules.cameras.logic().GetViewActiveCameraNode(viewNode), world)
-        self._outline(region)
+        image = self._outline(region)
+        self._framing.show(world, REACH_MM if image is None else self._reach(image, world))
 
     def leave(self) -> None:
-        """No region is under review any more: its outline goes, what was said stays."""
+        """No region is under review any more: its outline goes, the views are as before, what was said stays."""
         said = self._said()
         said["current"] = None
         self._say(said)
@@ -140,7 +150,8 @@ class Review:
             self._outline(self.current)
 
     def putAway(self) -> None:
-        """Take the outline out of the scene; which region is under review stays."""
+        """Take the outline out of the scene and give the views back; which region is under review stays."""
+        self._framing.giveBack()
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
         if outlineNode is not None:
             display.removeNode(outlineNode)
@@ -152,14 +163,22 @@ class Review:
     def _say(self, said: dict) -> None:
         self.segmentationNode.SetAttribute(REVIEW_ATTRIBUTE, json.dumps(said))
 
-    def _outline(self, region: Region) -> None:
-        regionsNode = self.segmentationNode.GetNodeReference(REGIONS_ROLE)
-        if regionsNode is None or regionsNode.GetImageData() is None:
-            return  # a person has removed it; the views stand at the right place all the same
+    def _reach(self, image: Any, world: list[float]) -> float:
+        """How far, in mm along an axis of the world, the segment `image` reaches from `world`."""
+        extent = np.array(image.GetExtent(), float) + np.tile([-0.5, 0.5], 3)
+        corners = np.stack([*np.meshgrid(*extent.reshape(3, 2)), np.ones((2, 2, 2))]).reshape(4, -1)
+        places = grids.toWorld(self.segmentationNode) @ grids.imageToRAS(image) @ corners
+        return float(np.abs(places[:3] - np.array(world)[:, None]).max())
+
+    def _outline(self, region: Region) -> Any:
+        """Outline `region`; returns the vtkOrientedImageData of it, or None where there is none."""
+        regionsNode = regionsVolume(self.segmentationNode)
+        if regionsNode is None:
+            return None  # a person has removed it; the views stand at the right place all the same
         inside = slicer.util.arrayFromVolume(regionsNode) == region.basin
         box = grids.boundingBox(inside)
         if box is None:
-            return
+            return None
         image = grids.orientedImage(inside[box], grids.ijkToRAS(regionsNode), grids.first(box))
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE) or self._makeOutline()
         segmentation = outlineNode.GetSegmentation()
@@ -171,17 +190,10 @@ class Review:
         )
         segmentation.RemoveAllSegments()
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)
+        return image
 
     def _makeOutline(self) -> slicer.vtkMRMLSegmentationNode:
         outlineNode = display.addBeside(self.segmentationNode, _("{name} region"))
+        outlineNode.GetDisplayNode().SetSliceIntersectionThickness(OUTLINE_PIXELS)
         self.segmentationNode.SetNodeReferenceID(OUTLINE_ROLE, outlineNode.GetID())
         return outlineNode
-
-
-def _lookAt(cameraNode: slicer.vtkMRMLCameraNode | None, world: list[float]) -> None:
-    """Move the camera so that it looks at `world` from the side and the distance that it had."""
-    if cameraNode is not None:
-        shift = np.subtract(world, cameraNode.GetFocalPoint())
-        cameraNode.SetPosition(*(cameraNode.GetPosition() + shift))
-        cameraNode.SetFocalPoint(*world)
-        cameraNode.ResetClippingRange()

@@ -9,10 +9,15 @@ from .i18n import tr as _
 from .ranking import Ranker, Wish
 from .review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from .signals import Signal
-from .widgets import enable
+from .volumes import mlText
+from .widgets import enable, fitRows
 
 POLL_MILLISECONDS = 30
+SHOWN_REGIONS = 5
+"""Rows in sight; the others are to be scrolled."""
 SHOWN_CLASSES = 2
+WRONG = 2
+"""Column of what the regions are ranked by."""
 MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
 
 
@@ -31,8 +36,13 @@ class ReviewSection:
         self._timer.interval = POLL_MILLISECONDS
         self._timer.timeout.connect(self._poll)
         table = ui.regionTable
-        table.setHorizontalHeaderLabels(["", _("In dispute"), _("Wrong, ml"), _("Bits"), ""])
+        table.setHorizontalHeaderLabels(["", _("In dispute"), _("Wrong\n(ml)"), _("Peak\n(bits)"), ""])
         header = table.horizontalHeader()
+        wrong = _(
+            "Volume that is expected to be wrong. Seams along borders, no wider than a voxel of the model to each side,"
+            " do not count, because nobody can review them; the volume of a region that is nothing else is in brackets."
+        )
+        table.horizontalHeaderItem(WRONG).setToolTip(wrong)
         for column in range(5):
             stretch = column == 1
             header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents)
@@ -44,6 +54,7 @@ class ReviewSection:
             (ui.doneButton, "D", lambda: self._onMark(DONE)),
             (ui.flagButton, "F", lambda: self._onMark(FLAGGED)),
             (ui.skipButton, "S", lambda: self._onMark(SKIPPED)),
+            (ui.leaveButton, "L", self._onLeave),
         )
         ui.smallestSpinBox.valueChanged.connect(lambda _value: self.rank(self._bits))
         self._shortcuts = []
@@ -59,7 +70,7 @@ class ReviewSection:
         self._review = Review(segmentation) if segmentation else None
         if earlier is None or earlier.segmentationNode is not segmentation:
             self._ranker = None
-            if earlier is not None and earlier.segmentationNode.GetScene() is not None:
+            if earlier is not None:
                 earlier.putAway()  # its outline would lie over another result
             if self._review is not None:
                 self._bits = self._review.wish.bits
@@ -74,6 +85,7 @@ class ReviewSection:
         enable(ui.doneButton, unchosen, _("This region is right, or put right: go on (key D)."))
         enable(ui.flagButton, unchosen, _("Somebody should look at this region again: go on (key F)."))
         enable(ui.skipButton, unchosen, _("Leave this region as it is: go on (key S)."))
+        enable(ui.leaveButton, unchosen, _("Show the views as they were before the first region (key L)."))
         enable(ui.regionTable, reason, _("The most uncertain regions, worst first; a click goes there."))
         ui.reviewLabel.text = reason or _leftText(review, count, share)
         self._fill(review.regions if review else [], current)
@@ -112,7 +124,7 @@ class ReviewSection:
         if rows != self._shown:
             table.rowCount = len(rows)
             for row, (region, state) in enumerate(rows):
-                texts = (str(region.rank), _disputeText(region), f"{region.expectedErrorMl:.2f}")
+                texts = (str(region.rank), _disputeText(region), _wrongText(region))
                 for column, text in enumerate((*texts, f"{region.peakBits:.1f}", MARKS[state])):
                     item = qt.QTableWidgetItem(text)
                     item.setToolTip(_tip(region))
@@ -120,6 +132,7 @@ class ReviewSection:
                         item.setTextAlignment(qt.Qt.AlignCenter)
                     table.setItem(row, column, item)
             self._shown = rows
+            fitRows(table, SHOWN_REGIONS)
         blocked = table.blockSignals(True)
         if current is None:
             table.clearSelection()
@@ -137,11 +150,14 @@ class ReviewSection:
         self._review.mark(self._review.current, state)
         region = self._review.next()
         if region is None:
-            self._review.leave()
-            self.refresh(self._review.segmentationNode)
-            self.moved.emit()
+            self._onLeave()
         else:
             self._goTo(region)
+
+    def _onLeave(self) -> None:
+        self._review.leave()
+        self.refresh(self._review.segmentationNode)
+        self.moved.emit()
 
     def _goTo(self, region: Region) -> None:
         self._review.goTo(region)
@@ -160,24 +176,36 @@ def _problem(review: Review | None) -> str | None:
 def _leftText(review: Review, count: int, share: float) -> str:
     if not count:
         return _("All {total} regions have been looked at.").format(total=len(review.regions))
-    return _("{count} of {total} regions left; they hold {share} % of the expected error.").format(
-        count=count, total=len(review.regions), share=round(100 * share)
-    )
+    values = {"count": count, "total": len(review.regions), "share": round(100 * share)}
+    if review.reviewableMl is None:
+        return _("{count} of {total} regions left; they hold {share} % of the expected error.").format(**values)
+    text = _("{count} of {total} regions left.")
+    if review.reviewableMl:
+        text = _("{count} of {total} regions left; they hold {share} % of the {reviewable} ml to review.")
+    text += " " + _("Another {rest} ml are expected to be wrong in seams along borders, or below the threshold.")
+    rest = review.expectedErrorMl - review.reviewableMl
+    return text.format(**values, reviewable=mlText(review.reviewableMl), rest=mlText(rest))
+
+
+def _wrongText(region: Region) -> str:
+    """What the regions are ranked by; in brackets for a region that is nothing but a seam."""
+    return f"{region.reviewableMl:.2f}" if region.reviewableMl else f"({region.expectedErrorMl:.2f})"
 
 
 def _disputeText(region: Region) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in region.classes[:SHOWN_CLASSES])
+    return "\n".join(f"{name} {100 * share:.0f} %" for name, share in region.classes[:SHOWN_CLASSES])
 
 
 def _tip(region: Region) -> str:
     classes = "\n".join(f"{name}: {100 * share:.0f} %" for name, share in region.classes)
     return _(
-        "{classes}\n{volume:.1f} ml, of which {wrong:.2f} ml are expected to be wrong\n"
+        "{classes}\n{volume:.1f} ml; {wrong:.2f} ml are expected to be wrong, {reviewable:.2f} ml to review\n"
         "Entropy: mean {mean:.2f}, highest {peak:.2f} bits"
     ).format(
         classes=classes,
         volume=region.volumeMl,
         wrong=region.expectedErrorMl,
+        reviewable=region.reviewableMl,
         mean=region.meanBits,
         peak=region.peakBits,
     )

@@ -40,6 +40,14 @@ def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: st
         reading.stop()  # the file is about to be removed
 
 
+def wrap(sequenceNode: slicer.vtkMRMLSequenceNode, volumeNode: slicer.vtkMRMLVolumeNode) -> None:
+    """Make `volumeNode` the only volume of `sequenceNode`."""
+    image = volumeNode.GetImageData()
+    volumeNode.SetAndObserveImageData(None)
+    sequenceNode.SetDataNodeAtValue(volumeNode, "0")
+    sequenceNode.GetDataNodeAtValue("0").SetAndObserveImageData(image)
+
+
 class _Reading:
     """A thread that reads one volume after another, each as scalars of VTK, first i, then j, then k."""
 

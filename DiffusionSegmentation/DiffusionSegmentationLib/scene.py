@@ -17,7 +17,7 @@ import slicer
 import slicer.util
 import vtk
 
-from . import display, nrrd, samples, wording
+from . import display, nrrd, samples
 from .display import VOLUME_ROLE
 from .i18n import tr as _
 
@@ -43,7 +43,7 @@ class Result:
     segmentationNode: slicer.vtkMRMLSegmentationNode
     entropyNode: slicer.vtkMRMLScalarVolumeNode
     samplesNode: slicer.vtkMRMLSequenceNode
-    regionsNode: slicer.vtkMRMLLabelMapVolumeNode
+    regionsNode: slicer.vtkMRMLSequenceNode
     probabilitiesNode: slicer.vtkMRMLSequenceNode
     disagreementNode: slicer.vtkMRMLScalarVolumeNode | None
 
@@ -55,7 +55,7 @@ def importSteps(
 
     The nodes come to lie beside the volume: under its transform and its parent in the subject hierarchy. They are
     styled (display.py) but put into no view. Earlier results of the volume are left as they are, only out of sight.
-    The scene is touched in the last step only, so that one who stops before, or a broken file, leaves nothing behind.
+    Who closes the iterator before the Result, or a broken file, leaves nothing behind.
     Raises SceneError or nrrd.NrrdError if a file cannot be read or lies on another grid than the volume.
     """
     segmentation = readSegmentation(folder / "segmentation.seg.nrrd")
@@ -65,7 +65,10 @@ def importSteps(
         if role == ENTROPY_ROLE or (folder / name).exists():  # versions up to 0.3 wrote no disagreement
             parts[role] = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / name)
             yield None
-    parts[REGIONS_ROLE] = readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd")
+    # Samples, probabilities and regions are sequences, which no volume selector lists. Hidden nodes would be forgotten
+    # when a person saves the scene.
+    parts[REGIONS_ROLE] = slicer.vtkMRMLSequenceNode()
+    samples.wrap(parts[REGIONS_ROLE], readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd"))
     yield None
     for role, name, index, kind in (
         (SAMPLES_ROLE, "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode),
@@ -75,19 +78,47 @@ def importSteps(
         yield from samples.readInto(parts[role], folder / name, index, kind)
     for role in parts.keys() & {ENTROPY_ROLE, DISAGREEMENT_ROLE}:
         _requireSameGrid(volumeNode, parts[role])
-    yield _place(volumeNode, segmentation, parts, report)
+    yield from _placeSteps(volumeNode, segmentation, parts, report)
+
+
+def regionsVolume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLLabelMapVolumeNode | None:
+    """The label map of the regions of a result, or None where a person has removed it."""
+    node = segmentationNode.GetNodeReference(REGIONS_ROLE)
+    if node is not None and node.IsA("vtkMRMLSequenceNode"):  # up to version 0.4 it was a volume
+        node = node.GetNthDataNode(0) if node.GetNumberOfDataNodes() else None
+    return node if node is not None and node.GetImageData() is not None else None
 
 
 def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     """Take a result out of the scene, with all nodes that belong to it."""
+    for node in _partsOf(segmentationNode):
+        display.removeNode(node)
+    display.removeNode(segmentationNode)
+
+
+def resultsOf(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[slicer.vtkMRMLSegmentationNode]:
+    """The segmentations of the results of a volume, the oldest first."""
+    found = display.nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode")
+    return [
+        node for node in found if node.GetAttribute(RUN_ATTRIBUTE) and node.GetNodeReference(VOLUME_ROLE) is volumeNode
+    ]
+
+
+def removeLostParts(scene: slicer.vtkMRMLScene) -> None:
+    """Take out the samples, probabilities and regions whose segmentation a person has removed: no list shows them."""
+    kept = {
+        node.GetID() for owner in display.nodesOfClass(scene, "vtkMRMLSegmentationNode") for node in _partsOf(owner)
+    }
+    for node in list(display.nodesOfClass(scene, "vtkMRMLSequenceNode")):
+        if node.GetAttribute(RUN_ATTRIBUTE) is not None and node.GetID() not in kept:
+            scene.RemoveNode(node)
+
+
+def _partsOf(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[slicer.vtkMRMLNode]:
     roles: list[str] = []
     segmentationNode.GetNodeReferenceRoles(roles)
-    for role in roles:
-        if role.startswith("DiffusionSegmentation.") and role != VOLUME_ROLE:
-            node = segmentationNode.GetNodeReference(role)
-            if node is not None:
-                display.removeNode(node)
-    display.removeNode(segmentationNode)
+    own = [role for role in roles if role.startswith("DiffusionSegmentation.") and role != VOLUME_ROLE]
+    return list(filter(None, map(segmentationNode.GetNodeReference, own)))
 
 
 def readSegmentation(path: Path) -> slicer.vtkSegmentation:
@@ -131,47 +162,60 @@ def _position(volumeNode: slicer.vtkMRMLVolumeNode, ijk: tuple[int, int, int]) -
     return matrix.MultiplyPoint((*ijk, 1.0))[:3]
 
 
-def _place(
+def _placeSteps(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentation: slicer.vtkSegmentation,
     parts: Mapping[str, slicer.vtkMRMLStorableNode],
     report: Mapping[str, Any],
-) -> Result:
-    """Put a segmentation and its `parts`, which have no scene yet, into that of the volume. A part's role names it."""
+) -> Iterator[Result | None]:
+    """Put a segmentation and its `parts`, which have no scene yet, into that of the volume. A part's role names it.
+
+    Takes everything out again if it fails or is closed before the Result. What other code knows a result by, its report
+    and its volume, is written last.
+    """
     scene = volumeNode.GetScene()
-    for earlier in display.nodesOfClass(scene, "vtkMRMLSegmentationNode"):
-        if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode:
+    placed: list[slicer.vtkMRMLNode] = []
+    try:
+        segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _name(volumeNode, "segmentation"))
+        placed.append(segmentationNode)
+        segmentationNode.CreateDefaultDisplayNodes()
+        segmentationNode.SetDisplayVisibility(False)
+        segmentationNode.SetAndObserveSegmentation(segmentation)
+        segmentationNode.StorableModified()  # else Slicer takes it for saved, and closes without asking
+        # The transform first: the reference geometry is taken relative to it, and saving resamples to that geometry.
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        # DICOM SEG export finds patient and study through this reference.
+        role = segmentationNode.GetReferenceImageGeometryReferenceRole()
+        segmentationNode.SetNodeReferenceID(role, volumeNode.GetID())
+        display.styleSegmentation(segmentationNode)
+        _placeBeside(volumeNode, segmentationNode)
+        yield None
+        for role, node in parts.items():
+            node.SetName(_name(volumeNode, role.rpartition(".")[2].lower()))
+            placed.append(scene.AddNode(node))
+            segmentationNode.SetNodeReferenceID(role, node.GetID())
+            # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
+            if node.IsA("vtkMRMLVolumeNode"):
+                node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+                yield None
+                title = _("Entropy (bits)") if role == ENTROPY_ROLE else _("Disagreement (bits)")
+                display.styleEntropy(node, report["max_entropy_bits"], title)
+            _placeBeside(volumeNode, node)
+            yield None
+        for node in placed:
+            node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
+        for earlier in resultsOf(volumeNode):
             earlier.SetDisplayVisibility(False)
-
-    segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _name(volumeNode, "segmentation"))
-    segmentationNode.CreateDefaultDisplayNodes()
-    segmentationNode.SetAndObserveSegmentation(segmentation)
-    segmentationNode.StorableModified()  # else Slicer takes it for saved, and closes without asking
-    # The transform first: the reference geometry is taken relative to it, and saving resamples to that geometry.
-    segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-    # DICOM SEG export finds patient and study through this reference.
-    segmentationNode.SetNodeReferenceID(segmentationNode.GetReferenceImageGeometryReferenceRole(), volumeNode.GetID())
-    display.styleSegmentation(segmentationNode)
-
-    for role, node in parts.items():
-        node.SetName(_name(volumeNode, role.rpartition(".")[2].lower()))
-        scene.AddNode(node)
-        segmentationNode.SetNodeReferenceID(role, node.GetID())
-        # A sequence cannot lie under a transform; whoever shows one of its volumes puts that under the volume's.
-        if node.IsA("vtkMRMLVolumeNode"):
-            node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    display.styleEntropy(parts[ENTROPY_ROLE], report["max_entropy_bits"], wording.legendTitle(report))
-    if DISAGREEMENT_ROLE in parts:
-        display.styleEntropy(parts[DISAGREEMENT_ROLE], report["max_entropy_bits"], _("Disagreement (bits)"))
-    parts[REGIONS_ROLE].CreateDefaultDisplayNodes()
-
-    for node in (segmentationNode, *parts.values()):
-        node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
-        node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
-        _placeBeside(volumeNode, node)
+        for node in placed:
+            node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
+        segmentationNode.SetDisplayVisibility(True)
+    except BaseException:
+        for node in placed:
+            display.removeNode(node)
+        raise
     roles = ENTROPY_ROLE, SAMPLES_ROLE, REGIONS_ROLE, PROBABILITIES_ROLE, DISAGREEMENT_ROLE
-    return Result(segmentationNode, *map(parts.get, roles))
+    yield Result(segmentationNode, *map(parts.get, roles))
 
 
 def _name(volumeNode: slicer.vtkMRMLVolumeNode, what: str) -> str:

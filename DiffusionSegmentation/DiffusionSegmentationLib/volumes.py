@@ -61,13 +61,19 @@ def noteOn(volumes: Sequence[Volume]) -> str:
         _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
         _("Mask: each voxel counted as its most probable structure; it can lie outside the intervals."),
     ]
-    if count < 2:
-        sentences.append(_("One sample has no spread; draw {enough} or more for intervals."))
-    else:
-        sentences.append(_("50 %, 90 %: spread of the model's {count} samples, not its accuracy."))
-    if 2 <= count < ENOUGH_SAMPLES:
-        sentences.append(_("So few samples make the intervals wide; draw {enough} or more."))
-    return "\n".join(sentences).format(count=count, enough=ENOUGH_SAMPLES)
+    if count > 1:
+        sentences.append(_("50 %, 90 %: spread of the model's {count} samples, not its accuracy.").format(count=count))
+    return "\n".join(filter(None, [*sentences, cautionOn(volumes)]))
+
+
+def cautionOn(volumes: Sequence[Volume]) -> str:
+    """One sentence where there are too few samples for intervals, or none."""
+    count = len(volumes[0].samples) if volumes else ENOUGH_SAMPLES
+    if count >= ENOUGH_SAMPLES:
+        return ""
+    few = _("So few samples make the intervals wide; draw {enough} or more.")
+    one = _("One sample has no spread; draw {enough} or more for intervals.")
+    return (few if count > 1 else one).format(enough=ENOUGH_SAMPLES)
 
 
 def measuredOn(report: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The panel's table of volumes: what is expected of each segment, what its mask has, and how its samples spread."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from .scene import RUN_ATTRIBUTE
 from .volumes import Volume
 from .widgets import enable, fitRows
 
-PLOT_SIZE = 64, 16
+PLOT_SIZE = 48, 16
+MASK, PLOT = 2, 4
+"""Columns that are shown on demand only."""
 
 
 class VolumesSection:
@@ -25,6 +28,7 @@ class VolumesSection:
         self._volumes: list[Volume] = []
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._shown: tuple | None = None
+        self._notes = ""
         table = ui.volumesTable
         header = table.horizontalHeader()
         for column in range(5):
@@ -32,6 +36,7 @@ class VolumesSection:
             header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents)
         table.verticalHeader().visible = False
         header.highlightSections = False
+        ui.detailsCheckBox.toggled.connect(lambda _on: self._fill())
         ui.copyVolumesButton.clicked.connect(self._onCopy)
         ui.saveVolumesButton.clicked.connect(self._onSave)
 
@@ -54,19 +59,27 @@ class VolumesSection:
         run = json.loads(report) if report else {}
         self._volumes = volumes.volumesOf(run) if report else []
         notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
-        ui.volumesLabel.text = "\n".join(filter(None, notes))
-        ui.volumesLabel.visible = bool(report)
+        self._notes = "\n".join(filter(None, notes))
         self._fill()
 
     def _fill(self) -> None:
-        table = self._ui.volumesTable
-        titles = _titles(self._volumes)
+        table, details = self._ui.volumesTable, self._ui.detailsCheckBox.checked
+        label = self._ui.volumesLabel
+        label.text = self._notes if details else volumes.cautionOn(self._volumes)
+        label.visible = bool(label.text)
+        titles = _titles(self._volumes, details)
+        for button in (self._ui.copyVolumesButton, self._ui.saveVolumesButton):
+            button.visible = details
+        for column in (MASK, PLOT):
+            table.setColumnHidden(column, not details)
         table.setHorizontalHeaderLabels([title for title, _tip in titles])
         for column, (_title, tip) in enumerate(titles):
             table.horizontalHeaderItem(column).setToolTip(tip)
         table.rowCount = len(self._volumes)
         for row, volume in enumerate(self._volumes):
-            intervals = [volumes.intervalText(interval) for interval in (volume.interval50, volume.interval90)]
+            intervals = [volumes.intervalText(volume.interval90)]
+            if details:
+                intervals.insert(0, volumes.intervalText(volume.interval50))
             texts = [volume.name, *map(volumes.mlText, (volume.shown, volume.mask)), "\n".join(intervals)]
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
@@ -78,10 +91,9 @@ class VolumesSection:
             plot.alignment = qt.Qt.AlignCenter
             plot.pixmap = strips.spread(table, *PLOT_SIZE, volume.samples, volume.interval90, self._color(volume))
             plot.toolTip = _tip(volume)
-            table.setCellWidget(row, 4, plot)
-        table.setColumnWidth(4, PLOT_SIZE[0] + 8)
-        table.resizeRowsToContents()
-        fitRows(table)
+            table.setCellWidget(row, PLOT, plot)
+        table.setColumnWidth(PLOT, PLOT_SIZE[0] + 8)
+        fitRows(table, sys.maxsize)
 
     def _color(self, volume: Volume) -> Any:
         segment = self._segmentation.GetSegmentation().GetSegment(volume.segmentID)
@@ -107,17 +119,19 @@ class VolumesSection:
                 draft.unlink(missing_ok=True)
 
 
-def _titles(told: Sequence[Volume]) -> list[tuple[str, str]]:
-    """Title and tooltip of each column."""
+def _titles(told: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
+    """Title and tooltip of each column; without `details` of the 90 % intervals alone."""
     if volumes.isExpected(told):
         shown = _("Expected"), _("Expected volume: the class probabilities of the map summed over all voxels.")
     else:
         shown = _("Mean"), _("Mean of the samples' volumes.")
+    fifty = _("Where the volume of one more sample would lie with 50 % and with 90 % probability.")
+    ninety = _("Where the volume of one more sample would lie with 90 % probability: a spread, not an accuracy.")
     return [
         (_("Structure"), _("The model's structures.")),
         (f"{shown[0]}\n(ml)", shown[1]),
         (_("Mask\n(ml)"), _("Volume of the segmentation, in which each voxel counts as its most probable structure.")),
-        (_("50 %\n90 % (ml)"), _("Where the volume of one more sample would lie with 50 % and with 90 % probability.")),
+        (_("50 %\n90 %\n(ml)"), fifty) if details else (_("90 %\n(ml)"), ninety),
         (_("Samples"), _("The volume of each sample, and the 90 % interval as a line.")),
     ]
 

@@ -16,7 +16,8 @@ def setQuietly(widget: Any, name: str, value: Any) -> None:
     widget.blockSignals(blocked)
 
 
-def fitRows(table: Any) -> None:
-    """Make `table` as high as its rows, so that nothing of it is to be scrolled."""
-    height = sum(table.rowHeight(row) for row in range(table.rowCount))
+def fitRows(table: Any, most: int) -> None:
+    """Make each row of `table` as high as its text, and the table as high as its rows, at most the first `most`."""
+    table.resizeRowsToContents()
+    height = sum(table.rowHeight(row) for row in range(min(most, table.rowCount)))
     table.setFixedHeight(height + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .i18n import tr as _
 
 if TYPE_CHECKING:
-    from .jobs import Job
+    from .job import Job
 
 
 def progressText(progress: Mapping) -> str:
@@ -69,11 +69,6 @@ def mapSource(report: Mapping) -> str:
     if report["map_source"] == "exact":
         return _("the model's direct class probabilities, which are the exact average of its samples")
     return _("the model's direct class probabilities, in which the samples play no part")
-
-
-def legendTitle(report: Mapping) -> str:
-    """Title of the colour legend of the map's entropy."""
-    return _("Entropy (bits), direct") if report["map_source"] == "direct" else _("Entropy (bits)")
 
 
 def entropyText(report: Mapping) -> str:

@@ -171,7 +171,8 @@ def _ownGroup() -> dict:
     if os.name == "nt":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
         return {"creationflags": flags | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
-    return {"start_new_session": True}
+    # Not a session of its own: where the kernel groups processes by session, a nice value counts within one only.
+    return {"process_group": 0}
 
 
 def _lowerPriority(pid: int) -> None:

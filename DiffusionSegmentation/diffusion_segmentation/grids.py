@@ -158,13 +158,6 @@ class Projection:
         resample.SetInterpolator(sitk.sitkNearestNeighbor)
         return sitk.GetArrayFromImage(resample.Execute(image))
 
-    def ras(self, zyx: tuple[int, int, int]) -> tuple[float, float, float]:
-        """The centre of a voxel of the working grid in RAS, mm."""
-        left, posterior, superior = (
-            o + s * n for o, s, n in zip(self._working_origin, self._working_spacing, zyx[::-1], strict=True)
-        )
-        return -left, -posterior, superior
-
     def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
         """Yield slices along k of `box` and, for each, an iterator over the classes' interpolated probabilities."""
         if p.shape[1:] != self._working_shape:

@@ -46,39 +46,38 @@ class RunResults:
     asked: dict[str, Any]
     passes: int
 
-    def write_maps(self, probabilities: np.ndarray, segmentation: Path, entropy: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Write the maps of class probabilities [C, z, y, x]; returns labels [k, j, i] and expected voxels [C]."""
+    def write_maps(
+        self, probabilities: np.ndarray, segmentation: Path, entropy: Path
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Write the maps of class probabilities [C, z, y, x]; returns labels, bits [k, j, i], expected voxels [C]."""
         labels, bits, expected = self.projection.consensus(probabilities)
         results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.compress)
         results.write_entropy(entropy, bits, self.reference, self.compress)
-        return labels, expected
+        return labels, bits, expected
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
         """Write the samples so far and their maps into `folder`; returns what the report says of them."""
         compress = self.compress
         p = ensemble.map
-        labels, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        box, quantised = self.projection.box, list(self.projection.quantised(p))
+        size = self.region_mm or SEED_DISTANCE_MM
+        unsure = self.projection.nearest(basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size))
         if self.keep_samples:
             disagreement = self.projection.consensus(ensemble.shares)[1]
             results.write_entropy(folder / "disagreement.nrrd", disagreement, self.reference, compress)
-            box = self.projection.box
             results.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, self.reference, box, compress)
-            quantised = list(self.projection.quantised(p))
             results.write_sequence(
                 folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
             )
-        size = self.region_mm or SEED_DISTANCE_MM
-        unsure = basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size)
-        if self.keep_samples:
-            on_box = self.projection.nearest(unsure)
-            results.write_basins(folder / "regions.nrrd", on_box, self.reference, self.projection.box, compress)
+            results.write_basins(folder / "regions.nrrd", unsure, self.reference, box, compress)
         volumes = {
             "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
-            "regions": self._regions(unsure, p),
+            **self._regions(unsure, quantised, bits[self._inside]),
             "warnings": warnings,
         }
 
@@ -138,17 +137,28 @@ class RunResults:
 
     def _samples_dice(self, ensemble: Ensemble, labels: np.ndarray) -> list[float]:
         """Dice of each kept sample with the consensus `labels`, mean over structures; 1 for one that neither has."""
-        index, size = self.projection.box
-        consensus = labels[tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))]
+        consensus = labels[self._inside]
         scores = [dice(mask.whole(), consensus, self.model.classes) for mask in ensemble.masks]
         return [round(float(score[1:].mean()), 5) for score in scores]
 
-    def _regions(self, unsure: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
-        """The worst of the uncertain regions, as the report tells them."""
-        bits = -(p * np.log2(np.maximum(p, np.finfo(np.float32).tiny))).sum(0)
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        """The block of the input grid [k, j, i] that was segmented."""
+        index, size = self.projection.box
+        return tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
+
+    def _regions(self, unsure: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
+        """The worst of the uncertain regions, from what Slicer is given to rank them anew, so that both agree."""
         names = ["background", *(entry["name"] for entry in self.model.labels)]
-        ranking = regions.Ranking(unsure, list(p), bits, self.model.spacing**3 / 1000)
-        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, self.projection.ras)
+        spacing, start = self.reference.GetSpacing(), np.array(self.projection.box[0])
+        thickness = regions.reviewable_voxels(self.model.spacing, spacing[::-1])
+        ranking = regions.Ranking(unsure, quantised, bits, math.prod(spacing) / 1000, thickness)
+
+        def ras(kji: tuple[int, int, int]) -> tuple[float, float, float]:
+            left, posterior, superior = self.reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
+            return -left, -posterior, superior
+
+        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, ras)
 
     def _memory(self) -> dict[str, int]:
         """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""

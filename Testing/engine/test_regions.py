@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 from diffusion_segmentation.basins import EXTENT_MM, basins
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.regions import Ranking
+from diffusion_segmentation.regions import Ranking, opened, reviewable_voxels
 
 VOXEL = 0.027
 
@@ -27,7 +27,7 @@ def two_spots():
 
 def regions_of(p, spacing, threshold=0.0, **options):
     ranking = Ranking(basins(1 - p.max(0), spacing), list(p), entropy_of(p), np.prod(spacing) / 1000)
-    return ranking.at(threshold, **options)
+    return ranking.at(threshold, **options).regions
 
 
 def test_regions_are_ranked_by_the_expected_wrong_volume():
@@ -74,14 +74,14 @@ def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
     assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
     assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.9)] == pytest.approx([63 * VOXEL])
     assert len(regions_of(p, (3, 3, 3), smallest_ml=1.0)) == 1
-    assert regions_of(p, (3, 3, 3), 1.2) == []
+    assert regions_of(p, (3, 3, 3), 1.2) == ()
 
 
 def test_quantised_probabilities_tell_the_same():
     p = two_spots()
     exact = regions_of(p, (3, 3, 3))
     labels = basins(1 - p.max(0), (3, 3, 3))
-    coarse = Ranking(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), VOXEL).at(0.0)
+    coarse = Ranking(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), VOXEL).at(0.0).regions
     assert [r.basin for r in coarse] == [r.basin for r in exact]
     assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
 
@@ -90,7 +90,38 @@ def test_without_doubt_there_is_no_region():
     p = np.zeros((2, 6, 6, 6), np.float32)
     p[0] = 1
     assert basins(1 - p.max(0), (1, 1, 1)).max() == 0
-    assert regions_of(p, (1, 1, 1)) == []
+    assert regions_of(p, (1, 1, 1)) == ()
+
+
+def test_a_block_is_opened_to_what_holds_a_block_of_the_size():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[1:6, 2:5, 3:7] = True  # thick enough
+    mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thread that hangs on it, and a line
+    wanted = np.zeros(mask.shape, bool)
+    wanted[1:6, 2:5, 3:7] = True
+    assert np.array_equal(opened(mask, (3, 2, 4)), wanted)
+    assert np.array_equal(opened(mask, (1, 1, 1)), mask) and not opened(mask, (1, 10, 1)).any()
+
+
+def test_more_than_a_voxel_of_the_model_to_each_side_is_thick():
+    assert reviewable_voxels(2.0, (1.0, 2.0, 0.7)) == (5, 3, 6)
+    assert reviewable_voxels(2.0, (1.0000001, 1.9999999, 6.0)) == (5, 3, 1)  # a file's rounding changes nothing
+
+
+def test_a_seam_along_a_border_comes_after_what_can_be_reviewed_and_is_not_lost():
+    p = np.zeros((2, 12, 40, 40), np.float32)
+    p[0] = 1
+    p[:, 2:4, 2:14, 2:14] = 0.5  # a seam of two voxels, 144 ml expected to be wrong
+    p[:, 4:7, 30:34, 30:34] = np.array([0.6, 0.4]).reshape(2, 1, 1, 1)  # a third voxel thick, 19 ml
+    labels = np.zeros(p.shape[1:], np.uint16)
+    labels[2:4, 2:14, 2:14], labels[4:7, 30:34, 30:34] = 1, 2
+    found = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
+    assert [region.basin for region in found.regions] == [2, 1]
+    assert [region.reviewable_ml for region in found.regions] == pytest.approx([48 * 0.4, 0])
+    assert [region.share for region in found.regions] == pytest.approx([1, 0])
+    assert (found.expected_error_ml, found.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
+    thin = Ranking(labels, list(p), entropy_of(p), 1.0, (9, 9, 9)).at(0.5)
+    assert [region.basin for region in thin.regions] == [1, 2] and thin.reviewable_ml == 0
 
 
 def test_arrays_of_different_grids_are_refused():
@@ -106,7 +137,7 @@ def test_few_samples_find_the_places_that_the_exact_probabilities_name(name):
     def held(p, truth):
         labels = basins(1 - p.max(0), (4, 4, 4))
         ranking = Ranking(labels, list(p), entropy_of(p), 0.064)
-        return truth[np.isin(labels, [region.basin for region in ranking.at(0.0, most=5)])].sum()
+        return truth[np.isin(labels, [region.basin for region in ranking.at(0.0, most=5).regions])].sum()
 
     shares = []
     for seed in range(8):

@@ -78,7 +78,7 @@ def test_the_working_grid_covers_the_image_and_hardly_more(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_labels_come_back_from_the_nearest_voxel_and_places_are_told_in_ras(seed: int) -> None:
+def test_labels_come_back_from_the_nearest_voxel(seed: int) -> None:
     image = random_geometry(seed)
     working = working_image(image, 1.5)
     shape = working.GetSize()[::-1]
@@ -92,8 +92,6 @@ def test_labels_come_back_from_the_nearest_voxel_and_places_are_told_in_ras(seed
         voxel = working.TransformPhysicalPointToIndex(lps.tolist())
         distance = np.linalg.norm(working.TransformIndexToPhysicalPoint(voxel) - lps)
         assert found[tuple(kji)] == labels[voxel[::-1]] or distance > 0.7  # half way between two
-        right, front, up = projection.ras(voxel[::-1])
-        np.testing.assert_allclose((-right, -front, up), working.TransformIndexToPhysicalPoint(voxel), atol=1e-9)
     with pytest.raises(ValueError, match="working grid"):
         projection.nearest(labels[1:])
 

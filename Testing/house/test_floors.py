@@ -39,17 +39,18 @@ ENGINE_FLOORS = (
     "errors",
 )
 LIB_FLOORS = (
-    "panel headless",
+    "panel headless self_test",
+    "engine_section",
     "backend demo",
     "result_section review_section slices_section volumes_section browser_section correct_section report_section"
-    " batch_section",
+    " batch_section fitting run_section",
     "batch",
     "parameters",
     "jobs",
     "report",
     "plates",
     "review corrections side_by_side",
-    "browser labels layers preview ranking pointer slices",
+    "browser labels layers preview ranking pointer slices framing job",
     "catalogue scene handover leftovers",
     "worker_client display samples estimate",
     "worker_process dependencies offscreen wording widgets questions nrrd grids strips volumes",

@@ -40,6 +40,8 @@ LABELS = [
 ]
 
 MAXIMUM_BITS = math.log2(3)
+WORKING_MM = 0.4
+"""So fine that a voxel of the volume is thick enough to be reviewed."""
 
 
 @dataclass
@@ -112,10 +114,15 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     inside = np.zeros(labels.shape, bool)
     inside[block] = True
     unsure *= inside
-    found = regions.Ranking(unsure, list(p), entropy, np.prod(reference.GetSpacing()) / 1000).at(regions.REVIEW_BITS)
+    quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
+    spacing = reference.GetSpacing()
+    thickness = regions.reviewable_voxels(WORKING_MM, spacing[::-1])
+    ranking = regions.Ranking(unsure[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
+    found = ranking.at(regions.REVIEW_BITS, most=regions.REPORTED)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
-        return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
+        place = reference.TransformIndexToPhysicalPoint((np.array(kji[::-1]) + index).tolist())
+        return np.array(place) * [-1, -1, 1]
 
     report = {
         "schema": 1,
@@ -132,14 +139,14 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "kept_samples": samples,
         "warnings": [],
         "volumes": [volume(entry, drawn, reference) for entry in LABELS],
-        "regions": regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
+        "working_spacing_mm": WORKING_MM,
+        **regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
     results.write_basins(folder / "regions.nrrd", unsure[block], reference, (index, size), compress=False)
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
     results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
     results.write_entropy(folder / "disagreement.nrrd", disagreement, reference, compress=False)
     results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
-    quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     results.write_sequence(
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
     )

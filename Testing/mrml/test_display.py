@@ -6,7 +6,16 @@ import slicer
 import slicer.util
 from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib.display import COLORS, DEFAULT_OPACITY, Overlay, nodesOfClass
+from DiffusionSegmentationLib import offscreen
+from DiffusionSegmentationLib.display import (
+    COLORS,
+    DEFAULT_OPACITY,
+    Overlay,
+    nodesOfClass,
+    outlined,
+    removeNode,
+    showOutlines,
+)
 
 SIZE = (160, 120)
 
@@ -152,6 +161,16 @@ def test_legend_is_in_each_view_while_the_overlay_is(shown, views):
         assert not coloured(view.render()).any()
 
 
+def test_legend_and_its_title_keep_to_the_edge(shown, views):
+    Overlay(shown.entropyNode).show()
+    for view in views.values():
+        slicer.modules.colors.logic().GetColorLegendDisplayNode(shown.entropyNode).SetVisibility(True)
+        withIt = view.render().astype(int)
+        withoutLegend(shown)
+        rows, columns = np.nonzero(np.abs(withIt - view.render()).max(axis=2) > 12)
+        assert columns.min() > 0.82 * SIZE[0] and rows.min() > 0.6 * SIZE[1]
+
+
 def test_legend_is_titled_with_its_unit(shown):
     legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(shown.entropyNode)
     assert legend.GetTitleText() == "Entropy (bits)"
@@ -280,18 +299,36 @@ def test_removing_the_entropy_gives_the_foreground_back(shown, views):
     assert layers(views)["Red"][1:3] == (pet.GetID(), 0.35)
 
 
+def test_what_is_removed_while_it_is_shown_leaves_no_error(shown, views, capfd):
+    Overlay(shown.entropyNode).show()
+    for view in views.values():
+        view.render()
+    capfd.readouterr()
+    removeNode(shown.entropyNode)
+    for view in views.values():
+        view.render()
+    assert "ERR" not in "".join(capfd.readouterr())
+
+
 def test_segments_are_outlines(shown):
     displayNode = shown.segmentationNode.GetDisplayNode()
     assert displayNode.GetVisibility2DOutline() and not displayNode.GetVisibility2DFill()
 
 
-def test_outlines_are_drawn_in_the_colours_of_the_segments(shown, views):
-    shown.segmentationNode.SetDisplayVisibility(True)
+def test_outlines_are_drawn_in_the_colours_of_the_segments_and_can_be_hidden(shown, views, monkeypatch):
+    monkeypatch.setattr(offscreen, "SUPERSAMPLING", 1)  # lines of one pixel would be averaged away
+    node = shown.segmentationNode
+    node.SetDisplayVisibility(True)
 
-    picture = views["Red"].render().reshape(-1, 3).astype(int)
+    def drawn() -> int:
+        picture = views["Red"].render().reshape(-1, 3).astype(int)
+        return (np.abs(picture - 255 * np.array([0.25, 0.5, 0.75])).max(axis=1) < 12).sum()
 
-    blue = 255 * np.array([0.25, 0.5, 0.75])
-    assert (np.abs(picture - blue).max(axis=1) < 12).sum() > 30
+    assert drawn() > 30 and outlined(node)
+    showOutlines(node, False)
+    assert drawn() == 0 and not outlined(node)
+    showOutlines(node, True)
+    assert drawn() > 30 and outlined(node)
 
 
 def test_all_results_share_one_colour_node(shown, volumeNode, tmp_path):

@@ -113,15 +113,18 @@ def test_only_the_newest_result_of_a_volume_is_in_sight(volumeNode, job, tmp_pat
     assert ofOther.segmentationNode.GetDisplayVisibility()
 
 
-def test_an_import_that_is_stopped_leaves_the_scene_as_it_was(volumeNode, job):
+def test_an_import_that_is_stopped_at_any_step_leaves_the_scene_as_it_was(volumeNode, job, tmp_path):
+    earlier = importJob(volumeNode, segment(volumeNode, tmp_path))
     before = slicer.mrmlScene.GetNumberOfNodes()
-    steps = scene.importSteps(volumeNode, job.folder, job.report)
-
-    for _ in range(3):
-        assert next(steps) is None
-    steps.close()
-
-    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    for last in range(100):
+        steps = scene.importSteps(volumeNode, job.folder, job.report)
+        found = [next(steps) for _ in range(last + 1)]
+        if found[-1] is not None:
+            break
+        steps.close()
+        assert slicer.mrmlScene.GetNumberOfNodes() == before
+        assert earlier.segmentationNode.GetDisplayVisibility()
+    assert last >= 12 and not earlier.segmentationNode.GetDisplayVisibility()
 
 
 @pytest.mark.parametrize(
@@ -147,13 +150,39 @@ def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name,
     assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 
-def test_an_entropy_of_the_direct_head_says_so_in_its_legend(volumeNode, job):
-    job.report["map_source"] = "direct"
+def test_a_result_adds_its_two_overlays_to_the_volume_selectors_and_nothing_else(volumeNode, job, tmp_path):
+    importJob(volumeNode, job)
+    importJob(volumeNode, segment(volumeNode, tmp_path))
 
-    entropyNode = importJob(volumeNode, job).entropyNode
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode")]
+    kinds = ("entropy", "disagreement", "entropy_1", "disagreement_1")
+    assert sorted(names) == sorted([volumeNode.GetName(), *(f"{volumeNode.GetName()} {kind}" for kind in kinds)])
 
-    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(entropyNode)
-    assert legend.GetTitleText() == "Entropy (bits), direct"
+
+def test_what_no_list_shows_goes_with_the_segmentation(volumeNode, job, tmp_path):
+    removed, kept = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
+    slicer.mrmlScene.RemoveNode(removed.segmentationNode)
+
+    scene.removeLostParts(slicer.mrmlScene)
+
+    assert all(
+        node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)
+    )
+    assert removed.entropyNode.GetScene() is slicer.mrmlScene  # a person sees it, and may want it
+    assert all(node.GetScene() for node in (kept.samplesNode, kept.probabilitiesNode, kept.regionsNode))
+    scene.removeResult(kept.segmentationNode)
+    assert kept.regionsNode.GetScene() is None and kept.entropyNode.GetScene() is None
+
+
+def test_the_regions_of_an_earlier_version_are_a_volume(volumeNode, job):
+    result = importJob(volumeNode, job)
+    regions = scene.readVolume(slicer.vtkMRMLLabelMapVolumeNode(), job.folder / "regions.nrrd")
+    slicer.mrmlScene.AddNode(regions)
+    result.segmentationNode.SetNodeReferenceID(scene.REGIONS_ROLE, regions.GetID())
+
+    assert scene.regionsVolume(result.segmentationNode) is regions
+    regions.SetAndObserveImageData(None)
+    assert scene.regionsVolume(result.segmentationNode) is None
 
 
 def test_a_big_result_holds_up_the_windows_for_a_moment_only(application, tmp_path):

@@ -154,7 +154,7 @@ def test_a_picture_shows_the_place_and_the_patients_sides(application, tmp_path,
         (place, ((0, 0), (0, 0), (0, 0))),
         (center + [0, 0, 16], ((12, 14), None, None)),
     ):
-        picture = plates.slices(tuple(at))[..., 0].astype(float)
+        picture = plates.slices(tuple(at))[-PLATE_PIXELS:, :, 0].astype(float)
         tiles = np.split(picture[:, : 3 * (PLATE_PIXELS + 6)][:, :PLATE_PIXELS], 1, 1)
         tiles += [picture[:, n * (PLATE_PIXELS + 6) :][:, :PLATE_PIXELS] for n in (1, 2)]
         for tile, mm in zip(tiles, (axial, coronal, sagittal), strict=True):
@@ -175,6 +175,8 @@ def test_a_picture_has_overlay_and_outline(result):
     plates = Plates(result.segmentationNode)
     picture, bare = plates.slices(region.peakRAS, mask), plates.slices(region.peakRAS)
     cyan = (picture == np.round(255 * np.array(OUTLINE_COLOR))).all(-1)
+    above = picture[: len(picture) // 2 - 3]
+    assert (np.ptp(above, axis=2)[:, :PLATE_PIXELS] == 0).all() and above.max() > 50  # the image alone
     assert cyan.sum() > 20 and not (bare == np.round(255 * np.array(OUTLINE_COLOR))).all(-1).any()
     result.entropyNode.GetScalarVolumeDisplayNode().SetThreshold(9, 10)
     assert np.abs(bare.astype(int) - Plates(result.segmentationNode).slices(region.peakRAS)).max() > 40

@@ -14,6 +14,7 @@ from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS
 from DiffusionSegmentationLib import review
 from DiffusionSegmentationLib.ranking import Ranker, Wish
 from DiffusionSegmentationLib.review import DONE, FLAGGED, OPEN, SKIPPED, Review
+from DiffusionSegmentationLib.scene import regionsVolume
 
 OUTLINE = "DiffusionSegmentation.RegionOutline"
 
@@ -109,9 +110,29 @@ def test_going_to_a_region_centres_every_slice_view_on_it(tmp_path, transformed,
     assert result.segmentationNode.GetNodeReference(OUTLINE).GetTransformNodeID() == volumeNode.GetTransformNodeID()
 
 
+def test_a_region_fills_the_slice_views_and_what_they_showed_comes_back(result, sliceNodes):
+    sliceNodes[0].SetFieldOfView(500.0, 250.0, 1.0)
+    sliceNodes[1].JumpSlice(3.0, 4.0, 5.0)
+    before = [(node.GetFieldOfView(), slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())) for node in sliceNodes]
+    queue = Review(result.segmentationNode)
+    for region in queue.regions[:2]:
+        queue.goTo(region)
+        for node in sliceNodes:
+            rasToSlice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()))
+            across = (np.c_[outlined(result), np.ones(len(outlined(result)))] @ rasToSlice.T)[:, :2]
+            half = np.array(node.GetFieldOfView()[:2]) / 2
+            assert (np.abs(across) < half).all() and half.min() < 40  # whole, and not lost in the head
+        ratio = sliceNodes[0].GetFieldOfView()
+        assert ratio[0] / ratio[1] == pytest.approx(2)
+    Review(result.segmentationNode).leave()  # as after a scene was saved and opened
+    after = [(node.GetFieldOfView(), slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())) for node in sliceNodes]
+    for (fieldOfView, matrix), (wantedField, wantedMatrix) in zip(after, before, strict=True):
+        assert fieldOfView == pytest.approx(wantedField) and np.allclose(matrix, wantedMatrix)
+
+
 def test_the_outline_is_that_of_the_region_and_there_is_one_at_a_time(result, sliceNodes):
     queue = Review(result.segmentationNode)
-    basins = slicer.util.arrayFromVolume(result.regionsNode)
+    basins = slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))
     for region in queue.regions[:3]:
         queue.goTo(region)
         assert len(outlined(result)) == (basins == region.basin).sum() > 0
@@ -147,20 +168,21 @@ def ranked(result, wish):
 def test_the_same_wish_finds_the_regions_of_the_report(result, job):
     again = ranked(result, Wish())
     told = [entry["expected_error_ml"] for entry in job.report["regions"]]
-    assert [region.expectedErrorMl for region in again.regions] == pytest.approx(told, rel=0.02)
+    assert [region.expectedErrorMl for region in again.regions] == told
     assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
+    assert (again.expectedErrorMl, again.reviewableMl) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
     # Places are those of the volume, though the arrays are those of a block of it.
     for region, entry in zip(again.regions, job.report["regions"], strict=True):
-        assert math.dist(region.peakRAS, entry["peak_ras_mm"]) < 40
+        assert math.dist(region.peakRAS, entry["peak_ras_mm"]) < 0.02
         low, high = bounds(result, region.basin)
         assert (np.array(region.peakRAS) > low - 0.1).all() and (np.array(region.peakRAS) < high + 0.1).all()
 
 
 def bounds(result, basin):
     """RAS bounds of the voxels of a basin."""
-    kji = np.argwhere(slicer.util.arrayFromVolume(result.regionsNode) == basin)
+    kji = np.argwhere(slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode)) == basin)
     matrix = vtk.vtkMatrix4x4()
-    result.regionsNode.GetIJKToRASMatrix(matrix)
+    regionsVolume(result.segmentationNode).GetIJKToRASMatrix(matrix)
     places = np.array([matrix.MultiplyPoint((*map(float, index[::-1]), 1.0))[:3] for index in kji])
     return places.min(0), places.max(0)
 

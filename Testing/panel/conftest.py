@@ -42,11 +42,15 @@ for name in (
     "batch_section",
     "browser_section",
     "correct_section",
+    "engine_section",
+    "fitting",
     "parameters",
     "questions",
     "report_section",
     "result_section",
     "review_section",
+    "run_section",
+    "self_test",
     "slices_section",
     "strips",
     "volumes_section",
@@ -232,6 +236,10 @@ def pumpUntil(application):
             assert time.monotonic() < deadline, describe()
             application.processEvents()
             time.sleep(0.005)
+        widget = getattr(slicer.modules, "DiffusionSegmentationWidget", None)
+        while widget is not None and widget.panel is not None and widget.panel.settling:
+            assert time.monotonic() < deadline, "what the end of a run brings along"
+            application.processEvents()
         application.processEvents()
 
     return pump

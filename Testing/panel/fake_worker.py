@@ -4,8 +4,9 @@
 
 `good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
 as the engine does; `direct`, `both` and `exact` also say that their maps are a direct prediction, wholly, in part or as
-the exact mean of samples that need no steps; `unfitted` warns of its spread; `old` writes what version 0.3 did; every
-other behaviour is one way to go wrong.
+the exact mean of samples that need no steps; `unfitted` warns of its spread; `seams` is in doubt along borders only;
+`seven` has the structures of the shipped model; `old` writes what version 0.3 did; every other behaviour is one way to
+go wrong.
 """
 
 import json
@@ -39,6 +40,10 @@ LABELS = [
         "terminology": TERMINOLOGY.format(code="68523003^White matter"),
     },
 ]
+WORKING_MM = 1.0
+"""So fine that the sheets of doubt are thick enough to be reviewed, except in `seams`."""
+SEVEN = ("Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter", "Deep grey matter", "Cerebellum")
+SEVEN += ("Brainstem",)
 UNFITTED = "The spread of this model's samples was not fitted to labelled cases; its intervals can be too narrow."
 
 
@@ -150,30 +155,40 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     reference = sitk.ReadImage(request["volume"])
     voxels = sitk.GetArrayFromImage(reference).astype(np.float32)
     unit = (voxels - voxels.min()) / (voxels.max() - voxels.min())
-    labels = np.digitize(unit, [0.3, 0.6]).astype(np.uint8)
-    entropy = np.exp(-(((unit[..., None] - [0.3, 0.6]) / 0.05) ** 2)).sum(-1).astype(np.float32)
+    table, borders = LABELS, np.array([0.3, 0.6])
+    if behaviour == "seven":
+        table = [{**LABELS[0], "label": n, "id": f"s{n}", "name": name} for n, name in enumerate(SEVEN, 1)]
+        borders = np.linspace(0.1, 0.8, len(SEVEN))
+    classes = len(table) + 1
+    labels = np.digitize(unit, borders).astype(np.uint8)
+    entropy = np.exp(-(((unit[..., None] - borders) / 0.05) ** 2)).sum(-1).astype(np.float32)
     folder = Path(request["folder"])
-    results.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, LABELS, False)
+    results.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, table, False)
     if behaviour == "half-result":
         (folder / f"{prefix}entropy.nrrd").write_bytes(b"NRRD0004\n")
     else:
         results.write_entropy(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
-    limits = [np.array([0.3, 0.6]) + 0.02 * np.sin(2 * n) for n in range(samples)]
+    limits = [borders + 0.02 * np.sin(2 * n) for n in range(samples)]
     drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
     kept = samples if behaviour == "old" else min(samples, 16)
     results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn[:kept], reference, box, False)
     if behaviour != "old" and not prefix:
-        votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(3)])
+        votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(classes)])
         bits = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0).astype(np.float32)
         results.write_entropy(folder / "disagreement.nrrd", bits, reference, False)
     second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
-    p = np.stack([np.where(labels == c, 1 - second, np.where((labels + 1) % 3 == c, second, 0)) for c in range(3)])
+    after = (labels + 1) % classes
+    p = np.stack([np.where(labels == c, 1 - second, np.where(after == c, second, 0)) for c in range(classes)])
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
     results.write_sequence(path, quantised, reference, box, False, index_name="class")
     unsure = basins(1 - p.max(0), reference.GetSpacing()[::-1])
-    found = regions.Ranking(unsure, list(p), entropy, np.prod(reference.GetSpacing()) / 1000).at(regions.REVIEW_BITS)
+    spacing = reference.GetSpacing()
+    workingMm = 20.0 if behaviour == "seams" else WORKING_MM
+    thickness = regions.reviewable_voxels(workingMm, spacing[::-1])
+    ranking = regions.Ranking(unsure, quantised, entropy, np.prod(spacing) / 1000, thickness)
+    found = ranking.at(regions.REVIEW_BITS, most=regions.REPORTED)
     results.write_basins(folder / f"{prefix}regions.nrrd", unsure, reference, box, False)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
@@ -189,11 +204,12 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "requested_samples": request["samples"],
         "partial": samples < request["samples"],
         "device": request["device"],
-        "classes": 3,
-        "max_entropy_bits": 1.585,
-        "volumes": [volume(entry, drawn, labels, reference) for entry in LABELS],
+        "classes": classes,
+        "max_entropy_bits": round(float(np.log2(classes)), 3),
+        "volumes": [volume(entry, drawn, labels, reference) for entry in table],
         "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(kept)],
-        "regions": regions.as_json(found[:50], ["background", *(entry["name"] for entry in LABELS)], ras),
+        "working_spacing_mm": workingMm,
+        **regions.as_json(found, ["background", *(entry["name"] for entry in table)], ras),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
         "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},

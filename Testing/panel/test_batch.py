@@ -32,6 +32,7 @@ def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUnt
     ui = world.ui
     assert not ui.batchButton.enabled and ui.batchButton.toolTip == "The list is empty."
     ui.samplesSpinBox.value = 2
+    ui.batchCollapsibleButton.collapsed = False
     ui.addScenesButton.click()
     assert lines(world) == ["One", "Flat", "Two"]
     ui.batchButton.click()
@@ -68,10 +69,10 @@ def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, a
     world.ui.samplesSpinBox.value = 2
     world.ui.addScenesButton.click()
     world.ui.batchButton.click()
-    pumpUntil(lambda: len(segmentations()) == 1)
+    items = world.widget.panel._batch.items
+    pumpUntil(lambda: items[0].state == DONE)
     world.ui.batchButton.click()
     assert not world.runner.busy and world.ui.batchButton.text == "Segment all"
-    items = world.widget.panel._batch.items
     assert [item.state for item in items] == [DONE, WAITING, WAITING]
     world.ui.batchButton.click()
     pumpUntil(lambda: world.ui.batchButton.text == "Segment all")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import slicer.util
 import slicer_standin
+import vtk
+
+from DiffusionSegmentationLib import offscreen
 
 slicer_standin.likePythonQt(__name__)
 
@@ -49,11 +52,38 @@ def live(application, condition):
         time.sleep(0.001)
 
 
-def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, addVolume, application, beat):
+@pytest.fixture
+def drawnViews(application, mrmlScene, monkeypatch):
+    """Three slice views, each drawn in software when it asks for it, one at a time, as on a screen."""
+    import qt
+
+    monkeypatch.setattr(offscreen, "SUPERSAMPLING", 1)
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        mrmlScene.RemoveNode(composite)  # each view brings its own
+    application.world.addSliceViews((256, 256))
+    views = list(application.world.sliceViews.values())
+    asking = []
+    for view in views:
+        ask = lambda *_arguments, view=view: asking.append(view) if view not in asking else None  # noqa: E731
+        view.logic.AddObserver(vtk.vtkCommand.ModifiedEvent, ask)
+        view._managers.AddObserver(vtk.vtkCommand.UpdateEvent, ask)
+    timer = qt.QTimer()
+    timer.interval = 1
+    timer.timeout.connect(lambda: asking.pop(0).redraw() if asking else None)
+    timer.start()
+    yield views
+    timer.stop()
+    for view in views:
+        view.close()
+    application.world.sliceViews.clear()
+
+
+def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, addVolume, application, beat, drawnViews):
     voxels = np.random.default_rng(0).integers(0, 1000, (181, 217, 181), dtype=np.int16)
     volumeNode = addVolume(voxels, name="Colin27", spacing=1.0)
-    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        composite.SetBackgroundVolumeID(volumeNode.GetID())
+    for view in drawnViews:
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+        view.logic.FitSliceToBackground()
     world = openRealPanel()
     world.ui.samplesSpinBox.value = 3
     importing = []
@@ -63,15 +93,16 @@ def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, ad
     live(application, lambda: len(beat) > 5)
     beat.clear()
     world.ui.segmentButton.click()
-    live(application, lambda: not world.runner.busy)
+    live(application, lambda: not world.runner.busy and not world.widget.panel.settling)
     ended = len(beat)
     live(application, lambda: len(beat) > ended + 5)
     assert world.runner.job.state == "done", world.runner.job.message
     atImport = [seconds for end, seconds in beat if end >= importing[0]]
     before = [seconds for end, seconds in beat if end < importing[0]]
-    print(f"largest gap {1000 * max(before):.0f} ms, at import {1000 * max(atImport):.0f} ms")
+    largest = sorted(atImport, reverse=True)
+    print(f"largest gap {1000 * max(before):.0f} ms, at import {', '.join(f'{1000 * s:.0f}' for s in largest[:4])} ms")
     assert max(before) < LARGEST_GAP_SECONDS
-    assert max(atImport) < LARGEST_GAP_AT_IMPORT_SECONDS
+    assert largest[0] < LARGEST_GAP_AT_IMPORT_SECONDS and largest[1] < LARGEST_GAP_SECONDS
 
 
 def test_the_beat_notices_what_blocks(application, beat):
@@ -89,3 +120,34 @@ def test_the_beat_notices_what_blocks(application, beat):
         qt.QTimer.singleShot(0, block)
         live(application, lambda: len(beat) > 3)
         assert max(seconds for _end, seconds in beat) > LARGEST_GAP_SECONDS
+
+
+def test_previews_and_the_end_of_a_run_come_in_pieces_of_one_slow_thing_each(openPanel, addHead, pumpUntil):
+    """What takes a view long is a node that comes or goes, and another layer; no turn of the timer does two of them."""
+    addHead()
+    world = openPanel("good", "0.05")
+    panel, runner = world.widget.panel, world.runner
+    composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    happened, pieces = [], []
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNode(_scene, _event, node):
+        if node.IsA("vtkMRMLStorableNode") and not node.IsA("vtkMRMLColorNode"):
+            happened.append(f"{node.GetName()} {'comes' if node.GetScene() else 'goes'}")
+
+    scene = slicer.mrmlScene
+    tags = [scene.AddObserver(event, onNode) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)]
+    world.ui.samplesSpinBox.value = 3
+    world.ui.segmentButton.click()
+    while runner.busy or panel.settling:
+        happened.clear()
+        layer = composite.GetForegroundVolumeID()
+        panel._timer.timeout.emit()
+        pieces.append([*happened, *(["layer"] if composite.GetForegroundVolumeID() != layer else [])])
+        time.sleep(0.005)
+    for tag in tags:
+        scene.RemoveObserver(tag)
+    assert runner.job.state == "done" and [piece for piece in pieces if len(piece) > 1] == []
+    told = [thing for piece in pieces for thing in piece]
+    assert "Head preview comes" in told and "Head preview entropy goes" in told
+    assert "Head probabilities comes" in told and told.count("layer") >= 2

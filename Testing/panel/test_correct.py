@@ -8,6 +8,7 @@ import slicer_standin
 
 from DiffusionSegmentationLib.labels import Labels
 from DiffusionSegmentationLib.review import Review
+from DiffusionSegmentationLib.scene import regionsVolume
 
 slicer_standin.likePythonQt(__name__)
 
@@ -62,7 +63,10 @@ def test_the_sample_on_show_takes_the_place_of_the_result_in_the_region(correcte
     ui.useSampleButton.click()
     labels = Labels(result.segmentationNode)
     assert editor().undoStates == undo + 1 and labels.edited() > 0
-    inside = slicer.util.arrayFromVolume(result.regionsNode) == Review(result.segmentationNode).current.basin
+    inside = (
+        slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))
+        == Review(result.segmentationNode).current.basin
+    )
     sample = slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(1))
     assert np.array_equal(labels.current()[inside], sample[inside])
     pumpUntil(lambda: ui.editedLabel.text.startswith(f"{labels.edited()} voxels ("), seconds=10)
@@ -115,7 +119,7 @@ def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monke
     names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert len(names) == left
     assert ("Head segmentation" in names) == (answer != "replace")
-    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 2 * left
+    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 3 * left
     # No display node is left of what was removed.
     shown = {
         node.GetNthDisplayNode(n).GetID()
@@ -172,9 +176,18 @@ def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
     world.ui.unsureOnlyCheckBox.click()
     world.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
-    assert node.GetSourceVolumeIntensityMask()
+    assert node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head entropy"
     run(world)  # another result is on show
-    assert not node.GetSourceVolumeIntensityMask()
+    assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
+
+
+def test_what_the_mask_does_to_other_tools_is_said_where_it_is_switched_on(corrected):
+    ui = corrected[0].ui
+    assert not ui.maskLabel.visible
+    ui.unsureOnlyCheckBox.click()
+    assert ui.maskLabel.visible and "read the entropy, in bits" in ui.maskLabel.text
+    ui.unsureOnlyCheckBox.click()
+    assert not ui.maskLabel.visible
 
 
 def test_each_result_has_its_own_count(corrected, run, pumpUntil):

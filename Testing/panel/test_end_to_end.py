@@ -1,5 +1,6 @@
 """The panel with the real worker and a model of random weights: everything but Slicer's own Qt side is real."""
 
+import json
 import sys
 import unittest
 
@@ -11,7 +12,7 @@ import slicer_standin
 
 from DiffusionSegmentationLib import catalogue, demo, scene
 from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.review import Review
+from DiffusionSegmentationLib.review import REGIONS_ATTRIBUTE, Review
 
 slicer_standin.likePythonQt(__name__)
 
@@ -54,7 +55,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     table = shownVolumes(ui)
     assert [row[0] for row in table] == ["Structure 1", "Structure 2"]
     for _name, expected, _mask, intervals in table:
-        low, high = map(float, intervals.splitlines()[1].split("–"))
+        low, high = map(float, intervals.split("–"))
         assert low <= float(expected) <= high
 
     ui.layerComboBox.currentIndex = 1
@@ -96,6 +97,24 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     ui.sampleCheckBox.click()
     assert ui.sampleText.text.startswith("Sample ") and "of the 16 kept (64 drawn)" in ui.sampleText.text
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_threshold_that_comes_back_brings_back_the_regions_of_the_report(world, run, pumpUntil):
+    ui = world.ui
+    result = run(world, samples=3).result
+    told = {key: world.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
+    assert len(told["regions"]) > 3
+    shown = shownRegions(ui), ui.reviewLabel.text
+    for bits in (0.4, 0.8):
+        ui.thresholdSlider.value = bits
+        pumpUntil(lambda bits=bits: Review(result.segmentationNode).wish.bits == bits, seconds=10)
+        assert (shownRegions(ui) == shown[0]) == (bits == 0.8)
+    found = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
+    assert {key: found[key] for key in told} == told and ui.reviewLabel.text == shown[1]
+
+
+def shownRegions(ui):
+    return [[ui.regionTable.item(row, column).text() for column in range(5)] for row in range(ui.regionTable.rowCount)]
 
 
 def shownVolumes(ui):

@@ -99,7 +99,7 @@ def test_the_worker_stays_for_the_next_run(bench, addHead):
     world.runner.submit(volumeNode, Choices(samples=1))
     world.finish()
     assert world.runner.client._process is process
-    assert "Head samples" in resultNodes() and len(resultNodes()) == 6  # nothing was overwritten
+    assert "Head samples" in resultNodes() and len(resultNodes()) == 8  # nothing was overwritten
 
 
 def test_a_second_run_at_a_time_is_refused(bench, addHead):

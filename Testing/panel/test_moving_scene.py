@@ -1,6 +1,7 @@
 """The scene changes while a run is under way: each change has its outcome, and no work of a person is lost."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,21 @@ def test_a_scene_that_is_added_leaves_the_run_alone(running, pumpUntil, tmp_path
     assert slicer.mrmlScene.Import()
     assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
     assert slicer.util.getNode("Of another case")
+
+
+def test_nothing_of_a_run_comes_among_the_nodes_of_a_scene_that_is_being_loaded(running, pumpUntil):
+    world, _ = running()
+    mrmlScene, job = slicer.mrmlScene, world.runner.job
+    mrmlScene.StartState(slicer.vtkMRMLScene.ImportState)
+    try:
+        before, until = mrmlScene.GetNumberOfNodes(), time.monotonic() + 2
+        while time.monotonic() < until:  # the worker finishes meanwhile
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        assert job.state == "running" and mrmlScene.GetNumberOfNodes() == before
+    finally:
+        mrmlScene.EndState(slicer.vtkMRMLScene.ImportState)
+    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
 def test_an_earlier_result_that_is_edited_or_removed_during_a_run_stays_so(openPanel, addHead, run, pumpUntil):

@@ -199,6 +199,13 @@ def test_a_python_that_is_not_there(openPanel, addHead, run):
     assert "could not be started" in world.ui.statusLabel.text
 
 
+def test_a_python_that_is_taken_back_is_used_no_longer(openPanel):
+    world = openPanel()
+    world.ui.pythonPathLineEdit.currentPath = "/usr/bin/python"
+    world.ui.pythonPathLineEdit.currentPath = ""
+    assert world.backend.settings.workerPython == ""
+
+
 def flat(addVolume):
     return addVolume(np.zeros((1, 8, 8), np.int16), name="Slice")
 

@@ -6,6 +6,7 @@ import slicer.util
 import slicer_standin
 
 from DiffusionSegmentationLib.review import DONE, FLAGGED, SKIPPED, Review
+from DiffusionSegmentationLib.volumes import mlText
 
 slicer_standin.likePythonQt(__name__)
 
@@ -69,6 +70,47 @@ def test_each_key_says_its_own(reviewed):
     press(world, "n")
     assert [review.state(region) for region in review.regions[:3]] == [FLAGGED, SKIPPED, "open"]
     assert review.current.rank == 4
+
+
+def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene):
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
+    view = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    view.SetFieldOfView(300.0, 240.0, 1.0)
+    addHead()
+    world = openPanel()
+    review = Review(run(world).result.segmentationNode)
+    assert not world.ui.leaveButton.enabled
+    press(world, "n")
+    press(world, "d")
+    assert view.GetFieldOfView()[0] < 150 and review.current.rank == 2
+    press(world, "l")
+    assert view.GetFieldOfView() == (300.0, 240.0, 1.0) and view.GetSliceOffset() == 0
+    assert review.current is None and not world.ui.leaveButton.enabled
+    press(world, "n")
+    run(world)  # another result on show
+    assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
+
+
+def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
+    world, review = reviewed
+    count, share = review.left()
+    assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
+    assert world.ui.reviewLabel.text.startswith(
+        f"{count} of {count} regions left; they hold {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
+    )
+    shown = [float(world.ui.regionTable.item(row, 2).text()) for row in range(count)]
+    assert shown == sorted(shown, reverse=True) and shown[0] > 0
+
+
+def test_where_all_doubt_is_seams_along_borders_they_are_told_as_such(openPanel, addHead, run):
+    addHead()
+    world = openPanel("seams", "0.01")
+    review = Review(run(world).result.segmentationNode)
+    assert review.reviewableMl == 0 and len(review.regions) > 10
+    assert world.ui.reviewLabel.text.startswith(
+        f"{len(review.regions)} of {len(review.regions)} regions left. Another "
+    )
+    assert world.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
 
 
 def test_a_click_on_a_row_goes_there(reviewed):

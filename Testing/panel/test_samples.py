@@ -48,6 +48,26 @@ def test_the_slider_goes_through_the_samples(browsed, photograph):
     assert browser.shown is None and not ui.sampleText.visible
 
 
+def test_a_sample_is_filled_and_the_result_outlined(browsed):
+    world, browser = browsed
+    world.ui.sampleCheckBox.click()
+    sample = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample").GetDisplayNode()
+    result = browser.segmentationNode.GetDisplayNode()
+    assert sample.GetVisibility2DFill() and not sample.GetVisibility2DOutline()
+    assert result.GetVisibility2DOutline() and not result.GetVisibility2DFill()
+
+
+def test_no_sample_lies_over_the_result_in_segment_editor(browsed, mrmlScene):
+    world, browser = browsed
+    layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    world.ui.sampleCheckBox.click()
+    world.ui.sideBySideCheckBox.click()
+    world.ui.editButton.click()
+    assert browser.shown is None and not world.ui.sampleCheckBox.checked
+    assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+
+
 def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     addHead()
     world = openPanel("exact", "0.001")

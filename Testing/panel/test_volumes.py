@@ -66,9 +66,18 @@ def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photogra
     addHead()
     world = openPanel(behaviour, "0.01")
     table = world.ui.volumesTable
-    assert not world.ui.copyVolumesButton.enabled and "no result yet" in world.ui.copyVolumesButton.toolTip
+    assert not world.ui.copyVolumesButton.visible and not world.ui.copyVolumesButton.enabled
+    assert "no result yet" in world.ui.copyVolumesButton.toolTip
     report = run(world, samples=8).report
-    assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 % (ml)"], ["Samples"]]
+    assert [column for column in range(5) if not table.isColumnHidden(column)] == [0, 1, 3]
+    assert [table.item(row, 3).text() for row in range(2)] == [
+        volumes.intervalText(entry["interval90_ml"]) for entry in report["volumes"]
+    ]
+    assert headers(table)[3] == ["90 %", "(ml)"] and not world.ui.volumesLabel.visible
+    photograph(f"volumes-{behaviour}", world.widget, part=world.ui.resultCollapsibleButton)
+    world.ui.detailsCheckBox.click()
+    assert not any(table.isColumnHidden(column) for column in range(5))
+    assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 %", "(ml)"], ["Samples"]]
     assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
     assert table.rowCount == 2
     for row, entry in enumerate(report["volumes"]):
@@ -78,9 +87,16 @@ def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photogra
         assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
         assert f"in the mask {mask} ml" in table.item(row, 1).toolTip()
         plot = table.cellWidget(row, 4).pixmap.toImage()
-        assert len({plot.pixel(x, 8) for x in range(64)}) > 3
+        assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the model's 8 samples" in world.ui.volumesLabel.text
-    photograph(f"volumes-{behaviour}", world.widget, part=world.ui.resultCollapsibleButton)
+    photograph(f"volumes-{behaviour}-details", world.widget, part=world.ui.resultCollapsibleButton)
+
+
+def test_what_few_samples_are_worth_is_said_without_a_click(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.01")
+    run(world, samples=4)
+    assert world.ui.volumesLabel.visible and world.ui.volumesLabel.text.startswith("So few samples make")
 
 
 def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, tmp_path, monkeypatch):

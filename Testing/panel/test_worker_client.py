@@ -152,6 +152,14 @@ def test_killing_takes_the_children_along(listen):
     assert not isAlive(child)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows neither sessions nor process groups")
+def test_the_worker_has_a_group_of_its_own_in_our_session_where_its_nice_value_counts(listen):
+    listener = listen("good")
+    listener.until(lambda: listener.client.hello)
+    pid = listener.client._process._process.pid
+    assert os.getpgid(pid) == pid != os.getpgid(0) and os.getsid(pid) == os.getsid(0)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_children_of_a_worker_that_was_killed_do_not_hide_its_end(listen):
     listener = listen("deaf")

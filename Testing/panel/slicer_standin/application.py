@@ -115,7 +115,6 @@ class _SegmentEditor:
     def __init__(self):
         self.editor = self
         self.segmentationNode = None
-        self.sourceVolumeNode = None
         self.undoStates = 0
         self._node = None
 
@@ -139,7 +138,11 @@ class _SegmentEditor:
         self._node.SetAndObserveSegmentationNode(node)
 
     def setSourceVolumeNode(self, node):
-        self.sourceVolumeNode = node
+        self._node.SetAndObserveSourceVolumeNode(node)
+
+    @property
+    def sourceVolumeNode(self):
+        return self._node.GetSourceVolumeNode() if self._node else None
 
 
 class _MainWindow(QMainWindow):

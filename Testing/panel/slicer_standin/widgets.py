@@ -1,15 +1,20 @@
 """The qMRML and ctk widgets that the panel uses, each with what the panel uses of it, in the looks of plain Qt."""
 
 import slicer
-from PySide6.QtCore import Property, Qt, Signal
+from PySide6.QtCore import Property, QEvent, QRect, QSize, Qt, Signal
+from PySide6.QtGui import QPalette
 from PySide6.QtWidgets import (
+    QAbstractButton,
     QComboBox,
     QDoubleSpinBox,
-    QFrame,
     QHBoxLayout,
     QLineEdit,
+    QScrollArea,
     QSizePolicy,
     QSlider,
+    QStyle,
+    QStyleOptionToolButton,
+    QStylePainter,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -90,43 +95,98 @@ class qMRMLNodeComboBox(QComboBox):
     removeEnabled = _property(bool, "_ignored")
 
 
-class ctkCollapsibleButton(QWidget):
-    """A header that hides and shows what is laid out beneath it."""
+class ctkCollapsibleButton(QAbstractButton):
+    """A header that hides and shows what is laid out beneath it.
+
+    As in CTK a child that code hides or shows while the button is collapsed is not seen before the button is opened.
+    """
 
     HEADER_HEIGHT = 24
+    COLLAPSED_HEIGHT = 10
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._header = QToolButton(self)
-        self._header.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._header.setAutoRaise(True)
-        self._header.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self._header.clicked.connect(lambda: self._setCollapsed(not self._collapsed))
-        self._frame = QFrame(self)
-        self._frame.setFrameShape(QFrame.Shape.HLine)
-        self._frame.setFrameShadow(QFrame.Shadow.Sunken)
         self._collapsed = False
+        self._forcing = False
+        self._openHeight = self.maximumHeight()
+        self.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Preferred)
         self.setContentsMargins(0, self.HEADER_HEIGHT, 0, 0)
-        self._setCollapsed(False)
+        self.clicked.connect(lambda: self._setCollapsed(not self._collapsed))
 
-    def resizeEvent(self, event):
-        super().resizeEvent(event)
-        self._header.setGeometry(0, 0, self.width(), self.HEADER_HEIGHT)
-        self._frame.setGeometry(0, self.HEADER_HEIGHT - 2, self.width(), 2)
+    def sizeHint(self):
+        if self._collapsed:
+            return QSize(100, self.HEADER_HEIGHT + self.COLLAPSED_HEIGHT)
+        return QWidget.sizeHint(self).expandedTo(QSize(100, self.HEADER_HEIGHT + self.COLLAPSED_HEIGHT))
+
+    def minimumSizeHint(self):
+        return self.sizeHint() if self._collapsed else QWidget.minimumSizeHint(self)
+
+    def hitButton(self, position):
+        return position.y() < self.HEADER_HEIGHT
+
+    def paintEvent(self, _event):
+        painter = QStylePainter(self)
+        option = QStyleOptionToolButton()
+        option.initFrom(self)
+        option.rect = QRect(0, 0, self.width(), self.HEADER_HEIGHT)
+        option.features = QStyleOptionToolButton.ToolButtonFeature.Arrow
+        option.arrowType = Qt.ArrowType.RightArrow if self._collapsed else Qt.ArrowType.DownArrow
+        option.toolButtonStyle = Qt.ToolButtonStyle.ToolButtonTextBesideIcon
+        option.iconSize = QSize(16, 16)
+        option.text = self.text()
+        option.state |= QStyle.StateFlag.State_AutoRaise
+        painter.drawControl(QStyle.ControlElement.CE_ToolButtonLabel, option)
+        painter.setPen(self.palette().color(QPalette.ColorRole.Mid))
+        painter.drawLine(0, self.HEADER_HEIGHT - 2, self.width(), self.HEADER_HEIGHT - 2)
+        painter.end()
+
+    def childEvent(self, event):
+        if event.type() == QEvent.Type.ChildAdded and event.child().isWidgetType():
+            event.child().installEventFilter(self)
+        super().childEvent(event)
 
     def showEvent(self, event):
         super().showEvent(event)
-        self._setCollapsed(self._collapsed)  # the children of the .ui are there now
+        self._forceAll()  # the children of the .ui are there now
+
+    def setVisible(self, visible):
+        self._forcing = True
+        super().setVisible(visible)
+        self._forcing = False
+
+    def eventFilter(self, child, event):
+        if not self._forcing and event.type() == QEvent.Type.ShowToParent:
+            child.setProperty("visibilityToParent", True)
+            self._force(child)
+        elif not self._forcing and event.type() == QEvent.Type.HideToParent:
+            child.setProperty("visibilityToParent", False)
+        return False
+
+    def _force(self, child):
+        self._forcing = True
+        wanted = child.property("visibilityToParent") is not False
+        child.setVisible(not self._collapsed and wanted)
+        if wanted:
+            child.setAttribute(Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
+        self._forcing = False
+
+    def _forceAll(self):
+        for child in self.children():
+            if child.isWidgetType():
+                self._force(child)
 
     def _setCollapsed(self, collapsed):
+        if collapsed == self._collapsed:
+            return
         self._collapsed = collapsed
-        self._header.setArrowType(Qt.ArrowType.RightArrow if collapsed else Qt.ArrowType.DownArrow)
-        for child in self.children():
-            if isinstance(child, QWidget) and child not in (self._header, self._frame):
-                child.setVisible(not collapsed)
-        self.setMaximumHeight(self.HEADER_HEIGHT if collapsed else 16777215)
+        if collapsed:
+            self._openHeight = self.maximumHeight()
+            self.setMaximumHeight(self.sizeHint().height())
+        else:
+            self.setMaximumHeight(self._openHeight)
+        self._forceAll()
+        self.updateGeometry()
 
-    text = Property(str, lambda self: self._header.text(), lambda self, text: self._header.setText(text))
     collapsed = Property(bool, lambda self: self._collapsed, _setCollapsed)
 
 
@@ -189,7 +249,8 @@ class ctkPathLineEdit(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit, 1)
         layout.addWidget(self._button)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        # CTK's validator takes an empty path for unfinished, and tells nobody of it.
+        self._edit.textChanged.connect(lambda path: self.currentPathChanged.emit(path) if path else None)
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     filters = Property(int, lambda self: self._filters, lambda self, filters: setattr(self, "_filters", filters))
@@ -206,6 +267,31 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
     def self(self):
         return self.python
+
+
+class qSlicerModulePanel(QScrollArea):
+    """The scroll area in which the module that is open stands. One that is left loses its parent and is hidden."""
+
+    def __init__(self):
+        super().__init__()
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setWidget(QWidget())
+        QVBoxLayout(self.widget()).addStretch()
+        self._module = None
+
+    def setModule(self, module):
+        """Show the widget `module`, or none."""
+        if self._module is not None:
+            self.widget().layout().removeWidget(self._module)
+            self._module.setVisible(False)
+            self._module.setParent(None)
+        self._module = module
+        if module is not None:
+            module.layout().setContentsMargins(0, 0, 0, 0)
+            module.setSizePolicy(QSizePolicy.Policy.Ignored, module.sizePolicy().verticalPolicy())
+            self.widget().layout().insertWidget(0, module, 1)
+            module.setVisible(True)
 
 
 CUSTOM = {

@@ -1,0 +1,216 @@
+"""At every usual width no text is cut, no row is hidden and nothing lies over anything else."""
+
+import time
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+slicer_standin.likePythonQt(__name__)
+
+WIDTHS = [400, 450, 560]
+SCREEN = 1000 - 235
+"""Pixels that a screen of 1,000 leaves a module: less title, menus, tool bars, help, data probe and status bar."""
+
+
+@pytest.fixture
+def modulePanel(application):
+    """The scroll area in which Slicer shows the module; opened and left as Slicer does it."""
+    from slicer_standin.widgets import qSlicerModulePanel
+
+    area = qSlicerModulePanel()
+    area.show()
+    yield area
+    area.setModule(None)
+    area.hide()
+
+
+@pytest.fixture
+def opened(openPanel, addHead, run, modulePanel, application, mrmlScene):
+    """The panel after a run with the structures of the shipped model, as wide as wished."""
+
+    def open_(width):
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
+        for name in ("Red", "Yellow", "Green"):
+            mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
+        addHead("MRHead of a patient with a long name")
+        world = openPanel("seven", "0.01")
+        modulePanel.resize(width, 900)
+        enter(world, modulePanel)
+        run(world, samples=4)
+        settle(application)
+        return world
+
+    return open_
+
+
+def enter(world, modulePanel):
+    modulePanel.setModule(world.root)
+    world.root.isEntered = True
+    world.widget.enter()
+
+
+def leave(world, modulePanel):
+    world.root.isEntered = False
+    modulePanel.setModule(None)
+
+
+def settle(application):
+    for _turn in range(30):
+        application.processEvents()
+        time.sleep(0.002)
+
+
+def shownWidgets(world):
+    """The widgets that a person sees, each with its place in the panel."""
+    import qt
+
+    kinds = qt.QLabel, qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QTableWidget, qt.QSlider
+    for name, widget in sorted(vars(world.ui).items()):
+        if isinstance(widget, kinds) and widget.visible:
+            corner = widget.mapTo(world.root, qt.QPoint(0, 0))
+            yield name, widget, qt.QRect(corner, widget.size)
+
+
+def faults(world):
+    """What is cut or lies over something else, a line each."""
+    import qt
+
+    found = []
+    shown = list(shownWidgets(world))
+    for name, widget, place in shown:
+        if isinstance(widget, qt.QLabel) and widget.text:
+            if widget.wordWrap and widget.heightForWidth(widget.width) > widget.height:
+                found.append(f"{name} needs {widget.heightForWidth(widget.width)} pixels, has {widget.height}")
+            if not widget.wordWrap and widget.sizeHint.width() > widget.width:
+                found.append(f"{name} is cut")
+        if isinstance(widget, (qt.QPushButton, qt.QCheckBox)):
+            frame = 8 if isinstance(widget, qt.QPushButton) else 22
+            if widget.fontMetrics().horizontalAdvance(widget.text) + frame > widget.width:
+                found.append(f"{name} is cut: {widget.text}")
+        if isinstance(widget, qt.QTableWidget):
+            found += tableFaults(name, widget)
+        if place.right() >= world.root.width or place.bottom() >= world.root.height:
+            found.append(f"{name} leaves the panel")
+    wanted = world.root.layout().totalMinimumSize().width()
+    if wanted > world.root.width:
+        found.append(f"the panel needs {wanted} pixels, has {world.root.width}")
+    for index, (name, _widget, place) in enumerate(shown):
+        found += [f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)]
+    return found
+
+
+def tableFaults(name, table):
+    import qt
+
+    found = []
+    metrics, header = table.fontMetrics(), table.horizontalHeader()
+    for column in (column for column in range(table.columnCount) if not table.isColumnHidden(column)):
+        title = table.horizontalHeaderItem(column).text()
+        wanted = header.fontMetrics().boundingRect(qt.QRect(0, 0, 1000, 1000), 0, title)
+        if wanted.width() > table.columnWidth(column) or wanted.height() > header.height:
+            found.append(f"{name}: the title {title!r} is cut")
+        for row in range(table.rowCount):
+            item = table.item(row, column)
+            if item is None:
+                continue
+            inside = qt.QRect(0, 0, table.columnWidth(column) - 6, 1000)
+            wanted = metrics.boundingRect(inside, qt.Qt.TextWordWrap, item.text())
+            if wanted.width() > inside.width() or wanted.height() > table.rowHeight(row):
+                found.append(f"{name}: {item.text()!r} is cut")
+    if name == "volumesTable" and table.rowCount:
+        last = table.rowCount - 1
+        bottom = table.rowViewportPosition(last) + table.rowHeight(last)
+        if bottom > table.viewport().height:
+            found.append(f"{name}: the last row ends at {bottom} of {table.viewport().height} pixels")
+    return found
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
+    world = opened(width)
+    ui = world.ui
+    assert faults(world) == []
+    for click in (
+        ui.nextButton.click,
+        ui.sampleCheckBox.click,
+        ui.detailsCheckBox.click,
+        ui.unsureOnlyCheckBox.click,
+        lambda: setattr(ui.advancedCollapsibleButton, "collapsed", False),
+        lambda: setattr(ui.batchCollapsibleButton, "collapsed", False),
+        ui.detailsCheckBox.click,
+    ):
+        click()
+        settle(application)
+        assert faults(world) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_scene_that_is_opened_while_another_module_is_shown_is_laid_out_as_well(
+    opened, modulePanel, application, mrmlScene, tmp_path, width
+):
+    world = opened(width)
+    world.ui.detailsCheckBox.click()
+    path = tmp_path / "case.mrb"
+    assert mrmlScene.WriteToMRB(str(path))
+    for _turn in range(2):
+        leave(world, modulePanel)
+        mrmlScene.Clear(False)
+        settle(application)
+        assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
+        settle(application)
+        enter(world, modulePanel)
+        settle(application)
+        assert world.ui.volumesTable.rowCount == 7 and world.ui.volumesLabel.visible
+        assert faults(world) == []
+
+
+def test_another_width_is_laid_out_as_well(opened, modulePanel, application):
+    world = opened(560)
+    world.ui.detailsCheckBox.click()
+    for width in (400, 450, 420, 560):
+        modulePanel.resize(width, 900)
+        settle(application)
+        assert faults(world) == []
+
+
+def test_a_larger_font_is_laid_out_as_well(opened, application):
+    import qt
+
+    world = opened(560)
+    world.ui.detailsCheckBox.click()
+    before = qt.QApplication.font()
+    try:
+        larger = qt.QFont(before)
+        larger.setPointSizeF(1.2 * before.pointSizeF())
+        qt.QApplication.setFont(larger)
+        settle(application)
+        assert faults(world) == []
+    finally:
+        qt.QApplication.setFont(before)
+
+
+def test_the_review_is_in_sight_on_a_usual_screen(opened, application):
+    import qt
+
+    world = opened(400)
+    world.ui.nextButton.click()
+    settle(application)
+    assert world.ui.volumesTable.rowCount == 7 and world.ui.regionTable.rowCount >= 5
+    bottom = world.ui.skipButton.mapTo(world.root, qt.QPoint(0, world.ui.skipButton.height)).y()
+    print(f"the review's buttons end at {bottom} pixels")
+    assert bottom <= SCREEN
+
+
+def test_what_is_cut_and_what_overlaps_is_noticed(opened, application):
+    """Negative control."""
+    world = opened(400)
+    ui = world.ui
+    ui.nextButton.setFixedWidth(20)
+    ui.reviewLabel.setFixedHeight(10)
+    ui.volumesTable.setFixedHeight(60)
+    ui.skipButton.move(ui.flagButton.pos)
+    told = "\n".join(faults(world))
+    for words in ("nextButton is cut", "reviewLabel needs", "volumesTable: the last row", "overlap"):
+        assert words in told

@@ -1,0 +1,67 @@
+"""The result on show: its outlines, its removal, and what it leaves in the lists of the application."""
+
+import slicer
+import slicer.util
+import slicer_standin
+
+slicer_standin.likePythonQt(__name__)
+
+
+def test_the_outlines_go_and_come_with_a_key(openPanel, addHead, run):
+    from PySide6.QtTest import QTest
+
+    addHead()
+    world = openPanel()
+    assert not world.ui.outlinesCheckBox.enabled and not world.ui.outlinesCheckBox.checked
+    displayNode = run(world).result.segmentationNode.GetDisplayNode()
+    world.root.activateWindow()
+    for shown in (False, True):
+        slicer.app.processEvents()
+        QTest.keyClick(world.ui.segmentButton, "o")
+        assert bool(displayNode.GetVisibility2DOutline()) == shown == world.ui.outlinesCheckBox.checked
+    displayNode.SetVisibility(False)  # in Data
+    world.widget.enter()
+    assert not world.ui.outlinesCheckBox.checked
+    world.ui.outlinesCheckBox.click()
+    assert displayNode.GetVisibility() and displayNode.GetVisibility2DOutline()
+
+
+def test_a_result_is_removed_whole_and_the_one_before_it_is_shown(openPanel, addHead, run, monkeypatch):
+    volumeNode, otherNode = addHead(), addHead("Other")
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    for composite in composites:
+        composite.SetBackgroundVolumeID(volumeNode.GetID())
+        composite.SetForegroundVolumeID(otherNode.GetID())
+    world = openPanel("good", "0.01")
+    ui = world.ui
+    assert not ui.removeResultButton.enabled
+    first = run(world).result
+    before = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
+    run(world)
+    ui.nextButton.click()
+    ui.sampleCheckBox.click()
+    asked, answers = [], [False, True, True]
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.questions.mayRemove", lambda *given: asked.append(given) or answers.pop(0)
+    )
+    ui.removeResultButton.click()
+    assert ui.resultLabel.text.startswith("Head segmentation_1")
+    ui.removeResultButton.click()
+    assert ui.resultLabel.text.startswith("Head segmentation:") and first.segmentationNode.GetDisplayVisibility()
+    assert {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")} <= before
+    assert {composite.GetForegroundVolumeID() for composite in composites} == {otherNode.GetID()}
+    ui.removeResultButton.click()
+    assert not ui.removeResultButton.enabled and asked[-1] == ("Head segmentation", 0)
+    assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == 2
+
+
+def test_five_runs_leave_only_overlays_in_the_volume_selectors(openPanel, addHead, run):
+    addHead()
+    world = openPanel("good", "0.01")
+    for _turn in range(3):
+        run(world, samples=1)
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode")]
+    assert len(names) == 7 and not any("region" in name for name in names)
+    segmentationNode = world.runner.job.result.segmentationNode
+    slicer.mrmlScene.RemoveNode(segmentationNode)  # in Data
+    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 6
