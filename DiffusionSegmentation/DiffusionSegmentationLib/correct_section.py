@@ -256,13 +256,14 @@ class CorrectSection:
 
         Threshold, Level tracing and the like work on the image again.
         """
-        if self._masked is not None:
-            self._masked.SourceVolumeIntensityMaskOff()
-            source = self._masked.GetSourceVolumeNode()
-            image = source.GetNodeReference(VOLUME_ROLE) if source else None
-            if image is not None:
-                self._masked.SetAndObserveSourceVolumeNode(image)
-            self._masked = None
+        node = self._masked or self._editorNode()  # a mask may be older than this panel, as after loading a scene
+        source = node.GetSourceVolumeNode() if node else None
+        image = source.GetNodeReference(VOLUME_ROLE) if source else None
+        if self._masked is not None or image is not None:
+            node.SourceVolumeIntensityMaskOff()
+        if image is not None:
+            node.SetAndObserveSourceVolumeNode(image)
+        self._masked = None
 
     def _onEdit(self, *_arguments: Any) -> None:
         self.editing.emit()

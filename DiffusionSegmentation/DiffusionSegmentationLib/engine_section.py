@@ -25,8 +25,9 @@ class EngineSection:
         ui.pythonPathLineEdit.currentPath = backend.settings.workerPython
         ui.modelComboBox.currentIndexChanged.connect(self._onModelChosen)
         ui.deviceComboBox.currentIndexChanged.connect(self._onDeviceChosen)
-        # ctkPathLineEdit's own signal is not sent when the path is emptied.
-        ui.pythonPathLineEdit.findChild(qt.QLineEdit).textChanged.connect(self._onPythonChosen)
+        ui.pythonPathLineEdit.currentPathChanged.connect(self._onPythonChosen)
+        # That signal, which waits for a whole path, is not sent when the path is emptied.
+        ui.pythonPathLineEdit.findChild(qt.QLineEdit).textChanged.connect(self._onPythonText)
         self._runner.client.logged.connect(self._onLogged)
 
     def close(self) -> None:
@@ -90,7 +91,11 @@ class EngineSection:
         combo = self._ui.deviceComboBox
         self._backend.settings.device = combo.itemData(combo.currentIndex)
 
-    def _onPythonChosen(self) -> None:
+    def _onPythonText(self, text: str) -> None:
+        if not text:
+            self._onPythonChosen()
+
+    def _onPythonChosen(self, *_path: str) -> None:
         self._backend.settings.workerPython = self._ui.pythonPathLineEdit.currentPath
 
     def _onLogged(self, line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import qt
 
-from .widgets import fitRows
+from .widgets import fitRows, usePolicy
 
 
 class Fitting(qt.QObject):
@@ -47,7 +47,7 @@ class Fitting(qt.QObject):
                 policy = label.sizePolicy
                 policy.setHeightForWidth(False)  # QLabel sets it with each text
                 policy.setHorizontalPolicy(qt.QSizePolicy.Ignored)  # a long text asks for no wider panel
-                label.sizePolicy = policy
+                usePolicy(label, policy)
                 label.minimumHeight = 0  # else it is the least that the label answers
                 label.setFixedHeight(max(label.heightForWidth(label.width), 0))  # -1 without a text
         for index, (table, most) in enumerate(self._tables):

@@ -9,7 +9,7 @@ import vtk
 
 from . import display
 
-BEFORE_ATTRIBUTE = "DiffusionSegmentation.BeforeReview"
+BEFORE_ATTRIBUTE = "DiffusionSegmentation.ViewsBeforeReview"
 MARGIN = 2.0
 LEAST_MM = 60.0
 """Narrower views would show too little to know where one is."""
@@ -48,12 +48,12 @@ class Framing:
         before = json.loads(text)
         for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
             if node.GetID() in before:
-                fieldOfView, elements = before[node.GetID()]
+                scale, elements = before[node.GetID()]
                 matrix = vtk.vtkMatrix4x4()
                 matrix.DeepCopy(elements)
                 node.GetSliceToRAS().DeepCopy(matrix)
                 node.UpdateMatrices()
-                node.SetFieldOfView(*fieldOfView)
+                setScale(node, scale)
         for camera in self._cameras():
             if camera.GetID() in before:
                 _look(camera, *before[camera.GetID()])
@@ -64,9 +64,10 @@ class Framing:
         for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
             matrix = node.GetSliceToRAS()
             elements = [matrix.GetElement(row, column) for row in range(4) for column in range(4)]
-            before[node.GetID()] = [list(node.GetFieldOfView()), elements]
+            before[node.GetID()] = [scaleOf(node), elements]
         for camera in self._cameras():
-            before[camera.GetID()] = [list(camera.GetPosition()), list(camera.GetFocalPoint())]
+            places = (camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp())
+            before[camera.GetID()] = [*map(list, places), camera.GetParallelScale()]
         return before
 
     def _cameras(self) -> Iterator[slicer.vtkMRMLCameraNode]:
@@ -76,7 +77,30 @@ class Framing:
                 yield camera
 
 
-def _look(camera: slicer.vtkMRMLCameraNode, position: list[float], focalPoint: list[float]) -> None:
+def scaleOf(node: slicer.vtkMRMLSliceNode) -> list[float]:
+    """How many mm a pixel of a slice view is across and up, and the depth of a slice: valid at any size of the view."""
+    (across, up, depth), (columns, rows, _slices) = node.GetFieldOfView(), node.GetDimensions()
+    return [across / max(columns, 1), up / max(rows, 1), depth]
+
+
+def setScale(node: slicer.vtkMRMLSliceNode, scale: list[float]) -> None:
+    """Show a slice view at what `scaleOf` has said, whatever its size is by now."""
+    columns, rows, _slices = node.GetDimensions()
+    node.SetFieldOfView(scale[0] * max(columns, 1), scale[1] * max(rows, 1), scale[2])
+
+
+def _look(
+    camera: slicer.vtkMRMLCameraNode,
+    position: list[float],
+    focalPoint: list[float],
+    viewUp: list[float] | None = None,
+    parallelScale: float | None = None,
+) -> None:
+    was = camera.StartModify()
     camera.SetPosition(*position)
     camera.SetFocalPoint(*focalPoint)
+    if viewUp is not None:
+        camera.SetViewUp(*viewUp)
+        camera.SetParallelScale(parallelScale)
+    camera.EndModify(was)
     camera.ResetClippingRange()

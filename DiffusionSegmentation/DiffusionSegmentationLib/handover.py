@@ -46,6 +46,8 @@ class Handover:
     """One volume as it was when it was taken, and the thread that writes it.
 
     `voxels` is a view [k, j, i] of `volumeNode`'s own array, `ijkToRAS` 4 x 4 in mm, without the parent transform.
+    `source`, after writing, is the file that the volume was loaded from, which may not state all that the scene has of
+    it; None without one.
     """
 
     def __init__(self, volumeNode: Any) -> None:
@@ -61,6 +63,9 @@ class Handover:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._problem: str | None = None
+        storage = volumeNode.GetStorageNode()
+        self._loadedFrom = storage.GetFileName() if storage is not None else None
+        self.source: str | None = None
 
     def changed(self) -> bool:
         """True if the volume's voxels or geometry were modified since it was taken."""
@@ -69,13 +74,6 @@ class Handover:
             or self._image.GetMTime() != self._modified
             or not np.array_equal(grids.ijkToRAS(self.volumeNode), self.ijkToRAS)
         )
-
-    @property
-    def source(self) -> str | None:
-        """The file that the volume was loaded from, which may not state all that the scene has of it; None without."""
-        storage = self.volumeNode.GetStorageNode()
-        path = storage.GetFileName() if storage is not None else None
-        return path if path and Path(path).is_file() else None
 
     def startWriting(self, path: Path) -> None:
         """Begin to write an uncompressed NRRD in LPS to `path` on a thread of its own."""
@@ -104,6 +102,9 @@ class Handover:
 
     def _write(self, path: Path) -> None:
         try:
+            # On this thread: a network drive that is gone answers after seconds.
+            if self._loadedFrom and Path(self._loadedFrom).is_file():
+                self.source = self._loadedFrom
             with open(path, "wb", buffering=0) as file:
                 file.write(_header(self.voxels, self.ijkToRAS))
                 _writeVoxels(self.voxels, file, self._stop)

@@ -112,9 +112,9 @@ def boot() -> Application:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return its exit status: 0, 1 with one sentence on stderr, or 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
-    choices = Choices(options.model, options.samples, options.steps, options.seed, options.device)
     client = WorkerClient(workerCommand(sys.executable), workerEnvironment(os.environ))
     try:
+        choices = Choices(options.model, options.samples, options.steps, options.seed, options.device)
         options.output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(boot()) as application:
             application.addSliceViews((demo.VIEW_PIXELS, demo.VIEW_PIXELS))

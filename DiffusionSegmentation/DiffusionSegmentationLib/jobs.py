@@ -3,6 +3,7 @@
 `Runner.poll`, called by a timer (Slicer) or a loop (headless), moves everything on and fires `changed`. No qt.
 """
 
+import contextlib
 import logging
 import tempfile
 import threading
@@ -192,15 +193,18 @@ class Runner:
     def poll(self) -> None:
         """Move everything on by one step; call it every 100 ms or so. Whatever fails in it ends the job."""
         try:
-            self._poll()
+            self._moveOn()
         except Exception as error:
             logging.exception("A run failed in Slicer.")
             if self.busy:
-                self._closeImport()
-                self._fail(errors.explain(error)[1], wasRefused=self.job.state == "queued")
-                self.changed.emit()
+                wasRefused = self.job.state == "queued"
+                self._letGo()
+                self._fail(errors.explain(error)[1], wasRefused)
+        if self._news:
+            self._news = False
+            self.changed.emit()
 
-    def _poll(self) -> None:
+    def _moveOn(self) -> None:
         self.client.poll()
         if (self._windingDown or self._ending) and self._clock() > self._killAt:
             self._endOverdueWorker()
@@ -208,9 +212,6 @@ class Runner:
             self._importStep()
         elif self.busy and self.job.state == "queued":
             self._launchIfReady()
-        if self._news:
-            self._news = False
-            self.changed.emit()
 
     def _endOverdueWorker(self) -> None:
         """Kill it; and leave it behind if not even that helps, as where it waits within a driver."""
@@ -355,13 +356,18 @@ class Runner:
         sentence = f"{sentence} {kept.format(count=job.recoverable, folder=folder)}"
         self._finish("failed", sentence, keepFiles=True)
 
-    def _drop(self, sentence: str) -> None:
+    def _letGo(self) -> None:
+        """Tell the worker, where it still computes, that nobody waits for the job any more."""
         job = self.job
         if job.state == "running" and self._import is None:
-            self.client.send({"type": "cancel", "job": job.id, "keep": False})
+            with contextlib.suppress(Exception):
+                self.client.send({"type": "cancel", "job": job.id, "keep": False})
             self._windingDown, self._dropped, self._killed = job.id, job.folder, False
             self._killAt = self._clock() + CANCEL_SECONDS
         self._closeImport()
+
+    def _drop(self, sentence: str) -> None:
+        self._letGo()
         self._finish("cancelled", sentence)
         self.changed.emit()
 

@@ -75,6 +75,7 @@ class Panel:
         self._preview = Preview()
         self._previewed: slicer.vtkMRMLScalarVolumeNode | None = None
         self._replaced: slicer.vtkMRMLSegmentationNode | None = None
+        self._removing = False
         self._due: deque[Callable[[], None]] = deque()
         self._opened: bool | None = None
         self._notice = ""
@@ -130,6 +131,8 @@ class Panel:
         self._batch.clear()
         self._runner.abandon()
         self._due.clear()
+        self._preview.close()
+        self._replaced = self._previewed = None
 
     def warmUp(self) -> None:
         """Start the background process if there is a volume that it could be for."""
@@ -148,9 +151,17 @@ class Panel:
 
     def refresh(self) -> None:
         """Bring every widget in line with what is; not while a scene is loaded, whose nodes come one by one."""
-        if not slicer.mrmlScene.IsImporting():
+        if not slicer.mrmlScene.IsImporting() and not self._removing:
             for piece in self._refreshes():
                 piece()
+
+    def _remove(self, segmentation: slicer.vtkMRMLSegmentationNode) -> None:
+        """Take a result out of the scene; its parts go one by one, and the panel is not refreshed for each."""
+        self._removing = True
+        try:
+            removeResult(segmentation)
+        finally:
+            self._removing = False
 
     def _refreshes(self) -> list[Callable[[], None]]:
         """The pieces of `refresh`."""
@@ -187,8 +198,10 @@ class Panel:
             self._correct.refresh(self._shown())
 
     def _onChoices(self, _caller: Any, _event: Any) -> None:
-        if not self._due:  # else all is refreshed soon
+        if not self._due:
             self.refresh()
+        elif self._refreshChoices not in self._due:  # its turn was before this choice
+            self._due.append(self._refreshChoices)
 
     # The run
 
@@ -257,7 +270,7 @@ class Panel:
             return
         volumeNode = segmentation.GetNodeReference(VOLUME_ROLE)
         Layers(segmentation).hide()
-        removeResult(segmentation)
+        self._remove(segmentation)
         earlier = resultsOf(volumeNode) if volumeNode else []
         if earlier:
             earlier[-1].SetDisplayVisibility(True)
@@ -315,6 +328,7 @@ class Panel:
         self._ownJob = self._previewed = None
         self._backend.remember(job)
         self._notice, self._failed = job.message, job.state == "failed"
+        self._refreshRun()  # the button does what it says at once
         if job.result is None or self._parameterNode is None:
             self._preview.end()
             self.refresh()
@@ -326,7 +340,7 @@ class Panel:
                 Overlay(job.result.entropyNode).show,
                 lambda: self._preview.end(restore=False),
                 lambda: setattr(self._parameterNode, "segmentation", job.result.segmentationNode),
-                *([] if replaced is None else [lambda: removeResult(replaced)]),
+                *([] if replaced is None else [lambda: self._remove(replaced)]),
                 *self._refreshes(),
             ]
         )

@@ -14,7 +14,7 @@ from .ranking import SMALLEST_MM3
 
 @parameterNodeWrapper
 class DiffusionSegmentationParameterNode:
-    """Choices for one case, and the last result; `samples` 0 and `steps` 0 or 1 are the model's own numbers.
+    """Choices for one case, and the last result; `samples` 0 and `steps` 1 are the model's own numbers.
 
     `smallestRegion` is in mm3."""
 
@@ -22,7 +22,7 @@ class DiffusionSegmentationParameterNode:
     segmentation: vtkMRMLSegmentationNode
     model: str = Choices.model
     samples: Annotated[int, WithinRange(0, 64)] = 0
-    steps: Annotated[int, WithinRange(0, 100)] = 1
+    steps: Annotated[int, WithinRange(1, 100)] = 1
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     regionMm: Annotated[int, WithinRange(5, 100)] = 15
     smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3

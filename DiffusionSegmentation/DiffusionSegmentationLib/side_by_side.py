@@ -7,6 +7,7 @@ import vtk
 
 from . import display
 from .browser import SAMPLE_ROLE
+from .framing import scaleOf, setScale
 
 BEFORE_ATTRIBUTE = "DiffusionSegmentation.BeforeSideBySide"
 LEFT, RIGHT = "Red", "Yellow"
@@ -36,7 +37,7 @@ class SideBySide:
         before = {
             "layout": layoutNode.GetViewArrangement() if layoutNode else None,
             "slice": [right.GetSliceToRAS().GetElement(row, column) for row in range(4) for column in range(4)],
-            "fieldOfView": list(right.GetFieldOfView()),
+            "scale": scaleOf(right),
             "linked": [leftLayers.GetLinkedControl(), rightLayers.GetLinkedControl()],
             "background": rightLayers.GetBackgroundVolumeID(),
         }
@@ -79,7 +80,8 @@ class SideBySide:
             matrix.DeepCopy(before["slice"])
             right.GetSliceToRAS().DeepCopy(matrix)
             right.UpdateMatrices()
-            right.SetFieldOfView(*before["fieldOfView"])
+            if "scale" in before:  # not in scenes up to version 0.4
+                setScale(right, before["scale"])
         composites = self._composite(LEFT), self._composite(RIGHT)
         if composites[1] is not None:
             composites[1].SetBackgroundVolumeID(before["background"])

@@ -16,6 +16,14 @@ def setQuietly(widget: Any, name: str, value: Any) -> None:
     widget.blockSignals(blocked)
 
 
+def usePolicy(widget: Any, policy: Any) -> None:
+    """Give a widget its QSizePolicy: as a property where PythonQt takes such a value for one, else by the method."""
+    try:
+        widget.sizePolicy = policy
+    except (AttributeError, TypeError, ValueError):
+        widget.setSizePolicy(policy)
+
+
 def fitRows(table: Any, most: int) -> None:
     """Make each row of `table` as high as its text, and the table as high as its rows, at most the first `most`."""
     table.resizeRowsToContents()

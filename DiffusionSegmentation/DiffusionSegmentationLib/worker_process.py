@@ -128,6 +128,8 @@ class WorkerProcess:
             while not _hasExited(process):
                 time.sleep(0.01)
         with self._reaping:
+            if process.returncode is None:  # a process that nobody has reaped keeps its number
+                _killGroup(process.pid)
             code = process.wait()
         self._queue.put(End(code=code))
 
@@ -157,12 +159,19 @@ class WorkerProcess:
 
 
 def _hasExited(process: subprocess.Popen) -> bool:
-    """Whether a process is over, which is left for somebody to reap where the system can do that."""
+    """Whether a process is over, which is left for somebody to reap where the system can do that.
+
+    Where it cannot (macOS with Python before 3.13), what the process had started is ended at once.
+    """
+    if process.returncode is not None:
+        return True
     if not hasattr(os, "waitid"):
-        return process.poll() is not None
+        over = process.poll() is not None
+        if over and os.name == "posix":
+            _killGroup(process.pid)
+        return over
     try:
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return process.returncode is not None or os.waitid(os.P_PID, process.pid, options) is not None
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # reaped meanwhile
         return True
 

@@ -84,6 +84,13 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "The disk is full; free some space or choose another folder.\n"
 
 
+@pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""], ["--device", ""]])
+def test_what_no_run_can_be_asked_for_is_one_sentence(given, tmp_path, capsys):
+    assert headless.main([*given, "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith(".\n") and not (tmp_path / "out").exists()
+
+
 def test_nothing_of_it_imports_torch_or_qt():
     check = (
         "import sys; from DiffusionSegmentationLib import headless; headless.boot();"

@@ -130,6 +130,27 @@ def test_a_region_fills_the_slice_views_and_what_they_showed_comes_back(result, 
         assert fieldOfView == pytest.approx(wantedField) and np.allclose(matrix, wantedMatrix)
 
 
+def test_the_views_come_back_undistorted_at_another_size_and_the_right_way_up(result, sliceNodes):
+    viewNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLViewNode")
+    viewNode.SetLayoutName("1")
+    cameraNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+    cameraNode.SetLayoutName("1")
+    cameraNode.SetPosition(0, 400, 0)
+    cameraNode.SetViewUp(0, 0, 1)
+    view = sliceNodes[0]
+    view.SetDimensions(400, 200, 1)
+    view.SetFieldOfView(300.0, 150.0, 1.0)
+    queue = Review(result.segmentationNode)
+    queue.goTo(queue.regions[0])
+    view.SetDimensions(200, 400, 1)  # another layout
+    cameraNode.SetPosition(0, 0, 400)  # turned by the person
+    cameraNode.SetViewUp(0, 1, 0)
+    queue.leave()
+    assert view.GetFieldOfView() == pytest.approx((150.0, 300.0, 1.0)), "0.75 mm a pixel, across and up"
+    assert cameraNode.GetPosition() == pytest.approx((0, 400, 0))
+    assert cameraNode.GetViewUp() == pytest.approx((0, 0, 1))
+
+
 def test_the_outline_is_that_of_the_region_and_there_is_one_at_a_time(result, sliceNodes):
     queue = Review(result.segmentationNode)
     basins = slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))

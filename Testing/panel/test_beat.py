@@ -122,6 +122,28 @@ def test_the_beat_notices_what_blocks(application, beat):
         assert max(seconds for _end, seconds in beat) > LARGEST_GAP_SECONDS
 
 
+def settled_turn(world, pumpUntil):
+    """Start a run and stop at the turn after its end, with pieces of it still to come."""
+    world.ui.segmentButton.click()
+    pumpUntil(lambda: not world.runner.busy and world.widget.panel.settling, seconds=20)
+
+
+def test_the_button_says_what_it_does_while_the_end_of_a_run_is_shown(openPanel, addHead, pumpUntil):
+    addHead()
+    world = openPanel("good", "0.01")
+    settled_turn(world, pumpUntil)
+    assert world.ui.segmentButton.text == "Segment"
+
+
+def test_a_scene_closed_while_the_end_of_a_run_is_shown_leaves_no_preview(openPanel, addHead, pumpUntil):
+    addHead()
+    world = openPanel("good", "0.01")
+    settled_turn(world, pumpUntil)
+    slicer.mrmlScene.Clear()
+    panel = world.widget.panel
+    assert not panel.settling and panel._preview._nodes == [] and panel._preview._overlay is None
+
+
 def test_previews_and_the_end_of_a_run_come_in_pieces_of_one_slow_thing_each(openPanel, addHead, pumpUntil):
     """What takes a view long is a node that comes or goes, and another layer; no turn of the timer does two of them."""
     addHead()

@@ -181,6 +181,17 @@ def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
+def test_a_mask_older_than_the_panel_goes_too(corrected, openPanel):
+    """As after the module was reloaded, or a scene with the mask was opened."""
+    world, result = corrected
+    world.ui.unsureOnlyCheckBox.click()
+    world.ui.editButton.click()
+    node = editor().mrmlSegmentEditorNode()
+    world.widget.panel._correct._masked = None
+    world.ui.unsureOnlyCheckBox.click()
+    assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
+
+
 def test_what_the_mask_does_to_other_tools_is_said_where_it_is_switched_on(corrected):
     ui = corrected[0].ui
     assert not ui.maskLabel.visible

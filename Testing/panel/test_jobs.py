@@ -141,6 +141,15 @@ def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
     assert job.state == "failed" and "ZeroDivisionError" in job.message
     assert world.leftovers() == []
     monkeypatch.undo()
+    # While it runs: the worker is told to stop, and the next run does not wait behind it.
+    job = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=20))
+    world.until(lambda: job.finishedSamples > 0)
+    monkeypatch.setattr(jobs.wording, "progressText", lambda message: 1 / 0)
+    world.finish()
+    monkeypatch.undo()
+    assert job.state == "failed" and world.runner._windingDown == job.id
+    world.until(lambda: world.runner._windingDown is None)
+    assert world.leftovers() == []
     assert world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1)).active
     assert world.finish().state == "done"
 

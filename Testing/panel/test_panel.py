@@ -190,20 +190,34 @@ def test_where_the_graphics_card_is_full_the_cpu_is_one_click_away(openPanel, ad
     assert world.runner.job.choices.device == "cpu" and world.backend.settings.device == "auto"
 
 
-def test_a_python_that_is_not_there(openPanel, addHead, run):
+def test_a_python_that_is_not_there(openPanel, addHead, run, tmp_path):
     addHead()
     world = openPanel("real")
-    world.ui.pythonPathLineEdit.currentPath = "/no/such/python"
-    assert world.backend.settings.workerPython == "/no/such/python"
+    python = tmp_path / "python"
+    python.write_text("")
+    world.ui.pythonPathLineEdit.currentPath = str(python)
+    assert world.backend.settings.workerPython == str(python)
+    python.unlink()  # after it was chosen
     run(world)
     assert "could not be started" in world.ui.statusLabel.text
 
 
 def test_a_python_that_is_taken_back_is_used_no_longer(openPanel):
     world = openPanel()
-    world.ui.pythonPathLineEdit.currentPath = "/usr/bin/python"
+    for typed in (sys.executable[:5], sys.executable):
+        world.ui.pythonPathLineEdit.currentPath = typed
+    assert world.backend.settings.workerPython == sys.executable
+    world.ui.pythonPathLineEdit.currentPath = f"{sys.executable}-half-typed"
+    assert world.backend.settings.workerPython == sys.executable
     world.ui.pythonPathLineEdit.currentPath = ""
     assert world.backend.settings.workerPython == ""
+
+
+def test_steps_are_the_models_or_two_and_more(openPanel):
+    ui = openPanel().ui
+    assert ui.stepsSpinBox.minimum == 1 and ui.stepsSpinBox.text == "chosen by the model"
+    ui.stepsSpinBox.value = 2
+    assert ui.stepsSpinBox.text == "2"
 
 
 def flat(addVolume):

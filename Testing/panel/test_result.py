@@ -55,7 +55,7 @@ def test_a_result_is_removed_whole_and_the_one_before_it_is_shown(openPanel, add
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == 2
 
 
-def test_five_runs_leave_only_overlays_in_the_volume_selectors(openPanel, addHead, run):
+def test_several_runs_leave_only_overlays_in_the_volume_selectors(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.01")
     for _turn in range(3):

@@ -218,3 +218,31 @@ def test_a_group_is_not_killed_after_its_leader_was_reaped(monkeypatch):
         process.end(1.0)
         process.kill()
     assert not any(killed)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+@pytest.mark.parametrize("waits", [True, False])
+def test_children_of_a_worker_that_ended_by_itself_end_too(monkeypatch, tmp_path, waits):
+    """Also where the system cannot tell an end without reaping."""
+    if not waits:
+        monkeypatch.delattr(worker_process.os, "waitid")
+    note = tmp_path / "child"
+    child = "[sys.executable, '-c', 'import time; time.sleep(600)']"
+    code = f"import subprocess, sys; nowhere = subprocess.DEVNULL; p = subprocess.Popen({child}, stdin=nowhere, "
+    code += f"stdout=nowhere, stderr=nowhere); open({str(note)!r}, 'w').write(str(p.pid))"
+    process = worker_process.WorkerProcess([sys.executable, "-c", code], None)
+    deadline = time.monotonic() + 10
+    while not any(isinstance(arrival, worker_process.End) for arrival in process.arrivals()):
+        assert time.monotonic() < deadline
+    process.end(1.0)
+    while os.path.exists(f"/proc/{note.read_text()}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _alive(int(note.read_text()))
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]

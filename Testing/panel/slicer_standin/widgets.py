@@ -1,5 +1,7 @@
 """The qMRML and ctk widgets that the panel uses, each with what the panel uses of it, in the looks of plain Qt."""
 
+import os
+
 import slicer
 from PySide6.QtCore import Property, QEvent, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QPalette
@@ -249,8 +251,10 @@ class ctkPathLineEdit(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit, 1)
         layout.addWidget(self._button)
-        # CTK's validator takes an empty path for unfinished, and tells nobody of it.
-        self._edit.textChanged.connect(lambda path: self.currentPathChanged.emit(path) if path else None)
+        # CTK's validator takes an empty path, and one that does not exist, for unfinished, and tells nobody of it.
+        self._edit.textChanged.connect(
+            lambda path: self.currentPathChanged.emit(path) if os.path.isfile(path) else None
+        )
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     filters = Property(int, lambda self: self._filters, lambda self, filters: setattr(self, "_filters", filters))
