@@ -141,7 +141,7 @@ class VolumeFile:
         return {key: self._reader.GetMetaData(key) for key in self._reader.GetMetaDataKeys()}
 
     def read_as(self, pixel_type: int = sitk.sitkUnknown) -> sitk.Image:
-        """The voxels as they are stored, of the type of the file unless another is given.
+        """The voxels as they are stored, of the type of the file unless another is given. To be called once.
 
         Directions have unit length: MetaImage may hide a factor in them. Raises InputError and OutOfMemoryError.
         """
@@ -152,9 +152,11 @@ class VolumeFile:
         if zeroed is None:
             raise incomplete(self.name)
         self.zeroed = zeroed
-        if self._stored.stage is not None:
+        if self._folder is not None:
             self._staged(self._stored, voxels=True)
         image = _executed(self._reader, self.name, pixel_type)
+        if self._folder is not None:
+            self._folder.cleanup()  # a copy as large as the volume, which a run would keep to its end
         if self.spacing != image.GetSpacing() and "spacing" in self.unstated:
             image.SetSpacing(self.spacing)
         return image

@@ -414,6 +414,15 @@ def test_a_header_is_looked_at_without_copying_the_voxels(tmp_path: Path, monkey
     assert copied == []
 
 
+def test_a_copy_for_itk_goes_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    file = VolumeFile(nifti(tmp_path / "a.nii", version=2))
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    file.read()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.hdr")
     before = content(path)
