@@ -350,7 +350,7 @@ def test_from_files_to_a_segmentation(folder, tmp_path, capsys):
     config.write_text(json.dumps(merged(SMALL, {"optimisation": {"dice_weight": 0.5}})), encoding="utf-8")
     output = train.main(str(folder), tmp_path / "model", config)
     said = capsys.readouterr().err
-    assert "1 images in imagesTr have no label and are left out" in said
+    assert "left out of imagesTr for want of a label: 1" in said
     assert "will not be calibrated" in said and "training on 4 cases; 1 held out: case" in said
     section = models.load(output).section
     names = section["training"]["data"]

@@ -283,7 +283,10 @@ def test_numbers_of_a_nifti2_header_that_are_too_large_are_refused(tmp_path: Pat
 
 def test_a_shear_below_half_a_voxel_is_read_where_the_voxels_lie(tmp_path: Path) -> None:
     affine = sheared(0.03)
-    image = read_volume(nifti(tmp_path / "a.nii", sform=affine))
+    (sentence,) = said(nifti(tmp_path / "a.nii", sform=affine))
+    assert "slightly sheared sform, which was straightened by less than half a voxel" in sentence
+    assert said(nifti(tmp_path / "b.nii", sform=sheared(0.0002))) == [], "as rounding leaves it"
+    image = read_volume(tmp_path / "a.nii")
     lps = np.diag([-1, -1, 1])
     for ijk in np.ndindex(2, 2, 2):
         corner = np.array(ijk) * np.array(image.GetSize()) - ijk

@@ -29,6 +29,9 @@ LARGEST = 1e9
 SAME_SCALE = 0.01
 """Voxel sizes of qform and sform differ by less where they mean the same; float32 and rounded headers differ less."""
 
+ROUNDED = 1e-3
+"""Cosine between two axes below which rounding explains it: a quarter of a voxel across 256."""
+
 SKEWED = 1e-5
 """Cosine between two axes of an sform above which ITK may refuse it."""
 
@@ -104,13 +107,11 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
         del affines["sform"]
         note = "has an sform without extent, so its qform was used"
     problem = _skew(found, affines) or _contradiction(affines)
-    if (
-        not problem
-        and list(affines) == ["sform"]
-        and LARGEST > np.abs(affines["sform"]).max()
-        and (_cosine(affines["sform"]) > SKEWED)
-    ):
+    lone = not problem and list(affines) == ["sform"] and np.abs(affines["sform"]).max() < LARGEST
+    if lone and (cosine := _cosine(affines["sform"])) > SKEWED:
         upright = affines["sform"] = _upright(affines["sform"])
+        if cosine > ROUNDED:
+            note = "has a slightly sheared sform, which was straightened by less than half a voxel"
     pixdim = np.array(fields["pixdim"][1:4])
     unstated = () if affines else ("orientation",)
     if not affines and not (np.isfinite(pixdim) & (pixdim > 0)).all():
@@ -142,7 +143,8 @@ def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) 
 def _as_itk_expects(path: Path, header: Path, data: Path, gzipped: bool) -> bool:
     """Whether ITK, which goes by the name, reads these files and no others."""
     mine = {path, header, data}
-    if any(ENDING.search(file.name).group() != ENDING.search(file.name).group().lower() for file in mine):
+    endings = [ENDING.search(file.name).group() for file in mine]
+    if any(ending != ending.lower() for ending in endings):
         return False  # it complains of some capitals and overlooks others
     if gzipped and not path.name.endswith(".gz"):
         return False

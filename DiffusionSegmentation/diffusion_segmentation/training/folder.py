@@ -103,7 +103,7 @@ class Folder:
         pairs = self.prepare(self.seen)
         _require_labels(pairs, self.dataset.label_names)
         if self.dataset.unlabelled:
-            print(f"{self.dataset.unlabelled} images in imagesTr have no label and are left out", file=sys.stderr)
+            print(f"left out of imagesTr for want of a label: {self.dataset.unlabelled}", file=sys.stderr)
         return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
