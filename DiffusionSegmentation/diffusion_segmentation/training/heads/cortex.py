@@ -35,7 +35,7 @@ def give_cortex(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> N
     rim = squared_distance(inner < fluid, REACH)
     gap = np.float32(rng.uniform(*GAP_MM))
     inner[here & (inner == white) & (rim <= (thickness + gap) ** 2)] = cortex
-    inner[here & (inner == cortex) & (rim <= gap**2)] = fluid
+    inner[(inner == cortex) & (~here | (rim <= gap**2))] = fluid
 
     _drop_islands(inner, white, cortex)
     below = (inner == white) | (inner == numbers["hippocampus and amygdala"])

@@ -65,7 +65,8 @@ class FoldGrid:
         found = np.where(self.side, left, right)
         iso = _band(np.array(found.shape), rng.uniform(8, 12) / STEP, rng)
         share = rng.uniform(0.05, 0.25)
-        return enlarged(_gaussian(np.sqrt(1 - share) * found + np.sqrt(share) * iso), shape)
+        field = enlarged(_gaussian(np.sqrt(1 - share) * found + np.sqrt(share) * iso), shape)
+        return field / field.std()  # interpolation took some of the variance
 
 
 def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.ndarray:
