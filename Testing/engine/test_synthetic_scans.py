@@ -151,6 +151,15 @@ def test_a_plane_cuts_a_part_and_most_heads_are_whole(atlas, heads):
     assert 0.45 < min(kept) < 0.75 and max(kept) > 0.9
 
 
+def test_a_window_without_a_brain_is_not_stripped_to_nothing(atlas):
+    """A neck has no brain to leave; an image of zeros has no contrast, and training would end there."""
+    neck = np.full((48, 48, 48), atlas.numbers["muscle"], np.uint8)
+    neck[:, :10] = atlas.numbers["air"]
+    for seed in range(8):
+        image, labels = synthesis.face(neck, atlas, np.random.default_rng(seed), STEP_MM, replace(USUAL, stripped=1.0))
+        assert image.any() and not labels.any()
+
+
 def test_rules_of_labelling_differ_between_heads(atlas, heads):
     """One head, many rules: volumes differ by some per cent, as those of two protocols do; one rule repeats."""
     volumes = []

@@ -67,6 +67,9 @@ FAMILIES = (
     ("soft tissue, fat", "skull, marrow"),
 )
 """Tissues that a sequence shows much alike."""
+LEAST_SPREAD = 0.12
+"""Standard deviation of the means of fluid, grey and white matter below which a contrast is drawn again, thrice at
+most: scans without contrast are rare, and little is learnt from them."""
 PARTLY_FLUID = {"narrow sulcus": "cerebral cortex", "cerebellar fissure": "cerebellar cortex"}
 """Tissues that fluid shares with another: the fluid is thinner than a voxel."""
 
@@ -74,23 +77,33 @@ PARTLY_FLUID = {"narrow sulcus": "cerebral cortex", "cerebellar fissure": "cereb
 def intensities(atlas: Atlas, rng: np.random.Generator, any_contrast: float = USUAL.any_contrast) -> np.ndarray:
     """A mean intensity float32 for each tissue: of any contrast in a share `any_contrast` of draws, else T1-like."""
     number = atlas.numbers
+    main = [number[name] for name in ("csf", "cerebral cortex", "cerebral white matter")]
     means, spreads = np.array([T1[name] for name in atlas.tissues], dtype=np.float32).T
     if rng.random() >= any_contrast:
         # Scanners differ most in how far grey and white matter stand apart: all tissues move along that line together.
         means = 0.9 - (0.9 - means) * rng.uniform(0.6, 1.25)
         means = np.maximum(means + spreads * rng.standard_normal(len(means), dtype=np.float32), 0)
     else:
-        means = rng.uniform(0, 1, len(means)).astype(np.float32)
-        if rng.random() < 0.7:
-            spread = rng.uniform(0, 0.08)
-            for family in FAMILIES:
-                here = [number[name] for name in family if name in number]
-                means[here] = np.abs(rng.uniform(0, 1) + spread * rng.standard_normal(len(here)))
-        if rng.random() < 0.9:
-            means[[number["air"], number["skull, air"]]] = rng.uniform(0, 0.05, 2)
+        for _ in range(4):
+            means = _any(number, rng)
+            if means[main].std() > LEAST_SPREAD:
+                break
     for name, solid in PARTLY_FLUID.items():
         share = rng.uniform(0.2, 0.8)
         means[number[name]] = share * means[number["csf"]] + (1 - share) * means[number[solid]]
+    return means
+
+
+def _any(number: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+    """A mean float32 for each tissue: all at random, or, more often, those of a family alike; air is mostly dark."""
+    means = rng.uniform(0, 1, len(number)).astype(np.float32)
+    if rng.random() < 0.7:
+        spread = rng.uniform(0, 0.08)
+        for family in FAMILIES:
+            here = [number[name] for name in family if name in number]
+            means[here] = np.abs(rng.uniform(0, 1) + spread * rng.standard_normal(len(here)))
+    if rng.random() < 0.9:
+        means[[number["air"], number["skull, air"]]] = rng.uniform(0, 0.05, 2)
     return means
 
 

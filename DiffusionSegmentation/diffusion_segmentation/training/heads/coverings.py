@@ -28,8 +28,8 @@ def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -
     deep = tissue == numbers["soft tissue"]
     tissue[deep & (lumps > rng.uniform(0.3, 1.5))] = numbers["soft tissue, fat"]
 
-    table = rng.uniform(1.0, 2.2) * varies
-    marrow = squared_distance(~bone, 4) > table**2
-    kind = smooth_noise(tissue.shape, rng.uniform(6, 20), rng)
-    tissue[bone & marrow & (kind > rng.uniform(-1.5, 0.8))] = numbers["skull, marrow"]
+    # Where there is little marrow its layer tapers off; it does not end at an edge.
+    kind = smooth_noise(tissue.shape, rng.uniform(8, 20), rng)
+    table = np.maximum(rng.uniform(1.0, 2.2) * varies, 1) + 1.5 * np.maximum(rng.uniform(-1.5, 0.8) - kind, 0)
+    tissue[bone & (squared_distance(~bone, 5) > table**2)] = numbers["skull, marrow"]
     tissue[bone & (lumps < -rng.uniform(0.9, 2.0))] = numbers["skull, air"]

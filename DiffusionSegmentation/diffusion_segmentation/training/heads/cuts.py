@@ -14,16 +14,24 @@ MARGIN_MM = (-1.5, 7.0)
 """How far a stripped head's mask reaches beyond the brain."""
 
 
+LEAST_KEPT = 0.03
+"""Share of a window that has to be left of the head: of less, such as a stripped neck, no scan is made."""
+
+
 def draw_keep(
     tissue: np.ndarray, atlas: Atlas, fine_mm: float, rng: np.random.Generator, shares: Shares = USUAL
 ) -> np.ndarray | None:
-    """What of a head is left bool [z, y, x], on the grid of the tissue map; None where all of it is."""
+    """What of a head is left bool [z, y, x], on the grid of the tissue map.
+
+    None where all of it is, or where next to nothing would be."""
     keep = None
     if rng.random() < shares.stripped:
         keep = brain_mask(tissue, atlas, fine_mm, rng)
     if rng.random() < shares.cut:
         plane = _plane(tissue.shape, rng)
         keep = plane if keep is None else keep & plane
+    if keep is not None and (keep & (tissue != atlas.numbers["air"])).mean() < LEAST_KEPT:
+        return None
     return keep
 
 
@@ -31,15 +39,15 @@ def brain_mask(tissue: np.ndarray, atlas: Atlas, fine_mm: float, rng: np.random.
     """A mask bool [z, y, x] as a stripping tool leaves it: the brain, closed over its sulci, with a random margin.
 
     In one of four heads the fluid goes with the brain up to the skull; in the others the mask's border keeps a
-    distance from the brain that is drawn, and that wavers by a millimetre or so. A quarter of the masks follows the
-    sulci, as masks made from labels do.
+    distance from the brain that is drawn, and that wavers by a millimetre or so. Some masks follow the sulci, as those
+    made from labels do.
     """
     solid = atlas.inside.copy()
     if rng.random() < 0.25:
         return solid[tissue]
     solid[[atlas.numbers[name] for name in (FIRST_INSIDE, "dura", "blood")]] = False
     brain = solid[tissue]
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         return brain
     quarter = tuple(max(2, n // 4) for n in tissue.shape)
     mm = 4 * fine_mm
