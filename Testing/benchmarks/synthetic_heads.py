@@ -1,6 +1,7 @@
 """Synthetic heads of the training beside real ones: a picture, and how far their measures agree.
 
-    python Testing/run.py bench synthetic_heads PRIORS HEADS [--spacing MM] [--count N] [--seed N] [--output FOLDER]
+    python Testing/run.py bench synthetic_heads PRIORS HEADS [--spacing MM] [--count N] [--seed N]
+        [--show NAME ...] [--output FOLDER]
 
 PRIORS is what `training/atlas.py` writes, HEADS the folder of `bench heads` with references made by `Testing/run.py
 reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is kept for the test.
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, default=synthesis.SPACING_MM, help="working spacing in mm")
     parser.add_argument("--count", type=int, default=20, help="synthetic heads that are measured")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", nargs="+", choices=REAL, default=REAL, help="real heads in the picture")
     parser.add_argument("--output", type=Path, default=Path("synthetic-heads"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,8 @@ def main() -> None:
     }
     (options.output / "measures.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
     print(table(found))
-    picture(faces, real, labels, options.output / "heads.png", options.spacing)
+    shown = [head for name, head in zip(REAL, real, strict=True) if name in options.show]
+    picture(faces, shown, labels, options.output / "heads.png", options.spacing)
 
 
 def synthetic(atlas: synthesis.Atlas, options: argparse.Namespace) -> tuple[list[tuple], list[dict[str, float]]]:
@@ -182,7 +185,7 @@ def picture(faces: list[tuple], real: list[dict], labels: list[dict], path: Path
     """Ten synthetic heads in the upper half, ten views of real ones in the lower; labels below each image."""
     colours = ListedColormap([(0, 0, 0), *(tuple(entry["color"]) for entry in labels)])
     panels = [[(image, found, index % 3) for index, (image, found) in enumerate(faces)]]
-    panels.append([(real[i % 2]["image"], real[i % 2]["labels"], i % 3) for i in range(VIEWS)])
+    panels.append([(*(real[i % len(real)][part] for part in ("image", "labels")), i % 3) for i in range(VIEWS)])
     figure, axes = plt.subplots(8, VIEWS // 2, figsize=(2.6 * VIEWS / 2, 20), facecolor="black")
     for half, views in enumerate(panels):
         for index, (image, found, axis) in enumerate(views):
@@ -213,7 +216,7 @@ def about_brain(image: np.ndarray, labels: np.ndarray, spacing: float) -> tuple[
 
 def _slice(labels: np.ndarray, axis: int, index: int, spacing: float) -> int:
     """Number of the slice that is shown: about the middle of the brain."""
-    middle = np.nonzero(labels)[axis].mean() + (index % 4 - 1.5) * 10 / spacing
+    middle = np.nonzero(labels)[axis].mean() + (index // 3 - 1.5) * 12 / spacing
     return int(np.clip(middle, 0, labels.shape[axis] - 1))
 
 
