@@ -24,7 +24,9 @@ def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) ->
     across = np.arange(inner.shape[2], dtype=np.float32) - (inner.shape[2] - 1) / 2
     across = np.abs(across + 0.7 * smooth_noise((*inner.shape[:2], 1), 20, rng))
     near = (cerebellum < 26) & (cerebrum < 26)
-    tent = near & (np.maximum(cerebellum, cerebrum) - np.minimum(cerebellum, cerebrum) < 5)
+    tent = near & (np.maximum(cerebellum, cerebrum) - np.minimum(cerebellum, cerebrum) < 4)
+    # About the midbrain the tentorium has its notch.
+    tent &= (across > 14) | (np.arange(inner.shape[1]) > 0.72 * inner.shape[1])[:, None]
     # Below the hemispheres the midline is no place of a falx.
     high = (np.arange(inner.shape[0]) > 0.5 * inner.shape[0])[:, None, None]
     falx = (across < 0.8) & (high | (cerebellum < 37))

@@ -16,7 +16,7 @@ STEP = 4
 """Voxels of 1 mm to one of the grid that shifts are kept on."""
 FADES_MM = 8.0
 """Distance from the wall over which the shift of tissue fades."""
-SMALLER_MM = (-2.5, 7.0)
+SMALLER_MM = (-4.5, 7.0)
 """Shift of the wall: below 0 the ventricles grow, above they shrink."""
 
 
