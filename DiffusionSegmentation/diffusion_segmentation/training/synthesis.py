@@ -36,7 +36,7 @@ from .neck import DEPTH, end_brainstem, muscles, neck
 
 SPACING_MM = 2.0
 """Working spacing of the shipped model."""
-DEEPER, THINNER = (1.5, 2.2), (0.25, 0.6)
+DEEPER, THINNER = (1.6, 2.4), (0.3, 0.65)
 """Ranges of what `draw_tissues` is told of gyri and sulci. With them the shares of cortex, white matter and sulcal
 fluid, and the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
 
