@@ -135,7 +135,7 @@ def test_masks_reach_beyond_the_brain_by_margins_that_differ(atlas, heads):
     solid = atlas.inside.copy()
     solid[[number[n] for n in ("csf", "dura", "blood")]] = False
     brain = solid[heads[0]]
-    masks = [cuts.brain_mask(heads[0], atlas, STEP_MM, np.random.default_rng(seed)) for seed in range(24)]
+    masks = [cuts.brain_mask(heads[0], atlas, STEP_MM, np.random.default_rng(seed)) for seed in range(48)]
     assert all((mask & brain).sum() > 0.75 * brain.sum() for mask in masks)
     fluid = [(mask & (heads[0] == number["csf"])).sum() for mask in masks]
     whole = (heads[0] == number["csf"]).sum()
