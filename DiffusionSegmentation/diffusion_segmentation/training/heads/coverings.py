@@ -7,7 +7,8 @@ import numpy as np
 from ..fields import smooth_noise, squared_distance
 from .priors import Atlas
 
-REACH = 9
+REACH = 7
+"""Voxels of 1 mm within which the depth below the air is known; what is deeper is no fat below the skin."""
 
 
 def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
@@ -21,7 +22,7 @@ def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -
     depth = squared_distance(tissue == numbers["air"], REACH)
     varies = np.exp(0.35 * smooth_noise(tissue.shape, rng.uniform(12, 30), rng))
     skin = rng.uniform(1.0, 2.5)
-    fat = skin + rng.uniform(0.5, 5.0) * varies
+    fat = np.minimum(skin + rng.uniform(0.5, 5.0) * varies, REACH)
     tissue[soft & (depth <= fat**2)] = numbers["soft tissue, fat"]
     tissue[soft & (depth <= skin**2)] = numbers["soft tissue, skin"]
     lumps = smooth_noise(tissue.shape, rng.uniform(4, 10), rng)
@@ -31,5 +32,5 @@ def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -
     # Where there is little marrow its layer tapers off; it does not end at an edge.
     kind = smooth_noise(tissue.shape, rng.uniform(8, 20), rng)
     table = np.maximum(rng.uniform(1.0, 2.2) * varies, 1) + 1.5 * np.maximum(rng.uniform(-1.5, 0.8) - kind, 0)
-    tissue[bone & (squared_distance(~bone, 5) > table**2)] = numbers["skull, marrow"]
+    tissue[bone & (squared_distance(~bone, 4) > table**2)] = numbers["skull, marrow"]
     tissue[bone & (lumps < -rng.uniform(0.9, 2.0))] = numbers["skull, air"]
