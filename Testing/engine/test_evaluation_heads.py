@@ -29,7 +29,7 @@ def drawn_heads(monkeypatch, a_fitted_folder):
     """Heads whose labels are a mask of the model's own copula: the model is a perfect sampler of them."""
     model = models.load(a_fitted_folder)
 
-    def unseen(priors, window, count, seed, stream):
+    def unseen(priors, window, count, seed, stream, spacing_mm):
         rng = np.random.default_rng(seed)
         for _ in range(count):
             image = rng.random(SHAPE, dtype=np.float32)

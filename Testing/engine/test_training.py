@@ -35,7 +35,7 @@ def heads(monkeypatch, tmp_path):
     """An endless stream of one easy picture, in place of drawing heads."""
 
     class OneHead(torch.utils.data.IterableDataset):
-        def __init__(self, priors, shapes, seed, bank=24):
+        def __init__(self, priors, shapes, seed, bank=24, spacing_mm=2.0):
             super().__init__()
             np.random.default_rng(seed)  # as the real one: refuses a negative seed
             self.shape = shapes[0]

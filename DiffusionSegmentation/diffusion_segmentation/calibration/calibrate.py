@@ -64,8 +64,8 @@ def require_fit(model: Model, source: Source) -> None:
     if dims != model.dims:
         raise InputError(f"The model was made for {model.dims} axes and the data have {dims}; choose data of its kind.")
     source.order(model.labels)
-    drawn = source.facts().get("kind") != "folder"  # a folder is resampled to the model's grid, drawn cases are not
-    if drawn and settings["working_spacing_mm"] != model.spacing:
+    fixed = source.facts().get("kind") == "phantom"  # folders and heads come at the model's spacing
+    if fixed and settings["working_spacing_mm"] != model.spacing:
         raise InputError(
             f"The model works at {model.spacing:g} mm and the data are drawn at {settings['working_spacing_mm']:g} mm; "
             "choose a folder of labelled images."

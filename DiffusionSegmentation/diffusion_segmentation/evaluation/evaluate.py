@@ -114,6 +114,7 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
 def _on_heads(request: Request, model: Model) -> tuple[dict[str, Any], dict[str, dict[str, Any]], Kept]:
     source = open_source(request.dataset, request.output)
     require_fit(model, source)
+    source.configure(model.section)
     device, samples = choose_device(request.device), request.samples or joint.SAMPLES
     if samples < joint.FEWEST_SAMPLES:
         raise InputError(f"Joint samples need {joint.FEWEST_SAMPLES} a case or more.")

@@ -77,3 +77,20 @@ def muscles(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Gener
     tissue[here] = tissues["muscle"]
     sheets = smooth_noise(tissue.shape, rng.uniform(4, 10), rng)
     tissue[here & (np.abs(sheets) < rng.uniform(0.02, 0.3))] = tissues["soft tissue, fat"]
+
+
+def end_brainstem(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
+    """Let the brainstem of a tissue map with its neck end at a plane, somewhat tilted; below is spinal cord, in place.
+
+    References end it where the atlas does, at the foramen magnum, or a centimetre higher or lower.
+    """
+    stem = tissue == tissues["brainstem"]
+    rows = np.flatnonzero(stem.any((1, 2)))
+    if not len(rows):
+        return
+    tilt = rng.normal(0, 0.25)
+    middle = np.nonzero(stem[rows[0] : rows[0] + 20])[1].mean()
+    plane = rows[0] + rng.uniform(-2, 14) + tilt * (np.arange(tissue.shape[1]) - middle)
+    low = np.arange(rows[0], min(rows[0] + 40, len(tissue)))
+    part = tissue[low[0] : low[-1] + 1]
+    part[stem[low[0] : low[-1] + 1] & (low[:, None, None] < plane[:, None])] = tissues["spinal cord"]

@@ -16,13 +16,13 @@ from ..phantoms import PHANTOMS, phantom
 from .defaults import BUNDLE, labels
 from .folder import Folder
 from .settings import Optimisation
-from .synthesis import EVALUATION, SyntheticHeads, unseen_heads
+from .synthesis import EVALUATION, SPACING_MM, SyntheticHeads, unseen_heads
 
 UNSEEN = 2**40
 """Added to the seed for the heads of the loss curve: no training takes as many steps."""
 
 WINDOW = (64, 64, 64)
-"""Voxels of 2 mm of the synthetic heads for calibration and evaluation, as in most windows of the training."""
+"""Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
 
@@ -85,28 +85,33 @@ class Heads(Source):
     """Synthetic heads from the tissue priors that `training/atlas.py` writes."""
 
     def __init__(self, priors: Path, window: tuple[int, ...] = WINDOW) -> None:
-        self.priors, self.window = priors, window
+        self.priors, self.window, self.spacing = priors, window, SPACING_MM
 
     def settings(self) -> dict[str, Any]:
         return json.loads(HEADS.read_text(encoding="utf-8"))
 
+    def configure(self, section: dict[str, Any]) -> None:
+        """Take the working spacing from the model's section: heads are drawn at any."""
+        self.spacing = section["working_spacing_mm"]
+
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
-        return SyntheticHeads(self.priors, list(optimisation.shapes), seed)
+        return SyntheticHeads(self.priors, list(optimisation.shapes), seed, spacing_mm=self.spacing)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), optimisation.seed + UNSEEN, bank=1))
+        seed = optimisation.seed + UNSEEN
+        heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), seed, bank=1, spacing_mm=self.spacing))
         for _ in range(8):
             image, labels = next(heads)
             next(heads)  # the same head in another contrast
             yield image[None], labels[None]
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Heads of WINDOW voxels at 2 mm, each drawn by itself from the atlas."""
-        yield from unseen_heads(self.priors, self.window, count, seed)
+        """Heads of WINDOW voxels at the model's spacing, each drawn by itself from the atlas."""
+        yield from unseen_heads(self.priors, self.window, count, seed, spacing_mm=self.spacing)
 
     def evaluated(self, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Head `index` of an evaluation: none that `labelled` yields."""
-        return next(unseen_heads(self.priors, self.window, 1, seed + SEED_STRIDE * index, EVALUATION))
+        return next(unseen_heads(self.priors, self.window, 1, seed + SEED_STRIDE * index, EVALUATION, self.spacing))
 
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         return _same(labels, [entry["id"] for entry in self.settings()["diffusion_segmentation"]["labels"]], "heads")
