@@ -96,7 +96,8 @@ class MemoryPlan:
     def _kept(self, tiling: Tiling) -> int:
         """Bytes of what is kept of all windows: the features as the denoiser wants them, and the direct answer."""
         denoiser = self.model.section["network"]["denoiser"]
-        prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0))
+        expected = 2 * self.model.classes if denoiser.get("pools") else 0
+        prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + expected)
         return sum(
             prepared * math.prod(size) + self._state(size)
             for size in ([s.stop - s.start for s in window] for window in tiling.windows)

@@ -232,6 +232,7 @@ def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]
             dims,
             denoiser.get("strata", 0),
             denoiser.get("gain", 0.0),
+            tuple(denoiser.get("pools", ())),
         ),
     )
 

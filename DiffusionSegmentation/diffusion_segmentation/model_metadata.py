@@ -28,7 +28,7 @@ LARGEST_CLASSES, LARGEST_STRATA, LARGEST_GAIN = 128, 64, 64
 # A smaller window than this makes windows without end of one head, a larger one does not fit into any memory.
 SMALLEST_EDGE, LARGEST_EDGE, LARGEST_WINDOW = 8, 1024, 2**25
 LARGEST_STEPS, LARGEST_CURVE = 1000, 10_000
-LARGEST_SCALES, LARGEST_PRIOR = 16, 32
+LARGEST_SCALES, LARGEST_PRIOR, LARGEST_POOLS = 16, 32, 8
 
 # Control characters, line separators, changes of direction (a name that reads as another), halves of characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -93,6 +93,8 @@ def check_network(network: dict[str, Any], classes: int) -> None:
             and _whole(classes, 2, LARGEST_CLASSES)
             and _whole(denoiser.get("strata", 0), 0, LARGEST_STRATA)
             and _number(denoiser.get("gain", 0.0), 0, LARGEST_GAIN)
+            and len(denoiser.get("pools", ())) <= LARGEST_POOLS
+            and all(_whole(edge, 0, LARGEST_EDGE) for edge in denoiser.get("pools", ()))
         )
     except (KeyError, TypeError, AttributeError):
         sound = False

@@ -79,7 +79,7 @@ class Encoded:
             for window in self.tiling.windows:
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
                 features, direct = model.encoder(crop)
-                self._prepared.append(model.denoiser.prepare(features).to(store))
+                self._prepared.append(model.denoiser.prepare(features, direct).to(store))
                 self._direct.append(direct.to(store))
                 del features, direct  # else they lie there while the next window is looked at
                 on_window()
@@ -162,7 +162,7 @@ def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, se
     with torch.inference_mode():
         for index, image in enumerate(images):
             features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
-            prepared = model.denoiser.prepare(features)
+            prepared = model.denoiser.prepare(features, logits)
             generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
             x = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
             x = x.to(device).movedim(-1, 1)

@@ -74,7 +74,7 @@ def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Te
     with torch.inference_mode():
         features, direct = model.encoder(torch.from_numpy(image)[None, None])
         state = torch.randn_like(direct)
-        return state, torch.tensor([-1.0]), model.denoiser.prepare(features), direct
+        return state, torch.tensor([-1.0]), model.denoiser.prepare(features, direct), direct
 
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:

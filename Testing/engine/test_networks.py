@@ -13,6 +13,7 @@ from diffusion_segmentation.networks import (
     depth_to_space,
     space_to_depth,
 )
+from diffusion_segmentation.networks.pooled import PooledEvidence
 from diffusion_segmentation.networks.strata import Strata
 from diffusion_segmentation.process import diffuse, one_hot_state
 
@@ -58,7 +59,7 @@ def test_untrained_denoiser_is_bayes_rule_for_independent_voxels(size):
     log_snr = torch.tensor([-1.0])
     x = diffuse(one_hot_state(labels, classes), torch.randn(1, classes * cell, *size), log_snr)
     direct = prior.log().repeat_interleave(cell).view(1, -1, *(1,) * len(size)).expand(x.shape)
-    features = denoiser.prepare(torch.zeros(1, 8, *size))
+    features = denoiser.prepare(torch.zeros(1, 8, *size), direct)
     p = class_softmax(denoiser(x, log_snr, features, direct)).unflatten(1, (classes, cell))
 
     alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
@@ -77,7 +78,7 @@ def test_samples_of_a_batch_do_not_see_each_other(strata):
     if strata:
         torch.nn.init.normal_(denoiser.strata.tell.weight)
     x, direct = torch.randn(3, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
-    prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4))
+    prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4), direct)
     together = denoiser(x, torch.full((3,), -2.0), prepared, direct)
     alone = denoiser(x[1:2], torch.tensor([-2.0]), prepared, direct)
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
@@ -130,7 +131,7 @@ def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
         denoiser = Denoiser(2, 8, (8, 16), 1, gain=gain)
         torch.nn.init.normal_(denoiser.head.weight)
         x, direct = torch.randn(2, 16, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
-        prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4))
+        prepared = denoiser.prepare(torch.randn(1, 8, 4, 4, 4), direct)
         moved[gain] = [
             float((denoiser(x, torch.full((2,), log_snr), prepared, direct) - direct).detach().abs().mean())
             for log_snr in (-12.0, -4.0)
@@ -148,7 +149,44 @@ def test_with_a_gain_one_sample_and_several_get_the_same_answer():
     x, features, direct = torch.randn(2, 16, 4, 4, 4), torch.randn(1, 8, 4, 4, 4), torch.randn(1, 16, 4, 4, 4)
     log_snr = torch.tensor([-3.0, 1.0])
     with torch.no_grad():
-        prepared = denoiser.prepare(features)
+        prepared = denoiser.prepare(features, direct)
         both = denoiser(x, log_snr, prepared, direct)
         each = [denoiser(x[n : n + 1], log_snr[n : n + 1], prepared, direct) for n in range(2)]
     torch.testing.assert_close(both, torch.cat(each), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 8, 10), (24, 20)])
+def test_a_shift_of_the_logits_is_read_off_the_state_of_a_whole_block(size):
+    """Labels of shifted logits, noised to a level where one voxel says nothing: the shift comes out, block by block."""
+    torch.manual_seed(6)
+    dims, shift, log_snr = len(size), 0.4, torch.tensor([-2.0])
+    cell = 2**dims
+    direct = torch.zeros(1, 2 * cell, *size)
+    direct[:, cell:] = 0.5  # of two classes; the second is more probable
+    half = torch.zeros_like(direct)
+    half[(slice(None), slice(cell, None), slice(None, size[0] // 2))] = shift  # and more so in one half of the image
+    states = []
+    for _ in range(200):
+        second = class_softmax(direct + half)[:, cell:]
+        drawn = (torch.rand_like(second) < second).float()
+        x0 = torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1)
+        states.append(diffuse(x0, torch.randn_like(x0), log_snr))
+    pooled = PooledEvidence(2, 8, (2, size[0] // 2, 0), 16, dims)
+    shifts = pooled.shifts(torch.cat(states), log_snr.expand(200), pooled.expected(direct)).mean(0).unflatten(0, (3, 2))
+    here, there = shifts[:, 1, 1].flatten(1).mean(1), shifts[:, 1, -2].flatten(1).mean(1)
+    assert 0.34 < here[1] < 0.42 and abs(there[1]) < 0.05
+    assert abs(here[0]) < here[1]  # of a few voxels the shift is believed less
+    assert (
+        torch.allclose(shifts[2, 1], shifts[2, 1].mean().expand_as(shifts[2, 1])) and 0.16 < shifts[2, 1].mean() < 0.22
+    )
+    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # what one class gains the other loses
+
+    silent = pooled.shifts(torch.randn(8, *direct.shape[1:]), torch.full((8,), -12.0), pooled.expected(direct))
+    assert silent.abs().mean() < 0.05
+
+
+def test_blocks_larger_than_the_window_are_the_window():
+    pooled = PooledEvidence(2, 8, (2, 64, 0), 16, 3)
+    x, direct = torch.randn(2, 16, 5, 4, 6), torch.randn(1, 16, 5, 4, 6)
+    shifts = pooled.shifts(x, torch.tensor([-1.0, 0.0]), pooled.expected(direct))
+    assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()

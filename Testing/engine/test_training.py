@@ -179,6 +179,29 @@ def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_p
     assert not (tmp_path / "second" / "model.safetensors").exists()
 
 
+def test_the_denoiser_alone_learns_on_an_encoder_that_stays_as_it_is(config, heads, tmp_path):
+    first = train.main(heads, tmp_path / "first", config)
+    settings = json.loads(config.read_text())
+    settings["optimisation"].update(learns="denoiser", lowest_log_snr=-3.0)
+    settings["diffusion_segmentation"]["network"]["denoiser"]["pools"] = [2, 0]
+    config.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="--start"):
+        train.main(heads, tmp_path / "second", config)
+    second = train.main(heads, tmp_path / "second", config, start=str(first))
+    before, after = models.load(first), models.load(second)
+    assert all(map(torch.equal, before.encoder.state_dict().values(), after.encoder.state_dict().values()))
+    learnt = after.denoiser.state_dict()
+    assert not torch.equal(before.denoiser.state_dict()["head.weight"], learnt["head.weight"])
+    assert learnt["pooled.weigh.weight"].abs().max() > 0
+    rows = json.loads((second / "training.json").read_text())["record"]
+    assert all(level is None for row in rows for level in row["denoised"][:10])  # none below -3.67
+
+    settings["diffusion_segmentation"]["network"]["encoder"]["blocks"] = [2, 1]
+    config.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="encoder of the same size"):
+        train.main(heads, tmp_path / "third", config, start=str(first))
+
+
 def test_missing_files_are_named(config, heads, tmp_path):
     with pytest.raises(InputError, match="configuration"):
         train.main(heads, tmp_path / "model", tmp_path / "none.json")
@@ -246,10 +269,18 @@ def test_noise_levels_follow_the_schedule_until_the_loss_is_known():
     assert torch.equal(*drawn)
 
 
-def taught(adapted):
+@pytest.mark.parametrize("adapted", [False, True])
+def test_no_noise_level_is_drawn_below_the_lowest(adapted):
+    drawn = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()
+    assert drawn.min() >= -3
+    assert np.histogram(drawn, bins=11, range=(-3, 8))[0].min() > 20
+    assert not adapted or (drawn < -1.5).mean() > 0.6  # what is left of the loss falls there
+
+
+def taught(adapted, lowest=-12.0):
     """A density that has seen a loss which falls from 0.3 to 0 between log-SNR -5 and -2."""
-    density, rng = Density(0.5, adapted), np.random.default_rng(1)
+    density, rng = Density(0.5, adapted, lowest), np.random.default_rng(1)
     for _ in range(100):
-        log_snr = rng.uniform(-12, 8, 64)
+        log_snr = rng.uniform(lowest, 8, 64)
         density.record(log_snr, np.interp(log_snr, [-5, -2], [0.3, 0]) + rng.normal(0, 0.02, 64))
     return density

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..process import alpha_sigma
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
+from .pooled import PooledEvidence
 from .strata import Strata
 
 
@@ -29,7 +31,8 @@ class Denoiser(nn.Module):
 
     The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
 
-    With `strata` > 0, places that look alike pool what their states say (`Strata`), within a window.
+    With `pools`, blocks of so many cells tell each place what their states say together (`PooledEvidence`). With
+    `strata` > 0, places that look alike pool what their states say (`Strata`). Both within a window.
 
     With `gain` > 0, what the network adds is multiplied by gain * e / (1 + e), e = 2 * alpha / sigma^2. Neighbours that
     share the voxel's fate have the same evidence to give as the voxel itself, e times their own x: the network then
@@ -45,6 +48,7 @@ class Denoiser(nn.Module):
         dims: int = 3,
         strata: int = 0,
         gain: float = 0.0,
+        pools: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.gain = gain
@@ -56,6 +60,7 @@ class Denoiser(nn.Module):
         self.enter_posterior = conv(cells, fine, 1)
         self.first = ResidualBlock(fine, 64, dims)
         self.strata = Strata(features, fine, strata, 64, dims) if strata else None
+        self.pooled = PooledEvidence(classes, fine, pools, 64, dims) if pools else None
         self.shrink = conv(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(ResidualBlock(coarse, 64, dims) for _ in range(blocks))
         self.grow = CONV_TRANSPOSE[dims](coarse, fine, 2, stride=2)
@@ -65,57 +70,73 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """What the denoiser needs of the features, computed once per window and kept for all samples and steps.
+    def prepare(self, features: torch.Tensor, direct: torch.Tensor) -> torch.Tensor:
+        """What the denoiser needs of a window, computed once and kept for all samples and steps.
 
-        [N, fine + strata, z/2, y/2, x/2]: their part of the first layer, and the strata's shares.
+        [N, fine + strata + 2 * classes, z/2, y/2, x/2]: the features' part of the first layer, the strata's shares, and
+        what the direct head's logits let one expect of the state; the latter two where there are strata and pools.
         """
-        condition = self.condition(features)
-        if self.strata is None:
-            return condition
-        return torch.cat([condition, self.strata.shares(features).to(condition.dtype)], dim=1)
+        parts = [self.condition(features)]
+        if self.strata is not None:
+            parts.append(self.strata.shares(features).to(parts[0].dtype))
+        if self.pooled is not None:
+            parts.append(self.pooled.expected(direct).to(parts[0].dtype))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def forward(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
     ) -> torch.Tensor:
         """Logits of x0 in float32, shaped as the state `x` [N, 8 * classes, z/2, y/2, x/2].
 
-        log_snr [N]; prepared [1 or N, fine + strata, z/2, y/2, x/2] from `prepare`; direct, the head's logits, as `x`
+        log_snr [N]; prepared [1 or N, channels, z/2, y/2, x/2] from `prepare`; direct, the head's logits, as `x`
         or with N = 1.
         """
         evidence = _evidence(x, log_snr)
         x, direct = x.float(), direct.float()
-        h = self._body(x, log_snr, prepared, direct, evidence)
-        return self._added(h, self.gain * evidence / (1 + evidence)).addcmul_(x, evidence).add_(direct)
+        embedded = self.embedding(sinusoids(log_snr))
+        shifts = self._shifts(x, log_snr, prepared)
+        h = self._body(x, embedded, prepared, direct, evidence, shifts)
+        logits = self._added(h, self.gain * evidence / (1 + evidence)).addcmul_(x, evidence).add_(direct)
+        return logits if shifts is None else self.pooled.add(logits, shifts, embedded)
 
     def added(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
     ) -> torch.Tensor:
         """The network's own part of the answer, without gain and rule: for targets that are no logits. As `forward`."""
-        return self.head(self._body(x.float(), log_snr, prepared, direct.float(), _evidence(x, log_snr))).float()
+        x, direct = x.float(), direct.float()
+        shifts = self._shifts(x, log_snr, prepared)
+        embedded = self.embedding(sinusoids(log_snr))
+        return self.head(self._body(x, embedded, prepared, direct, _evidence(x, log_snr), shifts)).float()
 
     def _body(
         self,
         x: torch.Tensor,
-        log_snr: torch.Tensor,
+        embedded: torch.Tensor,
         prepared: torch.Tensor,
         direct: torch.Tensor,
         evidence: torch.Tensor,
+        shifts: torch.Tensor | None,
     ) -> torch.Tensor:
         """What the head makes the answer of, [N, fine, z/2, y/2, x/2]."""
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
-        embedded = self.embedding(sinusoids(log_snr))
         fine = self.condition.out_channels
         h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
+        if shifts is not None:
+            h = h.add_(self.pooled.enter(shifts))
         h = self.first(h, embedded)
         if self.strata is not None:
-            h = self.strata(h, prepared[:, fine:], embedded)
+            h = self.strata(h, prepared[:, fine : fine + self.strata.count], embedded)
         low = self.shrink(h)
         for block in self.middle:
             low = block(low, embedded)
         return nn.functional.silu(self.norm(self.last(nn.functional.silu(h + self.grow(low)))))
+
+    def _shifts(self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor | None:
+        if self.pooled is None:
+            return None
+        return self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
 
     def _added(self, h: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """The head's float32 logits times `gain` [N, 1, ...]; of one sample in the weights, which spares a pass."""

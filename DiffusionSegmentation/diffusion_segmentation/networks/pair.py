@@ -25,7 +25,7 @@ class Pair(Architecture):
 
     def encode(self, image: torch.Tensor) -> Condition:
         features, direct = self.encoder(image)
-        return self.denoiser.prepare(features), direct
+        return self.denoiser.prepare(features, direct), direct
 
     def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
         prepared, direct = condition

@@ -24,6 +24,7 @@ class Strata(nn.Module):
 
     def __init__(self, features: int, channels: int, strata: int, embedding: int, dims: int, hidden: int = 128) -> None:
         super().__init__()
+        self.count = strata
         self.assign = CONV[dims](features, strata, 1)
         self.votes = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(strata * channels)

@@ -28,9 +28,11 @@ class Density(nn.Module):
     The curve is a buffer, so that a resumed training goes on with it.
     """
 
-    def __init__(self, input_scale: float, adapted: bool) -> None:
+    def __init__(self, input_scale: float, adapted: bool, lowest: float = LOG_SNR_MIN) -> None:
+        """No level below `lowest` is drawn."""
         super().__init__()
-        self.input_scale, self.adapted = input_scale, adapted
+        self.input_scale, self.adapted, self.lowest = input_scale, adapted, lowest
+        self._drawn = torch.from_numpy(bin_centres() > lowest)
         self.register_buffer("total", torch.zeros(BINS, dtype=torch.float64))
         self.register_buffer("count", torch.zeros(BINS, dtype=torch.float64))
 
@@ -38,12 +40,12 @@ class Density(nn.Module):
         """Stratified log-SNR float32 [images, draws], dealt out so that each image gets some of the whole range."""
         count = images * draws
         uniform = (np.arange(count) + rng.random(count)) / count
-        if self.adapted and float(self.count.min()) >= LEAST:
+        if self.adapted and float(self.count[self._drawn].min()) >= LEAST:
             followed = torch.from_numpy(self._invert(uniform)).float()
         else:
             followed = sample_log_snr(torch.from_numpy(uniform), self.input_scale)
-        flat = torch.from_numpy(rng.uniform(LOG_SNR_MIN, LOG_SNR_MAX, count)).float()
-        everywhere = torch.from_numpy(rng.random(count) < EVERYWHERE)
+        flat = torch.from_numpy(rng.uniform(self.lowest, LOG_SNR_MAX, count)).float()
+        everywhere = torch.from_numpy(rng.random(count) < EVERYWHERE) | (followed < self.lowest)
         return torch.where(everywhere, flat, followed).view(draws, images).T.contiguous()
 
     def record(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
@@ -54,9 +56,9 @@ class Density(nn.Module):
 
     def _invert(self, uniform: np.ndarray) -> np.ndarray:
         """Log-SNR at shares `uniform` of the whole fall of the curve."""
-        loss = (self.total / self.count).cpu().numpy()
+        loss = (self.total / self.count)[self._drawn].cpu().numpy()
         # What is left at the last bin is lost there; a hair of slope keeps flat stretches invertible.
         falling = np.minimum.accumulate(np.concatenate([loss, [0.0]]))
-        fallen = falling[0] - falling + np.linspace(0, 1e-6, BINS + 1)
-        levels = np.concatenate([bin_centres(), [LOG_SNR_MAX]])
+        fallen = falling[0] - falling + np.linspace(0, 1e-6, len(falling))
+        levels = np.concatenate([bin_centres()[self._drawn.numpy()], [LOG_SNR_MAX]])
         return np.interp(uniform * fallen[-1], fallen, levels)

@@ -47,7 +47,7 @@ def predictions(
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())
     # The head is trained by its own loss only; the denoiser takes it as given, as it will when sampling.
-    prepared = denoiser.prepare(features)
+    prepared = denoiser.prepare(features, direct)
     denoised = denoiser(x, log_snr.flatten(), _each(prepared, draws), _each(direct.detach(), draws))
     return direct, denoised, target
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..process import LOG_SNR_MAX, LOG_SNR_MIN
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Optimisation:
     seed: int = 0
     density: str = "cosine"
     """Where noise levels are drawn: from the shifted schedule (cosine), or where the loss falls (adapted)."""
+    learns: str = "both"
+    """Encoder and denoiser (both), or the denoiser alone on an encoder that stays as it is (denoiser)."""
+    lowest_log_snr: float = LOG_SNR_MIN
+    """No noise level below it is trained: for a sampler with a correlated start at this level or above."""
     crops: str = "image"
     """Where windows come from: anywhere in the body (image), or half of them around a labelled voxel (labels)."""
     dice_weight: float = 0.0
@@ -48,10 +53,15 @@ class Optimisation:
             raise InputError("'seed' in the training configuration must be 0 to 4294967295.")
         if not 0 <= self.average < 1 or self.dice_weight < 0:
             raise InputError("'average' in the training configuration must be in [0, 1), 'dice_weight' not negative.")
+        if not LOG_SNR_MIN <= self.lowest_log_snr < LOG_SNR_MAX:
+            raise InputError(
+                f"'lowest_log_snr' in the training configuration must be {LOG_SNR_MIN:g} to {LOG_SNR_MAX:g}."
+            )
         choices = {
             "precision": ("auto", "bf16", "float32"),
             "density": ("cosine", "adapted"),
             "crops": ("image", "labels"),
+            "learns": ("both", "denoiser"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -80,8 +80,13 @@ def main(
         seen, more = source.facts()["cases"], ", ..." * (len(split) > MOST_NAMES)
         told = f"training on {len(seen)} cases; {len(split)} held out: {', '.join(split[:MOST_NAMES])}{more}"
         print(told, file=sys.stderr)
-    if start and not checkpoint.exists():
-        run.take_over(load(find(start)))
+    if not checkpoint.exists():
+        if start:
+            run.take_over(load(find(start)))
+        elif optimisation.learns == "denoiser":
+            raise InputError(
+                "Training the denoiser alone needs an encoder that is trained; name its model with --start."
+            )
     with made(output), flushed():
         if not run.go(checkpoint):
             return output
@@ -119,12 +124,16 @@ class Run:
         self.started_from: dict[str, Any] | None = None
 
     def take_over(self, model: Model) -> None:
-        """Start from another model's weights, wherever name and shape agree. Raises ModelError when few do."""
+        """Start from another model's weights, wherever name and shape agree.
+
+        Raises ModelError when few do, or when not all of an encoder does that is to stay as it is.
+        """
         theirs = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
         ours = self.task.state_dict()
         fit = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
         share = sum(value.numel() for value in fit.values()) / sum(value.numel() for value in ours.values())
-        if share < LEAST_SHARE:
+        encoder_fits = all(name in fit for name in ours if name.startswith("encoder."))
+        if share < LEAST_SHARE or (self.optimisation.learns == "denoiser" and not encoder_fits):
             raise ModelError(
                 f"Only {share:.0%} of the weights of '{model.section['name']}' fit the network of the configuration; "
                 "start from a model with an encoder of the same size."
