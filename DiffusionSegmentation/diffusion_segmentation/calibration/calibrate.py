@@ -16,6 +16,7 @@ from ..label_file import relabel
 from ..model import Model
 from ..results import write_report
 from ..terminal import Counter, ProgressLine
+from ..training.likeness import fit_likeness
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
@@ -53,7 +54,10 @@ def calibrate(request: Request) -> dict[str, Any]:
     calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
     request.output.mkdir(parents=True, exist_ok=True)
     write_report(request.output / "calibration.json", found)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser)
+    with ProgressLine() as line:
+        told = Counter(line, "looking at unseen scans")
+        likeness = fit_likeness(model.encoder, model.section, source, request.seed, told) or model.likeness
+    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, likeness)
     return found
 
 
