@@ -122,6 +122,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         cases=options.cases,
         seed=options.seed,
         device=options.device,
+        scans_only=options.scans_only,
     )
     found = engine.calibrate(request)
     if show_json:

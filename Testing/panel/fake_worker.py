@@ -4,9 +4,9 @@
 
 `good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
 as the engine does; `direct`, `both` and `exact` also say that their maps are a direct prediction, wholly, in part or as
-the exact mean of samples that need no steps; `unfitted` warns of its spread, `unlike` of the volume too; `seams` is in doubt
-along borders only; `seven` has the structures of the shipped model; `old` writes what version 0.3 did; every other
-behaviour is one way to go wrong.
+the exact mean of samples that need no steps; `unfitted` warns of its spread, `unlike` of the volume too; `seams` is in
+doubt along borders only; `seven` has the structures of the shipped model; `old` writes what version 0.3 did; every
+other behaviour is one way to go wrong.
 """
 
 import json

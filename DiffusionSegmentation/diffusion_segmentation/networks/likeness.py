@@ -31,6 +31,8 @@ FALSE_ALARMS = 0.01
 """Share of scans like those of the fit that lie beyond the limit, where distances are normally distributed."""
 SHRINKAGE = 0.1
 """Of the covariances towards a multiple of the identity, which few scans need."""
+SIGMAS = 1.4826
+"""Standard deviations of a normal distribution in its median absolute deviation."""
 LEAST_SPREAD = np.array([0.05, 0.05, 0.02])[:, None]
 """Of each kind: logarithms, and bits. Scans that are all alike would have none."""
 UNKNOWN = 1e6
@@ -71,7 +73,7 @@ class Traits:
         h, weight = features[0].float().flatten(1), share.flatten()
         p = p[0].unflatten(0, (-1, neighbours(p))).flatten(2)
         cells = p.mean(1) * weight
-        bits = torch.special.xlogy(p, p).sum(0) / -math.log(2)
+        bits = sum(torch.special.entr(part) for part in p) / math.log(2)  # class by class: all at once are a state more
         self.cells += _double(cells.sum(1))
         self.features += _double(cells @ h.T)
         self.bits += _double(torch.einsum("csn,sn,n->c", p, bits, weight) / len(bits))
@@ -194,15 +196,17 @@ class Likeness(nn.Module):
         # What a scan was fitted to lies nearer: each is compared with what the others have in common.
         others = [_common([*scans[:n], *scans[n + 1 :]]) for n in range(len(scans))]
         values = np.stack([_values(scan, *other) for scan, other in zip(scans, others, strict=True)])
-        centre, spread = _normal(values)
-        own = [np.nanmax(_apart(value, *_normal(np.delete(values, n, 0)))) for n, value in enumerate(values)]
-        # The upper end of the interval that holds the next scan, if these distances are normally distributed.
+        centre, spread = _usual(values)
+        own = [np.nanmax(_apart(value, *_usual(np.delete(values, n, 0)))) for n, value in enumerate(values)]
+        # The upper end of the interval that holds the next scan, were these distances normally distributed as those
+        # above the median say.
         n = len(own)
-        beyond = stdtrit(n - 1, 1 - FALSE_ALARMS) * np.std(own, ddof=1) * math.sqrt(1 + 1 / n)
+        middle, upper = np.quantile(own, (0.5, 0.75))
+        beyond = stdtrit(n - 1, 1 - FALSE_ALARMS) * SIGMAS * (upper - middle) * math.sqrt(1 + 1 / n)
         fitted = cls(*typical.shape)
         found = {"typical": typical, "across": across, "within": _within(scans, typical)}
         found |= {"centre": centre, "spread": spread, "region": np.array([0.0, 1.0, UNKNOWN])}
-        found |= {"limit": np.array([np.mean(own) + beyond]), "scans": np.array([n])}
+        found |= {"limit": np.array([middle + beyond]), "scans": np.array([n])}
         for name, part in found.items():
             getattr(fitted, name).copy_(torch.from_numpy(np.clip(part, -UNKNOWN, UNKNOWN)))
         return fitted
@@ -243,15 +247,16 @@ def _values(scan: Traits, typical: np.ndarray, across: np.ndarray) -> np.ndarray
     return np.stack([look, np.log(scan.cells + 1), scan.bits / np.maximum(scan.cells, 1e-6) + unknown])
 
 
-def _normal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over scans of values [N, KINDS, C]; (0, UNKNOWN) of what too few of them show."""
-    count = np.isfinite(values).sum(0)
-    enough = count >= FEWEST - 1
-    filled = np.nan_to_num(values)
-    mean = filled.sum(0) / np.maximum(count, 1)
-    squares = (np.isfinite(values) * (filled - mean) ** 2).sum(0)
-    spread = np.maximum(np.sqrt(squares / np.maximum(count - 1, 1)), LEAST_SPREAD)
-    return np.where(enough, mean, 0.0), np.where(enough, spread, UNKNOWN)
+def _usual(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread over scans of values [N, KINDS, C]; (0, UNKNOWN) of what too few of them show.
+
+    Robust, because scans that the model cannot do are among those of the fit, and must not make others like them usual.
+    """
+    enough = np.isfinite(values).sum(0) >= FEWEST - 1
+    known = np.where(enough, values, 0.0)
+    middle = np.nanmedian(known, 0)
+    spread = np.maximum(SIGMAS * np.nanmedian(np.abs(known - middle), 0), LEAST_SPREAD)
+    return np.where(enough, middle, 0.0), np.where(enough, spread, UNKNOWN)
 
 
 def _apart(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
