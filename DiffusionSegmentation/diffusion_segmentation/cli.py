@@ -57,7 +57,7 @@ def _segment(options: argparse.Namespace) -> int:
     )
     with terminal.ProgressLine() as progress:
         outcome = engine.segment(request, progress=progress)
-    if outcome.report["input"].get("unlike_training"):
+    if outcome.report.get("input", {}).get("unlike_training"):
         print(f"warning: {outcome.report['warnings'][0]}", file=sys.stderr)
     if show_json:
         show_json(outcome.report)

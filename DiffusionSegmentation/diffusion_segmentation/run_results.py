@@ -173,11 +173,11 @@ class RunResults:
 
         `areas` are its basins, `error` the chance that the consensus is wrong, both on the working grid.
         """
-        if self.strangeness is None:
+        likeness = self.model.likeness
+        if self.strangeness is None or not likeness.knows_regions:
             return told
         weights = error * (areas > 0)
         sums = np.bincount(areas.ravel(), (weights * self.strangeness).ravel())
-        likeness = self.model.likeness
         found = likeness.regional(sums[1:] / np.maximum(np.bincount(areas.ravel(), weights.ravel())[1:], 1e-9))
         for region in told["regions"]:
             region["distance"] = round(float(found[region["basin"] - 1]), 2)

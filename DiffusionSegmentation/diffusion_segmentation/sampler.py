@@ -74,6 +74,7 @@ class Encoded:
         store = store or device
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
+        self._marginals: torch.Tensor | None = None
         self._traits = None if model.likeness is None else Traits.of(model.likeness)
         padded = torch.from_numpy(self.tiling.pad(image))[None, None]
         strange: list[torch.Tensor] = []
@@ -88,12 +89,15 @@ class Encoded:
                     p = class_softmax(direct)
                     self._traits.add(seen, p, share.to(device))
                     strange.append(model.likeness.strangeness(seen, p).to(store))
+                    if len(self.tiling.windows) == 1:
+                        self._marginals = p
                     del seen, p
                 self._prepared.append(model.denoiser.prepare(features).to(store))
                 self._direct.append(direct.to(store))
                 del features, direct  # else they lie there while the next window is looked at
                 on_window()
-            self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
+            if self._marginals is None:
+                self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
             self._strange = self.tiling.blend(strange)[0, 0].cpu().numpy() if strange else None
 
     def direct(self) -> np.ndarray:

@@ -273,8 +273,8 @@ def page(
         table(["input", "mean Dice", "calibration error", "AUROC", "mean entropy inside, bits", "warning"], outside),
         "All but the last two are made from Colin27. The tumour is `brain2` of pyradiomics 3.0.1 (BSD-3), the macaque "
         "INIA19 of mricron-data (BSD-3); they have no reference. Where a picture is wrong and dark in the column of "
-        "the entropy, the model does not know that it is wrong: entropy tells what it finds plausible, and nothing "
-        "warns of what it has no class for. So it is with the macaque, whose brain is called cerebellum.",
+        "the entropy, the entropy does not know that it is wrong: it tells what the model finds plausible among its "
+        "own classes. That a scan is unlike those that the model was made for is what the warnings have to say.",
     ]
     return "\n\n".join(parts) + "\n"
 

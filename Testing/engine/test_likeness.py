@@ -38,7 +38,8 @@ def scan(rng, shift=0.0, structure=1, size=1.0, doubt=0.2):
     features = means[labels].transpose(3, 0, 1, 2) + rng.standard_normal((CHANNELS, *SHAPE))
     traits = Traits.none(CLASSES, CHANNELS)
     cells = torch.from_numpy(p).float()[:, None].expand(-1, 8, *SHAPE).reshape(1, 8 * CLASSES, *SHAPE)
-    traits.add(torch.from_numpy(features).float()[None], cells, torch.ones(SHAPE))
+    for take in (traits.add, traits.add_square):
+        take(torch.from_numpy(features).float()[None], cells, torch.ones(SHAPE))
     return traits
 
 

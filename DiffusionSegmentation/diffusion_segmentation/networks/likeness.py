@@ -76,8 +76,13 @@ class Traits:
         bits = sum(torch.special.entr(part) for part in p) / math.log(2)  # class by class: all at once are a state more
         self.cells += _double(cells.sum(1))
         self.features += _double(cells @ h.T)
-        self.bits += _double(torch.einsum("csn,sn,n->c", p, bits, weight) / len(bits))
-        self.square += _double((h * cells[1:].sum(0)) @ h.T)
+        self.bits += _double(p.flatten(1) @ (bits * weight).flatten() / len(bits))
+
+    def add_square(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
+        """Take in what only a fit needs of a window, `square`; arguments as of `add`."""
+        h = features[0].float().flatten(1)
+        weight = (1 - p[0, : neighbours(p)].mean(0)).flatten() * share.flatten()
+        self.square += _double((h * weight) @ h.T)
 
     @property
     def means(self) -> np.ndarray:
@@ -96,9 +101,9 @@ def _double(sums: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a scan or a region lies from others: `distance`, in standard deviations, and where it begins to be odd.
+    """How far a scan lies from those that a model was made for: `distance`, in their standard deviations, and `limit`.
 
-    `kind` and `structure` (a class) are those in which it is farthest.
+    It is that of the one of KINDS and the structure (a class) in which it is farthest.
     """
 
     distance: float
@@ -124,7 +129,7 @@ class Standing:
 class Likeness(nn.Module):
     """What is known of the scans that a model of C classes was made for; F are the channels of the features.
 
-    It holds numbers only, and is a module so that it is stored, checked and moved as the networks are:
+    It holds numbers only, and is a module so that it is stored and checked as the networks are:
     `typical` [C, F], a class's mean feature over scans; `across` [F, F], the inverse covariance of such means, and
     `within` [F, F], that of cells; `centre` and `spread` [KINDS, C], of the values that `_values` compares; `limit`
     [1]; `region` [3], centre, spread and limit of the logarithm of `strangeness` in uncertain regions; `scans` [1],
@@ -153,7 +158,7 @@ class Likeness(nn.Module):
         return bounded and bool((self.spread > 1e-3).all()) and float(self.region[1]) > 1e-3
 
     def standing(self, traits: Traits) -> Standing:
-        """Where a scan stands. Background counts as a class like others."""
+        """How far the scan with these traits lies away. Background counts as a class like others."""
         typical, across, centre, spread = map(_double, (self.typical, self.across, self.centre, self.spread))
         z = _apart(_values(traits, typical, across), centre, spread)
         kind, structure = np.unravel_index(np.nanargmax(z), z.shape)
@@ -165,14 +170,20 @@ class Likeness(nn.Module):
 
         The mean over all classes but background, by their probabilities: 1 for the cells that were fitted to.
         """
-        typical, within = self.typical.to(p.device), self.within.to(p.device)
-        h = features[0].float().flatten(1)
+        middle, within = self.typical.mean(0).to(p.device), self.within.to(p.device)
+        typical = self.typical.to(p.device) - middle  # float32 loses what large numbers have in common
+        h = features[0].float().movedim(0, -1).flatten(0, -2) - middle  # channels last, as they are in memory
         share = p[0].unflatten(0, (-1, neighbours(p))).mean(1).flatten(1)[1:] + 1e-6
-        share = share / share.sum(0)
-        ahead = within @ h
+        share = (share / share.sum(0)).T
+        ahead = h @ within
         own = torch.einsum("cf,fg,cg->c", typical[1:], within, typical[1:])
-        squared = (h * ahead).sum(0) - 2 * (share * (typical[1:] @ ahead)).sum(0) + own @ share
-        return (squared / len(h)).clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
+        squared = torch.linalg.vecdot(h, ahead) + (share * (own - 2 * ahead @ typical[1:].T)).sum(1)
+        return (squared / h.shape[1]).clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
+
+    @property
+    def knows_regions(self) -> bool:
+        """Whether there were uncertain regions enough to tell what is usual in them."""
+        return float(self.region[2]) < UNKNOWN
 
     def regional(self, strangeness: np.ndarray) -> np.ndarray:
         """How far regions lie from those of the fit, in standard deviations, from their mean `strangeness` [N]."""
@@ -260,7 +271,7 @@ def _usual(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _apart(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """How many standard deviations values [KINDS, C] lie above the mean; a volume may lie below it as well."""
+    """How many spreads values [KINDS, C] lie above the middle; a volume counts that lies below it as well."""
     z = (values - centre) / spread
     size = KINDS.index("size")
     z[size] = np.abs(z[size])

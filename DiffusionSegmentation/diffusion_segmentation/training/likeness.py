@@ -55,6 +55,7 @@ def looked_at(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> T
     traits = Traits.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
     for seen, p, share in _windows(encoder, image, section):
         traits.add(seen, p, share)
+        traits.add_square(seen, p, share)
     return traits
 
 
