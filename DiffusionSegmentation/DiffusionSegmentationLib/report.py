@@ -195,13 +195,14 @@ class Report:
 
     def _regionText(self, region: Region) -> str:
         text = _("Region {rank}, {state}: {classes}; {wrong:.2f} of {volume:.1f} ml are expected to be wrong.")
-        return text.format(
+        text = text.format(
             rank=region.rank,
             state=stateText(self._review.state(region)),
             classes=_classes(region),
             wrong=region.expectedErrorMl,
             volume=region.volumeMl,
         )
+        return f"{text} {wording.unlikeText(*region.unlike)}" if region.unlike else text
 
     def _regionsTable(self) -> str:
         head = [

@@ -40,7 +40,7 @@ class ResultSection:
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
         report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
-        ui.warningsLabel.text = "\n".join(report.get("warnings", []))
+        ui.warningsLabel.text = wording.warningsText(report)
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
         enable(ui.removeResultButton, missing, _("Take this result out of the scene, with all that belongs to it."))
         enable(ui.outlinesCheckBox, missing, _("Show the outlines of the segments in the slice views (key O)."))

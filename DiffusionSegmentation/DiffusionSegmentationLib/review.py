@@ -50,6 +50,8 @@ class Region:
     meanBits: float
     peakBits: float
     peakRAS: tuple[float, float, float]
+    unlike: tuple[float, float] | None = None
+    """Distance and limit, where it lies farther from the regions that the model was made for than it should."""
 
 
 class Review:
@@ -63,7 +65,12 @@ class Review:
         self._framing = Framing(segmentationNode)
         found = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
         self._found = json.loads(found) if found else {}
-        told = self._found or json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        run = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        told = self._found or run
+        limit = run.get("region_limit")
+        # A distance is a basin's: no threshold changes it, and what was found for another one does not tell it.
+        distances = {entry["basin"]: entry["distance"] for entry in run.get("regions", []) if "distance" in entry}
+        unlike = {basin: (value, limit) for basin, value in distances.items() if limit is not None and value > limit}
         self.regions = [
             Region(
                 rank=rank,
@@ -76,6 +83,7 @@ class Review:
                 meanBits=entry["mean_entropy_bits"],
                 peakBits=entry["peak_entropy_bits"],
                 peakRAS=tuple(entry["peak_ras_mm"]),
+                unlike=unlike.get(entry["basin"]),
             )
             for rank, entry in enumerate(told.get("regions", []), 1)
         ]

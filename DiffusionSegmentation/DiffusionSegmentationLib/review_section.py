@@ -5,6 +5,7 @@ from typing import Any
 import qt
 import slicer
 
+from . import wording
 from .i18n import tr as _
 from .ranking import Ranker, Wish
 from .review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
@@ -198,14 +199,18 @@ def _disputeText(region: Region) -> str:
 
 def _tip(region: Region) -> str:
     classes = "\n".join(f"{name}: {100 * share:.0f} %" for name, share in region.classes)
-    return _(
-        "{classes}\n{volume:.1f} ml; {wrong:.2f} ml are expected to be wrong, {reviewable:.2f} ml to review\n"
-        "Entropy: mean {mean:.2f}, highest {peak:.2f} bits"
-    ).format(
-        classes=classes,
-        volume=region.volumeMl,
-        wrong=region.expectedErrorMl,
-        reviewable=region.reviewableMl,
-        mean=region.meanBits,
-        peak=region.peakBits,
+    unlike = "\n" + wording.unlikeText(*region.unlike) if region.unlike else ""
+    return (
+        _(
+            "{classes}\n{volume:.1f} ml; {wrong:.2f} ml are expected to be wrong, {reviewable:.2f} ml to review\n"
+            "Entropy: mean {mean:.2f}, highest {peak:.2f} bits"
+        ).format(
+            classes=classes,
+            volume=region.volumeMl,
+            wrong=region.expectedErrorMl,
+            reviewable=region.reviewableMl,
+            mean=region.meanBits,
+            peak=region.peakBits,
+        )
+        + unlike
     )

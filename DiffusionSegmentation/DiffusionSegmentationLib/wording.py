@@ -82,3 +82,17 @@ def disagreementText(report: Mapping) -> str:
         return _("One sample differs from no other: there is nothing to see.")
     text = _("Entropy of the {samples} samples' own votes: where the samples alone differ.")
     return text.format(samples=report["samples"])
+
+
+def unlikeText(distance: float, limit: float) -> str:
+    """That a region is unlike those of the scans that the model was made for, and by how much."""
+    text = _("Unlike the regions that the model was made for (distance {distance:.1f}, limit {limit:.1f}).")
+    return text.format(distance=distance, limit=limit)
+
+
+def warningsText(report: dict) -> str:
+    """What a run warns of, a line each; that the scan is unlike those that the model was made for has a mark."""
+    warnings = report.get("warnings", [])
+    if warnings and report.get("input", {}).get("unlike_training"):
+        warnings = [f"⚠ {warnings[0]}", *warnings[1:]]
+    return "\n".join(warnings)

@@ -122,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--cases", metavar="N", type=_positive, help="at most; default: all, of endless data 60")
     calibrate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     calibrate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    calibrate.add_argument(
+        "--scans-only", action="store_true", help="leave the spread as it is, and only learn what scans are like"
+    )
     calibrate.add_argument("--json", action="store_true", help="print what was fitted as JSON on stdout")
 
     study = commands.add_parser(

@@ -57,6 +57,8 @@ def _segment(options: argparse.Namespace) -> int:
     )
     with terminal.ProgressLine() as progress:
         outcome = engine.segment(request, progress=progress)
+    if outcome.report.get("input", {}).get("unlike_training"):
+        print(f"warning: {outcome.report['warnings'][0]}", file=sys.stderr)
     if show_json:
         show_json(outcome.report)
     else:
@@ -120,6 +122,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         cases=options.cases,
         seed=options.seed,
         device=options.device,
+        scans_only=options.scans_only,
     )
     found = engine.calibrate(request)
     if show_json:

@@ -1,7 +1,8 @@
 """A model folder: networks, process and metadata, written and read without running anything from it.
 
     <name>/metadata.json       MONAI's bundle metadata schema, and a section `diffusion_segmentation` of our own
-    <name>/model.safetensors   the weights of encoder and denoiser, named by SHA-256 in the metadata
+    <name>/model.safetensors   the weights of encoder and denoiser, named by SHA-256 in the metadata, and, where an
+                               entry `likeness` says so, what the model knows of the scans that it was made for
 
 Weights may be stored as float16 or bfloat16; they are used as float32. The folder may be a link, its files may not.
 """
@@ -24,12 +25,14 @@ from .copula import Covariance
 from .errors import ModelError
 from .model_metadata import METADATA, check_network, contents, read_metadata, shown
 from .model_metadata import SCHEMA as SCHEMA
-from .networks import CHANNELS_LAST, Denoiser, Encoder
+from .networks import CHANNELS_LAST, Denoiser, Encoder, Likeness
 from .process import adapted_grid
 from .results import replace as replace_file
 
 SHIPPED = Path(__file__).parent / "models"
 WEIGHTS = "model.safetensors"
+LIKENESS = "likeness"
+"""What scans are compared by: the name of its tensors, and of the metadata's entry that says that they are there."""
 # Twenty times the shipped model's; 400 MB as float32.
 MOST_WEIGHTS = 100_000_000
 LARGEST_HEADER = 2**20
@@ -57,11 +60,15 @@ class Start:
 
 @dataclass
 class Model:
-    """Networks in evaluation mode and what is known about them; `metadata` is the whole of metadata.json."""
+    """Networks in evaluation mode and what is known about them; `metadata` is the whole of metadata.json.
+
+    `likeness` tells scans apart that are unlike those that the model was made for; None in models that do not know.
+    """
 
     metadata: dict[str, Any]
     encoder: Encoder
     denoiser: Denoiser
+    likeness: Likeness | None = None
 
     @property
     def section(self) -> dict[str, Any]:
@@ -77,6 +84,11 @@ class Model:
     def classes(self) -> int:
         """Number of classes, background included."""
         return len(self.labels) + 1
+
+    @property
+    def names(self) -> list[str]:
+        """What the classes are called, background first."""
+        return ["background", *(entry["name"] for entry in self.labels)]
 
     @property
     def spacing(self) -> float:
@@ -189,27 +201,44 @@ def load(folder: Path) -> Model:
     """
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
-    encoder, denoiser = _empty(section["network"], len(section["labels"]) + 1)
-    networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
-    state = _read_weights(folder, section["sha256"], sum(p.numel() for p in networks.parameters()))
+    classes = len(section["labels"]) + 1
+    encoder, denoiser = _empty(section["network"], classes)
+    known = section.get(LIKENESS) is not None
+    likeness = Likeness(classes, section["network"]["encoder"]["channels"][0]) if known else None
+    networks = _parts(encoder, denoiser, likeness)
+    state = _read_weights(folder, section["sha256"], sum(part.numel() for part in networks.state_dict().values()))
     try:
         networks.load_state_dict(state, assign=True)
     except RuntimeError:
         raise _misfit(folder) from None
+    if likeness is not None and not likeness.sound:
+        raise _misfit(folder)
     networks.eval().requires_grad_(False)
-    return Model(metadata, encoder, denoiser)
+    return Model(metadata, encoder, denoiser, likeness)
 
 
-def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Denoiser) -> None:
-    """Write a model folder: float16 weights, then metadata with their checksum. A file that exists is whole."""
+def save(
+    folder: Path,
+    metadata: dict[str, Any],
+    encoder: Encoder,
+    denoiser: Denoiser,
+    likeness: Likeness | None = None,
+) -> None:
+    """Write a model folder: float16 weights, then metadata with their checksum. A file that exists is whole.
+
+    The numbers of `likeness` stay float32: an inverse covariance in float16 is none any more.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    networks = torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser})
-    state = {name: tensor.detach().half().contiguous().cpu() for name, tensor in networks.state_dict().items()}
-    data = safetensors.save(state)
-    metadata = {
-        **metadata,
-        "diffusion_segmentation": {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()},
-    }
+    state = {name: tensor.detach() for name, tensor in _parts(encoder, denoiser, likeness).state_dict().items()}
+    kept = f"{LIKENESS}."
+    data = safetensors.save(
+        {name: (part if name.startswith(kept) else part.half()).contiguous().cpu() for name, part in state.items()}
+    )
+    section = {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()}
+    section.pop(LIKENESS, None)
+    if likeness is not None:
+        section[LIKENESS] = {"scans": int(likeness.scans)}
+    metadata = {**metadata, "diffusion_segmentation": section}
     for name, content in (
         (WEIGHTS, data),
         (METADATA, json.dumps(metadata, indent=2, ensure_ascii=False).encode() + b"\n"),
@@ -217,6 +246,12 @@ def save(folder: Path, metadata: dict[str, Any], encoder: Encoder, denoiser: Den
         part = folder / (name + ".part")
         part.write_bytes(content)
         replace_file(part, folder / name)
+
+
+def _parts(encoder: Encoder, denoiser: Denoiser, likeness: Likeness | None) -> torch.nn.ModuleDict:
+    """What is stored of a model, under the names that its tensors have there."""
+    parts = {"encoder": encoder, "denoiser": denoiser}
+    return torch.nn.ModuleDict(parts if likeness is None else {**parts, LIKENESS: likeness})
 
 
 def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:

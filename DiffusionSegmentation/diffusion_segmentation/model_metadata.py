@@ -29,6 +29,7 @@ LARGEST_CLASSES, LARGEST_STRATA, LARGEST_GAIN = 128, 64, 64
 SMALLEST_EDGE, LARGEST_EDGE, LARGEST_WINDOW = 8, 1024, 2**25
 LARGEST_STEPS, LARGEST_CURVE = 1000, 10_000
 LARGEST_SCALES, LARGEST_PRIOR, LARGEST_POOLS = 16, 32, 8
+LEAST_SCANS, LARGEST_SCANS = 1, 1_000_000
 
 # Control characters, line separators, changes of direction (a name that reads as another), halves of characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -257,5 +258,6 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ),
     "training": lambda _, s: _sound_training(s.get("training", {})),
     "calibration": lambda _, s: _sound_training(s.get("calibration", {})),
+    "likeness": lambda _, s: s.get("likeness") is None or _whole(s["likeness"]["scans"], LEAST_SCANS, LARGEST_SCANS),
     "card": lambda _, s: _sound_card(s.get("card", {})),
 }

@@ -19,10 +19,11 @@ from .grids import Projection
 from .metrics import dice
 from .metrics.intervals import interval_method, predictive_interval
 from .model import Model
+from .networks import Standing
 from .versions import versions
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunResults:
     """Writes what is known of a run, as often as there is more of it.
 
@@ -32,6 +33,8 @@ class RunResults:
         keep_samples, compress, region_mm: as in `segment.Request`.
         asked: what the report repeats of the request: seed, steps and requested_samples.
         passes: of the denoiser for each sample and window.
+        standing: how far the input lies from those that the model was made for, None where it does not know them, and
+            `strangeness`, the same of every voxel, float32 [z, y, x].
     """
 
     model: Model
@@ -45,6 +48,8 @@ class RunResults:
     region_mm: float | None
     asked: dict[str, Any]
     passes: int
+    standing: Standing | None = None
+    strangeness: np.ndarray | None = None
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -62,7 +67,9 @@ class RunResults:
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
         box, quantised = self.projection.box, list(self.projection.quantised(p))
         size = self.region_mm or SEED_DISTANCE_MM
-        unsure = self.projection.nearest(basins(1 - p.max(0), (self.model.spacing,) * 3, size, 2 * size))
+        error = 1 - p.max(0)
+        areas = basins(error, (self.model.spacing,) * 3, size, 2 * size)
+        unsure = self.projection.nearest(areas)
         if self.keep_samples:
             disagreement = self.projection.consensus(ensemble.shares)[1]
             results.write_entropy(folder / "disagreement.nrrd", disagreement, self.reference, compress)
@@ -77,7 +84,7 @@ class RunResults:
         }
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
-            **self._regions(unsure, quantised, bits[self._inside]),
+            **self._compared(self._regions(unsure, quantised, bits[self._inside]), areas, error),
             "warnings": warnings,
         }
 
@@ -115,6 +122,7 @@ class RunResults:
                 "size_ijk": list(self.reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
                 "sha256": self.input_sha256,
+                **(self.standing.as_json(self.model.names) if self.standing else {}),
             },
         }
 
@@ -149,7 +157,7 @@ class RunResults:
 
     def _regions(self, unsure: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """The worst of the uncertain regions, from what Slicer is given to rank them anew, so that both agree."""
-        names = ["background", *(entry["name"] for entry in self.model.labels)]
+        names = self.model.names
         spacing, start = self.reference.GetSpacing(), np.array(self.projection.box[0])
         thickness = regions.reviewable_voxels(self.model.spacing, spacing[::-1])
         ranking = regions.Ranking(unsure, quantised, bits, math.prod(spacing) / 1000, thickness)
@@ -159,6 +167,21 @@ class RunResults:
             return -left, -posterior, superior
 
         return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, ras)
+
+    def _compared(self, told: dict[str, Any], areas: np.ndarray, error: np.ndarray) -> dict[str, Any]:
+        """What is `told` of the regions, each with how far it lies from those that the model was made for.
+
+        `areas` are its basins, `error` the chance that the consensus is wrong, both on the working grid.
+        """
+        likeness = self.model.likeness
+        if self.strangeness is None or not likeness.knows_regions:
+            return told
+        weights = error * (areas > 0)
+        sums = np.bincount(areas.ravel(), (weights * self.strangeness).ravel())
+        found = likeness.regional(sums[1:] / np.maximum(np.bincount(areas.ravel(), weights.ravel())[1:], 1e-9))
+        for region in told["regions"]:
+            region["distance"] = round(float(found[region["basin"] - 1]), 2)
+        return told | {"region_limit": round(float(likeness.region[2]), 2)}
 
     def _memory(self) -> dict[str, int]:
         """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""

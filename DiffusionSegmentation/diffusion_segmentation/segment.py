@@ -31,6 +31,7 @@ from .model_cache import ModelCache
 from .request import Outcome, Preview, Progress, Request
 from .run_results import RunResults, finish
 from .sampler import Encoded, normalised, sample_seeds
+from .suitability import check_likeness
 from .tiles import Tiling
 from .volume import VolumeFile
 
@@ -128,6 +129,7 @@ class _Run:
             self._encode()
             self.results = self._results(image, projection)
             self._require_numbers(self.results.direct)
+            self._compare()
         self._preview(self.results.direct, 0)
         voxel_ml = float(np.prod(image.GetSpacing())) / 1000
         self.ensemble = Ensemble(
@@ -142,6 +144,14 @@ class _Run:
             finish(part, report, self.timings, stopped)
         self._drop_kept()
         return Outcome(report, stopped)
+
+    def _compare(self) -> None:
+        """Say at once, and before all other warnings, where the scan is unlike those that the model was made for."""
+        self.results.standing, self.results.strangeness = self.encoded.standing(), self.encoded.strangeness()
+        unlike = check_likeness(self.results.standing, self.model.names)
+        self.warnings[:0] = unlike
+        for sentence in unlike:
+            self._noted(sentence)
 
     def _results(self, image: sitk.Image, projection: Projection) -> RunResults:
         request = self.request

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import GeometryError
+
+if TYPE_CHECKING:
+    from .networks import Standing
 
 TOLERATED_FACTOR = 1.5
 """So far beyond the model's range of spacing or extent an answer is still given, with a warning; beyond that, none."""
 
 AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
 """Hounsfield units; air is -1000, water 0."""
+
+WHERE = {"look": "{}", "size": "the volume of {}", "doubt": "the entropy of {}"}
+"""What of a structure is farthest from usual, by `networks.likeness.KINDS`."""
 
 LEAST_SHARE = 0.02
 """Of the voxels of a CT, at least so many are air, and as many soft tissue."""
@@ -48,3 +54,16 @@ def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
     if min(shares) < LEAST_SHARE:
         return []
     return ["The values look like CT, the model was made for MR; do not trust the result."]
+
+
+def check_likeness(standing: Standing | None, names: Sequence[str]) -> list[str]:
+    """Return a warning, one sentence, where a scan is unlike those that a model with classes `names` was made for."""
+    if standing is None or not standing.unlike:
+        return []
+    name = names[standing.structure]
+    name = name[0].lower() + name[1:] if name[1:].islower() else name
+    return [
+        f"The scan is unlike those that the model was made for (distance {standing.distance:.1f}, "
+        f"limit {standing.limit:.1f}, most in {WHERE[standing.kind].format(name)}); "
+        "do not trust the segmentation without checking it."
+    ]

@@ -5,7 +5,7 @@ Everything here counts in cells: 2 x 2 x 2 voxels, the lattice of the space-to-d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ class Tiling:
     def voxels(self, window: tuple[slice, ...]) -> tuple[slice, ...]:
         """A window in voxels."""
         return tuple(slice(2 * s.start, 2 * s.stop) for s in window)
+
+    def shares(self) -> Iterator[torch.Tensor]:
+        """How much each window counts in its cells, float32 of their shape: all windows together 1, in padding 0."""
+        inside = torch.zeros(self.cells)
+        inside[tuple(slice(_up(n, 2) // 2) for n in self.shape)] = 1
+        total = torch.zeros(self.cells)
+        for window in self.windows:
+            total[window] += self._weight
+        for window in self.windows:
+            yield inside[window] * self._weight / total[window]
 
     def blend(self, answers: Iterable[torch.Tensor]) -> torch.Tensor:
         """One tensor [N, K, *cells] from one [N, K, ...] a window: their weighted mean where windows overlap."""

@@ -23,7 +23,7 @@ import SimpleITK as sitk
 from accuracy import BINS, LEVEL_REACH, LEVELS, array, by_class, score
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from robustness import noisy, resampled
+from robustness import noisy, relabelled, resampled
 from spread import by_structure, markdown
 
 from diffusion_segmentation import model as models
@@ -96,18 +96,29 @@ def curve(diagram: dict[str, list]) -> dict[str, list]:
     return {**kept, "counts": diagram["counts"], "low": [None] * BINS, "high": [None] * BINS}
 
 
-def failures(heads: Path, labels: list[dict]) -> Iterator[tuple[str, sitk.Image, np.ndarray | None]]:
-    """(name, image, class labels uint8 [k, j, i] or None) of what the model was not made for, and one that it was."""
-    colin = read_volume(heads / "colin27.nii.gz")
-    truth = by_class(heads / "colin27-reference.nii.gz", colin, labels)
-    yield "Colin27 as it is", colin, truth
-    values = sitk.GetArrayFromImage(colin).astype(np.float32)
+def failures(
+    heads: Path, labels: list[dict], of: str = "colin27"
+) -> Iterator[tuple[str, sitk.Image, np.ndarray | None]]:
+    """(name, image, class labels uint8 [k, j, i] or None) of what the model was not made for, and one that it was.
+
+    All but the last two are made from the head `of`.
+    """
+    head = read_volume(heads / f"{of}.nii.gz")
+    reference = upright(like(by_class(heads / f"{of}-reference.nii.gz", head, labels), head))
+    head, truth = upright(head), sitk.GetArrayFromImage(reference)
+    yield f"{HEADS[of][0]} as it is", head, truth
+    values = sitk.GetArrayFromImage(head).astype(np.float32)
     bright = np.percentile(values, 99)
     other = np.where(values > 0.1 * bright, np.clip(1.1 * bright - values, 0, None), values)
-    yield "its contrast inverted", like(other, colin), truth
-    yield "slices of 8 mm", resampled(colin, (1, 1, 8)), None
-    yield "noise of 12 %", noisy(colin, 0.12), truth
-    yield "cut through the brain", *cut(colin, truth)
+    yield "its contrast inverted", like(other, head), truth
+    thick = (*head.GetSpacing()[:2], 8.0)
+    yield (
+        "slices of 8 mm",
+        resampled(head, thick),
+        sitk.GetArrayFromImage(relabelled(reference, thick, len(labels) + 1)),
+    )
+    yield "noise of 12 %", noisy(head, 0.12), truth
+    yield "cut through the brain", *cut(head, truth)
     for name, file in (("a tumour, slices of 6 mm", "tumour.nrrd"), ("a macaque, brain extracted", "macaque.nii.gz")):
         if (heads / file).exists():
             yield name, read_volume(heads / file), None
@@ -262,8 +273,8 @@ def page(
         table(["input", "mean Dice", "calibration error", "AUROC", "mean entropy inside, bits", "warning"], outside),
         "All but the last two are made from Colin27. The tumour is `brain2` of pyradiomics 3.0.1 (BSD-3), the macaque "
         "INIA19 of mricron-data (BSD-3); they have no reference. Where a picture is wrong and dark in the column of "
-        "the entropy, the model does not know that it is wrong: entropy tells what it finds plausible, and nothing "
-        "warns of what it has no class for. So it is with the macaque, whose brain is called cerebellum.",
+        "the entropy, the entropy does not know that it is wrong: it tells what the model finds plausible among its "
+        "own classes. That a scan is unlike those that the model was made for is what the warnings have to say.",
     ]
     return "\n\n".join(parts) + "\n"
 

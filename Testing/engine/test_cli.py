@@ -207,9 +207,13 @@ def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys:
     module.calibrate = lambda request: asked.append(vars(request))
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
-    assert cli.main("calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()) == 0
+    command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()
+    assert cli.main(command) == 0 == cli.main([*command, "--scans-only"])
     chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
-    assert asked == [chosen] and capsys.readouterr().out == "fitted\n"
+    assert (
+        asked == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
+        and capsys.readouterr().out == 2 * "fitted\n"
+    )
 
 
 def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion_segmentation.intensity import CEILING, body_box, normalise
-from diffusion_segmentation.training import synthesis
+from diffusion_segmentation.training import sources, synthesis
 from diffusion_segmentation.training.atlas import TISSUES
 from diffusion_segmentation.training.fields import smooth_noise
 from diffusion_segmentation.training.heads.priors import draw_tissues
@@ -108,6 +108,17 @@ def test_training_and_unseen_heads_have_the_spacing_of_the_model(atlas_file):
 
     for coarse, fine in zip(rough(3.0), rough(0.75), strict=True):
         assert fine < 0.7 * coarse
+
+
+def test_scans_are_whole_heads_that_no_other_stream_draws(atlas_file, monkeypatch):
+    monkeypatch.setattr(sources, "WHOLE_MM", ((48, 40, 32), (64, 40, 32)))
+    heads = sources.Heads(atlas_file, window=(24, 20, 16))
+    scans = list(heads.scans(3, 0))
+    assert [scan.shape for scan in scans] == [(24, 20, 16), (32, 20, 16), (24, 20, 16)]
+    others = [image for image, _ in heads.labelled(3, 0)] + [heads.evaluated(n, 0)[0] for n in range(3)]
+    assert not any(np.array_equal(scan, other) for scan in scans for other in others)
+    assert not np.array_equal(scans[0], scans[2])
+    assert all(np.array_equal(*pair) for pair in zip(scans, heads.scans(3, 0), strict=True))
 
 
 def test_normalise_is_blind_to_scale_and_offset_and_refuses_a_constant():

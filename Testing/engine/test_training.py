@@ -32,7 +32,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def heads(monkeypatch, tmp_path):
-    """An endless stream of one easy picture, in place of drawing heads."""
+    """An endless stream of one easy picture, in place of drawing heads, and noise in place of whole ones."""
 
     class OneHead(torch.utils.data.IterableDataset):
         def __init__(self, priors, shapes, seed, bank=24, spacing_mm=2.0):
@@ -46,7 +46,12 @@ def heads(monkeypatch, tmp_path):
                 labels[2:6, 2:6, 2:6] = 3
                 yield labels[None].float() / 3, labels[None]
 
+    def unseen(priors, shape, count, seed, *_):
+        rng = np.random.default_rng(seed)
+        yield rng.random((16, 16, 16), dtype=np.float32), np.zeros((16, 16, 16), np.uint8)
+
     monkeypatch.setattr(sources, "SyntheticHeads", OneHead)
+    monkeypatch.setattr(sources, "unseen_heads", unseen)
     priors = tmp_path / "priors.npz"
     np.savez(priors)
     return str(priors)
@@ -142,7 +147,9 @@ def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypa
     told = []
     monkeypatch.setattr(train, "Counter", lambda line, stage: lambda done, of: told.append((stage, done, of)))
     train.main(heads, tmp_path / "model", config)
-    assert [done for _, done, _ in told] == list(range(1, 8 * 24 + 1)) and {of for *_, of in told} == {8 * 24}
+    curve = [(done, of) for stage, done, of in told if "noise levels" in stage]
+    assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
+    assert [done for stage, done, _ in told if "scans" in stage] == list(range(1, 65))
 
 
 def test_the_clock_ends_it(config, heads, tmp_path):

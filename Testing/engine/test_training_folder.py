@@ -109,6 +109,18 @@ def test_held_out_is_about_a_fifth(folder):
     assert 10 <= len(source.held_out) <= 32 and len(source.held_out) + len(source.seen) == 105
 
 
+def test_scans_are_whole_and_first_those_that_were_held_out(folder):
+    source = opened(folder)
+    cases = [np.load(image) for image, _ in source.prepare([*source.held_out, *source.seen])]
+    found = list(source.scans(64, 0))
+    assert len(found) == len(cases) == 5
+    for scan, case in zip(found, cases, strict=True):
+        assert scan.dtype == np.float32 and (scan == case).all()
+    assert len(list(source.scans(2, 0))) == 2
+    source.held_out = source.held_out * 20  # enough of them: what was trained on looks too usual
+    assert len(list(source.scans(64, 0))) == len(source.held_out)
+
+
 def test_windows_keep_the_label_volume_and_draw_raters_at_random(folder):
     optimisation = Optimisation(shapes=((24, 24, 24),), draws=4)
     source = opened(folder)

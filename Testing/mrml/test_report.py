@@ -73,7 +73,7 @@ def test_the_page_says_where_its_numbers_come_from(volumeNode, job, tmp_path, so
     job.report |= {"map_source": source, "map_prior": prior, "warnings": ["The spread <was> not fitted."]}
     page = html.unescape(write(importJob(volumeNode, job), tmp_path / "r.html"))
     assert page.count("Segmentation and entropy are from ") == page.count(sentence) == 1
-    assert "The spread <was> not fitted." in page
+    assert "The spread <was> not fitted." in page and "Unlike the regions" not in page
     assert "<th>Expected (ml)</th><th>50 % (ml)</th><th>90 % (ml)</th><th>Mask (ml)</th>" in page
     assert "Expected: sum of the class probabilities." in page
 
@@ -193,3 +193,14 @@ def test_a_removed_part_is_said_before_anything_is_written(result, tmp_path):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
     with pytest.raises(LookupError, match="probabilities"):
         Report(result.segmentationNode)
+
+
+def test_the_page_says_first_that_the_scan_is_unlike_and_which_regions_are(volumeNode, job, tmp_path):
+    sentence = "The scan is unlike those that the model was made for (distance 9.1, limit 3.0, most in white matter)"
+    job.report |= {"warnings": [sentence], "region_limit": 2.3}
+    for number, region in enumerate(job.report["regions"]):
+        region["distance"] = 5.0 if number == 0 else 1.0
+    page = html.unescape(write(importJob(volumeNode, job), tmp_path / "r.html"))
+    assert page.index(f"<b>{sentence}</b>") < page.index("<h2>")
+    assert page.count("Unlike the regions that the model was made for (distance 5.0, limit 2.3).") == 1
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]["region_limit"] == 2.3

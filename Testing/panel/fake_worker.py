@@ -4,9 +4,9 @@
 
 `good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
 as the engine does; `direct`, `both` and `exact` also say that their maps are a direct prediction, wholly, in part or as
-the exact mean of samples that need no steps; `unfitted` warns of its spread; `seams` is in doubt along borders only;
-`seven` has the structures of the shipped model; `old` writes what version 0.3 did; every other behaviour is one way to
-go wrong.
+the exact mean of samples that need no steps; `unfitted` warns of its spread, `unlike` of the volume too; `seams` is in
+doubt along borders only; `seven` has the structures of the shipped model; `old` writes what version 0.3 did; every
+other behaviour is one way to go wrong.
 """
 
 import json
@@ -44,6 +44,10 @@ WORKING_MM = 1.0
 """So fine that the sheets of doubt are thick enough to be reviewed, except in `seams`."""
 SEVEN = ("Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter", "Deep grey matter", "Cerebellum")
 SEVEN += ("Brainstem",)
+UNLIKE = (
+    "The scan is unlike those that the model was made for (distance 9.1, limit 3.0, most in white matter); "
+    "do not trust the segmentation without checking it."
+)
 UNFITTED = "The spread of this model's samples was not fitted to labelled cases; its intervals can be too narrow."
 
 
@@ -213,11 +217,16 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
         "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
-        "warnings": [UNFITTED] if behaviour == "unfitted" else [],
+        "warnings": {"unfitted": [UNFITTED], "unlike": [UNLIKE, UNFITTED]}.get(behaviour, []),
         "kept_samples": kept,
         "map_prior": {"direct": None, "both": 4.0}.get(behaviour, 0.0),
         "start": {"kind": "copula" if behaviour == "exact" else "noise", "log_snr": None},
     }
+    if behaviour == "unlike":
+        report["input"] |= {"distance": 9.1, "limit": 3.0, "unlike_training": True}
+        report["region_limit"] = 2.3
+        for number, region in enumerate(report["regions"]):
+            region["distance"] = 5.0 - 4 * (number > 0)
     if behaviour == "old":
         for key in ("kept_samples", "map_prior", "start"):
             del report[key]

@@ -82,6 +82,14 @@ def test_what_a_result_warns_of_stays_in_sight(openPanel, addHead, run, photogra
     world.ui.inputSelector.setCurrentNode(other)  # the status line is about that one now
     assert world.ui.warningsLabel.visible and "not fitted to labelled cases" in world.ui.warningsLabel.text
     photograph("warning", world.widget, part=world.ui.resultCollapsibleButton)
+    world = openPanel("unlike", "0.01")
+    run(world)
+    first = world.ui.warningsLabel.text.splitlines()[0]
+    assert world.ui.warningsLabel.visible and first.startswith("⚠ The scan is unlike those that the model was made for")
+    photograph("unlike", world.widget, part=world.ui.resultCollapsibleButton)
+    tips = [world.ui.regionTable.item(row, 1).toolTip() for row in (0, 1)]
+    assert "Unlike the regions that the model was made for (distance 5.0, limit 2.3)." in tips[0]
+    assert "Unlike" not in tips[1]
     world = openPanel("good", "0.01")
     run(world)
     assert not world.ui.warningsLabel.visible

@@ -1,6 +1,7 @@
 """`diffusion-segmentation calibrate MODEL DATA`: the spread of a model's samples, from labelled cases it has not seen.
 
-Written are a copy of the model with the fitted start and prior, and calibration.json with all starts compared.
+Written are a copy of the model with the fitted start and prior and with what the scans of the data have in common, and
+calibration.json with all starts compared.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from ..devices import choose_device
 from ..errors import InputError
 from ..label_file import relabel
 from ..model import Model
+from ..networks.likeness import FEWEST as FEWEST_SCANS
 from ..results import write_report
 from ..terminal import Counter, ProgressLine
+from ..training.likeness import fit_likeness
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
@@ -29,7 +32,10 @@ COMPARED, SAMPLES = 12, 8
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for. `data` is what `train` takes; `output` the folder of the calibrated model."""
+    """What a person asked for. `data` is what `train` takes; `output` the folder of the calibrated model.
+
+    With `scans_only` the spread stays as it is: only what unseen scans have in common is learnt.
+    """
 
     model: str
     data: str
@@ -37,6 +43,7 @@ class Request:
     cases: int | None = None
     seed: int = 0
     device: str = "auto"
+    scans_only: bool = False
 
 
 def calibrate(request: Request) -> dict[str, Any]:
@@ -50,10 +57,19 @@ def calibrate(request: Request) -> dict[str, Any]:
     source = open_source(request.data, request.output)
     require_fit(model, source)
     source.configure(model.section)
-    calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
+    if request.scans_only:
+        calibrated, found = model, {"model": model.section["name"]}
+    else:
+        calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
+    with ProgressLine() as line:
+        told = Counter(line, "looking at unseen scans")
+        likeness = fit_likeness(model.encoder, model.section, source, request.seed, told) or model.likeness
+    if request.scans_only and likeness is None:
+        raise InputError(f"What scans are like cannot be told from so few; {FEWEST_SCANS} or more are needed.")
+    found["scans"] = 0 if likeness is None else int(likeness.scans)
     request.output.mkdir(parents=True, exist_ok=True)
     write_report(request.output / "calibration.json", found)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser)
+    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, likeness)
     return found
 
 
@@ -122,6 +138,8 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
 
 def text(found: dict[str, Any], output: Path) -> str:
     """For a terminal."""
+    if "starts" not in found:
+        return f"{found['scans']} scans tell what is usual. The model that knows them is {output}"
     lines = [f"{'start':<30}{'energy score':>13}{'rms z':>8}{'90 % held':>11}{'k':>4}"]
     for row in found["starts"]:
         marked = "* " if row["start"] == found["chosen"] else "  "

@@ -4,6 +4,7 @@ from .architecture import Architecture
 from .blocks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space, space_to_depth
 from .denoiser import Denoiser
 from .encoder import Encoder
+from .likeness import Likeness, Standing, Traits
 from .pair import Pair
 from .unet import UNet
 from .zoo import ARCHITECTURES, flops, scaled
@@ -14,7 +15,10 @@ __all__ = [
     "CHANNELS_LAST",
     "Denoiser",
     "Encoder",
+    "Likeness",
     "Pair",
+    "Standing",
+    "Traits",
     "UNet",
     "class_softmax",
     "class_softmax_",

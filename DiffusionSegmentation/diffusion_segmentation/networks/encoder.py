@@ -38,6 +38,10 @@ class Encoder(nn.Module):
         return 2 ** len(channels)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.answer(self.seen(image))
+
+    def seen(self, image: torch.Tensor) -> torch.Tensor:
+        """The finest features before their last norm [N, channels[0], z/2, y/2, x/2], which still have a level."""
         x = self.stem(space_to_depth(image))
         skipped = []
         for stage, shrink in zip(self.down[:-1], self.shrink, strict=True):
@@ -46,7 +50,11 @@ class Encoder(nn.Module):
         x = self.down[-1](x)
         for stage, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skipped), strict=True):
             x = stage(grow(x) + skip)
-        features = self.norm(x)
+        return x
+
+    def answer(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` returns, from what `seen` does."""
+        features = self.norm(seen)
         return features, self.head(nn.functional.silu(features)).float()
 
 

@@ -15,7 +15,7 @@ import copy
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def adapt(request: Request) -> dict[str, Any]:
         "sentence": _sentence(task, steps, gain),
     }
     write_report(request.output / "adapt.json", found)
-    models.save(request.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser)
+    models.save(request.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser, adapted.likeness)
     if (model.section.get("training") or {}).get("optimisation", {}).get("density") == "cosine":
         _advise(request.output / "training.json", curve)
     return found
@@ -116,7 +116,7 @@ def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model
     section = metadata["diffusion_segmentation"]
     section["process"]["loss_curve"] = curve
     section["adapted"] = {"data": task.name, "from": {"name": section["name"], "sha256": section["sha256"]}}
-    return Model(metadata, model.encoder, model.denoiser)
+    return replace(model, metadata=metadata)
 
 
 def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:

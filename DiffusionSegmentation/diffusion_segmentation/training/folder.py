@@ -30,6 +30,8 @@ from .settings import Optimisation
 UNSEEN_SHARE = 0.2
 """Share of the cases that training never sees: the step grid is measured on them."""
 UNSEEN_WINDOWS = 16
+FEW_SCANS = 20
+"""Held-out cases from which on the model is told what scans are like by them alone."""
 
 
 class Folder:
@@ -121,6 +123,12 @@ class Folder:
         for image_path, masks_path in self.prepare(self.held_out or self.seen)[:count]:
             masks = np.load(masks_path)
             yield np.load(image_path).astype(np.float32), masks[int(rng.integers(len(masks)))]
+
+    def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
+        """The held-out cases, whole, and where they are few, training cases after them."""
+        cases = [*self.held_out, *self.seen[: max(0, FEW_SCANS - len(self.held_out))]]
+        for image_path, _ in self.prepare(cases[:count]):
+            yield np.load(image_path).astype(np.float32)
 
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         """See `dataset.label_order`."""

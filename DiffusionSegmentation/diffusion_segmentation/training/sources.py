@@ -15,14 +15,19 @@ from ..errors import InputError
 from ..phantoms import PHANTOMS, phantom
 from .defaults import BUNDLE, labels
 from .folder import Folder
+from .heads.shares import Shares
 from .settings import Optimisation
-from .synthesis import EVALUATION, SPACING_MM, SyntheticHeads, unseen_heads
+from .synthesis import EVALUATION, SCANS, SPACING_MM, SyntheticHeads, unseen_heads
 
 UNSEEN = 2**40
 """Added to the seed for the heads of the loss curve: no training takes as many steps."""
 
 WINDOW = (64, 64, 64)
 """Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
+WHOLE_MM = ((192, 224, 192), (256, 224, 192))
+"""Whole heads, without and with much of the neck, in multiples of 16 voxels of 2 mm."""
+AS_SCANNED = Shares(any_contrast=0, cut=0)
+"""What scanners show of heads most often, beside the artefacts of training."""
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
 
@@ -50,6 +55,14 @@ class Source(Protocol):
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """At most `count` different cases that training never sees: image float32 and labels uint8, both [*shape]."""
+
+    def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
+        """At most `count` images float32 [*shape] of the kind that the model is made for, as much of each as there is.
+
+        Training never sees them, where there are others.
+        """
+        for image, _ in self.labelled(count, seed):
+            yield image
 
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         """The model's label for each number of the data, background first, from the model's `labels`.
@@ -108,6 +121,13 @@ class Heads(Source):
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Heads of WINDOW voxels at the model's spacing, each drawn by itself from the atlas."""
         yield from unseen_heads(self.priors, self.window, count, seed, spacing_mm=self.spacing)
+
+    def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
+        """Whole T1-like heads, some of them stripped: of the training's heads those that a scanner might show."""
+        for index in range(count):
+            shape = tuple(round(mm / self.spacing) for mm in WHOLE_MM[index % len(WHOLE_MM)])
+            own = seed + SEED_STRIDE * index
+            yield next(unseen_heads(self.priors, shape, 1, own, SCANS, self.spacing, AS_SCANNED))[0]
 
     def evaluated(self, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Head `index` of an evaluation: none that `labelled` yields."""

@@ -147,7 +147,7 @@ def face(
     return normalise(image), labels
 
 
-CALIBRATION, EVALUATION = 7, 11
+CALIBRATION, EVALUATION, SCANS = 7, 11, 13
 
 
 def unseen_heads(
@@ -157,18 +157,20 @@ def unseen_heads(
     seed: int,
     stream: int = CALIBRATION,
     spacing_mm: float = SPACING_MM,
+    shares: Shares = USUAL,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`count` heads (image float32, labels uint8, both [z, y, x] of `shape`), each an anatomy of its own.
 
     Their seeds have three parts and those of training two, so that none of them is trained on; of another `stream`
-    (CALIBRATION, EVALUATION) none is the same either.
+    (CALIBRATION, EVALUATION, SCANS) none is the same either.
     """
     atlas = Atlas.load(priors)
     wall = Wall.of(atlas)
     for index in range(count):
         rng = np.random.default_rng([seed, index, stream])
         tissue = draw_anatomy(atlas, rng)
-        yield face(deform(tissue, tuple(2 * n for n in shape), rng, spacing_mm / 2, wall), atlas, rng, spacing_mm / 2)
+        tissue = deform(tissue, tuple(2 * n for n in shape), rng, spacing_mm / 2, wall)
+        yield face(tissue, atlas, rng, spacing_mm / 2, shares)
 
 
 class SyntheticHeads(torch.utils.data.IterableDataset):

@@ -27,11 +27,13 @@ from ..denormals import flushed
 from ..errors import InputError, ModelError
 from ..model import Model, build, find, load, save
 from ..model_metadata import wrong_entry
+from ..networks import Likeness
 from ..process import adapted_grid
 from ..result_folder import made
 from ..terminal import Counter, ProgressLine
 from .figures import draw_training
 from .journal import Journal
+from .likeness import fit_likeness
 from .loss import loss_curve
 from .precision import resolved
 from .settings import Optimisation, merged, read_config
@@ -90,8 +92,8 @@ def main(
     with made(output), flushed():
         if not run.go(checkpoint):
             return output
-        metadata = run.metadata()
-    save(output, metadata, run.task.encoder, run.task.denoiser)
+        metadata, likeness = run.metadata(), run.likeness()
+    save(output, metadata, run.task.encoder, run.task.denoiser, likeness)
     run.write_record(output, metadata)
     print(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
@@ -228,6 +230,13 @@ class Run:
             told = Counter(line, "measuring the loss over noise levels on unseen cases")
             unseen = self.source.unseen(self.optimisation)
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told)
+
+    def likeness(self) -> Likeness | None:
+        """What the scans of the source have in common, by the averaged weights; None of too few scans."""
+        section = self.settings["diffusion_segmentation"]
+        with ProgressLine() as line:
+            told = Counter(line, "looking at unseen scans")
+            return fit_likeness(self.task.encoder, section, self.source, self.optimisation.seed, told)
 
     def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:
         """training.json and training.png."""

@@ -1,0 +1,278 @@
+"""How like the scans that a model was made for a scan is: distances of the encoder's features, structure by structure.
+
+Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS
+2018: features of a class are Gaussian with a covariance that all classes share, and the distance is Mahalanobis's. Of a
+scan the cells are no sample of their own: what differs from scan to scan is where a structure's cells lie together. So
+a structure's mean feature is compared with its means in other scans (equation 1 of the paper with scans for images),
+and single cells are compared only to tell which region is strange.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import nn
+
+from .blocks import neighbours
+
+KINDS = ("look", "size", "doubt")
+"""What of a structure is compared: its mean feature, its volume, and the mean entropy of its voxels."""
+LEAST_CELLS = 30.0
+"""Fewer cells of a structure say nothing of its mean."""
+FEWEST = 5
+"""Scans from which can be told how scans differ."""
+FALSE_ALARMS = 0.01
+"""Share of scans like those of the fit that lie beyond the limit, where distances are normally distributed."""
+SHRINKAGE = 0.1
+"""Of the covariances towards a multiple of the identity, which few scans need."""
+SIGMAS = 1.4826
+"""Standard deviations of a normal distribution in its median absolute deviation."""
+LEAST_SPREAD = np.array([0.05, 0.05, 0.02])[:, None]
+"""Of each kind: logarithms, and bits. Scans that are all alike would have none."""
+UNKNOWN = 1e6
+"""Spread of what too few scans have shown; nothing lies far from it. Also the largest number in a model folder."""
+
+
+@dataclass
+class Traits:
+    """What is compared of a scan of C classes, summed over its cells (2 x 2 x 2 voxels; weights of a cell add up to 1).
+
+    Attributes:
+        cells: float64 [C], how many.
+        features: float64 [C, F], the sum of their features.
+        bits: float64 [C], the sum of their entropies.
+        square: float64 [F, F], the sum of the features' outer products over all classes but background.
+    """
+
+    cells: np.ndarray
+    features: np.ndarray
+    bits: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def none(cls, classes: int, channels: int) -> Traits:
+        """Those of no cells."""
+        return cls(*(np.zeros(shape) for shape in (classes, (classes, channels), classes, (channels, channels))))
+
+    @classmethod
+    def of(cls, likeness: Likeness) -> Traits:
+        """Those of no cells, to be compared by `likeness`."""
+        return cls.none(*likeness.typical.shape)
+
+    def add(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
+        """Take in a window: features [1, F, *cells], class probabilities p [1, 2^dims * C, *cells], share [*cells].
+
+        `share` is how much of each cell counts: less than 1 where other windows see it too, 0 where there is no scan.
+        """
+        h, weight = features[0].float().flatten(1), share.flatten()
+        p = p[0].unflatten(0, (-1, neighbours(p))).flatten(2)
+        cells = p.mean(1) * weight
+        bits = sum(torch.special.entr(part) for part in p) / math.log(2)  # class by class: all at once are a state more
+        self.cells += _double(cells.sum(1))
+        self.features += _double(cells @ h.T)
+        self.bits += _double(p.flatten(1) @ (bits * weight).flatten() / len(bits))
+
+    def add_square(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
+        """Take in what only a fit needs of a window, `square`; arguments as of `add`."""
+        h = features[0].float().flatten(1)
+        weight = (1 - p[0, : neighbours(p)].mean(0)).flatten() * share.flatten()
+        self.square += _double((h * weight) @ h.T)
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean feature of each class, float64 [C, F]; 0 of a class that is not there."""
+        return self.features / np.maximum(self.cells, 1e-6)[:, None]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Which classes have enough cells to be compared, bool [C]."""
+        return self.cells >= LEAST_CELLS
+
+
+def _double(sums: torch.Tensor) -> np.ndarray:
+    return sums.cpu().double().numpy()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a scan lies from those that a model was made for: `distance`, in their standard deviations, and `limit`.
+
+    It is that of the one of KINDS and the structure (a class) in which it is farthest.
+    """
+
+    distance: float
+    limit: float
+    kind: str
+    structure: int
+
+    @property
+    def unlike(self) -> bool:
+        """Whether it lies beyond the limit."""
+        return self.distance > self.limit
+
+    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """What a report tells of it; `names` of the classes, background first."""
+        return {
+            "distance": round(self.distance, 3),
+            "limit": round(self.limit, 3),
+            "unlike_training": self.unlike,
+            "farthest": {"label": self.structure, "name": names[self.structure], "in": self.kind},
+        }
+
+
+class Likeness(nn.Module):
+    """What is known of the scans that a model of C classes was made for; F are the channels of the features.
+
+    It holds numbers only, and is a module so that it is stored and checked as the networks are:
+    `typical` [C, F], a class's mean feature over scans; `across` [F, F], the inverse covariance of such means, and
+    `within` [F, F], that of cells; `centre` and `spread` [KINDS, C], of the values that `_values` compares; `limit`
+    [1]; `region` [3], centre, spread and limit of the logarithm of `strangeness` in uncertain regions; `scans` [1],
+    how many it knows.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        shapes = {
+            "typical": (classes, channels),
+            "across": (channels, channels),
+            "within": (channels, channels),
+            "centre": (len(KINDS), classes),
+            "spread": (len(KINDS), classes),
+            "limit": (1,),
+            "region": (3,),
+            "scans": (1,),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    @property
+    def sound(self) -> bool:
+        """Whether every number is one that can be compared with."""
+        bounded = all(bool((part.abs() <= UNKNOWN).all()) for part in self.buffers())
+        return bounded and bool((self.spread > 1e-3).all()) and float(self.region[1]) > 1e-3
+
+    def standing(self, traits: Traits) -> Standing:
+        """How far the scan with these traits lies away. Background counts as a class like others."""
+        typical, across, centre, spread = map(_double, (self.typical, self.across, self.centre, self.spread))
+        z = _apart(_values(traits, typical, across), centre, spread)
+        kind, structure = np.unravel_index(np.nanargmax(z), z.shape)
+        distance = float(min(z[kind, structure], UNKNOWN))
+        return Standing(distance, float(self.limit), KINDS[kind], int(structure))
+
+    def strangeness(self, features: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """Of each cell the squared distance from its classes over F, [1, 1, *cells]; arguments as of `Traits.add`.
+
+        The mean over all classes but background, by their probabilities: 1 for the cells that were fitted to.
+        """
+        middle, within = self.typical.mean(0).to(p.device), self.within.to(p.device)
+        typical = self.typical.to(p.device) - middle  # float32 loses what large numbers have in common
+        h = features[0].float().movedim(0, -1).flatten(0, -2) - middle  # channels last, as they are in memory
+        share = p[0].unflatten(0, (-1, neighbours(p))).mean(1).flatten(1)[1:] + 1e-6
+        share = (share / share.sum(0)).T
+        ahead = h @ within
+        own = torch.einsum("cf,fg,cg->c", typical[1:], within, typical[1:])
+        squared = torch.linalg.vecdot(h, ahead) + (share * (own - 2 * ahead @ typical[1:].T)).sum(1)
+        return (squared / h.shape[1]).clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
+
+    @property
+    def knows_regions(self) -> bool:
+        """Whether there were uncertain regions enough to tell what is usual in them."""
+        return float(self.region[2]) < UNKNOWN
+
+    def regional(self, strangeness: np.ndarray) -> np.ndarray:
+        """How far regions lie from those of the fit, in standard deviations, from their mean `strangeness` [N]."""
+        centre, spread, _ = _double(self.region)
+        return np.clip((np.log(strangeness) - centre) / spread, -UNKNOWN, UNKNOWN)
+
+    def fit_regions(self, strangeness: np.ndarray) -> None:
+        """Take the mean `strangeness` [N] of uncertain regions as usual. Of too few regions nothing is known."""
+        if len(strangeness) >= FEWEST / FALSE_ALARMS:
+            values = np.log(strangeness)
+            centre, spread = values.mean(), max(values.std(), float(LEAST_SPREAD[0, 0]))
+            limit = (np.quantile(values, 1 - FALSE_ALARMS) - centre) / spread
+            self.region.copy_(torch.tensor([centre, spread, limit]))
+
+    @classmethod
+    def fit(cls, scans: Sequence[Traits]) -> Likeness | None:
+        """What scans have in common; None of fewer than FEWEST."""
+        if len(scans) < FEWEST:
+            return None
+        typical, across = _common(scans)
+        # What a scan was fitted to lies nearer: each is compared with what the others have in common.
+        others = [_common([*scans[:n], *scans[n + 1 :]]) for n in range(len(scans))]
+        values = np.stack([_values(scan, *other) for scan, other in zip(scans, others, strict=True)])
+        centre, spread = _usual(values)
+        own = [np.nanmax(_apart(value, *_usual(np.delete(values, n, 0)))) for n, value in enumerate(values)]
+        # The upper end of the interval that holds the next scan, were these distances normally distributed as those
+        # above the median say.
+        n = len(own)
+        middle, upper = np.quantile(own, (0.5, 0.75))
+        beyond = stdtrit(n - 1, 1 - FALSE_ALARMS) * SIGMAS * (upper - middle) * math.sqrt(1 + 1 / n)
+        fitted = cls(*typical.shape)
+        found = {"typical": typical, "across": across, "within": _within(scans, typical)}
+        found |= {"centre": centre, "spread": spread, "region": np.array([0.0, 1.0, UNKNOWN])}
+        found |= {"limit": np.array([middle + beyond]), "scans": np.array([n])}
+        for name, part in found.items():
+            getattr(fitted, name).copy_(torch.from_numpy(np.clip(part, -UNKNOWN, UNKNOWN)))
+        return fitted
+
+
+def _common(scans: Sequence[Traits]) -> tuple[np.ndarray, np.ndarray]:
+    """Each class's mean feature over scans [C, F], and the inverse covariance [F, F] of such means about it."""
+    means = np.stack([scan.means for scan in scans])
+    shown = np.stack([scan.shown for scan in scans])
+    typical = (means * shown[..., None]).sum(0) / np.maximum(shown.sum(0), 1)[:, None]
+    apart = ((means - typical) * shown[..., None]).reshape(-1, typical.shape[1])
+    covariance = apart.T @ apart / max(shown.sum() - shown.any(0).sum(), 1)
+    return typical, _inverse(covariance)
+
+
+def _within(scans: Sequence[Traits], typical: np.ndarray) -> np.ndarray:
+    """The inverse covariance [F, F] of cells about their classes' means `typical`, background left out."""
+    cells, features = (sum(getattr(scan, name) for scan in scans)[1:] for name in ("cells", "features"))
+    crossed = features.T @ typical[1:]
+    about = (cells[:, None] * typical[1:]).T @ typical[1:]
+    covariance = (sum(scan.square for scan in scans) - crossed - crossed.T + about) / max(cells.sum(), 1)
+    return _inverse(covariance)
+
+
+def _inverse(covariance: np.ndarray) -> np.ndarray:
+    """Of a covariance [F, F] that is shrunk towards a multiple of the identity."""
+    channels = len(covariance)
+    level = max(np.trace(covariance) / channels, 1e-6)
+    return np.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(channels))
+
+
+def _values(scan: Traits, typical: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """What is compared of a scan, float64 [KINDS, C]: logarithms of distance and volume, bits; NaN where unknown."""
+    apart = scan.means - typical
+    squared = np.einsum("cf,fg,cg->c", apart, across, apart) / apart.shape[1]
+    unknown = np.where(scan.shown, 0.0, np.nan)
+    look = 0.5 * np.log(np.maximum(squared, 1e-12)) + unknown
+    return np.stack([look, np.log(scan.cells + 1), scan.bits / np.maximum(scan.cells, 1e-6) + unknown])
+
+
+def _usual(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread over scans of values [N, KINDS, C]; (0, UNKNOWN) of what too few of them show.
+
+    Robust, because scans that the model cannot do are among those of the fit, and must not make others like them usual.
+    """
+    enough = np.isfinite(values).sum(0) >= FEWEST - 1
+    known = np.where(enough, values, 0.0)
+    middle = np.nanmedian(known, 0)
+    spread = np.maximum(SIGMAS * np.nanmedian(np.abs(known - middle), 0), LEAST_SPREAD)
+    return np.where(enough, middle, 0.0), np.where(enough, spread, UNKNOWN)
+
+
+def _apart(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How many spreads values [KINDS, C] lie above the middle; a volume counts that lies below it as well."""
+    z = (values - centre) / spread
+    size = KINDS.index("size")
+    z[size] = np.abs(z[size])
+    return z

@@ -1,0 +1,84 @@
+"""What a model knows of the scans that it was made for, from images that its training has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..denormals import flushed
+from ..networks import Encoder, Likeness, Traits, class_softmax
+from ..networks.blocks import neighbours
+from ..tiles import Tiling
+from .sources import Source
+
+SCANS = {2: 200, 3: 64}
+"""How many are looked at, by the number of axes; half as many more in three would take minutes on a CPU."""
+
+
+REGION_SCANS = 16
+"""So many of them are looked at again for what is usual in uncertain regions."""
+REGION_CELLS = 4
+"""Edge of the cubes that stand for regions."""
+LEAST_ERROR = 0.05
+"""Mean chance of an error of a cube's voxels from which it counts as uncertain."""
+
+
+def fit_likeness(
+    encoder: Encoder,
+    section: dict[str, Any],
+    source: Source,
+    seed: int,
+    on_scan: Callable[[int, int], None] = lambda done, of: None,
+) -> Likeness | None:
+    """What the scans of `source` have in common as `encoder` sees them; None of too few scans.
+
+    `section` is the model's, to which `source` was configured. `on_scan(done, of)` is called after each scan.
+    """
+    count = SCANS[section["network"].get("dims", 3)]
+    scans, images = [], []
+    for image in source.scans(count, seed):
+        scans.append(looked_at(encoder, image, section))
+        images += [image] * (len(images) < REGION_SCANS)
+        on_scan(len(scans), count)
+    likeness = Likeness.fit(scans)
+    if likeness is not None:
+        likeness.fit_regions(np.concatenate([unsure(encoder, image, section, likeness) for image in images]))
+    return likeness
+
+
+def looked_at(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> Traits:
+    """What is compared of `image` float32 [*shape], normalised; in the windows in which a run would see it."""
+    traits = Traits.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
+    for seen, p, share in _windows(encoder, image, section):
+        traits.add(seen, p, share)
+        traits.add_square(seen, p, share)
+    return traits
+
+
+def unsure(encoder: Encoder, image: np.ndarray, section: dict[str, Any], likeness: Likeness) -> np.ndarray:
+    """Mean strangeness [N] of the cubes of `image` in which errors are likely, weighted by how likely."""
+    found = []
+    for seen, p, share in _windows(encoder, image, section):
+        pool = {2: functional.avg_pool2d, 3: functional.avg_pool3d}[image.ndim]
+        by_class = p.unflatten(1, (-1, neighbours(p)))
+        error = (1 - by_class.amax(1)).mean(1, keepdim=True) * (share > 0)
+        mean, strange = (pool(part, REGION_CELLS) for part in (error, error * likeness.strangeness(seen, p)))
+        found.append((strange / mean)[mean > LEAST_ERROR].cpu().double().numpy())
+    return np.concatenate(found)
+
+
+def _windows(
+    encoder: Encoder, image: np.ndarray, section: dict[str, Any]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Features, class probabilities and share of each window, as `Traits.add` takes them."""
+    device, channels = next(encoder.parameters()).device, section["network"]["encoder"]["channels"]
+    tiling = Tiling(image.shape, section["window"], Encoder.multiple(tuple(channels)))
+    padded = torch.from_numpy(tiling.pad(image))[None, None]
+    with torch.inference_mode(), flushed():
+        for window, share in zip(tiling.windows, tiling.shares(), strict=True):
+            seen = encoder.seen(padded[(..., *tiling.voxels(window))].to(device))
+            yield seen, class_softmax(encoder.answer(seen)[1]), share.to(device)
