@@ -38,7 +38,7 @@ class WholeOrNothing(nn.Module):
         self.masks = space_to_depth(masks)  # [mask, 2 * 8, z, y, x] in {0, 1}
         self.prior = torch.tensor([1 - PRESENCE, PRESENCE]).log()
 
-    def prepare(self, features):
+    def prepare(self, features, direct):
         return features
 
     def forward(self, x, log_snr, prepared, direct):
@@ -51,7 +51,7 @@ class WholeOrNothing(nn.Module):
 class Pointwise(nn.Module):
     """A denoiser that looks at each voxel alone, so that windows cannot matter."""
 
-    def prepare(self, features):
+    def prepare(self, features, direct):
         return features
 
     def forward(self, x, log_snr, prepared, direct):
