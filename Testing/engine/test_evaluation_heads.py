@@ -70,6 +70,23 @@ def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeyp
     assert evaluate.evaluate(request)["joint"] == first["joint"]
 
 
+def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts_from(
+    drawn_heads, a_fitted_folder, tmp_path
+):
+    """The network was never trained: to it voxels are independent, which those of the truth are not."""
+    entry = {"covariance": COVARIANCE, "log_snr": -3.0}
+    folder = with_entries(a_fitted_folder, tmp_path / "denoised", start=entry)
+    priors = tmp_path / "priors.npz"
+    np.savez(priors)
+    request = evaluate.Request(str(folder), str(priors), tmp_path / "scores", samples=4, cases=12, device="cpu")
+    found = evaluate.evaluate(request)
+    against = found["joint"]["against_copula"]
+    assert against["energy_score"]["low"] > 0
+    assert "Samples less the copula alone" in evaluate.text(found, request.output)
+    page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
+    assert "nergy score of the samples less that of the copula alone" in page
+
+
 def test_a_model_of_other_structures_or_another_grid_is_refused(a_fitted_folder, tmp_path):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
@@ -107,6 +124,7 @@ def test_measures_without_a_value_are_a_dash():
         },
         "map_dice": 1.0,
         "expected_dice": 1.0,
+        "against_copula": None,
         "rank_correlation": None,
     }
     assert joint.text(found).count(" - ") >= 10

@@ -83,7 +83,7 @@ def test_energy_score_is_that_of_its_definition(rows):
     distance = 1 - np.array(record["dice"])  # [structures, masks, masks]
     to_truth = distance[:, 0, 1:].mean(1)
     between = np.array([d[1:, 1:].sum() / (SAMPLES * (SAMPLES - 1)) for d in distance])
-    assert JointScores([record]).energy_scores()[0] == pytest.approx((to_truth - between / 2).mean())
+    assert JointScores([record]).case_scores()["energy_score"][0] == pytest.approx((to_truth - between / 2).mean())
 
 
 def test_crps_is_that_of_its_definition(rows):
@@ -214,4 +214,6 @@ def test_scores_by_hand():
     own, others = specks[:, 0].sum(0), specks[:, 1:].sum((0, 1))
     assert scores["specks"].value == pytest.approx((others[0] * own[1] / others[1] + 1) / (own[0] + 1))
     assert about["specks_truth"] == pytest.approx(own[0] / own[1])
-    np.testing.assert_allclose(joint.energy_scores()[1], energy[2])
+    by_case = joint.case_scores()
+    np.testing.assert_allclose(by_case["energy_score"][1], energy[2])
+    np.testing.assert_allclose(by_case["crps_ml"][1], crps[2])

@@ -58,7 +58,7 @@ def found(context, rows, **more):
     (planted.exact, planted.exact, "open"),
 ])  # fmt: skip
 def test_a1_says_which_of_two_draws_from_the_truth(context, diffusion, direct, verdict):
-    rows = {"direct": direct, "head": planted.exact}
+    rows = {"direct": direct, "head": planted.exact, "copula": planted.pixels}
     rows |= {f"diffusion-{n}": diffusion for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     question = direct_or_diffusion.DirectOrDiffusion(("direct",))
     said = question.findings(context, found(context, rows, seconds={"direct": 0.1, "diffusion-32": 0.2}))
@@ -72,7 +72,7 @@ def test_a1_says_which_of_two_draws_from_the_truth(context, diffusion, direct, v
     (planted.single, planted.single, "holds", "direct, CE it is better in IoU (by"),
 ])  # fmt: skip
 def test_a1_holds_the_claim_against_its_control(context, dice, ce, verdict, control):
-    rows = {"direct": ce, "direct-dice": dice, "head": planted.exact}
+    rows = {"direct": ce, "direct-dice": dice, "head": planted.exact, "copula": planted.exact}
     rows |= {f"diffusion-{n}": planted.exact for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     seconds = {"direct": 0.1, "direct-dice": 0.1, "diffusion-32": 0.2}
     question = direct_or_diffusion.DirectOrDiffusion(("direct", "direct-dice"))

@@ -107,7 +107,9 @@ def scored(
     measured = joint.scores()
     prior, mean_score, _ = choose_prior(scores)
     z_rms, held = measured["z_rms"].value, measured["coverage_90"].value
-    return Candidate(name, start, joint.energy_scores(), z_rms, held, prior, float(mean_score.min()), joint.n)
+    return Candidate(
+        name, start, joint.case_scores()["energy_score"], z_rms, held, prior, float(mean_score.min()), joint.n
+    )
 
 
 def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,9 @@ from ..calibration.covariance import Labelled
 from ..calibration.start import samples
 from ..errors import ModelError
 from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
-from ..model import Model
+from ..model import Model, Start
 from .answers import independent_pixels
-from .pooling import finite
+from .pooling import difference, finite
 from .wording import number
 
 SAMPLES, FEWEST_SAMPLES = 32, 3
@@ -25,6 +25,8 @@ SAMPLES, FEWEST_SAMPLES = 32, 3
 OWN, INDEPENDENT, HALVED, REPEATED, WIDENED = (
     "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
 )  # fmt: skip
+COPULA = "copula alone"
+"""Where the sampler starts: what its samples are without the denoiser."""
 BLOCK_MM = 16.0
 """Edge of the blocks in which a sample of halved spread takes the map instead."""
 SPECK_IDS = ("cortical_grey", "white_matter")
@@ -44,8 +46,19 @@ TITLES = {
 }
 
 
+AGAINST = {
+    "energy_score": "energy score",
+    "crps_ml": "CRPS of the volumes, ml,",
+    "one_sample_dice": "Dice of one sample",
+}
+"""What the samples are compared in with the copula alone, case by case."""
+
+
 def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str, Any]:
-    """Records of the model's samples and of the wrong samplers, by row, and what the map scores."""
+    """Records of the model's samples and of the wrong samplers, by row, and what the map scores.
+
+    Of a model that denoises the masks of a copula there is a row of those masks as well.
+    """
     masks, mean = samples(model, case, count, seed)
     if not np.isfinite(mean.sum(dtype=np.float64)):
         name = model.section["title"]
@@ -62,6 +75,8 @@ def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str,
         HALVED: halved(masks, chosen, round(BLOCK_MM / model.spacing), rng),
         REPEATED: np.broadcast_to(chosen, masks.shape),
     }
+    if model.start is not None and not model.is_free:
+        rows[COPULA] = samples(model.starting(Start(model.start.covariance, None)), case, count, seed)[0]
     records = {name: joint_record(case.labels, row, case.p, chosen, spacing, classes) for name, row in rows.items()}
     return {"rows": records}
 
@@ -80,7 +95,7 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
     rows = {name: [record["rows"][name] for record in records] for name in records[0]["rows"]}
     own = JointScores(rows[OWN])
     measures = own.scores()
-    controls = {name: JointScores(rows[name]).scores() for name in rows if name != OWN}
+    controls = {name: JointScores(rows[name]).scores() for name in rows if name not in (OWN, COPULA)}
     controls[WIDENED] = JointScores(rows[OWN], widen=2.0).scores()
     blind = [
         name for name in measures if (wrong := control_of(name)) and not found_out(name, measures, controls[wrong])
@@ -99,8 +114,16 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
         "describe": {name: finite_all(value) for name, value in own.describe().items()},
         "map_dice": float(to_truth.mean()),
         "expected_dice": float(to_samples.mean()),
+        "against_copula": _against(own, JointScores(rows[COPULA])) if COPULA in rows else None,
         "rank_correlation": finite(stats.spearmanr(agreement, to_truth).statistic) if len(dice) > 2 else None,
     }
+
+
+def _against(own: JointScores, other: JointScores) -> dict[str, Any]:
+    """Case by case, the samples' scores less those of others on the same cases, with 95 % intervals (bootstrap)."""
+    ours, theirs = own.case_scores(), other.case_scores()
+    there = [np.isfinite(ours[name]) & np.isfinite(theirs[name]) for name in ours]
+    return {name: difference(ours[name][at], theirs[name][at]) for name, at in zip(ours, there, strict=True)}
 
 
 def control_of(measure: str) -> str | None:
@@ -169,6 +192,12 @@ def text(found: Mapping[str, Any]) -> str:
         f"Dice of the map {found['map_dice']:.3f}, expected from the samples {found['expected_dice']:.3f}; "
         f"of one sample {number(about['one_sample_dice'])}."
     )
+    if against := found["against_copula"]:
+        parts = "; ".join(
+            f"{title} {number(one['value'], 4)} ({number(one['low'], 4)} to {number(one['high'], 4)})"
+            for one, title in ((against[name], title) for name, title in AGAINST.items())
+        )
+        lines.append(f"Samples less the copula alone, 95 % interval over the cases: {parts}.")
     lines.append(f"Spearman of the samples' agreement and the Dice of the map: {number(found['rank_correlation'])}.")
     return "\n".join(lines)
 

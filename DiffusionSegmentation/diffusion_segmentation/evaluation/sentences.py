@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .answers import CONTROLS, EXACT, FITTED
-from .joint import TITLES
+from .joint import AGAINST, TITLES
 from .pooling import FEWEST_CASES
 from .wording import GATED_SCORES, bounds, number, one_in, percent, shown, span
 
@@ -118,6 +118,11 @@ def _joint(found: Mapping[str, Any]) -> list[Sentence]:
             continue
         told = f"{TITLES[name]}: {number(one['value'])}; a perfect sampler scores {span(one)}"
         said.append(_say("holds" if one["inside"] else "fails", f"{told}."))
+    for name, one in (found.get("against_copula") or {}).items():
+        better = one["value"] is not None and (one["value"] > 0) == (name == "one_sample_dice")
+        decided = one["low"] is not None and not one["low"] <= 0 <= one["high"]
+        told = f"{AGAINST[name]} of the samples less that of the copula alone: {shown(one)}"
+        said.append(_say(("holds" if better else "fails") if decided else "open", f"{told}."))
     if found["blind"]:
         names = ", ".join(TITLES[name] for name in found["blind"])
         said.append(_say("open", f"these cases do not find out the wrong sampler by: {names}."))

@@ -277,10 +277,16 @@ class JointScores:
             "one_sample_dice": float(1 - np.where(self.counts, self.to_truth[:, 0], np.nan)[self.counts].mean()),
         }
 
-    def energy_scores(self) -> np.ndarray:
-        """Energy score of each case [N], mean over its structures; for paired comparisons."""
-        here = np.where(self.counts, (self.to_truth - self.between / 2)[:, 0], np.nan)
-        return np.nanmean(here, 1)
+    def case_scores(self) -> dict[str, np.ndarray]:
+        """Energy score, CRPS (ml) and one sample's Dice of each case [N], means over its structures, for paired
+        comparisons; NaN for a case in which no structure counts.
+        """
+        values = {
+            "energy_score": (self.to_truth - self.between / 2)[:, 0],
+            "crps_ml": self.crps[:, 0],
+            "one_sample_dice": 1 - self.to_truth[:, 0],
+        }
+        return {name: _nanmean(np.where(self.counts, value, np.nan).T) for name, value in values.items()}
 
 
 def predictive_bounds(volumes: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from .arms import Arm
 from .fit import trained
 from .tasks import Task
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever a probe changes, so that what was measured before does not count."""
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..calibration.covariance import Labelled, fit_covariance
+from ..copula import Covariance
 from ..denormals import flushed
 from ..evaluation.answers import Answer, independent_pixels
 from ..networks import Architecture, class_softmax, depth_to_space, space_to_depth
@@ -16,10 +18,12 @@ from .arms import Arm
 from .objectives import normalised, probabilities, substituted
 from .solvers import Denoise, Solver
 from .stochastic import Stochastic
-from .tasks import TRAIN, Task
+from .tasks import TRAIN, VALIDATION, Task
 
 STEPS = 10
 """Steps of a sample where a question does not ask for others."""
+FITTED_TO = 48
+"""Validation cases to which the covariance of a copula is fitted."""
 
 
 @dataclass
@@ -101,6 +105,19 @@ def direct_probabilities(network: torch.nn.Module, image: np.ndarray) -> np.ndar
     with flushed(), torch.inference_mode():
         logits = network.direct(torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device))
         return depth_to_space(class_softmax(logits))[0].cpu().numpy()
+
+
+def fitted_covariance(network: torch.nn.Module, task: Task) -> Covariance:
+    """The covariance of a copula of a network's direct answers: how far voxels of the task's labels go together.
+
+    In the unit of one voxel, from the first mask of each validation case.
+    """
+    images, masks = (array[:FITTED_TO] for array in task.arrays(VALIDATION))
+    cases = [
+        Labelled(np.array(image), np.array(several[0]), direct_probabilities(network, image))
+        for image, several in zip(images, masks, strict=True)
+    ]
+    return fit_covariance(cases, 1.0, 0, lambda done, of: None)
 
 
 def direct_answer(probability: np.ndarray, samples: int, seed: int) -> Answer:

@@ -9,11 +9,21 @@ import numpy as np
 
 from ...evaluation.answers import Answer, votes
 from ...evaluation.tables import Cell, Table, scored
+from ...model import Start
+from ...sampler import sample_seeds, start_masks
 from .. import plots
 from ..arms import MEMBERS, Arm, ensemble
 from ..context import Context
 from ..curves import loss_over_levels
-from ..drawing import STEPS, Drawer, direct_answer, direct_probabilities, mixture_answer, stochastic_answer
+from ..drawing import (
+    STEPS,
+    Drawer,
+    direct_answer,
+    direct_probabilities,
+    fitted_covariance,
+    mixture_answer,
+    stochastic_answer,
+)
 from ..findings import FAILS, HOLDS, UNDECIDED, Figure, Findings, slug
 from ..question import Found, Question
 from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, amount, compared, record_case
@@ -23,6 +33,7 @@ from .rows import score_rows, sentence
 
 FUSED = (1, 8, 32)
 DIRECT, DICE, ENSEMBLE, DROPOUT, STOCHASTIC = "direct", "direct-dice", "ensemble", "dropout", "stochastic"
+HEAD, COPULA = "head", "copula"
 EXACT = "exact"
 TITLES = {
     DIRECT: "direct, CE",
@@ -31,14 +42,18 @@ TITLES = {
     DROPOUT: "MC dropout, CE",
     STOCHASTIC: "stochastic segmentation network",
     **{f"diffusion-{n}": f"diffusion, {n} sample{'s' * (n > 1)}" for n in FUSED},
-    "head": "direct head of the diffusion model",
+    HEAD: "direct head of the diffusion model",
+    COPULA: "copula of that direct head",
     **{f"{EXACT}-{n}": f"exact sampler, {n} samples" for n in FUSED[1:]},
 }
 MOST = f"diffusion-{FUSED[-1]}"
 
 
 class DirectOrDiffusion(Question):
-    """Rows of every task: direct networks, rivals that also give a spread, diffusion fused over 1, 8 and 32 samples."""
+    """Rows of every task: direct networks, rivals that also give a spread, diffusion fused over 1, 8 and 32 samples.
+
+    One rival needs no training: a copula of the diffusion model's direct head, fitted to validation cases.
+    """
 
     key = "A1"
     title = "Direct or diffusion"
@@ -71,6 +86,7 @@ class DirectOrDiffusion(Question):
         networks = {row: [context.network(arm) for arm in self._of(arms, row)] for row in self.rows}
         curve = loss_over_levels(drawer.network, arms[0], of)
         grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
+        start = Start(fitted_covariance(drawer.network, of), None)
         samples, records, seconds = context.samples, [], {}
         for index in range(len(of.cases)):
             truth = of.truth(index)
@@ -85,7 +101,11 @@ class DirectOrDiffusion(Question):
             seconds.setdefault(MOST, []).append(time.process_time() - started)
             for n in FUSED:
                 answers[f"diffusion-{n}"] = drawn.answer(min(n, samples))
-            answers["head"] = Answer(direct_probabilities(drawer.network, image))
+            started = time.process_time()
+            p = direct_probabilities(drawer.network, image)
+            answers[HEAD] = Answer(p)
+            answers[COPULA] = Answer(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
+            seconds.setdefault(COPULA, []).append(time.process_time() - started)
             exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
             for n in FUSED[1:]:
                 answers[f"{EXACT}-{n}"] = Answer(votes(exact[:n], of.classes), exact[:n])
@@ -118,7 +138,7 @@ class DirectOrDiffusion(Question):
 
     def findings(self, context: Context, found: Found) -> Findings:
         said = Findings()
-        rows = [*self.rows, *(f"diffusion-{n}" for n in FUSED), "head"]
+        rows = [*self.rows, *(f"diffusion-{n}" for n in FUSED), HEAD, COPULA]
         for task in context.tasks:
             by_seed = [found[task, seed]["records"] for seed in context.seeds]
             floors = [f"{EXACT}-{n}" for n in FUSED[1:]]
@@ -126,7 +146,9 @@ class DirectOrDiffusion(Question):
                 row: {m: score_of(by_seed, row, m) for m in MEASURES}
                 for row in (*rows, *(floors if context.tasks[task].exact else ()))
             }
-            against = {row: {m: compared(by_seed, MOST, row, m) for m in MEASURES} for row in (*self.rows, "head")}
+            against = {
+                row: {m: compared(by_seed, MOST, row, m) for m in MEASURES} for row in (*self.rows, HEAD, COPULA)
+            }
             said.numbers[task] = {"scores": shown, "differences": against}
             said.tables.append(_table(task, shown, found, context))
             said.figures.append(_figure(task, shown, context))
@@ -134,7 +156,7 @@ class DirectOrDiffusion(Question):
                 _say_claim(said, task, against)
             for row, differences in against.items():
                 a = f"diffusion fused over {FUSED[-1]} samples"
-                said.say(*sentence(task, a, TITLES[row], differences, joint=row != "head"))
+                said.say(*sentence(task, a, TITLES[row], differences, joint=row != HEAD))
         return said
 
 
