@@ -26,7 +26,7 @@ from .errors import ModelError
 from .model_metadata import METADATA, check_network, contents, read_metadata, shown
 from .model_metadata import SCHEMA as SCHEMA
 from .networks import CHANNELS_LAST, Denoiser, Encoder, Likeness
-from .process import adapted_grid
+from .process import LOG_SNR_MIN, adapted_grid
 from .results import replace as replace_file
 
 SHIPPED = Path(__file__).parent / "models"
@@ -100,6 +100,11 @@ class Model:
         """The correlated start that was fitted to this model; None where the sampler starts from white noise."""
         entry = self.section.get("start")
         return None if entry is None else Start(Covariance.read(entry["covariance"]), entry["log_snr"])
+
+    @property
+    def lowest_log_snr(self) -> float:
+        """The lowest noise level at which the denoiser was trained: no sample can start below it."""
+        return self.section["process"].get("lowest_log_snr", LOG_SNR_MIN)
 
     def starting(self, start: Start | None) -> Model:
         """The same networks with another start of the sampler."""

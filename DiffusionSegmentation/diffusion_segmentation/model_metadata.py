@@ -200,9 +200,16 @@ def _sound_curve(curve: dict[str, Any]) -> bool:
     )
 
 
-def _sound_start(start: dict[str, Any], classes: int) -> bool:
-    """Whether a correlated start can be drawn from it: weights of each class that are a correlation, and a log-SNR."""
-    covariance, log_snr = start["covariance"], start["log_snr"]
+def _trained_from(section: dict[str, Any]) -> float:
+    """The lowest log-SNR at which the denoiser was trained."""
+    return section["process"].get("lowest_log_snr", LOG_SNR_MIN)
+
+
+def _sound_start(section: dict[str, Any], classes: int) -> bool:
+    """Whether a correlated start can be drawn from it: weights of each class that are a correlation, and a log-SNR at
+    which the denoiser was trained.
+    """
+    covariance, log_snr = section["start"]["covariance"], section["start"]["log_snr"]
     scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
     return (
         1 <= len(scales) <= LARGEST_SCALES
@@ -210,7 +217,7 @@ def _sound_start(start: dict[str, Any], classes: int) -> bool:
         and len(weights) == len(shared) == classes
         and all(len(row) == len(scales) and all(_number(w, 0, 1) for w in row) for row in weights)
         and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
-        and (log_snr is None or _number(log_snr, LOG_SNR_MIN, LOG_SNR_MAX))
+        and (log_snr is None or _number(log_snr, _trained_from(section), LOG_SNR_MAX))
     )
 
 
@@ -242,13 +249,17 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "sha256": lambda _, s: _SHA256.fullmatch(s["sha256"]) is not None,
     "map_source": lambda _, s: "map_prior" in s or s["map_source"] in ("samples", "direct"),
     "map_prior": lambda _, s: _number(s.get("map_prior", 0), 0, LARGEST_PRIOR),
-    "start": lambda _, s: s.get("start") is None or _sound_start(s["start"], len(s["labels"]) + 1),
+    "start": lambda _, s: (
+        _trained_from(s) == LOG_SNR_MIN if s.get("start") is None else _sound_start(s, len(s["labels"]) + 1)
+    ),
     "working_spacing_mm": lambda _, s: _number(s["working_spacing_mm"], 0.2, 10),
     "labels": lambda _, s: _sound_labels(s["labels"]),
     "network": lambda _, s: _whole(s["network"].get("dims", 3), 2, 3),
     "window": lambda _, s: _sound_window(s["window"], s["network"].get("dims", 3)),
     "steps": lambda _, s: all(_whole(s["steps"][device], 1, LARGEST_STEPS) for device in ("cpu", "gpu")),
-    "process": lambda _, s: _sound_curve(s["process"]["loss_curve"]),
+    "process": lambda _, s: (
+        _sound_curve(s["process"]["loss_curve"]) and _number(_trained_from(s), LOG_SNR_MIN, LOG_SNR_MAX)
+    ),
     "intensity": lambda _, s: (
         s.get("intensity") is None or _rising_pair(s["intensity"]["window"], -1e6, 1e6, least=1e-3)
     ),

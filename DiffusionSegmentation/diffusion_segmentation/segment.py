@@ -116,7 +116,7 @@ class _Run:
         with self._stage("reading"):
             read = read_input(self.request, file, self.model.section["input_range"])
             image, self.input_sha256, self.warnings = read.image, read.sha256, read.warnings
-            if "calibration" not in self.model.section and self.model.start is None:
+            if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
         with self._stage("encoding"), self._asked_at_every_layer():
             working, self.array = self._working(image)

@@ -214,6 +214,20 @@ def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monk
         evaluate.evaluate(evaluate.Request(**{**vars(request), "seed": 1}))
 
 
+def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone(untrained, tmp_path, monkeypatch):
+    model = load(untrained)
+    covariance = {"scales_mm": [3.0], "weights": [[0.9]] * 3, "shared": [0.1] * 3}
+    model.section["process"]["lowest_log_snr"] = -2.0
+    model.section["start"] = {"covariance": covariance, "log_snr": -2.0}
+    save(tmp_path / "started", model.metadata, model.encoder, model.denoiser)
+    monkeypatch.setattr(figures, "DPI", 30)
+    request = evaluate.Request(str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, (), 3, device="cpu")
+    found = evaluate.evaluate(request)
+    assert list(found["rows"]) == [answers.FITTED, *CONTROLS, EXACT]
+    assert "Fitted start" in evaluate.text(found, request.output)
+    assert "fitted start" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("task", "samples", "words"),
     [

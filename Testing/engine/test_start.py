@@ -190,6 +190,21 @@ def test_an_entry_that_cannot_be_drawn_from_is_refused(a_model_folder, tmp_path,
         models.load(with_entries(a_model_folder, tmp_path / "model", start=start))
 
 
+@pytest.mark.parametrize(
+    ("log_snr", "entry"), [(-4.0, "start"), ("none", "start"), (-3.0, None), (None, None)], ids=str
+)
+def test_no_sample_starts_at_a_level_for_which_the_denoiser_was_not_trained(a_model_folder, tmp_path, log_snr, entry):
+    """From white noise neither: without a word the samples would be anything."""
+    process = models.read_metadata(a_model_folder)["diffusion_segmentation"]["process"] | {"lowest_log_snr": -3.0}
+    start = None if log_snr == "none" else {"covariance": COVARIANCE, "log_snr": log_snr}
+    folder = with_entries(a_model_folder, tmp_path / "model", start=start, process=process)
+    if entry is None:
+        assert models.load(folder).lowest_log_snr == -3
+    else:
+        with pytest.raises(ModelError, match=f"'{entry}'"):
+            models.load(folder)
+
+
 @pytest.mark.parametrize("which", ["copula_folder", "denoised_folder"])
 def test_ignored_voxels_are_background_in_labels_probabilities_and_samples(which, request):
     model = models.load(request.getfixturevalue(which))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffusion_segmentation import model as models
+from diffusion_segmentation.copula import Covariance
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import build
 from diffusion_segmentation.training import sources, train
@@ -189,13 +190,25 @@ def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_p
 def test_the_denoiser_alone_learns_on_an_encoder_that_stays_as_it_is(config, heads, tmp_path):
     first = train.main(heads, tmp_path / "first", config)
     settings = json.loads(config.read_text())
-    settings["optimisation"].update(learns="denoiser", lowest_log_snr=-3.0)
+    settings["optimisation"].update(learns="denoiser", lowest_log_snr=-3.0, iterations=3)
     settings["diffusion_segmentation"]["network"]["denoiser"]["pools"] = [2, 0]
     config.write_text(json.dumps(settings))
     with pytest.raises(InputError, match="--start"):
         train.main(heads, tmp_path / "second", config)
-    second = train.main(heads, tmp_path / "second", config, start=str(first))
-    before, after = models.load(first), models.load(second)
+    with pytest.raises(ModelError, match="calibrate that model first"):
+        train.main(heads, tmp_path / "second", config, start=str(first))
+    before = models.load(first)
+    covariance = Covariance((4.0,), np.full((8, 1), 0.9), np.full(8, 0.1))
+    metadata = before.starting(models.Start(covariance, None)).metadata
+    models.save(first, metadata, before.encoder, before.denoiser)
+    train.main(heads, tmp_path / "second", config, start=str(first))
+    settings["optimisation"]["iterations"] = 6
+    config.write_text(json.dumps(settings))
+    second = train.main(heads, tmp_path / "second", config, resume=True)
+    after = models.load(second)
+    assert after.lowest_log_snr == after.start.log_snr == -3
+    np.testing.assert_allclose(after.start.covariance.shared, 0.1)
+    assert min(after.section["process"]["loss_curve"]["log_snr"]) > -3
     assert all(map(torch.equal, before.encoder.state_dict().values(), after.encoder.state_dict().values()))
     learnt = after.denoiser.state_dict()
     assert not torch.equal(before.denoiser.state_dict()["head.weight"], learnt["head.weight"])

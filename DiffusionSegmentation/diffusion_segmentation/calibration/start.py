@@ -14,12 +14,14 @@ from ..denormals import flushed
 from ..label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model import Model, Start
+from ..process import LOG_SNR_MIN
 from ..sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
 
-LOG_SNRS = (-2.5, -1.0, 1.0)
-"""Log-SNRs from which a mask of the copula is denoised; the copula alone and white noise are tried as well."""
+LOG_SNRS = (-5.0, -3.0, -1.0)
+"""Log-SNRs from which a mask of the copula is denoised, where the denoiser was trained for them; the copula alone and
+white noise are tried as well."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)
 """Rms z of samples whose spread is near the true one, after `relative_z`."""
@@ -78,8 +80,11 @@ def compare_starts(
     `on_case(done, of)` is called after each case of a start.
     """
     starts = {COPULA: Start(covariance, None)}
-    starts |= {f"{COPULA}, denoised from {log_snr:g}": Start(covariance, log_snr) for log_snr in LOG_SNRS}
-    starts[NOISE] = None
+    lowest = model.lowest_log_snr
+    tried = [log_snr for log_snr in LOG_SNRS if log_snr >= lowest]
+    starts |= {f"{COPULA}, denoised from {log_snr:g}": Start(covariance, log_snr) for log_snr in tried}
+    if lowest == LOG_SNR_MIN:
+        starts[NOISE] = None
     found = []
     for number, (name, start) in enumerate(starts.items()):
         drawn = []

@@ -19,6 +19,7 @@ from ..devices import choose_device
 from ..errors import InputError, ModelError
 from ..model import Model
 from ..phantoms import PHANTOMS, phantom
+from ..process import LOG_SNR_MIN
 from ..results import write_report
 from ..training.sources import open_source
 from ..versions import versions
@@ -82,6 +83,8 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
     known.check_fits(model, task, samples)
     device = choose_device(request.device)
     steps = [Steps.read(text) for text in request.steps or STEPS]
+    if model.lowest_log_snr > LOG_SNR_MIN:
+        steps = []  # from white noise it cannot start
     asked = Respondent(model.to(device), steps, samples, request.seed)
     key = _key(model, request, samples, [one.key for one in steps], device) | {"task": repr(task)}
     kept, count = Kept(request.output / "cases", key), request.cases or known.CASES[len(task.shape)]

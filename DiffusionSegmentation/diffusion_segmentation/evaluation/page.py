@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, gallery, markup, tables
-from .answers import CONTROLS, EXACT
+from .answers import CONTROLS, EXACT, FITTED
 from .cases import SOURCES
 from .posterior import LEVELS
 from .store import Kept, write_whole
@@ -83,8 +83,8 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _known(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
     rows, titles = found["rows"], {**found["titles"], DIRECT: "direct head"}
-    joint = {titles[key]: rows[key] for key in (*found["steps"], EXACT) if key in rows}
-    probable = {titles[key]: rows[key] for key in (*found["steps"], DIRECT, EXACT) if key in rows}
+    joint = {titles[key]: rows[key] for key in (FITTED, *found["steps"], EXACT) if key in rows}
+    probable = {titles[key]: rows[key] for key in (FITTED, *found["steps"], DIRECT, EXACT) if key in rows}
     plots = [
         markup.figure(
             figures.reliability({name: row["reliability"] for name, row in probable.items()}),

@@ -66,7 +66,8 @@ def adapt(request: Request) -> dict[str, Any]:
     device = next(model.encoder.parameters()).device
     print("measuring the loss over noise levels", file=sys.stderr, flush=True)
     with flushed():
-        curve = loss_curve(model.encoder, model.denoiser, _batches(task), model.classes, device)
+        networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
+        curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
     adapted = with_curve(model, curve, task)
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}

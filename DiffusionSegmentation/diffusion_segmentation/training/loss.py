@@ -79,14 +79,18 @@ def loss_curve(
     classes: int,
     device: torch.device,
     on_step: Callable[[int, int], None] = lambda done, of: None,
+    lowest: float = LOG_SNR_MIN,
 ) -> dict[str, list[float]]:
     """The task's fingerprint: the denoiser's cross-entropy (nats a voxel) at the centres of 24 bins of log-SNR.
+
+    Bins below `lowest`, for which the denoiser was not trained, are left out.
 
     Measured on `batches` (image [N, 1, z, y, x], labels [N, z, y, x]) after training. Every case is seen at every noise
     level: heads differ tenfold in difficulty, and a curve of whatever was drawn during training shows that more than
     the task. `on_step(done, of)` is called after each batch at each level.
     """
     centres = torch.from_numpy(bin_centres()).float()
+    centres = centres[centres > lowest]
     rows, batches = [], list(batches)
     with torch.inference_mode():
         for number, (image, labels) in enumerate(batches):

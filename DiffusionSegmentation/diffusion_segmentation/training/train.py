@@ -25,10 +25,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..denormals import flushed
 from ..errors import InputError, ModelError
-from ..model import Model, build, find, load, save
+from ..model import Model, Start, build, find, load, save
 from ..model_metadata import wrong_entry
 from ..networks import Likeness
-from ..process import adapted_grid
+from ..process import LOG_SNR_MIN, adapted_grid
 from ..result_folder import made
 from ..terminal import Counter, ProgressLine
 from .figures import draw_training
@@ -124,6 +124,7 @@ class Run:
             encoder, denoiser, self.classes, optimisation, section["process"]["input_scale"], self.journal.done
         )
         self.started_from: dict[str, Any] | None = None
+        self.start: dict[str, Any] | None = None
 
     def take_over(self, model: Model) -> None:
         """Start from another model's weights, wherever name and shape agree.
@@ -140,6 +141,13 @@ class Run:
                 f"Only {share:.0%} of the weights of '{model.section['name']}' fit the network of the configuration; "
                 "start from a model with an encoder of the same size."
             )
+        if self.optimisation.lowest_log_snr > LOG_SNR_MIN:
+            if model.start is None:
+                raise ModelError(
+                    f"A denoiser that is trained from log-SNR {self.optimisation.lowest_log_snr:g} on needs a "
+                    f"correlated start there, which '{model.section['name']}' has not; calibrate that model first."
+                )
+            self.start = Start(model.start.covariance, self.optimisation.lowest_log_snr).as_json()
         self.task.load_state_dict(fit, strict=False)
         self.started_from = {
             "name": model.section["name"],
@@ -203,6 +211,9 @@ class Run:
         """metadata.json: what the configuration says of the model, and what training found."""
         section = copy.deepcopy(self.settings["diffusion_segmentation"])
         section["process"]["loss_curve"] = self.curve()
+        if self.start is not None:
+            section["process"]["lowest_log_snr"] = self.optimisation.lowest_log_snr
+            section["start"] = self.start
         section["training"] = {
             "iterations": self.journal.done_iterations,
             "minutes": round(self.journal.spent / 60, 1),
@@ -229,7 +240,8 @@ class Run:
         with ProgressLine() as line:
             told = Counter(line, "measuring the loss over noise levels on unseen cases")
             unseen = self.source.unseen(self.optimisation)
-            return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told)
+            lowest = self.optimisation.lowest_log_snr
+            return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
 
     def likeness(self) -> Likeness | None:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
@@ -266,7 +278,7 @@ class _Loader(lightning.LightningDataModule):
 
 
 class _Keeper(lightning.Callback):
-    """Keeps what is finished at Ctrl+C or an error, and in every checkpoint which model the training started from."""
+    """Keeps what is finished at Ctrl+C or an error, and in every checkpoint which model it started from."""
 
     def __init__(self, run: Run, checkpoint: Path) -> None:
         self.run, self.checkpoint = run, checkpoint
@@ -276,10 +288,11 @@ class _Keeper(lightning.Callback):
             trainer.save_checkpoint(self.checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"started_from": self.run.started_from}
+        return {"started_from": self.run.started_from, "start": self.run.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.run.started_from = state["started_from"]
+        self.run.start = state.get("start")  # checkpoints of version 0.4 have none
 
 
 def _require_usable(settings: dict[str, Any]) -> None:
