@@ -2,7 +2,7 @@
 
     <name>/metadata.json       MONAI's bundle metadata schema, and a section `diffusion_segmentation` of our own
     <name>/model.safetensors   the weights of encoder and denoiser, named by SHA-256 in the metadata, and, where an
-                               entry `likeness` says so, what the model knows of the scans that it was made for
+                               entry `input_statistics` says so, what the model knows of the scans that it was made for
 
 Weights may be stored as float16 or bfloat16; they are used as float32. The folder may be a link, its files may not.
 """
@@ -25,13 +25,13 @@ from .copula import Covariance
 from .errors import ModelError
 from .model_metadata import METADATA, check_network, contents, read_metadata, shown
 from .model_metadata import SCHEMA as SCHEMA
-from .networks import CHANNELS_LAST, Denoiser, Encoder, Likeness
+from .networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics
 from .process import LOG_SNR_MIN, adapted_grid
 from .results import replace as replace_file
 
 SHIPPED = Path(__file__).parent / "models"
 WEIGHTS = "model.safetensors"
-LIKENESS = "likeness"
+INPUT_STATISTICS = "input_statistics"
 """What scans are compared by: the name of its tensors, and of the metadata's entry that says that they are there."""
 # Twenty times the shipped model's; 400 MB as float32.
 MOST_WEIGHTS = 100_000_000
@@ -62,13 +62,13 @@ class Start:
 class Model:
     """Networks in evaluation mode and what is known about them; `metadata` is the whole of metadata.json.
 
-    `likeness` tells scans apart that are unlike those that the model was made for; None in models that do not know.
+    `input_statistics` are of the scans that the model was made for; None in models that do not have them.
     """
 
     metadata: dict[str, Any]
     encoder: Encoder
     denoiser: Denoiser
-    likeness: Likeness | None = None
+    input_statistics: InputStatistics | None = None
 
     @property
     def section(self) -> dict[str, Any]:
@@ -208,18 +208,18 @@ def load(folder: Path) -> Model:
     section = metadata["diffusion_segmentation"]
     classes = len(section["labels"]) + 1
     encoder, denoiser = _empty(section["network"], classes)
-    known = section.get(LIKENESS) is not None
-    likeness = Likeness(classes, section["network"]["encoder"]["channels"][0]) if known else None
-    networks = _parts(encoder, denoiser, likeness)
+    known = section.get(INPUT_STATISTICS) is not None
+    input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if known else None
+    networks = _parts(encoder, denoiser, input_statistics)
     state = _read_weights(folder, section["sha256"], sum(part.numel() for part in networks.state_dict().values()))
     try:
         networks.load_state_dict(state, assign=True)
     except RuntimeError:
         raise _misfit(folder) from None
-    if likeness is not None and not likeness.sound:
+    if input_statistics is not None and not input_statistics.sound:
         raise _misfit(folder)
     networks.eval().requires_grad_(False)
-    return Model(metadata, encoder, denoiser, likeness)
+    return Model(metadata, encoder, denoiser, input_statistics)
 
 
 def save(
@@ -227,22 +227,22 @@ def save(
     metadata: dict[str, Any],
     encoder: Encoder,
     denoiser: Denoiser,
-    likeness: Likeness | None = None,
+    input_statistics: InputStatistics | None = None,
 ) -> None:
     """Write a model folder: float16 weights, then metadata with their checksum. A file that exists is whole.
 
-    The numbers of `likeness` stay float32: an inverse covariance in float16 is none any more.
+    The numbers of `input_statistics` stay float32: an inverse covariance in float16 is none any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach() for name, tensor in _parts(encoder, denoiser, likeness).state_dict().items()}
-    kept = f"{LIKENESS}."
+    state = {name: tensor.detach() for name, tensor in _parts(encoder, denoiser, input_statistics).state_dict().items()}
+    kept = f"{INPUT_STATISTICS}."
     data = safetensors.save(
         {name: (part if name.startswith(kept) else part.half()).contiguous().cpu() for name, part in state.items()}
     )
     section = {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()}
-    section.pop(LIKENESS, None)
-    if likeness is not None:
-        section[LIKENESS] = {"scans": int(likeness.scans)}
+    section.pop(INPUT_STATISTICS, None)
+    if input_statistics is not None:
+        section[INPUT_STATISTICS] = {"scans": int(input_statistics.scans)}
     metadata = {**metadata, "diffusion_segmentation": section}
     for name, content in (
         (WEIGHTS, data),
@@ -253,10 +253,10 @@ def save(
         replace_file(part, folder / name)
 
 
-def _parts(encoder: Encoder, denoiser: Denoiser, likeness: Likeness | None) -> torch.nn.ModuleDict:
+def _parts(encoder: Encoder, denoiser: Denoiser, input_statistics: InputStatistics | None) -> torch.nn.ModuleDict:
     """What is stored of a model, under the names that its tensors have there."""
     parts = {"encoder": encoder, "denoiser": denoiser}
-    return torch.nn.ModuleDict(parts if likeness is None else {**parts, LIKENESS: likeness})
+    return torch.nn.ModuleDict(parts if input_statistics is None else {**parts, INPUT_STATISTICS: input_statistics})
 
 
 def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:

@@ -269,6 +269,8 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ),
     "training": lambda _, s: _sound_training(s.get("training", {})),
     "calibration": lambda _, s: _sound_training(s.get("calibration", {})),
-    "likeness": lambda _, s: s.get("likeness") is None or _whole(s["likeness"]["scans"], LEAST_SCANS, LARGEST_SCANS),
+    "input_statistics": lambda _, s: (
+        s.get("input_statistics") is None or _whole(s["input_statistics"]["scans"], LEAST_SCANS, LARGEST_SCANS)
+    ),
     "card": lambda _, s: _sound_card(s.get("card", {})),
 }

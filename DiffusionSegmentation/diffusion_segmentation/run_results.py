@@ -19,7 +19,7 @@ from .grids import Projection
 from .metrics import dice
 from .metrics.intervals import interval_method, predictive_interval
 from .model import Model
-from .networks import Standing
+from .networks import InputDistance
 from .versions import versions
 
 
@@ -33,8 +33,8 @@ class RunResults:
         keep_samples, compress, region_mm: as in `segment.Request`.
         asked: what the report repeats of the request: seed, steps and requested_samples.
         passes: of the denoiser for each sample and window.
-        standing: how far the input lies from those that the model was made for, None where it does not know them, and
-            `strangeness`, the same of every voxel, float32 [z, y, x].
+        input_distance: how far the input lies from those that the model was made for, None without statistics, and
+            `cell_distances`, the same of every voxel, float32 [z, y, x].
     """
 
     model: Model
@@ -48,8 +48,8 @@ class RunResults:
     region_mm: float | None
     asked: dict[str, Any]
     passes: int
-    standing: Standing | None = None
-    strangeness: np.ndarray | None = None
+    input_distance: InputDistance | None = None
+    cell_distances: np.ndarray | None = None
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -69,7 +69,7 @@ class RunResults:
         size = self.region_mm or SEED_DISTANCE_MM
         error = 1 - p.max(0)
         areas = basins(error, (self.model.spacing,) * 3, size, 2 * size)
-        unsure = self.projection.nearest(areas)
+        cube_distances = self.projection.nearest(areas)
         if self.keep_samples:
             disagreement = self.projection.consensus(ensemble.shares)[1]
             results.write_entropy(folder / "disagreement.nrrd", disagreement, self.reference, compress)
@@ -77,14 +77,14 @@ class RunResults:
             results.write_sequence(
                 folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
             )
-            results.write_basins(folder / "regions.nrrd", unsure, self.reference, box, compress)
+            results.write_basins(folder / "regions.nrrd", cube_distances, self.reference, box, compress)
         volumes = {
             "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
-            **self._compared(self._regions(unsure, quantised, bits[self._inside]), areas, error),
+            **self._compared(self._regions(cube_distances, quantised, bits[self._inside]), areas, error),
             "warnings": warnings,
         }
 
@@ -122,7 +122,7 @@ class RunResults:
                 "size_ijk": list(self.reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
                 "sha256": self.input_sha256,
-                **(self.standing.as_json(self.model.names) if self.standing else {}),
+                **(self.input_distance.as_json(self.model.names) if self.input_distance else {}),
             },
         }
 
@@ -155,12 +155,12 @@ class RunResults:
         index, size = self.projection.box
         return tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
-    def _regions(self, unsure: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
+    def _regions(self, cube_distances: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """The worst of the uncertain regions, from what Slicer is given to rank them anew, so that both agree."""
         names = self.model.names
         spacing, start = self.reference.GetSpacing(), np.array(self.projection.box[0])
         thickness = regions.reviewable_voxels(self.model.spacing, spacing[::-1])
-        ranking = regions.Ranking(unsure, quantised, bits, math.prod(spacing) / 1000, thickness)
+        ranking = regions.Ranking(cube_distances, quantised, bits, math.prod(spacing) / 1000, thickness)
 
         def ras(kji: tuple[int, int, int]) -> tuple[float, float, float]:
             left, posterior, superior = self.reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
@@ -173,15 +173,17 @@ class RunResults:
 
         `areas` are its basins, `error` the chance that the consensus is wrong, both on the working grid.
         """
-        likeness = self.model.likeness
-        if self.strangeness is None or not likeness.knows_regions:
+        input_statistics = self.model.input_statistics
+        if self.cell_distances is None or not input_statistics.compares_regions:
             return told
         weights = error * (areas > 0)
-        sums = np.bincount(areas.ravel(), (weights * self.strangeness).ravel())
-        found = likeness.regional(sums[1:] / np.maximum(np.bincount(areas.ravel(), weights.ravel())[1:], 1e-9))
+        sums = np.bincount(areas.ravel(), (weights * self.cell_distances).ravel())
+        found = input_statistics.region_distances(
+            sums[1:] / np.maximum(np.bincount(areas.ravel(), weights.ravel())[1:], 1e-9)
+        )
         for region in told["regions"]:
             region["distance"] = round(float(found[region["basin"] - 1]), 2)
-        return told | {"region_limit": round(float(likeness.region[2]), 2)}
+        return told | {"region_limit": round(float(input_statistics.region[2]), 2)}
 
     def _memory(self) -> dict[str, int]:
         """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""

@@ -14,7 +14,15 @@ import torch
 
 from .copula import Copula, Frame
 from .model import Model, Start
-from .networks import CHANNELS_LAST, Standing, Traits, class_softmax, class_softmax_, depth_to_space, space_to_depth
+from .networks import (
+    CHANNELS_LAST,
+    InputDistance,
+    ScanSummary,
+    class_softmax,
+    class_softmax_,
+    depth_to_space,
+    space_to_depth,
+)
 from .process import ddim_step, diffuse, one_hot_state
 from .tiles import Tiling
 
@@ -75,20 +83,20 @@ class Encoded:
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
         self._marginals: torch.Tensor | None = None
-        self._traits = None if model.likeness is None else Traits.of(model.likeness)
+        self._summary = None if model.input_statistics is None else ScanSummary.of(model.input_statistics)
         padded = torch.from_numpy(self.tiling.pad(image))[None, None]
-        strange: list[torch.Tensor] = []
+        cell_distances: list[torch.Tensor] = []
         with torch.inference_mode():
             for window, share in zip(self.tiling.windows, self.tiling.shares(), strict=True):
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
-                if self._traits is None:
+                if self._summary is None:
                     features, direct = model.encoder(crop)
                 else:
                     seen = model.encoder.seen(crop)
                     features, direct = model.encoder.answer(seen)
                     p = class_softmax(direct)
-                    self._traits.add(seen, p, share.to(device))
-                    strange.append(model.likeness.strangeness(seen, p).to(store))
+                    self._summary.add(seen, p, share.to(device))
+                    cell_distances.append(model.input_statistics.cell_distances(seen, p).to(store))
                     if len(self.tiling.windows) == 1:
                         self._marginals = p
                     del seen, p
@@ -98,21 +106,21 @@ class Encoded:
                 on_window()
             if self._marginals is None:
                 self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
-            self._strange = self.tiling.blend(strange)[0, 0].cpu().numpy() if strange else None
+            self._cell_distances = self.tiling.blend(cell_distances)[0, 0].cpu().numpy() if cell_distances else None
 
     def direct(self) -> np.ndarray:
         """The direct head's class probabilities float32 [C, z, y, x]: marginals, fast, and never a sample."""
         return self._volume(self._marginals)[0]
 
-    def standing(self) -> Standing | None:
+    def input_distance(self) -> InputDistance | None:
         """How far the volume lies from those that the model was made for; None where the model does not know them."""
-        return None if self._traits is None else self.model.likeness.standing(self._traits)
+        return None if self._summary is None else self.model.input_statistics.input_distance(self._summary)
 
-    def strangeness(self) -> np.ndarray | None:
-        """How far each voxel lies from those that the model was made for, float32 [z, y, x]; see `Likeness`."""
-        if self._strange is None:
+    def cell_distances(self) -> np.ndarray | None:
+        """How far each voxel lies from those that the model was made for, float32 [z, y, x]; see `InputStatistics`."""
+        if self._cell_distances is None:
             return None
-        voxels = self._strange.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        voxels = self._cell_distances.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         return voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def sample(

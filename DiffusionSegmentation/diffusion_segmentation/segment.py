@@ -31,7 +31,7 @@ from .model_cache import ModelCache
 from .request import Outcome, Preview, Progress, Request
 from .run_results import RunResults, finish
 from .sampler import Encoded, normalised, sample_seeds
-from .suitability import check_likeness
+from .suitability import check_input_distance
 from .tiles import Tiling
 from .volume import VolumeFile
 
@@ -147,8 +147,11 @@ class _Run:
 
     def _compare(self) -> None:
         """Say at once, and before all other warnings, where the scan is unlike those that the model was made for."""
-        self.results.standing, self.results.strangeness = self.encoded.standing(), self.encoded.strangeness()
-        unlike = check_likeness(self.results.standing, self.model.names)
+        self.results.input_distance, self.results.cell_distances = (
+            self.encoded.input_distance(),
+            self.encoded.cell_distances(),
+        )
+        unlike = check_input_distance(self.results.input_distance, self.model.names)
         self.warnings[:0] = unlike
         for sentence in unlike:
             self._noted(sentence)

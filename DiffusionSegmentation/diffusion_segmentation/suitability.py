@@ -10,7 +10,7 @@ import numpy as np
 from .errors import GeometryError
 
 if TYPE_CHECKING:
-    from .networks import Standing
+    from .networks import InputDistance
 
 TOLERATED_FACTOR = 1.5
 """So far beyond the model's range of spacing or extent an answer is still given, with a warning; beyond that, none."""
@@ -18,8 +18,8 @@ TOLERATED_FACTOR = 1.5
 AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
 """Hounsfield units; air is -1000, water 0."""
 
-WHERE = {"look": "{}", "size": "the volume of {}", "doubt": "the entropy of {}"}
-"""What of a structure is farthest from usual, by `networks.likeness.KINDS`."""
+WHERE = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
+"""What of a structure is farthest from usual, by `networks.input_statistics.KINDS`."""
 
 LEAST_SHARE = 0.02
 """Of the voxels of a CT, at least so many are air, and as many soft tissue."""
@@ -56,14 +56,14 @@ def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
     return ["The values look like CT, the model was made for MR; do not trust the result."]
 
 
-def check_likeness(standing: Standing | None, names: Sequence[str]) -> list[str]:
+def check_input_distance(input_distance: InputDistance | None, names: Sequence[str]) -> list[str]:
     """Return a warning, one sentence, where a scan is unlike those that a model with classes `names` was made for."""
-    if standing is None or not standing.unlike:
+    if input_distance is None or not input_distance.unlike:
         return []
-    name = names[standing.structure]
+    name = names[input_distance.structure]
     name = name[0].lower() + name[1:] if name[1:].islower() else name
     return [
-        f"The scan is unlike those that the model was made for (distance {standing.distance:.1f}, "
-        f"limit {standing.limit:.1f}, most in {WHERE[standing.kind].format(name)}); "
+        f"The scan is unlike those that the model was made for (distance {input_distance.distance:.1f}, "
+        f"limit {input_distance.limit:.1f}, most in {WHERE[input_distance.kind].format(name)}); "
         "do not trust the segmentation without checking it."
     ]

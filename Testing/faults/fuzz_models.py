@@ -81,7 +81,7 @@ SOUND = {
             "loss_curve": {"log_snr": [-11.0, -3.0, 1.0, 7.0], "cross_entropy": [0.9, 0.8, 0.1, 0.0]},
         },
         "training": {"data": {"kind": "none"}},
-        "likeness": {"scans": 9},
+        "input_statistics": {"scans": 9},
         "card": {"heads": {"one": {"mean_dice": 0.8, "ece": 0.1, "wrong_at_entropy": {"0.4": 0.1}}}},
     },
 }
@@ -287,13 +287,13 @@ def write_sound(folder: Path) -> None:
     import torch
 
     from diffusion_segmentation.model import build, save
-    from diffusion_segmentation.networks import Likeness
+    from diffusion_segmentation.networks import InputStatistics
 
     torch.manual_seed(0)
-    likeness = Likeness(3, 8)
-    for part in likeness.buffers():
+    input_statistics = InputStatistics(3, 8)
+    for part in input_statistics.buffers():
         part.fill_(9.0)
-    save(folder, SOUND, *build(SOUND["diffusion_segmentation"]["network"], 3), likeness)
+    save(folder, SOUND, *build(SOUND["diffusion_segmentation"]["network"], 3), input_statistics)
 
 
 class Writer:
@@ -362,7 +362,7 @@ def _answer(folder: Path) -> str:
     """ "accepted", "refused", or what was raised."""
     from diffusion_segmentation.errors import ModelError
     from diffusion_segmentation.model import load
-    from diffusion_segmentation.networks import Traits
+    from diffusion_segmentation.networks import ScanSummary
 
     try:
         model = load(folder)
@@ -370,8 +370,8 @@ def _answer(folder: Path) -> str:
         # From the log-SNR of a denoised start on only the later nodes are left.
         grid = model.starting(None).step_grid(steps)
         own = model.step_grid(steps)
-        if model.likeness is not None:
-            distance = model.likeness.standing(Traits.of(model.likeness)).distance
+        if model.input_statistics is not None:
+            distance = model.input_statistics.input_distance(ScanSummary.of(model.input_statistics)).distance
             if not np.isfinite(distance):
                 return f"a distance of {distance}"
         sound = len(grid) == steps and 1 <= len(own) <= steps + 1 and (np.diff(own) > 0).all()

@@ -15,10 +15,10 @@ from ..devices import choose_device
 from ..errors import InputError
 from ..label_file import relabel
 from ..model import Model
-from ..networks.likeness import FEWEST as FEWEST_SCANS
+from ..networks.input_statistics import FEWEST as FEWEST_SCANS
 from ..results import write_report
 from ..terminal import Counter, ProgressLine
-from ..training.likeness import fit_likeness
+from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
@@ -63,13 +63,15 @@ def calibrate(request: Request) -> dict[str, Any]:
         calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
     with ProgressLine() as line:
         told = Counter(line, "looking at unseen scans")
-        likeness = fit_likeness(model.encoder, model.section, source, request.seed, told) or model.likeness
-    if request.scans_only and likeness is None:
+        input_statistics = (
+            fit_input_statistics(model.encoder, model.section, source, request.seed, told) or model.input_statistics
+        )
+    if request.scans_only and input_statistics is None:
         raise InputError(f"What scans are like cannot be told from so few; {FEWEST_SCANS} or more are needed.")
-    found["scans"] = 0 if likeness is None else int(likeness.scans)
+    found["scans"] = 0 if input_statistics is None else int(input_statistics.scans)
     request.output.mkdir(parents=True, exist_ok=True)
     write_report(request.output / "calibration.json", found)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, likeness)
+    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
     return found
 
 

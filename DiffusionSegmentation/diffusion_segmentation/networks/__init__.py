@@ -4,7 +4,7 @@ from .architecture import Architecture
 from .blocks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space, space_to_depth
 from .denoiser import Denoiser
 from .encoder import Encoder
-from .likeness import Likeness, Standing, Traits
+from .input_statistics import InputDistance, InputStatistics, ScanSummary
 from .pair import Pair
 from .unet import UNet
 from .zoo import ARCHITECTURES, flops, scaled
@@ -15,10 +15,10 @@ __all__ = [
     "CHANNELS_LAST",
     "Denoiser",
     "Encoder",
-    "Likeness",
+    "InputStatistics",
     "Pair",
-    "Standing",
-    "Traits",
+    "InputDistance",
+    "ScanSummary",
     "UNet",
     "class_softmax",
     "class_softmax_",

@@ -86,7 +86,7 @@ def adapt(request: Request) -> dict[str, Any]:
         "sentence": _sentence(task, steps, gain),
     }
     write_report(request.output / "adapt.json", found)
-    models.save(request.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser, adapted.likeness)
+    models.save(request.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser, adapted.input_statistics)
     if (model.section.get("training") or {}).get("optimisation", {}).get("density") == "cosine":
         _advise(request.output / "training.json", curve)
     return found

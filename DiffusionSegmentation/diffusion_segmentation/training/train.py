@@ -27,13 +27,13 @@ from ..denormals import flushed
 from ..errors import InputError, ModelError
 from ..model import Model, Start, build, find, load, save
 from ..model_metadata import wrong_entry
-from ..networks import Likeness
+from ..networks import InputStatistics
 from ..process import LOG_SNR_MIN, adapted_grid
 from ..result_folder import made
 from ..terminal import Counter, ProgressLine
 from .figures import draw_training
+from .input_statistics import fit_input_statistics
 from .journal import Journal
-from .likeness import fit_likeness
 from .loss import loss_curve
 from .precision import resolved
 from .settings import Optimisation, merged, read_config
@@ -92,8 +92,8 @@ def main(
     with made(output), flushed():
         if not run.go(checkpoint):
             return output
-        metadata, likeness = run.metadata(), run.likeness()
-    save(output, metadata, run.task.encoder, run.task.denoiser, likeness)
+        metadata, input_statistics = run.metadata(), run.input_statistics()
+    save(output, metadata, run.task.encoder, run.task.denoiser, input_statistics)
     run.write_record(output, metadata)
     print(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
@@ -243,12 +243,12 @@ class Run:
             lowest = self.optimisation.lowest_log_snr
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
 
-    def likeness(self) -> Likeness | None:
+    def input_statistics(self) -> InputStatistics | None:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
         section = self.settings["diffusion_segmentation"]
         with ProgressLine() as line:
             told = Counter(line, "looking at unseen scans")
-            return fit_likeness(self.task.encoder, section, self.source, self.optimisation.seed, told)
+            return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, told)
 
     def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:
         """training.json and training.png."""

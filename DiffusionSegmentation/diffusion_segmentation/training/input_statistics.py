@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from ..denormals import flushed
-from ..networks import Encoder, Likeness, Traits, class_softmax
+from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import neighbours
 from ..tiles import Tiling
 from .sources import Source
@@ -27,13 +27,13 @@ LEAST_ERROR = 0.05
 """Mean chance of an error of a cube's voxels from which it counts as uncertain."""
 
 
-def fit_likeness(
+def fit_input_statistics(
     encoder: Encoder,
     section: dict[str, Any],
     source: Source,
     seed: int,
     on_scan: Callable[[int, int], None] = lambda done, of: None,
-) -> Likeness | None:
+) -> InputStatistics | None:
     """What the scans of `source` have in common as `encoder` sees them; None of too few scans.
 
     `section` is the model's, to which `source` was configured. `on_scan(done, of)` is called after each scan.
@@ -41,32 +41,36 @@ def fit_likeness(
     count = SCANS[section["network"].get("dims", 3)]
     scans, images = [], []
     for image in source.scans(count, seed):
-        scans.append(looked_at(encoder, image, section))
+        scans.append(summarised(encoder, image, section))
         images += [image] * (len(images) < REGION_SCANS)
         on_scan(len(scans), count)
-    likeness = Likeness.fit(scans)
-    if likeness is not None:
-        likeness.fit_regions(np.concatenate([unsure(encoder, image, section, likeness) for image in images]))
-    return likeness
+    input_statistics = InputStatistics.fit(scans)
+    if input_statistics is not None:
+        input_statistics.fit_regions(
+            np.concatenate([cube_distances(encoder, image, section, input_statistics) for image in images])
+        )
+    return input_statistics
 
 
-def looked_at(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> Traits:
+def summarised(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> ScanSummary:
     """What is compared of `image` float32 [*shape], normalised; in the windows in which a run would see it."""
-    traits = Traits.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
+    summary = ScanSummary.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
     for seen, p, share in _windows(encoder, image, section):
-        traits.add(seen, p, share)
-        traits.add_square(seen, p, share)
-    return traits
+        summary.add(seen, p, share)
+        summary.add_square(seen, p, share)
+    return summary
 
 
-def unsure(encoder: Encoder, image: np.ndarray, section: dict[str, Any], likeness: Likeness) -> np.ndarray:
-    """Mean strangeness [N] of the cubes of `image` in which errors are likely, weighted by how likely."""
+def cube_distances(
+    encoder: Encoder, image: np.ndarray, section: dict[str, Any], input_statistics: InputStatistics
+) -> np.ndarray:
+    """Mean cell_distances [N] of the cubes of `image` in which errors are likely, weighted by how likely."""
     found = []
     for seen, p, share in _windows(encoder, image, section):
         pool = {2: functional.avg_pool2d, 3: functional.avg_pool3d}[image.ndim]
         by_class = p.unflatten(1, (-1, neighbours(p)))
         error = (1 - by_class.amax(1)).mean(1, keepdim=True) * (share > 0)
-        mean, strange = (pool(part, REGION_CELLS) for part in (error, error * likeness.strangeness(seen, p)))
+        mean, strange = (pool(part, REGION_CELLS) for part in (error, error * input_statistics.cell_distances(seen, p)))
         found.append((strange / mean)[mean > LEAST_ERROR].cpu().double().numpy())
     return np.concatenate(found)
 
@@ -74,7 +78,7 @@ def unsure(encoder: Encoder, image: np.ndarray, section: dict[str, Any], likenes
 def _windows(
     encoder: Encoder, image: np.ndarray, section: dict[str, Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Features, class probabilities and share of each window, as `Traits.add` takes them."""
+    """Features, class probabilities and share of each window, as `ScanSummary.add` takes them."""
     device, channels = next(encoder.parameters()).device, section["network"]["encoder"]["channels"]
     tiling = Tiling(image.shape, section["window"], Encoder.multiple(tuple(channels)))
     padded = torch.from_numpy(tiling.pad(image))[None, None]

@@ -21,7 +21,7 @@ from torch import nn
 
 from .blocks import neighbours
 
-KINDS = ("look", "size", "doubt")
+KINDS = ("features", "volume", "entropy")
 """What of a structure is compared: its mean feature, its volume, and the mean entropy of its voxels."""
 LEAST_CELLS = 30.0
 """Fewer cells of a structure say nothing of its mean."""
@@ -40,7 +40,7 @@ UNKNOWN = 1e6
 
 
 @dataclass
-class Traits:
+class ScanSummary:
     """What is compared of a scan of C classes, summed over its cells (2 x 2 x 2 voxels; weights of a cell add up to 1).
 
     Attributes:
@@ -56,14 +56,14 @@ class Traits:
     square: np.ndarray
 
     @classmethod
-    def none(cls, classes: int, channels: int) -> Traits:
+    def none(cls, classes: int, channels: int) -> ScanSummary:
         """Those of no cells."""
         return cls(*(np.zeros(shape) for shape in (classes, (classes, channels), classes, (channels, channels))))
 
     @classmethod
-    def of(cls, likeness: Likeness) -> Traits:
-        """Those of no cells, to be compared by `likeness`."""
-        return cls.none(*likeness.typical.shape)
+    def of(cls, input_statistics: InputStatistics) -> ScanSummary:
+        """Those of no cells, to be compared by `input_statistics`."""
+        return cls.none(*input_statistics.class_means.shape)
 
     def add(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
         """Take in a window: features [1, F, *cells], class probabilities p [1, 2^dims * C, *cells], share [*cells].
@@ -100,7 +100,7 @@ def _double(sums: torch.Tensor) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Standing:
+class InputDistance:
     """How far a scan lies from those that a model was made for: `distance`, in their standard deviations, and `limit`.
 
     It is that of the one of KINDS and the structure (a class) in which it is farthest.
@@ -126,22 +126,22 @@ class Standing:
         }
 
 
-class Likeness(nn.Module):
+class InputStatistics(nn.Module):
     """What is known of the scans that a model of C classes was made for; F are the channels of the features.
 
-    It holds numbers only, and is a module so that it is stored and checked as the networks are:
-    `typical` [C, F], a class's mean feature over scans; `across` [F, F], the inverse covariance of such means, and
-    `within` [F, F], that of cells; `centre` and `spread` [KINDS, C], of the values that `_values` compares; `limit`
-    [1]; `region` [3], centre, spread and limit of the logarithm of `strangeness` in uncertain regions; `scans` [1],
-    how many it knows.
+    It holds numbers only, and is a module so that it is stored and checked as the networks are: `class_means` [C, F], a
+    class's mean feature over scans; `between_scans` [F, F], the inverse covariance of such means, and `between_cells`
+    [F, F], that of cells; `centre` and `spread` [KINDS, C], of the values that `_values` compares; `limit` [1];
+    `region` [3], centre, spread and limit of the logarithm of `cell_distances` in uncertain regions; `scans` [1], how
+    many there were.
     """
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
         shapes = {
-            "typical": (classes, channels),
-            "across": (channels, channels),
-            "within": (channels, channels),
+            "class_means": (classes, channels),
+            "between_scans": (channels, channels),
+            "between_cells": (channels, channels),
             "centre": (len(KINDS), classes),
             "spread": (len(KINDS), classes),
             "limit": (1,),
@@ -157,53 +157,55 @@ class Likeness(nn.Module):
         bounded = all(bool((part.abs() <= UNKNOWN).all()) for part in self.buffers())
         return bounded and bool((self.spread > 1e-3).all()) and float(self.region[1]) > 1e-3
 
-    def standing(self, traits: Traits) -> Standing:
-        """How far the scan with these traits lies away. Background counts as a class like others."""
-        typical, across, centre, spread = map(_double, (self.typical, self.across, self.centre, self.spread))
-        z = _apart(_values(traits, typical, across), centre, spread)
+    def input_distance(self, summary: ScanSummary) -> InputDistance:
+        """How far the scan with this summary lies from those of the fit. Background counts as a class like others."""
+        class_means, between_scans, centre, spread = map(
+            _double, (self.class_means, self.between_scans, self.centre, self.spread)
+        )
+        z = _apart(_values(summary, class_means, between_scans), centre, spread)
         kind, structure = np.unravel_index(np.nanargmax(z), z.shape)
         distance = float(min(z[kind, structure], UNKNOWN))
-        return Standing(distance, float(self.limit), KINDS[kind], int(structure))
+        return InputDistance(distance, float(self.limit), KINDS[kind], int(structure))
 
-    def strangeness(self, features: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        """Of each cell the squared distance from its classes over F, [1, 1, *cells]; arguments as of `Traits.add`.
+    def cell_distances(self, features: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """Of each cell the squared distance from its classes over F, [1, 1, *cells]; arguments as of `ScanSummary.add`.
 
         The mean over all classes but background, by their probabilities: 1 for the cells that were fitted to.
         """
-        middle, within = self.typical.mean(0).to(p.device), self.within.to(p.device)
-        typical = self.typical.to(p.device) - middle  # float32 loses what large numbers have in common
+        middle, between_cells = self.class_means.mean(0).to(p.device), self.between_cells.to(p.device)
+        class_means = self.class_means.to(p.device) - middle  # float32 loses what large numbers have in common
         h = features[0].float().movedim(0, -1).flatten(0, -2) - middle  # channels last, as they are in memory
         share = p[0].unflatten(0, (-1, neighbours(p))).mean(1).flatten(1)[1:] + 1e-6
         share = (share / share.sum(0)).T
-        ahead = h @ within
-        own = torch.einsum("cf,fg,cg->c", typical[1:], within, typical[1:])
-        squared = torch.linalg.vecdot(h, ahead) + (share * (own - 2 * ahead @ typical[1:].T)).sum(1)
+        ahead = h @ between_cells
+        own = torch.einsum("cf,fg,cg->c", class_means[1:], between_cells, class_means[1:])
+        squared = torch.linalg.vecdot(h, ahead) + (share * (own - 2 * ahead @ class_means[1:].T)).sum(1)
         return (squared / h.shape[1]).clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
 
     @property
-    def knows_regions(self) -> bool:
+    def compares_regions(self) -> bool:
         """Whether there were uncertain regions enough to tell what is usual in them."""
         return float(self.region[2]) < UNKNOWN
 
-    def regional(self, strangeness: np.ndarray) -> np.ndarray:
-        """How far regions lie from those of the fit, in standard deviations, from their mean `strangeness` [N]."""
+    def region_distances(self, cell_distances: np.ndarray) -> np.ndarray:
+        """How far regions lie from those of the fit, in standard deviations, from their mean `cell_distances` [N]."""
         centre, spread, _ = _double(self.region)
-        return np.clip((np.log(strangeness) - centre) / spread, -UNKNOWN, UNKNOWN)
+        return np.clip((np.log(cell_distances) - centre) / spread, -UNKNOWN, UNKNOWN)
 
-    def fit_regions(self, strangeness: np.ndarray) -> None:
-        """Take the mean `strangeness` [N] of uncertain regions as usual. Of too few regions nothing is known."""
-        if len(strangeness) >= FEWEST / FALSE_ALARMS:
-            values = np.log(strangeness)
+    def fit_regions(self, cell_distances: np.ndarray) -> None:
+        """Take the mean `cell_distances` [N] of uncertain regions as usual. Of too few regions nothing is known."""
+        if len(cell_distances) >= FEWEST / FALSE_ALARMS:
+            values = np.log(cell_distances)
             centre, spread = values.mean(), max(values.std(), float(LEAST_SPREAD[0, 0]))
             limit = (np.quantile(values, 1 - FALSE_ALARMS) - centre) / spread
             self.region.copy_(torch.tensor([centre, spread, limit]))
 
     @classmethod
-    def fit(cls, scans: Sequence[Traits]) -> Likeness | None:
+    def fit(cls, scans: Sequence[ScanSummary]) -> InputStatistics | None:
         """What scans have in common; None of fewer than FEWEST."""
         if len(scans) < FEWEST:
             return None
-        typical, across = _common(scans)
+        class_means, between_scans = _common(scans)
         # What a scan was fitted to lies nearer: each is compared with what the others have in common.
         others = [_common([*scans[:n], *scans[n + 1 :]]) for n in range(len(scans))]
         values = np.stack([_values(scan, *other) for scan, other in zip(scans, others, strict=True)])
@@ -214,8 +216,12 @@ class Likeness(nn.Module):
         n = len(own)
         middle, upper = np.quantile(own, (0.5, 0.75))
         beyond = stdtrit(n - 1, 1 - FALSE_ALARMS) * SIGMAS * (upper - middle) * math.sqrt(1 + 1 / n)
-        fitted = cls(*typical.shape)
-        found = {"typical": typical, "across": across, "within": _within(scans, typical)}
+        fitted = cls(*class_means.shape)
+        found = {
+            "class_means": class_means,
+            "between_scans": between_scans,
+            "between_cells": _between_cells(scans, class_means),
+        }
         found |= {"centre": centre, "spread": spread, "region": np.array([0.0, 1.0, UNKNOWN])}
         found |= {"limit": np.array([middle + beyond]), "scans": np.array([n])}
         for name, part in found.items():
@@ -223,21 +229,21 @@ class Likeness(nn.Module):
         return fitted
 
 
-def _common(scans: Sequence[Traits]) -> tuple[np.ndarray, np.ndarray]:
+def _common(scans: Sequence[ScanSummary]) -> tuple[np.ndarray, np.ndarray]:
     """Each class's mean feature over scans [C, F], and the inverse covariance [F, F] of such means about it."""
     means = np.stack([scan.means for scan in scans])
     shown = np.stack([scan.shown for scan in scans])
-    typical = (means * shown[..., None]).sum(0) / np.maximum(shown.sum(0), 1)[:, None]
-    apart = ((means - typical) * shown[..., None]).reshape(-1, typical.shape[1])
+    class_means = (means * shown[..., None]).sum(0) / np.maximum(shown.sum(0), 1)[:, None]
+    apart = ((means - class_means) * shown[..., None]).reshape(-1, class_means.shape[1])
     covariance = apart.T @ apart / max(shown.sum() - shown.any(0).sum(), 1)
-    return typical, _inverse(covariance)
+    return class_means, _inverse(covariance)
 
 
-def _within(scans: Sequence[Traits], typical: np.ndarray) -> np.ndarray:
-    """The inverse covariance [F, F] of cells about their classes' means `typical`, background left out."""
+def _between_cells(scans: Sequence[ScanSummary], class_means: np.ndarray) -> np.ndarray:
+    """The inverse covariance [F, F] of cells about their classes' means `class_means`, background left out."""
     cells, features = (sum(getattr(scan, name) for scan in scans)[1:] for name in ("cells", "features"))
-    crossed = features.T @ typical[1:]
-    about = (cells[:, None] * typical[1:]).T @ typical[1:]
+    crossed = features.T @ class_means[1:]
+    about = (cells[:, None] * class_means[1:]).T @ class_means[1:]
     covariance = (sum(scan.square for scan in scans) - crossed - crossed.T + about) / max(cells.sum(), 1)
     return _inverse(covariance)
 
@@ -249,10 +255,10 @@ def _inverse(covariance: np.ndarray) -> np.ndarray:
     return np.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(channels))
 
 
-def _values(scan: Traits, typical: np.ndarray, across: np.ndarray) -> np.ndarray:
+def _values(scan: ScanSummary, class_means: np.ndarray, between_scans: np.ndarray) -> np.ndarray:
     """What is compared of a scan, float64 [KINDS, C]: logarithms of distance and volume, bits; NaN where unknown."""
-    apart = scan.means - typical
-    squared = np.einsum("cf,fg,cg->c", apart, across, apart) / apart.shape[1]
+    apart = scan.means - class_means
+    squared = np.einsum("cf,fg,cg->c", apart, between_scans, apart) / apart.shape[1]
     unknown = np.where(scan.shown, 0.0, np.nan)
     look = 0.5 * np.log(np.maximum(squared, 1e-12)) + unknown
     return np.stack([look, np.log(scan.cells + 1), scan.bits / np.maximum(scan.cells, 1e-6) + unknown])
@@ -273,6 +279,6 @@ def _usual(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _apart(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """How many spreads values [KINDS, C] lie above the middle; a volume counts that lies below it as well."""
     z = (values - centre) / spread
-    size = KINDS.index("size")
-    z[size] = np.abs(z[size])
+    volume = KINDS.index("volume")
+    z[volume] = np.abs(z[volume])
     return z
