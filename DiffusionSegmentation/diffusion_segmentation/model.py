@@ -25,7 +25,7 @@ from .copula import Covariance
 from .errors import ModelError
 from .model_metadata import METADATA, check_network, contents, read_metadata, shown
 from .model_metadata import SCHEMA as SCHEMA
-from .networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics
+from .networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics, KeptBlocks, space_to_depth
 from .process import LOG_SNR_MIN, adapted_grid
 from .results import replace as replace_file
 
@@ -47,15 +47,18 @@ STORED = (torch.float16, torch.bfloat16, torch.float32)
 class Start:
     """Where the sampler starts: a mask of the copula with this covariance, taken to `log_snr` and denoised from there.
 
-    With `log_snr` None the mask of the copula is the sample, and no sample costs a pass of a network.
+    With `log_snr` None the mask of the copula is the sample, and no sample costs a pass of a network. With `kept_mm`
+    the denoised sample has as much of each class as that mask in blocks of so many mm (`networks.KeptBlocks`).
     """
 
     covariance: Covariance
     log_snr: float | None
+    kept_mm: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The entry `start` of a model's metadata."""
-        return {"covariance": self.covariance.as_json(), "log_snr": self.log_snr}
+        kept = {} if self.kept_mm is None else {"kept_mm": self.kept_mm}
+        return {"covariance": self.covariance.as_json(), "log_snr": self.log_snr, **kept}
 
 
 @dataclass
@@ -99,7 +102,9 @@ class Model:
     def start(self) -> Start | None:
         """The correlated start that was fitted to this model; None where the sampler starts from white noise."""
         entry = self.section.get("start")
-        return None if entry is None else Start(Covariance.read(entry["covariance"]), entry["log_snr"])
+        if entry is None:
+            return None
+        return Start(Covariance.read(entry["covariance"]), entry["log_snr"], entry.get("kept_mm"))
 
     @property
     def lowest_log_snr(self) -> float:
@@ -153,6 +158,14 @@ class Model:
             return grid
         first = self.start.log_snr
         return np.concatenate([[first], grid[grid > first + CLOSEST_NODES]])
+
+    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> KeptBlocks | None:
+        """What keeps the class contents of the blocks of start masks uint8 [N, *shape]; None where they are free."""
+        if self.start is None or self.start.kept_mm is None:
+            return None
+        edge = max(1, round(self.start.kept_mm / (2 * self.spacing)))
+        labels = space_to_depth(torch.from_numpy(masks)[:, None].to(device))
+        return KeptBlocks(labels, self.classes, edge)
 
     def to(self, device: torch.device) -> Model:
         """Move to a device. Channels last in memory: convolutions run twice as fast so on CPU and GPU."""

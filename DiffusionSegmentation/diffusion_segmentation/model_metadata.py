@@ -218,6 +218,7 @@ def _sound_start(section: dict[str, Any], classes: int) -> bool:
         and all(len(row) == len(scales) and all(_number(w, 0, 1) for w in row) for row in weights)
         and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
         and (log_snr is None or _number(log_snr, _trained_from(section), LOG_SNR_MAX))
+        and (section["start"].get("kept_mm") is None or _number(section["start"]["kept_mm"], 1e-2, 500))
     )
 
 

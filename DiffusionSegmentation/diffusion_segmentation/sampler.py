@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .model import Model, Start
 from .networks import (
     CHANNELS_LAST,
     InputDistance,
+    KeptBlocks,
     ScanSummary,
     class_softmax,
     class_softmax_,
@@ -136,12 +138,14 @@ class Encoded:
         """
         with torch.inference_mode():
             x = torch.cat([self._noise(seed) for seed in seeds])
+            denoise = self._denoise
             if self.start is None:
                 first = self._marginals.expand(len(x), *self._marginals.shape[1:])
             else:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
                 x, first = noised(masks, x, self.model.classes, float(log_snr[0])), None
-            return self._volume(solve(self._denoise, x, first, log_snr, on_step))
+                denoise = partial(denoise, kept=self.model.kept_blocks(masks, self.device))
+            return self._volume(solve(denoise, x, first, log_snr, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
         """The mask of the correlated start for a seed, uint8 [z, y, x]; costs no pass of a network."""
@@ -149,9 +153,10 @@ class Encoded:
             self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
 
-    def _denoise(self, x: torch.Tensor, log_snr: float) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, log_snr: float, kept: KeptBlocks | None = None) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, in the form of the state x."""
-        return self.tiling.blend(self._answers(x, log_snr))
+        p = self.tiling.blend(self._answers(x, log_snr))
+        return p if kept is None else kept(p)
 
     def _answers(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
         """One window's answer after another: together they are larger than the state, because windows overlap."""
@@ -210,14 +215,18 @@ def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, se
                     mean.append(p)
                     continue
 
-            def denoise(x, node, prepared=prepared, logits=logits):
-                time = torch.full((len(x),), node, device=device)
-                return class_softmax_(model.denoiser(x, time, prepared, logits))
-
+            kept = None
             if start is None:
                 first = marginals.expand(x.shape)
             else:
                 x, first = noised(started, x, model.classes, float(log_snr[0])), None
+                kept = model.kept_blocks(started, device)
+
+            def denoise(x, node, prepared=prepared, logits=logits, kept=kept):
+                time = torch.full((len(x),), node, device=device)
+                p = class_softmax_(model.denoiser(x, time, prepared, logits))
+                return p if kept is None else kept(p)
+
             p = depth_to_space(solve(denoise, x, first, log_snr))
             masks.append(p.argmax(1).to(torch.uint8).cpu().numpy())
             mean.append(p.mean(0).cpu().numpy())

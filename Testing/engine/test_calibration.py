@@ -131,7 +131,7 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
     request = calibrate.Request(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
     found = calibrate.calibrate(request)
     again = json.loads((tmp_path / "model" / "calibration.json").read_text(encoding="utf-8"))
-    assert again == found and found["cases"] == 6 and len(found["starts"]) == 2 + len(start.LOG_SNRS)
+    assert again == found and found["cases"] == 6 and len(found["starts"]) == 2 + len(start.DENOISED)
     model = models.load(tmp_path / "model")
     assert model.section["calibration"]["start"] == found["chosen"]
     assert (model.start is None) == (found["chosen"] == start.NOISE)

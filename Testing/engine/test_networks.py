@@ -8,6 +8,7 @@ import torch
 from diffusion_segmentation.networks import (
     Denoiser,
     Encoder,
+    KeptBlocks,
     class_softmax,
     class_softmax_,
     depth_to_space,
@@ -190,3 +191,26 @@ def test_blocks_larger_than_the_window_are_the_window():
     x, direct = torch.randn(2, 16, 5, 4, 6), torch.randn(1, 16, 5, 4, 6)
     shifts = pooled.shifts(x, torch.tensor([-1.0, 0.0]), pooled.expected(direct))
     assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(9, 8, 10), (18, 20)])
+def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
+    torch.manual_seed(7)
+    cell, classes, edge = 2 ** len(size), 3, 4
+    logits = torch.randn(2, classes * cell, *size)
+    sure = torch.rand(2, 1, *size) < 0.1
+    logits[:, :cell] += 40 * sure  # of class 0
+    p = class_softmax(logits)
+    labels = torch.randint(0, classes, (2, cell, *size)) * ~sure
+    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~sure  # more of class 1 than p has
+
+    def held(cells):
+        block = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
+        return block(cells.unflatten(1, (classes, cell)).mean(2), edge, ceil_mode=True, count_include_pad=False)
+
+    wanted = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
+    found = KeptBlocks(labels.to(torch.uint8), classes, edge)(p)
+    before, after = (held(part) - wanted for part in (p, found))
+    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step anew
+    assert (found - p)[:, :cell][sure.expand(-1, cell, *size)].abs().max() < 1e-6
+    torch.testing.assert_close(found.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))

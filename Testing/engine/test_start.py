@@ -36,13 +36,13 @@ def with_entries(folder, copy, **entries):
 @pytest.fixture(scope="module")
 def copula_folder(a_model_folder, tmp_path_factory):
     start = {"covariance": COVARIANCE, "log_snr": None}
-    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "copula", start=start)
+    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "copula", start=start, calibration={})
 
 
 @pytest.fixture(scope="module")
 def denoised_folder(a_model_folder, tmp_path_factory):
     start = {"covariance": COVARIANCE, "log_snr": -2.0}
-    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "denoised", start=start, map_prior=8)
+    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "denoised", calibration={}, start=start, map_prior=8)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,23 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
         masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
         agreement[log_snr] = np.mean(masks)
     assert agreement[6.0] > 0.95 > agreement[-11.0] + 0.1
+
+
+def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
+    """From so low a level nothing of the start is left in the state; its blocks' contents are."""
+    model = models.load(denoised_folder)
+    image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
+    gaps = {}
+    for kept_mm in (None, 16.0):
+        started = model.starting(models.Start(model.start.covariance, -9.0, kept_mm))
+        encoded = Encoded(started, image, CPU, lambda: None)
+        volumes = [
+            [np.bincount(mask.ravel(), minlength=3) for mask in (drawn, encoded.start_mask(seed))]
+            for seed in range(4)
+            for drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
+        ]
+        gaps[kept_mm] = np.abs(np.diff(volumes, axis=1)).mean()
+    assert gaps[16.0] < 0.5 * gaps[None]
 
 
 def test_samples_do_not_depend_on_windows_or_on_which_are_drawn_together(denoised_folder):

@@ -19,9 +19,11 @@ from ..sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
 
-LOG_SNRS = (-5.0, -3.0, -1.0)
-"""Log-SNRs from which a mask of the copula is denoised, where the denoiser was trained for them; the copula alone and
-white noise are tried as well."""
+KEPT_MM = 16.0
+"""Edge of the blocks whose contents a denoised mask keeps."""
+DENOISED = ((-5.0, None), (-5.0, KEPT_MM), (-3.0, None), (-3.0, KEPT_MM), (-1.0, None))
+"""Log-SNRs from which a mask of the copula is denoised, where the denoiser was trained for them, and the blocks that it
+keeps; the copula alone and white noise are tried as well."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)
 """Rms z of samples whose spread is near the true one, after `relative_z`."""
@@ -81,8 +83,10 @@ def compare_starts(
     """
     starts = {COPULA: Start(covariance, None)}
     lowest = model.lowest_log_snr
-    tried = [log_snr for log_snr in LOG_SNRS if log_snr >= lowest]
-    starts |= {f"{COPULA}, denoised from {log_snr:g}": Start(covariance, log_snr) for log_snr in tried}
+    for log_snr, kept_mm in DENOISED:
+        if log_snr >= lowest:
+            blocks = "" if kept_mm is None else ", blocks kept"
+            starts[f"{COPULA}, denoised from {log_snr:g}{blocks}"] = Start(covariance, log_snr, kept_mm)
     if lowest == LOG_SNR_MIN:
         starts[NOISE] = None
     found = []

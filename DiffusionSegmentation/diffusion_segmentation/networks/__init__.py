@@ -5,6 +5,7 @@ from .blocks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space
 from .denoiser import Denoiser
 from .encoder import Encoder
 from .input_statistics import InputDistance, InputStatistics, ScanSummary
+from .kept_blocks import KeptBlocks
 from .pair import Pair
 from .unet import UNet
 from .zoo import ARCHITECTURES, flops, scaled
@@ -18,6 +19,7 @@ __all__ = [
     "InputStatistics",
     "Pair",
     "InputDistance",
+    "KeptBlocks",
     "ScanSummary",
     "UNet",
     "class_softmax",
