@@ -42,7 +42,9 @@ def copula_folder(a_model_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def denoised_folder(a_model_folder, tmp_path_factory):
     start = {"covariance": COVARIANCE, "log_snr": -2.0}
-    return with_entries(a_model_folder, tmp_path_factory.mktemp("models") / "denoised", calibration={}, start=start, map_prior=8)
+    return with_entries(
+        a_model_folder, tmp_path_factory.mktemp("models") / "denoised", calibration={}, start=start, map_prior=8
+    )
 
 
 @pytest.fixture(scope="module")
