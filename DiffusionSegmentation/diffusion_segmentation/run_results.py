@@ -104,7 +104,11 @@ class RunResults:
             "map_source": ensemble.map_source,
             "map_prior": None if math.isinf(ensemble.prior) else ensemble.prior,
             "denoiser_passes": self.passes,
-            "start": {"kind": "noise" if start is None else "copula", "log_snr": start and start.log_snr},
+            "start": {
+                "kind": "noise" if start is None else "copula",
+                "log_snr": start and start.log_snr,
+                **({"kept_mm": start.kept_mm} if start and start.kept_mm is not None else {}),
+            },
             **self.asked,
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),

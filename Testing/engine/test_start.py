@@ -116,6 +116,13 @@ def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file,
     assert report["map_source"] == "both" and report["map_prior"] == 8
 
 
+def test_the_report_says_which_blocks_keep_what_the_start_holds(denoised_folder, a_head_file, tmp_path):
+    start = models.load(denoised_folder).start.as_json() | {"kept_mm": 16.0}
+    folder = with_entries(denoised_folder, tmp_path / "model", start=start)
+    report = segment(Request(a_head_file, tmp_path / "out", str(folder), samples=1, device="cpu")).report
+    assert report["start"] == {"kind": "copula", "log_snr": -2.0, "kept_mm": 16.0}
+
+
 def test_a_denoised_sample_follows_its_start(denoised_folder):
     """From a state with little noise the mask is that of the copula; from pure noise it is not."""
     model = models.load(denoised_folder)

@@ -21,7 +21,7 @@ class KeptBlocks:
     A correlated start has the spread of volumes right at the scale of blocks and has no shapes; a denoiser knows the
     shapes, and the volumes that it makes of a state are off by more than the state leaves open. So each answer of the
     denoiser takes its low frequencies from the start's mask: Choi et al., "ILVR: Conditioning method for denoising
-    diffusion probabilistic models", 2021, equation 8, with logits in place of intensities, because what is moved are
+    diffusion probabilistic models", 2021, with logits in place of intensities, because what is moved are
     probabilities, and Newton's step for a shift of the logits that is common to a block in place of a difference.
     """
 

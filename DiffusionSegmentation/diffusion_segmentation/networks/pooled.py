@@ -25,14 +25,14 @@ class PooledEvidence(nn.Module):
     A voxel of a noisy state says little of its label, a block of them much of how many labels of a class it holds: the
     evidence of N voxels grows with N, the noise with its root. Given a shift d of a class's logit that is common to a
     block, the state's expectation moves by 2 alpha w d at a voxel, w = p (1 - p) of the direct head. So the score
-    statistic of d (Cox and Hinkley, "Theoretical Statistics", 1974, section 4.8) is, to first order in d,
+    statistic of d (Cox and Hinkley, "Theoretical Statistics", 1974) is, to first order in d,
 
         S = sum w (x - alpha (2 p - 1)),    E[S] = 2 alpha d A,    Var[S] = 4 alpha^2 sum w^3 + sigma^2 A = V,
 
     with A = sum w^2, and the posterior mean of d under d ~ N(0, 1) is 2 alpha A S / (4 alpha^2 A^2 + V). Within a cell
     the means of x, p and w stand for those of its voxels. The shifts enter the denoiser's first layer, and with weights
     that depend on the noise level they are added to its logits. So a sample keeps the volumes that its state already
-    holds: convolutions alone count the votes of a block with a bias of many standard deviations.
+    holds, which convolutions, whose view is short, have to learn block by block.
 
     `weigh` starts at zero: a new module adds nothing to the logits.
     """
