@@ -246,7 +246,7 @@ def passes(bench: Bench, variant: str) -> dict[str, Callable[[], object]]:
             return act()
 
     features, direct = under(partial(model.encoder, window))
-    prepared = under(partial(model.denoiser.prepare, features))
+    prepared = under(partial(model.denoiser.prepare, features, direct))
     acts: dict[str, Callable[[], object]] = {"encoder": partial(under, partial(model.encoder, window))}
     for count in sorted({1, bench.group}):
         noise = torch.randn((count, *direct.shape[1:])).to(device).contiguous(memory_format=CHANNELS_LAST[3])
