@@ -7,7 +7,8 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation.evaluation.answers import Answer, independent_pixels, votes
-from diffusion_segmentation.networks import Architecture, space_to_depth
+from diffusion_segmentation.networks import space_to_depth
+from diffusion_segmentation.networks.architecture import Architecture
 from diffusion_segmentation.process import alpha_sigma, one_hot_state
 from diffusion_segmentation.study.context import Context
 from diffusion_segmentation.study.scores import record_case

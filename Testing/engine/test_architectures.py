@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffusion_segmentation.networks import ARCHITECTURES, UNet, class_softmax, flops, scaled, space_to_depth
+from diffusion_segmentation.networks import class_softmax, space_to_depth
+from diffusion_segmentation.networks.unet import UNet
+from diffusion_segmentation.networks.zoo import ARCHITECTURES, flops, scaled
 from diffusion_segmentation.networks.filtered import FrequencyFilter
 from diffusion_segmentation.process import LOG_SNR_MIN, diffuse, one_hot_state
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.networks import Pair, space_to_depth
+from diffusion_segmentation.networks import space_to_depth
+from diffusion_segmentation.networks.pair import Pair
 from diffusion_segmentation.process import LOG_SNR_MIN, adapted_grid
 from diffusion_segmentation.study import curves, fit
 from diffusion_segmentation.study.arms import Arm

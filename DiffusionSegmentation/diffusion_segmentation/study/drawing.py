@@ -11,7 +11,8 @@ from ..calibration.covariance import Labelled, fit_covariance
 from ..copula import Covariance
 from ..denormals import flushed
 from ..evaluation.answers import Answer, independent_pixels
-from ..networks import Architecture, class_softmax, depth_to_space, space_to_depth
+from ..networks import class_softmax, depth_to_space, space_to_depth
+from ..networks.architecture import Architecture
 from ..process import LOG_SNR_MIN, one_hot_state
 from ..sampler import sample_seeds, solve
 from .arms import Arm

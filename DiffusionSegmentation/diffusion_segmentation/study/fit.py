@@ -15,7 +15,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..denormals import flushed
-from ..networks import ARCHITECTURES, CHANNELS_LAST, Architecture, UNet, flops, scaled
+from ..networks import CHANNELS_LAST
+from ..networks.architecture import Architecture
+from ..networks.unet import UNet
+from ..networks.zoo import ARCHITECTURES, flops, scaled
 from ..networks.blocks import ResidualBlock
 from ..process import alpha_sigma, linear_log_snr, sample_log_snr
 from ..results import write_report

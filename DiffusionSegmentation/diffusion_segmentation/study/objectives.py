@@ -6,7 +6,8 @@ import torch
 from monai.losses import DiceLoss
 from torch import nn
 
-from ..networks import Architecture, class_softmax, space_to_depth
+from ..networks import class_softmax, space_to_depth
+from ..networks.architecture import Architecture
 from ..networks.blocks import neighbours
 from ..process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..training.loss import cross_entropy

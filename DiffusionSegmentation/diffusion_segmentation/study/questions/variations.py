@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...networks import ARCHITECTURES
+from ...networks.zoo import ARCHITECTURES
 from ..arms import Arm
 from .rows import Row, Rows
 
