@@ -16,12 +16,12 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DiffusionSegmentationLib import scene
-from DiffusionSegmentationLib.backend import Backend
-from DiffusionSegmentationLib.job import Choices, Job
-from DiffusionSegmentationLib.panel import Panel
-from DiffusionSegmentationLib.parameters import DiffusionSegmentationParameterNode
-from DiffusionSegmentationLib.self_test import DiffusionSegmentationTest
+from DiffusionSegmentationLib.panel.backend import Backend
+from DiffusionSegmentationLib.panel.panel import Panel
+from DiffusionSegmentationLib.panel.parameters import DiffusionSegmentationParameterNode
+from DiffusionSegmentationLib.panel.self_test import DiffusionSegmentationTest
+from DiffusionSegmentationLib.runs.job import Choices, Job
+from DiffusionSegmentationLib.scene import result_nodes as scene
 
 __all__ = [
     "DiffusionSegmentation",

@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import terminal
 from .arguments import parse
 from .errors import Cancelled, DiffusionSegmentationError, explain
+from .runtime import terminal
 
 CANCELLED = 130
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
-    from . import segment as engine
+    from .segmentation import pipeline as engine
 
     request = engine.Request(
         volume=options.volume,
@@ -68,7 +68,7 @@ def _segment(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
-    from . import model
+    from .model import folder as model
 
     found = model.available()
     if show_json:
@@ -196,7 +196,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> NoReturn:
-    from . import worker
+    from .worker import server as worker
 
     worker.main()
 

@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from diffusion_segmentation import model as models
-from diffusion_segmentation.grids import Projection, working_image
+from diffusion_segmentation.images.resampling import Projection, working_image
+from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.metrics import dice, error_auroc, expected_calibration_error, interval, reliability, within
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 SOURCES = ("samples", "direct")
 NEAR_BRAIN_MM = 10.0

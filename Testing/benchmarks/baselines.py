@@ -29,15 +29,15 @@ import torch
 from known_answers import TASKS
 from safetensors.torch import load_file, save_file
 
-from diffusion_segmentation import model as models
-from diffusion_segmentation.denormals import flushed
-from diffusion_segmentation.evaluation.answers import Answer, Steps, independent_pixels
-from diffusion_segmentation.evaluation.known import CASES, SAMPLES, evaluate_known
-from diffusion_segmentation.evaluation.known_scores import summarise
+from diffusion_segmentation.evaluation.known_answer.run import CASES, SAMPLES, evaluate_known
+from diffusion_segmentation.evaluation.known_answer.samplers import Answer, Steps, independent_pixels
+from diffusion_segmentation.evaluation.known_answer.scores import summarise
 from diffusion_segmentation.evaluation.store import Kept
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import Encoder, class_softmax, depth_to_space, space_to_depth
 from diffusion_segmentation.networks.blocks import ResidualBlock
-from diffusion_segmentation.sampler import draw, sample_seeds
+from diffusion_segmentation.runtime.denormals import flushed
+from diffusion_segmentation.segmentation.sampler import draw, sample_seeds
 from diffusion_segmentation.training.loss import cross_entropy
 from diffusion_segmentation.training.settings import Optimisation
 from diffusion_segmentation.training.sources import Phantoms

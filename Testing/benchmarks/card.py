@@ -26,10 +26,10 @@ from matplotlib.figure import Figure
 from robustness import noisy, relabelled, resampled
 from spread import by_structure, markdown
 
-from diffusion_segmentation import model as models
-from diffusion_segmentation.evaluation import figures
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.evaluation.report import figures
+from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 DOCUMENTATION = Path(__file__).parents[2] / "Documentation"
 HEADS = {

@@ -28,19 +28,21 @@ import torch
 from accuracy import array
 from speed import SAMPLES, seconds
 
-from diffusion_segmentation import devices, memory_plan, messages
-from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import DiffusionSegmentationError
 from diffusion_segmentation.evaluation import cost
-from diffusion_segmentation.grids import working_image
-from diffusion_segmentation.intensity import body_box, normalise
-from diffusion_segmentation.memory_plan import MemoryPlan
+from diffusion_segmentation.images.intensity import body_box, normalise
+from diffusion_segmentation.images.resampling import working_image
+from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.metrics import dice
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import CHANNELS_LAST
-from diffusion_segmentation.sampler import Encoded, sample_seeds
-from diffusion_segmentation.segment import BODY_MARGIN_MM, ModelCache, Request, segment
-from diffusion_segmentation.tiles import Tiling
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.runtime import devices
+from diffusion_segmentation.segmentation import memory_plan
+from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
+from diffusion_segmentation.segmentation.pipeline import BODY_MARGIN_MM, ModelCache, Request, segment
+from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds
+from diffusion_segmentation.segmentation.tiling import Tiling
+from diffusion_segmentation.worker import protocol as messages
 
 REPEATS = 5
 Rows = dict[str, Any]

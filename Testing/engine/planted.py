@@ -6,10 +6,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation.evaluation.answers import Answer, independent_pixels, votes
+from diffusion_segmentation.diffusion.process import alpha_sigma, one_hot_state
+from diffusion_segmentation.evaluation.known_answer.samplers import Answer, independent_pixels, votes
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.networks.architecture import Architecture
-from diffusion_segmentation.process import alpha_sigma, one_hot_state
+from diffusion_segmentation.study.architectures.interface import Architecture
 from diffusion_segmentation.study.context import Context
 from diffusion_segmentation.study.scores import record_case
 from diffusion_segmentation.study.tasks import Sizes, prepare

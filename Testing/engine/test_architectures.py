@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, diffuse, one_hot_state
 from diffusion_segmentation.networks import class_softmax, space_to_depth
-from diffusion_segmentation.networks.unet import UNet
-from diffusion_segmentation.networks.zoo import ARCHITECTURES, flops, scaled
-from diffusion_segmentation.networks.filtered import FrequencyFilter
-from diffusion_segmentation.process import LOG_SNR_MIN, diffuse, one_hot_state
+from diffusion_segmentation.study.architectures.catalogue import ARCHITECTURES, flops, scaled
+from diffusion_segmentation.study.architectures.filtered import FrequencyFilter
+from diffusion_segmentation.study.architectures.unet import UNet
 
 CLASSES, WIDTH = 3, 16
 SHAPES = {2: (16, 24), 3: (16, 8, 8)}

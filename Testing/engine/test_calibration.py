@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration import calibrate, covariance, start
 from diffusion_segmentation.calibration.covariance import LAGS, SCALES, Labelled, decompose, fit_covariance
 from diffusion_segmentation.calibration.prior import PRIORS, choose_prior, log_scores
 from diffusion_segmentation.calibration.tetrachoric import Products
-from diffusion_segmentation.copula import Copula, Covariance
+from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training.sources import Phantoms
 
 

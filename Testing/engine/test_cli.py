@@ -34,7 +34,7 @@ REPORT = {
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Takes the place of `diffusion_segmentation.segment`; `asked` is the last request, `answer` what happens."""
+    """Takes the place of `segmentation.pipeline`; `asked` is the last request, `answer` what happens."""
     stand_in = SimpleNamespace(asked=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
 
     def segment(request: Any, progress: Callable[[Any], None]) -> Any:
@@ -44,7 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return stand_in.answer()
 
     module = SimpleNamespace(segment=segment, Request=lambda **fields: SimpleNamespace(**fields))
-    monkeypatch.setitem(sys.modules, "diffusion_segmentation.segment", module)
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.segmentation.pipeline", module)
     monkeypatch.setattr(diffusion_segmentation, "segment", module, raising=False)
     return stand_in
 

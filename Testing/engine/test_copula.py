@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.copula import Copula, Covariance, Frame, LatentFields, gumbel
+from diffusion_segmentation.diffusion.copula import Copula, Covariance, Frame, LatentFields, gumbel
 
 COVARIANCE = Covariance((2.0, 6.0), np.array([[0.6, 0.2]] * 3), np.array([0.2] * 3))
 

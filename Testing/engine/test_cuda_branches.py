@@ -25,20 +25,21 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import gpu  # noqa: E402
 
-from diffusion_segmentation import devices, memory, memory_plan
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration.start import labelled, samples
-from diffusion_segmentation.copula import Covariance
+from diffusion_segmentation.diffusion.copula import Covariance
 from diffusion_segmentation.errors import InputError, OutOfMemoryError
 from diffusion_segmentation.evaluation import cost
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import Denoiser
-from diffusion_segmentation.sampler import Encoded, draw
-from diffusion_segmentation.segment import ModelCache, Request, segment
+from diffusion_segmentation.runtime import devices, memory
+from diffusion_segmentation.segmentation import memory_plan
+from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, segment
+from diffusion_segmentation.segmentation.sampler import Encoded, draw
+from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.study import adapt, fit, pool, study
-from diffusion_segmentation.study.arms import Arm
 from diffusion_segmentation.study.drawing import Drawer
 from diffusion_segmentation.study.tasks import Sizes, prepare
-from diffusion_segmentation.tiles import Tiling
+from diffusion_segmentation.study.variants import Arm
 from diffusion_segmentation.training import train
 
 CARD, CPU = torch.device("cuda", 0), torch.device("cpu")

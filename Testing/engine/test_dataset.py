@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from diffusion_segmentation.dataset import modality_of, read_dataset
 from diffusion_segmentation.errors import InputError
+from diffusion_segmentation.images.dataset import modality_of, read_dataset
 
 
 def touch(*paths):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.ensemble import KEPT_MASKS, Ensemble, Settled
+from diffusion_segmentation.segmentation.ensemble import KEPT_MASKS, Ensemble, Settled
 
 DIRECT = np.moveaxis(np.random.default_rng(99).dirichlet([1.0, 1.0, 1.0], (4, 5, 6)), -1, 0).astype(np.float32)
 

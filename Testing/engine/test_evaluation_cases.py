@@ -10,13 +10,17 @@ import SimpleITK as sitk
 from scipy.spatial import KDTree
 
 from diffusion_segmentation import metrics
-from diffusion_segmentation.dataset import Case, Dataset, label_order, read_dataset
 from diffusion_segmentation.errors import InputError, ModelError
-from diffusion_segmentation.evaluation import against, case_scores, cases, cost, evaluate, figures, pooling
-from diffusion_segmentation.evaluation.reading import Drawn, read_drawn, read_reference
+from diffusion_segmentation.evaluation import cost, evaluate, pooling
+from diffusion_segmentation.evaluation.dataset import cases
+from diffusion_segmentation.evaluation.dataset import comparison as against
+from diffusion_segmentation.evaluation.dataset import scores as case_scores
+from diffusion_segmentation.evaluation.dataset.reading import Drawn, read_drawn, read_reference
+from diffusion_segmentation.evaluation.report import figures
 from diffusion_segmentation.evaluation.store import Kept
-from diffusion_segmentation.segment import Request as SegmentRequest
-from diffusion_segmentation.segment import segment
+from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset
+from diffusion_segmentation.segmentation.pipeline import Request as SegmentRequest
+from diffusion_segmentation.segmentation.pipeline import segment
 
 SPACING = (3.0, 2.0, 1.0)
 

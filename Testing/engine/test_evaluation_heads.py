@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_start import with_entries
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration import start
-from diffusion_segmentation.copula import Copula
+from diffusion_segmentation.diffusion.copula import Copula
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.evaluation import evaluate, heads, joint
-from diffusion_segmentation.evaluation.wording import number
+from diffusion_segmentation.evaluation.report.formatting import number
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training import sources
 
 COVARIANCE = {"scales_mm": [8.0, 24.0], "weights": [[0.6, 0.2]] * 3, "shared": [0.2] * 3}

@@ -8,22 +8,25 @@ import pytest
 import torch
 
 from diffusion_segmentation import metrics
+from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from diffusion_segmentation.errors import InputError, ModelError
-from diffusion_segmentation.evaluation import (
-    answers,
-    evaluate,
-    figures,
-    gallery,
-    known,
-    known_scores,
-    pooling,
-    posterior,
+from diffusion_segmentation.evaluation import evaluate, pooling
+from diffusion_segmentation.evaluation.known_answer import posterior
+from diffusion_segmentation.evaluation.known_answer import run as known
+from diffusion_segmentation.evaluation.known_answer import samplers as answers
+from diffusion_segmentation.evaluation.known_answer import scores as known_scores
+from diffusion_segmentation.evaluation.known_answer.samplers import (
+    CONTROLS,
+    EXACT,
+    Answer,
+    Steps,
+    independent_pixels,
+    mean_squared,
 )
-from diffusion_segmentation.evaluation.answers import CONTROLS, EXACT, Answer, Steps, independent_pixels, mean_squared
+from diffusion_segmentation.evaluation.report import figures, gallery
 from diffusion_segmentation.evaluation.store import Kept
-from diffusion_segmentation.model import build, load, save
+from diffusion_segmentation.model.folder import build, load, save
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.process import LOG_SNR_MAX, LOG_SNR_MIN
 
 SAMPLES = 64
 

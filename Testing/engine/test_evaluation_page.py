@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from diffusion_segmentation.evaluation import figures, gallery, markup, pooling, sentences, tables
-from diffusion_segmentation.evaluation.tables import Cell, Table
-from diffusion_segmentation.evaluation.wording import number, one_in, percent, shown
+from diffusion_segmentation.evaluation import pooling
+from diffusion_segmentation.evaluation.report import figures, gallery, sentences, tables
+from diffusion_segmentation.evaluation.report import html as markup
+from diffusion_segmentation.evaluation.report.formatting import number, one_in, percent, shown
+from diffusion_segmentation.evaluation.report.tables import Cell, Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation.fill import fill_value, told, without_fill
-from diffusion_segmentation.intensity import normalise
+from diffusion_segmentation.images.fill_value import fill_value, told, without_fill
+from diffusion_segmentation.images.intensity import normalise
 
 
 def head(seed: int = 0) -> np.ndarray:

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from diffusion_segmentation import cli
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration import calibrate
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
 from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS
-from diffusion_segmentation.sampler import Encoded
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.suitability import check_input_distance
-from diffusion_segmentation.tiles import Tiling
+from diffusion_segmentation.segmentation.pipeline import Request, segment
+from diffusion_segmentation.segmentation.sampler import Encoded
+from diffusion_segmentation.segmentation.suitability import check_input_distance
+from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.training import input_statistics as fitting
 from diffusion_segmentation.training import train
 

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from volume_files import nifti
 
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.label_file import IGNORED, read_labels, relabel
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.images.label_file import IGNORED, read_labels, relabel
+from diffusion_segmentation.images.volume import read_volume
 
 NAMES = ("liver", "tumour")
 LABELS = np.random.default_rng(0).integers(0, 3, (20, 22, 24)).astype(np.uint8)

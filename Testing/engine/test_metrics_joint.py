@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.copula import Copula, Covariance
-from diffusion_segmentation.evaluation.answers import independent_pixels
+from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.evaluation.joint import (
     HALVED,
     INDEPENDENT,
@@ -14,6 +13,7 @@ from diffusion_segmentation.evaluation.joint import (
     found_out,
     halved,
 )
+from diffusion_segmentation.evaluation.known_answer.samplers import independent_pixels
 from diffusion_segmentation.metrics.intervals import predictive_interval
 from diffusion_segmentation.metrics.joint import LAGS_MM, JointScores, joint_record
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.model import folder as models
 
 
 @pytest.fixture

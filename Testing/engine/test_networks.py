@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diffusion_segmentation.diffusion.process import diffuse, one_hot_state
 from diffusion_segmentation.networks import (
     Denoiser,
     Encoder,
@@ -16,7 +17,6 @@ from diffusion_segmentation.networks import (
 )
 from diffusion_segmentation.networks.pooled import PooledEvidence
 from diffusion_segmentation.networks.strata import Strata
-from diffusion_segmentation.process import diffuse, one_hot_state
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 8), (6, 8)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.evaluation.posterior import Truth
+from diffusion_segmentation.evaluation.known_answer.posterior import Truth
 from diffusion_segmentation.phantoms import PHANTOMS, VolumeLaw, phantom
 
 EVERYWHERE = [f"{name}{grid}" for name in PHANTOMS for grid in (":24x20", ":16x17x16")] + ["boundary:64x64"]

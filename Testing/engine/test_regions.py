@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from diffusion_segmentation.basins import EXTENT_MM, basins
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.regions import Ranking, opened, reviewable_voxels
+from diffusion_segmentation.segmentation.uncertain_regions import Ranking, opened, reviewable_voxels
+from diffusion_segmentation.segmentation.watershed import EXTENT_MM, basins
 
 VOXEL = 0.027
 

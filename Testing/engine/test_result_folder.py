@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_segmentation import result_folder, results
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
-from diffusion_segmentation.result_folder import FILES, digests, made, require_ours, writing
+from diffusion_segmentation.images import writing as results
+from diffusion_segmentation.segmentation import result_folder
+from diffusion_segmentation.segmentation.result_folder import FILES, digests, made, require_ours, writing
 
 ALL = FILES
 FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
@@ -134,7 +135,7 @@ def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:
 
 
 def test_two_heads_in_one_folder(a_model_folder, a_head_file, tmp_path: Path) -> None:
-    from diffusion_segmentation.segment import Request, segment
+    from diffusion_segmentation.segmentation.pipeline import Request, segment
 
     ask = {"volume": a_head_file, "output": tmp_path / "out", "model": str(a_model_folder), "samples": 2}
     segment(Request(**ask, device="cpu", keep_samples=True))

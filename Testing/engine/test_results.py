@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation import results
 from diffusion_segmentation.errors import DiffusionSegmentationError
+from diffusion_segmentation.images import writing as results
 
 TABLE = [
     {"label": 1, "id": "csf", "name": "Cerebrospinal fluid", "color": [0.2, 0.4, 1.0], "terminology": "a~b^c~d"},

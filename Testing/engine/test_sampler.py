@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_segmentation import sampler
-from diffusion_segmentation.model import Model
+from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, alpha_sigma, ddim_step
+from diffusion_segmentation.model.folder import Model
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.process import LOG_SNR_MIN, alpha_sigma, ddim_step
-from diffusion_segmentation.sampler import Encoded, sample_seeds, solve
+from diffusion_segmentation.segmentation import sampler
+from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds, solve
 
 PRESENCE = 0.3
 SHAPE = (4, 6, 4)

@@ -8,17 +8,17 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration.start import labelled, samples
-from diffusion_segmentation.copula import Frame, period
-from diffusion_segmentation.ensemble import KEPT_MASKS
+from diffusion_segmentation.diffusion.copula import Frame, period
 from diffusion_segmentation.errors import ModelError
-from diffusion_segmentation.label_file import IGNORED
-from diffusion_segmentation.memory_plan import MemoryPlan
-from diffusion_segmentation.model import FREE_SAMPLES
-from diffusion_segmentation.sampler import Encoded
-from diffusion_segmentation.segment import Request, segment
-from diffusion_segmentation.tiles import Tiling
+from diffusion_segmentation.images.label_file import IGNORED
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.folder import FREE_SAMPLES
+from diffusion_segmentation.segmentation.ensemble import KEPT_MASKS
+from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
+from diffusion_segmentation.segmentation.pipeline import Request, segment
+from diffusion_segmentation.segmentation.sampler import Encoded
+from diffusion_segmentation.segmentation.tiling import Tiling
 
 CPU = torch.device("cpu")
 COVARIANCE = {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [0.2] * 3}

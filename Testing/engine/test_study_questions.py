@@ -5,12 +5,11 @@ import planted
 import pytest
 import torch
 
+from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, adapted_grid
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.networks.pair import Pair
-from diffusion_segmentation.process import LOG_SNR_MIN, adapted_grid
 from diffusion_segmentation.study import curves, fit
-from diffusion_segmentation.study.arms import Arm
+from diffusion_segmentation.study.architectures.pair import Pair
 from diffusion_segmentation.study.drawing import Drawer, Sampled
 from diffusion_segmentation.study.fusion_rules import RULES
 from diffusion_segmentation.study.questions import (
@@ -27,6 +26,7 @@ from diffusion_segmentation.study.questions import (
     windows,
 )
 from diffusion_segmentation.study.scores import BETTER, OPEN
+from diffusion_segmentation.study.variants import Arm
 from diffusion_segmentation.training.loss import bin_centres
 
 TASK = "boundary:16x16"

@@ -14,12 +14,13 @@ import planted
 import pytest
 
 from diffusion_segmentation import cli
-from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
-from diffusion_segmentation.study import adapt, clock, pool, report, study
-from diffusion_segmentation.study.arms import Arm
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.study import adapt, pool, report, study
+from diffusion_segmentation.study import elapsed as clock
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes
+from diffusion_segmentation.study.variants import Arm
 from diffusion_segmentation.training.sources import Phantoms
 
 SIZES = Sizes(train=512, validation=32, test=24)
@@ -219,7 +220,7 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
 
 def test_the_time_before_a_stop_counts(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("diffusion_segmentation.study.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("diffusion_segmentation.study.elapsed.time.monotonic", lambda: now[0])
     first = clock.Clock(tmp_path, "study a")
     now[0] = 120.0
     assert first.book() == 2.0

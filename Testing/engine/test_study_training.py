@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, linear_log_snr, one_hot_state
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, linear_log_snr, one_hot_state
 from diffusion_segmentation.study import fit, objectives
-from diffusion_segmentation.study.arms import MEMBERS, Arm, ensemble
 from diffusion_segmentation.study.drawing import Drawer
 from diffusion_segmentation.study.solvers import GRIDS, SOLVERS, step_grid
 from diffusion_segmentation.study.stochastic import Stochastic
 from diffusion_segmentation.study.tasks import MASKS, TRAIN, VALIDATION, Sizes, prepare
+from diffusion_segmentation.study.variants import MEMBERS, Arm, ensemble
 
 TASK = "boundary:16x16"
 SIZES = Sizes(train=32, validation=16, test=6)

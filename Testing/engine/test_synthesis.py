@@ -4,11 +4,12 @@ import atlases
 import numpy as np
 import pytest
 
-from diffusion_segmentation.intensity import CEILING, body_box, normalise
-from diffusion_segmentation.training import sources, synthesis
-from diffusion_segmentation.training.atlas import TISSUES
-from diffusion_segmentation.training.fields import smooth_noise
-from diffusion_segmentation.training.heads.priors import draw_tissues
+from diffusion_segmentation.images.intensity import CEILING, body_box, normalise
+from diffusion_segmentation.training import sources
+from diffusion_segmentation.training.synthetic_heads import generator as synthesis
+from diffusion_segmentation.training.synthetic_heads.atlas import TISSUES
+from diffusion_segmentation.training.synthetic_heads.priors import draw_tissues
+from diffusion_segmentation.training.synthetic_heads.random_fields import smooth_noise
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffusion_segmentation.training import fields, synthesis
-from diffusion_segmentation.training.heads import cortex, coverings, folia, meninges, ventricles
-from diffusion_segmentation.training.heads.folds import FoldGrid
-from diffusion_segmentation.training.heads.priors import DIVIDED, Atlas, draw_tissues
+from diffusion_segmentation.training.synthetic_heads import cortex, coverings, folia, meninges, ventricles
+from diffusion_segmentation.training.synthetic_heads import generator as synthesis
+from diffusion_segmentation.training.synthetic_heads import random_fields as fields
+from diffusion_segmentation.training.synthetic_heads.folds import FoldGrid
+from diffusion_segmentation.training.synthetic_heads.priors import DIVIDED, Atlas, draw_tissues
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import atlases
 import numpy as np
 import pytest
 
-from diffusion_segmentation.training import synthesis
-from diffusion_segmentation.training.heads import artefacts, contrast, cuts, scanner
-from diffusion_segmentation.training.heads.priors import Atlas
-from diffusion_segmentation.training.heads.protocol import Protocol
-from diffusion_segmentation.training.heads.shares import PLAIN, USUAL
+from diffusion_segmentation.training.synthetic_heads import artefacts, contrast, cuts, scanner
+from diffusion_segmentation.training.synthetic_heads import generator as synthesis
+from diffusion_segmentation.training.synthetic_heads.priors import Atlas
+from diffusion_segmentation.training.synthetic_heads.protocol import Protocol
+from diffusion_segmentation.training.synthetic_heads.shares import PLAIN, USUAL
 
 STEP_MM = 1.0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation.tiles import Tiling
+from diffusion_segmentation.segmentation.tiling import Tiling
 
 
 def test_a_head_is_one_window():

@@ -7,11 +7,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import model as models
-from diffusion_segmentation.dataset import Case
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.label_file import IGNORED
-from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.images.dataset import Case
+from diffusion_segmentation.images.label_file import IGNORED
+from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.study import tasks
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.defaults import labels

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import InputError, ModelError
+from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.sampler import draw
-from diffusion_segmentation.segment import Request, segment
+from diffusion_segmentation.segmentation.pipeline import Request, segment
+from diffusion_segmentation.segmentation.sampler import draw
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.settings import Optimisation
 from diffusion_segmentation.training.sources import open_source

@@ -12,11 +12,11 @@ import pytest
 import SimpleITK as sitk
 from volume_files import SAME, VOXELS, nifti
 
-from diffusion_segmentation import volume
-from diffusion_segmentation.content import content
 from diffusion_segmentation.errors import GeometryError, InputError
-from diffusion_segmentation.input_volume import left_open
-from diffusion_segmentation.volume import VolumeFile, read_volume
+from diffusion_segmentation.images import volume
+from diffusion_segmentation.images.file_digest import content
+from diffusion_segmentation.images.volume import VolumeFile, read_volume
+from diffusion_segmentation.segmentation.input_volume import left_open
 
 OTHER = VOXELS[::-1, ::-1] * 7 + 3
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation import grids
 from diffusion_segmentation.errors import GeometryError
-from diffusion_segmentation.grids import Projection, bounding_box, working_image
+from diffusion_segmentation.images import resampling as grids
+from diffusion_segmentation.images.resampling import Projection, bounding_box, working_image
 
 SEEDS = range(8)
 

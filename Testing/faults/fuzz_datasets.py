@@ -188,10 +188,10 @@ def write(rng: random.Random, folder: Path) -> None:
 
 def look_at_dataset(folder: Path) -> str:
     """What comes of a data set: its listing, the first cases' content, images and labels."""
-    from diffusion_segmentation.content import content
-    from diffusion_segmentation.dataset import read_dataset
-    from diffusion_segmentation.label_file import IGNORED, read_labels
-    from diffusion_segmentation.volume import read_volume
+    from diffusion_segmentation.images.dataset import read_dataset
+    from diffusion_segmentation.images.file_digest import content
+    from diffusion_segmentation.images.label_file import IGNORED, read_labels
+    from diffusion_segmentation.images.volume import read_volume
 
     dataset = read_dataset(folder)
     names = [case.name for case in dataset.training]

@@ -286,7 +286,7 @@ def write_sound(folder: Path) -> None:
     """The model that is damaged."""
     import torch
 
-    from diffusion_segmentation.model import build, save
+    from diffusion_segmentation.model.folder import build, save
     from diffusion_segmentation.networks import InputStatistics
 
     torch.manual_seed(0)
@@ -361,7 +361,7 @@ class _Counts(ctypes.Structure):
 def _answer(folder: Path) -> str:
     """ "accepted", "refused", or what was raised."""
     from diffusion_segmentation.errors import ModelError
-    from diffusion_segmentation.model import load
+    from diffusion_segmentation.model.folder import load
     from diffusion_segmentation.networks import ScanSummary
 
     try:

@@ -290,7 +290,7 @@ def serve(pipe: multiprocessing.connection.Connection, look: Callable[[Path], st
 
 def look_at_volume(path: Path) -> str:
     """What comes of a volume file."""
-    from diffusion_segmentation.volume import read_volume
+    from diffusion_segmentation.images.volume import read_volume
 
     return "read" if read_volume(path).GetDimension() == 3 else "an image that is not 3-D"
 

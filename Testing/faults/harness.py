@@ -34,9 +34,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DiffusionSegmentation"))
 
-from DiffusionSegmentationLib.leftovers import FINISHED, newestFinished  # noqa: E402
-from DiffusionSegmentationLib.nrrd import NrrdError, readHeader  # noqa: E402
-from DiffusionSegmentationLib.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
+from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished  # noqa: E402
+from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
+from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader  # noqa: E402
 
 LIMITED = Path(__file__).with_name("limited_worker.py")
 FINAL = ("done", "partial", "cancelled", "error")
@@ -125,7 +125,7 @@ def make_model(folder: Path) -> None:
     """Two random classes and background."""
     import torch
 
-    from diffusion_segmentation import model
+    from diffusion_segmentation.model import folder as model
 
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}

@@ -11,7 +11,7 @@ import math
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from diffusion_segmentation import worker
+from diffusion_segmentation.worker import server as worker
 
 CELLS = 14 * 14 * 12
 """Of the bench's volume on the working grid."""
@@ -24,8 +24,8 @@ def limited(name: str) -> ModuleType:
     engine = importlib.import_module(name)
     import torch
 
-    from diffusion_segmentation import memory_plan
     from diffusion_segmentation.networks import Denoiser
+    from diffusion_segmentation.segmentation import memory_plan
 
     memory_plan.most_at_once = lambda device: 4
     memory_plan.SMALLEST_SHARE = 0.25

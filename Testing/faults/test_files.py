@@ -16,10 +16,12 @@ import pytest
 import SimpleITK as sitk
 from harness import Bench
 
-from diffusion_segmentation import model_cache, results, segment
 from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError, explain
+from diffusion_segmentation.images import writing as results
+from diffusion_segmentation.model import cache as model_cache
 from diffusion_segmentation.networks import Denoiser
-from diffusion_segmentation.segment import ModelCache, Preview, Progress, Request
+from diffusion_segmentation.segmentation import pipeline as segment
+from diffusion_segmentation.segmentation.pipeline import ModelCache, Preview, Progress, Request
 
 RESULT = {"segmentation.seg.nrrd", "entropy.nrrd", "report.json"}
 PATIENT = "Mustermann"

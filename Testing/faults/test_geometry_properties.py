@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from diffusion_segmentation import results
 from diffusion_segmentation.errors import GeometryError
-from diffusion_segmentation.grids import Projection, working_image
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.images import writing as results
+from diffusion_segmentation.images.resampling import Projection, working_image
+from diffusion_segmentation.images.volume import read_volume
 
 TOLERANCE_MM = 1e-4
 EXAMPLES = settings(derandomize=True, deadline=None, max_examples=40, database=None)

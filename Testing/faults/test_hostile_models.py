@@ -22,8 +22,8 @@ import pytest
 import torch
 from safetensors.torch import save as stored
 
-from diffusion_segmentation import model as models
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.model import folder as models
 
 PATIENCE_SECONDS = 10
 Edit = Callable[[dict[str, Any], dict[str, Any]], Any]

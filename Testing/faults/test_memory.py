@@ -15,15 +15,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation import basins, devices, memory, memory_plan, segment
-from diffusion_segmentation.devices import choose_device, exhausted, failure
 from diffusion_segmentation.errors import DeviceLostError, GpuError, InputError, OutOfMemoryError, is_out_of_memory
-from diffusion_segmentation.memory_plan import MemoryPlan
-from diffusion_segmentation.model import load, save
+from diffusion_segmentation.images.packed_mask import PackedMask
+from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.networks import Denoiser, Encoder
-from diffusion_segmentation.packed_mask import PackedMask
-from diffusion_segmentation.segment import ModelCache, Progress, Request
-from diffusion_segmentation.tiles import Tiling
+from diffusion_segmentation.runtime import devices, memory
+from diffusion_segmentation.runtime.devices import choose_device, exhausted, failure
+from diffusion_segmentation.segmentation import memory_plan
+from diffusion_segmentation.segmentation import pipeline as segment
+from diffusion_segmentation.segmentation import watershed as basins
+from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
+from diffusion_segmentation.segmentation.pipeline import ModelCache, Progress, Request
+from diffusion_segmentation.segmentation.tiling import Tiling
 
 CELLS = 14 * 16 * 16
 """Of the head's body on the working grid: one window."""

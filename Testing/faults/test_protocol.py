@@ -19,8 +19,9 @@ import harness
 import pytest
 from fuzz_messages import fuzz
 
-from diffusion_segmentation import messages, outbox
-from diffusion_segmentation.outbox import Outbox
+from diffusion_segmentation.worker import protocol as messages
+from diffusion_segmentation.worker import sender as outbox
+from diffusion_segmentation.worker.sender import Outbox
 
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 20.0

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation import memory, volume
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError, OutOfMemoryError
-from diffusion_segmentation.intensity import NoContrast, body_box, normalise
-from diffusion_segmentation.label_file import read_labels
-from diffusion_segmentation.memory import available_memory
-from diffusion_segmentation.volume import read_volume
+from diffusion_segmentation.images import volume
+from diffusion_segmentation.images.intensity import NoContrast, body_box, normalise
+from diffusion_segmentation.images.label_file import read_labels
+from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.runtime import memory
+from diffusion_segmentation.runtime.memory import available_memory
 
 VOXELS = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6)
 STEPS = np.diag([2.0, 3.0, 4.0])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import slicer
 
-from DiffusionSegmentationLib import headless
+from DiffusionSegmentationLib.headless import session as headless
 
 sys.path.insert(0, str(Path(__file__).parent))
 

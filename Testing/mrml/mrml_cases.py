@@ -10,9 +10,10 @@ import slicer
 import slicer.util
 import vtk
 
-from diffusion_segmentation import regions, results
-from DiffusionSegmentationLib import scene
-from DiffusionSegmentationLib.handover import Handover
+from diffusion_segmentation.images import writing as results
+from diffusion_segmentation.segmentation import uncertain_regions as regions
+from DiffusionSegmentationLib.runs.handover import Handover
+from DiffusionSegmentationLib.scene import result_nodes as scene
 
 SHAPE = (14, 18, 22)
 """k, j, i of the small volumes."""

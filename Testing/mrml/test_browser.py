@@ -6,7 +6,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib.browser import ALIKE, DRAWN, Browser
+from DiffusionSegmentationLib.scene.sample_browser import ALIKE, DRAWN, Browser
 
 
 @pytest.fixture

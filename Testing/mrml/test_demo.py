@@ -14,9 +14,10 @@ import slicer
 import slicer.util
 from mrml_cases import obliqueIJKToRAS
 
-from DiffusionSegmentationLib import demo, headless
-from DiffusionSegmentationLib.jobs import Choices
-from DiffusionSegmentationLib.worker_client import WorkerClient, workerEnvironment
+from DiffusionSegmentationLib.headless import demo
+from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.runs.runner import Choices
+from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
 
 WORKER = Path(__file__).parents[1] / "panel" / "fake_worker.py"
 

@@ -6,8 +6,8 @@ import slicer
 import slicer.util
 from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib import offscreen
-from DiffusionSegmentationLib.display import (
+from DiffusionSegmentationLib.scene import offscreen
+from DiffusionSegmentationLib.scene.display import (
     COLORS,
     DEFAULT_OPACITY,
     Overlay,

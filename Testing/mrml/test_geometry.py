@@ -7,8 +7,8 @@ import slicer.util
 import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib import scene
-from DiffusionSegmentationLib.handover import Handover, HandoverError
+from DiffusionSegmentationLib.runs.handover import Handover, HandoverError
+from DiffusionSegmentationLib.scene import result_nodes as scene
 
 GRIDS = {
     "as scanned": np.diag([-1.0, -1.0, 1.0, 1.0]),

@@ -13,7 +13,7 @@ import slicer
 import slicer.util
 from mrml_cases import addVolume, importJob
 
-from DiffusionSegmentationLib import headless
+from DiffusionSegmentationLib.headless import session as headless
 
 
 def items():

@@ -9,7 +9,8 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib import nrrd, scene
+from DiffusionSegmentationLib.scene import nrrd_files as nrrd
+from DiffusionSegmentationLib.scene import result_nodes as scene
 
 
 def test_nodes_are_named_after_their_volume(volumeNode, job):

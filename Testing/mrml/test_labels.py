@@ -7,9 +7,9 @@ import slicer.util
 import vtk
 from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib import corrections
-from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.review import Review
+from DiffusionSegmentationLib.review import corrections
+from DiffusionSegmentationLib.review.review import Review
+from DiffusionSegmentationLib.scene.label_map import Labels
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import slicer
 import slicer.util
 from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib import scene
-from DiffusionSegmentationLib.display import Overlay, nodesOfClass
-from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.layers import Layers
-from DiffusionSegmentationLib.scene import DISAGREEMENT_ROLE, ENTROPY_ROLE
+from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
+from DiffusionSegmentationLib.scene.label_map import Labels
+from DiffusionSegmentationLib.scene.overlays import Layers
+from DiffusionSegmentationLib.scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
 
 SIZE = (160, 120)
 

@@ -14,10 +14,10 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DiffusionSegmentationLib import corrections
-from DiffusionSegmentationLib.plates import PLATE_MM, PLATE_PIXELS, Plates
-from DiffusionSegmentationLib.report import PICTURED, Report
-from DiffusionSegmentationLib.review import DONE, FLAGGED, OUTLINE_COLOR, Review
+from DiffusionSegmentationLib.report.page import PICTURED, Report
+from DiffusionSegmentationLib.report.pictures import PLATE_MM, PLATE_PIXELS, Plates
+from DiffusionSegmentationLib.review import corrections
+from DiffusionSegmentationLib.review.review import DONE, FLAGGED, OUTLINE_COLOR, Review
 
 
 @pytest.fixture

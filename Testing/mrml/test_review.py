@@ -11,10 +11,10 @@ import slicer.util
 import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib import review
-from DiffusionSegmentationLib.ranking import Ranker, Wish
-from DiffusionSegmentationLib.review import DONE, FLAGGED, OPEN, SKIPPED, Review
-from DiffusionSegmentationLib.scene import regionsVolume
+from DiffusionSegmentationLib.review import review
+from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.review import DONE, FLAGGED, OPEN, SKIPPED, Review
+from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
 OUTLINE = "DiffusionSegmentation.RegionOutline"
 

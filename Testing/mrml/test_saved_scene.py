@@ -13,11 +13,14 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, MAXIMUM_BITS, addLinearTransform, addVolume, importJob
 
-from DiffusionSegmentationLib import corrections, display, headless, scene
-from DiffusionSegmentationLib.browser import Browser
-from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.ranking import Ranker, Wish
-from DiffusionSegmentationLib.review import Review
+from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.review import corrections
+from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.review import Review
+from DiffusionSegmentationLib.scene import display
+from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene.label_map import Labels
+from DiffusionSegmentationLib.scene.sample_browser import Browser
 
 
 @pytest.fixture

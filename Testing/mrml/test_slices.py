@@ -6,9 +6,10 @@ import slicer
 import slicer.util
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib import grids, slices
-from DiffusionSegmentationLib.pointer import Pointer
-from DiffusionSegmentationLib.slices import Profiles
+from DiffusionSegmentationLib.scene import slice_entropy as slices
+from DiffusionSegmentationLib.scene import voxel_grids as grids
+from DiffusionSegmentationLib.scene.pointer import Pointer
+from DiffusionSegmentationLib.scene.slice_entropy import Profiles
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "transformed"])

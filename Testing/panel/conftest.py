@@ -16,7 +16,8 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib import headless, worker_client
+from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.runs import worker_client
 
 MODULE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "DiffusionSegmentation.py"
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
@@ -126,7 +127,7 @@ def addHead(addVolume):
 @pytest.fixture
 def modelFolder(tmp_path, monkeypatch):
     """A folder of shipped models with one in it, as far as the panel reads it."""
-    from DiffusionSegmentationLib import catalogue
+    from DiffusionSegmentationLib.runs import models as catalogue
 
     folder = tmp_path / "models" / "brain-structures"
     folder.mkdir(parents=True)
@@ -150,7 +151,7 @@ def openPanel(application, mrmlScene, modelFolder, monkeypatch):
     """Opens the module's panel as a start of Slicer would, with a fake worker of some behaviour or the "real" one."""
     import qt
 
-    from DiffusionSegmentationLib import backend
+    from DiffusionSegmentationLib.panel import backend
 
     qt.QSettings().clear()
     worlds = []

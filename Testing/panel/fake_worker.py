@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from diffusion_segmentation import messages
+from diffusion_segmentation.worker import protocol as messages
 
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -153,8 +153,9 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     import numpy as np
     import SimpleITK as sitk
 
-    from diffusion_segmentation import regions, results
-    from diffusion_segmentation.basins import basins
+    from diffusion_segmentation.images import writing as results
+    from diffusion_segmentation.segmentation import uncertain_regions as regions
+    from diffusion_segmentation.segmentation.watershed import basins
 
     reference = sitk.ReadImage(request["volume"])
     voxels = sitk.GetArrayFromImage(reference).astype(np.float32)

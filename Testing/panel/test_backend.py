@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import slicer_standin
 
-from DiffusionSegmentationLib import dependencies, jobs
-from DiffusionSegmentationLib.jobs import Choices
+from DiffusionSegmentationLib.runs import dependencies
+from DiffusionSegmentationLib.runs import runner as jobs
+from DiffusionSegmentationLib.runs.runner import Choices
 
 slicer_standin.likePythonQt(__name__)
 
@@ -18,7 +19,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 @pytest.fixture
 def chooseWorker(application, monkeypatch):
     """Makes the settings ask for a worker of another command from now on."""
-    from DiffusionSegmentationLib import backend
+    from DiffusionSegmentationLib.panel import backend
 
     def choose(*behaviour):
         monkeypatch.setattr(backend, "workerCommand", lambda python: [sys.executable, str(FAKE), *behaviour])

@@ -9,8 +9,8 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib import demo
-from DiffusionSegmentationLib.batch import DONE, FAILED, WAITING
+from DiffusionSegmentationLib.headless import demo
+from DiffusionSegmentationLib.runs.batch import DONE, FAILED, WAITING
 
 slicer_standin.likePythonQt(__name__)
 
@@ -96,7 +96,7 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
 
     monkeypatch.setattr(slicer.util, "loadVolume", load, raising=False)
     folders = [str(tmp_path), ""]
-    monkeypatch.setattr("DiffusionSegmentationLib.questions.folder", lambda *_given: folders.pop(0))
+    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.folder", lambda *_given: folders.pop(0))
     world = openPanel("good", "0.05")
     world.ui.samplesSpinBox.value = 1
     world.widget.logic.getParameterNode().inputVolume = None
@@ -147,7 +147,7 @@ def test_closing_the_scene_ends_the_batch(openPanel, addHead, application):
 
 
 def test_what_every_volume_would_need_is_asked_once(openPanel, addHead, monkeypatch):
-    from DiffusionSegmentationLib.dependencies import DependencyError
+    from DiffusionSegmentationLib.runs.dependencies import DependencyError
 
     for name in ("One", "Two"):
         addHead(name, size=24)

@@ -10,7 +10,7 @@ import slicer.util
 import slicer_standin
 import vtk
 
-from DiffusionSegmentationLib import offscreen
+from DiffusionSegmentationLib.scene import offscreen
 
 slicer_standin.likePythonQt(__name__)
 

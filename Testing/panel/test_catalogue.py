@@ -3,7 +3,7 @@
 import json
 import os
 
-from DiffusionSegmentationLib import catalogue
+from DiffusionSegmentationLib.runs import models as catalogue
 
 
 def test_shipped_models_go_by_name_and_others_by_folder(modelFolder, tmp_path):

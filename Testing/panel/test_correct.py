@@ -6,9 +6,9 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.review import Review
-from DiffusionSegmentationLib.scene import regionsVolume
+from DiffusionSegmentationLib.review.review import Review
+from DiffusionSegmentationLib.scene.label_map import Labels
+from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
 slicer_standin.likePythonQt(__name__)
 
@@ -111,7 +111,7 @@ def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monke
     world, result = corrected
     asked = []
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *given: asked.append(given) or answer
+        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *given: asked.append(given) or answer
     )
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
     run(world)
@@ -131,14 +131,16 @@ def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monke
 
 
 def test_a_result_without_hand_work_is_kept_without_a_question(corrected, run, monkeypatch):
-    monkeypatch.setattr("DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *_given: pytest.fail("asked"))
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: pytest.fail("asked")
+    )
     run(corrected[0])
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
 
 
 def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pumpUntil):
     world, result = corrected
-    monkeypatch.setattr("DiffusionSegmentationLib.questions.keepReplaceOrCancel", lambda *_given: "replace")
+    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: "replace")
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
     world.ui.segmentButton.click()
     world.ui.segmentButton.click()  # cancelled

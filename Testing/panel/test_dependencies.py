@@ -16,7 +16,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "
 @pytest.fixture
 def world(application, monkeypatch):
     """Slicer 5.12 with nothing installed, a person who agrees, and a list of what was called."""
-    from DiffusionSegmentationLib import dependencies
+    from DiffusionSegmentationLib.runs import dependencies
 
     calls = []
     installed = set()
@@ -47,7 +47,7 @@ def world(application, monkeypatch):
 def test_requirements_are_what_the_engine_needs_without_torch(application):
     import tomllib
 
-    from DiffusionSegmentationLib import dependencies
+    from DiffusionSegmentationLib.runs import dependencies
 
     project = tomllib.loads((REQUIREMENTS.parents[2] / "pyproject.toml").read_text())["project"]
     ours = {str(requirement) for requirement in dependencies.readRequirements(REQUIREMENTS)}
@@ -56,7 +56,7 @@ def test_requirements_are_what_the_engine_needs_without_torch(application):
 
 
 def test_looking_imports_nothing(application):
-    from DiffusionSegmentationLib import dependencies
+    from DiffusionSegmentationLib.runs import dependencies
 
     assert dependencies.isInstalled(dependencies.Requirement("numpy>=1.26"))
     assert not dependencies.isInstalled(dependencies.Requirement("numpy>=99"))

@@ -10,9 +10,11 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib import catalogue, demo, scene
-from DiffusionSegmentationLib.labels import Labels
-from DiffusionSegmentationLib.review import REGIONS_ATTRIBUTE, Review
+from DiffusionSegmentationLib.headless import demo
+from DiffusionSegmentationLib.review.review import REGIONS_ATTRIBUTE, Review
+from DiffusionSegmentationLib.runs import models as catalogue
+from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene.label_map import Labels
 
 slicer_standin.likePythonQt(__name__)
 

@@ -9,8 +9,8 @@ import slicer
 import slicer.util
 import vtk
 
-from DiffusionSegmentationLib import handover
-from DiffusionSegmentationLib.handover import Handover, HandoverError
+from DiffusionSegmentationLib.runs import handover
+from DiffusionSegmentationLib.runs.handover import Handover, HandoverError
 
 
 def written(volumeNode, path):

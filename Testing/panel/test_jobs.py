@@ -10,10 +10,13 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib import jobs, leftovers, scene, wording
-from DiffusionSegmentationLib.handover import HandoverError
-from DiffusionSegmentationLib.jobs import Choices, Runner
-from DiffusionSegmentationLib.worker_client import WorkerClient, workerEnvironment
+from DiffusionSegmentationLib.runs import messages as wording
+from DiffusionSegmentationLib.runs import runner as jobs
+from DiffusionSegmentationLib.runs import temporary_files as leftovers
+from DiffusionSegmentationLib.runs.handover import HandoverError
+from DiffusionSegmentationLib.runs.runner import Choices, Runner
+from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
+from DiffusionSegmentationLib.scene import result_nodes as scene
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 

@@ -5,7 +5,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.review import Review
+from DiffusionSegmentationLib.review.review import Review
 
 slicer_standin.likePythonQt(__name__)
 

@@ -6,7 +6,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.estimate import Measured
+from DiffusionSegmentationLib.runs.estimate import Measured
 
 slicer_standin.likePythonQt(__name__)
 

@@ -22,7 +22,7 @@ def test_the_self_test_of_the_module_passes_here_too(openPanel):
 
 
 def test_the_self_test_is_skipped_without_a_python_that_can(openPanel, monkeypatch):
-    from DiffusionSegmentationLib import dependencies
+    from DiffusionSegmentationLib.runs import dependencies
 
     world = openPanel()
     world.backend.settings.workerPython = ""
@@ -34,7 +34,7 @@ def test_the_self_test_is_skipped_without_a_python_that_can(openPanel, monkeypat
 
 
 def test_a_script_can_segment_without_the_panel(openPanel, addHead):
-    from DiffusionSegmentationLib.jobs import Choices
+    from DiffusionSegmentationLib.runs.runner import Choices
 
     volumeNode, otherNode = addHead(), addHead("Other")
     slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)

@@ -10,9 +10,9 @@ import slicer.util
 import slicer_standin
 import vtk
 
-from DiffusionSegmentationLib import batch
-from DiffusionSegmentationLib.display import VOLUME_ROLE
-from DiffusionSegmentationLib.scene import ENTROPY_ROLE, removeResult
+from DiffusionSegmentationLib.runs import batch
+from DiffusionSegmentationLib.scene.display import VOLUME_ROLE
+from DiffusionSegmentationLib.scene.result_nodes import ENTROPY_ROLE, removeResult
 
 slicer_standin.likePythonQt(__name__)
 

@@ -8,7 +8,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.display import Overlay
+from DiffusionSegmentationLib.scene.display import Overlay
 
 slicer_standin.likePythonQt(__name__)
 
@@ -259,7 +259,7 @@ def test_no_model_at_all_is_said(openPanel, addHead, modelFolder):
 
 
 def test_missing_packages_are_said_and_nothing_is_started(openPanel, addHead, monkeypatch):
-    from DiffusionSegmentationLib import dependencies
+    from DiffusionSegmentationLib.runs import dependencies
 
     addHead()
     world = openPanel()

@@ -5,9 +5,9 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib import scene
-from DiffusionSegmentationLib.browser import SAMPLE_ROLE
-from DiffusionSegmentationLib.review import OUTLINE_ROLE
+from DiffusionSegmentationLib.review.review import OUTLINE_ROLE
+from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene.sample_browser import SAMPLE_ROLE
 
 slicer_standin.likePythonQt(__name__)
 

@@ -5,8 +5,8 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.review import DONE, FLAGGED, SKIPPED, Review
-from DiffusionSegmentationLib.volumes import mlText
+from DiffusionSegmentationLib.review.review import DONE, FLAGGED, SKIPPED, Review
+from DiffusionSegmentationLib.scene.volumes import mlText
 
 slicer_standin.likePythonQt(__name__)
 

@@ -5,8 +5,8 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.browser import Browser
-from DiffusionSegmentationLib.side_by_side import SideBySide
+from DiffusionSegmentationLib.scene.sample_browser import Browser
+from DiffusionSegmentationLib.scene.side_by_side import SideBySide
 
 slicer_standin.likePythonQt(__name__)
 

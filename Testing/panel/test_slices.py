@@ -5,7 +5,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.slices import Profiles
+from DiffusionSegmentationLib.scene.slice_entropy import Profiles
 
 slicer_standin.likePythonQt(__name__)
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 import slicer_standin
 
-from DiffusionSegmentationLib import volumes
+from DiffusionSegmentationLib.scene import volumes
 
 slicer_standin.likePythonQt(__name__)
 
@@ -112,7 +112,7 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     asked = []
     answers = [str(target), ""]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.questions.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from DiffusionSegmentationLib import worker_client, worker_process
-from DiffusionSegmentationLib.worker_client import WorkerClient, workerCommand, workerEnvironment
+from DiffusionSegmentationLib.runs import worker_client, worker_process
+from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerCommand, workerEnvironment
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 

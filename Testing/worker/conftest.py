@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_segmentation import messages
+from diffusion_segmentation.worker import protocol as messages
 
 HERE = Path(__file__).parent
 ENGINE = HERE.parents[1] / "DiffusionSegmentation"
@@ -136,7 +136,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with small random networks for two classes and background: quick, and good for nothing else."""
     import torch
 
-    from diffusion_segmentation import model
+    from diffusion_segmentation.model import folder as model
 
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusion_segmentation.errors import Cancelled, DeviceLostError, InputError, OutOfMemoryError
-from diffusion_segmentation.streams import claim_stdin, claim_stdout
-from diffusion_segmentation.worker import Worker
+from diffusion_segmentation.runtime.stdio import claim_stdin, claim_stdout
+from diffusion_segmentation.worker.server import Worker
 
 LOADING_SECONDS = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_segmentation import messages
+from diffusion_segmentation.worker import protocol as messages
 
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 
@@ -134,7 +134,7 @@ def test_another_protocol_is_refused_in_one_sentence() -> None:
 
 def test_messages_need_the_standard_library_only() -> None:
     code = (
-        "import sys; import diffusion_segmentation, diffusion_segmentation.messages;"
+        "import sys; import diffusion_segmentation, diffusion_segmentation.worker.protocol;"
         "print(*{'torch', 'numpy', 'SimpleITK', 'monai', 'scipy'} & set(sys.modules))"
     )
     # -S: without site-packages nothing else could be imported anyway.

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from diffusion_segmentation.streams import lines, write_all
+from diffusion_segmentation.runtime.stdio import lines, write_all
 
 
 class Pieces(io.RawIOBase):

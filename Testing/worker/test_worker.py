@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_segmentation import messages
+from diffusion_segmentation.worker import protocol as messages
 
 FINAL = ("done", "partial", "cancelled", "error")
 SOON = 2.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_segmentation import messages
+from diffusion_segmentation.worker import protocol as messages
 
 FINAL = ("done", "partial", "cancelled", "error")
 ENDLESS = 100_000

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import model as models
-from ..devices import choose_device
 from ..errors import InputError
-from ..label_file import relabel
-from ..model import Model
+from ..images.label_file import relabel
+from ..images.writing import write_report
+from ..model import folder as models
+from ..model.folder import Model
 from ..networks.input_statistics import FEWEST as FEWEST_SCANS
-from ..results import write_report
-from ..terminal import Counter, ProgressLine
+from ..runtime.devices import choose_device
+from ..runtime.terminal import Counter, ProgressLine
 from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance

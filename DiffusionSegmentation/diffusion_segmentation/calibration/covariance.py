@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import nnls
 
-from ..copula import Copula, Covariance
-from ..sampler import sample_seeds
+from ..diffusion.copula import Copula, Covariance
+from ..segmentation.sampler import sample_seeds
 from .tetrachoric import CORRELATIONS, Products
 
 SCALES = (1.6, 3.0, 8.0)

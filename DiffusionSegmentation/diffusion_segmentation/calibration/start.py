@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..copula import Covariance
-from ..denormals import flushed
-from ..label_file import IGNORED
+from ..diffusion.copula import Covariance
+from ..diffusion.process import LOG_SNR_MIN
+from ..images.label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
-from ..model import Model, Start
-from ..process import LOG_SNR_MIN
-from ..sampler import Encoded, draw, sample_seeds
+from ..model.folder import Model, Start
+from ..runtime.denormals import flushed
+from ..segmentation.sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .answers import CONTROLS, EXACT
+from .known_answer.samplers import CONTROLS, EXACT
 
 DIRECT_ROW = next(iter(CONTROLS))
 

@@ -11,24 +11,29 @@ from typing import Any
 
 import torch
 
-from .. import model as models
 from ..calibration.calibrate import require_fit
-from ..content import content
-from ..dataset import label_order, read_dataset
-from ..devices import choose_device
+from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError, ModelError
-from ..model import Model
+from ..images.dataset import label_order, read_dataset
+from ..images.file_digest import content
+from ..images.writing import write_report
+from ..model import folder as models
+from ..model.folder import Model
 from ..phantoms import PHANTOMS, phantom
-from ..process import LOG_SNR_MIN
-from ..results import write_report
+from ..runtime.devices import choose_device
+from ..runtime.versions import versions
 from ..training.sources import open_source
-from ..versions import versions
-from . import case_scores, cases, cost, heads, joint, known, known_scores, sentences
-from .answers import Respondent, Steps
-from .page import write_page
+from . import cost, heads, joint
+from .dataset import cases
+from .dataset import scores as case_scores
+from .known_answer import run as known
+from .known_answer import scores as known_scores
+from .known_answer.samplers import Respondent, Steps
+from .report import sentences
+from .report.formatting import VERDICTS
+from .report.page import write_page
+from .report.tables import write_csv
 from .store import SCHEMA, Kept
-from .tables import write_csv
-from .wording import VERDICTS
 
 STEPS = ("5", "10")
 """Step grids that a phantom is evaluated on by default."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..calibration.start import labelled
-from ..model import Model
-from ..sampler import sample_seeds
+from ..model.folder import Model
+from ..segmentation.sampler import sample_seeds
 from ..training.sources import Heads
 from .joint import joint_case
 from .loop import each_case

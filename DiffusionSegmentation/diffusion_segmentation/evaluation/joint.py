@@ -15,10 +15,10 @@ from ..calibration.covariance import Labelled
 from ..calibration.start import samples
 from ..errors import ModelError
 from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
-from ..model import Model, Start
-from .answers import independent_pixels
+from ..model.folder import Model, Start
+from .known_answer.samplers import independent_pixels
 from .pooling import difference, finite
-from .wording import number
+from .report.formatting import number
 
 SAMPLES, FEWEST_SAMPLES = 32, 3
 """Samples a case by default; with one in the truth's place two must be left for a spread."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GeometryError, InputError
-from ..terminal import ProgressLine
+from ..runtime.terminal import ProgressLine
 from .store import Kept
 
 QUIET_SECONDS = 15.0

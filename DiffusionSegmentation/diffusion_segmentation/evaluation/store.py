@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DiffusionSegmentationError
-from ..results import replace, write_report
+from ..images.writing import replace, write_report
 
 SCHEMA = 3
 """Raised whenever what is kept of a case changes: older cases are then evaluated again."""

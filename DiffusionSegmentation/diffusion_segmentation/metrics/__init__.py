@@ -37,16 +37,7 @@ from .distribution import (
 from .gates import GATES, Gate, check
 from .intervals import interval_coverage, interval_method, predictive_interval
 from .region import within
-from .uncertainty import (
-    aurc,
-    e_aurc,
-    error_aupr,
-    error_auroc,
-    image_sum,
-    patch_max,
-    risk_coverage,
-    threshold_mean,
-)
+from .uncertainty import aurc, e_aurc, error_aupr, error_auroc, image_sum, patch_max, risk_coverage, threshold_mean
 
 __all__ = [
     "GATES",

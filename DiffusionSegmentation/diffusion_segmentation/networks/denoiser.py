@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..process import alpha_sigma
+from ..diffusion.process import alpha_sigma
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
 from .pooled import PooledEvidence
 from .strata import Strata

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..process import alpha_sigma
+from ..diffusion.process import alpha_sigma
 from .blocks import CONV, class_softmax, neighbours
 
 POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}

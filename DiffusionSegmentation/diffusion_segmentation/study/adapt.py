@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import model as models
-from ..denormals import flushed
-from ..devices import choose_device
 from ..errors import InputError
-from ..evaluation.answers import Answer
-from ..model import Model
-from ..results import write_report
-from ..sampler import draw
+from ..evaluation.known_answer.samplers import Answer
+from ..images.writing import write_report
+from ..model import folder as models
+from ..model.folder import Model
+from ..runtime.denormals import flushed
+from ..runtime.devices import choose_device
+from ..segmentation.sampler import draw
 from ..training.loss import loss_curve
 from .curves import half_point
 from .scores import BETTER, OPEN, amount, compared, record_case, scored

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..results import write_report
-from .arms import Arm
+from ..images.writing import write_report
 from .fit import trained
 from .tasks import Task
+from .variants import Arm
 
 SCHEMA = 2
 """Raised whenever a probe changes, so that what was measured before does not count."""

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..denormals import flushed
+from ..diffusion.process import diffuse, one_hot_state
 from ..networks import CHANNELS_LAST, space_to_depth
-from ..process import diffuse, one_hot_state
+from ..runtime.denormals import flushed
 from ..training.loss import bin_centres, cross_entropy
-from .arms import Arm
 from .objectives import probabilities
 from .tasks import VALIDATION, Task
+from .variants import Arm
 
 CASES = 64
 """Cases of a part behind a curve."""

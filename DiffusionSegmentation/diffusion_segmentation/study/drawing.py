@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from ..calibration.covariance import Labelled, fit_covariance
-from ..copula import Covariance
-from ..denormals import flushed
-from ..evaluation.answers import Answer, independent_pixels
+from ..diffusion.copula import Covariance
+from ..diffusion.process import LOG_SNR_MIN, one_hot_state
+from ..evaluation.known_answer.samplers import Answer, independent_pixels
 from ..networks import class_softmax, depth_to_space, space_to_depth
-from ..networks.architecture import Architecture
-from ..process import LOG_SNR_MIN, one_hot_state
-from ..sampler import sample_seeds, solve
-from .arms import Arm
+from ..runtime.denormals import flushed
+from ..segmentation.sampler import sample_seeds, solve
+from .architectures.interface import Architecture
 from .objectives import normalised, probabilities, substituted
 from .solvers import Denoise, Solver
 from .stochastic import Stochastic
 from .tasks import TRAIN, VALIDATION, Task
+from .variants import Arm
 
 STEPS = 10
 """Steps of a sample where a question does not ask for others."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..evaluation.tables import Table
+from ..evaluation.report.tables import Table
 
 HOLDS, FAILS, UNDECIDED, FACT = "holds", "fails", "open", "fact"
 

@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..denormals import flushed
+from ..diffusion.process import alpha_sigma, linear_log_snr, sample_log_snr
+from ..images.writing import write_report
 from ..networks import CHANNELS_LAST
-from ..networks.architecture import Architecture
-from ..networks.unet import UNet
-from ..networks.zoo import ARCHITECTURES, flops, scaled
 from ..networks.blocks import ResidualBlock
-from ..process import alpha_sigma, linear_log_snr, sample_log_snr
-from ..results import write_report
+from ..runtime.denormals import flushed
 from ..training.density import Density
-from .arms import DROPPED, Arm
+from .architectures.catalogue import ARCHITECTURES, flops, scaled
+from .architectures.interface import Architecture
+from .architectures.unet import UNet
 from .objectives import denoising_loss, direct_loss, image_loss, mask_loss
 from .stochastic import Stochastic
 from .tasks import TRAIN, Task
+from .variants import DROPPED, Arm
 
 WIDTH = {2: 16, 3: 8}
 """Channels of our pair by the number of axes; other architectures get the width that costs the same."""

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .. import metrics
-from ..evaluation.answers import mean_squared, votes
+from ..evaluation.known_answer.samplers import mean_squared, votes
 from .drawing import Sampled
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.markup import MARKS
-from ..evaluation.tables import Cell, Table
+from ..evaluation.report.html import MARKS
+from ..evaluation.report.tables import Cell, Table
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]], footer: str) -> str:

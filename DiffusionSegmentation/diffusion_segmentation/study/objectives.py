@@ -6,13 +6,13 @@ import torch
 from monai.losses import DiceLoss
 from torch import nn
 
+from ..diffusion.process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..networks import class_softmax, space_to_depth
-from ..networks.architecture import Architecture
 from ..networks.blocks import neighbours
-from ..process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..training.loss import cross_entropy
-from .arms import Arm
+from .architectures.interface import Architecture
 from .stochastic import Stochastic
+from .variants import Arm
 
 _DICE = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)
 

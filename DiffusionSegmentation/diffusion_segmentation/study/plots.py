@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.figures import COLORS, png
+from ..evaluation.report.figures import COLORS, png
 
 MARKS = "osD^vP"
 SHADES = ("#555555", "#a9a9a9", "#222222", "#cccccc")

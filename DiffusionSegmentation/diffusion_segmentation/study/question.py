@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from .arms import Arm
 from .context import Context, Probe
 from .findings import Findings
 from .tasks import Task
+from .variants import Arm
 
 Found = Mapping[tuple[str, int], Mapping[str, Any]]
 """What the probes have found, by task and seed."""

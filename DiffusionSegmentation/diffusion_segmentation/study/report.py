@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation import markup
+from ..evaluation.report import html as markup
 from ..evaluation.store import write_whole
-from ..results import write_report
+from ..images.writing import write_report
 from . import markdown
 from .findings import Findings, listed
 from .question import Question

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
-from ..evaluation.answers import Answer
+from ..evaluation.known_answer.posterior import Truth, score_case
+from ..evaluation.known_answer.samplers import Answer
 from ..evaluation.pooling import pooled_ece, score
-from ..evaluation.posterior import Truth, score_case
 
 Record = Mapping[str, Any]
 BETTER, WORSE, OPEN = "better", "worse", "not decided"

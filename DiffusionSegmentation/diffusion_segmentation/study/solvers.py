@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..process import LOG_SNR_MAX, LOG_SNR_MIN, adapted_grid, alpha_sigma, ddim_step, sample_log_snr
-from ..sampler import solve
+from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, adapted_grid, alpha_sigma, ddim_step, sample_log_snr
+from ..segmentation.sampler import solve
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 Solver = Callable[[Denoise, torch.Tensor, torch.Tensor, np.ndarray], torch.Tensor]

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from ..devices import choose_device
 from ..errors import InputError
-from ..versions import versions
+from ..runtime.devices import choose_device
+from ..runtime.versions import versions
 from . import pool
-from .arms import Arm
-from .clock import Clock
 from .context import Context, Probe
+from .elapsed import Clock
 from .question import Question
 from .questions import chosen, short
 from .report import write
 from .tasks import Sizes, prepare
+from .variants import Arm
 
 MINUTES = 85.0
 """Budget by default."""

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..content import content
 from ..errors import InputError
-from ..evaluation.posterior import Truth
+from ..evaluation.known_answer.posterior import Truth
+from ..images.file_digest import content
+from ..images.writing import write_report
 from ..phantoms import PHANTOMS, Case, phantom
 from ..phantoms.enumerable import EnumerableCase
-from ..results import write_report
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
+from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
 from .loss import BINS, bin_centres, bin_numbers
 
 MEMORY = 20_000

@@ -19,10 +19,10 @@ from monai.transforms import (
     RandGaussianSmoothd,
 )
 
-from ..dataset import Case, label_order, read_dataset
 from ..errors import InputError
-from ..label_file import IGNORED
-from ..volume import VolumeFile, warn
+from ..images.dataset import Case, label_order, read_dataset
+from ..images.label_file import IGNORED
+from ..images.volume import VolumeFile, warn
 from .defaults import BUNDLE, labels
 from .prepared import prepare
 from .settings import Optimisation

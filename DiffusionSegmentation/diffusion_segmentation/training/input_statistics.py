@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..denormals import flushed
 from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import neighbours
-from ..tiles import Tiling
+from ..runtime.denormals import flushed
+from ..segmentation.tiling import Tiling
 from .sources import Source
 
 SCANS = {2: 200, 3: 64}

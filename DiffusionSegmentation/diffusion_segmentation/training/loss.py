@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..label_file import IGNORED
+from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
+from ..images.label_file import IGNORED
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
-from ..process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 
 BINS = 24
 

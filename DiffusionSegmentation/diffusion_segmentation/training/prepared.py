@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..content import content
-from ..dataset import Case, Dataset
-from ..fill import without_fill
-from ..grids import working_image
-from ..intensity import body_box, normalise
-from ..label_file import IGNORED, read_labels
-from ..result_folder import made
-from ..volume import read_volume
+from ..images.dataset import Case, Dataset
+from ..images.file_digest import content
+from ..images.fill_value import without_fill
+from ..images.intensity import body_box, normalise
+from ..images.label_file import IGNORED, read_labels
+from ..images.resampling import working_image
+from ..images.volume import read_volume
+from ..segmentation.result_folder import made
 
 
 def prepare(

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ..errors import InputError
-from ..process import LOG_SNR_MAX, LOG_SNR_MIN
 
 
 @dataclass(frozen=True)

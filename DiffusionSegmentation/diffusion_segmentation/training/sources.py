@@ -15,9 +15,9 @@ from ..errors import InputError
 from ..phantoms import PHANTOMS, phantom
 from .defaults import BUNDLE, labels
 from .folder import Folder
-from .heads.shares import Shares
 from .settings import Optimisation
-from .synthesis import EVALUATION, SCANS, SPACING_MM, SyntheticHeads, unseen_heads
+from .synthetic_heads.generator import EVALUATION, SCANS, SPACING_MM, SyntheticHeads, unseen_heads
+from .synthetic_heads.shares import Shares
 
 UNSEEN = 2**40
 """Added to the seed for the heads of the loss curve: no training takes as many steps."""

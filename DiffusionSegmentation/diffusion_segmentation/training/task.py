@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from monai.losses import DiceLoss
 
 from ..errors import InputError
-from ..label_file import IGNORED
+from ..images.label_file import IGNORED
 from ..networks import CHANNELS_LAST, Denoiser, Encoder
 from .density import Density
 from .loss import cross_entropy, losses, predictions

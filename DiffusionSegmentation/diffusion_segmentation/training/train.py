@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ..denormals import flushed
+from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
-from ..model import Model, Start, build, find, load, save
-from ..model_metadata import wrong_entry
+from ..model.folder import Model, Start, build, find, load, save
+from ..model.metadata import wrong_entry
 from ..networks import InputStatistics
-from ..process import LOG_SNR_MIN, adapted_grid
-from ..result_folder import made
-from ..terminal import Counter, ProgressLine
+from ..runtime.denormals import flushed
+from ..runtime.terminal import Counter, ProgressLine
+from ..segmentation.result_folder import made
 from .figures import draw_training
 from .input_statistics import fit_input_statistics
 from .journal import Journal

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import half_point, loss_over_levels
 from ..drawing import Drawer
@@ -18,6 +17,7 @@ from ..question import Found, Question
 from ..scores import BETTER, MEASURES, OPEN, WORSE, amount, compared, record_case
 from ..scores import scored as score_of
 from ..solvers import GRIDS, step_grid
+from ..variants import Arm
 
 STEPS = (3, 5, 10)
 SCALES = (1.0, 0.5, 0.2, 0.1, 0.05)

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.pooling import score
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import STEPS, Drawer, direct_probabilities
@@ -18,6 +17,7 @@ from ..question import Found, Question
 from ..scores import hull
 from ..solvers import step_grid
 from ..tasks import Task, check_halves
+from ..variants import Arm
 
 CROPS = {"image": "windows anywhere", "labels": "half of the windows around the drawn mask"}
 SAMPLES = 8

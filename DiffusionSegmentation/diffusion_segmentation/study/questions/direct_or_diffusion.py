@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.answers import Answer, votes
-from ...evaluation.tables import Cell, Table, scored
-from ...model import Start
-from ...sampler import sample_seeds, start_masks
+from ...evaluation.known_answer.samplers import Answer, votes
+from ...evaluation.report.tables import Cell, Table, scored
+from ...model.folder import Start
+from ...segmentation.sampler import sample_seeds, start_masks
 from .. import plots
-from ..arms import MEMBERS, Arm, ensemble
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import (
@@ -29,6 +28,7 @@ from ..question import Found, Question
 from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, amount, compared, record_case
 from ..scores import scored as score_of
 from ..solvers import step_grid
+from ..variants import MEMBERS, Arm, ensemble
 from .rows import score_rows, sentence
 
 FUSED = (1, 8, 32)

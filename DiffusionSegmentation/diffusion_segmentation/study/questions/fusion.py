@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...evaluation.answers import Answer
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import STEPS, Drawer
@@ -17,6 +16,7 @@ from ..question import Found, Question
 from ..scores import MEASURES, WANTED, compared, record_case
 from ..scores import scored as score_of
 from ..solvers import step_grid
+from ..variants import Arm
 from .rows import score_rows, sentence
 
 CASES = 60

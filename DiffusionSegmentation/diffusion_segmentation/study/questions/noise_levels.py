@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...diffusion.process import sample_log_snr
 from ...evaluation.pooling import score
-from ...evaluation.tables import Cell, Table, scored
-from ...process import sample_log_snr
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import half_point, loss_over_levels, rise
 from ..drawing import Drawer
@@ -20,6 +19,7 @@ from ..question import Found, Question
 from ..scores import hull
 from ..solvers import step_grid
 from ..tasks import TRAIN, VALIDATION
+from ..variants import Arm
 
 STEPS = 20
 """Steps of the paths that are followed: fine enough to see where a label is decided."""

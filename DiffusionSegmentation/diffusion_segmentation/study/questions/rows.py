@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...evaluation.answers import Answer
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import STEPS, Drawer, direct_answer, direct_probabilities
@@ -20,6 +19,7 @@ from ..question import Found, Question
 from ..scores import BETTER, JOINT, MEASURES, OPEN, WANTED, WORSE, amount, compared, record_case
 from ..scores import scored as score_of
 from ..solvers import SOLVERS, step_grid
+from ..variants import Arm
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.answers import votes
+from ...evaluation.known_answer.samplers import votes
 from ...evaluation.pooling import binned, pooled_ece, score
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import STEPS, Drawer
@@ -18,6 +17,7 @@ from ..findings import FACT, HOLDS, UNDECIDED, Figure, Findings, slug
 from ..question import Found, Question
 from ..scores import hull
 from ..solvers import step_grid
+from ..variants import Arm
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 CASES = 60

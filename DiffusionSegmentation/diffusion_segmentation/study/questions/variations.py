@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...networks.zoo import ARCHITECTURES
-from ..arms import Arm
+from ..architectures.catalogue import ARCHITECTURES
+from ..variants import Arm
 from .rows import Row, Rows
 
 STATES = {

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...denormals import flushed
-from ...evaluation.answers import Answer
+from ...evaluation.known_answer.samplers import Answer
 from ...evaluation.pooling import score
-from ...evaluation.tables import Cell, Table, scored
+from ...evaluation.report.tables import Cell, Table, scored
 from ...networks import class_softmax, depth_to_space
-from ...sampler import sample_seeds, solve
-from ...tiles import Tiling
+from ...runtime.denormals import flushed
+from ...segmentation.sampler import sample_seeds, solve
+from ...segmentation.tiling import Tiling
 from .. import plots
-from ..arms import Arm
 from ..context import Context
 from ..curves import loss_over_levels
 from ..drawing import STEPS
@@ -26,6 +25,7 @@ from ..scores import MEASURES, WANTED, compared, hull, record_case
 from ..scores import scored as score_of
 from ..solvers import step_grid
 from ..tasks import Task, check_halves
+from ..variants import Arm
 from .rows import score_rows, sentence
 
 WHOLE, BLENDED, STITCHED = "whole", "blended", "stitched"

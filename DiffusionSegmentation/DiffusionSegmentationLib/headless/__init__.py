@@ -1,0 +1,1 @@
+"""The scene code without a window, on PyPI's slicer-core."""

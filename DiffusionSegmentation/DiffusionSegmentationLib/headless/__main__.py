@@ -1,0 +1,7 @@
+"""`python -m DiffusionSegmentationLib.headless` runs the demo."""
+
+import sys
+
+from .session import main
+
+sys.exit(main())

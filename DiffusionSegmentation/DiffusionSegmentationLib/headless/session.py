@@ -1,0 +1,173 @@
+"""Slicer's world without its window: scene, logics and slice views on PyPI's `slicer-core`.
+
+`boot` makes what code written for 3D Slicer expects to find: `slicer.mrmlScene`, `slicer.modules.<name>.logic()`,
+subject hierarchy items. `python -m DiffusionSegmentationLib.headless` runs the demo.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import slicer
+import vtk
+
+from diffusion_segmentation import errors
+
+from ..runs.handover import HandoverError
+from ..runs.job import Choices
+from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
+from ..scene import offscreen
+from . import demo
+
+CANCELLED = 130
+
+CLASSES_WITH_ITEMS = ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLTransformNode")
+
+
+class Application:
+    """A scene with the logics that work on it, and the slice views that were asked for."""
+
+    def __init__(self) -> None:
+        self.scene = slicer.vtkMRMLScene()
+        # The wheel calls itself "slicer-core 4.0.0", at which Slicer warns that a scene may not load correctly. Nothing
+        # that is saved here is newer than Slicer 5.10.
+        self.scene.SetVersion("Slicer 5.10.0 0")
+        makeSubjectHierarchyItems(self.scene)
+        self.logic = slicer.vtkSlicerApplicationLogic()
+        self.logic.SetMRMLScene(self.scene)
+        self.logic.SetSliceLogics(vtk.vtkCollection())
+        self.logic.SetViewLogics(vtk.vtkCollection())
+        self.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)  # patient's right on the left
+        # The base class makes the colour nodes: Slicer's own looks for colour files that only an installed Slicer has.
+        self._colorLogic = self._module(slicer.vtkMRMLColorLogic(), "Colors").logic()
+        self._colorLogic.AddDefaultColorNodes()
+        self.modules = types.SimpleNamespace(
+            colors=types.SimpleNamespace(logic=lambda: slicer.vtkSlicerColorLogic),  # its functions are static
+            volumes=self._module(slicer.vtkSlicerVolumesLogic(), "Volumes"),
+            segmentations=self._module(slicer.vtkSlicerSegmentationsModuleLogic(), "Segmentations"),
+            cameras=self._module(slicer.vtkSlicerCamerasModuleLogic(), "Cameras"),
+            sequences=self._module(slicer.vtkSlicerSequencesLogic(), "Sequences"),
+        )
+        self.sliceViews: dict[str, offscreen.SliceView] = {}
+
+    def addSliceViews(self, size: tuple[int, int]) -> None:
+        """Add Red (axial), Yellow (sagittal) and Green (coronal), each `size` pixels wide and high.
+
+        Colour legends appear only in views that are there before them.
+        """
+        for layout in offscreen.LAYOUTS:
+            self.sliceViews[layout.name] = offscreen.SliceView(self.logic, layout, size)
+
+    def close(self) -> None:
+        """Give up views and nodes, in the order that VTK survives."""
+        for view in self.sliceViews.values():
+            view.close()
+        self.sliceViews.clear()
+        self.scene.Clear(True)
+
+    def _module(self, logic: slicer.vtkMRMLAbstractLogic, name: str) -> types.SimpleNamespace:
+        logic.SetMRMLApplicationLogic(self.logic)
+        logic.SetMRMLScene(self.scene)
+        self.logic.SetModuleLogic(name, logic)
+        return types.SimpleNamespace(logic=lambda: logic)
+
+
+def makeSubjectHierarchyItems(scene: slicer.vtkMRMLScene) -> None:
+    """Give nodes of `scene` their subject hierarchy items from now on, as Qt plug-ins do in Slicer."""
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # makes the node
+    scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _addItem)
+    scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _removeItem)
+
+
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _addItem(scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
+    # A scene that is being loaded brings its items along.
+    if any(map(node.IsA, CLASSES_WITH_ITEMS)) and not scene.IsImporting():
+        # Asked for each time: it makes one node of its own and the one that came with a loaded scene.
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _removeItem(scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:
+        hierarchy.RemoveItem(item, False, False)  # neither the node nor what is below
+
+
+def boot() -> Application:
+    """Make a new Application and let the `slicer` package point to it, as code in 3D Slicer expects. Keep it alive."""
+    application = Application()
+    slicer.mrmlScene = application.scene
+    slicer.modules = application.modules
+    return application
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return its exit status: 0, 1 with one sentence on stderr, or 130 if it was interrupted."""
+    options = _parser().parse_args(arguments)
+    client = WorkerClient(workerCommand(sys.executable), workerEnvironment(os.environ))
+    try:
+        choices = Choices(options.model, options.samples, options.steps, options.seed, options.device)
+        options.output.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(boot()) as application:
+            application.addSliceViews((demo.VIEW_PIXELS, demo.VIEW_PIXELS))
+            volumeNode = demo.loadVolume(options.volume or demo.findHead())
+            print(f"Segmenting {volumeNode.GetName()}", file=sys.stderr)
+            result = demo.segment(volumeNode, choices, client, options.output, sys.stderr)
+            demo.show(result, application.sliceViews)
+            demo.save(application.scene, application.sliceViews, options.output)
+    except KeyboardInterrupt:
+        print("Cancelled.", file=sys.stderr)
+        return CANCELLED
+    except (demo.DemoError, HandoverError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(errors.explain(error)[1], file=sys.stderr)
+        return 1
+    report = json.loads((options.output / "report.json").read_text(encoding="utf-8"))
+    print(demo.volumesText(report))
+    print(*(f"{options.output / name}" for name in (*demo.RESULT_FILES, "scene.mrb", "overview.png")), sep="\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="diffusion-segmentation demo",
+        description="Segment a real head on Slicer's own libraries and show where the segmentation is uncertain.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--volume", metavar="FILE", type=Path, help="default: a head out of an installed package")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("demo"), help="default: %(default)s")
+    parser.add_argument("--model", metavar="NAME|DIR", default="brain-structures", help="default: %(default)s")
+    parser.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
+    parser.add_argument("--steps", metavar="K", type=_positive, help="default: the model's own")
+    parser.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: %(default)s")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _samples(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
+    return seed

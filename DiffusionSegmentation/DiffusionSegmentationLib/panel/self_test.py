@@ -1,0 +1,268 @@
+"""The module's own test, which runs in the real application; Slicer finds it in the module's file."""
+
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
+
+from ..i18n import tr as _
+from ..report.page import Report
+from ..review.review import Review
+from ..runs import dependencies
+from ..scene import result_nodes as scene
+from ..scene import slice_entropy as slices
+from ..scene.display import Overlay
+from ..scene.label_map import Labels
+from ..scene.pointer import Pointer
+
+REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
+
+
+class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
+    """The story of a person in the real application, with a volume that the test makes.
+
+    Runs the worker with the setting DiffusionSegmentation/workerPython or Slicer's own Python; is skipped if neither
+    has the packages.
+    """
+
+    TIMEOUT_SECONDS = 600.0
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        self.widget = slicer.util.getModuleWidget("DiffusionSegmentation")
+        backend = self.widget.logic.backend
+        if not backend.settings.workerPython:
+            needs = dependencies.missing(REQUIREMENTS)
+            if needs:
+                raise unittest.SkipTest(f"Slicer's Python lacks {', '.join(need.name for need in needs)}.")
+
+    def runTest(self):
+        self.setUp()
+        self.test_segmentVolume()
+        self.setUp()
+        self.test_reviewAndCorrect()
+        self.setUp()
+        self.test_manyVolumes()
+        self.setUp()
+        self.test_volumesThatCannotBeSegmented()
+        self.setUp()
+        self.test_closeSceneDuringRun()
+
+    def test_segmentVolume(self):
+        """Click Segment on a transformed volume: result nodes, their place, names, codes, overlay, and the way back."""
+        self.delayDisplay("Segment a volume")
+        volumeNode = self.makeHead()
+        transformNode = self.putUnderRotation(volumeNode)
+        otherNode = self.makeHead("Other")
+        slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
+        before = self.layers()
+        ui = self.enterWith(volumeNode)
+        ui.samplesSpinBox.value = 2
+        self.assertTrue(ui.segmentButton.enabled, ui.segmentButton.toolTip)
+        ui.segmentButton.click()
+        self.assertEqual(ui.segmentButton.text, _("Cancel"))
+        job = self.waitForRun()
+        self.assertEqual(job.state, "done", job.message)
+
+        segmentationNode = job.result.segmentationNode
+        entropyNode = job.result.entropyNode
+        self.assertEqual(segmentationNode.GetName(), "Head segmentation")
+        self.assertEqual(entropyNode.GetName(), "Head entropy")
+        for node in (segmentationNode, entropyNode):
+            self.assertIs(node.GetParentTransformNode(), transformNode)
+            self.assertTrue(node.GetAttribute(scene.RUN_ATTRIBUTE))
+        matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
+        volumeNode.GetIJKToRASMatrix(matrices[0])
+        entropyNode.GetIJKToRASMatrix(matrices[1])
+        difference = slicer.util.arrayFromVTKMatrix(matrices[0]) - slicer.util.arrayFromVTKMatrix(matrices[1])
+        self.assertLess(np.abs(difference).max(), 1e-4)
+        entropy = slicer.util.arrayFromVolume(entropyNode)
+        self.assertEqual(entropy.shape, slicer.util.arrayFromVolume(volumeNode).shape)
+        self.assertGreaterEqual(entropy.min(), 0.0)
+        self.assertLessEqual(entropy.max(), job.report["max_entropy_bits"] + 1e-3)
+        segmentation = segmentationNode.GetSegmentation()
+        self.assertGreater(segmentation.GetNumberOfSegments(), 0)
+        for index in range(segmentation.GetNumberOfSegments()):
+            entry = vtk.reference("")
+            segment = segmentation.GetNthSegment(index)
+            self.assertTrue(segment.GetTag(segment.GetTerminologyEntryTagName(), entry))
+            self.assertIn("SCT", str(entry))
+
+        overlay = Overlay(entropyNode)
+        if before:  # there are slice views
+            self.assertTrue(overlay.visible)
+            self.assertTrue(ui.overlayCheckBox.checked)
+            ui.overlayCheckBox.click()
+            self.assertFalse(overlay.visible)
+            self.assertEqual(self.layers(), before)
+            ui.overlayCheckBox.click()
+            ui.layerComboBox.currentIndex = 1
+            self.assertTrue(Overlay(job.result.disagreementNode).visible)
+            ui.layerComboBox.currentIndex = 0
+            self.assertTrue(overlay.visible)
+            ui.opacitySlider.value = 0.5
+        ui.thresholdSlider.value = 0.5
+        self.assertAlmostEqual(overlay.threshold, 0.5, places=2)
+        self.assertTrue(ui.editButton.enabled)
+        self.assertNotIn("torch", sys.modules)
+        self.delayDisplay("Segmented")
+
+    def test_reviewAndCorrect(self):
+        """Look ahead, volumes, regions, slices, samples, corrections and report of one result, all by clicks."""
+        self.delayDisplay("Review and correct a result")
+        volumeNode = self.makeHead()
+        ui = self.enterWith(volumeNode)
+        self.assertTrue(ui.statusLabel.text)  # how long it will take, or that this is not known yet
+        ui.samplesSpinBox.value = 3
+        ui.segmentButton.click()
+        job = self.waitForRun()
+        self.assertEqual(job.state, "done", job.message)
+        segmentationNode = job.result.segmentationNode
+        labels = Labels(segmentationNode)
+        self.assertEqual(labels.edited(), 0)
+
+        self.assertEqual(ui.volumesTable.rowCount, len(job.report["volumes"]))
+        ui.copyVolumesButton.click()
+        copied = qt.QApplication.clipboard().text()
+        self.assertEqual(len(copied.splitlines()), 1 + len(job.report["volumes"]))
+
+        ui.nextButton.click()
+        review = Review(segmentationNode)
+        self.assertEqual(review.current.rank, 1)
+        ui.doneButton.click()
+        self.assertEqual(review.current.rank, 2)
+        views = list(slices.sliceNodes(slicer.mrmlScene))
+        if views:
+            profiles = slices.Profiles(job.result.entropyNode)
+            ui.worst1Button.click()
+            profile = profiles.of(views[0])
+            shown = round(profiles.position(views[0]) * len(profile) - 0.5)
+            self.assertAlmostEqual(profile[shown], profile.max())
+        middle = [0.0, 0.0, 0.0]
+        volumeNode.TransformPointToWorld((0.0, 0.0, 0.0), middle)
+        self.assertIn("%", Pointer(segmentationNode).textAt(tuple(middle)))
+        bits = ui.thresholdSlider.value - 0.2
+        ui.thresholdSlider.value = bits
+        self.waitUntil(lambda: abs(Review(segmentationNode).wish.bits - bits) < 0.01)
+
+        ui.sampleCheckBox.click()
+        ui.sampleSlider.value = 1
+        self.assertIn("2", ui.sampleText.text)
+        ui.nextButton.click()
+        self.assertTrue(ui.useSampleButton.enabled, ui.useSampleButton.toolTip)
+        current = Review(segmentationNode).current
+        inside = slicer.util.arrayFromVolume(scene.regionsVolume(segmentationNode)) == current.basin
+        ui.useSampleButton.click()
+        sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
+        self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))
+        ui.sampleCheckBox.click()
+
+        ui.reviewSegmentButton.click()
+        self.assertIsNotNone(segmentationNode.GetSegmentation().GetSegment("to_review"))
+        ui.unsureOnlyCheckBox.click()
+        ui.editButton.click()
+        editorNode = slicer.util.getModuleWidget("SegmentEditor").editor.mrmlSegmentEditorNode()
+        self.assertTrue(editorNode.GetSourceVolumeIntensityMask())
+        slicer.util.selectModule("DiffusionSegmentation")
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "report.html"
+            for _step in Report(segmentationNode).writeSteps(path):
+                slicer.app.processEvents()
+            self.assertIn(volumeNode.GetName(), path.read_text(encoding="utf-8"))
+        self.delayDisplay("Reviewed and corrected")
+
+    def test_manyVolumes(self):
+        """Two volumes and one that cannot be segmented between them: two results, one sentence."""
+        self.delayDisplay("Segment many volumes")
+        self.makeHead("First")
+        slicer.util.addVolumeFromArray(np.zeros((1, 8, 8), np.int16), name="Flat")
+        self.makeHead("Second")
+        self.widget.enter()
+        ui = self.widget.ui
+        ui.samplesSpinBox.value = 1
+        ui.addScenesButton.click()
+        ui.batchButton.click()
+        self.waitUntil(lambda: ui.batchButton.text == _("Segment all"))
+        names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
+        self.assertEqual(names, {"First segmentation", "Second segmentation"})
+        self.assertIn("1", ui.batchLabel.text)
+        ui.clearBatchButton.click()
+
+    def test_volumesThatCannotBeSegmented(self):
+        """The button is off and says why."""
+        ui = self.enterWith(None)
+        self.assertFalse(ui.segmentButton.enabled)
+        self.assertIn(_("Select the volume to segment."), ui.segmentButton.toolTip)
+        slice2D = slicer.util.addVolumeFromArray(np.zeros((1, 8, 8), np.int16), name="Slice")
+        ui = self.enterWith(slice2D)
+        self.assertFalse(ui.segmentButton.enabled)
+        self.assertIn("Slice", ui.segmentButton.toolTip)
+
+    def test_closeSceneDuringRun(self):
+        """The run is given up, and nothing of it appears in the new scene."""
+        ui = self.enterWith(self.makeHead())
+        ui.segmentButton.click()
+        slicer.app.processEvents()
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.widget.logic.backend.runner.job.state, "cancelled")
+        self.assertIsNone(slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
+
+    def makeHead(self, name="Head"):
+        """A head-sized phantom at 3 mm, oblique to the axes of the patient: skin, skull, brain, ventricles."""
+        axis = np.linspace(-1.0, 1.0, 64)
+        z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+        radius = np.sqrt((x / 0.7) ** 2 + (y / 0.85) ** 2 + (z / 0.75) ** 2)
+        voxels = np.zeros(radius.shape, np.int16)
+        for limit, intensity in ((1.0, 900), (0.93, 150), (0.85, 550), (0.72, 800), (0.25, 200)):
+            voxels[radius < limit] = intensity
+        voxels += np.random.default_rng(0).normal(0, 15, voxels.shape).astype(np.int16)
+        angle = np.radians(10.0)
+        ijkToRAS = np.diag([3.0, 3.0, 3.0, 1.0])
+        ijkToRAS[:2, :2] = 3.0 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        ijkToRAS[:3, 3] = -ijkToRAS[:3, :3] @ np.full(3, 31.5)
+        return slicer.util.addVolumeFromArray(voxels, ijkToRAS=ijkToRAS, name=name)
+
+    def putUnderRotation(self, volumeNode):
+        transform = vtk.vtkTransform()
+        transform.RotateZ(20.0)
+        transform.Translate(10.0, -5.0, 3.0)
+        transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transformNode.SetMatrixTransformToParent(transform.GetMatrix())
+        volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
+        return transformNode
+
+    def layers(self):
+        """What the slice views show."""
+        return [
+            (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
+            for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        ]
+
+    def enterWith(self, volumeNode):
+        self.widget.enter()
+        self.widget.ui.inputSelector.setCurrentNode(volumeNode)
+        return self.widget.ui
+
+    def waitUntil(self, condition):
+        """Let Slicer live until `condition` holds."""
+        deadline = time.monotonic() + self.TIMEOUT_SECONDS
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            slicer.app.processEvents()
+            time.sleep(0.01)
+
+    def waitForRun(self):
+        """Let Slicer live until the run has ended, and return its job."""
+        runner = self.widget.logic.backend.runner
+        self.waitUntil(lambda: not runner.busy and not self.widget.panel.settling)
+        slicer.app.processEvents()
+        return runner.job

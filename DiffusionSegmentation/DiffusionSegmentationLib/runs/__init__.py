@@ -1,0 +1,1 @@
+"""Runs: job folders, the worker process and batches. No qt."""

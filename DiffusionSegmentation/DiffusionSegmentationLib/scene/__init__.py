@@ -1,0 +1,1 @@
+"""Results as MRML nodes: import, display and slice views. No qt."""

@@ -1,0 +1,1 @@
+"""The diffusion process in log-SNR and the correlated start."""

@@ -1,0 +1,1 @@
+"""Evaluation on tasks whose exact posterior is known."""

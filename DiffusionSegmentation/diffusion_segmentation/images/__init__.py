@@ -1,0 +1,1 @@
+"""Images and label maps: reading, resampling, normalising and writing them."""

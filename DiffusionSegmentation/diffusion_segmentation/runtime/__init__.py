@@ -1,0 +1,1 @@
+"""The machine: compute devices, memory, standard streams and versions."""

@@ -1,0 +1,1 @@
+"""Segmenting one volume: tiling, sampling, running statistics and result files."""

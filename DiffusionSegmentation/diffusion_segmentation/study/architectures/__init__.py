@@ -1,0 +1,1 @@
+"""Published denoiser architectures that `study` compares with the product's own; segmenting imports none of them."""

@@ -1,0 +1,85 @@
+"""Gyri and sulci where the atlas does not know them: blades that stand upright on the surface of a hemisphere.
+
+A narrow band of noise on a surface has zero lines that wind like sulci, at a distance of half its wavelength. Here the
+surface is a capsule about the core of each hemisphere, and the noise goes on along the rays from the core, so that
+gyri are blades and sulci reach into depth, as they do in a brain; isotropic noise makes blobs of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.special import ndtri
+from torch.nn import functional
+
+from .random_fields import enlarged, smooth_noise
+
+WAVE_MM = (10.0, 14.5)
+"""Distance from gyrus to gyrus."""
+STEP = 2
+"""Voxels of the atlas (1 mm) to one of the grid that folds are drawn on."""
+
+
+@dataclass(frozen=True)
+class FoldGrid:
+    """For each point of a coarse grid [z, y, x], the point of the hemisphere's surface above it, float32 [..., 3]."""
+
+    surface: np.ndarray
+    side: np.ndarray
+
+    @classmethod
+    def around(cls, cortex: np.ndarray) -> FoldGrid:
+        """From the cortex's prior uint8 [z, y, x]; the midline is the middle of x."""
+        shape = np.array(cortex.shape)
+        coarse = -(-shape // STEP)
+        z, y, x = (np.arange(n, dtype=np.float32) * STEP for n in coarse)
+        half = shape / 2
+        # The core of a hemisphere is a line from front to back, half way between midline and side.
+        line = 0.4 * half[1]
+        ahead = y - half[1]
+        rest = np.sign(ahead) * np.maximum(np.abs(ahead) - line, 0)
+        side = x >= half[2]
+        offsets = np.meshgrid(z - 0.95 * half[0], rest, x - np.where(side, 1.45, 0.55) * half[2], indexing="ij")
+        radii = np.array([half[0], half[1] - line, 0.55 * half[2]], dtype=np.float32)
+        away = np.stack(offsets, -1) / radii
+        away /= np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 0.2)
+        surface = away * radii
+        surface[..., 1] += np.clip(ahead, -line, line)[:, None]
+        return cls(surface.astype(np.float32), np.broadcast_to(side, surface.shape[:-1]))
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """A field float32 of `shape` (1 mm) of normal marginals: above 0 in gyri, below in sulci."""
+        wavelength = rng.uniform(*WAVE_MM) / STEP
+        where = self.surface / STEP
+        bend = [rng.uniform(0.5, 1.5) * smooth_noise(where.shape[:-1], rng.uniform(5, 8), rng) for _ in range(3)]
+        where = where + np.stack(bend, -1)
+        low, high = where.reshape(-1, 3).min(0), where.reshape(-1, 3).max(0)
+        size = np.ceil(high - low).astype(int) + 3
+        bands = torch.from_numpy(np.stack([_band(size, wavelength, rng) for _ in range(2)]))[:, None]
+        # grid_sample wants x, y, z within -1 and 1.
+        unit = torch.from_numpy(((where - low + 1) / (size - 1) * 2 - 1)[..., ::-1].astype(np.float32))
+        left, right = (functional.grid_sample(b[None], unit[None], align_corners=True)[0, 0].numpy() for b in bands)
+        found = np.where(self.side, left, right)
+        iso = _band(np.array(found.shape), rng.uniform(8, 12) / STEP, rng)
+        share = rng.uniform(0.05, 0.25)
+        field = enlarged(_gaussian(np.sqrt(1 - share) * found + np.sqrt(share) * iso), shape)
+        return field / field.std()  # interpolation took some of the variance
+
+
+def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise float32 of `size` about one wavelength in voxels, of equal strength everywhere."""
+    field = rng.standard_normal(size, dtype=np.float32)
+    sigma = wavelength / 5.5
+    for _ in range(2):  # twice, for a narrow band: sulci neither fade out nor widen to lakes
+        field = ndimage.gaussian_filter(field, sigma) - ndimage.gaussian_filter(field, 1.6 * sigma)
+    return field / np.sqrt(ndimage.gaussian_filter(field**2, 0.6 * wavelength) + 1e-12)
+
+
+def _gaussian(field: np.ndarray) -> np.ndarray:
+    """The field with its values moved to normal quantiles, their order kept."""
+    ranks = np.empty(field.size, dtype=np.float32)
+    ranks[np.argsort(field, axis=None)] = (np.arange(field.size) + 0.5) / field.size
+    return ndtri(ranks).reshape(field.shape).astype(np.float32)

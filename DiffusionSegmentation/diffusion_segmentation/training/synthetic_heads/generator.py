@@ -1,0 +1,215 @@
+"""Heads that never were: label maps drawn from a probabilistic atlas, and images drawn from label maps.
+
+The recipe is SynthSeg's (Billot et al., "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution
+without retraining", Medical Image Analysis 2023): deform a label map, give every tissue an intensity of its own, then
+spoil the image as scanners do. Where SynthSeg starts from label maps of people, this starts from an atlas of
+probabilities, so an anatomy must be drawn first (`draw_anatomy`). The parts are in `heads`.
+
+Arrays are [z, y, x], z to S, y to P, x to L. Anatomies have the atlas's 1 mm; they are deformed onto a grid of half
+the model's working spacing, and what is handed out has the working spacing. All randomness comes from the numpy
+generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ...images.intensity import normalise
+from .contrast import intensities, painted
+from .cortex import give_cortex
+from .coverings import give_coverings
+from .cuts import draw_keep
+from .folia import give_folia
+from .meninges import give_meninges
+from .neck import DEPTH, end_brainstem, muscles, neck
+from .priors import Atlas, draw_tissues
+from .protocol import Protocol
+from .random_fields import enlarged, smooth_noise
+from .scanner import Acquisition, repeated, resized, scan
+from .shares import USUAL, Shares
+from .ventricles import Wall
+
+SPACING_MM = 2.0
+"""Working spacing of the shipped model."""
+DEEPER, THINNER = (1.6, 2.4), (0.3, 0.65)
+"""Ranges of what `draw_tissues` is told of gyri and sulci. With them the shares of cortex, white matter and sulcal
+fluid, and the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
+
+
+def draw_anatomy(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
+    """A head with its neck, a tissue map uint8 [DEPTH + z, y, x] of 1 mm."""
+    tissue = draw_tissues(atlas, rng, deeper=rng.uniform(*DEEPER), thinner=rng.uniform(*THINNER))
+    give_cortex(tissue, atlas, rng)
+    give_folia(tissue, atlas, rng)
+    give_meninges(tissue, atlas, rng)
+    whole = with_neck(tissue, atlas, rng)
+    give_coverings(whole, atlas, rng)
+    if rng.random() < 0.8:
+        muscles(whole, atlas.numbers, rng)
+    return whole
+
+
+def with_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
+    """A tissue map uint8 [z, y, x] with a neck of DEPTH slices below, into which its brainstem goes over."""
+    numbers = atlas.numbers
+    low = tissue[: max(1, len(tissue) // 12)]
+    bottom = ndimage.binary_opening(np.median(low != numbers["air"], axis=0) > 0.5, iterations=2)
+    stem = low == numbers["brainstem"]
+    cord = ndimage.center_of_mass(stem)[1:] if stem.any() else ((tissue.shape[1] - 1) / 2, (tissue.shape[2] - 1) / 2)
+    whole = np.concatenate([neck(bottom, cord, numbers, rng), tissue])
+    end_brainstem(whole, numbers, rng)
+    return whole
+
+
+def deform(
+    tissue: np.ndarray,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    step_mm: float = SPACING_MM / 2,
+    wall: Wall | None = None,
+) -> np.ndarray:
+    """A tissue map with its neck, at random affine + elastic positions: uint8 of `shape`, nearest neighbour.
+
+    Voxels of the result have `step_mm`; with `wall` the ventricles take another size. Windows lie about the head,
+    three in ten of them lower, at the neck. Beyond the map its edge goes on.
+    """
+    angles = rng.normal(0, np.deg2rad(rng.choice([8, 20], p=[0.6, 0.4])), 3)
+    matrix = _rotation(angles) @ np.diag(np.exp(rng.normal(0, 0.08, 3))) @ (np.eye(3) + rng.normal(0, 0.03, (3, 3)))
+    head = np.array(tissue.shape) - [DEPTH, 0, 0]
+    slack = np.maximum(0, head - np.array(shape) * step_mm) / 2
+    centre = (head - 1) / 2 + [DEPTH, 0, 0] + rng.uniform(-1, 1, 3) * slack + rng.normal(0, [14, 9, 7]) + [-8, 0, 0]
+    if rng.random() < 0.3:
+        centre[0] -= rng.uniform(0, 60)
+    mirror = rng.random() < 0.5
+    large, small = rng.uniform(1, 5), rng.uniform(0, 1.8)
+    quarter = tuple(-(-n // 4) for n in shape)
+    mm = 4 * step_mm
+    elastic = [large * smooth_noise(quarter, 30 / mm, rng) + small * smooth_noise(quarter, 11 / mm, rng) for _ in "zyx"]
+    shift = np.stack(elastic)
+    if wall is not None:
+        coarse = [
+            np.linspace(-(n - 1) / 2, (n - 1) / 2, q, dtype=np.float32) for n, q in zip(shape, quarter, strict=True)
+        ]
+        points = _affine(matrix * step_mm, centre, coarse) + shift
+        shift = shift + wall.shift(points - np.array([DEPTH, 0, 0], dtype=np.float32)[:, None, None, None], rng)
+    where = _affine(matrix * step_mm, centre, [np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in shape])
+    flat = np.zeros(shape, dtype=np.int32)
+    strides = (tissue.shape[1] * tissue.shape[2], tissue.shape[2], 1)
+    for row in range(3):
+        last = tissue.shape[row] - 1
+        index = np.clip(np.rint(where[row] + enlarged(shift[row], shape)), 0, last).astype(np.int32)
+        flat += (last - index if mirror and row == 2 else index) * strides[row]
+    return tissue.ravel()[flat]
+
+
+def _affine(matrix: np.ndarray, centre: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
+    """Points float32 [3, z, y, x]: `matrix` times the grid of `axes`, about `centre`."""
+    m = matrix.astype(np.float32)
+    rows = [
+        (m[row, 0] * axes[0] + np.float32(centre[row]))[:, None, None]
+        + (m[row, 1] * axes[1])[:, None]
+        + m[row, 2] * axes[2]
+        for row in range(3)
+    ]
+    return np.stack(rows)
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return z @ y @ x
+
+
+def face(
+    tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator, step_mm: float, shares: Shares = USUAL
+) -> tuple[np.ndarray, np.ndarray]:
+    """One scan of a deformed tissue map (voxels of `step_mm`) and its labels by one rule.
+
+    Image float32 as networks see it, labels uint8, both at half the tissue map's resolution. What is zeroed in the
+    image, because the head is stripped or cut, is background in the labels.
+    """
+    shape = tuple(n // 2 for n in tissue.shape)
+    grid = Acquisition.draw(rng, shares.slices).grid(tissue.shape, step_mm)
+    keep = draw_keep(tissue, atlas, step_mm, rng, shares)
+    if keep is not None:
+        keep = resized(keep.astype(np.float32), grid) > 0.5
+    seen = None if keep is None else repeated(keep, tissue.shape)
+    labels = Protocol.draw(atlas, rng).label(tissue, seen)
+    means = intensities(atlas, rng, shares.any_contrast)
+    image = scan(painted(tissue, means, rng), grid, shape, keep, rng, shares)
+    return normalise(image), labels
+
+
+CALIBRATION, EVALUATION, SCANS = 7, 11, 13
+
+
+def unseen_heads(
+    priors: Path,
+    shape: tuple[int, ...],
+    count: int,
+    seed: int,
+    stream: int = CALIBRATION,
+    spacing_mm: float = SPACING_MM,
+    shares: Shares = USUAL,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`count` heads (image float32, labels uint8, both [z, y, x] of `shape`), each an anatomy of its own.
+
+    Their seeds have three parts and those of training two, so that none of them is trained on; of another `stream`
+    (CALIBRATION, EVALUATION, SCANS) none is the same either.
+    """
+    atlas = Atlas.load(priors)
+    wall = Wall.of(atlas)
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, stream])
+        tissue = draw_anatomy(atlas, rng)
+        tissue = deform(tissue, tuple(2 * n for n in shape), rng, spacing_mm / 2, wall)
+        yield face(tissue, atlas, rng, spacing_mm / 2, shares)
+
+
+class SyntheticHeads(torch.utils.data.IterableDataset):
+    """An endless stream of (image float32 [1, z, y, x], labels uint8 [1, z, y, x]), in one of several `shapes`.
+
+    Small windows show more heads an hour, large ones the whole head; training on both keeps the group norms from
+    relying on one field of view.
+
+    Drawing an anatomy takes longer than deforming and rendering it, so each worker keeps `bank` anatomies of which it
+    replaces one at every fourth use, and gives every deformed map two faces.
+    """
+
+    def __init__(
+        self,
+        priors: Path,
+        shapes: list[tuple[int, ...]],
+        seed: int,
+        bank: int = 24,
+        spacing_mm: float = SPACING_MM,
+    ) -> None:
+        super().__init__()
+        self.priors, self.shapes, self.seed, self.bank = Path(priors), shapes, seed, bank
+        self.spacing_mm = spacing_mm
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        atlas = Atlas.load(self.priors)
+        wall = Wall.of(atlas)
+        step_mm = self.spacing_mm / 2
+        bank: list[np.ndarray] = []
+        for count in range(2**62):
+            if len(bank) < self.bank:
+                bank.append(draw_anatomy(atlas, rng))
+            elif count % 4 == 0:
+                bank[int(rng.integers(self.bank))] = draw_anatomy(atlas, rng)
+            tissue = bank[-1] if len(bank) < self.bank else bank[int(rng.integers(self.bank))]
+            shape = self.shapes[int(rng.integers(len(self.shapes)))]
+            tissue = deform(tissue, tuple(2 * n for n in shape), rng, step_mm, wall)
+            for _ in range(2):
+                image, labels = face(tissue, atlas, rng, step_mm)
+                yield torch.from_numpy(image)[None], torch.from_numpy(labels)[None]

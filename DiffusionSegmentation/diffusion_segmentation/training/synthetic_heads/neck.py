@@ -1,0 +1,96 @@
+"""What a scan shows below the atlas: a neck, so that muscles and spine are not taken for brain.
+
+The atlas ends below the chin, scans of 25 cm do not. Muscles have the intensity of the cortex, and fat between them
+folds as white matter does: a network that never saw them labels them as brain. Nothing here is anatomy to be measured;
+it is what must be told from a brain, and all of it is background.
+
+Arrays are [z, y, x] at 1 mm, z to S, y to P, x to L, as in `synthesis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import ndimage
+
+from .random_fields import smooth_noise
+
+DEPTH = 96
+"""Slices that are added below the atlas, in mm: with the atlas's 181 more than a scan of 256 mm shows."""
+
+
+def neck(
+    bottom: np.ndarray, cord: tuple[float, float], tissues: Mapping[str, int], rng: np.random.Generator
+) -> np.ndarray:
+    """DEPTH slices uint8 [DEPTH, y, x] that go on from a head whose lowest outline is `bottom` bool [y, x].
+
+    `cord` is (y, x) where the brainstem leaves the head; `tissues` gives the number of each tissue by name.
+    """
+    shape = (DEPTH, *bottom.shape)
+    down = np.arange(DEPTH - 1, -1, -1, dtype=np.float32)[:, None, None]  # mm below the atlas
+    lean = rng.normal(0, 0.15, 2)
+    y = np.arange(bottom.shape[0], dtype=np.float32)[:, None] - cord[0] - lean[0] * down
+    x = np.arange(bottom.shape[1], dtype=np.float32) - cord[1] - 0.3 * lean[1] * down
+
+    deep = _inside(bottom, y, x, down, rng) + rng.uniform(0, 3) * smooth_noise(shape, 12, rng)
+    found = np.full(shape, tissues["air"], dtype=np.uint8)
+    found[deep > 0] = tissues["soft tissue"]
+
+    def place(where: np.ndarray, name: str) -> None:
+        found[where & (deep > 2)] = tissues[name]
+
+    def within(ahead: float, depth: float, width: float) -> np.ndarray:
+        return ((y + ahead) / depth) ** 2 + (x / width) ** 2
+
+    airway = within(rng.uniform(38, 55), rng.uniform(4, 10), rng.uniform(5, 12))
+    place(airway < 1, "skull, air")
+    bone = within(ahead := rng.uniform(17, 25), rng.uniform(8, 13), rng.uniform(10, 17))
+    place(bone < 1.4, "skull")
+    disc = np.broadcast_to((down + rng.uniform(0, 20)) % rng.uniform(15, 21) < rng.uniform(2, 6), shape)
+    place(bone < 1, "skull, marrow")
+    place((bone < 1.2) & disc, "soft tissue, skin")
+    arch = within(0, 1, 1) ** 0.5
+    canal, cord_radius = rng.uniform(8, 11), rng.uniform(3.5, 6)
+    spine = (np.abs(x) < rng.uniform(2, 5)) & (y > 0) & (y < rng.uniform(20, 40)) & ~disc
+    place(spine | ((arch < canal + rng.uniform(1, 4)) & (y > -ahead) & ~disc), "skull, marrow")
+    place(arch < canal, "spinal fluid")
+    place(arch < cord_radius, "spinal cord")
+    return found
+
+
+def _inside(bottom: np.ndarray, y: np.ndarray, x: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Roughly the distance in mm to the skin, above 0 inside: the head's outline turns into a neck, then shoulders."""
+    head = ndimage.distance_transform_edt(bottom) - ndimage.distance_transform_edt(~bottom)
+    radii = rng.uniform(48, 68, 2)
+    shoulders = 1 + (np.maximum(down - rng.uniform(40, 110), 0) / rng.uniform(25, 50)) ** 2
+    round_ = np.sqrt(((y + rng.uniform(5, 20)) / radii[0]) ** 2 + (x / (radii[1] * shoulders)) ** 2)
+    turned = np.clip(down / rng.uniform(15, 60), 0, 1)
+    return ((1 - turned) * head + turned * (1 - round_) * radii.min()).astype(np.float32)
+
+
+def muscles(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
+    """Divide the soft tissue of a tissue map into muscles, with sheets of fat between them, in place."""
+    soft = tissue == tissues["soft tissue"]
+    kind = smooth_noise(tissue.shape, rng.uniform(8, 20), rng)
+    here = soft & (kind > rng.uniform(-1.2, 0.3))
+    tissue[here] = tissues["muscle"]
+    sheets = smooth_noise(tissue.shape, rng.uniform(4, 10), rng)
+    tissue[here & (np.abs(sheets) < rng.uniform(0.02, 0.3))] = tissues["soft tissue, fat"]
+
+
+def end_brainstem(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
+    """Let the brainstem of a tissue map with its neck end at a plane, somewhat tilted; below is spinal cord, in place.
+
+    References end it where the atlas does, at the foramen magnum, or a centimetre higher or lower.
+    """
+    stem = tissue == tissues["brainstem"]
+    rows = np.flatnonzero(stem.any((1, 2)))
+    if not len(rows):
+        return
+    tilt = rng.normal(0, 0.25)
+    middle = np.nonzero(stem[rows[0] : rows[0] + 20])[1].mean()
+    plane = rows[0] + rng.uniform(-2, 14) + tilt * (np.arange(tissue.shape[1]) - middle)
+    low = np.arange(rows[0], min(rows[0] + 40, len(tissue)))
+    part = tissue[low[0] : low[-1] + 1]
+    part[stem[low[0] : low[-1] + 1] & (low[:, None, None] < plane[:, None])] = tissues["spinal cord"]

@@ -1,0 +1,216 @@
+"""The protocol between Slicer and the worker: JSON objects, one a line, UTF-8, each with "type" and, for a run, "job".
+
+The one module that both sides import; standard library only. Fields not named here are let through, so that a side may
+learn a new one without breaking the other; a missing or wrongly typed field is refused, when sent and when received.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import KINDS, DiffusionSegmentationError
+
+PROTOCOL = 1
+"""Version of the messages; sides with different numbers do not talk."""
+
+MAX_LINE_BYTES = 4 * 2**20
+"""Longest line either side accepts, its newline included; a report with all its tables is some 10 kB."""
+
+MAX_JOB_CHARACTERS = 256
+"""Longest name of a job; it is said again in every message of the job, which must not become too long by it."""
+
+LARGEST = 2**63
+"""Whole numbers stay below this: JSON knows no bound, and a longer one fits neither a float nor a seed."""
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _job(value: Any) -> bool:
+    return _name(value) and len(value) <= MAX_JOB_CHARACTERS
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
+
+
+def _count(value: Any) -> bool:
+    return _integer(value) and value >= 0
+
+
+def _positive(value: Any) -> bool:
+    return _integer(value) and value >= 1
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _seconds(value: Any) -> bool:
+    # JSON's 1e999 is read as infinity, which nobody can show as a time.
+    return _integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _kind(value: Any) -> bool:
+    return value in KINDS
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _devices(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(device, dict) and _name(device.get("id")) for device in value)
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _millimetres(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
+
+
+def _samples(value: Any) -> bool:
+    return value == "auto" or _positive(value)
+
+
+Table = Mapping[str, Mapping[str, Check]]
+
+# Fields that may be left out, which is as null; an older client or worker does not know them.
+OPTIONAL: Table = {
+    # The file that the volume was loaded from: what its header leaves open is said in the report.
+    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name)},
+    "progress": {"note": _or_null(_text)},  # a sentence on how the run had to be changed
+    # A device on which the same could work; and whether the worker ends after this, so that no other run is sent to it.
+    "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
+    # False where the person's answer comes before the run has come to its end; then a second one follows.
+    "cancelled": {"over": _or_null(_flag), "ends": _or_null(_flag)},
+}
+
+TO_WORKER: Table = {
+    "run": {
+        "job": _job,
+        "folder": _name,
+        "volume": _name,
+        "model": _name,
+        "samples": _or_null(_samples),
+        "steps": _or_null(_positive),
+        "seed": _count,
+        "device": _name,
+    },
+    "cancel": {"job": _job, "keep": _flag},
+    "unload": {},
+    "bye": {},
+}
+
+_RESULT: Mapping[str, Check] = {"job": _job, "folder": _name, "report": _object}
+
+FROM_WORKER: Table = {
+    "hello": {"protocol": _integer, "versions": _object, "devices": _devices},
+    "progress": {
+        "job": _job,
+        "stage": _name,
+        "sample": _count,
+        "samples": _or_null(_count),
+        "step": _count,
+        "steps": _or_null(_count),
+        "secondsLeft": _or_null(_seconds),
+    },
+    "preview": {"job": _job, "segmentation": _name, "entropy": _or_null(_name), "samples": _count},
+    "done": _RESULT,
+    "partial": _RESULT,
+    "cancelled": {"job": _job},
+    "error": {"job": _or_null(_job), "kind": _kind, "message": _name, "details": _text},
+}
+
+ALL: Table = {**TO_WORKER, **FROM_WORKER}
+
+
+class MessageError(DiffusionSegmentationError):
+    """A line or object that is no message of the protocol.
+
+    `job` names the run that a broken `run` message asked for, where that much could be read; otherwise None.
+    """
+
+    kind = "input"
+
+    def __init__(self, sentence: str, job: str | None = None) -> None:
+        super().__init__(sentence)
+        self.job = job
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return `message` as one line that ends in a newline. Raises MessageError for anything `decode` would refuse."""
+    _check(message, ALL)
+    try:
+        # ASCII escapes keep path names with lone surrogates (POSIX file names need not be UTF-8) and U+2028 intact.
+        line = json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MessageError(f"The message '{message['type']}' cannot be written as JSON ({error}).") from error
+    if len(line) > MAX_LINE_BYTES:
+        raise MessageError(f"The message '{message['type']}' is too long ({len(line)} bytes).")
+    return line
+
+
+def decode(line: bytes, table: Table = ALL) -> dict[str, Any]:
+    """Return the message in `line` (with or without its newline).
+
+    `table` (TO_WORKER, FROM_WORKER or both) names the types that are welcome here. Raises MessageError, one sentence,
+    for bad UTF-8 or JSON, a line that is too long, no object, an unknown type, a missing or wrongly typed field.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise MessageError(f"A message is longer than {MAX_LINE_BYTES} bytes.")
+    try:
+        message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MessageError("A message is not valid UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise MessageError("A message is not valid JSON.") from error
+    if not isinstance(message, dict):
+        raise MessageError("A message is not a JSON object.")
+    _check(message, table)
+    return message
+
+
+def compatible(hello: Mapping[str, Any]) -> str | None:
+    """Return None if this side understands the worker that sent `hello`, otherwise one sentence that says why not."""
+    protocol = hello["protocol"]
+    if protocol == PROTOCOL:
+        return None
+    return (
+        f"The background process speaks protocol {protocol}, but {PROTOCOL} is needed; "
+        "install the same version of DiffusionSegmentation on both sides."
+    )
+
+
+def _check(message: Mapping[str, Any], table: Table) -> None:
+    kind = message.get("type")
+    if not isinstance(kind, str):
+        raise MessageError("A message has no type.")
+    fields = table.get(kind)
+    if fields is None:
+        raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
+    job = message.get("job") if kind == "run" and _job(message.get("job")) else None
+    for field, check in OPTIONAL.get(kind, {}).items():
+        if not check(message.get(field)):
+            raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
+    for field, check in fields.items():
+        if field not in message:
+            raise MessageError(f"The message '{kind}' lacks the field '{field}'.", job)
+        if not check(message[field]):
+            raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
