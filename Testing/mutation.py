@@ -1,7 +1,7 @@
 """Changes the numeric core line by line and asks whether a test notices: mutation testing with mutmut.
 
     pip install mutmut
-    python Testing/mutation.py FOLDER [MODULE ...]   # such as process metrics/joint; all of CORE take hours on one core
+    python Testing/mutation.py FOLDER [MODULE ...]   # such as diffusion/process metrics/joint; all of CORE take hours on one core
     cd FOLDER && mutmut results                      # what survived; `mutmut show NAME` is the change
 
 The folder gets a copy of engine and tests, laid out as mutmut wants it: it names what it changes by the path below the
@@ -19,14 +19,14 @@ ENGINE = ROOT / "DiffusionSegmentation" / "diffusion_segmentation"
 
 # What is changed, and the tests that should notice.
 CORE = {
-    "process": ("process", "sampler"),
-    "fill": ("fill",),
-    "intensity": ("synthesis", "fill"),
-    "ensemble": ("ensemble",),
-    "sampler": ("sampler",),
-    "copula": ("copula",),
-    "suitability": ("volume",),
-    "label_file": ("label_file",),
+    "diffusion/process": ("process", "sampler"),
+    "images/fill_value": ("fill",),
+    "images/intensity": ("synthesis", "fill"),
+    "segmentation/ensemble": ("ensemble",),
+    "segmentation/sampler": ("sampler",),
+    "diffusion/copula": ("copula",),
+    "segmentation/suitability": ("volume",),
+    "images/label_file": ("label_file",),
     "metrics/joint": ("metrics_joint",),
     "metrics/intervals": ("metrics_intervals",),
     "metrics/calibration": ("metrics_calibration",),

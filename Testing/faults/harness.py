@@ -59,7 +59,7 @@ if sys.orig_argv[-1:] == ["worker"]:
 # A small Slicer: it starts a worker, begins a run, prints the worker's process and waits to be killed.
 PARENT = """
 import json, sys, time
-from DiffusionSegmentationLib.worker_client import WorkerClient
+from DiffusionSegmentationLib.runs.worker_client import WorkerClient
 command, environment, run = json.loads(sys.argv[1])
 client = WorkerClient(command, environment)
 client.received.connect(lambda message: print(message["type"], message.get("stage", ""), flush=True))

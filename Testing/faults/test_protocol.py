@@ -30,8 +30,8 @@ PATIENCE_SECONDS = 20.0
 WORKER = """
 import os, sys, time
 from types import SimpleNamespace
-from diffusion_segmentation.streams import claim_stdin, claim_stdout
-from diffusion_segmentation.worker import Worker
+from diffusion_segmentation.runtime.stdio import claim_stdin, claim_stdout
+from diffusion_segmentation.worker.server import Worker
 
 def Now(stage):
     return SimpleNamespace(stage=stage, sample=1, samples=1, step=1, steps=1, seconds_left=1, note="")
@@ -186,10 +186,10 @@ def test_prints_stay_out_of_the_protocol_and_a_jumping_clock_holds_nothing_up(wo
 
 
 def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
-    sources = [*ENGINE.glob("diffusion_segmentation/*.py"), *ENGINE.glob("DiffusionSegmentationLib/*.py")]
+    sources = [*ENGINE.glob("diffusion_segmentation/**/*.py"), *ENGINE.glob("DiffusionSegmentationLib/**/*.py")]
     assert len(sources) > 20
     for path in sources:
-        if path.name == "leftovers.py":  # the age of a file is told by that clock, and nothing waits for it
+        if path.name == "temporary_files.py":  # the age of a file is told by that clock, and nothing waits for it
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):

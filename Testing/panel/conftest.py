@@ -28,7 +28,7 @@ import unittest
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 import conftest, torch
-from diffusion_segmentation.model import build, save
+from diffusion_segmentation.model.folder import build, save
 torch.manual_seed(7)
 metadata = conftest.metadata()
 encoder, denoiser = build(metadata["diffusion_segmentation"]["network"], 3)
@@ -46,7 +46,7 @@ for name in (
     "engine_section",
     "fitting",
     "parameters",
-    "questions",
+    "dialogs",
     "report_section",
     "result_section",
     "review_section",
@@ -57,7 +57,7 @@ for name in (
     "volumes_section",
     "widgets",
 ):
-    slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
+    slicer_standin.likePythonQt(f"DiffusionSegmentationLib.panel.{name}")
 
 
 def pytest_addoption(parser):

@@ -91,7 +91,14 @@ def test_reload_takes_the_new_code_of_every_part_and_ends_the_old_worker(openPan
     world.widget.onReload()
     try:
         assert not client.running
-        for name in ("panel", "jobs", "worker_client", "scene", "display", "parameters"):
+        for name in (
+            "panel.panel",
+            "runs.runner",
+            "runs.worker_client",
+            "scene.result_nodes",
+            "scene.display",
+            "panel.parameters",
+        ):
             name = f"DiffusionSegmentationLib.{name}"
             assert sys.modules[name] is not before[name]
         assert world.root.self() is not world.widget
