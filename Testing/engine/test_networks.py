@@ -196,6 +196,21 @@ def test_blocks_larger_than_the_window_are_the_window():
     assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()
 
 
+def test_a_block_that_ends_beyond_the_window_is_believed_no_more_than_its_voxels_are_worth(monkeypatch):
+    """Labels without a shift: a remnant of one cell an axis must not tell of a larger one than the whole block does."""
+    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda blocks, **_: blocks)
+    torch.manual_seed(8)
+    log_snr, count = torch.tensor([-6.0]), 200
+    direct = torch.zeros(1, 16, 9, 9, 9)
+    direct[:, 8:] = 2.0  # rare
+    second = class_softmax(direct)[:, 8:]
+    drawn = (torch.rand(count, *second.shape[1:]) < second).float()
+    x = diffuse(x0 := torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1), torch.randn_like(x0), log_snr.expand(count))
+    pooled = PooledEvidence(2, 8, (8,), 16, 3)
+    rms = pooled.shifts(x, log_snr.expand(count), pooled.expected(direct)).square().mean((0, 1)).sqrt()
+    assert rms.shape == (2, 2, 2) and rms.max() == rms[0, 0, 0]
+
+
 @pytest.mark.parametrize("size", [(9, 8, 10), (18, 20)])
 def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
     torch.manual_seed(7)
