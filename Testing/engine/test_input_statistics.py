@@ -12,7 +12,7 @@ from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration import calibrate
 from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
-from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS
+from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS, UNKNOWN
 from diffusion_segmentation.sampler import Encoded
 from diffusion_segmentation.segment import Request, segment
 from diffusion_segmentation.suitability import check_input_distance
@@ -102,6 +102,13 @@ def test_of_few_scans_the_limit_is_wide_and_of_fewer_there_is_none():
     assert InputStatistics.fit(scans[:FEWEST]).limit > InputStatistics.fit(scans).limit > 0
 
 
+def test_cells_beyond_the_range_of_numbers_are_as_far_as_can_be(fitted):
+    """Weights may be finite and their features so large that float32 does not hold the squares."""
+    p = torch.full((1, 8 * CLASSES, *SHAPE), 1 / CLASSES)
+    for features in (torch.randn(1, CHANNELS, *SHAPE) * 1e22, torch.full((1, CHANNELS, *SHAPE), torch.inf)):
+        assert (fitted.cell_distances(features, p) == UNKNOWN).all()
+
+
 def test_a_structure_that_is_not_there_is_not_compared_by_its_look(fitted):
     summary = scan(np.random.default_rng(0))
     summary.cells[1], summary.features[1] = LEAST_CELLS / 2, 1e3
@@ -166,7 +173,7 @@ def test_numbers_that_cannot_be_compared_with_are_refused(known, tmp_path, chang
         models.load(damaged(known, tmp_path / "copy", change))
 
 
-@pytest.mark.parametrize("entry", [3, [], {"scans": 0}, {"scans": "12"}, {}, {"scans": 10**9}, None])
+@pytest.mark.parametrize("entry", [3, [], {"scans": 0}, {"scans": "12"}, {}, {"scans": 11}, {"scans": 10**9}, None])
 def test_an_entry_that_does_not_say_what_is_there_is_refused(known, tmp_path, entry):
     folder = shutil.copytree(known, tmp_path / "copy")
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
