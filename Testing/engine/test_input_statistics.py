@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from diffusion_segmentation import cli
 from diffusion_segmentation import model as models
 from diffusion_segmentation.calibration import calibrate
-from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
 from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS, UNKNOWN
 from diffusion_segmentation.sampler import Encoded
@@ -268,3 +270,16 @@ def test_too_few_cases_of_ones_own_leave_what_the_model_knew(known):
 
     model = models.load(known)
     assert fitting.fit_input_statistics(model.encoder, model.section, Few(), 0) is None
+
+
+def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(known, tmp_path, monkeypatch):
+    source = SimpleNamespace(configure=lambda section: None, scans=lambda count, seed: iter(()))
+    monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
+    monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)
+    monkeypatch.setattr(calibrate, "fitted", lambda model, *_: (model, {"model": "known", "starts": []}))
+    request = calibrate.Request(str(known), "few", tmp_path / "new", device="cpu")
+    with pytest.raises(InputError, match="cannot be told from so few"):
+        calibrate.calibrate(replace(request, scans_only=True))
+    assert not (tmp_path / "new").exists()
+    assert calibrate.calibrate(request)["scans"] == 0
+    assert models.load(tmp_path / "new").input_statistics.scans == 12
