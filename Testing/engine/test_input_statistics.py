@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -270,6 +271,32 @@ def test_too_few_cases_of_ones_own_leave_what_the_model_knew(known):
 
     model = models.load(known)
     assert fitting.fit_input_statistics(model.encoder, model.section, Few(), 0) is None
+
+
+class Thin:
+    """Scans of two cells along an axis, of which no more than one is kept."""
+
+    def scans(self, count, seed):
+        rng, alive = np.random.default_rng(seed), []
+        for _ in range(min(count, FEWEST)):
+            image = rng.random((4, 32, 32), dtype=np.float32)
+            alive = [one for one in (*alive, weakref.ref(image)) if one() is not None]
+            assert len(alive) <= 2  # with the one that makes room for it
+            yield image
+
+
+def test_thin_scans_are_fitted_to_and_not_kept(known):
+    model = models.load(known)
+    found = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
+    assert found.scans == FEWEST and found.sound
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_features_that_are_no_numbers_are_one_sentence(known):
+    model = models.load(known)
+    next(model.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match="no numbers to compare with"):
+        fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
 
 
 def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(known, tmp_path, monkeypatch):

@@ -163,3 +163,13 @@ def test_what_stays_as_it_is_stays_with_its_structures_and_images(
     with pytest.raises(ModelError, match=f"differ in '{differs}'") as caught:
         train.main(task, tmp_path / "model", changed(config, section, **optimisation), start=started)
     assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()
+
+
+def test_input_statistics_that_fail_do_not_cost_the_model(config, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(train, "fit_input_statistics", fail)
+    model = models.load(train.main(TASK, tmp_path / "model", config))
+    assert model.input_statistics is None and (tmp_path / "model" / "training.json").exists()
+    assert "warning: what scans are like could not be learnt (out of memory)\n" in capsys.readouterr().err

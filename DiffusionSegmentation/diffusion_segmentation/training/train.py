@@ -97,9 +97,7 @@ def main(
             return output
         metadata = run.metadata()
         _require_usable(metadata)
-        input_statistics = run.input_statistics()
-    save(output, metadata, run.task.encoder, run.task.denoiser, input_statistics)
-    run.write_record(output, metadata)
+        run.save(output, metadata)
     print(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
         f"{run.journal.spent / 60:.0f} min, model in '{output.name}'. The spread of its samples is not fitted yet: "
@@ -256,6 +254,18 @@ class Run:
             unseen = self.source.unseen(self.optimisation)
             lowest = self.optimisation.lowest_log_snr
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
+
+    def save(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Write the model and its record, and then, unless they fail, the input statistics into the model."""
+        save(folder, metadata, self.task.encoder, self.task.denoiser)
+        self.write_record(folder, metadata)
+        try:
+            input_statistics = self.input_statistics()
+        except Exception as error:  # whatever it is, the model is finished
+            print(f"warning: what scans are like could not be learnt ({error})", file=sys.stderr)
+            return
+        if input_statistics is not None:
+            save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
 
     def input_statistics(self) -> InputStatistics | None:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
