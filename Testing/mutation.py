@@ -1,7 +1,7 @@
 """Changes the numeric core line by line and asks whether a test notices: mutation testing with mutmut.
 
     pip install mutmut
-    python Testing/mutation.py FOLDER [MODULE ...]   # such as diffusion/process metrics/joint; all of CORE take hours on one core
+    python Testing/mutation.py FOLDER [MODULE ...]   # such as diffusion/process; all of CORE take hours on one core
     cd FOLDER && mutmut results                      # what survived; `mutmut show NAME` is the change
 
 The folder gets a copy of engine and tests, laid out as mutmut wants it: it names what it changes by the path below the

@@ -224,10 +224,12 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
     model.section["start"] = {"covariance": covariance, "log_snr": -2.0}
     save(tmp_path / "started", model.metadata, model.encoder, model.denoiser)
     monkeypatch.setattr(figures, "DPI", 30)
-    request = evaluate.Request(str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, (), 3, device="cpu")
+    steps = ("2", "uniform:3")
+    request = evaluate.Request(str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, steps, 3, device="cpu")
     found = evaluate.evaluate(request)
     assert list(found["rows"]) == [answers.FITTED, *CONTROLS, EXACT]
-    assert "Fitted start" in evaluate.text(found, request.output)
+    text = evaluate.text(found, request.output)
+    assert "Fitted start" in text and "Nothing was drawn with 2 adapted steps, 3 uniform steps: step grids" in text
     assert "fitted start" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
 
 

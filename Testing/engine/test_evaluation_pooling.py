@@ -1,5 +1,7 @@
 """Scores over cases: pooled tables against all voxels at once, intervals, and what is kept of a finished case."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,9 @@ def test_a_case_is_kept_for_the_same_question_only(kept, tmp_path):
     assert again.get("a/b: ü", {"file": [1, 3]}) is None, "the file has changed since"
     assert again.get("a_b_ ü", {"file": [1, 2]}) is None, "another case"
     assert Kept(kept.folder, {"model": "abd", "steps": [5, 10]}).get("a/b: ü", {"file": [1, 2]}) is None
+    older = json.dumps({**json.loads((path := kept._path("a/b: ü")).read_text()), "key": {**kept.key, "schema": 3}})
+    path.write_text(older, encoding="utf-8")
+    assert kept.get("a/b: ü", {"file": [1, 2]}) is None, "heads were drawn by another generator"
     assert all(path.name.isascii() and path.parent == kept.folder for path in kept.folder.iterdir())
 
 

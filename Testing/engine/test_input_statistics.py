@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import weakref
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +12,10 @@ import torch
 
 from diffusion_segmentation import cli
 from diffusion_segmentation.calibration import calibrate
-from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
-from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS
+from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS, UNKNOWN
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.segmentation.sampler import Encoded
 from diffusion_segmentation.segmentation.suitability import check_input_distance
@@ -102,6 +105,13 @@ def test_of_few_scans_the_limit_is_wide_and_of_fewer_there_is_none():
     assert InputStatistics.fit(scans[:FEWEST]).limit > InputStatistics.fit(scans).limit > 0
 
 
+def test_cells_beyond_the_range_of_numbers_are_as_far_as_can_be(fitted):
+    """Weights may be finite and their features so large that float32 does not hold the squares."""
+    p = torch.full((1, 8 * CLASSES, *SHAPE), 1 / CLASSES)
+    for features in (torch.randn(1, CHANNELS, *SHAPE) * 1e22, torch.full((1, CHANNELS, *SHAPE), torch.inf)):
+        assert (fitted.cell_distances(features, p) == UNKNOWN).all()
+
+
 def test_a_structure_that_is_not_there_is_not_compared_by_its_look(fitted):
     summary = scan(np.random.default_rng(0))
     summary.cells[1], summary.features[1] = LEAST_CELLS / 2, 1e3
@@ -166,7 +176,7 @@ def test_numbers_that_cannot_be_compared_with_are_refused(known, tmp_path, chang
         models.load(damaged(known, tmp_path / "copy", change))
 
 
-@pytest.mark.parametrize("entry", [3, [], {"scans": 0}, {"scans": "12"}, {}, {"scans": 10**9}, None])
+@pytest.mark.parametrize("entry", [3, [], {"scans": 0}, {"scans": "12"}, {}, {"scans": 11}, {"scans": 10**9}, None])
 def test_an_entry_that_does_not_say_what_is_there_is_refused(known, tmp_path, entry):
     folder = shutil.copytree(known, tmp_path / "copy")
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
@@ -261,3 +271,42 @@ def test_too_few_cases_of_ones_own_leave_what_the_model_knew(known):
 
     model = models.load(known)
     assert fitting.fit_input_statistics(model.encoder, model.section, Few(), 0) is None
+
+
+class Thin:
+    """Scans of two cells along an axis, of which no more than one is kept."""
+
+    def scans(self, count, seed):
+        rng, alive = np.random.default_rng(seed), []
+        for _ in range(min(count, FEWEST)):
+            image = rng.random((4, 32, 32), dtype=np.float32)
+            alive = [one for one in (*alive, weakref.ref(image)) if one() is not None]
+            assert len(alive) <= 2  # with the one that makes room for it
+            yield image
+
+
+def test_thin_scans_are_fitted_to_and_not_kept(known):
+    model = models.load(known)
+    found = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
+    assert found.scans == FEWEST and found.sound
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_features_that_are_no_numbers_are_one_sentence(known):
+    model = models.load(known)
+    next(model.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match="no numbers to compare with"):
+        fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
+
+
+def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(known, tmp_path, monkeypatch):
+    source = SimpleNamespace(configure=lambda section: None, scans=lambda count, seed: iter(()))
+    monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
+    monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)
+    monkeypatch.setattr(calibrate, "fitted", lambda model, *_: (model, {"model": "known", "starts": []}))
+    request = calibrate.Request(str(known), "few", tmp_path / "new", device="cpu")
+    with pytest.raises(InputError, match="cannot be told from so few"):
+        calibrate.calibrate(replace(request, scans_only=True))
+    assert not (tmp_path / "new").exists()
+    assert calibrate.calibrate(request)["scans"] == 0
+    assert models.load(tmp_path / "new").input_statistics.scans == 12

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_segmentation.diffusion.copula import Covariance
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.phantoms import phantom
@@ -14,6 +15,8 @@ from diffusion_segmentation.segmentation.sampler import draw
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.settings import Optimisation
 from diffusion_segmentation.training.sources import open_source
+
+TASK = "boundary:16x16"
 
 SMALL = {
     "diffusion_segmentation": {
@@ -82,3 +85,91 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(config, tmp_path, monkeypa
     monkeypatch.undo()
     model = models.load(train.main("boundary:16x16", tmp_path / "model", config, resume=True))
     assert model.section["training"]["iterations"] == 4
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A model with a correlated start, for TASK."""
+    folder = tmp_path_factory.mktemp("started")
+    (folder / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    model = models.load(train.main(TASK, folder / "model", folder / "config.json"))
+    covariance = Covariance((4.0,), np.full((model.classes, 1), 0.9), np.full(model.classes, 0.1))
+    metadata = model.starting(models.Start(covariance, None)).metadata
+    models.save(folder / "model", metadata, model.encoder, model.denoiser)
+    return str(folder / "model")
+
+
+def changed(config, section=None, **optimisation):
+    """The configuration, with other entries."""
+    changes = {"diffusion_segmentation": section or {}, "optimisation": optimisation}
+    config.write_text(json.dumps(train.merged(SMALL, changes)), encoding="utf-8")
+    return config
+
+
+def test_without_a_start_no_lowest_noise_level_is_accepted(config, tmp_path):
+    with pytest.raises(InputError, match="'lowest_log_snr'.* --start"):
+        train.main(TASK, tmp_path / "model", changed(config, lowest_log_snr=-3.0))
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
+    """A lowest noise level is in the metadata even where a start, without which it is none, is not."""
+    source = open_source(TASK, tmp_path)
+    run = train.Run(train.merged(source.settings(), SMALL), Optimisation(lowest_log_snr=-3.0), source, None)
+    monkeypatch.setattr(run, "curve", lambda: train.UNTRAINED["loss_curve"])
+    lost = run.metadata()
+    assert lost["diffusion_segmentation"]["process"]["lowest_log_snr"] == -3
+    monkeypatch.setattr(train.Run, "metadata", lambda self: lost)
+    with pytest.raises(InputError, match="'start'"):
+        train.main(TASK, tmp_path / "model", config)
+    assert (tmp_path / "model" / "checkpoint.ckpt").exists()
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_the_highest_of_the_lowest_noise_levels_makes_a_model_that_loads(config, started, tmp_path):
+    changed(config, lowest_log_snr=3.0)
+    assert models.load(train.main(TASK, tmp_path / "model", config, start=started)).lowest_log_snr == 3
+    with pytest.raises(InputError, match="'lowest_log_snr' .* -12 to 3"):
+        train.main(TASK, tmp_path / "other", changed(config, lowest_log_snr=3.1), start=started)
+
+
+def test_a_resumed_training_keeps_its_lowest_noise_level(config, started, tmp_path):
+    folder = train.main(TASK, tmp_path / "model", changed(config, lowest_log_snr=-3.0), start=started)
+    before = (folder / "checkpoint.ckpt").read_bytes()
+    for other in (-2.0, -12.0):
+        with pytest.raises(InputError, match=f"-3 for its 'lowest_log_snr' and the configuration {other:g}"):
+            train.main(TASK, folder, changed(config, lowest_log_snr=other, iterations=6), resume=True)
+    assert (folder / "checkpoint.ckpt").read_bytes() == before
+    train.main(TASK, folder, changed(config, lowest_log_snr=-3.0, iterations=6), resume=True)
+    assert models.load(folder).section["training"]["iterations"] == 6
+
+
+@pytest.mark.parametrize(
+    ("task", "section", "differs"),
+    [
+        ("lesions:16x16", {}, "labels"),
+        (TASK, {"labels": [{"id": "another"}]}, "labels"),
+        (TASK, {"working_spacing_mm": 3.0}, "working_spacing_mm"),
+        (TASK, {"intensity": {"window": [0, 1]}}, "intensity"),
+    ],
+)
+@pytest.mark.parametrize("optimisation", [{"learns": "denoiser"}, {"lowest_log_snr": -3.0}])
+def test_what_stays_as_it_is_stays_with_its_structures_and_images(
+    task, section, differs, optimisation, config, started, tmp_path
+):
+    if "labels" in section:
+        own = open_source(task, tmp_path).settings()["diffusion_segmentation"]["labels"]
+        section = {"labels": [mine | entry for mine, entry in zip(own, section["labels"], strict=True)]}
+    with pytest.raises(ModelError, match=f"differ in '{differs}'") as caught:
+        train.main(task, tmp_path / "model", changed(config, section, **optimisation), start=started)
+    assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()
+
+
+def test_input_statistics_that_fail_do_not_cost_the_model(config, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(train, "fit_input_statistics", fail)
+    model = models.load(train.main(TASK, tmp_path / "model", config))
+    assert model.input_statistics is None and (tmp_path / "model" / "training.json").exists()
+    assert "warning: what scans are like could not be learnt (out of memory)\n" in capsys.readouterr().err

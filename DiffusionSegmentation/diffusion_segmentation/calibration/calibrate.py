@@ -63,12 +63,11 @@ def calibrate(request: Request) -> dict[str, Any]:
         calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
     with ProgressLine() as line:
         told = Counter(line, "looking at unseen scans")
-        input_statistics = (
-            fit_input_statistics(model.encoder, model.section, source, request.seed, told) or model.input_statistics
-        )
-    if request.scans_only and input_statistics is None:
+        learnt = fit_input_statistics(model.encoder, model.section, source, request.seed, told)
+    if request.scans_only and learnt is None:
         raise InputError(f"What scans are like cannot be told from so few; {FEWEST_SCANS} or more are needed.")
-    found["scans"] = 0 if input_statistics is None else int(input_statistics.scans)
+    found["scans"] = 0 if learnt is None else int(learnt.scans)
+    input_statistics = learnt or model.input_statistics
     request.output.mkdir(parents=True, exist_ok=True)
     write_report(request.output / "calibration.json", found)
     models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)

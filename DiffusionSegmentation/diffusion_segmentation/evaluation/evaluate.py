@@ -87,9 +87,14 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
     task, samples = phantom(request.dataset), request.samples or known.SAMPLES
     known.check_fits(model, task, samples)
     device = choose_device(request.device)
-    steps = [Steps.read(text) for text in request.steps or STEPS]
+    steps, notes = [Steps.read(text) for text in request.steps or STEPS], []
     if model.lowest_log_snr > LOG_SNR_MIN:
-        steps = []  # from white noise it cannot start
+        if request.steps:
+            notes.append(
+                f"Nothing was drawn with {', '.join(one.title for one in steps)}: step grids start from white noise, "
+                "and this model's denoiser was trained for its own start alone."
+            )
+        steps = []
     asked = Respondent(model.to(device), steps, samples, request.seed)
     key = _key(model, request, samples, [one.key for one in steps], device) | {"task": repr(task)}
     kept, count = Kept(request.output / "cases", key), request.cases or known.CASES[len(task.shape)]
@@ -109,7 +114,7 @@ def _on_phantom(request: Request, model: Model) -> tuple[dict[str, Any], dict[st
         "titles": {key: asked.titles[key] for key in rows},
         "rows": rows,
         "ideal": known_scores.ideal(records),
-        "notes": known_scores.notes(samples, records),
+        "notes": known_scores.notes(samples, records) + notes,
         "blind": known_scores.blind_controls(rows),
         "cost": {
             "rows": cost.of_rows(records, asked.passes),

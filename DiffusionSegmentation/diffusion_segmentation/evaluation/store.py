@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DiffusionSegmentationError
 from ..images.writing import replace, write_report
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised whenever what is kept of a case changes: older cases are then evaluated again."""
 
 

@@ -221,7 +221,7 @@ def load(folder: Path) -> Model:
     section = metadata["diffusion_segmentation"]
     classes = len(section["labels"]) + 1
     encoder, denoiser = _empty(section["network"], classes)
-    known = section.get(INPUT_STATISTICS) is not None
+    known = section.get(INPUT_STATISTICS)
     input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if known else None
     networks = _parts(encoder, denoiser, input_statistics)
     state = _read_weights(folder, section["sha256"], sum(part.numel() for part in networks.state_dict().values()))
@@ -229,7 +229,7 @@ def load(folder: Path) -> Model:
         networks.load_state_dict(state, assign=True)
     except RuntimeError:
         raise _misfit(folder) from None
-    if input_statistics is not None and not input_statistics.sound:
+    if known and not (input_statistics.sound and float(input_statistics.scans) == known["scans"]):
         raise _misfit(folder)
     networks.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser, input_statistics)

@@ -180,7 +180,8 @@ class InputStatistics(nn.Module):
         ahead = h @ between_cells
         own = torch.einsum("cf,fg,cg->c", class_means[1:], between_cells, class_means[1:])
         squared = torch.linalg.vecdot(h, ahead) + (share * (own - 2 * ahead @ class_means[1:].T)).sum(1)
-        return (squared / h.shape[1]).clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
+        distances = (squared / h.shape[1]).nan_to_num(UNKNOWN, UNKNOWN, UNKNOWN)  # not finite: beyond float32
+        return distances.clamp(1e-6, UNKNOWN).view(1, 1, *p.shape[2:])
 
     @property
     def compares_regions(self) -> bool:

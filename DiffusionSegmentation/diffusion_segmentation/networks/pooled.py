@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -84,7 +83,8 @@ class PooledEvidence(nn.Module):
         cells = means[0].shape[2:]
         block = tuple(min(edge or n, n) for n in cells)
         score, squares, cubes = (POOL[self.dims](m, block, ceil_mode=True, count_include_pad=False) for m in means)
-        voxels = 2**self.dims * math.prod(block)
+        held = POOL[self.dims](means[0].new_ones(1, 1, *cells), block, ceil_mode=True, divisor_override=1)
+        voxels = 2**self.dims * held  # fewer in blocks that end beyond the window
         slope = 2 * alpha * squares
         variance = (4 * alpha**2 * cubes + sigma**2 * squares) / voxels
         shift = (slope * score / (slope**2 + variance + TINY)).clamp_(-LARGEST_SHIFT, LARGEST_SHIFT)

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from ..errors import ModelError
 from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import neighbours
+from ..networks.pooled import POOL
 from ..runtime.denormals import flushed
 from ..segmentation.tiling import Tiling
 from .sources import Source
 
 SCANS = {2: 200, 3: 64}
 """How many are looked at, by the number of axes; half as many more in three would take minutes on a CPU."""
-
-
 REGION_SCANS = 16
 """So many of them are looked at again for what is usual in uncertain regions."""
 REGION_CELLS = 4
@@ -36,19 +35,21 @@ def fit_input_statistics(
 ) -> InputStatistics | None:
     """What the scans of `source` have in common as `encoder` sees them; None of too few scans.
 
-    `section` is the model's, to which `source` was configured. `on_scan(done, of)` is called after each scan.
+    `section` is the model's, to which `source` was configured. `on_scan(done, of)` is called after each scan. Raises
+    ModelError where what `encoder` sees are no numbers to compare with.
     """
     count = SCANS[section["network"].get("dims", 3)]
-    scans, images = [], []
+    scans = []
     for image in source.scans(count, seed):
         scans.append(summarised(encoder, image, section))
-        images += [image] * (len(images) < REGION_SCANS)
         on_scan(len(scans), count)
     input_statistics = InputStatistics.fit(scans)
     if input_statistics is not None:
-        input_statistics.fit_regions(
-            np.concatenate([cube_distances(encoder, image, section, input_statistics) for image in images])
-        )
+        again = source.scans(min(count, REGION_SCANS), seed)  # whole scans are too large to be kept
+        found = [cube_distances(encoder, image, section, input_statistics) for image in again]
+        input_statistics.fit_regions(np.concatenate(found))
+        if not input_statistics.sound:
+            raise ModelError("The model's features of these scans are no numbers to compare with; train it anew.")
     return input_statistics
 
 
@@ -67,10 +68,11 @@ def cube_distances(
     """Mean cell_distances [N] of the cubes of `image` in which errors are likely, weighted by how likely."""
     found = []
     for seen, p, share in _windows(encoder, image, section):
-        pool = {2: functional.avg_pool2d, 3: functional.avg_pool3d}[image.ndim]
         by_class = p.unflatten(1, (-1, neighbours(p)))
         error = (1 - by_class.amax(1)).mean(1, keepdim=True) * (share > 0)
-        mean, strange = (pool(part, REGION_CELLS) for part in (error, error * input_statistics.cell_distances(seen, p)))
+        edges = [min(REGION_CELLS, n) for n in error.shape[2:]]
+        parts = (error, error * input_statistics.cell_distances(seen, p))
+        mean, strange = (POOL[image.ndim](part, edges) for part in parts)
         found.append((strange / mean)[mean > LEAST_ERROR].cpu().double().numpy())
     return np.concatenate(found)
 

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
+from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError
+
+HIGHEST_START = 3.0
+"""Log-SNR; a loss curve from there on still has six bins, and above it voxels nearly name their classes."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Optimisation:
             raise InputError("'seed' in the training configuration must be 0 to 4294967295.")
         if not 0 <= self.average < 1 or self.dice_weight < 0:
             raise InputError("'average' in the training configuration must be in [0, 1), 'dice_weight' not negative.")
-        if not LOG_SNR_MIN <= self.lowest_log_snr < LOG_SNR_MAX:
+        if not LOG_SNR_MIN <= self.lowest_log_snr <= HIGHEST_START:
             raise InputError(
-                f"'lowest_log_snr' in the training configuration must be {LOG_SNR_MIN:g} to {LOG_SNR_MAX:g}."
+                f"'lowest_log_snr' in the training configuration must be {LOG_SNR_MIN:g} to {HIGHEST_START:g}."
             )
         choices = {
             "precision": ("auto", "bf16", "float32"),
@@ -72,6 +75,11 @@ class Optimisation:
             raise InputError("Windows of several 'shapes' need a 'batch' of 1 in the training configuration.")
         if any(n < 1 for shape in self.shapes for n in shape) or not self.shapes:
             raise InputError("'shapes' in the training configuration must be a list of window sizes in voxels.")
+
+    @property
+    def builds_on_start(self) -> bool:
+        """Whether an encoder or a covariance of the model that training starts from stays as it is."""
+        return self.learns == "denoiser" or self.lowest_log_snr > LOG_SNR_MIN
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Optimisation:

@@ -59,7 +59,7 @@ class Source(Protocol):
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` images float32 [*shape] of the kind that the model is made for, as much of each as there is.
 
-        Training never sees them, where there are others.
+        Training never sees them, where there are others. Of a smaller `count` they are the first of them.
         """
         for image, _ in self.labelled(count, seed):
             yield image

@@ -44,6 +44,8 @@ CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_MINUTES = 3
 MOST_NAMES = 10
 """Names of held-out cases that are printed; the model's metadata have them all."""
+UNTRAINED = {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}
+"""The entry `process` of a model before there is one: what else is wrong is found before the training."""
 LEAST_SHARE = 0.25  # of the weights; a start from fewer would be one in name only
 
 
@@ -85,16 +87,17 @@ def main(
     if not checkpoint.exists():
         if start:
             run.take_over(load(find(start)))
-        elif optimisation.learns == "denoiser":
+        elif optimisation.builds_on_start:
             raise InputError(
-                "Training the denoiser alone needs an encoder that is trained; name its model with --start."
+                "Training the denoiser alone needs an encoder that is trained, and training from a 'lowest_log_snr' on "
+                "a correlated start; name a model that has them with --start."
             )
     with made(output), flushed():
         if not run.go(checkpoint):
             return output
-        metadata, input_statistics = run.metadata(), run.input_statistics()
-    save(output, metadata, run.task.encoder, run.task.denoiser, input_statistics)
-    run.write_record(output, metadata)
+        metadata = run.metadata()
+        _require_usable(metadata)
+        run.save(output, metadata)
     print(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
         f"{run.journal.spent / 60:.0f} min, model in '{output.name}'. The spread of its samples is not fitted yet: "
@@ -112,7 +115,7 @@ class Run:
     ) -> None:
         self.settings, self.optimisation, self.source = settings, optimisation, source
         section = settings["diffusion_segmentation"]
-        _require_usable(settings)
+        _require_usable({**settings["bundle"], "diffusion_segmentation": {**section, "process": UNTRAINED}})
         source.configure(section)
         self.classes = len(section["labels"]) + 1
         if optimisation.class_weights and len(optimisation.class_weights) != self.classes:
@@ -129,8 +132,16 @@ class Run:
     def take_over(self, model: Model) -> None:
         """Start from another model's weights, wherever name and shape agree.
 
-        Raises ModelError when few do, or when not all of an encoder does that is to stay as it is.
+        Raises ModelError when few do, when not all of an encoder does that is to stay as it is, or when an encoder or a
+        covariance would stay as it is for other structures or images.
         """
+        if self.optimisation.builds_on_start:
+            here, there = _conventions(self.settings["diffusion_segmentation"]), _conventions(model.section)
+            if other := [name for name in here if here[name] != there[name]]:
+                raise ModelError(
+                    f"'{model.section['name']}' and the configuration differ in '{other[0]}', and what stays as it is "
+                    "in training would be wrong with another; make them the same."
+                )
         theirs = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
         ours = self.task.state_dict()
         fit = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
@@ -211,8 +222,9 @@ class Run:
         """metadata.json: what the configuration says of the model, and what training found."""
         section = copy.deepcopy(self.settings["diffusion_segmentation"])
         section["process"]["loss_curve"] = self.curve()
-        if self.start is not None:
+        if self.optimisation.lowest_log_snr > LOG_SNR_MIN:
             section["process"]["lowest_log_snr"] = self.optimisation.lowest_log_snr
+        if self.start is not None:
             section["start"] = self.start
         section["training"] = {
             "iterations": self.journal.done_iterations,
@@ -242,6 +254,18 @@ class Run:
             unseen = self.source.unseen(self.optimisation)
             lowest = self.optimisation.lowest_log_snr
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
+
+    def save(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Write the model and its record, and then, unless they fail, the input statistics into the model."""
+        save(folder, metadata, self.task.encoder, self.task.denoiser)
+        self.write_record(folder, metadata)
+        try:
+            input_statistics = self.input_statistics()
+        except Exception as error:  # whatever it is, the model is finished
+            print(f"warning: what scans are like could not be learnt ({error})", file=sys.stderr)
+            return
+        if input_statistics is not None:
+            save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
 
     def input_statistics(self) -> InputStatistics | None:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
@@ -291,15 +315,31 @@ class _Keeper(lightning.Callback):
         return {"started_from": self.run.started_from, "start": self.run.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises InputError where the configuration has another lowest noise level than the training so far."""
         self.run.started_from = state["started_from"]
         self.run.start = state.get("start")  # checkpoints of version 0.4 have none
+        lowest = self.run.start["log_snr"] if self.run.start else LOG_SNR_MIN
+        if lowest != self.run.optimisation.lowest_log_snr:
+            raise InputError(
+                f"The unfinished training has {lowest:g} for its 'lowest_log_snr' and the configuration "
+                f"{self.run.optimisation.lowest_log_snr:g}; set it back or choose another folder."
+            )
 
 
-def _require_usable(settings: dict[str, Any]) -> None:
-    """Raise InputError where the model that comes of it could not be loaded: before the training, not after."""
-    section = settings["diffusion_segmentation"]
-    learnt = {"sha256": "0" * 64, "process": {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}}
-    entry = wrong_entry({**settings["bundle"], "diffusion_segmentation": {**section, **learnt}})
+def _conventions(section: dict[str, Any]) -> dict[str, Any]:
+    """What decides how networks see an image and what the numbers of their classes mean."""
+    return {
+        "labels": [entry["id"] for entry in section["labels"]],
+        "working_spacing_mm": section["working_spacing_mm"],
+        "intensity": section.get("intensity"),
+        "dims": section["network"].get("dims", 3),
+    }
+
+
+def _require_usable(metadata: dict[str, Any]) -> None:
+    """Raise InputError where a model with this metadata could not be loaded."""
+    section = {**metadata["diffusion_segmentation"], "sha256": "0" * 64}  # which comes with the weights
+    entry = wrong_entry({**metadata, "diffusion_segmentation": section})
     if entry is not None:
         raise InputError(f"The training configuration's '{entry}' is missing or cannot be used; correct it.")
 
