@@ -1,4 +1,4 @@
-"""The script behind the README's two commands installs once, and finds torch's CPU build where one can be had."""
+"""run.py installs once, finds a CPU build of torch, and runs the layers."""
 
 import importlib.util
 import subprocess
@@ -113,6 +113,19 @@ def test_another_python_is_refused_in_one_sentence(
 def test_a_bare_linux_is_told_what_to_install(script: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r"^This Linux lacks libNoSuch\.so\.1; .* apt install libegl1 "):
         script.check_libraries(("libNoSuch.so.1",))
+
+
+def test_fast_skips_slow_tests_and_uses_all_cores(script: ModuleType) -> None:
+    assert script.run_layers(["--fast", "worker", "-k", "cancel"]) == 0
+    (command,) = script.calls
+    assert command.endswith("worker -m not slow --numprocesses auto --dist worksteal --timeout 60 -k cancel")
+
+
+def test_all_tests_run_without_fast(script: ModuleType) -> None:
+    assert script.run_layers([]) == 0
+    layers = [Path(command.split()[-1]).name for command in script.calls]
+    assert layers == ["engine", "faults", "house", "mrml", "panel", "worker"]
+    assert "slow" not in "".join(script.calls)
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["dance"], 2), (["reference"], 2), (["--help"], 0)])
