@@ -77,6 +77,19 @@ def test_files_of_the_architecture_page_exist() -> None:
     assert missing - {"DiffusionSegmentation/modelsFolder"} == set()
 
 
+def test_modules_and_tests_that_pages_name_exist() -> None:
+    """`name.py`, and `layer/test_name` with `test_name` of the same layer after it, as failures.md gives them."""
+    files = [path.relative_to(ROOT).as_posix() for root in (MODULE, ROOT / "Testing") for path in root.rglob("*.py")]
+    missing = []
+    for name, page in PAGES.items():
+        modules = re.findall(r"`([\w/]+\.py)`", page)
+        tests = [f"{test}.py" for test in re.findall(r"`((?:\w+/)?test_\w+)`", page)]
+        missing += [
+            f"{name}: {one}" for one in modules + tests if not any(f"/{file}".endswith(f"/{one}") for file in files)
+        ]
+    assert missing == []
+
+
 def test_functions_of_the_architecture_page_exist() -> None:
     page = PAGES["architecture.md"].partition("## Changes and their places")[2]
     for paragraph in page.split("\n\n"):
