@@ -83,7 +83,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def broken(files: list[Path], forbidden: set[str]) -> list[str]:
+def forbidden_imports(files: list[Path], forbidden: set[str]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files
@@ -123,16 +123,16 @@ def test_imports_run_downwards(package: str, floors: tuple[str, ...]) -> None:
 
 def test_slicer_side_never_imports_torch() -> None:
     files = [MODULE / "DiffusionSegmentation.py", *sources(LIB)]
-    assert broken(files, {"torch", "monai", "safetensors", "skimage"}) == []
+    assert forbidden_imports(files, {"torch", "monai", "safetensors", "skimage"}) == []
 
 
 def test_engine_never_imports_slicer() -> None:
-    assert broken(sources(ENGINE), {"slicer", "qt", "ctk", "vtk", "vtkmodules", LIB}) == []
+    assert forbidden_imports(sources(ENGINE), {"slicer", "qt", "ctk", "vtk", "vtkmodules", LIB}) == []
 
 
 def test_only_the_panel_needs_qt() -> None:
     files = [path for path in sources(LIB) if room(path) != "panel"]
-    assert broken(files, {"qt", "ctk", "PythonQt", "PySide6"}) == []
+    assert forbidden_imports(files, {"qt", "ctk", "PythonQt", "PySide6"}) == []
 
 
 def test_slicer_side_imports_only_shared_modules_of_the_engine() -> None:

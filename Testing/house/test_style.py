@@ -1,4 +1,4 @@
-"""One style: what ruff finds and formats by the settings in pyproject.toml."""
+"""ruff reports no findings with the settings in pyproject.toml."""
 
 import subprocess
 import sys
