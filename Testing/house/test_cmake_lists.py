@@ -1,5 +1,6 @@
 """CMake lists every installed file: an unlisted one works from a checkout but is missing from the package."""
 
+import json
 import re
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def test_root_has_the_fields_of_the_extensions_index() -> None:
         assert re.search(rf'^set\(EXTENSION_{name} "[^"\n]+"\)$', text, re.MULTILINE), f"EXTENSION_{name}"
     for url in re.findall(r"https://raw\S+?/main/([^\s\"]+)", text):
         assert (ROOT / url).is_file(), url
+
+
+def test_catalog_entry_agrees_with_the_root() -> None:
+    """Resources/DiffusionSegmentation.json is the entry for the Extensions Index, whose schema allows these keys only."""
+    entry = json.loads((ROOT / "Resources" / "DiffusionSegmentation.json").read_text(encoding="utf-8"))
+    optional = {"build_dependencies", "build_subdirectory", "enabled", "scm_revision", "scm_type", "tier"}
+    assert {"$schema", "category", "scm_url"} <= set(entry) <= {"$schema", "category", "scm_url"} | optional
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f'EXTENSION_HOMEPAGE "{entry["scm_url"].removesuffix(".git")}"' in text
+    assert f'EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}"' in text
 
 
 @pytest.mark.parametrize(
