@@ -53,7 +53,7 @@ def test_root_has_the_fields_of_the_extensions_index() -> None:
 
 
 def test_catalog_entry_agrees_with_the_root() -> None:
-    """Resources/DiffusionSegmentation.json is the entry for the Extensions Index, whose schema allows these keys only."""
+    """Resources/DiffusionSegmentation.json is the entry for the Extensions Index; its schema allows no other keys."""
     entry = json.loads((ROOT / "Resources" / "DiffusionSegmentation.json").read_text(encoding="utf-8"))
     optional = {"build_dependencies", "build_subdirectory", "enabled", "scm_revision", "scm_type", "tier"}
     assert {"$schema", "category", "scm_url"} <= set(entry) <= {"$schema", "category", "scm_url"} | optional
