@@ -137,6 +137,7 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
         cli.main(["study", "boundary", "--output", str(tmp_path), "--budget", "-3"])
 
 
+@pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
     data = planted.balls(tmp_path / "data", cases=8, raters=1)
     asked = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)

@@ -101,6 +101,12 @@ def test_functions_of_the_architecture_page_exist() -> None:
         assert code - {name for pair in defined for name in pair} == set()
 
 
+def test_every_benchmark_is_listed() -> None:
+    folder = ROOT / "Testing" / "benchmarks"
+    listed = re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert listed == sorted(path.stem for path in folder.glob("*.py"))
+
+
 def test_versions_agree() -> None:
     """The package, the citation and the newest entry of the changelog have one version."""
     import diffusion_segmentation
