@@ -329,6 +329,7 @@ def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatc
     return go
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.CaptureFixture) -> None:
     status, found, rows = measured("cpu")
     printed = capsys.readouterr().out
@@ -341,6 +342,7 @@ def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.C
     assert rows["direct head, bfloat16, mean difference"] > 0 == rows["sample, float32 without TF32, max difference"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
     status, found, rows = measured("cuda")
     worker = found.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in

@@ -196,6 +196,7 @@ def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
 # Stopped, and broken
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
