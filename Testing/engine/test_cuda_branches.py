@@ -169,6 +169,7 @@ def test_a_run_on_a_card_is_that_on_a_cpu(
     assert ("empty_cache",) in card
 
 
+@pytest.mark.slow
 def test_a_card_that_is_short_of_memory(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_training_takes_all_cards(
     assert made["workers"] == 2 / max(1, cards)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.Run, tmp_path: Path) -> None:
     batch = next(iter(torch.utils.data.DataLoader(training.source.stream(training.optimisation, 0), 2)))
     task = training.task.to(CARD)
