@@ -1,4 +1,4 @@
-"""What several layers need: a model folder that is small and quick, and a volume that is neither."""
+"""Fixtures of several layers: a small model with random weights and a synthetic head."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-# The tests' networks are tiny: threads would only wait for each other. Set before torch is imported.
+# One thread: the networks of the tests are too small to gain from more. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts background jobs with SIGINT ignored, and what pytest starts would inherit that: the tests of Ctrl+C
-# would wait for ever.
+# A shell starts background jobs with SIGINT ignored. Child processes of pytest would inherit that, and the tests of
+# Ctrl+C would wait forever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def metadata(classes: int = 3) -> dict:
-    """metadata.json of a model with random weights that is whole in every other respect."""
+    """Valid metadata.json of a model with random weights."""
     terminology = (
         "Segmentation category and type - 3D Slicer General Anatomy list"
         "~SCT^123037004^Anatomical Structure~{}~^^~~^^~^^"
@@ -68,7 +68,7 @@ def a_model_folder(tmp_path_factory) -> Path:
     description = metadata()
     torch.manual_seed(7)
     encoder, denoiser = build(description["diffusion_segmentation"]["network"], 3)
-    # The denoiser's last layer starts at zero; a trained one does not.
+    # The last layer of the denoiser is initialised to zero; that of a trained one is not.
     torch.nn.init.normal_(denoiser.head.weight, std=0.5)
     folder = tmp_path_factory.mktemp("models") / "random"
     save(folder, description, encoder, denoiser)

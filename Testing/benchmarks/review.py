@@ -20,20 +20,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mrml"))
 
-from mrml_cases import addVolume, segment  # noqa: E402
+from mrml_cases import addVolume, segment
 
 from DiffusionSegmentationLib.headless import session as headless
-from DiffusionSegmentationLib.report.page import Report  # noqa: E402
+from DiffusionSegmentationLib.report.page import Report
 from DiffusionSegmentationLib.review import corrections
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish  # noqa: E402
-from DiffusionSegmentationLib.review.review import Review  # noqa: E402
-from DiffusionSegmentationLib.scene import offscreen  # noqa: E402
+from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.review import Review
+from DiffusionSegmentationLib.scene import offscreen
 from DiffusionSegmentationLib.scene import result_nodes as scene
-from DiffusionSegmentationLib.scene.display import Overlay  # noqa: E402
-from DiffusionSegmentationLib.scene.label_map import Labels  # noqa: E402
-from DiffusionSegmentationLib.scene.pointer import Pointer  # noqa: E402
-from DiffusionSegmentationLib.scene.sample_browser import Browser  # noqa: E402
-from DiffusionSegmentationLib.scene.slice_entropy import Profiles  # noqa: E402
+from DiffusionSegmentationLib.scene.display import Overlay
+from DiffusionSegmentationLib.scene.label_map import Labels
+from DiffusionSegmentationLib.scene.pointer import Pointer
+from DiffusionSegmentationLib.scene.sample_browser import Browser
+from DiffusionSegmentationLib.scene.slice_entropy import Profiles
 
 TIMES = 7
 POLL_SECONDS = 0.1

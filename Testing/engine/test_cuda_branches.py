@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from pytest import MonkeyPatch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import gpu  # noqa: E402
+import gpu
 
 from diffusion_segmentation.calibration.start import labelled, samples
 from diffusion_segmentation.diffusion.copula import Covariance
@@ -106,7 +105,7 @@ ANSWERS = dict.fromkeys(("_lazy_init", "synchronize", "empty_cache", "reset_peak
 
 
 @pytest.fixture
-def card(monkeypatch: MonkeyPatch) -> Iterator[list[tuple]]:
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple]]:
     """A machine with the stand-in; the names and arguments with which torch.cuda was asked."""
     asked: list[tuple] = []
     for name, answer in ANSWERS.items():
@@ -150,7 +149,9 @@ def test_the_stand_in_finds_what_was_not_moved(card: list) -> None:
     assert torch.autograd.grad((p := there.requires_grad_()).square().sum(), p)[0].device == CARD
 
 
-def test_a_run_on_a_card_is_that_on_a_cpu(card: list, run: Callable, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_run_on_a_card_is_that_on_a_cpu(
+    card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample, drawn, cache = Encoded.sample, [], ModelCache()
 
     def watched(self: Encoded, seeds: list[int], *rest: Any) -> np.ndarray:
@@ -168,7 +169,10 @@ def test_a_run_on_a_card_is_that_on_a_cpu(card: list, run: Callable, tmp_path: P
     assert ("empty_cache",) in card
 
 
-def test_a_card_that_is_short_of_memory(card: list, run: Callable, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_card_that_is_short_of_memory(
+    card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """First fewer samples at a time, then smaller windows, whose features wait in main memory."""
     monkeypatch.setattr(memory_plan, "SMALLEST_SHARE", 0.25)  # the head is small
     limit, forward, encoded, computed, kept = [2], Denoiser.forward, Encoded.__init__, set(), []
@@ -209,7 +213,7 @@ def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, 
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
 
-def test_a_card_by_its_number(card: list, monkeypatch: MonkeyPatch) -> None:
+def test_a_card_by_its_number(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.choose_device("auto") == devices.choose_device("cuda") == devices.choose_device("cuda:0") == CARD
     with pytest.raises(InputError, match="'cuda:1'"):
         devices.choose_device("cuda:1")
@@ -228,7 +232,7 @@ def test_free_memory_is_the_cards_and_what_torch_does_not_use_of_its_own(card: l
 
 
 def test_what_the_networks_take_of_a_card_is_not_asked_of_main_memory(
-    card: list, a_model_folder: Path, monkeypatch: MonkeyPatch
+    card: list, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.load(a_model_folder)
     model.section["window"] = [128, 128, 128]
@@ -243,7 +247,7 @@ def test_what_the_networks_take_of_a_card_is_not_asked_of_main_memory(
     assert "smaller windows" in said[0] and said[1] == "" and plans[1].window == (128, 128, 128)
 
 
-def test_what_an_evaluation_says_of_a_card(card: list, monkeypatch: MonkeyPatch) -> None:
+def test_what_an_evaluation_says_of_a_card(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost.machine(CARD).startswith("Stand-in, ") and cost.machine(CPU).startswith("CPU")
     assert "gpu_peak" not in cost.peak_memory()  # no card was used
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -262,7 +266,7 @@ def training(tmp_path: Path) -> train.Run:
 
 @pytest.mark.parametrize(("cards", "asked"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))])
 def test_a_training_takes_all_cards(
-    training: train.Run, cards: int, asked: tuple, tmp_path: Path, monkeypatch: MonkeyPatch
+    training: train.Run, cards: int, asked: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = {}
 
@@ -284,6 +288,7 @@ def test_a_training_takes_all_cards(
     assert made["workers"] == 2 / max(1, cards)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.Run, tmp_path: Path) -> None:
     batch = next(iter(torch.utils.data.DataLoader(training.source.stream(training.optimisation, 0), 2)))
     task = training.task.to(CARD)
@@ -301,7 +306,7 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
     assert adapt.adapt(request)["steps"] == 6 and models.load(tmp_path / "adapted" / "model")
 
 
-def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clocks, load, go = [], fit.load_file, fit._Training.run
     monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
     monkeypatch.setattr(fit._Training, "run", lambda self: (clocks.append(self.clock), go(self))[1])
@@ -313,7 +318,7 @@ def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: MonkeyPatch)
 
 
 @pytest.fixture
-def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Callable:
+def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """The benchmark's exit status on a device, its tables, and all their rows."""
     monkeypatch.setattr(gpu, "REPEATS", 2)
     options = ["--model", str(a_model_folder), "--json", str(tmp_path / "found.json")]
@@ -326,6 +331,7 @@ def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatc
     return go
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.CaptureFixture) -> None:
     status, found, rows = measured("cpu")
     printed = capsys.readouterr().out
@@ -338,6 +344,7 @@ def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.C
     assert rows["direct head, bfloat16, mean difference"] > 0 == rows["sample, float32 without TF32, max difference"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
     status, found, rows = measured("cuda")
     worker = found.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in

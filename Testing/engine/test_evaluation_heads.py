@@ -104,15 +104,14 @@ def test_blocks_of_the_map_halve_the_distance_between_samples():
 
 
 def test_measures_without_a_value_are_a_dash():
-    measure = {key: None for key in ("value", "low", "high")} | {"inside": None}
+    measure = dict.fromkeys(("value", "low", "high")) | {"inside": None}
     measure |= {f"{key}by_structure": [None] for key in ("", "low_", "high_")}
     found = {
         "n": 4,
         "structures": ["one"],
-        "measures": {name: measure for name in joint.TITLES},
+        "measures": dict.fromkeys(joint.TITLES, measure),
         "controls": {
-            row: {name: None for name in joint.TITLES}
-            for row in (joint.INDEPENDENT, joint.HALVED, joint.REPEATED, joint.WIDENED)
+            row: dict.fromkeys(joint.TITLES) for row in (joint.INDEPENDENT, joint.HALVED, joint.REPEATED, joint.WIDENED)
         },
         "describe": {
             "interval_90_width_ml": [None],

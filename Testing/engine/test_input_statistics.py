@@ -244,7 +244,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("task", ["boundary:16x16", "lesions:16x16x16"])
+@pytest.mark.parametrize("task", ["boundary:16x16", pytest.param("lesions:16x16x16", marks=pytest.mark.slow)])
 def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "SCANS", {2: 40, 3: 10})
     config = tmp_path / "config.json"

@@ -110,8 +110,8 @@ def test_a2_a_network_whose_image_or_state_is_cut_loses(context, monkeypatch):
 
 def test_a2_a_network_that_never_looked_at_its_state_gains_nothing(context):
     question = variations.NoisyMask()
-    rows = {title: planted.pixels for title in variations.STATES.values()}
-    facts = {title: FACTS for title in rows}
+    rows = dict.fromkeys(variations.STATES.values(), planted.pixels)
+    facts = dict.fromkeys(rows, FACTS)
     said = question.findings(context, found(context, rows, facts=facts))
     assert {s["verdict"] for s in said.sentences} == {"open"}
 
@@ -234,7 +234,7 @@ def test_rows_find_the_better_of_every_pair_and_its_opposite(context, question):
         rows = {
             title: planted.exact if (title in better) == good else planted.sharpened for title in question.rows(TASK, 0)
         }
-        facts = {title: FACTS for title in rows}
+        facts = dict.fromkeys(rows, FACTS)
         said = question.findings(context, found(context, rows, facts=facts))
         assert said.sentences[0]["verdict"] == verdict, said.sentences[0]
 
@@ -371,7 +371,7 @@ def test_questions_are_chosen_by_name():
 
 def test_nothing_is_said_to_hold_where_all_rows_are_alike(context):
     question = variations.Losses()
-    rows = {title: planted.exact for title in question.rows(TASK, 0)}
-    facts = {title: FACTS for title in rows}
+    rows = dict.fromkeys(question.rows(TASK, 0), planted.exact)
+    facts = dict.fromkeys(rows, FACTS)
     said = question.findings(context, found(context, rows, facts=facts))
     assert all(d["verdict"] == OPEN for pair in said.numbers[TASK]["differences"].values() for d in pair.values() if d)

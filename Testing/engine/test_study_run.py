@@ -137,6 +137,7 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
         cli.main(["study", "boundary", "--output", str(tmp_path), "--budget", "-3"])
 
 
+@pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
     data = planted.balls(tmp_path / "data", cases=8, raters=1)
     asked = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
@@ -195,6 +196,7 @@ def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
 # Stopped, and broken
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

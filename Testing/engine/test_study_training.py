@@ -142,6 +142,7 @@ def test_stochastic_network_learns_that_pixels_go_together():
     assert drawn.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
 
 
+@pytest.mark.slow
 def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
     arm = Arm(TASK, form="direct")
     path = tmp_path / f"{arm.key(task.content, 0.05, 'cpu')}.safetensors"

@@ -109,6 +109,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_spoils_the_we
     assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_the_loss_falls_below_that_of_guessing(config, heads, tmp_path):
     settings = json.loads(config.read_text())
     settings["optimisation"].update(iterations=250, learning_rate=1e-2)
@@ -187,6 +188,7 @@ def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_p
     assert not (tmp_path / "second" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_denoiser_alone_learns_on_an_encoder_that_stays_as_it_is(config, heads, tmp_path):
     first = train.main(heads, tmp_path / "first", config)
     settings = json.loads(config.read_text())

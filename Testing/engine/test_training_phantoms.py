@@ -33,7 +33,7 @@ def config(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("task", ["boundary:16x16", "lesions:16x16x16"])
+@pytest.mark.parametrize("task", ["boundary:16x16", pytest.param("lesions:16x16x16", marks=pytest.mark.slow)])
 def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
     model = models.load(train.main(task, tmp_path / "model", config))
     known = phantom(task)

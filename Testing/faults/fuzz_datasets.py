@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fuzz_volumes import VOXELS, Child, Tally, nifti  # noqa: E402
+from fuzz_volumes import VOXELS, Child, Tally, nifti
 
 IMAGE = nifti(VOXELS.tobytes())
 LABEL = nifti((VOXELS % 3).astype("<i2").tobytes())

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DiffusionSegmentation"))
 
-from diffusion_segmentation.runtime.stdio import lines  # noqa: E402
-from diffusion_segmentation.worker import protocol as messages  # noqa: E402
+from diffusion_segmentation.runtime.stdio import lines
+from diffusion_segmentation.worker import protocol as messages
 
 HANG_SECONDS = 5.0
 

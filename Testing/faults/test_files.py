@@ -105,7 +105,7 @@ def test_a_name_that_is_too_long_is_one_sentence(run: Callable, tmp_path: Path) 
 def test_a_volume_of_any_name_is_segmented_into_the_same_files(
     run: Callable, tmp_path: Path, a_head_file: Path, name: str
 ) -> None:
-    if os.name == "nt" and name.split(".")[0].lower() in ("con", "aux"):
+    if os.name == "nt" and name.split(".", maxsplit=1)[0].lower() in ("con", "aux"):
         pytest.skip("no file can be called so there")
     shutil.copyfile(a_head_file, tmp_path / name)
     run(tmp_path / "out", tmp_path / name)

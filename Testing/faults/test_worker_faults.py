@@ -97,7 +97,8 @@ def test_twenty_started_and_cancelled_runs_leave_nothing(bench: Bench, slicer: S
         shutil.rmtree(run["folder"])
     assert max(seconds) < ANSWER_SECONDS, seconds
     # The next run is not held up by them, and comes to its end.
-    assert slicer.finish(last := slicer.run(samples=1, steps=2))["type"] == "done"
+    last = slicer.run(samples=1, steps=2)
+    assert slicer.finish(last)["type"] == "done"
     shutil.rmtree(last["folder"])
     assert (len(os.listdir(descriptors)), files_in(bench.temporary)) == before
     assert files_in(bench.jobs) == []

@@ -1,5 +1,6 @@
-"""The lists are the tree: a file that CMake does not list works from a checkout and is missing from the package."""
+"""CMake lists every installed file: an unlisted one works from a checkout but is missing from the package."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DiffusionSegmentation"
-# Files that tools leave in the tree, and CMakeLists.txt itself.
+# Files that tools create, and CMakeLists.txt itself.
 NOT_INSTALLED = re.compile(r"(^|/)(__pycache__|\.[^/]+|[^/]+\.egg-info|CMakeLists\.txt)(/|$)")
 # Packages that neither Slicer nor its worker imports; `test_floors.py` checks that.
 PIP_ONLY = re.compile(r"diffusion_segmentation/(calibration|evaluation|phantoms|study|training)/|\w+Lib/headless/")
@@ -28,27 +29,37 @@ def tree() -> list[str]:
 @pytest.mark.parametrize(
     ("variable", "is_script"), [("MODULE_PYTHON_SCRIPTS", True), ("MODULE_PYTHON_RESOURCES", False)]
 )
-def test_module_lists_are_the_tree(variable: str, is_script: bool) -> None:
+def test_module_lists_match_the_tree(variable: str, is_script: bool) -> None:
     listed = cmake_list(MODULE / "CMakeLists.txt", variable)
-    wanted = [name for name in tree() if name.endswith(".py") == is_script]
-    assert sorted(set(wanted) - set(listed)) == [], f"in the tree, not in {variable}"
-    assert sorted(set(listed) - set(wanted)) == [], f"in {variable}, not in the tree"
+    present = [name for name in tree() if name.endswith(".py") == is_script]
+    assert sorted(set(present) - set(listed)) == [], f"in the tree, not in {variable}"
+    assert sorted(set(listed) - set(present)) == [], f"in {variable}, not in the tree"
     assert len(listed) == len(set(listed)), "listed twice"
 
 
-def test_ctest_knows_every_layer() -> None:
+def test_ctest_lists_every_layer() -> None:
     layers = {path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")}
     assert set(cmake_list(ROOT / "Testing" / "CMakeLists.txt", "layers")) == layers
 
 
-def test_root_names_the_extension_as_the_extensions_index_wants_it() -> None:
+def test_root_has_the_fields_of_the_extensions_index() -> None:
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert re.search(r"^project\(DiffusionSegmentation\)$", text, re.MULTILINE)
     for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
-        # The index reads these with a pattern that knows one line only.
+        # The index parses these with a pattern that matches one line only.
         assert re.search(rf'^set\(EXTENSION_{name} "[^"\n]+"\)$', text, re.MULTILINE), f"EXTENSION_{name}"
     for url in re.findall(r"https://raw\S+?/main/([^\s\"]+)", text):
         assert (ROOT / url).is_file(), url
+
+
+def test_catalog_entry_agrees_with_the_root() -> None:
+    """Resources/DiffusionSegmentation.json is the entry for the Extensions Index; its schema allows no other keys."""
+    entry = json.loads((ROOT / "Resources" / "DiffusionSegmentation.json").read_text(encoding="utf-8"))
+    optional = {"build_dependencies", "build_subdirectory", "enabled", "scm_revision", "scm_type", "tier"}
+    assert {"$schema", "category", "scm_url"} <= set(entry) <= {"$schema", "category", "scm_url"} | optional
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f'EXTENSION_HOMEPAGE "{entry["scm_url"].removesuffix(".git")}"' in text
+    assert f'EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}"' in text
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""The house stands as it is drawn: imports run downwards only, and the wall between Slicer and engine has its doors.
+"""Imports run downwards only, and the Slicer side imports nothing of the engine but three modules.
 
-Read from the source, so that an import inside a function counts too; one for type checking only does not.
+Read from the source: an import inside a function counts too, one under TYPE_CHECKING does not.
+Documentation/architecture.md describes the packages in the same order.
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,7 +19,7 @@ MODULE = ROOT / "DiffusionSegmentation"
 ENGINE = "diffusion_segmentation"
 LIB = "DiffusionSegmentationLib"
 
-# From the roof to the ground; a name is a module or a package.
+# Import order, top first; a name is a module or a package. Names in one row do not import each other.
 ENGINE_FLOORS = (
     "__main__",
     "cli",
@@ -41,10 +43,10 @@ LIB_FLOORS = (
     "scene",
     "signals i18n latest_only",
 )
-# Rooms that need the extra [train]; segmenting needs none of them.
+# Packages that need the extra [train]; segmenting needs none of them.
 DEVELOPERS = {"training", "calibration", "evaluation", "study"}
-# The doors in the wall, and what they load beyond the standard library: Slicer's own process opens them.
-DOORS = {
+# Modules of the engine that Slicer's own process imports, and what they load beyond the standard library.
+SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
     f"{ENGINE}.segmentation.uncertain_regions": {"numpy"},
@@ -81,7 +83,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def broken(files: list[Path], forbidden: set[str]) -> list[str]:
+def forbidden_imports(files: list[Path], forbidden: set[str]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files
@@ -90,10 +92,18 @@ def broken(files: list[Path], forbidden: set[str]) -> list[str]:
     ]
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_module_is_in_a_row() -> None:
     for package, floors in ((ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)):
         rooms = {room(path) for path in sources(package)} - {"__init__"}
-        assert rooms - set(" ".join(floors).split()) == set(), "say in this file on which floor it stands"
+        assert rooms - set(" ".join(floors).split()) == set(), "add it to a row of this file"
+
+
+@pytest.mark.parametrize(("title", "floors"), [("engine package", ENGINE_FLOORS), ("Slicer-side package", LIB_FLOORS)])
+def test_architecture_page_lists_the_packages_in_import_order(title: str, floors: tuple[str, ...]) -> None:
+    page = (ROOT / "Documentation" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition(f"| {title} | content |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()]
+    assert [set(row) for row in rows] == [set(floor.split()) for floor in floors]
 
 
 @pytest.mark.parametrize(("package", "floors"), [(ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)])
@@ -113,36 +123,36 @@ def test_imports_run_downwards(package: str, floors: tuple[str, ...]) -> None:
 
 def test_slicer_side_never_imports_torch() -> None:
     files = [MODULE / "DiffusionSegmentation.py", *sources(LIB)]
-    assert broken(files, {"torch", "monai", "safetensors", "skimage"}) == []
+    assert forbidden_imports(files, {"torch", "monai", "safetensors", "skimage"}) == []
 
 
 def test_engine_never_imports_slicer() -> None:
-    assert broken(sources(ENGINE), {"slicer", "qt", "ctk", "vtk", "vtkmodules", LIB}) == []
+    assert forbidden_imports(sources(ENGINE), {"slicer", "qt", "ctk", "vtk", "vtkmodules", LIB}) == []
 
 
 def test_only_the_panel_needs_qt() -> None:
     files = [path for path in sources(LIB) if room(path) != "panel"]
-    assert broken(files, {"qt", "ctk", "PythonQt", "PySide6"}) == []
+    assert forbidden_imports(files, {"qt", "ctk", "PythonQt", "PySide6"}) == []
 
 
-def test_wall_has_its_doors_only() -> None:
-    through = [
+def test_slicer_side_imports_only_shared_modules_of_the_engine() -> None:
+    other = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in [MODULE / "DiffusionSegmentation.py", *sources(LIB)]
         for name, line in imports(path)
-        if name.split(".")[0] == ENGINE and not any(f"{name}.".startswith(f"{door}.") for door in DOORS)
+        if name.split(".")[0] == ENGINE and not any(f"{name}.".startswith(f"{module}.") for module in SHARED_MODULES)
     ]
-    assert through == []
+    assert other == []
 
 
-@pytest.mark.parametrize("door", sorted(DOORS))
-def test_doors_load_little(door: str) -> None:
+@pytest.mark.parametrize("module", sorted(SHARED_MODULES))
+def test_shared_modules_load_little(module: str) -> None:
     check = (
-        f"import sys; before = set(sys.modules); import {door};"
+        f"import sys; before = set(sys.modules); import {module};"
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
     )
     answer = subprocess.run([sys.executable, "-c", check], cwd=MODULE, capture_output=True, text=True, check=True)
-    assert set(answer.stdout.split()) == {ENGINE} | DOORS[door]
+    assert set(answer.stdout.split()) == {ENGINE} | SHARED_MODULES[module]
 
 
 def test_dependencies_are_what_the_engine_imports() -> None:

@@ -1,4 +1,4 @@
-"""What the README names exists: commands, options, files, pictures, and the error texts of its troubleshooting."""
+"""README and Documentation agree with the product: commands, options, files, links, labels and quoted messages."""
 
 import ast
 import json
@@ -11,8 +11,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DiffusionSegmentation"
+DOCUMENTATION = ROOT / "Documentation"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCUMENTATION.glob("*.md"))}
+EVERYTHING = "\n".join([README, *PAGES.values()])
+LINKED = sorted([ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md")])
+LINKED += sorted(DOCUMENTATION.rglob("*.md"))
 BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
+
+
+# Terms that the tutorial defines in bold.
+NOT_LABELS = {"0 bits", "1 bit", "expected volume", "interval", "mask"}
 
 
 def texts() -> list[str]:
@@ -29,10 +38,90 @@ def texts() -> list[str]:
     return found
 
 
-def test_links_and_pictures_exist() -> None:
-    names = re.findall(r"\]\((?!http|#)([^)]+)\)", README) + re.findall(r'src="([^"]+)"', README)
-    assert len(names) >= 4
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them: lower case, spaces as hyphens, no punctuation."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_resolve(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((?!https?:|mailto:)([^)]+)\)", text) + re.findall(r'src(?:set)?="(?!http)([^"]+)"', text)
+    broken = []
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_readme_has_600_to_900_words() -> None:
+    assert 600 <= len(README.split()) <= 900
+
+
+def test_readme_links_every_page() -> None:
+    assert [name for name in PAGES if f"](Documentation/{name})" not in README] == []
+
+
+def test_files_of_the_architecture_page_exist() -> None:
+    """Paths in backticks, relative to the root, the module's folder, the engine or the Slicer side."""
+    page = PAGES["architecture.md"]
+    names = set(re.findall(r"`([\w/]+/[\w.]*|\w+\.py)`", page)) | {
+        f"{name}.py" for name in re.findall(r'\["([a-z_]+/[a-z_]+)<br>', page)
+    }
+    assert len(names) >= 30
+    roots = [ROOT, MODULE, MODULE / "diffusion_segmentation", MODULE / "DiffusionSegmentationLib"]
+    missing = {name for name in names if not any((root / name).exists() for root in roots)}
+    assert missing - {"DiffusionSegmentation/modelsFolder"} == set()
+
+
+def test_modules_and_tests_that_pages_name_exist() -> None:
+    """`name.py`, and `layer/test_name` with `test_name` of the same layer after it, as failures.md gives them."""
+    files = [path.relative_to(ROOT).as_posix() for root in (MODULE, ROOT / "Testing") for path in root.rglob("*.py")]
+    missing = []
+    for name, page in PAGES.items():
+        modules = re.findall(r"`([\w/]+\.py)`", page)
+        tests = [f"{test}.py" for test in re.findall(r"`((?:\w+/)?test_\w+)`", page)]
+        missing += [
+            f"{name}: {one}" for one in modules + tests if not any(f"/{file}".endswith(f"/{one}") for file in files)
+        ]
+    assert missing == []
+
+
+def test_functions_of_the_architecture_page_exist() -> None:
+    page = PAGES["architecture.md"].partition("## Changes and their places")[2]
+    for paragraph in page.split("\n\n"):
+        files = [MODULE / name for name in re.findall(r"`([\w/]+\.py)`", paragraph)]
+        source = "".join(path.read_text(encoding="utf-8") for path in files if path.exists())
+        names = re.findall(r"`(\w+(?:\.\w+)?)(?:\([\w, ]*\))?`", paragraph)
+        code = {name.split(".")[-1] for name in names if name.startswith("_") or name[0].isupper()}
+        defined = set(re.findall(r"(?:def|class) (\w+)|^(\w+)\b", source, re.MULTILINE))
+        assert code - {name for pair in defined for name in pair} == set()
+
+
+def test_every_benchmark_is_listed() -> None:
+    folder = ROOT / "Testing" / "benchmarks"
+    listed = re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert listed == sorted(path.stem for path in folder.glob("*.py"))
+
+
+def test_versions_agree() -> None:
+    """The package, the citation and the newest entry of the changelog have one version."""
+    import diffusion_segmentation
+
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)[1]
+    assert diffusion_segmentation.__version__ == cited == versions[0]
+
+
+def test_messages_of_the_architecture_page_are_the_protocol() -> None:
+    from diffusion_segmentation.worker import protocol
+
+    rows = re.findall(r"^\| `(\w+)` \| (to|from) worker \|", PAGES["architecture.md"], re.MULTILINE)
+    assert {name for name, direction in rows if direction == "to"} == set(protocol.TO_WORKER)
+    assert {name for name, direction in rows if direction == "from"} == set(protocol.FROM_WORKER)
 
 
 def test_the_two_commands_exist() -> None:
@@ -42,24 +131,26 @@ def test_the_two_commands_exist() -> None:
         assert f'case ["{command}", ' in (ROOT / script).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"diffusion-segmentation (\w+)", README))))
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"(?:^|`)diffusion-segmentation (\w+)", EVERYTHING, re.MULTILINE)))
+)
 def test_subcommands_and_their_options_exist(command: str) -> None:
     ask = [sys.executable, "-m", "diffusion_segmentation", command, "--help"]
     help_text = subprocess.run(ask, cwd=MODULE, capture_output=True, text=True, check=True).stdout
-    examples = re.findall(rf"diffusion-segmentation {command}([^`\n]*)", README)
-    table = README.partition(f"| option of `{command}` |")[2].partition("\n\n")[0]
+    examples = re.findall(rf"diffusion-segmentation {command}([^`\n]*)", EVERYTHING)
+    table = EVERYTHING.partition(f"| option of `{command}` |")[2].partition("\n\n")[0]
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join([*examples, table])))
     assert {option for option in options if option not in help_text} == set()
 
 
 def test_files_of_the_table_are_written() -> None:
-    names = re.findall(r"^\| `([\w.]+\.(?:nrrd|json))` \|", README, re.MULTILINE)
+    names = re.findall(r"^\| `([\w.]+\.(?:nrrd|json))` \|", PAGES["command-line.md"], re.MULTILINE)
     assert len(names) == 7
     assert [name for name in names if name not in texts()] == []
 
 
 def test_troubleshooting_quotes_what_the_program_says() -> None:
-    quotes = re.findall(r"\*\*“(.+?)”\*\*", README.partition("## Troubleshooting")[2])
+    quotes = re.findall(r"\*\*“(.+?)”\*\*", PAGES["troubleshooting.md"])
     assert len(quotes) >= 15
     said = texts()
     for quote in quotes:
@@ -69,18 +160,20 @@ def test_troubleshooting_quotes_what_the_program_says() -> None:
 
 
 def test_labels_to_click_are_in_the_panel() -> None:
-    steps = README.partition("**Use it**")[2].partition("## ")[0]
-    labels = re.findall(r"\*\*(.+?)\*\*", steps)
-    assert len(labels) >= 5
+    """Bold words of the first result and of the tutorial are labels; `(key O)` of a label may follow in plain text."""
+    steps = README.partition("## First result")[2].partition("\n## ")[0] + PAGES["tutorial.md"]
+    labels = set(re.findall(r"\*\*([^*]+)\*\*", steps)) - NOT_LABELS
+    assert len(labels) >= 25
     panel = (MODULE / "Resources" / "UI" / "DiffusionSegmentation.ui").read_text(encoding="utf-8")
-    shown = {label.rstrip(":") for label in re.findall(r"<string>([^<]*)</string>", panel)} | set(texts())
-    assert [label for label in labels if label not in shown] == []
+    known = [*re.findall(r"<string>([^<]*)</string>", panel), *texts()]
+    shown = {re.sub(r"( \(\*\)|:|\.\.\.)$", "", label) for label in known}
+    assert sorted(labels - shown) == []
 
 
 def test_the_numbers_of_the_study_are_those_of_its_report() -> None:
     report = (ROOT / "Documentation/study/README.md").read_text("utf-8")
     task, checked = "", 0
-    for cells in re.findall(r"^\| (\w*) ?\| (d\w+,[^|]+) \|(.+)\|$", README, re.MULTILINE):
+    for cells in re.findall(r"^\| (\w*) ?\| (d\w+,[^|]+) \|(.+)\|$", PAGES["study.md"], re.MULTILINE):
         task, row, shown = cells[0] or task, cells[1], cells[2].split("|")
         table = report.partition(f"\n{task}: mean over 2 seeds")[2].partition("\n\n")[2].partition("\n\n")[0]
         line = next(line for line in table.splitlines() if line.startswith(f"| {row} |"))

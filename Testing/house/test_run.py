@@ -1,4 +1,4 @@
-"""The script behind the README's two commands installs once, and finds torch's CPU build where one can be had."""
+"""run.py installs once, finds a CPU build of torch, and runs the layers."""
 
 import importlib.util
 import subprocess
@@ -12,7 +12,7 @@ RUN = Path(__file__).resolve().parents[1] / "run.py"
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """run.py with an environment in a temporary folder; `script.calls` records what it would have started."""
+    """run.py with an environment in a temporary folder; `script.calls` records the commands that it would start."""
     spec = importlib.util.spec_from_file_location("run", RUN)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -69,16 +69,16 @@ def test_linux_takes_the_cpu_build_from_pytorch(script: ModuleType, monkeypatch:
     assert script.calls[-1].endswith("torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu")
 
 
-def test_a_silent_index_costs_half_a_minute_and_no_failure(
+def test_an_unreachable_index_costs_30_seconds_and_no_failure(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script.no_local_torch = True
 
-    def silent(command: list[str], *, timeout: float, **_: object) -> None:
+    def unreachable(command: list[str], *, timeout: float, **_: object) -> None:
         assert timeout <= 30
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr(script.subprocess, "run", silent)
+    monkeypatch.setattr(script.subprocess, "run", unreachable)
     script.install_torch(script.MAIN)
     assert len(script.calls) == 1
     assert "cannot be reached" in capsys.readouterr().out
@@ -91,9 +91,7 @@ def test_other_systems_leave_torch_to_pypi(script: ModuleType, monkeypatch: pyte
     assert len(script.calls) == 1
 
 
-def test_a_machine_with_an_nvidia_card_takes_the_build_that_can_use_it(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_with_an_nvidia_gpu_takes_the_cuda_build(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     script.no_local_torch = True
     monkeypatch.setattr(script.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(script.subprocess, "run", pytest.fail)
@@ -110,12 +108,25 @@ def test_another_python_is_refused_in_one_sentence(
         script.check_python(needs_311)
 
 
-def test_a_bare_linux_is_told_what_to_install(script: ModuleType) -> None:
+def test_missing_libraries_end_with_the_packages_to_install(script: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r"^This Linux lacks libNoSuch\.so\.1; .* apt install libegl1 "):
         script.check_libraries(("libNoSuch.so.1",))
 
 
-@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["dance"], 2), (["reference"], 2), (["--help"], 0)])
+def test_fast_skips_slow_tests_and_uses_all_cores(script: ModuleType) -> None:
+    assert script.run_layers(["--fast", "worker", "-k", "cancel"]) == 0
+    (command,) = script.calls
+    assert command.endswith("worker -m not slow --numprocesses auto --dist worksteal --timeout 60 -k cancel")
+
+
+def test_all_tests_run_without_fast(script: ModuleType) -> None:
+    assert script.run_layers([]) == 0
+    layers = [Path(command.split()[-1]).name for command in script.calls]
+    assert layers == ["engine", "faults", "house", "mrml", "panel", "worker"]
+    assert "slow" not in "".join(script.calls)
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["unknown"], 2), (["reference"], 2), (["--help"], 0)])
 def test_usage(script: ModuleType, arguments: list[str], status: int) -> None:
     assert script.main(arguments) == status
     assert script.calls == []

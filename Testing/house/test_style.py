@@ -1,4 +1,4 @@
-"""One style: what ruff finds and formats by the settings in pyproject.toml."""
+"""ruff reports no findings with the settings in pyproject.toml."""
 
 import subprocess
 import sys
@@ -12,5 +12,5 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_ruff(command: str) -> None:
     ruff = [sys.executable, "-m", "ruff", *command.split(), "--quiet", "--no-cache", ROOT]
-    finished = subprocess.run(ruff, capture_output=True, text=True)
+    finished = subprocess.run(ruff, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -18,19 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DiffusionSegmentation"
 PACKAGES = ("diffusion_segmentation", "DiffusionSegmentationLib")
 LEFT_BY_TOOLS = ("__pycache__", ".ruff_cache", "*.egg-info")
-# Neither this Python's search path nor the single thread that suits the tests' tiny networks.
+# Without this interpreter's search path and the thread limit of the tests.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OMP_"))}
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    finished = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    finished = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy because building leaves files beside the sources."""
+    """The wheel, built from a copy, because a build writes files beside the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(MODULE, source / MODULE.name, ignore=shutil.ignore_patterns(*LEFT_BY_TOOLS))
@@ -43,33 +43,35 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the executables of a new environment that holds the wheel.
+    """Folder of the executables of a new environment with the wheel.
 
-    torch and the other dependencies are lent by this environment: a path in a .pth file is no site folder, so that this
-    environment's own link to the checkout is not followed.
+    torch and the other dependencies come from this environment through a .pth file; .pth files in that path are not
+    processed, so that its link to the checkout has no effect.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     variables = {"base": str(folder), "platbase": str(folder)}
-    (Path(sysconfig.get_path("purelib", "venv", variables)) / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    (Path(sysconfig.get_path("purelib", "venv", variables)) / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib")
+    )
     executables = Path(sysconfig.get_path("scripts", "venv", variables))
     python = executables / ("python.exe" if os.name == "nt" else "python")
     install = ("install", "--quiet", "--no-deps", "--no-index", "--ignore-installed")
     run(sys.executable, "-m", "pip", "--python", python, *install, wheel, cwd=folder)
-    found = run(python, "-c", "import diffusion_segmentation; print(diffusion_segmentation.__file__)", cwd=folder)
-    assert Path(found.strip()).is_relative_to(folder)
+    location = run(python, "-c", "import diffusion_segmentation; print(diffusion_segmentation.__file__)", cwd=folder)
+    assert Path(location.strip()).is_relative_to(folder)
     return executables
 
 
-def test_wheel_holds_both_packages_whole(wheel: Path) -> None:
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.split("/")[0] in PACKAGES}
+def test_wheel_contains_both_packages(wheel: Path) -> None:
+    contained = {name for name in zipfile.ZipFile(wheel).namelist() if name.split("/")[0] in PACKAGES}
     files = {
         path.relative_to(MODULE).as_posix()
         for package in PACKAGES
         for path in (MODULE / package).rglob("*")
         if path.is_file() and not set(LEFT_BY_TOOLS) & set(path.parts)
     }
-    assert held == files
+    assert contained == files
 
 
 def test_segments_without_the_checkout(installed: Path, tmp_path: Path) -> None:
@@ -92,5 +94,5 @@ def test_segments_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     assert entropy.GetSize() == volume.GetSize() and entropy.GetSpacing() == volume.GetSpacing()
 
 
-def test_brings_the_demo_along(installed: Path, tmp_path: Path) -> None:
+def test_has_the_command_demo(installed: Path, tmp_path: Path) -> None:
     assert "--volume" in run(installed / "diffusion-segmentation", "demo", "--help", cwd=tmp_path)

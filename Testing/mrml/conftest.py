@@ -11,7 +11,7 @@ from DiffusionSegmentationLib.headless import session as headless
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment  # noqa: E402
+from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment
 
 
 @pytest.fixture

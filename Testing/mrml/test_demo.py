@@ -145,7 +145,7 @@ def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
     command = [sys.executable, "-m", "DiffusionSegmentationLib.headless", "--volume", "none.nii", "--output", "out"]
     folder = Path(headless.__file__).parents[1]
     environment = workerEnvironment({}) | {"PYTHONPATH": str(folder)}
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", env=environment)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert answer.returncode == 1
     assert answer.stderr == "'none.nii' is no volume that Slicer can read.\n"
 

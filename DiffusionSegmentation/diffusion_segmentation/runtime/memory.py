@@ -32,7 +32,7 @@ def available_memory() -> int | None:
                 return None
             return int(status[4])
         if sys.platform == "darwin":
-            return int(subprocess.run(["sysctl", "-n", "hw.memsize"], capture_output=True, timeout=5).stdout)
+            return int(subprocess.check_output(["sysctl", "-n", "hw.memsize"], timeout=5))
         told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         # Not the swap: a network whose weights and features are swapped takes hours for minutes.
         return min([int(told["MemAvailable"].split()[0]) * 1024, *_left_to_group()])

@@ -48,7 +48,7 @@ def _identifiers(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for number, name in enumerate(names, 1):
         identifier = "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-        found.append(f"class_{number}" if not identifier else identifier)
+        found.append(identifier or f"class_{number}")
         while found[-1] in found[:-1]:
             found[-1] += f"_{number}"
     return found

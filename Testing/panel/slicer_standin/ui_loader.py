@@ -1,7 +1,7 @@
 """Loads Slicer's .ui files with QUiLoader; connections between our own widgets are made here, from the same file."""
 
 import types
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from PySide6.QtCore import QBuffer, QByteArray
 from PySide6.QtUiTools import QUiLoader
