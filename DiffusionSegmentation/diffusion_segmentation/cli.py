@@ -1,37 +1,44 @@
 """The command `diffusion-segmentation`.
 
-Exit status: 0 done, 1 failed with one plain sentence on stderr, 2 wrong usage, 130 cancelled. With `--json` stdout
-holds the result as JSON and nothing else. What needs torch is imported only when a command runs that needs it, so that
-help and usage errors come at once.
+Exit status: 0 success, 1 failure with one plain sentence on stderr, 2 wrong usage, 130 cancelled. With `--json` stdout
+contains the result as JSON and nothing else. torch is imported only by the commands that need it, so that help and
+usage errors appear at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
+import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import parse
-from .errors import Cancelled, DiffusionSegmentationError, explain
+from .errors import DEBUG_VARIABLE, Cancelled, DiffusionSegmentationError, explain
 from .runtime import terminal
+from .runtime.log import configure_logging
 
 CANCELLED = 130
 
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (default: the process's); return its exit status. Wrong usage exits with 2."""
+    """Run the command with `arguments` (default: sys.argv); return its exit status. Wrong usage exits with 2."""
     options = parse(arguments)
+    configure_logging()
     try:
         return COMMANDS[options.command](options)
     except (KeyboardInterrupt, Cancelled):
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
     except Exception as error:
-        if sys.flags.dev_mode:  # python -X dev
+        if options.debug:
             traceback.print_exc()
         print(explain(error)[1], file=sys.stderr)
         return 1
@@ -39,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
-    from .segmentation import pipeline as engine
+    from .segmentation import pipeline
 
-    request = engine.Request(
+    request = pipeline.Request(
         volume=options.volume,
         output=options.output,
         model=options.model,
@@ -56,26 +63,17 @@ def _segment(options: argparse.Namespace) -> int:
         previews=False,
     )
     with terminal.ProgressLine() as progress:
-        outcome = engine.segment(request, progress=progress)
-    if outcome.report.get("input", {}).get("unlike_training"):
-        print(f"warning: {outcome.report['warnings'][0]}", file=sys.stderr)
-    if show_json:
-        show_json(outcome.report)
-    else:
-        print(terminal.summary(outcome.report, options.output))
-    return 0
+        report = pipeline.segment(request, progress=progress).report
+    if report.get("input", {}).get("unlike_training"):
+        logger.warning(report["warnings"][0])
+    return _show(report, terminal.summary, options.output, show_json)
 
 
 def _models(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
-    from .model import folder as model
+    from .model import folder
 
-    found = model.available()
-    if show_json:
-        show_json(found)
-    else:
-        print(terminal.catalogue(found))
-    return 0
+    return _show(folder.available(), lambda models, _: terminal.catalogue(models), None, show_json)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -89,9 +87,9 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     _require_extra("matplotlib")
     show_json = terminal.claim_for_json() if options.json else None
-    from .evaluation import evaluate as engine
+    from .evaluation import evaluate
 
-    request = engine.Request(
+    request = evaluate.Request(
         model=options.model,
         dataset=options.dataset,
         output=options.output,
@@ -102,20 +100,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         window=options.window,
     )
-    found = engine.evaluate(request)
-    if show_json:
-        show_json(found)
-    else:
-        print(engine.text(found, options.output))
-    return 0
+    return _show(evaluate.evaluate(request), evaluate.text, options.output, show_json)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     show_json = terminal.claim_for_json() if options.json else None
-    from .calibration import calibrate as engine
+    from .calibration import calibrate
 
-    request = engine.Request(
+    request = calibrate.Request(
         model=options.model,
         data=options.data,
         output=options.output,
@@ -124,38 +117,19 @@ def _calibrate(options: argparse.Namespace) -> int:
         device=options.device,
         scans_only=options.scans_only,
     )
-    found = engine.calibrate(request)
-    if show_json:
-        show_json(found)
-    else:
-        print(engine.text(found, options.output))
-    return 0
+    return _show(calibrate.calibrate(request), calibrate.text, options.output, show_json)
 
 
 def _study(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     show_json = terminal.claim_for_json() if options.json else None
     if options.adapt:
-        found, said = _adapt(options)
-    else:
-        found, said = _ask(options)
-    if show_json:
-        show_json(found)
-    else:
-        print(said)
-    return 0
+        from .study import adapt
 
-
-def _adapt(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from .study import adapt
-
-    if len(options.data) > 1:
-        raise DiffusionSegmentationError("--adapt takes one task; name one.")
-    found = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
-    return found, adapt.text(found, options.output)
-
-
-def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+        if len(options.data) > 1:
+            raise DiffusionSegmentationError("--adapt takes one task; name one.")
+        result = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
+        return _show(result, adapt.text, options.output, show_json)
     from .study import report, study
 
     request = study.Request(
@@ -166,13 +140,26 @@ def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         seeds=options.seeds,
         device=options.device,
     )
-    found = study.study(request)
-    return found, report.text(found, options.output)
+    return _show(study.study(request), report.text, options.output, show_json)
+
+
+def _show(
+    result: Any, text: Callable[[Any, Path], str], output: Path | None, show_json: Callable[[Any], None] | None
+) -> int:
+    """Print a result as JSON if `show_json` is given, otherwise as `text(result, output)`. Returns the exit status."""
+    if show_json:
+        show_json(result)
+    else:
+        print(text(result, output))
+    return 0
 
 
 def _require_extra(*packages: str) -> None:
-    """Raise an error that says what to install where a package of the extra [train] is missing."""
-    if not all(importlib.util.find_spec(package) for package in packages):
+    """Raise an error with the command to install unless `packages` and the training code are installed.
+
+    The extension in Slicer contains no training code; pip installs it with the extra [train].
+    """
+    if not all(importlib.util.find_spec(package) for package in (f"{__package__}.training", *packages)):
         raise DiffusionSegmentationError(
             "Training and evaluation need Lightning and Matplotlib; install them with: "
             "pip install 'diffusion-segmentation[train]'"
@@ -180,25 +167,27 @@ def _require_extra(*packages: str) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    """The demo needs Slicer's libraries, which the engine never imports: it is a process of its own."""
+    """Run the demo in a process of its own: it needs Slicer's libraries, which the engine does not import."""
     if not all(importlib.util.find_spec(package) for package in ("slicer", "vtkmodules", "DiffusionSegmentationLib")):
         raise DiffusionSegmentationError(
             "The demo needs 3D Slicer's libraries; install them with: pip install 'diffusion-segmentation[demo]'"
         )
+    if options.debug:
+        os.environ[DEBUG_VARIABLE] = "1"
     command = [sys.executable, "-X", "utf8", "-m", "DiffusionSegmentationLib.headless", *options.rest]
     with subprocess.Popen(command) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it got the same signal and cleans up
+            process.wait()  # the child received the same signal and cleans up
             raise
-    return status if status >= 0 else 1  # ended by a signal
+    return status if status >= 0 else 1  # negative: ended by a signal
 
 
 def _worker(options: argparse.Namespace) -> NoReturn:
-    from .worker import server as worker
+    from .worker import server
 
-    worker.main()
+    server.main()
 
 
 COMMANDS = {

@@ -243,7 +243,7 @@ def test_blur_turns_one_voxel_width_into_the_other() -> None:
     image = sitk.Image(61, 5, 5, sitk.sitkFloat32)
     image.SetSpacing((1, 10, 10))
     image[30, 2, 2] = 1.0
-    line = sitk.GetArrayFromImage(grids._smoothed_for(image, 3.0))[2, 2]
+    line = sitk.GetArrayFromImage(grids._antialiased(image, 3.0))[2, 2]
     x = np.arange(61) - 30
     assert line.sum() == pytest.approx(1, abs=0.01)
     assert (line * x**2).sum() / line.sum() == pytest.approx((3**2 - 1**2) / (8 * math.log(2)), rel=0.05)

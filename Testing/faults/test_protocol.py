@@ -20,8 +20,8 @@ import pytest
 from fuzz_messages import fuzz
 
 from diffusion_segmentation.worker import protocol as messages
-from diffusion_segmentation.worker import sender as outbox
-from diffusion_segmentation.worker.sender import Outbox
+from diffusion_segmentation.worker import sender
+from diffusion_segmentation.worker.sender import MessageSender
 
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 20.0
@@ -30,8 +30,8 @@ PATIENCE_SECONDS = 20.0
 WORKER = """
 import os, sys, time
 from types import SimpleNamespace
-from diffusion_segmentation.streams import claim_stdin, claim_stdout
-from diffusion_segmentation.worker import Worker
+from diffusion_segmentation.runtime.stdio import claim_stdin, claim_stdout
+from diffusion_segmentation.worker.server import Worker
 
 def Now(stage):
     return SimpleNamespace(stage=stage, sample=1, samples=1, step=1, steps=1, seconds_left=1, note="")
@@ -134,7 +134,7 @@ def test_a_name_that_is_too_long_to_be_said_again_is_refused_and_survived(worker
         worker.line(json.dumps(message, ensure_ascii=False).encode() + b"\n")
         assert worker.next("error")["job"] is None
     worker.run("long error", model="missing")
-    assert len(worker.next("error")["message"]) <= outbox.MAX_SENTENCE
+    assert len(worker.next("error")["message"]) <= sender.MAX_SENTENCE
     worker.run("after")
     assert worker.next("done")["job"] == "after"
 
@@ -248,18 +248,18 @@ class Stuck:
         return len(data)
 
 
-def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
+def test_the_sender_neither_waits_nor_grows_without_bound() -> None:
     stream, lost = Stuck(), threading.Event()
-    box = Outbox(stream, on_lost_client=lost.set)
+    box = MessageSender(stream, on_lost_client=lost.set)
     now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0, note="")
     began = time.monotonic()
-    filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * outbox.PROGRESS_BYTES}}
+    filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * sender.PROGRESS_BYTES}}
     box.send(filler)
     for step in range(20_000):
         now.step = step
         box.progress("1", now)
-    assert box._waiting_bytes < 2 * outbox.PROGRESS_BYTES  # the first of the stage, no more
-    for _ in range(outbox.MAX_WAITING_BYTES // outbox.PROGRESS_BYTES - 2):
+    assert box._queued_bytes < 2 * sender.PROGRESS_BYTES  # the first of the stage, no more
+    for _ in range(sender.MAX_QUEUED_BYTES // sender.PROGRESS_BYTES - 2):
         box.send(filler)
     assert not lost.is_set()
     box.send(filler)
@@ -274,7 +274,7 @@ def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
 
 def test_a_flush_does_not_wait_for_ever() -> None:
     stream = Stuck()
-    box = Outbox(stream, on_lost_client=lambda: None)
+    box = MessageSender(stream, on_lost_client=lambda: None)
     box.send({"type": "cancelled", "job": "1"})
     began = time.monotonic()
     box.flush(0.1)

@@ -22,9 +22,9 @@ from ..images.intensity import body_box, normalise
 from ..images.resampling import Projection, working_image
 from ..images.volume import VolumeFile
 from ..model.cache import ModelCache
-from ..runtime.denormals import flushed
-from ..runtime.devices import choose_device, exhausted, failure, release
+from ..runtime.devices import choose_device, empty_cache, explain_gpu_error, out_of_memory_error
 from ..runtime.devices import devices as devices  # the worker asks its engine
+from ..runtime.floating_point import flush_denormals
 from . import result_folder
 from .ensemble import Ensemble, Settled
 from .input_volume import read_input
@@ -67,10 +67,10 @@ def segment(
     """
     run = _Run(request, progress, preview, cancel)
     try:
-        with result_folder.made(request.output), flushed():
+        with result_folder.made(request.output), flush_denormals():
             return run.go(models or ModelCache())
     except RuntimeError as error:
-        problem = failure(error, run.device)
+        problem = explain_gpu_error(error, run.device)
         if problem is None:
             raise
         raise problem from error
@@ -98,7 +98,7 @@ class _Run:
             self.device = choose_device(self.request.device)
             self.model = self._within_memory(partial(models.get, self.request.model, self.device))
             if self.model is None:
-                raise exhausted(self.device)
+                raise out_of_memory_error(self.device)
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
             if self.model.dims != 3:
@@ -190,22 +190,22 @@ class _Run:
         """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
         if self.encoded is not None:
             self.encoded = None
-            release(self.device)
+            empty_cache(self.device)
         while self.encoded is None:
             tiling = self._tiling()
             given = self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store, self.frame
             self.encoded = self._within_memory(partial(Encoded, *given))
             if self.encoded is None:
-                release(self.device)
+                empty_cache(self.device)
                 self._noted(self.plan.less(1, tiling))
         self.windows = len(tiling.windows)
 
     def _with_less(self, group: int) -> None:
         """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
         if self.free:
-            raise exhausted(self.device)  # the fields do not shrink with the windows
+            raise out_of_memory_error(self.device)  # the fields do not shrink with the windows
         window = self.plan.window
-        release(self.device)
+        empty_cache(self.device)
         self._noted(self.plan.less(group, self.encoded.tiling))
         if self.plan.window != window:
             self._encode()

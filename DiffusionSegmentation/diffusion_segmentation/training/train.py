@@ -28,8 +28,8 @@ from ..errors import InputError, ModelError
 from ..model.folder import Model, Start, build, find, load, save
 from ..model.metadata import wrong_entry
 from ..networks import InputStatistics
-from ..runtime.denormals import flushed
-from ..runtime.terminal import Counter, ProgressLine
+from ..runtime.floating_point import flush_denormals
+from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import made
 from .figures import draw_training
 from .input_statistics import fit_input_statistics
@@ -89,7 +89,7 @@ def main(
             raise InputError(
                 "Training the denoiser alone needs an encoder that is trained; name its model with --start."
             )
-    with made(output), flushed():
+    with made(output), flush_denormals():
         if not run.go(checkpoint):
             return output
         metadata, input_statistics = run.metadata(), run.input_statistics()
@@ -238,7 +238,7 @@ class Run:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = self.task.to(device).eval()
         with ProgressLine() as line:
-            told = Counter(line, "measuring the loss over noise levels on unseen cases")
+            told = StepCounter(line, "measuring the loss over noise levels on unseen cases")
             unseen = self.source.unseen(self.optimisation)
             lowest = self.optimisation.lowest_log_snr
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
@@ -247,7 +247,7 @@ class Run:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
         section = self.settings["diffusion_segmentation"]
         with ProgressLine() as line:
-            told = Counter(line, "looking at unseen scans")
+            told = StepCounter(line, "looking at unseen scans")
             return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, told)
 
     def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:
