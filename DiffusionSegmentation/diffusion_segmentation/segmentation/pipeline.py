@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,6 +34,8 @@ from .request import Outcome, Preview, Progress, Request
 from .sampler import Encoded, normalised, sample_seeds
 from .suitability import check_input_distance
 from .tiling import Tiling
+
+logger = logging.getLogger(__name__)
 
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
@@ -332,7 +334,7 @@ class _Run:
         try:
             self.results.write_maps(probabilities, *paths)
         except DiffusionSegmentationError as error:  # the run can do without, and the disk may have room at its end
-            print(f"A preview could not be written: {error}", file=sys.stderr)
+            logger.info(f"A preview could not be written: {error}")
             return
         self.preview(Preview(*paths, samples))
 
@@ -358,7 +360,7 @@ class _Run:
             spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
             finish(folder, report, self.timings | spent, stopped=True)
         except (DiffusionSegmentationError, OSError, MemoryError) as error:  # the run itself can do without
-            print(f"The samples so far could not be kept: {error}", file=sys.stderr)
+            logger.info(f"The samples so far could not be kept: {error}")
             if made:
                 shutil.rmtree(folder, ignore_errors=True)
         else:

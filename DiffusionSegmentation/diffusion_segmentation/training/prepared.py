@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ..images.label_file import IGNORED, read_labels
 from ..images.resampling import working_image
 from ..images.volume import read_volume
 from ..segmentation.result_folder import made
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -40,7 +42,7 @@ def prepare(
             plain = re.sub(r"[^A-Za-z0-9._-]+", "_", case.name)[:60]
             image, masks = (folder / f"{plain}-{key}-{part}.npy" for part in ("image", "labels"))
             if not image.exists():
-                print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
+                logger.info(f"preparing case {number + 1} of {len(cases)}: {case.name}")
                 volume = read_volume(case.image)
                 values, labels = on_grid(
                     volume, case.labels, spacing_mm, intensity, dataset.label_names, dataset.ignored

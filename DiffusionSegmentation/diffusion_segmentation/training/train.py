@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +38,8 @@ from .precision import resolved
 from .settings import Optimisation, merged, read_config
 from .sources import Source, open_source
 from .task import Average, Segmenter
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_MINUTES = 3
@@ -76,12 +77,12 @@ def main(
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved(optimisation.precision))
     for sentence in optimisation.warnings():
-        print(f"warning: {sentence}", file=sys.stderr)
+        logger.warning(sentence)
     run = Run(settings, optimisation, source, minutes)
     if split := source.facts().get("held_out"):
         seen, more = source.facts()["cases"], ", ..." * (len(split) > MOST_NAMES)
         told = f"training on {len(seen)} cases; {len(split)} held out: {', '.join(split[:MOST_NAMES])}{more}"
-        print(told, file=sys.stderr)
+        logger.info(told)
     if not checkpoint.exists():
         if start:
             run.take_over(load(find(start)))
@@ -95,11 +96,10 @@ def main(
         metadata, input_statistics = run.metadata(), run.input_statistics()
     save(output, metadata, run.task.encoder, run.task.denoiser, input_statistics)
     run.write_record(output, metadata)
-    print(
+    logger.info(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
         f"{run.journal.spent / 60:.0f} min, model in '{output.name}'. The spread of its samples is not fitted yet: "
-        f"`diffusion-segmentation calibrate {output} {data} --output DIR` does that.",
-        file=sys.stderr,
+        f"`diffusion-segmentation calibrate {output} {data} --output DIR` does that."
     )
     return output
 
@@ -156,7 +156,7 @@ class Run:
             "training": model.section.get("training"),
             "share_of_weights": round(share, 3),
         }
-        print(f"starting from {model.section['name']}: {share:.0%} of the weights", file=sys.stderr)
+        logger.info(f"starting from {model.section['name']}: {share:.0%} of the weights")
 
     def go(self, checkpoint: Path) -> bool:
         """Train until done, from the checkpoint if there is one. The networks then hold the averaged weights.
