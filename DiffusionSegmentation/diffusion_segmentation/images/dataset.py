@@ -20,11 +20,8 @@ from typing import Any
 
 from ..errors import InputError, shown
 
-MAX_LABEL_LENGTH, MAX_NAME_LENGTH = 200, 100
-"""Characters of the name of a label, and of a data set or modality."""
-
-MAX_LABELS = 250
-"""Including background. Masks are uint8, of which 255 marks ignored voxels."""
+MAX_LABEL_LENGTH, MAX_NAME_LENGTH = 200, 100  # characters of the name of a label, and of a data set or modality
+MAX_LABELS = 250  # including background. Masks are uint8, of which 255 marks ignored voxels
 
 ENDINGS = re.compile(
     r"(\.seg\.(nrrd|nhdr)|(\.(nii|nrrd|nhdr|mha|mhd|img|hdr|tiff?|png|bmp|jpe?g|gipl|vtk|mnc|h5|hdf5|mrc|gz))+)$",
@@ -36,8 +33,8 @@ MR_WORDS = {
     *("mr", "mri", "mra", "t1", "t2", "t1w", "t2w", "pd", "pdw", "flair", "swi", "dwi", "adc", "mprage", "t1c", "t1ce"),
     *("t1gd", "t2f", "t1n", "t2star", "t1wce", "t2flair", "mp2rage", "bold", "tof"),
 }
+# Together with a word of CT_WORDS or MR_WORDS these describe another modality, or another intensity scale.
 OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "no", "emission", "ultrasound"}
-"""Together with a word of CT_WORDS or MR_WORDS these describe another modality, or another intensity scale."""
 
 
 @dataclass(frozen=True)

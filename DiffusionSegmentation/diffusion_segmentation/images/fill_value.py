@@ -5,24 +5,16 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-MIN_FILL_SHARE = 0.001
-"""Minimum share of all voxels that have the fill value; single damaged voxels are fewer."""
-
+MIN_FILL_SHARE = 0.001  # minimum share of all voxels that have the fill value; single damaged voxels are fewer
+# Maximum share of the other voxels below 0: interpolation across the border of the fill creates some.
 MAX_NEGATIVE_SHARE = 0.005
-"""Maximum share of the other voxels below 0: interpolation across the border of the fill creates some."""
-
+# Minimum distance of the fill value below the other values, in multiples of their spread. The air of a CT, or the
+# background of a standardised image, is nearer.
 MIN_DISTANCE = 3.0
-"""Minimum distance of the fill value below the other values, in multiples of their spread. The air of a CT, or the
-background of a standardised image, is nearer.
-"""
-
+# An image includes air at 0 if at least AIR_SHARE of the other voxels lie between 0 and AIR_LEVEL times their 99 %
+# quantile.
 AIR_SHARE, AIR_LEVEL = 0.2, 0.05
-"""An image includes air at 0 if at least this share of the other voxels lies between 0 and this fraction of their
-99 % quantile.
-"""
-
-MAX_SUBSAMPLE = 500_000
-"""Voxels from which quantiles are computed."""
+MAX_SUBSAMPLE = 500_000  # voxels from which quantiles are computed
 
 
 def fill_value(values: np.ndarray) -> float | None:

@@ -11,8 +11,7 @@ from skimage.filters import threshold_otsu
 
 from ..errors import InputError
 
-CEILING = 1.5
-"""Upper limit of normalised intensities; brighter voxels are fat, vessels or artefacts."""
+CEILING = 1.5  # upper limit of normalised intensities; brighter voxels are fat, vessels or artefacts
 
 
 class NoContrast(InputError, ValueError):

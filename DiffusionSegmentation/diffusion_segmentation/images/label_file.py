@@ -13,11 +13,8 @@ from .dataset import name_key
 from .headers import read_header
 from .volume import VolumeFile, missing_geometry
 
-IGNORED = 255
-"""Label of voxels that count neither in training nor in scores."""
-
-ROUNDING_TOLERANCE = 0.01
-"""Maximum distance of a stored value from its label number."""
+IGNORED = 255  # label of voxels that count neither in training nor in scores
+ROUNDING_TOLERANCE = 0.01  # maximum distance of a stored value from its label number
 
 
 def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: int | None = None) -> np.ndarray:

@@ -16,11 +16,9 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError
 
+# Lower and upper corner in LPS, mm, including the full width of the outermost voxels.
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Lower and upper corner in LPS, mm, including the full width of the outermost voxels."""
-
-SLAB_VOXELS = 2**22
-"""Voxels of the input grid that are interpolated at a time: 16 MiB for each float32 array."""
+SLAB_VOXELS = 2**22  # voxels of the input grid that are interpolated at a time: 16 MiB for each float32 array
 
 _IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 

@@ -27,33 +27,23 @@ logger = logging.getLogger(__name__)
 # ITK prints several lines about a file besides the exception that is raised here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-Spacing = tuple[float, float, float]
-"""Voxel size along i, j and k, mm."""
+Spacing = tuple[float, float, float]  # voxel size along i, j and k, mm
 
+# ITK readers of formats without a header parser here: their files state spacing and orientation, or spacing only.
+# Others, such as TIFF, state neither.
 STATES_ALL = ("HDF5ImageIO", "MINCImageIO", "NiftiImageIO")
 STATES_SPACING = ("VTKImageIO", "GiplImageIO", "MRCImageIO", "StimulateImageIO", "LSMImageIO", "BioRadImageIO")
-"""ITK readers of formats without a header parser here: their files state spacing and orientation, or spacing only.
-Others, such as TIFF, state neither.
-"""
-
-AXIS_DIRECTIONS = (
+# For L, P and S: the words for the positive and the negative direction.
+AXIS_DIRECTIONS = [
     ("right to left", "left to right"),
     ("front to back", "back to front"),
     ("foot to head", "head to foot"),
-)
-"""For L, P and S: the words for the positive and the negative direction."""
-
+]
+# Differences of larger float32 values overflow. No scanner produces such values; some programs mark missing data.
 MAX_VALUE = 1e30
-"""Differences of larger float32 values overflow. No scanner produces such values; some programs mark missing data."""
-
-MAX_ORIGIN_MM = 1e6
-"""A first voxel farther from the origin, 1 km, indicates a damaged header."""
-
-MIN_DETERMINANT = 0.999
-"""Minimum determinant of the unit axes; below it they are not orthogonal."""
-
-WORKING_BYTES = 12
-"""Measured peak memory, bytes a voxel: the image and two copies while ITK blurs it, float32 each."""
+MAX_ORIGIN_MM = 1e6  # A first voxel farther from the origin, 1 km, indicates a damaged header
+MIN_DETERMINANT = 0.999  # minimum determinant of the unit axes; below it they are not orthogonal
+WORKING_BYTES = 12  # measured peak memory, bytes a voxel: the image and two copies while ITK blurs it, float32 each
 
 
 def read_volume(

@@ -13,23 +13,21 @@ from typing import Any
 
 from ..errors import KINDS, DiffusionSegmentationError
 
-PROTOCOL = 1
-"""Version of the messages; both sides must have the same."""
-
-MAX_LINE_BYTES = 4 * 2**20
-"""Maximum length of a line, with its newline; a report has about 10 kB."""
-
-MAX_JOB_CHARACTERS = 256
-"""Maximum length of a job's name, which every message of the job repeats."""
-
+PROTOCOL = 1  # version of the messages; both sides must have the same
+MAX_LINE_BYTES = 4 * 2**20  # maximum length of a line, with its newline; a report has about 10 kB
+MAX_JOB_CHARACTERS = 256  # maximum length of a job's name, which every message of the job repeats
+# Exclusive upper limit for integers: JSON has none, and larger ones fit neither a float nor a seed.
 INTEGER_LIMIT = 2**63
-"""Exclusive upper limit for integers: JSON has none, and larger ones fit neither a float nor a seed."""
 
 Check = Callable[[Any], bool]
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is(kind: type) -> Check:
+    return lambda value: isinstance(value, kind)
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
 
 
 def _name(value: Any) -> bool:
@@ -52,29 +50,13 @@ def _positive(value: Any) -> bool:
     return _integer(value) and value >= 1
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
 def _seconds(value: Any) -> bool:
     # Finite: JSON's 1e999 is parsed as infinity.
     return _integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _kind(value: Any) -> bool:
-    return value in KINDS
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _devices(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(device, dict) and _name(device.get("id")) for device in value)
-
-
-def _or_null(check: Check) -> Check:
-    return lambda value: value is None or check(value)
 
 
 def _millimetres(value: Any) -> bool:
@@ -85,6 +67,7 @@ def _samples(value: Any) -> bool:
     return value == "auto" or _positive(value)
 
 
+_text, _flag, _object = _is(str), _is(bool), _is(dict)
 Table = Mapping[str, Mapping[str, Check]]
 
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.
@@ -131,7 +114,7 @@ FROM_WORKER: Table = {
     "done": _RESULT,
     "partial": _RESULT,
     "cancelled": {"job": _job},
-    "error": {"job": _or_null(_job), "kind": _kind, "message": _name, "details": _text},
+    "error": {"job": _or_null(_job), "kind": lambda value: value in KINDS, "message": _name, "details": _text},
 }
 
 ALL: Table = {**TO_WORKER, **FROM_WORKER}

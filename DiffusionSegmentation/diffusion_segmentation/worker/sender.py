@@ -21,17 +21,10 @@ from . import protocol as messages
 
 SECONDS_BETWEEN_PROGRESS = 0.1
 
-MAX_DETAILS = 100_000
-"""Maximum characters of a traceback; the end is kept."""
-
-MAX_SENTENCE = 2_000
-"""Maximum characters of an error sentence, which can quote a request of any length."""
-
-PROGRESS_BYTES = 64 * 2**10
-"""Progress is skipped while more bytes are queued."""
-
-MAX_QUEUED_BYTES = 16 * 2**20
-"""A client with more unread bytes is considered lost."""
+MAX_DETAILS = 100_000  # maximum characters of a traceback; the end is kept
+MAX_SENTENCE = 2_000  # maximum characters of an error sentence, which can quote a request of any length
+PROGRESS_BYTES = 64 * 2**10  # progress is skipped while more bytes are queued
+MAX_QUEUED_BYTES = 16 * 2**20  # A client with more unread bytes is considered lost
 
 logger = logging.getLogger(__name__)
 

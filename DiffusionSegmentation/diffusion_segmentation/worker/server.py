@@ -30,17 +30,10 @@ from ..runtime.versions import versions
 from . import protocol as messages
 from .sender import MessageSender, error_message
 
-IDLE_SECONDS = 600.0
-"""Models are unloaded after this time without a job."""
-
-GRACE_SECONDS = 0.5
-"""Time that a run has to end after the end of stdin; one pass of a network can take longer."""
-
-CANCEL_GRACE_SECONDS = 0.5
-"""Grace period before a cancelled run is acknowledged; a second message follows at its end."""
-
-FLUSH_SECONDS = 2.0
-"""Maximum time that a worker without an engine waits until the client has read the error."""
+IDLE_SECONDS = 600.0  # models are unloaded after this time without a job
+GRACE_SECONDS = 0.5  # time that a run has to end after the end of stdin; one pass of a network can take longer
+CANCEL_GRACE_SECONDS = 0.5  # grace period before a cancelled run is acknowledged; a second message follows at its end
+FLUSH_SECONDS = 2.0  # maximum time that a worker without an engine waits until the client has read the error
 
 
 def main() -> NoReturn:

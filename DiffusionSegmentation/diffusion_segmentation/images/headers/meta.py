@@ -14,11 +14,11 @@ from .volume_header import VolumeHeader, incomplete, unreadable
 _DIRECTION_FIELDS = {"TransformMatrix", "Rotation", "Orientation"}
 _SPACING_FIELDS = {"ElementSpacing", "ElementSize"}
 
+# Geometry fields: a field of a d-dimensional volume has d to this power numbers.
 _POWERS = {
     **dict.fromkeys(("Offset", "Position", "Origin", *_SPACING_FIELDS), 1),
     **dict.fromkeys(_DIRECTION_FIELDS, 2),
 }
-"""Geometry fields: a field of a d-dimensional volume has d to this power numbers."""
 
 
 def read_meta(path: Path, start: bytes, name: str) -> VolumeHeader:

@@ -19,26 +19,17 @@ from scipy.spatial.transform import Rotation
 from .nifti_rewrite import rewrite_nifti
 from .volume_header import VolumeHeader, incomplete, unreadable
 
+# Bytes of a voxel, and the NIfTI codes of the scalar types of that size.
 _VOXEL_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
-"""Bytes of a voxel, and the NIfTI codes of the scalar types of that size."""
-
+# Endings with which ITK looks for the other half of a volume.
 ENDING = re.compile(r"\.(nii|hdr|img|nia)(\.gz)?$", re.IGNORECASE)
-"""Endings with which ITK looks for the other half of a volume."""
-
+# Affines with a larger element, or NaN, are not examined here but refused after ITK has read the geometry.
 MAX_AFFINE_ELEMENT = 1e9
-"""Affines with a larger element, or NaN, are not examined here but refused after ITK has read the geometry."""
-
-MAX_DIM = 2**15
-"""Exclusive upper limit for the voxels along an axis in NIfTI-1."""
-
+MAX_DIM = 2**15  # exclusive upper limit for the voxels along an axis in NIfTI-1
+# Relative difference of the voxel sizes of qform and sform up to which they agree; float32 rounding stays below.
 SPACING_TOLERANCE = 0.01
-"""Relative difference of the voxel sizes of qform and sform up to which they agree; float32 rounding stays below."""
-
-ROUNDED_COSINE = 1e-3
-"""Cosine between two axes that rounding can explain: a quarter of a voxel over 256 voxels."""
-
-SKEWED_COSINE = 1e-5
-"""Cosine between two axes of an sform above which ITK may refuse the file."""
+ROUNDED_COSINE = 1e-3  # cosine between two axes that rounding can explain: a quarter of a voxel over 256 voxels
+SKEWED_COSINE = 1e-5  # cosine between two axes of an sform above which ITK may refuse the file
 
 _FIELDS = {
     # struct format and byte offset of each field in NIfTI-1 (348 bytes) and NIfTI-2 (540 bytes)

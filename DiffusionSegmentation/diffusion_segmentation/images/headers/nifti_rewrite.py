@@ -14,8 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from .nifti import NiftiHeader
 
+# Raised by `rewrite_nifti`: damaged file, full disk, or a header value that NIfTI-1 cannot store.
 REWRITE_ERRORS = (OSError, EOFError, zlib.error, ValueError, OverflowError, struct.error)
-"""Raised by `rewrite_nifti`: damaged file, full disk, or a header value that NIfTI-1 cannot store."""
 
 
 def rewrite_nifti(

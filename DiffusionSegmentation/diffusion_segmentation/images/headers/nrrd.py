@@ -10,14 +10,11 @@ from pathlib import Path
 from .text_fields import DIMENSIONS, FILE_PATTERN, data_files, integer, lines, number, numbered_names
 from .volume_header import VolumeHeader, incomplete, unreadable
 
+# Longest accepted header field, in characters; ITK crashes while it reports an error in a long one.
 MAX_FIELD_LENGTH = 500
-"""Longest accepted header field, in characters; ITK crashes while it reports an error in a long one."""
-
-MAX_NUMBER_LENGTH = 100
-"""Longest accepted number in text encoding, in characters; ITK crashes on longer ones."""
-
+MAX_NUMBER_LENGTH = 100  # longest accepted number in text encoding, in characters; ITK crashes on longer ones
+# Values of `space` that define left and right; scanner-xyz and 3D-right-handed do not.
 ANATOMICAL = re.compile(r"(right|left)-(anterior|posterior)-(superior|inferior)(-time)?|[rl][ap][si]t?", re.IGNORECASE)
-"""Values of `space` that define left and right; scanner-xyz and 3D-right-handed do not."""
 
 
 def format_nrrd(fields: Mapping[str, str], keys: Mapping[str, str]) -> bytes:

@@ -9,11 +9,9 @@ from pathlib import Path
 from ...errors import InputError
 from .volume_header import HEADER_BYTES, incomplete
 
-DIMENSIONS = range(1, 6)
-"""Supported numbers of dimensions; SimpleITK crashes on NRRD and MetaImage files with more."""
-
+DIMENSIONS = range(1, 6)  # supported numbers of dimensions; SimpleITK crashes on NRRD and MetaImage files with more
+# Names of numbered data files: printf pattern, first number, last number, step.
 FILE_PATTERN = r"(.*%0?\d{0,2}d[^%]*?)\s+(-?\d{1,18})\s+(-?\d{1,18})\s+(-?\d{1,18})"
-"""Names of numbered data files: printf pattern, first number, last number, step."""
 
 
 def lines(text: bytes) -> list[str]:

@@ -13,11 +13,8 @@ import numpy as np
 
 from ...errors import InputError
 
-HEADER_BYTES = 2**20
-"""Upper limit for the length of an NRRD or MetaImage header."""
-
-DEFLATE_RATIO = 1100
-"""Upper limit for the compression ratio of any encoding; deflate reaches 1032."""
+HEADER_BYTES = 2**20  # upper limit for the length of an NRRD or MetaImage header
+DEFLATE_RATIO = 1100  # upper limit for the compression ratio of any encoding; deflate reaches 1032
 
 
 @dataclass(frozen=True)
