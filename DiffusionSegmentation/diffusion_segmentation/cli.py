@@ -45,20 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     from .segmentation import pipeline
 
     request = pipeline.Request(
-        volume=options.volume,
-        output=options.output,
-        model=options.model,
-        samples=options.samples,
-        steps=options.steps,
-        seed=options.seed,
-        device=options.device,
-        region_mm=options.region_mm,
-        spacing=options.spacing,
-        keep_samples=options.keep_samples,
+        **_pick(options, "volume output model samples steps seed device region_mm spacing keep_samples"),
         compress=True,
         previews=False,
     )
@@ -66,14 +57,14 @@ def _segment(options: argparse.Namespace) -> int:
         report = pipeline.segment(request, progress=progress).report
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
-    return _show(report, terminal.summary, options.output, show_json)
+    return show(report, terminal.summary)
 
 
 def _models(options: argparse.Namespace) -> int:
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     from .model import folder
 
-    return _show(folder.available(), lambda models, _: terminal.catalogue(models), None, show_json)
+    return show(folder.available(), lambda models, _: terminal.catalogue(models))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -86,72 +77,55 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _require_extra("matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     from .evaluation import evaluate
 
-    request = evaluate.Request(
-        model=options.model,
-        dataset=options.dataset,
-        output=options.output,
-        samples=options.samples,
-        steps=tuple(options.steps),
-        cases=options.cases,
-        seed=options.seed,
-        device=options.device,
-        window=options.window,
-    )
-    return _show(evaluate.evaluate(request), evaluate.text, options.output, show_json)
+    chosen = _pick(options, "model dataset output samples cases seed device window")
+    return show(evaluate.evaluate(evaluate.Request(**chosen, steps=tuple(options.steps))), evaluate.text)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     from .calibration import calibrate
 
-    request = calibrate.Request(
-        model=options.model,
-        data=options.data,
-        output=options.output,
-        cases=options.cases,
-        seed=options.seed,
-        device=options.device,
-        scans_only=options.scans_only,
-    )
-    return _show(calibrate.calibrate(request), calibrate.text, options.output, show_json)
+    request = calibrate.Request(**_pick(options, "model data output cases seed device scans_only"))
+    return show(calibrate.calibrate(request), calibrate.text)
 
 
 def _study(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     if options.adapt:
         from .study import adapt
 
         if len(options.data) > 1:
             raise DiffusionSegmentationError("--adapt takes one task; name one.")
-        result = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
-        return _show(result, adapt.text, options.output, show_json)
+        request = adapt.Request(options.data[0], options.adapt, options.output, options.device)
+        return show(adapt.adapt(request), adapt.text)
     from .study import report, study
 
-    request = study.Request(
-        data=tuple(options.data),
-        output=options.output,
-        budget=options.budget,
-        only=options.only,
-        seeds=options.seeds,
-        device=options.device,
-    )
-    return _show(study.study(request), report.text, options.output, show_json)
+    request = study.Request(data=tuple(options.data), **_pick(options, "output budget only seeds device"))
+    return show(study.study(request), report.text)
 
 
-def _show(
-    result: Any, text: Callable[[Any, Path], str], output: Path | None, show_json: Callable[[Any], None] | None
-) -> int:
-    """Print a result as JSON if `show_json` is given, otherwise as `text(result, output)`. Returns the exit status."""
-    if show_json:
-        show_json(result)
-    else:
-        print(text(result, output))
-    return 0
+def _pick(options: argparse.Namespace, names: str) -> dict[str, Any]:
+    """The options with these names, as keyword arguments."""
+    return {name: getattr(options, name) for name in names.split()}
+
+
+def _output(options: argparse.Namespace) -> Callable[[Any, Callable[[Any, Path], str]], int]:
+    """Return the function that prints a result and returns the exit status 0: as JSON, or as `text(result, folder)`.
+
+    With --json stdout is claimed at once, before an import can print.
+    """
+    show_json = terminal.claim_for_json() if options.json else None
+
+    def show(result: Any, text: Callable[[Any, Path], str]) -> int:
+        show_json(result) if show_json else print(text(result, getattr(options, "output", None)))
+        return 0
+
+    return show
 
 
 def _require_extra(*packages: str) -> None:

@@ -18,7 +18,7 @@ from ..errors import GeometryError
 
 # Lower and upper corner in LPS, mm, including the full width of the outermost voxels.
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
-SLAB_VOXELS = 2**22  # voxels of the input grid that are interpolated at a time: 16 MiB for each float32 array
+SLAB_VALUES = 2**22  # interpolated values of all classes at a time: 16 MiB for each float32 array
 
 _IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
@@ -68,8 +68,8 @@ def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
 class Projection:
     """Projects class probabilities from the working grid to labels on the input grid.
 
-    Probabilities are interpolated linearly, one class at a time and in slabs, which needs a few float32 arrays of
-    SLAB_VOXELS besides input and result. Outside the working grid everything is background (class 0). `p` is float32
+    Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
+    and result. Outside the working grid everything is background (class 0). `p` is float32
     [C, z, y, x] on the working grid and sums to 1 over the classes.
 
     `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers.
@@ -97,25 +97,19 @@ class Projection:
         entropy = np.zeros(self._shape, np.float32)
         inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
         max_entropy, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
-        for slab, classes in self._slabs(p):
-            argmax, bits = _RunningArgmax(), np.float32(0)
-            for c, q in enumerate(classes):
-                argmax.add(q)
-                sums[c] += q.sum(dtype=np.float64)
-                # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
-                bits = bits - q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))
-            labels[inside][slab] = argmax.labels
+        for slab, q in self._slabs(p):
+            labels[inside][slab] = q.argmax(0)
+            sums += q.sum((1, 2, 3), dtype=np.float64)
+            # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
+            bits = -(q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))).sum(0)
             entropy[inside][slab] = np.clip(bits, 0, max_entropy)
         return labels, entropy, sums
 
     def labels(self, p: np.ndarray) -> np.ndarray:
         """The most probable label, uint8 [kb, jb, ib] on `box`; ties go to the lower label."""
         labels = np.empty(self.box[1][::-1], np.uint8)
-        for slab, classes in self._slabs(p):
-            argmax = _RunningArgmax()
-            for q in classes:
-                argmax.add(q)
-            labels[slab] = argmax.labels
+        for slab, q in self._slabs(p):
+            labels[slab] = q.argmax(0)
         return labels
 
     def quantised(self, p: np.ndarray) -> np.ndarray:
@@ -124,14 +118,11 @@ class Projection:
         Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255.
         """
         quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
-        for slab, classes in self._slabs(p):
-            argmax, rounded = _RunningArgmax(), _RunningArgmax()
-            for c, q in enumerate(classes):
-                argmax.add(q)
-                quantised[c][slab] = np.rint(q * np.float32(255))
-                rounded.add(quantised[c][slab])
-            wrong = np.nonzero(rounded.labels != argmax.labels)
-            quantised[(argmax.labels[wrong], wrong[0] + slab.start, *wrong[1:])] += 1
+        for slab, q in self._slabs(p):
+            labels, rounded = q.argmax(0), np.rint(q * np.float32(255)).astype(np.uint8)
+            wrong = np.nonzero(rounded.argmax(0) != labels)
+            rounded[(labels[wrong], *wrong)] += 1
+            quantised[:, slab] = rounded
         return quantised
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:
@@ -139,21 +130,19 @@ class Projection:
         index, size = self.box
         return sitk.GetArrayFromImage(self._resampled(self._image(labels), index, size, sitk.sitkNearestNeighbor))
 
-    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
-        """Yield slices along k of `box` and, for each, an iterator over the classes' interpolated probabilities."""
+    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield slices along k of `box` and the interpolated probabilities there, float32 [C, k, j, i]."""
         (i, j, first), (ni, nj, nk) = self.box
         images = [self._image(channel.astype(np.float32, copy=False)) for channel in p]
-        thickness = max(1, SLAB_VOXELS // (ni * nj))
+        thickness = max(1, SLAB_VALUES // (len(p) * ni * nj))
         for k in range(0, nk, thickness):
             depth = min(thickness, nk - k)
-            yield slice(k, k + depth), self._classes(images, (i, j, first + k), (ni, nj, depth))
-
-    def _classes(
-        self, images: list[sitk.Image], index: tuple[int, int, int], size: tuple[int, int, int]
-    ) -> Iterator[np.ndarray]:
-        for c, image in enumerate(images):
-            result = self._resampled(image, index, size, sitk.sitkLinear, outside=float(c == 0))
-            yield sitk.GetArrayViewFromImage(result)  # a view, valid while `result` exists
+            q = np.empty((len(p), depth, nj, ni), np.float32)
+            for c, image in enumerate(images):
+                block = (i, j, first + k), (ni, nj, depth)
+                slab = self._resampled(image, *block, sitk.sitkLinear, outside=float(c == 0))
+                q[c] = sitk.GetArrayViewFromImage(slab)
+            yield slice(k, k + depth), q
 
     def _resampled(
         self, image: sitk.Image, index: tuple[int, int, int], size: tuple[int, int, int], how: int, outside: float = 0.0
@@ -171,22 +160,6 @@ class Projection:
         image.SetSpacing(self._working_spacing)
         image.SetOrigin(self._working_origin)
         return image
-
-
-class _RunningArgmax:
-    """Argmax over arrays that are added one after another; ties go to the first."""
-
-    def __init__(self) -> None:
-        self.labels: np.ndarray | None = None
-        self._count = 0
-
-    def add(self, q: np.ndarray) -> None:
-        if self.labels is None:
-            self.labels, self._best = np.zeros(q.shape, np.uint8), q.copy()
-        else:
-            np.copyto(self.labels, self._count, where=q > self._best)
-            np.maximum(self._best, q, out=self._best)
-        self._count += 1
 
 
 def _covered_box(working: sitk.Image, reference: sitk.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
