@@ -15,15 +15,7 @@ from .nifti_rewrite import REWRITE_ERRORS
 from .nrrd import read_nrrd
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
 
-__all__ = [
-    "REWRITE_ERRORS",
-    "VolumeHeader",
-    "files_of_volume",
-    "incomplete",
-    "nnunet_spacing_file",
-    "read_header",
-    "unreadable",
-]
+__all__ = ("REWRITE_ERRORS", "VolumeHeader", "incomplete", "unreadable")  # imported here for other packages
 
 
 def read_header(path: Path, name: str) -> VolumeHeader:

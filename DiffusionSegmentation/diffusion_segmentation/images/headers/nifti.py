@@ -115,12 +115,11 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
         new_sform = np.zeros((4, 4))
         del affines["sform"]
         note = "has an sform without extent, so its qform was used"
-    problem = _shear(header, affines) or _contradiction(affines)
-    sform_only = not problem and list(affines) == ["sform"] and np.abs(affines["sform"]).max() < MAX_AFFINE_ELEMENT
-    if sform_only and (cosine := _max_cosine(affines["sform"])) > SKEWED_COSINE:
-        new_sform = affines["sform"] = _orthogonalised(affines["sform"])
-        if cosine > ROUNDED_COSINE:
-            note = "has a slightly sheared sform, which was straightened by less than half a voxel"
+    problem = _contradiction(affines)
+    if list(affines) == ["sform"]:
+        new_sform, problem, note = _straightened(affines["sform"], fields["dim"][1:4])
+        if new_sform is not None:
+            affines["sform"] = new_sform
     pixdim = np.array(fields["pixdim"][1:4])
     missing = () if affines else ("orientation",)
     if not affines and not (np.isfinite(pixdim) & (pixdim > 0)).all():
@@ -182,29 +181,26 @@ def _max_cosine(affine: np.ndarray) -> float:
     return float(np.abs(unit.T @ unit - np.eye(3)).max())
 
 
-def _orthogonalised(affine: np.ndarray) -> np.ndarray:
-    """The affine with the nearest orthogonal axes (polar decomposition) and the same spacing."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return np.block([[linalg.polar(affine[:3, :3] / spacing)[0] * spacing, affine[:3, 3:]], [np.zeros((1, 3)), 1]])
+def _straightened(sform: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray | None, str, str]:
+    """An only sform with the nearest orthogonal axes and the same spacing, a problem, and a note.
 
-
-def _shear(header: NiftiHeader, affines: Mapping[str, np.ndarray]) -> str:
-    """The problem of an only sform that cannot be made orthogonal without moving a voxel by half a voxel or more."""
-    if list(affines) != ["sform"] or not np.abs(affines["sform"]).max() < MAX_AFFINE_ELEMENT:
-        return ""
-    affine = affines["sform"]
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not spacing.all() or not _max_cosine(affine) > SKEWED_COSINE:
-        return ""
-    size = np.array(header.fields["dim"][1:4], float)
+    None if its axes are orthogonal already. A problem if straightening moves a voxel by half a voxel or more.
+    """
+    if not np.abs(sform).max() < MAX_AFFINE_ELEMENT or not (cosine := _max_cosine(sform)) > SKEWED_COSINE:
+        return None, "", ""  # also for NaN, and for an axis of length 0
+    spacing = np.linalg.norm(sform[:3, :3], axis=0)
+    axes = linalg.polar(sform[:3, :3] / spacing)[0] * spacing
     corners = np.array(np.meshgrid(*[(-n / 2, n / 2) for n in size])).reshape(3, -1)
-    if np.abs((affine - _orthogonalised(affine))[:3, :3] @ corners).max() < spacing.min() / 2:
-        return ""
-    angle = math.degrees(math.acos(min(1.0, _max_cosine(affine))))
-    return (
-        f"has a sheared sform, its axes meet at {angle:.0f} degrees, as after a CT with a tilted gantry; resample it "
-        "onto a grid with axes at right angles, in Slicer with 'Resample Scalar/Vector/DWI Volume'"
-    )
+    if np.abs((sform[:3, :3] - axes) @ corners).max() >= spacing.min() / 2:
+        angle = math.degrees(math.acos(min(1.0, cosine)))
+        problem = (
+            f"has a sheared sform, its axes meet at {angle:.0f} degrees, as after a CT with a tilted gantry; resample "
+            "it onto a grid with axes at right angles, in Slicer with 'Resample Scalar/Vector/DWI Volume'"
+        )
+        return None, problem, ""
+    note = "has a slightly sheared sform, which was straightened by less than half a voxel"
+    straight = np.block([[axes, sform[:3, 3:]], [np.zeros((1, 3)), 1]])
+    return straight, "", note if cosine > ROUNDED_COSINE else ""
 
 
 def _contradiction(affines: Mapping[str, np.ndarray]) -> str:
