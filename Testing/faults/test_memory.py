@@ -313,7 +313,7 @@ def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
     assert len(kept) > 100 and peak < 6 * places.nbytes
 
 
-def test_packed_masks_are_the_masks(tmp_path: Path) -> None:
+def test_compressed_masks_are_the_masks(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6), np.uint8)
     packed = CompressedMask(mask[:, ::-1])
     assert packed.shape == mask.shape and len(packed) == 4
