@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_segmentation.runtime.log import configure_logging
+
+configure_logging()  # as the command and the worker do: tests read warnings and progress notes from stderr
+
 # One thread: the networks of the tests are too small to gain from more. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

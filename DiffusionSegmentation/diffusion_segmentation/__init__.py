@@ -1,7 +1,8 @@
-"""The engine of DiffusionSegmentation: everything that needs no 3D Slicer.
+"""The engine of DiffusionSegmentation, independent of 3D Slicer.
 
-Importing this package or `diffusion_segmentation.worker.protocol` imports the standard library only, so that
-Slicer's own process can do it without paying for torch.
+Importing this package or `diffusion_segmentation.worker.protocol` imports the standard library only, so that Slicer's
+own process does not load torch.
 """
 
 __version__ = "0.4.0"
+"""Version of the Python package and of the extension. Models have versions of their own."""

@@ -7,16 +7,18 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__
+from .errors import DEBUG_VARIABLE, debug_enabled
 
 DEFAULT_MODEL = "brain-structures"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of a command line; `command` is the name of the command, `rest` what `demo` hands on.
+    """The options of a command line; `command` is the name of the command, `rest` the arguments for `demo`.
 
-    Ends the process with status 2 and a usage line where they cannot be understood.
+    Wrong usage prints a usage line and exits with status 2.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -27,142 +29,139 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The command's parser; `options.command` is the name of a command."""
     root = argparse.ArgumentParser(
         prog="diffusion-segmentation",
-        description="Segment a volume and say where not to trust the segmentation.",
+        description="Segment a 3-D image with a diffusion model and map the uncertainty of the segmentation.",
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    debug = {"action": "store_true", "help": f"print the traceback of an error; or set {DEBUG_VARIABLE}=1"}
+    root.add_argument("--debug", default=debug_enabled(), **debug)
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    segment = commands.add_parser("segment", help="segment a volume and map its uncertainty", allow_abbrev=False)
-    segment.set_defaults(command="segment")
+    def add_command(name: str, summary: str, description: str | None = None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+        command.set_defaults(command=name)
+        command.add_argument("--debug", default=argparse.SUPPRESS, **debug)
+        return command
+
+    segment = add_command("segment", "segment a volume and map its uncertainty")
     segment.add_argument("volume", metavar="VOLUME", type=_path, help="NRRD, NIfTI or another file SimpleITK reads")
-    segment.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for the results")
+    _add_output(segment, "folder for the results")
     segment.add_argument("--model", metavar="NAME|DIR", type=_name, default=DEFAULT_MODEL, help="default: %(default)s")
-    segment.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
-    segment.add_argument("--steps", metavar="K", type=_positive, help="default: as the model advises for the device")
-    segment.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    segment.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    segment.add_argument("--region-mm", metavar="MM", type=_millimetres, help="uncertain regions apart, default: 15")
+    segment.add_argument("--samples", metavar="N|auto", type=_samples, help="default: set by the model, 8 or 64")
+    segment.add_argument("--steps", metavar="K", type=_positive, help="default: set by the model for the device")
+    _add_common(segment, "the report")
+    segment.add_argument(
+        "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
+    )
     segment.add_argument(
         "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
     )
     segment.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
-    segment.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
 
-    models = commands.add_parser("models", help="list the models that are here", allow_abbrev=False)
-    models.set_defaults(command="models")
+    models = add_command("models", "list the installed models")
     models.add_argument("--json", action="store_true", help="print their metadata as JSON on stdout")
 
-    train = commands.add_parser(
+    train = add_command(
         "train",
-        help="train a model on your own data",
-        description="Train on DATA: a folder laid out as the Medical Segmentation Decathlon or nnU-Net do, a file of "
-        "tissue priors, or a task with a known answer such as lesions:32x32.",
-        allow_abbrev=False,
+        "train a model on your own data",
+        "Train on DATA: a folder in the layout of the Medical Segmentation Decathlon or nnU-Net, a file of tissue "
+        "priors, or a task with a known answer such as lesions:32x32.",
     )
-    train.set_defaults(command="train")
-    train.add_argument(
-        "data", metavar="DATA", type=_name, help="folder of labelled images, priors (.npz) or name of a phantom"
-    )
-    train.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for the model")
-    train.add_argument("--config", metavar="FILE", type=_path, help="JSON file with what differs from the default")
-    train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after so many minutes of training")
-    train.add_argument(
-        "--start", metavar="NAME|DIR", type=_name, help="start from another model's weights, where they fit"
-    )
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    _add_data(train)
+    _add_output(train, "folder for the model")
+    train.add_argument("--config", metavar="FILE", type=_path, help="JSON file with settings that differ from default")
+    train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
+    train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
 
-    evaluate = commands.add_parser(
+    evaluate = add_command(
         "evaluate",
-        help="measure a model, on your own cases or on a task with a known answer",
-        description="Evaluate MODEL on DATASET: a folder of labelled images as `train` takes, tissue priors from which "
-        "heads are drawn, or a task with a known answer such as lesions:32x32. Finished cases are kept in the output "
-        "folder; the same command goes on.",
-        allow_abbrev=False,
+        "measure a model on your own cases or on a task with a known answer",
+        "Evaluate MODEL on DATASET: a folder of labelled images as for `train`, tissue priors from which heads are "
+        "generated, or a task with a known answer such as lesions:32x32. Finished cases are stored in the output "
+        "folder; the same command continues.",
     )
-    evaluate.set_defaults(command="evaluate")
-    evaluate.add_argument("model", metavar="MODEL", type=_name, help="name of a shipped model, or a model folder")
+    _add_model(evaluate)
+    _add_data(evaluate, "dataset")
+    _add_output(evaluate, "folder for page and scores")
     evaluate.add_argument(
-        "dataset", metavar="DATASET", type=_name, help="folder of labelled images, priors (.npz) or phantom"
-    )
-    evaluate.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for page and scores")
-    evaluate.add_argument(
-        "--samples",
-        metavar="N",
-        type=_positive,
-        help="a case; default: as the model advises, of heads 32, of a phantom 64",
+        "--samples", metavar="N", type=_positive, help="per case; default: set by the model, heads 32, phantoms 64"
     )
     evaluate.add_argument(
-        "--steps", metavar="K", type=_steps, nargs="+", default=[], help="of a phantom several, such as 5 10 uniform:10"
+        "--steps", metavar="K", type=_steps, nargs="+", default=[], help="for phantoms several, as 5 10 uniform:10"
     )
     evaluate.add_argument("--cases", metavar="N", type=_positive, help="default: all, of a phantom 400 (3D: 100)")
     evaluate.add_argument(
         "--window", metavar="ZxYxX", type=_window, help="voxels of a synthetic head, default: 64x64x64"
     )
-    evaluate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    evaluate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    evaluate.add_argument("--json", action="store_true", help="print the scores as JSON on stdout")
+    _add_common(evaluate, "the scores")
 
-    calibrate = commands.add_parser(
+    calibrate = add_command(
         "calibrate",
-        help="fit the spread of a model's samples to labelled cases",
-        description="Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy "
-        "of the model. DATA is what `train` takes.",
-        allow_abbrev=False,
+        "fit the spread of a model's samples to labelled cases",
+        "Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy of the "
+        "model. DATA as for `train`.",
     )
-    calibrate.set_defaults(command="calibrate")
-    calibrate.add_argument("model", metavar="MODEL", type=_name, help="name of a shipped model, or a model folder")
+    _add_model(calibrate)
+    _add_data(calibrate)
+    _add_output(calibrate, "folder for the calibrated model")
+    calibrate.add_argument("--cases", metavar="N", type=_positive, help="maximum; default: all, of generated data 60")
     calibrate.add_argument(
-        "data", metavar="DATA", type=_name, help="folder of labelled images, priors (.npz) or name of a phantom"
+        "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
     )
-    calibrate.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for the calibrated model")
-    calibrate.add_argument("--cases", metavar="N", type=_positive, help="at most; default: all, of endless data 60")
-    calibrate.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    calibrate.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    calibrate.add_argument(
-        "--scans-only", action="store_true", help="leave the spread as it is, and only learn what scans are like"
-    )
-    calibrate.add_argument("--json", action="store_true", help="print what was fitted as JSON on stdout")
+    _add_common(calibrate, "the fitted values")
 
-    study = commands.add_parser(
+    study = add_command(
         "study",
-        help="ask what diffusion learns, whether it pays and how to set it up, on data of your own",
-        description="Study DATA: folders of labelled images as `train` takes, or tasks with a known answer such as "
-        "lesions:32x32. Trains many small networks for the same time each and writes one report. What is finished is "
-        "kept in the output folder; the same command goes on.",
-        allow_abbrev=False,
+        "measure what diffusion learns, whether it pays and how to set it up on your own data",
+        "Study DATA: folders of labelled images as for `train`, or tasks with a known answer such as lesions:32x32. "
+        "Trains many small networks for the same time each and writes one report. Finished parts are stored in the "
+        "output folder; the same command continues.",
     )
-    study.set_defaults(command="study")
-    study.add_argument(
-        "data", metavar="DATA", type=_name, nargs="+", help="folder of labelled images, or name of a phantom"
-    )
-    study.add_argument("--output", metavar="DIR", type=_path, required=True, help="folder for the report")
-    study.add_argument(
-        "--budget", metavar="M", type=_minutes, default=85.0, help="minutes in all, default: %(default)g"
-    )
+    study.add_argument("data", metavar="DATA", type=_name, nargs="+", help="folder of labelled images, or phantom")
+    _add_output(study, "folder for the report")
+    study.add_argument("--budget", metavar="M", type=_minutes, default=85.0, help="total minutes, default: %(default)g")
     study.add_argument("--only", metavar="A1,A3", help="these questions, in full; default: the short A1, A3 and A4")
     study.add_argument(
-        "--seeds", metavar="N", type=_positive, default=2, help="trainings of each, default: %(default)s"
+        "--seeds", metavar="N", type=_positive, default=2, help="networks of each kind, default: %(default)s"
     )
     study.add_argument(
-        "--adapt", metavar="NAME|DIR", type=_name, help="fit this model's steps to DATA instead, and say the gain"
+        "--adapt", metavar="NAME|DIR", type=_name, help="instead, fit this model's steps to DATA and report the gain"
     )
-    study.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    study.add_argument("--json", action="store_true", help="print the findings as JSON on stdout")
+    _add_common(study, "the findings", seed=False)
 
-    demo = commands.add_parser("demo", help="show the whole way on a real head, in Slicer's own scene", add_help=False)
+    demo = commands.add_parser("demo", help="segment a real head and render it with Slicer's scene", add_help=False)
     demo.set_defaults(command="demo")
 
-    worker = commands.add_parser("worker", help="serve 3D Slicer as its background process", allow_abbrev=False)
-    worker.set_defaults(command="worker")
+    add_command("worker", "serve 3D Slicer as its background process")
     return root
 
 
+def _add_output(command: argparse.ArgumentParser, meaning: str) -> None:
+    command.add_argument("--output", metavar="DIR", type=_path, required=True, help=meaning)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", type=_name, help="name of an installed model, or a model folder")
+
+
+def _add_data(command: argparse.ArgumentParser, name: str = "data") -> None:
+    text = "folder of labelled images, priors (.npz) or name of a phantom"
+    command.add_argument(name, metavar=name.upper(), type=_name, help=text)
+
+
+def _add_common(command: argparse.ArgumentParser, result: str, seed: bool = True) -> None:
+    """Add --device, --json and, with `seed`, --seed."""
+    if seed:
+        command.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
+    command.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
+
+
 def _name(text: str) -> str:
-    """A name or a path; a shell leaves the ~ of `--output=~/x` alone."""
+    """A name or a path; a shell does not expand the ~ of `--output=~/x`."""
     return os.path.expanduser(text)
 
 
@@ -170,38 +169,35 @@ def _path(text: str) -> Path:
     return Path(_name(text))
 
 
+def _checked(text: str, value: Any, valid: bool, requirement: str) -> Any:
+    """`value` if it is valid; otherwise wrong usage."""
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text} is not {requirement}")
+    return value
+
+
 def _spacing(text: str) -> tuple[float, ...]:
     steps = tuple(float(part) for part in re.split("[,x]", text))
-    if len(steps) != 3 or not all(0 < step < float("inf") for step in steps):
-        raise argparse.ArgumentTypeError(f"{text} is not three sizes in mm such as 0.5,0.5,2")
-    return steps
+    valid = len(steps) == 3 and all(0 < step < float("inf") for step in steps)
+    return _checked(text, steps, valid, "three sizes in mm such as 0.5,0.5,2")
 
 
 def _minutes(text: str) -> float:
     minutes = float(text)
-    if not 0 < minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of minutes")
-    return minutes
+    return _checked(text, minutes, 0 < minutes < float("inf"), "a positive number of minutes")
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    return _checked(text, int(text), int(text) >= 1, "a positive number")
 
 
 def _millimetres(text: str) -> float:
-    value = float(text)
-    if not 5 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not within 5 to 100")
-    return value
+    return _checked(text, float(text), 5 <= float(text) <= 100, "within 5 to 100")
 
 
 def _steps(text: str) -> str:
-    if not re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) or int(text.rpartition(":")[2]) < 2:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number of 2 or more nor such as uniform:10")
-    return text
+    valid = re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) and int(text.rpartition(":")[2]) >= 2
+    return _checked(text, text, bool(valid), "a number of 2 or more, or such as uniform:10")
 
 
 def _window(text: str) -> tuple[int, ...]:
@@ -215,13 +211,8 @@ def _samples(text: str) -> int | str:
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
-    return value
+    return _checked(text, int(text), 0 <= int(text) < 2**63, "between 0 and 2^63 - 1")
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text} is none of auto, cpu, cuda, cuda:N, mps")
-    return text
+    return _checked(text, text, bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text)), "auto, cpu, cuda, cuda:N or mps")

@@ -1,81 +1,70 @@
 """The command `diffusion-segmentation`.
 
-Exit status: 0 done, 1 failed with one plain sentence on stderr, 2 wrong usage, 130 cancelled. With `--json` stdout
-holds the result as JSON and nothing else. What needs torch is imported only when a command runs that needs it, so that
-help and usage errors come at once.
+Exit status: 0 success, 1 failure with one plain sentence on stderr, 2 wrong usage, 130 cancelled. With `--json` stdout
+contains the result as JSON and nothing else. torch is imported only by the commands that need it, so that help and
+usage errors appear at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
+import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import parse
-from .errors import Cancelled, DiffusionSegmentationError, explain
+from .errors import DEBUG_VARIABLE, Cancelled, DiffusionSegmentationError, explain
 from .runtime import terminal
+from .runtime.log import configure_logging
 
 CANCELLED = 130
 
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (default: the process's); return its exit status. Wrong usage exits with 2."""
+    """Run the command with `arguments` (default: sys.argv); return its exit status. Wrong usage exits with 2."""
     options = parse(arguments)
+    configure_logging()
     try:
         return COMMANDS[options.command](options)
     except (KeyboardInterrupt, Cancelled):
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
     except Exception as error:
-        if sys.flags.dev_mode:  # python -X dev
+        if options.debug:
             traceback.print_exc()
         print(explain(error)[1], file=sys.stderr)
         return 1
 
 
 def _segment(options: argparse.Namespace) -> int:
-    show_json = terminal.claim_for_json() if options.json else None
-    from .segmentation import pipeline as engine
+    show = _output(options)
+    from .segmentation import pipeline
 
-    request = engine.Request(
-        volume=options.volume,
-        output=options.output,
-        model=options.model,
-        samples=options.samples,
-        steps=options.steps,
-        seed=options.seed,
-        device=options.device,
-        region_mm=options.region_mm,
-        spacing=options.spacing,
-        keep_samples=options.keep_samples,
+    request = pipeline.Request(
+        **_pick(options, "volume output model samples steps seed device region_mm spacing keep_samples"),
         compress=True,
         previews=False,
     )
     with terminal.ProgressLine() as progress:
-        outcome = engine.segment(request, progress=progress)
-    if outcome.report.get("input", {}).get("unlike_training"):
-        print(f"warning: {outcome.report['warnings'][0]}", file=sys.stderr)
-    if show_json:
-        show_json(outcome.report)
-    else:
-        print(terminal.summary(outcome.report, options.output))
-    return 0
+        report = pipeline.segment(request, progress=progress).report
+    if report.get("input", {}).get("unlike_training"):
+        logger.warning(report["warnings"][0])
+    return show(report, terminal.summary)
 
 
 def _models(options: argparse.Namespace) -> int:
-    show_json = terminal.claim_for_json() if options.json else None
-    from .model import folder as model
+    show = _output(options)
+    from .model import folder
 
-    found = model.available()
-    if show_json:
-        show_json(found)
-    else:
-        print(terminal.catalogue(found))
-    return 0
+    return show(folder.available(), lambda models, _: terminal.catalogue(models))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -88,91 +77,63 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _require_extra("matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
-    from .evaluation import evaluate as engine
+    show = _output(options)
+    from .evaluation import evaluate
 
-    request = engine.Request(
-        model=options.model,
-        dataset=options.dataset,
-        output=options.output,
-        samples=options.samples,
-        steps=tuple(options.steps),
-        cases=options.cases,
-        seed=options.seed,
-        device=options.device,
-        window=options.window,
-    )
-    found = engine.evaluate(request)
-    if show_json:
-        show_json(found)
-    else:
-        print(engine.text(found, options.output))
-    return 0
+    chosen = _pick(options, "model dataset output samples cases seed device window")
+    return show(evaluate.evaluate(evaluate.Request(**chosen, steps=tuple(options.steps))), evaluate.text)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
-    from .calibration import calibrate as engine
+    show = _output(options)
+    from .calibration import calibrate
 
-    request = engine.Request(
-        model=options.model,
-        data=options.data,
-        output=options.output,
-        cases=options.cases,
-        seed=options.seed,
-        device=options.device,
-        scans_only=options.scans_only,
-    )
-    found = engine.calibrate(request)
-    if show_json:
-        show_json(found)
-    else:
-        print(engine.text(found, options.output))
-    return 0
+    request = calibrate.Request(**_pick(options, "model data output cases seed device scans_only"))
+    return show(calibrate.calibrate(request), calibrate.text)
 
 
 def _study(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
-    show_json = terminal.claim_for_json() if options.json else None
+    show = _output(options)
     if options.adapt:
-        found, said = _adapt(options)
-    else:
-        found, said = _ask(options)
-    if show_json:
-        show_json(found)
-    else:
-        print(said)
-    return 0
+        from .study import adapt
 
-
-def _adapt(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from .study import adapt
-
-    if len(options.data) > 1:
-        raise DiffusionSegmentationError("--adapt takes one task; name one.")
-    found = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
-    return found, adapt.text(found, options.output)
-
-
-def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+        if len(options.data) > 1:
+            raise DiffusionSegmentationError("--adapt takes one task; name one.")
+        request = adapt.Request(options.data[0], options.adapt, options.output, options.device)
+        return show(adapt.adapt(request), adapt.text)
     from .study import report, study
 
-    request = study.Request(
-        data=tuple(options.data),
-        output=options.output,
-        budget=options.budget,
-        only=options.only,
-        seeds=options.seeds,
-        device=options.device,
-    )
-    found = study.study(request)
-    return found, report.text(found, options.output)
+    request = study.Request(data=tuple(options.data), **_pick(options, "output budget only seeds device"))
+    return show(study.study(request), report.text)
+
+
+def _pick(options: argparse.Namespace, names: str) -> dict[str, Any]:
+    """The options with these names, as keyword arguments."""
+    return {name: getattr(options, name) for name in names.split()}
+
+
+def _output(options: argparse.Namespace) -> Callable[[Any, Callable[[Any, Path], str]], int]:
+    """Return the function that prints a result and returns the exit status 0: as JSON, or as `text(result, folder)`.
+
+    With --json stdout is claimed at once, before an import can print.
+    """
+    show_json = terminal.claim_for_json() if options.json else None
+
+    def show(result: Any, text: Callable[[Any, Path], str]) -> int:
+        show_json(result) if show_json else print(text(result, getattr(options, "output", None)))
+        return 0
+
+    return show
 
 
 def _require_extra(*packages: str) -> None:
-    """Raise an error that says what to install where a package of the extra [train] is missing."""
-    if not all(importlib.util.find_spec(package) for package in packages):
+    """Raise an error with the command to install unless `packages` and the training code are installed.
+
+    The extension in Slicer contains no training code; pip installs it with the extra [train].
+    """
+    if not all(importlib.util.find_spec(package) for package in (f"{__package__}.training", *packages)):
         raise DiffusionSegmentationError(
             "Training and evaluation need Lightning and Matplotlib; install them with: "
             "pip install 'diffusion-segmentation[train]'"
@@ -180,25 +141,27 @@ def _require_extra(*packages: str) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    """The demo needs Slicer's libraries, which the engine never imports: it is a process of its own."""
+    """Run the demo in a process of its own: it needs Slicer's libraries, which the engine does not import."""
     if not all(importlib.util.find_spec(package) for package in ("slicer", "vtkmodules", "DiffusionSegmentationLib")):
         raise DiffusionSegmentationError(
             "The demo needs 3D Slicer's libraries; install them with: pip install 'diffusion-segmentation[demo]'"
         )
+    if options.debug:
+        os.environ[DEBUG_VARIABLE] = "1"
     command = [sys.executable, "-X", "utf8", "-m", "DiffusionSegmentationLib.headless", *options.rest]
     with subprocess.Popen(command) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it got the same signal and cleans up
+            process.wait()  # the child received the same signal and cleans up
             raise
-    return status if status >= 0 else 1  # ended by a signal
+    return status if status >= 0 else 1  # negative: ended by a signal
 
 
 def _worker(options: argparse.Namespace) -> NoReturn:
-    from .worker import server as worker
+    from .worker import server
 
-    worker.main()
+    server.main()
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""What can go wrong, each with one plain sentence for the person and one kind for the program."""
+"""Errors with one plain sentence for the user and a kind for programs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 
 KINDS = ("memory", "geometry", "model", "input", "internal")
 
+DEBUG_VARIABLE = "DIFFUSION_SEGMENTATION_DEBUG"
+
 
 class DiffusionSegmentationError(Exception):
-    """Base of all errors that are explained. `str(error)` is one plain sentence: what is wrong and what to do.
+    """Base of all explained errors. `str(error)` is one plain sentence: what is wrong and what to do.
 
-    `try_device` is a device on which the same could work, or None.
+    `try_device` is a device on which the same run could succeed, or None.
     """
 
     kind = "internal"
@@ -37,7 +39,7 @@ class ModelError(DiffusionSegmentationError):
 
 
 class OutOfMemoryError(DiffusionSegmentationError):
-    """Memory of the device or of the computer did not suffice."""
+    """The memory of the device or of the computer is exhausted."""
 
     kind = "memory"
 
@@ -47,85 +49,85 @@ class OutOfMemoryError(DiffusionSegmentationError):
 
 
 class GpuError(DiffusionSegmentationError):
-    """A GPU cannot do what is asked of it."""
+    """A GPU cannot perform an operation."""
 
     try_device = "cpu"
 
 
 class DeviceLostError(GpuError):
-    """A GPU does not answer any more, as after a reset of its driver; this process cannot use it again."""
+    """A GPU no longer responds, as after a reset of its driver; this process cannot use it again."""
 
 
 class Cancelled(Exception):
-    """Raised where the work stops because the person cancelled it."""
+    """The user cancelled the run."""
+
+
+def debug_enabled() -> bool:
+    """Whether the environment asks for the traceback of an error besides its sentence."""
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
 
 
 def shown(name: str) -> str:
-    """A file's name as it goes into a sentence: one line, and not too long."""
+    """A file name for a message: printable, at most 100 characters."""
     name = "".join(c if c.isprintable() else "?" for c in name)
     return name if len(name) <= 100 else f"{name[:100]} ..."
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Return (kind, one plain sentence) for any exception, also for those that libraries raise.
+    """(kind, one plain sentence) for any exception, including those of libraries.
 
-    Needs none of those libraries: torch's out-of-memory errors are known by class name and text.
+    Needs no library: torch's out-of-memory errors are recognised by class name and text.
     """
     if isinstance(error, DiffusionSegmentationError):
         return error.kind, str(error)
     if is_out_of_memory(error):
-        return (
-            OutOfMemoryError.kind,
-            "The memory did not suffice; close other programs, choose another device, or crop the volume.",
-        )
+        return "memory", "The memory did not suffice; close other programs, choose another device, or crop the volume."
+    return "internal", _sentence(error)
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiffusionSegmentationError.kind, "The disk is full; free some space or choose another folder."
+        return "The disk is full; free some space or choose another folder."
     if isinstance(error, OSError) and error.filename:
         name = os.path.basename(os.fspath(error.filename)) or os.fspath(error.filename)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return (
-                DiffusionSegmentationError.kind,
-                f"'{name}' cannot be read or written: there is no permission; choose another folder.",
-            )
+            return f"'{name}' cannot be read or written: there is no permission; choose another folder."
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             name = _file_among(os.path.abspath(os.fspath(error.filename))) or name
-            return DiffusionSegmentationError.kind, f"'{name}' is a file and no folder; choose another name."
+            return f"'{name}' is a file and no folder; choose another name."
         if error.errno == errno.ENAMETOOLONG:
-            return DiffusionSegmentationError.kind, f"'{name[:60]} ...' is too long a name; choose a shorter one."
+            return f"'{name[:60]} ...' is too long a name; choose a shorter one."
     if isinstance(error, ModuleNotFoundError):
-        return (
-            DiffusionSegmentationError.kind,
-            f"The Python package '{error.name}' is missing; install it and try again.",
-        )
+        return f"The Python package '{error.name}' is missing; install it and try again."
     text = " ".join(str(error).split()) or "no further description"
     if len(text) > 300:
         text = f"{text[:300]} ..."
-    return DiffusionSegmentationError.kind, f"An unexpected problem occurred ({type(error).__name__}: {text})."
+    return f"An unexpected problem occurred ({type(error).__name__}: {text})."
 
 
 def _file_among(path: str) -> str:
-    """Of a path and the folders above it the name of the one that is a file."""
+    """The name of the first file among a path and its parents; "" if there is none."""
     while not os.path.isfile(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return os.path.basename(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for MemoryError, torch's OutOfMemoryError, and the RuntimeErrors of allocators and of libraries in need."""
+    """True for MemoryError, torch's OutOfMemoryError, and RuntimeErrors of allocators and CUDA libraries."""
     if isinstance(error, (MemoryError, OutOfMemoryError)) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_WORDS)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY_PHRASES)
 
 
-_ALLOCATOR_WORDS = (
+_OUT_OF_MEMORY_PHRASES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "failed to allocate memory",
     "bad_alloc",
     "status_alloc_failed",
-    # cuBLAS finds no room for its handle, and cuDNN for the workspace of any of its algorithms.
+    # cuBLAS cannot allocate its handle, cuDNN no workspace for any of its algorithms.
     "cublas_status_not_initialized",
     "unable to find an engine to execute this computation",
 )

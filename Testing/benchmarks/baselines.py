@@ -36,7 +36,7 @@ from diffusion_segmentation.evaluation.store import Kept
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import Encoder, class_softmax, depth_to_space, space_to_depth
 from diffusion_segmentation.networks.blocks import ResidualBlock
-from diffusion_segmentation.runtime.denormals import flushed
+from diffusion_segmentation.runtime.floating_point import flush_denormals
 from diffusion_segmentation.segmentation.sampler import draw, sample_seeds
 from diffusion_segmentation.training.loss import cross_entropy
 from diffusion_segmentation.training.settings import Optimisation
@@ -74,7 +74,7 @@ def compare(task: str, folder: Path, minutes: float, cases: int | None) -> None:
         seed = sample_seeds(0, 1, index)[0]
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
-        with flushed(), torch.inference_mode():
+        with flush_denormals(), torch.inference_mode():
             drawn = draw(model, image[None], SAMPLES, Steps(10).grid(model), seed)
             members = np.stack([probabilities(network, image) for network in ensemble])
             noisy = np.stack([probabilities(dropout, image) for _ in range(SAMPLES)])
@@ -118,7 +118,7 @@ def trained(task: str, path: Path, minutes: float, seed: int, dropped: float = 0
         network, avg_fn=lambda a, w, n: a.lerp(w, 1 - min(optimisation.average, (int(n) + 1) / (int(n) + 10)))
     )
     start = time.process_time()
-    with flushed():
+    with flush_denormals():
         for step, (image, labels) in enumerate(loader, 1):
             done = (time.process_time() - start) / (60 * minutes)
             if done >= 1:

@@ -143,7 +143,7 @@ class Bench:
     def peak(self, act: Callable[[], object]) -> int:
         """Most bytes that torch held on the card during an act; 0 on a CPU."""
         on_card = self.device.type == "cuda"
-        devices.release(self.device)
+        devices.empty_cache(self.device)
         if on_card:
             torch.cuda.reset_peak_memory_stats(self.device)
         self.seconds(act)
@@ -285,7 +285,7 @@ def worker(bench: Bench) -> Rows:
     """Waiting for a run of the worker: the first preview is the direct head's"""
     command = [sys.executable, "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
     rows: Rows = {}
-    devices.release(bench.device)
+    devices.empty_cache(bench.device)
     start = time.perf_counter()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:

@@ -23,7 +23,7 @@ from diffusion_segmentation.calibration.covariance import fit_covariance
 from diffusion_segmentation.calibration.start import compare_starts, labelled, scored
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.phantoms import phantom
-from diffusion_segmentation.runtime.terminal import Counter, ProgressLine
+from diffusion_segmentation.runtime.terminal import ProgressLine, StepCounter
 from diffusion_segmentation.training.sources import Phantoms
 
 TASKS = ("boundary:128x128", "lesions:128x128", "boundary:64x64x64", "lesions:64x64x64")
@@ -56,7 +56,7 @@ def compare(task: str, folder: Path, count: int | None, samples: int) -> list[di
     model = models.load(folder).to(torch.device("cpu"))
     with ProgressLine() as line:
         fitted = [labelled(model, *pair) for pair in Phantoms(task).labelled(FITTED[model.dims], SEED)]
-        covariance = fit_covariance(fitted, model.spacing, SEED, Counter(line, f"{task}: fitting"))
+        covariance = fit_covariance(fitted, model.spacing, SEED, StepCounter(line, f"{task}: fitting"))
         cases, exact = [], []
         for index in range(count or CASES[model.dims]):
             rng = np.random.default_rng([SEED, index, 11])
@@ -64,7 +64,7 @@ def compare(task: str, folder: Path, count: int | None, samples: int) -> list[di
             draws = case.sample(rng, samples + 1)
             cases.append(labelled(model, case.image, draws[0]))
             exact.append((draws[1:], case.marginals))
-        found = compare_starts(model, covariance, cases, samples, SEED, Counter(line, f"{task}: comparing"))
+        found = compare_starts(model, covariance, cases, samples, SEED, StepCounter(line, f"{task}: comparing"))
     found.append(scored("exact sampler", None, cases, exact, model.spacing))
     return [one.as_json() for one in found]
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-import diffusion_segmentation
-from diffusion_segmentation import cli
+from diffusion_segmentation import cli, segmentation
 from diffusion_segmentation.arguments import parse
 from diffusion_segmentation.errors import Cancelled, GeometryError
 
@@ -45,7 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     module = SimpleNamespace(segment=segment, Request=lambda **fields: SimpleNamespace(**fields))
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.segmentation.pipeline", module)
-    monkeypatch.setattr(diffusion_segmentation, "segment", module, raising=False)
+    monkeypatch.setattr(segmentation, "pipeline", module, raising=False)  # another test may have imported the real one
     return stand_in
 
 
@@ -144,6 +143,39 @@ def test_failures_are_one_sentence_and_a_status(
     assert out == ""
     assert err.splitlines()[:-1] == ["reading ...", "sampling ..."]  # progress, one line a stage
     assert err.splitlines()[-1].startswith(sentence) and err.endswith(".\n")
+
+
+@pytest.mark.parametrize("words", ["--debug segment a --output o", "segment a --output o --debug"])
+def test_debug_prints_the_traceback_before_the_sentence(
+    engine: SimpleNamespace, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    engine.answer = failing(GeometryError("The head is too small."))
+    assert cli.main(words.split()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "Traceback (most recent call last):" in lines and lines[-1] == "The head is too small."
+
+
+@pytest.mark.parametrize(("value", "printed"), [("1", True), ("0", False), ("", False)])
+def test_debug_can_be_set_in_the_environment(
+    engine: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    printed: bool,
+) -> None:
+    monkeypatch.setenv("DIFFUSION_SEGMENTATION_DEBUG", value)
+    engine.answer = failing(GeometryError("The head is too small."))
+    assert cli.main(["segment", "a", "--output", "o"]) == 1
+    assert ("Traceback" in capsys.readouterr().err) is printed
+
+
+def test_a_scan_unlike_the_training_is_a_warning_on_stderr(
+    engine: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {**REPORT, "input": {"unlike_training": True}}
+    engine.answer = lambda: SimpleNamespace(report=report, partial=False)
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"warning: {REPORT['warnings'][0]}"
 
 
 def test_the_summary_names_volumes_intervals_and_warnings(

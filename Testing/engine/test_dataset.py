@@ -58,9 +58,9 @@ def test_nnunet_layout_with_raters_and_test_cases(tmp_path):
         ({"labels": {"0": "background", "2": "liver"}}, "numbers from 0"),
         ({"labels": {"background": 0, "a": 1}, "channel_names": {"0": "T1", "1": "T2"}}, "2 images a case"),
         ({"labels": {"background": 0, "a": 1}}, "no labelled case"),
-        ({"labels": {"background": 0, "a\nb": 1}}, "a label whose name is empty, has more than 200"),
-        ({"labels": {"background": 0, "a" * 201: 1}}, "a label whose name is empty, has more than 200"),
-        ({"labels": {"0": "background", "1": " "}}, "a label whose name is empty, has more than 200"),
+        ({"labels": {"background": 0, "a\nb": 1}}, "a label whose name is empty, longer than 200"),
+        ({"labels": {"background": 0, "a" * 201: 1}}, "a label whose name is empty, longer than 200"),
+        ({"labels": {"0": "background", "1": " "}}, "a label whose name is empty, longer than 200"),
         ({"labels": {"0": "b", "1": "a"}, "training": [{"image": "x.nii"}]}, "no image or label"),
         (
             {"labels": {"0": "b", "1": "a"}, "training": [{"image": "x.nii", "label": "y.nii"}]},
@@ -175,7 +175,7 @@ def test_one_file_for_two_purposes_is_refused(tmp_path, pairs):
         ({"background": 0, "ignore": 1}, "beside one structure or more"),
         ({"a": 0, "background": 1}, "number background 0"),
         ({"0": "a", "1": "Background"}, "number background 0"),
-        ({"background": 0, "a": 1, "A ": 2}, "nothing but capitals or signs"),
+        ({"background": 0, "a": 1, "A ": 2}, "only in capitals or punctuation"),
         ({"background": 0, "a": 1.7}, "numbers from 0"),
     ],
 )

@@ -351,7 +351,7 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
 
 
 def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
-    """They do not while networks run; surface distances end the process if it stays so, see `denormals`."""
+    """They do not while networks run; surface distances end the process if it stays so, see `flush_denormals`."""
     case = read_dataset(a_data_set).training[1]
     settings = cases.Settings(a_model_folder, 1, 2, 0, "cpu")
     cases._segment(case, sitk.ReadImage(str(case.image), sitk.sitkFloat32), settings, cases.engine.ModelCache())

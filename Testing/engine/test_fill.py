@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffusion_segmentation.images.fill_value import fill_value, told, without_fill
+from diffusion_segmentation.images.fill_value import fill_value, fill_warning, replace_fill_value
 from diffusion_segmentation.images.intensity import normalise
 
 
@@ -44,8 +44,8 @@ def test_a_constant_far_below_is_taken_for_air(case: str) -> None:
     assert fill_value(filled) == fill
     image = sitk.GetImageFromArray(filled)
     image.SetSpacing((1, 2, 3))
-    clean, found = without_fill(image)
-    assert found == fill and clean.GetSpacing() == (1, 2, 3) and told(fill).endswith(".")
+    clean, found = replace_fill_value(image)
+    assert found == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
     array = sitk.GetArrayFromImage(clean)
     np.testing.assert_array_equal(array[~outside()], values[~outside()])
     # On the scale that the networks see, what was filled is air and the head is as it was.
@@ -60,7 +60,7 @@ def test_voxels_interpolated_between_fill_and_head_are_air_too() -> None:
     array = sitk.GetArrayFromImage(blurred)
     array[array < -32_000] = -32_768
     assert fill_value(array) == -32_768
-    clean = sitk.GetArrayFromImage(without_fill(sitk.GetImageFromArray(array))[0])
+    clean = sitk.GetArrayFromImage(replace_fill_value(sitk.GetImageFromArray(array))[0])
     assert clean.min() >= -16_400, "what lies in the lower half between both is air"
 
 
@@ -82,5 +82,5 @@ NOT_FILLED = {
 @pytest.mark.parametrize("case", NOT_FILLED)
 def test_what_is_no_fill_stays_as_it_is(case: str) -> None:
     image = sitk.GetImageFromArray(NOT_FILLED[case])
-    same, found = without_fill(image)
+    same, found = replace_fill_value(image)
     assert found is None and same is image

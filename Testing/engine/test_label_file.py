@@ -149,7 +149,7 @@ def test_a_picture_of_labels_has_its_images_grid(tmp_path: Path, image: sitk.Ima
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "l.tif"))
     assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image), "the image says how it lies"
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "image.tif"))
-    image = read_volume(tmp_path / "image.tif", (2, 2, 5), told=lambda sentence: None)
+    image = read_volume(tmp_path / "image.tif", (2, 2, 5), on_warning=lambda sentence: None)
     np.testing.assert_array_equal(read_labels(tmp_path / "l.tif", image, NAMES), LABELS)
     sitk.WriteImage(sitk.GetImageFromArray(LABELS[1:]), str(tmp_path / "l.tif"))
     assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image)

@@ -44,7 +44,7 @@ VOLUMES = [np.random.default_rng(n).integers(0, 4, (6, 5, 4)).astype(np.uint8) f
 
 WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "labels.seg.nrrd": lambda path, compress: results.write_segmentation(path, LABELS, REFERENCE, TABLE, compress),
-    "entropy.nrrd": lambda path, compress: results.write_entropy(path, ENTROPY, REFERENCE, compress),
+    "entropy.nrrd": lambda path, compress: results.write_volume(path, ENTROPY, REFERENCE, compress),
     "samples.seq.nrrd": lambda path, compress: results.write_sequence(path, VOLUMES, REFERENCE, BOX, compress),
     "report.json": lambda path, compress: results.write_report(path, {"seed": 0, "name": "Müller"}),
 }
@@ -100,7 +100,7 @@ def test_all_segments_of_the_layer_state_the_extent_of_all_of_them(tmp_path: Pat
 @pytest.mark.parametrize("compress", [False, True])
 def test_entropy_keeps_its_values_and_geometry(tmp_path: Path, compress: bool) -> None:
     path = tmp_path / "entropy.nrrd"
-    results.write_entropy(path, ENTROPY, REFERENCE, compress)
+    results.write_volume(path, ENTROPY, REFERENCE, compress)
     read = sitk.ReadImage(str(path))
     assert read.GetPixelID() == sitk.sitkFloat32
     assert (sitk.GetArrayFromImage(read) == ENTROPY).all()
@@ -176,7 +176,7 @@ def test_what_stops_half_way_leaves_no_file(tmp_path: Path, stop: type[BaseExcep
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiffusionSegmentationError, match=r"The folder for 'entropy\.nrrd' does not exist"):
-        results.write_entropy(tmp_path / "nowhere" / "entropy.nrrd", ENTROPY, REFERENCE, False)
+        results.write_volume(tmp_path / "nowhere" / "entropy.nrrd", ENTROPY, REFERENCE, False)
 
 
 def test_a_target_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_report_is_readable_and_holds_numbers_only(tmp_path: Path) -> None:
 
 def test_arrays_that_do_not_fit_are_a_fault_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="grid"):
-        results.write_entropy(tmp_path / "e.nrrd", ENTROPY[1:], REFERENCE, False)
+        results.write_volume(tmp_path / "e.nrrd", ENTROPY[1:], REFERENCE, False)
     with pytest.raises(ValueError, match="box"):
         results.write_sequence(tmp_path / "s.nrrd", [VOLUMES[0].T], REFERENCE, BOX, False)
     with pytest.raises(ValueError, match="no entry"):

@@ -14,7 +14,7 @@ from volume_files import SAME, VOXELS, nifti
 
 from diffusion_segmentation.errors import GeometryError, InputError
 from diffusion_segmentation.images import volume
-from diffusion_segmentation.images.file_digest import content
+from diffusion_segmentation.images.file_digest import files_sha256
 from diffusion_segmentation.images.volume import VolumeFile, read_volume
 from diffusion_segmentation.segmentation.input_volume import left_open
 
@@ -24,7 +24,7 @@ OTHER = VOXELS[::-1, ::-1] * 7 + 3
 def said(path: Path, **options) -> list[str]:
     """What is said of a file that is read."""
     found: list[str] = []
-    read_volume(path, told=found.append, **options)
+    read_volume(path, on_warning=found.append, **options)
     return found
 
 
@@ -310,7 +310,7 @@ SPACELESS = {
 def test_a_voxel_size_that_is_not_stated_is_asked_for(tmp_path: Path, kind: str) -> None:
     path = SPACELESS[kind](tmp_path)
     assert "does not say how large its voxels are" in refusal(path) and "--spacing" in refusal(path)
-    image = read_volume(path, (0.5, 1, 2), told=lambda sentence: None)
+    image = read_volume(path, (0.5, 1, 2), on_warning=lambda sentence: None)
     assert image.GetSpacing() == (0.5, 1, 2)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
 
@@ -356,7 +356,7 @@ def test_a_header_alone_says_whether_a_volume_fits(tmp_path: Path, monkeypatch: 
     for name in ("_executed", "memory"):
         monkeypatch.setattr(volume, name, None)  # what reads voxels or asks for their memory
     file = VolumeFile(path)
-    assert file.size == (24, 22, 20) and file.spacing == (2, 2, 2) and file.assumed == []
+    assert file.size == (24, 22, 20) and file.spacing == (2, 2, 2) and file.warnings == []
 
 
 def test_what_a_scenes_file_leaves_open_is_said_without_its_name(tmp_path: Path) -> None:
@@ -403,9 +403,9 @@ def test_other_units_of_a_scenes_file_are_said(tmp_path: Path) -> None:
 def test_a_voxel_size_beside_a_tiff_is_part_of_its_content(tmp_path: Path) -> None:
     path, beside = written(tmp_path / "c_0000.tif"), tmp_path / "c.json"
     beside.write_text('{"spacing": [1, 1, 1]}')
-    before = content(path)
+    before = files_sha256(path)
     beside.write_text('{"spacing": [3, 1, 1]}')
-    assert content(path) != before
+    assert files_sha256(path) != before
 
 
 def test_a_header_is_looked_at_without_copying_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,15 +428,15 @@ def test_a_copy_for_itk_goes_when_it_is_read(tmp_path: Path, monkeypatch: pytest
 
 def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.hdr")
-    before = content(path)
+    before = files_sha256(path)
     raw = bytearray((tmp_path / "a.img").read_bytes())
     raw[-1] ^= 1
     (tmp_path / "a.img").write_bytes(raw)
-    assert content(path) != before, "the voxels beside the header count"
-    assert content(nifti(tmp_path / "b.nii")) == content(nifti(tmp_path / "c.nii"))
+    assert files_sha256(path) != before, "the voxels beside the header count"
+    assert files_sha256(nifti(tmp_path / "b.nii")) == files_sha256(nifti(tmp_path / "c.nii"))
     for path in (tmp_path / "missing.nii", tmp_path):
         with pytest.raises(InputError, match="cannot be opened"):
-            content(path)
+            files_sha256(path)
 
 
 @pytest.mark.parametrize("options", [{}, {"version": 2}, {"order": ">"}, {"compressed": True}])

@@ -134,7 +134,7 @@ def interpolated(p: np.ndarray, zyx: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_probabilities_are_interpolated_and_the_rest_is_background(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "SLAB_VOXELS", 2000)  # several slabs
+    monkeypatch.setattr(grids, "SLAB_VALUES", 2000)  # several slabs
     rng = np.random.default_rng(seed)
     image = random_geometry(seed)
     centre = to_lps(image, np.array(image.GetSize()) / 2)
@@ -198,7 +198,7 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     p = np.random.default_rng(3).dirichlet(np.ones(5), working.GetSize()[::-1]).astype(np.float32)
     p = np.moveaxis(p, -1, 0)
     whole = Projection(working, image).consensus(p)
-    monkeypatch.setattr(grids, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(grids, "SLAB_VALUES", 1)
     slabs = Projection(working, image).consensus(p)
     assert (whole[0] != slabs[0]).sum() <= 2  # ties, decided by rounding
     np.testing.assert_allclose(whole[1], slabs[1], atol=1e-4)
@@ -243,7 +243,7 @@ def test_blur_turns_one_voxel_width_into_the_other() -> None:
     image = sitk.Image(61, 5, 5, sitk.sitkFloat32)
     image.SetSpacing((1, 10, 10))
     image[30, 2, 2] = 1.0
-    line = sitk.GetArrayFromImage(grids._smoothed_for(image, 3.0))[2, 2]
+    line = sitk.GetArrayFromImage(grids._antialiased(image, 3.0))[2, 2]
     x = np.arange(61) - 30
     assert line.sum() == pytest.approx(1, abs=0.01)
     assert (line * x**2).sum() / line.sum() == pytest.approx((3**2 - 1**2) / (8 * math.log(2)), rel=0.05)

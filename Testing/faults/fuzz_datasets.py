@@ -189,7 +189,7 @@ def write(rng: random.Random, folder: Path) -> None:
 def look_at_dataset(folder: Path) -> str:
     """What comes of a data set: its listing, the first cases' content, images and labels."""
     from diffusion_segmentation.images.dataset import read_dataset
-    from diffusion_segmentation.images.file_digest import content
+    from diffusion_segmentation.images.file_digest import files_sha256
     from diffusion_segmentation.images.label_file import IGNORED, read_labels
     from diffusion_segmentation.images.volume import read_volume
 
@@ -198,8 +198,8 @@ def look_at_dataset(folder: Path) -> str:
     if len(set(names)) < len(names) or not all(case.labels for case in dataset.training):
         return "cases that cannot be told apart"
     for case in (*dataset.training[:2], *dataset.test[:1]):
-        content(case.image, *case.labels)
-        image = read_volume(case.image, told=lambda sentence: None)
+        files_sha256(case.image, *case.labels)
+        image = read_volume(case.image, on_warning=lambda sentence: None)
         for path in case.labels:
             found = set(read_labels(path, image, dataset.label_names, dataset.ignored).ravel().tolist())
             if not found <= {*range(len(dataset.label_names) + 1), IGNORED}:

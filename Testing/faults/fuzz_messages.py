@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DiffusionSegmentation"))
 
-from diffusion_segmentation.runtime.stdio import lines
+from diffusion_segmentation.runtime.stdio import read_lines
 from diffusion_segmentation.worker import protocol as messages
 
 HANG_SECONDS = 5.0
@@ -171,7 +171,7 @@ class Pieces(io.RawIOBase):
 def check_stream(data: bytes, limit: int, chance: random.Random) -> bool:
     """The lines of `data` are the same however it is cut, none is longer than the limit and a byte."""
     wanted = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
-    assert list(lines(Pieces(data, chance), limit)) == wanted
+    assert list(read_lines(Pieces(data, chance), limit)) == wanted
     return False
 
 

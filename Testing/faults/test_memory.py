@@ -16,11 +16,11 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation.errors import DeviceLostError, GpuError, InputError, OutOfMemoryError, is_out_of_memory
-from diffusion_segmentation.images.packed_mask import PackedMask
+from diffusion_segmentation.images.compressed_mask import CompressedMask
 from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.networks import Denoiser, Encoder
 from diffusion_segmentation.runtime import devices, memory
-from diffusion_segmentation.runtime.devices import choose_device, exhausted, failure
+from diffusion_segmentation.runtime.devices import choose_device, explain_gpu_error, out_of_memory_error
 from diffusion_segmentation.segmentation import memory_plan
 from diffusion_segmentation.segmentation import pipeline as segment
 from diffusion_segmentation.segmentation import watershed as basins
@@ -223,7 +223,7 @@ def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, 
 
 
 def test_a_full_gpu_offers_the_cpu() -> None:
-    error = exhausted(torch.device("cuda", 1))
+    error = out_of_memory_error(torch.device("cuda", 1))
     assert error.try_device == "cpu" and "'cuda:1'" in str(error) and "use the CPU" in str(error)
 
 
@@ -313,9 +313,9 @@ def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
     assert len(kept) > 100 and peak < 6 * places.nbytes
 
 
-def test_packed_masks_are_the_masks(tmp_path: Path) -> None:
+def test_compressed_masks_are_the_masks(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6), np.uint8)
-    packed = PackedMask(mask[:, ::-1])
+    packed = CompressedMask(mask[:, ::-1])
     assert packed.shape == mask.shape and len(packed) == 4
     np.testing.assert_array_equal(packed.whole(), mask[:, ::-1])
 
@@ -394,8 +394,8 @@ def test_apples_gpu_is_offered_where_it_is_and_used_where_it_is_named(monkeypatc
     assert devices.devices()[-1] == {"id": "mps", "name": "Apple GPU", "totalBytes": 16_000, "freeBytes": 15_000}
     assert choose_device("mps").type == "mps" and choose_device("auto").type == "cpu"
     mps = torch.device("mps")
-    assert failure(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), mps).kind == "memory"
-    told = failure(NotImplementedError("The operator 'aten::x' is not implemented for the MPS device."), mps)
+    assert explain_gpu_error(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), mps).kind == "memory"
+    told = explain_gpu_error(NotImplementedError("The operator 'aten::x' is not implemented for the MPS device."), mps)
     assert isinstance(told, GpuError) and told.try_device == "cpu" and "Apple's GPU cannot run this model" in str(told)
 
 
@@ -414,7 +414,7 @@ GPU_ERRORS = {
 @pytest.mark.parametrize("said", GPU_ERRORS)
 def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(said: str) -> None:
     error, gpu = RuntimeError(said), torch.device("cuda", 0)
-    problem = failure(error, gpu)
+    problem = explain_gpu_error(error, gpu)
     assert GPU_ERRORS[said] in str(problem) and "\n" not in str(problem) and problem.try_device == "cpu"
     assert isinstance(problem, OutOfMemoryError) == is_out_of_memory(error) == ("suffice" in GPU_ERRORS[said])
     assert isinstance(problem, DeviceLostError) == ("stopped" in str(problem))
@@ -422,12 +422,17 @@ def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(said: str) ->
 
 def test_what_is_no_failure_of_a_gpu_stays_what_it_is() -> None:
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
-        assert failure(RuntimeError("shapes do not match"), device) is None
-        assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory"), device) is None
+        assert explain_gpu_error(RuntimeError("shapes do not match"), device) is None
+        assert explain_gpu_error(RuntimeError("DefaultCPUAllocator: can't allocate memory"), device) is None
         assert (
-            failure(RuntimeError("Exception thrown in SimpleITK: Failed to allocate memory for image."), device) is None
+            explain_gpu_error(
+                RuntimeError("Exception thrown in SimpleITK: Failed to allocate memory for image."), device
+            )
+            is None
         )
-    assert isinstance(failure(type("AcceleratorError", (RuntimeError,), {})("reset"), torch.device("cpu")), GpuError)
+    assert isinstance(
+        explain_gpu_error(type("AcceleratorError", (RuntimeError,), {})("reset"), torch.device("cpu")), GpuError
+    )
 
 
 def test_auto_takes_the_first_gpu_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ import pytest
 from fuzz_messages import fuzz
 
 from diffusion_segmentation.worker import protocol as messages
-from diffusion_segmentation.worker import sender as outbox
-from diffusion_segmentation.worker.sender import Outbox
+from diffusion_segmentation.worker import sender
+from diffusion_segmentation.worker.sender import MessageSender
 
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 20.0
@@ -134,7 +134,7 @@ def test_a_name_that_is_too_long_to_be_said_again_is_refused_and_survived(worker
         worker.line(json.dumps(message, ensure_ascii=False).encode() + b"\n")
         assert worker.next("error")["job"] is None
     worker.run("long error", model="missing")
-    assert len(worker.next("error")["message"]) <= outbox.MAX_SENTENCE
+    assert len(worker.next("error")["message"]) <= sender.MAX_SENTENCE
     worker.run("after")
     assert worker.next("done")["job"] == "after"
 
@@ -186,10 +186,10 @@ def test_prints_stay_out_of_the_protocol_and_a_jumping_clock_holds_nothing_up(wo
 
 
 def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
-    sources = [*ENGINE.glob("diffusion_segmentation/**/*.py"), *ENGINE.glob("DiffusionSegmentationLib/**/*.py")]
+    sources = [*ENGINE.rglob("*.py")]
     assert len(sources) > 20
     for path in sources:
-        if path.name == "temporary_files.py":  # the age of a file is told by that clock, and nothing waits for it
+        if path.name == "temporary_files.py":  # the age of a file is wall-clock time; nothing waits for it
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
@@ -248,18 +248,18 @@ class Stuck:
         return len(data)
 
 
-def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
+def test_the_sender_neither_waits_nor_grows_without_bound() -> None:
     stream, lost = Stuck(), threading.Event()
-    box = Outbox(stream, on_lost_client=lost.set)
+    box = MessageSender(stream, on_lost_client=lost.set)
     now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0, note="")
     began = time.monotonic()
-    filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * outbox.PROGRESS_BYTES}}
+    filler = {"type": "done", "job": "1", "folder": "f", "report": {"x": "x" * sender.PROGRESS_BYTES}}
     box.send(filler)
     for step in range(20_000):
         now.step = step
         box.progress("1", now)
-    assert box._waiting_bytes < 2 * outbox.PROGRESS_BYTES  # the first of the stage, no more
-    for _ in range(outbox.MAX_WAITING_BYTES // outbox.PROGRESS_BYTES - 2):
+    assert box._queued_bytes < 2 * sender.PROGRESS_BYTES  # the first of the stage, no more
+    for _ in range(sender.MAX_QUEUED_BYTES // sender.PROGRESS_BYTES - 2):
         box.send(filler)
     assert not lost.is_set()
     box.send(filler)
@@ -274,7 +274,7 @@ def test_the_outbox_neither_waits_nor_grows_without_bound() -> None:
 
 def test_a_flush_does_not_wait_for_ever() -> None:
     stream = Stuck()
-    box = Outbox(stream, on_lost_client=lambda: None)
+    box = MessageSender(stream, on_lost_client=lambda: None)
     box.send({"type": "cancelled", "job": "1"})
     began = time.monotonic()
     box.flush(0.1)

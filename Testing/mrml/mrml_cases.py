@@ -143,10 +143,10 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "working_spacing_mm": WORKING_MM,
         **regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
-    results.write_basins(folder / "regions.nrrd", unsure[block], reference, (index, size), compress=False)
+    results.write_volume(folder / "regions.nrrd", unsure[block], reference, False, (index, size))
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
-    results.write_entropy(folder / "entropy.nrrd", entropy, reference, compress=False)
-    results.write_entropy(folder / "disagreement.nrrd", disagreement, reference, compress=False)
+    results.write_volume(folder / "entropy.nrrd", entropy, reference, compress=False)
+    results.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress=False)
     results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
     results.write_sequence(
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"

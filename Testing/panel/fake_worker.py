@@ -172,7 +172,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     if behaviour == "half-result":
         (folder / f"{prefix}entropy.nrrd").write_bytes(b"NRRD0004\n")
     else:
-        results.write_entropy(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
+        results.write_volume(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
     limits = [borders + 0.02 * np.sin(2 * n) for n in range(samples)]
     drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
@@ -181,7 +181,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     if behaviour != "old" and not prefix:
         votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(classes)])
         bits = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0).astype(np.float32)
-        results.write_entropy(folder / "disagreement.nrrd", bits, reference, False)
+        results.write_volume(folder / "disagreement.nrrd", bits, reference, False)
     second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
     after = (labels + 1) % classes
     p = np.stack([np.where(labels == c, 1 - second, np.where(after == c, second, 0)) for c in range(classes)])
@@ -194,7 +194,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     thickness = regions.reviewable_voxels(workingMm, spacing[::-1])
     ranking = regions.Ranking(unsure, quantised, entropy, np.prod(spacing) / 1000, thickness)
     found = ranking.at(regions.REVIEW_BITS, most=regions.REPORTED)
-    results.write_basins(folder / f"{prefix}regions.nrrd", unsure, reference, box, False)
+    results.write_volume(folder / f"{prefix}regions.nrrd", unsure, reference, False, box)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,3 +82,17 @@ def test_help_and_wrong_usage_need_no_torch(tmp_path: Path) -> None:
     ):
         answer = run(*arguments, packages=tmp_path)
         assert answer.returncode == status, answer.stderr
+
+
+@pytest.mark.parametrize("command", ["train d", "evaluate m d", "study d", "calibrate m d"])
+def test_in_slicer_the_commands_of_the_extra_say_what_to_install(command: str, tmp_path: Path) -> None:
+    """The extension installs the files that CMakeLists.txt lists: no training, evaluation, study and calibration."""
+    listed = re.findall(r"^  (diffusion_segmentation/\S+\.py)$", (ENGINE / "CMakeLists.txt").read_text(), re.MULTILINE)
+    for name in (*listed, "lightning.py", "matplotlib.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ENGINE / name, tmp_path / name) if name in listed else (tmp_path / name).touch()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [*COMMAND, *command.split(), "--output", str(tmp_path / "out")]
+    answer = subprocess.run(words, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert answer.returncode == 1 and answer.stderr.endswith("pip install 'diffusion-segmentation[train]'\n")
+    assert answer.stderr.count("\n") == 1

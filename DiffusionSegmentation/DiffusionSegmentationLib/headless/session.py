@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,11 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
-    except (demo.DemoError, HandoverError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(errors.explain(error)[1], file=sys.stderr)
+    except (demo.DemoError, HandoverError, OSError) as error:
+        if errors.debug_enabled():
+            traceback.print_exc()
+        print(errors.explain(error)[1] if isinstance(error, OSError) else error, file=sys.stderr)
         return 1
     report = json.loads((options.output / "report.json").read_text(encoding="utf-8"))
     print(demo.volumesText(report))

@@ -16,7 +16,7 @@ class ChoiceError(HandoverError, ValueError):
 
 
 def _isWhole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < messages.LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < messages.INTEGER_LIMIT
 
 
 @dataclass(frozen=True)

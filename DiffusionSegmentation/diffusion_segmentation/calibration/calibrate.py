@@ -17,7 +17,7 @@ from ..model import folder as models
 from ..model.folder import Model
 from ..networks.input_statistics import FEWEST as FEWEST_SCANS
 from ..runtime.devices import choose_device
-from ..runtime.terminal import Counter, ProgressLine
+from ..runtime.terminal import ProgressLine, StepCounter
 from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance
@@ -62,7 +62,7 @@ def calibrate(request: Request) -> dict[str, Any]:
     else:
         calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
     with ProgressLine() as line:
-        told = Counter(line, "looking at unseen scans")
+        told = StepCounter(line, "looking at unseen scans")
         learnt = fit_input_statistics(model.encoder, model.section, source, request.seed, told)
     if request.scans_only and learnt is None:
         raise InputError(f"What scans are like cannot be told from so few; {FEWEST_SCANS} or more are needed.")
@@ -96,7 +96,7 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
     """
     order = source.order(model.labels)
     with ProgressLine() as line:
-        cases, counter = [], Counter(line, "segmenting unseen cases")
+        cases, counter = [], StepCounter(line, "segmenting unseen cases")
         for image, labels in source.labelled(count, seed):
             cases.append(labelled(model, image, relabel(labels, order)))
             counter(len(cases), count)
@@ -108,8 +108,8 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
         compared = cases[:COMPARED]
         apart = len(cases) >= 2 * COMPARED
         fitted_to = cases[COMPARED:] if apart else cases
-        covariance = fit_covariance(fitted_to, model.spacing, seed, Counter(line, "fitting the covariance"))
-        counter = Counter(line, "comparing starts")
+        covariance = fit_covariance(fitted_to, model.spacing, seed, StepCounter(line, "fitting the covariance"))
+        counter = StepCounter(line, "comparing starts")
         candidates = compare_starts(model, covariance, compared, SAMPLES, seed + 1, counter)
     best = choose(candidates)
     calibrated = model.starting(best.start)

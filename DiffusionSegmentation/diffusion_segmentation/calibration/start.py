@@ -14,7 +14,7 @@ from ..diffusion.process import LOG_SNR_MIN
 from ..images.label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model.folder import Model, Start
-from ..runtime.denormals import flushed
+from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import Encoded, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
@@ -134,7 +134,7 @@ def _drawn(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndar
     device = next(model.encoder.parameters()).device
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grid = np.empty(0) if model.is_free else model.step_grid(steps)
-    with flushed():
+    with flush_denormals():
         if model.dims == 2:
             drawn = draw(model, case.image[None], count, grid, seed)
             return drawn.masks[0], drawn.mean[0]
@@ -167,7 +167,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
     """A case with the direct head's probabilities, from labels that may be IGNORED."""
     device = next(model.encoder.parameters()).device
-    with flushed(), torch.inference_mode():
+    with flush_denormals(), torch.inference_mode():
         if model.dims == 2:
             plain = model.starting(None)
             p = draw(plain, image[None], 1, plain.step_grid(1), 0).direct[0]

@@ -15,7 +15,7 @@ from ..calibration.calibrate import require_fit
 from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError, ModelError
 from ..images.dataset import label_order, read_dataset
-from ..images.file_digest import content
+from ..images.file_digest import files_sha256
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
@@ -137,7 +137,7 @@ def _on_heads(request: Request, model: Model) -> tuple[dict[str, Any], dict[str,
     shape = "x".join(map(str, source.window))
     kept = Kept(
         request.output / "cases",
-        _key(model, request, samples, None, device) | {"data": shape, "priors": content(source.priors)},
+        _key(model, request, samples, None, device) | {"data": shape, "priors": files_sha256(source.priors)},
     )
     by_name = heads.evaluate_heads(source, model.to(device), request.cases or heads.CASES, samples, request.seed, kept)
     records = list(by_name.values())

@@ -1,11 +1,11 @@
-"""A folder of labelled images, as the Medical Segmentation Decathlon or nnU-Net (v1 and v2) lays it out.
+"""A folder of labelled images in the layout of the Medical Segmentation Decathlon or nnU-Net (v1 and v2).
 
-    dataset.json                   "labels", and where the cases are listed, "training" or "dataset"
-    imagesTr/  labelsTr/           to train from
-    imagesTs/  labelsTs/           to test with, where there are labels
+    dataset.json                   "labels", and the list of cases, "training" or "dataset"
+    imagesTr/  labelsTr/           training
+    imagesTs/  labelsTs/           test, where labels exist
 
-In nnU-Net's form an image is CASE_0000.nii.gz and its label CASE.nii.gz. Several raters of a case are several label
-files: a list in dataset.json, or CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
+In nnU-Net's layout an image is CASE_0000.nii.gz and its label file CASE.nii.gz. Several raters of a case have several
+label files: a list in dataset.json, or CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from typing import Any
 
 from ..errors import InputError, shown
 
-LONGEST_LABEL, LONGEST_NAME = 200, 100
-
-MOST_LABELS = 250
-"""Masks are bytes, of which the highest stands for voxels that are ignored."""
+MAX_LABEL_LENGTH, MAX_NAME_LENGTH = 200, 100  # characters of the name of a label, and of a data set or modality
+MAX_LABELS = 250  # including background. Masks are uint8, of which 255 marks ignored voxels
 
 ENDINGS = re.compile(
     r"(\.seg\.(nrrd|nhdr)|(\.(nii|nrrd|nhdr|mha|mhd|img|hdr|tiff?|png|bmp|jpe?g|gipl|vtk|mnc|h5|hdf5|mrc|gz))+)$",
@@ -35,15 +33,15 @@ MR_WORDS = {
     *("mr", "mri", "mra", "t1", "t2", "t1w", "t2w", "pd", "pdw", "flair", "swi", "dwi", "adc", "mprage", "t1c", "t1ce"),
     *("t1gd", "t2f", "t1n", "t2star", "t1wce", "t2flair", "mp2rage", "bold", "tof"),
 }
+# Together with a word of CT_WORDS or MR_WORDS these describe another modality, or another intensity scale.
 OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "no", "emission", "ultrasound"}
-"""Beside one of the words above they make it another modality, or none of its usual scale."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An image and the label maps that one or several raters drew in it.
+    """An image and its label files, one for each rater.
 
-    `name` is the image's path below imagesTr or imagesTs, without its endings, and belongs to no other case.
+    `name` is the image's path below imagesTr or imagesTs without its endings, unique in the data set.
     """
 
     name: str
@@ -53,10 +51,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json and the folders say; `label_names` in the order of the labels, background left out.
+    """Content of dataset.json and the folders; `label_names` in the order of the labels, without background.
 
-    `modality` is "CT", "MR" or what else dataset.json says. `ignored` is the number of voxels that nobody labelled, as
-    nnU-Net reserves it under the name "ignore", or None. `unlabelled` images of imagesTr are no case.
+    `modality` is "CT", "MR" or the text in dataset.json. `ignored` is the number of unlabelled voxels, which nnU-Net
+    calls "ignore", or None. `unlabelled` counts the images of imagesTr that belong to no case.
     """
 
     name: str
@@ -69,8 +67,8 @@ class Dataset:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read the listing, no image. Raises InputError, one sentence, where the folder is no such data set."""
-    listing = _listing(folder)
+    """Read the list of cases, but no image. Raises InputError if the folder is no such data set."""
+    listing = _read_json(folder)
     label_names, ignored = _labels(listing.get("labels"), folder.name)
     modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
     training = _training(folder, listing)
@@ -82,44 +80,44 @@ def read_dataset(folder: Path) -> Dataset:
     used = {case.image.resolve() for case in training}
     name = str(listing.get("name", folder.name))
     return Dataset(
-        name=name if _writable(name, LONGEST_NAME) else "Model",
+        name=name if _is_valid_name(name, MAX_NAME_LENGTH) else "Model",
         modality=modality,
         label_names=label_names,
         ignored=ignored,
         unlabelled=len({path.resolve() for path in _images(folder / "imagesTr")} - used),
-        training=_distinct(training, folder.name),
-        test=_distinct(_paired(folder, "Ts"), folder.name),
+        training=_unique(training, folder.name),
+        test=_unique(_paired(folder, "Ts"), folder.name),
     )
 
 
-def _listing(folder: Path) -> dict[str, Any]:
+def _read_json(folder: Path) -> dict[str, Any]:
+    file = f"The dataset.json of '{folder.name}'"
     try:
-        # Editors on Windows begin a file with a byte order mark.
-        text = (folder / "dataset.json").read_text(encoding="utf-8-sig")
+        # utf-8-sig: editors on Windows add a byte order mark.
+        listing = json.loads((folder / "dataset.json").read_text(encoding="utf-8-sig"))
     except OSError:
         raise InputError(
             f"The folder '{folder.name}' has no dataset.json that can be read; lay it out as the Medical Segmentation "
             "Decathlon or nnU-Net do."
         ) from None
     except UnicodeDecodeError:
-        raise InputError(f"The dataset.json of '{folder.name}' is not UTF-8; save it as UTF-8.") from None
-    try:
-        listing = json.loads(text)
+        raise InputError(f"{file} is not UTF-8; save it as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"The dataset.json of '{folder.name}' is no valid JSON: {error.msg} in line {error.lineno}, column "
-            f"{error.colno}; mend it there or just before."
+            f"{file} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; fix it there or just "
+            "before."
         ) from None
     except (RecursionError, ValueError):
-        raise InputError(f"The dataset.json of '{folder.name}' is no valid JSON; write it again.") from None
+        raise InputError(f"{file} is no valid JSON; write it again.") from None
     if not isinstance(listing, dict):
-        raise InputError(f"The dataset.json of '{folder.name}' is no JSON object; it must begin with a brace.")
+        raise InputError(f"{file} is no JSON object; it must begin with a brace.")
     return listing
 
 
 def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
-    """Names in the order of the numbers, from {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}, and
-    the number of what is to be ignored.
+    """Label names in the order of their numbers, and the number of the label "ignore".
+
+    `labels` is {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}.
     """
     file = f"The dataset.json of '{folder}'"
     if not isinstance(labels, dict):
@@ -137,61 +135,61 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
     except (ValueError, TypeError, OverflowError):
         names = {}
     if sorted(names) != list(range(len(labels))) or len(names) < 2:
-        raise InputError(f"{file} does not list its labels as numbers from 0 (background) on; mend it.")
-    if len(names) > MOST_LABELS:
-        raise InputError(f"{file} has {len(names) - 1} labels and at most {MOST_LABELS - 1} can be trained; join some.")
-    if not all(_writable(label, LONGEST_LABEL) for label in names.values()):
+        raise InputError(f"{file} does not list its labels as numbers from 0 (background) on; fix it.")
+    if len(names) > MAX_LABELS:
+        raise InputError(f"{file} has {len(names) - 1} labels and at most {MAX_LABELS - 1} can be trained; join some.")
+    if not all(_is_valid_name(label, MAX_LABEL_LENGTH) for label in names.values()):
         raise InputError(
-            f"{file} has a label whose name is empty, has more than {LONGEST_LABEL} characters or such as cannot be "
-            "seen; rename it."
+            f"{file} has a label whose name is empty, longer than {MAX_LABEL_LENGTH} characters or not printable; "
+            "rename it."
         )
     last = len(names) - 1
-    called = [plain(names[n]) for n in range(len(names))]
-    if "background" in called[1:]:
+    keys = [name_key(names[n]) for n in range(len(names))]
+    if "background" in keys[1:]:
         raise InputError(f"{file} calls a label other than 0 'background'; number background 0.")
-    told = [name for name in called[1:] if name]
-    if len(set(told)) < len(told):
-        raise InputError(f"{file} has two labels that differ in nothing but capitals or signs; rename one of them.")
-    if "ignore" in called[:last] or (called[last] == "ignore" and last == 1):
+    repeated = [count for key, count in Counter(keys[1:]).items() if key and count > 1]
+    if repeated:
+        raise InputError(f"{file} has two labels that differ only in capitals or punctuation; rename one of them.")
+    if "ignore" in keys[:last] or (keys[last] == "ignore" and last == 1):
         raise InputError(
             f"{file} has the label 'ignore', which nnU-Net reserves for the highest number beside one structure or "
             "more; renumber or rename it."
         )
-    ignored = last if called[last] == "ignore" else None
+    ignored = last if keys[last] == "ignore" else None
     return tuple(names[n] for n in range(1, len(names) if ignored is None else last)), ignored
 
 
 def _modality(channels: Any, folder: str) -> str:
-    """CT or MR where the name of the one channel has such a word, else that name."""
-    named = list(channels.values()) if isinstance(channels, dict) else channels
-    named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not named:
+    """CT, MR or the name of the only channel. Raises InputError for several channels or none."""
+    names = list(channels.values()) if isinstance(channels, dict) else channels
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names:
         raise InputError(f'The dataset.json of \'{folder}\' has no name for its channel; write {{"0": "MRI"}}.')
-    if len(named) != 1:
+    if len(names) != 1:
         raise InputError(
-            f"The data set '{folder}' has {len(named)} images a case; this program segments one image, so keep one "
+            f"The data set '{folder}' has {len(names)} images a case; this program segments one image, so keep one "
             "channel of it."
         )
-    return modality_of(str(named[0]))
+    return modality_of(str(names[0]))
 
 
 def modality_of(text: str) -> str:
-    """CT or MR, by the whole words of a channel's name; what has neither, or both, keeps its name."""
+    """CT or MR if a channel's name has a word for exactly one of them, else the name."""
     words = set(re.findall(r"[a-z0-9]+", text.lower()))
     ct = bool(CT_WORDS & words) or {"computed", "tomography"} <= words
     mr = bool(MR_WORDS & words) or {"magnetic", "resonance"} <= words
     if ct != mr and not OTHER_WORDS & words:
         return "CT" if ct else "MR"
-    return text.strip() if _writable(text.strip(), LONGEST_NAME) else "not stated"
+    return text.strip() if _is_valid_name(text.strip(), MAX_NAME_LENGTH) else "not stated"
 
 
-def _writable(text: str, longest: int) -> bool:
-    """Whether a model may have it for a name: it goes into the headers of files."""
-    return 0 < len(text) <= longest and text.isprintable() and not text.isspace()
+def _is_valid_name(text: str, max_length: int) -> bool:
+    """Whether a text can be written to file headers as a name."""
+    return 0 < len(text) <= max_length and text.isprintable() and not text.isspace()
 
 
 def _training(folder: Path, listing: Mapping[str, Any]) -> list[Case]:
-    """The cases that dataset.json lists, or else those of the folders.
+    """The cases that dataset.json lists, otherwise those of the folders.
 
     Lists: "training" of the Decathlon and nnU-Net v1, [{"image", "label"}]; "dataset" of nnU-Net v2, {case: {"images",
     "label"}}.
@@ -210,19 +208,20 @@ def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
         labels = [labels] if isinstance(labels, str) else labels
         if not isinstance(image, str) or not labels or not all(isinstance(label, str) for label in labels):
             raise TypeError
-        case = Case(name or _name(image), _existing(folder, image), tuple(_existing(folder, label) for label in labels))
+        name = name or _case_name(image)
+        case = Case(name, _existing(folder, image), tuple(_existing(folder, label) for label in labels))
     except (KeyError, TypeError, AttributeError):
         raise InputError(
             f"An entry of the cases in the dataset.json of '{folder.name}' has no image or label, or several images; "
-            "mend it."
+            "fix it."
         ) from None
-    if not _writable(case.name, LONGEST_LABEL):
-        raise InputError(f"A case in the dataset.json of '{folder.name}' has a name that is none; rename its file.")
+    if not _is_valid_name(case.name, MAX_LABEL_LENGTH):
+        raise InputError(f"A case in the dataset.json of '{folder.name}' has an invalid name; rename its file.")
     return case
 
 
-def _name(image: str) -> str:
-    """A case's name, from the path of its image: imagesTr/sub-1/T1.nii.gz is sub-1/T1."""
+def _case_name(image: str) -> str:
+    """The name of a case from the path of its image: imagesTr/sub-1/T1.nii.gz is sub-1/T1."""
     parts = [part for part in PurePosixPath(image.replace("\\", "/")).parts if part not in (".", "/")]
     if len(parts) > 1 and re.fullmatch(r"images\w*", parts[0]):
         parts = parts[1:]
@@ -230,13 +229,13 @@ def _name(image: str) -> str:
 
 
 def _existing(folder: Path, listed: str) -> Path:
-    """The file that an entry means; nnU-Net v1 lists images without the _0000 that their files have."""
+    """The file of an entry; nnU-Net v1 lists images without the _0000 of their file names."""
     path = folder / listed.replace("\\", "/")
     try:
         ending = path.name[len(_stem(path.name)) :]
-        for found in (path, path.with_name(f"{_stem(path.name)}_0000{ending}")):
-            if found.is_file():
-                return found
+        for file in (path, path.with_name(f"{_stem(path.name)}_0000{ending}")):
+            if file.is_file():
+                return file
     except (OSError, ValueError):
         pass
     raise InputError(f"The data set '{folder.name}' lacks the file '{shown(path.name)}' that it lists; put it there.")
@@ -245,11 +244,11 @@ def _existing(folder: Path, listed: str) -> Path:
 def _paired(folder: Path, part: str) -> list[Case]:
     """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, that have a label."""
     images = _images(folder / f"images{part}")
-    known = {re.sub(r"_0000$", "", _stem(path.name)) for path in images}
+    image_names = {re.sub(r"_0000$", "", _stem(path.name)) for path in images}
     labels: dict[str, list[Path]] = {}
     for path in _images(folder / f"labels{part}"):
         name = _stem(path.name)
-        name = name if name in known else re.sub(r"^(.*)_rater\w+$", r"\1", name)
+        name = name if name in image_names else re.sub(r"^(.*)_rater\w+$", r"\1", name)
         labels.setdefault(name, []).append(path)
     cases = []
     for path in images:
@@ -262,27 +261,27 @@ def _paired(folder: Path, part: str) -> list[Case]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files of a folder that are images by their endings.
+    """The image files of a folder, one for each image.
 
-    Of a pair .hdr and .img the second, of a header with its data in .img (.nhdr, .mhd) the first.
+    Of a pair .hdr and .img the .img file; of a header (.nhdr, .mhd) with its data in .img the header.
     """
-    found = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
+    images = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
 
-    def stems(end: str) -> set[str]:
-        return {_stem(path.name) for path in found if re.search(rf"\.{end}$", path.name, re.IGNORECASE)}
+    def stems(ending: str) -> set[str]:
+        return {_stem(path.name) for path in images if re.search(rf"\.{ending}$", path.name, re.IGNORECASE)}
 
     headers = stems("(nhdr|mhd)")
-    halves = {"img": headers, "hdr": headers | stems(r"img(\.gz)?")}
+    covered = {"img": headers, "hdr": headers | stems(r"img(\.gz)?")}
 
-    def is_half(path: Path) -> bool:
-        end = re.search(r"\.(img|hdr)(\.gz)?$", path.name.lower())
-        return end is not None and _stem(path.name) in halves[end.group(1)]
+    def is_covered(path: Path) -> bool:
+        ending = re.search(r"\.(img|hdr)(\.gz)?$", path.name.lower())
+        return ending is not None and _stem(path.name) in covered[ending.group(1)]
 
-    return [path for path in found if path.is_file() and not is_half(path)]
+    return [path for path in images if path.is_file() and not is_covered(path)]
 
 
 def _require_raters(name: str, labels: Sequence[Path]) -> None:
-    """Raise InputError where a case has several label files that are not one each of several raters."""
+    """Raise InputError if the label files of a case are not one, or one for each of several raters."""
     stems = [_stem(path.name) for path in labels]
     if len(labels) > 1 and (name in stems or len(set(stems)) < len(stems)):
         raise InputError(
@@ -291,19 +290,19 @@ def _require_raters(name: str, labels: Sequence[Path]) -> None:
         )
 
 
-def _distinct(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
-    """Raises InputError where two cases have one name or one file: scores and splits go by the name."""
+def _unique(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
+    """The cases. Raises InputError if two have the same name or file: scores and splits are stored by name."""
     cases = tuple(cases)
-    names = Counter(case.name for case in cases)
-    files = Counter(path for case in cases for path in (case.image, *case.labels))
-    for what, counter in (("name", names), ("file", files)):
-        (most, count), *_ = counter.most_common(1) or [(None, 1)]
-        if count > 1:
-            told = most if isinstance(most, str) else shown(most.name)
-            raise InputError(
-                f"The data set '{folder}' has the {what} '{told}' {count} times among its cases; keep one of them, or "
-                "correct the others."
-            )
+    names = [case.name for case in cases]
+    files = [path for case in cases for path in (case.image, *case.labels)]
+    for what, values in (("name", names), ("file", files)):
+        for value, count in Counter(values).most_common(1):
+            if count > 1:
+                label = value if isinstance(value, str) else shown(value.name)
+                raise InputError(
+                    f"The data set '{folder}' has the {what} '{label}' {count} times among its cases; keep one of "
+                    "them, or correct the others."
+                )
     return cases
 
 
@@ -313,12 +312,12 @@ def _stem(name: str) -> str:
 
 
 def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The model's label for each number of the data set, background first, by their names.
+    """The model's label for each label number of the data set, background first, matched by name.
 
-    Raises InputError where the names are not the same: numbers alone could mean anything.
+    Raises InputError where the names differ.
     """
-    by_name = {plain(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
-    order = [by_name.get(plain(name)) for name in dataset.label_names]
+    by_name = {name_key(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
+    order = [by_name.get(name_key(name)) for name in dataset.label_names]
     if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
         raise InputError(
             f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
@@ -327,6 +326,6 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
     return [0, *order]
 
 
-def plain(name: str) -> str:
-    """A name by which equal ones are told: letters and digits in lower case."""
+def name_key(name: str) -> str:
+    """A name without punctuation and capitals, for comparison."""
     return "".join(c for c in name.lower() if c.isalnum())

@@ -1,4 +1,4 @@
-"""Whether files have changed: by what they hold, not by name or time."""
+"""Digest of input files, to detect changes by content rather than by name or time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hashlib
 from pathlib import Path
 
 from ..errors import InputError, shown
-from .headers import files_of
+from .headers import files_of_volume
 
 
-def content(*paths: Path) -> str:
-    """SHA-256 over files in their order, of volumes with the files that belong to them; names do not count.
+def files_sha256(*paths: Path) -> str:
+    """SHA-256 of files in the given order, including the files that belong to a volume; names do not count.
 
-    Raises InputError and GeometryError, one sentence, where a file or the header of a volume cannot be read.
+    Raises InputError and GeometryError where a file or the header of a volume cannot be read.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         name = f"The file '{shown(path.name)}'"
         try:
-            for file in files_of(path, name):
+            for file in files_of_volume(path, name):
                 with open(file, "rb") as stream:
-                    found.update(hashlib.file_digest(stream, "sha256").digest())
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise InputError(f"{name} cannot be opened; check that it is there and that you may read it.") from error
-    return found.hexdigest()
+    return digest.hexdigest()

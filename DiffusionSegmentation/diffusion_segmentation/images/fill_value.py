@@ -1,53 +1,53 @@
-"""What some scanners and programs write outside the field of view: one value far below all others."""
+"""The fill value that some scanners and programs write outside the field of view (DICOM: Pixel Padding Value)."""
 
 from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
 
-LEAST_SHARE = 0.001
-"""Of the voxels: a fill takes more, a single damaged voxel less."""
-
-STRAY_SHARE = 0.005
-"""Of the other voxels: so many may lie below 0 beside a fill, where an image was interpolated across its border."""
-
-FAR = 3.0
-"""A fill lies so many times the spread of the others below them; what is less far may be air of a CT, or the ground of
-an image that was standardised."""
-
+MIN_FILL_SHARE = 0.001  # minimum share of all voxels that have the fill value; single damaged voxels are fewer
+# Maximum share of the other voxels below 0: interpolation across the border of the fill creates some.
+MAX_NEGATIVE_SHARE = 0.005
+# Minimum distance of the fill value below the other values, in multiples of their spread. The air of a CT, or the
+# background of a standardised image, is nearer.
+MIN_DISTANCE = 3.0
+# An image includes air at 0 if at least AIR_SHARE of the other voxels lie between 0 and AIR_LEVEL times their 99 %
+# quantile.
 AIR_SHARE, AIR_LEVEL = 0.2, 0.05
-"""Of the other voxels at least so many lie between 0 and this share of their 99 % quantile, where they include air."""
+MAX_SUBSAMPLE = 500_000  # voxels from which quantiles are computed
 
 
 def fill_value(values: np.ndarray) -> float | None:
-    """The constant of any array that fills where nothing was measured, or None.
+    """The fill value of an array of any shape, or None.
 
-    It is the lowest value, negative, that of many voxels, and either the only negative one beside an image with air at
-    0, or FAR times as far from the others' first quartile as that is from their 99 % quantile.
+    It is the lowest value, negative and frequent. Either it is the only negative value and the image has air at 0, or
+    its distance from the first quartile of the others is more than MIN_DISTANCE times the distance of that quartile
+    from their 99 % quantile.
     """
     lowest = values.min()
-    some = values.ravel()[:: max(1, values.size // 500_000)]
-    others = some[some > lowest]
-    if not lowest < 0 or some.size - others.size < LEAST_SHARE * some.size or others.size < LEAST_SHARE * some.size:
+    subsample = _subsample(values.ravel())
+    others = subsample[subsample > lowest]
+    fewest = MIN_FILL_SHARE * subsample.size
+    if not lowest < 0 or subsample.size - others.size < fewest or others.size < fewest:
         return None
     low, high = np.quantile(others, (0.25, 0.99))
     air = np.mean((others >= 0) & (others < AIR_LEVEL * high))
-    only = np.mean(others < 0) < STRAY_SHARE and air > AIR_SHARE
-    return float(lowest) if only or low - lowest > FAR * (high - low) else None
+    only_negative = np.mean(others < 0) < MAX_NEGATIVE_SHARE and air > AIR_SHARE
+    return float(lowest) if only_negative or low - lowest > MIN_DISTANCE * (high - low) else None
 
 
-def without_fill(image: sitk.Image) -> tuple[sitk.Image, float | None]:
-    """The image with air in place of its fill, and the fill; the image itself and None where it has none.
+def replace_fill_value(image: sitk.Image) -> tuple[sitk.Image, float | None]:
+    """The image with its fill value replaced by air, and the fill value; the image itself and None if it has none.
 
-    Air is 0, or the lowest of the other values where these are negative too. Voxels that interpolation has put between
-    fill and image count as fill: their values are nearer to the fill than to the first quartile of the others.
+    Air is 0, or the lowest other value where the first quartile of the others is negative. Voxels between fill value
+    and image, from interpolation, are replaced too: their values are nearer to the fill value than to that quartile.
     """
     values = sitk.GetArrayViewFromImage(image)
     fill = fill_value(values)
     if fill is None:
         return image, None
     others = values[values > fill]
-    low = float(np.quantile(others[:: max(1, others.size // 500_000)], 0.25))
+    low = float(np.quantile(_subsample(others), 0.25))
     middle = fill + (low - fill) / 2
     air = 0.0 if low >= 0 else float(others[others > middle].min())
     replaced = np.where(values <= (min(middle, 0.0) if low >= 0 else middle), np.float32(air), values)
@@ -56,6 +56,10 @@ def without_fill(image: sitk.Image) -> tuple[sitk.Image, float | None]:
     return result, fill
 
 
-def told(fill: float) -> str:
-    """The sentence of the report."""
+def _subsample(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, values.size // MAX_SUBSAMPLE)]
+
+
+def fill_warning(fill: float) -> str:
+    """The report's sentence about a replaced fill value."""
     return f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view."

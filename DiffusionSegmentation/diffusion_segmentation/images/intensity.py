@@ -1,4 +1,4 @@
-"""What the networks see of an image: the body, on one intensity scale for all scanners."""
+"""Intensity normalisation and the bounding box of the body."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from skimage.filters import threshold_otsu
 
 from ..errors import InputError
 
-# Brighter than the 99th percentile is fat, vessels or an artefact; what they are does not matter beyond this.
-CEILING = 1.5
+CEILING = 1.5  # upper limit of normalised intensities; brighter voxels are fat, vessels or artefacts
 
 
 class NoContrast(InputError, ValueError):
-    """An image is constant, or so nearly that its intensities have no scale."""
+    """The image is constant except for a few voxels, so its intensities cannot be scaled."""
 
 
 def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Image of any shape and unit as float32 in [0, CEILING]: air near 0, the bright tissues near 1.
+    """Image of any shape and unit as float32 in [0, CEILING]: air near 0, bright tissue near 1.
 
-    `intensity` is the model's section of that name. With {"window": [low, high]}, for CT, low becomes 0 and high 1.
-    Without one, 0 is the half-percent quantile of the image, 1 the 99 % quantile of what is brighter than the image's
-    mean. The mean separates head from air well enough, and a skull-stripped head (mostly zeros) from its zeros.
+    `intensity` is the section of that name in the model's metadata. {"window": [low, high]}, for CT, maps low to 0 and
+    high to 1. Without it, the 0.5 % quantile of the image maps to 0, and the 99 % quantile of the voxels above the mean
+    to 1. The mean separates head from air, and a skull-stripped head from its zeros.
 
-    Raises NoContrast when the image is constant, or all but a few of its voxels are.
+    Raises NoContrast if the image is constant except for a few voxels.
     """
     image = np.asarray(image, dtype=np.float32)
     if intensity and "window" in intensity:
         low, high = intensity["window"]
         return np.clip((image - np.float32(low)) / np.float32(high - low), 0, CEILING)
-    # Quantiles from at most about 500,000 voxels: within 0.2 % of the exact ones, 20 times faster.
-    some = image.ravel()[:: max(1, image.size // 500_000)]
-    low = np.quantile(some, 0.005)
-    bright = some[some > some.mean()]
+    # Quantiles of at most about 500,000 voxels: within 0.2 % of the exact ones, 20 times faster.
+    subsample = image.ravel()[:: max(1, image.size // 500_000)]
+    low = np.quantile(subsample, 0.005)
+    bright = subsample[subsample > subsample.mean()]
     high = np.quantile(bright, 0.99) if bright.size else low
     if not high > low:
         raise NoContrast("The image is constant but for a few voxels; give a volume with contrast.")
@@ -43,18 +42,18 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
 
 
 def body_box(image: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
-    """The smallest box around the body in an image [z, y, x], `margin` voxels wider where the image allows.
+    """Bounding box of the body in an image [z, y, x], extended by `margin` voxels within the image.
 
-    The body is the largest connected piece above Otsu's threshold after a small blur; bright specks in the air around
-    a head do not count. An image that has no such piece is taken whole.
+    The body is the largest connected component above half of Otsu's threshold after a Gaussian blur (sigma 1 voxel),
+    which excludes bright specks in the air. Without a component the box is the whole image.
     """
     smooth = ndimage.gaussian_filter(normalise(image), 1.0)
-    # Half of Otsu's value: the scalp's rim and the neck are darker than the mean of head and air.
-    pieces, count = ndimage.label(smooth > 0.5 * threshold_otsu(smooth))
+    # Half of Otsu's threshold, because scalp and neck are darker than the mean of head and air.
+    components, count = ndimage.label(smooth > 0.5 * threshold_otsu(smooth))
     if not count:
         return tuple(slice(0, n) for n in image.shape)
-    largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    box = ndimage.find_objects(pieces)[largest - 1]
+    largest = int(np.argmax(np.bincount(components.ravel())[1:]))
+    box = ndimage.find_objects(components)[largest]
     return tuple(
         slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, image.shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Label files: whole numbers on the grid of an image, and the names that some files give them."""
+"""Label files: integer labels on the grid of an image, and the label names that some files contain."""
 
 from __future__ import annotations
 
@@ -9,75 +9,71 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import DiffusionSegmentationError, InputError
-from .dataset import plain
+from .dataset import name_key
 from .headers import read_header
-from .volume import VolumeFile, unstated
+from .volume import VolumeFile, missing_geometry
 
-IGNORED = 255
-"""Stands for voxels that count neither in training nor in scores."""
-
-WHOLE = 0.01
-"""So far a value may be from the label number that it means."""
+IGNORED = 255  # label of voxels that count neither in training nor in scores
+ROUNDING_TOLERANCE = 0.01  # maximum distance of a stored value from its label number
 
 
 def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: int | None = None) -> np.ndarray:
-    """The numbers of a label file, uint8 [k, j, i], on the grid of `image`.
+    """The labels of a file, uint8 [k, j, i], on the grid of `image`.
 
-    `names` are those of the labels 1, 2, ... that the data set lists; 0 is background. Voxels of the number `ignored`,
-    which is none of these, become IGNORED.
+    `names` are those of labels 1, 2, ... in the data set; 0 is background. Voxels with the number `ignored`, which is
+    none of these, become IGNORED.
 
-    Raises InputError, one sentence: unreadable, not on the image's grid, no whole numbers, a number that is not listed,
-    several layers, or a file whose own names for its numbers are others; and GeometryError and OutOfMemoryError, as
-    read_volume.
+    Raises InputError (unreadable, another grid, not integers, a label without a name, several layers, or label names
+    in the file that differ), GeometryError and OutOfMemoryError, as `read_volume`.
     """
-    # A picture without a voxel size has its image's: the number of voxels is all there is to compare.
-    file = VolumeFile(path, "label file", image.GetSpacing() if _states_no_spacing(path) else None)
+    # A file without a voxel size takes that of its image; only the number of voxels can be compared.
+    file = VolumeFile(path, "label file", image.GetSpacing() if _lacks_spacing(path) else None)
     name = file.name
     _require_same_names(file.metadata(), names, name)
     labels = file.read_as()
     values = sitk.GetArrayViewFromImage(labels)
-    # Of a picture's grid only the number of voxels is known; its image must be one that states no more.
-    same = _same_grid(labels, image) if "spacing" not in file.unstated else _is_picture(image)
+    same = _same_grid(labels, image) if "spacing" not in file.missing else _has_default_geometry(image)
     if labels.GetSize() != image.GetSize() or not same:
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
-    if file.zeroed:
+    if file.non_finite:
         raise InputError(f"{name} has voxels that are no numbers; write 0 or a label there.")
     if values.dtype.kind == "f":
-        whole = np.rint(values)
-        # NaN is far from everything.
-        if not (off := np.abs(values - whole)).max() <= WHOLE:
-            found = values.ravel()[int(np.argmax(off))]
+        rounded = np.rint(values)
+        # `not <=` so that NaN is refused.
+        if not (difference := np.abs(values - rounded)).max() <= ROUNDING_TOLERANCE:
+            value = values.ravel()[int(np.argmax(difference))]
             raise InputError(
-                f"{name} has values such as {found:.4g}, which are no label numbers; resample labels to the nearest "
+                f"{name} has values such as {value:.4g}, which are no label numbers; resample labels to the nearest "
                 "voxel."
             )
-        values = whole
-    known = np.isin(values, np.arange(len(names) + 1))
-    out = values == ignored if ignored is not None else np.zeros((), bool)
-    if not (known | out).all():
-        found = values[~(known | out)].ravel()[0]
-        raise InputError(f"{name} has the label {found:.6g}, which dataset.json does not list; mend one of them.")
-    return np.where(out, IGNORED, values).astype(np.uint8)
+        values = rounded
+    valid = np.isin(values, np.arange(len(names) + 1))
+    unlabelled = values == ignored if ignored is not None else np.zeros((), bool)
+    if not (valid | unlabelled).all():
+        value = values[~(valid | unlabelled)].ravel()[0]
+        raise InputError(f"{name} has the label {value:.6g}, which dataset.json does not list; fix one of them.")
+    return np.where(unlabelled, IGNORED, values).astype(np.uint8)
 
 
 def relabel(labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """Labels uint8 of any shape in another order: `order` gives the new label of each; IGNORED stays."""
+    """Labels uint8 of any shape, each replaced by its entry in `order`; IGNORED stays."""
     table = np.full(256, IGNORED, np.uint8)
     table[: len(order)] = order
     return table[labels]
 
 
 def _require_same_names(metadata: Mapping[str, str], names: Sequence[str], name: str) -> None:
-    """Raise InputError where a Slicer segmentation (.seg.nrrd) names its numbers otherwise than the data set."""
+    """Raise InputError if a Slicer segmentation (.seg.nrrd) names its labels differently from the data set."""
     for key in (key for key in metadata if key.startswith("Segment") and key.endswith("_LabelValue")):
         segment = key.removesuffix("_LabelValue")
-        own, value = metadata.get(f"{segment}_Name", ""), metadata[key]
-        if not own or metadata.get(f"{segment}_NameAutoGenerated", "0") == "1" or not value.isdigit():
+        segment_name, value = metadata.get(f"{segment}_Name", ""), metadata[key]
+        if not segment_name or metadata.get(f"{segment}_NameAutoGenerated", "0") == "1" or not value.isdigit():
             continue
         listed = names[int(value) - 1] if 1 <= int(value) <= len(names) else None
-        if listed is not None and plain(own) != plain(listed):
+        if listed is not None and name_key(segment_name) != name_key(listed):
             raise InputError(
-                f"{name} calls its label {value} '{own}' and dataset.json calls it '{listed}'; mend one of them."
+                f"{name} calls its label {value} '{segment_name}' and dataset.json calls it '{listed}'; fix one of "
+                "them."
             )
 
 
@@ -89,13 +85,13 @@ def _same_grid(labels: sitk.Image, image: sitk.Image) -> bool:
     )
 
 
-def _is_picture(image: sitk.Image) -> bool:
-    """Whether an image lies as one is read whose file does not say where it lies."""
+def _has_default_geometry(image: sitk.Image) -> bool:
+    """Whether an image has the origin and direction of a file that states none."""
     return np.allclose(image.GetDirection(), np.eye(3).ravel()) and not any(image.GetOrigin())
 
 
-def _states_no_spacing(path: Path) -> bool:
+def _lacks_spacing(path: Path) -> bool:
     try:
-        return "spacing" in unstated(path, read_header(path, ""))
+        return "spacing" in missing_geometry(path, read_header(path, ""))
     except (OSError, RuntimeError, DiffusionSegmentationError):
-        return False  # said when the file is read
+        return False  # reported when the file is read

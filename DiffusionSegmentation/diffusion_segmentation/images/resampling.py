@@ -1,8 +1,8 @@
-"""The way from a volume's own grid to the model's working grid and back.
+"""Resampling between a volume's own grid and the model's working grid.
 
 Physical space is LPS in mm, as in SimpleITK. The *input grid* is the volume's own: any size, spacing and oblique
-directions; its arrays are indexed [k, j, i]. The *working grid* is the model's: isotropic, axes along L, P and S; its
-arrays are indexed [z, y, x].
+directions; arrays are indexed [k, j, i]. The *working grid* is the model's: isotropic, axes along L, P and S; arrays
+are indexed [z, y, x].
 """
 
 from __future__ import annotations
@@ -16,76 +16,68 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError
 
+# Lower and upper corner in LPS, mm, including the full width of the outermost voxels.
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Lower and upper corner in LPS, mm; voxels are counted with their full width."""
+SLAB_VALUES = 2**22  # interpolated values of all classes at a time: 16 MiB for each float32 array
 
-SLAB_VOXELS = 2**22
-"""Voxels of the input grid that are interpolated at a time: 16 MiB for each float32 array."""
+_IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
 
 def bounding_box(image: sitk.Image) -> Box:
-    """Return the LPS box around `image`, its outermost voxels included with their full width."""
-    return _box_around(image, [(-0.5, n - 0.5) for n in image.GetSize()])
+    """The LPS box around `image`, including the full width of its outermost voxels."""
+    points = [image.TransformContinuousIndexToPhysicalPoint(corner) for corner in _corners(image)]
+    return tuple(np.min(points, axis=0).tolist()), tuple(np.max(points, axis=0).tolist())
 
 
-def _box_around(image: sitk.Image, ranges: list[tuple[float, float]]) -> Box:
-    corners = [image.TransformContinuousIndexToPhysicalPoint(corner) for corner in itertools.product(*ranges)]
-    return tuple(np.min(corners, axis=0).tolist()), tuple(np.max(corners, axis=0).tolist())
+def _corners(image: sitk.Image) -> Iterator[tuple[float, ...]]:
+    """Continuous indices ijk of the eight corners of `image`."""
+    return itertools.product(*[(-0.5, n - 0.5) for n in image.GetSize()])
 
 
 def working_image(
     image: sitk.Image, spacing_mm: float, box: Box | None = None, outside: float | None = None
 ) -> sitk.Image:
-    """Return `image` (float32) on the working grid of `spacing_mm` that covers `box`, by default the whole image.
+    """`image` (float32) on the working grid of `spacing_mm` that covers `box`, by default the whole image.
 
-    The grid is centred on the box and reaches beyond it by less than one voxel in all. Outside the image the
-    value `outside` is assumed, by default the image's minimum.
+    The grid is centred on the box and exceeds it by less than one voxel in all. Outside the image it has the value
+    `outside`, by default the image's minimum.
     """
     lower, upper = bounding_box(image) if box is None else box
-    # Without the small allowance, rounding in an oblique direction matrix would add a voxel of nothing.
+    # The tolerance prevents an additional empty voxel from rounding in an oblique direction matrix.
     size = [max(1, math.ceil((b - a) / spacing_mm - 1e-4)) for a, b in zip(lower, upper, strict=True)]
     origin = [(a + b) / 2 - (n - 1) / 2 * spacing_mm for a, b, n in zip(lower, upper, size, strict=True)]
     if outside is None:
         outside = float(sitk.GetArrayViewFromImage(image).min())
-    resample = sitk.ResampleImageFilter()
-    resample.SetSize(size)
-    resample.SetOutputOrigin(origin)
-    resample.SetOutputSpacing([spacing_mm] * 3)
-    resample.SetOutputDirection(np.eye(3).ravel().tolist())
-    resample.SetInterpolator(sitk.sitkLinear)
-    resample.SetDefaultPixelValue(outside)
-    resample.SetOutputPixelType(sitk.sitkFloat32)
-    return resample.Execute(_smoothed_for(image, spacing_mm))
+    spacing, axes = [spacing_mm] * 3, np.eye(3).ravel().tolist()
+    smoothed = _antialiased(image, spacing_mm)
+    return sitk.Resample(smoothed, size, _IDENTITY, sitk.sitkLinear, origin, spacing, axes, outside, sitk.sitkFloat32)
 
 
-def _smoothed_for(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Blur along the input axes that are finer than `spacing_mm`, so that coarser sampling does not alias.
+def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Blur along the input axes that are finer than `spacing_mm`, to prevent aliasing.
 
-    A voxel of width w is taken as a Gaussian of FWHM w; the blur that turns one width into the other has the variance
-    (spacing_mm^2 - w^2) / (8 ln 2) in mm^2. Axes that are coarser already keep all they have.
+    A voxel of width w is modelled as a Gaussian of FWHM w; the blur has the variance
+    (spacing_mm^2 - w^2) / (8 ln 2) in mm^2. Coarser axes are not blurred.
     """
     variance = [max(0.0, spacing_mm**2 - w**2) / (8 * math.log(2)) for w in image.GetSpacing()]
     if not any(variance):
         return image
-    gaussian = sitk.DiscreteGaussianImageFilter()
-    gaussian.SetVariance(variance)
-    gaussian.SetUseImageSpacing(True)
-    gaussian.SetMaximumError(0.001)
-    gaussian.SetMaximumKernelWidth(64)
-    return gaussian.Execute(image)
+    return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64, maximumError=0.001, useImageSpacing=True)
 
 
 class Projection:
-    """The way back: class probabilities on the working grid become labels on the input grid.
+    """Projects class probabilities from the working grid to labels on the input grid.
 
-    Probabilities are interpolated linearly, one class at a time and in slabs, so that beyond result and input a few
-    float32 arrays of SLAB_VOXELS are all that is held. Outside the working grid everything is background (class 0).
-    `p` is float32 [C, z, y, x] on the working grid and sums to 1 over the classes.
+    Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
+    and result. Outside the working grid everything is background (class 0). `p` is float32
+    [C, z, y, x] on the working grid and sums to 1 over the classes.
+
+    `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers.
     """
 
     def __init__(self, working: sitk.Image, reference: sitk.Image) -> None:
-        """Use the geometry, not the values, of the two images. Raises GeometryError if they have no voxel in common."""
-        # Numbers only: keeping an image here would keep its voxels in memory.
+        """Use the geometry of the two images. Raises GeometryError if they have no voxel in common."""
+        # Only the numbers: a reference to an image would keep its voxels in memory.
         self._working_shape = working.GetSize()[::-1]
         self._working_spacing = working.GetSpacing()
         self._working_origin = working.GetOrigin()
@@ -93,129 +85,88 @@ class Projection:
         self._spacing = reference.GetSpacing()
         self._origin = reference.GetOrigin()
         self._direction = reference.GetDirection()
-        self.box = _covering(working, reference)
+        self.box = _covered_box(working, reference)
 
     def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid, and class sums.
+        """Labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid, and class sums.
 
-        The sums float64 [C] are those of the class probabilities over the input voxels of `box`: expected voxel counts.
+        The sums, float64 [C], of the probabilities over the voxels of `box` are expected voxel counts.
         """
         index, size = self.box
         labels = np.zeros(self._shape, np.uint8)
         entropy = np.zeros(self._shape, np.float32)
         inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
-        ceiling, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
-        for slab, classes in self._slabs(p):
-            best, bits = _Argmax(), np.float32(0)
-            for c, q in enumerate(classes):
-                best.add(q)
-                sums[c] += q.sum(dtype=np.float64)
-                # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
-                bits = bits - q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))
-            labels[inside][slab] = best.labels
-            entropy[inside][slab] = np.clip(bits, 0, ceiling)
+        max_entropy, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
+        for slab, q in self._slabs(p):
+            labels[inside][slab] = q.argmax(0)
+            sums += q.sum((1, 2, 3), dtype=np.float64)
+            # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
+            bits = -(q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))).sum(0)
+            entropy[inside][slab] = np.clip(bits, 0, max_entropy)
         return labels, entropy, sums
 
     def labels(self, p: np.ndarray) -> np.ndarray:
-        """Return the most probable label, uint8 [kb, jb, ib] on `box`; of equals the lower."""
+        """The most probable label, uint8 [kb, jb, ib] on `box`; ties go to the lower label."""
         labels = np.empty(self.box[1][::-1], np.uint8)
-        for slab, classes in self._slabs(p):
-            best = _Argmax()
-            for q in classes:
-                best.add(q)
-            labels[slab] = best.labels
+        for slab, q in self._slabs(p):
+            labels[slab] = q.argmax(0)
         return labels
 
     def quantised(self, p: np.ndarray) -> np.ndarray:
-        """Return the probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1.
+        """The probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1.
 
-        Their most probable class is that of `consensus`: where rounding makes two equal, the right one gains a 255th.
+        Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255.
         """
         quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
-        for slab, classes in self._slabs(p):
-            best, rounded = _Argmax(), _Argmax()
-            for c, q in enumerate(classes):
-                best.add(q)
-                quantised[c][slab] = np.rint(q * np.float32(255))
-                rounded.add(quantised[c][slab])
-            wrong = np.nonzero(rounded.labels != best.labels)
-            quantised[(best.labels[wrong], wrong[0] + slab.start, *wrong[1:])] += 1
+        for slab, q in self._slabs(p):
+            labels, rounded = q.argmax(0), np.rint(q * np.float32(255)).astype(np.uint8)
+            wrong = np.nonzero(rounded.argmax(0) != labels)
+            rounded[(labels[wrong], *wrong)] += 1
+            quantised[:, slab] = rounded
         return quantised
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:
-        """Return labels uint8 or uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], from the nearest voxel."""
-        if labels.shape != self._working_shape:
-            raise ValueError(f"labels of shape {labels.shape} do not lie on the working grid {self._working_shape}")
+        """Labels uint8 or uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], by nearest neighbour."""
         index, size = self.box
-        image = sitk.GetImageFromArray(np.ascontiguousarray(labels))
-        image.SetSpacing(self._working_spacing)
-        image.SetOrigin(self._working_origin)
-        resample = sitk.ResampleImageFilter()
-        resample.SetSize(size)
-        resample.SetOutputOrigin(self._point(index))
-        resample.SetOutputSpacing(self._spacing)
-        resample.SetOutputDirection(self._direction)
-        resample.SetInterpolator(sitk.sitkNearestNeighbor)
-        return sitk.GetArrayFromImage(resample.Execute(image))
+        return sitk.GetArrayFromImage(self._resampled(self._image(labels), index, size, sitk.sitkNearestNeighbor))
 
-    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
-        """Yield slices along k of `box` and, for each, an iterator over the classes' interpolated probabilities."""
-        if p.shape[1:] != self._working_shape:
-            raise ValueError(f"probabilities of shape {p.shape} do not lie on the working grid {self._working_shape}")
-        index, (ni, nj, nk) = self.box
-        images = [self._on_working_grid(channel) for channel in p]
-        thickness = max(1, SLAB_VOXELS // (ni * nj))
+    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield slices along k of `box` and the interpolated probabilities there, float32 [C, k, j, i]."""
+        (i, j, first), (ni, nj, nk) = self.box
+        images = [self._image(channel.astype(np.float32, copy=False)) for channel in p]
+        thickness = max(1, SLAB_VALUES // (len(p) * ni * nj))
         for k in range(0, nk, thickness):
             depth = min(thickness, nk - k)
-            resample = sitk.ResampleImageFilter()
-            resample.SetSize((ni, nj, depth))
-            resample.SetOutputOrigin(self._point((index[0], index[1], index[2] + k)))
-            resample.SetOutputSpacing(self._spacing)
-            resample.SetOutputDirection(self._direction)
-            resample.SetInterpolator(sitk.sitkLinear)
-            yield slice(k, k + depth), _interpolated(resample, images)
+            q = np.empty((len(p), depth, nj, ni), np.float32)
+            for c, image in enumerate(images):
+                block = (i, j, first + k), (ni, nj, depth)
+                slab = self._resampled(image, *block, sitk.sitkLinear, outside=float(c == 0))
+                q[c] = sitk.GetArrayViewFromImage(slab)
+            yield slice(k, k + depth), q
 
-    def _on_working_grid(self, channel: np.ndarray) -> sitk.Image:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(channel, np.float32))
+    def _resampled(
+        self, image: sitk.Image, index: tuple[int, int, int], size: tuple[int, int, int], how: int, outside: float = 0.0
+    ) -> sitk.Image:
+        """`image` on the block of the input grid with this index and size, both ijk."""
+        step = np.reshape(self._direction, (3, 3)) * self._spacing
+        origin = (np.array(self._origin) + step @ index).tolist()
+        return sitk.Resample(image, size, _IDENTITY, how, origin, self._spacing, self._direction, outside)
+
+    def _image(self, array: np.ndarray) -> sitk.Image:
+        """An array on the working grid as an image."""
+        if array.shape != self._working_shape:
+            raise ValueError(f"an array of shape {array.shape} does not lie on the working grid {self._working_shape}")
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing(self._working_spacing)
         image.SetOrigin(self._working_origin)
         return image
 
-    def _point(self, ijk: tuple[int, int, int]) -> list[float]:
-        """Return the centre of an input voxel in LPS, mm."""
-        step = np.reshape(self._direction, (3, 3)) * self._spacing
-        return (np.array(self._origin) + step @ ijk).tolist()
 
-
-def _interpolated(resample: sitk.ResampleImageFilter, images: list[sitk.Image]) -> Iterator[np.ndarray]:
-    for c, image in enumerate(images):
-        resample.SetDefaultPixelValue(1.0 if c == 0 else 0.0)
-        result = resample.Execute(image)  # named, because the view below does not keep it alive
-        yield sitk.GetArrayViewFromImage(result)
-
-
-class _Argmax:
-    """Running argmax over arrays that are seen one after another; of equals the first stays."""
-
-    def __init__(self) -> None:
-        self.labels: np.ndarray | None = None
-        self._count = 0
-
-    def add(self, q: np.ndarray) -> None:
-        if self.labels is None:
-            self.labels, self._best = np.zeros(q.shape, np.uint8), q.copy()
-        else:
-            np.copyto(self.labels, self._count, where=q > self._best)
-            np.maximum(self._best, q, out=self._best)
-        self._count += 1
-
-
-def _covering(working: sitk.Image, reference: sitk.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return (index, size) in ijk of the smallest block of `reference` with every voxel centre inside `working`."""
-    ranges = [(-0.5, n - 0.5) for n in working.GetSize()]
+def _covered_box(working: sitk.Image, reference: sitk.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(index, size) in ijk of the smallest block of `reference` with every voxel centre inside `working`."""
     corners = [
         reference.TransformPhysicalPointToContinuousIndex(working.TransformContinuousIndexToPhysicalPoint(corner))
-        for corner in itertools.product(*ranges)
+        for corner in _corners(working)
     ]
     first = np.maximum(np.ceil(np.min(corners, axis=0) - 1e-6), 0).astype(int)
     last = np.minimum(np.floor(np.max(corners, axis=0) + 1e-6), np.array(reference.GetSize()) - 1).astype(int)

@@ -1,8 +1,8 @@
-"""Result files: NRRD as 3D Slicer reads it, and the report.
+"""Result files: NRRD as 3D Slicer reads it, and the JSON report.
 
-A file that exists is whole: each is written under a temporary name in its folder and then renamed. The same input gives
-the same bytes; nothing in a file depends on time, path or machine. NRRD is written here rather than by SimpleITK, which
-knows neither list axes nor what a full disk is.
+Each file is written under a temporary name in its folder and then renamed, so a file that exists is complete. The same
+input gives the same bytes: no file depends on time, path or machine. NRRD is written here because SimpleITK supports
+neither list axes nor detecting a full disk.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import DiffusionSegmentationError
-from .packed_mask import PackedMask
+from .compressed_mask import CompressedMask
+from .headers.nrrd import format_nrrd, format_vector
 
+# Index and size, both ijk, of a block of the input grid; `Projection.box`.
 GridBox = tuple[tuple[int, int, int], tuple[int, int, int]]
-"""Index and size, both ijk, of a block of the input grid; `Projection.box`."""
-
+# 7 million label voxels take 0.05 s and shrink to a tenth; level 6 takes 0.14 s and saves a further sixth.
 GZIP_LEVEL = 4
-"""7 million voxels of labels take 0.05 s and shrink to a tenth; level 6 takes 0.14 s for a sixth less."""
-
-PATIENCE_SECONDS = 1.0
-"""So long another program may hold a new file before that is a failure."""
+RENAME_TIMEOUT_SECONDS = 1.0  # how long a rename is retried while another program holds the new file open
 
 
 def write_segmentation(
@@ -42,9 +40,9 @@ def write_segmentation(
 ) -> None:
     """Write `labels` (uint8 [k, j, i] on the grid of `reference`) as a Slicer segmentation (.seg.nrrd).
 
-    `labels_table` gives a segment for each label: {"label", "id", "name", "color" [r, g, b] in 0..1, "terminology"
-    (Slicer's serialised entry)}. Segments that do not occur are kept, empty. Raises DiffusionSegmentationError, one
-    sentence, if the file cannot be written.
+    `labels_table` has a segment for each label: {"label", "id", "name", "color" [r, g, b] in 0..1, "terminology"
+    (Slicer's serialised entry)}. Segments without a voxel are written too. Raises DiffusionSegmentationError if the
+    file cannot be written.
     """
     if labels.max(initial=0) > max(entry["label"] for entry in labels_table):
         raise ValueError("a label has no entry in the table of labels")
@@ -66,17 +64,28 @@ def write_segmentation(
             f"Segment{n}_Extent": extent,
             f"Segment{n}_Tags": f"TerminologyEntry:{entry['terminology']}|Segmentation.Status:inprogress|",
         }
-    _write_nrrd(path, _volume_fields(labels, reference), keys, labels, compress)
+    write_volume(path, labels, reference, compress, keys=keys)
 
 
-def write_entropy(path: str | Path, entropy: np.ndarray, reference: sitk.Image, compress: bool) -> None:
-    """Write `entropy` (float32 [k, j, i], bits, on the grid of `reference`) as NRRD. Raises as write_segmentation."""
-    _write_nrrd(path, _volume_fields(entropy, reference), {}, entropy, compress)
+def write_volume(
+    path: str | Path,
+    array: np.ndarray,
+    reference: sitk.Image,
+    compress: bool,
+    box: GridBox | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> None:
+    """Write `array` (uint8, uint16 or float32 [k, j, i]) as NRRD, on the grid of `reference` or its block `box`.
+
+    `keys` are added to the header as key/value pairs. Raises as `write_segmentation`.
+    """
+    box = box or ((0, 0, 0), reference.GetSize())
+    _write_nrrd(path, _fields([array], reference, box), keys or {}, array, compress)
 
 
 def write_sequence(
     path: str | Path,
-    volumes: Sequence[np.ndarray | PackedMask],
+    volumes: Sequence[np.ndarray | CompressedMask],
     reference: sitk.Image,
     box: GridBox,
     compress: bool,
@@ -84,51 +93,27 @@ def write_sequence(
 ) -> None:
     """Write `volumes` (each uint8 [kb, jb, ib] on the block `box` of the grid of `reference`) as one .seq.nrrd.
 
-    The list axis comes first (fastest), which Slicer 5 reads as a sequence of volumes; `index_name` is what the list
-    runs over. Raises as write_segmentation.
+    The list axis comes first (fastest), which Slicer 5 reads as a sequence of volumes; `index_name` names it. Raises as
+    `write_segmentation`.
     """
-    index, size = box
-    if any(volume.shape != size[::-1] for volume in volumes):
-        raise ValueError(f"not all volumes have the shape {size[::-1]} of the box")
-    count = len(volumes)
-    fields = {
-        "type": _nrrd_type(volumes[0].dtype),
-        "dimension": "4",
-        "space": "left-posterior-superior",
-        "sizes": f"{count} {size[0]} {size[1]} {size[2]}",
-        "space directions": f"none {_directions(reference)}",
-        "kinds": "list domain domain domain",
-        "labels": f'"{index_name}" "" "" ""',
-        "space origin": _vector(reference.TransformIndexToPhysicalPoint(index)),
-    }
-    keys = {
-        "axis 0 index type": "numeric",
-        "axis 0 index values": " ".join(map(str, range(count))),
-    }
+    fields = _fields(volumes, reference, box, list_axis=index_name)
+    keys = {"axis 0 index type": "numeric", "axis 0 index values": " ".join(map(str, range(len(volumes))))}
     # One slice at a time, so that the interleaved copy never exists as a whole.
-    slices = (np.stack([volume[k] for volume in volumes], axis=-1) for k in range(size[2]))
+    slices = (np.stack([volume[k] for volume in volumes], axis=-1) for k in range(box[1][2]))
     _write_nrrd(path, fields, keys, slices, compress)
 
 
-def write_basins(path: str | Path, basins: np.ndarray, reference: sitk.Image, box: GridBox, compress: bool) -> None:
-    """Write `basins` (labels uint16 [kb, jb, ib] on the block `box` of the grid of `reference`) as NRRD.
-
-    Raises as write_segmentation.
-    """
-    _write_nrrd(path, _volume_fields(basins, reference, box), {}, basins, compress)
-
-
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Write `report` as readable JSON, UTF-8. Raises as write_segmentation, and ValueError for NaN or infinity."""
+    """Write `report` as indented JSON in UTF-8. Raises as `write_segmentation`, and ValueError for NaN or infinity."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with _whole_or_not_at_all(Path(path)) as file:
+    with _atomic_file(Path(path)) as file:
         file.write(text.encode("utf-8"))
 
 
 def _extent(labels: np.ndarray) -> list[int]:
-    """Return imin imax jmin jmax kmin kmax of all that is not background; an empty extent where nothing is.
+    """imin imax jmin jmax kmin kmax of all foreground; 0 -1 along each axis without foreground.
 
-    All segments of a layer must state the same extent: Slicer clips the layer to that of its first segment.
+    All segments of a layer must have the same extent: Slicer crops the layer to that of its first segment.
     """
     extent = []
     for others in ((0, 1), (0, 2), (1, 2)):
@@ -137,60 +122,47 @@ def _extent(labels: np.ndarray) -> list[int]:
     return extent
 
 
-def _volume_fields(array: np.ndarray, reference: sitk.Image, box: GridBox | None = None) -> dict[str, str]:
-    index, size = box or ((0, 0, 0), reference.GetSize())
-    if array.shape != size[::-1]:
-        raise ValueError(f"an array of shape {array.shape} does not lie on a grid of {size} voxels")
-    return {
-        "type": _nrrd_type(array.dtype),
-        "dimension": "3",
-        "space": "left-posterior-superior",
-        "sizes": f"{size[0]} {size[1]} {size[2]}",
-        "space directions": _directions(reference),
-        "kinds": "domain domain domain",
-        "space origin": _vector(reference.TransformIndexToPhysicalPoint(index)),
-    }
-
-
-def _nrrd_type(dtype: np.dtype) -> str:
-    return {"uint8": "uint8", "uint16": "uint16", "float32": "float"}[dtype.name]
-
-
-def _directions(reference: sitk.Image) -> str:
+def _fields(
+    volumes: Sequence[np.ndarray | CompressedMask], reference: sitk.Image, box: GridBox, list_axis: str = ""
+) -> dict[str, str]:
+    """Header fields of one volume on the block `box` of `reference`, or of several along a first axis `list_axis`."""
+    index, size = box
+    if any(volume.shape != size[::-1] for volume in volumes):
+        raise ValueError(f"not all volumes have the shape {size[::-1]} of their box on the grid")
     step = np.reshape(reference.GetDirection(), (3, 3)) * reference.GetSpacing()
-    return " ".join(_vector(step[:, axis]) for axis in range(3))
-
-
-def _vector(values: Iterable[float]) -> str:
-    return f"({','.join(repr(float(value)) for value in values)})"
+    first = bool(list_axis)
+    return {
+        "type": {"uint8": "uint8", "uint16": "uint16", "float32": "float"}[volumes[0].dtype.name],
+        "dimension": str(3 + first),
+        "space": "left-posterior-superior",
+        "sizes": " ".join(map(str, [*[len(volumes)] * first, *size])),
+        "space directions": " ".join(["none"] * first + [format_vector(axis) for axis in step.T]),
+        "kinds": " ".join(["list"] * first + ["domain"] * 3),
+        **({"labels": f'"{list_axis}" "" "" ""'} if first else {}),
+        "space origin": format_vector(reference.TransformIndexToPhysicalPoint(index)),
+    }
 
 
 def _write_nrrd(
     path: str | Path, fields: Mapping[str, str], keys: Mapping[str, str], slices: Iterable[np.ndarray], compress: bool
 ) -> None:
-    """Write header and `slices`, which follow each other along the slowest axis, each in C order."""
-    header = ["NRRD0004", *(f"{field}: {value}" for field, value in fields.items())]
-    header += ["endian: little", f"encoding: {'gzip' if compress else 'raw'}"]
-    header += [f"{key}:={_escaped(value)}" for key, value in keys.items()]
-    with _whole_or_not_at_all(Path(path)) as file:
-        file.write("\n".join([*header, "", ""]).encode("utf-8"))
+    """Write header and `slices`, consecutive along the slowest axis, each in C order."""
+    storage = {"endian": "little", "encoding": "gzip" if compress else "raw"}
+    with _atomic_file(Path(path)) as file:
+        file.write(format_nrrd({**fields, **storage}, keys))
         with _gzip(file) if compress else contextlib.nullcontext(file) as data:
-            for piece in slices:
-                data.write(np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data)
+            for part in slices:
+                data.write(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).data)
 
 
 def _gzip(file: BinaryIO) -> gzip.GzipFile:
-    # Neither name nor time in the gzip header: they would make equal results differ.
+    # Neither name nor time in the gzip header, so that equal results are equal files.
     return gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=file, mtime=0)
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n")
-
-
 @contextlib.contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; it takes the place of `path` at the end, or goes if anything fails."""
+def _atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on success it replaces `path`, after an exception it is deleted."""
     name, dot, extension = path.name.partition(".")
     partial = path.with_name(f"{name}.part{dot}{extension}")
     try:
@@ -201,16 +173,13 @@ def _whole_or_not_at_all(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise DiffusionSegmentationError(_why_not_written(error, path)) from error
+            raise DiffusionSegmentationError(_write_error(error, path)) from error
         raise
 
 
 def replace(partial: Path, path: Path) -> None:
-    """os.replace, with patience: on Windows a virus scanner or an indexer holds a new file for a moment.
-
-    Raises OSError as that does.
-    """
-    until = time.monotonic() + PATIENCE_SECONDS
+    """os.replace with retries: on Windows a virus scanner or an indexer briefly locks a new file. Raises OSError."""
+    until = time.monotonic() + RENAME_TIMEOUT_SECONDS
     while True:
         try:
             os.replace(partial, path)
@@ -221,7 +190,7 @@ def replace(partial: Path, path: Path) -> None:
             time.sleep(0.05)
 
 
-def _why_not_written(error: OSError, path: Path) -> str:
+def _write_error(error: OSError, path: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full, '{path.name}' was not written; free some space or choose another folder."
     if error.errno == errno.ENOENT:

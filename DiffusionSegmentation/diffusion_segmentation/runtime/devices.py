@@ -1,4 +1,4 @@
-"""What can compute here, and what a GPU's failure means to a person."""
+"""Compute devices, and the errors of GPUs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from ..errors import (
     is_out_of_memory,
 )
 
+_CUDA_WORDS = ("cuda", "cudnn", "cublas", "find an engine")
+
 
 def devices() -> list[dict[str, Any]]:
-    """What can compute here: [{id, name, totalBytes, freeBytes}], the CPU first; its bytes are None."""
-    found: list[dict[str, Any]] = [
+    """The compute devices [{id, name, totalBytes, freeBytes}], the CPU first; its bytes are None."""
+    result: list[dict[str, Any]] = [
         {"id": "cpu", "name": platform.processor() or platform.machine(), "totalBytes": None, "freeBytes": None}
     ]
     for index in range(torch.cuda.device_count()):
         memory = _memory(index)
         if memory is not None:
             name, (free, total) = torch.cuda.get_device_name(index), memory
-            found.append({"id": f"cuda:{index}", "name": name, "totalBytes": total, "freeBytes": free})
+            result.append({"id": f"cuda:{index}", "name": name, "totalBytes": total, "freeBytes": free})
     if torch.backends.mps.is_available():
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.driver_allocated_memory()
-        found.append({"id": "mps", "name": "Apple GPU", "totalBytes": total, "freeBytes": free})
-    return found
+        result.append({"id": "mps", "name": "Apple GPU", "totalBytes": total, "freeBytes": free})
+    return result
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA GPU that can be used, or else the CPU; Apple's GPU, `mps`, is used where it is named.
+    """The device `name`; `auto` is the first usable CUDA GPU, otherwise the CPU. Apple's GPU is used only as `mps`.
 
-    Raises InputError for a device that is not there.
+    Raises InputError if the device does not exist.
     """
     if name == "auto":
         usable = (index for index in range(torch.cuda.device_count()) if _memory(index) is not None)
@@ -57,7 +59,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _memory(index: int) -> tuple[int, int] | None:
-    """Free and total bytes of a GPU; None where it is full or reserved by another process: others may still do."""
+    """Free and total bytes of a CUDA GPU; None if it is full or another process has exclusive use of it."""
     try:
         return torch.cuda.mem_get_info(index)
     except RuntimeError:
@@ -65,15 +67,15 @@ def _memory(index: int) -> tuple[int, int] | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU, with those that torch holds and does not use; None for a CPU."""
+    """Free bytes of a CUDA GPU, including those that torch caches; None for other devices."""
     if device.type != "cuda":
         return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
-def release(device: torch.device) -> None:
-    """Give a GPU the memory back that torch keeps for later, which may lie in pieces that suit nothing larger."""
+def empty_cache(device: torch.device) -> None:
+    """Return the memory that torch caches to the GPU; fragments of it may be too small for larger arrays."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -81,8 +83,8 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def exhausted(device: torch.device) -> OutOfMemoryError:
-    """What is said where nothing is left to make smaller."""
+def out_of_memory_error(device: torch.device) -> OutOfMemoryError:
+    """The error for a run that does not fit `device` with the smallest windows."""
     if device.type == "cpu":
         return OutOfMemoryError("The memory did not suffice, not even for small windows; close other programs.")
     return OutOfMemoryError(
@@ -92,19 +94,20 @@ def exhausted(device: torch.device) -> OutOfMemoryError:
     )
 
 
-def failure(error: RuntimeError, device: torch.device) -> DiffusionSegmentationError | None:
-    """What an error that torch raised on `device` means, with another device to try; None where it is none of a GPU's.
+def explain_gpu_error(error: RuntimeError, device: torch.device) -> DiffusionSegmentationError | None:
+    """The explained error for one that torch raised on `device`, with another device to try; None if no GPU failed.
 
-    CUDA tells errors by their text. After some of them a process cannot use the GPU any more (`DeviceLostError`).
+    CUDA distinguishes errors by text. After a `DeviceLostError` this process cannot use the GPU any more.
     """
     text = str(error).lower()
-    known = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
-    if device.type == "cuda" and not known and not any(word in text for word in _GPU_WORDS):
-        return None  # main memory, or a defect, which another device would not cure
+    cuda_class = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
+    if device.type == "cuda" and not cuda_class and not any(word in text for word in _CUDA_WORDS):
+        return None  # main memory or a software defect: another device would not help
     if is_out_of_memory(error):
-        return None if device.type == "cpu" else exhausted(device)
+        return None if device.type == "cpu" else out_of_memory_error(device)
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if device.type == "mps":
-        return GpuError(f"Apple's GPU cannot run this model ({_short(error)}); use the CPU, or a newer PyTorch.")
+        return GpuError(f"Apple's GPU cannot run this model ({first_line}); use the CPU, or a newer PyTorch.")
     if "no kernel image" in text or "not compatible with the current pytorch" in text:
         return GpuError("The installed PyTorch does not support this graphics card; use the CPU.")
     if "busy or unavailable" in text:
@@ -112,13 +115,5 @@ def failure(error: RuntimeError, device: torch.device) -> DiffusionSegmentationE
     if type(error).__name__ == "AcceleratorError" or "cuda error" in text:
         return DeviceLostError("The graphics card stopped working; segment again, or use the CPU.")
     if device.type == "cuda":
-        return GpuError(f"The graphics card failed ({_short(error)}); use the CPU, or a newer driver.")
+        return GpuError(f"The graphics card failed ({first_line}); use the CPU, or a newer driver.")
     return None
-
-
-_GPU_WORDS = ("cuda", "cudnn", "cublas", "find an engine")
-
-
-def _short(error: BaseException) -> str:
-    """The first line of what an error says, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a run takes."""
+"""Available main memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def require(needed: int, name: str, advice: str = "crop it or resample it first") -> None:
-    """Raise OutOfMemoryError, one sentence with both figures, where `needed` bytes for `name` are not there."""
+    """Raise OutOfMemoryError if fewer than `needed` bytes are available for `name`."""
     free = available_memory()
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -21,47 +21,49 @@ def require(needed: int, name: str, advice: str = "crop it or resample it first"
 
 
 def available_memory() -> int | None:
-    """Bytes that a process can still get, on macOS all there are; None where the system does not tell."""
+    """Bytes that this process can still allocate, on macOS the total memory; None if the system does not report it."""
     try:
         if sys.platform == "win32":
             import ctypes
 
-            # MEMORYSTATUSEX: two numbers of 32 bits, then seven of 64; the fourth of these can still be committed.
+            # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits; the fourth of these is the available commit.
             status = (ctypes.c_uint64 * 8)(64)
             if not ctypes.windll.kernel32.GlobalMemoryStatusEx(status):
                 return None
             return int(status[4])
         if sys.platform == "darwin":
             return int(subprocess.check_output(["sysctl", "-n", "hw.memsize"], timeout=5))
-        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        # Not the swap: a network whose weights and features are swapped takes hours for minutes.
-        return min([int(told["MemAvailable"].split()[0]) * 1024, *_left_to_group()])
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        # Without swap: a network whose weights and features are swapped out takes hours instead of minutes.
+        return min([int(meminfo["MemAvailable"].split()[0]) * 1024, *_available_in_cgroups()])
     except (OSError, ValueError, KeyError, subprocess.SubprocessError):
         return None
 
 
-def _left_to_group() -> list[int]:
-    """What a container or a job of a cluster may still take, bytes: of this process' control group and those above."""
-    left = []
+def _available_in_cgroups() -> list[int]:
+    """Bytes below the memory limits of this process's control groups (container, cluster job) and their parents."""
+    available = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, own = line.split(":", 2)
+        _, controllers, group = line.split(":", 2)
         if not controllers:
-            left += _left_below(CONTROL_GROUPS, own, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):  # the first version of control groups
+            names = "memory.max", "memory.current", "inactive_file"
+            available += _available_in(CONTROL_GROUPS, group, *names)
+        elif "memory" in controllers.split(","):  # control groups version 1
             names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            left += _left_below(CONTROL_GROUPS / "memory", own, *names)
-    return left
+            available += _available_in(CONTROL_GROUPS / "memory", group, *names)
+    return available
 
 
-def _left_below(root: Path, own: str, limit: str, held: str, cached: str) -> list[int]:
-    """Limit less use of a group and of those above it, as far as they can be seen from here."""
-    left, folder = [], root / own.lstrip("/")
-    for group in [folder, *folder.parents]:
-        if not group.is_relative_to(root) or not (group / limit).is_file():
+def _available_in(root: Path, group: str, limit: str, usage: str, cached: str) -> list[int]:
+    """Limit minus usage of a group and its parents, as far as they are visible in this namespace."""
+    available, folder = [], root / group.lstrip("/")
+    for path in [folder, *folder.parents]:
+        if not path.is_relative_to(root) or not (path / limit).is_file():
             continue
-        most = (group / limit).read_text().strip()
-        if most != "max":
-            # Of what it holds, the files that were read long ago are given back when they are in the way.
-            told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            left.append(max(0, int(most) - int((group / held).read_text()) + int(told.get(cached, 0))))
-    return left
+        maximum = (path / limit).read_text().strip()
+        if maximum != "max":
+            # The usage includes cached files; the kernel evicts inactive ones.
+            stat = dict(line.split() for line in (path / "memory.stat").read_text().splitlines())
+            used = int((path / usage).read_text()) - int(stat.get(cached, 0))
+            available.append(max(0, int(maximum) - used))
+    return available

@@ -1,6 +1,6 @@
-"""The process's own streams, kept apart from what libraries print or read.
+"""Exclusive use of the process's standard streams.
 
-Libraries print to stdout when they please, also from C++, which would break a line of the protocol or of `--json`.
+Libraries print to stdout, also from C++, which would corrupt a line of the protocol or the output of `--json`.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from collections.abc import Iterator
 
 
 def claim_stdout() -> io.FileIO:
-    """Return the real stdout, unbuffered; from now on everything else that goes to stdout goes to stderr."""
+    """Return stdout, unbuffered; redirect all other output to stdout, also from C++ and children, to stderr."""
     sys.stdout.flush()
-    ours = os.fdopen(os.dup(1), "wb", buffering=0)
+    stdout = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return ours
+    return stdout
 
 
 def claim_stdin() -> io.FileIO:
-    """Return the real stdin, unbuffered; from now on everything else that reads stdin finds its end."""
-    # Unbuffered: a thread that waits in a buffered reader holds its lock, which ends the interpreter with a crash.
-    ours = os.fdopen(os.dup(0), "rb", buffering=0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    return ours
+    """Return stdin, unbuffered; all other readers of stdin find the end of file."""
+    # Unbuffered: a thread that waits in a buffered reader holds its lock, which crashes the interpreter at exit.
+    stdin = os.fdopen(os.dup(0), "rb", buffering=0)
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    os.close(devnull)
+    return stdin
 
 
 def write_all(stream: io.RawIOBase, data: bytes) -> None:
-    """Write all of `data`; an unbuffered stream may take only a part at a time. Raises OSError if nobody reads."""
+    """Write all of `data` to an unbuffered stream. Raises OSError if the reader has closed it."""
     rest = memoryview(data)
     while rest:
         rest = rest[stream.write(rest) or 0 :]
 
 
-def lines(stream: io.RawIOBase, limit: int) -> Iterator[bytes]:
-    """Yield each line of `stream`, without its newline, as soon as it is there, until the stream ends.
+def read_lines(stream: io.RawIOBase, limit: int) -> Iterator[bytes]:
+    """Yield each line of `stream`, without its newline, as soon as it is complete.
 
-    Of a line longer than `limit` bytes the first limit + 1 bytes are yielded, so that the reader can tell, and the
-    rest is passed over; memory stays bounded whatever arrives. An unfinished line at the end is not yielded.
+    A line longer than `limit` bytes is cut to limit + 1 bytes, which shows the caller that it was too long and bounds
+    the memory. An incomplete last line is not yielded.
     """
     line = bytearray()
-    while piece := stream.read(65536):
-        head, *others = piece.split(b"\n")
+    while chunk := stream.read(65536):
+        head, *others = chunk.split(b"\n")
         line += head[: limit + 1 - len(line)]
         for other in others:
             yield bytes(line)

@@ -1,4 +1,4 @@
-"""How results and progress look in a terminal."""
+"""Output of the command: progress on stderr, results as text or JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .stdio import claim_stdout, write_all
 
 
 def claim_for_json() -> Callable[[Any], None]:
-    """Return a function that prints one JSON value on stdout; from now on all other output goes to stderr."""
+    """Return a function that prints one JSON value on stdout; redirect all other output to stderr."""
     stdout = claim_stdout()
 
     def show(value: Any) -> None:
@@ -24,9 +24,9 @@ def claim_for_json() -> Callable[[Any], None]:
 
 
 class ProgressLine:
-    """Shows progress on stderr: one line that is rewritten in a terminal, a line for each stage elsewhere.
+    """Shows progress on stderr: in a terminal one line that is rewritten, otherwise a line for each stage.
 
-    Call it with each `Progress`; as a context manager it ends the line.
+    Call it with each `Progress`; leaving the context ends the line.
     """
 
     def __init__(self) -> None:
@@ -41,18 +41,18 @@ class ProgressLine:
         if self._width:
             print(file=sys.stderr)
 
-    def __call__(self, now: Any) -> None:
+    def __call__(self, progress: Any) -> None:
         if self._rewrite:
-            text = _progress_text(now)
+            text = _progress_text(progress)
             print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
             self._width = len(text)
-        elif now.stage != self._stage:
-            print(f"{now.stage} ...", file=sys.stderr, flush=True)
-        self._stage = now.stage
+        elif progress.stage != self._stage:
+            print(f"{progress.stage} ...", file=sys.stderr, flush=True)
+        self._stage = progress.stage
 
 
-class Counter:
-    """Tells a ProgressLine how many of the steps of a stage are done, and the time left as the mean of those says."""
+class StepCounter:
+    """Reports finished steps of a stage to a ProgressLine, with the time left at their mean duration."""
 
     def __init__(self, line: ProgressLine, stage: str) -> None:
         self._line, self._stage, self._start = line, stage, time.monotonic()
@@ -62,45 +62,43 @@ class Counter:
         self._line(SimpleNamespace(stage=self._stage, step=done, steps=of, seconds_left=left))
 
 
-def _progress_text(now: Any) -> str:
-    text = now.stage
-    if now.stage == "sampling":
-        text += f", sample {now.sample}{f' of {now.samples}' if now.samples else ''}"
-    if now.steps:
-        text += f", step {now.step} of {now.steps}"
-    if now.seconds_left is not None:
-        text += f", {now.seconds_left:.0f} s left"
+def _progress_text(progress: Any) -> str:
+    text = progress.stage
+    if progress.stage == "sampling":
+        text += f", sample {progress.sample}{f' of {progress.samples}' if progress.samples else ''}"
+    if progress.steps:
+        text += f", step {progress.step} of {progress.steps}"
+    if progress.seconds_left is not None:
+        text += f", {progress.seconds_left:.0f} s left"
     return text
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
-    """Return a report as text: volumes with their intervals, what was used, warnings, where the files are."""
+    """A report as text: volumes with intervals, settings, warnings and the result folder."""
     width = max(len(volume["name"]) for volume in report["volumes"])
     lines = [f"{'':<{width}}  {'expected ml':>11}  {'90 % interval ml':>18}  {'mask ml':>8}"]
     for volume in report["volumes"]:
-        interval = volume["interval90_ml"]  # none from a single sample
-        shown = f"{interval[0]:7.1f} to {interval[1]:7.1f}" if interval else "-"
+        bounds = volume["interval90_ml"]  # None for a single sample
+        interval = f"{bounds[0]:7.1f} to {bounds[1]:7.1f}" if bounds else "-"
         lines.append(
-            f"{volume['name']:<{width}}  {volume['expected_ml']:11.1f}  {shown:>18}  {volume['consensus_ml']:8.1f}"
+            f"{volume['name']:<{width}}  {volume['expected_ml']:11.1f}  {interval:>18}  {volume['consensus_ml']:8.1f}"
         )
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
-    lines.append(
+    lines += [
         f"{report['samples']} samples{steps}; seed {report['seed']}, "
-        f"model {report['model']['name']} {report['model']['version']}, on {report['device']}."
-    )
-    lines.append(
+        f"model {report['model']['name']} {report['model']['version']}, on {report['device']}.",
         "The expected volume is the sum of the class probabilities; the mask counts each voxel as its most probable "
-        "structure, which can differ."
-    )
-    lines.append("The intervals are the spread of the model's samples, not its accuracy.")
-    lines += report["warnings"]
-    lines.append(f"Results are in {folder}")
+        "structure, which can differ.",
+        "The intervals are the spread of the model's samples, not its accuracy.",
+        *report["warnings"],
+        f"Results are in {folder}",
+    ]
     return "\n".join(lines)
 
 
 def catalogue(models: Sequence[Mapping[str, Any]]) -> str:
-    """Return a list of models (their metadata) as text, one a line."""
+    """A list of models, given by their metadata, as text: one a line."""
     sections = [metadata["diffusion_segmentation"] for metadata in models]
     width = max((len(section["name"]) for section in sections), default=0)
     lines = [f"{section['name']:<{width}}  {section['title']}" for section in sections]
-    return "\n".join(lines) or "No models are here."
+    return "\n".join(lines) or "No models are installed."

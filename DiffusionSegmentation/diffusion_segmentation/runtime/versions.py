@@ -1,4 +1,4 @@
-"""The versions that decide what comes out of a run."""
+"""Versions of the software that a result depends on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .. import __version__
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this program, Python and the packages below it; absent ones are left out."""
-    found = {"diffusion_segmentation": __version__, "python": platform.python_version()}
+    """Versions of this package, Python and the main dependencies that are installed."""
+    result = {"diffusion_segmentation": __version__, "python": platform.python_version()}
     for package in ("torch", "monai", "numpy", "SimpleITK"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            result[package] = importlib.metadata.version(package)
+    return result

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..images.packed_mask import PackedMask
+from ..images.compressed_mask import CompressedMask
 from ..metrics import dice
 from ..metrics.intervals import predictive_interval
 
@@ -29,7 +29,7 @@ class Ensemble:
     ) -> None:
         self.classes, self.voxel_ml, self.keep_masks, self.exact = len(direct), voxel_ml, keep_masks, exact
         self.direct, self.prior = direct, prior
-        self.masks: list[PackedMask] = []
+        self.masks: list[CompressedMask] = []
         self._volumes: list[np.ndarray] = []
         self._mean: np.ndarray | None = direct if exact else None
         self._votes = np.zeros((self.classes, direct[0].size), np.uint16)
@@ -41,7 +41,7 @@ class Ensemble:
     def add(self, drawn: np.ndarray, mask: np.ndarray) -> None:
         """Take in one sample: probabilities [C, z, y, x], or labels uint8 [z, y, x]; and its mask on the input grid."""
         if self.keep_masks and len(self.masks) < KEPT_MASKS:
-            self.masks.append(PackedMask(mask))
+            self.masks.append(CompressedMask(mask))
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
         labels = drawn if self.exact else drawn.argmax(0)
         self._votes[labels.ravel(), self._all] += 1

@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
-from ..images.fill_value import told, without_fill
+from ..images.fill_value import fill_warning, replace_fill_value
 from ..images.headers import read_header
-from ..images.volume import VolumeFile, unstated
+from ..images.volume import VolumeFile, missing_geometry
 from .request import Request
 from .suitability import check_grid, check_modality
 
@@ -36,14 +36,14 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
     # Before any voxel is read, which takes gigabytes of a CT of the whole body.
     warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
-    warnings = [*file.assumed, *warnings]
+    warnings = [*file.warnings, *warnings]
     # Of the voxels alone, so that it is the same whatever kind of file they came in.
     digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
     if request.source is not None:
         warnings += left_open(request.source, image)
-    image, fill = without_fill(image)
+    image, fill = replace_fill_value(image)
     if fill is not None:
-        warnings.append(told(fill))
+        warnings.append(fill_warning(fill))
     warnings += check_modality(sitk.GetArrayViewFromImage(image), input_range.get("modality"))
     return InputVolume(image, digest, warnings)
 
@@ -65,14 +65,14 @@ def left_open(path: Path, image: sitk.Image) -> list[str]:
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
-        spaceless = "spacing" in unstated(path, stored)
+        spaceless = "spacing" in missing_geometry(path, stored)
         file = VolumeFile(path, spacing=image.GetSpacing() if spaceless else None)
     except (OSError, RuntimeError, InputError):
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
-    assumed = [sentence.replace(file.name, name) for sentence in file.assumed]
-    if not spaceless or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
+    assumed = [sentence.replace(file.name, name) for sentence in file.warnings]
+    if not spaceless or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
         return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [

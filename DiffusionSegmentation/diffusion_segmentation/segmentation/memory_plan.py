@@ -116,7 +116,7 @@ class MemoryPlan:
             self._at_once = group // 2
             return self._noted("fewer samples are drawn at a time")
         if not self._halve(tiling):
-            raise devices.exhausted(self.device)
+            raise devices.out_of_memory_error(self.device)
         return self._noted(SMALLER)
 
     def _halve(self, tiling: Tiling) -> bool:

@@ -59,7 +59,7 @@ class RunResults:
         """Write the maps of class probabilities [C, z, y, x]; returns labels, bits [k, j, i], expected voxels [C]."""
         labels, bits, expected = self.projection.consensus(probabilities)
         results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.compress)
-        results.write_entropy(entropy, bits, self.reference, self.compress)
+        results.write_volume(entropy, bits, self.reference, self.compress)
         return labels, bits, expected
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
@@ -74,12 +74,12 @@ class RunResults:
         cube_distances = self.projection.nearest(areas)
         if self.keep_samples:
             disagreement = self.projection.consensus(ensemble.shares)[1]
-            results.write_entropy(folder / "disagreement.nrrd", disagreement, self.reference, compress)
+            results.write_volume(folder / "disagreement.nrrd", disagreement, self.reference, compress)
             results.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, self.reference, box, compress)
             results.write_sequence(
                 folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
             )
-            results.write_basins(folder / "regions.nrrd", cube_distances, self.reference, box, compress)
+            results.write_volume(folder / "regions.nrrd", cube_distances, self.reference, compress, box)
         volumes = {
             "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,

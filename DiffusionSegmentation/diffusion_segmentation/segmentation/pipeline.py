@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,9 +22,9 @@ from ..images.intensity import body_box, normalise
 from ..images.resampling import Projection, working_image
 from ..images.volume import VolumeFile
 from ..model.cache import ModelCache
-from ..runtime.denormals import flushed
-from ..runtime.devices import choose_device, exhausted, failure, release
+from ..runtime.devices import choose_device, empty_cache, explain_gpu_error, out_of_memory_error
 from ..runtime.devices import devices as devices  # the worker asks its engine
+from ..runtime.floating_point import flush_denormals
 from . import result_folder
 from .ensemble import Ensemble, Settled
 from .input_volume import read_input
@@ -34,6 +34,8 @@ from .request import Outcome, Preview, Progress, Request
 from .sampler import Encoded, normalised, sample_seeds
 from .suitability import check_input_distance
 from .tiling import Tiling
+
+logger = logging.getLogger(__name__)
 
 AUTO_SAMPLES = (8, 32)
 AUTO_EVERY = 4
@@ -67,10 +69,10 @@ def segment(
     """
     run = _Run(request, progress, preview, cancel)
     try:
-        with result_folder.made(request.output), flushed():
+        with result_folder.made(request.output), flush_denormals():
             return run.go(models or ModelCache())
     except RuntimeError as error:
-        problem = failure(error, run.device)
+        problem = explain_gpu_error(error, run.device)
         if problem is None:
             raise
         raise problem from error
@@ -98,7 +100,7 @@ class _Run:
             self.device = choose_device(self.request.device)
             self.model = self._within_memory(partial(models.get, self.request.model, self.device))
             if self.model is None:
-                raise exhausted(self.device)
+                raise out_of_memory_error(self.device)
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
             if self.model.dims != 3:
@@ -190,22 +192,22 @@ class _Run:
         """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
         if self.encoded is not None:
             self.encoded = None
-            release(self.device)
+            empty_cache(self.device)
         while self.encoded is None:
             tiling = self._tiling()
             given = self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store, self.frame
             self.encoded = self._within_memory(partial(Encoded, *given))
             if self.encoded is None:
-                release(self.device)
+                empty_cache(self.device)
                 self._noted(self.plan.less(1, tiling))
         self.windows = len(tiling.windows)
 
     def _with_less(self, group: int) -> None:
         """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
         if self.free:
-            raise exhausted(self.device)  # the fields do not shrink with the windows
+            raise out_of_memory_error(self.device)  # the fields do not shrink with the windows
         window = self.plan.window
-        release(self.device)
+        empty_cache(self.device)
         self._noted(self.plan.less(group, self.encoded.tiling))
         if self.plan.window != window:
             self._encode()
@@ -332,7 +334,7 @@ class _Run:
         try:
             self.results.write_maps(probabilities, *paths)
         except DiffusionSegmentationError as error:  # the run can do without, and the disk may have room at its end
-            print(f"A preview could not be written: {error}", file=sys.stderr)
+            logger.info(f"A preview could not be written: {error}")
             return
         self.preview(Preview(*paths, samples))
 
@@ -358,7 +360,7 @@ class _Run:
             spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
             finish(folder, report, self.timings | spent, stopped=True)
         except (DiffusionSegmentationError, OSError, MemoryError) as error:  # the run itself can do without
-            print(f"The samples so far could not be kept: {error}", file=sys.stderr)
+            logger.info(f"The samples so far could not be kept: {error}")
             if made:
                 shutil.rmtree(folder, ignore_errors=True)
         else:

@@ -27,8 +27,8 @@ from ..evaluation.known_answer.samplers import Answer
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
-from ..runtime.denormals import flushed
 from ..runtime.devices import choose_device
+from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import draw
 from ..training.loss import loss_curve
 from .curves import half_point
@@ -65,7 +65,7 @@ def adapt(request: Request) -> dict[str, Any]:
     check_fits(model, task)
     device = next(model.encoder.parameters()).device
     print("measuring the loss over noise levels", file=sys.stderr, flush=True)
-    with flushed():
+    with flush_denormals():
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
     adapted = with_curve(model, curve, task)
@@ -136,7 +136,7 @@ def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _record(model: Model, task: Task, index: int, grids: dict[str, np.ndarray]) -> dict[str, Any]:
     truth = task.truth(index)
     answers = {}
-    with flushed():
+    with flush_denormals():
         for name, grid in grids.items():
             drawn = draw(model, np.ascontiguousarray(truth.case.image)[None], SAMPLES, grid, index)
             answers[name] = Answer(drawn.mean[0], drawn.masks[0])

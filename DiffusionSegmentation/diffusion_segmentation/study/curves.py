@@ -9,7 +9,7 @@ import torch
 
 from ..diffusion.process import diffuse, one_hot_state
 from ..networks import CHANNELS_LAST, space_to_depth
-from ..runtime.denormals import flushed
+from ..runtime.floating_point import flush_denormals
 from ..training.loss import bin_centres, cross_entropy
 from .objectives import probabilities
 from .tasks import VALIDATION, Task
@@ -37,7 +37,7 @@ def loss_over_levels(network: torch.nn.Module, arm: Arm, task: Task, part: str =
         centre, scale = task.standard()
         images = (images - centre) / scale
     levels, loss, error = bin_centres(), [], []
-    with flushed(), torch.inference_mode():
+    with flush_denormals(), torch.inference_mode():
         for start in range(0, count, GROUP):
             image = torch.from_numpy(images[start : start + GROUP])[:, None]
             drawn = torch.from_numpy(masks[start : start + GROUP])

@@ -12,7 +12,7 @@ from ..diffusion.copula import Covariance
 from ..diffusion.process import LOG_SNR_MIN, one_hot_state
 from ..evaluation.known_answer.samplers import Answer, independent_pixels
 from ..networks import class_softmax, depth_to_space, space_to_depth
-from ..runtime.denormals import flushed
+from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import sample_seeds, solve
 from .architectures.interface import Architecture
 from .objectives import normalised, probabilities, substituted
@@ -58,7 +58,7 @@ class Drawer:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(sample_seeds(seed, 1)[0])
         steps: list[np.ndarray] = []
-        with flushed(), torch.inference_mode():
+        with flush_denormals(), torch.inference_mode():
             condition = self.network.encode(torch.from_numpy(np.ascontiguousarray(image))[None, None].to(self.device))
             size = [n // 2 for n in image.shape]
             channels = self.network.classes * 2**image.ndim
@@ -103,7 +103,7 @@ class Drawer:
 def direct_probabilities(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     """Class probabilities [C, *shape] of a direct network."""
     device = next(network.parameters()).device
-    with flushed(), torch.inference_mode():
+    with flush_denormals(), torch.inference_mode():
         logits = network.direct(torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device))
         return depth_to_space(class_softmax(logits))[0].cpu().numpy()
 
@@ -138,7 +138,7 @@ def stochastic_answer(network: Stochastic, image: np.ndarray, samples: int, seed
     """Samples of a stochastic segmentation network: the most probable mask under each draw of the logits."""
     torch.manual_seed(seed)
     device = next(network.parameters()).device
-    with flushed(), torch.inference_mode():
+    with flush_denormals(), torch.inference_mode():
         logits = network.draw(torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device), samples)[0]
         p = depth_to_space(class_softmax(logits)).cpu().numpy()
     return Answer(p.mean(0), p.argmax(1).astype(np.uint8))

@@ -18,7 +18,7 @@ from ..diffusion.process import alpha_sigma, linear_log_snr, sample_log_snr
 from ..images.writing import write_report
 from ..networks import CHANNELS_LAST
 from ..networks.blocks import ResidualBlock
-from ..runtime.denormals import flushed
+from ..runtime.floating_point import flush_denormals
 from ..training.density import Density
 from .architectures.catalogue import ARCHITECTURES, flops, scaled
 from .architectures.interface import Architecture
@@ -112,7 +112,7 @@ class _Training:
         rng = np.random.default_rng([self.arm.number, self.step])
         torch.manual_seed(int(rng.integers(2**62)))
         started, kept = self.clock() - self.spent, self.spent
-        with flushed():
+        with flush_denormals():
             while (done := self.spent / self.seconds) < 1:
                 self._step(rng, done)
                 self.spent = self.clock() - started

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
-from ..images.file_digest import content
+from ..images.file_digest import files_sha256
 from ..images.writing import write_report
 from ..phantoms import PHANTOMS, Case, phantom
 from ..phantoms.enumerable import EnumerableCase
@@ -164,7 +164,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     key = _hash(
         {
             "folder": source.dataset.name,
-            "cases": [[case.name, content(case.image, *case.labels)] for case in source.dataset.training],
+            "cases": [[case.name, files_sha256(case.image, *case.labels)] for case in source.dataset.training],
             "labels": source.dataset.label_names,
             "sizes": asdict(sizes),
             "schema": 2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from monai.transforms import (
 from ..errors import InputError
 from ..images.dataset import Case, label_order, read_dataset
 from ..images.label_file import IGNORED
-from ..images.volume import VolumeFile, warn
+from ..images.volume import VolumeFile
 from .defaults import BUNDLE, labels
 from .prepared import prepare
 from .settings import Optimisation
+
+logger = logging.getLogger(__name__)
 
 UNSEEN_SHARE = 0.2
 """Share of the cases that training never sees: the step grid is measured on them."""
@@ -105,7 +107,7 @@ class Folder:
         pairs = self.prepare(self.seen)
         _require_labels(pairs, self.dataset.label_names)
         if self.dataset.unlabelled:
-            print(f"left out of imagesTr for want of a label: {self.dataset.unlabelled}", file=sys.stderr)
+            logger.info(f"left out of imagesTr for want of a label: {self.dataset.unlabelled}")
         return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -155,10 +157,10 @@ def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> Non
         raise InputError(f"None of the {len(pairs)} training cases has a labelled voxel; look at the label files.")
     empty = int((~counts.any(1)).sum())
     if empty:
-        print(f"{empty} of {len(pairs)} training cases have no labelled voxel", file=sys.stderr)
+        logger.info(f"{empty} of {len(pairs)} training cases have no labelled voxel")
     for name, voxels in zip(names, counts.sum(0), strict=True):
         if not voxels:
-            warn(f"No training case has the label '{name}', so the model cannot learn it.")
+            logger.warning(f"No training case has the label '{name}', so the model cannot learn it.")
 
 
 def _place(case: Case) -> float:

@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import neighbours
 from ..networks.pooled import POOL
-from ..runtime.denormals import flushed
+from ..runtime.floating_point import flush_denormals
 from ..segmentation.tiling import Tiling
 from .sources import Source
 
@@ -84,7 +84,7 @@ def _windows(
     device, channels = next(encoder.parameters()).device, section["network"]["encoder"]["channels"]
     tiling = Tiling(image.shape, section["window"], Encoder.multiple(tuple(channels)))
     padded = torch.from_numpy(tiling.pad(image))[None, None]
-    with torch.inference_mode(), flushed():
+    with torch.inference_mode(), flush_denormals():
         for window, share in zip(tiling.windows, tiling.shares(), strict=True):
             seen = encoder.seen(padded[(..., *tiling.voxels(window))].to(device))
             yield seen, class_softmax(encoder.answer(seen)[1]), share.to(device)

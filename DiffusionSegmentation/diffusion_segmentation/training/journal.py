@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import time
 from typing import Any
 
@@ -11,6 +11,8 @@ import lightning
 import numpy as np
 
 from .loss import BINS, bin_numbers
+
+logger = logging.getLogger(__name__)
 
 ROWS = 60
 """Rows of the record: enough for a smooth curve, few enough for a file that a person can read."""
@@ -52,11 +54,9 @@ class Journal(lightning.Callback):
         if now - self._told > 10 and trainer.is_global_zero:
             self._told = now
             left = self.spent * (1 - self.done()) / max(self.done(), 1e-9)
-            print(
+            logger.info(
                 f"iteration {self.done_iterations}, cross-entropy {np.mean(self._recent()):.4f} nats (direct head), "
-                f"{left / 60:.0f} min left",
-                file=sys.stderr,
-                flush=True,
+                f"{left / 60:.0f} min left"
             )
         # Processes must stop at the same step, or those left would wait for the others.
         if trainer.strategy.reduce_boolean_decision(self.done() >= 1, all=False):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..images.dataset import Case, Dataset
-from ..images.file_digest import content
-from ..images.fill_value import without_fill
+from ..images.file_digest import files_sha256
+from ..images.fill_value import replace_fill_value
 from ..images.intensity import body_box, normalise
 from ..images.label_file import IGNORED, read_labels
 from ..images.resampling import working_image
 from ..images.volume import read_volume
 from ..segmentation.result_folder import made
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -35,12 +37,12 @@ def prepare(
     with made(folder):
         for number, case in enumerate(cases):
             made_of = [case.name, spacing_mm, intensity, dataset.label_names, dataset.ignored]
-            described = json.dumps([*made_of, content(case.image, *case.labels)], sort_keys=True)
+            described = json.dumps([*made_of, files_sha256(case.image, *case.labels)], sort_keys=True)
             key = hashlib.sha256(described.encode()).hexdigest()[:16]
             plain = re.sub(r"[^A-Za-z0-9._-]+", "_", case.name)[:60]
             image, masks = (folder / f"{plain}-{key}-{part}.npy" for part in ("image", "labels"))
             if not image.exists():
-                print(f"preparing case {number + 1} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
+                logger.info(f"preparing case {number + 1} of {len(cases)}: {case.name}")
                 volume = read_volume(case.image)
                 values, labels = on_grid(
                     volume, case.labels, spacing_mm, intensity, dataset.label_names, dataset.ignored
@@ -63,7 +65,7 @@ def on_grid(
 
     `names` and `ignored` as for `label_file.read_labels`.
     """
-    working = working_image(without_fill(image)[0], spacing_mm)
+    working = working_image(replace_fill_value(image)[0], spacing_mm)
     box = body_box(sitk.GetArrayViewFromImage(working), round(8 / spacing_mm))
     values = normalise(sitk.GetArrayFromImage(working)[box], intensity).astype(np.float16)
     return values, np.stack([_labels(path, image, spacing_mm, names, ignored)[box] for path in labels])

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,8 @@ from ..errors import InputError, ModelError
 from ..model.folder import Model, Start, build, find, load, save
 from ..model.metadata import wrong_entry
 from ..networks import InputStatistics
-from ..runtime.denormals import flushed
-from ..runtime.terminal import Counter, ProgressLine
+from ..runtime.floating_point import flush_denormals
+from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import made
 from .figures import draw_training
 from .input_statistics import fit_input_statistics
@@ -39,6 +38,8 @@ from .precision import resolved
 from .settings import Optimisation, merged, read_config
 from .sources import Source, open_source
 from .task import Average, Segmenter
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_MINUTES = 3
@@ -78,12 +79,12 @@ def main(
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved(optimisation.precision))
     for sentence in optimisation.warnings():
-        print(f"warning: {sentence}", file=sys.stderr)
+        logger.warning(sentence)
     run = Run(settings, optimisation, source, minutes)
     if split := source.facts().get("held_out"):
         seen, more = source.facts()["cases"], ", ..." * (len(split) > MOST_NAMES)
         told = f"training on {len(seen)} cases; {len(split)} held out: {', '.join(split[:MOST_NAMES])}{more}"
-        print(told, file=sys.stderr)
+        logger.info(told)
     if not checkpoint.exists():
         if start:
             run.take_over(load(find(start)))
@@ -92,17 +93,16 @@ def main(
                 "Training the denoiser alone needs an encoder that is trained, and training from a 'lowest_log_snr' on "
                 "a correlated start; name a model that has them with --start."
             )
-    with made(output), flushed():
+    with made(output), flush_denormals():
         if not run.go(checkpoint):
             return output
         metadata = run.metadata()
         _require_usable(metadata)
         run.save(output, metadata)
-    print(
+    logger.info(
         f"trained {metadata['diffusion_segmentation']['name']}: {run.journal.done_iterations} iterations in "
         f"{run.journal.spent / 60:.0f} min, model in '{output.name}'. The spread of its samples is not fitted yet: "
-        f"`diffusion-segmentation calibrate {output} {data} --output DIR` does that.",
-        file=sys.stderr,
+        f"`diffusion-segmentation calibrate {output} {data} --output DIR` does that."
     )
     return output
 
@@ -167,7 +167,7 @@ class Run:
             "training": model.section.get("training"),
             "share_of_weights": round(share, 3),
         }
-        print(f"starting from {model.section['name']}: {share:.0%} of the weights", file=sys.stderr)
+        logger.info(f"starting from {model.section['name']}: {share:.0%} of the weights")
 
     def go(self, checkpoint: Path) -> bool:
         """Train until done, from the checkpoint if there is one. The networks then hold the averaged weights.
@@ -250,7 +250,7 @@ class Run:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = self.task.to(device).eval()
         with ProgressLine() as line:
-            told = Counter(line, "measuring the loss over noise levels on unseen cases")
+            told = StepCounter(line, "measuring the loss over noise levels on unseen cases")
             unseen = self.source.unseen(self.optimisation)
             lowest = self.optimisation.lowest_log_snr
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
@@ -262,7 +262,7 @@ class Run:
         try:
             input_statistics = self.input_statistics()
         except Exception as error:  # whatever it is, the model is finished
-            print(f"warning: what scans are like could not be learnt ({error})", file=sys.stderr)
+            logger.warning(f"what scans are like could not be learnt ({error})")
             return
         if input_statistics is not None:
             save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
@@ -271,7 +271,7 @@ class Run:
         """What the scans of the source have in common, by the averaged weights; None of too few scans."""
         section = self.settings["diffusion_segmentation"]
         with ProgressLine() as line:
-            told = Counter(line, "looking at unseen scans")
+            told = StepCounter(line, "looking at unseen scans")
             return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, told)
 
     def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:

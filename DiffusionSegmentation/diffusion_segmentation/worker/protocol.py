@@ -1,7 +1,7 @@
-"""The protocol between Slicer and the worker: JSON objects, one a line, UTF-8, each with "type" and, for a run, "job".
+"""The protocol between Slicer and the worker: a JSON object a line, UTF-8, with "type" and, for a run, "job".
 
-The one module that both sides import; standard library only. Fields not named here are let through, so that a side may
-learn a new one without breaking the other; a missing or wrongly typed field is refused, when sent and when received.
+The only module that both sides import; standard library only. Unknown fields are accepted, so that one side can add a
+field without breaking the other. A missing or wrongly typed field is refused, when sending and when receiving.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from typing import Any
 
 from ..errors import KINDS, DiffusionSegmentationError
 
-PROTOCOL = 1
-"""Version of the messages; sides with different numbers do not talk."""
-
-MAX_LINE_BYTES = 4 * 2**20
-"""Longest line either side accepts, its newline included; a report with all its tables is some 10 kB."""
-
-MAX_JOB_CHARACTERS = 256
-"""Longest name of a job; it is said again in every message of the job, which must not become too long by it."""
-
-LARGEST = 2**63
-"""Whole numbers stay below this: JSON knows no bound, and a longer one fits neither a float nor a seed."""
+PROTOCOL = 1  # version of the messages; both sides must have the same
+MAX_LINE_BYTES = 4 * 2**20  # maximum length of a line, with its newline; a report has about 10 kB
+MAX_JOB_CHARACTERS = 256  # maximum length of a job's name, which every message of the job repeats
+# Exclusive upper limit for integers: JSON has none, and larger ones fit neither a float nor a seed.
+INTEGER_LIMIT = 2**63
 
 Check = Callable[[Any], bool]
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is(kind: type) -> Check:
+    return lambda value: isinstance(value, kind)
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
 
 
 def _name(value: Any) -> bool:
@@ -41,7 +39,7 @@ def _job(value: Any) -> bool:
 
 
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and -INTEGER_LIMIT <= value < INTEGER_LIMIT
 
 
 def _count(value: Any) -> bool:
@@ -52,29 +50,13 @@ def _positive(value: Any) -> bool:
     return _integer(value) and value >= 1
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
 def _seconds(value: Any) -> bool:
-    # JSON's 1e999 is read as infinity, which nobody can show as a time.
+    # Finite: JSON's 1e999 is parsed as infinity.
     return _integer(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _kind(value: Any) -> bool:
-    return value in KINDS
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _devices(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(device, dict) and _name(device.get("id")) for device in value)
-
-
-def _or_null(check: Check) -> Check:
-    return lambda value: value is None or check(value)
 
 
 def _millimetres(value: Any) -> bool:
@@ -85,16 +67,17 @@ def _samples(value: Any) -> bool:
     return value == "auto" or _positive(value)
 
 
+_text, _flag, _object = _is(str), _is(bool), _is(dict)
 Table = Mapping[str, Mapping[str, Check]]
 
-# Fields that may be left out, which is as null; an older client or worker does not know them.
+# Fields that may be absent, which is the same as null: older clients and workers do not know them.
 OPTIONAL: Table = {
-    # The file that the volume was loaded from: what its header leaves open is said in the report.
+    # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
     "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name)},
-    "progress": {"note": _or_null(_text)},  # a sentence on how the run had to be changed
-    # A device on which the same could work; and whether the worker ends after this, so that no other run is sent to it.
+    "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
+    # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
-    # False where the person's answer comes before the run has come to its end; then a second one follows.
+    # over: false if the run has not ended yet; a second message follows at its end.
     "cancelled": {"over": _or_null(_flag), "ends": _or_null(_flag)},
 }
 
@@ -131,7 +114,7 @@ FROM_WORKER: Table = {
     "done": _RESULT,
     "partial": _RESULT,
     "cancelled": {"job": _job},
-    "error": {"job": _or_null(_job), "kind": _kind, "message": _name, "details": _text},
+    "error": {"job": _or_null(_job), "kind": lambda value: value in KINDS, "message": _name, "details": _text},
 }
 
 ALL: Table = {**TO_WORKER, **FROM_WORKER}
@@ -140,7 +123,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 class MessageError(DiffusionSegmentationError):
     """A line or object that is no message of the protocol.
 
-    `job` names the run that a broken `run` message asked for, where that much could be read; otherwise None.
+    `job` is that of a malformed `run` message, if it could be read; otherwise None.
     """
 
     kind = "input"
@@ -151,10 +134,10 @@ class MessageError(DiffusionSegmentationError):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """Return `message` as one line that ends in a newline. Raises MessageError for anything `decode` would refuse."""
+    """`message` as one line that ends in a newline. Raises MessageError for anything that `decode` refuses."""
     _check(message, ALL)
     try:
-        # ASCII escapes keep path names with lone surrogates (POSIX file names need not be UTF-8) and U+2028 intact.
+        # ASCII escapes preserve U+2028 and the lone surrogates of POSIX file names that are not UTF-8.
         line = json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageError(f"The message '{message['type']}' cannot be written as JSON ({error}).") from error
@@ -164,10 +147,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes, table: Table = ALL) -> dict[str, Any]:
-    """Return the message in `line` (with or without its newline).
+    """The message in `line` (with or without its newline), of a type in `table`: TO_WORKER, FROM_WORKER or ALL.
 
-    `table` (TO_WORKER, FROM_WORKER or both) names the types that are welcome here. Raises MessageError, one sentence,
-    for bad UTF-8 or JSON, a line that is too long, no object, an unknown type, a missing or wrongly typed field.
+    Raises MessageError for invalid UTF-8 or JSON, a line that is too long, anything but an object, an unknown type, and
+    a missing or wrongly typed field.
     """
     if len(line) > MAX_LINE_BYTES:
         raise MessageError(f"A message is longer than {MAX_LINE_BYTES} bytes.")
@@ -184,7 +167,7 @@ def decode(line: bytes, table: Table = ALL) -> dict[str, Any]:
 
 
 def compatible(hello: Mapping[str, Any]) -> str | None:
-    """Return None if this side understands the worker that sent `hello`, otherwise one sentence that says why not."""
+    """None if this side understands the worker that sent `hello`, otherwise one sentence with the reason."""
     protocol = hello["protocol"]
     if protocol == PROTOCOL:
         return None
@@ -202,13 +185,11 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     if fields is None:
         raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
     job = message.get("job") if kind == "run" and _job(message.get("job")) else None
-    for field, check in OPTIONAL.get(kind, {}).items():
-        if not check(message.get(field)):
-            raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
-    for field, check in fields.items():
-        if field not in message:
+    optional = OPTIONAL.get(kind, {})
+    for field, check in {**optional, **fields}.items():
+        if field not in message and field not in optional:
             raise MessageError(f"The message '{kind}' lacks the field '{field}'.", job)
-        if not check(message[field]):
+        if not check(message.get(field)):
             raise MessageError(f"The field '{field}' of the message '{kind}' has a wrong value.", job)
 
 

@@ -1,15 +1,14 @@
-"""What the worker says: its messages, built and sent whole, from whichever thread, which never waits for the client.
+"""Sending of messages from the worker to its client, from any thread and without blocking.
 
-A thread of its own writes them. A client that reads no more, because it is stopped or hangs, holds up neither the run
-nor the listener, which must still notice the end of stdin.
+A thread of its own writes them, so that a client that is stopped or hangs blocks neither the run nor the listener,
+which must still detect the end of stdin.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
-import sys
+import logging
 import threading
 import time
 import traceback
@@ -22,121 +21,115 @@ from . import protocol as messages
 
 SECONDS_BETWEEN_PROGRESS = 0.1
 
-MAX_DETAILS = 100_000
-"""Characters of a traceback that are sent; its end says most."""
+MAX_DETAILS = 100_000  # maximum characters of a traceback; the end is kept
+MAX_SENTENCE = 2_000  # maximum characters of an error sentence, which can quote a request of any length
+PROGRESS_BYTES = 64 * 2**10  # progress is skipped while more bytes are queued
+MAX_QUEUED_BYTES = 16 * 2**20  # A client with more unread bytes is considered lost
 
-MAX_SENTENCE = 2_000
-"""Characters of a sentence that are sent; some name what the client asked for, which may be of any length."""
-
-PROGRESS_BYTES = 64 * 2**10
-"""While so much waits to be read, progress is left out: what it tells is old before anybody reads it."""
-
-MAX_WAITING_BYTES = 16 * 2**20
-"""A client that leaves so much unread does not read any more."""
+logger = logging.getLogger(__name__)
 
 
-class Outbox:
-    """Sends messages through `stream`; calls `on_lost_client` when nobody reads any more."""
+class MessageSender:
+    """Sends messages through `stream`; calls `on_lost_client` when the client no longer reads."""
 
     def __init__(self, stream: io.RawIOBase, on_lost_client: Callable[[], None]) -> None:
         self._stream = stream
         self._on_lost_client = on_lost_client
-        self._waiting: collections.deque[bytes] = collections.deque()
-        self._waiting_bytes = 0
-        self._changed = threading.Condition()  # guards the two above
+        self._queue: collections.deque[bytes] = collections.deque()
+        self._queued_bytes = 0
+        self._changed = threading.Condition()  # guards _queue and _queued_bytes
         self._stage: tuple[str, str] | None = None
         self._next_progress = 0.0
-        self._held: Mapping[str, Any] | None = None
-        threading.Thread(target=self._write, name="outbox", daemon=True).start()
+        self._delayed: Mapping[str, Any] | None = None
+        threading.Thread(target=self._write, name="sender", daemon=True).start()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send `message` after those before it; returns at once. Raises MessageError if it is none."""
+        """Queue `message`. Raises MessageError if it is invalid."""
         line = messages.encode(message)
         with self._changed:
-            self._waiting.append(line)
-            self._waiting_bytes += len(line)
-            lost = self._waiting_bytes > MAX_WAITING_BYTES
+            self._queue.append(line)
+            self._queued_bytes += len(line)
+            lost = self._queued_bytes > MAX_QUEUED_BYTES
             self._changed.notify_all()
         if lost:
             self._on_lost_client()
 
     def flush(self, seconds: float) -> None:
-        """Wait until all is written, but no longer than `seconds`."""
+        """Wait until all messages are written, at most `seconds`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, seconds)
+            self._changed.wait_for(lambda: not self._queue, seconds)
 
     def hello(self, versions: Mapping[str, str], devices: list[dict[str, Any]]) -> None:
         self.send({"type": "hello", "protocol": messages.PROTOCOL, "versions": versions, "devices": devices})
 
-    def progress(self, job: str, now: Any) -> None:
-        """Send the `Progress` of a job: at most ten a second, but the first and the last of every stage always.
+    def progress(self, job: str, progress: Any) -> None:
+        """Send the `Progress` of a job, at most ten a second, but always the first and last of each stage.
 
-        This and `last` must not be called by two threads at a time.
+        This and `last` must not run in two threads at the same time.
         """
         message = {
             "type": "progress",
             "job": job,
-            "stage": now.stage,
-            "sample": now.sample,
-            "samples": now.samples,
-            "step": now.step,
-            "steps": now.steps,
-            "secondsLeft": now.seconds_left,
+            "stage": progress.stage,
+            "sample": progress.sample,
+            "samples": progress.samples,
+            "step": progress.step,
+            "steps": progress.steps,
+            "secondsLeft": progress.seconds_left,
         }
-        if now.note:
-            message["note"] = now.note
-        if self._stage != (job, now.stage):
-            self._release()
-            self._stage = (job, now.stage)
-        elif time.monotonic() < self._next_progress or self._waiting_bytes > PROGRESS_BYTES:
-            self._held = message
+        if progress.note:
+            message["note"] = progress.note
+        if self._stage != (job, progress.stage):
+            self._send_delayed()
+            self._stage = (job, progress.stage)
+        elif time.monotonic() < self._next_progress or self._queued_bytes > PROGRESS_BYTES:
+            self._delayed = message
             return
-        self._held = None
+        self._delayed = None
         self.send(message)
         self._next_progress = time.monotonic() + SECONDS_BETWEEN_PROGRESS
 
-    def preview(self, job: str, now: Any) -> None:
+    def preview(self, job: str, preview: Any) -> None:
         """Send the `Preview` of a job."""
-        paths = {"segmentation": str(now.segmentation), "entropy": str(now.entropy)}
-        self.send({"type": "preview", "job": job, **paths, "samples": now.samples})
+        paths = {"segmentation": str(preview.segmentation), "entropy": str(preview.entropy)}
+        self.send({"type": "preview", "job": job, **paths, "samples": preview.samples})
 
     def last(self, message: Mapping[str, Any]) -> None:
-        """Send the last message of a job, after the progress that is still held back."""
-        self._release()
+        """Send the last message of a job, after the delayed progress."""
+        self._send_delayed()
         self.send(message)
 
     def refuse(self, sentence: str) -> None:
-        """Answer what no job asked for."""
+        """Send an error that belongs to no job."""
         self.send(error_message(None, messages.MessageError(sentence)))
 
-    def _release(self) -> None:
-        if self._held:
-            self.send(self._held)
-            self._held = None
+    def _send_delayed(self) -> None:
+        if self._delayed:
+            self.send(self._delayed)
+            self._delayed = None
 
     def _write(self) -> None:
-        """The outbox's thread: write what waits, one message after another."""
+        """The sender's thread: write the queued messages one after another."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                line = self._waiting[0]
+                self._changed.wait_for(lambda: self._queue)
+                line = self._queue[0]
             try:
                 write_all(self._stream, line)
             except OSError:
                 self._on_lost_client()
                 return
-            with self._changed:  # only now: `flush` waits for what is being written, too
-                self._waiting.popleft()
-                self._waiting_bytes -= len(line)
+            with self._changed:  # removed after writing, because `flush` waits for the current message too
+                self._queue.popleft()
+                self._queued_bytes -= len(line)
                 self._changed.notify_all()
 
 
 def error_message(job: str | None, error: BaseException) -> dict[str, Any]:
-    """Return the message for `error`, and write its traceback to stderr, which is the log."""
+    """The message for `error`; its traceback is logged."""
     kind, sentence = explain(error)
     details = "".join(traceback.format_exception(error))[-MAX_DETAILS:]
-    with contextlib.suppress(OSError, ValueError):  # the log may lie on the very disk that is full
-        print(details, file=sys.stderr, flush=True)
+    logger.error(details)
     message = {"type": "error", "job": job, "kind": kind, "message": sentence[:MAX_SENTENCE], "details": details}
     try_device = getattr(error, "try_device", None)
     return message | ({"tryDevice": try_device} if try_device else {})

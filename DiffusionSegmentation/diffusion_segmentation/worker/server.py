@@ -1,8 +1,8 @@
-"""The background process: runs jobs for Slicer, one after another, warm between them.
+"""The background process: runs jobs for Slicer one after another and keeps models loaded between them.
 
-The main thread imports the engine, says hello and runs the jobs. The listener reads stdin, so that a cancel arrives
-during a run; it answers what needs no engine, and ends the process soon after stdin has ended, whatever the main thread
-is doing. A third thread, the outbox's, writes stdout.
+Threads: the main thread imports the engine, sends hello and runs the jobs. The listener reads stdin, so that a cancel
+arrives during a run; it answers requests that need no engine, and ends the process soon after the end of stdin. The
+sender's thread writes stdout.
 """
 
 from __future__ import annotations
@@ -24,29 +24,24 @@ from types import ModuleType
 from typing import Any, Literal, NoReturn
 
 from ..errors import Cancelled, DeviceLostError, is_out_of_memory
-from ..runtime.stdio import claim_stdin, claim_stdout, lines
+from ..runtime.log import configure_logging
+from ..runtime.stdio import claim_stdin, claim_stdout, read_lines
 from ..runtime.versions import versions
 from . import protocol as messages
-from .sender import Outbox, error_message
+from .sender import MessageSender, error_message
 
-IDLE_SECONDS = 600.0
-"""Without a job for so long, the model's memory goes back to the computer."""
-
-GRACE_SECONDS = 0.5
-"""So long after the end of stdin a run may still end by itself; a pass of a network can take longer than this."""
-
-ANSWER_SECONDS = 0.5
-"""So long a dropped run may take to end; then it is answered for, and its end after a pass of a network is said."""
-
-FLUSH_SECONDS = 2.0
-"""So long a worker without an engine waits until the client has read why."""
+IDLE_SECONDS = 600.0  # models are unloaded after this time without a job
+GRACE_SECONDS = 0.5  # time that a run has to end after the end of stdin; one pass of a network can take longer
+CANCEL_GRACE_SECONDS = 0.5  # grace period before a cancelled run is acknowledged; a second message follows at its end
+FLUSH_SECONDS = 2.0  # maximum time that a worker without an engine waits until the client has read the error
 
 
 def main() -> NoReturn:
-    """Serve stdin and stdout until stdin ends or `bye` comes, then end the process with the status of `serve`."""
+    """Serve stdin and stdout until stdin ends or `bye` arrives, then end the process with the status of `serve`."""
+    configure_logging()
     stdin, stdout = claim_stdin(), claim_stdout()
     status = Worker(stdin, stdout).serve()
-    # Without taking the interpreter down: with torch in it that takes up to 2 s on a busy machine, and keeps nothing.
+    # Without the interpreter's shutdown, which takes up to 2 s with torch on a busy machine.
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(status)
@@ -57,15 +52,15 @@ class _Run:
     message: Mapping[str, Any]
     started: bool = False
     cancel: Literal["keep", "drop"] | None = None
-    answered: bool = False
-    """It is over for the client, which hears of nothing but its end now."""
+    acknowledged: bool = False
+    """The client considers the run over; only the message at its end is still sent."""
 
 
 class Worker:
     """Serves one client.
 
-    `engine` is what runs the jobs: the module `diffusion_segmentation.segmentation.pipeline`, imported when
-    it is needed, or another object with its `Request`, `ModelCache`, `segment` and `devices`.
+    `engine` runs the jobs: by default the module `diffusion_segmentation.segmentation.pipeline`, imported on start, or
+    another object with its `Request`, `ModelCache`, `segment` and `devices`.
     """
 
     def __init__(
@@ -76,32 +71,32 @@ class Worker:
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._stdin = stdin
-        self._out = Outbox(stdout, on_lost_client=end_process)
+        self._sender = MessageSender(stdout, on_lost_client=end_process)
         self._engine = engine
         self._idle_seconds = idle_seconds
         self._tasks: queue.SimpleQueue[_Run | Literal["unload", "end"]] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._ended: set[str] = set()
-        self._lock = threading.Lock()  # of _runs and what they hold, and of _ended
+        self._lock = threading.Lock()  # guards _runs, their fields, and _ended
         self._finished = threading.Event()
         self._device_lost = False
 
     def serve(self) -> int:
-        """Say hello, run jobs until the client leaves, and return the exit status: 0, or 1 without an engine.
+        """Send hello, run jobs until the client leaves, and return the exit status: 0, or 1 without an engine.
 
-        A worker that has lost its GPU ends, too, with 1: only another process can use it again.
+        A worker that has lost its GPU also returns 1: only another process can use the GPU again.
         """
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
         try:
             engine = self._engine or importlib.import_module("diffusion_segmentation.segmentation.pipeline")
             models = engine.ModelCache()
-            self._out.hello(versions(), engine.devices())
+            self._sender.hello(versions(), engine.devices())
         except Exception as error:
-            self._out.send(error_message(None, error))
-            self._out.flush(FLUSH_SECONDS)
+            self._sender.send(error_message(None, error))
+            self._sender.flush(FLUSH_SECONDS)
             return 1
         self._serve(engine, models)
-        self._out.flush(GRACE_SECONDS)
+        self._sender.flush(GRACE_SECONDS)
         self._finished.set()
         return int(self._device_lost)
 
@@ -124,34 +119,34 @@ class Worker:
                     return
 
     def _start(self, run: _Run) -> bool:
-        """Mark `run` as started; False if it was cancelled while it waited."""
+        """Mark `run` as started; False if it was cancelled in the queue."""
         with self._lock:
             run.started = run.message["job"] in self._runs
             return run.started
 
-    def _tell(self, run: _Run, send: Callable[[str, Any], None], now: Any) -> None:
-        """Send what `run` says, unless it is answered; the outbox never waits, so the lock is held shortly."""
-        with self._lock:
-            if not run.answered:
-                send(run.message["job"], now)
+    def _report(self, run: _Run, send: Callable[[str, Any], None], value: Any) -> None:
+        """Send progress or a preview of `run` unless it is acknowledged as cancelled."""
+        with self._lock:  # held briefly: the sender does not block
+            if not run.acknowledged:
+                send(run.message["job"], value)
 
     def _end(self, run: _Run, message: Mapping[str, Any]) -> None:
-        """Forget a run that is over, and send its last message unless it is answered."""
+        """Remove a finished run and send its last message."""
         job = run.message["job"]
         with self._lock:
             del self._runs[job]
             self._ended.add(job)
-            if run.cancel == "drop":  # also where that came too late for the run, or made it fail
+            if run.cancel == "drop":  # also if the run finished or failed before it noticed
                 message = {"type": "cancelled", "job": job}
-            run.answered = True
-            self._out.last(message | ({"ends": True} if self._device_lost else {}))
+            run.acknowledged = True
+            self._sender.last(message | ({"ends": True} if self._device_lost else {}))
 
-    def _answer(self, run: _Run) -> None:
-        """Answer for a dropped run that has not come to its end yet; its end is said, too, for a client that waits."""
+    def _acknowledge(self, run: _Run) -> None:
+        """Acknowledge the cancel of a run that has not ended yet."""
         with self._lock:
-            if not run.answered:
-                run.answered = True
-                self._out.last({"type": "cancelled", "job": run.message["job"], "over": False})
+            if not run.acknowledged:
+                run.acknowledged = True
+                self._sender.last({"type": "cancelled", "job": run.message["job"], "over": False})
 
     def _outcome(self, run: _Run, engine: ModuleType | Any, models: Any) -> dict[str, Any]:
         """Run one job and return its last message."""
@@ -159,14 +154,14 @@ class Worker:
         try:
             outcome = engine.segment(
                 _request(run.message, engine),
-                progress=lambda now: self._tell(run, self._out.progress, now),
-                preview=lambda now: self._tell(run, self._out.preview, now),
+                progress=lambda value: self._report(run, self._sender.progress, value),
+                preview=lambda value: self._report(run, self._sender.preview, value),
                 cancel=lambda: run.cancel,
                 models=models,
             )
             kind = "partial" if outcome.partial else "done"
             message = {"type": kind, "job": job, "folder": run.message["folder"], "report": outcome.report}
-            messages.encode(message)  # a report that cannot be sent is an error of this job, not the end of the worker
+            messages.encode(message)  # a report that cannot be sent is an error of this job, not of the worker
             return message
         except Cancelled:
             return {"type": "cancelled", "job": job}
@@ -174,34 +169,32 @@ class Worker:
             message = error_message(job, error)
             out_of_memory = is_out_of_memory(error)
             self._device_lost = isinstance(error, DeviceLostError)
-        if out_of_memory:  # after the handler, whose traceback holds the arrays of the failed run
+        if out_of_memory:  # outside the handler, whose traceback references the arrays of the failed run
             models.clear()
             gc.collect()
         return message
 
     def _listen(self) -> None:
-        """The listener's thread: answer or queue each line, then see to it that the process ends."""
-        for line in lines(self._stdin, messages.MAX_LINE_BYTES):
+        """The listener's thread: answer or queue each line, then ensure that the process ends."""
+        for line in read_lines(self._stdin, messages.MAX_LINE_BYTES):
             try:
                 message = messages.decode(line, messages.TO_WORKER)
             except messages.MessageError as error:
                 job = error.job if error.job and self._is_new(error.job) else None
-                self._out.send(error_message(job, error))
+                self._sender.send(error_message(job, error))
                 continue
             if message["type"] == "bye":
                 break
-            self._take(message)
+            self._handle(message)
         with self._lock:
-            waiting = [job for job, run in self._runs.items() if not run.started]
-            for job in waiting:
-                del self._runs[job]
+            self._runs = {job: run for job, run in self._runs.items() if run.started}
             for run in self._runs.values():
                 run.cancel = "drop"
         self._tasks.put("end")
         if not self._finished.wait(GRACE_SECONDS):
             end_process()
 
-    def _take(self, message: Mapping[str, Any]) -> None:
+    def _handle(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "unload":
             self._tasks.put("unload")
         elif message["type"] == "cancel":
@@ -212,11 +205,11 @@ class Worker:
                 self._runs[message["job"]] = run
             self._tasks.put(run)
         else:
-            self._out.refuse(f"There was a job '{message['job']}' already; give each job a name of its own.")
+            self._sender.refuse(f"There was a job '{message['job']}' already; give each job a name of its own.")
 
     def _cancel(self, job: str, keep: bool) -> None:
         if self._is_new(job):
-            self._out.refuse(f"There is no job '{job}' to cancel.")
+            self._sender.refuse(f"There is no job '{job}' to cancel.")
             return
         with self._lock:
             run = self._runs.get(job)
@@ -226,21 +219,21 @@ class Worker:
                 if run.cancel != "drop":
                     run.cancel = "keep" if keep else "drop"
                     if not keep:
-                        patience = threading.Timer(ANSWER_SECONDS, self._answer, [run])
-                        patience.daemon = True
-                        patience.start()
+                        timer = threading.Timer(CANCEL_GRACE_SECONDS, self._acknowledge, [run])
+                        timer.daemon = True
+                        timer.start()
                 return
             del self._runs[job]
             self._ended.add(job)
-        self._out.send({"type": "cancelled", "job": job})
+        self._sender.send({"type": "cancelled", "job": job})
 
     def _is_new(self, job: str) -> bool:
         with self._lock:
             return job not in self._runs and job not in self._ended
 
 
-def end_process() -> None:
-    """End this process at once, and all that it started: its group, if it leads one as the client's worker does."""
+def end_process() -> NoReturn:
+    """End this process at once, with its children and, if it leads one, as the client's worker does, its group."""
     for child in multiprocessing.active_children():
         child.kill()
     if os.name == "posix" and os.getpgrp() == os.getpid():

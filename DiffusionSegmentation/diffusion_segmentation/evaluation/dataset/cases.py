@@ -16,7 +16,7 @@ import torch
 
 from ...calibration.start import labelled
 from ...images.dataset import Case, Dataset
-from ...images.file_digest import content
+from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, relabel
 from ...images.volume import read_volume
 from ...model.folder import Model
@@ -130,7 +130,7 @@ def evaluate_cases(
         return record, _picture(image, references[0], drawn, spacing)
 
     def files(index: int) -> dict[str, Any]:
-        return {"content": content(cases[index].image, *cases[index].labels)}
+        return {"content": files_sha256(cases[index].image, *cases[index].labels)}
 
     return each_case([case.name for case in cases], work, kept, files)
 

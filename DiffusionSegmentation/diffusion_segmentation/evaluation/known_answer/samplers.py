@@ -11,7 +11,7 @@ import numpy as np
 from ...diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ...errors import InputError
 from ...model.folder import Model
-from ...runtime.denormals import flushed
+from ...runtime.floating_point import flush_denormals
 from ...segmentation.sampler import Drawn, draw, sample_seeds
 
 EXACT = "exact"
@@ -100,7 +100,7 @@ class Respondent:
     ) -> tuple[Drawn, float]:
         """Samples of one case, by default from white noise, and the seconds they took."""
         start = time.perf_counter()
-        with flushed():
+        with flush_denormals():
             drawn = draw(model or self.plain, image[None], samples, grid, seed)
         return drawn, time.perf_counter() - start
 

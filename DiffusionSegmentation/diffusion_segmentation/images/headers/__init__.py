@@ -1,7 +1,6 @@
-"""What the headers of NRRD, MetaImage, NIfTI and Analyze files say, read before ITK sees the file.
+"""Parsing of NRRD, MetaImage, NIfTI and Analyze headers before ITK opens the file.
 
-What ITK takes from a header it mostly believes: it crashes on some, waits for ever for others' data, and fills what a
-file lacks with zeros.
+ITK trusts a header: it crashes on some, waits forever for the data of others, and pads truncated files with zeros.
 """
 
 from __future__ import annotations
@@ -10,74 +9,72 @@ import re
 from pathlib import Path
 
 from ...errors import InputError
-from .meta import stored_meta
-from .nifti import stored_nifti
-from .nrrd import stored_nrrd
-from .staging import DAMAGED
-from .stored import HEADER_BYTES, Stored, incomplete, unreadable
+from .meta import read_meta
+from .nifti import read_nifti
+from .nifti_rewrite import REWRITE_ERRORS
+from .nrrd import read_nrrd
+from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
 
-__all__ = ["DAMAGED", "Stored", "files_of", "incomplete", "read_header", "spacing_file", "unreadable"]
+__all__ = ("REWRITE_ERRORS", "VolumeHeader", "incomplete", "unreadable")  # imported here for other packages
 
 
-def read_header(path: Path, name: str) -> Stored:
-    """What the header of the volume `name` says.
+def read_header(path: Path, name: str) -> VolumeHeader:
+    """Parse the header of the volume that messages call `name`.
 
-    Raises InputError and GeometryError where ITK must not see the file, OSError where it cannot be opened.
+    Raises InputError and GeometryError for a file that must not reach ITK, OSError for one that cannot be opened.
     """
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
+    ending = path.name.lower()
     if start.startswith(b"NRRD"):
-        return stored_nrrd(path, start, name)
+        return read_nrrd(path, start, name)
     if path.suffix.lower() in (".mha", ".mhd"):
-        return stored_meta(path, start, name)
-    if re.search(r"\.nii(\.gz)?$", path.name.lower()):
-        return stored_nifti(path, path, path, start, name)
-    if half := re.search(r"\.(hdr|img)(\.gz)?$", path.name.lower()):
-        other = _other_half(path, ".img" if half.group(1) == "hdr" else ".hdr", name)
-        header, data = (path, other) if half.group(1) == "hdr" else (other, path)
+        return read_meta(path, start, name)
+    if re.search(r"\.nii(\.gz)?$", ending):
+        return read_nifti(path, path, path, start, name)
+    if half := re.search(r"\.(hdr|img)(\.gz)?$", ending):
+        is_header = half.group(1) == "hdr"
+        other = _other_half(path, ".img" if is_header else ".hdr", name)
+        header, data = (path, other) if is_header else (other, path)
         with open(header, "rb") as file:
-            return stored_nifti(path, header, data, file.read(HEADER_BYTES), name)
-    if advice := _foreign(path, start):
-        raise InputError(f"{name} {advice}.")
-    return Stored()
+            return read_nifti(path, header, data, file.read(HEADER_BYTES), name)
+    if re.search(r"\.(mgz|mgh)$", ending):
+        raise InputError(
+            f"{name} is FreeSurfer's format, which is not read here; convert it with 'mri_convert FILE head.nii.gz'."
+        )
+    if start[128:132] == b"DICM":
+        raise InputError(
+            f"{name} is one file of a DICOM series; load the series in Slicer and save it as NRRD, or convert its "
+            "folder with dcm2niix."
+        )
+    return VolumeHeader()
 
 
-def files_of(path: Path, name: str) -> tuple[Path, ...]:
-    """The named file and those that belong to it, as the voxels beside a header. Raises as `read_header`."""
-    stored, beside = read_header(path, name), spacing_file(path)
-    return tuple(dict.fromkeys((path, *stored.others, *stored.files, *([beside] if beside else []))))
+def files_of_volume(path: Path, name: str) -> tuple[Path, ...]:
+    """The file and all others that belong to the volume, such as detached voxels. Raises as `read_header`."""
+    header, spacing_file = read_header(path, name), nnunet_spacing_file(path)
+    files = (path, *header.other_files, *header.data_files, *([spacing_file] if spacing_file else []))
+    return tuple(dict.fromkeys(files))
 
 
-def _other_half(path: Path, end: str, name: str) -> Path:
-    """The file of this ending that belongs to a pair of NIfTI or Analyze files. Raises InputError unless it is one."""
+def _other_half(path: Path, ending: str, name: str) -> Path:
+    """The file with this ending in a NIfTI or Analyze pair. Raises InputError unless there is exactly one."""
     stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    found = [
+    files = [
         file
         for file in sorted(path.parent.iterdir())
-        if file.name.startswith(stem) and file.name[len(stem) :].lower() in (end, f"{end}.gz") and file.is_file()
+        if file.name.startswith(stem) and file.name[len(stem) :].lower() in (ending, f"{ending}.gz") and file.is_file()
     ]
-    if not found:
+    if not files:
         raise InputError(f"{name} lacks its other half, .hdr or .img; put it beside the file.")
-    if len(found) > 1:
-        both = " and ".join(f"'{file.name}'" for file in found[:2])
+    if len(files) > 1:
+        both = " and ".join(f"'{file.name}'" for file in files[:2])
         raise InputError(f"{name} has two other halves, {both}; remove the one that does not belong to it.")
-    return found[0]
+    return files[0]
 
 
-def spacing_file(path: Path) -> Path | None:
-    """Where nnU-Net keeps the voxel size of a TIFF: CASE.json for CASE.tif and CASE_0000.tif; None without one."""
+def nnunet_spacing_file(path: Path) -> Path | None:
+    """Where nnU-Net stores the voxel size of a TIFF: CASE.json for CASE.tif and CASE_0000.tif; None without one."""
     stem = re.sub(r"\.tiff?$", "", path.name, flags=re.IGNORECASE)
-    beside = path.with_name(re.sub(r"_\d{4}$", "", stem) + ".json")
-    return beside if stem != path.name and beside.is_file() else None
-
-
-def _foreign(path: Path, start: bytes) -> str:
-    """What to do with a file that is a medical image, but none that can be read here; words for after its name."""
-    if re.search(r"\.(mgz|mgh)$", path.name.lower()):
-        return "is FreeSurfer's format, which is not read here; convert it with 'mri_convert FILE head.nii.gz'"
-    if start[128:132] == b"DICM":
-        return (
-            "is one file of a DICOM series; load the series in Slicer and save it as NRRD, or convert its folder with "
-            "dcm2niix"
-        )
-    return ""
+    spacing_file = path.with_name(re.sub(r"_\d{4}$", "", stem) + ".json")
+    return spacing_file if stem != path.name and spacing_file.is_file() else None

@@ -1,4 +1,4 @@
-"""The header of a NIfTI-1, NIfTI-2 or Analyze file."""
+"""The header of a NIfTI-1, NIfTI-2 or Analyze file. Format: https://nifti.nimh.nih.gov"""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import linalg
+from scipy.spatial.transform import Rotation
 
-from .staging import stage_nifti
-from .stored import Stored, incomplete, unreadable
+from .nifti_rewrite import rewrite_nifti
+from .volume_header import VolumeHeader, incomplete, unreadable
 
-_NIFTI_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
-"""Bytes of a voxel: the numbers of NIfTI's types of scalars."""
-
+# Bytes of a voxel, and the NIfTI codes of the scalar types of that size.
+_VOXEL_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
+# Endings with which ITK looks for the other half of a volume.
 ENDING = re.compile(r"\.(nii|hdr|img|nia)(\.gz)?$", re.IGNORECASE)
-"""ITK looks for a volume's other half, and for its voxels, by all of these."""
-
-LARGEST = 1e9
-"""No place or step of a volume is as large; of NaN and larger ones the place is refused after ITK has read them."""
-
-SAME_SCALE = 0.01
-"""Voxel sizes of qform and sform differ by less where they mean the same; float32 and rounded headers differ less."""
-
-ROUNDED = 1e-3
-"""Cosine between two axes below which rounding explains it: a quarter of a voxel across 256."""
-
-SKEWED = 1e-5
-"""Cosine between two axes of an sform above which ITK may refuse it."""
+# Affines with a larger element, or NaN, are not examined here but refused after ITK has read the geometry.
+MAX_AFFINE_ELEMENT = 1e9
+MAX_DIM = 2**15  # exclusive upper limit for the voxels along an axis in NIfTI-1
+# Relative difference of the voxel sizes of qform and sform up to which they agree; float32 rounding stays below.
+SPACING_TOLERANCE = 0.01
+ROUNDED_COSINE = 1e-3  # cosine between two axes that rounding can explain: a quarter of a voxel over 256 voxels
+SKEWED_COSINE = 1e-5  # cosine between two axes of an sform above which ITK may refuse the file
 
 _FIELDS = {
-    # of NIfTI-1 and NIfTI-2: format and place of each field
+    # struct format and byte offset of each field in NIfTI-1 (348 bytes) and NIfTI-2 (540 bytes)
     348: {
         **{"datatype": ("h", 70), "offset": ("f", 108), "units": ("B", 123), "pixdim": ("8f", 76)},
         **{"codes": ("2h", 252), "quaternion": ("6f", 256), "rows": ("12f", 280), "dim": ("8h", 40)},
@@ -52,7 +48,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields that matter here; `size` is 348 or 540 bytes, `order` "<" or ">". `magic` is empty for Analyze."""
+    """Header fields: `size` is 348 or 540 bytes, `order` "<" or ">", `magic` empty for Analyze."""
 
     size: int
     order: str
@@ -60,184 +56,173 @@ class NiftiHeader:
     fields: Mapping[str, tuple[Any, ...]]
 
     @classmethod
-    def read(cls, start: bytes) -> NiftiHeader | None:
-        """From the first bytes of a file, gzipped or not; None where they are no such header."""
+    def parse(cls, start: bytes) -> NiftiHeader | None:
+        """Parse the first bytes of a file, gzipped or not; None if they are no such header."""
         if start.startswith(b"\x1f\x8b"):
-            start = _inflated_start(start)
-        for size, fields in _FIELDS.items():
+            try:
+                start = zlib.decompressobj(wbits=31).decompress(start, 1024)
+            except zlib.error:
+                return None
+        for size, layout in _FIELDS.items():
             for order in "<>":
                 if start[:4] == struct.pack(order + "i", size) and len(start) >= size:
                     magic = start[344:348] if size == 348 else start[4:8]
                     if size == 540 and not magic.startswith(b"n"):
                         return None
-                    found = {key: struct.unpack_from(order + form, start, at) for key, (form, at) in fields.items()}
+                    fields = {key: struct.unpack_from(order + form, start, at) for key, (form, at) in layout.items()}
                     if not magic.startswith(b"n"):
-                        magic, found["codes"] = b"", (0, 0)  # Analyze has something else there
-                    return cls(size, order, magic, found)
+                        magic, fields["codes"] = b"", (0, 0)  # Analyze stores other data there
+                    return cls(size, order, magic, fields)
         return None
 
+    def as_nifti1(self) -> bytearray:
+        """The 348 bytes of a NIfTI-1 header with these fields. Raises ValueError and struct.error for large values."""
+        if not all(0 <= n < MAX_DIM for n in self.fields["dim"]):
+            raise ValueError("too many voxels along an axis")
+        raw = bytearray(348)
+        struct.pack_into(self.order + "i", raw, 0, 348)
+        fields = {**self.fields, "units": (self.fields["units"][0] & 0xFF,)}
+        for key, (form, at) in _FIELDS[348].items():
+            struct.pack_into(self.order + form, raw, at, *fields[key])
+        return raw
+
     def affines(self) -> dict[str, np.ndarray]:
-        """Those of "qform" and "sform" that are given: 4 x 4, index to RAS, in the units of the file."""
-        found, (qform, sform) = {}, self.fields["codes"]
+        """The "qform" and "sform" that are set: index to RAS, 4 x 4, in the units of the file."""
+        affines, (qform, sform) = {}, self.fields["codes"]
         with np.errstate(all="ignore"):
             if qform > 0:
-                found["qform"] = _qform(np.array(self.fields["quaternion"]), np.array(self.fields["pixdim"]))
+                affines["qform"] = _qform(np.array(self.fields["quaternion"]), np.array(self.fields["pixdim"]))
             if sform > 0:
-                found["sform"] = np.vstack([np.reshape(self.fields["rows"], (3, 4)), [0, 0, 0, 1]]).astype(float)
-        return found
+                affines["sform"] = np.vstack([np.reshape(self.fields["rows"], (3, 4)), [0, 0, 0, 1]]).astype(float)
+        return affines
 
 
-def stored_nifti(path: Path, header: Path, data: Path, start: bytes, name: str) -> Stored:
-    """Of NIfTI and Analyze: what `header`, which begins with `start`, says of the voxels in `data`.
+def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, name: str) -> VolumeHeader:
+    """Parse `header_file`, whose first bytes are `start`; the voxels are in `data_file`. Raises InputError.
 
-    `path` is the file that was named, one of the two. Raises InputError.
+    `path` is the file that the user named, one of the two.
     """
-    found = NiftiHeader.read(start)
-    if found is None:
+    header = NiftiHeader.parse(start)
+    if header is None:
         raise unreadable(name)
-    fields, single = found.fields, header == data
+    fields, single = header.fields, header_file == data_file
     (datatype,), (offset,), (units,) = fields["datatype"], fields["offset"], fields["units"]
-    # Where the offset points into the header, ITK takes what is there for voxels.
-    if not found.size * single <= offset < 2**62:
+    # ITK reads header bytes as voxels where the offset points into the header.
+    if not header.size * single <= offset < 2**62:
         raise incomplete(name)
-    affines, note = found.affines(), ""
-    upright = None
-    if len(affines) == 2 and not _has_extent(affines["sform"]):
-        upright = np.zeros((4, 4))
+    affines, new_sform, note = header.affines(), None, ""
+    if len(affines) == 2 and not _is_invertible(affines["sform"]):
+        new_sform = np.zeros((4, 4))
         del affines["sform"]
         note = "has an sform without extent, so its qform was used"
-    problem = _skew(found, affines) or _contradiction(affines)
-    lone = not problem and list(affines) == ["sform"] and np.abs(affines["sform"]).max() < LARGEST
-    if lone and (cosine := _cosine(affines["sform"])) > SKEWED:
-        upright = affines["sform"] = _upright(affines["sform"])
-        if cosine > ROUNDED:
-            note = "has a slightly sheared sform, which was straightened by less than half a voxel"
+    problem = _contradiction(affines)
+    if list(affines) == ["sform"]:
+        new_sform, problem, note = _straightened(affines["sform"], fields["dim"][1:4])
+        if new_sform is not None:
+            affines["sform"] = new_sform
     pixdim = np.array(fields["pixdim"][1:4])
-    unstated = () if affines else ("orientation",)
+    missing = () if affines else ("orientation",)
     if not affines and not (np.isfinite(pixdim) & (pixdim > 0)).all():
-        unstated = ("orientation", "spacing")
-    with open(data, "rb") as file:
+        missing = ("orientation", "spacing")
+    with open(data_file, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
-    staged = found.size == 540 or upright is not None or not _as_itk_expects(path, header, data, gzipped)
-    scale = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
-    lps = np.diag([-scale, -scale, scale, 1])
-    # ITK tells float for voxels that it scales.
-    voxel = next((size for size, types in _NIFTI_BYTES.items() if datatype in types), 0)
-    return Stored(
-        files=(data,),
-        others=(header,) * (not single),
-        as_is=not gzipped,
+    must_rewrite = (
+        header.size == 540 or new_sform is not None or not _itk_finds_files(path, header_file, data_file, gzipped)
+    )
+    to_mm = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
+    ras_to_lps = np.diag([-to_mm, -to_mm, to_mm, 1])
+    return VolumeHeader(
+        data_files=(data_file,),
+        other_files=(header_file,) * (not single),
+        raw=not gzipped,
         offset=int(offset),
-        voxel=voxel,
-        gzipped=data if gzipped else None,
+        # ITK reports float for integer voxels with a scale.
+        voxel_bytes=next((size for size, types in _VOXEL_BYTES.items() if datatype in types), 0),
+        gzip_file=data_file if gzipped else None,
         problem=problem,
-        affines={key: lps @ affine for key, affine in affines.items()},
-        reader="NiftiImageIO",
-        floats={16: f"{found.order}f4", 64: f"{found.order}f8"}.get(datatype, ""),
-        unstated=unstated,
+        affines={key: ras_to_lps @ affine for key, affine in affines.items()},
+        image_io="NiftiImageIO",
+        float_type={16: f"{header.order}f4", 64: f"{header.order}f8"}.get(datatype, ""),
+        missing=missing,
         note=note,
-        stage=partial(stage_nifti, found, header, data, int(offset), upright) if staged else None,
+        rewrite=partial(rewrite_nifti, header, header_file, data_file, int(offset), new_sform)
+        if must_rewrite
+        else None,
     )
 
 
-def _as_itk_expects(path: Path, header: Path, data: Path, gzipped: bool) -> bool:
-    """Whether ITK, which goes by the name, reads these files and no others."""
-    mine = {path, header, data}
-    endings = [ENDING.search(file.name).group() for file in mine]
+def _itk_finds_files(path: Path, header_file: Path, data_file: Path, gzipped: bool) -> bool:
+    """Whether ITK, which goes by the file name, opens these files and no others."""
+    files = {path, header_file, data_file}
+    endings = [ENDING.search(file.name).group() for file in files]
     if any(ending != ending.lower() for ending in endings):
-        return False  # it complains of some capitals and overlooks others
+        return False  # ITK warns about some capitals and does not recognise others
     if gzipped and not path.name.endswith(".gz"):
         return False
     stem = ENDING.sub("", path.name)
-    own = [file.stat() for file in mine]
     try:
-        beside = list(path.parent.iterdir())
+        siblings = list(path.parent.iterdir())
     except OSError:
-        return False  # a folder whose files may be opened and not listed
-    twins = (file for file in beside if ENDING.search(file.name) and ENDING.sub("", file.name) == stem)
-    # Where capitals do not count, two names may be one file.
-    return all(any(_same_file(twin, one) for one in own) for twin in twins if twin.is_file())
+        return False  # the folder's files can be opened, but not listed
+    same_stem = (file for file in siblings if ENDING.search(file.name) and ENDING.sub("", file.name) == stem)
+    # samefile: on a case-insensitive file system two names can be one file.
+    return all(any(sibling.samefile(file) for file in files) for sibling in same_stem if sibling.is_file())
 
 
-def _same_file(path: Path, own: Any) -> bool:
-    found = path.stat()
-    return (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev)
-
-
-def _has_extent(affine: np.ndarray) -> bool:
-    """Whether an affine is one: numbers, and three axes that do not lie in a plane."""
+def _is_invertible(affine: np.ndarray) -> bool:
+    """Whether an affine is finite and its three axes are linearly independent."""
     return bool(np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3)
 
 
-def _cosine(affine: np.ndarray) -> float:
-    """The largest cosine between two axes of an affine; 0 where they are at right angles, NaN for axes of no length."""
+def _max_cosine(affine: np.ndarray) -> float:
+    """The largest cosine between two axes of an affine; NaN if an axis has length 0."""
     with np.errstate(all="ignore"):
         unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.abs(unit.T @ unit - np.eye(3)).max())
 
 
-def _upright(affine: np.ndarray) -> np.ndarray:
-    """The affine with the nearest axes at right angles (polar decomposition) and the same spacing."""
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    u, _, v = np.linalg.svd(affine[:3, :3] / steps)
-    return np.block([[(u @ v) * steps, affine[:3, 3:]], [np.zeros((1, 3)), 1]])
+def _straightened(sform: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray | None, str, str]:
+    """An only sform with the nearest orthogonal axes and the same spacing, a problem, and a note.
 
-
-def _skew(header: NiftiHeader, affines: Mapping[str, np.ndarray]) -> str:
-    """Why an sform that is the only affine cannot be read: axes that are not at right angles, half a voxel or more."""
-    if list(affines) != ["sform"] or not np.abs(affines["sform"]).max() < LARGEST:
-        return ""
-    affine = affines["sform"]
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if not steps.all() or not _cosine(affine) > SKEWED:
-        return ""
-    size = np.array(header.fields["dim"][1:4], float)
+    None if its axes are orthogonal already. A problem if straightening moves a voxel by half a voxel or more.
+    """
+    if not np.abs(sform).max() < MAX_AFFINE_ELEMENT or not (cosine := _max_cosine(sform)) > SKEWED_COSINE:
+        return None, "", ""  # also for NaN, and for an axis of length 0
+    spacing = np.linalg.norm(sform[:3, :3], axis=0)
+    axes = linalg.polar(sform[:3, :3] / spacing)[0] * spacing
     corners = np.array(np.meshgrid(*[(-n / 2, n / 2) for n in size])).reshape(3, -1)
-    off = np.abs((affine - _upright(affine))[:3, :3] @ corners).max()
-    if off < steps.min() / 2:
-        return ""
-    angle = math.degrees(math.acos(min(1.0, _cosine(affine))))
-    return (
-        f"has a sheared sform, its axes meet at {angle:.0f} degrees, as after a CT with a tilted gantry; resample it "
-        "onto a grid with axes at right angles, in Slicer with 'Resample Scalar/Vector/DWI Volume'"
-    )
+    if np.abs((sform[:3, :3] - axes) @ corners).max() >= spacing.min() / 2:
+        angle = math.degrees(math.acos(min(1.0, cosine)))
+        problem = (
+            f"has a sheared sform, its axes meet at {angle:.0f} degrees, as after a CT with a tilted gantry; resample "
+            "it onto a grid with axes at right angles, in Slicer with 'Resample Scalar/Vector/DWI Volume'"
+        )
+        return None, problem, ""
+    note = "has a slightly sheared sform, which was straightened by less than half a voxel"
+    straight = np.block([[axes, sform[:3, 3:]], [np.zeros((1, 3)), 1]])
+    return straight, "", note if cosine > ROUNDED_COSINE else ""
 
 
 def _contradiction(affines: Mapping[str, np.ndarray]) -> str:
-    """Why qform and sform cannot both be right: voxels of other sizes, or one mirrors the other."""
+    """The problem where qform and sform differ in voxel size or handedness."""
     if len(affines) < 2 or not all(np.isfinite(affine).all() for affine in affines.values()):
         return ""
-    sizes = {key: np.linalg.norm(affine[:3, :3], axis=0) for key, affine in affines.items()}
-    told = {key: " x ".join(f"{step:.4g}" for step in steps) for key, steps in sizes.items()}
-    if not np.allclose(sizes["qform"], sizes["sform"], rtol=SAME_SCALE):
-        return (
-            f"has voxels of {told['qform']} by its qform and of {told['sform']} by its sform; correct one of them "
-            "and save it again"
-        )
+    spacings = {key: np.linalg.norm(affine[:3, :3], axis=0) for key, affine in affines.items()}
+    qform, sform = (" x ".join(f"{step:.4g}" for step in spacings[key]) for key in ("qform", "sform"))
+    if not np.allclose(spacings["qform"], spacings["sform"], rtol=SPACING_TOLERANCE):
+        return f"has voxels of {qform} by its qform and of {sform} by its sform; correct one of them and save it again"
     if np.linalg.det(affines["qform"][:3, :3]) * np.linalg.det(affines["sform"][:3, :3]) < 0:
         return "is mirrored by its sform and not by its qform, or the other way round; correct one and save it again"
     return ""
 
 
-def _inflated_start(start: bytes) -> bytes:
-    try:
-        return zlib.decompressobj(wbits=31).decompress(start, 1024)
-    except zlib.error:
-        return b""
-
-
 def _qform(numbers: np.ndarray, pixdim: np.ndarray) -> np.ndarray:
-    """The RAS affine of a NIfTI header's quaternion b, c, d and offset; NaN where they are not numbers."""
+    """The RAS affine of the quaternion (b, c, d) and offset of a NIfTI header; NaN if they are not finite."""
     quaternion, offset = np.split(numbers, 2)
-    quaternion = quaternion / max(1.0, np.linalg.norm(quaternion))
-    b, c, d = quaternion
-    a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d)) if np.isfinite(quaternion).all() else math.nan
-    rotation = [
-        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-    ]
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * np.abs(pixdim[1:4]) * [1, 1, -1 if pixdim[0] < 0 else 1]
-    affine[:3, 3] = offset
+    affine = np.full((4, 4), np.nan)
+    if np.isfinite(quaternion).all():
+        quaternion = quaternion / max(1.0, np.linalg.norm(quaternion))
+        rotation = Rotation.from_quat([*quaternion, math.sqrt(max(0.0, 1 - quaternion @ quaternion))]).as_matrix()
+        affine[:3, :3] = rotation * np.abs(pixdim[1:4]) * [1, 1, -1 if pixdim[0] < 0 else 1]
+    affine[:3, 3], affine[3] = offset, [0, 0, 0, 1]
     return affine

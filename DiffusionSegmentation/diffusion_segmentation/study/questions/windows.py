@@ -12,7 +12,7 @@ from ...evaluation.known_answer.samplers import Answer
 from ...evaluation.pooling import score
 from ...evaluation.report.tables import Cell, Table, scored
 from ...networks import class_softmax, depth_to_space
-from ...runtime.denormals import flushed
+from ...runtime.floating_point import flush_denormals
 from ...segmentation.sampler import sample_seeds, solve
 from ...segmentation.tiling import Tiling
 from .. import plots
@@ -114,7 +114,7 @@ def draw_in_windows(network: Any, image: np.ndarray, how: str, samples: int, gri
         ]
     generator = torch.Generator().manual_seed(sample_seeds(seed, 1)[0])
     channels = network.classes * 2 ** len(shape)
-    with flushed(), torch.inference_mode():
+    with flush_denormals(), torch.inference_mode():
         values = torch.from_numpy(tiling.pad(image))[None, None].to(device)
         conditions = [network.encode(values[(..., *tiling.voxels(window))].contiguous()) for window in tiling.windows]
         heads = [_first(network, condition) for condition in conditions]

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from diffusion_segmentation.runtime.stdio import lines, write_all
+from diffusion_segmentation.runtime.stdio import read_lines, write_all
 
 
 class Pieces(io.RawIOBase):
@@ -24,12 +24,12 @@ class Pieces(io.RawIOBase):
     [(b"one\ntwo\n\nfour\n",), (b"o", b"ne", b"\n", b"two\n\nfo", b"ur\n"), (b"one\ntwo\n\n", b"four\nunfinished")],
 )
 def test_lines_do_not_depend_on_how_they_arrive(pieces: tuple[bytes, ...]) -> None:
-    assert list(lines(Pieces(*pieces), 10)) == [b"one", b"two", b"", b"four"]
+    assert list(read_lines(Pieces(*pieces), 10)) == [b"one", b"two", b"", b"four"]
 
 
 def test_of_a_line_that_is_too_long_only_the_start_is_kept() -> None:
     stream = Pieces(*[b"x" * 4] * 1000, b"y\n12345678\n123456789\nnext\n")
-    assert list(lines(stream, 8)) == [b"xxxxxxxxx", b"12345678", b"123456789", b"next"]
+    assert list(read_lines(stream, 8)) == [b"xxxxxxxxx", b"12345678", b"123456789", b"next"]
 
 
 def test_writing_goes_on_until_all_is_written() -> None:
