@@ -53,7 +53,7 @@ def test_wrong_checksum(folder):
 
 def test_missing_weights(folder):
     (folder / "model.safetensors").unlink()
-    assert "lacks its model.safetensors" in sentence(folder)
+    assert "has no model.safetensors" in sentence(folder)
 
 
 def test_missing_metadata(folder):

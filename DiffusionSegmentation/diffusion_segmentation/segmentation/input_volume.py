@@ -1,4 +1,4 @@
-"""The volume of a run: read once its header fits the model, with what had to be assumed."""
+"""Reading the input volume of a run: checks of its header, assumptions, and the air around the field of view."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from .suitability import check_grid, check_modality
 
 @dataclass(frozen=True)
 class InputVolume:
-    """`image` float32, with air in place of what fills outside its field of view; `sha256` of the voxels as they were.
+    """Input volume of a run.
 
-    `warnings` are sentences about what was assumed and about what is unusual for the model.
+    Attributes:
+        image: float32, with air in place of the fill value outside the field of view.
+        sha256: digest of the stored voxels, the same for all file formats.
+        warnings: sentences about assumptions and about what is unusual for the model.
     """
 
     image: sitk.Image
@@ -32,15 +35,14 @@ class InputVolume:
 
 
 def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any]) -> InputVolume:
-    """Read `file`, the volume of `request`; `input_range` is the model's. Raises as `read_volume` and `check_grid`."""
-    # Before any voxel is read, which takes gigabytes of a CT of the whole body.
+    """Read the volume of `request` from `file`; `input_range` is the model's. Raises as `read_volume`, `check_grid`."""
+    # Before reading voxels, which takes gigabytes for a whole-body CT.
     warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
     warnings = [*file.assumed, *warnings]
-    # Of the voxels alone, so that it is the same whatever kind of file they came in.
     digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
     if request.source is not None:
-        warnings += left_open(request.source, image)
+        warnings += unstated_in_source(request.source, image)
     image, fill = without_fill(image)
     if fill is not None:
         warnings.append(told(fill))
@@ -48,31 +50,30 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
     return InputVolume(image, digest, warnings)
 
 
-def left_open(path: Path, image: sitk.Image) -> list[str]:
-    """What the file leaves open that `image` was loaded from, one sentence each.
+def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
+    """Return warnings about what the file at `path`, from which `image` was loaded, does not state.
 
-    Nothing where the image lies elsewhere than the file says, because a person has placed it since, or where the file
-    cannot be read any more. Raises GeometryError where the file gives two places that contradict each other, and the
-    image has one of them. Sentences leave out its name: files of patients are often called after them, and reports are
-    handed on.
+    Returns none if the image was moved since or the file cannot be read any more. Raises GeometryError if the file has
+    two contradicting affines and the image has one of them. The warnings omit the file's name, which may be that of the
+    patient.
     """
     name = "The file of the volume"
     try:
         stored = read_header(path, name)
         if stored.problem and len(stored.affines) == 2:
-            if any(_lies_so(image, affine) for affine in stored.affines.values()):
+            if any(_has_affine(image, affine) for affine in stored.affines.values()):
                 raise GeometryError(f"{name} {stored.problem}.")
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
-        spaceless = "spacing" in unstated(path, stored)
-        file = VolumeFile(path, spacing=image.GetSpacing() if spaceless else None)
+        no_spacing = "spacing" in unstated(path, stored)
+        file = VolumeFile(path, spacing=image.GetSpacing() if no_spacing else None)
     except (OSError, RuntimeError, InputError):
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
     assumed = [sentence.replace(file.name, name) for sentence in file.assumed]
-    if not spaceless or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
+    if not no_spacing or not np.allclose(file.read_spacing, image.GetSpacing(), rtol=1e-3):
         return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [
@@ -82,8 +83,8 @@ def left_open(path: Path, image: sitk.Image) -> list[str]:
     ]
 
 
-def _lies_so(image: sitk.Image, affine: np.ndarray) -> bool:
-    """Whether the voxels of an image lie where an affine (LPS, mm) puts them, within a tenth of a voxel."""
+def _has_affine(image: sitk.Image, affine: np.ndarray) -> bool:
+    """Whether the geometry of an image is that of `affine` (index to LPS, mm), within a tenth of a voxel."""
     corners = [[0, 0, 0], [n - 1 for n in image.GetSize()]]
     apart = [image.TransformIndexToPhysicalPoint(c) - (affine @ [*c, 1])[:3] for c in corners]
     return bool(np.abs(apart).max() < min(image.GetSpacing()) / 10)

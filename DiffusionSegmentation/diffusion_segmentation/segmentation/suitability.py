@@ -1,4 +1,4 @@
-"""Whether a volume suits a model: voxel size, field of view and modality."""
+"""Checks whether a volume suits a model: voxel size, field of view, modality, distance from training scans."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from ..networks import InputDistance
 
 TOLERATED_FACTOR = 1.5
-"""So far beyond the model's range of spacing or extent an answer is still given, with a warning; beyond that, none."""
+"""Factor by which spacing or field of view may exceed the model's range with a warning; beyond it the run fails."""
 
 AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
-"""Hounsfield units; air is -1000, water 0."""
+"""Ranges in Hounsfield units; air is -1000, water 0."""
 
-WHERE = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
-"""What of a structure is farthest from usual, by `networks.input_statistics.KINDS`."""
+PLACES = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
+"""Words for the largest part of the distance, by `networks.input_statistics.KINDS`."""
 
-LEAST_SHARE = 0.02
-"""Of the voxels of a CT, at least so many are air, and as many soft tissue."""
+MIN_CT_SHARE = 0.02
+"""Least share of air, and of soft tissue, among the voxels of a CT."""
 
 
 def check_grid(size: Sequence[int], spacing: Sequence[float], input_range: Mapping[str, Any]) -> list[str]:
-    """Return warnings, one sentence each, about an unusual voxel spacing (mm) or field of view.
+    """Return warnings about a voxel spacing (mm) or field of view outside the model's range.
 
-    `input_range` is the model's: {"spacing_mm": [low, high], "extent_mm": [low, high]}. Raises GeometryError where
-    either is more than TOLERATED_FACTOR beyond the range.
+    `input_range` is {"spacing_mm": [low, high], "extent_mm": [low, high]}. Raises GeometryError if either is outside by
+    more than TOLERATED_FACTOR.
     """
     extent = [n * s for n, s in zip(size, spacing, strict=True)]
     warnings = []
@@ -46,24 +46,24 @@ def check_grid(size: Sequence[int], spacing: Sequence[float], input_range: Mappi
 
 
 def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
-    """Return a warning, one sentence, where a model for MR is given the values of a CT."""
+    """Return a warning if the values look like CT and the model is for MR."""
     if modality != "MR" or values.min() > AIR[1]:
         return []
-    some = values.ravel()[:: max(1, values.size // 500_000)]
-    shares = [np.mean((low <= some) & (some <= high)) for low, high in (AIR, SOFT_TISSUE)]
-    if min(shares) < LEAST_SHARE:
+    subset = values.ravel()[:: max(1, values.size // 500_000)]
+    shares = [np.mean((low <= subset) & (subset <= high)) for low, high in (AIR, SOFT_TISSUE)]
+    if min(shares) < MIN_CT_SHARE:
         return []
     return ["The values look like CT, the model was made for MR; do not trust the result."]
 
 
 def check_input_distance(input_distance: InputDistance | None, names: Sequence[str]) -> list[str]:
-    """Return a warning, one sentence, where a scan is unlike those that a model with classes `names` was made for."""
+    """Return a warning if a scan is unlike those that the model, with classes `names`, was made for."""
     if input_distance is None or not input_distance.unlike:
         return []
     name = names[input_distance.structure]
     name = name[0].lower() + name[1:] if name[1:].islower() else name
     return [
         f"The scan is unlike those that the model was made for (distance {input_distance.distance:.1f}, "
-        f"limit {input_distance.limit:.1f}, most in {WHERE[input_distance.kind].format(name)}); "
+        f"limit {input_distance.limit:.1f}, most in {PLACES[input_distance.kind].format(name)}); "
         "do not trust the segmentation without checking it."
     ]

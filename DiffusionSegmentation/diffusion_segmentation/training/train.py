@@ -30,7 +30,7 @@ from ..model.metadata import wrong_entry
 from ..networks import InputStatistics
 from ..runtime.denormals import flushed
 from ..runtime.terminal import Counter, ProgressLine
-from ..segmentation.result_folder import made
+from ..segmentation.result_folder import new_folder
 from .figures import draw_training
 from .input_statistics import fit_input_statistics
 from .journal import Journal
@@ -89,7 +89,7 @@ def main(
             raise InputError(
                 "Training the denoiser alone needs an encoder that is trained; name its model with --start."
             )
-    with made(output), flushed():
+    with new_folder(output), flushed():
         if not run.go(checkpoint):
             return output
         metadata, input_statistics = run.metadata(), run.input_statistics()
