@@ -195,7 +195,7 @@ def test_what_an_entry_may_be_is_not_refused(folder: Path) -> None:
 )
 def test_networks_that_are_none(folder: Path, network: dict[str, Any]) -> None:
     change(folder, lambda _, section: section["network"].update(network))
-    assert "cannot build" in sentence(folder)
+    assert "entry 'network'" in sentence(folder)
 
 
 def test_a_network_too_large_is_refused_before_it_takes_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from .folder import METADATA, Model, find, load
 
 
 class ModelCache:
-    """Keeps the last model in memory: loading it takes longer than one pass of its networks."""
+    """Keeps the last model in memory, because loading takes longer than one pass of its networks."""
 
     def __init__(self) -> None:
         self._key: tuple[Path, str, float] | None = None

@@ -26,7 +26,7 @@ from ..diffusion.process import adapted_grid
 from ..errors import ModelError
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics, KeptBlocks, space_to_depth
-from .metadata import METADATA, NetworkSettings, dims, lowest_log_snr, read_limited, read_metadata, shown
+from .metadata import METADATA, dims, file_error, lowest_log_snr, read_limited, read_metadata, shown
 from .metadata import SCHEMA as SCHEMA
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -40,6 +40,7 @@ MIN_NODE_DISTANCE = 0.5
 """Least log-SNR between a correlated start and the next node of the step grid."""
 DEFAULT_SAMPLES, DEFAULT_COPULA_SAMPLES = 8, 64
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+MISMATCH = "weights", "do not fit its metadata"
 
 
 @dataclass(frozen=True)
@@ -178,13 +179,9 @@ class Model:
 
 
 def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    """Networks with random weights from the entry `network` of the metadata.
-
-    Raises ModelError if the entry is invalid or the networks are too large.
-    """
-    settings = NetworkSettings.read(network, classes)
-    _on_meta_device(settings, classes)
-    return _networks(settings, classes)
+    """Networks with random weights from a valid entry `network`. Raises ModelError if they are too large."""
+    _build_on_meta_device(network, classes)
+    return _build(network, classes)
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
@@ -224,19 +221,19 @@ def load(folder: Path) -> Model:
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
     classes = len(section["labels"]) + 1
-    settings = NetworkSettings.read(section["network"], classes)
-    encoder, denoiser = _on_meta_device(settings, classes)
-    has_statistics = section.get(INPUT_STATISTICS) is not None
-    input_statistics = InputStatistics(classes, settings.channels[0]) if has_statistics else None
-    networks = _module_dict(encoder, denoiser, input_statistics)
-    state = _read_weights(folder, section["sha256"], sum(part.numel() for part in networks.state_dict().values()))
+    encoder, denoiser = _build_on_meta_device(section["network"], classes)
+    input_statistics = None
+    if section.get(INPUT_STATISTICS) is not None:
+        input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0])
+    modules = _module_dict(encoder, denoiser, input_statistics)
+    state = _read_weights(folder, section["sha256"], sum(tensor.numel() for tensor in modules.state_dict().values()))
     try:
-        networks.load_state_dict(state, assign=True)
+        modules.load_state_dict(state, assign=True)
     except RuntimeError:
-        raise _mismatch(folder) from None
+        raise file_error(folder, *MISMATCH) from None
     if input_statistics is not None and not input_statistics.sound:
-        raise _mismatch(folder)
-    networks.eval().requires_grad_(False)
+        raise file_error(folder, *MISMATCH)
+    modules.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser, input_statistics)
 
 
@@ -277,17 +274,20 @@ def _module_dict(encoder: Encoder, denoiser: Denoiser, input_statistics: InputSt
     return torch.nn.ModuleDict(modules if input_statistics is None else {**modules, INPUT_STATISTICS: input_statistics})
 
 
-def _networks(settings: NetworkSettings, classes: int) -> tuple[Encoder, Denoiser]:
-    s = settings
-    encoder = Encoder(classes, s.channels, s.blocks, s.dims)
-    sizes = s.denoiser_channels, s.denoiser_blocks, s.dims, s.strata, s.gain, s.pools
-    return encoder, Denoiser(classes, s.channels[0], *sizes)
+def _build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
+    encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
+    channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
+    options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
+    return (
+        Encoder(classes, channels, tuple(encoder["blocks"]), axes),
+        Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options),
+    )
 
 
-def _on_meta_device(settings: NetworkSettings, classes: int) -> tuple[Encoder, Denoiser]:
+def _build_on_meta_device(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
     """Networks whose weights take no memory. Raises ModelError if they have more than MAX_WEIGHTS."""
     with torch.device("meta"):
-        networks = _networks(settings, classes)
+        networks = _build(network, classes)
     count = sum(parameter.numel() for network in networks for parameter in network.parameters())
     if count > MAX_WEIGHTS:
         raise ModelError(
@@ -299,33 +299,21 @@ def _on_meta_device(settings: NetworkSettings, classes: int) -> tuple[Encoder, D
 
 def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tensor]:
     """Tensors of model.safetensors as float32, by name; at most `count` weights. Raises ModelError."""
-    name = shown(folder)
     data = read_limited(folder, WEIGHTS, 4 * count + MAX_HEADER_BYTES)
     if data is None:
-        raise _mismatch(folder)
+        raise file_error(folder, *MISMATCH)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ModelError(
-            f"The weights of the model '{name}' differ from their checksum; copy the whole model folder again."
-        )
+        raise file_error(folder, "weights", "differ from their checksum")
     try:
         stored = safetensors.load(data)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
-        raise ModelError(
-            f"The {WEIGHTS} of the model '{name}' is damaged or of another format; copy the whole model folder again."
-        ) from None
+        raise file_error(folder, WEIGHTS, "is damaged or of another format") from None
     if not all(tensor.dtype in WEIGHT_TYPES for tensor in stored.values()):
         raise ModelError(
-            f"The weights of the model '{name}' are not stored as float16, bfloat16 or float32; choose another model."
+            f"The weights of the model '{shown(folder)}' are not stored as float16, bfloat16 or float32; "
+            "choose another model."
         )
     state = {key: tensor.float() for key, tensor in stored.items()}
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise ModelError(
-            f"The weights of the model '{name}' are not all finite numbers; copy the whole model folder again."
-        )
+        raise file_error(folder, "weights", "are not all finite numbers")
     return state
-
-
-def _mismatch(folder: Path) -> ModelError:
-    return ModelError(
-        f"The weights of the model '{shown(folder)}' do not fit its metadata; copy the whole model folder again."
-    )

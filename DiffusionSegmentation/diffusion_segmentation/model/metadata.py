@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,17 @@ from ..errors import ModelError
 
 SCHEMA = 1
 METADATA = "metadata.json"
-# The list of training cases is the longest entry; 4 MiB hold about 100,000 of them.
-MAX_BYTES, MAX_DEPTH = 4 * 2**20, 100
-MAX_CHANNELS, MAX_STAGES, MAX_BLOCKS = 512, 6, 8
-MAX_CLASSES, MAX_STRATA, MAX_GAIN, MAX_POOLS = 128, 64, 64, 8
-# Window edges and volume in voxels: smaller windows are too many for one head, larger ones exceed any memory.
-MIN_EDGE, MAX_EDGE, MAX_WINDOW = 8, 1024, 2**25
-MAX_STEPS, MAX_CURVE_POINTS, MAX_SCALES, MAX_MAP_PRIOR, MAX_SCANS = 1000, 10_000, 16, 32, 1_000_000
+MAX_BYTES = 4 * 2**20
+"""Of metadata.json; its longest part, the list of training cases, can have about 100,000 entries."""
 
 # Control characters, line separators, bidirectional overrides (a name could imitate another one), lone surrogates.
 _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Read and validate metadata.json, except the entry `network` (`NetworkSettings`). Raises ModelError."""
-    name = shown(folder)
+    """Read and validate metadata.json. Raises ModelError."""
     data = read_limited(folder, METADATA, MAX_BYTES)
-    invalid = ModelError(f"The {METADATA} of the model '{name}' is not valid; copy the whole model folder again.")
+    invalid = file_error(folder, METADATA, "is not valid")
     if data is None:
         raise invalid
     try:
@@ -49,19 +41,16 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         json.dumps(metadata, ensure_ascii=False).encode("utf-8")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise invalid from None
-    if type(schema) is not int or not _depth_within(metadata, MAX_DEPTH):
+    if type(schema) is not int or not _depth_within(metadata, 100):
         raise invalid
     if schema != SCHEMA:
         raise ModelError(
-            f"The model '{name}' has schema version {schema} and this program reads "
+            f"The model '{shown(folder)}' has schema version {schema} and this program reads "
             f"version {SCHEMA}; update the older of the two."
         )
     entry = wrong_entry(metadata)
     if entry is not None:
-        raise ModelError(
-            f"The {METADATA} of the model '{name}' is incomplete or wrong in its entry '{entry}'; "
-            "copy the whole model folder again."
-        )
+        raise file_error(folder, METADATA, f"is incomplete or wrong in its entry '{entry}'")
     return metadata
 
 
@@ -76,64 +65,13 @@ def wrong_entry(metadata: dict[str, Any]) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class NetworkSettings:
-    """The entry `network` of the metadata with its default values; see `networks` for their meaning."""
-
-    dims: int
-    channels: tuple[int, ...]
-    blocks: tuple[int, ...]
-    denoiser_channels: tuple[int, ...]
-    denoiser_blocks: int
-    strata: int
-    gain: float
-    pools: tuple[int, ...]
-
-    @classmethod
-    def read(cls, network: dict[str, Any], classes: int) -> NetworkSettings:
-        """Validate the entry of a model with `classes` classes. Raises ModelError."""
-        try:
-            encoder, denoiser = network["encoder"], network["denoiser"]
-            settings = cls(
-                dims(network),
-                tuple(encoder["channels"]),
-                tuple(encoder["blocks"]),
-                tuple(denoiser["channels"]),
-                denoiser["blocks"],
-                denoiser.get("strata", 0),
-                denoiser.get("gain", 0.0),
-                tuple(denoiser.get("pools", ())),
-            )
-            if settings._is_valid() and _integer(classes, 2, MAX_CLASSES):
-                return settings
-        except (KeyError, TypeError, AttributeError):
-            pass
-        raise ModelError(
-            "The model's metadata describe a network that this version cannot build; update the extension or the model."
-        )
-
-    def _is_valid(self) -> bool:
-        channels = (*self.channels, *self.denoiser_channels)
-        return (
-            _integer(self.dims, 2, 3)
-            and 2 <= len(self.channels) == len(self.blocks) <= MAX_STAGES
-            and len(self.denoiser_channels) == 2
-            and all(_integer(n, 8, MAX_CHANNELS) and n % 8 == 0 for n in channels)
-            and all(_integer(n, 1, MAX_BLOCKS) for n in (*self.blocks, self.denoiser_blocks))
-            and _integer(self.strata, 0, MAX_STRATA)
-            and _number(self.gain, 0, MAX_GAIN)
-            and len(self.pools) <= MAX_POOLS
-            and all(_integer(edge, 0, MAX_EDGE) for edge in self.pools)
-        )
-
-
 def dims(network: dict[str, Any]) -> int:
     """Spatial dimensions of the entry `network`: 3 for volumes, 2 for pictures."""
     return network.get("dims", 3)
 
 
 def lowest_log_snr(section: dict[str, Any]) -> float:
-    """Lowest log-SNR at which the denoiser was trained."""
+    """Lowest log-SNR at which the denoiser was trained; a sample cannot start below it."""
     return section["process"].get("lowest_log_snr", LOG_SNR_MIN)
 
 
@@ -151,10 +89,13 @@ def read_limited(folder: Path, file: str, max_bytes: int) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"The model '{name}' has no {file}; copy the whole model folder again.") from None
     except (OSError, ValueError):  # ValueError: not a valid file name
-        raise ModelError(
-            f"The {file} of the model '{name}' cannot be read; copy the whole model folder again."
-        ) from None
+        raise file_error(folder, file, "cannot be read") from None
     return data if len(data) <= max_bytes else None
+
+
+def file_error(folder: Path, file: str, problem: str) -> ModelError:
+    """Error about a file of a model folder that a new copy of the folder would fix."""
+    return ModelError(f"The {file} of the model '{shown(folder)}' {problem}; copy the whole model folder again.")
 
 
 def shown(folder: Path | str) -> str:
@@ -192,6 +133,10 @@ def _integer(number: Any, low: int, high: int) -> bool:
     return type(number) is int and low <= number <= high  # not a bool
 
 
+def _integers(numbers: Any, low: int, high: int, multiple: int = 1) -> bool:
+    return all(_integer(number, low, high) and number % multiple == 0 for number in numbers)
+
+
 def _number(number: Any, low: float, high: float) -> bool:
     return type(number) in (int, float) and low <= number <= high
 
@@ -208,7 +153,7 @@ def _interval(pair: Any, low: float, high: float, min_width: float = 0.0) -> boo
 def _valid_labels(labels: Any) -> bool:
     return (
         isinstance(labels, list)
-        and 1 <= len(labels) < MAX_CLASSES
+        and 1 <= len(labels) < 128
         and all(_integer(entry["label"], number, number) for number, entry in enumerate(labels, 1))
         and all(_line(entry[key], 200) for entry in labels for key in ("id", "name"))
         and len({entry["id"] for entry in labels}) == len(labels)
@@ -217,26 +162,49 @@ def _valid_labels(labels: Any) -> bool:
     )
 
 
+def _valid_network(network: dict[str, Any]) -> bool:
+    encoder, denoiser = network["encoder"], network["denoiser"]
+    pools = denoiser.get("pools", ())
+    return (
+        _integer(dims(network), 2, 3)
+        and 2 <= len(encoder["channels"]) == len(encoder["blocks"]) <= 6
+        and len(denoiser["channels"]) == 2
+        and _integers((*encoder["channels"], *denoiser["channels"]), 8, 512, multiple=8)
+        and _integers((*encoder["blocks"], denoiser["blocks"]), 1, 8)
+        and _integer(denoiser.get("strata", 0), 0, 64)
+        and _number(denoiser.get("gain", 0.0), 0, 64)
+        and len(pools) <= 8
+        and _integers(pools, 0, 1024)
+    )
+
+
+def _valid_window(window: Any, dims: int) -> bool:
+    """Smaller windows would be too many for one head, larger ones exceed any memory."""
+    return len(window) == dims and _integers(window, 8, 1024) and math.prod(window) <= 2**25
+
+
 def _valid_curve(curve: dict[str, Any]) -> bool:
     """Whether the loss curve has finite losses at rising log-SNR, as the step grid needs."""
     log_snr, losses = curve["log_snr"], curve["cross_entropy"]
     return (
-        2 <= len(log_snr) == len(losses) <= MAX_CURVE_POINTS
+        2 <= len(log_snr) == len(losses) <= 10_000
         and _numbers(log_snr, LOG_SNR_MIN, LOG_SNR_MAX)
         and all(low < high for low, high in pairwise(log_snr))
         and _numbers(losses, 0, 1e6)
     )
 
 
-def _valid_start(section: dict[str, Any], classes: int) -> bool:
+def _valid_start(section: dict[str, Any]) -> bool:
     """Whether the correlated start has correlations of each class and a log-SNR at which the denoiser was trained."""
-    start = section["start"]
+    start = section.get("start")
+    if start is None:
+        return lowest_log_snr(section) == LOG_SNR_MIN
     covariance, log_snr = start["covariance"], start["log_snr"]
     scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
     return (
-        1 <= len(scales) <= MAX_SCALES
+        1 <= len(scales) <= 16
         and _numbers(scales, 1e-2, 500)
-        and len(weights) == len(shared) == classes
+        and len(weights) == len(shared) == len(section["labels"]) + 1
         and all(len(row) == len(scales) and _numbers(row, 0, 1) for row in weights)
         and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
         and (log_snr is None or _number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
@@ -251,14 +219,14 @@ def _valid_provenance(entry: Any) -> bool:
 
 def _valid_card(card: Any) -> bool:
     """Whether the model card has the scores that a report quotes."""
-    return all(
-        _line(name, 200)
-        and _numbers((head["mean_dice"], head["ece"]), 0, 1)
-        and all(wrong is None or wrong == 0 or _number(wrong, 1e-9, 1) for wrong in head["wrong_at_entropy"].values())
-        for name, head in card.get("heads", {}).items()
-    ) and all(
-        _line(name, 200) and (entry.get("coverage_90") is None or _number(entry["coverage_90"], 0, 1))
-        for name, entry in card.get("spread", {}).items()
+    heads, spread = card.get("heads", {}), card.get("spread", {})
+    wrong_shares = (share for head in heads.values() for share in head["wrong_at_entropy"].values())
+    coverages = (entry.get("coverage_90") for entry in spread.values())
+    return (
+        all(_line(name, 200) for name in (*heads, *spread))
+        and all(_numbers((head["mean_dice"], head["ece"]), 0, 1) for head in heads.values())
+        and all(share is None or share == 0 or _number(share, 1e-9, 1) for share in wrong_shares)
+        and all(coverage is None or _number(coverage, 0, 1) for coverage in coverages)
     )
 
 
@@ -269,27 +237,19 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "intended_use": lambda metadata, _: _text(metadata.get("intended_use", "")),
     "name": lambda _, s: _line(s["name"], 100) and not re.search(r"[/\\]", s["name"]) and s["name"].strip(". ") != "",
     "title": lambda _, s: _line(s["title"], 200),
-    "sha256": lambda _, s: _SHA256.fullmatch(s["sha256"]) is not None,
+    "sha256": lambda _, s: re.fullmatch("[0-9a-f]{64}", s["sha256"]) is not None,
     "map_source": lambda _, s: "map_prior" in s or s["map_source"] in ("samples", "direct"),
-    "map_prior": lambda _, s: _number(s.get("map_prior", 0), 0, MAX_MAP_PRIOR),
-    "start": lambda _, s: (
-        lowest_log_snr(s) == LOG_SNR_MIN if s.get("start") is None else _valid_start(s, len(s["labels"]) + 1)
-    ),
+    "map_prior": lambda _, s: _number(s.get("map_prior", 0), 0, 32),
+    "start": lambda _, s: _valid_start(s),
     "working_spacing_mm": lambda _, s: _number(s["working_spacing_mm"], 0.2, 10),
     "labels": lambda _, s: _valid_labels(s["labels"]),
-    "network": lambda _, s: _integer(dims(s["network"]), 2, 3),
-    "window": lambda _, s: (
-        len(s["window"]) == dims(s["network"])
-        and all(_integer(n, MIN_EDGE, MAX_EDGE) for n in s["window"])
-        and math.prod(s["window"]) <= MAX_WINDOW
-    ),
-    "steps": lambda _, s: all(_integer(s["steps"][device], 1, MAX_STEPS) for device in ("cpu", "gpu")),
+    "network": lambda _, s: _valid_network(s["network"]),
+    "window": lambda _, s: _valid_window(s["window"], dims(s["network"])),
+    "steps": lambda _, s: _integers((s["steps"]["cpu"], s["steps"]["gpu"]), 1, 1000),
     "process": lambda _, s: (
         _valid_curve(s["process"]["loss_curve"]) and _number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)
     ),
-    "intensity": lambda _, s: (
-        s.get("intensity") is None or _interval(s["intensity"]["window"], -1e6, 1e6, min_width=1e-3)
-    ),
+    "intensity": lambda _, s: s.get("intensity") is None or _interval(s["intensity"]["window"], -1e6, 1e6, 1e-3),
     "input_range": lambda _, s: (
         all(_interval(s["input_range"][key], 1e-3, 1e5) for key in ("spacing_mm", "extent_mm"))
         and (s["input_range"].get("modality") is None or _line(s["input_range"]["modality"], 100))
@@ -297,7 +257,7 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "training": lambda _, s: _valid_provenance(s.get("training", {})),
     "calibration": lambda _, s: _valid_provenance(s.get("calibration", {})),
     "input_statistics": lambda _, s: (
-        s.get("input_statistics") is None or _integer(s["input_statistics"]["scans"], 1, MAX_SCANS)
+        s.get("input_statistics") is None or _integer(s["input_statistics"]["scans"], 1, 1_000_000)
     ),
     "card": lambda _, s: _valid_card(s.get("card", {})),
 }

@@ -9,7 +9,6 @@ import torch
 
 from ..diffusion.copula import field_bytes
 from ..model.folder import Model
-from ..model.metadata import NetworkSettings
 from ..runtime import devices, memory
 from .tiling import Tiling
 
@@ -43,7 +42,6 @@ class MemoryPlan:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
-        self._network = NetworkSettings.read(model.section["network"], model.classes)
         self.window: tuple[int, ...] = tuple(model.section["window"])
         self.store = device
         self.notes: list[str] = []
@@ -79,7 +77,7 @@ class MemoryPlan:
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""
         size = [n // 2 for n in _largest_window(tiling)]
-        features = 4 * self._network.channels[0] * math.prod(size)
+        features = 4 * self.model.section["network"]["encoder"]["channels"][0] * math.prod(size)
         return FEATURES_PER_PASS * features + STATES_PER_PASS * self._state_bytes(size) + self._stored_bytes(tiling)
 
     def sampling_bytes(self, tiling: Tiling) -> int:
@@ -91,9 +89,9 @@ class MemoryPlan:
 
     def _stored_bytes(self, tiling: Tiling) -> int:
         """Bytes of the denoiser's features and the direct head's logits of all windows."""
-        network = self._network
-        pooled = 2 * self.model.classes if network.pools else 0
-        prepared = 4 * (network.denoiser_channels[0] + network.strata + pooled)
+        denoiser = self.model.section["network"]["denoiser"]
+        pooled = 2 * self.model.classes if denoiser.get("pools") else 0
+        prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
         sizes = ([s.stop - s.start for s in window] for window in tiling.windows)
         return sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
 
