@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -83,10 +84,7 @@ def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
     axes = [np.exp(-0.5 * (scale * 2 * np.pi * fft.fftfreq(n)) ** 2) for n in period]
     axes = [(axis / axis.mean()).astype(np.float32) for axis in axes]
     axes[-1] = axes[-1][: period[-1] // 2 + 1]
-    power = axes[0]
-    for axis in axes[1:]:
-        power = power[..., None] * axis
-    return power
+    return reduce(np.multiply.outer, axes)
 
 
 class LatentFields:
@@ -122,9 +120,8 @@ class LatentFields:
             power = sum(np.float32(w) * p for w, p in zip(weights, self._powers, strict=True))
             amplitude = np.sqrt(power * np.float32(np.prod(self.period) / 2))
             # The inverse transform uses only the real part of these planes, which halves their power.
-            amplitude[..., 0] *= np.float32(np.sqrt(2))
-            if self.period[-1] % 2 == 0:
-                amplitude[..., -1] *= np.float32(np.sqrt(2))
+            for plane in (0,) if self.period[-1] % 2 else (0, -1):
+                amplitude[..., plane] *= np.float32(np.sqrt(2))
             self._amplitudes[label] = amplitude
         return self._amplitudes[label]
 
@@ -148,7 +145,7 @@ def field_bytes(covariance: Covariance, spacing_mm: float, shape: Sequence[int])
 
 
 class Copula:
-    """Draws masks with class probabilities `p` and correlated noise."""
+    """Draws masks with class probabilities `p` and correlated noise; `uncertain` are the voxels with noise (flat)."""
 
     def __init__(self, covariance: Covariance, p: np.ndarray, spacing_mm: float, frame: Frame | None = None) -> None:
         """`p` float32 [C, *shape] sums to 1 over the classes; `frame` defaults to the grid of `p`."""
@@ -156,31 +153,26 @@ class Copula:
         self.fields = LatentFields(covariance, spacing_mm, frame or Frame.around(self.shape), self.shape)
         flat = p.reshape(len(p), -1)
         self._most_probable = flat.argmax(0).astype(np.uint8)
-        self._uncertain = np.flatnonzero(flat.max(0) < 1 - MIN_UNCERTAINTY)
+        self.uncertain = np.flatnonzero(flat.max(0) < 1 - MIN_UNCERTAINTY)
         self._classes = [
             (label, possible, np.log(p_label[possible]))
             for label, row in enumerate(flat)
-            if len(possible := np.flatnonzero((p_label := row[self._uncertain]) > MIN_PROBABILITY))
+            if len(possible := np.flatnonzero((p_label := row[self.uncertain]) > MIN_PROBABILITY))
         ]
 
     def draw(self, seed: int) -> np.ndarray:
         """One mask, uint8 [*shape], determined by the seed and the frame."""
-        best = np.full(len(self._uncertain), -np.inf, np.float32)
-        labels = np.zeros(len(self._uncertain), np.uint8)
+        best = np.full(len(self.uncertain), -np.inf, np.float32)
+        labels = np.zeros(len(self.uncertain), np.uint8)
         for label, possible, log_p in self._classes:
-            field = self.fields.draw(seed, label).ravel()[self._uncertain[possible]]
+            field = self.fields.draw(seed, label).ravel()[self.uncertain[possible]]
             score = log_p + gumbel(field)
             better = score > best[possible]
             changed = possible[better]
             best[changed], labels[changed] = score[better], label
         mask = self._most_probable.copy()
-        mask[self._uncertain] = labels
+        mask[self.uncertain] = labels
         return mask.reshape(self.shape)
-
-    @property
-    def uncertain_voxels(self) -> int:
-        """Number of voxels for which noise is drawn."""
-        return len(self._uncertain)
 
 
 def gumbel(field: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from ..model.folder import Model
 from ..runtime import devices, memory
 from .tiling import Tiling
 
-MAX_GROUP_SIZE = 8
 STATES_PER_SAMPLE = 12
 """Peak memory of drawing a sample and adding it to the statistics, in arrays of the size of the state; measured."""
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
@@ -27,7 +26,7 @@ of 0.95 with half the window and of 0.44 with a quarter of it."""
 
 def max_group_size(device: torch.device) -> int:
     """Most samples to draw together: one on a CPU, where two take at least twice as long (allocator reuse fails)."""
-    return 1 if device.type == "cpu" else MAX_GROUP_SIZE
+    return 1 if device.type == "cpu" else 8
 
 
 class MemoryPlan:
@@ -53,26 +52,25 @@ class MemoryPlan:
         free = devices.free_bytes(self.device)
         if free is None:
             return self._max_group
-        return max(1, min(self._max_group, int(0.5 * free / (STATES_PER_SAMPLE * self._state_bytes(tiling.cells)))))
+        fitting = int(0.5 * free / (STATES_PER_SAMPLE * self._state_bytes(tiling.cells)))
+        return max(1, min(self._max_group, fitting))
 
-    def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> str:
+    def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> None:
         """Raise OutOfMemoryError, with both figures, if the run cannot fit into this computer's memory.
 
         `tiling` returns the tiling of the current plan; `voxels` is the size of the input, `box_voxels` that of the
         part that the working grid covers. On a CPU the windows are shrunk until the encoder fits, because the system
-        would kill the process instead of failing an allocation; a sentence about this is returned, else "". The memory
-        of a GPU is not checked here: there an allocation fails, and `shrink` follows.
+        would kill the process instead of failing an allocation. The memory of a GPU is not checked here: there an
+        allocation fails, and `shrink` follows.
         """
-        note = ""
         result = RESULT_BYTES * voxels + self.model.classes * box_voxels
         needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
             free = memory.available_memory()
             while free is not None and self.encoding_bytes(tiling()) > free and self._halve(tiling()):
-                note = self._note(SMALLER_WINDOWS)
+                self._note(SMALLER_WINDOWS)
             needed = max(self.sampling_bytes(tiling()) + result, self.encoding_bytes(tiling()))
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
-        return note
 
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""

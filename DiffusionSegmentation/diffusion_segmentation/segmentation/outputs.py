@@ -195,7 +195,7 @@ class ResultWriter:
         if sys.platform != "win32":
             import resource
 
-            unit = 1 if sys.platform == "darwin" else 1024
+            unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
             peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if self.device.type == "cuda":
             peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)

@@ -24,14 +24,13 @@ from ..runtime.devices import choose_device, exhausted, failure, release
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from . import result_folder
 from .ensemble import Convergence, Ensemble
-from .input_volume import read_input
+from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .outputs import ResultWriter, finish
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .run_control import RunControl, SamplingStopped
 from .sampler import EncodedVolume, normalised, sample_seeds
-from .suitability import check_input_distance
 from .tiling import Tiling
 
 AUTO_SAMPLES = (8, 32)
@@ -138,8 +137,8 @@ class _Run:
         self.array = normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
         projection = Projection(body, image)
         self.plan.frame = self.frame.shape
-        note = self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
-        if note:
+        self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
+        for note in self.plan.notes:
             self.control.notify(note)
         return projection
 
@@ -174,7 +173,7 @@ class _Run:
             "steps": self.steps,
             "requested_samples": request.samples or self.samples,
         }
-        distances = encoded.input_distance(), encoded.voxel_distances()
+        distances = encoded.input_distance(), encoded.voxel_distances
         self.writer = ResultWriter(request, model, self.device, self.input, projection, direct, settings, *distances)
         unlike = check_input_distance(distances[0], model.names)
         self.warnings[:0] = unlike

@@ -12,12 +12,11 @@ class Request:
     """Parameters of a run.
 
     Attributes:
-        volume: file to segment; `output` is the folder of the results.
+        output: folder of the results.
         model: name of a shipped model, or path of a model folder.
         samples: None for the model's default; "auto" draws until the result has converged, at least 8 and at most 32
             (or the model's default, if that is more).
         steps: nodes of the step grid; None for the model's default.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         region_mm: least distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most
             twice that across.
         keep_samples: also write samples, class probabilities and regions.

@@ -18,21 +18,15 @@ class SamplingStopped(Exception):
 
 
 class RunControl:
-    """Reports the progress of a run and raises when the client cancels it.
-
-    Attributes:
-        samples: number of samples drawn so far.
-        timings: seconds spent in each stage.
-        stage_start: `time.monotonic` at the start of the current stage.
-        note: the last sentence of `notify`.
-    """
+    """Reports the progress of a run and raises when the client cancels it (see `pipeline.segment`)."""
 
     def __init__(
         self, progress: Callable[[Progress], None], cancel: Callable[[], Literal["keep", "drop"] | None]
     ) -> None:
         self.progress, self.cancel = progress, cancel
-        self.samples = 0
-        self.timings: dict[str, float] = {}
+        self.samples = 0  # drawn so far
+        self.timings: dict[str, float] = {}  # seconds in each stage
+        self.stage_start = 0.0  # time.monotonic
         self._stage = self.note = ""
 
     @contextlib.contextmanager
@@ -68,10 +62,7 @@ class RunControl:
     @contextlib.contextmanager
     def checked_in(self, *networks: nn.Module) -> Iterator[None]:
         """Call `check` before each layer of `networks`: a pass over one window takes seconds on a CPU."""
-        layers = [layer for network in networks for layer in network.modules()]
-        hooks = [layer.register_forward_pre_hook(lambda *_: self.check()) for layer in layers]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for layer in (layer for network in networks for layer in network.modules()):
+                hooks.callback(layer.register_forward_pre_hook(lambda *_: self.check()).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()

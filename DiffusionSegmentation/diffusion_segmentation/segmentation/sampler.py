@@ -61,7 +61,10 @@ def solve(
 
 
 class EncodedVolume:
-    """Encoder output of a volume, from which samples are drawn."""
+    """Encoder output of a volume, from which samples are drawn.
+
+    `voxel_distances` are those of `InputStatistics`, float32 [z, y, x]; None if the model has no statistics.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,11 @@ class EncodedVolume:
                 on_window()
             if self._marginals is None:
                 self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
-            self._cell_distances = self.tiling.blend(cell_distances)[0, 0].cpu().numpy() if cell_distances else None
+            self.voxel_distances = None
+            if cell_distances:
+                cells = self.tiling.blend(cell_distances)[0, 0].cpu().numpy()
+                voxels = cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+                self.voxel_distances = voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def direct(self) -> np.ndarray:
         """Marginal class probabilities of the direct head, float32 [C, z, y, x]."""
@@ -120,13 +127,6 @@ class EncodedVolume:
     def input_distance(self) -> InputDistance | None:
         """Distance of the volume from those that the model was made for; None without statistics."""
         return None if self._summary is None else self.model.input_statistics.input_distance(self._summary)
-
-    def voxel_distances(self) -> np.ndarray | None:
-        """The distance of each voxel, float32 [z, y, x] (see `InputStatistics`); None without statistics."""
-        if self._cell_distances is None:
-            return None
-        voxels = self._cell_distances.repeat(2, 0).repeat(2, 1).repeat(2, 2)
-        return voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def sample(
         self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
