@@ -143,7 +143,7 @@ class _Run:
         return projection
 
     def _tiling(self) -> Tiling:
-        """Windows of the plan on the padded grid of the model's own windows: noise does not depend on the memory."""
+        """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""
         full = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
         return Tiling(self.array.shape, self.plan.window, self.model.multiple, full.padded)
 

@@ -55,7 +55,7 @@ class RunControl:
             raise SamplingStopped
 
     def check_dropped(self) -> None:
-        """Raise Cancelled if the results are not wanted; called before files are written."""
+        """Raise Cancelled if the run is to be discarded; called before files are written."""
         if self.cancel() == "drop":
             raise Cancelled
 

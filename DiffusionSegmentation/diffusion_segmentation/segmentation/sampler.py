@@ -144,8 +144,8 @@ class EncodedVolume:
             masks = None
             if self.start is not None:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
-            x, first, kept = _initial_state(self.model, masks, noise, self._marginals, log_snr)
-            return self._volume(solve(partial(self._denoise, kept=kept), x, first, log_snr, on_step))
+            x, first, constraint = _initial_state(self.model, masks, noise, self._marginals, log_snr)
+            return self._volume(solve(partial(self._denoise, constraint=constraint), x, first, log_snr, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
         """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
@@ -153,10 +153,10 @@ class EncodedVolume:
             self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
 
-    def _denoise(self, x: torch.Tensor, log_snr: float, kept: KeptBlocks | None) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, log_snr: float, constraint: KeptBlocks | None) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, of the shape of the state x."""
         p = self.tiling.blend(self._window_probabilities(x, log_snr))
-        return p if kept is None else kept(p)
+        return p if constraint is None else constraint(p)
 
     def _window_probabilities(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
         """Yield one window at a time: all together are larger than the state, because windows overlap."""
@@ -198,36 +198,36 @@ def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, se
     the denoiser together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU from one stream
     for each case, so the samples of a case do not depend on the other cases.
     """
-    device = next(model.encoder.parameters()).device
-    start, masks, mean, direct = model.start, [], [], []
     with torch.inference_mode():
-        for index, image in enumerate(images):
-            features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
-            prepared = model.denoiser.prepare(features, logits)
-            generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
-            noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
-            noise = noise.to(device).movedim(-1, 1)
-            marginals = class_softmax(logits)
-            p = depth_to_space(marginals)[0].cpu().numpy()
-            direct.append(p)
-            started = None
-            if start is not None:
-                started = start_masks(start, p, model.spacing, sample_seeds(seed + 1, samples, index * samples))
-                if start.log_snr is None:
-                    masks.append(started)
-                    mean.append(p)
-                    continue
-            x, first, kept = _initial_state(model, started, noise, marginals, log_snr)
+        cases = [_draw_case(model, image, samples, log_snr, seed, index) for index, image in enumerate(images)]
+    return CaseSamples(*(np.stack(arrays) for arrays in zip(*cases, strict=True)))
 
-            def denoise(x, node, prepared=prepared, logits=logits, kept=kept):
-                time = torch.full((len(x),), node, device=device)
-                p = class_softmax_(model.denoiser(x, time, prepared, logits))
-                return p if kept is None else kept(p)
 
-            p = depth_to_space(solve(denoise, x, first, log_snr))
-            masks.append(p.argmax(1).to(torch.uint8).cpu().numpy())
-            mean.append(p.mean(0).cpu().numpy())
-    return CaseSamples(np.stack(masks), np.stack(mean), np.stack(direct))
+def _draw_case(
+    model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int, index: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks, mean and direct head of the case number `index`; see `CaseSamples`."""
+    device, start = next(model.encoder.parameters()).device, model.start
+    features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
+    prepared = model.denoiser.prepare(features, logits)
+    generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
+    noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
+    marginals = class_softmax(logits)
+    direct = depth_to_space(marginals)[0].cpu().numpy()
+    masks = None
+    if start is not None:
+        masks = start_masks(start, direct, model.spacing, sample_seeds(seed + 1, samples, index * samples))
+        if start.log_snr is None:
+            return masks, direct, direct
+    x, first, constraint = _initial_state(model, masks, noise.to(device).movedim(-1, 1), marginals, log_snr)
+
+    def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
+        time = torch.full((len(x),), node, device=device)
+        p = class_softmax_(model.denoiser(x, time, prepared, logits))
+        return p if constraint is None else constraint(p)
+
+    p = depth_to_space(solve(denoise, x, first, log_snr))
+    return p.argmax(1).to(torch.uint8).cpu().numpy(), p.mean(0).cpu().numpy(), direct
 
 
 def _initial_state(

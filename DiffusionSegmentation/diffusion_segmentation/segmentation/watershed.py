@@ -68,12 +68,12 @@ def _error_maxima(smooth: np.ndarray, uncertain: np.ndarray, spacing: np.ndarray
 
 def _thinned(places: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
     """Greedy subset [m, 3] of `places` [n, 3] in their order, at least `distance_mm` apart."""
-    kept = []
+    selected = []
     while len(places):
-        kept.append(places[0].copy())  # a view would keep its whole array: 2.3 GB for 2 million places
+        selected.append(places[0].copy())  # a view would keep its whole array: 2.3 GB for 2 million places
         distance = np.linalg.norm((places - places[0]) * spacing, axis=1)
         places = places[distance >= distance_mm]
-    return np.stack(kept)
+    return np.stack(selected)
 
 
 def _nearest(seeds: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
