@@ -129,7 +129,7 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     agreement = {}
     for log_snr in (-11.0, 6.0):
-        from_here = model.starting(models.Start(model.start.covariance, log_snr))
+        from_here = model.with_start(models.Start(model.start.covariance, log_snr))
         encoded = EncodedVolume(from_here, image, CPU, lambda: None)
         grid = from_here.step_grid(6)
         masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
@@ -143,7 +143,7 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     gaps = {}
     for kept_mm in (None, 16.0):
-        started = model.starting(models.Start(model.start.covariance, -9.0, kept_mm))
+        started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
         encoded = EncodedVolume(started, image, CPU, lambda: None)
         volumes = [
             [np.bincount(mask.ravel(), minlength=3) for mask in (drawn, encoded.start_mask(seed))]

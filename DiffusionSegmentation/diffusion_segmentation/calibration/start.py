@@ -93,7 +93,7 @@ def compare_starts(
     for number, (name, start) in enumerate(starts.items()):
         drawn = []
         for index, case in enumerate(cases):
-            drawn.append(samples(model.starting(start), case, count, sample_seeds(seed, 1, index)[0]))
+            drawn.append(samples(model.with_start(start), case, count, sample_seeds(seed, 1, index)[0]))
             on_case(number * len(cases) + index + 1, len(starts) * len(cases))
         found.append(scored(name, start, cases, drawn, model.spacing))
     return found
@@ -169,7 +169,7 @@ def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
     device = next(model.encoder.parameters()).device
     with flushed(), torch.inference_mode():
         if model.dims == 2:
-            plain = model.starting(None)
+            plain = model.with_start(None)
             p = draw(plain, image[None], 1, plain.step_grid(1), 0).direct[0]
         else:
             p = EncodedVolume(model, image, device, lambda: None).direct()

@@ -111,7 +111,7 @@ class Model:
         """Lowest log-SNR at which the denoiser was trained; a sample cannot start below it."""
         return lowest_log_snr(self.section)
 
-    def starting(self, start: Start | None) -> Model:
+    def with_start(self, start: Start | None) -> Model:
         """Return this model with another start of the sampler; the networks are shared."""
         section = {key: value for key, value in self.section.items() if key != "start"}
         if start is not None:

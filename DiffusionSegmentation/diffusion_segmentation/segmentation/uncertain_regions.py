@@ -75,7 +75,7 @@ class Ranking:
 
     def __init__(
         self,
-        basins: np.ndarray,
+        regions: np.ndarray,
         probabilities: Sequence[np.ndarray],
         entropy: np.ndarray,
         voxel_ml: float,
@@ -84,13 +84,13 @@ class Ranking:
         """Prepare the ranking; raises InputError if the arrays differ in shape.
 
         Args:
-            basins: label map [z, y, x] of watershed regions from 1, 0 elsewhere.
+            regions: label map [z, y, x] of watershed regions from 1, 0 elsewhere.
             probabilities: one array [z, y, x] for each class, float in [0, 1] or uint8 in units of 1 / 255.
             entropy: bits [z, y, x].
             voxel_ml: volume of a voxel.
             thickness: least size [z, y, x] in voxels of a reviewable part.
         """
-        if any(part.shape != basins.shape for part in (entropy, *probabilities)):
+        if any(part.shape != regions.shape for part in (entropy, *probabilities)):
             raise InputError("Regions, probabilities and entropy do not lie on one grid.")
         self._entropy, self._voxel_ml, self._thickness = entropy, voxel_ml, thickness
         scale = 1 / 255 if probabilities[0].dtype == np.uint8 else 1.0
@@ -99,8 +99,8 @@ class Ranking:
             np.maximum(best, part, out=best)
         self._expected_error_ml = (best.size - scale * float(best.sum(dtype=np.float64))) * voxel_ml
         # Voxels are sorted by region, so that each region is a contiguous slice.
-        at = np.flatnonzero(basins)
-        label = basins.ravel()[at]
+        at = np.flatnonzero(regions)
+        label = regions.ravel()[at]
         order = np.argsort(label, kind="stable")
         self._at, self._label = at[order], label[order]
         self._bits = entropy.ravel()[self._at].astype(np.float32)

@@ -73,7 +73,7 @@ class Respondent:
 
     def __init__(self, model: Model, steps: Sequence[Steps], samples: int, seed: int) -> None:
         self.model, self.steps, self.samples, self.seed = model, steps, samples, seed
-        self.plain = model.starting(None)
+        self.plain = model.with_start(None)
         has_nodes = model.start is not None and not model.is_copula_only
         self.own_grid = model.step_grid(model.section["steps"]["cpu"]) if has_nodes else np.empty(0)
 
