@@ -25,7 +25,7 @@ CORE = {
     "segmentation/ensemble": ("ensemble",),
     "segmentation/sampler": ("sampler",),
     "diffusion/copula": ("copula",),
-    "segmentation/suitability": ("volume",),
+    "segmentation/input_volume": ("volume", "volume_files"),
     "images/label_file": ("label_file",),
     "metrics/joint": ("metrics_joint",),
     "metrics/intervals": ("metrics_intervals",),

@@ -40,7 +40,7 @@ from diffusion_segmentation.runtime import devices
 from diffusion_segmentation.segmentation import memory_plan
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import BODY_MARGIN_MM, ModelCache, Request, segment
-from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds
+from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
 from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.worker import protocol as messages
 
@@ -96,7 +96,7 @@ class Bench:
     @cached_property
     def group(self) -> int:
         """How many samples the plan draws together on the device."""
-        return MemoryPlan(self.model, self.device).group(self.tiling)
+        return MemoryPlan(self.model, self.device).group_size(self.tiling)
 
     @cached_property
     def grid(self) -> np.ndarray:
@@ -104,15 +104,15 @@ class Bench:
         start = self.model.start
         return np.empty(0) if start and start.log_snr is None else self.model.step_grid(self.steps)
 
-    def encode(self) -> Encoded:
-        return Encoded(self.model, self.image, self.device, lambda: None, self.tiling)
+    def encode(self) -> EncodedVolume:
+        return EncodedVolume(self.model, self.image, self.device, lambda: None, self.tiling)
 
-    def draw(self, encoded: Encoded, count: int, first: int = 0) -> np.ndarray:
+    def draw(self, encoded: EncodedVolume, count: int, first: int = 0) -> np.ndarray:
         """Class probabilities of samples [N, C, z, y, x], or their masks [N, z, y, x] where no network draws them."""
         seeds = sample_seeds(0, count, first)
         return encoded.sample(seeds, self.grid) if len(self.grid) else np.stack([*map(encoded.start_mask, seeds)])
 
-    def draw_all(self, encoded: Encoded) -> None:
+    def draw_all(self, encoded: EncodedVolume) -> None:
         """All samples as `segment` draws them: the first by itself, then as many together as the plan says."""
         for done in (0, *range(1, SAMPLES, self.group)):
             self.draw(encoded, min(self.group, SAMPLES - done) if done else 1, done)
@@ -203,7 +203,7 @@ def memory(bench: Bench) -> Rows:
     """Most memory that torch holds on the card beside the weights"""
     plan, tiling, group, kept = MemoryPlan(bench.model, bench.device), bench.tiling, bench.group, []
     one = plan.sampling_bytes(tiling)
-    more = memory_plan.STATES_A_SAMPLE * 4 * bench.model.classes * np.prod(tiling.padded)
+    more = memory_plan.STATES_PER_SAMPLE * 4 * bench.model.classes * np.prod(tiling.padded)
     held = bench.peak(lambda: None)
     rows = {"weights [MB]": held / 1e6, "samples drawn together": group}
     for name, estimate, act in (

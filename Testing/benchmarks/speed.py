@@ -25,7 +25,7 @@ import torch
 
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import class_softmax_
-from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds
+from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
 from diffusion_segmentation.worker import protocol as messages
 
 WINDOW = (96, 112, 96)
@@ -49,7 +49,7 @@ def ratios(name: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.random(WINDOW, dtype=np.float32)
     cpu = torch.device("cpu")
-    grid = np.empty(0) if model.is_free else model.step_grid(model.section["steps"]["cpu"])
+    grid = np.empty(0) if model.is_copula_only else model.step_grid(model.section["steps"]["cpu"])
     arguments = denoiser_arguments(model, image)
     # Interleaved, so that what else the machine does falls on both alike.
     encoder, denoiser, direct, sampling = [], [], [], []
@@ -58,7 +58,7 @@ def ratios(name: str) -> None:
             encoder.append(seconds(lambda: model.encoder(torch.from_numpy(image)[None, None])))
             denoiser.append(seconds(lambda: class_softmax_(model.denoiser(*arguments))))
     for _ in range(3):
-        direct.append(seconds(lambda: Encoded(model, image, cpu, lambda: None).direct()))
+        direct.append(seconds(lambda: EncodedVolume(model, image, cpu, lambda: None).direct()))
         sampling.append(seconds(lambda: samples_of(model, image, cpu, grid)))
     one, light = statistics.median(encoder), statistics.median(denoiser)
     fast, full = statistics.median(direct), statistics.median(sampling)
@@ -79,7 +79,7 @@ def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Te
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
     """Everything from image to the last sample, one after another as on a CPU; an empty grid denoises nothing."""
-    encoded = Encoded(model, image, device, lambda: None)
+    encoded = EncodedVolume(model, image, device, lambda: None)
     for seed in sample_seeds(0, SAMPLES):
         if len(grid):
             encoded.sample([seed], grid)

@@ -54,7 +54,7 @@ def test_sure_voxels_are_not_drawn():
     p = np.zeros((3, 8, 8), np.float32)
     p[2], p[0, 4:], p[2, 4:] = 1, 0.5, 0.5
     copula = Copula(COVARIANCE, p, 1.0)
-    assert copula.open_voxels == 32
+    assert len(copula.uncertain) == 32
     assert all((copula.draw(seed)[:4] == 2).all() for seed in range(5))
 
 

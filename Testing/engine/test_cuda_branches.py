@@ -33,7 +33,7 @@ from diffusion_segmentation.networks import Denoiser
 from diffusion_segmentation.runtime import devices, memory
 from diffusion_segmentation.segmentation import memory_plan
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, segment
-from diffusion_segmentation.segmentation.sampler import Encoded, draw
+from diffusion_segmentation.segmentation.sampler import EncodedVolume, draw
 from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.study import adapt, fit, pool, study
 from diffusion_segmentation.study.drawing import Drawer
@@ -152,13 +152,13 @@ def test_the_stand_in_finds_what_was_not_moved(card: list) -> None:
 def test_a_run_on_a_card_is_that_on_a_cpu(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample, drawn, cache = Encoded.sample, [], ModelCache()
+    sample, drawn, cache = EncodedVolume.sample, [], ModelCache()
 
-    def watched(self: Encoded, seeds: list[int], *rest: Any) -> np.ndarray:
+    def watched(self: EncodedVolume, seeds: list[int], *rest: Any) -> np.ndarray:
         drawn.append((self.device, len(seeds)))
         return sample(self, seeds, *rest)
 
-    monkeypatch.setattr(Encoded, "sample", watched)
+    monkeypatch.setattr(EncodedVolume, "sample", watched)
     report = run("auto", cache)
     assert report["device"] == "cuda:0" and report["memory_bytes"]["gpu_peak"] == 123_456 and report["steps"] == 4
     assert drawn == [(CARD, 1), (CARD, 2)]  # one by itself for the first preview, then as many as there are
@@ -174,8 +174,8 @@ def test_a_card_that_is_short_of_memory(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First fewer samples at a time, then smaller windows, whose features wait in main memory."""
-    monkeypatch.setattr(memory_plan, "SMALLEST_SHARE", 0.25)  # the head is small
-    limit, forward, encoded, computed, kept = [2], Denoiser.forward, Encoded.__init__, set(), []
+    monkeypatch.setattr(memory_plan, "MIN_WINDOW_SHARE", 0.25)  # the head is small
+    limit, forward, encoded, computed, kept = [2], Denoiser.forward, EncodedVolume.__init__, set(), []
 
     def limited(network: Denoiser, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         if len(x) * math.prod(x.shape[2:]) >= limit[0] * 14 * 16 * 16:
@@ -183,19 +183,19 @@ def test_a_card_that_is_short_of_memory(
         computed.update({x.device, rest[-1].device})
         return forward(network, x, *rest)
 
-    def watched(self: Encoded, *given: Any) -> None:
+    def watched(self: EncodedVolume, *given: Any) -> None:
         encoded(self, *given)
         kept.append({tensor.device for tensor in self._direct})
 
     run("cpu", steps=4)
     monkeypatch.setattr(Denoiser, "forward", limited)
-    monkeypatch.setattr(Encoded, "__init__", watched)
+    monkeypatch.setattr(EncodedVolume, "__init__", watched)
     assert any("fewer samples" in said for said in run("cuda")["warnings"]) and ("empty_cache",) in card
     assert_the_same(tmp_path / "cuda", tmp_path / "cpu")
     limit[0] = 1
     report = run("cuda")
     assert kept == [{CARD}, {CARD}, {CPU}] and computed == {CARD} and report["windows"] > 1
-    assert f"The memory of 'cuda:0' is short, so {memory_plan.SMALLER}." in report["warnings"]
+    assert f"The memory of 'cuda:0' is short, so {memory_plan.SMALLER_WINDOWS}." in report["warnings"]
     limit[0] = 0
     with pytest.raises(OutOfMemoryError, match="The memory of 'cuda:0' did not suffice") as caught:
         run("cuda")
@@ -206,7 +206,7 @@ def test_a_card_that_is_short_of_memory(
 def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, start: models.Start | None) -> None:
     images, found = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
     for device, steps in ((CPU, {"cpu": 4, "gpu": 2}), (CARD, {"cpu": 2, "gpu": 4})):
-        model = models.load(a_model_folder).to(device).starting(start)
+        model = models.load(a_model_folder).to(device).with_start(start)
         model.section["steps"] = steps
         drawn = samples(model, labelled(model, images[0], images[0] > 0.5), 2, 0)
         found.append((*drawn, *vars(draw(model, images, 3, model.step_grid(4), 0)).values()))
@@ -240,11 +240,12 @@ def test_what_the_networks_take_of_a_card_is_not_asked_of_main_memory(
     plans = [memory_plan.MemoryPlan(model, device) for device in (CPU, CARD)]
     whole = Tiling((128, 128, 128), (128, 128, 128), 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_300_000_000, 8_000_000_000))
-    assert [plan.group(whole) for plan in plans] == [1, 2]  # of 302 MB each, in half of what is free
+    assert [plan.group_size(whole) for plan in plans] == [1, 2]  # of 302 MB each, in half of what is free
     free = plans[0].encoding_bytes(whole) - 1
     monkeypatch.setattr(memory, "available_memory", lambda: free)
-    said = [plan.require(lambda plan=plan: Tiling(whole.shape, plan.window, 4), 1000, 1000) for plan in plans]
-    assert "smaller windows" in said[0] and said[1] == "" and plans[1].window == (128, 128, 128)
+    for plan in plans:
+        plan.require(lambda plan=plan: Tiling(whole.shape, plan.window, 4), 1000, 1000)
+    assert "smaller windows" in plans[0].notes[0] and plans[1].notes == [] and plans[1].window == (128, 128, 128)
 
 
 def test_what_an_evaluation_says_of_a_card(card: list, monkeypatch: pytest.MonkeyPatch) -> None:

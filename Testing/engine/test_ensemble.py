@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.segmentation.ensemble import KEPT_MASKS, Ensemble, Settled
+from diffusion_segmentation.segmentation.ensemble import MAX_MASKS, Convergence, Ensemble
 
 DIRECT = np.moveaxis(np.random.default_rng(99).dirichlet([1.0, 1.0, 1.0], (4, 5, 6)), -1, 0).astype(np.float32)
 
@@ -51,30 +51,30 @@ def test_masks_of_the_copula_have_the_direct_head_as_their_exact_mean():
     for mask in masks:
         ensemble.add(mask, mask)
     assert ensemble.mean is DIRECT and ensemble.map is DIRECT and ensemble.map_source == "exact"
-    np.testing.assert_allclose(ensemble.shares, [(masks == c).mean(0) for c in range(3)], atol=1e-6)
+    np.testing.assert_allclose(ensemble.vote_shares, [(masks == c).mean(0) for c in range(3)], atol=1e-6)
 
 
 def test_shares_are_how_often_each_class_was_chosen_and_few_masks_are_stored():
-    ensemble, p = random_ensemble(KEPT_MASKS + 3)
-    np.testing.assert_allclose(ensemble.shares, [(p.argmax(1) == c).mean(0) for c in range(3)], atol=1e-6)
-    assert len(ensemble.masks) == KEPT_MASKS and len(ensemble.volumes) == len(ensemble) == KEPT_MASKS + 3
+    ensemble, p = random_ensemble(MAX_MASKS + 3)
+    np.testing.assert_allclose(ensemble.vote_shares, [(p.argmax(1) == c).mean(0) for c in range(3)], atol=1e-6)
+    assert len(ensemble.masks) == MAX_MASKS and len(ensemble.volumes) == len(ensemble) == MAX_MASKS + 3
 
 
 def test_settled_when_samples_agree_and_not_while_they_differ():
     same, p = random_ensemble(1)
     for _ in range(7):
         same.add(p[0], p[0].argmax(0).astype(np.uint8))
-    settled = Settled()
-    assert not settled.ask(same)
-    assert settled.ask(same)
+    convergence = Convergence()
+    assert not convergence.reached(same)
+    assert convergence.reached(same)
 
     moving, _ = random_ensemble(8, spread=3.0)
-    settled = Settled()
-    settled.ask(moving)
+    convergence = Convergence()
+    convergence.reached(moving)
     more, p = random_ensemble(12, spread=3.0)
     for sample in p[:4]:
         moving.add(sample, sample.argmax(0).astype(np.uint8))
-    assert not settled.ask(moving)
+    assert not convergence.reached(moving)
 
 
 def box_ensemble(start: int, edge: int = 40, size: int = 60) -> Ensemble:
@@ -103,9 +103,9 @@ def changed_voxels(ensemble: Ensemble, count: int) -> Ensemble:
 @pytest.mark.parametrize(("share", "is_settled"), [(0.001, True), (0.004, True), (0.006, False), (0.02, False)])
 def test_settled_asks_for_a_dice_above_0_995(share, is_settled):
     """Entropy and volumes are the same: the overlap alone decides."""
-    settled, first = Settled(), box_ensemble(5)
-    settled.ask(first)
-    assert settled.ask(changed_voxels(first, round(share * 40**3))) == is_settled
+    convergence, first = Convergence(), box_ensemble(5)
+    convergence.reached(first)
+    assert convergence.reached(changed_voxels(first, round(share * 40**3))) == is_settled
 
 
 def test_settled_asks_for_entropy_and_intervals_too():
@@ -116,6 +116,6 @@ def test_settled_asks_for_entropy_and_intervals_too():
         vague.add(first.mean * 0.9 + 0.05, first.masks[0].whole())
         wide.add(first.mean, first.masks[0].whole() if index else np.zeros((60, 60, 60), np.uint8))
     for other in (vague, wide):
-        settled = Settled()
-        settled.ask(first)
-        assert not settled.ask(other)
+        convergence = Convergence()
+        convergence.reached(first)
+        assert not convergence.reached(other)

@@ -16,9 +16,9 @@ from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
 from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS, UNKNOWN
+from diffusion_segmentation.segmentation.input_volume import check_input_distance
 from diffusion_segmentation.segmentation.pipeline import Request, segment
-from diffusion_segmentation.segmentation.sampler import Encoded
-from diffusion_segmentation.segmentation.suitability import check_input_distance
+from diffusion_segmentation.segmentation.sampler import EncodedVolume
 from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.training import input_statistics as fitting
 from diffusion_segmentation.training import train
@@ -219,8 +219,8 @@ def test_windows_and_padding_count_no_cell_twice(known):
     inside = torch.zeros(tiling.cells)
     inside[:25, :14, :16] = 1
     torch.testing.assert_close(total, inside)
-    one, several = (Encoded(model, image, CPU, lambda: None, cover) for cover in (None, tiling))
-    assert one.cell_distances().shape == image.shape == several.cell_distances().shape
+    one, several = (EncodedVolume(model, image, CPU, lambda: None, cover) for cover in (None, tiling))
+    assert one.voxel_distances.shape == image.shape == several.voxel_distances.shape
     assert one._summary.cells.sum() == pytest.approx(25 * 14 * 16) == several._summary.cells.sum()
     assert one.input_distance().distance == pytest.approx(several.input_distance().distance, rel=0.3)
 

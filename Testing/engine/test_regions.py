@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.uncertain_regions import Ranking, opened, reviewable_voxels
-from diffusion_segmentation.segmentation.watershed import EXTENT_MM, basins
+from diffusion_segmentation.segmentation.watershed import EXTENT_MM, watershed_regions
 
 VOXEL = 0.027
 
@@ -26,7 +26,7 @@ def two_spots():
 
 
 def regions_of(p, spacing, threshold=0.0, **options):
-    ranking = Ranking(basins(1 - p.max(0), spacing), list(p), entropy_of(p), np.prod(spacing) / 1000)
+    ranking = Ranking(watershed_regions(1 - p.max(0), spacing), list(p), entropy_of(p), np.prod(spacing) / 1000)
     return ranking.at(threshold, **options).regions
 
 
@@ -58,7 +58,7 @@ def shell(spacing):
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (5, 1.5, 1.5)])
 def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
     p = shell(spacing)
-    labels = basins(1 - p.max(0), spacing)
+    labels = watershed_regions(1 - p.max(0), spacing)
     assert ((labels > 0) == (1 - p.max(0) >= 0.02)).all()
     for basin in range(1, labels.max() + 1):
         places = np.argwhere(labels == basin) * spacing
@@ -80,7 +80,7 @@ def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
 def test_quantised_probabilities_tell_the_same():
     p = two_spots()
     exact = regions_of(p, (3, 3, 3))
-    labels = basins(1 - p.max(0), (3, 3, 3))
+    labels = watershed_regions(1 - p.max(0), (3, 3, 3))
     coarse = Ranking(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), VOXEL).at(0.0).regions
     assert [r.basin for r in coarse] == [r.basin for r in exact]
     assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
@@ -89,7 +89,7 @@ def test_quantised_probabilities_tell_the_same():
 def test_without_doubt_there_is_no_region():
     p = np.zeros((2, 6, 6, 6), np.float32)
     p[0] = 1
-    assert basins(1 - p.max(0), (1, 1, 1)).max() == 0
+    assert watershed_regions(1 - p.max(0), (1, 1, 1)).max() == 0
     assert regions_of(p, (1, 1, 1)) == ()
 
 
@@ -127,7 +127,7 @@ def test_a_seam_along_a_border_comes_after_what_can_be_reviewed_and_is_not_lost(
 def test_arrays_of_different_grids_are_refused():
     p = two_spots()
     with pytest.raises(InputError, match="one grid"):
-        Ranking(basins(1 - p.max(0), (3, 3, 3)), list(p), entropy_of(p)[1:], VOXEL)
+        Ranking(watershed_regions(1 - p.max(0), (3, 3, 3)), list(p), entropy_of(p)[1:], VOXEL)
 
 
 @pytest.mark.parametrize("name", ["lesions:32x32x32", "boundary:24x24x24"])
@@ -135,7 +135,7 @@ def test_few_samples_find_the_places_that_the_exact_probabilities_name(name):
     """The first five regions hold what the exact ranking's first five hold, in exact expected error, case by case."""
 
     def held(p, truth):
-        labels = basins(1 - p.max(0), (4, 4, 4))
+        labels = watershed_regions(1 - p.max(0), (4, 4, 4))
         ranking = Ranking(labels, list(p), entropy_of(p), 0.064)
         return truth[np.isin(labels, [region.basin for region in ranking.at(0.0, most=5).regions])].sum()
 

@@ -10,7 +10,7 @@ import pytest
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
 from diffusion_segmentation.images import writing as results
 from diffusion_segmentation.segmentation import result_folder
-from diffusion_segmentation.segmentation.result_folder import FILES, digests, made, require_ours, writing
+from diffusion_segmentation.segmentation.result_folder import FILES, digests, new_folder, replacing, require_replaceable
 
 ALL = FILES
 FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
@@ -18,7 +18,7 @@ FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
 
 def run(folder: Path, names: tuple[str, ...], text: str, listed: bool = True) -> None:
     """Leave what a run leaves that writes these files."""
-    with writing(folder) as part:
+    with replacing(folder) as part:
         for name in names:
             (part / name).write_text(f"{text} {name}")
         report = {"schema": 1, "model": {"name": text}} | ({"files": digests(part)} if listed else {})
@@ -63,7 +63,7 @@ def test_what_no_run_has_left_is_not_replaced(tmp_path: Path, case: str) -> None
     FOREIGN[case](tmp_path)
     before = held(tmp_path)
     with pytest.raises(InputError, match="; move it away, or choose another folder.$"):
-        require_ours(tmp_path)
+        require_replaceable(tmp_path)
     with pytest.raises(InputError, match="; the new result is in 'result-") as caught:
         run(tmp_path, FEW, "new")
     (kept,) = held(tmp_path) - before
@@ -74,18 +74,18 @@ def test_what_no_run_has_left_is_not_replaced(tmp_path: Path, case: str) -> None
 @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"])
 def test_a_result_that_somebody_has_changed_is_not_written_over(tmp_path: Path, name: str) -> None:
     run(tmp_path, ALL, "first")
-    require_ours(tmp_path)
+    require_replaceable(tmp_path)
     (tmp_path / name).write_text("corrected by hand")
     with pytest.raises(InputError, match=f"'{name}' in .* was changed .*; move it away"):
-        require_ours(tmp_path)
+        require_replaceable(tmp_path)
     (tmp_path / name).unlink()
-    require_ours(tmp_path)
+    require_replaceable(tmp_path)
 
 
 def test_a_run_that_fails_leaves_the_earlier_result_whole(tmp_path: Path) -> None:
     run(tmp_path, ALL, "first")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(DiffusionSegmentationError), writing(tmp_path) as part:
+    with pytest.raises(DiffusionSegmentationError), replacing(tmp_path) as part:
         (part / "entropy.nrrd").write_text("half")
         raise DiffusionSegmentationError("The disk is full.")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -124,11 +124,11 @@ def test_the_report_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for folder in (tmp_path / "there" / "a" / "b", tmp_path / "there"):
-        with pytest.raises(KeyError), made(folder):
+        with pytest.raises(KeyError), new_folder(folder):
             assert folder.is_dir()
             raise KeyError
     assert held(tmp_path) == {"there"} and held(tmp_path / "there") == set()
-    with pytest.raises(KeyError), made(tmp_path / "c" / "d"):
+    with pytest.raises(KeyError), new_folder(tmp_path / "c" / "d"):
         (tmp_path / "c" / "d" / "kept").write_text("")
         raise KeyError
     assert (tmp_path / "c" / "d" / "kept").exists()

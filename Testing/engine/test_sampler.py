@@ -16,7 +16,7 @@ from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, alpha_sigma, d
 from diffusion_segmentation.model.folder import Model
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.segmentation import sampler
-from diffusion_segmentation.segmentation.sampler import Encoded, sample_seeds, solve
+from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds, solve
 
 PRESENCE = 0.3
 SHAPE = (4, 6, 4)
@@ -80,7 +80,7 @@ def a_model(denoiser: nn.Module, window=(64, 64, 64)) -> Model:
 
 
 def draw(model: Model, seeds, grid, shape=SHAPE) -> np.ndarray:
-    encoded = Encoded(model, np.zeros(shape, np.float32), torch.device("cpu"), lambda: None)
+    encoded = EncodedVolume(model, np.zeros(shape, np.float32), torch.device("cpu"), lambda: None)
     return encoded.sample(seeds, grid)
 
 
@@ -150,7 +150,7 @@ def test_step_callback_can_stop_and_counts_up():
         if step == 3:
             raise KeyboardInterrupt
 
-    encoded = Encoded(a_model(WholeOrNothing()), np.zeros(SHAPE, np.float32), torch.device("cpu"), lambda: None)
+    encoded = EncodedVolume(a_model(WholeOrNothing()), np.zeros(SHAPE, np.float32), torch.device("cpu"), lambda: None)
     with pytest.raises(KeyboardInterrupt):
         encoded.sample([1], FINE, stop_at_three)
     assert seen == [1, 2, 3]

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from diffusion_segmentation.errors import Cancelled, GeometryError, InputError
-from diffusion_segmentation.segmentation import pipeline as engine
+from diffusion_segmentation.segmentation import partial_results
 from diffusion_segmentation.segmentation.ensemble import Ensemble
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, choose_device, devices, segment
 
@@ -181,7 +181,7 @@ class Died(BaseException):
 
 
 def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, monkeypatch, tmp_path):
-    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(samples=6, keep_samples=True, previews=True)
 
     def die(now):
@@ -203,14 +203,14 @@ def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, mon
 
 
 def test_a_run_that_comes_to_its_end_leaves_its_result_alone(request_for, monkeypatch):
-    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     segment(request)
     assert not [path for path in request.output.iterdir() if path.is_dir()]
 
 
 def test_a_run_goes_on_where_its_samples_cannot_be_kept(request_for, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     request.output.mkdir()
     for n in range(1, 5):

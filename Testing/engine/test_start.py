@@ -13,11 +13,11 @@ from diffusion_segmentation.diffusion.copula import Frame, period
 from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.images.label_file import IGNORED
 from diffusion_segmentation.model import folder as models
-from diffusion_segmentation.model.folder import FREE_SAMPLES
-from diffusion_segmentation.segmentation.ensemble import KEPT_MASKS
+from diffusion_segmentation.model.folder import DEFAULT_COPULA_SAMPLES
+from diffusion_segmentation.segmentation.ensemble import MAX_MASKS
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import Request, segment
-from diffusion_segmentation.segmentation.sampler import Encoded
+from diffusion_segmentation.segmentation.sampler import EncodedVolume
 from diffusion_segmentation.segmentation.tiling import Tiling
 
 CPU = torch.device("cpu")
@@ -59,8 +59,8 @@ def copula_run(copula_folder, a_head_file, tmp_path_factory):
 
 def test_samples_without_a_pass_are_many_and_the_report_says_how_they_were_drawn(copula_run):
     _, report, seen = copula_run
-    assert report["samples"] == report["requested_samples"] == FREE_SAMPLES == 64
-    assert report["kept_samples"] == KEPT_MASKS == len(report["samples_dice"])
+    assert report["samples"] == report["requested_samples"] == DEFAULT_COPULA_SAMPLES == 64
+    assert report["kept_samples"] == MAX_MASKS == len(report["samples_dice"])
     assert report["steps"] == 0 and report["start"] == {"kind": "copula", "log_snr": None}
     assert report["map_source"] == "exact" and report["direct_difference"] == 0
     assert [now.samples for now in seen] == [0]
@@ -80,11 +80,11 @@ def test_the_samples_volumes_lie_about_the_expected_one(copula_run):
 def test_the_stored_masks_are_those_of_the_first_samples(copula_run):
     request, report, _ = copula_run
     stored = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "samples.seq.nrrd")))
-    stored = stored if stored.shape[-1] == KEPT_MASKS else np.moveaxis(stored, 0, -1)
+    stored = stored if stored.shape[-1] == MAX_MASKS else np.moveaxis(stored, 0, -1)
     voxel_ml = 3.0 * 2.5 * 4.0 / 1000
     for volume in report["volumes"]:
-        counted = [(stored[..., n] == volume["label"]).sum() * voxel_ml for n in range(KEPT_MASKS)]
-        np.testing.assert_allclose(volume["samples_ml"][:KEPT_MASKS], counted, atol=1e-3)
+        counted = [(stored[..., n] == volume["label"]).sum() * voxel_ml for n in range(MAX_MASKS)]
+        np.testing.assert_allclose(volume["samples_ml"][:MAX_MASKS], counted, atol=1e-3)
 
 
 def test_disagreement_is_the_entropy_of_the_samples_votes(copula_run):
@@ -129,8 +129,8 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     agreement = {}
     for log_snr in (-11.0, 6.0):
-        from_here = model.starting(models.Start(model.start.covariance, log_snr))
-        encoded = Encoded(from_here, image, CPU, lambda: None)
+        from_here = model.with_start(models.Start(model.start.covariance, log_snr))
+        encoded = EncodedVolume(from_here, image, CPU, lambda: None)
         grid = from_here.step_grid(6)
         masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
         agreement[log_snr] = np.mean(masks)
@@ -143,8 +143,8 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     gaps = {}
     for kept_mm in (None, 16.0):
-        started = model.starting(models.Start(model.start.covariance, -9.0, kept_mm))
-        encoded = Encoded(started, image, CPU, lambda: None)
+        started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
+        encoded = EncodedVolume(started, image, CPU, lambda: None)
         volumes = [
             [np.bincount(mask.ravel(), minlength=3) for mask in (drawn, encoded.start_mask(seed))]
             for seed in range(4)
@@ -157,9 +157,9 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
 def test_samples_do_not_depend_on_windows_or_on_which_are_drawn_together(denoised_folder):
     model = models.load(denoised_folder)
     image = np.random.default_rng(0).random((24, 16, 16), dtype=np.float32)
-    whole = Encoded(model, image, CPU, lambda: None)
+    whole = EncodedVolume(model, image, CPU, lambda: None)
     tiling = Tiling(image.shape, (16, 16, 16), model.multiple, whole.tiling.padded)
-    smaller = Encoded(model, image, CPU, lambda: None, tiling)
+    smaller = EncodedVolume(model, image, CPU, lambda: None, tiling)
     # The probabilities differ a little between windows; what is drawn belongs to the voxels.
     assert (whole.start_mask(4) == smaller.start_mask(4)).mean() > 0.9
     grid = model.step_grid(4)
@@ -173,7 +173,9 @@ def test_the_start_does_not_depend_on_the_crop(copula_folder):
     frame = (40, 36, 44)
     masks = []
     for offset in ((0, 0, 0), (4, 8, 4)):
-        encoded = Encoded(model, np.zeros((24, 24, 24), np.float32), CPU, lambda: None, frame=Frame(frame, offset))
+        encoded = EncodedVolume(
+            model, np.zeros((24, 24, 24), np.float32), CPU, lambda: None, frame=Frame(frame, offset)
+        )
         encoded._marginals = torch.full_like(
             encoded._marginals, 1 / 3
         )  # everywhere: what the networks see of a crop's border is not the point

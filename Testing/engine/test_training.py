@@ -201,7 +201,7 @@ def test_the_denoiser_alone_learns_on_an_encoder_that_stays_as_it_is(config, hea
         train.main(heads, tmp_path / "second", config, start=str(first))
     before = models.load(first)
     covariance = Covariance((4.0,), np.full((8, 1), 0.9), np.full(8, 0.1))
-    metadata = before.starting(models.Start(covariance, None)).metadata
+    metadata = before.with_start(models.Start(covariance, None)).metadata
     models.save(first, metadata, before.encoder, before.denoiser)
     train.main(heads, tmp_path / "second", config, start=str(first))
     settings["optimisation"]["iterations"] = 6

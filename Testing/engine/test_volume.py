@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from diffusion_segmentation.errors import GeometryError, InputError
 from diffusion_segmentation.images.volume import read_volume
-from diffusion_segmentation.segmentation.suitability import check_grid, check_modality
+from diffusion_segmentation.segmentation.input_volume import check_grid, check_modality
 
 HEAD_RANGE = {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"}
 

@@ -16,7 +16,7 @@ from diffusion_segmentation.errors import GeometryError, InputError
 from diffusion_segmentation.images import volume
 from diffusion_segmentation.images.file_digest import files_sha256
 from diffusion_segmentation.images.volume import VolumeFile, read_volume
-from diffusion_segmentation.segmentation.input_volume import left_open
+from diffusion_segmentation.segmentation.input_volume import unstated_in_source
 
 OTHER = VOXELS[::-1, ::-1] * 7 + 3
 
@@ -362,16 +362,18 @@ def test_a_header_alone_says_whether_a_volume_fits(tmp_path: Path, monkeypatch: 
 def test_what_a_scenes_file_leaves_open_is_said_without_its_name(tmp_path: Path) -> None:
     path = nifti(tmp_path / "Patient.nii", sform=None)
     image = sitk.ReadImage(str(path))
-    (sentence,) = left_open(path, image)
+    (sentence,) = unstated_in_source(path, image)
     assert "orientation" in sentence and "Patient" not in sentence
     tiff = written(tmp_path / "Patient.tif")
-    assert len(left_open(tiff, sitk.ReadImage(str(tiff)))) == 2
+    assert len(unstated_in_source(tiff, sitk.ReadImage(str(tiff)))) == 2
     corrected = sitk.ReadImage(str(tiff))
     corrected.SetSpacing((2, 2, 5))
-    assert ["orientation" in sentence for sentence in left_open(tiff, corrected)] == [True]
+    assert ["orientation" in sentence for sentence in unstated_in_source(tiff, corrected)] == [True]
     image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))  # a person has placed it
-    assert left_open(path, image) == []
-    assert left_open(tmp_path / "gone.nii", image) == left_open(nifti(tmp_path / "b.nii"), image) == []
+    assert unstated_in_source(path, image) == []
+    assert (
+        unstated_in_source(tmp_path / "gone.nii", image) == unstated_in_source(nifti(tmp_path / "b.nii"), image) == []
+    )
 
 
 CONTRADICTORY = {
@@ -386,16 +388,16 @@ def test_a_contradiction_of_the_file_is_refused_in_a_scene_unless_it_was_settled
     path = nifti(tmp_path / "Patient.nii", **{"qform": (0, 0, 0), **CONTRADICTORY[case]})
     image = sitk.ReadImage(str(path))  # as Slicer does
     with pytest.raises(GeometryError, match="^The file of the volume (has voxels|is mirrored)"):
-        left_open(path, image)
+        unstated_in_source(path, image)
     image.SetSpacing((2.5, 2.5, 2.5))
-    assert left_open(path, image) == []
+    assert unstated_in_source(path, image) == []
 
 
 def test_other_units_of_a_scenes_file_are_said(tmp_path: Path) -> None:
     path = written(tmp_path / "a.nrrd")
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"kinds:", b'space units: "um" "um" "um"\nkinds:'))
-    assert left_open(path, sitk.ReadImage(str(path))) == [
+    assert unstated_in_source(path, sitk.ReadImage(str(path))) == [
         "The file of the volume is not measured in mm; convert it to mm."
     ]
 

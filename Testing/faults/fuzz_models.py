@@ -368,7 +368,7 @@ def _answer(folder: Path) -> str:
         model = load(folder)
         steps = model.section["steps"]["cpu"]
         # From the log-SNR of a denoised start on only the later nodes are left.
-        grid = model.starting(None).step_grid(steps)
+        grid = model.with_start(None).step_grid(steps)
         own = model.step_grid(steps)
         if model.input_statistics is not None:
             distance = model.input_statistics.input_distance(ScanSummary.of(model.input_statistics)).distance

@@ -16,7 +16,7 @@ from diffusion_segmentation.worker import server as worker
 CELLS = 14 * 14 * 12
 """Of the bench's volume on the working grid."""
 CALM_PASSES = 60
-KEEP_SECONDS = 0.3
+INTERVAL_SECONDS = 0.3
 
 
 def limited(name: str) -> ModuleType:
@@ -25,11 +25,11 @@ def limited(name: str) -> ModuleType:
     import torch
 
     from diffusion_segmentation.networks import Denoiser
-    from diffusion_segmentation.segmentation import memory_plan
+    from diffusion_segmentation.segmentation import memory_plan, partial_results
 
-    memory_plan.most_at_once = lambda device: 4
-    memory_plan.SMALLEST_SHARE = 0.25
-    engine.KEEP_SECONDS = KEEP_SECONDS
+    memory_plan.max_group_size = lambda device: 4
+    memory_plan.MIN_WINDOW_SHARE = 0.25
+    partial_results.INTERVAL_SECONDS = INTERVAL_SECONDS
     forward, passes = Denoiser.forward, 0
 
     def guarded(network: Denoiser, x: torch.Tensor, *rest: Any) -> torch.Tensor:

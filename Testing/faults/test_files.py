@@ -20,6 +20,7 @@ from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError
 from diffusion_segmentation.images import writing as results
 from diffusion_segmentation.model import cache as model_cache
 from diffusion_segmentation.networks import Denoiser
+from diffusion_segmentation.segmentation import partial_results
 from diffusion_segmentation.segmentation import pipeline as segment
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Preview, Progress, Request
 
@@ -133,7 +134,7 @@ def test_a_full_disk_costs_a_run_no_preview_that_it_can_do_without(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither those nor what is kept while it goes on; and pieces of either are not left."""
-    monkeypatch.setattr(segment, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", 0.0)
     replace, refused, seen = os.replace, [], set()
 
     def full(source: Path, target: Path) -> None:
@@ -183,8 +184,8 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
         shutil.rmtree(model)
         return model
 
-    monkeypatch.setattr(model_cache.models_module, "find", find)
-    with pytest.raises(ModelError, match="lacks its metadata.json"):
+    monkeypatch.setattr(model_cache, "find", find)
+    with pytest.raises(ModelError, match="has no metadata.json"):
         run(tmp_path / "out", model=str(model), models=models)
 
 
@@ -192,7 +193,7 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
 def test_a_model_that_gives_no_numbers_is_refused(
     run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    model = model_cache.models_module.load(a_model_folder)
+    model = model_cache.load(a_model_folder)
     if where == "direct":
         model.encoder.head.bias += 3e38  # finite, as its sum with itself is not
         model.encoder.head.weight *= 1e38

@@ -21,9 +21,8 @@ from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.networks import Denoiser, Encoder
 from diffusion_segmentation.runtime import devices, memory
 from diffusion_segmentation.runtime.devices import choose_device, explain_gpu_error, out_of_memory_error
-from diffusion_segmentation.segmentation import memory_plan
+from diffusion_segmentation.segmentation import memory_plan, partial_results, watershed
 from diffusion_segmentation.segmentation import pipeline as segment
-from diffusion_segmentation.segmentation import watershed as basins
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Progress, Request
 from diffusion_segmentation.segmentation.tiling import Tiling
@@ -31,7 +30,7 @@ from diffusion_segmentation.segmentation.tiling import Tiling
 CELLS = 14 * 16 * 16
 """Of the head's body on the working grid: one window."""
 
-SMALLER = f"The memory of 'cpu' is short, so {memory_plan.SMALLER}."
+SMALLER = f"The memory of 'cpu' is short, so {memory_plan.SMALLER_WINDOWS}."
 
 
 def about_memory(report: dict) -> list[str]:
@@ -62,8 +61,8 @@ class Limit:
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
-    monkeypatch.setattr(memory_plan, "most_at_once", lambda device: 8)  # as on a GPU
-    monkeypatch.setattr(memory_plan, "SMALLEST_SHARE", 0.25)  # the head is small
+    monkeypatch.setattr(memory_plan, "max_group_size", lambda device: 8)  # as on a GPU
+    monkeypatch.setattr(memory_plan, "MIN_WINDOW_SHARE", 0.25)  # the head is small
     return Limit(monkeypatch)
 
 
@@ -126,9 +125,9 @@ def test_the_features_go_before_smaller_windows_are_looked_at(
 ) -> None:
     encoded: list[weakref.ref] = []
     alive: list[int] = []
-    begin = segment.Encoded.__init__
+    begin = segment.EncodedVolume.__init__
 
-    def watched(self: segment.Encoded, *given: Any) -> None:
+    def watched(self: segment.EncodedVolume, *given: Any) -> None:
         alive.append(sum(one() is not None for one in encoded))
         encoded.append(weakref.ref(self))
         begin(self, *given)
@@ -136,7 +135,7 @@ def test_the_features_go_before_smaller_windows_are_looked_at(
     def fill(now: Progress) -> None:
         limit.cells = CELLS / 2 if now.stage == "sampling" and now.sample == 2 else limit.cells
 
-    monkeypatch.setattr(segment.Encoded, "__init__", watched)
+    monkeypatch.setattr(segment.EncodedVolume, "__init__", watched)
     run("later", samples=3, progress=fill)
     assert alive == [0, 0]
 
@@ -145,7 +144,9 @@ def test_the_features_go_before_smaller_windows_are_looked_at(
 def test_a_run_removes_no_folder_of_the_person(
     run: Callable, tmp_path: Path, previews: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "KEEP_SECONDS", 0.0)  # so that the run makes and removes folders of like names
+    monkeypatch.setattr(
+        partial_results, "INTERVAL_SECONDS", 0.0
+    )  # so that the run makes and removes folders of like names
     mine = tmp_path / "out" / "finished-subjects" / "a.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("of years")
@@ -178,7 +179,7 @@ def test_a_seed_means_the_same_noise_with_smaller_windows(a_model_folder: Path) 
     smaller = Tiling(image.shape, (16, 16, 16), 16, whole.padded)
     assert whole.padded == smaller.padded == (32, 32, 32) != Tiling(image.shape, (16, 16, 16), 16).padded
     cpu, nothing = torch.device("cpu"), lambda: None
-    noise, same = (segment.Encoded(model, image, cpu, nothing, tiling)._noise(3) for tiling in (whole, smaller))
+    noise, same = (segment.EncodedVolume(model, image, cpu, nothing, tiling)._noise(3) for tiling in (whole, smaller))
     torch.testing.assert_close(noise, same, rtol=0, atol=0)
 
 
@@ -242,7 +243,7 @@ def test_groups_fit_into_half_of_what_is_free(a_model_folder: Path, monkeypatch:
     one = 12 * 4 * 8 * 3 * CELLS
     for free, group in ((0, 1), (2 * one, 1), (7 * one, 3), (100 * one, 8)):
         monkeypatch.setattr(devices, "free_bytes", lambda device, free=free: free)
-        assert plan.group(tiling) == group
+        assert plan.group_size(tiling) == group
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_figures_before_a_network_runs(
@@ -271,8 +272,8 @@ def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_
     free = whole - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "available_memory", lambda: free)
-        said = plan.require(tiling, 1000, 1000)
-        assert plan.notes == [said] and plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
+        plan.require(tiling, 1000, 1000)
+        assert plan.window == (64, 64, 64) and plan.encoding_bytes(tiling()) < free
         assert plan.notes == [SMALLER]
         patch.setattr(memory, "available_memory", lambda: 1000)
         with pytest.raises(OutOfMemoryError, match="needs about"):
@@ -305,7 +306,7 @@ def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
     places = np.argwhere(np.ones((60, 60, 60), bool))
     tracemalloc.start()
     try:
-        kept = basins._thinned(places, np.ones(3), 10.0)
+        kept = watershed._thinned(places, np.ones(3), 10.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -62,7 +62,7 @@ def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> N
         slicer.stop()
     assert done["type"] == "done" and done["report"]["samples"] == harness.SAMPLES
     fewer, smaller = (sentence for sentence in done["report"]["warnings"] if "memory" in sentence)
-    assert "fewer samples are drawn at a time" in fewer and "looks through smaller windows" in smaller
+    assert "fewer samples are drawn at a time" in fewer and "uses smaller windows" in smaller
     assert {m.get("note") for m in slicer.of(run["job"], "progress")} >= {fewer, smaller}
     shutil.rmtree(run["folder"])
 

@@ -155,7 +155,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
 
     from diffusion_segmentation.images import writing as results
     from diffusion_segmentation.segmentation import uncertain_regions as regions
-    from diffusion_segmentation.segmentation.watershed import basins
+    from diffusion_segmentation.segmentation.watershed import watershed_regions
 
     reference = sitk.ReadImage(request["volume"])
     voxels = sitk.GetArrayFromImage(reference).astype(np.float32)
@@ -188,7 +188,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
     results.write_sequence(path, quantised, reference, box, False, index_name="class")
-    unsure = basins(1 - p.max(0), reference.GetSpacing()[::-1])
+    unsure = watershed_regions(1 - p.max(0), reference.GetSpacing()[::-1])
     spacing = reference.GetSpacing()
     workingMm = 20.0 if behaviour == "seams" else WORKING_MM
     thickness = regions.reviewable_voxels(workingMm, spacing[::-1])

@@ -112,7 +112,7 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
         counter = StepCounter(line, "comparing starts")
         candidates = compare_starts(model, covariance, compared, SAMPLES, seed + 1, counter)
     best = choose(candidates)
-    calibrated = model.starting(best.start)
+    calibrated = model.with_start(best.start)
     section = calibrated.section
     # The mean of the copula's own masks is the direct head exactly: there is nothing for a prior to mend.
     section["map_prior"] = 0 if best.start is not None and best.start.log_snr is None else best.prior

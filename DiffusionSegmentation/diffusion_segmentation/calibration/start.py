@@ -15,7 +15,7 @@ from ..images.label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model.folder import Model, Start
 from ..runtime.floating_point import flush_denormals
-from ..segmentation.sampler import Encoded, draw, sample_seeds
+from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
 from .covariance import Labelled
 from .prior import PRIORS, choose_prior, log_scores
 
@@ -93,7 +93,7 @@ def compare_starts(
     for number, (name, start) in enumerate(starts.items()):
         drawn = []
         for index, case in enumerate(cases):
-            drawn.append(samples(model.starting(start), case, count, sample_seeds(seed, 1, index)[0]))
+            drawn.append(samples(model.with_start(start), case, count, sample_seeds(seed, 1, index)[0]))
             on_case(number * len(cases) + index + 1, len(starts) * len(cases))
         found.append(scored(name, start, cases, drawn, model.spacing))
     return found
@@ -133,14 +133,14 @@ def samples(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.nda
 def _drawn(model: Model, case: Labelled, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     device = next(model.encoder.parameters()).device
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
-    grid = np.empty(0) if model.is_free else model.step_grid(steps)
+    grid = np.empty(0) if model.is_copula_only else model.step_grid(steps)
     with flush_denormals():
         if model.dims == 2:
             drawn = draw(model, case.image[None], count, grid, seed)
             return drawn.masks[0], drawn.mean[0]
-        encoded = Encoded(model, case.image, device, lambda: None)
+        encoded = EncodedVolume(model, case.image, device, lambda: None)
         seeds = sample_seeds(seed, count)
-        if model.is_free:
+        if model.is_copula_only:
             return np.stack([encoded.start_mask(one) for one in seeds]), case.p
         p = np.concatenate([encoded.sample([one], grid) for one in seeds])
         return p.argmax(1).astype(np.uint8), p.mean(0)
@@ -169,10 +169,10 @@ def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> Labelled:
     device = next(model.encoder.parameters()).device
     with flush_denormals(), torch.inference_mode():
         if model.dims == 2:
-            plain = model.starting(None)
+            plain = model.with_start(None)
             p = draw(plain, image[None], 1, plain.step_grid(1), 0).direct[0]
         else:
-            p = Encoded(model, image, device, lambda: None).direct()
+            p = EncodedVolume(model, image, device, lambda: None).direct()
     p = p / p.sum(0)
     ignored = labels == IGNORED
     if not ignored.any():

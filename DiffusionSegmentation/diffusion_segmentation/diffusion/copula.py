@@ -1,14 +1,13 @@
-"""Correlated masks with given class probabilities: a Gaussian copula of the direct head.
+"""Gaussian copula: masks with given class probabilities per voxel and correlation between voxels.
 
-Each class k has a latent Gaussian field f_k with unit variance. Independent fields, turned into Gumbel noise voxel by
-voxel, choose the class (Gumbel-max; Maddison et al., "A* sampling", 2014, section 2):
+Each class k has an independent latent Gaussian field f_k of unit variance, which is mapped to Gumbel noise; the class
+is chosen by Gumbel-max (Maddison et al., "A* sampling", 2014, section 2):
 
     label(v) = argmax_k [ log p_k(v) - log(-log Phi(f_k(v))) ].
 
-At every voxel the noise of the classes is independent and Gumbel, so class k comes out with probability p_k(v) exactly,
-whatever the correlation of the fields between voxels; no order of the classes is needed. What the correlation decides
-is the spread of volumes and shapes. It is a sum of Gaussians of several widths, as Monteiro et al., "Stochastic
-segmentation networks", 2020, let a network predict it, but stationary and fitted to data (`calibration.covariance`).
+At each voxel class k has probability p_k(v) exactly, whatever the correlation between voxels. The correlation sets the
+spread of volumes and shapes. It is a sum of Gaussians of several widths, stationary and fitted to data
+(`calibration.covariance`); Monteiro et al., "Stochastic segmentation networks", 2020, predict it with a network.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 
 import numpy as np
 import torch
 from scipy import fft
 from scipy.special import log_ndtr
 
-SURE = 1e-4
-"""A voxel whose most probable class leaves less than this to the others is not drawn."""
-NEGLIGIBLE = 1e-5
-"""Classes less probable than this at a voxel are not drawn there."""
+MIN_UNCERTAINTY = 1e-4
+"""Voxels with 1 - max p at or below this get their most probable class; no noise is drawn for them."""
+MIN_PROBABILITY = 1e-5
+"""Classes at or below this probability at a voxel are never chosen there."""
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """Correlation of each class's latent field with itself over a lag h in mm:
+    """Autocorrelation of the latent field of each class k at a lag h in mm:
 
         shared_k + sum_s weights[k, s] * exp(-h^2 / (2 scales_mm[s]^2)),
 
-    with the sum of a row of `weights` and its `shared` equal to 1. `shared` is the part that a whole structure has in
-    common. `weights` float64 [C, S], `shared` float64 [C]; background first. The Gaussians are band-limited to the
-    voxel grid, so a width below the voxel size approaches white noise (`gaussian_spectrum`).
+    where each row of `weights` and its `shared` sum to 1. `weights` is float64 [C, S]; `shared`, float64 [C], is the
+    part common to all voxels; background first. The Gaussians are band-limited to the voxel grid, so a width below the
+    voxel size approaches white noise (`gaussian_spectrum`).
     """
 
     scales_mm: tuple[float, ...]
@@ -46,7 +45,7 @@ class Covariance:
 
     @classmethod
     def read(cls, entry: dict) -> Covariance:
-        """From the entry `covariance` of a model's metadata."""
+        """Read the entry `covariance` of a model's metadata; rounded weights are normalised."""
         weights, shared = np.array(entry["weights"], np.float64), np.array(entry["shared"], np.float64)
         total = weights.sum(1) + shared
         return cls(tuple(map(float, entry["scales_mm"])), weights / total[:, None], shared / total)
@@ -62,10 +61,10 @@ class Covariance:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an array lies in the grid for which noise is drawn.
+    """Position of an array in the voxel grid for which noise is drawn.
 
-    `shape` are the voxels of that grid, `offset` is the array's first voxel in it. The noise at a voxel depends on the
-    seed and on its place in the frame, not on which part of the frame is looked at.
+    `shape` is the size of that grid, `offset` the index of the array's first voxel in it. The noise at a voxel depends
+    on the seed and its index in the grid, not on the part of the grid that the array covers.
     """
 
     shape: tuple[int, ...]
@@ -73,29 +72,26 @@ class Frame:
 
     @classmethod
     def around(cls, shape: Sequence[int]) -> Frame:
-        """The frame of an array that is not part of a larger grid."""
+        """Frame of an array that is the whole grid."""
         return cls(tuple(shape), (0,) * len(shape))
 
 
 def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
-    """Power [*period with the last axis halved] of unit-variance noise with correlation exp(-h^2 / (2 scale^2)).
+    """Power spectrum of unit-variance noise with correlation exp(-h^2 / (2 scale^2)); `scale` in voxels.
 
-    `scale` in voxels. As `scipy.fft.rfftn` orders it; the mean over the full spectrum is 1.
+    float32, in the half spectrum of `scipy.fft.rfftn`; the mean over the full spectrum is 1.
     """
     axes = [np.exp(-0.5 * (scale * 2 * np.pi * fft.fftfreq(n)) ** 2) for n in period]
     axes = [(axis / axis.mean()).astype(np.float32) for axis in axes]
     axes[-1] = axes[-1][: period[-1] // 2 + 1]
-    power = axes[0]
-    for axis in axes[1:]:
-        power = power[..., None] * axis
-    return power
+    return reduce(np.multiply.outer, axes)
 
 
 class LatentFields:
-    """Unit-variance Gaussian fields over a frame, one for each class, correlated as a `Covariance` says."""
+    """Unit-variance Gaussian fields over a frame, one for each class, with the correlation of a `Covariance`."""
 
     def __init__(self, covariance: Covariance, spacing_mm: float, frame: Frame, shape: Sequence[int]) -> None:
-        """`shape` are the voxels of the part of the frame that is wanted, from its offset on."""
+        """`shape` is the size of the returned part of the frame, which begins at its offset."""
         self.covariance = covariance
         scales = [scale / spacing_mm for scale in covariance.scales_mm]
         self.period = period(frame.shape, scales)
@@ -104,9 +100,9 @@ class LatentFields:
         self._amplitudes: dict[int, np.ndarray] = {}
 
     def draw(self, seed: int, label: int) -> np.ndarray:
-        """The field of class `label`, float32 of the part's shape; a function of the two numbers alone.
+        """Field of class `label`, float32 [*shape], determined by `seed` and `label`.
 
-        White noise is drawn in the half spectrum of a real field (E|W|^2 = 2), filtered, and transformed back.
+        White noise in the half spectrum of a real field (E|W|^2 = 2) is filtered and transformed back.
         """
         stream = int(np.random.SeedSequence(seed, spawn_key=(label,)).generate_state(1, np.uint64)[0] >> 1)
         generator = torch.Generator().manual_seed(stream)
@@ -118,81 +114,75 @@ class LatentFields:
         return field + np.float32(shared)
 
     def _amplitude(self, label: int) -> np.ndarray:
-        """Factor of the white noise in the half spectrum, float32; kept, because every sample needs it."""
+        """Filter of the white noise in the half spectrum, float32; cached for all samples."""
         if label not in self._amplitudes:
             weights = self.covariance.weights[label]
             power = sum(np.float32(w) * p for w, p in zip(weights, self._powers, strict=True))
             amplitude = np.sqrt(power * np.float32(np.prod(self.period) / 2))
-            # The inverse transform takes only the real part of these planes, which halves their power.
-            amplitude[..., 0] *= np.float32(np.sqrt(2))
-            if self.period[-1] % 2 == 0:
-                amplitude[..., -1] *= np.float32(np.sqrt(2))
+            # The inverse transform uses only the real part of these planes, which halves their power.
+            for plane in (0,) if self.period[-1] % 2 else (0, -1):
+                amplitude[..., plane] *= np.float32(np.sqrt(2))
             self._amplitudes[label] = amplitude
         return self._amplitudes[label]
 
 
 def period(shape: Sequence[int], scales: Sequence[float]) -> tuple[int, ...]:
-    """Voxels of the periodic grid on which the fields of a frame of `shape` are drawn; `scales` in voxels.
+    """Size of the periodic grid on which the fields of a frame of `shape` are drawn; `scales` in voxels.
 
-    Twice the widest Gaussian keeps opposite faces of the frame apart; no margin is wider than the frame itself.
+    A margin of twice the widest Gaussian, at most the frame's own size, decorrelates opposite faces.
     """
     margin = int(np.ceil(2 * max(scales, default=0.0)))
     return tuple(fft.next_fast_len(n + min(margin, n), real=True) for n in shape)
 
 
 def field_bytes(covariance: Covariance, spacing_mm: float, shape: Sequence[int]) -> int:
-    """Most memory that drawing the fields over a frame of `shape` voxels takes, in bytes.
+    """Peak memory (bytes) of drawing the fields over a frame of `shape` voxels.
 
-    A power for each scale and an amplitude for each class, float32 in the half spectrum; waves, a field and its part.
+    One spectrum for each scale and class, float32 in the half spectrum; the noise, a field and a part of it.
     """
     grid = math.prod(period(shape, [scale / spacing_mm for scale in covariance.scales_mm]))
     return grid * (2 * (len(covariance.scales_mm) + len(covariance.shared)) + 4 * 4)
 
 
 class Copula:
-    """Draws masks with the class probabilities `p` and correlated noise."""
+    """Draws masks with class probabilities `p` and correlated noise; `uncertain` are the voxels with noise (flat)."""
 
     def __init__(self, covariance: Covariance, p: np.ndarray, spacing_mm: float, frame: Frame | None = None) -> None:
-        """`p` float32 [C, *shape] sums to 1 over the classes; `frame` is by default the array's own grid."""
+        """`p` float32 [C, *shape] sums to 1 over the classes; `frame` defaults to the grid of `p`."""
         self.shape = p.shape[1:]
         self.fields = LatentFields(covariance, spacing_mm, frame or Frame.around(self.shape), self.shape)
         flat = p.reshape(len(p), -1)
-        self._sure = flat.argmax(0).astype(np.uint8)
-        self._open = np.flatnonzero(flat.max(0) < 1 - SURE)
+        self._most_probable = flat.argmax(0).astype(np.uint8)
+        self.uncertain = np.flatnonzero(flat.max(0) < 1 - MIN_UNCERTAINTY)
         self._classes = [
-            (label, chosen, np.log(here[chosen]))
+            (label, possible, np.log(p_label[possible]))
             for label, row in enumerate(flat)
-            if len(chosen := np.flatnonzero((here := row[self._open]) > NEGLIGIBLE))
+            if len(possible := np.flatnonzero((p_label := row[self.uncertain]) > MIN_PROBABILITY))
         ]
 
     def draw(self, seed: int) -> np.ndarray:
-        """One mask, uint8 [*shape]; a function of the seed and the frame."""
-        best = np.full(len(self._open), -np.inf, np.float32)
-        labels = np.zeros(len(self._open), np.uint8)
-        for label, chosen, log_p in self._classes:
-            field = self.fields.draw(seed, label).ravel()[self._open[chosen]]
+        """One mask, uint8 [*shape], determined by the seed and the frame."""
+        best = np.full(len(self.uncertain), -np.inf, np.float32)
+        labels = np.zeros(len(self.uncertain), np.uint8)
+        for label, possible, log_p in self._classes:
+            field = self.fields.draw(seed, label).ravel()[self.uncertain[possible]]
             score = log_p + gumbel(field)
-            better = score > best[chosen]
-            won = chosen[better]
-            best[won], labels[won] = score[better], label
-        mask = self._sure.copy()
-        mask[self._open] = labels
+            better = score > best[possible]
+            changed = possible[better]
+            best[changed], labels[changed] = score[better], label
+        mask = self._most_probable.copy()
+        mask[self.uncertain] = labels
         return mask.reshape(self.shape)
-
-    @cached_property
-    def open_voxels(self) -> int:
-        """How many voxels are drawn; the others are sure."""
-        return len(self._open)
 
 
 def gumbel(field: np.ndarray) -> np.ndarray:
-    """Standard normal float32 values as standard Gumbel ones, -log(-log Phi(f)), off by 0.005 at most.
+    """Map standard normal to standard Gumbel values, -log(-log Phi(f)), float32, with an error of 0.005 at most.
 
-    From a table, because a head takes some 10^8 of them: a sixth of the time of the special function.
+    A table takes a sixth of the time of the special function; one head needs about 10^8 values.
     """
     return _GUMBEL[((np.clip(field, LOWEST, HIGHEST) - LOWEST) * STEPS_PER_SD + 0.5).astype(np.int32)]
 
 
 LOWEST, HIGHEST, STEPS_PER_SD = -8.0, 5.2, 512
-"""Normal values outside are taken as the nearest inside; one in ten million is above."""
+"""Range of the table, to which normal values are clipped; one in ten million exceeds it."""
 _GUMBEL = -np.log(-log_ndtr(np.arange(LOWEST, HIGHEST + 1 / STEPS_PER_SD, 1 / STEPS_PER_SD))).astype(np.float32)

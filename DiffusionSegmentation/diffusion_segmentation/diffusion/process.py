@@ -1,12 +1,12 @@
-"""The forward process in log-SNR, and the step grid that a task asks for.
+"""Forward diffusion process in log-SNR, DDIM step and task-adapted step grid.
 
 The state is x0 = 2 * onehot(label) - 1 over all classes, background included. Noise is variance preserving:
 
     x = alpha * x0 + sigma * eps,   alpha^2 = sigmoid(lambda),   sigma^2 = sigmoid(-lambda),
 
 where lambda = ln(alpha^2 / sigma^2) is the log-SNR (Kingma et al., "Variational Diffusion Models", 2021, section 3).
-Time *is* lambda here: it rises from LOG_SNR_MIN (nothing but noise) to LOG_SNR_MAX (the mask can be read off).
-Whatever depends on lambda is computed in float32 or better.
+lambda takes the place of time: it rises from LOG_SNR_MIN (pure noise) to LOG_SNR_MAX (the mask is legible).
+Everything that depends on lambda is computed in float32 or better.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import math
 import numpy as np
 import torch
 
-# Outside this range nothing is learnt: below -12 the state carries less than 1e-5 of the signal's power, above 8 the
-# voxel's own value already names its class.
+# Training outside this range is useless: below -12 the state carries less than 1e-5 of the signal's power, above 8 the
+# class of a voxel follows from its own value.
 LOG_SNR_MIN = -12.0
 LOG_SNR_MAX = 8.0
 
 
 def alpha_sigma(log_snr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signal and noise amplitudes, each shaped as `log_snr`, in float32."""
+    """Signal and noise amplitudes (alpha, sigma), float32, each of the shape of `log_snr`."""
     log_snr = log_snr.float()
     return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
 def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Labels [N, 8, z, y, x] (0..classes-1, space-to-depth form) as x0 [N, 8 * classes, z, y, x] in {-1, +1}.
+    """x0 [N, 8 * classes, z, y, x] in {-1, +1} of labels [N, 8, z, y, x] (0..classes-1, space-to-depth form).
 
-    Alike in two dimensions, [N, 4, y, x] as [N, 4 * classes, y, x]. A label beyond the classes is unknown: 0
-    throughout, so that the noisy state says nothing of it.
+    In two dimensions labels are [N, 4, y, x] and x0 is [N, 4 * classes, y, x]. A label >= `classes` is unknown: its x0
+    is 0 in all classes.
     """
     known = (labels < classes).movedim(1, -1)  # [N, z, y, x, 8]
     hot = torch.nn.functional.one_hot(labels.long().movedim(1, -1) * known, classes)  # [N, z, y, x, 8, classes]
@@ -41,7 +41,7 @@ def one_hot_state(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def diffuse(x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
-    """x at `log_snr` [N] from x0 and unit noise, both of any shape [N, ...]."""
+    """State x at `log_snr` [N] from x0 and unit noise, both of shape [N, ...]."""
     alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
     return alpha * x0 + sigma * noise
 
@@ -49,19 +49,19 @@ def diffuse(x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> tor
 def ddim_step(x: torch.Tensor, p: torch.Tensor, log_snr: float, next_log_snr: float) -> torch.Tensor:
     """One deterministic step (Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 with eta = 0).
 
-    `p` are the class probabilities of x0 that the network gives at `log_snr`; the noise that is carried on is the one
-    that agrees with them, so a sample is a function of its start alone. `x` and `p` have the same shape.
+    `p` are the class probabilities of x0 at `log_snr`, of the shape of `x`. The noise is estimated from `x` and `p` and
+    kept, so a sample depends on its initial state alone.
     """
     (alpha, next_alpha), (sigma, next_sigma) = (
         a.tolist() for a in alpha_sigma(torch.tensor([log_snr, next_log_snr], dtype=torch.float64))
     )
-    carried = next_sigma / sigma
-    towards = next_alpha - carried * alpha
-    return (carried * x).add_(p, alpha=2 * towards).sub_(towards)
+    noise_scale = next_sigma / sigma
+    x0_scale = next_alpha - noise_scale * alpha
+    return (noise_scale * x).add_(p, alpha=2 * x0_scale).sub_(x0_scale)  # x0 = 2 p - 1
 
 
 def sample_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
-    """Log-SNR of training steps from uniforms in (0, 1): the cosine schedule, shifted by the input scale b.
+    """Training log-SNR from uniforms in (0, 1): cosine schedule, shifted by the input scale b.
 
     lambda(t) = -2 ln tan(pi t / 2) + 2 ln b (Hoogeboom et al., "Simple diffusion", 2023, eq. 4), clipped to the range.
     """
@@ -71,10 +71,10 @@ def sample_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
 
 
 def linear_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
-    """As `sample_log_snr` for the linear schedule of image generation: beta from 0.1 to 20 in continuous time.
+    """As `sample_log_snr`, for the linear schedule of image generation: beta from 0.1 to 20 in continuous time.
 
     alpha^2(t) = exp(-(0.1 t + 9.95 t^2)) (Song et al., "Score-based generative modeling through SDEs", 2021, eq. 32),
-    which 1000 steps with beta from 1e-4 to 0.02 (Ho et al. 2020) come to.
+    the continuous limit of 1000 steps with beta from 1e-4 to 0.02 (Ho et al., 2020).
     """
     t = uniform.double().clamp(1e-6, 1 - 1e-6)
     exponent = 0.1 * t + 9.95 * t.square()
@@ -82,35 +82,33 @@ def linear_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
     return log_snr.clamp(LOG_SNR_MIN, LOG_SNR_MAX).float()
 
 
-# Where the steps begin and end: so much of the loss has fallen. What is left at the last node, the final softmax says.
-FALLEN = (0.03, 0.99)
-# This share of the steps follows the loss, the rest is even in log-SNR.
-FOLLOWING = 0.7
+LOSS_DROP_RANGE = (0.03, 0.99)
+"""Fraction of the total loss drop at the second and at the last node of a step grid."""
+LOSS_WEIGHT = 0.7
+"""Weight of the loss in the node density; the rest is uniform in log-SNR."""
 
 
 def adapted_grid(log_snr: np.ndarray, loss: np.ndarray, steps: int) -> np.ndarray:
-    """The task-adapted step grid: `steps` log-SNR nodes, rising, close together where the task is decided.
+    """Task-adapted step grid: `steps` rising log-SNR nodes, dense where the loss falls.
 
-    `log_snr` and `loss` [B] are the centres and values of the loss curve that training records, made non-increasing
-    (what is read off a cleaner state can only be easier). The first node is LOG_SNR_MIN, where the state is pure noise;
-    the second lies where the loss begins to fall, the last where hardly any is left (`FALLEN`). Between them most of a
-    step is an equal share of the loss and the rest an equal share of the range (`FOLLOWING`): the solver is of second
-    order and needs steps of like size, and a grid by the loss alone leaps over the beginning, where the spread is set,
-    and stops where a tenth of the loss is left and a mask still mixes two answers.
+    `log_snr` and `loss` [B] are bin centres and values of the training loss curve, made non-increasing here. The first
+    node is LOG_SNR_MIN (pure noise); the second and the last lie where the loss has dropped by `LOSS_DROP_RANGE`.
+    Between them each step covers an equal share of a mixture of the loss drop (weight `LOSS_WEIGHT`) and the log-SNR
+    range: a second-order solver needs steps of similar size, and a grid by the loss alone skips the low log-SNR, where
+    the spread of the samples is decided, and ends with a tenth of the loss left.
     Cf. the time warping of Dieleman et al., "Continuous diffusion for categorical data", 2022, section 3.3.
 
-    Raises ValueError when the curve is empty, not finite, or `steps` < 1.
+    Raises ValueError if the curve has less than two points or is not finite, or if `steps` < 1.
     """
     log_snr, loss = np.asarray(log_snr, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if steps < 1 or log_snr.size < 2 or log_snr.shape != loss.shape or not np.isfinite(loss).all():
         raise ValueError("A step grid needs at least one step and a finite loss curve of two points or more.")
-    falling = np.minimum.accumulate(loss)
-    # A hair of slope keeps flat stretches invertible and places nodes evenly where the curve says nothing.
-    falling = falling - np.linspace(0, 1e-6 * max(float(falling[0]), 1e-12), falling.size)
-    fallen = (falling[0] - falling) / (falling[0] - falling[-1])
-    begin, end = np.interp(FALLEN, fallen, log_snr)
-    between = np.linspace(begin, end, 1001)
-    share = np.interp(between, log_snr, fallen)
-    share = FOLLOWING * (share - share[0]) / (share[-1] - share[0]) + (1 - FOLLOWING) * np.linspace(0, 1, 1001)
-    wanted = np.linspace(0, 1, steps - 1) if steps != 2 else np.array([0.5])
-    return np.concatenate([[LOG_SNR_MIN], np.interp(wanted, share, between)])
+    loss = np.minimum.accumulate(loss)
+    # A slight slope makes flat parts invertible, with evenly spaced nodes.
+    loss = loss - np.linspace(0, 1e-6 * max(float(loss[0]), 1e-12), loss.size)
+    drop = (loss[0] - loss) / (loss[0] - loss[-1])
+    fine = np.linspace(*np.interp(LOSS_DROP_RANGE, drop, log_snr), 1001)
+    share = np.interp(fine, log_snr, drop)
+    share = LOSS_WEIGHT * (share - share[0]) / (share[-1] - share[0]) + (1 - LOSS_WEIGHT) * np.linspace(0, 1, 1001)
+    targets = np.linspace(0, 1, steps - 1) if steps != 2 else np.array([0.5])
+    return np.concatenate([[LOG_SNR_MIN], np.interp(targets, share, fine)])

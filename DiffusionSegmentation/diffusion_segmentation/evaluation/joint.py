@@ -75,8 +75,8 @@ def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str,
         HALVED: halved(masks, chosen, round(BLOCK_MM / model.spacing), rng),
         REPEATED: np.broadcast_to(chosen, masks.shape),
     }
-    if model.start is not None and not model.is_free:
-        rows[COPULA] = samples(model.starting(Start(model.start.covariance, None)), case, count, seed)[0]
+    if model.start is not None and not model.is_copula_only:
+        rows[COPULA] = samples(model.with_start(Start(model.start.covariance, None)), case, count, seed)[0]
     records = {name: joint_record(case.labels, row, case.p, chosen, spacing, classes) for name, row in rows.items()}
     return {"rows": records}
 

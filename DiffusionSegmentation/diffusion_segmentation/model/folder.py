@@ -1,10 +1,10 @@
-"""A model folder: networks, process and metadata, written and read without running anything from it.
+"""Reading and writing model folders; no code of a folder is run.
 
-    <name>/metadata.json       MONAI's bundle metadata schema, and a section `diffusion_segmentation` of our own
-    <name>/model.safetensors   the weights of encoder and denoiser, named by SHA-256 in the metadata, and, where an
-                               entry `input_statistics` says so, what the model knows of the scans that it was made for
+    <name>/metadata.json       MONAI's bundle metadata with our section `diffusion_segmentation`
+    <name>/model.safetensors   weights of encoder and denoiser, with their SHA-256 in the metadata, and the statistics
+                               of the training scans if the metadata have an entry `input_statistics`
 
-Weights may be stored as float16 or bfloat16; they are used as float32. The folder may be a link, its files may not.
+Weights are stored as float16, bfloat16 or float32 and used as float32. Only the folder itself may be a symbolic link.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from ..diffusion.copula import Covariance
-from ..diffusion.process import LOG_SNR_MIN, adapted_grid
+from ..diffusion.process import adapted_grid
 from ..errors import ModelError
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics, KeptBlocks, space_to_depth
-from .metadata import METADATA, check_network, contents, read_metadata, shown
+from .metadata import METADATA, dims, file_error, lowest_log_snr, read_limited, read_metadata, shown
 from .metadata import SCHEMA as SCHEMA
 
 SHIPPED = Path(__file__).parents[1] / "models"
 WEIGHTS = "model.safetensors"
 INPUT_STATISTICS = "input_statistics"
-"""What scans are compared by: the name of its tensors, and of the metadata's entry that says that they are there."""
-# Twenty times the shipped model's; 400 MB as float32.
-MOST_WEIGHTS = 100_000_000
-LARGEST_HEADER = 2**20
-CLOSEST_NODES = 0.5
-"""Nodes of a step grid lie at least so far apart in log-SNR behind a correlated start."""
-SAMPLES, FREE_SAMPLES = 8, 64
-"""Default number of samples: of a sampler that runs a network for each, and of one that does not."""
-STORED = (torch.float16, torch.bfloat16, torch.float32)
+"""Prefix of the tensors of `InputStatistics`, and name of their entry in the metadata."""
+MAX_WEIGHTS = 100_000_000
+"""20 times the shipped model; 400 MB as float32."""
+MAX_HEADER_BYTES = 2**20
+MIN_NODE_DISTANCE = 0.5
+"""Least log-SNR between a correlated start and the next node of the step grid."""
+DEFAULT_SAMPLES, DEFAULT_COPULA_SAMPLES = 8, 64
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+MISMATCH = "weights", "do not fit its metadata"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the sampler starts: a mask of the copula with this covariance, taken to `log_snr` and denoised from there.
+    """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and denoised from there.
 
-    With `log_snr` None the mask of the copula is the sample, and no sample costs a pass of a network. With `kept_mm`
-    the denoised sample has as much of each class as that mask in blocks of so many mm (`networks.KeptBlocks`).
+    With `log_snr` None the copula mask is the sample and the denoiser is not used. With `kept_mm` the denoised sample
+    keeps the class volumes of the mask in blocks with this edge in mm (`networks.KeptBlocks`).
     """
 
     covariance: Covariance
@@ -63,9 +63,9 @@ class Start:
 
 @dataclass
 class Model:
-    """Networks in evaluation mode and what is known about them; `metadata` is the whole of metadata.json.
+    """Networks in evaluation mode with the content of metadata.json.
 
-    `input_statistics` are of the scans that the model was made for; None in models that do not have them.
+    `input_statistics` describe the scans that the model was made for; None if the folder has none.
     """
 
     metadata: dict[str, Any]
@@ -80,7 +80,7 @@ class Model:
 
     @property
     def labels(self) -> list[dict[str, Any]]:
-        """Label, id, name, colour and terminology of each class but background, by label."""
+        """Label, id, name, colour and terminology of each foreground class, ordered by label."""
         return self.section["labels"]
 
     @property
@@ -90,17 +90,17 @@ class Model:
 
     @property
     def names(self) -> list[str]:
-        """What the classes are called, background first."""
+        """Names of the classes, background first."""
         return ["background", *(entry["name"] for entry in self.labels)]
 
     @property
     def spacing(self) -> float:
-        """Working voxel size, mm."""
+        """Edge of a voxel of the working grid (mm)."""
         return self.section["working_spacing_mm"]
 
     @property
     def start(self) -> Start | None:
-        """The correlated start that was fitted to this model; None where the sampler starts from white noise."""
+        """Correlated start fitted to this model; None if the sampler starts from white noise."""
         entry = self.section.get("start")
         if entry is None:
             return None
@@ -108,59 +108,63 @@ class Model:
 
     @property
     def lowest_log_snr(self) -> float:
-        """The lowest noise level at which the denoiser was trained: no sample can start below it."""
-        return self.section["process"].get("lowest_log_snr", LOG_SNR_MIN)
+        """Lowest log-SNR at which the denoiser was trained; a sample cannot start below it."""
+        return lowest_log_snr(self.section)
 
-    def starting(self, start: Start | None) -> Model:
-        """The same networks with another start of the sampler."""
+    def with_start(self, start: Start | None) -> Model:
+        """Return this model with another start of the sampler; the networks are shared."""
         section = {key: value for key, value in self.section.items() if key != "start"}
         if start is not None:
             section["start"] = start.as_json()
         return replace(self, metadata={**self.metadata, "diffusion_segmentation": section})
 
     @property
-    def is_free(self) -> bool:
-        """Whether samples cost no pass of a network: masks of the copula, whose exact mean is the direct head."""
+    def is_copula_only(self) -> bool:
+        """Whether copula masks are the samples: no denoiser is run and their exact mean is the direct head."""
         start = self.start
         return start is not None and start.log_snr is None
 
     @property
     def default_samples(self) -> int:
-        """Samples that are drawn unless a number is asked for: many where they are free."""
-        return FREE_SAMPLES if self.is_free else SAMPLES
+        """Number of samples unless a run sets one."""
+        return DEFAULT_COPULA_SAMPLES if self.is_copula_only else DEFAULT_SAMPLES
+
+    def default_steps(self, device: torch.device) -> int:
+        """Number of nodes of the step grid on `device` unless a run sets it."""
+        return self.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
 
     @property
     def map_prior(self) -> float:
-        """The k of the map (n * mean of the samples + k * direct head) / (n + k); infinite: the direct head alone."""
+        """k of the map (n * mean of n samples + k * direct head) / (n + k); infinite for the direct head alone."""
         if "map_prior" in self.section:
             return float(self.section["map_prior"])
-        # Models of version 0.3 and older have no k, but one of two sources.
+        # Models of version 0.3 and older name one source of the map.
         return math.inf if self.section["map_source"] == "direct" else 0.0
 
     @property
     def dims(self) -> int:
-        """Axes of what the networks work on: 3, or 2 for pictures."""
-        return self.section["network"].get("dims", 3)
+        """Spatial dimensions: 3 for volumes, 2 for pictures."""
+        return dims(self.section["network"])
 
     @property
     def multiple(self) -> int:
-        """Windows have a multiple of this many voxels along each axis."""
+        """Window edges are multiples of this number of voxels."""
         return Encoder.multiple(tuple(self.section["network"]["encoder"]["channels"]))
 
     def step_grid(self, steps: int) -> np.ndarray:
-        """The log-SNR nodes [at most `steps`], rising, from the loss curve that training recorded.
+        """Rising log-SNR nodes [<= `steps`] from the training loss curve; see `adapted_grid`.
 
-        From the log-SNR of a correlated start only the later nodes are left.
+        With a correlated start the first node is its log-SNR and earlier nodes are dropped.
         """
         curve = self.section["process"]["loss_curve"]
         grid = adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), steps)
         if self.start is None or self.start.log_snr is None:
             return grid
         first = self.start.log_snr
-        return np.concatenate([[first], grid[grid > first + CLOSEST_NODES]])
+        return np.concatenate([[first], grid[grid > first + MIN_NODE_DISTANCE]])
 
     def kept_blocks(self, masks: np.ndarray, device: torch.device) -> KeptBlocks | None:
-        """What keeps the class contents of the blocks of start masks uint8 [N, *shape]; None where they are free."""
+        """Constraint to the class volumes in blocks of start masks uint8 [N, *shape]; None without `kept_mm`."""
         if self.start is None or self.start.kept_mm is None:
             return None
         edge = max(1, round(self.start.kept_mm / (2 * self.spacing)))
@@ -168,44 +172,41 @@ class Model:
         return KeptBlocks(labels, self.classes, edge)
 
     def to(self, device: torch.device) -> Model:
-        """Move to a device. Channels last in memory: convolutions run twice as fast so on CPU and GPU."""
+        """Move to a device, channels last in memory: twice as fast for convolutions on CPU and GPU."""
         for network in (self.encoder, self.denoiser):
             network.to(device=device, memory_format=CHANNELS_LAST[self.dims])
         return self
 
 
 def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    """Networks with random weights from the `network` entry of the metadata.
-
-    Raises ModelError when the entry is not one that this version can build.
-    """
-    _empty(network, classes)
-    return _networks(network, classes)
+    """Networks with random weights from a valid entry `network`. Raises ModelError if they are too large."""
+    _build_on_meta_device(network, classes)
+    return _build(network, classes)
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
-    """Metadata of the models in a folder of models, by name; folders that are no models are left out.
+    """Metadata of the models in the folder `root`, ordered by name.
 
-    Only what loads is a model, and only under its own name: half a copy is none, nor one that passes for another.
+    Subfolders that fail to load, or whose name differs from the model's name, are omitted.
     """
-    found = []
+    models = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         try:
             if read_metadata(folder)["diffusion_segmentation"]["name"] == folder.name:
-                found.append(load(folder).metadata)
+                models.append(load(folder).metadata)
         except ModelError:
             continue
-    return found
+    return models
 
 
 def find(name: str) -> Path:
-    """The folder of a model, by the name of a shipped one or by its path. Raises ModelError when there is none."""
+    """Folder of a shipped model (`name`) or of any other (`name` is its path). Raises ModelError if there is none."""
     shipped = [SHIPPED / name] if name and name == Path(name).name else []
     for folder in (*shipped, Path(name)):
         try:
             if (folder / METADATA).is_file():
                 return folder
-        except (OSError, ValueError):  # a name that no file can have, a folder without permission
+        except (OSError, ValueError):  # invalid file name, or no permission
             continue
     names = ", ".join(m["diffusion_segmentation"]["name"] for m in available()) or "none"
     raise ModelError(f"There is no model '{shown(name)}'; give the name of a shipped one ({names}) or a model folder.")
@@ -214,24 +215,24 @@ def find(name: str) -> Path:
 def load(folder: Path) -> Model:
     """Read a model folder onto the CPU.
 
-    Raises ModelError: a file is missing or a link, an entry of the metadata is wrong, the schema is another, the
-    checksum differs, the weights do not fit or are no finite numbers.
+    Raises ModelError if a file is missing or a link, the metadata are invalid or of another schema, the checksum
+    differs, or the weights do not fit the metadata or are not finite.
     """
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
     classes = len(section["labels"]) + 1
-    encoder, denoiser = _empty(section["network"], classes)
-    known = section.get(INPUT_STATISTICS)
-    input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if known else None
-    networks = _parts(encoder, denoiser, input_statistics)
-    state = _read_weights(folder, section["sha256"], sum(part.numel() for part in networks.state_dict().values()))
+    encoder, denoiser = _build_on_meta_device(section["network"], classes)
+    stated = section.get(INPUT_STATISTICS)
+    input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if stated else None
+    modules = _module_dict(encoder, denoiser, input_statistics)
+    state = _read_weights(folder, section["sha256"], sum(tensor.numel() for tensor in modules.state_dict().values()))
     try:
-        networks.load_state_dict(state, assign=True)
+        modules.load_state_dict(state, assign=True)
     except RuntimeError:
-        raise _misfit(folder) from None
-    if known and not (input_statistics.sound and float(input_statistics.scans) == known["scans"]):
-        raise _misfit(folder)
-    networks.eval().requires_grad_(False)
+        raise file_error(folder, *MISMATCH) from None
+    if stated and not (input_statistics.sound and float(input_statistics.scans) == stated["scans"]):
+        raise file_error(folder, *MISMATCH)
+    modules.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser, input_statistics)
 
 
@@ -242,16 +243,16 @@ def save(
     denoiser: Denoiser,
     input_statistics: InputStatistics | None = None,
 ) -> None:
-    """Write a model folder: float16 weights, then metadata with their checksum. A file that exists is whole.
+    """Write a model folder: float16 weights, then metadata with their checksum, each file atomically.
 
-    The numbers of `input_statistics` stay float32: an inverse covariance in float16 is none any more.
+    `input_statistics` stay float32: float16 is too coarse for an inverse covariance.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach() for name, tensor in _parts(encoder, denoiser, input_statistics).state_dict().items()}
-    kept = f"{INPUT_STATISTICS}."
-    data = safetensors.save(
-        {name: (part if name.startswith(kept) else part.half()).contiguous().cpu() for name, part in state.items()}
-    )
+    state = {}
+    for name, tensor in _module_dict(encoder, denoiser, input_statistics).state_dict().items():
+        tensor = tensor.detach()
+        state[name] = (tensor if name.startswith(f"{INPUT_STATISTICS}.") else tensor.half()).contiguous().cpu()
+    data = safetensors.save(state)
     section = {**metadata["diffusion_segmentation"], "sha256": hashlib.sha256(data).hexdigest()}
     section.pop(INPUT_STATISTICS, None)
     if input_statistics is not None:
@@ -266,74 +267,54 @@ def save(
         replace_file(part, folder / name)
 
 
-def _parts(encoder: Encoder, denoiser: Denoiser, input_statistics: InputStatistics | None) -> torch.nn.ModuleDict:
-    """What is stored of a model, under the names that its tensors have there."""
-    parts = {"encoder": encoder, "denoiser": denoiser}
-    return torch.nn.ModuleDict(parts if input_statistics is None else {**parts, INPUT_STATISTICS: input_statistics})
+def _module_dict(encoder: Encoder, denoiser: Denoiser, input_statistics: InputStatistics | None) -> torch.nn.ModuleDict:
+    """All stored modules; its keys are the prefixes of the stored tensors."""
+    modules = {"encoder": encoder, "denoiser": denoiser}
+    return torch.nn.ModuleDict(modules if input_statistics is None else {**modules, INPUT_STATISTICS: input_statistics})
 
 
-def _networks(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    encoder, denoiser = network["encoder"], network["denoiser"]
-    channels, dims = tuple(encoder["channels"]), network.get("dims", 3)
+def _build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
+    encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
+    channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
+    options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
     return (
-        Encoder(classes, channels, tuple(encoder["blocks"]), dims),
-        Denoiser(
-            classes,
-            channels[0],
-            tuple(denoiser["channels"]),
-            denoiser["blocks"],
-            dims,
-            denoiser.get("strata", 0),
-            denoiser.get("gain", 0.0),
-            tuple(denoiser.get("pools", ())),
-        ),
+        Encoder(classes, channels, tuple(encoder["blocks"]), axes),
+        Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options),
     )
 
 
-def _empty(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    """Networks that have shapes and no memory yet. Raises ModelError for what cannot be built or is too large."""
-    check_network(network, classes)
+def _build_on_meta_device(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
+    """Networks whose weights take no memory. Raises ModelError if they have more than MAX_WEIGHTS."""
     with torch.device("meta"):
-        networks = _networks(network, classes)
-    count = sum(parameter.numel() for half in networks for parameter in half.parameters())
-    if count > MOST_WEIGHTS:
+        networks = _build(network, classes)
+    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    if count > MAX_WEIGHTS:
         raise ModelError(
-            f"The model's metadata describe a network of {count / 1e6:.0f} million weights and this program takes "
-            f"{MOST_WEIGHTS / 1e6:.0f} million at most; choose a smaller model."
+            f"The model's metadata describe a network of {count / 1e6:.0f} million weights and the limit is "
+            f"{MAX_WEIGHTS / 1e6:.0f} million; choose a smaller model."
         )
     return networks
 
 
 def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tensor]:
-    """The tensors of model.safetensors in float32, by name. `count` weights at most are read. Raises ModelError."""
-    name = shown(folder)
-    data = contents(folder, WEIGHTS, 4 * count + LARGEST_HEADER)
+    """Tensors of model.safetensors as float32, by name; at most `count` weights. Raises ModelError."""
+    data = read_limited(folder, WEIGHTS, 4 * count + MAX_HEADER_BYTES)
     if data is None:
-        raise _misfit(folder)
+        raise file_error(folder, *MISMATCH)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ModelError(
-            f"The weights of the model '{name}' differ from their checksum; copy the whole model folder again."
+            f"The weights of the model '{shown(folder)}' differ from their checksum; copy the whole model folder again."
         )
     try:
         stored = safetensors.load(data)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
+        raise file_error(folder, WEIGHTS, "is damaged or of another format") from None
+    if not all(tensor.dtype in WEIGHT_TYPES for tensor in stored.values()):
         raise ModelError(
-            f"The {WEIGHTS} of the model '{name}' is damaged or of another format; copy the whole model folder again."
-        ) from None
-    if not all(tensor.dtype in STORED for tensor in stored.values()):
-        raise ModelError(
-            f"The weights of the model '{name}' are stored in a type that is none of float16, bfloat16 and float32; "
+            f"The weights of the model '{shown(folder)}' are not stored as float16, bfloat16 or float32; "
             "choose another model."
         )
     state = {key: tensor.float() for key, tensor in stored.items()}
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise ModelError(
-            f"The weights of the model '{name}' are not all finite numbers; copy the whole model folder again."
-        )
+        raise file_error(folder, "weights", "are not all finite numbers")
     return state
-
-
-def _misfit(folder: Path) -> ModelError:
-    return ModelError(
-        f"The weights of the model '{shown(folder)}' do not fit its metadata; copy the whole model folder again."
-    )

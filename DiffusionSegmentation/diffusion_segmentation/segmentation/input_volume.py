@@ -1,9 +1,9 @@
-"""The volume of a run: read once its header fits the model, with what had to be assumed."""
+"""Reading the input volume of a run, with warnings about assumptions and about what is unusual for the model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,30 @@ from ..errors import GeometryError, InputError
 from ..images.fill_value import fill_warning, replace_fill_value
 from ..images.headers import read_header
 from ..images.volume import VolumeFile, missing_geometry
+from ..networks import InputDistance
 from .request import Request
-from .suitability import check_grid, check_modality
+
+TOLERATED_FACTOR = 1.5
+"""Factor by which spacing or field of view may exceed the model's range with a warning; beyond it the run fails."""
+
+AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
+"""Ranges in Hounsfield units; air is -1000, water 0."""
+
+PLACES = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
+"""Words for the largest part of the distance, by `networks.input_statistics.KINDS`."""
+
+MIN_CT_SHARE = 0.02
+"""Least share of air, and of soft tissue, among the voxels of a CT."""
 
 
 @dataclass(frozen=True)
 class InputVolume:
-    """`image` float32, with air in place of what fills outside its field of view; `sha256` of the voxels as they were.
+    """Input volume of a run.
 
-    `warnings` are sentences about what was assumed and about what is unusual for the model.
+    Attributes:
+        image: float32, with air in place of the fill value outside the field of view.
+        sha256: digest of the stored voxels, the same for all file formats.
+        warnings: sentences about assumptions and about what is unusual for the model.
     """
 
     image: sitk.Image
@@ -32,15 +47,14 @@ class InputVolume:
 
 
 def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any]) -> InputVolume:
-    """Read `file`, the volume of `request`; `input_range` is the model's. Raises as `read_volume` and `check_grid`."""
-    # Before any voxel is read, which takes gigabytes of a CT of the whole body.
+    """Read the volume of `request` from `file`; `input_range` is the model's. Raises as `read_volume`, `check_grid`."""
+    # Before reading voxels, which takes gigabytes for a whole-body CT.
     warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
     warnings = [*file.warnings, *warnings]
-    # Of the voxels alone, so that it is the same whatever kind of file they came in.
     digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
     if request.source is not None:
-        warnings += left_open(request.source, image)
+        warnings += unstated_in_source(request.source, image)
     image, fill = replace_fill_value(image)
     if fill is not None:
         warnings.append(fill_warning(fill))
@@ -48,31 +62,30 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
     return InputVolume(image, digest, warnings)
 
 
-def left_open(path: Path, image: sitk.Image) -> list[str]:
-    """What the file leaves open that `image` was loaded from, one sentence each.
+def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
+    """Return warnings about what the file at `path`, from which `image` was loaded, does not state.
 
-    Nothing where the image lies elsewhere than the file says, because a person has placed it since, or where the file
-    cannot be read any more. Raises GeometryError where the file gives two places that contradict each other, and the
-    image has one of them. Sentences leave out its name: files of patients are often called after them, and reports are
-    handed on.
+    Returns none if the image was moved since or the file cannot be read any more. Raises GeometryError if the file has
+    two contradicting affines and the image has one of them. The warnings omit the file's name, which may be that of the
+    patient.
     """
     name = "The file of the volume"
     try:
         stored = read_header(path, name)
         if stored.problem and len(stored.affines) == 2:
-            if any(_lies_so(image, affine) for affine in stored.affines.values()):
+            if any(_has_affine(image, affine) for affine in stored.affines.values()):
                 raise GeometryError(f"{name} {stored.problem}.")
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
-        spaceless = "spacing" in missing_geometry(path, stored)
-        file = VolumeFile(path, spacing=image.GetSpacing() if spaceless else None)
+        no_spacing = "spacing" in missing_geometry(path, stored)
+        file = VolumeFile(path, spacing=image.GetSpacing() if no_spacing else None)
     except (OSError, RuntimeError, InputError):
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
     assumed = [sentence.replace(file.name, name) for sentence in file.warnings]
-    if not spaceless or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
+    if not no_spacing or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
         return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [
@@ -82,8 +95,52 @@ def left_open(path: Path, image: sitk.Image) -> list[str]:
     ]
 
 
-def _lies_so(image: sitk.Image, affine: np.ndarray) -> bool:
-    """Whether the voxels of an image lie where an affine (LPS, mm) puts them, within a tenth of a voxel."""
+def _has_affine(image: sitk.Image, affine: np.ndarray) -> bool:
+    """Whether the geometry of an image is that of `affine` (index to LPS, mm), within a tenth of a voxel."""
     corners = [[0, 0, 0], [n - 1 for n in image.GetSize()]]
     apart = [image.TransformIndexToPhysicalPoint(c) - (affine @ [*c, 1])[:3] for c in corners]
     return bool(np.abs(apart).max() < min(image.GetSpacing()) / 10)
+
+
+def check_grid(size: Sequence[int], spacing: Sequence[float], input_range: Mapping[str, Any]) -> list[str]:
+    """Return warnings about a voxel spacing (mm) or field of view outside the model's range.
+
+    `input_range` is {"spacing_mm": [low, high], "extent_mm": [low, high]}. Raises GeometryError if either is outside by
+    more than TOLERATED_FACTOR.
+    """
+    extent = [n * s for n, s in zip(size, spacing, strict=True)]
+    warnings = []
+    for values, key, what in ((spacing, "spacing_mm", "voxel spacing"), (extent, "extent_mm", "field of view")):
+        low, high = input_range[key]
+        if all(low <= value <= high for value in values):
+            continue
+        shown = " x ".join(f"{value:.4g}" for value in values)
+        sentence = f"The {what} is {shown} mm, the model was made for {low:g} to {high:g} mm"
+        if min(values) * TOLERATED_FACTOR < low or max(values) > high * TOLERATED_FACTOR:
+            raise GeometryError(f"{sentence}; choose another volume or model.")
+        warnings.append(f"{sentence}; look at the result with care.")
+    return warnings
+
+
+def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
+    """Return a warning if the values look like CT and the model is for MR."""
+    if modality != "MR" or values.min() > AIR[1]:
+        return []
+    subset = values.ravel()[:: max(1, values.size // 500_000)]
+    shares = [np.mean((low <= subset) & (subset <= high)) for low, high in (AIR, SOFT_TISSUE)]
+    if min(shares) < MIN_CT_SHARE:
+        return []
+    return ["The values look like CT, the model was made for MR; do not trust the result."]
+
+
+def check_input_distance(input_distance: InputDistance | None, names: Sequence[str]) -> list[str]:
+    """Return a warning if a scan is unlike those that the model, with classes `names`, was made for."""
+    if input_distance is None or not input_distance.unlike:
+        return []
+    name = names[input_distance.structure]
+    name = name[0].lower() + name[1:] if name[1:].islower() else name
+    return [
+        f"The scan is unlike those that the model was made for (distance {input_distance.distance:.1f}, "
+        f"limit {input_distance.limit:.1f}, most in {PLACES[input_distance.kind].format(name)}); "
+        "do not trust the segmentation without checking it."
+    ]

@@ -1,92 +1,96 @@
-"""What a run leaves: the maps and masks of its samples as files, and its report."""
+"""Result files and report of a run."""
 
 from __future__ import annotations
 
 import math
-import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
-from ..images import writing as results
+from ..images import writing
 from ..images.resampling import Projection
 from ..metrics import dice
 from ..metrics.intervals import interval_method, predictive_interval
 from ..model.folder import Model
 from ..networks import InputDistance
 from ..runtime.versions import versions
-from . import result_folder
-from . import uncertain_regions as regions
+from . import result_folder, uncertain_regions
 from .ensemble import Ensemble, volumes_ml
-from .watershed import SEED_DISTANCE_MM, basins
+from .input_volume import InputVolume
+from .request import Request
+from .uncertain_regions import Ranking
+from .watershed import SEED_DISTANCE_MM, watershed_regions
 
 
 @dataclass
-class RunResults:
-    """Writes what is known of a run, as often as there is more of it.
+class ResultWriter:
+    """Writes the results of the samples so far; maps and masks lie on the grid of the input.
 
     Attributes:
-        reference: the input, on whose grid the maps lie; `input_sha256` is that of its voxels.
+        projection: from the working grid to the grid of the input.
         direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
-        keep_samples, compress, region_mm: as in `segment.Request`.
-        asked: what the report repeats of the request: seed, steps and requested_samples.
-        passes: of the denoiser for each sample and window.
-        input_distance: how far the input lies from those that the model was made for, None without statistics, and
-            `cell_distances`, the same of every voxel, float32 [z, y, x].
+        settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
+            each sample and window).
+        input_distance: distance of the input from the scans that the model was made for; None without statistics.
+        voxel_distances: the same for each voxel, float32 [z, y, x] on the working grid.
     """
 
+    request: Request
     model: Model
     device: torch.device
-    reference: sitk.Image
-    input_sha256: str
+    input: InputVolume
     projection: Projection
     direct: np.ndarray
-    keep_samples: bool
-    compress: bool
-    region_mm: float | None
-    asked: dict[str, Any]
-    passes: int
-    input_distance: InputDistance | None = None
-    cell_distances: np.ndarray | None = None
+    settings: dict[str, Any]
+    input_distance: InputDistance | None
+    voxel_distances: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        self._reference, self._compress = self.input.image, self.request.compress
+        self._region_mm = self.request.region_mm or SEED_DISTANCE_MM
+        index, size = self.projection.box
+        self._inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Write the maps of class probabilities [C, z, y, x]; returns labels, bits [k, j, i], expected voxels [C]."""
+        """Write the consensus segmentation and entropy of class probabilities [C, z, y, x] on the working grid.
+
+        Returns labels uint8 and entropy in bits, both [k, j, i], and the expected number of voxels of each class [C].
+        """
         labels, bits, expected = self.projection.consensus(probabilities)
-        results.write_segmentation(segmentation, labels, self.reference, self.model.labels, self.compress)
-        results.write_volume(entropy, bits, self.reference, self.compress)
+        writing.write_segmentation(segmentation, labels, self._reference, self.model.labels, self._compress)
+        writing.write_volume(entropy, bits, self._reference, self._compress)
         return labels, bits, expected
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
-        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
-        compress = self.compress
-        p = ensemble.map
+        """Write the result files of the samples so far into `folder`; returns their report, which `finish` writes."""
+        p, reference, compress, box = ensemble.map, self._reference, self._compress, self.projection.box
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
-        box, quantised = self.projection.box, list(self.projection.quantised(p))
-        size = self.region_mm or SEED_DISTANCE_MM
+        quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
-        areas = basins(error, (self.model.spacing,) * 3, size, 2 * size)
-        cube_distances = self.projection.nearest(areas)
-        if self.keep_samples:
-            disagreement = self.projection.consensus(ensemble.shares)[1]
-            results.write_volume(folder / "disagreement.nrrd", disagreement, self.reference, compress)
-            results.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, self.reference, box, compress)
-            results.write_sequence(
-                folder / "probabilities.seq.nrrd", quantised, self.reference, box, compress, index_name="class"
-            )
-            results.write_volume(folder / "regions.nrrd", cube_distances, self.reference, compress, box)
+        working_regions = watershed_regions(error, (self.model.spacing,) * 3, self._region_mm, 2 * self._region_mm)
+        input_regions = self.projection.nearest(working_regions)
+        if self.request.keep_samples:
+            disagreement = self.projection.consensus(ensemble.vote_shares)[1]
+            writing.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress)
+            writing.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, reference, box, compress)
+            probabilities = folder / "probabilities.seq.nrrd"
+            writing.write_sequence(probabilities, quantised, reference, box, compress, index_name="class")
+            writing.write_volume(folder / "regions.nrrd", input_regions, reference, compress, box)
         volumes = {
             "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
+        regions = self._rank_regions(input_regions, quantised, bits[self._inside])
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
-            **self._compared(self._regions(cube_distances, quantised, bits[self._inside]), areas, error),
+            **regions,
+            **self._add_region_distances(regions["regions"], working_regions, error),
             "warnings": warnings,
         }
 
@@ -105,13 +109,12 @@ class RunResults:
             },
             "map_source": ensemble.map_source,
             "map_prior": None if math.isinf(ensemble.prior) else ensemble.prior,
-            "denoiser_passes": self.passes,
             "start": {
                 "kind": "noise" if start is None else "copula",
                 "log_snr": start and start.log_snr,
                 **({"kept_mm": start.kept_mm} if start and start.kept_mm is not None else {}),
             },
-            **self.asked,
+            **self.settings,
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
             "device": self.device.type if self.device.type == "cpu" else str(self.device),
@@ -120,101 +123,94 @@ class RunResults:
             "max_entropy_bits": math.log2(self.model.classes),
             "volumes": [self._volume(ensemble, entry, volumes) for entry in self.model.labels],
             "samples_dice": self._samples_dice(ensemble, labels),
-            "region_mm": self.region_mm or SEED_DISTANCE_MM,
-            "direct_difference": round(_difference(self.direct, ensemble.mean), 5),
-            "memory_bytes": self._memory(),
+            "region_mm": self._region_mm,
+            "direct_difference": round(_mean_total_variation(self.direct, ensemble.mean), 5),
+            "memory_bytes": self._peak_memory(),
             "versions": versions(),
             "input": {
-                "size_ijk": list(self.reference.GetSize()),
-                "spacing_mm": [round(s, 6) for s in self.reference.GetSpacing()],
-                "sha256": self.input_sha256,
+                "size_ijk": list(self._reference.GetSize()),
+                "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
+                "sha256": self.input.sha256,
                 **(self.input_distance.as_json(self.model.names) if self.input_distance else {}),
             },
         }
 
     def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
-        drawn = ensemble.volumes[:, entry["label"]]
+        samples = ensemble.volumes[:, entry["label"]]
         intervals = {}
         for level in (50, 90):
-            interval = predictive_interval(drawn, level / 100)
+            interval = predictive_interval(samples, level / 100)
             intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
         return {
             "label": entry["label"],
             "id": entry["id"],
             "name": entry["name"],
             **{name: round(float(ml[entry["label"]]), 4) for name, ml in volumes.items()},
-            "mean_ml": round(float(drawn.mean()), 4),
+            "mean_ml": round(float(samples.mean()), 4),
             **intervals,
-            "method": interval_method(len(drawn)),
-            "samples_ml": [round(float(v), 4) for v in drawn],
+            "method": interval_method(len(samples)),
+            "samples_ml": [round(float(v), 4) for v in samples],
         }
 
     def _samples_dice(self, ensemble: Ensemble, labels: np.ndarray) -> list[float]:
-        """Dice of each kept sample with the consensus `labels`, mean over structures; 1 for one that neither has."""
+        """Dice of each stored sample with the consensus `labels`, mean over structures; 1 if both lack a structure."""
         consensus = labels[self._inside]
         scores = [dice(mask.whole(), consensus, self.model.classes) for mask in ensemble.masks]
         return [round(float(score[1:].mean()), 5) for score in scores]
 
-    @property
-    def _inside(self) -> tuple[slice, ...]:
-        """The block of the input grid [k, j, i] that was segmented."""
-        index, size = self.projection.box
-        return tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
-
-    def _regions(self, cube_distances: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
-        """The worst of the uncertain regions, from what Slicer is given to rank them anew, so that both agree."""
-        names = self.model.names
-        spacing, start = self.reference.GetSpacing(), np.array(self.projection.box[0])
-        thickness = regions.reviewable_voxels(self.model.spacing, spacing[::-1])
-        ranking = regions.Ranking(cube_distances, quantised, bits, math.prod(spacing) / 1000, thickness)
+    def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
+        """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""
+        spacing, start = self._reference.GetSpacing(), np.array(self.projection.box[0])
+        thickness = uncertain_regions.reviewable_voxels(self.model.spacing, spacing[::-1])
+        ranking = Ranking(regions, quantised, bits, math.prod(spacing) / 1000, thickness)
 
         def ras(kji: tuple[int, int, int]) -> tuple[float, float, float]:
-            left, posterior, superior = self.reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
+            left, posterior, superior = self._reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
             return -left, -posterior, superior
 
-        return regions.as_json(ranking.at(regions.REVIEW_BITS, most=regions.REPORTED), names, ras)
+        ranked = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
+        return uncertain_regions.as_json(ranked, self.model.names, ras)
 
-    def _compared(self, told: dict[str, Any], areas: np.ndarray, error: np.ndarray) -> dict[str, Any]:
-        """What is `told` of the regions, each with how far it lies from those that the model was made for.
+    def _add_region_distances(
+        self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray
+    ) -> dict[str, float]:
+        """Add to each entry the distance of its region from the scans that the model was made for; returns the limit.
 
-        `areas` are its basins, `error` the chance that the consensus is wrong, both on the working grid.
+        `regions` and `error`, the probability that the consensus is wrong, lie on the working grid.
         """
-        input_statistics = self.model.input_statistics
-        if self.cell_distances is None or not input_statistics.compares_regions:
-            return told
-        weights = error * (areas > 0)
-        sums = np.bincount(areas.ravel(), (weights * self.cell_distances).ravel())
-        found = input_statistics.region_distances(
-            sums[1:] / np.maximum(np.bincount(areas.ravel(), weights.ravel())[1:], 1e-9)
+        statistics = self.model.input_statistics
+        if self.voxel_distances is None or not statistics.compares_regions:
+            return {}
+        sums, weights = (
+            np.bincount(regions.ravel(), values.ravel())[1:] for values in (error * self.voxel_distances, error)
         )
-        for region in told["regions"]:
-            region["distance"] = round(float(found[region["basin"] - 1]), 2)
-        return told | {"region_limit": round(float(input_statistics.region[2]), 2)}
+        distances = statistics.region_distances(sums / np.maximum(weights, 1e-9))
+        for entry in entries:
+            entry["distance"] = round(float(distances[entry["basin"] - 1]), 2)
+        return {"region_limit": round(float(statistics.region[2]), 2)}
 
-    def _memory(self) -> dict[str, int]:
-        """Peak bytes: of this process, and of the GPU if one was used. Windows has no such count at hand."""
+    def _peak_memory(self) -> dict[str, int]:
+        """Peak memory in bytes of this process (not on Windows) and of the GPU, if one was used."""
         peak = {}
-        try:
+        if sys.platform != "win32":
             import resource
 
-            unit = 1 if platform.system() == "Darwin" else 1024
+            unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
             peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        except ImportError:
-            pass
         if self.device.type == "cuda":
             peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)
         return peak
 
 
 def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:
-    """Write the report beside what it tells of: a folder that has one is whole."""
+    """Write report.json into the folder of its results, last: a folder that has one is complete."""
     report["timings_s"] = {name: round(seconds, 3) for name, seconds in timings.items()}
     report["partial"] = stopped
     report["files"] = result_folder.digests(folder)
-    results.write_report(folder / "report.json", report)
+    writing.write_report(folder / "report.json", report)
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean total variation between two probability maps [C, z, y, x], where either sees more than 5 % foreground."""
-    where = np.minimum(a[0], b[0]) < 0.95
-    return float(0.5 * np.abs(a - b).sum(0)[where].mean()) if where.any() else 0.0
+def _mean_total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean total variation between probability maps [C, z, y, x] over the voxels where one has > 5 % foreground."""
+    foreground = np.minimum(a[0], b[0]) < 0.95
+    return float(0.5 * np.abs(a - b).sum(0)[foreground].mean()) if foreground.any() else 0.0

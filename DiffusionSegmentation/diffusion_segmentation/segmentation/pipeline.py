@@ -1,13 +1,10 @@
-"""Segment one volume: from a file on disk to result files beside each other, with progress, previews and cancel."""
+"""Segmentation of one volume, from its file to the result files."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,40 +14,33 @@ import SimpleITK as sitk
 import torch
 
 from ..diffusion.copula import Frame
-from ..errors import Cancelled, DiffusionSegmentationError, InputError, ModelError, is_out_of_memory
+from ..errors import InputError, ModelError, is_out_of_memory
 from ..images.intensity import body_box, normalise
 from ..images.resampling import Projection, working_image
 from ..images.volume import VolumeFile
 from ..model.cache import ModelCache
 from ..runtime.devices import choose_device, empty_cache, explain_gpu_error, out_of_memory_error
-from ..runtime.devices import devices as devices  # the worker asks its engine
+from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
-from .ensemble import Ensemble, Settled
-from .input_volume import read_input
+from .ensemble import Convergence, Ensemble
+from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
-from .outputs import RunResults, finish
+from .outputs import ResultWriter, finish
+from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
-from .sampler import Encoded, normalised, sample_seeds
-from .suitability import check_input_distance
+from .run_control import RunControl, SamplingStopped
+from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
 
-logger = logging.getLogger(__name__)
-
 AUTO_SAMPLES = (8, 32)
-AUTO_EVERY = 4
+AUTO_INTERVAL = 4
+"""With `samples` "auto" convergence is checked after every 4 samples."""
 BODY_MARGIN_MM = 8.0
-FINISHED = "finished-"
 NOT_FITTED = (
     "The spread of this model's samples was not fitted to labelled cases: its volume intervals can be too narrow. "
     "`diffusion-segmentation calibrate` fits it."
 )
-KEEP_SECONDS = 20.0
-"""So much work at most is lost where the process does not live to its end."""
-
-
-class _Stop(Exception):
-    """Raised inside sampling to leave it with what is finished."""
 
 
 def segment(
@@ -60,17 +50,18 @@ def segment(
     cancel: Callable[[], Literal["keep", "drop"] | None] = lambda: None,
     models: ModelCache | None = None,
 ) -> Outcome:
-    """Segment `request.volume` into the folder `request.output`, which is made if need be.
+    """Segment `request.volume` into the folder `request.output`, which is created if necessary.
 
-    `cancel` is asked at every step of the sampler: "drop" leaves nothing, "keep" finishes with the samples so far.
+    `cancel` is called before each layer of the networks: "drop" discards the run, "keep" finishes with the samples
+    drawn so far.
 
-    Raises InputError and GeometryError for a volume that cannot be used, ModelError for a model that cannot,
-    OutOfMemoryError, GpuError, Cancelled, and DiffusionSegmentationError where a file cannot be written.
+    Raises InputError and GeometryError for an unusable volume, ModelError for an unusable model, OutOfMemoryError,
+    GpuError, Cancelled, and DiffusionSegmentationError if a file cannot be written.
     """
-    run = _Run(request, progress, preview, cancel)
+    run = _Run(request, RunControl(progress, cancel), preview)
     try:
-        with result_folder.made(request.output), flush_denormals():
-            return run.go(models or ModelCache())
+        with result_folder.new_folder(request.output), flush_denormals():
+            return run.segment(models or ModelCache())
     except RuntimeError as error:
         problem = explain_gpu_error(error, run.device)
         if problem is None:
@@ -79,317 +70,212 @@ def segment(
 
 
 class _Run:
-    """One run: the steps of `segment`, and what they share."""
+    """One run of `segment`; its methods are in the order in which they are called."""
 
-    def __init__(self, request: Request, progress: Callable, preview: Callable, cancel: Callable) -> None:
-        self.request, self.progress, self.preview, self.cancel = request, progress, preview, cancel
-        self.timings: dict[str, float] = {}
-        self.steps = 0
-        self.stage = ""
-        self.note = ""
-        self.ensemble: Ensemble | None = None
-        self.kept: Path | None = None
-        self.encoded: Encoded | None = None
+    def __init__(self, request: Request, control: RunControl, preview: Callable[[Preview], None]) -> None:
+        self.request, self.control, self.preview = request, control, preview
+        self.encoded: EncodedVolume | None = None
         self.device = torch.device("cpu")
 
-    def go(self, models: ModelCache) -> Outcome:
-        result_folder.require_ours(self.request.output)
-        with self._stage("reading"):
+    def segment(self, models: ModelCache) -> Outcome:
+        stage = self.control.stage
+        result_folder.require_replaceable(self.request.output)
+        with stage("reading"):
             file = VolumeFile(self.request.volume, spacing=self.request.spacing)
-        with self._stage("model"):
-            self.device = choose_device(self.request.device)
-            self.model = self._within_memory(partial(models.get, self.request.model, self.device))
-            if self.model is None:
-                raise out_of_memory_error(self.device)
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
-            if self.model.dims != 3:
-                raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
-            advised = self.model.section["steps"]["cpu" if self.device.type == "cpu" else "gpu"]
-            self.free = self.model.is_free
-            if self.request.steps == 1 and not self.free:
-                # Measured in the tests: one step gives every sample the same mask, the direct head's at best.
-                raise InputError("One step cannot draw different samples; choose two steps or more.")
-            self.steps = 0 if self.free else self.request.steps or advised
-            self.grid = self.model.step_grid(self.steps) if self.steps else np.empty(0)
-            self.samples = self.request.samples or self.model.default_samples
-            self.most = max(AUTO_SAMPLES[1], self.model.default_samples) if self.samples == "auto" else self.samples
-            self.plan = MemoryPlan(self.model, self.device)
-        with self._stage("reading"):
-            read = read_input(self.request, file, self.model.section["input_range"])
-            image, self.input_sha256, self.warnings = read.image, read.sha256, read.warnings
+        with stage("model"):
+            self._load_model(models)
+            self._choose_settings()
+        networks = self.model.encoder, self.model.denoiser
+        with stage("reading"):
+            self.input = read_input(self.request, file, self.model.section["input_range"])
+            self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
-        with self._stage("encoding"), self._asked_at_every_layer():
-            working, self.array = self._working(image)
-            self.plan.frame = self.frame.shape
-            projection = Projection(working, image)
-            box_voxels = math.prod(projection.box[1])
-            smaller = self.plan.require(self._tiling, image.GetNumberOfPixels(), box_voxels)
-            if smaller:
-                self._noted(smaller)
+        with stage("encoding"), self.control.checked_in(*networks):
+            projection = self._resample(self.input.image)
             self._encode()
-            self.results = self._results(image, projection)
-            self._require_numbers(self.results.direct)
-            self._compare()
-        self._preview(self.results.direct, 0)
-        voxel_ml = float(np.prod(image.GetSpacing())) / 1000
-        self.ensemble = Ensemble(
-            normalised(self.results.direct), self.model.map_prior, voxel_ml, self.request.keep_samples, self.free
-        )
-        with self._stage("sampling"), self._asked_at_every_layer():
+            self._prepare_results(projection)
+        self.partial.preview(self.writer.direct, 0)
+        with stage("sampling"), self.control.checked_in(*networks):
             stopped = self._sample()
-        folder = self._folder()
-        with result_folder.writing(folder) as part:
-            with self._stage("writing"):
-                report = self._write(part)
-            finish(part, report, self.timings, stopped)
-        self._drop_kept()
-        return Outcome(report, stopped)
+        return self._write_results(stopped)
 
-    def _compare(self) -> None:
-        """Say at once, and before all other warnings, where the scan is unlike those that the model was made for."""
-        self.results.input_distance, self.results.cell_distances = (
-            self.encoded.input_distance(),
-            self.encoded.cell_distances(),
-        )
-        unlike = check_input_distance(self.results.input_distance, self.model.names)
-        self.warnings[:0] = unlike
-        for sentence in unlike:
-            self._noted(sentence)
+    def _load_model(self, models: ModelCache) -> None:
+        self.device = choose_device(self.request.device)
+        self.model = _unless_out_of_memory(partial(models.get, self.request.model, self.device))
+        if self.model is None:
+            raise out_of_memory_error(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if self.model.dims != 3:
+            raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
 
-    def _results(self, image: sitk.Image, projection: Projection) -> RunResults:
-        request = self.request
-        asked = {"seed": request.seed, "steps": self.steps, "requested_samples": self.samples}
-        return RunResults(
-            self.model, self.device, image, self.input_sha256, projection, self.encoded.direct(),
-            request.keep_samples, request.compress, request.region_mm, asked, self._passes(),
-        )  # fmt: skip
+    def _choose_settings(self) -> None:
+        """Set steps and number of samples, where the request leaves them open as the model advises."""
+        request, model = self.request, self.model
+        self.copula_only = model.is_copula_only
+        if request.steps == 1 and not self.copula_only:
+            # One step gives every sample the same mask, that of the direct head.
+            raise InputError("One step cannot draw different samples; choose two steps or more.")
+        self.steps = 0 if self.copula_only else request.steps or model.default_steps(self.device)
+        self.grid = model.step_grid(self.steps) if self.steps else np.empty(0)
+        self.auto = request.samples == "auto"
+        self.samples = model.default_samples  # the most, with "auto"
+        if self.auto:
+            self.samples = max(AUTO_SAMPLES[1], self.samples)
+        elif request.samples:
+            self.samples = request.samples
+        self.plan = MemoryPlan(model, self.device)
 
-    def _passes(self) -> int:
-        """Passes of the denoiser for a sample: from white noise the first node is the direct head's and takes none."""
-        return len(self.grid) - int(self.model.start is None)
-
-    def _write(self, folder: Path) -> dict[str, Any]:
-        """Write the samples so far and their maps into `folder`; returns what the report says of them."""
-        return self.results.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
-
-    def _working(self, image: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
-        """The body on the working grid: its geometry, and its normalised intensities [z, y, x]."""
+    def _resample(self, image: sitk.Image) -> Projection:
+        """Set `array`, the normalised intensities [z, y, x] of the body on the working grid; checks the memory."""
         whole = working_image(image, self.model.spacing)
-        array = sitk.GetArrayViewFromImage(whole)
-        box = body_box(array, round(BODY_MARGIN_MM / self.model.spacing))
-        self.frame = Frame(array.shape, tuple(part.start for part in box))
+        values = sitk.GetArrayViewFromImage(whole)
+        box = body_box(values, round(BODY_MARGIN_MM / self.model.spacing))
         body = whole[tuple(box[::-1])]
-        return body, normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
+        self.frame = Frame(values.shape, tuple(part.start for part in box))
+        self.array = normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
+        projection = Projection(body, image)
+        self.plan.frame = self.frame.shape
+        self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
+        for note in self.plan.notes:
+            self.control.notify(note)
+        return projection
 
     def _tiling(self) -> Tiling:
-        """Of the plan's windows, on the lattice of the model's own: a seed's noise does not depend on the memory."""
-        own = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
-        return Tiling(self.array.shape, self.plan.window, self.model.multiple, own.padded)
+        """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""
+        full = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
+        return Tiling(self.array.shape, self.plan.window, self.model.multiple, full.padded)
 
     def _encode(self) -> None:
-        """Let the encoder look at the volume, in smaller windows if the memory does not suffice."""
+        """Run the encoder, with smaller windows if the memory is exhausted."""
         if self.encoded is not None:
             self.encoded = None
             empty_cache(self.device)
         while self.encoded is None:
             tiling = self._tiling()
-            given = self.model, self.array, self.device, self._stop_if_asked, tiling, self.plan.store, self.frame
-            self.encoded = self._within_memory(partial(Encoded, *given))
+            arguments = self.model, self.array, self.device, self.control.check, tiling, self.plan.store, self.frame
+            self.encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
             if self.encoded is None:
                 empty_cache(self.device)
-                self._noted(self.plan.less(1, tiling))
+                self.control.notify(self.plan.shrink(1, tiling))
         self.windows = len(tiling.windows)
 
-    def _with_less(self, group: int) -> None:
-        """Go on with a smaller plan, after `group` samples at a time were too many. What is drawn already stays."""
-        if self.free:
-            raise out_of_memory_error(self.device)  # the fields do not shrink with the windows
-        window = self.plan.window
-        empty_cache(self.device)
-        self._noted(self.plan.less(group, self.encoded.tiling))
-        if self.plan.window != window:
-            self._encode()
+    def _prepare_results(self, projection: Projection) -> None:
+        """Set `writer`, `ensemble` and `partial`; warns if the scan is unlike those that the model was made for."""
+        request, model, encoded = self.request, self.model, self.encoded
+        direct = encoded.direct()
+        self._require_finite(direct)
+        settings = {
+            # From white noise the first node takes the direct head's probabilities and no pass of the denoiser.
+            "denoiser_passes": len(self.grid) - int(model.start is None),
+            "seed": request.seed,
+            "steps": self.steps,
+            "requested_samples": request.samples or self.samples,
+        }
+        distances = encoded.input_distance(), encoded.voxel_distances
+        self.writer = ResultWriter(request, model, self.device, self.input, projection, direct, settings, *distances)
+        unlike = check_input_distance(distances[0], model.names)
+        self.warnings[:0] = unlike
+        for warning in unlike:
+            self.control.notify(warning)
+        self.partial = PartialResults(request, self.control, self.writer, self.preview)
+        voxel_ml = float(np.prod(self.input.image.GetSpacing())) / 1000
+        self.ensemble = Ensemble(
+            normalised(direct), model.map_prior, voxel_ml, request.keep_samples, exact=self.copula_only
+        )
 
-    @staticmethod
-    def _within_memory(work: Callable[[], Any]) -> Any:
-        """What `work` returns, None where the memory did not suffice.
-
-        Left before the next try begins: while an error is handled, its traceback holds the arrays of the failed one.
-        """
-        try:
-            return work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
-
-    def _noted(self, sentence: str) -> None:
-        self.note = sentence
-        self.progress(Progress(self.stage, note=sentence))
-
-    def _sample(self) -> bool:
-        """Draw the samples in groups, the first of one; returns whether the run was stopped early."""
-        settled = Settled()
-        self.sampling_since = time.monotonic()
-        self.keep_at = self.sampling_since + KEEP_SECONDS
-        while len(self.ensemble) < self.most:
-            done = len(self.ensemble)
-            group = min(self._group(), self.most - done) if done else 1
-            seeds = sample_seeds(self.request.seed, group, done)
-            told = partial(self._on_step, done, group)
-            try:
-                # No name for the work: it holds the features, which must go before smaller windows are looked at.
-                drawn = self._within_memory(partial(self._draw, seeds, told))
-                if drawn is None:
-                    self._with_less(group)
-                    continue
-            except _Stop:
-                return True
-            project = self.results.projection.nearest if self.free else self.results.projection.labels
-            for sample in drawn:
-                self._stop_if_dropped()
-                self.ensemble.add(sample, project(sample))
-            done = len(self.ensemble)
-            # The map of a copula's masks is known from the beginning: no sample changes it.
-            if done < self.most and done & (done - 1) == 0 and not self.free:
-                self._preview(self.ensemble.map, done)
-            if done < self.most and self.request.previews and time.monotonic() > self.keep_at:
-                self._keep(done)
-            if (
-                self.samples == "auto"
-                and done >= AUTO_SAMPLES[0]
-                and done % AUTO_EVERY == 0
-                and settled.ask(self.ensemble)
-            ):
-                break
-        return False
-
-    def _require_numbers(self, probabilities: np.ndarray) -> None:
-        """Weights that are finite and absurd give what is none; NaN would be background and 0 bits in every file."""
+    def _require_finite(self, probabilities: np.ndarray) -> None:
+        """Finite but absurd weights can give NaN, which would become background with an entropy of 0 bits."""
         if not np.isfinite(probabilities.sum(dtype=np.float64)):
             name = self.model.section["title"]
             raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")
 
-    def _group(self) -> int:
-        group = 1 if self.free else self.plan.group(self.encoded.tiling)
-        # A group ends where `auto` asks whether the samples have settled.
-        return min(group, AUTO_EVERY - len(self.ensemble) % AUTO_EVERY) if self.samples == "auto" else group
+    def _sample(self) -> bool:
+        """Draw the samples in groups, the first of one sample; returns whether the run was stopped early."""
+        convergence = Convergence()
+        project = self.writer.projection.nearest if self.copula_only else self.writer.projection.labels
+        while len(self.ensemble) < self.samples:
+            group = self._group_size()
+            try:
+                samples = _unless_out_of_memory(partial(self._draw, group))
+                if samples is None:
+                    self._use_less_memory(group)
+                    continue
+            except SamplingStopped:
+                return True
+            for sample in samples:
+                self.control.check_dropped()
+                self.ensemble.add(sample, project(sample))
+                self.control.samples += 1
+            count = len(self.ensemble)
+            if count < self.samples:
+                # Samples do not change the map of copula masks, which is exact from the start.
+                if count & (count - 1) == 0 and not self.copula_only:
+                    self.partial.preview(self.ensemble.map, count)
+                self.partial.save(count, self._write)
+            check = self.auto and count >= AUTO_SAMPLES[0] and count % AUTO_INTERVAL == 0
+            if check and convergence.reached(self.ensemble):
+                break
+        return False
 
-    def _draw(self, seeds: list[int], told: Callable[[int], None]) -> np.ndarray:
-        """Samples of the seeds: class probabilities [N, C, z, y, x], or masks uint8 [N, z, y, x] of the copula."""
-        if not self.free:
-            drawn = self.encoded.sample(seeds, self.grid, told)
-            self._require_numbers(drawn)
-            return drawn
-        masks = np.stack([self.encoded.start_mask(seed) for seed in seeds])
-        told(1)
-        return masks
+    def _group_size(self) -> int:
+        """Number of samples to draw together next; with "auto" a group ends at the next check of convergence."""
+        count = len(self.ensemble)
+        group = 1 if self.copula_only or not count else self.plan.group_size(self.encoded.tiling)
+        return min(group, self.samples - count, AUTO_INTERVAL - count % AUTO_INTERVAL if self.auto else group)
 
-    def _on_step(self, done: int, group: int, step: int) -> None:
-        steps = len(self.grid) or 1
-        passes = done * steps + group * step
-        spent = time.monotonic() - self.sampling_since
-        left = spent / passes * (self.most * steps - passes)
-        known = self.samples != "auto"
-        self.progress(
-            Progress(
-                "sampling", done + 1, self.most if known else None, step, steps, left if known else None, self.note
-            )
-        )
-        self._stop_if_asked()
+    def _draw(self, count: int) -> np.ndarray:
+        """The next samples: class probabilities [N, C, z, y, x], or copula masks uint8 [N, z, y, x]."""
+        seeds = sample_seeds(self.request.seed, count, len(self.ensemble))
+        on_step = partial(self._on_step, count)
+        if self.copula_only:
+            masks = np.stack([self.encoded.start_mask(seed) for seed in seeds])
+            on_step(1)
+            return masks
+        samples = self.encoded.sample(seeds, self.grid, on_step)
+        self._require_finite(samples)
+        return samples
 
-    def _stop_if_asked(self) -> None:
-        """Raise Cancelled, or _Stop where there are samples to keep. Once the sampling is over, keeping goes on."""
-        asked = self.cancel()
-        drawn = 0 if self.ensemble is None else len(self.ensemble)
-        if asked == "drop" or (asked == "keep" and not drawn):
-            raise Cancelled
-        if asked == "keep" and self.stage == "sampling":
-            raise _Stop
+    def _on_step(self, group: int, step: int) -> None:
+        drawn, steps = len(self.ensemble), len(self.grid) or 1
+        done = drawn * steps + group * step
+        left = (time.monotonic() - self.control.stage_start) / done * (self.samples * steps - done)
+        total, left = (None, None) if self.auto else (self.samples, left)
+        self.control.progress(Progress("sampling", drawn + 1, total, step, steps, left, self.control.note))
+        self.control.check()
 
-    def _stop_if_dropped(self) -> None:
-        """Raise Cancelled where nothing is to be left: before files are written, whose folder may be gone already."""
-        if self.cancel() == "drop":
-            raise Cancelled
+    def _use_less_memory(self, group: int) -> None:
+        """Shrink the plan after the memory was exhausted by `group` samples at a time; drawn samples are kept."""
+        if self.copula_only:
+            raise out_of_memory_error(self.device)  # the latent fields do not shrink with the windows
+        window = self.plan.window
+        empty_cache(self.device)
+        self.control.notify(self.plan.shrink(group, self.encoded.tiling))
+        if self.plan.window != window:
+            self._encode()
 
-    @contextlib.contextmanager
-    def _asked_at_every_layer(self) -> Iterator[None]:
-        """One pass of a network over one window takes seconds on a CPU; a person who cancels waits for a layer."""
-        layers = (*self.model.encoder.modules(), *self.model.denoiser.modules())
-        hooks = [layer.register_forward_pre_hook(lambda *_: self._stop_if_asked()) for layer in layers]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _write(self, folder: Path) -> dict[str, Any]:
+        """Write the results of the samples so far into `folder`; returns their report."""
+        return self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
 
-    def _preview(self, probabilities: np.ndarray, samples: int) -> None:
-        if not self.request.previews:
-            return
-        self._stop_if_dropped()
-        folder = self._folder()
-        paths = folder / f"preview-{samples}.seg.nrrd", folder / f"preview-{samples}-entropy.nrrd"
-        try:
-            self.results.write_maps(probabilities, *paths)
-        except DiffusionSegmentationError as error:  # the run can do without, and the disk may have room at its end
-            logger.info(f"A preview could not be written: {error}")
-            return
-        self.preview(Preview(*paths, samples))
-
-    def _folder(self) -> Path:
-        """The folder of the results, made again where somebody has cleared the temporary files meanwhile."""
-        folder = self.request.output
-        if not folder.is_dir():
-            self._stop_if_dropped()
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
-
-    def _keep(self, samples: int) -> None:
-        """Write the whole result of the samples so far, for the case that this process does not live to its end.
-
-        In a folder of its own, finished-N; the report comes last, so a folder that has one is whole.
-        """
-        self._stop_if_dropped()
-        folder, started, made = self._folder() / f"{FINISHED}{samples}", time.monotonic(), False
-        try:
-            folder.mkdir()
-            made = True
-            report = self._write(folder)
-            spent = {"sampling": started - self.sampling_since, "writing": time.monotonic() - started}
-            finish(folder, report, self.timings | spent, stopped=True)
-        except (DiffusionSegmentationError, OSError, MemoryError) as error:  # the run itself can do without
-            logger.info(f"The samples so far could not be kept: {error}")
-            if made:
-                shutil.rmtree(folder, ignore_errors=True)
-        else:
-            self._drop_kept()
-            self.kept = folder
-        # A tenth of the time at most goes into it: 2 s a time for a head at 1 mm.
-        self.keep_at = time.monotonic() + max(KEEP_SECONDS, 10 * (time.monotonic() - started))
-
-    def _drop_kept(self) -> None:
-        """Remove what was kept, after something newer is whole."""
-        if self.kept is not None:
-            shutil.rmtree(self.kept, ignore_errors=True)
-            self.kept = None
-
-    def _stage(self, name: str) -> _Stage:
-        return _Stage(self, name)
+    def _write_results(self, stopped: bool) -> Outcome:
+        with result_folder.replacing(output_folder(self.request, self.control)) as folder:
+            with self.control.stage("writing"):
+                report = self._write(folder)
+            finish(folder, report, self.control.timings, stopped)
+        self.partial.remove()
+        return Outcome(report, stopped)
 
 
-class _Stage:
-    """Tells that a stage begins, and times it."""
+def _unless_out_of_memory(work: Callable[[], Any]) -> Any:
+    """The result of `work`, or None if it ran out of memory.
 
-    def __init__(self, run: _Run, name: str) -> None:
-        self.run, self.name = run, name
-
-    def __enter__(self) -> None:
-        self.run.stage = self.name
-        self.run.progress(Progress(self.name))
-        self.run._stop_if_asked()
-        self.start = time.monotonic()
-
-    def __exit__(self, *exception: object) -> None:
-        self.run.timings[self.name] = self.run.timings.get(self.name, 0.0) + time.monotonic() - self.start
+    The error is not passed on: its traceback would hold the arrays of the failed attempt during the next one.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

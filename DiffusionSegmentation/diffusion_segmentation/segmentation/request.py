@@ -1,4 +1,4 @@
-"""What is asked of a run, and what it tells while it goes and at its end."""
+"""Parameters of a run, its progress and its outcome."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. Where `samples` or `steps` is None the model's advice is taken.
+    """Parameters of a run.
 
-    `samples` "auto" draws 8 samples or more until the result has settled, at most 32 or as many as the model advises.
-
-    `region_mm`, 5 to 100, is how far the middles of uncertain regions lie apart at least, None for 15; none is more
-    than twice that across.
-
-    `spacing` is the size of a voxel in mm along i, j and k, for a volume file that does not state it. `source` is the
-    file that a program loaded before it wrote `volume`: what its header leaves open is a warning of the report.
+    Attributes:
+        output: folder of the results.
+        model: name of a shipped model, or path of a model folder.
+        samples: None for the model's default; "auto" draws until the result has converged, at least 8 and at most 32
+            (or the model's default, if that is more).
+        steps: nodes of the step grid; None for the model's default.
+        region_mm: least distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most
+            twice that across.
+        keep_samples: also write samples, class probabilities and regions.
+        previews: write previews and partial results while the run goes on.
+        spacing: voxel size (mm) along i, j and k, for a volume file that does not state it.
+        source: file from which another program loaded `volume`; what its header leaves open becomes a warning.
     """
 
     volume: Path
@@ -37,9 +42,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Stages: reading, model, encoding, sampling, writing; the time left may be unknown.
+    """Progress of a run in one of its stages: reading, model, encoding, sampling, writing.
 
-    `note` is a sentence on how the run had to be changed, empty where it had not.
+    `samples` is None while "auto" decides, `seconds_left` while it is unknown. `note` says how the run was changed.
     """
 
     stage: str
@@ -53,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """Result files so far, from `samples` samples; 0 is the direct head's fast mask, which is no sample."""
+    """Maps of the first `samples` samples; with 0 samples, those of the direct head."""
 
     segmentation: Path
     entropy: Path
@@ -62,7 +67,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The report, as in report.json; `partial` when the run was stopped with some samples drawn."""
+    """Content of report.json; `partial` if the run was stopped before all samples were drawn."""
 
     report: dict[str, Any]
     partial: bool

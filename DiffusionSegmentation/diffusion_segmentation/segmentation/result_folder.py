@@ -1,4 +1,4 @@
-"""The folder that a run's results go to: it never holds the files of two runs as if they were of one."""
+"""Output folder of a run: results are replaced as a whole and files of the user are never overwritten."""
 
 from __future__ import annotations
 
@@ -24,89 +24,86 @@ FILES = (
     "probabilities.seq.nrrd",
     "regions.nrrd",
 )
-"""What a run may write beside its report."""
+"""Result files of a run besides its report."""
 
 
 @contextlib.contextmanager
-def made(folder: Path) -> Iterator[Path]:
-    """The folder, made if need be; where the work ends in an error, folders that were made and are empty go again."""
-    new = [part for part in (folder, *folder.parents) if not part.exists()]
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Create `folder` and its parents where missing; on an error remove those that were created and are empty."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
     except BaseException:
-        for part in new:
+        for path in created:
             with contextlib.suppress(OSError):
-                part.rmdir()
+                path.rmdir()
         raise
 
 
-def require_ours(folder: Path) -> None:
-    """Raise InputError where a file that a run would replace is not as a run has left it: it could be a person's."""
-    problem = _foreign(folder)
+def require_replaceable(folder: Path) -> None:
+    """Raise InputError if a file that a run would replace was not written by a run, or was changed since."""
+    problem = _user_file(folder)
     if problem:
         raise InputError(f"{problem}; move it away, or choose another folder.")
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """An empty folder for the results of a run; at the end its files take the place of the earlier run's in `folder`.
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for new results, which at the end replace all results of an earlier run in `folder`.
 
-    Files of an earlier run that have no successor go with its report; other files are not touched. Where the work ends
-    in an error, what was there is as it was. Raises InputError where somebody has changed a result meanwhile; the new
-    one then stays in a folder of its own, which the sentence names.
+    Other files are not touched; on an error `folder` is left as it was. Raises InputError if a result was changed in
+    the meantime; the new results then stay in a subfolder that the message names.
     """
-    mark = uuid.uuid4().hex[:8]
-    part, aside = folder / f".part-{mark}", folder / f".old-{mark}"
+    suffix = uuid.uuid4().hex[:8]
+    new, backup = folder / f".part-{suffix}", folder / f".old-{suffix}"
     try:
-        part.mkdir()
-        yield part
-        problem = _foreign(folder)
+        new.mkdir()
+        yield new
+        problem = _user_file(folder)
         if problem:
-            kept = folder / f"result-{mark}"
-            os.replace(part, kept)
-            raise InputError(f"{problem}; the new result is in '{kept.name}' there.")
-        _exchange(part, folder, aside)
+            separate = folder / f"result-{suffix}"
+            os.replace(new, separate)
+            raise InputError(f"{problem}; the new result is in '{separate.name}' there.")
+        _replace_results(folder, new, backup)
     finally:
-        for left in (part, aside):
-            shutil.rmtree(left, ignore_errors=True)
+        for path in (new, backup):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _exchange(part: Path, folder: Path, aside: Path) -> None:
-    """Put the files of `part` in the place of the earlier run's, which wait in `aside` until all is done."""
-    new = sorted(path.name for path in part.iterdir())
-    old = [name for name in (REPORT, *FILES) if (folder / name).is_file()]
-    placed = []
-    aside.mkdir()
+def _replace_results(folder: Path, new: Path, backup: Path) -> None:
+    """Move the old results of `folder` to `backup` and those of `new` into `folder`; undone on an error."""
+    old_names = [name for name in (REPORT, *FILES) if (folder / name).is_file()]
+    # The report is moved last: a folder that has one is complete.
+    new_names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == REPORT, name))
+    moved = []
+    backup.mkdir()
     try:
-        for name in old:
-            replace(folder / name, aside / name)
-        # The report last: a folder that has one is whole.
-        for name in sorted(new, key=lambda name: name == REPORT):
-            replace(part / name, folder / name)
-            placed.append(name)
+        for name in old_names:
+            replace(folder / name, backup / name)
+        for name in new_names:
+            replace(new / name, folder / name)
+            moved.append(name)
     except BaseException:
-        for name in placed:
+        for name in moved:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
-        for name in reversed(old):
+        for name in reversed(old_names):
             with contextlib.suppress(OSError):
-                replace(aside / name, folder / name)
+                replace(backup / name, folder / name)
         raise
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the results in a folder, by name, for the report."""
+    """SHA-256 of the result files in a folder, by name; the report lists them."""
     return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name in FILES}
 
 
-def _foreign(folder: Path) -> str:
-    """Which file is in a run's way, and why, words for a sentence; empty where none is."""
-    there = [name for name in (REPORT, *FILES) if os.path.lexists(folder / name)]
-    if not there:
-        return ""
-    listed = _listed(folder)
-    for name in there:
+def _user_file(folder: Path) -> str:
+    """Beginning of a message about the first file that must not be replaced; "" if there is none."""
+    existing = [name for name in (REPORT, *FILES) if os.path.lexists(folder / name)]
+    listed = _listed(folder) if existing else None
+    for name in existing:
         if listed is None or (name != REPORT and name not in listed):
             return f"'{name}' in '{folder.name}' was not written by a run whose report is there"
         if name != REPORT and (not (folder / name).is_file() or _digest(folder / name) != listed[name]):
@@ -115,9 +112,9 @@ def _foreign(folder: Path) -> str:
 
 
 def _listed(folder: Path) -> dict[str, str] | None:
-    """The files of the run whose report is in the folder, with their digests; None without such a report.
+    """Digests of the result files that report.json lists, by name; None without a report that lists them.
 
-    Older reports list none: what lies beside them could be anybody's.
+    Reports of old versions list none, so files beside them could be the user's.
     """
     try:
         report: Any = json.loads((folder / REPORT).read_text(encoding="utf-8"))

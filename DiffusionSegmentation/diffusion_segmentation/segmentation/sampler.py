@@ -1,7 +1,7 @@
 """Joint samples of a whole volume: encode once, then denoise one noise field for each sample.
 
-A sample is drawn for the volume as a whole. Windows, where there are several, crop the one state and their answers are
-blended at every step; a mask stitched from windows with noise of their own would be a chimera.
+All windows are crops of one state, and their outputs are blended at every step. Stitching independent samples of the
+windows would not give a joint sample.
 """
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ def solve(
     return p
 
 
-class Encoded:
-    """A volume as the encoder sees it, kept for all samples and steps."""
+class EncodedVolume:
+    """Encoder output of a volume, from which samples are drawn.
+
+    `voxel_distances` are those of `InputStatistics`, float32 [z, y, x]; None if the model has no statistics.
+    """
 
     def __init__(
         self,
@@ -73,10 +76,13 @@ class Encoded:
         store: torch.device | None = None,
         frame: Frame | None = None,
     ) -> None:
-        """Run the encoder over `image` float32 [z, y, x], normalised; `on_window` is called after each window.
+        """Encode `image`, normalised float32 [z, y, x].
 
-        `tiling` is by default that of the model's windows. What is kept of them lies on `store`, by default `device`.
-        `frame` says where `image` lies in the grid for which a correlated start is drawn, by default its own.
+        Args:
+            on_window: called after each window.
+            tiling: windows; by default those of the model.
+            store: device that holds the features of the windows; by default `device`.
+            frame: position of `image` in the grid for which a correlated start is drawn; by default its own grid.
         """
         self.model, self.device = model, device
         self.start, self._frame, self._copula = model.start, frame, None
@@ -104,62 +110,56 @@ class Encoded:
                     del seen, p
                 self._prepared.append(model.denoiser.prepare(features, direct).to(store))
                 self._direct.append(direct.to(store))
-                del features, direct  # else they lie there while the next window is looked at
+                del features, direct  # before the next window allocates its own
                 on_window()
             if self._marginals is None:
                 self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
-            self._cell_distances = self.tiling.blend(cell_distances)[0, 0].cpu().numpy() if cell_distances else None
+            self.voxel_distances = None
+            if cell_distances:
+                cells = self.tiling.blend(cell_distances)[0, 0].cpu().numpy()
+                voxels = cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+                self.voxel_distances = voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def direct(self) -> np.ndarray:
-        """The direct head's class probabilities float32 [C, z, y, x]: marginals, fast, and never a sample."""
+        """Marginal class probabilities of the direct head, float32 [C, z, y, x]."""
         return self._volume(self._marginals)[0]
 
     def input_distance(self) -> InputDistance | None:
-        """How far the volume lies from those that the model was made for; None where the model does not know them."""
+        """Distance of the volume from those that the model was made for; None without statistics."""
         return None if self._summary is None else self.model.input_statistics.input_distance(self._summary)
-
-    def cell_distances(self) -> np.ndarray | None:
-        """How far each voxel lies from those that the model was made for, float32 [z, y, x]; see `InputStatistics`."""
-        if self._cell_distances is None:
-            return None
-        voxels = self._cell_distances.repeat(2, 0).repeat(2, 1).repeat(2, 2)
-        return voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def sample(
         self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
     ) -> np.ndarray:
         """Draw one joint sample for each seed: class probabilities float32 [N, C, z, y, x] of the last step.
 
-        The argmax over C is the sample's mask; the mean over samples of the probabilities estimates the marginals with
-        less noise than the masks do (Rao-Blackwell). `log_snr` are the nodes of the step grid, rising. `on_step` is
-        called with the number of steps done and may raise to stop.
+        The argmax over C is the mask of a sample. The mean of the probabilities over samples estimates the marginals
+        with less noise than the mean of the masks (Rao-Blackwell). `log_snr` are the rising nodes of the step grid.
+        `on_step` is called with the number of steps done and may raise to stop.
 
-        A sample depends on its seed alone; which others are drawn with it changes rounding at most.
+        Apart from rounding, a sample depends on its own seed alone.
         """
         with torch.inference_mode():
-            x = torch.cat([self._noise(seed) for seed in seeds])
-            denoise = self._denoise
-            if self.start is None:
-                first = self._marginals.expand(len(x), *self._marginals.shape[1:])
-            else:
+            noise = torch.cat([self._noise(seed) for seed in seeds])
+            masks = None
+            if self.start is not None:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
-                x, first = noised(masks, x, self.model.classes, float(log_snr[0])), None
-                denoise = partial(denoise, kept=self.model.kept_blocks(masks, self.device))
-            return self._volume(solve(denoise, x, first, log_snr, on_step))
+            x, first, constraint = _initial_state(self.model, masks, noise, self._marginals, log_snr)
+            return self._volume(solve(partial(self._denoise, constraint=constraint), x, first, log_snr, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
-        """The mask of the correlated start for a seed, uint8 [z, y, x]; costs no pass of a network."""
+        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
         if self._copula is None:
             self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
 
-    def _denoise(self, x: torch.Tensor, log_snr: float, kept: KeptBlocks | None = None) -> torch.Tensor:
-        """Class probabilities of x0, blended over the windows, in the form of the state x."""
-        p = self.tiling.blend(self._answers(x, log_snr))
-        return p if kept is None else kept(p)
+    def _denoise(self, x: torch.Tensor, log_snr: float, constraint: KeptBlocks | None) -> torch.Tensor:
+        """Class probabilities of x0, blended over the windows, of the shape of the state x."""
+        p = self.tiling.blend(self._window_probabilities(x, log_snr))
+        return p if constraint is None else constraint(p)
 
-    def _answers(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
-        """One window's answer after another: together they are larger than the state, because windows overlap."""
+    def _window_probabilities(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
+        """Yield one window at a time: all together are larger than the state, because windows overlap."""
         time = torch.full((len(x),), log_snr, device=self.device)
         for window, prepared, direct in zip(self.tiling.windows, self._prepared, self._direct, strict=True):
             crop = x[(..., *window)].contiguous(memory_format=CHANNELS_LAST[3])
@@ -167,70 +167,81 @@ class Encoded:
             yield class_softmax_(self.model.denoiser(crop, time, prepared, direct))
 
     def _noise(self, seed: int) -> torch.Tensor:
-        """Unit noise for the whole volume, drawn on the CPU so that a seed means the same on every device."""
+        """Unit noise for the whole volume, drawn on the CPU so that a seed gives the same noise for every device."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn((1, *self.tiling.cells, 8 * self.model.classes), generator=generator)
-        return noise.to(self.device).movedim(-1, 1)  # channels last in memory, as the denoiser wants it
+        return noise.to(self.device).movedim(-1, 1)  # channels last in memory, as the denoiser needs it
 
     def _volume(self, cells: torch.Tensor) -> np.ndarray:
         return np.ascontiguousarray(self.tiling.crop(depth_to_space(cells)).cpu().numpy())
 
 
 @dataclass
-class Drawn:
-    """Joint samples of N small cases of C classes: what `draw` returns."""
+class CaseSamples:
+    """Joint samples of N small cases with C classes.
+
+    Attributes:
+        masks: uint8 [N, samples, *shape].
+        mean: mean class probabilities of the samples, float32 [N, C, *shape]; exact for copula masks.
+        direct: class probabilities of the direct head, float32 [N, C, *shape].
+    """
 
     masks: np.ndarray
-    """uint8 [N, samples, *shape]"""
     mean: np.ndarray
-    """Mean class probabilities of the samples, float32 [N, C, *shape]; exact where they are a copula's masks."""
     direct: np.ndarray
-    """Class probabilities of the direct head, float32 [N, C, *shape]."""
 
 
-def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> Drawn:
-    """Joint samples of many small cases at once, in two dimensions or three, on the device that the model is on.
+def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
+    """Joint samples of small cases in two or three dimensions, on the device of the model.
 
-    images float32 [N, *shape], normalised, each axis a multiple of `model.multiple`; all samples of a case go through
-    the denoiser together. For volumes of any size see `Encoded`. The noise is drawn on the CPU, one stream for each
-    case, so that a case's samples do not depend on its neighbours.
+    `images` is normalised float32 [N, *shape]; each axis is a multiple of `model.multiple`. All samples of a case pass
+    the denoiser together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU from one stream
+    for each case, so the samples of a case do not depend on the other cases.
     """
-    device = next(model.encoder.parameters()).device
-    start = model.start
-    masks, mean, direct = [], [], []
     with torch.inference_mode():
-        for index, image in enumerate(images):
-            features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
-            prepared = model.denoiser.prepare(features, logits)
-            generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
-            x = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
-            x = x.to(device).movedim(-1, 1)
-            marginals = class_softmax(logits)
-            p = depth_to_space(marginals)[0].cpu().numpy()
-            direct.append(p)
-            if start is not None:
-                started = start_masks(start, p, model.spacing, sample_seeds(seed + 1, samples, index * samples))
-                if start.log_snr is None:
-                    masks.append(started)
-                    mean.append(p)
-                    continue
+        cases = [_draw_case(model, image, samples, log_snr, seed, index) for index, image in enumerate(images)]
+    return CaseSamples(*(np.stack(arrays) for arrays in zip(*cases, strict=True)))
 
-            kept = None
-            if start is None:
-                first = marginals.expand(x.shape)
-            else:
-                x, first = noised(started, x, model.classes, float(log_snr[0])), None
-                kept = model.kept_blocks(started, device)
 
-            def denoise(x, node, prepared=prepared, logits=logits, kept=kept):
-                time = torch.full((len(x),), node, device=device)
-                p = class_softmax_(model.denoiser(x, time, prepared, logits))
-                return p if kept is None else kept(p)
+def _draw_case(
+    model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int, index: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks, mean and direct head of the case number `index`; see `CaseSamples`."""
+    device, start = next(model.encoder.parameters()).device, model.start
+    features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
+    prepared = model.denoiser.prepare(features, logits)
+    generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
+    noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
+    marginals = class_softmax(logits)
+    direct = depth_to_space(marginals)[0].cpu().numpy()
+    masks = None
+    if start is not None:
+        masks = start_masks(start, direct, model.spacing, sample_seeds(seed + 1, samples, index * samples))
+        if start.log_snr is None:
+            return masks, direct, direct
+    x, first, constraint = _initial_state(model, masks, noise.to(device).movedim(-1, 1), marginals, log_snr)
 
-            p = depth_to_space(solve(denoise, x, first, log_snr))
-            masks.append(p.argmax(1).to(torch.uint8).cpu().numpy())
-            mean.append(p.mean(0).cpu().numpy())
-    return Drawn(np.stack(masks), np.stack(mean), np.stack(direct))
+    def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
+        time = torch.full((len(x),), node, device=device)
+        p = class_softmax_(model.denoiser(x, time, prepared, logits))
+        return p if constraint is None else constraint(p)
+
+    p = depth_to_space(solve(denoise, x, first, log_snr))
+    return p.argmax(1).to(torch.uint8).cpu().numpy(), p.mean(0).cpu().numpy(), direct
+
+
+def _initial_state(
+    model: Model, masks: np.ndarray | None, noise: torch.Tensor, marginals: torch.Tensor, log_snr: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor | None, KeptBlocks | None]:
+    """State at the first node, class probabilities of x0 there if they are known, and the constraint of samples.
+
+    From white `noise` [N, K, *cells] these are the `marginals` [1, K, *cells]; otherwise the state is that of the start
+    `masks` uint8 [N, *shape].
+    """
+    if masks is None:
+        return noise, marginals.expand(noise.shape), None
+    x = noised(masks, noise, model.classes, float(log_snr[0]))
+    return x, None, model.kept_blocks(masks, noise.device)
 
 
 def start_masks(start: Start, p: np.ndarray, spacing_mm: float, seeds: Sequence[int]) -> np.ndarray:
@@ -240,20 +251,20 @@ def start_masks(start: Start, p: np.ndarray, spacing_mm: float, seeds: Sequence[
 
 
 def noised(masks: np.ndarray, noise: torch.Tensor, classes: int, log_snr: float) -> torch.Tensor:
-    """Masks uint8 [N, *shape] as states at `log_snr`, shaped as the unit noise [N, 2^dims * C, *cells]."""
+    """States at `log_snr` of masks uint8 [N, *shape], of the shape of the unit noise [N, 2^dims * C, *cells]."""
     labels = space_to_depth(torch.from_numpy(masks)[:, None].to(noise.device))
     return diffuse(one_hot_state(labels, classes), noise, torch.full((len(masks),), log_snr, device=noise.device))
 
 
 def normalised(p: np.ndarray) -> np.ndarray:
-    """Class probabilities [C, ...] that sum to 1 also where windows were blended."""
+    """Class probabilities [C, ...] divided by their sum, which rounding and blending of windows move from 1."""
     return p / p.sum(0)
 
 
 def sample_seeds(seed: int, count: int, first: int = 0) -> list[int]:
-    """Seeds of the samples first, ..., first + count - 1 of a run: independent streams, stable under grouping."""
-    sequence = np.random.SeedSequence(seed)
+    """Seeds of the samples first, ..., first + count - 1 of a run: independent streams, whatever the grouping."""
+    entropy = np.random.SeedSequence(seed).entropy
     return [
-        int(np.random.SeedSequence(sequence.entropy, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
+        int(np.random.SeedSequence(entropy, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
         for index in range(first, first + count)
     ]

@@ -1,6 +1,6 @@
-"""Windows over a volume that is larger than one, and how their answers become one.
+"""Overlapping windows over a volume, and blending of their outputs.
 
-Everything here counts in cells: 2 x 2 x 2 voxels, the lattice of the space-to-depth form.
+Windows are slices of cells, which are blocks of 2 x 2 x 2 voxels: the grid of the space-to-depth form.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ OVERLAP = 0.25
 
 
 class Tiling:
-    """Windows that cover a volume [z, y, x] or a picture [y, x] of `shape` voxels, padded at far ends to `padded`.
+    """Windows that cover a volume [z, y, x] or a picture [y, x] of `shape` voxels.
 
-    An axis that fits into `window` is one window, padded to a multiple of `multiple` voxels; a longer one is covered by
-    windows of that size with at least a quarter of overlap. A head at 2 mm is one window, so nothing is stitched.
-    `padded`, of another tiling of the same volume with larger windows, keeps its lattice, and so the noise of a seed.
+    An axis that fits into `window` voxels has one window, padded to a multiple of `multiple`; a longer one has windows
+    of that size that overlap by at least a quarter. A head at 2 mm needs one window. The volume is padded at the end of
+    each axis to `padded` voxels; to get the same noise from a seed with smaller windows, pass `padded` of the larger.
     """
 
     def __init__(
@@ -32,23 +32,23 @@ class Tiling:
         cells = tuple(s // 2 for s in size)
         stride = [max(1, int(c * (1 - OVERLAP))) for c in cells]
         self.windows: list[tuple[slice, ...]] = dense_patch_slices(self.cells, cells, stride)
-        # A Gaussian falls off towards a window's edge, where the network knows least of what is around.
+        # The weight falls off towards the edge of a window, where the network has least context.
         self._weight = compute_importance_map(cells, mode="gaussian", sigma_scale=0.25).clamp_min(1e-3)
 
     def pad(self, image: np.ndarray) -> np.ndarray:
-        """`image` [z, y, x] of `shape`, with zeros (air) up to `padded`."""
+        """Pad `image` [z, y, x] with zeros (air) to `padded`."""
         return np.pad(image, [(0, b - a) for a, b in zip(image.shape, self.padded, strict=True)])
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
-        """[..., z, y, x] of `padded` voxels without the padding."""
+        """Remove the padding of `volume` [..., z, y, x]."""
         return volume[(..., *(slice(n) for n in self.shape))]
 
     def voxels(self, window: tuple[slice, ...]) -> tuple[slice, ...]:
-        """A window in voxels."""
+        """Convert a window from cells to voxels."""
         return tuple(slice(2 * s.start, 2 * s.stop) for s in window)
 
     def shares(self) -> Iterator[torch.Tensor]:
-        """How much each window counts in its cells, float32 of their shape: all windows together 1, in padding 0."""
+        """Weight of each window in its cells, float32; the weights of all windows sum to 1, and to 0 in padding."""
         inside = torch.zeros(self.cells)
         inside[tuple(slice(_up(n, 2) // 2) for n in self.shape)] = 1
         total = torch.zeros(self.cells)
@@ -57,20 +57,20 @@ class Tiling:
         for window in self.windows:
             yield inside[window] * self._weight / total[window]
 
-    def blend(self, answers: Iterable[torch.Tensor]) -> torch.Tensor:
-        """One tensor [N, K, *cells] from one [N, K, ...] a window: their weighted mean where windows overlap."""
+    def blend(self, outputs: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Combine one output [N, K, ...] for each window into [N, K, *cells], the weighted mean in overlaps."""
+        if len(self.windows) == 1:
+            (output,) = outputs
+            return output
         total = None
-        for window, answer in zip(self.windows, answers, strict=True):
-            if len(self.windows) == 1:
-                total = answer
-            else:
-                if total is None:
-                    total = answer.new_zeros((*answer.shape[:2], *self.cells))
-                    weights = answer.new_zeros(self.cells)
-                    weight = self._weight.to(answer)
-                total[(..., *window)] += answer * weight
-                weights[window] += weight
-        return total if len(self.windows) == 1 else total.div_(weights)
+        for window, output in zip(self.windows, outputs, strict=True):
+            if total is None:
+                total = output.new_zeros((*output.shape[:2], *self.cells))
+                weights = output.new_zeros(self.cells)
+                weight = self._weight.to(output)
+            total[(..., *window)] += output * weight
+            weights[window] += weight
+        return total.div_(weights)
 
 
 def _up(n: int, multiple: int) -> int:

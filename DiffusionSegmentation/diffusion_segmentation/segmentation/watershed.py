@@ -1,4 +1,4 @@
-"""Uncertain voxels dealt out into regions of a size that a person can judge at one place."""
+"""Partition of the uncertain voxels into regions small enough to be reviewed at one place."""
 
 from __future__ import annotations
 
@@ -12,76 +12,75 @@ from skimage.segmentation import watershed
 SEED_DISTANCE_MM = 15.0
 EXTENT_MM = 30.0
 SMOOTHING_MM = 3.0
-FLOOR = 0.02
-"""Chance of an error below which a voxel belongs to no region."""
+MIN_ERROR = 0.02
+"""Voxels with a lower probability of an error belong to no region."""
 
 
-def basins(
+def watershed_regions(
     error: np.ndarray,
     spacing_mm: Sequence[float],
     seed_distance_mm: float = SEED_DISTANCE_MM,
     extent_mm: float = EXTENT_MM,
-    floor: float = FLOOR,
 ) -> np.ndarray:
-    """Labels uint16 [z, y, x], from 1, of the basins of the expected error; 0 where `error` is below `floor`.
+    """Watershed regions of the expected error: labels uint16 [z, y, x] from 1, 0 where `error` < MIN_ERROR.
 
-    `error` [z, y, x] is the chance that the consensus is wrong, 1 - max p; `spacing_mm` goes with its axes. On a real
-    head the uncertain voxels hang together as one sheet along the borders of tissues, so connectivity cannot tell
-    regions apart. Here seeds are the maxima of the smoothed error, at least `seed_distance_mm` apart, and more where
-    uncertain voxels lie farther than half of `extent_mm` from all of them; a watershed (Meyer 1991) deals out the rest,
-    and no voxel belongs to a seed farther away than that. A basin is therefore at most `extent_mm` across.
+    `error` [z, y, x] is the probability that the consensus is wrong, 1 - max p; `spacing_mm` is in the order of its
+    axes. The uncertain voxels of a head form one connected sheet along tissue borders, so connected components cannot
+    separate regions. Seeds are the maxima of the smoothed error, at least `seed_distance_mm` apart, and further voxels
+    until no uncertain voxel is farther than `extent_mm` / 2 from a seed. A watershed (Meyer, 1991) assigns the voxels;
+    those farther than `extent_mm` / 2 from their seed go to the nearest one. A region is thus at most `extent_mm` wide.
     """
-    unsure = error >= floor
-    if not unsure.any():
+    uncertain = error >= MIN_ERROR
+    if not uncertain.any():
         return np.zeros(error.shape, np.uint16)
     spacing = np.asarray(spacing_mm, float)
     smooth = ndimage.gaussian_filter(error.astype(np.float32), SMOOTHING_MM / spacing)
-    seeds = _spread(smooth, unsure, spacing, seed_distance_mm)
-    reach = extent_mm / 2
+    seeds = _error_maxima(smooth, uncertain, spacing, seed_distance_mm)
+    radius = extent_mm / 2
     while True:
         distance, nearest = _nearest(seeds, error.shape, spacing)
-        left = np.argwhere(unsure & (distance > reach))
-        if not len(left):
+        far = np.argwhere(uncertain & (distance > radius))
+        if not len(far):
             break
-        more = left[np.argsort(-smooth[tuple(left.T)], kind="stable")]
-        seeds = np.concatenate([seeds, _thinned(more, spacing, seed_distance_mm)])
+        far = far[np.argsort(-smooth[tuple(far.T)], kind="stable")]
+        seeds = np.concatenate([seeds, _thinned(far, spacing, seed_distance_mm)])
     markers = np.zeros(error.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
-    labels = watershed(-smooth, markers, mask=unsure)
-    # Where the flood ran too far, or could not come because a voxel hangs on no seed, the nearest seed has it.
-    places = np.argwhere(unsure)
+    labels = watershed(-smooth, markers, mask=uncertain)
+    # Voxels too far from their seed, or not connected to any, get the label of the nearest seed.
+    places = np.argwhere(uncertain)
     label = labels[tuple(places.T)]
-    away = np.linalg.norm((places - seeds[np.maximum(label, 1) - 1]) * spacing, axis=1)
-    lost = tuple(places[(label == 0) | (away > reach)].T)
-    labels[lost] = markers[tuple(nearest[:, *lost])]
-    labels[labels > np.iinfo(np.uint16).max] = 0  # seeds are numbered worst first
+    distance = np.linalg.norm((places - seeds[np.maximum(label, 1) - 1]) * spacing, axis=1)
+    reassigned = tuple(places[(label == 0) | (distance > radius)].T)
+    labels[reassigned] = markers[tuple(nearest[:, *reassigned])]
+    labels[labels > np.iinfo(np.uint16).max] = 0  # seeds are numbered from the largest error
     return labels.astype(np.uint16)
 
 
-def _spread(smooth: np.ndarray, unsure: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
-    """Local maxima of `smooth` among the unsure voxels [n, 3], highest first, none closer than `distance_mm`."""
-    peaks = peak_local_max(np.where(unsure, smooth, 0), min_distance=1, exclude_border=False)
+def _error_maxima(smooth: np.ndarray, uncertain: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
+    """Local maxima [n, 3] of `smooth` among the uncertain voxels, highest first, at least `distance_mm` apart."""
+    peaks = peak_local_max(np.where(uncertain, smooth, 0), min_distance=1, exclude_border=False)
     if not len(peaks):
-        peaks = np.argwhere(unsure)[:1]
+        peaks = np.argwhere(uncertain)[:1]
     order = np.argsort(-smooth[tuple(peaks.T)], kind="stable")
     return _thinned(peaks[order], spacing, distance_mm)
 
 
 def _thinned(places: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
-    """Places [m, 3] of `places` [n, 3], the first ones first, none closer than `distance_mm` to one before it."""
-    kept = []
+    """Greedy subset [m, 3] of `places` [n, 3] in their order, at least `distance_mm` apart."""
+    selected = []
     while len(places):
-        kept.append(places[0].copy())  # a view would hold all that were left with it: 2.3 GB for 2 million places
-        away = np.linalg.norm((places - places[0]) * spacing, axis=1)
-        places = places[away >= distance_mm]
-    return np.stack(kept)
+        selected.append(places[0].copy())  # a view would keep its whole array: 2.3 GB for 2 million places
+        distance = np.linalg.norm((places - places[0]) * spacing, axis=1)
+        places = places[distance >= distance_mm]
+    return np.stack(selected)
 
 
 def _nearest(seeds: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in mm to the nearest of the seeds [n, 3], and that seed's index [3, *shape], for each voxel.
+    """Distance (mm) of each voxel to the nearest of the seeds [n, 3], and the index [3, *shape] of that seed.
 
-    A KDTree would do with less; SciPy's recurses for ever where denormal numbers are flushed, as in a run.
+    SciPy's KDTree would need less memory, but recurses without end while denormal numbers are flushed, as in a run.
     """
-    free = np.ones(shape, bool)
-    free[tuple(seeds.T)] = False
-    return ndimage.distance_transform_edt(free, sampling=spacing, return_indices=True)
+    background = np.ones(shape, bool)
+    background[tuple(seeds.T)] = False
+    return ndimage.distance_transform_edt(background, sampling=spacing, return_indices=True)

@@ -21,7 +21,7 @@ from ..images.intensity import body_box, normalise
 from ..images.label_file import IGNORED, read_labels
 from ..images.resampling import working_image
 from ..images.volume import read_volume
-from ..segmentation.result_folder import made
+from ..segmentation.result_folder import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def prepare(
     Those that are there already, made of the same content with the same settings, are kept.
     """
     pairs = []
-    with made(folder):
+    with new_folder(folder):
         for number, case in enumerate(cases):
             made_of = [case.name, spacing_mm, intensity, dataset.label_names, dataset.ignored]
             described = json.dumps([*made_of, files_sha256(case.image, *case.labels)], sort_keys=True)

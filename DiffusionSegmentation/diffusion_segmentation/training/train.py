@@ -29,7 +29,7 @@ from ..model.metadata import wrong_entry
 from ..networks import InputStatistics
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
-from ..segmentation.result_folder import made
+from ..segmentation.result_folder import new_folder
 from .figures import draw_training
 from .input_statistics import fit_input_statistics
 from .journal import Journal
@@ -93,7 +93,7 @@ def main(
                 "Training the denoiser alone needs an encoder that is trained, and training from a 'lowest_log_snr' on "
                 "a correlated start; name a model that has them with --start."
             )
-    with made(output), flush_denormals():
+    with new_folder(output), flush_denormals():
         if not run.go(checkpoint):
             return output
         metadata = run.metadata()

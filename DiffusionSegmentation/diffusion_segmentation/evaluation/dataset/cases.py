@@ -155,7 +155,7 @@ def _joint(
 
 def shown_source(model: Model) -> str:
     """Which of SOURCES a model's maps are nearer to: the direct head where no sample changes them."""
-    return "direct" if model.is_free or np.isinf(model.map_prior) else "samples"
+    return "direct" if model.is_copula_only or np.isinf(model.map_prior) else "samples"
 
 
 class _WithSource(engine.ModelCache):

@@ -12,7 +12,7 @@ from ...diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ...errors import InputError
 from ...model.folder import Model
 from ...runtime.floating_point import flush_denormals
-from ...segmentation.sampler import Drawn, draw, sample_seeds
+from ...segmentation.sampler import CaseSamples, draw, sample_seeds
 
 EXACT = "exact"
 """The row of the exact sampler: what a perfect model would score from as many samples."""
@@ -73,8 +73,8 @@ class Respondent:
 
     def __init__(self, model: Model, steps: Sequence[Steps], samples: int, seed: int) -> None:
         self.model, self.steps, self.samples, self.seed = model, steps, samples, seed
-        self.plain = model.starting(None)
-        has_nodes = model.start is not None and not model.is_free
+        self.plain = model.with_start(None)
+        has_nodes = model.start is not None and not model.is_copula_only
         self.own_grid = model.step_grid(model.section["steps"]["cpu"]) if has_nodes else np.empty(0)
 
     def __call__(self, image: np.ndarray, index: int) -> dict[str, Answer]:
@@ -97,7 +97,7 @@ class Respondent:
 
     def _draw(
         self, image: np.ndarray, samples: int, grid: np.ndarray, seed: int, model: Model | None = None
-    ) -> tuple[Drawn, float]:
+    ) -> tuple[CaseSamples, float]:
         """Samples of one case, by default from white noise, and the seconds they took."""
         start = time.perf_counter()
         with flush_denormals():
