@@ -25,7 +25,7 @@ from ..diffusion.copula import Covariance
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import ModelError
 from ..images.writing import replace as replace_file
-from ..networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics, KeptBlocks, space_to_depth
+from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
 from .metadata import METADATA, check_network, contents, read_metadata, shown
 from .metadata import SCHEMA as SCHEMA
 
@@ -48,7 +48,7 @@ class Start:
     """Where the sampler starts: a mask of the copula with this covariance, taken to `log_snr` and denoised from there.
 
     With `log_snr` None the mask of the copula is the sample, and no sample costs a pass of a network. With `kept_mm`
-    the denoised sample has as much of each class as that mask in blocks of so many mm (`networks.KeptBlocks`).
+    the denoised sample has as much of each class as that mask in blocks of so many mm (`BlockVolumeConstraint`).
     """
 
     covariance: Covariance
@@ -159,13 +159,13 @@ class Model:
         first = self.start.log_snr
         return np.concatenate([[first], grid[grid > first + CLOSEST_NODES]])
 
-    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> KeptBlocks | None:
+    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> BlockVolumeConstraint | None:
         """What keeps the class contents of the blocks of start masks uint8 [N, *shape]; None where they are free."""
         if self.start is None or self.start.kept_mm is None:
             return None
         edge = max(1, round(self.start.kept_mm / (2 * self.spacing)))
         labels = space_to_depth(torch.from_numpy(masks)[:, None].to(device))
-        return KeptBlocks(labels, self.classes, edge)
+        return BlockVolumeConstraint(labels, self.classes, edge)
 
     def to(self, device: torch.device) -> Model:
         """Move to a device. Channels last in memory: convolutions run twice as fast so on CPU and GPU."""

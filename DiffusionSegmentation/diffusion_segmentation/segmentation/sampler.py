@@ -18,8 +18,8 @@ from ..diffusion.process import ddim_step, diffuse, one_hot_state
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
+    BlockVolumeConstraint,
     InputDistance,
-    KeptBlocks,
     ScanSummary,
     class_softmax,
     class_softmax_,
@@ -94,8 +94,8 @@ class Encoded:
                 if self._summary is None:
                     features, direct = model.encoder(crop)
                 else:
-                    seen = model.encoder.seen(crop)
-                    features, direct = model.encoder.answer(seen)
+                    seen = model.encoder.raw_features(crop)
+                    features, direct = model.encoder.outputs(seen)
                     p = class_softmax(direct)
                     self._summary.add(seen, p, share.to(device))
                     cell_distances.append(model.input_statistics.cell_distances(seen, p).to(store))
@@ -153,7 +153,7 @@ class Encoded:
             self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
 
-    def _denoise(self, x: torch.Tensor, log_snr: float, kept: KeptBlocks | None = None) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, log_snr: float, kept: BlockVolumeConstraint | None = None) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, in the form of the state x."""
         p = self.tiling.blend(self._answers(x, log_snr))
         return p if kept is None else kept(p)
