@@ -115,7 +115,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
     from .calibration import calibrate as engine
 
-    request = engine.Request(
+    request = engine.CalibrationRequest(
         model=options.model,
         data=options.data,
         output=options.output,
