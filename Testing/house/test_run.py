@@ -115,6 +115,10 @@ def test_a_bare_linux_is_told_what_to_install(script: ModuleType) -> None:
         script.check_libraries(("libNoSuch.so.1",))
 
 
+def test_the_atlas_is_converted_by_a_script_that_exists(script: ModuleType) -> None:
+    assert script.ATLAS.is_file()
+
+
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["dance"], 2), (["reference"], 2), (["--help"], 0)])
 def test_usage(script: ModuleType, arguments: list[str], status: int) -> None:
     assert script.main(arguments) == status

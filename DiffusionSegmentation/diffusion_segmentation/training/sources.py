@@ -17,7 +17,7 @@ from .defaults import BUNDLE, labels
 from .folder import Folder
 from .settings import Optimisation
 from .synthetic_heads.generator import EVALUATION, SCANS, SPACING_MM, SyntheticHeads, unseen_heads
-from .synthetic_heads.shares import Shares
+from .synthetic_heads.scan_probabilities import ScanProbabilities
 
 UNSEEN = 2**40
 """Added to the seed for the heads of the loss curve: no training takes as many steps."""
@@ -26,7 +26,7 @@ WINDOW = (64, 64, 64)
 """Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 WHOLE_MM = ((192, 224, 192), (256, 224, 192))
 """Whole heads, without and with much of the neck, in multiples of 16 voxels of 2 mm."""
-AS_SCANNED = Shares(any_contrast=0, cut=0)
+AS_SCANNED = ScanProbabilities(any_contrast=0, cut=0)
 """What scanners show of heads most often, beside the artefacts of training."""
 HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
 
