@@ -115,7 +115,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
     from .calibration import calibrate as engine
 
-    request = engine.CalibrationRequest(
+    found = engine.calibrate(
         model=options.model,
         data=options.data,
         output=options.output,
@@ -124,7 +124,6 @@ def _calibrate(options: argparse.Namespace) -> int:
         device=options.device,
         scans_only=options.scans_only,
     )
-    found = engine.calibrate(request)
     if show_json:
         show_json(found)
     else:

@@ -4,7 +4,8 @@
         [--show NAME ...] [--output FOLDER]
 
 PRIORS is what `training/synthetic_heads/atlas.py` writes, HEADS the folder of `bench heads` with references made by
-`Testing/run.py reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is kept for the test.
+`Testing/run.py reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is
+kept for the test.
 Written are heads.png, ten synthetic heads (every second of any contrast, the others T1-like) beside ten views of real
 ones (images above, labels below), and measures.json.
 

@@ -128,8 +128,7 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
     monkeypatch.setattr(calibrate, "COMPARED", 3)
     monkeypatch.setattr(calibrate, "SAMPLES", 4)
     monkeypatch.setattr(covariance, "ROUNDS", 1)
-    request = calibrate.CalibrationRequest(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
-    found = calibrate.calibrate(request)
+    found = calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
     again = json.loads((tmp_path / "model" / "calibration.json").read_text(encoding="utf-8"))
     assert again == found and found["cases"] == 6 and len(found["starts"]) == 2 + len(start.DENOISED)
     model = models.load(tmp_path / "model")
@@ -142,12 +141,10 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
 @pytest.mark.parametrize("data", ["lesions:32x32", "boundary:16x16x16"])
 def test_data_of_another_kind_are_refused(a_small_model, tmp_path, data):
     with pytest.raises(InputError, match="choose data of its kind"):
-        calibrate.calibrate(calibrate.CalibrationRequest(str(a_small_model), data, tmp_path / "model", cases=4))
+        calibrate.calibrate(str(a_small_model), data, tmp_path / "model", cases=4)
     assert not (tmp_path / "model").exists()
 
 
 def test_too_few_cases_are_refused(a_small_model, tmp_path):
     with pytest.raises(InputError, match="3 or more"):
-        calibrate.calibrate(
-            calibrate.CalibrationRequest(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=2)
-        )
+        calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=2)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import weakref
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -254,7 +253,7 @@ def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path,
     models.save(tmp_path / "old", trained.metadata, trained.encoder, trained.denoiser)
     for name in ("COMPARED", "SAMPLES"):
         monkeypatch.setattr(calibrate, name, 3)
-    calibrate.calibrate(calibrate.CalibrationRequest(str(tmp_path / "old"), task, tmp_path / "new", cases=4))
+    calibrate.calibrate(str(tmp_path / "old"), task, tmp_path / "new", cases=4)
     again = models.load(tmp_path / "new").input_statistics
     assert again.scans == fitting.SCANS[trained.dims] and float(again.limit) > 0
     # An image of the task is as usual, and one that has nothing in common with it is not.
@@ -304,9 +303,9 @@ def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(kno
     monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
     monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)
     monkeypatch.setattr(calibrate, "fitted", lambda model, *_: (model, {"model": "known", "starts": []}))
-    request = calibrate.CalibrationRequest(str(known), "few", tmp_path / "new", device="cpu")
+    arguments = (str(known), "few", tmp_path / "new")
     with pytest.raises(InputError, match="too few for input statistics"):
-        calibrate.calibrate(replace(request, scans_only=True))
+        calibrate.calibrate(*arguments, device="cpu", scans_only=True)
     assert not (tmp_path / "new").exists()
-    assert calibrate.calibrate(request)["scans"] == 0
+    assert calibrate.calibrate(*arguments, device="cpu")["scans"] == 0
     assert models.load(tmp_path / "new").input_statistics.scans == 12

@@ -5,7 +5,6 @@ Writes a copy of the model with them, and calibration.json with the scores of al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +21,44 @@ from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
-CASES = {2: 200, 3: 72}
-"""Default number of cases by number of axes, for data that are generated without end."""
+CASES = {2: 200, 3: 72}  # default number of cases by number of axes, for data that are generated without end
 MIN_CASES = 3
-COMPARED, SAMPLES = 12, 8
-"""Maximum number of cases on which starts are compared, and samples of each."""
+COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
 
 
-@dataclass(frozen=True)
-class CalibrationRequest:
-    """Arguments of `calibrate`. `data` is what `train` accepts; `output` the folder of the calibrated model.
+def calibrate(
+    model: str,
+    data: str,
+    output: Path,
+    cases: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    scans_only: bool = False,
+) -> dict[str, Any]:
+    """Write a calibrated copy of `model` to the folder `output`; returns the content of calibration.json.
 
-    With `scans_only` the spread is not changed and only the input statistics are fitted.
+    `data` is what `train` accepts. With `scans_only` the spread is not changed and only the input statistics are
+    fitted. Raises InputError where model and data do not match or the cases are too few, ModelError for an unusable
+    model.
     """
-
-    model: str
-    data: str
-    output: Path
-    cases: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    scans_only: bool = False
-
-
-def calibrate(request: CalibrationRequest) -> dict[str, Any]:
-    """Fit and write; returns the content of calibration.json.
-
-    Raises InputError where model and data do not match or the cases are too few, ModelError for an unusable model.
-    """
-    model = models.load(models.find(request.model)).to(choose_device(request.device))
-    source = open_source(request.data, request.output)
-    require_fit(model, source)
-    source.configure(model.section)
-    if request.scans_only:
-        calibrated, result = model, {"model": model.section["name"]}
+    loaded = models.load(models.find(model)).to(choose_device(device))
+    source = open_source(data, output)
+    require_fit(loaded, source)
+    source.configure(loaded.section)
+    if scans_only:
+        calibrated, result = loaded, {"model": loaded.section["name"]}
     else:
-        calibrated, result = fitted(model, source, request.cases or CASES[model.dims], request.seed)
+        calibrated, result = fitted(loaded, source, cases or CASES[loaded.dims], seed)
     with ProgressLine() as line:
         counter = Counter(line, "fitting the input statistics to unseen scans")
-        input_statistics = fit_input_statistics(model.encoder, model.section, source, request.seed, counter)
-    if request.scans_only and input_statistics is None:
+        input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed, counter)
+    if scans_only and input_statistics is None:
         raise InputError(f"The scans are too few for input statistics; {MIN_SCANS} or more are needed.")
     result["scans"] = 0 if input_statistics is None else int(input_statistics.scans)
-    input_statistics = input_statistics or model.input_statistics
-    request.output.mkdir(parents=True, exist_ok=True)
-    write_report(request.output / "calibration.json", result)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
+    output.mkdir(parents=True, exist_ok=True)
+    write_report(output / "calibration.json", result)
+    input_statistics = input_statistics or loaded.input_statistics
+    models.save(output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
     return result
 
 

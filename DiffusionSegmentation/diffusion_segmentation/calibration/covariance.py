@@ -15,14 +15,11 @@ from .tetrachoric import CORRELATIONS, ResidualProducts
 
 SCALES = (1.6, 3.0, 8.0)
 """Widths of the Gaussians in voxels. A narrower one would add isolated voxels, which no label map has."""
-LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Voxels."""
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # voxels
 ROUNDS = 3
-MASKS = 8
-"""Masks per case and round."""
+MASKS = 8  # masks per case and round
 ITERATIONS = 50
-SUM_WEIGHT = 100.0
-"""Least-squares weight of the equation that the parts of a correlation sum to 1."""
+SUM_WEIGHT = 100.0  # least-squares weight of the equation that the parts of a correlation sum to 1
 MIN_SHARED, MAX_SHARED = -0.3, 0.5
 MAX_Z = 2.0
 """Bound of a volume's z score: a few heads on which the network fails would otherwise determine the spread of all."""

@@ -9,8 +9,7 @@ import numpy as np
 PRIORS = (0, 1, 2, 4, 8, 12, 16, 24, 32)
 """Candidate values of k; choosing the last means that the samples add nothing to the map."""
 
-MIN_PROBABILITY = 1e-4
-"""Lower bound in a log score, because a class that no sample chose is still possible."""
+MIN_PROBABILITY = 1e-4  # lower bound in a log score, because a class that no sample chose is still possible
 
 
 def log_scores(mean: np.ndarray, direct: np.ndarray, labels: np.ndarray, samples: int, near: np.ndarray) -> np.ndarray:

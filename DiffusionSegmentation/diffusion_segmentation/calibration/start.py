@@ -19,16 +19,13 @@ from ..segmentation.sampler import Encoded, draw, sample_seeds
 from .covariance import LabelledCase
 from .prior import PRIORS, choose_prior, log_scores
 
-BLOCK_MM = 16.0
-"""Edge of the blocks whose class volumes a denoised mask keeps."""
+BLOCK_MM = 16.0  # edge of the blocks whose class volumes a denoised mask keeps
 DENOISED = ((-5.0, None), (-5.0, BLOCK_MM), (-3.0, None), (-3.0, BLOCK_MM), (-1.0, None))
 """Log-SNR from which a copula mask is denoised, and edge of the blocks whose volumes it keeps. Levels for which the
 denoiser was not trained are skipped; the copula alone and white noise are compared too."""
 NOISE, COPULA = "white noise", "copula"
-SOUND_Z = (0.8, 1.25)
-"""Range of `relative_z` in which the samples' spread counts as right."""
-SIGNIFICANCE = 2.0
-"""Standard errors by which an energy score must be larger to count as worse."""
+SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread counts as right
+SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,9 @@ def expectations() -> np.ndarray:
 class ResidualProducts:
     """Sums of products of residuals over pairs of voxels, for each class and lag in voxels along the axes.
 
-    Attributes:
-        sums: float64 [C, lags], observed.
-        expected: float64 [C, lags, correlations].
-        all_pairs: float64 [C, correlations], expected sum over all pairs of uncertain voxels of a case: what a
-            correlation at every lag adds to the variance of the volume.
+    `sums` [C, lags] are observed, `expected` [C, lags, correlations] their expectations. `all_pairs` [C, correlations]
+    is the expected sum over all pairs of uncertain voxels of a case: the variance that a correlation at every lag adds
+    to the volume.
     """
 
     def __init__(self, classes: int, lags: Sequence[int]) -> None:

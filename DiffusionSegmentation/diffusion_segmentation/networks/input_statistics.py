@@ -23,33 +23,23 @@ from .blocks import voxels_per_cell
 
 KINDS = ("features", "volume", "entropy")
 """Compared values of a structure: its mean feature, its volume, and the mean entropy of its voxels."""
-MIN_CELLS = 30.0
-"""Cells of a structure below which its mean is not compared."""
-MIN_SCANS = 5
-"""Scans below which their variation cannot be estimated."""
-FALSE_ALARM_RATE = 0.01
-"""Share of scans like those of the fit beyond the limit, if distances are normally distributed."""
-SHRINKAGE = 0.1
-"""Shrinkage of the covariances towards a multiple of the identity, needed for few scans."""
-MAD_TO_SD = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
+MIN_CELLS = 30.0  # cells of a structure below which its mean is not compared
+MIN_SCANS = 5  # scans below which their variation cannot be estimated
+FALSE_ALARM_RATE = 0.01  # share of scans like those of the fit beyond the limit, if distances are normally distributed
+SHRINKAGE = 0.1  # shrinkage of the covariances towards a multiple of the identity, needed for few scans
+MAD_TO_SD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 MIN_SPREAD = np.array([0.05, 0.05, 0.02])[:, None]
 """For each of KINDS, in natural logarithms and bits: identical scans have none."""
-MAX_VALUE = 1e6
-"""Largest number stored or reported. As a spread or limit it means unknown: nothing lies beyond it."""
+MAX_VALUE = 1e6  # largest number stored or reported. As a spread or limit it means unknown: nothing lies beyond it
 
 
 @dataclass
 class ScanSummary:
     """Sums over the cells (2^dims voxels) of a scan of C classes and F feature channels.
 
-    A cell counts for each class by its probability.
-
-    Attributes:
-        cells: float64 [C], number of cells.
-        features: float64 [C, F], sum of their features.
-        bits: float64 [C], sum of their entropies in bits.
-        square: float64 [F, F], sum of the features' outer products over all classes but background.
+    A cell counts for each class by its probability. `cells` [C] is their number, `features` [C, F] the sum of their
+    features, `bits` [C] that of their entropies, `square` [F, F] that of the features' outer products over all classes
+    but background; all float64.
     """
 
     cells: np.ndarray

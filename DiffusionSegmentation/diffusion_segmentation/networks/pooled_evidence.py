@@ -11,8 +11,7 @@ from torch.nn import functional
 from ..diffusion.process import alpha_sigma
 from .blocks import AVERAGE_POOL, CONV, INTERPOLATION, class_softmax, voxels_per_cell
 
-MAX_SHIFT = 5.0
-"""Logits; a shift estimated from few uncertain voxels has no finite bound of its own."""
+MAX_SHIFT = 5.0  # logits; a shift estimated from few uncertain voxels has no finite bound of its own
 TINY = 1e-9
 
 

@@ -15,14 +15,10 @@ from ..runtime.denormals import flushed
 from ..segmentation.tiling import Tiling
 from .sources import Source
 
-SCANS = {2: 200, 3: 64}
-"""Scans by number of axes; in 3-D half as many more would take minutes on a CPU."""
-REGION_SCANS = 16
-"""Scans whose uncertain regions are fitted to."""
-REGION_CELLS = 4
-"""Edge of the cubes that represent regions, in cells."""
-MIN_ERROR = 0.05
-"""Mean error probability of its voxels above which a cube counts as uncertain."""
+SCANS = {2: 200, 3: 64}  # scans by number of axes; in 3-D half as many more would take minutes on a CPU
+REGION_SCANS = 16  # scans whose uncertain regions are fitted to
+REGION_CELLS = 4  # edge of the cubes that represent regions, in cells
+MIN_ERROR = 0.05  # mean error probability of its voxels above which a cube counts as uncertain
 
 
 def fit_input_statistics(

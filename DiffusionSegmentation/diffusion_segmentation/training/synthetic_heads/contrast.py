@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 
 from .priors import Atlas
 from .random_fields import coarse_noise, smooth_noise
 from .scan_probabilities import TRAINING_SCANS
 
-T1: dict[str, tuple[float, float]] = {
-    "air": (0.02, 0.02),
-    "soft tissue": (0.40, 0.12),
-    "soft tissue, fat": (1.05, 0.25),
-    "soft tissue, skin": (0.60, 0.20),
-    "eye fluid": (0.22, 0.08),
-    "skull": (0.08, 0.06),
-    "skull, marrow": (0.60, 0.25),
-    "skull, air": (0.03, 0.03),
-    "optic chiasm": (0.75, 0.08),
-    "csf": (0.24, 0.10),
-    "cerebellar cortex": (0.59, 0.06),
-    "cerebral cortex": (0.59, 0.06),
-    "narrow sulcus": (0.40, 0.08),
-    "hippocampus and amygdala": (0.61, 0.06),
-    "cerebellar white matter": (0.86, 0.05),
-    "cerebellar fissure": (0.38, 0.08),
-    "dura": (0.42, 0.12),
-    "blood": (0.45, 0.35),
-    "vessel": (0.45, 0.30),
-    "cerebral white matter": (0.90, 0.04),
-    "brainstem": (0.83, 0.06),
-    "ventral diencephalon": (0.78, 0.06),
-    "pallidum": (0.80, 0.06),
-    "putamen": (0.66, 0.06),
-    "thalamus": (0.72, 0.06),
-    "caudate and accumbens": (0.61, 0.06),
-    "choroid plexus": (0.40, 0.12),
-    "ventricles": (0.21, 0.09),
-    "muscle": (0.50, 0.10),
-    "spinal cord": (0.82, 0.07),
-    "spinal fluid": (0.20, 0.08),
-}
+TABLES = json.loads((Path(__file__).parents[1] / "configs" / "tissue-contrast.json").read_text(encoding="utf-8"))
+T1: dict[str, tuple[float, float]] = TABLES["t1_mean_and_spread"]
 """Mean and spread of each tissue's intensity in a T1-weighted image, on a scale with white matter near 0.9."""
-FAMILIES = (
-    ("csf", "ventricles", "eye fluid", "spinal fluid"),
-    (
-        "cerebral cortex",
-        "cerebellar cortex",
-        "hippocampus and amygdala",
-        "caudate and accumbens",
-        "putamen",
-        "thalamus",
-    ),
-    (
-        "cerebral white matter",
-        "cerebellar white matter",
-        "brainstem",
-        "ventral diencephalon",
-        "spinal cord",
-        "optic chiasm",
-        "pallidum",
-    ),
-    ("skull", "skull, air", "air"),
-    ("soft tissue", "muscle", "soft tissue, skin", "dura"),
-    ("soft tissue, fat", "skull, marrow"),
-)
-"""Tissues of similar intensity in most sequences."""
+FAMILIES: list[list[str]] = TABLES["families"]  # tissues of similar intensity in most sequences
 MIN_CONTRAST = 0.12
 """Standard deviation of the means of fluid, grey and white matter below which a contrast is drawn again, at most three
 times: scans without contrast are rare and teach little."""

@@ -10,12 +10,9 @@ from .random_fields import smooth_noise, squared_distance
 
 THICKNESS_MM = (1.5, 4.5)
 """Range of the distance between inner and outer surface of the cortex (Fischl and Dale, PNAS 2000)."""
-MEAN_MM = (2.2, 3.3)
-"""Range of a head's mean thickness, from a thin aged cortex to that of a child."""
-GAP_MM = (0.5, 1.7)
-"""Range over heads of the minimum fluid between cortex and skull."""
-REACH = 8
-"""Voxels of 1 mm within which distances are exact."""
+MEAN_MM = (2.2, 3.3)  # range of a head's mean thickness, from a thin aged cortex to that of a child
+GAP_MM = (0.5, 1.7)  # range over heads of the minimum fluid between cortex and skull
+REACH = 8  # voxels of 1 mm within which distances are exact
 
 
 def refine_cortex(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:

@@ -17,10 +17,8 @@ from torch.nn import functional
 
 from .random_fields import resized, smooth_noise
 
-WAVE_MM = (10.0, 14.5)
-"""Range of the distance between adjacent gyri."""
-STEP = 2
-"""Voxels of the atlas (1 mm) per voxel of the folding grid."""
+WAVE_MM = (10.0, 14.5)  # range of the distance between adjacent gyri
+STEP = 2  # voxels of the atlas (1 mm) per voxel of the folding grid
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from ...images.intensity import normalise
 from .cerebellum import add_folia
@@ -33,13 +34,11 @@ from .scan_probabilities import TRAINING_SCANS, ScanProbabilities
 from .scanner import Acquisition, nearest, simulate_scan
 from .ventricles import VentricleWall
 
-SPACING_MM = 2.0
-"""Working spacing of the shipped model."""
+SPACING_MM = 2.0  # working spacing of the shipped model
 DEEPER, THINNER = (1.6, 2.4), (0.3, 0.65)
 """Ranges of the arguments of `draw_tissues`, chosen so that the shares of cortex, white matter and sulcal fluid, and
 the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
-CALIBRATION, EVALUATION, SCANS = 7, 11, 13
-"""Random streams of `unseen_heads`."""
+CALIBRATION, EVALUATION, SCANS = 7, 11, 13  # random streams of `unseen_heads`
 
 
 def draw_anatomy(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
@@ -68,7 +67,8 @@ def deform(
     head, three in ten of them lower, at the neck. Beyond the map its edge voxels are repeated.
     """
     angles = rng.normal(0, np.deg2rad(rng.choice([8, 20], p=[0.6, 0.4])), 3)
-    matrix = _rotation(angles) @ np.diag(np.exp(rng.normal(0, 0.08, 3))) @ (np.eye(3) + rng.normal(0, 0.03, (3, 3)))
+    scale, shear = np.diag(np.exp(rng.normal(0, 0.08, 3))), np.eye(3) + rng.normal(0, 0.03, (3, 3))
+    matrix = Rotation.from_euler("xyz", angles).as_matrix() @ scale @ shear
     head = np.array(tissue.shape) - [DEPTH, 0, 0]
     slack = np.maximum(0, head - np.array(shape) * step_mm) / 2
     centre = (head - 1) / 2 + [DEPTH, 0, 0] + rng.uniform(-1, 1, 3) * slack + rng.normal(0, [14, 9, 7]) + [-8, 0, 0]
@@ -106,14 +106,6 @@ def _affine(matrix: np.ndarray, centre: np.ndarray, axes: list[np.ndarray]) -> n
         for row in range(3)
     ]
     return np.stack(rows)
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return z @ y @ x
 
 
 def render_scan(
@@ -172,12 +164,7 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
     """
 
     def __init__(
-        self,
-        priors: Path,
-        shapes: list[tuple[int, ...]],
-        seed: int,
-        bank: int = 24,
-        spacing_mm: float = SPACING_MM,
+        self, priors: Path, shapes: list[tuple[int, ...]], seed: int, bank: int = 24, spacing_mm: float = SPACING_MM
     ) -> None:
         super().__init__()
         self.priors, self.shapes, self.seed, self.bank = Path(priors), shapes, seed, bank

@@ -14,10 +14,8 @@ from scipy import ndimage
 
 from .priors import Atlas
 
-BACKGROUND = {"dura": 0.4, "blood": 0.3}
-"""Tissue -> probability that a protocol labels it background."""
-FLUID = {"narrow sulcus": 0.25, "cerebellar fissure": 0.1}
-"""Tissue -> probability that a protocol labels it fluid."""
+BACKGROUND = {"dura": 0.4, "blood": 0.3}  # tissue -> probability that a protocol labels it background
+FLUID = {"narrow sulcus": 0.25, "cerebellar fissure": 0.1}  # tissue -> probability that a protocol labels it fluid
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ from .priors import FIRST_INSIDE, Atlas
 from .random_fields import resized, smooth_noise
 from .scan_probabilities import TRAINING_SCANS, ScanProbabilities
 
-MARGIN_MM = (-1.5, 7.0)
-"""Range of the distance by which a skull-stripping mask extends beyond the brain."""
-MIN_HEAD = 0.03
-"""Share of a window that must show the head: less, such as a stripped neck, is not masked."""
+MARGIN_MM = (-1.5, 7.0)  # range of the distance by which a skull-stripping mask extends beyond the brain
+MIN_HEAD = 0.03  # share of a window that must show the head: less, such as a stripped neck, is not masked
 
 
 def draw_mask(

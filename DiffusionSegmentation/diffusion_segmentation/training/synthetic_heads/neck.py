@@ -16,8 +16,7 @@ from scipy import ndimage
 from .priors import Atlas
 from .random_fields import smooth_noise
 
-DEPTH = 96
-"""Slices added below the atlas, in mm: with the atlas's 181 more than a scan of 256 mm shows."""
+DEPTH = 96  # slices added below the atlas, in mm: with the atlas's 181 more than a scan of 256 mm shows
 
 
 def add_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.ndarray:

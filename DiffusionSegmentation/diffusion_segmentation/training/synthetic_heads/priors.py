@@ -30,24 +30,16 @@ DIVIDED = {
     "blood": "csf",
 }
 """Tissues of a drawn map that the atlas does not have -> tissue of the atlas whose class they share."""
-NECK = ("muscle", "spinal cord", "spinal fluid")
-"""Tissues of the neck only, which is below the atlas and background."""
-FIRST_INSIDE = "csf"
-"""First tissue inside the skull in the atlas's order, which runs inwards."""
+NECK = ("muscle", "spinal cord", "spinal fluid")  # tissues of the neck only, which is below the atlas and background
+FIRST_INSIDE = "csf"  # first tissue inside the skull in the atlas's order, which runs inwards
 SHEETS = ("csf", "cerebellar cortex", "cerebral cortex")
 """Tissues of the second stage in the same order; all tissues after them belong to the core."""
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Tissue priors and tissue tables; the tables include the divided tissues and those of the neck.
-
-    Attributes:
-        priors: uint8 [tissues of the atlas, z, y, x] (255 = 1).
-        tissues: names.
-        classes: int64 [tissues], labels.
-        inside: bool [tissues], whether within the skull.
-        stages: thresholds of `draw_tissues`.
+    """Priors uint8 [tissues of the atlas, z, y, x] (255 = 1), and tables of all tissues: names, class labels int64, and
+    whether they are inside the skull. The tables include the divided tissues and those of the neck.
     """
 
     priors: np.ndarray
@@ -76,16 +68,11 @@ class Atlas:
 
 @dataclass(frozen=True)
 class Stages:
-    """Thresholds uint8 (255 = 1), cumulative inwards, with which `draw_tissues` compares its fields.
+    """Thresholds with which `draw_tissues` compares its fields; `box` is the part of the atlas inside the skull.
 
-    Attributes:
-        box: part of the atlas that can be inside the skull.
-        outer: [tissues outside, z, y, x].
-        sheets: [3, box], given that a voxel is inside.
-        core: [tissues of the core - 1, box], given that it is in the core.
-        folding: float32 [box], share of the folds in the second stage's variance.
-        cortex: bool [box], where a cerebral cortex can be.
-        grid: folds of the cortex.
+    They are uint8 (255 = 1), cumulative inwards: `outer` [tissues outside, z, y, x]; `sheets` [3, box], given that a
+    voxel is inside; `core` [tissues of the core - 1, box], given that it is in the core. `folding` float32 [box] is
+    the share of the folds in the second stage's variance, `cortex` bool [box] where a cerebral cortex can be.
     """
 
     box: tuple[slice, slice, slice]

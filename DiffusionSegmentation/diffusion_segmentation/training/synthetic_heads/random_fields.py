@@ -8,8 +8,7 @@ from torch.nn import functional
 
 SPREAD, MARGIN = 0.9, 2
 """Width (sigma) of the Gaussian at a node of `smooth_noise`, and nodes beyond the field, both in node distances."""
-MAX_REACH = 11
-"""Longest reach of `squared_distance` in voxels: twice its square must fit into a byte."""
+MAX_REACH = 11  # longest reach of `squared_distance` in voxels: twice its square must fit into a byte
 
 
 def smooth_noise(shape: tuple[int, ...], spacing: float, rng: np.random.Generator) -> np.ndarray:

@@ -7,8 +7,7 @@ import numpy as np
 from .priors import Atlas
 from .random_fields import smooth_noise, squared_distance
 
-REACH = 7
-"""Depth in voxels of 1 mm below the air to which distances are computed; there is no subcutaneous fat deeper."""
+REACH = 7  # depth in voxels of 1 mm below the air to which distances are computed; there is no subcutaneous fat deeper
 
 
 def layer_scalp_and_skull(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:

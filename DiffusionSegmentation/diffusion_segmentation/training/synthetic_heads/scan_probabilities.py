@@ -9,13 +9,10 @@ from dataclasses import dataclass
 class ScanProbabilities:
     """Probability of each property of a scan; properties are independent."""
 
-    any_contrast: float = 0.5
-    """Of random contrast; the others are T1-like."""
+    any_contrast: float = 0.5  # of random contrast; the others are T1-like
     stripped: float = 0.15
-    cut: float = 0.1
-    """A part beyond a plane is zeroed, in addition to the window's crop."""
-    slices: float = 0.4
-    """Thicker along one axis than in plane."""
+    cut: float = 0.1  # a part beyond a plane is zeroed, in addition to the window's crop
+    slices: float = 0.4  # thicker along one axis than in plane
     motion: float = 0.12
     ghosts: float = 0.08
     ringing: float = 0.1

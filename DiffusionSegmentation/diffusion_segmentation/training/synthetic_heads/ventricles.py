@@ -12,12 +12,9 @@ from scipy import ndimage
 
 from .priors import Atlas
 
-STEP = 4
-"""Voxels of 1 mm per voxel of the displacement grid."""
-DECAY_MM = 8.0
-"""Distance from the wall over which the displacement decays."""
-SHIFT_MM = (-4.5, 7.0)
-"""Range of the wall's displacement: ventricles grow below 0 and shrink above."""
+STEP = 4  # voxels of 1 mm per voxel of the displacement grid
+DECAY_MM = 8.0  # distance from the wall over which the displacement decays
+SHIFT_MM = (-4.5, 7.0)  # range of the wall's displacement: ventricles grow below 0 and shrink above
 
 
 @dataclass(frozen=True)
