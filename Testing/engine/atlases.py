@@ -1,4 +1,4 @@
-"""Atlases as `training/atlas.py` writes them, small and of simple shapes, for the tests of synthetic heads."""
+"""Atlases as `training/synthetic_heads/atlas.py` writes them, small and of simple shapes."""
 
 from itertools import pairwise
 from pathlib import Path

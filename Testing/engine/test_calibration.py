@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion_segmentation.calibration import calibrate, covariance, start
-from diffusion_segmentation.calibration.covariance import LAGS, SCALES, Labelled, decompose, fit_covariance
+from diffusion_segmentation.calibration.covariance import LAGS, SCALES, LabelledCase, decompose, fit_covariance
 from diffusion_segmentation.calibration.prior import PRIORS, choose_prior, log_scores
-from diffusion_segmentation.calibration.tetrachoric import Products
+from diffusion_segmentation.calibration.tetrachoric import ResidualProducts
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.model import folder as models
@@ -27,13 +27,13 @@ def cases_of(true, count, shape=(40, 40)):
     rng, cases = np.random.default_rng(0), []
     for index in range(count):
         p = soft_ball(rng, shape)
-        cases.append(Labelled(np.zeros(shape, np.float32), Copula(true, p, 1.0).draw(index), p))
+        cases.append(LabelledCase(np.zeros(shape, np.float32), Copula(true, p, 1.0).draw(index), p))
     return cases
 
 
 def test_tetrachoric_correlation_is_that_of_the_values_behind_the_labels():
     true = Covariance((2.0,), np.array([[1.0], [1.0]]), np.zeros(2))
-    products = Products(2, (1, 2, 4))
+    products = ResidualProducts(2, (1, 2, 4))
     for case in cases_of(true, 150):
         products.add(case.p, case.labels[None])
     # Of two classes the difference of their Gumbel noises decides, whose correlation is near that of the fields.
@@ -128,8 +128,7 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
     monkeypatch.setattr(calibrate, "COMPARED", 3)
     monkeypatch.setattr(calibrate, "SAMPLES", 4)
     monkeypatch.setattr(covariance, "ROUNDS", 1)
-    request = calibrate.Request(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
-    found = calibrate.calibrate(request)
+    found = calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
     again = json.loads((tmp_path / "model" / "calibration.json").read_text(encoding="utf-8"))
     assert again == found and found["cases"] == 6 and len(found["starts"]) == 2 + len(start.DENOISED)
     model = models.load(tmp_path / "model")
@@ -142,10 +141,10 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
 @pytest.mark.parametrize("data", ["lesions:32x32", "boundary:16x16x16"])
 def test_data_of_another_kind_are_refused(a_small_model, tmp_path, data):
     with pytest.raises(InputError, match="choose data of its kind"):
-        calibrate.calibrate(calibrate.Request(str(a_small_model), data, tmp_path / "model", cases=4))
+        calibrate.calibrate(str(a_small_model), data, tmp_path / "model", cases=4)
     assert not (tmp_path / "model").exists()
 
 
 def test_too_few_cases_are_refused(a_small_model, tmp_path):
     with pytest.raises(InputError, match="3 or more"):
-        calibrate.calibrate(calibrate.Request(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=2))
+        calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=2)

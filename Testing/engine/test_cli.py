@@ -235,8 +235,7 @@ def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.Captur
 
 def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
-    module = SimpleNamespace(Request=lambda **fields: SimpleNamespace(**fields), text=lambda found, folder: "fitted")
-    module.calibrate = lambda request: asked.append(vars(request))
+    module = SimpleNamespace(calibrate=lambda **arguments: asked.append(arguments), text=lambda *_: "fitted")
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
     command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()

@@ -3,7 +3,6 @@
 import json
 import shutil
 import weakref
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,7 @@ from diffusion_segmentation.calibration import calibrate
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import InputStatistics, ScanSummary, class_softmax
-from diffusion_segmentation.networks.input_statistics import FEWEST, KINDS, LEAST_CELLS, UNKNOWN
+from diffusion_segmentation.networks.input_statistics import KINDS, MAX_VALUE, MIN_CELLS, MIN_SCANS
 from diffusion_segmentation.segmentation.input_volume import check_input_distance
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.segmentation.sampler import EncodedVolume
@@ -101,20 +100,20 @@ def test_no_unit_of_the_features_changes_a_distance():
 def test_of_few_scans_the_limit_is_wide_and_of_fewer_there_is_none():
     rng = np.random.default_rng(0)
     scans = [scan(rng, entropy=rng.uniform(0.15, 0.25)) for _ in range(40)]
-    assert InputStatistics.fit(scans[: FEWEST - 1]) is None
-    assert InputStatistics.fit(scans[:FEWEST]).limit > InputStatistics.fit(scans).limit > 0
+    assert InputStatistics.fit(scans[: MIN_SCANS - 1]) is None
+    assert InputStatistics.fit(scans[:MIN_SCANS]).limit > InputStatistics.fit(scans).limit > 0
 
 
 def test_cells_beyond_the_range_of_numbers_are_as_far_as_can_be(fitted):
     """Weights may be finite and their features so large that float32 does not hold the squares."""
     p = torch.full((1, 8 * CLASSES, *SHAPE), 1 / CLASSES)
     for features in (torch.randn(1, CHANNELS, *SHAPE) * 1e22, torch.full((1, CHANNELS, *SHAPE), torch.inf)):
-        assert (fitted.cell_distances(features, p) == UNKNOWN).all()
+        assert (fitted.cell_distances(features, p) == MAX_VALUE).all()
 
 
 def test_a_structure_that_is_not_there_is_not_compared_by_its_look(fitted):
     summary = scan(np.random.default_rng(0))
-    summary.cells[1], summary.features[1] = LEAST_CELLS / 2, 1e3
+    summary.cells[1], summary.features[1] = MIN_CELLS / 2, 1e3
     assert fitted.input_distance(summary).kind == "volume"
 
 
@@ -254,7 +253,7 @@ def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path,
     models.save(tmp_path / "old", trained.metadata, trained.encoder, trained.denoiser)
     for name in ("COMPARED", "SAMPLES"):
         monkeypatch.setattr(calibrate, name, 3)
-    calibrate.calibrate(calibrate.Request(str(tmp_path / "old"), task, tmp_path / "new", cases=4))
+    calibrate.calibrate(str(tmp_path / "old"), task, tmp_path / "new", cases=4)
     again = models.load(tmp_path / "new").input_statistics
     assert again.scans == fitting.SCANS[trained.dims] and float(again.limit) > 0
     # An image of the task is as usual, and one that has nothing in common with it is not.
@@ -267,7 +266,7 @@ def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path,
 def test_too_few_cases_of_ones_own_leave_what_the_model_knew(known):
     class Few:
         def scans(self, count, seed):
-            yield from np.zeros((FEWEST - 1, 16, 16, 16), np.float32)
+            yield from np.zeros((MIN_SCANS - 1, 16, 16, 16), np.float32)
 
     model = models.load(known)
     assert fitting.fit_input_statistics(model.encoder, model.section, Few(), 0) is None
@@ -278,7 +277,7 @@ class Thin:
 
     def scans(self, count, seed):
         rng, alive = np.random.default_rng(seed), []
-        for _ in range(min(count, FEWEST)):
+        for _ in range(min(count, MIN_SCANS)):
             image = rng.random((4, 32, 32), dtype=np.float32)
             alive = [one for one in (*alive, weakref.ref(image)) if one() is not None]
             assert len(alive) <= 2  # with the one that makes room for it
@@ -288,14 +287,14 @@ class Thin:
 def test_thin_scans_are_fitted_to_and_not_kept(known):
     model = models.load(known)
     found = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
-    assert found.scans == FEWEST and found.sound
+    assert found.scans == MIN_SCANS and found.sound
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN")
 def test_features_that_are_no_numbers_are_one_sentence(known):
     model = models.load(known)
     next(model.encoder.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match="no numbers to compare with"):
+    with pytest.raises(ModelError, match="not finite or out of range"):
         fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
 
 
@@ -304,9 +303,9 @@ def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(kno
     monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
     monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)
     monkeypatch.setattr(calibrate, "fitted", lambda model, *_: (model, {"model": "known", "starts": []}))
-    request = calibrate.Request(str(known), "few", tmp_path / "new", device="cpu")
-    with pytest.raises(InputError, match="cannot be told from so few"):
-        calibrate.calibrate(replace(request, scans_only=True))
+    arguments = (str(known), "few", tmp_path / "new")
+    with pytest.raises(InputError, match="too few for input statistics"):
+        calibrate.calibrate(*arguments, device="cpu", scans_only=True)
     assert not (tmp_path / "new").exists()
-    assert calibrate.calibrate(request)["scans"] == 0
+    assert calibrate.calibrate(*arguments, device="cpu")["scans"] == 0
     assert models.load(tmp_path / "new").input_statistics.scans == 12

@@ -9,17 +9,17 @@ import torch
 
 from diffusion_segmentation.diffusion.process import diffuse, one_hot_state
 from diffusion_segmentation.networks import (
+    BlockVolumeConstraint,
     Denoiser,
     Encoder,
-    KeptBlocks,
+    block_constraint,
     class_softmax,
     class_softmax_,
     depth_to_space,
-    kept_blocks,
     space_to_depth,
 )
-from diffusion_segmentation.networks.pooled import PooledEvidence
-from diffusion_segmentation.networks.strata import Strata
+from diffusion_segmentation.networks.pooled_evidence import PooledEvidence
+from diffusion_segmentation.networks.soft_regions import SoftRegionPooling
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 8), (6, 8)])
@@ -99,14 +99,14 @@ def test_encoder_answers_at_the_resolution_of_the_image():
 def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
     """Two halves of an image apart in looks: what changes in one place reaches its own half alone, at any distance."""
     torch.manual_seed(3)
-    strata = Strata(4, 8, 2, 16, len(size))
+    strata = SoftRegionPooling(4, 8, 2, 16, len(size))
     torch.nn.init.normal_(strata.tell.weight)
     torch.nn.init.zeros_(strata.assign.bias)
     strata.assign.weight.data.zero_()
     strata.assign.weight.data[0, 0], strata.assign.weight.data[1, 0] = 50, -50
     features = torch.ones(1, 4, *size)
     features[..., size[-1] // 2 :] = -1
-    shares = strata.shares(features)
+    shares = strata.assignment(features)
     # Each stratum is weighed by itself here: the outcome is its own vote.
     strata.norm = strata.enter = strata.middle = torch.nn.Identity()
     strata.film = torch.nn.Linear(16, 2 * 16)
@@ -122,9 +122,9 @@ def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
 
 
 def test_strata_start_as_the_identity():
-    strata = Strata(4, 8, 3, 16, 2)
+    strata = SoftRegionPooling(4, 8, 3, 16, 2)
     h = torch.randn(2, 8, 4, 6)
-    assert torch.equal(strata(h, strata.shares(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
+    assert torch.equal(strata(h, strata.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
 
 
 def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
@@ -227,7 +227,7 @@ def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
         return block(cells.unflatten(1, (classes, cell)).mean(2), edge, ceil_mode=True, count_include_pad=False)
 
     wanted = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
-    found = KeptBlocks(labels.to(torch.uint8), classes, edge)(p)
+    found = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
     before, after = (held(part) - wanted for part in (p, found))
     assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step anew
     assert (found - p)[:, :cell][sure.expand(-1, cell, *size)].abs().max() < 1e-6
@@ -249,14 +249,14 @@ def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_
     borders = [3.5] if classes == 2 else [2.2, 4.8]
     p, wanted = cells(borders), cells([border + moved for border in borders])
     labels = wanted.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
-    kept = KeptBlocks(labels, classes, 4)
+    kept = BlockVolumeConstraint(labels, classes, 4)
 
     def missing(found):
         return float((kept._wanted - kept._pool(found.unflatten(1, (classes, 4)).mean(2))).abs().mean())
 
     left = [missing(p)]
     for rounds in range(1, 5):
-        with mock.patch.object(kept_blocks, "ROUNDS", rounds):
+        with mock.patch.object(block_constraint, "ROUNDS", rounds):
             left.append(missing(kept(p)))
-    assert left[kept_blocks.ROUNDS] < (0.02 if classes == 2 else 0.2) * left[0]
+    assert left[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * left[0]
     assert all(after <= before + 1e-4 for before, after in pairwise(left))

@@ -66,7 +66,7 @@ def test_a_neck_is_background_and_leaves_the_head_as_it_was(atlas):
     rng = np.random.default_rng(4)
     head = draw_tissues(atlas, rng)
     head[:6, 10:34, 8:32] = atlas.numbers["soft tissue"]
-    whole = synthesis.with_neck(head, atlas, rng)
+    whole = synthesis.add_neck(head, atlas, rng)
     below, above = whole[: -len(head)], whole[-len(head) :]
     assert len(below) == synthesis.DEPTH
     assert not atlas.classes[below].any()

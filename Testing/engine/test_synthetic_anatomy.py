@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffusion_segmentation.training.synthetic_heads import cortex, coverings, folia, meninges, ventricles
+from diffusion_segmentation.training.synthetic_heads import cerebellum, cortex, meninges, scalp_and_skull, ventricles
 from diffusion_segmentation.training.synthetic_heads import generator as synthesis
 from diffusion_segmentation.training.synthetic_heads import random_fields as fields
-from diffusion_segmentation.training.synthetic_heads.folds import FoldGrid
+from diffusion_segmentation.training.synthetic_heads.cortical_folding import FoldGrid
 from diffusion_segmentation.training.synthetic_heads.priors import DIVIDED, Atlas, draw_tissues
 
 
@@ -25,7 +25,7 @@ def drawn(atlas):
         rng = np.random.default_rng(seed)
         before = draw_tissues(atlas, rng, deeper=2.0, thinner=0.3)
         after = before.copy()
-        cortex.give_cortex(after, atlas, rng)
+        cortex.refine_cortex(after, atlas, rng)
         pairs.append((before, after))
     return pairs
 
@@ -43,7 +43,7 @@ def test_squared_distance_is_exact_to_its_reach():
     exact = np.rint(ndimage.distance_transform_edt(~mask) ** 2)
     np.testing.assert_array_equal(fields.squared_distance(mask, 5), np.minimum(exact, 26))
     with pytest.raises(ValueError):
-        fields.squared_distance(mask, fields.FARTHEST + 1)
+        fields.squared_distance(mask, fields.MAX_REACH + 1)
 
 
 def test_divided_tissues_have_the_class_of_the_whole(atlas):
@@ -100,7 +100,7 @@ def test_two_banks_that_meet_leave_a_narrow_sulcus(atlas):
         inner[:] = number["cerebral cortex"]
         middle = inner.shape[2] // 2
         inner[..., middle - 8 : middle - 2] = inner[..., middle + 3 : middle + 9] = number["cerebral white matter"]
-        cortex.give_cortex(tissue, atlas, np.random.default_rng(seed))
+        cortex.refine_cortex(tissue, atlas, np.random.default_rng(seed))
         sulcus = (inner == number["narrow sulcus"]) & atlas.stages.cortex
         across = np.flatnonzero(sulcus[..., middle - 2 : middle + 3].any((0, 1)))
         assert set(across) <= {1, 2, 3}
@@ -112,7 +112,7 @@ def test_folia_divide_the_cerebellum_and_nothing_else(drawn, atlas):
     number = atlas.numbers
     before = drawn[0][1]
     after = before.copy()
-    folia.give_folia(after, atlas, np.random.default_rng(0))
+    cerebellum.add_folia(after, atlas, np.random.default_rng(0))
     changed = after != before
     assert changed.any() and (before[changed] == number["cerebellar cortex"]).all()
     fissure = after == number["cerebellar fissure"]
@@ -133,7 +133,7 @@ def test_dura_and_blood_take_the_place_of_fluid_only(drawn, atlas):
     shares = []
     for seed, (_, before) in enumerate(drawn):
         after = before.copy()
-        meninges.give_meninges(after, atlas, np.random.default_rng(seed))
+        meninges.add_meninges(after, atlas, np.random.default_rng(seed))
         changed = after != before
         assert (before[changed] == number["csf"]).all()
         assert set(np.unique(after[changed])) <= {number["dura"], number["blood"]}
@@ -146,7 +146,7 @@ def test_skin_lies_outside_fat_and_marrow_inside_bone(drawn, atlas):
     number = atlas.numbers
     tissue = drawn[0][1].copy()
     bone = tissue == number["skull"]
-    coverings.give_coverings(tissue, atlas, np.random.default_rng(3))
+    scalp_and_skull.layer_scalp_and_skull(tissue, atlas, np.random.default_rng(3))
     depth = ndimage.distance_transform_edt(tissue != number["air"])
     assert depth[tissue == number["soft tissue, skin"]].max() < 3 < depth[tissue == number["soft tissue, fat"]].max()
     within = ndimage.distance_transform_edt(bone)
@@ -156,9 +156,9 @@ def test_skin_lies_outside_fat_and_marrow_inside_bone(drawn, atlas):
 
 def test_ventricles_are_those_of_every_age(atlas):
     """Slits and balloons about the atlas's size, where without the wall's shift all have nearly one size."""
-    wall = ventricles.Wall.of(atlas)
+    wall = ventricles.VentricleWall.of(atlas)
     rng = np.random.default_rng(0)
-    tissue = synthesis.with_neck(draw_tissues(atlas, rng), atlas, rng)
+    tissue = synthesis.add_neck(draw_tissues(atlas, rng), atlas, rng)
     sizes = []
     for some in (None, wall):
         shares = []
@@ -175,7 +175,7 @@ def test_ventricles_are_those_of_every_age(atlas):
 
 def test_tissue_moves_with_the_wall_of_the_ventricles(atlas):
     """What a smaller ventricle leaves is filled with the caudate that lies about it, not with a hole."""
-    wall = ventricles.Wall.of(atlas)
+    wall = ventricles.VentricleWall.of(atlas)
     z, y, x = np.meshgrid(*(np.arange(n) for n in atlas.priors.shape[1:]), indexing="ij")
     points = np.stack([z, y, x]).astype(np.float32)
 
@@ -202,7 +202,7 @@ def test_the_brainstem_ends_at_planes_that_differ(atlas):
     tissue = draw_tissues(atlas, rng)
     ends = []
     for _ in range(12):
-        whole = synthesis.with_neck(tissue, atlas, rng)
+        whole = synthesis.add_neck(tissue, atlas, rng)
         stem = whole == atlas.numbers["brainstem"]
         ends.append(np.flatnonzero(stem.sum((1, 2)) > 20)[0])
         assert atlas.classes[atlas.numbers["spinal cord"]] == 0

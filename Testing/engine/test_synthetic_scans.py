@@ -1,4 +1,4 @@
-"""What a scanner and a labeller make of a head: contrast, voxels, artefacts, cuts, and the rule of the labels."""
+"""What a scanner and a labeller make of a head: contrast, voxels, artefacts, masking, and the rule of the labels."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ import atlases
 import numpy as np
 import pytest
 
-from diffusion_segmentation.training.synthetic_heads import artefacts, contrast, cuts, scanner
+from diffusion_segmentation.training.synthetic_heads import artefacts, contrast, masking, scanner
 from diffusion_segmentation.training.synthetic_heads import generator as synthesis
+from diffusion_segmentation.training.synthetic_heads.labelling_protocol import LabellingProtocol
 from diffusion_segmentation.training.synthetic_heads.priors import Atlas
-from diffusion_segmentation.training.synthetic_heads.protocol import Protocol
-from diffusion_segmentation.training.synthetic_heads.shares import PLAIN, USUAL
+from diffusion_segmentation.training.synthetic_heads.scan_probabilities import CLEAN_T1_SCANS, TRAINING_SCANS
 
 STEP_MM = 1.0
 
@@ -33,21 +33,21 @@ def test_every_tissue_has_an_intensity(atlas):
 def test_half_of_the_contrasts_are_t1_like_and_half_are_any(atlas):
     rng = np.random.default_rng(0)
     number = [atlas.numbers[n] for n in ("csf", "cerebral cortex", "cerebral white matter")]
-    drawn = np.array([contrast.intensities(atlas, rng)[number] for _ in range(400)])
+    drawn = np.array([contrast.draw_intensities(atlas, rng)[number] for _ in range(400)])
     assert (drawn >= 0).all()
     rising = np.mean((drawn[:, 0] < drawn[:, 1]) & (drawn[:, 1] < drawn[:, 2]))
     # T1-like ones rise; so does one in six of those whose order is left to chance.
     assert 0.5 < rising < 0.68
     inverted = np.mean(drawn[:, 2] < drawn[:, 1])
     assert 0.15 < inverted < 0.35
-    alike = np.array([contrast.intensities(atlas, rng, any_contrast=0)[number] for _ in range(100)])
+    alike = np.array([contrast.draw_intensities(atlas, rng, any_contrast=0)[number] for _ in range(100)])
     assert np.mean(alike[:, 2] > alike[:, 1]) > 0.95
 
 
 def test_what_fluid_shares_lies_between_fluid_and_cortex(atlas):
     rng = np.random.default_rng(1)
     for _ in range(30):
-        means = contrast.intensities(atlas, rng)
+        means = contrast.draw_intensities(atlas, rng)
         for part, solid in contrast.PARTLY_FLUID.items():
             ends = sorted([means[atlas.numbers["csf"]], means[atlas.numbers[solid]]])
             assert ends[0] <= means[atlas.numbers[part]] <= ends[1]
@@ -60,10 +60,10 @@ def test_tissues_are_not_equally_bright_everywhere(atlas, heads):
     left, right = white.copy(), white.copy()
     left[..., 48:] = False
     right[..., :48] = False
-    means = contrast.intensities(atlas, rng, any_contrast=0)
+    means = contrast.draw_intensities(atlas, rng, any_contrast=0)
     differences = []
     for _ in range(20):
-        image = contrast.painted(heads[0], means, rng)
+        image = contrast.paint(heads[0], means, rng)
         differences.append(abs(image[left].mean() - image[right].mean()))
     assert max(differences) > 0.01 and min(differences) < 0.005
 
@@ -82,7 +82,7 @@ def test_voxels_of_scans_are_0_7_to_3_mm_and_two_of_five_have_slices():
 def test_thick_slices_average_along_their_axis_only():
     image = np.random.default_rng(0).random((60, 60, 60), dtype=np.float32)
     rng = np.random.default_rng(1)
-    taken = scanner.scan(image, (10, 60, 60), (30, 30, 30), None, rng, PLAIN)
+    taken = scanner.simulate_scan(image, (10, 60, 60), (30, 30, 30), None, rng, CLEAN_T1_SCANS)
     assert taken.shape == (30, 30, 30)
     along, across = (np.abs(np.diff(taken, axis=a)).mean() for a in (0, 2))
     assert along < 0.6 * across
@@ -91,11 +91,11 @@ def test_thick_slices_average_along_their_axis_only():
 @pytest.mark.parametrize("spoilt", ["moved", "ghosted", "spiked"])
 def test_an_artefact_changes_the_image_and_leaves_its_brightness(heads, atlas, spoilt):
     rng = np.random.default_rng(0)
-    image = contrast.painted(heads[0], contrast.intensities(atlas, rng, 0), rng)[::2, ::2, ::2]
+    image = contrast.paint(heads[0], contrast.draw_intensities(atlas, rng, 0), rng)[::2, ::2, ::2]
     found = {
-        "moved": lambda: artefacts.moved(image, 1, rng),
-        "ghosted": lambda: artefacts.ghosted(image, 1, 3, 0.1),
-        "spiked": lambda: artefacts.spiked(image, rng),
+        "moved": lambda: artefacts.with_motion(image, 1, rng),
+        "ghosted": lambda: artefacts.with_ghosts(image, 1, 3, 0.1),
+        "spiked": lambda: artefacts.with_spike(image, rng),
     }[spoilt]()
     assert found.shape == image.shape
     changed = np.abs(found - image).mean() / image.mean()
@@ -106,25 +106,30 @@ def test_an_artefact_changes_the_image_and_leaves_its_brightness(heads, atlas, s
 def test_ghosts_are_copies_at_a_part_of_the_field_of_view():
     image = np.zeros((24, 60, 24), np.float32)
     image[10:14, 28:32, 10:14] = 1
-    ghost = artefacts.ghosted(image, 1, 3, 0.3)
+    ghost = artefacts.with_ghosts(image, 1, 3, 0.3)
     assert ghost[12, 30 - 20, 12] > 0.05 and ghost[12, 30 + 20, 12] > 0.05 and ghost[12, 20, 12] < 0.03
 
 
 def test_shares_of_artefacts_are_kept():
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     rng = np.random.default_rng(1)
-    assert all(np.array_equal(artefacts.spoil(image, rng, PLAIN), image) for _ in range(20))
-    changed = [not np.array_equal(artefacts.spoil(image, rng), image) for _ in range(200)]
-    clean = np.prod([1 - share for share in (USUAL.motion, USUAL.ghosts, USUAL.ringing, USUAL.spikes)])
+    assert all(np.array_equal(artefacts.add_artefacts(image, rng, CLEAN_T1_SCANS), image) for _ in range(20))
+    changed = [not np.array_equal(artefacts.add_artefacts(image, rng), image) for _ in range(200)]
+    clean = np.prod(
+        [
+            1 - share
+            for share in (TRAINING_SCANS.motion, TRAINING_SCANS.ghosts, TRAINING_SCANS.ringing, TRAINING_SCANS.spikes)
+        ]
+    )
     assert np.mean(changed) == pytest.approx(1 - clean, abs=0.1)
 
 
 def test_what_is_zeroed_carries_no_label(atlas, heads):
     """Fluid about a stripped brain was labelled though the image was zero there: 94 to 143 ml of it."""
-    stripped = replace(PLAIN, stripped=1.0, cut=0.5)
+    stripped = replace(CLEAN_T1_SCANS, stripped=1.0, cut=0.5)
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        image, labels = synthesis.face(heads[seed % 3], atlas, rng, STEP_MM, stripped)
+        image, labels = synthesis.render_scan(heads[seed % 3], atlas, rng, STEP_MM, stripped)
         zeroed = image == 0
         assert zeroed.mean() > 0.3
         assert (labels[zeroed] > 0).sum() < 0.02 * (labels > 0).sum()
@@ -135,7 +140,7 @@ def test_masks_reach_beyond_the_brain_by_margins_that_differ(atlas, heads):
     solid = atlas.inside.copy()
     solid[[number[n] for n in ("csf", "dura", "blood")]] = False
     brain = solid[heads[0]]
-    masks = [cuts.brain_mask(heads[0], atlas, STEP_MM, np.random.default_rng(seed)) for seed in range(48)]
+    masks = [masking.brain_mask(heads[0], atlas, STEP_MM, np.random.default_rng(seed)) for seed in range(48)]
     assert all((mask & brain).sum() > 0.75 * brain.sum() for mask in masks)
     fluid = [(mask & (heads[0] == number["csf"])).sum() for mask in masks]
     whole = (heads[0] == number["csf"]).sum()
@@ -146,8 +151,10 @@ def test_masks_reach_beyond_the_brain_by_margins_that_differ(atlas, heads):
 
 def test_a_plane_cuts_a_part_and_most_heads_are_whole(atlas, heads):
     rng = np.random.default_rng(0)
-    assert all(cuts.draw_keep(heads[0], atlas, STEP_MM, rng, PLAIN) is None for _ in range(10))
-    kept = [cuts.draw_keep(heads[0], atlas, STEP_MM, rng, replace(PLAIN, cut=1.0)).mean() for _ in range(30)]
+    assert all(masking.draw_mask(heads[0], atlas, STEP_MM, rng, CLEAN_T1_SCANS) is None for _ in range(10))
+    kept = [
+        masking.draw_mask(heads[0], atlas, STEP_MM, rng, replace(CLEAN_T1_SCANS, cut=1.0)).mean() for _ in range(30)
+    ]
     assert 0.45 < min(kept) < 0.75 and max(kept) > 0.9
 
 
@@ -156,7 +163,9 @@ def test_a_window_without_a_brain_is_not_stripped_to_nothing(atlas):
     neck = np.full((48, 48, 48), atlas.numbers["muscle"], np.uint8)
     neck[:, :10] = atlas.numbers["air"]
     for seed in range(8):
-        image, labels = synthesis.face(neck, atlas, np.random.default_rng(seed), STEP_MM, replace(USUAL, stripped=1.0))
+        image, labels = synthesis.render_scan(
+            neck, atlas, np.random.default_rng(seed), STEP_MM, replace(TRAINING_SCANS, stripped=1.0)
+        )
         assert image.any() and not labels.any()
 
 
@@ -164,9 +173,9 @@ def test_rules_of_labelling_differ_between_heads(atlas, heads):
     """One head, many rules: volumes differ by some per cent, as those of two protocols do; one rule repeats."""
     volumes = []
     for seed in range(20):
-        labels = Protocol.draw(atlas, np.random.default_rng(seed)).label(heads[0])
+        labels = LabellingProtocol.draw(atlas, np.random.default_rng(seed)).label(heads[0])
         volumes.append(np.bincount(labels.ravel(), minlength=8)[[1, 3, 4]])
-    again = Protocol.draw(atlas, np.random.default_rng(0)).label(heads[0])
+    again = LabellingProtocol.draw(atlas, np.random.default_rng(0)).label(heads[0])
     assert np.array_equal(np.bincount(again.ravel(), minlength=8)[[1, 3, 4]], volumes[0])
     spread = np.std(volumes, axis=0) / np.mean(volumes, axis=0)
     assert (spread > 0.02).all() and (spread < 0.5).all()
@@ -179,9 +188,9 @@ def test_a_rule_weighs_the_shares_of_a_voxel():
     tissue[0, 0, 0] = 2
     tissue[0, :, 2:] = 2
     tissue[1, 0, 2] = 2
-    even = Protocol(classes, np.ones(3, np.float32), 0.0)
+    even = LabellingProtocol(classes, np.ones(3, np.float32), 0.0)
     assert even.label(tissue).tolist() == [[[1, 2]]]
-    wary = Protocol(classes, np.array([2.0, 1.0, 1.0], np.float32), 0.0)
+    wary = LabellingProtocol(classes, np.array([2.0, 1.0, 1.0], np.float32), 0.0)
     assert wary.label(tissue).tolist() == [[[1, 0]]]
     keep = np.ones(tissue.shape, bool)
     keep[:, :, :2] = False

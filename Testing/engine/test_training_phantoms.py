@@ -172,4 +172,4 @@ def test_input_statistics_that_fail_do_not_cost_the_model(config, tmp_path, monk
     monkeypatch.setattr(train, "fit_input_statistics", fail)
     model = models.load(train.main(TASK, tmp_path / "model", config))
     assert model.input_statistics is None and (tmp_path / "model" / "training.json").exists()
-    assert "warning: what scans are like could not be learnt (out of memory)\n" in capsys.readouterr().err
+    assert "warning: the input statistics could not be fitted (out of memory)\n" in capsys.readouterr().err

@@ -113,6 +113,10 @@ def test_missing_libraries_end_with_the_packages_to_install(script: ModuleType) 
         script.check_libraries(("libNoSuch.so.1",))
 
 
+def test_the_atlas_is_converted_by_a_script_that_exists(script: ModuleType) -> None:
+    assert script.ATLAS.is_file()
+
+
 def test_fast_skips_slow_tests_and_uses_all_cores(script: ModuleType) -> None:
     assert script.run_layers(["--fast", "worker", "-k", "cancel"]) == 0
     (command,) = script.calls

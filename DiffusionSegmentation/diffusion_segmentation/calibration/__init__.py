@@ -1,6 +1,6 @@
-"""`diffusion-segmentation calibrate`: the spread of a model's samples, fitted to labelled cases that it has not seen.
+"""`diffusion-segmentation calibrate`: fits the spread of a model's samples to labelled cases held out of training.
 
-The networks stay as they are. What is fitted is stored in the model's metadata: the covariance of the correlated
-start (`covariance`), the log-SNR from which a start is denoised, if it is (`start`), and how many samples the direct
-head is worth in the map (`prior`).
+The networks are not changed. Fitted and stored in the model's metadata: the covariance of the correlated start
+(`covariance`), the log-SNR from which it is denoised, if any (`start`), and the weight of the direct head in the
+probability map (`prior`).
 """

@@ -1,12 +1,10 @@
-"""`diffusion-segmentation calibrate MODEL DATA`: the spread of a model's samples, from labelled cases it has not seen.
+"""`diffusion-segmentation calibrate MODEL DATA`: fits a model's start, prior and input statistics to unseen cases.
 
-Written are a copy of the model with the fitted start and prior and with what the scans of the data have in common, and
-calibration.json with all starts compared.
+Writes a copy of the model with them, and calibration.json with the scores of all starts compared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from ..images.label_file import relabel
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
-from ..networks.input_statistics import FEWEST as FEWEST_SCANS
+from ..networks.input_statistics import MIN_SCANS
 from ..runtime.devices import choose_device
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..training.input_statistics import fit_input_statistics
@@ -23,65 +21,55 @@ from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
-CASES = {2: 200, 3: 72}
-"""Cases that are fitted to by default, by the number of axes, where the data are drawn without end."""
-FEWEST = 3
-COMPARED, SAMPLES = 12, 8
-"""Cases on which the starts are compared, at most, and samples of each."""
+CASES = {2: 200, 3: 72}  # default number of cases by number of axes, for data that are generated without end
+MIN_CASES = 3
+COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a person asked for. `data` is what `train` takes; `output` the folder of the calibrated model.
+def calibrate(
+    model: str,
+    data: str,
+    output: Path,
+    cases: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    scans_only: bool = False,
+) -> dict[str, Any]:
+    """Write a calibrated copy of `model` to the folder `output`; returns the content of calibration.json.
 
-    With `scans_only` the spread stays as it is: only what unseen scans have in common is learnt.
+    `data` is what `train` accepts. With `scans_only` the spread is not changed and only the input statistics are
+    fitted. Raises InputError where model and data do not match or the cases are too few, ModelError for an unusable
+    model.
     """
-
-    model: str
-    data: str
-    output: Path
-    cases: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    scans_only: bool = False
-
-
-def calibrate(request: Request) -> dict[str, Any]:
-    """Fit and write; returns what calibration.json holds.
-
-    Raises InputError where model and data do not go together or the cases are too few, ModelError for a model that
-    cannot be used.
-    """
-    folder = models.find(request.model)
-    model = models.load(folder).to(choose_device(request.device))
-    source = open_source(request.data, request.output)
-    require_fit(model, source)
-    source.configure(model.section)
-    if request.scans_only:
-        calibrated, found = model, {"model": model.section["name"]}
+    loaded = models.load(models.find(model)).to(choose_device(device))
+    source = open_source(data, output)
+    require_fit(loaded, source)
+    source.configure(loaded.section)
+    if scans_only:
+        calibrated, result = loaded, {"model": loaded.section["name"]}
     else:
-        calibrated, found = fitted(model, source, request.cases or CASES[model.dims], request.seed)
+        calibrated, result = fitted(loaded, source, cases or CASES[loaded.dims], seed)
     with ProgressLine() as line:
-        told = StepCounter(line, "looking at unseen scans")
-        learnt = fit_input_statistics(model.encoder, model.section, source, request.seed, told)
-    if request.scans_only and learnt is None:
-        raise InputError(f"What scans are like cannot be told from so few; {FEWEST_SCANS} or more are needed.")
-    found["scans"] = 0 if learnt is None else int(learnt.scans)
-    input_statistics = learnt or model.input_statistics
-    request.output.mkdir(parents=True, exist_ok=True)
-    write_report(request.output / "calibration.json", found)
-    models.save(request.output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
-    return found
+        counter = StepCounter(line, "fitting the input statistics to unseen scans")
+        input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed, counter)
+    if scans_only and input_statistics is None:
+        raise InputError(f"The scans are too few for input statistics; {MIN_SCANS} or more are needed.")
+    result["scans"] = 0 if input_statistics is None else int(input_statistics.scans)
+    output.mkdir(parents=True, exist_ok=True)
+    write_report(output / "calibration.json", result)
+    input_statistics = input_statistics or loaded.input_statistics
+    models.save(output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
+    return result
 
 
 def require_fit(model: Model, source: Source) -> None:
-    """Raise InputError, one sentence, where the model and the data do not go together."""
+    """Raise InputError where model and data do not match."""
     settings = source.settings()["diffusion_segmentation"]
     dims = settings["network"].get("dims", 3)
     if dims != model.dims:
         raise InputError(f"The model was made for {model.dims} axes and the data have {dims}; choose data of its kind.")
     source.order(model.labels)
-    fixed = source.facts().get("kind") == "phantom"  # folders and heads come at the model's spacing
+    fixed = source.facts().get("kind") == "phantom"  # folders and heads are resampled to the model's spacing
     if fixed and settings["working_spacing_mm"] != model.spacing:
         raise InputError(
             f"The model works at {model.spacing:g} mm and the data are drawn at {settings['working_spacing_mm']:g} mm; "
@@ -90,9 +78,9 @@ def require_fit(model: Model, source: Source) -> None:
 
 
 def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, dict[str, Any]]:
-    """The model with a start and a prior fitted to at most `count` unseen cases, and what was compared.
+    """The model with start and prior fitted to at most `count` unseen cases, and entries of calibration.json.
 
-    Raises InputError for fewer than FEWEST cases.
+    Raises InputError for fewer than MIN_CASES cases.
     """
     order = source.order(model.labels)
     with ProgressLine() as line:
@@ -100,21 +88,21 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
         for image, labels in source.labelled(count, seed):
             cases.append(labelled(model, image, relabel(labels, order)))
             counter(len(cases), count)
-        if len(cases) < FEWEST:
+        if len(cases) < MIN_CASES:
             raise InputError(
-                f"The spread cannot be fitted to {len(cases)} unseen cases; {FEWEST} or more labelled cases are needed."
+                f"The spread cannot be fitted to {len(cases)} unseen cases; {MIN_CASES} or more labelled cases are "
+                "needed."
             )
-        # The starts are compared on cases that the covariance was not fitted to, if there are enough for both.
-        compared = cases[:COMPARED]
-        apart = len(cases) >= 2 * COMPARED
-        fitted_to = cases[COMPARED:] if apart else cases
-        covariance = fit_covariance(fitted_to, model.spacing, seed, StepCounter(line, "fitting the covariance"))
+        # Starts are compared on cases that the covariance is not fitted to, if there are enough for both.
+        separate = len(cases) >= 2 * COMPARED
+        fit_cases = cases[COMPARED:] if separate else cases
+        covariance = fit_covariance(fit_cases, model.spacing, seed, StepCounter(line, "fitting the covariance"))
         counter = StepCounter(line, "comparing starts")
-        candidates = compare_starts(model, covariance, compared, SAMPLES, seed + 1, counter)
+        candidates = compare_starts(model, covariance, cases[:COMPARED], SAMPLES, seed + 1, counter)
     best = choose(candidates)
     calibrated = model.with_start(best.start)
     section = calibrated.section
-    # The mean of the copula's own masks is the direct head exactly: there is nothing for a prior to mend.
+    # The mean of copula masks is the direct head's probability exactly, so a prior would change nothing.
     section["map_prior"] = 0 if best.start is not None and best.start.log_snr is None else best.prior
     section.pop("map_source", None)
     facts = source.facts()
@@ -124,33 +112,30 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
         "start": best.name,
         "sound": best.sound,
     }
-    found = {
+    return calibrated, {
         "model": section["name"],
         "cases": len(cases),
-        "compared_apart": apart,
+        "compared_apart": separate,
         "chosen": best.name,
         "sound": best.sound,
         "map_prior": section["map_prior"],
         "covariance": covariance.as_json(),
         "starts": [one.as_json() for one in candidates],
     }
-    return calibrated, found
 
 
-def text(found: dict[str, Any], output: Path) -> str:
-    """For a terminal."""
-    if "starts" not in found:
-        return f"{found['scans']} scans tell what is usual. The model that knows them is {output}"
-    lines = [f"{'start':<30}{'energy score':>13}{'rms z':>8}{'90 % held':>11}{'k':>4}"]
-    for row in found["starts"]:
-        marked = "* " if row["start"] == found["chosen"] else "  "
-        lines.append(
-            f"{marked + row['start']:<30}{row['energy_score']:13.4f}{row['z_rms']:8.2f}{row['coverage_90']:11.2f}"
-            f"{row['map_prior']:4d}"
-        )
-    lines.append(f"* chosen, from {found['cases']} cases. rms z is over what a perfect sampler scores: 1 is right.")
-    if not found["sound"]:
-        lines.append("No start spreads as the truth does: do not rely on this model's intervals.")
-    if not found["compared_apart"]:
-        lines.append("There were too few cases to compare the starts on others than they were fitted to.")
+def text(result: dict[str, Any], output: Path) -> str:
+    """Summary of `calibrate`'s result for a terminal."""
+    if "starts" not in result:
+        return f"Input statistics were fitted to {result['scans']} scans. The model with them is {output}"
+    lines = [f"{'start':<30}{'energy score':>13}{'rms z':>8}{'90 % coverage':>15}{'k':>4}"]
+    for row in result["starts"]:
+        name = ("* " if row["start"] == result["chosen"] else "  ") + row["start"]
+        scores = f"{row['energy_score']:13.4f}{row['z_rms']:8.2f}{row['coverage_90']:15.2f}{row['map_prior']:4d}"
+        lines.append(f"{name:<30}{scores}")
+    lines.append(f"* chosen, on {result['cases']} cases. rms z is relative to a perfect sampler, for which it is 1.")
+    if not result["sound"]:
+        lines.append("No start has the right spread; do not rely on this model's intervals.")
+    if not result["compared_apart"]:
+        lines.append("There were too few cases to compare the starts on others than those of the fit.")
     return "\n".join([*lines, f"The calibrated model is {output}"])

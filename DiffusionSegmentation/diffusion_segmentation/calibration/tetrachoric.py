@@ -1,12 +1,12 @@
-"""Tetrachoric correlation: of the Gaussian values behind labels, seen only as labels.
+"""Tetrachoric correlation: correlation of latent Gaussian values of which only labels are observed.
 
-A voxel has class k where a standard normal value exceeds a threshold that its probability p_k sets. If the values of
-two voxels have correlation rho, the product of their residuals (1[label = k] - p_k) has the expectation
+A voxel has class k where a standard normal value exceeds a threshold set by its probability p_k. If the values of two
+voxels have correlation rho, the product of their residuals (1[label = k] - p_k) has the expectation
 
     Phi_2(t, t'; rho) - p p',    t = Phi^-1(p),
 
-(Plackett 1954; `phantoms.gaussian.excess`). Sums of products over all pairs at a lag are matched to the sum of the
-expectations, whose pairs of thresholds are counted in a table.
+(Plackett 1954; `phantoms.gaussian.excess`). Sums of products over all pairs at a lag are matched to the sum of their
+expectations, for which pairs of thresholds are counted in a histogram.
 """
 
 from __future__ import annotations
@@ -19,71 +19,72 @@ from scipy.special import ndtri
 
 from ..phantoms.gaussian import excess
 
-OPEN = 0.02
-"""Voxels with a probability from OPEN to 1 - OPEN count: outside, labels say little of the value behind them."""
+MIN_PROBABILITY = 0.02
+"""Voxels with a probability in [MIN_PROBABILITY, 1 - MIN_PROBABILITY] count; the labels of others carry little
+information on their latent values."""
 BINS = 24
 CORRELATIONS = np.concatenate([np.linspace(-0.3, 0.9, 25), [0.94, 0.97, 0.99]])
 
 
 @lru_cache(maxsize=1)
 def expectations() -> np.ndarray:
-    """Expected product of residuals [correlations, BINS, BINS] for thresholds in the middle of each bin."""
-    edge = -ndtri(OPEN)
+    """Expected product of residuals [correlations, BINS, BINS] for thresholds at the bin centres."""
+    edge = -ndtri(MIN_PROBABILITY)
     middle = -edge + (np.arange(BINS) + 0.5) * 2 * edge / BINS
     return np.stack([excess(middle[:, None], middle[None], rho) for rho in CORRELATIONS])
 
 
-class Products:
-    """Sums of products of residuals over pairs of voxels, for each class [C] and lag in voxels along the axes."""
+class ResidualProducts:
+    """Sums of products of residuals over pairs of voxels, for each class and lag in voxels along the axes.
+
+    `sums` [C, lags] are observed, `expected` [C, lags, correlations] their expectations. `all_pairs` [C, correlations]
+    is the expected sum over all pairs of uncertain voxels of a case: the variance that a correlation at every lag adds
+    to the volume.
+    """
 
     def __init__(self, classes: int, lags: Sequence[int]) -> None:
         self.lags = tuple(lags)
         self.sums = np.zeros((classes, len(lags)))
         self.expected = np.zeros((classes, len(lags), len(CORRELATIONS)))
-        self.everywhere = np.zeros((classes, len(CORRELATIONS)))
-        """Expected sum over all pairs of open voxels of a case: what a correlation at every lag adds to the variance of
-        the volume."""
+        self.all_pairs = np.zeros((classes, len(CORRELATIONS)))
 
     def add(self, p: np.ndarray, masks: np.ndarray, references: bool = True) -> None:
-        """Take in masks uint8 [n, *shape] of a case with class probabilities p [C, *shape]; their sums are meaned.
+        """Add the mean over masks uint8 [n, *shape] of a case with class probabilities p [C, *shape].
 
-        With `references` False only the sums are added: the pairs of this case were counted before.
+        With `references` False only `sums` grow, for a case whose pairs another instance has counted.
         """
-        edge = -ndtri(OPEN)
+        edge = -ndtri(MIN_PROBABILITY)
         for label, row in enumerate(p):
-            is_open = (row > OPEN) & (row < 1 - OPEN)
-            if not is_open.any():
+            uncertain = (row > MIN_PROBABILITY) & (row < 1 - MIN_PROBABILITY)
+            if not uncertain.any():
                 continue
-            thresholds = ndtri(np.clip(row, OPEN, 1 - OPEN))
+            thresholds = ndtri(np.clip(row, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
             bins = np.clip(((thresholds + edge) / (2 * edge) * BINS).astype(int), 0, BINS - 1)
             if references:
-                count = np.bincount(bins[is_open], minlength=BINS).astype(np.float64)
-                self.everywhere[label] += np.einsum("i,rij,j->r", count, expectations(), count)
-            residuals = ((masks == label) - row) * is_open
+                count = np.bincount(bins[uncertain], minlength=BINS).astype(np.float64)
+                self.all_pairs[label] += np.einsum("i,rij,j->r", count, expectations(), count)
+            residuals = ((masks == label) - row) * uncertain
             for axis in range(row.ndim):
                 for column, lag in enumerate(self.lags):
                     if lag >= row.shape[axis]:
                         continue
-                    first, second = (
-                        tuple(part if a == axis else slice(None) for a in range(row.ndim))
-                        for part in (slice(None, -lag), slice(lag, None))
-                    )
+                    before = (slice(None),) * axis
+                    first, second = (*before, slice(None, -lag)), (*before, slice(lag, None))
                     pairs = np.einsum("i,i->", residuals[:, *first].ravel(), residuals[:, *second].ravel())
                     self.sums[label, column] += pairs / len(masks)
                     if references:
-                        pair = is_open[first] & is_open[second]
+                        pair = uncertain[first] & uncertain[second]
                         index = bins[first][pair] * BINS + bins[second][pair]
-                        table = np.bincount(index, minlength=BINS * BINS).reshape(BINS, BINS)
-                        self.expected[label, column] += np.tensordot(expectations(), table, 2)
+                        histogram = np.bincount(index, minlength=BINS * BINS).reshape(BINS, BINS)
+                        self.expected[label, column] += np.tensordot(expectations(), histogram, 2)
 
     def correlations(self, expected: np.ndarray | None = None) -> np.ndarray:
-        """Correlation [C, lags] that explains the sums; NaN where no pair of voxels is open.
+        """Correlation [C, lags] that explains the sums; NaN without any pair of uncertain voxels.
 
-        `expected` is that of other Products of the same cases, where this one counted no pairs.
+        `expected` is that of another instance for the same cases, where this one counted no pairs.
         """
         expected = self.expected if expected is None else expected
-        found = np.full(self.sums.shape, np.nan)
-        for place in np.argwhere(expected[..., -1] > 0):
-            at = tuple(place)
-            found[at] = np.interp(self.sums[at], expected[at], CORRELATIONS)
-        return found
+        correlations = np.full(self.sums.shape, np.nan)
+        for index in map(tuple, np.argwhere(expected[..., -1] > 0)):
+            correlations[index] = np.interp(self.sums[index], expected[index], CORRELATIONS)
+        return correlations

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..calibration.covariance import Labelled
+from ..calibration.covariance import LabelledCase
 from ..calibration.start import samples
 from ..errors import ModelError
 from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
@@ -54,7 +54,7 @@ AGAINST = {
 """What the samples are compared in with the copula alone, case by case."""
 
 
-def joint_case(model: Model, case: Labelled, count: int, seed: int) -> dict[str, Any]:
+def joint_case(model: Model, case: LabelledCase, count: int, seed: int) -> dict[str, Any]:
     """Records of the model's samples and of the wrong samplers, by row, and what the map scores.
 
     Of a model that denoises the masks of a copula there is a row of those masks as well.

@@ -25,7 +25,7 @@ from ..diffusion.copula import Covariance
 from ..diffusion.process import adapted_grid
 from ..errors import ModelError
 from ..images.writing import replace as replace_file
-from ..networks import CHANNELS_LAST, Denoiser, Encoder, InputStatistics, KeptBlocks, space_to_depth
+from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
 from .metadata import METADATA, dims, file_error, lowest_log_snr, read_limited, read_metadata, shown
 from .metadata import SCHEMA as SCHEMA
 
@@ -48,7 +48,7 @@ class Start:
     """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and denoised from there.
 
     With `log_snr` None the copula mask is the sample and the denoiser is not used. With `kept_mm` the denoised sample
-    keeps the class volumes of the mask in blocks with this edge in mm (`networks.KeptBlocks`).
+    keeps the class volumes of the mask in blocks with this edge in mm (`networks.BlockVolumeConstraint`).
     """
 
     covariance: Covariance
@@ -163,13 +163,13 @@ class Model:
         first = self.start.log_snr
         return np.concatenate([[first], grid[grid > first + MIN_NODE_DISTANCE]])
 
-    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> KeptBlocks | None:
+    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> BlockVolumeConstraint | None:
         """Constraint to the class volumes in blocks of start masks uint8 [N, *shape]; None without `kept_mm`."""
         if self.start is None or self.start.kept_mm is None:
             return None
         edge = max(1, round(self.start.kept_mm / (2 * self.spacing)))
         labels = space_to_depth(torch.from_numpy(masks)[:, None].to(device))
-        return KeptBlocks(labels, self.classes, edge)
+        return BlockVolumeConstraint(labels, self.classes, edge)
 
     def to(self, device: torch.device) -> Model:
         """Move to a device, channels last in memory: twice as fast for convolutions on CPU and GPU."""

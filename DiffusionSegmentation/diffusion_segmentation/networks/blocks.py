@@ -1,6 +1,6 @@
-"""What both networks are built of: the residual block, and the exchange of space for channels.
+"""Residual block, pooling and space-to-depth layout shared by the networks, in two or three dimensions.
 
-Everything works on grids of two or three axes; a cell is 2 x 2 pixels or 2 x 2 x 2 voxels.
+A cell is 2 x 2 pixels or 2 x 2 x 2 voxels; its 2^dims values become channels in space-to-depth layout.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from torch.nn import functional
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+AVERAGE_POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of three voxels an axis, each after group norm and SiLU, around an identity.
+    """Pre-activation residual block: twice group norm, SiLU and a convolution of kernel size 3.
 
-    The last convolution starts at zero, so a new block is the identity. With `embedding` > 0 the second norm is scaled
-    and shifted by the time embedding (FiLM, Perez et al. 2018).
+    The last convolution is zero-initialised, so a new block is the identity. With `embedding` > 0 channels of the time
+    embedding, the second norm is scaled and shifted by it (FiLM, Perez et al. 2018).
     """
 
     def __init__(self, channels: int, embedding: int = 0, dims: int = 3) -> None:
@@ -40,9 +42,9 @@ class ResidualBlock(nn.Module):
 
 
 def space_to_depth(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, 2z, 2y, 2x] -> [N, 8C, z, y, x], or [N, C, 2y, 2x] -> [N, 4C, y, x]; channels last, nothing is lost.
+    """[N, C, 2z, 2y, 2x] -> [N, 8C, z, y, x], or [N, C, 2y, 2x] -> [N, 4C, y, x], in channels-last memory format.
 
-    Channel 8c + s is class c at the s-th of the eight neighbours. (torch's own pixel_unshuffle is 2-D only.)
+    Channel 8c + s is class c at voxel s of the cell. torch's pixel_unshuffle supports two dimensions only.
     """
     n, c, *size = x.shape
     dims = len(size)
@@ -52,7 +54,7 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
 
 
 def depth_to_space(x: torch.Tensor) -> torch.Tensor:
-    """[N, 8C, z, y, x] -> [N, C, 2z, 2y, 2x], or [N, 4C, y, x] -> [N, C, 2y, 2x]; the inverse of `space_to_depth`."""
+    """Inverse of `space_to_depth`: [N, 8C, z, y, x] -> [N, C, 2z, 2y, 2x], or [N, 4C, y, x] -> [N, C, 2y, 2x]."""
     n, c, *size = x.shape
     dims = len(size)
     x = x.reshape(n, c // 2**dims, *(2,) * dims, *size)
@@ -61,24 +63,23 @@ def depth_to_space(x: torch.Tensor) -> torch.Tensor:
 
 
 def class_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Softmax over the classes of a space-to-depth tensor [N, 8C, z, y, x] or [N, 4C, y, x], of the same shape."""
-    return logits.unflatten(1, (-1, neighbours(logits))).softmax(1).flatten(1, 2)
+    """Softmax over the classes of a space-to-depth tensor [N, 8C, z, y, x] or [N, 4C, y, x]; same shape."""
+    return logits.unflatten(1, (-1, voxels_per_cell(logits))).softmax(1).flatten(1, 2)
 
 
 def class_softmax_(logits: torch.Tensor) -> torch.Tensor:
-    """`class_softmax` in place, for sampling: `logits`, channels last in memory, are overwritten and returned.
+    """In-place `class_softmax` for sampling: overwrites and returns `logits`, which must be channels last in memory.
 
-    Written out because it runs samples x steps times: torch's softmax takes 34 ms with its change of memory format and
-    these passes half of that (C = 8, 96^3 voxels, 2 CPU cores). In place because every new tensor above 32 MB costs
-    page faults.
+    Runs samples x steps times. torch's softmax with its change of memory format takes 34 ms, this half of that
+    (C = 8, 96^3 voxels, 2 CPU cores). In place because each new tensor above 32 MB costs page faults.
     """
     v = logits.movedim(1, -1)
-    v = v.view(*v.shape[:-1], -1, neighbours(logits))
+    v = v.view(*v.shape[:-1], -1, voxels_per_cell(logits))
     v.sub_(v.amax(-2, keepdim=True)).exp_()
     v.div_(v.sum(-2, keepdim=True))
     return logits
 
 
-def neighbours(x: torch.Tensor) -> int:
-    """How many voxels a cell of the space-to-depth tensor `x` holds: 4 in two dimensions, 8 in three."""
+def voxels_per_cell(x: torch.Tensor) -> int:
+    """Voxels in a cell of the space-to-depth tensor `x`: 4 in two dimensions, 8 in three."""
     return 2 ** (x.ndim - 2)

@@ -1,4 +1,4 @@
-"""The denoiser: light, because it is what runs samples x steps times."""
+"""Denoiser: a small network, because it runs samples x steps times."""
 
 from __future__ import annotations
 
@@ -10,33 +10,29 @@ from torch import nn
 
 from ..diffusion.process import alpha_sigma
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
-from .pooled import PooledEvidence
-from .strata import Strata
+from .pooled_evidence import PooledEvidence
+from .soft_regions import SoftRegionPooling
 
 
 class Denoiser(nn.Module):
-    """Class probabilities of x0 from the noisy state and the encoder's features.
+    """Class logits of x0 from the noisy state and the encoder's features.
 
-    Were voxels independent given the image, the posterior would be known in closed form: by Bayes, with
+    If voxels were independent given the image, the posterior would have a closed form: by Bayes, with
     x | class k ~ N(alpha * x0(k), sigma^2) and x0 = 2 * onehot - 1,
 
         log p(k | x, image) = log p(k | image) + 2 * alpha / sigma^2 * x_k + const.
 
-    The direct head supplies the first term, the state the second; the network learns only what neighbours add. It
-    starts at zero, so training starts from the independent posterior instead of from nothing.
+    The direct head supplies the first term, the state the second; the network learns only the dependence between
+    voxels. Its head is zero-initialised, so training starts from the independent posterior.
 
-    States and logits are in space-to-depth form throughout ([N, 8 * classes, z/2, y/2, x/2]; in two dimensions
-    [N, 4 * classes, y/2, x/2]): noise is drawn in it,
-    steps are taken in it, and only what leaves the sampler is brought back: no pass spends time on moving memory.
+    States and logits are in space-to-depth layout throughout ([N, 8 * classes, z/2, y/2, x/2]; in two dimensions
+    [N, 4 * classes, y/2, x/2]), in which the sampler works too, so no pass reorders memory. The arithmetic around the
+    network is float32: at log-SNR 8 the factor of x is 6,000.
 
-    The arithmetic around the network is float32: at log-SNR 8 the factor of x is 6,000.
-
-    With `pools`, blocks of so many cells tell each place what their states say together (`PooledEvidence`). With
-    `strata` > 0, places that look alike pool what their states say (`Strata`). Both within a window.
-
-    With `gain` > 0, what the network adds is multiplied by gain * e / (1 + e), e = 2 * alpha / sigma^2. Neighbours that
-    share the voxel's fate have the same evidence to give as the voxel itself, e times their own x: the network then
-    adds up x alike at every noise level, and where the state says nothing it adds nothing.
+    Options: `pools` are block sizes in cells for `PooledEvidence`, `strata` the number of regions of
+    `SoftRegionPooling` (0: none); both act within a window. With `gain` > 0 the network's output is multiplied by
+    gain * e / (1 + e), e = 2 * alpha / sigma^2: correlated voxels carry the same evidence as the voxel itself, e times
+    their own x, so the network sums x alike at every noise level and adds nothing where the state is pure noise.
     """
 
     def __init__(
@@ -59,7 +55,7 @@ class Denoiser(nn.Module):
         self.enter = conv(cells, fine, 1)
         self.enter_posterior = conv(cells, fine, 1)
         self.first = ResidualBlock(fine, 64, dims)
-        self.strata = Strata(features, fine, strata, 64, dims) if strata else None
+        self.strata = SoftRegionPooling(features, fine, strata, 64, dims) if strata else None
         self.pooled = PooledEvidence(classes, fine, pools, 64, dims) if pools else None
         self.shrink = conv(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(ResidualBlock(coarse, 64, dims) for _ in range(blocks))
@@ -71,14 +67,15 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def prepare(self, features: torch.Tensor, direct: torch.Tensor) -> torch.Tensor:
-        """What the denoiser needs of a window, computed once and kept for all samples and steps.
+        """Inputs that depend on the window alone, computed once for all samples and steps.
 
-        [N, fine + strata + 2 * classes, z/2, y/2, x/2]: the features' part of the first layer, the strata's shares, and
-        what the direct head's logits let one expect of the state; the latter two where there are strata and pools.
+        [N, fine + strata + 2 * classes, z/2, y/2, x/2]: the first layer's response to the encoder's features, the
+        region assignment, and the expected state from the direct head's logits; the last two only with `strata` and
+        `pools`.
         """
         parts = [self.condition(features)]
         if self.strata is not None:
-            parts.append(self.strata.shares(features).to(parts[0].dtype))
+            parts.append(self.strata.assignment(features).to(parts[0].dtype))
         if self.pooled is not None:
             parts.append(self.pooled.expected(direct).to(parts[0].dtype))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
@@ -88,42 +85,35 @@ class Denoiser(nn.Module):
     ) -> torch.Tensor:
         """Logits of x0 in float32, shaped as the state `x` [N, 8 * classes, z/2, y/2, x/2].
 
-        log_snr [N]; prepared [1 or N, channels, z/2, y/2, x/2] from `prepare`; direct, the head's logits, as `x`
-        or with N = 1.
+        log_snr [N]; `prepared` [1 or N, channels, z/2, y/2, x/2] from `prepare`; `direct`, the direct head's logits,
+        shaped as `x` or with N = 1.
         """
-        evidence = _evidence(x, log_snr)
-        x, direct = x.float(), direct.float()
-        embedded = self.embedding(sinusoids(log_snr))
-        shifts = self._shifts(x, log_snr, prepared)
-        h = self._body(x, embedded, prepared, direct, evidence, shifts)
-        logits = self._added(h, self.gain * evidence / (1 + evidence)).addcmul_(x, evidence).add_(direct)
+        h, evidence, shifts, embedded = self._hidden(x, log_snr, prepared, direct)
+        logits = self._scaled_head(h, self.gain * evidence / (1 + evidence))
+        logits = logits.addcmul_(x.float(), evidence).add_(direct.float())
         return logits if shifts is None else self.pooled.add(logits, shifts, embedded)
 
-    def added(
+    def network_output(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
     ) -> torch.Tensor:
-        """The network's own part of the answer, without gain and rule: for targets that are no logits. As `forward`."""
-        x, direct = x.float(), direct.float()
-        shifts = self._shifts(x, log_snr, prepared)
-        embedded = self.embedding(sinusoids(log_snr))
-        return self.head(self._body(x, embedded, prepared, direct, _evidence(x, log_snr), shifts)).float()
+        """Output of the head alone, without gain and closed form, for targets that are no logits. As `forward`."""
+        return self.head(self._hidden(x, log_snr, prepared, direct)[0]).float()
 
-    def _body(
-        self,
-        x: torch.Tensor,
-        embedded: torch.Tensor,
-        prepared: torch.Tensor,
-        direct: torch.Tensor,
-        evidence: torch.Tensor,
-        shifts: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """What the head makes the answer of, [N, fine, z/2, y/2, x/2]."""
+    def _hidden(
+        self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Input of the head [N, fine, z/2, y/2, x/2]; 2 * alpha / sigma^2 [N, 1, ...]; block shifts; embedding."""
+        x, direct = x.float(), direct.float()
+        alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
+        evidence = 2 * alpha / sigma**2
+        embedded = self.embedding(sinusoids(log_snr))
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
-        fine = self.condition.out_channels
+        fine, shifts = self.condition.out_channels, None
         h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
-        if shifts is not None:
+        if self.pooled is not None:
+            shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
             h = h.add_(self.pooled.enter(shifts))
         h = self.first(h, embedded)
         if self.strata is not None:
@@ -131,15 +121,11 @@ class Denoiser(nn.Module):
         low = self.shrink(h)
         for block in self.middle:
             low = block(low, embedded)
-        return nn.functional.silu(self.norm(self.last(nn.functional.silu(h + self.grow(low)))))
+        h = nn.functional.silu(self.norm(self.last(nn.functional.silu(h + self.grow(low)))))
+        return h, evidence, shifts, embedded
 
-    def _shifts(self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor | None:
-        if self.pooled is None:
-            return None
-        return self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
-
-    def _added(self, h: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        """The head's float32 logits times `gain` [N, 1, ...]; of one sample in the weights, which spares a pass."""
+    def _scaled_head(self, h: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        """The head's float32 logits times `gain` [N, 1, ...]; for N = 1 the weights are scaled, which saves a pass."""
         if not self.gain:
             return self.head(h).float()
         if len(gain) > 1:
@@ -156,14 +142,8 @@ def _convolve(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
     return (nn.functional.conv2d if h.ndim == 4 else nn.functional.conv3d)(h, weight, bias)
 
 
-def _evidence(x: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
-    """2 * alpha / sigma^2 at the log-SNR [N], [N, 1, ...] with the axes of `x`."""
-    alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-    return 2 * alpha / sigma**2
-
-
 def sinusoids(log_snr: torch.Tensor) -> torch.Tensor:
-    """[N] -> [N, 32]: sines and cosines of lambda, periods from 2 pi / 4 to 2 pi * 16 in log-SNR."""
+    """Time embedding [N] -> [N, 32]: sines and cosines of the log-SNR, periods 2 pi / 4 to 2 pi * 16."""
     frequencies = torch.exp(torch.linspace(math.log(1 / 16), math.log(4), 16, device=log_snr.device))
     angles = log_snr.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,4 +1,4 @@
-"""The encoder: sees the image once per window, and is a direct segmentation network by itself."""
+"""Encoder: a residual U-Net that runs once per window and is a direct segmentation network by itself."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, space_to_depth
 
 
 class Encoder(nn.Module):
-    """A residual U-Net whose finest level works at half the image's resolution.
+    """Residual U-Net whose finest level has half the image's resolution.
 
-    Neighbouring voxels (2 x 2 x 2, in two dimensions 2 x 2) become channels and go back the same way, so that the
-    answer has the image's resolution. A convolution there costs an eighth of one at full resolution, and many channels
-    keep a CPU busy.
+    Input and output are in space-to-depth layout (cells of 2^dims voxels as channels), so the logits have the image's
+    resolution. A convolution on cells costs an eighth of one on voxels, and many channels use a CPU well.
 
-    Input: image [N, 1, z, y, x] or [N, 1, y, x], normalised; each axis a multiple of `Encoder.multiple(channels)`.
-    Output: features [N, channels[0], z/2, y/2, x/2] for the denoiser, and the direct head's logits in space-to-depth
-    form [N, 8 * classes, z/2, y/2, x/2], which is the form the sampler works in; alike in two dimensions, with 4.
+    Input: normalised image [N, 1, z, y, x] or [N, 1, y, x]; each axis a multiple of `Encoder.multiple(channels)`.
+    Output: features [N, channels[0], z/2, y/2, x/2] for the denoiser, and the direct head's logits float32
+    [N, 8 * classes, z/2, y/2, x/2]; in two dimensions without z and with 4 * classes.
     """
 
     def __init__(self, classes: int, channels: tuple[int, ...], blocks: tuple[int, ...], dims: int = 3) -> None:
+        """`channels` and residual `blocks` of each level, finest first."""
         super().__init__()
         self.stem = CONV[dims](2**dims, channels[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(c, b, dims) for c, b in zip(channels, blocks, strict=True))
@@ -34,14 +34,14 @@ class Encoder(nn.Module):
 
     @staticmethod
     def multiple(channels: tuple[int, ...]) -> int:
-        """Every axis of a window is a multiple of this many voxels."""
+        """Number of voxels of which every axis of a window must be a multiple."""
         return 2 ** len(channels)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.answer(self.seen(image))
+        return self.outputs(self.raw_features(image))
 
-    def seen(self, image: torch.Tensor) -> torch.Tensor:
-        """The finest features before their last norm [N, channels[0], z/2, y/2, x/2], which still have a level."""
+    def raw_features(self, image: torch.Tensor) -> torch.Tensor:
+        """Finest features before the last norm, which removes their level: [N, channels[0], z/2, y/2, x/2]."""
         x = self.stem(space_to_depth(image))
         skipped = []
         for stage, shrink in zip(self.down[:-1], self.shrink, strict=True):
@@ -52,9 +52,9 @@ class Encoder(nn.Module):
             x = stage(grow(x) + skip)
         return x
 
-    def answer(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `forward` returns, from what `seen` does."""
-        features = self.norm(seen)
+    def outputs(self, raw_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised features and logits, as `forward` returns them, from `raw_features`."""
+        features = self.norm(raw_features)
         return features, self.head(nn.functional.silu(features)).float()
 
 

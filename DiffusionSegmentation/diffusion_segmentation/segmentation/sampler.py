@@ -18,8 +18,8 @@ from ..diffusion.process import ddim_step, diffuse, one_hot_state
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
+    BlockVolumeConstraint,
     InputDistance,
-    KeptBlocks,
     ScanSummary,
     class_softmax,
     class_softmax_,
@@ -100,8 +100,8 @@ class EncodedVolume:
                 if self._summary is None:
                     features, direct = model.encoder(crop)
                 else:
-                    seen = model.encoder.seen(crop)
-                    features, direct = model.encoder.answer(seen)
+                    seen = model.encoder.raw_features(crop)
+                    features, direct = model.encoder.outputs(seen)
                     p = class_softmax(direct)
                     self._summary.add(seen, p, share.to(device))
                     cell_distances.append(model.input_statistics.cell_distances(seen, p).to(store))
@@ -153,7 +153,7 @@ class EncodedVolume:
             self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
 
-    def _denoise(self, x: torch.Tensor, log_snr: float, constraint: KeptBlocks | None) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, log_snr: float, constraint: BlockVolumeConstraint | None) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, of the shape of the state x."""
         p = self.tiling.blend(self._window_probabilities(x, log_snr))
         return p if constraint is None else constraint(p)
@@ -232,7 +232,7 @@ def _draw_case(
 
 def _initial_state(
     model: Model, masks: np.ndarray | None, noise: torch.Tensor, marginals: torch.Tensor, log_snr: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor | None, KeptBlocks | None]:
+) -> tuple[torch.Tensor, torch.Tensor | None, BlockVolumeConstraint | None]:
     """State at the first node, class probabilities of x0 there if they are known, and the constraint of samples.
 
     From white `noise` [N, K, *cells] these are the `marginals` [1, K, *cells]; otherwise the state is that of the start

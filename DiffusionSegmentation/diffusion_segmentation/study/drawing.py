@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..calibration.covariance import Labelled, fit_covariance
+from ..calibration.covariance import LabelledCase, fit_covariance
 from ..diffusion.copula import Covariance
 from ..diffusion.process import LOG_SNR_MIN, one_hot_state
 from ..evaluation.known_answer.samplers import Answer, independent_pixels
@@ -115,7 +115,7 @@ def fitted_covariance(network: torch.nn.Module, task: Task) -> Covariance:
     """
     images, masks = (array[:FITTED_TO] for array in task.arrays(VALIDATION))
     cases = [
-        Labelled(np.array(image), np.array(several[0]), direct_probabilities(network, image))
+        LabelledCase(np.array(image), np.array(several[0]), direct_probabilities(network, image))
         for image, several in zip(images, masks, strict=True)
     ]
     return fit_covariance(cases, 1.0, 0, lambda done, of: None)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..diffusion.process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..networks import class_softmax, space_to_depth
-from ..networks.blocks import neighbours
+from ..networks.blocks import voxels_per_cell
 from ..training.loss import cross_entropy
 from .architectures.interface import Architecture
 from .stochastic import Stochastic
@@ -100,7 +100,7 @@ def probabilities(answer: torch.Tensor, loss: str, x: torch.Tensor, log_snr: tor
 
 def normalised(p: torch.Tensor, classes: int) -> torch.Tensor:
     """The same with classes that add up to 1 in every voxel: as a map is shown."""
-    by_class = p.unflatten(1, (classes, neighbours(p))).clamp_min(1e-6)
+    by_class = p.unflatten(1, (classes, voxels_per_cell(p))).clamp_min(1e-6)
     return (by_class / by_class.sum(1, keepdim=True)).flatten(1, 2)
 
 

@@ -1,1 +1,1 @@
-"""Training: synthetic heads from an atlas, and the loop that makes a model folder."""
+"""Training: data sources, the loss and the loop that writes a model folder."""

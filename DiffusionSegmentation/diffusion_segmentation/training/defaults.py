@@ -1,21 +1,16 @@
-"""What a model's metadata say where neither a configuration nor the data say it."""
+"""Default configurations and label tables, for entries that neither a configuration nor the data set."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-BUNDLE: dict[str, Any] = {
-    "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-    "version": "0.1.0",
-    "changelog": {"0.1.0": "First training"},
-    "required_packages_version": {"safetensors": ">=0.4"},
-    "authors": "not stated",
-    "copyright": "not stated",
-    "intended_use": "Research. Not for clinical use.",
-}
-# Told apart in colour blindness too: Okabe and Ito's palette without black and yellow.
-_COLORS = (
+from .settings import merged
+
+CONFIGS = Path(__file__).parent / "configs"
+COLORS = (
     (0.90, 0.62, 0.0),
     (0.34, 0.71, 0.91),
     (0.0, 0.62, 0.45),
@@ -23,32 +18,35 @@ _COLORS = (
     (0.0, 0.45, 0.70),
     (0.84, 0.37, 0.0),
 )
-_TISSUE = (
+"""Okabe and Ito's palette for colour-blind readers, without black and yellow."""
+TISSUE = (
     "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~"
     "Anatomic codes - DICOM master list~^^~^^"
 )
 
 
+def config(name: str) -> dict[str, Any]:
+    """A shipped configuration by its file name without suffix, completed by `configs/defaults.json`."""
+    common, own = (json.loads((CONFIGS / f"{n}.json").read_text(encoding="utf-8")) for n in ("defaults", name))
+    return merged(common, own)
+
+
 def labels(names: Sequence[str]) -> list[dict[str, Any]]:
-    """The table of labels for classes of which only the names are known: labels 1, 2, ... in their order."""
+    """Table of labels 1, 2, ... for classes of which only the names are known."""
+    common = {"terminology": TISSUE}
     return [
-        {
-            "label": number,
-            "id": identifier,
-            "name": name,
-            "color": list(_COLORS[(number - 1) % len(_COLORS)]),
-            "terminology": _TISSUE,
-        }
-        for number, (name, identifier) in enumerate(zip(names, _identifiers(names), strict=True), 1)
+        {"label": n, "id": identifier, "name": name, "color": list(COLORS[(n - 1) % len(COLORS)]), **common}
+        for n, (name, identifier) in enumerate(zip(names, _identifiers(names), strict=True), 1)
     ]
 
 
 def _identifiers(names: Sequence[str]) -> list[str]:
-    """One for each name, all different: of "Left +" and "Left -" the second has its number."""
-    found: list[str] = []
+    """A unique identifier for each name; duplicates, as of "Left +" and "Left -", get their number as a suffix."""
+    unique: list[str] = []
     for number, name in enumerate(names, 1):
-        identifier = "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-        found.append(identifier or f"class_{number}")
-        while found[-1] in found[:-1]:
-            found[-1] += f"_{number}"
-    return found
+        words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
+        identifier = "_".join(words) or f"class_{number}"
+        while identifier in unique:
+            identifier += f"_{number}"
+        unique.append(identifier)
+    return unique

@@ -1,4 +1,4 @@
-"""At which noise levels a denoiser is trained: everywhere, and most where the task is decided."""
+"""Density of the noise levels in training."""
 
 from __future__ import annotations
 
@@ -9,56 +9,53 @@ from torch import nn
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
 from .loss import BINS, bin_centres, bin_numbers
 
-MEMORY = 20_000
-"""Draws over which the loss curve is averaged: enough for a curve, few enough to follow the training."""
-LEAST = 50
-"""Draws in every bin of the curve before it is used."""
-EVERYWHERE = 0.3
-"""Share of the draws that does not follow the curve, so that no level goes unseen."""
+AVERAGED_DRAWS = 20_000  # draws over which the loss curve is averaged, exponentially
+MIN_DRAWS = 50  # draws in every bin of the curve before it is used
+UNIFORM_SHARE = 0.3  # share of the draws that is uniform in log-SNR, so that every level is trained
 
 
 class Density(nn.Module):
-    """Draws log-SNR for training: from the shifted cosine schedule, or adapted to the task's own loss curve.
+    """Draws log-SNR for training: from the shifted cosine schedule, or adapted to the task's loss curve.
 
-    Where the loss does not change with the noise level there is nothing to learn: either the mask can be read off, or
-    nothing of it is left. `adapted` draws in proportion to the fall of the loss that training itself records (cf.
-    Dieleman et al., "Continuous diffusion for categorical data", 2022, section 3.3). The draws stay unweighted: the
-    optimum of the cross-entropy is the same at every level, whatever the density.
+    Where the loss does not change with the noise level there is nothing to learn: the mask is either fully visible or
+    not at all. `adapted` draws in proportion to the decrease of the loss that training records (cf. Dieleman et al.,
+    "Continuous diffusion for categorical data", 2022, section 3.3). The draws are not weighted: the optimum of the
+    cross-entropy is the same at every level, whatever the density.
 
-    The curve is a buffer, so that a resumed training goes on with it.
+    The curve is a buffer, so that a resumed training continues with it.
     """
 
     def __init__(self, input_scale: float, adapted: bool, lowest: float = LOG_SNR_MIN) -> None:
         """No level below `lowest` is drawn."""
         super().__init__()
         self.input_scale, self.adapted, self.lowest = input_scale, adapted, lowest
-        self._drawn = torch.from_numpy(bin_centres() > lowest)
+        self._trained = torch.from_numpy(bin_centres() > lowest)
         self.register_buffer("total", torch.zeros(BINS, dtype=torch.float64))
         self.register_buffer("count", torch.zeros(BINS, dtype=torch.float64))
 
     def draw(self, images: int, draws: int, rng: np.random.Generator) -> torch.Tensor:
-        """Stratified log-SNR float32 [images, draws], dealt out so that each image gets some of the whole range."""
+        """Stratified log-SNR float32 [images, draws], interleaved so that each image gets the whole range."""
         count = images * draws
         uniform = (np.arange(count) + rng.random(count)) / count
-        if self.adapted and float(self.count[self._drawn].min()) >= LEAST:
-            followed = torch.from_numpy(self._invert(uniform)).float()
+        if self.adapted and float(self.count[self._trained].min()) >= MIN_DRAWS:
+            levels = torch.from_numpy(self._invert(uniform)).float()
         else:
-            followed = sample_log_snr(torch.from_numpy(uniform), self.input_scale)
+            levels = sample_log_snr(torch.from_numpy(uniform), self.input_scale)
         flat = torch.from_numpy(rng.uniform(self.lowest, LOG_SNR_MAX, count)).float()
-        everywhere = torch.from_numpy(rng.random(count) < EVERYWHERE) | (followed < self.lowest)
-        return torch.where(everywhere, flat, followed).view(draws, images).T.contiguous()
+        replaced = torch.from_numpy(rng.random(count) < UNIFORM_SHARE) | (levels < self.lowest)
+        return torch.where(replaced, flat, levels).view(draws, images).T.contiguous()
 
     def record(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
-        """Take in cross-entropies [N] in nats a voxel at the log-SNR [N] of one training step."""
-        where, keep = bin_numbers(log_snr), (1 - 1 / MEMORY) ** len(loss)
-        self.total.mul_(keep).add_(torch.as_tensor(np.bincount(where, loss, BINS)).to(self.total.device))
-        self.count.mul_(keep).add_(torch.as_tensor(np.bincount(where, minlength=BINS)).to(self.count.device))
+        """Add the cross-entropies [N] in nats a voxel at the log-SNR [N] of one training step to the curve."""
+        where, decay = bin_numbers(log_snr), (1 - 1 / AVERAGED_DRAWS) ** len(loss)
+        self.total.mul_(decay).add_(torch.as_tensor(np.bincount(where, loss, BINS)).to(self.total.device))
+        self.count.mul_(decay).add_(torch.as_tensor(np.bincount(where, minlength=BINS)).to(self.count.device))
 
     def _invert(self, uniform: np.ndarray) -> np.ndarray:
-        """Log-SNR at shares `uniform` of the whole fall of the curve."""
-        loss = (self.total / self.count)[self._drawn].cpu().numpy()
-        # What is left at the last bin is lost there; a hair of slope keeps flat stretches invertible.
+        """Log-SNR at the shares `uniform` of the curve's total decrease."""
+        loss = (self.total / self.count)[self._trained].cpu().numpy()
+        # The loss left at the last bin falls to 0 there; a small slope keeps flat stretches invertible.
         falling = np.minimum.accumulate(np.concatenate([loss, [0.0]]))
-        fallen = falling[0] - falling + np.linspace(0, 1e-6, len(falling))
-        levels = np.concatenate([bin_centres()[self._drawn.numpy()], [LOG_SNR_MAX]])
-        return np.interp(uniform * fallen[-1], fallen, levels)
+        decrease = falling[0] - falling + np.linspace(0, 1e-6, len(falling))
+        levels = np.concatenate([bin_centres()[self._trained.numpy()], [LOG_SNR_MAX]])
+        return np.interp(uniform * decrease[-1], decrease, levels)

@@ -1,4 +1,4 @@
-"""Training from a folder of labelled images: prepared once, then random windows of them without end."""
+"""Training source: a folder of labelled images, of which random windows are drawn."""
 
 from __future__ import annotations
 
@@ -23,112 +23,95 @@ from ..errors import InputError
 from ..images.dataset import Case, label_order, read_dataset
 from ..images.label_file import IGNORED
 from ..images.volume import VolumeFile
-from .defaults import BUNDLE, labels
+from . import defaults
 from .prepared import prepare
-from .settings import Optimisation
+from .settings import Optimisation, merged
 
 logger = logging.getLogger(__name__)
 
-UNSEEN_SHARE = 0.2
-"""Share of the cases that training never sees: the step grid is measured on them."""
+HELD_OUT_SHARE = 0.2  # share of the cases held out of training, on which the step grid is measured
 UNSEEN_WINDOWS = 16
-FEW_SCANS = 20
-"""Held-out cases from which on the model is told what scans are like by them alone."""
+MIN_HELD_OUT_SCANS = 20  # held-out cases below which the input statistics are fitted to training cases too
 
 
 class Folder:
-    """Source of training windows: cases of a data set on the model's grid, kept as .npy files in `prepared`."""
+    """Source of training windows: cases of a data set on the model's grid, kept as .npy files in `prepared`.
+
+    Implements `sources.Source`.
+    """
 
     def __init__(self, folder: Path, prepared: Path) -> None:
-        """Read the listing. Raises InputError, one sentence, where the folder is no data set."""
+        """Read the listing. Raises InputError where the folder is no data set."""
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
         cases = sorted(self.dataset.training, key=_place)
-        # Of a small data set the first is held out in any case, and never more than half.
-        held_out = [case for n, case in enumerate(cases) if _place(case) < UNSEEN_SHARE or n == 0]
+        # In a small data set at least one case is held out, and at most half of them.
+        held_out = [case for n, case in enumerate(cases) if _place(case) < HELD_OUT_SHARE or n == 0]
         self.held_out = held_out[: len(cases) // 2]
         self.seen = [case for case in cases if case not in self.held_out]
         self.spacing = 1.0
         self.intensity: dict[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The configuration for this data set: its median voxel spacing, windows that its smallest image fills."""
+        """Configuration for this data set: its median voxel spacing, and windows that fit into its smallest image."""
         spacings, extents = [], []
         for case in self.dataset.training:
             file = VolumeFile(case.image)
             spacings.append(file.spacing)
             extents.append([n * s for n, s in zip(file.size, file.spacing, strict=True)])
         spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
-        shortest = min(min(extent) for extent in extents) / spacing
-        edge = int(np.clip(16 * (shortest // 16), 32, 96))
-        name = "".join(c if c.isalnum() else "-" for c in self.dataset.name.lower()).strip("-") or "model"
+        edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, 96))
+        title, modality = self.dataset.name, self.dataset.modality
         bundle = {
-            **BUNDLE,
-            "name": self.dataset.name,
+            "name": title,
             "task": f"Segmentation of {', '.join(self.dataset.label_names)}",
-            "description": f"Trained on {len(self.seen)} cases of {self.dataset.name}.",
-            "data_source": self.dataset.name,
-            "data_type": "nifti",
+            "description": f"Trained on {len(self.seen)} cases of {title}.",
+            "data_source": title,
         }
         section = {
-            "schema": 1,
-            "name": name,
-            "title": self.dataset.name,
-            "map_source": "samples",
+            "name": "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-") or "model",
+            "title": title,
             "working_spacing_mm": spacing,
-            "window": [128, 128, 128],
-            "steps": {"cpu": 5, "gpu": 10},
             "input_range": {
-                "modality": self.dataset.modality,
+                "modality": modality,
                 "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
                 "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
             },
-            "labels": labels(self.dataset.label_names),
-            "network": {
-                "encoder": {"channels": [64, 64, 96, 96], "blocks": [2, 2, 2, 2]},
-                "denoiser": {"channels": [16, 48], "blocks": 3, "strata": 8, "gain": 8},
-            },
-            "process": {"input_scale": 0.5},
+            "labels": defaults.labels(self.dataset.label_names),
+            **({"intensity": {"window": [-200.0, 300.0]}} if modality == "CT" else {}),
         }
-        if section["input_range"]["modality"] == "CT":
-            section["intensity"] = {"window": [-200.0, 300.0]}
-        return {
-            "bundle": bundle,
-            "diffusion_segmentation": section,
-            "optimisation": {"iterations": 20_000, "shapes": [[edge] * 3], "density": "adapted"},
-        }
+        changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": {"shapes": [[edge] * 3]}}
+        return merged(defaults.config("folder"), changes)
 
     def configure(self, section: dict[str, Any]) -> None:
-        """Take from the model's section what preparing needs: working spacing and intensity scale."""
+        """Take working spacing and intensity scale from the model's section."""
         self.spacing, self.intensity = section["working_spacing_mm"], section.get("intensity")
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
-        """Random windows of the cases that training may see, augmented."""
+        """Random augmented windows of the training cases."""
         pairs = self.prepare(self.seen)
         _require_labels(pairs, self.dataset.label_names)
         if self.dataset.unlabelled:
-            logger.info(f"left out of imagesTr for want of a label: {self.dataset.unlabelled}")
+            logger.info(f"images in imagesTr without a label, left out: {self.dataset.unlabelled}")
         return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Windows of the cases held out, as they are; of the training cases if there is but one."""
-        windows = iter(
-            Windows(self.prepare(self.held_out or self.seen), optimisation, optimisation.seed, augment=False)
-        )
+        """Windows of the held-out cases without augmentation; of the training case if there is but one."""
+        windows = iter(Windows(self._unseen_pairs(), optimisation, optimisation.seed, augment=False))
         for _ in range(UNSEEN_WINDOWS):
             image, labels = next(windows)
             yield image[None], labels[None, :1]
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The held-out cases, whole, each with the labels of one rater; of the training cases if there is but one."""
+        """Whole held-out cases, each with the labels of one rater; the training case if there is but one."""
         rng = np.random.default_rng(seed)
-        for image_path, masks_path in self.prepare(self.held_out or self.seen)[:count]:
+        for image_path, masks_path in self._unseen_pairs()[:count]:
             masks = np.load(masks_path)
             yield np.load(image_path).astype(np.float32), masks[int(rng.integers(len(masks)))]
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
-        """The held-out cases, whole, and where they are few, training cases after them."""
-        cases = [*self.held_out, *self.seen[: max(0, FEW_SCANS - len(self.held_out))]]
+        """Whole held-out cases, followed by training cases where they are few."""
+        cases = [*self.held_out, *self.seen[: max(0, MIN_HELD_OUT_SCANS - len(self.held_out))]]
         for image_path, _ in self.prepare(cases[:count]):
             yield np.load(image_path).astype(np.float32)
 
@@ -137,7 +120,7 @@ class Folder:
         return label_order(self.dataset, labels)
 
     def facts(self) -> dict[str, Any]:
-        """Names of the cases, so that nobody evaluates on what was trained on without knowing."""
+        """Names of training and held-out cases, so that an evaluation can exclude the former."""
         return {
             "kind": "folder",
             "name": self.dataset.name,
@@ -149,14 +132,16 @@ class Folder:
         """Images and labels on the working grid, see `prepared.prepare`."""
         return prepare(cases, self.dataset, self.spacing, self.intensity, self.prepared)
 
+    def _unseen_pairs(self) -> list[tuple[Path, Path]]:
+        return self.prepare(self.held_out or self.seen)
+
 
 def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> None:
-    """Raise InputError where no case has a label, and say which labels no case has."""
+    """Raise InputError where no case has a label, and warn of labels that no case has."""
     counts = np.array([np.bincount(np.load(masks).ravel(), minlength=256) for _, masks in pairs])[:, 1 : len(names) + 1]
     if not counts.any():
         raise InputError(f"None of the {len(pairs)} training cases has a labelled voxel; look at the label files.")
-    empty = int((~counts.any(1)).sum())
-    if empty:
+    if empty := int((~counts.any(1)).sum()):
         logger.info(f"{empty} of {len(pairs)} training cases have no labelled voxel")
     for name, voxels in zip(names, counts.sum(0), strict=True):
         if not voxels:
@@ -164,15 +149,15 @@ def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> Non
 
 
 def _place(case: Case) -> float:
-    """A number in [0, 1) that belongs to the name: cases that are added move none of the others to the other side."""
+    """Hash of the name in [0, 1): added cases do not move others between training and held-out cases."""
     return int.from_bytes(hashlib.sha256(case.name.encode()).digest()[:4], "big") / 2**32
 
 
 class Windows(torch.utils.data.IterableDataset):
     """Endless random windows (image float32 [1, z, y, x], labels uint8 [K, z, y, x]) of prepared cases.
 
-    K is 1 for cases of one rater; otherwise a rater is drawn for each of the draws of noise, so that the model learns
-    the raters' spread and not their mean.
+    K is 1 for cases of one rater; otherwise a rater is chosen for each draw of noise, so that the model learns the
+    raters' spread and not their mean.
     """
 
     def __init__(self, pairs: list[tuple[Path, Path]], optimisation: Optimisation, seed: int, augment: bool) -> None:
@@ -184,46 +169,48 @@ class Windows(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
-        spoil = augmentation() if self.augment else None
-        if spoil:
-            spoil.set_random_state(int(rng.integers(2**31)))
+        augment = augmentation() if self.augment else None
+        if augment:
+            augment.set_random_state(int(rng.integers(2**31)))
         while True:
             image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
             shape = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
-            drawn = rng.integers(len(labels), size=self.masks)
-            start = self._start(labels[drawn[0]], shape, rng)
+            raters = rng.integers(len(labels), size=self.masks)
+            start = random_start(labels[raters[0]], shape, self.optimisation.crops == "labels", rng)
             window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
             case = {
                 "image": torch.from_numpy(_padded(image[window].astype(np.float32), shape))[None],
-                "labels": torch.from_numpy(np.stack([_padded(labels[(r, *window)], shape) for r in drawn])),
+                "labels": torch.from_numpy(np.stack([_padded(labels[(r, *window)], shape) for r in raters])),
             }
-            if spoil:
-                case = spoil(case)
+            if augment:
+                case = augment(case)
             image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
             yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
 
-    def _start(self, labels: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> list[int]:
-        """First voxel of a window: uniform over the image, or around a labelled voxel half of the time if so asked.
 
-        By default never by the label: that would make rare structures look frequent (selection bias).
-        """
-        last = [max(0, n - s) for n, s in zip(labels.shape, shape, strict=True)]
-        if self.optimisation.crops == "labels" and rng.random() < 0.5:
-            marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
-            if len(marked):
-                centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
-                return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, shape, last, strict=True)]
-        return [int(rng.integers(n + 1)) for n in last]
+def random_start(labels: np.ndarray, size: Sequence[int], around_labels: bool, rng: np.random.Generator) -> list[int]:
+    """First voxel of a random window of `size` in `labels` [*shape], 0 on an axis shorter than the window.
+
+    With `around_labels`, half of the windows are centred on a labelled voxel. That makes rare structures look more
+    frequent than they are (selection bias).
+    """
+    last = [max(0, n - s) for n, s in zip(labels.shape, size, strict=True)]
+    if around_labels and rng.random() < 0.5:
+        marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
+        if len(marked):
+            centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
+            return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, size, last, strict=True)]
+    return [int(rng.integers(n + 1)) for n in last]
 
 
 def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros (air, background) at the far ends of an image smaller than the window."""
+    """Pads an image smaller than the window with zeros (air, background) at the far ends."""
     return np.pad(array, [(0, n - m) for m, n in zip(array.shape, shape, strict=True)])
 
 
 def augmentation() -> Compose:
-    """Mild: what a scanner or another person's position would change. Wide changes would widen what is learnt."""
-    both = ("image", "labels")
+    """Mild augmentation, as between scanners and positions; strong augmentation would widen the learnt posterior."""
+    both, sigma = ("image", "labels"), (0.25, 0.8)
     return Compose(
         [
             RandAffined(
@@ -236,7 +223,7 @@ def augmentation() -> Compose:
             ),
             RandBiasFieldd("image", prob=0.3, coeff_range=(0.0, 0.2)),
             RandAdjustContrastd("image", prob=0.3, gamma=(0.8, 1.25)),
-            RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.25, 0.8), sigma_y=(0.25, 0.8), sigma_z=(0.25, 0.8)),
+            RandGaussianSmoothd("image", prob=0.2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma),
             RandGaussianNoised("image", prob=0.3, std=0.05),
         ]
     )

@@ -1,4 +1,4 @@
-"""What a model knows of the scans that it was made for, from images that its training has not seen."""
+"""Fits a model's input statistics to scans that its training has not seen."""
 
 from __future__ import annotations
 
@@ -10,20 +10,15 @@ import torch
 
 from ..errors import ModelError
 from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
-from ..networks.blocks import neighbours
-from ..networks.pooled import POOL
+from ..networks.blocks import AVERAGE_POOL, voxels_per_cell
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.tiling import Tiling
 from .sources import Source
 
-SCANS = {2: 200, 3: 64}
-"""How many are looked at, by the number of axes; half as many more in three would take minutes on a CPU."""
-REGION_SCANS = 16
-"""So many of them are looked at again for what is usual in uncertain regions."""
-REGION_CELLS = 4
-"""Edge of the cubes that stand for regions."""
-LEAST_ERROR = 0.05
-"""Mean chance of an error of a cube's voxels from which it counts as uncertain."""
+SCANS = {2: 200, 3: 64}  # scans by number of axes; in 3-D half as many more would take minutes on a CPU
+REGION_SCANS = 16  # scans whose uncertain regions are fitted to
+REGION_CELLS = 4  # edge of the cubes that represent regions, in cells
+MIN_ERROR = 0.05  # mean error probability of its voxels above which a cube counts as uncertain
 
 
 def fit_input_statistics(
@@ -33,10 +28,10 @@ def fit_input_statistics(
     seed: int,
     on_scan: Callable[[int, int], None] = lambda done, of: None,
 ) -> InputStatistics | None:
-    """What the scans of `source` have in common as `encoder` sees them; None of too few scans.
+    """Input statistics of `encoder` on the scans of `source`; None for too few scans.
 
-    `section` is the model's, to which `source` was configured. `on_scan(done, of)` is called after each scan. Raises
-    ModelError where what `encoder` sees are no numbers to compare with.
+    `section` is the model's, with which `source` was configured. `on_scan(done, of)` is called after each scan. Raises
+    ModelError where the encoder's features are not finite or out of range.
     """
     count = SCANS[section["network"].get("dims", 3)]
     scans = []
@@ -45,36 +40,36 @@ def fit_input_statistics(
         on_scan(len(scans), count)
     input_statistics = InputStatistics.fit(scans)
     if input_statistics is not None:
-        again = source.scans(min(count, REGION_SCANS), seed)  # whole scans are too large to be kept
-        found = [cube_distances(encoder, image, section, input_statistics) for image in again]
-        input_statistics.fit_regions(np.concatenate(found))
+        again = source.scans(min(count, REGION_SCANS), seed)  # whole scans are too large to keep in memory
+        distances = [cube_distances(encoder, image, section, input_statistics) for image in again]
+        input_statistics.fit_regions(np.concatenate(distances))
         if not input_statistics.sound:
-            raise ModelError("The model's features of these scans are no numbers to compare with; train it anew.")
+            raise ModelError("The model's features of these scans are not finite or out of range; train it again.")
     return input_statistics
 
 
 def summarised(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> ScanSummary:
-    """What is compared of `image` float32 [*shape], normalised; in the windows in which a run would see it."""
+    """Summary of the normalised `image` float32 [*shape], in the windows that a segmentation run uses."""
     summary = ScanSummary.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
-    for seen, p, share in _windows(encoder, image, section):
-        summary.add(seen, p, share)
-        summary.add_square(seen, p, share)
+    for features, p, share in _windows(encoder, image, section):
+        summary.add(features, p, share)
+        summary.add_square(features, p, share)
     return summary
 
 
 def cube_distances(
     encoder: Encoder, image: np.ndarray, section: dict[str, Any], input_statistics: InputStatistics
 ) -> np.ndarray:
-    """Mean cell_distances [N] of the cubes of `image` in which errors are likely, weighted by how likely."""
-    found = []
-    for seen, p, share in _windows(encoder, image, section):
-        by_class = p.unflatten(1, (-1, neighbours(p)))
+    """Mean cell_distances [N] of the uncertain cubes of `image`, weighted by the error probability."""
+    distances = []
+    for features, p, share in _windows(encoder, image, section):
+        by_class = p.unflatten(1, (-1, voxels_per_cell(p)))
         error = (1 - by_class.amax(1)).mean(1, keepdim=True) * (share > 0)
         edges = [min(REGION_CELLS, n) for n in error.shape[2:]]
-        parts = (error, error * input_statistics.cell_distances(seen, p))
-        mean, strange = (POOL[image.ndim](part, edges) for part in parts)
-        found.append((strange / mean)[mean > LEAST_ERROR].cpu().double().numpy())
-    return np.concatenate(found)
+        parts = (error, error * input_statistics.cell_distances(features, p))
+        mean, weighted = (AVERAGE_POOL[image.ndim](part, edges) for part in parts)
+        distances.append((weighted / mean)[mean > MIN_ERROR].cpu().double().numpy())
+    return np.concatenate(distances)
 
 
 def _windows(
@@ -86,5 +81,5 @@ def _windows(
     padded = torch.from_numpy(tiling.pad(image))[None, None]
     with torch.inference_mode(), flush_denormals():
         for window, share in zip(tiling.windows, tiling.shares(), strict=True):
-            seen = encoder.seen(padded[(..., *tiling.voxels(window))].to(device))
-            yield seen, class_softmax(encoder.answer(seen)[1]), share.to(device)
+            features = encoder.raw_features(padded[(..., *tiling.voxels(window))].to(device))
+            yield features, class_softmax(encoder.outputs(features)[1]), share.to(device)

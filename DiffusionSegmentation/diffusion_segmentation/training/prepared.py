@@ -1,4 +1,4 @@
-"""Cases of a data set on a model's working grid, kept as .npy files."""
+"""Cases of a data set resampled to a model's working grid, stored as .npy files."""
 
 from __future__ import annotations
 
@@ -31,22 +31,19 @@ def prepare(
 ) -> list[tuple[Path, Path]]:
     """Images and labels on the working grid, as pairs of .npy files in `folder`.
 
-    Those that are there already, made of the same content with the same settings, are kept.
+    Files of the same content and settings are reused.
     """
     pairs = []
+    names, ignored = dataset.label_names, dataset.ignored
     with new_folder(folder):
         for number, case in enumerate(cases):
-            made_of = [case.name, spacing_mm, intensity, dataset.label_names, dataset.ignored]
-            described = json.dumps([*made_of, files_sha256(case.image, *case.labels)], sort_keys=True)
-            key = hashlib.sha256(described.encode()).hexdigest()[:16]
+            made_of = [case.name, spacing_mm, intensity, names, ignored, files_sha256(case.image, *case.labels)]
+            key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
             plain = re.sub(r"[^A-Za-z0-9._-]+", "_", case.name)[:60]
             image, masks = (folder / f"{plain}-{key}-{part}.npy" for part in ("image", "labels"))
             if not image.exists():
                 logger.info(f"preparing case {number + 1} of {len(cases)}: {case.name}")
-                volume = read_volume(case.image)
-                values, labels = on_grid(
-                    volume, case.labels, spacing_mm, intensity, dataset.label_names, dataset.ignored
-                )
+                values, labels = on_grid(read_volume(case.image), case.labels, spacing_mm, intensity, names, ignored)
                 _save(masks, labels)  # first, so that an image that exists has its labels
                 _save(image, values)
             pairs.append((image, masks))
@@ -61,9 +58,9 @@ def on_grid(
     names: Sequence[str],
     ignored: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image float16 [z, y, x], normalised, and label files uint8 [R, z, y, x] of the body, on the working grid.
+    """Normalised image float16 [z, y, x] and labels uint8 [R, z, y, x] of the body's box on the working grid.
 
-    `names` and `ignored` as for `label_file.read_labels`.
+    `labels` are the files of R raters; `names` and `ignored` as for `label_file.read_labels`.
     """
     working = working_image(replace_fill_value(image)[0], spacing_mm)
     box = body_box(sitk.GetArrayViewFromImage(working), round(8 / spacing_mm))
@@ -72,20 +69,19 @@ def on_grid(
 
 
 def _labels(path: Path, image: sitk.Image, spacing_mm: float, names: Sequence[str], ignored: int | None) -> np.ndarray:
-    """A label file uint8 [z, y, x] on the working grid of its image: each class is resampled, the largest wins."""
+    """A label file uint8 [z, y, x] on the working grid of its image: the class with the largest resampled share."""
     numbers = read_labels(path, image, names, ignored)
-    best = most = None
-    for c in (*range(len(names) + 1), *((IGNORED,) if ignored is not None else ())):
-        part = sitk.GetImageFromArray((numbers == c).astype(np.float32))
-        part.CopyInformation(image)
-        # Beyond the image all is background.
-        share = sitk.GetArrayFromImage(working_image(part, spacing_mm, outside=float(c == 0)))
-        if most is None:
-            best, most = np.zeros(share.shape, np.uint8), share
+    labels = largest = None
+    for label in (*range(len(names) + 1), *((IGNORED,) if ignored is not None else ())):
+        mask = sitk.GetImageFromArray((numbers == label).astype(np.float32))
+        mask.CopyInformation(image)
+        share = sitk.GetArrayFromImage(working_image(mask, spacing_mm, outside=float(label == 0)))
+        if largest is None:
+            labels, largest = np.zeros(share.shape, np.uint8), share
         else:
-            best[share > most] = c
-            most = np.maximum(most, share)
-    return best
+            labels[share > largest] = label
+            largest = np.maximum(largest, share)
+    return labels
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""How a model is trained: the `optimisation` section of a configuration, checked."""
+"""The `optimisation` section of a training configuration, validated, and reading of configuration files."""
 
 from __future__ import annotations
 
@@ -8,82 +8,75 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError
 
-HIGHEST_START = 3.0
-"""Log-SNR; a loss curve from there on still has six bins, and above it voxels nearly name their classes."""
+MAX_LOWEST_LOG_SNR = 3.0
+"""A loss curve from there on still has six bins; above it the state nearly determines the classes."""
+CHOICES = {
+    "precision": ("auto", "bf16", "float32"),
+    "density": ("cosine", "adapted"),
+    "crops": ("image", "labels"),
+    "learns": ("both", "denoiser"),
+}
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Everything of a training that is not the network's shape."""
+    """All settings of a training except the network's shape."""
 
-    iterations: int = 20_000
-    """Optimiser steps; the learning rate falls along a cosine to 2 % at the end."""
-    batch: int = 1
-    """Images a step."""
-    draws: int = 2
-    """Noise levels an image: they share the encoder's cost."""
+    iterations: int = 20_000  # optimiser steps; the learning rate falls along a cosine to 2 % at the end
+    batch: int = 1  # images per step
+    draws: int = 2  # noise levels per image, which share the encoder's cost
     shapes: tuple[tuple[int, ...], ...] = ((64, 64, 64),)
-    """Voxels of a window, one shape drawn for each image; with `batch` above 1 there can be only one."""
+    """Windows in voxels, one chosen at random for each image; only one shape with `batch` above 1."""
     learning_rate: float = 1e-3
     warm_up: int = 200
-    average: float = 0.999
-    """Decay of the running average of the weights, which is what is kept."""
-    precision: str = "auto"
-    """bf16, float32, or auto: bf16 where the machine computes in it right and fast (see `precision.resolved`)."""
+    average: float = 0.999  # decay of the exponential moving average of the weights, which is what is saved
+    precision: str = "auto"  # bf16, float32, or auto: bf16 where it is fast and correct (see `resolved_precision`)
     seed: int = 0
     density: str = "cosine"
-    """Where noise levels are drawn: from the shifted schedule (cosine), or where the loss falls (adapted)."""
-    learns: str = "both"
-    """Encoder and denoiser (both), or the denoiser alone on an encoder that stays as it is (denoiser)."""
+    """Distribution of the noise levels: the shifted cosine schedule, or adapted to the loss curve."""
+    learns: str = "both"  # encoder and denoiser (both), or the denoiser alone with a frozen encoder (denoiser)
     lowest_log_snr: float = LOG_SNR_MIN
-    """No noise level below it is trained: for a sampler with a correlated start at this level or above."""
-    crops: str = "image"
-    """Where windows come from: anywhere in the body (image), or half of them around a labelled voxel (labels)."""
+    """Lowest trained noise level, for a sampler with a correlated start at this level or above."""
+    crops: str = "image"  # windows anywhere in the body (image), or half of them around a labelled voxel (labels)
     dice_weight: float = 0.0
-    class_weights: tuple[float, ...] | None = None
-    """One for each class, background first; all alike if not given."""
+    class_weights: tuple[float, ...] | None = None  # one for each class, background first; equal if not given
 
     def __post_init__(self) -> None:
-        """Raises InputError on a value that no training can have."""
-        positive = ("iterations", "batch", "draws", "learning_rate", "warm_up")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"'{name}' in the training configuration must be above 0.")
-        if not 0 <= self.seed < 2**32:
-            raise InputError("'seed' in the training configuration must be 0 to 4294967295.")
-        if not 0 <= self.average < 1 or self.dice_weight < 0:
-            raise InputError("'average' in the training configuration must be in [0, 1), 'dice_weight' not negative.")
-        if not LOG_SNR_MIN <= self.lowest_log_snr <= HIGHEST_START:
-            raise InputError(
-                f"'lowest_log_snr' in the training configuration must be {LOG_SNR_MIN:g} to {HIGHEST_START:g}."
-            )
-        choices = {
-            "precision": ("auto", "bf16", "float32"),
-            "density": ("cosine", "adapted"),
-            "crops": ("image", "labels"),
-            "learns": ("both", "denoiser"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"'{name}' in the training configuration must be {', '.join(known[:-1])} or {known[-1]}."
-                )
-        if self.batch > 1 and len(self.shapes) > 1:
-            raise InputError("Windows of several 'shapes' need a 'batch' of 1 in the training configuration.")
-        if any(n < 1 for shape in self.shapes for n in shape) or not self.shapes:
-            raise InputError("'shapes' in the training configuration must be a list of window sizes in voxels.")
+        """Raises InputError on a value out of range."""
+
+        def require(valid: bool, rule: str) -> None:
+            if not valid:
+                raise InputError(f"{rule}.")
+
+        of = "in the training configuration must be"
+        for name in ("iterations", "batch", "draws", "learning_rate", "warm_up"):
+            require(getattr(self, name) > 0, f"'{name}' {of} above 0")
+        require(0 <= self.seed < 2**32, f"'seed' {of} 0 to 4294967295")
+        require(0 <= self.average < 1, f"'average' {of} in [0, 1)")
+        require(self.dice_weight >= 0, f"'dice_weight' {of} 0 or more")
+        require(
+            LOG_SNR_MIN <= self.lowest_log_snr <= MAX_LOWEST_LOG_SNR,
+            f"'lowest_log_snr' {of} {LOG_SNR_MIN:g} to {MAX_LOWEST_LOG_SNR:g}",
+        )
+        for name, known in CHOICES.items():
+            require(getattr(self, name) in known, f"'{name}' {of} {', '.join(known[:-1])} or {known[-1]}")
+        sizes = [n for shape in self.shapes for n in shape]
+        require(bool(self.shapes) and min(sizes, default=1) > 0, f"'shapes' {of} a list of window sizes in voxels")
+        require(self.batch == 1 or len(self.shapes) == 1, f"'batch' {of} 1 where there are several 'shapes'")
 
     @property
     def builds_on_start(self) -> bool:
-        """Whether an encoder or a covariance of the model that training starts from stays as it is."""
+        """Whether the encoder or the covariance of the model that training starts from is not trained."""
         return self.learns == "denoiser" or self.lowest_log_snr > LOG_SNR_MIN
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Optimisation:
-        """From the `optimisation` section of a configuration. Raises InputError, one sentence."""
+        """From the `optimisation` section of a configuration. Raises InputError."""
         known = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(section) - set(known)):
             raise InputError(
@@ -95,35 +88,53 @@ class Optimisation:
                 values["shapes"] = tuple(tuple(int(n) for n in shape) for shape in values["shapes"])
             if values.get("class_weights") is not None:
                 values["class_weights"] = tuple(float(w) for w in values["class_weights"])
-            for name, kind in known.items():
-                if name in values and kind in (int, float, str):
-                    values[name] = kind(values[name])
+            for name, value in values.items():
+                if known[name] in (int, float, str):
+                    values[name] = known[name](value)
         except (TypeError, ValueError):
             raise InputError("A value in the 'optimisation' of the training configuration has a wrong type.") from None
         return cls(**values)
 
     def as_json(self) -> dict[str, Any]:
-        """As it goes into a model's metadata."""
+        """Entry of a model's metadata."""
         return json.loads(json.dumps(asdict(self)))
 
     def warnings(self) -> list[str]:
-        """One sentence for each choice that voids calibration, which is what the samples are for."""
-        found = []
+        """A sentence for each setting with which probabilities and samples are not calibrated."""
+        causes = []
         if self.dice_weight:
-            found.append(
-                "Dice is part of the loss: its optimum is not the true probability, so probabilities and samples"
-            )
+            causes.append("Dice in the loss moves its optimum from the true probability, so probabilities and samples")
         if self.class_weights and len(set(self.class_weights)) > 1:
-            found.append("Classes are weighted: the probabilities of the heavier ones")
+            causes.append("Classes are weighted: the probabilities of those with larger weights")
         if self.crops == "labels":
-            found.append(
+            causes.append(
                 "Windows are drawn around labels: structures look more frequent than they are, so probabilities"
             )
-        return [f"{start} will not be calibrated." for start in found]
+        return [f"{cause} will not be calibrated." for cause in causes]
+
+
+def resolved_precision(precision: str) -> str:
+    """`bf16` or `float32` for the configuration's `auto`, `bf16` or `float32` on this machine.
+
+    `auto` is bf16 on GPUs with bfloat16 and on processors with AMX. On other processors bf16 takes seven times as long
+    as float32, and the weight gradient of a 3-D convolution with an input two voxels wide reads uninitialised memory
+    (torch 2.13, AMD EPYC with AVX512-BF16). Raises InputError for bf16 on such a processor.
+    """
+    if torch.cuda.is_available():
+        capable = torch.cuda.is_bf16_supported()
+    else:
+        # Public from torch 2.11 on; earlier versions do not report AMX, and float32 is the safe choice.
+        capable = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+    if precision == "bf16" and not capable:
+        raise InputError(
+            "The training configuration asks for bf16, which needs a graphics card with bfloat16 or a processor with "
+            "AMX; give 'precision' as auto or float32."
+        )
+    return ("bf16" if capable else "float32") if precision == "auto" else precision
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A configuration file: JSON, an object of sections. Raises InputError, one sentence."""
+    """A configuration file: JSON, an object of sections. Raises InputError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
@@ -136,7 +147,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`defaults` with what `changes` says otherwise, section by section at every depth."""
+    """`defaults` with the entries of `changes` in their place, recursively."""
     result = dict(defaults)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

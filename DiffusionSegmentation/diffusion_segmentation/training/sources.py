@@ -1,8 +1,7 @@
-"""What a model can be trained on: an atlas of heads, a folder of labelled images, or a task with a known answer."""
+"""Training sources: an atlas of heads, a folder of labelled images, or a task with a known answer."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,53 +12,48 @@ import torch
 
 from ..errors import InputError
 from ..phantoms import PHANTOMS, phantom
-from .defaults import BUNDLE, labels
+from . import defaults
 from .folder import Folder
-from .settings import Optimisation
+from .settings import Optimisation, merged, read_config
 from .synthetic_heads.generator import EVALUATION, SCANS, SPACING_MM, SyntheticHeads, unseen_heads
-from .synthetic_heads.shares import Shares
+from .synthetic_heads.scan_probabilities import ScanProbabilities
 
-UNSEEN = 2**40
-"""Added to the seed for the heads of the loss curve: no training takes as many steps."""
-
+UNSEEN_SEED = 2**40
+"""Added to the seed for the heads of the loss curve; more than the steps of any training, which advance its seed."""
 WINDOW = (64, 64, 64)
 """Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 WHOLE_MM = ((192, 224, 192), (256, 224, 192))
 """Whole heads, without and with much of the neck, in multiples of 16 voxels of 2 mm."""
-AS_SCANNED = Shares(any_contrast=0, cut=0)
-"""What scanners show of heads most often, beside the artefacts of training."""
-HEADS = Path(__file__).parent / "configs" / "brain-structures.json"
-
-
-LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
-"""Voxels of a phantom above which it is drawn fewer times, of all draws of a step, and of a batch of unseen cases."""
+TYPICAL_SCANS = ScanProbabilities(any_contrast=0, cut=0)
+"""The most frequent kind of head scans, with the artefacts of training."""
 SEED_STRIDE = 1_000_003
-UNSEEN_STREAM = 7
-"""Third part of a seed: training streams have two parts, so no case of one is a case of the other."""
+LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
+"""Voxels of a phantom above which it gets fewer draws, of all draws of a step, and of a batch of unseen cases."""
+UNSEEN_STREAM = 7  # third part of a seed: training streams have two parts, so the streams share no case
 
 
 class Source(Protocol):
-    """Where images and labels come from."""
+    """A source of images and labels."""
 
     def settings(self) -> dict[str, Any]:
-        """The configuration this source suggests: sections bundle, diffusion_segmentation, optimisation."""
+        """Suggested configuration: sections bundle, diffusion_segmentation, optimisation."""
 
     def configure(self, section: dict[str, Any]) -> None:
-        """Take in the configured model's section, before anything is asked for."""
+        """Take the section of the configured model; called before any image is requested."""
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Endless pairs: image float32 [1, *shape], labels uint8 [R, *shape], R = 1 or a divisor of the draws."""
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches that training never sees: image [N, 1, *shape], labels [N, 1, *shape]."""
+        """Batches outside the training stream: image [N, 1, *shape], labels [N, 1, *shape]."""
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """At most `count` different cases that training never sees: image float32 and labels uint8, both [*shape]."""
+        """At most `count` different cases outside the training stream: image float32, labels uint8, both [*shape]."""
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
-        """At most `count` images float32 [*shape] of the kind that the model is made for, as much of each as there is.
+        """At most `count` images float32 [*shape] as the model will segment them, with their whole field of view.
 
-        Training never sees them, where there are others. Of a smaller `count` they are the first of them.
+        Outside the training stream, if there are enough. A smaller `count` gives the first of them.
         """
         for image, _ in self.labelled(count, seed):
             yield image
@@ -67,24 +61,31 @@ class Source(Protocol):
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         """The model's label for each number of the data, background first, from the model's `labels`.
 
-        Raises InputError, one sentence, where the data have other structures.
+        Raises InputError where the data have other structures.
         """
+        own = self.settings()["diffusion_segmentation"]["labels"]
+        if [entry["id"] for entry in labels] != [entry["id"] for entry in own]:
+            names, others = (", ".join(entry["name"] for entry in table) for table in (labels, own))
+            raise InputError(f"The model segments {names} and the data have {others}; choose data of its kind.")
+        return list(range(len(labels) + 1))
 
     def facts(self) -> dict[str, Any]:
-        """What the model's metadata should say of the data."""
+        """Description of the data for the model's metadata."""
 
 
 def open_source(text: str, output: Path) -> Source:
-    """From what a person wrote: a folder, an .npz of tissue priors, or the name of a phantom such as lesions:32x32.
+    """The source given as a folder, an .npz of tissue priors, or the name of a phantom such as lesions:32x32.
 
-    `output` is where a folder's prepared images may be kept. Raises InputError, one sentence.
+    A folder's prepared images are kept in `output`. Raises InputError.
     """
     path = Path(text)
     if path.is_dir():
         return Folder(path, output / "prepared")
     if path.suffix == ".npz":
         if not path.is_file():
-            raise InputError(f"The priors '{path.name}' are missing; write them first with training/atlas.py.")
+            raise InputError(
+                f"The priors '{path.name}' are missing; write them first with training/synthetic_heads/atlas.py."
+            )
         return Heads(path)
     if text.partition(":")[0] in PHANTOMS:
         return Phantoms(text)
@@ -95,23 +96,23 @@ def open_source(text: str, output: Path) -> Source:
 
 
 class Heads(Source):
-    """Synthetic heads from the tissue priors that `training/atlas.py` writes."""
+    """Synthetic heads from the tissue priors that `synthetic_heads/atlas.py` writes."""
 
     def __init__(self, priors: Path, window: tuple[int, ...] = WINDOW) -> None:
         self.priors, self.window, self.spacing = priors, window, SPACING_MM
 
     def settings(self) -> dict[str, Any]:
-        return json.loads(HEADS.read_text(encoding="utf-8"))
+        return read_config(defaults.CONFIGS / "brain-structures.json")
 
     def configure(self, section: dict[str, Any]) -> None:
-        """Take the working spacing from the model's section: heads are drawn at any."""
+        """Take the working spacing of the model's section, at which heads are generated."""
         self.spacing = section["working_spacing_mm"]
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         return SyntheticHeads(self.priors, list(optimisation.shapes), seed, spacing_mm=self.spacing)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        seed = optimisation.seed + UNSEEN
+        seed = optimisation.seed + UNSEEN_SEED
         heads = iter(SyntheticHeads(self.priors, list(optimisation.shapes), seed, bank=1, spacing_mm=self.spacing))
         for _ in range(8):
             image, labels = next(heads)
@@ -119,22 +120,19 @@ class Heads(Source):
             yield image[None], labels[None]
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Heads of WINDOW voxels at the model's spacing, each drawn by itself from the atlas."""
+        """Heads of WINDOW voxels at the model's spacing, each of a new anatomy."""
         yield from unseen_heads(self.priors, self.window, count, seed, spacing_mm=self.spacing)
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
-        """Whole T1-like heads, some of them stripped: of the training's heads those that a scanner might show."""
+        """Whole T1-like heads, some of them skull-stripped."""
         for index in range(count):
             shape = tuple(round(mm / self.spacing) for mm in WHOLE_MM[index % len(WHOLE_MM)])
-            own = seed + SEED_STRIDE * index
-            yield next(unseen_heads(self.priors, shape, 1, own, SCANS, self.spacing, AS_SCANNED))[0]
+            head_seed = seed + SEED_STRIDE * index
+            yield next(unseen_heads(self.priors, shape, 1, head_seed, SCANS, self.spacing, TYPICAL_SCANS))[0]
 
     def evaluated(self, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Head `index` of an evaluation: none that `labelled` yields."""
+        """Head `index` of an evaluation, none of which `labelled` yields."""
         return next(unseen_heads(self.priors, self.window, 1, seed + SEED_STRIDE * index, EVALUATION, self.spacing))
-
-    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
-        return _same(labels, [entry["id"] for entry in self.settings()["diffusion_segmentation"]["labels"]], "heads")
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "synthetic heads"}
@@ -148,45 +146,30 @@ class Phantoms(Source):
 
     def settings(self) -> dict[str, Any]:
         task, dims = self.phantom, len(self.phantom.shape)
-        name = f"phantom-{task.name}-{dims}d"
+        name, voxels = f"phantom-{task.name}-{dims}d", math.prod(task.shape)
         bundle = {
-            **BUNDLE,
             "name": name,
             "task": f"The task '{task.name}', whose exact posterior is known",
             "description": f"Trained on generated images of {'x'.join(map(str, task.shape))}; for measurements only.",
             "data_source": f"diffusion_segmentation.phantoms, {self.text}",
-            "data_type": "synthetic",
         }
         section = {
-            "schema": 1,
             "name": name,
             "title": f"Known-answer task: {task.name}",
-            "map_source": "samples",
-            "working_spacing_mm": 1.0,
             "window": list(task.shape),
-            "steps": {"cpu": 10, "gpu": 10},
-            "input_range": {"spacing_mm": [0.5, 2.0], "extent_mm": [8, 256]},
-            "labels": labels(task.label_names),
-            "network": {
-                "dims": dims,
-                "encoder": {"channels": [16, 32, 32], "blocks": [2, 2, 2]},
-                "denoiser": {"channels": [16, 32], "blocks": 4, "strata": 8, "gain": 32},
-            },
-            "process": {"input_scale": 0.5},
+            "labels": defaults.labels(task.label_names),
+            "network": {"dims": dims},
         }
-        # On large grids fewer images and draws a step: a step then takes no longer than on small ones.
-        voxels = math.prod(task.shape)
+        # Fewer images and draws a step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4
         optimisation = {
             "iterations": 12_000 if dims == 2 else 6_000,
             "batch": min(8, max(1, STEP_VOXELS // (voxels * draws))),
             "draws": draws,
             "shapes": [list(task.shape)],
-            "learning_rate": 2e-3,
-            "precision": "float32",
-            "density": "adapted",
         }
-        return {"bundle": bundle, "diffusion_segmentation": section, "optimisation": optimisation}
+        changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": optimisation}
+        return merged(defaults.config("phantom"), changes)
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         return _PhantomStream(self.phantom, optimisation.draws, seed)
@@ -203,22 +186,8 @@ class Phantoms(Source):
             case = self.phantom.draw(rng)
             yield case.image, case.sample(rng, 1)[0]
 
-    def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
-        own = self.settings()["diffusion_segmentation"]["labels"]
-        return _same(labels, [entry["id"] for entry in own], self.phantom.name)
-
     def facts(self) -> dict[str, Any]:
         return {"kind": "phantom", "task": self.text}
-
-
-def _same(labels: Sequence[dict[str, Any]], ids: Sequence[str], name: str) -> list[int]:
-    """0, 1, 2 ... where the model's structures are those of the data. Raises InputError where they are not."""
-    if [entry["id"] for entry in labels] != list(ids):
-        own = ", ".join(entry["name"] for entry in labels)
-        raise InputError(
-            f"The model segments {own}, which are not the structures of the {name}; choose data of its kind."
-        )
-    return list(range(len(ids) + 1))
 
 
 class _PhantomStream(torch.utils.data.IterableDataset):

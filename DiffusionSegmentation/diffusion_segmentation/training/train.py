@@ -1,6 +1,6 @@
 """`diffusion-segmentation train`: from data to a model folder.
 
-Whatever is finished is kept: a checkpoint is written every few minutes and at Ctrl+C, and `--resume` goes on from it.
+A checkpoint is written every few minutes and at Ctrl+C; `--resume` continues from it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,22 @@ from ..networks import InputStatistics
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
-from .figures import draw_training
 from .input_statistics import fit_input_statistics
 from .journal import Journal
 from .loss import loss_curve
-from .precision import resolved
-from .settings import Optimisation, merged, read_config
+from .settings import Optimisation, merged, read_config, resolved_precision
 from .sources import Source, open_source
 from .task import Average, Segmenter
+from .training_plot import plot_training
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_MINUTES = 3
-MOST_NAMES = 10
-"""Names of held-out cases that are printed; the model's metadata have them all."""
+MAX_NAMES = 10  # names of held-out cases that are printed; the model's metadata have all of them
 UNTRAINED = {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}
-"""The entry `process` of a model before there is one: what else is wrong is found before the training."""
-LEAST_SHARE = 0.25  # of the weights; a start from fewer would be one in name only
+"""Placeholder of the metadata's entry `process`, to validate the other entries before the training."""
+MIN_WEIGHTS_SHARE = 0.25  # share of the weights that a model to start from must supply
 
 
 def main(
@@ -61,10 +59,10 @@ def main(
     """Train, and write the model folder `output`; returns it.
 
     `data` is what `open_source` takes: a folder of labelled images, tissue priors, or the name of a phantom. `config`
-    is a JSON file whose entries take the place of those the data suggest. Training ends after the configured iterations
-    or, if given, after `minutes`; the learning rate falls along whichever ends first. With `start`, the name of a
-    shipped model or a model folder, training starts from those of its weights that fit. Beside the model the folder
-    gets training.json (losses over time and noise level) and training.png.
+    is a JSON file whose entries replace those that the data suggest. Training ends after the configured iterations or,
+    if given, after `minutes`; the learning rate falls along whichever ends first. With `start`, the name of a shipped
+    model or a model folder, training starts from those of its weights that fit. The folder also gets training.json
+    (losses over time and noise level) and training.png.
 
     Raises InputError when data or configuration are missing or wrong, or when `output` holds a checkpoint and `resume`
     is not set; ModelError when `start` is no model or few of its weights fit.
@@ -77,14 +75,14 @@ def main(
     source = open_source(data, output)
     settings = merged(source.settings(), read_config(config) if config else {})
     optimisation = Optimisation.read(settings["optimisation"])
-    optimisation = replace(optimisation, precision=resolved(optimisation.precision))
+    optimisation = replace(optimisation, precision=resolved_precision(optimisation.precision))
     for sentence in optimisation.warnings():
         logger.warning(sentence)
     run = Run(settings, optimisation, source, minutes)
-    if split := source.facts().get("held_out"):
-        seen, more = source.facts()["cases"], ", ..." * (len(split) > MOST_NAMES)
-        told = f"training on {len(seen)} cases; {len(split)} held out: {', '.join(split[:MOST_NAMES])}{more}"
-        logger.info(told)
+    facts = source.facts()
+    if held_out := facts.get("held_out"):
+        names = ", ".join(held_out[:MAX_NAMES]) + ", ..." * (len(held_out) > MAX_NAMES)
+        logger.info(f"training on {len(facts['cases'])} cases; {len(held_out)} held out: {names}")
     if not checkpoint.exists():
         if start:
             run.take_over(load(find(start)))
@@ -132,85 +130,81 @@ class Run:
     def take_over(self, model: Model) -> None:
         """Start from another model's weights, wherever name and shape agree.
 
-        Raises ModelError when few do, when not all of an encoder does that is to stay as it is, or when an encoder or a
-        covariance would stay as it is for other structures or images.
+        Raises ModelError when few do, when a frozen encoder does not fit completely, or when a frozen encoder or
+        covariance was made for other structures or images.
         """
-        if self.optimisation.builds_on_start:
-            here, there = _conventions(self.settings["diffusion_segmentation"]), _conventions(model.section)
-            if other := [name for name in here if here[name] != there[name]]:
+        optimisation, name = self.optimisation, model.section["name"]
+        if optimisation.builds_on_start:
+            ours, theirs = _conventions(self.settings["diffusion_segmentation"]), _conventions(model.section)
+            if different := [key for key in ours if ours[key] != theirs[key]]:
                 raise ModelError(
-                    f"'{model.section['name']}' and the configuration differ in '{other[0]}', and what stays as it is "
-                    "in training would be wrong with another; make them the same."
+                    f"'{name}' and the configuration differ in '{different[0]}', and the parts of the model that are "
+                    "not trained would be wrong; make them the same."
                 )
-        theirs = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
-        ours = self.task.state_dict()
-        fit = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
-        share = sum(value.numel() for value in fit.values()) / sum(value.numel() for value in ours.values())
-        encoder_fits = all(name in fit for name in ours if name.startswith("encoder."))
-        if share < LEAST_SHARE or (self.optimisation.learns == "denoiser" and not encoder_fits):
+        weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
+        state = self.task.state_dict()
+        fit = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
+        share = sum(value.numel() for value in fit.values()) / sum(value.numel() for value in state.values())
+        encoder_fits = all(key in fit for key in state if key.startswith("encoder."))
+        if share < MIN_WEIGHTS_SHARE or (optimisation.learns == "denoiser" and not encoder_fits):
             raise ModelError(
-                f"Only {share:.0%} of the weights of '{model.section['name']}' fit the network of the configuration; "
-                "start from a model with an encoder of the same size."
+                f"Only {share:.0%} of the weights of '{name}' fit the network of the configuration; start from a model "
+                "with an encoder of the same size."
             )
-        if self.optimisation.lowest_log_snr > LOG_SNR_MIN:
+        if optimisation.lowest_log_snr > LOG_SNR_MIN:
             if model.start is None:
                 raise ModelError(
-                    f"A denoiser that is trained from log-SNR {self.optimisation.lowest_log_snr:g} on needs a "
-                    f"correlated start there, which '{model.section['name']}' has not; calibrate that model first."
+                    f"A denoiser that is trained from log-SNR {optimisation.lowest_log_snr:g} on needs a correlated "
+                    f"start there, which '{name}' does not have; calibrate that model first."
                 )
-            self.start = Start(model.start.covariance, self.optimisation.lowest_log_snr).as_json()
+            self.start = Start(model.start.covariance, optimisation.lowest_log_snr).as_json()
         self.task.load_state_dict(fit, strict=False)
         self.started_from = {
-            "name": model.section["name"],
+            "name": name,
             "version": model.metadata.get("version"),
             "sha256": model.section["sha256"],
             "training": model.section.get("training"),
             "share_of_weights": round(share, 3),
         }
-        logger.info(f"starting from {model.section['name']}: {share:.0%} of the weights")
+        logger.info(f"starting from {name}: {share:.0%} of the weights")
 
     def go(self, checkpoint: Path) -> bool:
-        """Train until done, from the checkpoint if there is one. The networks then hold the averaged weights.
+        """Train to the end, from the checkpoint if there is one; the networks then hold the averaged weights.
 
-        Returns whether this is the process that writes the model: with several GPUs each has a process of its own.
+        Returns whether this process writes the model: each of several GPUs has a process.
         """
         gpus = torch.cuda.device_count()
-        bf16 = self.optimisation.precision == "bf16"
-        _quieten()
+        # Lightning's advice is for developers.
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module="lightning")
+        every = datetime.timedelta(minutes=CHECKPOINT_MINUTES)
+        checkpoints = ModelCheckpoint(
+            checkpoint.parent,
+            checkpoint.stem,
+            monitor=None,
+            save_top_k=1,
+            train_time_interval=every,
+            enable_version_counter=False,
+        )
         trainer = lightning.Trainer(
             accelerator="gpu" if gpus else "cpu",
             devices=gpus or 1,
             strategy="ddp" if gpus > 1 else "auto",
-            precision="bf16-mixed" if bf16 else "32-true",
+            precision="bf16-mixed" if self.optimisation.precision == "bf16" else "32-true",
             max_steps=self.optimisation.iterations,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            callbacks=[
-                self.journal,
-                Average(self.optimisation.average),
-                _Keeper(self, checkpoint),
-                ModelCheckpoint(
-                    checkpoint.parent,
-                    checkpoint.stem,
-                    monitor=None,
-                    save_top_k=1,
-                    train_time_interval=datetime.timedelta(minutes=CHECKPOINT_MINUTES),
-                    enable_version_counter=False,
-                ),
-            ],
+            callbacks=[self.journal, Average(self.optimisation.average), _Keeper(self, checkpoint), checkpoints],
         )
+        loader = _Loader(self.source, self.optimisation)
+        resumed = str(checkpoint) if checkpoint.exists() else None
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(
-                self.task,
-                _Loader(self.source, self.optimisation),
-                ckpt_path=str(checkpoint) if checkpoint.exists() else None,
-                weights_only=True,
-            )
+            trainer.fit(self.task, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit:
-            # Lightning answers Ctrl+C with sys.exit(1) and leaves the signal ignored.
+            # Lightning turns Ctrl+C into sys.exit(1) and leaves the signal ignored.
             if trainer.interrupted:
                 signal.signal(signal.SIGINT, on_interrupt)
                 raise KeyboardInterrupt from None
@@ -219,20 +213,19 @@ class Run:
         return trainer.is_global_zero
 
     def metadata(self) -> dict[str, Any]:
-        """metadata.json: what the configuration says of the model, and what training found."""
+        """metadata.json: the configuration's entries, the loss curve, and a record of the training."""
         section = copy.deepcopy(self.settings["diffusion_segmentation"])
         section["process"]["loss_curve"] = self.curve()
         if self.optimisation.lowest_log_snr > LOG_SNR_MIN:
             section["process"]["lowest_log_snr"] = self.optimisation.lowest_log_snr
         if self.start is not None:
             section["start"] = self.start
+        cpu, journal = f"CPU, {torch.get_num_threads()} threads", self.journal
         section["training"] = {
-            "iterations": self.journal.done_iterations,
-            "minutes": round(self.journal.spent / 60, 1),
-            "device": torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"CPU, {torch.get_num_threads()} threads",
-            "direct_cross_entropy": round(self.journal.record[-1]["direct"], 5) if self.journal.record else None,
+            "iterations": journal.done_iterations,
+            "minutes": round(journal.spent / 60, 1),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+            "direct_cross_entropy": round(journal.record[-1]["direct"], 5) if journal.record else None,
             "data": self.source.facts(),
             "optimisation": self.optimisation.as_json(),
         }
@@ -246,53 +239,47 @@ class Run:
         return {**self.settings["bundle"], **versions, "diffusion_segmentation": section}
 
     def curve(self) -> dict[str, list[float]]:
-        """The loss curve over log-SNR, measured with the averaged weights on cases that training has not seen."""
+        """The loss curve over log-SNR, measured with the averaged weights on unseen cases."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = self.task.to(device).eval()
         with ProgressLine() as line:
-            told = StepCounter(line, "measuring the loss over noise levels on unseen cases")
-            unseen = self.source.unseen(self.optimisation)
-            lowest = self.optimisation.lowest_log_snr
-            return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, told, lowest)
+            counter = StepCounter(line, "measuring the loss over noise levels on unseen cases")
+            unseen, lowest = self.source.unseen(self.optimisation), self.optimisation.lowest_log_snr
+            return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, counter, lowest)
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Write the model and its record, and then, unless they fail, the input statistics into the model."""
+        """Write model, training.json and training.png, and then add the input statistics, whose failure is no error."""
         save(folder, metadata, self.task.encoder, self.task.denoiser)
-        self.write_record(folder, metadata)
+        section = metadata["diffusion_segmentation"]
+        curve, record = section["process"]["loss_curve"], self.journal.record
+        rows = json.dumps({"record": record, "loss_curve": curve}, indent=1)
+        (folder / "training.json").write_text(rows + "\n", encoding="utf-8")
+        grid = adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), section["steps"]["cpu"])
+        plot_training(folder / "training.png", record, curve, grid)
         try:
             input_statistics = self.input_statistics()
-        except Exception as error:  # whatever it is, the model is finished
-            logger.warning(f"what scans are like could not be learnt ({error})")
+        except Exception as error:  # of any kind, because the model itself is finished
+            logger.warning(f"the input statistics could not be fitted ({error})")
             return
         if input_statistics is not None:
             save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
 
     def input_statistics(self) -> InputStatistics | None:
-        """What the scans of the source have in common, by the averaged weights; None of too few scans."""
+        """Input statistics of the source's scans with the averaged weights; None for too few scans."""
         section = self.settings["diffusion_segmentation"]
         with ProgressLine() as line:
-            told = StepCounter(line, "looking at unseen scans")
-            return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, told)
-
-    def write_record(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """training.json and training.png."""
-        section = metadata["diffusion_segmentation"]
-        curve = section["process"]["loss_curve"]
-        rows = {"record": self.journal.record, "loss_curve": curve}
-        (folder / "training.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        grid = adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), section["steps"]["cpu"])
-        draw_training(folder / "training.png", self.journal.record, curve, grid)
+            counter = StepCounter(line, "fitting the input statistics to unseen scans")
+            return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, counter)
 
 
 class _Loader(lightning.LightningDataModule):
-    """The stream of training images, its seed moved on at each resume and on each device."""
+    """The stream of training images, with another seed after each resume and on each device."""
 
     def __init__(self, source: Source, optimisation: Optimisation) -> None:
         super().__init__()
         self.source, self.optimisation = source, optimisation
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
-        # A resumed run must not see the same images again, nor two devices the same.
         seed = self.optimisation.seed + self.trainer.global_step + 1_000_003 * self.trainer.global_rank
         stream = self.source.stream(self.optimisation, seed)
         workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
@@ -302,7 +289,10 @@ class _Loader(lightning.LightningDataModule):
 
 
 class _Keeper(lightning.Callback):
-    """Keeps what is finished at Ctrl+C or an error, and in every checkpoint which model it started from."""
+    """Saves a checkpoint at Ctrl+C or an error, and in every checkpoint the model that training started from.
+
+    Lightning stores the state in a checkpoint under the class's name.
+    """
 
     def __init__(self, run: Run, checkpoint: Path) -> None:
         self.run, self.checkpoint = run, checkpoint
@@ -315,7 +305,7 @@ class _Keeper(lightning.Callback):
         return {"started_from": self.run.started_from, "start": self.run.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where the configuration has another lowest noise level than the training so far."""
+        """Raises InputError where the configuration has another `lowest_log_snr` than the training so far."""
         self.run.started_from = state["started_from"]
         self.run.start = state.get("start")  # checkpoints of version 0.4 have none
         lowest = self.run.start["log_snr"] if self.run.start else LOG_SNR_MIN
@@ -327,7 +317,7 @@ class _Keeper(lightning.Callback):
 
 
 def _conventions(section: dict[str, Any]) -> dict[str, Any]:
-    """What decides how networks see an image and what the numbers of their classes mean."""
+    """Entries that determine how networks see an image and what their classes mean."""
     return {
         "labels": [entry["id"] for entry in section["labels"]],
         "working_spacing_mm": section["working_spacing_mm"],
@@ -338,13 +328,7 @@ def _conventions(section: dict[str, Any]) -> dict[str, Any]:
 
 def _require_usable(metadata: dict[str, Any]) -> None:
     """Raise InputError where a model with this metadata could not be loaded."""
-    section = {**metadata["diffusion_segmentation"], "sha256": "0" * 64}  # which comes with the weights
+    section = {**metadata["diffusion_segmentation"], "sha256": "0" * 64}  # written with the weights
     entry = wrong_entry({**metadata, "diffusion_segmentation": section})
     if entry is not None:
         raise InputError(f"The training configuration's '{entry}' is missing or cannot be used; correct it.")
-
-
-def _quieten() -> None:
-    """Lightning's advice is for those who write training code; ours tells what a person wants to know."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...networks.blocks import neighbours, space_to_depth
+from ...networks.blocks import space_to_depth, voxels_per_cell
 from .concatenated import Concatenated
 from .filtered import Filtered
 from .injected import Injected
@@ -31,7 +31,7 @@ def flops(network: Architecture, shape: Sequence[int]) -> int:
     device = next(network.parameters()).device
     image = torch.zeros((1, 1, *shape), device=device)
     cells = space_to_depth(image)
-    state = torch.zeros((1, network.classes * neighbours(cells), *cells.shape[2:]), device=device)
+    state = torch.zeros((1, network.classes * voxels_per_cell(cells), *cells.shape[2:]), device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.denoise(state, torch.zeros(1, device=device), network.encode(image))
     return counter.get_total_flops()

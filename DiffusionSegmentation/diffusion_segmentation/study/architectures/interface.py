@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...diffusion.process import LOG_SNR_MIN
-from ...networks.blocks import neighbours, space_to_depth
+from ...networks.blocks import space_to_depth, voxels_per_cell
 
 Condition = tuple[torch.Tensor, ...]
 
@@ -47,5 +47,5 @@ class Architecture(nn.Module, ABC):
     def direct(self, image: torch.Tensor) -> torch.Tensor:
         """Logits from the image alone, in space-to-depth form: the network where the state says nothing."""
         cells = space_to_depth(image)
-        empty = cells.new_zeros((len(cells), neighbours(cells) * self.classes, *cells.shape[2:]))
+        empty = cells.new_zeros((len(cells), voxels_per_cell(cells) * self.classes, *cells.shape[2:]))
         return self.denoise(empty, cells.new_full((len(cells),), LOG_SNR_MIN), self.encode(image))

@@ -32,7 +32,7 @@ class Pair(Architecture):
         # The head is trained by its own loss only; the denoiser takes it as given, as it will when sampling.
         if self.closed_form:
             return self.denoiser(x, log_snr, prepared, direct.detach())
-        return self.denoiser.added(x, log_snr, prepared, direct.detach())
+        return self.denoiser.network_output(x, log_snr, prepared, direct.detach())
 
     def head(self, condition: Condition) -> torch.Tensor:
         return condition[1]

@@ -1,4 +1,4 @@
-"""The parts that a synthetic head is made of: anatomy, contrast, scanner, cuts, and the rule by which it is labelled.
+"""Synthetic heads: anatomy, contrast, scanner, masking and labelling protocol; `generator` combines them.
 
-`synthesis` puts them together. Arrays are [z, y, x], z to S, y to P, x to L.
+Arrays are [z, y, x], z to S, y to P, x to L.
 """

@@ -1,4 +1,4 @@
-"""What goes wrong in k-space: motion, ghosts, ringing and spikes."""
+"""k-space artefacts: motion, ghosts, ringing and spikes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import numpy as np
 import torch
 from monai.transforms import GibbsNoise, KSpaceSpikeNoise
 
-from .shares import USUAL, Shares
+from .scan_probabilities import TRAINING_SCANS, ScanProbabilities
 
 
-def spoil(image: np.ndarray, rng: np.random.Generator, shares: Shares = USUAL) -> np.ndarray:
-    """A scan float32 [z, y, x] with the artefacts that the draw gives it, most often none; new."""
+def add_artefacts(
+    image: np.ndarray, rng: np.random.Generator, probabilities: ScanProbabilities = TRAINING_SCANS
+) -> np.ndarray:
+    """A new scan float32 [z, y, x] with randomly chosen artefacts, most often none."""
     axis = int(rng.integers(3))
-    if rng.random() < shares.motion:
-        image = moved(image, axis, rng)
-    if rng.random() < shares.ghosts:
-        image = ghosted(image, axis, int(rng.integers(2, 6)), float(rng.uniform(0.02, 0.15)))
-    if rng.random() < shares.ringing:
+    if rng.random() < probabilities.motion:
+        image = with_motion(image, axis, rng)
+    if rng.random() < probabilities.ghosts:
+        image = with_ghosts(image, axis, int(rng.integers(2, 6)), float(rng.uniform(0.02, 0.15)))
+    if rng.random() < probabilities.ringing:
         image = np.abs(np.asarray(GibbsNoise(alpha=float(rng.uniform(0.2, 0.65)))(torch.from_numpy(image[None]))[0]))
-    if rng.random() < shares.spikes:
-        image = spiked(image, rng)
+    if rng.random() < probabilities.spikes:
+        image = with_spike(image, rng)
     return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def moved(image: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray:
-    """As if the head had moved between the lines that are encoded along `axis`: some sudden moves and a slow drift."""
+def with_motion(image: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray:
+    """Sudden translations of the head between the k-space lines encoded along `axis`."""
     lines = image.shape[axis]
     other = (axis + 1) % 3
     steps = rng.random(lines) < rng.uniform(0.5, 4) / lines
     path = [np.cumsum(steps * rng.normal(0, rng.uniform(0.3, 1.5), lines)) for _ in range(2)]
-    # The middle of k-space, which decides where the head is seen, defines rest.
+    # The centre of k-space, which determines the visible position, defines rest.
     path = [torch.from_numpy(p - p[lines // 2]).float() for p in path]
     space = torch.fft.fftn(torch.from_numpy(image), dim=(axis, other))
     phase = torch.fft.fftfreq(lines) * torch.fft.ifftshift(path[0])
@@ -39,21 +41,21 @@ def moved(image: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray:
     return torch.fft.ifftn(space, dim=(axis, other)).abs().numpy()
 
 
-def ghosted(image: np.ndarray, axis: int, count: int, strength: float) -> np.ndarray:
-    """With fainter copies along `axis`: every count-th line of k-space is weaker, as with breath or pulse."""
+def with_ghosts(image: np.ndarray, axis: int, count: int, strength: float) -> np.ndarray:
+    """Fainter copies along `axis`: every count-th k-space line is weaker, as with breathing or pulsation."""
     space = torch.fft.fft(torch.from_numpy(image), dim=axis)
     weight = torch.ones(image.shape[axis])
     weight[::count] = 1 - strength
-    weight[0] = 1  # the mean stays
+    weight[0] = 1  # keeps the mean
     return torch.fft.ifft(space * _along(weight, axis), dim=axis).abs().numpy()
 
 
-def spiked(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """With one wrong value in k-space: stripes over the whole volume."""
+def with_spike(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One wrong value in k-space: stripes over the whole volume."""
     where = [int(n / 2 + rng.uniform(-0.3, 0.3) * n) for n in image.shape]
-    space = np.log(np.abs(np.fft.fftn(image)).max() + 1e-6) - rng.uniform(1.5, 3.5)
-    spoilt = KSpaceSpikeNoise(loc=(0, *where), k_intensity=float(space))(torch.from_numpy(image[None]))
-    return np.abs(np.asarray(spoilt)[0])
+    intensity = np.log(np.abs(np.fft.fftn(image)).max() + 1e-6) - rng.uniform(1.5, 3.5)
+    spike = KSpaceSpikeNoise(loc=(0, *where), k_intensity=float(intensity))
+    return np.abs(np.asarray(spike(torch.from_numpy(image[None])))[0])
 
 
 def _along(values: torch.Tensor, axis: int) -> torch.Tensor:

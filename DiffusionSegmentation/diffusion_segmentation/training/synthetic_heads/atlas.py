@@ -1,13 +1,14 @@
-"""SAMSEG's probabilistic head atlas as arrays: run once, in an environment of its own.
+"""Converts SAMSEG's probabilistic head atlas to arrays; run once, in a separate environment.
 
     python atlas.py priors.npz
 
-The wheel `samseg` 0.4a0 (MIT) carries a tetrahedral atlas of 20 subjects with 44 structures (Puonti et al., "Fast and
+The wheel `samseg` 0.4a0 (MIT) contains a tetrahedral atlas of 20 subjects with 44 structures (Puonti et al., "Fast and
 sequence-adaptive whole-brain segmentation using parametric Bayesian modeling", NeuroImage 2016). It needs numpy < 2 and
-Python 3.11 or older, hence the separate environment: this file imports nothing of ours. `Testing/run.py` sets that up.
+Python 3.11 or older, hence the separate environment, which `Testing/run.py` creates; this file imports nothing of the
+package.
 
-What is written: `priors` uint8 [tissues, z, y, x] (255 = 1; z to S, y to P, x to L; 1 mm), `tissues` their names in the
-order in which they nest (see `synthesis`), `classes` the label of each tissue in the segmentation (0 = background).
+Written: `priors` uint8 [tissues, z, y, x] (255 = 1; z to S, y to P, x to L; 1 mm), `tissues` their names in nesting
+order (see `priors`), `classes` the label of each tissue in the segmentation (0 = background).
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-# Tissue -> (FreeSurfer label numbers, class label). The order is anatomical nesting from outside inwards: two tissues
-# that touch stand close together, so that a boundary drawn from one field moves like a surface.
 TISSUES: dict[str, tuple[tuple[int, ...], int]] = {
     "air": ((0,), 0),
     "soft tissue": ((258,), 0),
@@ -41,6 +40,8 @@ TISSUES: dict[str, tuple[tuple[int, ...], int]] = {
     "choroid plexus": ((31, 63), 2),
     "ventricles": ((4, 43, 5, 44, 14, 15, 72), 2),
 }
+"""Tissue -> (FreeSurfer label numbers, class label), nested inwards: tissues that touch are close in the order, so that
+a boundary drawn from one field moves like a surface."""
 SHAPE_LAS = (181, 217, 181)  # 1 mm; x to L, y to A, z to S, as the atlas's template has them
 
 
@@ -62,13 +63,12 @@ def main(output: Path) -> None:
     merged = [
         raster[..., [number[label] for label in labels]].sum(-1, dtype=np.uint32) for labels, _ in TISSUES.values()
     ]
-    left = 65535 - np.minimum(np.sum(merged, axis=0), 65535)
-    merged[0] = merged[0] + left  # what the mesh does not cover is air
+    uncovered = 65535 - np.minimum(np.sum(merged, axis=0), 65535)
+    merged[0] = merged[0] + uncovered  # air where the mesh does not cover
     priors = np.stack([np.round(np.minimum(m, 65535) / 257).astype(np.uint8) for m in merged])
-    priors = orient(priors)
     np.savez_compressed(
         output,
-        priors=priors,
+        priors=orient(priors),
         tissues=np.array(list(TISSUES)),
         classes=np.array([c for _, c in TISSUES.values()], dtype=np.uint8),
     )

@@ -1,13 +1,13 @@
-"""Heads that never were: label maps drawn from a probabilistic atlas, and images drawn from label maps.
+"""Synthetic heads for training: label maps drawn from a probabilistic atlas, and images drawn from label maps.
 
 The recipe is SynthSeg's (Billot et al., "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution
-without retraining", Medical Image Analysis 2023): deform a label map, give every tissue an intensity of its own, then
-spoil the image as scanners do. Where SynthSeg starts from label maps of people, this starts from an atlas of
-probabilities, so an anatomy must be drawn first (`draw_anatomy`). The parts are in `heads`.
+without retraining", Medical Image Analysis 2023): deform a label map, draw an intensity for every tissue, simulate the
+scanner. SynthSeg starts from label maps of people, this from an atlas of probabilities, so an anatomy is drawn first
+(`draw_anatomy`).
 
 Arrays are [z, y, x], z to S, y to P, x to L. Anatomies have the atlas's 1 mm; they are deformed onto a grid of half
-the model's working spacing, and what is handed out has the working spacing. All randomness comes from the numpy
-generator that is passed in.
+the model's working spacing, and results have the working spacing. All randomness comes from the numpy generator
+passed in.
 """
 
 from __future__ import annotations
@@ -17,52 +17,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from ...images.intensity import normalise
-from .contrast import intensities, painted
-from .cortex import give_cortex
-from .coverings import give_coverings
-from .cuts import draw_keep
-from .folia import give_folia
-from .meninges import give_meninges
-from .neck import DEPTH, end_brainstem, muscles, neck
+from .cerebellum import add_folia
+from .contrast import draw_intensities, paint
+from .cortex import refine_cortex
+from .labelling_protocol import LabellingProtocol
+from .masking import draw_mask
+from .meninges import add_meninges
+from .neck import DEPTH, add_muscles, add_neck
 from .priors import Atlas, draw_tissues
-from .protocol import Protocol
-from .random_fields import enlarged, smooth_noise
-from .scanner import Acquisition, repeated, resized, scan
-from .shares import USUAL, Shares
-from .ventricles import Wall
+from .random_fields import resized, smooth_noise
+from .scalp_and_skull import layer_scalp_and_skull
+from .scan_probabilities import TRAINING_SCANS, ScanProbabilities
+from .scanner import Acquisition, nearest, simulate_scan
+from .ventricles import VentricleWall
 
-SPACING_MM = 2.0
-"""Working spacing of the shipped model."""
+SPACING_MM = 2.0  # working spacing of the shipped model
 DEEPER, THINNER = (1.6, 2.4), (0.3, 0.65)
-"""Ranges of what `draw_tissues` is told of gyri and sulci. With them the shares of cortex, white matter and sulcal
-fluid, and the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
+"""Ranges of the arguments of `draw_tissues`, chosen so that the shares of cortex, white matter and sulcal fluid, and
+the border of grey and white matter, are about those of real heads (`bench synthetic_heads`)."""
+CALIBRATION, EVALUATION, SCANS = 7, 11, 13  # random streams of `unseen_heads`
 
 
 def draw_anatomy(atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
     """A head with its neck, a tissue map uint8 [DEPTH + z, y, x] of 1 mm."""
     tissue = draw_tissues(atlas, rng, deeper=rng.uniform(*DEEPER), thinner=rng.uniform(*THINNER))
-    give_cortex(tissue, atlas, rng)
-    give_folia(tissue, atlas, rng)
-    give_meninges(tissue, atlas, rng)
-    whole = with_neck(tissue, atlas, rng)
-    give_coverings(whole, atlas, rng)
+    refine_cortex(tissue, atlas, rng)
+    add_folia(tissue, atlas, rng)
+    add_meninges(tissue, atlas, rng)
+    whole = add_neck(tissue, atlas, rng)
+    layer_scalp_and_skull(whole, atlas, rng)
     if rng.random() < 0.8:
-        muscles(whole, atlas.numbers, rng)
-    return whole
-
-
-def with_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
-    """A tissue map uint8 [z, y, x] with a neck of DEPTH slices below, into which its brainstem goes over."""
-    numbers = atlas.numbers
-    low = tissue[: max(1, len(tissue) // 12)]
-    bottom = ndimage.binary_opening(np.median(low != numbers["air"], axis=0) > 0.5, iterations=2)
-    stem = low == numbers["brainstem"]
-    cord = ndimage.center_of_mass(stem)[1:] if stem.any() else ((tissue.shape[1] - 1) / 2, (tissue.shape[2] - 1) / 2)
-    whole = np.concatenate([neck(bottom, cord, numbers, rng), tissue])
-    end_brainstem(whole, numbers, rng)
+        add_muscles(whole, atlas.numbers, rng)
     return whole
 
 
@@ -71,15 +59,16 @@ def deform(
     shape: tuple[int, ...],
     rng: np.random.Generator,
     step_mm: float = SPACING_MM / 2,
-    wall: Wall | None = None,
+    wall: VentricleWall | None = None,
 ) -> np.ndarray:
-    """A tissue map with its neck, at random affine + elastic positions: uint8 of `shape`, nearest neighbour.
+    """A tissue map with its neck under a random affine and elastic deformation: uint8 of `shape`, nearest neighbour.
 
-    Voxels of the result have `step_mm`; with `wall` the ventricles take another size. Windows lie about the head,
-    three in ten of them lower, at the neck. Beyond the map its edge goes on.
+    Voxels of the result have `step_mm`; with `wall` the size of the ventricles is random too. Windows lie around the
+    head, three in ten of them lower, at the neck. Beyond the map its edge voxels are repeated.
     """
     angles = rng.normal(0, np.deg2rad(rng.choice([8, 20], p=[0.6, 0.4])), 3)
-    matrix = _rotation(angles) @ np.diag(np.exp(rng.normal(0, 0.08, 3))) @ (np.eye(3) + rng.normal(0, 0.03, (3, 3)))
+    scale, shear = np.diag(np.exp(rng.normal(0, 0.08, 3))), np.eye(3) + rng.normal(0, 0.03, (3, 3))
+    matrix = Rotation.from_euler("xyz", angles).as_matrix() @ scale @ shear
     head = np.array(tissue.shape) - [DEPTH, 0, 0]
     slack = np.maximum(0, head - np.array(shape) * step_mm) / 2
     centre = (head - 1) / 2 + [DEPTH, 0, 0] + rng.uniform(-1, 1, 3) * slack + rng.normal(0, [14, 9, 7]) + [-8, 0, 0]
@@ -102,13 +91,13 @@ def deform(
     strides = (tissue.shape[1] * tissue.shape[2], tissue.shape[2], 1)
     for row in range(3):
         last = tissue.shape[row] - 1
-        index = np.clip(np.rint(where[row] + enlarged(shift[row], shape)), 0, last).astype(np.int32)
+        index = np.clip(np.rint(where[row] + resized(shift[row], shape)), 0, last).astype(np.int32)
         flat += (last - index if mirror and row == 2 else index) * strides[row]
     return tissue.ravel()[flat]
 
 
 def _affine(matrix: np.ndarray, centre: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
-    """Points float32 [3, z, y, x]: `matrix` times the grid of `axes`, about `centre`."""
+    """Points float32 [3, z, y, x]: `matrix` times the grid of `axes`, plus `centre`."""
     m = matrix.astype(np.float32)
     rows = [
         (m[row, 0] * axes[0] + np.float32(centre[row]))[:, None, None]
@@ -119,35 +108,28 @@ def _affine(matrix: np.ndarray, centre: np.ndarray, axes: list[np.ndarray]) -> n
     return np.stack(rows)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return z @ y @ x
-
-
-def face(
-    tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator, step_mm: float, shares: Shares = USUAL
+def render_scan(
+    tissue: np.ndarray,
+    atlas: Atlas,
+    rng: np.random.Generator,
+    step_mm: float,
+    probabilities: ScanProbabilities = TRAINING_SCANS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One scan of a deformed tissue map (voxels of `step_mm`) and its labels by one rule.
+    """A random scan of a deformed tissue map (voxels of `step_mm`) and its labels by a random protocol.
 
-    Image float32 as networks see it, labels uint8, both at half the tissue map's resolution. What is zeroed in the
-    image, because the head is stripped or cut, is background in the labels.
+    Normalised image float32 and labels uint8, both at half the tissue map's resolution. Voxels zeroed by skull
+    stripping or cutting are background in the labels.
     """
     shape = tuple(n // 2 for n in tissue.shape)
-    grid = Acquisition.draw(rng, shares.slices).grid(tissue.shape, step_mm)
-    keep = draw_keep(tissue, atlas, step_mm, rng, shares)
+    grid = Acquisition.draw(rng, probabilities.slices).grid(tissue.shape, step_mm)
+    keep = draw_mask(tissue, atlas, step_mm, rng, probabilities)
     if keep is not None:
-        keep = resized(keep.astype(np.float32), grid) > 0.5
-    seen = None if keep is None else repeated(keep, tissue.shape)
-    labels = Protocol.draw(atlas, rng).label(tissue, seen)
-    means = intensities(atlas, rng, shares.any_contrast)
-    image = scan(painted(tissue, means, rng), grid, shape, keep, rng, shares)
+        keep = resized(keep, grid) > 0.5
+    visible = None if keep is None else nearest(keep, tissue.shape)
+    labels = LabellingProtocol.draw(atlas, rng).label(tissue, visible)
+    means = draw_intensities(atlas, rng, probabilities.any_contrast)
+    image = simulate_scan(paint(tissue, means, rng), grid, shape, keep, rng, probabilities)
     return normalise(image), labels
-
-
-CALIBRATION, EVALUATION, SCANS = 7, 11, 13
 
 
 def unseen_heads(
@@ -157,39 +139,32 @@ def unseen_heads(
     seed: int,
     stream: int = CALIBRATION,
     spacing_mm: float = SPACING_MM,
-    shares: Shares = USUAL,
+    probabilities: ScanProbabilities = TRAINING_SCANS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`count` heads (image float32, labels uint8, both [z, y, x] of `shape`), each an anatomy of its own.
+    """`count` heads (image float32, labels uint8, both [z, y, x] of `shape`), each of a new anatomy.
 
-    Their seeds have three parts and those of training two, so that none of them is trained on; of another `stream`
-    (CALIBRATION, EVALUATION, SCANS) none is the same either.
+    Their seeds have three parts, those of training two, so none is a training head; the streams CALIBRATION,
+    EVALUATION and SCANS have no head in common.
     """
     atlas = Atlas.load(priors)
-    wall = Wall.of(atlas)
+    wall = VentricleWall.of(atlas)
     for index in range(count):
         rng = np.random.default_rng([seed, index, stream])
         tissue = draw_anatomy(atlas, rng)
         tissue = deform(tissue, tuple(2 * n for n in shape), rng, spacing_mm / 2, wall)
-        yield face(tissue, atlas, rng, spacing_mm / 2, shares)
+        yield render_scan(tissue, atlas, rng, spacing_mm / 2, probabilities)
 
 
 class SyntheticHeads(torch.utils.data.IterableDataset):
-    """An endless stream of (image float32 [1, z, y, x], labels uint8 [1, z, y, x]), in one of several `shapes`.
+    """Endless stream of (image float32 [1, z, y, x], labels uint8 [1, z, y, x]), each in one of several `shapes`.
 
-    Small windows show more heads an hour, large ones the whole head; training on both keeps the group norms from
-    relying on one field of view.
-
-    Drawing an anatomy takes longer than deforming and rendering it, so each worker keeps `bank` anatomies of which it
-    replaces one at every fourth use, and gives every deformed map two faces.
+    Small windows show more heads per hour, large ones the whole head; training on both keeps the group norms from
+    relying on one field of view. Drawing an anatomy takes longer than deforming and rendering it, so each worker keeps
+    `bank` anatomies, replaces one at every fourth use, and renders two scans of every deformed map.
     """
 
     def __init__(
-        self,
-        priors: Path,
-        shapes: list[tuple[int, ...]],
-        seed: int,
-        bank: int = 24,
-        spacing_mm: float = SPACING_MM,
+        self, priors: Path, shapes: list[tuple[int, ...]], seed: int, bank: int = 24, spacing_mm: float = SPACING_MM
     ) -> None:
         super().__init__()
         self.priors, self.shapes, self.seed, self.bank = Path(priors), shapes, seed, bank
@@ -199,7 +174,7 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         atlas = Atlas.load(self.priors)
-        wall = Wall.of(atlas)
+        wall = VentricleWall.of(atlas)
         step_mm = self.spacing_mm / 2
         bank: list[np.ndarray] = []
         for count in range(2**62):
@@ -211,5 +186,5 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
             shape = self.shapes[int(rng.integers(len(self.shapes)))]
             tissue = deform(tissue, tuple(2 * n for n in shape), rng, step_mm, wall)
             for _ in range(2):
-                image, labels = face(tissue, atlas, rng, step_mm)
+                image, labels = render_scan(tissue, atlas, rng, step_mm)
                 yield torch.from_numpy(image)[None], torch.from_numpy(labels)[None]

@@ -1,4 +1,4 @@
-"""What runs through the fluid about a brain: dura, falx and tentorium, venous sinuses, and vessels."""
+"""Dura, falx, tentorium, venous sinuses and vessels in the fluid around the brain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .priors import Atlas
 from .random_fields import smooth_noise, squared_distance
 
 
-def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
+def add_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
     """Put dura and blood into the fluid of a tissue map uint8 [z, y, x] of 1 mm, in place.
 
     Dura lies along the skull, in the midline and over the cerebellum; the sinuses where these sheets meet the skull.
@@ -17,21 +17,23 @@ def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) ->
     numbers = atlas.numbers
     inner = tissue[atlas.stages.box]
     fluid = inner == numbers["csf"]
-    skull = squared_distance(_any_of(inner, _outside(numbers)), 8)
-    cerebellum = squared_distance(_any_of(inner, [numbers[n] for n in _CEREBELLUM]), 6)
+    covers = [number for name, number in numbers.items() if name.split(",")[0] in ("air", "soft tissue", "skull")]
+    skull = squared_distance(_any_of(inner, covers), 8)
+    parts = ("cerebellar cortex", "cerebellar white matter", "cerebellar fissure")
+    cerebellum = squared_distance(_any_of(inner, [numbers[name] for name in parts]), 6)
     cerebrum = squared_distance(_any_of(inner, [numbers["cerebral cortex"], numbers["narrow sulcus"]]), 6)
 
     across = np.arange(inner.shape[2], dtype=np.float32) - (inner.shape[2] - 1) / 2
     across = np.abs(across + 0.7 * smooth_noise((*inner.shape[:2], 1), 20, rng))
     near = (cerebellum < 26) & (cerebrum < 26)
-    tent = near & (np.maximum(cerebellum, cerebrum) - np.minimum(cerebellum, cerebrum) < 4)
-    # About the midbrain the tentorium has its notch.
-    tent &= (across > 14) | (np.arange(inner.shape[1]) > 0.72 * inner.shape[1])[:, None]
-    # Below the hemispheres the midline is no place of a falx.
+    tentorium = near & (np.maximum(cerebellum, cerebrum) - np.minimum(cerebellum, cerebrum) < 4)
+    # The tentorial notch around the midbrain.
+    tentorium &= (across > 14) | (np.arange(inner.shape[1]) > 0.72 * inner.shape[1])[:, None]
+    # No falx below the hemispheres.
     high = (np.arange(inner.shape[0]) > 0.5 * inner.shape[0])[:, None, None]
     falx = (across < 0.8) & (high | (cerebellum < 37))
     lining = skull <= rng.choice([0, 1, 2, 4], p=[0.2, 0.3, 0.3, 0.2])
-    inner[fluid & (lining | tent | (falx & (rng.random() < 0.8)))] = numbers["dura"]
+    inner[fluid & (lining | tentorium | (falx & (rng.random() < 0.8)))] = numbers["dura"]
 
     width = rng.uniform(3, 6)
     narrows = np.float32(width) * (1 - np.sqrt(np.arange(256, dtype=np.float32)) / 9)
@@ -42,22 +44,14 @@ def give_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) ->
 
 
 def _vessels(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Thin winding tubes bool of `shape`, few or many."""
+    """Thin winding tubes, bool of `shape`, few or many."""
     scale = rng.uniform(7, 14)
     first, second = (smooth_noise(shape, scale, rng) for _ in range(2))
     return first**2 + second**2 < (rng.uniform(0.5, 1.6) / scale) ** 2
 
 
-_CEREBELLUM = ("cerebellar cortex", "cerebellar white matter", "cerebellar fissure")
-
-
-def _outside(numbers: dict[str, int]) -> list[int]:
-    names = ("air", "soft tissue", "skull")
-    return [number for name, number in numbers.items() if name.split(",")[0] in names]
-
-
 def _any_of(tissue: np.ndarray, numbers: list[int]) -> np.ndarray:
-    """Where a tissue map uint8 holds one of some tissues: a table is 3 times as fast as numpy's isin."""
+    """Where a tissue map uint8 has one of `numbers`: a lookup table, 3 times as fast as numpy's isin."""
     table = np.zeros(256, dtype=bool)
     table[numbers] = True
     return table[tissue]

@@ -1,10 +1,9 @@
-"""What a scan shows below the atlas: a neck, so that muscles and spine are not taken for brain.
+"""The neck below the atlas, so that a model learns to label its muscles and spine as background.
 
-The atlas ends below the chin, scans of 25 cm do not. Muscles have the intensity of the cortex, and fat between them
-folds as white matter does: a network that never saw them labels them as brain. Nothing here is anatomy to be measured;
-it is what must be told from a brain, and all of it is background.
+The atlas ends below the chin, scans of 25 cm do not. Muscles have the intensity of cortex, and the fat between them
+folds like white matter: a network trained without them labels them as brain. The neck is not anatomically accurate.
 
-Arrays are [z, y, x] at 1 mm, z to S, y to P, x to L, as in `synthesis`.
+Arrays are [z, y, x] at 1 mm, z to S, y to P, x to L.
 """
 
 from __future__ import annotations
@@ -14,16 +13,28 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
+from .priors import Atlas
 from .random_fields import smooth_noise
 
-DEPTH = 96
-"""Slices that are added below the atlas, in mm: with the atlas's 181 more than a scan of 256 mm shows."""
+DEPTH = 96  # slices added below the atlas, in mm: with the atlas's 181 more than a scan of 256 mm shows
 
 
-def neck(
+def add_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.ndarray:
+    """A tissue map uint8 [z, y, x] with a neck of DEPTH slices below, into which its brainstem continues."""
+    numbers = atlas.numbers
+    low = tissue[: max(1, len(tissue) // 12)]
+    bottom = ndimage.binary_opening(np.median(low != numbers["air"], axis=0) > 0.5, iterations=2)
+    stem = low == numbers["brainstem"]
+    cord = ndimage.center_of_mass(stem)[1:] if stem.any() else ((tissue.shape[1] - 1) / 2, (tissue.shape[2] - 1) / 2)
+    whole = np.concatenate([draw_neck(bottom, cord, numbers, rng), tissue])
+    end_brainstem(whole, numbers, rng)
+    return whole
+
+
+def draw_neck(
     bottom: np.ndarray, cord: tuple[float, float], tissues: Mapping[str, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """DEPTH slices uint8 [DEPTH, y, x] that go on from a head whose lowest outline is `bottom` bool [y, x].
+    """DEPTH slices uint8 [DEPTH, y, x] below a head whose lowest outline is `bottom` bool [y, x].
 
     `cord` is (y, x) where the brainstem leaves the head; `tissues` gives the number of each tissue by name.
     """
@@ -33,12 +44,12 @@ def neck(
     y = np.arange(bottom.shape[0], dtype=np.float32)[:, None] - cord[0] - lean[0] * down
     x = np.arange(bottom.shape[1], dtype=np.float32) - cord[1] - 0.3 * lean[1] * down
 
-    deep = _inside(bottom, y, x, down, rng) + rng.uniform(0, 3) * smooth_noise(shape, 12, rng)
-    found = np.full(shape, tissues["air"], dtype=np.uint8)
-    found[deep > 0] = tissues["soft tissue"]
+    deep = _depth(bottom, y, x, down, rng) + rng.uniform(0, 3) * smooth_noise(shape, 12, rng)
+    neck = np.full(shape, tissues["air"], dtype=np.uint8)
+    neck[deep > 0] = tissues["soft tissue"]
 
     def place(where: np.ndarray, name: str) -> None:
-        found[where & (deep > 2)] = tissues[name]
+        neck[where & (deep > 2)] = tissues[name]
 
     def within(ahead: float, depth: float, width: float) -> np.ndarray:
         return ((y + ahead) / depth) ** 2 + (x / width) ** 2
@@ -56,31 +67,31 @@ def neck(
     place(spine | ((arch < canal + rng.uniform(1, 4)) & (y > -ahead) & ~disc), "skull, marrow")
     place(arch < canal, "spinal fluid")
     place(arch < cord_radius, "spinal cord")
-    return found
+    return neck
 
 
-def _inside(bottom: np.ndarray, y: np.ndarray, x: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Roughly the distance in mm to the skin, above 0 inside: the head's outline turns into a neck, then shoulders."""
+def _depth(bottom: np.ndarray, y: np.ndarray, x: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Approximate depth in mm below the skin, negative outside: from the head's outline over a neck to shoulders."""
     head = ndimage.distance_transform_edt(bottom) - ndimage.distance_transform_edt(~bottom)
     radii = rng.uniform(48, 68, 2)
     shoulders = 1 + (np.maximum(down - rng.uniform(40, 110), 0) / rng.uniform(25, 50)) ** 2
     round_ = np.sqrt(((y + rng.uniform(5, 20)) / radii[0]) ** 2 + (x / (radii[1] * shoulders)) ** 2)
-    turned = np.clip(down / rng.uniform(15, 60), 0, 1)
-    return ((1 - turned) * head + turned * (1 - round_) * radii.min()).astype(np.float32)
+    blend = np.clip(down / rng.uniform(15, 60), 0, 1)
+    return ((1 - blend) * head + blend * (1 - round_) * radii.min()).astype(np.float32)
 
 
-def muscles(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
-    """Divide the soft tissue of a tissue map into muscles, with sheets of fat between them, in place."""
+def add_muscles(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
+    """Divide the soft tissue of a tissue map into muscles with sheets of fat between them, in place."""
     soft = tissue == tissues["soft tissue"]
     kind = smooth_noise(tissue.shape, rng.uniform(8, 20), rng)
-    here = soft & (kind > rng.uniform(-1.2, 0.3))
-    tissue[here] = tissues["muscle"]
+    muscle = soft & (kind > rng.uniform(-1.2, 0.3))
+    tissue[muscle] = tissues["muscle"]
     sheets = smooth_noise(tissue.shape, rng.uniform(4, 10), rng)
-    tissue[here & (np.abs(sheets) < rng.uniform(0.02, 0.3))] = tissues["soft tissue, fat"]
+    tissue[muscle & (np.abs(sheets) < rng.uniform(0.02, 0.3))] = tissues["soft tissue, fat"]
 
 
 def end_brainstem(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random.Generator) -> None:
-    """Let the brainstem of a tissue map with its neck end at a plane, somewhat tilted; below is spinal cord, in place.
+    """Turn the brainstem below a tilted plane into spinal cord, in a tissue map with its neck, in place.
 
     References end it where the atlas does, at the foramen magnum, or a centimetre higher or lower.
     """
@@ -92,5 +103,5 @@ def end_brainstem(tissue: np.ndarray, tissues: Mapping[str, int], rng: np.random
     middle = np.nonzero(stem[rows[0] : rows[0] + 20])[1].mean()
     plane = rows[0] + rng.uniform(-2, 14) + tilt * (np.arange(tissue.shape[1]) - middle)
     low = np.arange(rows[0], min(rows[0] + 40, len(tissue)))
-    part = tissue[low[0] : low[-1] + 1]
-    part[stem[low[0] : low[-1] + 1] & (low[:, None, None] < plane[:, None])] = tissues["spinal cord"]
+    part = slice(low[0], low[-1] + 1)
+    tissue[part][stem[part] & (low[:, None, None] < plane[:, None])] = tissues["spinal cord"]

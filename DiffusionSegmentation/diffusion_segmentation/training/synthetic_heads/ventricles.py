@@ -1,6 +1,6 @@
-"""Ventricles of every age: the atlas's are those of its subjects, a young head's are slits, an old one's balloons.
+"""Random size of the ventricles, by a displacement of their wall and the tissue around it.
 
-The tissue about the ventricles moves with their wall, as it does in life, so that the caudate stays beside them.
+The atlas has the ventricles of its subjects; those of a young head are slits, those of an old one several times larger.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from scipy import ndimage
 
 from .priors import Atlas
 
-STEP = 4
-"""Voxels of 1 mm to one of the grid that shifts are kept on."""
-FADES_MM = 8.0
-"""Distance from the wall over which the shift of tissue fades."""
-SMALLER_MM = (-4.5, 7.0)
-"""Shift of the wall: below 0 the ventricles grow, above they shrink."""
+STEP = 4  # voxels of 1 mm per voxel of the displacement grid
+DECAY_MM = 8.0  # distance from the wall over which the displacement decays
+SHIFT_MM = (-4.5, 7.0)  # range of the wall's displacement: ventricles grow below 0 and shrink above
 
 
 @dataclass(frozen=True)
-class Wall:
-    """Unit shift of the ventricles' wall: float32 [3, z, y, x] at every STEP-th voxel of the atlas, mm away from it."""
+class VentricleWall:
+    """Unit displacement of the ventricles' wall: float32 [3, z, y, x] at every STEP-th voxel of the atlas, outwards."""
 
     away: np.ndarray
 
     @classmethod
-    def of(cls, atlas: Atlas) -> Wall:
+    def of(cls, atlas: Atlas) -> VentricleWall:
         """The wall is where the atlas's prior of ventricles and choroid plexus is a half."""
         numbers = atlas.numbers
         prior = atlas.priors[numbers["ventricles"]].astype(np.uint16) + atlas.priors[numbers["choroid plexus"]]
@@ -37,15 +34,15 @@ class Wall:
         outside = ndimage.distance_transform_edt(~coarse) - ndimage.distance_transform_edt(coarse)
         smooth = ndimage.gaussian_filter((2 * outside).astype(np.float32), 1.0)
         slope = np.stack(np.gradient(smooth, 2.0))
-        away = slope / np.maximum(np.linalg.norm(slope, axis=0), 1) * np.exp(-((smooth / FADES_MM) ** 2))
+        away = slope / np.maximum(np.linalg.norm(slope, axis=0), 1) * np.exp(-((smooth / DECAY_MM) ** 2))
         return cls(np.ascontiguousarray(away[:, :: STEP // 2, :: STEP // 2, :: STEP // 2], dtype=np.float32))
 
     def shift(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Where tissue comes from, float32 [3, ...] in mm from `points` [3, ...] in voxels of the atlas.
+        """Random displacement float32 [3, ...] in mm from `points` [3, ...] in voxels of the atlas to their source.
 
-        One draw in two lies about the size in adults, which is below the atlas's, the others anywhere in SMALLER_MM.
+        Half of the draws are near the size in adults, which is below the atlas's, the others uniform in SHIFT_MM.
         """
-        amount = rng.normal(2.5, 1.5) if rng.random() < 0.5 else rng.uniform(*SMALLER_MM)
+        amount = rng.normal(2.5, 1.5) if rng.random() < 0.5 else rng.uniform(*SHIFT_MM)
         flat = points.reshape(3, -1) / STEP
-        found = [ndimage.map_coordinates(axis, flat, order=1, mode="nearest") for axis in self.away]
-        return np.float32(np.clip(amount, *SMALLER_MM)) * np.stack(found).reshape(points.shape)
+        unit = [ndimage.map_coordinates(axis, flat, order=1, mode="nearest") for axis in self.away]
+        return np.float32(np.clip(amount, *SHIFT_MM)) * np.stack(unit).reshape(points.shape)

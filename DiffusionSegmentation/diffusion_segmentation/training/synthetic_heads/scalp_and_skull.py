@@ -1,4 +1,4 @@
-"""Skull and scalp in layers: skin, fat and muscle outside; two tables of compact bone with marrow between them."""
+"""Layers of scalp and skull: skin, fat and muscle; two tables of compact bone with marrow between them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import numpy as np
 from .priors import Atlas
 from .random_fields import smooth_noise, squared_distance
 
-REACH = 7
-"""Voxels of 1 mm within which the depth below the air is known; what is deeper is no fat below the skin."""
+REACH = 7  # depth in voxels of 1 mm below the air to which distances are computed; there is no subcutaneous fat deeper
 
 
-def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
+def layer_scalp_and_skull(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> None:
     """Divide soft tissue and skull of a tissue map uint8 [z, y, x] of 1 mm into layers, in place.
 
-    Depth below the air decides on skin and fat, depth below the bone's own surface on marrow. How thick a layer is
-    changes from place to place and from head to head; some heads have hardly any fat, some skulls no marrow.
+    Skin and fat are set by depth below the air, marrow by depth below the bone's surface. Thicknesses vary within and
+    between heads; some heads have hardly any fat, some skulls no marrow.
     """
     numbers = atlas.numbers
     soft, bone = tissue == numbers["soft tissue"], tissue == numbers["skull"]
@@ -29,7 +28,7 @@ def give_coverings(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -
     deep = tissue == numbers["soft tissue"]
     tissue[deep & (lumps > rng.uniform(0.3, 1.5))] = numbers["soft tissue, fat"]
 
-    # Where there is little marrow its layer tapers off; it does not end at an edge.
+    # Marrow tapers off towards bone without it, instead of ending at an edge.
     kind = smooth_noise(tissue.shape, rng.uniform(8, 20), rng)
     table = np.maximum(rng.uniform(1.0, 2.2) * varies, 1) + 1.5 * np.maximum(rng.uniform(-1.5, 0.8) - kind, 0)
     tissue[bone & (squared_distance(~bone, 4) > table**2)] = numbers["skull, marrow"]

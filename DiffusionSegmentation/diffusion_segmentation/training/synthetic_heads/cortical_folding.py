@@ -1,8 +1,8 @@
-"""Gyri and sulci where the atlas does not know them: blades that stand upright on the surface of a hemisphere.
+"""Gyri and sulci where the atlas does not determine them: upright blades on the surface of each hemisphere.
 
-A narrow band of noise on a surface has zero lines that wind like sulci, at a distance of half its wavelength. Here the
-surface is a capsule about the core of each hemisphere, and the noise goes on along the rays from the core, so that
-gyri are blades and sulci reach into depth, as they do in a brain; isotropic noise makes blobs of both.
+A narrow band of noise on a surface has zero lines that wind like sulci, half a wavelength apart. Here the surface is a
+capsule around the core of each hemisphere, and the noise is constant along the rays from the core, so that gyri are
+blades and sulci are deep; isotropic noise gives blobs.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from scipy import ndimage
 from scipy.special import ndtri
 from torch.nn import functional
 
-from .random_fields import enlarged, smooth_noise
+from .random_fields import resized, smooth_noise
 
-WAVE_MM = (10.0, 14.5)
-"""Distance from gyrus to gyrus."""
-STEP = 2
-"""Voxels of the atlas (1 mm) to one of the grid that folds are drawn on."""
+WAVE_MM = (10.0, 14.5)  # range of the distance between adjacent gyri
+STEP = 2  # voxels of the atlas (1 mm) per voxel of the folding grid
 
 
 @dataclass(frozen=True)
 class FoldGrid:
-    """For each point of a coarse grid [z, y, x], the point of the hemisphere's surface above it, float32 [..., 3]."""
+    """Projection of a coarse grid [z, y, x] onto the hemispheres' surface, float32 [..., 3], and its right side bool.
+
+    `side` is True for x beyond the midline.
+    """
 
     surface: np.ndarray
     side: np.ndarray
@@ -51,7 +52,7 @@ class FoldGrid:
         return cls(surface.astype(np.float32), np.broadcast_to(side, surface.shape[:-1]))
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """A field float32 of `shape` (1 mm) of normal marginals: above 0 in gyri, below in sulci."""
+        """Field float32 of `shape` (1 mm) with standard normal marginals: above 0 in gyri, below in sulci."""
         wavelength = rng.uniform(*WAVE_MM) / STEP
         where = self.surface / STEP
         bend = [rng.uniform(0.5, 1.5) * smooth_noise(where.shape[:-1], rng.uniform(5, 8), rng) for _ in range(3)]
@@ -59,18 +60,18 @@ class FoldGrid:
         low, high = where.reshape(-1, 3).min(0), where.reshape(-1, 3).max(0)
         size = np.ceil(high - low).astype(int) + 3
         bands = torch.from_numpy(np.stack([_band(size, wavelength, rng) for _ in range(2)]))[:, None]
-        # grid_sample wants x, y, z within -1 and 1.
+        # grid_sample takes x, y, z in -1 to 1.
         unit = torch.from_numpy(((where - low + 1) / (size - 1) * 2 - 1)[..., ::-1].astype(np.float32))
         left, right = (functional.grid_sample(b[None], unit[None], align_corners=True)[0, 0].numpy() for b in bands)
-        found = np.where(self.side, left, right)
-        iso = _band(np.array(found.shape), rng.uniform(8, 12) / STEP, rng)
+        folds = np.where(self.side, left, right)
+        isotropic = _band(np.array(folds.shape), rng.uniform(8, 12) / STEP, rng)
         share = rng.uniform(0.05, 0.25)
-        field = enlarged(_gaussian(np.sqrt(1 - share) * found + np.sqrt(share) * iso), shape)
-        return field / field.std()  # interpolation took some of the variance
+        field = resized(_normal_quantiles(np.sqrt(1 - share) * folds + np.sqrt(share) * isotropic), shape)
+        return field / field.std()  # interpolation reduces the variance
 
 
 def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise float32 of `size` about one wavelength in voxels, of equal strength everywhere."""
+    """Noise float32 of `size` around one wavelength in voxels, of equal amplitude everywhere."""
     field = rng.standard_normal(size, dtype=np.float32)
     sigma = wavelength / 5.5
     for _ in range(2):  # twice, for a narrow band: sulci neither fade out nor widen to lakes
@@ -78,8 +79,8 @@ def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.n
     return field / np.sqrt(ndimage.gaussian_filter(field**2, 0.6 * wavelength) + 1e-12)
 
 
-def _gaussian(field: np.ndarray) -> np.ndarray:
-    """The field with its values moved to normal quantiles, their order kept."""
+def _normal_quantiles(field: np.ndarray) -> np.ndarray:
+    """The field with its values mapped to normal quantiles by rank."""
     ranks = np.empty(field.size, dtype=np.float32)
     ranks[np.argsort(field, axis=None)] = (np.arange(field.size) + 0.5) / field.size
     return ndtri(ranks).reshape(field.shape).astype(np.float32)
