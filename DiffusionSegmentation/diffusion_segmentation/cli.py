@@ -151,14 +151,14 @@ def _adapt(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     if len(options.data) > 1:
         raise DiffusionSegmentationError("--adapt takes one task; name one.")
-    found = adapt.adapt(adapt.Request(options.data[0], options.adapt, options.output, options.device))
+    found = adapt.adapt(adapt.AdaptOptions(options.data[0], options.adapt, options.output, options.device))
     return found, adapt.text(found, options.output)
 
 
 def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from .study import report, study
 
-    request = study.Request(
+    request = study.StudyOptions(
         data=tuple(options.data),
         output=options.output,
         budget=options.budget,

@@ -189,7 +189,7 @@ class Windows(torch.utils.data.IterableDataset):
             image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
             shape = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
             drawn = rng.integers(len(labels), size=self.masks)
-            start = self._start(labels[drawn[0]], shape, rng)
+            start = random_start(labels[drawn[0]], shape, self.optimisation.crops == "labels", rng)
             window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
             case = {
                 "image": torch.from_numpy(_padded(image[window].astype(np.float32), shape))[None],
@@ -200,18 +200,20 @@ class Windows(torch.utils.data.IterableDataset):
             image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
             yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
 
-    def _start(self, labels: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> list[int]:
-        """First voxel of a window: uniform over the image, or around a labelled voxel half of the time if so asked.
 
-        By default never by the label: that would make rare structures look frequent (selection bias).
-        """
-        last = [max(0, n - s) for n, s in zip(labels.shape, shape, strict=True)]
-        if self.optimisation.crops == "labels" and rng.random() < 0.5:
-            marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
-            if len(marked):
-                centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
-                return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, shape, last, strict=True)]
-        return [int(rng.integers(n + 1)) for n in last]
+def random_start(labels: np.ndarray, size: Sequence[int], around_labels: bool, rng: np.random.Generator) -> list[int]:
+    """First voxel of a random window of `size` in `labels` [*shape], 0 on an axis shorter than the window.
+
+    With `around_labels`, half of the windows are centred on a labelled voxel. That makes rare structures look more
+    frequent than they are (selection bias).
+    """
+    last = [max(0, n - s) for n, s in zip(labels.shape, size, strict=True)]
+    if around_labels and rng.random() < 0.5:
+        marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
+        if len(marked):
+            centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
+            return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, size, last, strict=True)]
+    return [int(rng.integers(n + 1)) for n in last]
 
 
 def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from monai.losses import DiceLoss
 from torch.nn import functional
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
@@ -13,6 +14,7 @@ from ..images.label_file import IGNORED
 from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
 
 BINS = 24
+_DICE = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)
 
 
 def losses(
@@ -28,8 +30,8 @@ def losses(
     direct, denoised, target = predictions(encoder, denoiser, image, labels, classes, log_snr)
     draws, raters = log_snr.shape[1], labels.shape[1]
     return (
-        cross_entropy(_each(direct, raters), target, classes).view(len(image), raters).mean(1),
-        cross_entropy(denoised, _each(target, draws // raters), classes).view(log_snr.shape),
+        cross_entropy(repeat_each(direct, raters), target, classes).view(len(image), raters).mean(1),
+        cross_entropy(denoised, repeat_each(target, draws // raters), classes).view(log_snr.shape),
     )
 
 
@@ -41,18 +43,23 @@ def predictions(
     Arguments as for `losses`; everything in space-to-depth form.
     """
     features, direct = encoder(image)
-    target = space_to_depth(labels.flatten(0, 1)[:, None]).long()
+    target = targets(labels)
     draws, raters = log_snr.shape[1], labels.shape[1]
-    x0 = _each(one_hot_state(target, classes), draws // raters)
+    x0 = repeat_each(one_hot_state(target, classes), draws // raters)
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())
     # The head is trained by its own loss only; the denoiser takes it as given, as it will when sampling.
     prepared = denoiser.prepare(features, direct)
-    denoised = denoiser(x, log_snr.flatten(), _each(prepared, draws), _each(direct.detach(), draws))
+    denoised = denoiser(x, log_snr.flatten(), repeat_each(prepared, draws), repeat_each(direct.detach(), draws))
     return direct, denoised, target
 
 
-def _each(x: torch.Tensor, draws: int) -> torch.Tensor:
+def targets(labels: torch.Tensor) -> torch.Tensor:
+    """Masks [N, R, ...] as labels [N * R, 2^dims, ...] in space-to-depth form."""
+    return space_to_depth(labels.flatten(0, 1)[:, None]).long()
+
+
+def repeat_each(x: torch.Tensor, draws: int) -> torch.Tensor:
     """[N, ...] -> [N * draws, ...], each entry `draws` times in a row; without a copy where N = 1."""
     return x.expand(draws, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(draws, 0)
 
@@ -70,6 +77,19 @@ def cross_entropy(
     if weights is not None:
         loss = loss * weights[target.flatten(1) * counted]
     return loss.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def dice_loss(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
+    """Mean soft Dice loss of the foreground classes, arguments as for `cross_entropy`.
+
+    IGNORED voxels count as background in both.
+    """
+    by_class = logits.float().unflatten(1, (classes, -1)).flatten(2)
+    ignored = (target == IGNORED).flatten(1)
+    background = torch.full_like(by_class, -50.0)
+    background[:, 0] = 50.0
+    by_class = torch.where(ignored[:, None], background, by_class)
+    return _DICE(by_class, torch.where(ignored, 0, target.flatten(1))[:, None])
 
 
 def loss_curve(

@@ -4,66 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Answer
-from ...evaluation.report.tables import Cell, Table, scored
-from .. import plots
 from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import STEPS, Drawer
-from ..findings import Figure, Findings, slug
-from ..fusion_rules import RULES, fused
-from ..question import Found, Question
-from ..scores import MEASURES, WANTED, compared, record_case
-from ..scores import scored as score_of
-from ..solvers import step_grid
-from ..variants import Arm
-from .rows import score_rows, sentence
+from ..fusion_rules import RULES
+from ..sampling import VariantSampler
+from ..scores import score_cases
+from ..variants import Variant
+from .comparison import Comparison, measure_titles
 
-CASES = 60
-MEASURED = ("iou", "ece", "e_aurc")
 MEAN = next(iter(RULES))
 
 
-class Fusion(Question):
+class Fusion(Comparison):
     """The same samples fused by six rules."""
 
     key = "fusion"
-    title = "How samples become one answer"
+    title = "Fusing samples into one segmentation"
     why = (
-        "Published programs fuse their samples each in its own way. Here the same samples are fused by their mean "
-        "probability, by majority, by STAPLE, by the one sample that is nearest to all, and by the rules that the code "
-        "of MedSegDiff and Diff-UNet has."
+        "Published programs fuse their samples in different ways. Here the same samples are fused by their mean "
+        "probability, by majority, by STAPLE, by the sample nearest to all others, and by the rules in the code of "
+        "MedSegDiff and Diff-UNet."
     )
+    measures = measure_titles("iou", "ece", "e_aurc")
+    plotted = ("iou", "ece")
 
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        return (Arm(task, seed),)
+    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
+        return (Variant(name, seed),)
 
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        (arm,), of = self.arms(task, seed), context.tasks[task]
-        drawer = Drawer(context.network(arm), arm, of)
-        curve = loss_over_levels(drawer.network, arm, of)
-        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
-        records = []
-        for index in range(min(CASES, len(of.cases))):
-            truth = of.truth(index)
-            drawn = drawer.draw(truth.case.image, context.samples, grid, index, path=True)
-            answers = {rule: Answer(p) for rule, p in fused(drawn).items()}
-            records.append(record_case(truth, answers, of.exact, index))
-        return {"records": records}
+    def titles(self, context: Context, name: str) -> dict[str, str]:
+        return {rule: rule for rule in RULES}
 
-    def findings(self, context: Context, found: Found) -> Findings:
-        said = Findings()
-        for task in context.tasks:
-            by_seed = [found[task, seed]["records"] for seed in context.seeds]
-            shown = {rule: {m: score_of(by_seed, rule, m) for m in MEASURED} for rule in RULES}
-            against = {rule: {m: compared(by_seed, MEAN, rule, m) for m in MEASURED} for rule in RULES if rule != MEAN}
-            said.numbers[task] = {"scores": shown, "differences": against}
-            rows = [[Cell(rule), *(scored(scores[m]) for m in MEASURED)] for rule, scores in shown.items()]
-            caption = f"{task}: {context.samples} samples fused by each rule"
-            said.tables.append(Table(caption, ["", *(MEASURES[m].title for m in MEASURED)], rows))
-            png = plots.dots(shown, {m: MEASURES[m].title for m in MEASURED[:2]}, WANTED)
-            caption = f"{task}: the same samples fused; bars reach over the seeds' 95 % intervals."
-            said.figures.append(Figure(f"fusion-{slug(task)}", png, caption, score_rows(shown)))
-            for rule, differences in against.items():
-                said.say(*sentence(task, f"the {MEAN}", rule, differences))
-        return said
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        return {rule: (MEAN, rule) for rule in RULES if rule != MEAN}
+
+    def caption(self, context: Context) -> str:
+        return f"{context.samples} samples fused by each rule"
+
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        (variant,), task = self.variants(name, seed), context.tasks[name]
+        sampler = VariantSampler(context.network(variant), variant, task)
+        grid = sampler.adapted_grid()
+
+        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+            samples = sampler.sample(truth.case.image, context.samples, grid, index, path=True)
+            return {name: Answer(rule(samples)) for name, rule in RULES.items()}
+
+        return {"records": score_cases(task, predict, self.cases)}
