@@ -10,7 +10,6 @@ from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.study import curves, fit
 from diffusion_segmentation.study.architectures.pair import Pair
-from diffusion_segmentation.study.fusion_rules import RULES
 from diffusion_segmentation.study.questions import (
     adaptation,
     chosen,
@@ -24,6 +23,7 @@ from diffusion_segmentation.study.questions import (
     variations,
     windows,
 )
+from diffusion_segmentation.study.questions.fusion import RULES
 from diffusion_segmentation.study.sampling import Samples, VariantSampler
 from diffusion_segmentation.study.scores import BETTER, OPEN
 from diffusion_segmentation.study.variants import Variant

@@ -12,9 +12,9 @@ from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, d
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.study import fit, objectives
+from diffusion_segmentation.study.questions.adaptation import GRIDS, step_grid
 from diffusion_segmentation.study.questions.comparison import SOLVERS
 from diffusion_segmentation.study.sampling import VariantSampler
-from diffusion_segmentation.study.step_grids import GRIDS, step_grid
 from diffusion_segmentation.study.stochastic import Stochastic
 from diffusion_segmentation.study.tasks import MASKS, TRAIN, VALIDATION, Sizes, prepare
 from diffusion_segmentation.study.variants import ENSEMBLE_SIZE, Variant, ensemble

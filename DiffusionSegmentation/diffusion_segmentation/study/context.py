@@ -13,6 +13,7 @@ import torch
 
 from ..images.writing import write_report
 from .fit import trained
+from .sampling import VariantSampler
 from .tasks import Task
 from .variants import Variant
 
@@ -47,6 +48,9 @@ class Context:
         """The variant's network, which is trained first if the cache has none."""
         return trained(variant, self.tasks[variant.task], self.minutes, self.folder / "arms", self.device)
 
+    def sampler(self, variant: Variant) -> VariantSampler:
+        return VariantSampler(self.network(variant), variant, self.tasks[variant.task])
+
     def is_trained(self, variant: Variant) -> bool:
         return self._weights(variant).exists()
 
@@ -63,6 +67,7 @@ class Context:
             return None
 
     def save(self, measurement: Measurement, result: Mapping[str, Any]) -> None:
+        self._file(measurement).parent.mkdir(parents=True, exist_ok=True)
         write_report(self._file(measurement), {"probe": self._identity(measurement), "found": result})
 
     def _key(self, variant: Variant) -> str:

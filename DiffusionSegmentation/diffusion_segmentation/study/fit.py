@@ -37,6 +37,7 @@ DRAWS = 8
 """Noise levels per image, which share the cost of its encoding."""
 LEARNING_RATE, WARM_UP, AVERAGE = 2e-3, 100, 0.999
 CHECKPOINT_SECONDS = 60
+CHECKPOINTED = ("network", "average", "optimiser", "density")
 
 
 def build(variant: Variant, task: Task) -> nn.Module:
@@ -185,15 +186,8 @@ class _Training:
         return image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2]), torch.from_numpy(masks).to(self.device)
 
     def _save_checkpoint(self) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "density": self.density.state_dict(),
-            "spent": self.spent,
-            "step": self.step,
-            "skipped": self.skipped,
-        }
+        state = {name: getattr(self, name).state_dict() for name in CHECKPOINTED}
+        state |= {"spent": self.spent, "step": self.step, "skipped": self.skipped}
         partial = self.path.with_suffix(".checkpoint.partial")
         torch.save(state, partial)
         partial.replace(self.path.with_suffix(".checkpoint"))
@@ -202,7 +196,7 @@ class _Training:
         """Load the last checkpoint, if there is one that can be read."""
         try:
             state = torch.load(self.path.with_suffix(".checkpoint"), map_location=self.device, weights_only=True)
-            for name in ("network", "average", "optimiser", "density"):
+            for name in CHECKPOINTED:
                 getattr(self, name).load_state_dict(state[name])
             self.spent, self.step, self.skipped = state["spent"], state["step"], state["skipped"]
         except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):

@@ -26,26 +26,24 @@ def processes(device: str) -> int:
 
 
 def run(
-    jobs: Sequence[tuple[str, float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
+    jobs: Sequence[tuple[float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
 ) -> Iterator[Any]:
-    """Run jobs (title, weight, function, arguments) on `count` processes; yields what they return, in any order.
+    """Run jobs (weight, function, arguments) on `count` processes; yields what they return, in any order.
 
     `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks". The processes are terminated
     at Ctrl+C and when the caller stops iterating. Raises what a job raises, and DiffusionSegmentationError if a process
     dies.
     """
-    total, done, finished, started = sum(job[1] for job in jobs), 0.0, 0, time.monotonic()
+    total, done, finished, started = sum(weight for weight, *_ in jobs), 0.0, 0, time.monotonic()
     printed = -PROGRESS_SECONDS
     before = multiprocessing.active_children()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_initialise)
     try:
-        waiting: dict[Future[Any], tuple[str, float]] = {
-            pool.submit(function, *arguments): (title, weight) for title, weight, function, arguments in jobs
-        }
+        waiting: dict[Future[Any], float] = {pool.submit(function, *args): weight for weight, function, args in jobs}
         while waiting:
             ended, _ = wait(waiting, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
             for future in ended:
-                done, finished = done + waiting.pop(future)[1], finished + 1
+                done, finished = done + waiting.pop(future), finished + 1
                 yield future.result()
             now = time.monotonic() - started
             if (ended and finished == len(jobs)) or now - printed > PROGRESS_SECONDS:

@@ -27,9 +27,9 @@ class Question(ABC):
         """Raise InputError, one sentence, if the question does not apply to this task."""
         return
 
-    @abstractmethod
     def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
-        """The variants to train for the task `name` and a seed."""
+        """The variants to train for the task `name` and a seed; by default the diffusion model."""
+        return (Variant(name, seed),)
 
     @abstractmethod
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:

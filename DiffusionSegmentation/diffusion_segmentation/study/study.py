@@ -117,7 +117,7 @@ def training_minutes(budget: float, variants: Sequence[Variant], processes: int)
 
 
 def _train(context: Context, variants: Sequence[Variant], processes: int, elapsed: ElapsedTime) -> None:
-    jobs = [(v.title(), v.share, _train_one, (context, v)) for v in variants if not context.is_trained(v)]
+    jobs = [(v.share, _train_one, (context, v)) for v in variants if not context.is_trained(v)]
     if len(jobs) < len(variants):
         _print(f"training: {len(variants) - len(jobs)} networks are in the cache")
     for _ in pool.run(jobs, processes, "training", "networks") if jobs else ():
@@ -138,7 +138,7 @@ def _measure(
         for m in question.measurements(context):
             cached = context.load(m)
             if cached is None:
-                jobs.append((f"{m.question} {m.task}", 1.0, _measure_one, (context, question, m)))
+                jobs.append((1.0, _measure_one, (context, question, m)))
             else:
                 results[m.question][m.task, m.seed] = cached
     for m in pool.run(jobs, processes, "measuring", "measurements") if jobs else ():

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+from ...diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, adapted_grid, sample_log_snr
 from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Answer
 from ...evaluation.report.formatting import shown
@@ -18,11 +20,11 @@ from ..curves import half_point, loss_over_levels
 from ..question import Question, Results
 from ..sampling import VariantSampler
 from ..scores import compare, score_cases
-from ..step_grids import GRIDS, step_grid
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..variants import Variant
 from .comparison import VERDICTS, measure_titles, outcome, score_csv, score_rows, score_table
 
+GRIDS = ("cosine", "uniform", "adapted", "fingerprint")
 STEPS = (3, 5, 10)
 FULL_STEPS = 5
 SCALES = (1.0, 0.5, 0.2, 0.1, 0.05)
@@ -54,9 +56,7 @@ class StepGrids(Question):
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
         diffusion, mask = self.variants(name, seed)
-        task = context.tasks[name]
-        sampler = VariantSampler(context.network(diffusion), diffusion, task)
-        fingerprint = VariantSampler(context.network(mask), mask, task).loss_curve
+        sampler, fingerprint = context.sampler(diffusion), context.sampler(mask).loss_curve
         grids = {
             f"{kind}-{k}": step_grid(kind, k, fingerprint if kind == "fingerprint" else sampler.loss_curve)
             for kind in GRIDS
@@ -111,12 +111,11 @@ class Adaptation(Question):
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
         adapted, mask, *scheduled = self.variants(name, seed)
-        task = context.tasks[name]
-        curves = loss_over_levels(context.network(mask), mask, task)
+        curves = loss_over_levels(context.network(mask), mask, context.tasks[name])
         fingerprint = curves["log_snr"], curves["loss"].mean(0)
         rows = {}
         for variant in (adapted, *scheduled):
-            sampler = VariantSampler(context.network(variant), variant, task)
+            sampler = context.sampler(variant)
             scale = variant.input_scale if variant.schedule != "adapted" else 1.0
             for kind in GRIDS:
                 curve = fingerprint if kind == "fingerprint" else sampler.loss_curve
@@ -206,3 +205,19 @@ def _training_figure(name: str, scores: Mapping[str, Any], advised: str, best: s
     png = plots.heat(values, GRIDS, {"recommended": advised, "best": best})
     caption = f"{name}: GED in {FULL_STEPS} steps by training and step grid; darker is worse."
     return Figure(f"adaptation-{slug(name)}", png, caption, score_csv(ged, measure_titles("ged_u")))
+
+
+def step_grid(kind: str, steps: int, curve: tuple[np.ndarray, np.ndarray], input_scale: float = 1.0) -> np.ndarray:
+    """Log-SNR nodes [steps], rising from LOG_SNR_MIN, of a kind in GRIDS.
+
+    "cosine" is uniform in the time of the cosine schedule, as in most samplers; "uniform" is uniform in log-SNR;
+    "adapted" and "fingerprint" follow a loss curve (log-SNR [B], loss [B]). No grid has a node at LOG_SNR_MAX.
+    """
+    if kind in ("adapted", "fingerprint"):
+        return adapted_grid(*curve, steps)
+    if kind == "uniform":
+        return np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, steps + 1)[:-1]
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    nodes = sample_log_snr(times, input_scale).double().numpy()
+    nodes[0] = LOG_SNR_MIN
+    return nodes

@@ -16,7 +16,7 @@ from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
 from ..question import Question, Results
-from ..sampling import STEPS, VariantSampler, direct_prediction, direct_probabilities
+from ..sampling import STEPS, direct_prediction, direct_probabilities
 from ..scores import BETTER, IDEAL, MEASURES, OPEN, WORSE, Record, compare, magnitude, score_cases, score_over_seeds
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, join, slug
 from ..variants import Variant
@@ -188,8 +188,8 @@ class VariantComparison(Comparison):
         return tuple(dict.fromkeys(row.variant for row in self.rows(name, seed).values()))
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
-        task, rows = context.tasks[name], self.rows(name, seed)
-        samplers = {v: VariantSampler(context.network(v), v, task) for v in self.variants(name, seed)}
+        rows = self.rows(name, seed)
+        samplers = {v: context.sampler(v) for v in self.variants(name, seed)}
 
         def predict(truth: Truth, index: int) -> dict[str, Answer]:
             predictions, image = {}, truth.case.image
@@ -204,6 +204,6 @@ class VariantComparison(Comparison):
             return predictions
 
         return {
-            "records": score_cases(task, predict, self.cases),
+            "records": score_cases(context.tasks[name], predict, self.cases),
             "facts": {title: context.training_facts(row.variant) for title, row in rows.items()},
         }

@@ -13,7 +13,7 @@ from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
 from ..question import Question, Results
-from ..sampling import VariantSampler, direct_probabilities
+from ..sampling import direct_probabilities
 from ..scores import combine_seeds, magnitude
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import Task, require_divisible_by_16
@@ -46,7 +46,7 @@ class CropSelection(Question):
         task = context.tasks[name]
         results: dict[str, Any] = {}
         for variant in self.variants(name, seed):
-            sampler = VariantSampler(context.network(variant), variant, task)
+            sampler = context.sampler(variant)
             grid = sampler.adapted_grid()
             rows: dict[str, list[list[float]]] = {row: [] for row in ROWS}
             for index in range(len(task.cases)):

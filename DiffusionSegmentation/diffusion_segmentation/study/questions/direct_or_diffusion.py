@@ -16,7 +16,6 @@ from ...segmentation.sampler import sample_seeds, start_masks
 from ..context import Context
 from ..question import Results
 from ..sampling import (
-    VariantSampler,
     direct_prediction,
     direct_probabilities,
     fitted_covariance,
@@ -108,8 +107,7 @@ class DirectOrDiffusion(Comparison):
         yield from super().sentences(name, titles, differences)
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
-        variant, task = Variant(name, seed), context.tasks[name]
-        sampler = VariantSampler(context.network(variant), variant, task)
+        sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
         networks = {row: [context.network(v) for v in _direct_variants(row, name, seed)] for row in self.rows}
         grid = sampler.adapted_grid()
         start = Start(fitted_covariance(sampler.network, task), None)

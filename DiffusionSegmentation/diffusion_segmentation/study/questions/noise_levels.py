@@ -61,7 +61,7 @@ class NoiseLevels(Question):
         networks = {form: context.network(variant) for form, variant in variants.items()}
         curves = {form: loss_over_levels(networks[form], v, task, VALIDATION) for form, v in variants.items()}
         curves["train"] = loss_over_levels(networks["diffusion"], variants["diffusion"], task, TRAIN)
-        sampler = VariantSampler(networks["diffusion"], variants["diffusion"], task)
+        sampler = context.sampler(variants["diffusion"])
         grid = sampler.adapted_grid(STEPS)
         return {
             "curves": {

@@ -13,7 +13,6 @@ from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
 from ..question import Question, Results
-from ..sampling import VariantSampler
 from ..scores import combine_seeds
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..variants import Variant
@@ -38,12 +37,8 @@ class SampleCount(Question):
         "this effect; the difference to it is due to the model."
     )
 
-    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
-        return (Variant(name, seed),)
-
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
-        (variant,), task = self.variants(name, seed), context.tasks[name]
-        sampler = VariantSampler(context.network(variant), variant, task)
+        sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
         grid = sampler.adapted_grid()
         cases = []
         for index in range(min(CASES, len(task.cases))):

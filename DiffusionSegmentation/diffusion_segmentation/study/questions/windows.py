@@ -19,7 +19,6 @@ from ...segmentation.tiling import Tiling
 from ..architectures.interface import Condition
 from ..context import Context
 from ..question import Results
-from ..sampling import VariantSampler
 from ..scores import combine_seeds, score_cases
 from ..tasks import Task, require_divisible_by_16
 from ..variants import Variant
@@ -47,9 +46,6 @@ class Windows(Comparison):
     measures = {**measure_titles("ged_u", "spread", "coverage", "iou"), "seams": "seams (1 is none)"}
     plotted = ("ged_u", "spread", "seams")
 
-    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
-        return (Variant(name, seed),)
-
     def check(self, task: Task) -> None:
         require_divisible_by_16(self.key, task)
 
@@ -63,20 +59,18 @@ class Windows(Comparison):
         return "images sampled in windows of half their edge"
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
-        (variant,), task = self.variants(name, seed), context.tasks[name]
-        network = context.network(variant)
-        grid = VariantSampler(network, variant, task).adapted_grid()
-        changes = []
+        sampler, changes = context.sampler(Variant(name, seed)), []
+        grid = sampler.adapted_grid()
 
         def predict(truth: Truth, index: int) -> dict[str, Answer]:
             predictions = {}
             for how in TITLES:
-                p = sample_in_windows(network, truth.case.image, how, context.samples, grid, index)
+                p = sample_in_windows(sampler.network, truth.case.image, how, context.samples, grid, index)
                 predictions[how] = Answer(p.mean(0), p.argmax(1).astype(np.uint8))
             changes.append({how: seams(prediction.masks) for how, prediction in predictions.items()})
             return predictions
 
-        return {"records": score_cases(task, predict, self.cases), "seams": changes}
+        return {"records": score_cases(sampler.task, predict, self.cases), "seams": changes}
 
     def scores(self, context: Context, results: Results, name: str) -> Scores:
         rates = {
