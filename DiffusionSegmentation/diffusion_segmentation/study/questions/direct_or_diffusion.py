@@ -97,14 +97,15 @@ class DirectOrDiffusion(Comparison):
     def sentences(
         self, name: str, titles: Mapping[str, str], differences: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[tuple[str, str, bool]]:
-        """The paper's claim with its controls, then all comparisons."""
-        controls = [row for row in (DIRECT, ENSEMBLE) if row in differences]
+        """The paper's claim with its controls, then the other comparisons."""
+        controls, stated = [row for row in (DIRECT, ENSEMBLE) if row in differences], set()
         for row in (DICE, *controls) if DICE in differences else ():
             for measure in ("iou", "ece"):
                 d = differences[row][measure]
                 text = outcome(titles[LARGEST], titles[row], self.measures[measure], d)
+                stated.add(f"{name}: {text}.")
                 yield VERDICTS[d["verdict"]], f"{name}, {'claim' if row == DICE else 'control'}: {text}.", True
-        yield from super().sentences(name, titles, differences)
+        yield from (sentence for sentence in super().sentences(name, titles, differences) if sentence[1] not in stated)
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
         sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
@@ -128,8 +129,8 @@ class DirectOrDiffusion(Comparison):
             predictions = {
                 row: timed(row, _predict_directly, row, networks[row], image, samples, index) for row in networks
             }
-            drawn = timed(LARGEST, sampler.sample, image, samples, grid, index)
-            predictions |= {row: drawn.prediction(min(n, samples)) for n, row in DIFFUSION.items()}
+            fused = timed(LARGEST, sampler.sample, image, samples, grid, index)
+            predictions |= {row: fused.prediction(min(n, samples)) for n, row in DIFFUSION.items()}
             predictions[COPULA] = timed(COPULA, copula, image, index)
             predictions[HEAD] = Answer(predictions[COPULA].probabilities)
             exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
