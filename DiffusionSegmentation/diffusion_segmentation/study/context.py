@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ..images.writing import write_report
 from .fit import trained
 from .sampling import VariantSampler
 from .tasks import Task
-from .variants import Variant
+from .variants import Variant, json_digest
 
 SCHEMA = 2
 """Raise whenever a measurement changes, so that cached results are measured again."""
@@ -89,5 +88,4 @@ class Context:
         }
 
     def _file(self, measurement: Measurement) -> Path:
-        digest = hashlib.sha256(json.dumps(self._identity(measurement), sort_keys=True).encode()).hexdigest()
-        return self.folder / "probes" / f"{measurement.question}-{digest[:16]}.json"
+        return self.folder / "probes" / f"{measurement.question}-{json_digest(self._identity(measurement))}.json"

@@ -123,17 +123,9 @@ def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[st
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 words = " ".join(word for word, key in marked.items() if key == f"{row}, {column}")
-                dark = table[i, j] > 0.75 * table.max()
-                axes.text(
-                    j,
-                    i,
-                    f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if dark else "black",
-                    fontweight="bold" if words else "normal",
-                )
+                color = "white" if table[i, j] > 0.75 * table.max() else "black"
+                style = dict(ha="center", va="center", fontsize=7, fontweight="bold" if words else "normal")
+                axes.text(j, i, f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""), color=color, **style)
         axes.set_xticks(range(len(columns)), columns, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set(xlabel="step grid", ylabel="training schedule and input scale")

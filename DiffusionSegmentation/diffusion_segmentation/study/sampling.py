@@ -162,4 +162,4 @@ def stochastic_prediction(network: Stochastic, image: np.ndarray, samples: int, 
 
 def _batched(image: np.ndarray, device: torch.device) -> torch.Tensor:
     """[*shape] -> [1, 1, *shape] on the device."""
-    return torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device)
+    return torch.from_numpy(np.array(image, order="C"))[None, None].to(device)

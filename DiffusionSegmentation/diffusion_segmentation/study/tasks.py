@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from ..phantoms import PHANTOMS, Case, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
+from .variants import json_digest
 
 MASKS = 8
 """Masks per image of a phantom, drawn from its exact posterior."""
@@ -83,9 +83,8 @@ class Task:
 
     def truth(self, index: int) -> Truth:
         """A test case prepared for scoring."""
-        return (Truth if self.exact else RatedTruth)(
-            self.case(index), np.random.default_rng([PART_SEEDS[TEST], index, 1])
-        )
+        kind, rng = Truth if self.exact else RatedTruth, np.random.default_rng([PART_SEEDS[TEST], index, 1])
+        return kind(self.case(index), rng)
 
 
 class RatedCase(EnumerableCase):
@@ -125,7 +124,7 @@ def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
 
 def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
     kind = phantom(text)
-    content = _hash({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1})
+    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
     folder = cache / "tasks" / f"{kind.name}-{content}"
     task = Task(
         text=text,
@@ -149,9 +148,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     """Windows of a folder: a fifth of the cases for testing, a fifth for validation, the rest for training."""
     source = Folder(path, cache / "prepared")
     if len(source.dataset.training) < MIN_CASES:
-        raise InputError(
-            f"A study needs {MIN_CASES} labelled cases or more: some to train, to validate and to test on."
-        )
+        raise InputError(f"A study needs {MIN_CASES} labelled cases or more: some to train, validate and test on.")
     if source.dataset.ignored is not None:
         raise InputError("A study needs every voxel labelled; remove the label 'ignore' and relabel its voxels.")
     settings = source.settings()
@@ -159,15 +156,14 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": PART_SEEDS[TRAIN]})
     fifth = max(1, len(source.seen) // 4)
     parts = {TRAIN: source.seen[fifth:], VALIDATION: source.seen[:fifth], TEST: source.held_out}
-    key = _hash(
-        {
-            "folder": source.dataset.name,
-            "cases": [[case.name, content(case.image, *case.labels)] for case in source.dataset.training],
-            "labels": source.dataset.label_names,
-            "sizes": asdict(sizes),
-            "schema": 2,
-        }
-    )
+    identity = {
+        "folder": source.dataset.name,
+        "cases": [[case.name, content(case.image, *case.labels)] for case in source.dataset.training],
+        "labels": source.dataset.label_names,
+        "sizes": asdict(sizes),
+        "schema": 2,
+    }
+    key = json_digest(identity, 12)
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"
     for part, cases in parts.items():
         if _is_complete(folder, part):
@@ -223,7 +219,3 @@ def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.nda
             np.save(file, np.stack(arrays).astype(dtype, copy=False))
         partial.replace(folder / f"{part}-{kind}.npy")
     write_report(folder / f"{part}.json", {"raters": [len(m) for m in masks]})
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -50,7 +50,7 @@ class Variant:
     def key(self, content: str, minutes: float, device: str) -> str:
         """Cache key of the training: settings, hash of the task's arrays, time and device."""
         identity = {**asdict(self), "task": content, "minutes": round(minutes, 3), "device": device, "schema": SCHEMA}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return json_digest(identity)
 
     def title(self) -> str:
         """Short description: the settings that differ from the defaults."""
@@ -67,3 +67,8 @@ class Variant:
 def ensemble(task: str, seed: int) -> list[Variant]:
     """The members of a deep ensemble (Lakshminarayanan et al. 2017); they differ in their random seeds only."""
     return [Variant(task, seed, form="direct", member=member) for member in range(ENSEMBLE_SIZE)]
+
+
+def json_digest(content: object, digits: int = 16) -> str:
+    """First hexadecimal digits of the SHA-256 of the content as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:digits]
