@@ -101,11 +101,11 @@ def _study(options: argparse.Namespace) -> int:
 
         if len(options.data) > 1:
             raise DiffusionSegmentationError("--adapt takes one task; name one.")
-        request = adapt.Request(options.data[0], options.adapt, options.output, options.device)
+        request = adapt.AdaptOptions(options.data[0], options.adapt, options.output, options.device)
         return show(adapt.adapt(request), adapt.text)
     from .study import report, study
 
-    request = study.Request(data=tuple(options.data), **_pick(options, "output budget only seeds device"))
+    request = study.StudyOptions(data=tuple(options.data), **_pick(options, "output budget only seeds device"))
     return show(study.study(request), report.text)
 
 

@@ -11,7 +11,7 @@ from diffusion_segmentation.evaluation.known_answer.samplers import Answer, inde
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.study.architectures.interface import Architecture
 from diffusion_segmentation.study.context import Context
-from diffusion_segmentation.study.scores import record_case
+from diffusion_segmentation.study.scores import score_cases
 from diffusion_segmentation.study.tasks import Sizes, prepare
 
 SAMPLES = 16
@@ -49,13 +49,11 @@ def single(truth, seed):
 
 def records(context, task, seed, rows):
     """Records of all test cases; `rows` are the functions above by the row's name."""
-    of = context.tasks[task]
-    found = []
-    for index in range(len(of.cases)):
-        truth = of.truth(index)
-        answers = {name: row(truth, 1000 * seed + index) for name, row in rows.items()}
-        found.append(record_case(truth, answers, of.exact, index))
-    return found
+
+    def predict(truth, index):
+        return {name: row(truth, 1000 * seed + index) for name, row in rows.items()}
+
+    return score_cases(context.tasks[task], predict)
 
 
 class Oracle(Architecture):

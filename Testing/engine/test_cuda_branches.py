@@ -36,9 +36,9 @@ from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, se
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, draw
 from diffusion_segmentation.segmentation.tiling import Tiling
 from diffusion_segmentation.study import adapt, fit, pool, study
-from diffusion_segmentation.study.drawing import Drawer
+from diffusion_segmentation.study.sampling import VariantSampler
 from diffusion_segmentation.study.tasks import Sizes, prepare
-from diffusion_segmentation.study.variants import Arm
+from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training import train
 
 CARD, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -303,7 +303,7 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
     assert metadata["diffusion_segmentation"]["training"]["device"] == "Stand-in"
     assert next(task.parameters()).device == CARD  # where the loss curve was measured
     models.save(tmp_path / "model", metadata, task.encoder, task.denoiser)
-    request = adapt.Request(PHANTOM, str(tmp_path / "model"), tmp_path / "adapted", "cuda", Sizes(1, 2, 2))
+    request = adapt.AdaptOptions(PHANTOM, str(tmp_path / "model"), tmp_path / "adapted", "cuda", Sizes(1, 2, 2))
     assert adapt.adapt(request)["steps"] == 6 and models.load(tmp_path / "adapted" / "model")
 
 
@@ -311,10 +311,10 @@ def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.Monke
     clocks, load, go = [], fit.load_file, fit._Training.run
     monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
     monkeypatch.setattr(fit._Training, "run", lambda self: (clocks.append(self.clock), go(self))[1])
-    task, arm = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Arm(PHANTOM, state="shuffled")
-    drawer = Drawer(fit.trained(arm, task, 0.01, tmp_path, str(CARD)), arm, task)
+    task, arm = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
+    drawer = VariantSampler(fit.trained(arm, task, 0.01, tmp_path, str(CARD)), arm, task)
     assert clocks == [fit.time.perf_counter]  # the process waits while the card works
-    assert drawer.device == CARD and drawer.draw(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
+    assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion_segmentation.diffusion import solvers
 from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, alpha_sigma, ddim_step
+from diffusion_segmentation.diffusion.solvers import dpm_solver_2m
 from diffusion_segmentation.model.folder import Model
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.segmentation import sampler
-from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds, solve
+from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
 
 PRESENCE = 0.3
 SHAPE = (4, 6, 4)
@@ -174,7 +175,7 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
     grid = np.linspace(-12, 4, 12)
     errors = [
         float((p - exact).abs().mean())
-        for p in (solve(denoise, noise, denoise(noise, -12.0), grid), first_order(noise, grid))
+        for p in (dpm_solver_2m(denoise, noise, denoise(noise, -12.0), grid), first_order(noise, grid))
     ]
     assert errors[0] < 0.6 * errors[1]
 
@@ -183,8 +184,8 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
 def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_step(grid, monkeypatch):
     """DPM-Solver++(2M), algorithm 2, whatever the ratio of two steps: p + (p - before) / h_before * h / 2."""
     taken = []
-    monkeypatch.setattr(sampler, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
-    solve(lambda x, node: torch.tensor([0.5 + node / 40]), torch.zeros(1), None, np.asarray(grid, float))
+    monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
+    dpm_solver_2m(lambda x, node: torch.tensor([0.5 + node / 40]), torch.zeros(1), None, np.asarray(grid, float))
     middles = [(a + b) / 2 for a, b in pairwise(grid)]
     assert taken[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
     np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
@@ -194,7 +195,7 @@ def test_the_answer_at_the_first_node_is_not_asked_for_where_it_is_known():
     asked = []
     for first in (torch.tensor([0.3]), None):
         asked.clear()
-        solve(
+        dpm_solver_2m(
             lambda x, node: (asked.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
         )
         assert asked == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])

@@ -1,4 +1,4 @@
-"""A study from real training: the short form of A3 and one arm of A1, what is kept of it, and its report."""
+"""A study from real training: the short form of A3 and one variant of A1, what is kept of it, and its report."""
 
 import csv
 import json
@@ -16,11 +16,10 @@ import pytest
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
 from diffusion_segmentation.model import folder as models
-from diffusion_segmentation.study import adapt, pool, report, study
-from diffusion_segmentation.study import elapsed as clock
+from diffusion_segmentation.study import adapt, elapsed_time, pool, report, study
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes
-from diffusion_segmentation.study.variants import Arm
+from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training.sources import Phantoms
 
 SIZES = Sizes(train=512, validation=32, test=24)
@@ -41,7 +40,7 @@ def request(folder, **changes):
         "device": "cpu",
         "questions": (DirectOrDiffusion(("direct",)), NoiseLevels()),
     }
-    return study.Request(**{**asked, **changes})
+    return study.StudyOptions(**{**asked, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +66,7 @@ def test_real_training_finds_what_must_be_true_of_this_task(found):
     with_image, without = (a3["half_points"][name]["value"] for name in ("diffusion", "mask"))
     assert with_image < without  # the image tells most of the mask, so more noise is borne
     sentences = " ".join(s["text"] for s in found["questions"]["A3"]["sentences"])
-    assert "of masks given the image rises again" in sentences
+    assert "of masks given the image is not monotonic" in sentences
 
 
 @pytest.mark.slow
@@ -95,23 +94,23 @@ def test_the_same_command_trains_and_measures_nothing_again(found, folder, monke
     monkeypatch.setattr(study.pool, "run", lambda *_: pytest.fail("something was done again"))
     again = study.study(request(folder))
     assert again["questions"] == found["questions"]
-    assert "8 networks are there already" in capsys.readouterr().err
+    assert "8 networks are in the cache" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_text_for_a_terminal_names_question_and_report(found, folder):
     text = report.text(found, folder)
-    assert "A3 What is learnt when" in text and text.endswith(f"The report is {folder / 'study.html'}")
+    assert "A3 What is learnt at which noise level" in text and text.endswith(f"The report is {folder / 'study.html'}")
 
 
 def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
-    arms = study.needed([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
-    minutes = study.minutes_an_arm(60, arms, 2)
-    assert len(arms) == 4 * 7 and len(set(arms)) == len(arms)
-    assert minutes * sum(arm.share for arm in arms) == pytest.approx(60 * 2 * study.TRAINING_SHARE)
-    assert arms[-1].share < 1 <= arms[0].share
+    variants = study.required_variants([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
+    minutes = study.training_minutes(60, variants, 2)
+    assert len(variants) == 4 * 7 and len(set(variants)) == len(variants)
+    assert minutes * sum(variant.share for variant in variants) == pytest.approx(60 * 2 * study.TRAINING_SHARE)
+    assert variants[-1].share < 1 <= variants[0].share
     with pytest.raises(InputError, match="raise --budget"):
-        study.minutes_an_arm(0.01, [Arm("a")] * 100, 1)
+        study.training_minutes(0.01, [Variant("a")] * 100, 1)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
     [
         ({"seeds": 1}, "two seeds or more"),
         ({"data": ("boundary:16x16", "boundary:16x16")}, "named twice"),
-        ({"data": ("nowhere",)}, "no folder of labelled images"),
+        ({"data": ("nowhere",)}, "neither a folder of labelled images"),
         ({"questions": None, "only": "A1,B2"}, "no question of the study"),
         ({"questions": None, "only": "A10", "data": ("boundary:24x24",)}, "multiples of 16"),
     ],
@@ -173,7 +172,7 @@ def flat_model(tmp_path_factory):
 
 
 def test_adapt_moves_the_steps_and_keeps_the_weights(flat_model, tmp_path):
-    asked = adapt.Request("boundary:16x16", str(flat_model), tmp_path, "cpu", Sizes(1, 16, 8))
+    asked = adapt.AdaptOptions("boundary:16x16", str(flat_model), tmp_path, "cpu", Sizes(1, 16, 8))
     found = adapt.adapt(asked)
     old, new = (np.array(found["grids"][name]) for name in (adapt.OLD, adapt.NEW))
     assert len(old) == len(new) == 4 and abs(old - new).max() > 1
@@ -189,7 +188,7 @@ def test_adapt_moves_the_steps_and_keeps_the_weights(flat_model, tmp_path):
 def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
     for data, sentence in (("lesions:16x16", "same structures"), ("boundary:20x20", "multiple of 8")):
         with pytest.raises(InputError, match=sentence):
-            adapt.adapt(adapt.Request(data, str(flat_model), tmp_path, "cpu", Sizes(1, 4, 4)))
+            adapt.adapt(adapt.AdaptOptions(data, str(flat_model), tmp_path, "cpu", Sizes(1, 4, 4)))
     assert not (tmp_path / "model").exists()
 
 
@@ -207,30 +206,30 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
         env=environment,
         start_new_session=True,
     )
-    arms = tmp_path / "cache" / "arms"
+    variants = tmp_path / "cache" / "arms"
     for _ in range(600):
-        if list(arms.glob("*.safetensors")):
+        if list(variants.glob("*.safetensors")):
             break
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of them
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130 and said.splitlines()[-1] == "Cancelled."
     assert _ends(process.pid), "processes are left behind"
-    assert list(arms.glob("*.safetensors")) and not (tmp_path / "study.html").exists()
+    assert list(variants.glob("*.safetensors")) and not (tmp_path / "study.html").exists()
     assert 0 < min(json.loads((tmp_path / "cache" / "clock.json").read_text()).values()) < 5
 
 
 def test_the_time_before_a_stop_counts(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("diffusion_segmentation.study.elapsed.time.monotonic", lambda: now[0])
-    first = clock.Clock(tmp_path, "study a")
+    monkeypatch.setattr("diffusion_segmentation.study.elapsed_time.time.monotonic", lambda: now[0])
+    first = elapsed_time.ElapsedTime(tmp_path, "study a")
     now[0] = 120.0
-    assert first.book() == 2.0
-    again, other = clock.Clock(tmp_path, "study a"), clock.Clock(tmp_path, "study b")
+    assert first.save() == 2.0
+    again, other = elapsed_time.ElapsedTime(tmp_path, "study a"), elapsed_time.ElapsedTime(tmp_path, "study b")
     now[0] = 180.0
-    assert (again.book(), again.book(), other.book()) == (3.0, 3.0, 1.0)
+    assert (again.save(), again.save(), other.save()) == (3.0, 3.0, 1.0)
     (tmp_path / "clock.json").write_text("[half")
-    assert clock.Clock(tmp_path, "study a").book() == 0.0
+    assert elapsed_time.ElapsedTime(tmp_path, "study a").save() == 0.0
 
 
 def _ends(group):
@@ -245,13 +244,13 @@ def _ends(group):
 
 
 def test_a_process_that_dies_is_said_in_a_sentence():
-    jobs = [("a", 1.0, os._exit, (3,)), ("b", 1.0, time.sleep, (0.1,))]
-    with pytest.raises(DiffusionSegmentationError, match="ended from outside"):
+    jobs = [(1.0, os._exit, (3,)), (1.0, time.sleep, (0.1,))]
+    with pytest.raises(DiffusionSegmentationError, match="was killed"):
         list(pool.run(jobs, 1, "training", "networks"))
 
 
 def test_what_a_job_raises_is_raised_and_ends_the_others():
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):
-        list(pool.run([("a", 1.0, divmod, (1, 0)), ("b", 1.0, time.sleep, (60,))], 2, "training", "networks"))
+        list(pool.run([(1.0, divmod, (1, 0)), (1.0, time.sleep, (60,))], 2, "training", "networks"))
     assert time.monotonic() - started < 30

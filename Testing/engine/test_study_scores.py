@@ -4,7 +4,17 @@ import numpy as np
 import planted
 import pytest
 
-from diffusion_segmentation.study.scores import BETTER, MEASURES, OPEN, WORSE, amount, compared, hull, scored, verdict
+from diffusion_segmentation.study.scores import (
+    BETTER,
+    MEASURES,
+    OPEN,
+    WORSE,
+    combine_seeds,
+    compare,
+    magnitude,
+    score_over_seeds,
+    with_verdict,
+)
 
 ROWS = {"exact": planted.exact, "pixels": planted.pixels, "sharp": planted.sharpened, "single": planted.single}
 
@@ -32,14 +42,14 @@ def _by_seed(tmp_path_factory):
     ],
 )
 def test_every_measure_tells_the_exact_sampler_from_a_wrong_one(by_seed, measure, good, bad):
-    assert compared(by_seed, good, bad, measure)["verdict"] == BETTER
-    assert compared(by_seed, bad, good, measure)["verdict"] == WORSE
+    assert compare(by_seed, good, bad, measure)["verdict"] == BETTER
+    assert compare(by_seed, bad, good, measure)["verdict"] == WORSE
 
 
 def test_uncertainty_that_is_turned_round_ranks_the_cases_worse(by_seed):
     ranked = [[{**r, "rows": {"right": _ranked(r, -1), "turned": _ranked(r, 1)}} for r in rs] for rs in by_seed]
-    assert scored(ranked, "right", "e_aurc")["value"] == pytest.approx(0)
-    assert compared(ranked, "right", "turned", "e_aurc")["verdict"] == BETTER
+    assert score_over_seeds(ranked, "right", "e_aurc")["value"] == pytest.approx(0)
+    assert compare(ranked, "right", "turned", "e_aurc")["verdict"] == BETTER
 
 
 def _ranked(record, sign):
@@ -49,38 +59,33 @@ def _ranked(record, sign):
 
 def test_nothing_is_decided_between_a_row_and_itself(by_seed):
     for measure in MEASURES:
-        assert compared(by_seed, "exact", "exact", measure)["verdict"] == OPEN
+        assert compare(by_seed, "exact", "exact", measure)["verdict"] == OPEN
 
 
 def test_seeds_that_disagree_decide_nothing():
-    assert (
-        verdict(hull([{"value": -1.0, "low": -1.2, "high": -0.8}, {"value": 1.0, "low": 0.8, "high": 1.2}]))["verdict"]
-        == OPEN
-    )
-    assert (
-        verdict(hull([{"value": -1.0, "low": -1.2, "high": -0.8}, {"value": -3.0, "low": -4, "high": -2}]))["verdict"]
-        == BETTER
-    )
+    better, worse, far = ({"value": v, "low": v - 0.2, "high": v + 0.2} for v in (-1.0, 1.0, -3.0))
+    assert with_verdict(combine_seeds([better, worse]))["verdict"] == OPEN
+    assert with_verdict(combine_seeds([better, far]))["verdict"] == BETTER
 
 
 def test_too_few_cases_decide_nothing(by_seed):
     few = [records[:3] for records in by_seed]
-    assert compared(few, "exact", "single", "ged_u")["verdict"] == OPEN
+    assert compare(few, "exact", "single", "ged_u")["verdict"] == OPEN
 
 
 def test_a_row_without_samples_has_no_score_of_the_joint_law(by_seed):
     maps = [[{**r, "rows": {"map": {k: v for k, v in r["rows"]["exact"].items() if k != "ged_u"}}} for r in rs]
             for rs in by_seed]  # fmt: skip
-    assert scored(maps, "map", "ged_u") is None and scored(maps, "map", "iou")["value"] > 0
-    assert compared(maps, "map", "absent", "iou") is None
+    assert score_over_seeds(maps, "map", "ged_u") is None and score_over_seeds(maps, "map", "iou")["value"] > 0
+    assert compare(maps, "map", "absent", "iou") is None
 
 
 def test_amounts_are_written_without_signs():
-    assert amount({"value": -0.02, "low": -0.03, "high": -0.01}) == "by 0.020, 0.010 to 0.030"
-    assert amount({"value": 0.00021, "low": 0.0001, "high": 0.0004}) == "by 0.0002, 0.0001 to 0.0004"
+    assert magnitude({"value": -0.02, "low": -0.03, "high": -0.01}) == "0.020 (0.010 to 0.030)"
+    assert magnitude({"value": 0.00021, "low": 0.0001, "high": 0.0004}) == "0.0002 (0.0001 to 0.0004)"
 
 
 def test_exact_sampler_scores_what_is_best(by_seed):
-    assert abs(scored(by_seed, "exact", "ged_u")["value"]) < 0.02
-    assert 0.75 < scored(by_seed, "exact", "coverage")["value"] <= 1
-    assert np.isclose(scored(by_seed, "exact", "ece")["value"], 0, atol=0.02)
+    assert abs(score_over_seeds(by_seed, "exact", "ged_u")["value"]) < 0.02
+    assert 0.75 < score_over_seeds(by_seed, "exact", "coverage")["value"] <= 1
+    assert np.isclose(score_over_seeds(by_seed, "exact", "ece")["value"], 0, atol=0.02)

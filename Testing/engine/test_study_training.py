@@ -12,11 +12,12 @@ from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, d
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.study import fit, objectives
-from diffusion_segmentation.study.drawing import Drawer
-from diffusion_segmentation.study.solvers import GRIDS, SOLVERS, step_grid
+from diffusion_segmentation.study.questions.adaptation import GRIDS, step_grid
+from diffusion_segmentation.study.questions.comparison import SOLVERS
+from diffusion_segmentation.study.sampling import VariantSampler
 from diffusion_segmentation.study.stochastic import Stochastic
 from diffusion_segmentation.study.tasks import MASKS, TRAIN, VALIDATION, Sizes, prepare
-from diffusion_segmentation.study.variants import MEMBERS, Arm, ensemble
+from diffusion_segmentation.study.variants import ENSEMBLE_SIZE, Variant, ensemble
 
 TASK = "boundary:16x16"
 SIZES = Sizes(train=32, validation=16, test=6)
@@ -39,7 +40,7 @@ def test_a_task_is_kept_and_its_parts_differ(task):
 
 
 def test_what_is_no_task_is_said_in_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="no folder of labelled images and none of the tasks"):
+    with pytest.raises(InputError, match="neither a folder of labelled images nor a task"):
         prepare("nothing", tmp_path, SIZES)
 
 
@@ -70,28 +71,28 @@ def test_a_perfect_answer_is_read_as_the_truth_whatever_is_predicted(loss, log_s
     answer = {"ce": 50 * x0, "mse": x0, "v": alpha * noise - sigma * x0, "eps": noise}[loss]
     p = objectives.probabilities(answer, loss, x, level)
     torch.testing.assert_close(2 * p - 1, x0, atol=1e-3, rtol=0)
-    assert objectives._answer_loss(answer, loss, 3, labels, x0, noise, level).max() < 1e-6
+    assert objectives._output_loss(answer, loss, 3, labels, x0, noise, level).max() < 1e-6
 
 
 def test_substitutes_for_the_noisy_mask():
     x, other, level = torch.randn(2, 8, 4, 4), torch.ones(2, 8, 4, 4), torch.full((2,), 6.0)
-    assert objectives.substituted("mask", x, other, level)[0] is x
-    assert not torch.allclose(objectives.substituted("noise", x, other, level)[0], x)
-    shuffled = objectives.substituted("shuffled", x, other, level)[0]
+    assert objectives.network_input("mask", x, other, level)[0] is x
+    assert not torch.allclose(objectives.network_input("noise", x, other, level)[0], x)
+    shuffled = objectives.network_input("shuffled", x, other, level)[0]
     torch.testing.assert_close(shuffled, other, atol=0.5, rtol=0)
-    nothing, at = objectives.substituted("nothing", x, other, level)
+    nothing, at = objectives.network_input("nothing", x, other, level)
     assert not nothing.any() and (at == LOG_SNR_MIN).all()
 
 
 def test_shuffled_masks_are_those_of_other_cases(task):
     torch.manual_seed(0)
-    arm, seen = Arm(TASK, state="shuffled"), []
-    network = fit.build(arm, task)
+    variant, seen = Variant(TASK, state="shuffled"), []
+    network = fit.build(variant, task)
     original = network.denoise
     network.denoise = lambda x, level, condition: (seen.append(x), original(x, level, condition))[1]
     images, masks = (torch.from_numpy(np.array(a[:2])) for a in task.arrays(TRAIN))
     masks = torch.stack([torch.zeros_like(masks[0, :1]), torch.ones_like(masks[0, :1])])
-    objectives.denoising_loss(network, arm, images[:, None], masks, torch.full((2, 2), LOG_SNR_MAX))
+    objectives.denoising_loss(network, variant, images[:, None], masks, torch.full((2, 2), LOG_SNR_MAX))
     of_class_1 = seen[0].reshape(4, 2, -1)[:, 1].mean(1)
     assert (of_class_1[:2] > 0.5).all() and (of_class_1[2:] < -0.5).all()
 
@@ -144,20 +145,20 @@ def test_stochastic_network_learns_that_pixels_go_together():
 
 @pytest.mark.slow
 def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
-    arm = Arm(TASK, form="direct")
-    path = tmp_path / f"{arm.key(task.content, 0.05, 'cpu')}.safetensors"
-    monkeypatch.setattr(fit, "KEEP_SECONDS", 0)
+    variant = Variant(TASK, form="direct")
+    path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
     steps = fit._Training._step
     monkeypatch.setattr(fit._Training, "_step", lambda self, *a: _stop_after(self, 3) or steps(self, *a))
     with pytest.raises(KeyboardInterrupt):
-        fit.trained(arm, task, 0.05, tmp_path, "cpu")
+        fit.trained(variant, task, 0.05, tmp_path, "cpu")
     assert path.with_suffix(".checkpoint").exists() and not path.exists()
     began = []
     monkeypatch.setattr(fit._Training, "_step", lambda self, *a: (began.append(self.step), steps(self, *a))[1])
-    network = fit.trained(arm, task, 0.05, tmp_path, "cpu")
+    network = fit.trained(variant, task, 0.05, tmp_path, "cpu")
     assert began[0] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
     assert not path.with_suffix(".checkpoint").exists()
-    again = fit.trained(arm, task, 0.05, tmp_path, "cpu")
+    again = fit.trained(variant, task, 0.05, tmp_path, "cpu")
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
@@ -169,45 +170,45 @@ def _stop_after(training, steps):
 
 
 def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
-    arm = Arm(TASK, form="direct")
-    path = tmp_path / f"{arm.key(task.content, 0.01, 'cpu')}.checkpoint"
+    variant = Variant(TASK, form="direct")
+    path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.checkpoint"
     path.write_bytes(b"not a checkpoint")
-    fit.trained(arm, task, 0.01, tmp_path, "cpu")
+    fit.trained(variant, task, 0.01, tmp_path, "cpu")
     assert load_file(path.with_suffix(".safetensors"))
 
 
 @pytest.mark.parametrize(
-    "arm",
+    "variant",
     [
-        Arm(TASK, loss="eps"),
-        Arm(TASK, loss="v", schedule="linear"),
-        Arm(TASK, loss="mse", state="noise"),
-        Arm(TASK, loss="dice", architecture="filtered"),
-        Arm(TASK, form="stochastic"),
-        Arm(TASK, form="mask"),
-        Arm(TASK, form="image"),
-        Arm(TASK, form="direct", dropout=1.0),
-        Arm(TASK, halved=True, crops="labels"),
+        Variant(TASK, loss="eps"),
+        Variant(TASK, loss="v", schedule="linear"),
+        Variant(TASK, loss="mse", state="noise"),
+        Variant(TASK, loss="dice", architecture="filtered"),
+        Variant(TASK, form="stochastic"),
+        Variant(TASK, form="mask"),
+        Variant(TASK, form="image"),
+        Variant(TASK, form="direct", dropout=1.0),
+        Variant(TASK, halved=True, crops="labels"),
     ],
 )
-def test_every_kind_of_arm_trains(arm, task, tmp_path):
-    network = fit.trained(arm, task, 0.01, tmp_path, "cpu")
-    before = fit.build(arm, task).state_dict()
+def test_every_kind_of_arm_trains(variant, task, tmp_path):
+    network = fit.trained(variant, task, 0.01, tmp_path, "cpu")
+    before = fit.build(variant, task).state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
 def test_arms_are_told_apart():
-    arms = [Arm(TASK), Arm(TASK, 1), Arm(TASK, loss="eps"), *ensemble(TASK, 0)]
-    assert len({arm.key("content", 1.0, "cpu") for arm in arms}) == len(arms) == 3 + MEMBERS
-    assert Arm(TASK).key("content", 1.0, "cpu") != Arm(TASK).key("content", 2.0, "cpu")
-    assert sum(arm.share for arm in ensemble(TASK, 0)) == pytest.approx(1)
-    assert len({arm.number for arm in arms}) == len(arms) - 1  # the loss does not change the seed
+    variants = [Variant(TASK), Variant(TASK, 1), Variant(TASK, loss="eps"), *ensemble(TASK, 0)]
+    assert len({variant.key("content", 1.0, "cpu") for variant in variants}) == len(variants) == 3 + ENSEMBLE_SIZE
+    assert Variant(TASK).key("content", 1.0, "cpu") != Variant(TASK).key("content", 2.0, "cpu")
+    assert sum(variant.share for variant in ensemble(TASK, 0)) == pytest.approx(1)
+    assert len({variant.random_seed for variant in variants}) == len(variants) - 1  # the loss does not change the seed
 
 
 def test_samples_depend_on_their_seed_alone(task):
-    drawer = Drawer(fit.build(Arm(TASK), task).eval(), Arm(TASK), task)
+    sampler = VariantSampler(fit.build(Variant(TASK), task).eval(), Variant(TASK), task)
     image, grid = task.case(0).image, np.linspace(-12, 6, 4)
-    first, again, other = (drawer.draw(image, 4, grid, seed).softmax for seed in (0, 0, 1))
+    first, again, other = (sampler.sample(image, 4, grid, seed).softmax for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     np.testing.assert_allclose(first.sum(1), 1, atol=1e-5)

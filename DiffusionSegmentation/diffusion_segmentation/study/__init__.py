@@ -1,6 +1,6 @@
-"""`study`: what diffusion segmentation learns, whether it pays, and how it should be set up, on data of one's own.
+"""`study`: whether diffusion segmentation pays on one's own data, what it learns, and how to set it up.
 
-Öttl et al., "Analysing Diffusion Segmentation for Medical Images", 2024, ask these questions; each is a module in
-`questions`. What a question needs trained are `arms`, all with the same time; what it measures are `probes`, kept like
-the arms; what it says are sentences with intervals, or that the data do not decide.
+The questions, in `questions`, are those of Öttl et al., "Analysing Diffusion Segmentation for Medical Images", 2024.
+Each names the variants to train, all for the same time, measures them on test cases, and summarises the results in
+sentences with intervals.
 """

@@ -1,11 +1,11 @@
-"""`study DATA --adapt MODEL`: a new step grid for an existing model, from a few labelled cases, and what it gains.
+"""`study DATA --adapt MODEL`: fits the step grid of an existing model to a few labelled cases.
 
-The weights stay. The loss curve over noise levels is measured anew on half of the cases; the other half says whether
-samples drawn on the grid of that curve are nearer the truth than on the old one. Written are
+The weights do not change. The loss curve over noise levels is measured on validation cases, and test cases show whether
+samples on its step grid are closer to the truth than on the old grid. Writes
 
     <output>/model/         the model with the new curve
     <output>/adapt.json     both grids, both scores and their difference
-    <output>/training.json  for a model trained on the cosine schedule: the input scale that the curve advises, as a
+    <output>/training.json  for a model trained on the cosine schedule: the input scale that the curve suggests, as a
                             configuration for `train --start`
 """
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..evaluation.known_answer.posterior import Truth
 from ..evaluation.known_answer.samplers import Answer
 from ..images.writing import write_report
 from ..model import folder as models
@@ -32,48 +34,54 @@ from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import draw
 from ..training.loss import loss_curve
 from .curves import half_point
-from .scores import BETTER, OPEN, amount, compared, record_case, scored
+from .scores import OPEN, compare, magnitude, score_cases, score_over_seeds
 from .tasks import VALIDATION, Sizes, Task, prepare
 
+logger = logging.getLogger(__name__)
+
 SAMPLES = 16
-CASES = 40
-"""Test cases behind the gain, at most."""
-FITTED = 32
-"""Cases behind the curve, at most."""
+MAX_TEST_CASES = 40
+MAX_CURVE_CASES = 32
 OLD, NEW = "old grid", "new grid"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a person asked for."""
+class AdaptOptions:
+    """Options of the command."""
 
     data: str
     model: str
     output: Path
     device: str = "auto"
-    sizes: Sizes = Sizes(train=1, validation=FITTED, test=CASES)
+    sizes: Sizes = Sizes(train=1, validation=MAX_CURVE_CASES, test=MAX_TEST_CASES)
 
 
-def adapt(request: Request) -> dict[str, Any]:
-    """Fit, compare, write; returns what adapt.json holds.
+def adapt(options: AdaptOptions) -> dict[str, Any]:
+    """Fit, compare and write; returns the content of adapt.json.
 
-    Raises InputError where model and data do not go together, ModelError for a model that cannot be used.
+    Raises InputError if the model does not fit the data, ModelError if it cannot be loaded.
     """
-    folder = models.find(request.model)
-    model = models.load(folder).to(choose_device(request.device))
-    task = prepare(request.data, request.output / "cache", request.sizes)
+    model = models.load(models.find(options.model)).to(choose_device(options.device))
+    task = prepare(options.data, options.output / "cache", options.sizes)
     check_fits(model, task)
     device = next(model.encoder.parameters()).device
-    print("measuring the loss over noise levels", file=sys.stderr, flush=True)
+    logger.info("measuring the loss over noise levels")
     with flush_denormals():
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
     adapted = with_curve(model, curve, task)
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
-    records = [_record(model, task, index, grids) for index in range(len(task.cases))]
-    gain = compared([records], NEW, OLD, "ged_u")
-    found = {
+
+    def predict(truth: Truth, index: int) -> Mapping[str, Answer]:
+        image = np.ascontiguousarray(truth.case.image)[None]
+        with flush_denormals():
+            samples = {name: draw(model, image, SAMPLES, grid, index) for name, grid in grids.items()}
+        return {name: Answer(one.mean[0], one.masks[0]) for name, one in samples.items()}
+
+    by_seed = [score_cases(task, predict)]
+    gain = compare(by_seed, NEW, OLD, "ged_u")
+    result = {
         "model": model.section["name"],
         "data": task.name,
         "steps": steps,
@@ -81,24 +89,24 @@ def adapt(request: Request) -> dict[str, Any]:
         "samples": SAMPLES,
         "grids": {name: [round(float(node), 4) for node in grid] for name, grid in grids.items()},
         "curves": {OLD: model.section["process"]["loss_curve"], NEW: curve},
-        "scores": {name: {m: scored([records], name, m) for m in ("ged_u", "iou", "spread")} for name in grids},
+        "scores": {name: {m: score_over_seeds(by_seed, name, m) for m in ("ged_u", "iou", "spread")} for name in grids},
         "gain": gain,
         "sentence": _sentence(task, steps, gain),
     }
-    write_report(request.output / "adapt.json", found)
-    models.save(request.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser, adapted.input_statistics)
+    write_report(options.output / "adapt.json", result)
+    models.save(options.output / "model", adapted.metadata, adapted.encoder, adapted.denoiser, adapted.input_statistics)
     if (model.section.get("training") or {}).get("optimisation", {}).get("density") == "cosine":
-        _advise(request.output / "training.json", curve)
-    return found
+        _write_input_scale(options.output / "training.json", curve)
+    return result
 
 
-def text(found: dict[str, Any], output: Path) -> str:
-    """For a terminal."""
-    return f"{found['sentence']}\nThe model with the new grid is {output / 'model'}"
+def text(result: dict[str, Any], output: Path) -> str:
+    """The result for a terminal."""
+    return f"{result['sentence']}\nThe model with the new grid is {output / 'model'}"
 
 
 def check_fits(model: Model, task: Task) -> None:
-    """Raise InputError, one sentence, where the model cannot be asked about this task."""
+    """Raise InputError, one sentence, if the model cannot segment this task."""
     if model.classes != task.classes:
         raise InputError(
             f"The model has {model.classes - 1} structures and '{task.name}' {task.classes - 1}; adapt a model of the "
@@ -112,7 +120,7 @@ def check_fits(model: Model, task: Task) -> None:
 
 
 def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model:
-    """The same networks with another loss curve, and a note of where it comes from."""
+    """The same networks with another loss curve; the metadata name its data and the original model."""
     metadata = copy.deepcopy(model.metadata)
     section = metadata["diffusion_segmentation"]
     section["process"]["loss_curve"] = curve
@@ -121,37 +129,23 @@ def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model
 
 
 def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    images, masks = task.arrays(VALIDATION)
-    count = min(FITTED, len(images))
+    """Validation images [N, 1, *shape] with the first mask of each [N, 1, *shape]."""
+    images, masks = (np.array(array[:MAX_CURVE_CASES]) for array in task.arrays(VALIDATION))
     size = 16 if len(task.shape) == 2 else 1
     return [
-        (
-            torch.from_numpy(np.array(images[start : start + size]))[:, None],
-            torch.from_numpy(np.array(masks[start : start + size, :1])),
-        )
-        for start in range(0, count, size)
+        (torch.from_numpy(images[start : start + size])[:, None], torch.from_numpy(masks[start : start + size, :1]))
+        for start in range(0, len(images), size)
     ]
-
-
-def _record(model: Model, task: Task, index: int, grids: dict[str, np.ndarray]) -> dict[str, Any]:
-    truth = task.truth(index)
-    answers = {}
-    with flush_denormals():
-        for name, grid in grids.items():
-            drawn = draw(model, np.ascontiguousarray(truth.case.image)[None], SAMPLES, grid, index)
-            answers[name] = Answer(drawn.mean[0], drawn.masks[0])
-    return record_case(truth, answers, task.exact, index)
 
 
 def _sentence(task: Task, steps: int, gain: dict[str, Any]) -> str:
     if gain["verdict"] == OPEN:
-        return f"On {task.name}, {steps} steps of the new grid are not decidedly better or worse than of the old one."
-    word = "nearer to" if gain["verdict"] == BETTER else "farther from"
-    return f"On {task.name}, {steps} steps of the new grid draw masks {word} the truth, in GED {amount(gain, 4)}."
+        return f"{task.name}, {steps} steps: the difference in GED between the new and the old grid is not decided."
+    return f"{task.name}, {steps} steps: the new grid is {gain['verdict']} than the old in GED by {magnitude(gain, 4)}."
 
 
-def _advise(path: Path, curve: dict[str, list[float]]) -> None:
-    """The cosine schedule's middle, 2 ln b, at the curve's half-point."""
+def _write_input_scale(path: Path, curve: dict[str, list[float]]) -> None:
+    """The input scale b that puts the middle of the cosine schedule, 2 ln b, at the curve's half-point."""
     scale = math.exp(half_point(np.array(curve["log_snr"]), np.array(curve["cross_entropy"])) / 2)
     section = {"process": {"input_scale": round(float(np.clip(scale, 0.05, 1.0)), 3)}}
     path.parent.mkdir(parents=True, exist_ok=True)

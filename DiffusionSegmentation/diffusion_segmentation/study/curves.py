@@ -1,8 +1,6 @@
-"""Loss and error over noise levels, case by case, for what a study trains."""
+"""Loss and error over noise levels, for each case."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,82 +9,68 @@ from ..diffusion.process import diffuse, one_hot_state
 from ..networks import CHANNELS_LAST, space_to_depth
 from ..runtime.floating_point import flush_denormals
 from ..training.loss import bin_centres, cross_entropy
+from .architectures.interface import Condition
 from .objectives import probabilities
 from .tasks import VALIDATION, Task
-from .variants import Arm
+from .variants import Variant
 
 CASES = 64
-"""Cases of a part behind a curve."""
-GROUP = 16
+BATCH = 16
 
 
-def loss_over_levels(network: torch.nn.Module, arm: Arm, task: Task, part: str = VALIDATION) -> dict[str, np.ndarray]:
-    """Case by case "loss" and "error" [cases, 24] at the log-SNR "log_snr" [24], of an arm that denoises.
+def loss_over_levels(
+    network: torch.nn.Module, variant: Variant, task: Task, part: str = VALIDATION
+) -> dict[str, np.ndarray]:
+    """Arrays "loss" and "error" [cases, 24] of a denoising variant at the log-SNR "log_snr" [24].
 
-    The loss is the cross-entropy in nats a voxel where the answer gives classes, of images the squared error of the
-    noise, and else that of x0; the error is the mean squared error of x0. From that of masks follows that of the noise:
-    x = alpha x0 + sigma eps makes it exp(log-SNR) times as large. One draw of noise for each case and level, the same
-    for every network, so that their curves differ by the networks alone.
+    The loss is the cross-entropy in nats per voxel for class outputs, the squared error of the noise for images, and
+    the squared error of x0 otherwise. The error is the mean squared error of x0; for masks that of the noise follows:
+    x = alpha x0 + sigma eps makes it exp(log-SNR) times as large. Every network sees the same noise.
     """
     images, masks = task.arrays(part)
     count = min(CASES, len(images))
     images, masks = np.array(images[:count]), np.array(masks[:count, :1])
     device = next(network.parameters()).device
+    memory_format = CHANNELS_LAST[len(task.shape)]
     generator = torch.Generator().manual_seed(0)
-    if arm.form == "image":
-        centre, scale = task.standard()
-        images = (images - centre) / scale
-    levels, loss, error = bin_centres(), [], []
+    if variant.form == "image":
+        mean, deviation = task.image_statistics()
+        images = (images - mean) / deviation
+
+    def at_level(
+        x0: torch.Tensor, target: torch.Tensor, condition: Condition | None, level: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and error [N] at one log-SNR."""
+        noise = torch.randn(x0.shape, generator=generator).to(device).contiguous(memory_format=memory_format)
+        log_snr = torch.full((len(x0),), level, device=device)
+        x = diffuse(x0, noise, log_snr)
+        if variant.form == "image":
+            error = (network(x, log_snr) - noise).square().flatten(1).mean(1)
+            # Near pure noise a small error of the noise is a large one of x0; the mean image has an error of 1.
+            return error, (error * torch.exp(-log_snr)).clamp(max=1.0)
+        output = network(x, log_snr) if condition is None else network.denoise(x, log_snr, condition)
+        error = (2 * probabilities(output, variant.loss, x, log_snr) - 1 - x0).square().flatten(1).mean(1)
+        return cross_entropy(output, target, task.classes) if variant.loss in ("ce", "dice") else error, error
+
+    loss, error = [], []
     with flush_denormals(), torch.inference_mode():
-        for start in range(0, count, GROUP):
-            image = torch.from_numpy(images[start : start + GROUP])[:, None]
-            drawn = torch.from_numpy(masks[start : start + GROUP])
-            rows = [_at(network, arm, task, image, drawn, float(level), device, generator) for level in levels]
-            loss.append(torch.stack([row[0] for row in rows], 1).cpu().numpy())
-            error.append(torch.stack([row[1] for row in rows], 1).cpu().numpy())
-    return {"log_snr": levels, "loss": np.concatenate(loss), "error": np.concatenate(error)}
-
-
-def _at(
-    network: Any,
-    arm: Arm,
-    task: Task,
-    image: torch.Tensor,
-    masks: torch.Tensor,
-    level: float,
-    device: torch.device,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and error [N] at one noise level."""
-    target = space_to_depth(masks).long().to(device)
-    if arm.form == "image":
-        x0 = space_to_depth(image).to(device)
-    else:
-        x0 = one_hot_state(target, task.classes)
-    noise = torch.randn(x0.shape, generator=generator).to(device)
-    noise = noise.contiguous(memory_format=CHANNELS_LAST[len(task.shape)])
-    log_snr = torch.full((len(x0),), level, device=device)
-    x = diffuse(x0, noise, log_snr)
-    if arm.form == "image":
-        error = (network(x, log_snr) - noise).square().flatten(1).mean(1)
-        # In pure noise the least error in the noise is a vast one in x0: no worse than the mean image, which has 1.
-        return error, (error * torch.exp(-log_snr)).clamp(max=1.0)
-    if arm.form == "mask":
-        answer = network(x, log_snr)
-    else:
-        image = image.to(device).contiguous(memory_format=CHANNELS_LAST[len(task.shape)])
-        answer = network.denoise(x, log_snr, network.encode(image))
-    p = probabilities(answer, arm.loss, x, log_snr)
-    error = (2 * p - 1 - x0).square().flatten(1).mean(1)
-    loss = cross_entropy(answer, target, task.classes) if arm.loss in ("ce", "dice") else error
-    return loss, error
+        for start in range(0, count, BATCH):
+            image = torch.from_numpy(images[start : start + BATCH])[:, None].to(device)
+            target = space_to_depth(torch.from_numpy(masks[start : start + BATCH])).long().to(device)
+            x0 = space_to_depth(image) if variant.form == "image" else one_hot_state(target, task.classes)
+            diffusion = variant.form == "diffusion"
+            condition = network.encode(image.contiguous(memory_format=memory_format)) if diffusion else None
+            levels = [at_level(x0, target, condition, float(level)) for level in bin_centres()]
+            for rows, column in ((loss, 0), (error, 1)):
+                rows.append(torch.stack([level[column] for level in levels], 1).cpu().numpy())
+    return {"log_snr": bin_centres(), "loss": np.concatenate(loss), "error": np.concatenate(error)}
 
 
 def half_point(log_snr: np.ndarray, error: np.ndarray) -> float:
-    """The log-SNR at which the error [levels] has fallen to half of what it is in pure noise: the task's scale.
+    """The log-SNR at which the error [levels] has fallen to half of its value in pure noise: the scale of the task.
 
-    The lower it is, the more noise the masks bear: large objects do, small ones do not. The largest of it where the
-    error never falls so far.
+    It is lower for large objects, whose masks can be recovered from more noise. The largest log-SNR if the error never
+    falls so far.
     """
     falling = np.minimum.accumulate(np.asarray(error, np.float64))
     below = np.flatnonzero(falling <= falling[0] / 2)
@@ -100,10 +84,9 @@ def half_point(log_snr: np.ndarray, error: np.ndarray) -> float:
 
 
 def rise(loss: np.ndarray) -> float:
-    """How far a curve [levels], log-SNR rising, rises again as noise is added, as a share of its largest value.
+    """Largest rise of a loss [levels], log-SNR rising, as noise is added, as a share of its maximum.
 
-    0 for a curve that only falls with noise, as that of image generation is said to; 1 where it starts at 0 and rises
-    to its top.
+    0 for a loss that falls throughout; 1 for one that rises from 0 to its maximum.
     """
     noisier = np.asarray(loss, np.float64)[::-1]
     lowest = np.minimum.accumulate(noisier)

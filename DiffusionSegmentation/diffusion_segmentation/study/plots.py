@@ -1,4 +1,4 @@
-"""The figures of a study as PNG. Colours are told apart in colour blindness, and marks differ too."""
+"""Figures of a study as PNG. Series differ in colour (safe for colour blindness) and marker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOG_SNR = "log-SNR (left noise, right mask)"
 
 
 def dots(
-    rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str], wanted: Mapping[str, float] | None = None
+    rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str], ideal: Mapping[str, float] | None = None
 ) -> bytes:
-    """One panel a measure, one line a row: scores with intervals; `rows` by title, scores by the measure's key.
+    """Scores with intervals: one panel per measure, one line per row; `rows` by title, scores by the measure's key.
 
-    `wanted` are the values that a perfect row would have, drawn as a line.
+    `ideal` scores are drawn as a vertical line.
     """
 
     def draw(figure: Figure) -> None:
@@ -35,8 +35,8 @@ def dots(
                     color = "#555555" if name.startswith("exact") else color
                     _bar(axes, rows[name][key], at, color, MARKS[name.startswith("diffusion")], upright=False)
             axes.set(xlabel=title)
-            if wanted and key in wanted:
-                axes.axvline(wanted[key], color="black", lw=0.8, ls=":")
+            if ideal and key in ideal:
+                axes.axvline(ideal[key], color="black", lw=0.8, ls=":")
             axes.grid(axis="x", color="#e6e6e6", lw=0.8)
             axes.set_axisbelow(True)
         panels[0].set_yticks(range(len(names)), names, fontsize=8)
@@ -46,7 +46,7 @@ def dots(
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: str, y: str, log: bool = True) -> bytes:
-    """Scores with intervals over a number, one line a series."""
+    """Scores with intervals over a number, one line per series."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -70,7 +70,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: st
 
 
 def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarray]]], levels: np.ndarray) -> bytes:
-    """Left the error of x0, right the loss in the noise, over log-SNR; one line for each seed of a series."""
+    """Error of x0 (left) and noise-prediction loss (right) over log-SNR; one line for each seed of a series."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -81,26 +81,26 @@ def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarr
                 left.plot(levels, error / error[0], **style)
                 right.plot(levels, loss / max(loss.max(), 1e-12), **style)
         left.axhline(0.5, color="black", lw=0.8, ls=":")
-        left.set(xlabel=LOG_SNR, ylabel="error of x0, share of that in noise", ylim=(0, 1.15))
-        right.set(xlabel=LOG_SNR, ylabel="loss in the noise, share of its largest", ylim=(0, 1.05))
+        left.set(xlabel=LOG_SNR, ylabel="error of x0 / error in pure noise", ylim=(0, 1.15))
+        right.set(xlabel=LOG_SNR, ylabel="noise-prediction loss / maximum", ylim=(0, 1.05))
         figure.legend(*left.get_legend_handles_labels(), fontsize=7, loc="outside upper center", ncols=4)
 
     return png(draw, (WIDE[0], WIDE[1] + 0.3))
 
 
-def path(grids: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]]) -> bytes:
-    """Dice along the sampler's path and where labels are decided, over the steps; one line for each seed."""
+def path(grids: Sequence[np.ndarray], seeds: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+    """Dice along the sampler's path and shares of voxels decided, over the steps; one line for each seed."""
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         steps = np.arange(1, len(grids[0]) + 1)
-        names = {"own": "with the sample that comes out", "reference": "with true masks"}
-        for k, one in enumerate(found):
+        names = {"own": "with the final sample", "reference": "with true masks"}
+        for k, one in enumerate(seeds):
             for n, (key, name) in enumerate(names.items()):
                 style = dict(color=COLORS[n], marker=MARKS[n], ms=3, lw=1.2, label=None if k else name)
                 above.plot(steps, one[key], **style)
-            width = 0.8 / len(found)
-            at = steps + width * (k - (len(found) - 1) / 2)
+            width = 0.8 / len(seeds)
+            at = steps + width * (k - (len(seeds) - 1) / 2)
             below.bar(at, one["decided"], width, color=SHADES[k % len(SHADES)], label=f"seed {k + 1}")
         above.set(ylabel="Dice", ylim=(0, 1.02))
         shown = steps[:: max(1, len(steps) // 7)]
@@ -113,7 +113,7 @@ def path(grids: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]])
 
 
 def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[str, str]) -> bytes:
-    """A number for every "row, column" key as shades with the number written in; some are marked with a word."""
+    """Heat map of the value of each "row, column" key; `marked` maps words to the keys they are written on."""
     rows = list(dict.fromkeys(key.rpartition(", ")[0] for key in values))
 
     def draw(figure: Figure) -> None:
@@ -123,26 +123,18 @@ def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[st
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 words = " ".join(word for word, key in marked.items() if key == f"{row}, {column}")
-                dark = table[i, j] > 0.75 * table.max()
-                axes.text(
-                    j,
-                    i,
-                    f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if dark else "black",
-                    fontweight="bold" if words else "normal",
-                )
+                color = "white" if table[i, j] > 0.75 * table.max() else "black"
+                style = dict(ha="center", va="center", fontsize=7, fontweight="bold" if words else "normal")
+                axes.text(j, i, f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""), color=color, **style)
         axes.set_xticks(range(len(columns)), columns, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
-        axes.set(xlabel="step grid", ylabel="schedule and input scale of the training")
+        axes.set(xlabel="step grid", ylabel="training schedule and input scale")
 
     return png(draw, (6.8, 1.2 + 0.42 * len(rows)))
 
 
 def _bar(axes: Axes, score: Mapping[str, Any], at: float, color: str, mark: str, upright: bool) -> None:
-    """A score with its interval, where it has one."""
+    """Draw a score, with its interval if it has one."""
     value, low, high = score["value"], score["low"], score["high"]
     reach = None if low is None or high is None else [[max(0, value - low)], [max(0, high - value)]]
     x, y = (at, value) if upright else (value, at)

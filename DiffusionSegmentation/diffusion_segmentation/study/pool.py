@@ -1,11 +1,11 @@
-"""Work on several cores: each job in a process of its own kind, progress with time left, nothing finished is lost."""
+"""Runs jobs in a pool of processes and prints their progress."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,11 +14,13 @@ from typing import Any
 
 from ..errors import DiffusionSegmentationError
 
-TELL_SECONDS = 30
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 30
 
 
 def processes(device: str) -> int:
-    """One for each core that this process may use, as networks of this size gain little from several; one GPU, one."""
+    """Number of processes: one per available CPU core, because small networks gain little from threads, or per GPU."""
     if device != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -26,35 +28,34 @@ def processes(device: str) -> int:
 
 
 def run(
-    jobs: Sequence[tuple[str, float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
+    jobs: Sequence[tuple[float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
 ) -> Iterator[Any]:
-    """Run jobs (title, weight, function, arguments) on `count` processes; yields what they return, in any order.
+    """Run jobs (weight, function, arguments) on `count` processes; yields what they return, in any order.
 
-    `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks". At Ctrl+C, and where the
-    caller stops, the processes end at once. What a job raises is raised here.
+    `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks". The processes are terminated
+    at Ctrl+C and when the caller stops iterating. Raises what a job raises, and DiffusionSegmentationError if a process
+    dies.
     """
-    total, done, finished, started = sum(job[1] for job in jobs), 0.0, 0, time.monotonic()
-    told = -TELL_SECONDS
+    total, done, finished, started = sum(weight for weight, *_ in jobs), 0.0, 0, time.monotonic()
+    printed = -PROGRESS_SECONDS
     before = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_alone)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_initialise)
     try:
-        waiting: dict[Future[Any], tuple[str, float]] = {
-            pool.submit(function, *arguments): (title, weight) for title, weight, function, arguments in jobs
-        }
+        waiting: dict[Future[Any], float] = {pool.submit(function, *args): weight for weight, function, args in jobs}
         while waiting:
-            ended, _ = wait(waiting, timeout=TELL_SECONDS, return_when=FIRST_COMPLETED)
+            ended, _ = wait(waiting, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
             for future in ended:
-                done, finished = done + waiting.pop(future)[1], finished + 1
+                done, finished = done + waiting.pop(future), finished + 1
                 yield future.result()
             now = time.monotonic() - started
-            if (ended and finished == len(jobs)) or now - told > TELL_SECONDS:
-                told = now
+            if (ended and finished == len(jobs)) or now - printed > PROGRESS_SECONDS:
+                printed = now
                 left = f", about {now * (total - done) / done / 60:.0f} min left" if 0 < done < total else ""
-                print(f"{stage}: {finished} of {len(jobs)} {label}{left}", file=sys.stderr, flush=True)
+                logger.info(f"{stage}: {finished} of {len(jobs)} {label}{left}")
     except BrokenProcessPool:
         raise DiffusionSegmentationError(
-            "A process of the study was ended from outside, most likely for want of memory; close other programs and "
-            "give the same command again, which goes on from what is finished."
+            "A process of the study was killed, most likely because memory ran out; close other programs and run the "
+            "same command again, which continues from what is finished."
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -64,8 +65,8 @@ def run(
                 process.join(5)
 
 
-def _alone() -> None:
-    """A process of the pool: one thread, and Ctrl+C is its parent's business."""
+def _initialise() -> None:
+    """Initialise a process of the pool: one thread; the parent handles Ctrl+C."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,47 +1,52 @@
-"""What a question of the study has to offer."""
+"""The interface of a question of the study."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .context import Context, Probe
-from .findings import Findings
+from .context import Context, Measurement
+from .summary import Summary
 from .tasks import Task
-from .variants import Arm
+from .variants import Variant
 
-Found = Mapping[tuple[str, int], Mapping[str, Any]]
-"""What the probes have found, by task and seed."""
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+"""What `Question.measure` returned, by task name and seed."""
 
 
 class Question(ABC):
-    """One question: the arms that it needs trained, what it measures on each task, and what follows."""
+    """One question: the variants to train, what to measure on each task, and what the report shows."""
 
     key: ClassVar[str]
     title: ClassVar[str]
     why: ClassVar[str]
-    """What is asked, and of which claim, in a sentence or two."""
+    """What is compared and which claim it tests, in two or three sentences."""
 
     def check(self, task: Task) -> None:
-        """Raise InputError, one sentence, where the question cannot be asked of this task."""
+        """Raise InputError, one sentence, if the question does not apply to this task."""
         return
 
-    @abstractmethod
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        """What has to be trained for a task and a seed."""
+    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
+        """The variants to train for the task `name` and a seed; by default the diffusion model."""
+        return (Variant(name, seed),)
 
     @abstractmethod
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        """Measure, in a process of its own; what comes back must be JSON."""
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        """Measure on the task `name`, in a process of the pool. The result must be JSON."""
 
     @abstractmethod
-    def findings(self, context: Context, found: Found) -> Findings:
-        """From all probes to what the report shows."""
+    def summarise(self, context: Context, results: Results) -> Summary:
+        """The report's part on this question."""
 
     def detail(self) -> tuple[str, ...]:
-        """What, besides the arms, changes what is measured."""
+        """Settings other than the variants that change what is measured."""
         return ()
 
-    def probes(self, context: Context) -> Iterable[Probe]:
-        return [Probe(self.key, task, seed, self.arms(task, seed), self.detail()) for task, seed in context.each()]
+    def measurements(self, context: Context) -> list[Measurement]:
+        """One measurement for every task and seed."""
+        return [
+            Measurement(self.key, task, seed, self.variants(task, seed), self.detail())
+            for task in context.tasks
+            for seed in context.seeds
+        ]

@@ -1,4 +1,4 @@
-"""A direct network whose logits are jointly Gaussian: samples that agree with themselves, for one pass."""
+"""A direct network with jointly Gaussian logits, which gives coherent samples from one pass."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..networks.blocks import CONV
 
 RANK = 10
 DRAWS = 16
-"""Samples of the logits behind the loss of each mask."""
+"""Samples of the logits for the loss."""
 
 
 class Stochastic(nn.Module):
     """Stochastic segmentation network (Monteiro et al., "Stochastic Segmentation Networks", NeurIPS 2020).
 
-    Logits ~ N(mean, F F^T + diag), where mean, F (rank 10) and diag come from the features of the encoder of `Pair`.
-    Everything in space-to-depth form.
+    Logits ~ N(mean, F F^T + diag); mean, F (rank 10) and diag are computed from the features of the encoder of `Pair`.
+    All tensors are in space-to-depth form.
     """
 
     def __init__(self, classes: int, dims: int, width: int) -> None:
@@ -46,7 +46,7 @@ class Stochastic(nn.Module):
         return mean[:, None] + low_rank + deviation * torch.randn_like(low_rank)
 
     def loss(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Minus the mean log-likelihood of masks [N, R, 2^dims, ...], nats a voxel, by DRAWS samples (their eq. 6)."""
+        """Negative mean log-likelihood of masks [N, R, 2^dims, ...], nats per voxel, from DRAWS samples (eq. 6)."""
         logits = self.draw(image, DRAWS)
         n, raters = target.shape[:2]
         by_class = logits.unflatten(2, (self.classes, -1)).log_softmax(2)

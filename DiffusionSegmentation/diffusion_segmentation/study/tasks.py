@@ -1,11 +1,10 @@
-"""What a study is made on: arrays of a task for training and validation, and test cases whose truth is known."""
+"""Tasks of a study: arrays for training and validation, and test cases with a known posterior or raters' masks."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,23 @@ from ..phantoms import PHANTOMS, Case, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
+from .variants import json_digest
 
 MASKS = 8
-"""Masks that come with every image of a phantom: draws from its exact posterior."""
-NEAR = 3
-"""Voxels from a structure within which a test case of a folder is scored."""
-LEAST_CASES = 5
+"""Masks per image of a phantom, drawn from its exact posterior."""
+SCORED_MARGIN = 3
+"""Test cases of a folder are scored within this many voxels of a structure."""
+MIN_CASES = 5
+MAX_WINDOW_BYTES = 2**28
+"""Limit for the float32 windows of a folder: as much as 4096 images of a phantom need."""
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-# Streams of random numbers of the parts of a phantom; those of `evaluate` have other keys.
-STREAMS = {TRAIN: 101, VALIDATION: 102, TEST: 103}
+PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}
+"""Seeds of a phantom's parts; `evaluate` uses others."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part of a task has; of a folder as many windows for training, and its own cases else."""
+    """Images in each part of a task; in a folder windows of its cases, and for the test the held-out cases."""
 
     train: int = 4096
     validation: int = 128
@@ -41,91 +43,88 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Task:
-    """A prepared task. `arrays` are small enough for memory, and every process of a study opens them by itself."""
+    """A prepared task, whose arrays each process memory-maps."""
 
     text: str
-    """What the person wrote."""
+    """The data as named on the command line."""
     name: str
     folder: Path
     shape: tuple[int, ...]
     label_names: tuple[str, ...]
     exact: bool
-    """Whether the law of the truth is known; otherwise there are raters' masks."""
+    """Whether the exact posterior is known; otherwise there are raters' masks."""
     cases: tuple[str, ...]
     """Names of the test cases."""
     content: str
-    """Tells one content of the arrays from another."""
+    """Hash of what the arrays are made from."""
 
     @property
     def classes(self) -> int:
-        """Number of classes, background included."""
+        """Number of classes, including background."""
         return 1 + len(self.label_names)
 
     def arrays(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 [N, *shape] and their masks uint8 [N, R, *shape]."""
         return tuple(np.load(self.folder / f"{part}-{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
 
-    def standard(self) -> tuple[float, float]:
-        """Mean and standard deviation of the training images, which image generation is standardised by."""
+    def image_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training images."""
         images = self.arrays(TRAIN)[0]
         return float(images.mean()), float(images.std())
 
     def case(self, index: int) -> Case:
-        """A test case; of a folder the raters' masks are its law."""
+        """A test case; in a folder, the raters' masks are its posterior."""
         if self.exact:
-            return phantom(self.text).draw(np.random.default_rng([STREAMS[TEST], index]))
+            return phantom(self.text).draw(np.random.default_rng([PART_SEEDS[TEST], index]))
         images, masks = self.arrays(TEST)
         raters = json.loads((self.folder / f"{TEST}.json").read_text(encoding="utf-8"))["raters"][index]
         weights = np.full(raters, 1 / raters)
         return RatedCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
 
     def truth(self, index: int) -> Truth:
-        """A test case with what its scores need."""
-        return (Truth if self.exact else RatedTruth)(self.case(index), np.random.default_rng([STREAMS[TEST], index, 1]))
+        """A test case prepared for scoring."""
+        kind, rng = Truth if self.exact else RatedTruth, np.random.default_rng([PART_SEEDS[TEST], index, 1])
+        return kind(self.case(index), rng)
 
 
 class RatedCase(EnumerableCase):
-    """A case of a folder: the law of its label map is taken to be that of its raters' masks."""
+    """A case of a folder: its posterior is the distribution of the raters' masks."""
 
 
 class RatedTruth(Truth):
-    """A case with raters: voxels near the structures count, because the true probabilities are not known."""
-
-    @cached_property
-    def _near(self) -> np.ndarray:
-        marked = self.draws.any(0)
-        return ndimage.binary_dilation(marked, iterations=NEAR) if marked.any() else np.ones_like(marked)
+    """A case with raters, scored near the structures, because the true probabilities are not known."""
 
     def __init__(self, case: Case, rng: np.random.Generator) -> None:
         super().__init__(case, rng)
-        self.anywhere = self._near
-        self.open = np.broadcast_to(self._near, (case.classes - 1, *self._near.shape))
+        marked = self.draws.any(0)
+        near = ndimage.binary_dilation(marked, iterations=SCORED_MARGIN) if marked.any() else np.ones_like(marked)
+        self.anywhere = near
+        self.open = np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
-def check_halves(question: str, task: Task) -> None:
-    """Raise InputError, one sentence, where windows of half the edge are none that a network can take."""
+def require_divisible_by_16(question: str, task: Task) -> None:
+    """Raise InputError, one sentence, if a network cannot take windows of half the edge."""
     if any(n % 16 for n in task.shape):
         shape = "x".join(map(str, task.shape))
         raise InputError(
-            f"{question} works in windows of half the edge, so edges must be multiples of 16; "
-            f"'{task.name}' has {shape}."
+            f"{question} uses windows of half the edge, so edges must be multiples of 16; '{task.name}' has {shape}."
         )
 
 
 def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
-    """Make a task's arrays in `cache`, or find them there. Raises InputError, one sentence, where there is no task."""
+    """Write a task's arrays to `cache` unless they are there. Raises InputError, one sentence, on unusable data."""
     if Path(text).is_dir():
         return _from_folder(Path(text), cache, sizes)
     if text.partition(":")[0] in PHANTOMS:
         return _from_phantom(text, cache, sizes)
     raise InputError(
-        f"'{text}' is no folder of labelled images and none of the tasks with a known answer ({', '.join(PHANTOMS)})."
+        f"'{text}' is neither a folder of labelled images nor a task with a known answer ({', '.join(PHANTOMS)})."
     )
 
 
 def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
     kind = phantom(text)
-    content = _hash({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1})
+    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
     folder = cache / "tasks" / f"{kind.name}-{content}"
     task = Task(
         text=text,
@@ -138,54 +137,47 @@ def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
         content=content,
     )
     for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
-        if not _there(folder, part):
-            rng = np.random.default_rng(STREAMS[part])
-            drawn = [kind.draw(rng) for _ in range(count)]
-            _keep(folder, part, [case.image for case in drawn], [case.sample(rng, MASKS) for case in drawn])
+        if not _is_complete(folder, part):
+            rng = np.random.default_rng(PART_SEEDS[part])
+            cases = [kind.draw(rng) for _ in range(count)]
+            _write(folder, part, [case.image for case in cases], [case.sample(rng, MASKS) for case in cases])
     return task
 
 
 def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
-    """Windows of a folder: a fifth of the cases for the test, a fifth for validation, the rest for training."""
+    """Windows of a folder: a fifth of the cases for testing, a fifth for validation, the rest for training."""
     source = Folder(path, cache / "prepared")
-    if len(source.dataset.training) < LEAST_CASES:
-        raise InputError(
-            f"A study needs {LEAST_CASES} labelled cases or more: some to train, to validate and to test on."
-        )
+    if len(source.dataset.training) < MIN_CASES:
+        raise InputError(f"A study needs {MIN_CASES} labelled cases or more: some to train, validate and test on.")
     if source.dataset.ignored is not None:
-        raise InputError(
-            "A study needs every voxel labelled; leave out the label 'ignore' and the voxels that have it."
-        )
+        raise InputError("A study needs every voxel labelled; remove the label 'ignore' and relabel its voxels.")
     settings = source.settings()
     source.configure(settings["diffusion_segmentation"])
-    optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": STREAMS[TRAIN]})
+    optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": PART_SEEDS[TRAIN]})
     fifth = max(1, len(source.seen) // 4)
     parts = {TRAIN: source.seen[fifth:], VALIDATION: source.seen[:fifth], TEST: source.held_out}
-    key = _hash(
-        {
-            "folder": source.dataset.name,
-            "cases": [[case.name, files_sha256(case.image, *case.labels)] for case in source.dataset.training],
-            "labels": source.dataset.label_names,
-            "sizes": asdict(sizes),
-            "schema": 2,
-        }
-    )
+    identity = {
+        "folder": source.dataset.name,
+        "cases": [[case.name, files_sha256(case.image, *case.labels)] for case in source.dataset.training],
+        "labels": source.dataset.label_names,
+        "sizes": asdict(sizes),
+        "schema": 2,
+    }
+    key = json_digest(identity, 12)
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"
     for part, cases in parts.items():
-        if _there(folder, part):
+        if _is_complete(folder, part):
             continue
         pairs = source.prepare(cases)
         if part == TEST:
             windows = [_around(*pair, optimisation.shapes[0]) for pair in pairs]
         else:
-            stream = iter(Windows(pairs, optimisation, STREAMS[part], augment=part == TRAIN))
-            # Windows of a volume are large: as many values as the images of a phantom have, not as many windows.
-            count = max(
-                16, min(sizes.train if part == TRAIN else sizes.validation, 2**28 // 4 // _voxels(optimisation))
-            )
+            stream = iter(Windows(pairs, optimisation, PART_SEEDS[part], augment=part == TRAIN))
+            requested = sizes.train if part == TRAIN else sizes.validation
+            count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(optimisation.shapes[0])))
             windows = [[array.numpy() for array in next(stream)] for _ in range(count)]
             windows = [(image[0], masks) for image, masks in windows]
-        _keep(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
+        _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
     return Task(
         text=str(path),
         name=source.dataset.name,
@@ -199,7 +191,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
 
 
 def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The window of a test case around all that any rater has marked."""
+    """The window of a test case centred on everything that any rater has marked."""
     whole, labels = (np.load(path, mmap_mode="r") for path in (image, masks))
     marked = np.argwhere(labels.any(0))
     centre = marked.mean(0) if len(marked) else np.array(whole.shape) / 2
@@ -212,26 +204,18 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
     )
 
 
-def _voxels(optimisation: Optimisation) -> int:
-    return int(np.prod(optimisation.shapes[0]))
-
-
-def _there(folder: Path, part: str) -> bool:
+def _is_complete(folder: Path, part: str) -> bool:
     return (folder / f"{part}.json").is_file()
 
 
-def _keep(folder: Path, part: str, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
-    """Write a part; its JSON comes last, so that a part that has one is whole."""
+def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
+    """Write a part. Its JSON file comes last and marks it as complete."""
     folder.mkdir(parents=True, exist_ok=True)
     count = max(len(m) for m in masks)
-    full = [np.resize(m, (count, *m.shape[1:])) for m in masks]  # repeated where a case has fewer raters
+    full = [np.resize(m, (count, *m.shape[1:])) for m in masks]  # repeats masks of cases with fewer raters
     for kind, arrays, dtype in (("images", images, np.float32), ("masks", full, np.uint8)):
         partial = folder / f"{part}-{kind}.npy.part"
         with partial.open("wb") as file:
             np.save(file, np.stack(arrays).astype(dtype, copy=False))
         partial.replace(folder / f"{part}-{kind}.npy")
     write_report(folder / f"{part}.json", {"raters": [len(m) for m in masks]})
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a study trains: one network each, described by what is done differently."""
+"""The networks that a study trains, each described by its settings."""
 
 from __future__ import annotations
 
@@ -7,55 +7,53 @@ import json
 from dataclasses import asdict, dataclass
 
 SCHEMA = 1
-"""Raised whenever training changes, so that arms trained before do not count."""
-FORMS = ("diffusion", "direct", "stochastic", "mask", "image")
-MEMBERS = 5
-"""Networks of a deep ensemble, which share the time of one arm."""
-DROPPED = 0.1
+"""Raise whenever training changes, so that cached variants are trained again."""
+ENSEMBLE_SIZE = 5
+"""Networks of a deep ensemble, which share the training time of one variant."""
+DROPOUT_RATE = 0.1
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A network in training on a task, by name. Two arms that differ in nothing are one."""
+class Variant:
+    """Settings of one network to train. Field names and values are part of the cache key."""
 
     task: str
     seed: int = 0
     form: str = "diffusion"
-    """Draws masks from noise given the image (diffusion), or gives probabilities from the image alone (direct), with
-    correlated Gaussian logits (stochastic, SSN); denoises masks without seeing the image (mask), or images (image)."""
+    """diffusion: masks from noise given the image; direct: probabilities from the image alone; stochastic: direct with
+    correlated Gaussian logits (SSN); mask: denoises masks without the image; image: denoises images."""
     architecture: str = "pair"
     loss: str = "ce"
-    """Cross-entropy (ce), with a Dice term (dice); of diffusion also the squared error of x0 (mse), v or epsilon."""
+    """Cross-entropy (ce), plus Dice (dice); for diffusion also the squared error of x0 (mse), v or the noise (eps)."""
     state: str = "mask"
-    """What the network gets as its noisy mask: that (mask), pure noise, one of another case (shuffled), or nothing."""
+    """Network input: the noisy mask (mask), pure noise, another case's noisy mask (shuffled), or nothing."""
     schedule: str = "adapted"
-    """Where noise levels are drawn in training: where the loss falls (adapted), or by the cosine or linear schedule."""
+    """Training noise levels: adapted to the loss curve, or from the cosine or linear schedule."""
     input_scale: float = 0.5
     dropout: float = 0.0
     halved: bool = False
     """Whether it is trained on windows of half the edge."""
     crops: str = "image"
-    """Such windows anywhere (image), or half of them around the drawn mask (labels), which biases."""
+    """Position of these windows: uniform (image), or half of them around a labelled voxel (labels), which is biased."""
     member: int = -1
-    """Of a deep ensemble, 0 to MEMBERS - 1; -1 for a network by itself."""
+    """Index in a deep ensemble, 0 to ENSEMBLE_SIZE - 1; -1 for a single network."""
 
     @property
     def share(self) -> float:
-        """Of the time that an arm gets."""
-        return 1.0 if self.member < 0 else 1 / MEMBERS
+        """Training time as a share of a single network's."""
+        return 1.0 if self.member < 0 else 1 / ENSEMBLE_SIZE
 
     @property
-    def number(self) -> int:
-        """Seed of its random numbers."""
+    def random_seed(self) -> int:
         return 1000 * self.seed + self.member + 1
 
     def key(self, content: str, minutes: float, device: str) -> str:
-        """Tells this training from any other: of which arrays, how long, on what kind of device."""
-        said = {**asdict(self), "task": content, "minutes": round(minutes, 3), "device": device, "schema": SCHEMA}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        """Cache key of the training: settings, hash of the task's arrays, time and device."""
+        identity = {**asdict(self), "task": content, "minutes": round(minutes, 3), "device": device, "schema": SCHEMA}
+        return json_digest(identity)
 
     def title(self) -> str:
-        """A few words for the progress line."""
+        """Short description: the settings that differ from the defaults."""
         parts = [self.task, self.form, self.loss]
         parts += [self.architecture] if self.architecture != "pair" else []
         parts += [f"state {self.state}"] if self.state != "mask" else []
@@ -66,6 +64,11 @@ class Arm:
         return f"{', '.join(parts)}, seed {self.seed}"
 
 
-def ensemble(task: str, seed: int, **what: str) -> list[Arm]:
-    """The members of a deep ensemble (Lakshminarayanan et al. 2017): alike but for their random numbers."""
-    return [Arm(task, seed, form="direct", member=member, **what) for member in range(MEMBERS)]
+def ensemble(task: str, seed: int) -> list[Variant]:
+    """The members of a deep ensemble (Lakshminarayanan et al. 2017); they differ in their random seeds only."""
+    return [Variant(task, seed, form="direct", member=member) for member in range(ENSEMBLE_SIZE)]
+
+
+def json_digest(content: object, digits: int = 16) -> str:
+    """First hexadecimal digits of the SHA-256 of the content as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:digits]

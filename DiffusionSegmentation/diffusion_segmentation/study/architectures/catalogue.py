@@ -1,4 +1,4 @@
-"""The architectures by name, and the width at which each costs as much as another."""
+"""The architectures by name, and the choice of widths of equal cost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...networks.blocks import space_to_depth, voxels_per_cell
-from .concatenated import Concatenated
+from .conditioned_unets import Concatenated, Injected, Summed
 from .filtered import Filtered
-from .injected import Injected
 from .interface import Architecture
 from .pair import Pair
-from .summed import Summed
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     kind.name: kind for kind in (Pair, Concatenated, Summed, Filtered, Injected)
@@ -25,8 +23,8 @@ WIDTHS = range(8, 257, 8)
 def flops(network: Architecture, shape: Sequence[int]) -> int:
     """Floating-point operations of encoding one image [*shape] and denoising one state.
 
-    Counts convolutions and matrix products, a multiplication and an addition as two; Fourier transforms, norms and
-    interpolations are not counted.
+    Counts convolutions and matrix products, a multiply-add as two operations; not Fourier transforms, norms and
+    interpolations.
     """
     device = next(network.parameters()).device
     image = torch.zeros((1, 1, *shape), device=device)
@@ -40,21 +38,20 @@ def flops(network: Architecture, shape: Sequence[int]) -> int:
 def scaled(
     name: str, classes: int, dims: int, shape: Sequence[int], target_flops: float, closed_form: bool = True
 ) -> Architecture:
-    """The architecture of that name, as wide as brings its `flops` on `shape` nearest to `target_flops`.
+    """The architecture of that name with the width whose `flops` on `shape` are nearest to `target_flops`.
 
-    Widths go in steps of 8 channels from 8 to 256, and nearest is meant on a log scale: with widths around 16 a count
-    may be 1.5 times off. Widths that are only tried leave torch's random numbers alone. Raises ValueError for a name
-    that there is none of.
+    Widths are 8, 16, ... 256; nearest on a log scale, so around a width of 16 the count may be off by a factor of 1.5.
+    Does not advance torch's random numbers, except to initialise the result. Raises ValueError for an unknown name.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"There is no architecture '{name}'; there are {', '.join(ARCHITECTURES)}.")
+        raise ValueError(f"Unknown architecture '{name}'; known are {', '.join(ARCHITECTURES)}.")
     kind, best, nearest = ARCHITECTURES[name], WIDTHS[0], math.inf
     for width in WIDTHS:
-        # Not on the meta device, which torch.autocast refuses.
+        # Not on the meta device, which torch.autocast does not support.
         with torch.random.fork_rng(devices=[]):
             count = flops(kind(classes, dims, width, closed_form), shape)
-        away = abs(math.log(count / target_flops))
-        if away > nearest:  # wider only costs more
+        distance = abs(math.log(count / target_flops))
+        if distance > nearest:  # cost rises with width
             break
-        best, nearest = width, away
+        best, nearest = width, distance
     return kind(classes, dims, best, closed_form)

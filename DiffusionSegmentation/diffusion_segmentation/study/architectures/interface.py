@@ -1,4 +1,4 @@
-"""What a network has to offer to be trained directly and as a denoiser, so that the two can be compared."""
+"""The interface of a network that can be trained directly and as a denoiser."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Condition = tuple[torch.Tensor, ...]
 
 
 class Architecture(nn.Module, ABC):
-    """A way in which image and noisy mask meet, and nothing else: blocks, stem and form of the state are common to all.
+    """A way to combine image and noisy mask; blocks, stem and form of the state are common to all architectures.
 
-    Images are [N, 1, z, y, x] or [N, 1, y, x], each axis a multiple of `multiple`; states, and the answers to them, are
-    in space-to-depth form [N, 8 * classes, z/2, y/2, x/2] or [N, 4 * classes, y/2, x/2]. `width` is the number of
-    channels of the finest level, a multiple of 8, and scales the whole network.
+    Images are [N, 1, z, y, x] or [N, 1, y, x], each axis a multiple of `multiple`; states and outputs are in
+    space-to-depth form [N, 8 * classes, z/2, y/2, x/2] or [N, 4 * classes, y/2, x/2]. `width`, a multiple of 8, is the
+    number of channels of the finest level and scales the whole network.
 
-    The answer to a state is as good for logits of x0 as for x0 itself, v or epsilon: which of them it is, is up to the
-    loss that it is trained with. Only `Pair` has a form of its own for logits (`closed_form`).
+    The loss decides whether the output is logits of x0, x0 itself, v or the noise. Only `Pair` has a special form for
+    logits (`closed_form`).
     """
 
     name: ClassVar[str]
@@ -34,18 +34,18 @@ class Architecture(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> Condition:
-        """What can be computed once for an image and kept for all its samples and steps; entries [N, ...]."""
+        """What is computed once per image for all samples and steps; entries [N, ...]."""
 
     @abstractmethod
     def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The answer in float32, shaped as the state x [N, ...]; log_snr [N]; the condition's entries [N or 1, ...]."""
+        """The output in float32, shaped as the state x [N, ...]; log_snr [N]; the condition's entries [N or 1, ...]."""
 
     def head(self, condition: Condition) -> torch.Tensor | None:
-        """Logits of a direct head that `encode` has on the way, in space-to-depth form, or None where there is none."""
+        """Logits of the direct head in space-to-depth form, or None if there is no head."""
         return None
 
     def direct(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits from the image alone, in space-to-depth form: the network where the state says nothing."""
+        """Logits from the image alone, in space-to-depth form: the output for an empty state."""
         cells = space_to_depth(image)
         empty = cells.new_zeros((len(cells), voxels_per_cell(cells) * self.classes, *cells.shape[2:]))
         return self.denoise(empty, cells.new_full((len(cells),), LOG_SNR_MIN), self.encode(image))

@@ -1,4 +1,4 @@
-"""Our own: an encoder that sees the image once, and a light denoiser that knows Bayes' rule."""
+"""This program's architecture: an encoder that runs once per image and a light denoiser."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .interface import Architecture, Condition
 
 
 class Pair(Architecture):
-    """`Encoder` and `Denoiser`, with the shape that tasks with a known answer are trained with at a width of 16.
+    """`Encoder` and `Denoiser`; a width of 16 is that of the models of tasks with a known answer.
 
-    Trained directly it is the encoder alone: its head is the direct model, and the denoiser has no part in it.
+    As a direct network it is the encoder with its head.
     """
 
     name = "pair"
@@ -29,7 +29,7 @@ class Pair(Architecture):
 
     def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
         prepared, direct = condition
-        # The head is trained by its own loss only; the denoiser takes it as given, as it will when sampling.
+        # Detached: the head is trained by its own loss only.
         if self.closed_form:
             return self.denoiser(x, log_snr, prepared, direct.detach())
         return self.denoiser.network_output(x, log_snr, prepared, direct.detach())

@@ -1,4 +1,4 @@
-"""The U-Net that all architectures but our own share; by itself it denoises masks or images without a condition."""
+"""The U-Net of all architectures but `Pair`; without a condition it denoises masks or images alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def level_channels(width: int) -> tuple[int, ...]:
 
 
 class UNet(nn.Module):
-    """From a state in space-to-depth form and its log-SNR to an answer in the same form, in float32.
+    """From a state in space-to-depth form and its log-SNR to an output in the same form, in float32.
 
-    Three levels of two residual blocks each, going down and coming up; every block knows the log-SNR (FiLM).
+    Three levels of two residual blocks each, on the way down and up, conditioned on the log-SNR (FiLM).
     `width`, a multiple of 8, is the number of channels of the finest level.
     """
 
@@ -46,7 +46,7 @@ class UNet(nn.Module):
     def forward(self, x: torch.Tensor, log_snr: torch.Tensor, at: At | None = None) -> torch.Tensor:
         """x [N, inputs, ...], log_snr [N] to [N, outputs, ...].
 
-        `at(level, h)` may change the features that enter each level on the way down: a condition's way in.
+        `at(level, h)`, if given, changes the features that enter each level on the way down.
         """
         embedded = self.embedding(sinusoids(log_snr))
         h, skipped = self.enter(x), []
@@ -66,7 +66,7 @@ class UNet(nn.Module):
 
 
 class ImageLevels(nn.Module):
-    """A convolutional encoder of the image: features of each level of a `UNet` of the same width, finest first."""
+    """Image encoder: features for each level of a `UNet` of the same width, finest first."""
 
     def __init__(self, width: int, dims: int) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class ImageLevels(nn.Module):
 
     def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """cells [N, 2^dims, ...] to the features of each level [N, channels, ...]."""
-        h, found = self.enter(cells), []
+        h, features = self.enter(cells), []
         for level, block in enumerate(self.blocks):
             h = block(h)
-            found.append(h)
+            features.append(h)
             if level < len(self.shrink):
                 h = self.shrink[level](h)
-        return tuple(found)
+        return tuple(features)
 
 
 def _blocks(channels: int, dims: int) -> nn.ModuleList:

@@ -15,13 +15,13 @@ from .windows import Windows
 
 
 def short() -> list[Question]:
-    """What is asked by default: on two CPU cores and three tasks in two dimensions, an hour and a half."""
+    """The default questions, which take 1.5 hours on two CPU cores for three two-dimensional tasks."""
     return [DirectOrDiffusion((DIRECT, DICE)), NoiseLevels(), StepGrids()]
 
 
-def whole() -> dict[str, Question]:
-    """Every question in its whole length, by key."""
-    asked = (
+def complete() -> dict[str, Question]:
+    """Every question in its complete form, by key."""
+    questions = (
         Architectures(),
         DirectOrDiffusion((DIRECT, DICE, ENSEMBLE, DROPOUT, STOCHASTIC)),
         NoisyMask(),
@@ -35,14 +35,13 @@ def whole() -> dict[str, Question]:
         Windows(),
         Fusion(),
     )
-    return {question.key: question for question in asked}
+    return {question.key: question for question in questions}
 
 
 def chosen(keys: str) -> list[Question]:
-    """The questions that `--only` names, "A1,A3". Raises InputError for a name that is none."""
-    known = {key.lower(): question for key, question in whole().items()}
-    wanted = [key.strip().lower() for key in keys.split(",") if key.strip()]
-    unknown = [key for key in wanted if key not in known]
-    if unknown or not wanted:
-        raise InputError(f"'{keys}' names no question of the study; known are {', '.join(whole())}.")
-    return [known[key] for key in dict.fromkeys(wanted)]
+    """The questions that `--only` names, "A1,A3". Raises InputError for an unknown name."""
+    known = {key.lower(): question for key, question in complete().items()}
+    requested = [key.strip().lower() for key in keys.split(",") if key.strip()]
+    if not requested or not set(requested) <= set(known):
+        raise InputError(f"'{keys}' names no question of the study; known are {', '.join(complete())}.")
+    return [known[key] for key in dict.fromkeys(requested)]

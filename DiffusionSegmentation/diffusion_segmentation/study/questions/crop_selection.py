@@ -1,7 +1,9 @@
-"""A9: windows chosen by the drawn mask make structures look more frequent than they are."""
+"""A9: training windows chosen by the mask make structures look more frequent than they are."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,122 +12,104 @@ from ...evaluation.pooling import score
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import STEPS, Drawer, direct_probabilities
-from ..findings import FAILS, HOLDS, UNDECIDED, Figure, Findings, slug
-from ..question import Found, Question
-from ..scores import hull
-from ..solvers import step_grid
-from ..tasks import Task, check_halves
-from ..variants import Arm
+from ..question import Question, Results
+from ..sampling import direct_probabilities
+from ..scores import combine_seeds, magnitude
+from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
+from ..tasks import Task, require_divisible_by_16
+from ..variants import Variant
+from .comparison import score_csv
 
-CROPS = {"image": "windows anywhere", "labels": "half of the windows around the drawn mask"}
+CROPS = {"image": "windows anywhere", "labels": "half of the windows around the mask"}
+ROWS = ("direct head", "samples")
 SAMPLES = 8
 
 
 class CropSelection(Question):
-    """Networks trained on windows of half the edge, chosen with and without a look at the mask."""
+    """Networks trained on windows of half the edge, placed with and without regard to the mask."""
 
     key = "A9"
     title = "Windows chosen by the mask"
     why = (
-        "Windows are often drawn around labelled voxels, to see more of rare structures. What is trained on is then no "
-        "longer what happens, and a structure that may or may not be there looks too probable. The excess is the mean "
-        "of the foreground's probability minus the true one, where the truth leaves it open; 0 is right."
+        "Training windows are often placed around labelled voxels, to see rare structures more often. The training "
+        "data are then biased, and structures that may be absent become too probable. The excess is the mean of the "
+        "foreground's probability minus the true one over ambiguous voxels; 0 is unbiased."
     )
 
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        return tuple(Arm(task, seed, crops=crops, halved=True) for crops in CROPS)
+    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
+        return tuple(Variant(name, seed, crops=crops, halved=True) for crops in CROPS)
 
     def check(self, task: Task) -> None:
-        check_halves(self.key, task)
+        require_divisible_by_16(self.key, task)
 
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        of = context.tasks[task]
-        found: dict[str, Any] = {}
-        for arm in self.arms(task, seed):
-            network = context.network(arm)
-            drawer = Drawer(network, arm, of)
-            curve = loss_over_levels(network, arm, of)
-            grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
-            rows: dict[str, list[list[float]]] = {"direct head": [], "samples": []}
-            for index in range(len(of.cases)):
-                truth = of.truth(index)
-                window = window_of(of.shape, np.random.default_rng([index, 9]))
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        task = context.tasks[name]
+        results: dict[str, Any] = {}
+        for variant in self.variants(name, seed):
+            sampler = context.sampler(variant)
+            grid = sampler.adapted_grid()
+            rows: dict[str, list[list[float]]] = {row: [] for row in ROWS}
+            for index in range(len(task.cases)):
+                truth = task.truth(index)
+                window = _random_half(task.shape, np.random.default_rng([index, 9]))
                 image, exact = truth.case.image[window], truth.case.marginals[(slice(1, None), *window)]
-                here = truth.open[(slice(None), *window)]
-                answers = {
-                    "direct head": direct_probabilities(network, image),
-                    "samples": drawer.draw(image, SAMPLES, grid, index).softmax.mean(0),
+                ambiguous = truth.open[(slice(None), *window)]
+                predictions = {
+                    "direct head": direct_probabilities(sampler.network, image),
+                    "samples": sampler.sample(image, SAMPLES, grid, index).softmax.mean(0),
                 }
-                for row, p in answers.items():
-                    rows[row].append([float((p[1:] - exact)[here].sum()), float(here.sum()), float(exact[here].sum())])
-            found[arm.crops] = rows
-        return found
+                for row, p in predictions.items():
+                    excess = (p[1:] - exact)[ambiguous].sum()
+                    rows[row].append([float(excess), float(ambiguous.sum()), float(exact[ambiguous].sum())])
+            results[variant.crops] = rows
+        return results
 
-    def findings(self, context: Context, found: Found) -> Findings:
-        said, shown = Findings(), {}
-        for task in context.tasks:
-            excess = {
-                (crops, row): hull([score(found[task, s][crops][row], pooled_excess) for s in context.seeds])
-                for crops in CROPS
-                for row in ("direct head", "samples")
-            }
+    def summarise(self, context: Context, results: Results) -> Summary:
+        summary, table, figure_rows = Summary(), [], {}
+        kinds = list(itertools.product(CROPS, ROWS))
+
+        def combined(name: str, values: Callable[[Mapping[str, Any]], Any], pool: Callable[[np.ndarray], float]) -> Any:
+            return combine_seeds([score(values(results[name, seed]), pool) for seed in context.seeds])
+
+        for name in context.tasks:
+            excess = {(c, row): combined(name, lambda r, c=c, row=row: r[c][row], pooled_excess) for c, row in kinds}
             more = {
-                row: hull(
-                    [
-                        score(
-                            np.stack([np.array(found[task, s][crops][row]) for crops in ("labels", "image")], 1),
-                            lambda x: pooled_excess(x[:, 0]) - pooled_excess(x[:, 1]),
-                        )
-                        for s in context.seeds
-                    ]
+                row: combined(
+                    name,
+                    lambda r, row=row: np.stack([np.array(r[crops][row]) for crops in ("labels", "image")], 1),
+                    lambda x: pooled_excess(x[:, 0]) - pooled_excess(x[:, 1]),
                 )
-                for row in ("direct head", "samples")
+                for row in ROWS
             }
-            shown[task] = excess
-            said.numbers[task] = {f"{crops}, {row}": value for (crops, row), value in excess.items()} | {"more": more}
+            summary.numbers[name] = {f"{c}, {row}": value for (c, row), value in excess.items()} | {"more": more}
             for row, difference in more.items():
-                said.say(*_sentence(task, row, difference))
-        head = ["", *(f"{row}, {CROPS[crops]}" for crops in CROPS for row in ("direct head", "samples"))]
-        rows = [
-            [Cell(task), *(scored(excess[crops, row]) for crops in CROPS for row in ("direct head", "samples"))]
-            for task, excess in shown.items()
-        ]
-        said.tables.append(Table("Excess of the foreground's probability; 0 is right", head, rows))
-        said.figures.append(_figure(shown))
-        return said
-
-
-def window_of(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...]:
-    """A window of half the edge anywhere in the image."""
-    return tuple(slice(a, a + n // 2) for n, a in ((n, int(rng.integers(n - n // 2 + 1))) for n in shape))
+                summary.add(*_sentence(name, row, difference))
+            table.append([Cell(name), *(scored(excess[kind]) for kind in kinds)])
+            figure_rows |= {f"{name}, {row}, {CROPS[c]}": {"excess": value} for (c, row), value in excess.items()}
+        head = ["", *(f"{row}, {CROPS[c]}" for c, row in kinds)]
+        summary.tables.append(Table("Excess probability of the foreground; 0 is unbiased", head, table))
+        titles = {"excess": "excess probability of the foreground"}
+        caption = "Excess probability of the foreground, 0 is unbiased; bars span the seeds' 95 % intervals."
+        png, csv = plots.dots(figure_rows, titles), score_csv(figure_rows, titles)
+        summary.figures.append(Figure(f"a9-{slug('-'.join(context.tasks))[:60]}", png, caption, csv))
+        return summary
 
 
 def pooled_excess(x: np.ndarray) -> float:
-    """Mean of p - exact over the open voxels of all cases, from [cases, (sum of p - exact, voxels, ...)]."""
+    """Mean of p - exact over the ambiguous voxels of all cases, from [cases, (sum of p - exact, voxels, ...)]."""
     return float(x[:, 0].sum() / max(x[:, 1].sum(), 1))
 
 
-def _sentence(task: str, row: str, difference: dict[str, Any]) -> tuple[str, str]:
-    value, low, high = difference["value"], difference["low"], difference["high"]
+def _random_half(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...]:
+    """A random window of half the edge."""
+    return tuple(slice(a, a + n // 2) for n, a in ((n, int(rng.integers(n - n // 2 + 1))) for n in shape))
+
+
+def _sentence(name: str, row: str, difference: dict[str, Any]) -> tuple[str, str]:
+    """The claim is that windows around the mask raise the probability."""
+    low, high = difference["low"], difference["high"]
+    start = f"{name}, {row}: windows around the mask"
     if low is None or high is None or low <= 0 <= high:
-        words, mark = "whether windows around the mask raise it is not decided", UNDECIDED
-    elif low > 0:
-        words, mark = f"windows around the mask raise it by {value:.3f} ({low:.3f} to {high:.3f})", HOLDS
-    else:
-        words, mark = f"windows around the mask lower it by {-value:.3f} ({-high:.3f} to {-low:.3f})", FAILS
-    return mark, f"{task}, {row}: probability of the foreground: {words}; the claim is that they raise it."
-
-
-def _figure(shown: dict[str, Any]) -> Figure:
-    rows = {
-        f"{task}, {row}, {CROPS[crops]}": {"excess": value}
-        for task, excess in shown.items()
-        for (crops, row), value in excess.items()
-    }
-    table = [["row", "excess", "low", "high"]]
-    table += [[name, s["excess"]["value"], s["excess"]["low"], s["excess"]["high"]] for name, s in rows.items()]
-    png = plots.dots(rows, {"excess": "excess of the foreground's probability"})
-    caption = "Excess of the foreground's probability; bars reach over the seeds' 95 % intervals, 0 is right."
-    return Figure(f"a9-{slug('-'.join(shown))[:60]}", png, caption, table)
+        return UNDECIDED, f"{start}: a change of the foreground's probability is not decided."
+    verb = "raise" if low > 0 else "lower"
+    return (HOLDS if low > 0 else FAILS), f"{start} {verb} the foreground's probability by {magnitude(difference)}."

@@ -1,68 +1,69 @@
-"""A1: is diffusion better than the same network trained directly, and in what?"""
+"""A1: is diffusion better than the same network trained directly, and by which scores?"""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Answer, votes
-from ...evaluation.report.tables import Cell, Table, scored
 from ...model.folder import Start
 from ...segmentation.sampler import sample_seeds, start_masks
-from .. import plots
 from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import (
-    STEPS,
-    Drawer,
-    direct_answer,
+from ..question import Results
+from ..sampling import (
+    direct_prediction,
     direct_probabilities,
     fitted_covariance,
-    mixture_answer,
-    stochastic_answer,
+    mixture_prediction,
+    stochastic_prediction,
 )
-from ..findings import FAILS, HOLDS, UNDECIDED, Figure, Findings, slug
-from ..question import Found, Question
-from ..scores import BETTER, MEASURES, OPEN, WANTED, WORSE, amount, compared, record_case
-from ..scores import scored as score_of
-from ..solvers import step_grid
-from ..variants import MEMBERS, Arm, ensemble
-from .rows import score_rows, sentence
+from ..scores import score_cases
+from ..variants import Variant, ensemble
+from .comparison import VERDICTS, Comparison, measure_titles, outcome
 
 FUSED = (1, 8, 32)
+"""Numbers of samples that are fused."""
 DIRECT, DICE, ENSEMBLE, DROPOUT, STOCHASTIC = "direct", "direct-dice", "ensemble", "dropout", "stochastic"
 HEAD, COPULA = "head", "copula"
-EXACT = "exact"
+DIFFUSION = {n: f"diffusion-{n}" for n in FUSED}
+EXACT = {n: f"exact-{n}" for n in FUSED[1:]}
+LARGEST = DIFFUSION[FUSED[-1]]
 TITLES = {
     DIRECT: "direct, CE",
     DICE: "direct, Dice + CE",
     ENSEMBLE: "deep ensemble, CE",
     DROPOUT: "MC dropout, CE",
     STOCHASTIC: "stochastic segmentation network",
-    **{f"diffusion-{n}": f"diffusion, {n} sample{'s' * (n > 1)}" for n in FUSED},
+    **{row: f"diffusion, {n} sample{'s' * (n > 1)}" for n, row in DIFFUSION.items()},
     HEAD: "direct head of the diffusion model",
     COPULA: "copula of that direct head",
-    **{f"{EXACT}-{n}": f"exact sampler, {n} samples" for n in FUSED[1:]},
+    **{row: f"exact sampler, {n} samples" for n, row in EXACT.items()},
 }
-MOST = f"diffusion-{FUSED[-1]}"
 
 
-class DirectOrDiffusion(Question):
-    """Rows of every task: direct networks, rivals that also give a spread, diffusion fused over 1, 8 and 32 samples.
+class DirectOrDiffusion(Comparison):
+    """Direct networks, other methods with samples, and diffusion fused over 1, 8 and 32 samples.
 
-    One rival needs no training: a copula of the diffusion model's direct head, fitted to validation cases.
+    The copula of the diffusion model's direct head needs no training; its covariance is fitted to validation cases.
     """
 
     key = "A1"
     title = "Direct or diffusion"
     why = (
-        "The same encoder, data and training time, once as a direct segmentation network and once as a diffusion "
-        "model. Öttl et al. ask whether the gain comes from diffusion or from the network. Their summary reports that "
-        "diffusion improved IoU and ECE over a direct network with a Dice and CE loss; whether that is diffusion or "
-        "the loss, the direct network with CE alone tells."
+        "The same encoder is trained on the same data for the same time, as a direct segmentation network and as a "
+        "diffusion model. The summary of Öttl et al. reports that diffusion improves IoU and ECE over a direct network "
+        "with a Dice and CE loss. The direct network with CE alone is the control that separates the effect of "
+        "diffusion from that of the loss."
     )
+    cases = None
+    measures = measure_titles("iou", "ece", "e_aurc", "ged_u", "coverage", "spread")
+    plotted = ("iou", "ece", "ged_u", "coverage")
+    figure_name = "direct-or-diffusion"
 
     def __init__(self, rows: tuple[str, ...]) -> None:
         self.rows = rows
@@ -70,139 +71,94 @@ class DirectOrDiffusion(Question):
     def detail(self) -> tuple[str, ...]:
         return self.rows
 
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        of = {
-            DIRECT: [Arm(task, seed, form="direct")],
-            DICE: [Arm(task, seed, form="direct", loss="dice")],
-            ENSEMBLE: ensemble(task, seed),
-            DROPOUT: [Arm(task, seed, form="direct", dropout=1.0)],
-            STOCHASTIC: [Arm(task, seed, form="stochastic")],
-        }
-        return (Arm(task, seed), *(arm for row in self.rows for arm in of[row]))
+    def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
+        return (Variant(name, seed), *(v for row in self.rows for v in _direct_variants(row, name, seed)))
 
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        arms, of = self.arms(task, seed), context.tasks[task]
-        drawer = Drawer(context.network(arms[0]), arms[0], of)
-        networks = {row: [context.network(arm) for arm in self._of(arms, row)] for row in self.rows}
-        curve = loss_over_levels(drawer.network, arms[0], of)
-        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
-        start = Start(fitted_covariance(drawer.network, of), None)
-        samples, records, seconds = context.samples, [], {}
-        for index in range(len(of.cases)):
-            truth = of.truth(index)
+    def titles(self, context: Context, name: str) -> dict[str, str]:
+        exact = EXACT.values() if context.tasks[name].exact else ()
+        return {row: TITLES[row] for row in (*self.rows, *DIFFUSION.values(), HEAD, COPULA, *exact)}
+
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        return {row: (LARGEST, row) for row in (*self.rows, HEAD, COPULA)}
+
+    def caption(self, context: Context) -> str:
+        return (
+            f"mean over {len(context.seeds)} seeds, and the range of the seeds' 95 % intervals over the test cases; "
+            "samples of direct networks are independent pixels; the exact sampler shows what a perfect model scores "
+            "with as many samples"
+        )
+
+    def columns(self, context: Context, results: Results, name: str) -> dict[str, list[str]]:
+        seconds = [
+            [results[name, seed]["seconds"].get(row) for seed in context.seeds] for row in self.titles(context, name)
+        ]
+        return {"CPU ms per case": ["" if None in spent else f"{1000 * np.mean(spent):.0f}" for spent in seconds]}
+
+    def sentences(
+        self, name: str, titles: Mapping[str, str], differences: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[tuple[str, str, bool]]:
+        """The paper's claim with its controls, then the other comparisons."""
+        controls, stated = [row for row in (DIRECT, ENSEMBLE) if row in differences], set()
+        for row in (DICE, *controls) if DICE in differences else ():
+            for measure in ("iou", "ece"):
+                d = differences[row][measure]
+                text = outcome(titles[LARGEST], titles[row], self.measures[measure], d)
+                stated.add(f"{name}: {text}.")
+                yield VERDICTS[d["verdict"]], f"{name}, {'claim' if row == DICE else 'control'}: {text}.", True
+        yield from (sentence for sentence in super().sentences(name, titles, differences) if sentence[1] not in stated)
+
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
+        networks = {row: [context.network(v) for v in _direct_variants(row, name, seed)] for row in self.rows}
+        grid = sampler.adapted_grid()
+        start = Start(fitted_covariance(sampler.network, task), None)
+        samples, seconds = context.samples, defaultdict(list)
+
+        def timed(row: str, function: Callable[..., Any], *arguments: Any) -> Any:
+            started = time.process_time()
+            result = function(*arguments)
+            seconds[row].append(time.process_time() - started)
+            return result
+
+        def copula(image: np.ndarray, index: int) -> Answer:
+            p = direct_probabilities(sampler.network, image)
+            return Answer(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
+
+        def predict(truth: Truth, index: int) -> dict[str, Answer]:
             image = truth.case.image
-            answers: dict[str, Answer] = {}
-            for row, several in networks.items():
-                started = time.process_time()
-                answers[row] = self._answer(row, several, image, samples, index)
-                seconds.setdefault(row, []).append(time.process_time() - started)
-            started = time.process_time()
-            drawn = drawer.draw(image, samples, grid, seed=index)
-            seconds.setdefault(MOST, []).append(time.process_time() - started)
-            for n in FUSED:
-                answers[f"diffusion-{n}"] = drawn.answer(min(n, samples))
-            started = time.process_time()
-            p = direct_probabilities(drawer.network, image)
-            answers[HEAD] = Answer(p)
-            answers[COPULA] = Answer(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
-            seconds.setdefault(COPULA, []).append(time.process_time() - started)
+            predictions = {
+                row: timed(row, _predict_directly, row, networks[row], image, samples, index) for row in networks
+            }
+            fused = timed(LARGEST, sampler.sample, image, samples, grid, index)
+            predictions |= {row: fused.prediction(min(n, samples)) for n, row in DIFFUSION.items()}
+            predictions[COPULA] = timed(COPULA, copula, image, index)
+            predictions[HEAD] = Answer(predictions[COPULA].probabilities)
             exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
-            for n in FUSED[1:]:
-                answers[f"{EXACT}-{n}"] = Answer(votes(exact[:n], of.classes), exact[:n])
-            records.append(record_case(truth, answers, of.exact, index))
+            return predictions | {row: Answer(votes(exact[:n], task.classes), exact[:n]) for n, row in EXACT.items()}
+
         return {
-            "records": records,
+            "records": score_cases(task, predict),
             "seconds": {row: float(np.median(spent)) for row, spent in seconds.items()},
-            "iterations": {arm.title(): context.facts(arm)["iterations"] for arm in arms},
+            "iterations": {v.title(): context.training_facts(v)["iterations"] for v in self.variants(name, seed)},
         }
 
-    def _of(self, arms: tuple[Arm, ...], row: str) -> list[Arm]:
-        first = 1
-        for name in self.rows:
-            count = MEMBERS if name == ENSEMBLE else 1
-            if name == row:
-                return list(arms[first : first + count])
-            first += count
-        raise KeyError(row)
 
-    @staticmethod
-    def _answer(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Answer:
-        if row == STOCHASTIC:
-            return stochastic_answer(networks[0], image, samples, seed)
-        if row == ENSEMBLE:
-            return mixture_answer(np.stack([direct_probabilities(n, image) for n in networks]), samples, seed)
-        if row == DROPOUT:
-            noisy = np.stack([direct_probabilities(networks[0], image) for _ in range(samples)])
-            return mixture_answer(noisy, samples, seed)
-        return direct_answer(direct_probabilities(networks[0], image), samples, seed)
-
-    def findings(self, context: Context, found: Found) -> Findings:
-        said = Findings()
-        rows = [*self.rows, *(f"diffusion-{n}" for n in FUSED), HEAD, COPULA]
-        for task in context.tasks:
-            by_seed = [found[task, seed]["records"] for seed in context.seeds]
-            floors = [f"{EXACT}-{n}" for n in FUSED[1:]]
-            shown = {
-                row: {m: score_of(by_seed, row, m) for m in MEASURES}
-                for row in (*rows, *(floors if context.tasks[task].exact else ()))
-            }
-            against = {
-                row: {m: compared(by_seed, MOST, row, m) for m in MEASURES} for row in (*self.rows, HEAD, COPULA)
-            }
-            said.numbers[task] = {"scores": shown, "differences": against}
-            said.tables.append(_table(task, shown, found, context))
-            said.figures.append(_figure(task, shown, context))
-            if DICE in against:
-                _say_claim(said, task, against)
-            for row, differences in against.items():
-                a = f"diffusion fused over {FUSED[-1]} samples"
-                said.say(*sentence(task, a, TITLES[row], differences, joint=row != HEAD))
-        return said
+def _direct_variants(row: str, name: str, seed: int) -> list[Variant]:
+    """The networks of a row."""
+    if row == ENSEMBLE:
+        return ensemble(name, seed)
+    if row == STOCHASTIC:
+        return [Variant(name, seed, form="stochastic")]
+    loss, dropout = "dice" if row == DICE else "ce", 1.0 if row == DROPOUT else 0.0
+    return [Variant(name, seed, form="direct", loss=loss, dropout=dropout)]
 
 
-def _table(task: str, shown: dict[str, Any], found: Found, context: Context) -> Table:
-    measures = [m for m in MEASURES if any(scores[m] for scores in shown.values())]
-    rows = []
-    for row, scores in shown.items():
-        spent = [found[task, seed]["seconds"].get(row) for seed in context.seeds]
-        cost = "" if None in spent else f"{1000 * np.mean(spent):.0f}"
-        rows.append([Cell(TITLES[row]), *(scored(scores[m]) for m in measures), Cell(cost)])
-    caption = (
-        f"{task}: mean over {len(context.seeds)} seeds, and the range of the seeds' 95 % intervals over "
-        f"{len(context.tasks[task].cases)} test cases; samples of direct networks are pixels drawn each by itself; the "
-        "exact sampler shows what is left for a perfect model with so many samples"
-    )
-    return Table(caption, ["", *(MEASURES[m].title for m in measures), "CPU ms a case"], rows)
-
-
-def _figure(task: str, shown: dict[str, Any], context: Context) -> Figure:
-    pair = ("iou", "ece") + (("ged_u", "coverage") if any(s["ged_u"] for s in shown.values()) else ())
-    png = plots.dots(
-        {TITLES[row]: scores for row, scores in shown.items()}, {m: MEASURES[m].title for m in pair}, WANTED
-    )
-    rows = score_rows({TITLES[row]: scores for row, scores in shown.items()})
-    caption = f"{task}: scores of each row; bars reach over the seeds' 95 % intervals."
-    return Figure(f"direct-or-diffusion-{slug(task)}", png, caption, rows)
-
-
-def _say_claim(said: Findings, task: str, against: dict[str, Any]) -> None:
-    """The claim that diffusion training improves IoU and ECE over a direct network, and the controls it has not had."""
-    mark = {BETTER: HOLDS, WORSE: FAILS, OPEN: UNDECIDED}[both(against[DICE])]
-    shown = [f"against {TITLES[row]} it is {_outcome(against[row])}" for row in (DIRECT, ENSEMBLE) if row in against]
-    text = f"{task}: the claim is that diffusion is better in IoU and ECE than a direct network with a Dice and CE loss"
-    said.say(mark, f"{text}; here it is {'; '.join([_outcome(against[DICE]), *shown])}.", claim=True)
-
-
-def _outcome(differences: dict[str, Any]) -> str:
-    """What IoU and ECE say, "better in ECE (by ...) and worse in IoU (by ...)"."""
-    parts = []
-    for m, name in (("iou", "IoU"), ("ece", "ECE")):
-        d = differences[m]
-        parts.append(f"not decided in {name}" if d["verdict"] == OPEN else f"{d['verdict']} in {name} ({amount(d)})")
-    return " and ".join(parts)
-
-
-def both(differences: dict[str, Any]) -> str:
-    """Better where IoU and ECE are decidedly better, worse where one of them is decidedly worse."""
-    verdicts = {differences[m]["verdict"] for m in ("iou", "ece")}
-    return WORSE if WORSE in verdicts else BETTER if verdicts == {BETTER} else OPEN
+def _predict_directly(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Answer:
+    if row == STOCHASTIC:
+        return stochastic_prediction(networks[0], image, samples, seed)
+    if row == ENSEMBLE:
+        return mixture_prediction(np.stack([direct_probabilities(n, image) for n in networks]), samples, seed)
+    if row == DROPOUT:
+        passes = np.stack([direct_probabilities(networks[0], image) for _ in range(samples)])
+        return mixture_prediction(passes, samples, seed)
+    return direct_prediction(direct_probabilities(networks[0], image), samples, seed)

@@ -1,69 +1,117 @@
-"""Fusion: how samples become one mask and one map."""
+"""Fusion: rules that combine samples into class probabilities, and their comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ...evaluation.known_answer.samplers import Answer
-from ...evaluation.report.tables import Cell, Table, scored
-from .. import plots
-from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import STEPS, Drawer
-from ..findings import Figure, Findings, slug
-from ..fusion_rules import RULES, fused
-from ..question import Found, Question
-from ..scores import MEASURES, WANTED, compared, record_case
-from ..scores import scored as score_of
-from ..solvers import step_grid
-from ..variants import Arm
-from .rows import score_rows, sentence
+import numpy as np
+import SimpleITK as sitk
 
-CASES = 60
-MEASURED = ("iou", "ece", "e_aurc")
+from ... import metrics
+from ...evaluation.known_answer.posterior import Truth
+from ...evaluation.known_answer.samplers import Answer, mean_squared, votes
+from ..context import Context
+from ..sampling import Samples
+from ..scores import score_cases
+from ..variants import Variant
+from .comparison import Comparison, measure_titles
+
+
+def mean(samples: Samples) -> np.ndarray:
+    """Mean of the samples' probabilities, an unbiased estimate of the marginals."""
+    return samples.softmax.mean(0)
+
+
+def majority(samples: Samples) -> np.ndarray:
+    """Share of the samples' masks with each class."""
+    return votes(samples.masks, samples.softmax.shape[1])
+
+
+def staple(samples: Samples) -> np.ndarray:
+    """STAPLE (Warfield et al. 2004, SimpleITK) of each class separately, normalised over the classes.
+
+    It treats the samples as raters of one truth with independent errors, so it is more certain than their share.
+    """
+    classes, by_class = samples.softmax.shape[1], []
+    for c in range(classes):
+        marked = (samples.masks == c).astype(np.uint8)
+        if marked.any() and not marked.all():
+            by_class.append(sitk.GetArrayFromImage(sitk.STAPLE([sitk.GetImageFromArray(m) for m in marked], 1.0)))
+        else:  # all agree; STAPLE cannot estimate anything
+            by_class.append(marked[0].astype(np.float64))
+    p = np.nan_to_num(np.stack(by_class)).clip(1e-6, 1)
+    return p / p.sum(0)
+
+
+def medoid(samples: Samples) -> np.ndarray:
+    """The sample nearest to all others: one coherent mask with probabilities of 0 and 1."""
+    classes = samples.softmax.shape[1]
+    nearest = metrics.pairwise_distance(samples.masks, samples.masks, classes).sum(1).argmin()
+    return votes(samples.masks[nearest][None], classes)
+
+
+def squared_mean(samples: Samples) -> np.ndarray:
+    """Square of the samples' share: what MedSegDiff's `staple` returns (guided_diffusion/utils.py)."""
+    return mean_squared(samples.masks, samples.softmax.shape[1])
+
+
+def step_uncertainty(samples: Samples) -> np.ndarray:
+    """Diff-UNet's step-uncertainty fusion (Xing et al. 2023, section 2.3) as in its BraTS test code.
+
+    Weights every step's x0 by exp(sigmoid(step / 10) * (1 - u)) with u = -p ln p of the samples' mean probability p.
+    The sum over steps and samples is not normalised before the sigmoid, so nearly all probabilities are 0 or 1.
+    """
+    total: np.ndarray | float = 0.0
+    for step, p in enumerate(samples.path):
+        average = p.mean(0)
+        u = -average * np.log(average.clip(1e-6))
+        total = total + np.exp((1 - u) / (1 + np.exp(-step / 10))) * (2 * p - 1).sum(0)
+    p = 1 / (1 + np.exp(-np.clip(total, -50, 50)))
+    return p / p.sum(0).clip(1e-12)
+
+
+RULES: dict[str, Callable[[Samples], np.ndarray]] = {
+    "mean probability": mean,
+    "majority": majority,
+    "STAPLE": staple,
+    "medoid sample": medoid,
+    "squared mean (MedSegDiff)": squared_mean,
+    "step uncertainty (Diff-UNet)": step_uncertainty,
+}
+
+
 MEAN = next(iter(RULES))
 
 
-class Fusion(Question):
+class Fusion(Comparison):
     """The same samples fused by six rules."""
 
     key = "fusion"
-    title = "How samples become one answer"
+    title = "Fusing samples into one segmentation"
     why = (
-        "Published programs fuse their samples each in its own way. Here the same samples are fused by their mean "
-        "probability, by majority, by STAPLE, by the one sample that is nearest to all, and by the rules that the code "
-        "of MedSegDiff and Diff-UNet has."
+        "Published programs fuse their samples in different ways. Here the same samples are fused by their mean "
+        "probability, by majority, by STAPLE, by the sample nearest to all others, and by the rules in the code of "
+        "MedSegDiff and Diff-UNet."
     )
+    measures = measure_titles("iou", "ece", "e_aurc")
+    plotted = ("iou", "ece")
 
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        return (Arm(task, seed),)
+    def titles(self, context: Context, name: str) -> dict[str, str]:
+        return {rule: rule for rule in RULES}
 
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        (arm,), of = self.arms(task, seed), context.tasks[task]
-        drawer = Drawer(context.network(arm), arm, of)
-        curve = loss_over_levels(drawer.network, arm, of)
-        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
-        records = []
-        for index in range(min(CASES, len(of.cases))):
-            truth = of.truth(index)
-            drawn = drawer.draw(truth.case.image, context.samples, grid, index, path=True)
-            answers = {rule: Answer(p) for rule, p in fused(drawn).items()}
-            records.append(record_case(truth, answers, of.exact, index))
-        return {"records": records}
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        return {rule: (MEAN, rule) for rule in RULES if rule != MEAN}
 
-    def findings(self, context: Context, found: Found) -> Findings:
-        said = Findings()
-        for task in context.tasks:
-            by_seed = [found[task, seed]["records"] for seed in context.seeds]
-            shown = {rule: {m: score_of(by_seed, rule, m) for m in MEASURED} for rule in RULES}
-            against = {rule: {m: compared(by_seed, MEAN, rule, m) for m in MEASURED} for rule in RULES if rule != MEAN}
-            said.numbers[task] = {"scores": shown, "differences": against}
-            rows = [[Cell(rule), *(scored(scores[m]) for m in MEASURED)] for rule, scores in shown.items()]
-            caption = f"{task}: {context.samples} samples fused by each rule"
-            said.tables.append(Table(caption, ["", *(MEASURES[m].title for m in MEASURED)], rows))
-            png = plots.dots(shown, {m: MEASURES[m].title for m in MEASURED[:2]}, WANTED)
-            caption = f"{task}: the same samples fused; bars reach over the seeds' 95 % intervals."
-            said.figures.append(Figure(f"fusion-{slug(task)}", png, caption, score_rows(shown)))
-            for rule, differences in against.items():
-                said.say(*sentence(task, f"the {MEAN}", rule, differences))
-        return said
+    def caption(self, context: Context) -> str:
+        return f"{context.samples} samples fused by each rule"
+
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        sampler = context.sampler(Variant(name, seed))
+        grid = sampler.adapted_grid()
+
+        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+            samples = sampler.sample(truth.case.image, context.samples, grid, index, path=True)
+            return {name: Answer(rule(samples)) for name, rule in RULES.items()}
+
+        return {"records": score_cases(sampler.task, predict, self.cases)}

@@ -1,7 +1,8 @@
-"""A7: how many samples, and which of the scores only seem to improve with them."""
+"""A7: how many samples are needed, and which scores improve with their number whatever the model?"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,115 +12,106 @@ from ...evaluation.pooling import binned, pooled_ece, score
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import STEPS, Drawer
-from ..findings import FACT, HOLDS, UNDECIDED, Figure, Findings, slug
-from ..question import Found, Question
-from ..scores import hull
-from ..solvers import step_grid
-from ..variants import Arm
+from ..question import Question, Results
+from ..scores import combine_seeds
+from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
+from ..variants import Variant
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 CASES = 60
-ROWS = {"model": "the model's samples", "softmax": "the mean of their softmax", "exact": "exact samples (the floor)"}
+ECE_ROWS = {"model": "model, masks", "softmax": "model, mean softmax", "exact": "exact sampler"}
+GED_ROWS = {"ged_v": "published form", "ged_floor": "published form of exact samples", "ged_u": "unbiased"}
+MAX_GED = 0.01
+"""Unbiased GED below which the samples count as samples of the true posterior."""
+
+Points = Sequence[tuple[int, Mapping[str, Any]]]
 
 
 class SampleCount(Question):
-    """ECE and GED over the number of samples, beside what exact samples of that number score."""
+    """ECE and GED over the number of samples, for the model and for the exact sampler."""
 
     key = "A7"
-    title = "How many samples"
+    title = "Number of samples"
     why = (
-        "Many scores improve with the number of samples whatever draws them. Beside the model stands the exact sampler "
-        "with as many samples: what is left between the two is the model's, the rest is counting."
+        "Many scores improve with the number of samples for any sampler. The exact sampler with as many samples shows "
+        "this effect; the difference to it is due to the model."
     )
 
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        return (Arm(task, seed),)
-
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        (arm,), of = self.arms(task, seed), context.tasks[task]
-        drawer = Drawer(context.network(arm), arm, of)
-        curve = loss_over_levels(drawer.network, arm, of)
-        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
+        grid = sampler.adapted_grid()
         cases = []
-        for index in range(min(CASES, len(of.cases))):
-            truth = of.truth(index)
-            drawn = drawer.draw(truth.case.image, COUNTS[-1], grid, index)
+        for index in range(min(CASES, len(task.cases))):
+            truth = task.truth(index)
+            samples = sampler.sample(truth.case.image, COUNTS[-1], grid, index)
             exact = truth.case.sample(np.random.default_rng([index, 8]), COUNTS[-1])
-            cases.append(count_scores(truth, drawn.masks, drawn.softmax, exact))
+            cases.append(count_scores(truth, samples.masks, samples.softmax, exact))
         return {"cases": cases}
 
-    def findings(self, context: Context, found: Found) -> Findings:
-        said = Findings()
-        for task in context.tasks:
-            several = [found[task, seed]["cases"] for seed in context.seeds]
-            ece = {row: [(n, _ece(several, row, n)) for n in COUNTS] for row in ROWS}
-            ged = {
-                "published form": [(n, _mean(several, "ged_v", n)) for n in COUNTS if n > 1],
-                "floor of that form": [(n, _mean(several, "ged_floor", n)) for n in COUNTS if n > 1],
-                "unbiased": [(n, _mean(several, "ged_u", n)) for n in COUNTS if n > 1],
+    def summarise(self, context: Context, results: Results) -> Summary:
+        summary = Summary()
+        for name in context.tasks:
+            seeds = [results[name, seed]["cases"] for seed in context.seeds]
+            ece = {
+                row: _over_counts(seeds, lambda case, n, row=row: case["tables"][row][n], COUNTS, pooled_ece)
+                for row in ECE_ROWS
             }
-            said.numbers[task] = {"ece": ece, "ged": ged}
-            rows = [
-                [
-                    Cell(str(n)),
-                    *(scored(dict(ece[row])[n]) for row in ROWS),
-                    *(scored(dict(ged[g]).get(n)) for g in ged),
-                ]
-                for n in COUNTS
+            ged = {
+                title: _over_counts(seeds, lambda case, n, form=form: case[form][n], COUNTS[1:], np.mean)
+                for form, title in GED_ROWS.items()
+            }
+            summary.numbers[name] = {"ece": ece, "ged": ged}
+            columns = {f"ECE, {ECE_ROWS[row]}": dict(points) for row, points in ece.items()}
+            columns |= {f"GED, {title}": dict(points) for title, points in ged.items()}
+            rows = [[Cell(str(n)), *(scored(column.get(n)) for column in columns.values())] for n in COUNTS]
+            summary.tables.append(Table(f"{name}: scores by number of samples", ["samples", *columns], rows))
+            summary.figures += [
+                _figure(name, "ece", {ECE_ROWS[row]: points for row, points in ece.items()}),
+                _figure(name, "ged", ged),
             ]
-            head = ["samples", *(f"ECE, {title}" for title in ROWS.values()), *(f"GED, {g}" for g in ged)]
-            said.tables.append(Table(f"{task}: scores over the number of samples", head, rows))
-            said.figures += [
-                _figure(task, "ece", {ROWS[row]: points for row, points in ece.items()}, "ECE"),
-                _figure(task, "ged", ged, "GED"),
-            ]
-            _say(said, task, dict(ged["published form"]), dict(ged["unbiased"]))
-        return said
+            _add_sentences(summary, name, dict(ged[GED_ROWS["ged_v"]]), dict(ged[GED_ROWS["ged_u"]]))
+        return summary
 
 
 def count_scores(truth: Any, masks: np.ndarray, softmax: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
-    """Of one case: calibration tables and GED from the first 1, 2, 4, ... of the samples."""
-    classes, here = truth.case.classes, truth.anywhere
-    tables: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
-    ged: dict[str, dict[str, float]] = {"ged_v": {}, "ged_u": {}, "ged_floor": {}}
+    """Calibration tables and GED of one case from the first 1, 2, 4, ... samples."""
+    classes, scored_voxels = truth.case.classes, truth.anywhere
+    tables: dict[str, dict[str, Any]] = {row: {} for row in ECE_ROWS}
+    ged: dict[str, dict[str, float]] = {form: {} for form in GED_ROWS}
     for n in (n for n in COUNTS if n <= len(masks)):
-        for row, p in (("model", votes(masks[:n], classes)), ("softmax", softmax[:n].mean(0)),
-                       ("exact", votes(exact[:n], classes))):  # fmt: skip
-            right = np.take_along_axis(truth.case.marginals, p.argmax(0)[None], 0)[0]
-            tables[row][str(n)] = binned(p.max(0)[here], right[here])
+        rows = {"model": votes(masks[:n], classes), "softmax": softmax[:n].mean(0), "exact": votes(exact[:n], classes)}
+        for row, p in rows.items():
+            correct = np.take_along_axis(truth.case.marginals, p.argmax(0)[None], 0)[0]
+            tables[row][str(n)] = binned(p.max(0)[scored_voxels], correct[scored_voxels])
         if n > 1:
-            found = truth.energy(masks[:n])
-            ged["ged_v"][str(n)], ged["ged_u"][str(n)], ged["ged_floor"][str(n)] = found.v, found.u, found.floor
+            energy = truth.energy(masks[:n])
+            ged["ged_v"][str(n)], ged["ged_u"][str(n)], ged["ged_floor"][str(n)] = energy.v, energy.u, energy.floor
     return {"tables": tables, **ged}
 
 
-def _ece(several: list[Any], row: str, n: int) -> dict[str, Any]:
-    return hull([score([case["tables"][row][str(n)] for case in cases], pooled_ece) for cases in several])
+def _over_counts(
+    seeds: Sequence[Any], value: Callable[[Any, str], Any], counts: Sequence[int], pool: Callable[[np.ndarray], float]
+) -> Points:
+    """(number of samples, score over cases and seeds) of a value of each case."""
+    return [
+        (n, combine_seeds([score([value(case, str(n)) for case in cases], pool) for cases in seeds])) for n in counts
+    ]
 
 
-def _mean(several: list[Any], kind: str, n: int) -> dict[str, Any]:
-    return hull([score([case[kind][str(n)] for case in cases]) for cases in several])
-
-
-def _figure(task: str, kind: str, series: dict[str, Any], title: str) -> Figure:
+def _figure(name: str, kind: str, series: Mapping[str, Points]) -> Figure:
     rows = [["row", "samples", kind, "low", "high"]]
-    rows += [[name, n, s["value"], s["low"], s["high"]] for name, points in series.items() for n, s in points]
-    caption = f"{task}: {title} over the number of samples; bars reach over the seeds' 95 % intervals."
-    return Figure(f"a7-{kind}-{slug(task)}", plots.lines(series, "samples", title), caption, rows)
+    rows += [[title, n, s["value"], s["low"], s["high"]] for title, points in series.items() for n, s in points]
+    caption = f"{name}: {kind.upper()} over the number of samples; bars span the seeds' 95 % intervals."
+    return Figure(f"a7-{kind}-{slug(name)}", plots.lines(series, "samples", kind.upper()), caption, rows)
 
 
-def _say(said: Findings, task: str, published: dict[int, Any], unbiased: dict[int, Any]) -> None:
+def _add_sentences(summary: Summary, name: str, published: dict[int, Any], unbiased: dict[int, Any]) -> None:
     few, many = COUNTS[1], COUNTS[-1]
-    fall = published[few]["value"] - published[many]["value"]
-    said.say(
-        FACT,
-        f"{task}: from {few} to {many} samples the published GED falls by {fall:.3f} and its unbiased form changes by "
-        f"{unbiased[many]['value'] - unbiased[few]['value']:+.3f}: the difference is counting, not the model.",
-    )
-    low, high = unbiased[many]["low"], unbiased[many]["high"]
+    for title, scores in (("published", published), ("unbiased", unbiased)):
+        change = scores[many]["value"] - scores[few]["value"]
+        summary.add(FACT, f"{name}: from {few} to {many} samples the {title} GED changes by {change:+.3f}.")
+    value, low, high = (unbiased[many][key] for key in ("value", "low", "high"))
     if low is not None:
-        mark = HOLDS if high < 0.01 else UNDECIDED if low < 0.01 else "fails"
-        said.say(mark, f"{task}: with {many} samples the unbiased GED is {unbiased[many]['value']:.4f} "
-                       f"({low:.4f} to {high:.4f}); a sampler that may be called one stays below 0.01.")  # fmt: skip
+        verdict = HOLDS if high < MAX_GED else UNDECIDED if low < MAX_GED else FAILS
+        text = f"{name}: the unbiased GED of {many} samples is {value:.4f} ({low:.4f} to {high:.4f})"
+        summary.add(verdict, f"{text}; a sampler of the true posterior stays below {MAX_GED:g}.")

@@ -1,112 +1,94 @@
-"""A10: one noise field for the whole image, or noise of its own for each window."""
+"""A10: sampling in windows from one noise field for the whole image, or from separate noise for each window."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from ...diffusion.solvers import Denoise, dpm_solver_2m
+from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Answer
 from ...evaluation.pooling import score
-from ...evaluation.report.tables import Cell, Table, scored
 from ...networks import class_softmax, depth_to_space
 from ...runtime.floating_point import flush_denormals
-from ...segmentation.sampler import sample_seeds, solve
+from ...segmentation.sampler import sample_seeds
 from ...segmentation.tiling import Tiling
-from .. import plots
+from ..architectures.interface import Condition
 from ..context import Context
-from ..curves import loss_over_levels
-from ..drawing import STEPS
-from ..findings import Figure, Findings, slug
-from ..question import Found, Question
-from ..scores import MEASURES, WANTED, compared, hull, record_case
-from ..scores import scored as score_of
-from ..solvers import step_grid
-from ..tasks import Task, check_halves
-from ..variants import Arm
-from .rows import score_rows, sentence
+from ..question import Results
+from ..scores import combine_seeds, score_cases
+from ..tasks import Task, require_divisible_by_16
+from ..variants import Variant
+from .comparison import Comparison, Scores, measure_titles
 
-WHOLE, BLENDED, STITCHED = "whole", "blended", "stitched"
+ONE, WHOLE, BLENDED, STITCHED = "one", "whole", "blended", "stitched"
 TITLES = {
-    "one": "one window",
+    ONE: "one window",
     WHOLE: "windows of one noise field, blended at every step",
-    BLENDED: "noise of its own for each window, blended at the end",
-    STITCHED: "noise of its own for each window, side by side",
+    BLENDED: "separate noise per window, blended at the end",
+    STITCHED: "separate noise per window, side by side",
 }
-CASES = 60
-MEASURED = ("ged_u", "spread", "coverage", "iou")
 
 
-class Windows(Question):
+class Windows(Comparison):
     """Images sampled in windows of half their edge."""
 
     key = "A10"
-    title = "Whole-volume noise or noise of each window"
+    title = "One noise field or separate noise per window"
     why = (
-        "A volume that is larger than a window is sampled in windows. Where each draws noise of its own, their masks "
-        "need not belong together: they meet in seams, and the whole varies too little, because what windows disagree "
-        "in averages out. Seams are label changes where windows meet over those elsewhere; 1 is none."
+        "A volume larger than a window is sampled in windows. With separate noise, adjacent windows need not agree: "
+        "they meet at seams, and averaging their disagreement reduces the spread of the whole. The seam score is the "
+        "rate of label changes where windows meet divided by the rate elsewhere; 1 means no seams."
     )
-
-    def arms(self, task: str, seed: int) -> tuple[Arm, ...]:
-        return (Arm(task, seed),)
+    measures: ClassVar[dict[str, str]] = {**measure_titles("ged_u", "spread", "coverage", "iou"), "seams": "seams (1 is none)"}
+    plotted = ("ged_u", "spread", "seams")
 
     def check(self, task: Task) -> None:
-        check_halves(self.key, task)
+        require_divisible_by_16(self.key, task)
 
-    def probe(self, context: Context, task: str, seed: int) -> dict[str, Any]:
-        (arm,), of = self.arms(task, seed), context.tasks[task]
-        network = context.network(arm)
-        curve = loss_over_levels(network, arm, of)
-        grid = step_grid("adapted", STEPS, (curve["log_snr"], curve["loss"].mean(0)))
-        records, changes = [], []
-        for index in range(min(CASES, len(of.cases))):
-            truth = of.truth(index)
-            rows = {name: draw_in_windows(network, truth.case.image, name, context.samples, grid, index)
-                    for name in TITLES}  # fmt: skip
-            answers = {name: Answer(p.mean(0), p.argmax(1).astype(np.uint8)) for name, p in rows.items()}
-            records.append(record_case(truth, answers, of.exact, index))
-            changes.append({name: seams(answer.masks) for name, answer in answers.items()})
-        return {"records": records, "seams": changes}
+    def titles(self, context: Context, name: str) -> dict[str, str]:
+        return TITLES
 
-    def findings(self, context: Context, found: Found) -> Findings:
-        said = Findings()
-        for task in context.tasks:
-            by_seed = [found[task, seed]["records"] for seed in context.seeds]
-            shown = {name: {m: score_of(by_seed, name, m) for m in MEASURED} for name in TITLES}
-            rate = {
-                name: hull([score([case[name] for case in found[task, s]["seams"]], seam_rate) for s in context.seeds])
-                for name in TITLES
-            }
-            said.numbers[task] = {"scores": shown, "seams": rate}
-            measures = [m for m in MEASURED if any(s[m] for s in shown.values())]
-            rows = [
-                [Cell(TITLES[name]), *(scored(shown[name][m]) for m in measures), scored(rate[name], 2)]
-                for name in TITLES
-            ]
-            head = ["", *(MEASURES[m].title for m in measures), "seams"]
-            said.tables.append(Table(f"{task}: images sampled in windows of half their edge", head, rows))
-            for other in (BLENDED, STITCHED):
-                against = {m: compared(by_seed, WHOLE, other, m) for m in MEASURED}
-                said.say(*sentence(task, TITLES[WHOLE], TITLES[other], against))
-            titled = {TITLES[name]: {**scores, "seams": rate[name]} for name, scores in shown.items()}
-            png = plots.dots(
-                titled, {**{m: MEASURES[m].title for m in measures[:2]}, "seams": "seams, 1 is none"}, WANTED
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        return {other: (WHOLE, other) for other in (BLENDED, STITCHED)}
+
+    def caption(self, context: Context) -> str:
+        return "images sampled in windows of half their edge"
+
+    def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
+        sampler, changes = context.sampler(Variant(name, seed)), []
+        grid = sampler.adapted_grid()
+
+        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+            predictions = {}
+            for how in TITLES:
+                p = sample_in_windows(sampler.network, truth.case.image, how, context.samples, grid, index)
+                predictions[how] = Answer(p.mean(0), p.argmax(1).astype(np.uint8))
+            changes.append({how: seams(prediction.masks) for how, prediction in predictions.items()})
+            return predictions
+
+        return {"records": score_cases(sampler.task, predict, self.cases), "seams": changes}
+
+    def scores(self, context: Context, results: Results, name: str) -> Scores:
+        rates = {
+            how: combine_seeds(
+                [score([case[how] for case in results[name, seed]["seams"]], seam_rate) for seed in context.seeds]
             )
-            caption = f"{task}: sampled in windows; bars reach over the seeds' 95 % intervals."
-            csv = score_rows({title: {m: s[m] for m in measures} for title, s in titled.items()})
-            csv += [[title, "seams", *(s["seams"][k] for k in ("value", "low", "high"))] for title, s in titled.items()]
-            said.figures.append(Figure(f"a10-{slug(task)}", png, caption, csv))
-        return said
+            for how in TITLES
+        }
+        return {how: {**row, "seams": rates[how]} for how, row in super().scores(context, results, name).items()}
 
 
-def draw_in_windows(network: Any, image: np.ndarray, how: str, samples: int, grid: np.ndarray, seed: int) -> np.ndarray:
-    """Class probabilities [samples, C, *shape] of samples drawn in windows of half the edge, as TITLES name it."""
+def sample_in_windows(
+    network: Any, image: np.ndarray, how: str, samples: int, grid: np.ndarray, seed: int
+) -> np.ndarray:
+    """Class probabilities [samples, C, *shape] of samples drawn in windows of half the edge, `how` a key of TITLES."""
     shape, half = image.shape, [n // 2 for n in image.shape]
     device = next(network.parameters()).device
-    tiling = Tiling(shape, shape if how == "one" else half, network.multiple)
+    tiling = Tiling(shape, shape if how == ONE else half, network.multiple)
     if how == STITCHED:
         tiling.windows = [
             tuple(slice(a, a + n // 4) for a, n in zip(start, shape, strict=True))
@@ -114,54 +96,50 @@ def draw_in_windows(network: Any, image: np.ndarray, how: str, samples: int, gri
         ]
     generator = torch.Generator().manual_seed(sample_seeds(seed, 1)[0])
     channels = network.classes * 2 ** len(shape)
+
+    def noise(size: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn((samples, channels, *size), generator=generator).to(device)
+
+    def denoiser(condition: Condition) -> Denoise:
+        def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
+            time = torch.full((len(x),), node, device=device)
+            return class_softmax(network.denoise(x.contiguous(), time, condition))
+
+        return denoise
+
     with flush_denormals(), torch.inference_mode():
         values = torch.from_numpy(tiling.pad(image))[None, None].to(device)
         conditions = [network.encode(values[(..., *tiling.voxels(window))].contiguous()) for window in tiling.windows]
-        heads = [_first(network, condition) for condition in conditions]
-
-        def denoiser(condition: Any) -> Any:
-            def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
-                time = torch.full((len(x),), node, device=device)
-                return class_softmax(network.denoise(x.contiguous(), time, condition))
-
-            return denoise
-
-        if how in ("one", WHOLE):
-            x = torch.randn((samples, channels, *tiling.cells), generator=generator).to(device)
-            denoisers = [denoiser(condition) for condition in conditions]
+        heads = [class_softmax(network.head(condition)) for condition in conditions]
+        denoisers = [denoiser(c) for c in conditions]
+        if how in (ONE, WHOLE):
 
             def blended(x: torch.Tensor, node: float) -> torch.Tensor:
-                answers = [d(x[(..., *w)], node) for d, w in zip(denoisers, tiling.windows, strict=True)]
-                return tiling.blend(answers)
+                return tiling.blend([d(x[(..., *w)], node) for d, w in zip(denoisers, tiling.windows, strict=True)])
 
-            p = solve(blended, x, tiling.blend(heads).expand(x.shape), grid)
+            x = noise(tiling.cells)
+            p = dpm_solver_2m(blended, x, tiling.blend(heads).expand(x.shape), grid)
         else:
-            answers = []
-            for window, condition, head in zip(tiling.windows, conditions, heads, strict=True):
-                size = [s.stop - s.start for s in window]
-                x = torch.randn((samples, channels, *size), generator=generator).to(device)
-                answers.append(solve(denoiser(condition), x, head.expand(x.shape), grid))
-            p = tiling.blend(answers)
+            outputs = []
+            for denoise, head in zip(denoisers, heads, strict=True):
+                x = noise(head.shape[2:])
+                outputs.append(dpm_solver_2m(denoise, x, head.expand(x.shape), grid))
+            p = tiling.blend(outputs)
         return tiling.crop(depth_to_space(p)).float().cpu().numpy()
 
 
-def _first(network: Any, condition: Any) -> torch.Tensor:
-    return class_softmax(network.head(condition))
-
-
 def seams(masks: np.ndarray) -> list[float]:
-    """Label changes between neighbours across the middle of each axis and elsewhere, with the numbers of neighbours."""
+    """[label changes across the middle of each axis, voxel pairs there, changes elsewhere, pairs elsewhere]."""
     middle = elsewhere = pairs = others = 0.0
     for axis in range(1, masks.ndim):
         changed = np.diff(masks.astype(np.int16), axis=axis) != 0
-        at = masks.shape[axis] // 2 - 1
-        across = np.take(changed, at, axis)
+        across = np.take(changed, masks.shape[axis] // 2 - 1, axis)
         middle, pairs = middle + across.sum(), pairs + across.size
         elsewhere, others = elsewhere + changed.sum() - across.sum(), others + changed.size - across.size
     return [float(middle), float(pairs), float(elsewhere), float(others)]
 
 
 def seam_rate(x: np.ndarray) -> float:
-    """Changes across the middle over changes elsewhere, each a neighbour pair, from `seams` [cases, 4]."""
+    """Rate of label changes across the middle divided by the rate elsewhere, from `seams` [cases, 4]."""
     middle, pairs, elsewhere, others = x.sum(0)
     return float(middle / pairs / (elsewhere / others)) if elsewhere > 0 else float("nan")
