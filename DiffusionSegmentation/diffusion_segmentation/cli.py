@@ -91,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     show_json = terminal.claim_for_json() if options.json else None
     from .evaluation import evaluate as engine
 
-    request = engine.Request(
+    request = engine.EvaluationRequest(
         model=options.model,
         dataset=options.dataset,
         output=options.output,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,17 @@ from ..model.folder import Model
 from ..segmentation.sampler import sample_seeds
 from ..training.sources import Heads
 from .joint import joint_case
-from .loop import each_case
-from .store import Kept
+from .loop import Records, run_cases
+from .store import CaseStore
 
 CASES = 100
 
 
-def evaluate_heads(
-    source: Heads, model: Model, cases: int, samples: int, seed: int, kept: Kept
-) -> dict[str, dict[str, Any]]:
-    """Records of heads drawn anew, by name. Heads are neither those of a training nor those of a calibration."""
+def evaluate_heads(source: Heads, model: Model, cases: int, samples: int, seed: int, store: CaseStore) -> Records:
+    """Records by name of new heads, used neither in training nor in calibration."""
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         image, labels = source.evaluated(index, seed)
         return joint_case(model, labelled(model, image, labels), samples, sample_seeds(seed, 1, index)[0]), {}
 
-    return each_case(names(cases), work, kept)[0]
-
-
-def names(cases: int) -> Sequence[str]:
-    return [f"head {index + 1}" for index in range(cases)]
+    return run_cases([f"head {index + 1}" for index in range(cases)], work, store)[0]

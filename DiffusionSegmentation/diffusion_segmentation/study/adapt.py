@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..evaluation.known_answer.samplers import Answer
+from ..evaluation.known_answer.samplers import Prediction
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
@@ -139,7 +139,7 @@ def _record(model: Model, task: Task, index: int, grids: dict[str, np.ndarray]) 
     with flushed():
         for name, grid in grids.items():
             drawn = draw(model, np.ascontiguousarray(truth.case.image)[None], SAMPLES, grid, index)
-            answers[name] = Answer(drawn.mean[0], drawn.masks[0])
+            answers[name] = Prediction(drawn.mean[0], drawn.masks[0])
     return record_case(truth, answers, task.exact, index)
 
 

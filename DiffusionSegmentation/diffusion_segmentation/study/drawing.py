@@ -10,7 +10,7 @@ import torch
 from ..calibration.covariance import Labelled, fit_covariance
 from ..diffusion.copula import Covariance
 from ..diffusion.process import LOG_SNR_MIN, one_hot_state
-from ..evaluation.known_answer.samplers import Answer, independent_pixels
+from ..evaluation.known_answer.samplers import Prediction, independent_pixels
 from ..networks import class_softmax, depth_to_space, space_to_depth
 from ..runtime.denormals import flushed
 from ..segmentation.sampler import sample_seeds, solve
@@ -38,10 +38,10 @@ class Sampled:
     path: list[np.ndarray] = field(default_factory=list)
     """Class probabilities of each step, float32 [samples, C, *shape], where they were asked for."""
 
-    def answer(self, count: int | None = None, seconds: float | None = None) -> Answer:
+    def answer(self, count: int | None = None, seconds: float | None = None) -> Prediction:
         """The first `count` samples as a row of an evaluation; a single one claims no joint law."""
         masks = self.masks[:count]
-        return Answer(self.softmax[:count].mean(0), masks if len(masks) > 1 else None, seconds)
+        return Prediction(self.softmax[:count].mean(0), masks if len(masks) > 1 else None, seconds)
 
 
 class Drawer:
@@ -121,24 +121,24 @@ def fitted_covariance(network: torch.nn.Module, task: Task) -> Covariance:
     return fit_covariance(cases, 1.0, 0, lambda done, of: None)
 
 
-def direct_answer(probability: np.ndarray, samples: int, seed: int) -> Answer:
+def direct_answer(probability: np.ndarray, samples: int, seed: int) -> Prediction:
     """A direct network's row: it claims no joint law, so its samples are pixels drawn each by itself."""
-    return Answer(probability, independent_pixels(probability, samples, np.random.default_rng(seed)))
+    return Prediction(probability, independent_pixels(probability, samples, np.random.default_rng(seed)))
 
 
-def mixture_answer(several: np.ndarray, samples: int, seed: int) -> Answer:
+def mixture_answer(several: np.ndarray, samples: int, seed: int) -> Prediction:
     """The row in which one of the answers [n, C, *shape] is right, each as likely: draws of their masks."""
     masks = several.argmax(1).astype(np.uint8)
     rng = np.random.default_rng(seed)
     chosen = np.arange(samples) if len(masks) == samples else rng.integers(len(masks), size=samples)
-    return Answer(several.mean(0), masks[chosen])
+    return Prediction(several.mean(0), masks[chosen])
 
 
-def stochastic_answer(network: Stochastic, image: np.ndarray, samples: int, seed: int) -> Answer:
+def stochastic_answer(network: Stochastic, image: np.ndarray, samples: int, seed: int) -> Prediction:
     """Samples of a stochastic segmentation network: the most probable mask under each draw of the logits."""
     torch.manual_seed(seed)
     device = next(network.parameters()).device
     with flushed(), torch.inference_mode():
         logits = network.draw(torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device), samples)[0]
         p = depth_to_space(class_softmax(logits)).cpu().numpy()
-    return Answer(p.mean(0), p.argmax(1).astype(np.uint8))
+    return Prediction(p.mean(0), p.argmax(1).astype(np.uint8))

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import metrics
 from ..evaluation.known_answer.posterior import Truth, score_case
-from ..evaluation.known_answer.samplers import Answer
+from ..evaluation.known_answer.samplers import Prediction
 from ..evaluation.pooling import pooled_ece, score
 
 Record = Mapping[str, Any]
@@ -82,7 +82,7 @@ WANTED = {"ece": 0.0, "ged_u": 0.0, "coverage": 0.9, "spread": 1.0}
 """What a perfect row scores, where that is one number."""
 
 
-def record_case(truth: Truth, answers: Mapping[str, Answer], exact: bool, seed: int) -> dict[str, Any]:
+def record_case(truth: Truth, answers: Mapping[str, Prediction], exact: bool, seed: int) -> dict[str, Any]:
     """What is kept of a test case: facts of its truth, and the numbers of each row."""
     rng = np.random.default_rng(seed)
     return {

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import content
 from ..images.writing import write_report
-from ..phantoms import PHANTOMS, Case, phantom
+from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
@@ -70,7 +70,7 @@ class Task:
         images = self.arrays(TRAIN)[0]
         return float(images.mean()), float(images.std())
 
-    def case(self, index: int) -> Case:
+    def case(self, index: int) -> PhantomCase:
         """A test case; of a folder the raters' masks are its law."""
         if self.exact:
             return phantom(self.text).draw(np.random.default_rng([STREAMS[TEST], index]))
@@ -96,7 +96,7 @@ class RatedTruth(Truth):
         marked = self.draws.any(0)
         return ndimage.binary_dilation(marked, iterations=NEAR) if marked.any() else np.ones_like(marked)
 
-    def __init__(self, case: Case, rng: np.random.Generator) -> None:
+    def __init__(self, case: PhantomCase, rng: np.random.Generator) -> None:
         super().__init__(case, rng)
         self.anywhere = self._near
         self.open = np.broadcast_to(self._near, (case.classes - 1, *self._near.shape))

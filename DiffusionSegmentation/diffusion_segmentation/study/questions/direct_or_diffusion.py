@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.known_answer.samplers import Answer, votes
+from ...evaluation.known_answer.samplers import Prediction, votes
 from ...evaluation.report.tables import Cell, Table, scored
 from ...model.folder import Start
 from ...segmentation.sampler import sample_seeds, start_masks
@@ -91,7 +91,7 @@ class DirectOrDiffusion(Question):
         for index in range(len(of.cases)):
             truth = of.truth(index)
             image = truth.case.image
-            answers: dict[str, Answer] = {}
+            answers: dict[str, Prediction] = {}
             for row, several in networks.items():
                 started = time.process_time()
                 answers[row] = self._answer(row, several, image, samples, index)
@@ -103,12 +103,12 @@ class DirectOrDiffusion(Question):
                 answers[f"diffusion-{n}"] = drawn.answer(min(n, samples))
             started = time.process_time()
             p = direct_probabilities(drawer.network, image)
-            answers[HEAD] = Answer(p)
-            answers[COPULA] = Answer(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
+            answers[HEAD] = Prediction(p)
+            answers[COPULA] = Prediction(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
             seconds.setdefault(COPULA, []).append(time.process_time() - started)
             exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
             for n in FUSED[1:]:
-                answers[f"{EXACT}-{n}"] = Answer(votes(exact[:n], of.classes), exact[:n])
+                answers[f"{EXACT}-{n}"] = Prediction(votes(exact[:n], of.classes), exact[:n])
             records.append(record_case(truth, answers, of.exact, index))
         return {
             "records": records,
@@ -126,7 +126,7 @@ class DirectOrDiffusion(Question):
         raise KeyError(row)
 
     @staticmethod
-    def _answer(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Answer:
+    def _answer(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Prediction:
         if row == STOCHASTIC:
             return stochastic_answer(networks[0], image, samples, seed)
         if row == ENSEMBLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
@@ -47,7 +47,7 @@ class Fusion(Question):
         for index in range(min(CASES, len(of.cases))):
             truth = of.truth(index)
             drawn = drawer.draw(truth.case.image, context.samples, grid, index, path=True)
-            answers = {rule: Answer(p) for rule, p in fused(drawn).items()}
+            answers = {rule: Prediction(p) for rule, p in fused(drawn).items()}
             records.append(record_case(truth, answers, of.exact, index))
         return {"records": records}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
@@ -61,7 +61,7 @@ class Rows(Question):
         records = []
         for index in range(min(self.cases, len(of.cases))):
             truth = of.truth(index)
-            answers: dict[str, Answer] = {}
+            answers: dict[str, Prediction] = {}
             for title, row in rows.items():
                 if row.direct:
                     p = direct_probabilities(networks[row.arm], truth.case.image)

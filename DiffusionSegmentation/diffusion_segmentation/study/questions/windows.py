@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.pooling import score
 from ...evaluation.report.tables import Cell, Table, scored
 from ...networks import class_softmax, depth_to_space
@@ -66,7 +66,7 @@ class Windows(Question):
             truth = of.truth(index)
             rows = {name: draw_in_windows(network, truth.case.image, name, context.samples, grid, index)
                     for name in TITLES}  # fmt: skip
-            answers = {name: Answer(p.mean(0), p.argmax(1).astype(np.uint8)) for name, p in rows.items()}
+            answers = {name: Prediction(p.mean(0), p.argmax(1).astype(np.uint8)) for name, p in rows.items()}
             records.append(record_case(truth, answers, of.exact, index))
             changes.append({name: seams(answer.masks) for name, answer in answers.items()})
         return {"records": records, "seams": changes}
