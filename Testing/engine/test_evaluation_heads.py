@@ -9,7 +9,7 @@ from test_start import with_entries
 from diffusion_segmentation.calibration import start
 from diffusion_segmentation.diffusion.copula import Copula
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.evaluation import evaluate, heads, joint
+from diffusion_segmentation.evaluation import evaluate, joint
 from diffusion_segmentation.evaluation.report.formatting import number
 from diffusion_segmentation.evaluation.report.text import joint_text
 from diffusion_segmentation.model import folder as models
@@ -69,7 +69,7 @@ def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeyp
         str(a_fitted_folder), str(priors), tmp_path / "scores", samples=4, cases=3, device="cpu"
     )
     first = evaluate.evaluate(request)
-    monkeypatch.setattr(heads, "joint_case", pytest.fail)
+    monkeypatch.setattr(joint, "joint_case", pytest.fail)
     assert evaluate.evaluate(request)["joint"] == first["joint"]
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..calibration.calibrate import require_fit
+from ..calibration.start import labelled
 from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError, ModelError
 from ..images.dataset import label_order, read_dataset
@@ -22,14 +24,15 @@ from ..model.folder import Model
 from ..phantoms import PHANTOMS, phantom
 from ..runtime.devices import choose_device
 from ..runtime.versions import versions
+from ..segmentation.sampler import sample_seeds
 from ..training.sources import open_source
-from . import cost, heads, joint
+from . import cost, joint
 from .dataset import cases
 from .dataset import scores as folder_scores
 from .known_answer import run as known
 from .known_answer import scores as known_scores
 from .known_answer.samplers import ModelSamplers, Steps
-from .loop import Records
+from .loop import Records, run_cases
 from .report.page import write_page
 from .report.sentences import evaluation_sentences
 from .report.spreadsheet import write_csv
@@ -40,6 +43,8 @@ __all__ = ["EvaluationRequest", "evaluate", "text"]
 
 STEPS = ("5", "10")
 """Default step grids of a phantom."""
+HEADS = 100
+"""Default number of synthetic heads."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def _training_task(model: Model, name: str) -> str:
 
 
 def _on_heads(request: EvaluationRequest, model: Model) -> Result:
+    """Synthetic heads, whose labels are the truth by construction; new ones, used in no training or calibration."""
     source = open_source(request.dataset, request.output)
     require_fit(model, source)
     source.configure(model.section)
@@ -145,8 +151,14 @@ def _on_heads(request: EvaluationRequest, model: Model) -> Result:
         source.window = request.window
     shape = "x".join(map(str, source.window))
     key = _key(model, request, samples, None, device) | {"data": shape, "priors": content(source.priors)}
-    store, count = CaseStore(request.output / "cases", key), request.cases or heads.CASES
-    by_name = heads.evaluate_heads(source, model.to(device), count, samples, request.seed, store)
+    store, model = CaseStore(request.output / "cases", key), model.to(device)
+
+    def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        image, labels = source.evaluated(index, request.seed)
+        seed = sample_seeds(request.seed, 1, index)[0]
+        return joint.joint_case(model, labelled(model, image, labels), samples, seed), {}
+
+    by_name, _ = run_cases([f"head {index + 1}" for index in range(request.cases or HEADS)], work, store)
     records = list(by_name.values())
     evaluation = _about(request, model, device, samples) | {
         "kind": "synthetic heads",
@@ -177,7 +189,7 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     store = CaseStore(request.output / "cases", _key(model, request, samples, steps, device) | data)
     if choice.seen_in_training:
         print(f"warning: evaluating {choice.which}", file=sys.stderr)
-    settings = cases.Settings(folder, samples, steps, request.seed, request.device)
+    settings = cases.Settings(str(folder), samples, steps, request.seed, request.device)
     by_name, skipped = cases.evaluate_cases(chosen, dataset, order, settings, store)
     records, names = list(by_name.values()), [entry["name"] for entry in model.labels]
     evaluation = _about(request, model, device, samples) | {

@@ -25,6 +25,11 @@ class Gate(NamedTuple):
     high: float
     meaning: str
 
+    @property
+    def bounds(self) -> str:
+        """The bounds in words, "0.9 to 1.1" or "at most 0.05"."""
+        return f"at most {self.high:g}" if self.low <= 0 else f"{self.low:g} to {self.high:g}"
+
 
 GATES: dict[str, Gate] = {
     "volume_variance_ratio": Gate(0.9, 1.1, "the volumes of the samples vary too little or too much"),
@@ -44,7 +49,7 @@ def check(scores: Mapping[str, float]) -> list[str]:
     if unknown:
         raise ValueError(f"There is no gate for {', '.join(unknown)}; choose from {', '.join(GATES)}.")
     return [
-        f"{name} is {scores[name]:.4g}, outside {gate.low:g} to {gate.high:g}: {gate.meaning}."
+        f"{name} is {scores[name]:.4g}, required {gate.bounds}: {gate.meaning}."
         for name, gate in GATES.items()
         if name in scores and not gate.low <= scores[name] <= gate.high
     ]

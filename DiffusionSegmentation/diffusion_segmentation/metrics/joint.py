@@ -104,12 +104,12 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
         residual = (masks[:, is_open] == label) - p
         sd = np.sqrt(p * (1 - p))
         for axis, spacing in enumerate(spacing_mm):
-            along = np.moveaxis(number, axis, 0)
+            before = (slice(None),) * axis
             for column, lag in enumerate(LAGS_MM):
                 step = round(lag / spacing)
                 if step < 1 or abs(step * spacing - lag) > lag / 4 or step >= shape[axis]:
                     continue
-                first, second = along[:-step], along[step:]
+                first, second = number[(*before, slice(None, -step))], number[(*before, slice(step, None))]
                 pair = (first >= 0) & (second >= 0)
                 first, second = first[pair], second[pair]
                 products[:, label - 1, column] += np.einsum("ij,ij->i", residual[:, first], residual[:, second])

@@ -79,9 +79,9 @@ def _count(cases: Sequence[Case]) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the segmentation of each case."""
+    """Settings of the segmentation of each case, named as in `segmentation.pipeline.Request`."""
 
-    model: Path
+    model: str
     samples: int
     steps: int | None
     seed: int
@@ -124,7 +124,7 @@ def evaluate_cases(
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, image, dataset, order, cache.get(str(settings.model), device), settings, index),
+            "joint": _joint(case, image, dataset, order, cache.get(settings.model, device), settings, index),
         }
         return record, _picture(image, references[0], outputs["samples"], spacing)
 
@@ -172,17 +172,8 @@ def _segment(
     case: Case, image: sitk.Image, settings: Settings, models: engine.ModelCache
 ) -> tuple[RunOutputs, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        request = engine.Request(
-            volume=case.image,
-            output=Path(folder),
-            model=str(settings.model),
-            samples=settings.samples,
-            steps=settings.steps,
-            seed=settings.seed,
-            device=settings.device,
-            keep_samples=True,
-            compress=False,
-        )
+        options = dataclasses.asdict(settings) | {"keep_samples": True, "compress": False}
+        request = engine.Request(case.image, Path(folder), **options)
         report = engine.segment(request, models=models).report
         return read_outputs(Path(folder), image), report
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ... import metrics
-
 VERDICTS = {"holds": "holds", "fails": "does not hold", "open": "not decided", "fact": "measured"}
 """Words of the verdict of a sentence; a fact has no requirement."""
 
@@ -101,9 +99,3 @@ def one_in(share: float) -> str:
     count = 1 / share
     rounded = round(count) if count < 20 else round(count, -1 if count < 200 else -2)
     return f"about 1 in {rounded:,.0f}"
-
-
-def bounds(name: str) -> str:
-    """The bounds of a gate, "0.9 to 1.1" or "at most 0.05"."""
-    low, high, _ = metrics.GATES[name]
-    return f"at most {high:g}" if low <= 0 else f"{low:g} to {high:g}"

@@ -19,33 +19,30 @@ body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-seri
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; font-weight: 650; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 p { margin: .5rem 0; max-width: 46rem; }
-.lead { color: var(--soft); font-size: 1.02rem; }
+.lead { font-size: 1.02rem; }
+.lead, .legend, dt, caption, td small, figcaption, footer, .legend, table, figcaption, footer { font-size: .87rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.4rem; margin: .6rem 0; }
-dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 ul.verdicts { list-style: none; padding: 0; margin: .4rem 0; max-width: 58rem; }
-.legend { color: var(--soft); font-size: .87rem; }
 ul.verdicts li { display: grid; grid-template-columns: 1.4rem 1fr; margin: .35rem 0; }
 .mark { font-weight: 700; }
 .holds .mark, .passed { color: var(--good); }
 .fails .mark, .failed { color: var(--bad); }
 .open .mark { color: var(--open); }
-.fact .mark { color: var(--soft); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; margin: .8rem 0 1.4rem; }
-caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 1.4rem; }
+caption { text-align: left; padding-bottom: .4rem; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 11rem; }
 td:first-child small { white-space: normal; max-width: 17rem; }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom: 1.5px solid var(--ink); }
-td small { display: block; color: var(--soft); font-size: .76rem; white-space: nowrap; }
+td small { display: block; font-size: .76rem; white-space: nowrap; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; }
 figure { margin: .5rem 0 1rem; }
 .figures figure { flex: 1 1 24rem; max-width: 31rem; }
 figure img { max-width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .87rem; margin-top: .2rem; max-width: 46rem; }
-footer { margin-top: 3rem; padding-top: .8rem; color: var(--soft); font-size: .87rem;
-  border-top: 1px solid var(--line); }
+figcaption { margin-top: .2rem; max-width: 46rem; }
+footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt; }
   h2, caption, thead { break-after: avoid; }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...metrics import GATES
 from ..joint import PAIRED_SCORES, TITLES
 from ..known_answer.samplers import CONTROLS, EXACT, FITTED
 from ..pooling import FEWEST_CASES
-from .formatting import GATED_SCORES, bounds, number, one_in, percent, shown, span
+from .formatting import GATED_SCORES, number, one_in, percent, shown, span
 
 Sentence = dict[str, str]
 FEW_CASES = 20
@@ -64,7 +65,7 @@ def _gates(title: str, row: Mapping[str, Any]) -> list[Sentence]:
     """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
     sentences = []
     for name, gate in row["gates"].items():
-        text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {bounds(name)}"
+        text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
         undecided = "" if gate["decided"] else "; the interval includes a bound"
         if not gate["passed"]:
             sentences.append(_sentence("fails", f"{text}{undecided}."))

@@ -9,7 +9,7 @@ from typing import Any
 from ...metrics import GATES
 from ..joint import TITLES, control_of, within
 from ..known_answer.posterior import LEVELS
-from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, bounds, number, span
+from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, number, span
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def known_scores(evaluation: Mapping[str, Any]) -> list[Table]:
     titles = [evaluation["titles"][key] for key in evaluation["rows"]]
     caption = f"Gates over {evaluation['data']['cases']} cases; below each score its 95 % bootstrap interval"
     gated = [
-        _known_row(evaluation, Cell(title, f"outside: {GATES[name].meaning}"), name, bounds(name))
+        _known_row(evaluation, Cell(title, f"outside: {GATES[name].meaning}"), name, GATES[name].bounds)
         for name, title in GATED_SCORES.items()
     ]
     others = [
