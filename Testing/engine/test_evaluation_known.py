@@ -105,7 +105,7 @@ def test_volumes_with_many_values_are_judged_by_intervals(text, by_rank, tmp_pat
     records = evaluated(text, 8, tmp_path)
     assert known_scores.covers_by_rank(records) == by_rank
     coverage, ged = known_scores.notes(64, records)
-    assert "8 samples, 8 intervals a case" in coverage and ("64 exact samples" in ged) == text.startswith("probit")
+    assert "8 samples, 8 intervals per case" in coverage and ("64 exact samples" in ged) == text.startswith("probit")
     rows = known_scores.summarise(records)
     assert rows["adapted-10"]["scores"]["coverage"] == rows["adapted-10"]["scores"]["interval_90"]
     assert 0.85 < rows["adapted-10"]["scores"]["interval_90"]["value"] < 0.95

@@ -67,7 +67,7 @@ def test_what_holds_and_what_is_open_on_a_folder(folder):
     assert verdict(folder, "Coverage of the 90 % volume intervals: 88 % (83 to 93 %) of 100 volumes.") == "holds"
     assert verdict(folder, "ECE near the structures, samples: 0.030") == "holds"
     assert verdict(folder, "do not decide which is better") == "open"
-    assert verdict(folder, "one rater a case") == "open"
+    assert verdict(folder, "one rater per case") == "open"
     assert verdict(folder, "at 0.4 to 0.6 bits (samples): about 1 in 5") == "fact"
     assert verdict(folder, "AUROC of entropy for wrong voxels") == "holds"
     assert not [s for s in sentences.evaluation_sentences(folder) if "few" in s["text"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
 def row_costs(
     records: Sequence[Mapping[str, Any]], passes: Mapping[str, tuple[int, int]]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Cost of each row that runs the model: passes and seconds a case, and rho, the ratio to a direct pass."""
+    """Cost of each row that runs the model: passes and seconds per case, and rho, the ratio to a direct pass."""
     times = {key: quantiles([record["rows"][key]["seconds"] for record in records]) for key in passes if key != EXACT}
     direct = times[DIRECT]["p50"] if DIRECT in times else None
     return {
@@ -59,11 +60,9 @@ def largest(memory: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def peak_memory() -> dict[str, int]:
     """Peak memory (bytes) of this process and of a GPU in use so far; without the process on Windows."""
     peak = {}
-    try:
+    with contextlib.suppress(ImportError):
         import resource
-    except ImportError:
-        pass
-    else:
+
         unit = 1 if platform.system() == "Darwin" else 1024
         peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_initialized():

@@ -145,7 +145,7 @@ def _on_heads(request: EvaluationRequest, model: Model) -> Result:
     source.configure(model.section)
     device, samples = choose_device(request.device), request.samples or joint.SAMPLES
     if samples < joint.FEWEST_SAMPLES:
-        raise InputError(f"Joint samples need {joint.FEWEST_SAMPLES} a case or more.")
+        raise InputError(f"At least {joint.FEWEST_SAMPLES} samples per case are needed; give a larger number.")
     names = [entry["name"] for entry in model.labels]
     if request.window:
         source.window = request.window

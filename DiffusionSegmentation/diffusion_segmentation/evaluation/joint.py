@@ -20,7 +20,7 @@ from .known_answer.samplers import independent_pixels
 from .pooling import difference, finite
 
 SAMPLES, FEWEST_SAMPLES = 32, 3
-"""Default and smallest number of samples a case; with one in the place of the truth, a spread needs two others."""
+"""Default and smallest number of samples per case; with one in the place of the truth, a spread needs two others."""
 MODEL, INDEPENDENT, HALVED, REPEATED, WIDENED = (
     "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
 )  # fmt: skip
@@ -102,15 +102,15 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
     return {
         "n": model.n,
         "structures": list(names),
-        "measures": {name: measure_json(measure) for name, measure in measures.items()},
+        "measures": {
+            name: {key: finite(x) for key, x in vars(measure).items()} | {"inside": measure.inside}
+            for name, measure in measures.items()
+        },
         "controls": {
             row: {name: finite(measure.value) for name, measure in scores.items()} for row, scores in controls.items()
         },
         "blind": blind,
-        "describe": {
-            name: [finite(x) for x in value] if isinstance(value, list) else finite(value)
-            for name, value in model.describe().items()
-        },
+        "describe": {name: finite(value) for name, value in model.describe().items()},
         "map_dice": float(to_truth.mean()),
         "expected_dice": float(to_samples.mean()),
         "against_copula": _paired_differences(model, JointScores(rows[COPULA])) if COPULA in rows else None,
@@ -144,17 +144,6 @@ def detects(name: str, model: Mapping[str, Measure], control: Mapping[str, Measu
     if name in ("crps_ml", "energy_score"):
         return value > measure.value
     return not measure.low <= value <= measure.high
-
-
-def measure_json(measure: Measure) -> dict[str, Any]:
-    """A measure as evaluation.json stores it."""
-    by_structure = {
-        key: None if values is None else [finite(value) for value in values]
-        for key in ("by_structure", "low_by_structure", "high_by_structure")
-        for values in [getattr(measure, key)]
-    }
-    bounds = {key: finite(getattr(measure, key)) for key in ("value", "low", "high")}
-    return {**bounds, "inside": measure.inside, **by_structure}
 
 
 def within(measure: Mapping[str, Any], structure: int) -> bool:

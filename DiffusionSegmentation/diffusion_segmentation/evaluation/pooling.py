@@ -44,9 +44,11 @@ def score_defined(values: Sequence[float | None], statistic: Callable[[np.ndarra
     return {**score(defined, statistic), "cases": len(defined)}
 
 
-def finite(value: float) -> float | None:
-    """The value as JSON stores it: None for NaN and infinity."""
-    return float(value) if math.isfinite(value) else None
+def finite(value: Any) -> Any:
+    """A number, or an array or list of numbers, as JSON stores it: None for NaN and infinity, and for None."""
+    if np.ndim(value):
+        return [finite(x) for x in value]
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def binned(confidence: np.ndarray, correct: np.ndarray) -> list[list[float]]:
@@ -74,4 +76,4 @@ def diagram(tables: Any) -> dict[str, list[float | None]]:
     if len(tables) >= FEWEST_CASES and filled.any():
         edges = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
         rows["low"][filled], rows["high"][filled] = np.nanquantile(shares[:, filled], edges, axis=0)
-    return {name: [finite(value) for value in row] for name, row in rows.items()}
+    return {name: finite(row) for name, row in rows.items()}

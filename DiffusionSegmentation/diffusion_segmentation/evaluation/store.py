@@ -17,6 +17,8 @@ import numpy as np
 from ..errors import DiffusionSegmentationError
 from ..images.writing import replace, write_report
 
+Json = Mapping[str, Any]
+
 SCHEMA = 3
 """Increased whenever the stored data of a case change; older cases are then evaluated again."""
 
@@ -27,11 +29,11 @@ class CaseStore:
     `key` describes the evaluation; cases stored with another key are ignored.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key: Json) -> None:
         self.folder = folder
         self.key = json.loads(json.dumps({"schema": SCHEMA, **key}))  # tuples become lists, as in the files
 
-    def get(self, name: str, files: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    def get(self, name: str, files: Json | None = None) -> dict[str, Any] | None:
         """The record of a case, or None. `files` describes the input files of the case, see `put`."""
         path = self._path(name)
         try:
@@ -41,13 +43,7 @@ class CaseStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(
-        self,
-        name: str,
-        record: Mapping[str, Any],
-        picture: Mapping[str, np.ndarray],
-        files: Mapping[str, Any] | None = None,
-    ) -> None:
+    def put(self, name: str, record: Json, picture: Mapping[str, np.ndarray], files: Json | None = None) -> None:
         """Store a case; the record is written last, so a record always has its picture.
 
         Raises DiffusionSegmentationError, one sentence, when it cannot be written.

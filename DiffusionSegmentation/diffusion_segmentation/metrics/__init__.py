@@ -23,7 +23,7 @@ from .distribution import (
     energy_distance_exact,
     hungarian_iou,
     law_diversity,
-    overlaps,
+    pairwise_dice,
     pairwise_distance,
     randomised_pit,
     rank,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
+MaskScore = Callable[[np.ndarray, np.ndarray], float]
+
 
 def dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> np.ndarray:
     """Dice of each class [classes], background first; 1 if a class is empty in both maps.
@@ -92,12 +94,7 @@ def lesion_f1(prediction: np.ndarray, reference: np.ndarray, classes: int) -> np
 
 
 def _by_class(
-    prediction: np.ndarray,
-    reference: np.ndarray,
-    classes: int,
-    score: Callable[[np.ndarray, np.ndarray], float],
-    one_empty: float,
-    both_empty: float,
+    prediction: np.ndarray, reference: np.ndarray, classes: int, score: MaskScore, one_empty: float, both_empty: float
 ) -> np.ndarray:
     """Scores [classes - 1] of each foreground class from its two masks, cropped to their common bounding box."""
     boxes = (ndimage.find_objects(x, max_label=classes - 1) for x in (prediction, reference))

@@ -42,9 +42,15 @@ class EnergyDistance(NamedTuple):
 
 def pairwise_distance(a: np.ndarray, b: np.ndarray, classes: int) -> np.ndarray:
     """Distances [n, m] of every mask in `a` to every mask in `b`. Raises ValueError when the shapes differ."""
-    shared, total = overlaps(a, b, classes)
+    shared, total = _overlaps(a, b, classes)
     union = total - shared
     return (1 - np.divide(shared, union, out=np.ones_like(shared), where=union > 0)).mean(0)
+
+
+def pairwise_dice(a: np.ndarray, b: np.ndarray, classes: int) -> np.ndarray:
+    """Dice [C - 1, n, m] of each foreground class, 1 if empty in both. Raises ValueError when the shapes differ."""
+    shared, total = _overlaps(a, b, classes)
+    return np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
 
 
 def energy_distance(samples: np.ndarray, raters: np.ndarray, classes: int) -> EnergyDistance:
@@ -117,8 +123,7 @@ def d_max(samples: np.ndarray, raters: np.ndarray, classes: int) -> float:
 
     Raises ValueError when the shapes differ.
     """
-    shared, total = overlaps(samples, raters, classes)
-    return float(np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0).mean(0).max(0).mean())
+    return float(pairwise_dice(samples, raters, classes).mean(0).max(0).mean())
 
 
 def rank(samples: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -155,7 +160,7 @@ def rank_histogram(ranks: np.ndarray, samples: int) -> np.ndarray:
     return np.bincount(np.ravel(ranks), minlength=samples + 1)
 
 
-def overlaps(a: np.ndarray, b: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _overlaps(a: np.ndarray, b: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Intersections and sums of sizes [C - 1, n, m], in voxels, of each foreground class in masks of `a` and `b`.
 
     Raises ValueError when the shapes differ.

@@ -1,7 +1,7 @@
 """Acceptance bounds ("gates") of a sampler on tasks with a known posterior.
 
-The scores come from 64 samples a case over at least two dozen cases, each in a form that does not depend on the number
-of samples:
+The scores come from 64 samples per case over at least two dozen cases, each in a form that does not depend on the
+number of samples:
 
 - volume_variance_ratio: summed variance of the samples' volumes (ddof=1) over that of the true volumes.
 - probability_rmse: sqrt(mean[(p - exact)^2] - mean[p (1 - p)] / (n - 1)) over ambiguous voxels, with probabilities p

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .distribution import overlaps
+from .distribution import pairwise_dice
 from .intervals import covered, predictive_bounds
 
 LAGS_MM = (2.0, 4.0, 8.0, 16.0)
@@ -66,23 +66,18 @@ def joint_record(
     classes = len(marginals)
     masks = np.concatenate([truth[None], samples])
     ml = float(np.prod(spacing_mm)) / 1000
-    shared, total = overlaps(masks, masks, classes)
+    volumes = np.array([np.bincount(mask.ravel(), minlength=classes)[1:] for mask in masks])
     products, scale = _variogram(masks, marginals, spacing_mm)
     return {
-        "volumes_ml": (np.diagonal(shared, axis1=1, axis2=2).T * ml).tolist(),
+        "volumes_ml": (volumes * ml).tolist(),
         "expected_ml": (marginals[1:].reshape(classes - 1, -1).sum(1, dtype=np.float64) * ml).tolist(),
         "voxel_ml": ml,
-        "dice": _dice(shared, total).tolist(),
-        "map_dice": _dice(*overlaps(chosen[None], masks, classes))[:, 0].T.tolist(),
+        "dice": pairwise_dice(masks, masks, classes).tolist(),
+        "map_dice": pairwise_dice(chosen[None], masks, classes)[:, 0].T.tolist(),
         "products": products.tolist(),
         "scale": scale.tolist(),
         "specks": [_specks(mask, speck_classes or range(1, classes)) for mask in masks],
     }
-
-
-def _dice(shared: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Dice from intersections and sums of sizes; 1 for a class that is empty in both masks."""
-    return np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
 
 
 def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ class CellsCase(EnumerableCase):
     """Label maps that are constant within cells, the same cells for all maps.
 
     `masks` uint8 [masks, cells] is the label of each cell and `cells` int [*shape] the cell of each voxel. Memory does
-    not depend on the grid until `support` expands the label maps to one byte a voxel.
+    not depend on the grid until `support` expands the label maps to one byte per voxel.
     """
 
     cells: np.ndarray

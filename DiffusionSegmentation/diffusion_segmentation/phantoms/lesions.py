@@ -47,7 +47,7 @@ class LesionsCase(CellsCase):
         return float(((filled > PARTIAL[0]) & (filled < PARTIAL[1])).mean())
 
     def strays(self, masks: np.ndarray) -> float:
-        """Mean number of voxels a mask with a label that is impossible there; masks [n, *shape]."""
+        """Mean number of voxels per mask with a label that is impossible there; masks [n, *shape]."""
         allowed = np.tensordot(self.labels, self.candidates, 1)
         return float(((masks != 0) & (masks != allowed)).reshape(len(masks), -1).sum(1).mean())
 

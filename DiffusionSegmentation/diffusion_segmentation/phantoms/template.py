@@ -23,7 +23,7 @@ class Template(Phantom):
     """Image = background + contrast * disc + N(0, eta^2); disc, class and eta are each drawn uniformly from a list.
 
     The discs (balls in 3D) have 9 radii and 25 positions (27 in 3D); classes differ in contrast only. `contrasts` has
-    one value a class for a grid of 1024 voxels, `etas` the possible standard deviations of the noise. The posterior
+    one value per class for a grid of 1024 voxels, `etas` the possible standard deviations of the noise. The posterior
     sums over all `etas`, so it is exact given the image alone. Other `etas` at test time than in training are a domain
     shift with a known answer.
     """

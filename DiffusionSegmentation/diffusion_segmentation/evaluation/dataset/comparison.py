@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ... import metrics
 from ..known_answer.posterior import BITS, LEVELS, volumes
@@ -112,12 +113,9 @@ def near_structures(labels: np.ndarray, reference: np.ndarray, spacing: Sequence
 
 
 def _box(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
-    """Bounding box of a mask, extended by `margin` voxels along each axis."""
-    box = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(0, used[0] - margin[axis]), used[-1] + 1 + margin[axis]))
-    return tuple(box)
+    """Bounding box of a mask (bool, not empty), extended by `margin` voxels along each axis."""
+    (box,) = ndimage.find_objects(mask.view(np.uint8))
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
 
 
 def score_samples(

@@ -18,7 +18,7 @@ from ..pooling import binned
 from .samplers import Prediction, votes
 
 TRUTHS = 64
-"""Exact samples a case that represent the truth."""
+"""Exact samples per case that represent the truth."""
 GROUP = 8
 """Samples of an interval: the default of the program."""
 LEVELS = (50, 80, 90)

@@ -29,7 +29,7 @@ Predict = Callable[[np.ndarray, int], Mapping[str, Prediction]]
 def check_fits(model: Model, task: Phantom, samples: int) -> None:
     """Raise InputError, one sentence, if the model cannot be evaluated on this task."""
     if samples < GROUP:
-        raise InputError(f"A task with a known answer needs {GROUP} samples a case or more.")
+        raise InputError(f"A task with a known answer needs at least {GROUP} samples per case.")
     shape = "x".join(map(str, task.shape))
     if model.dims != len(task.shape):
         raise InputError(f"The model was made for {model.dims} axes and the grid {shape} has {len(task.shape)}.")

@@ -143,9 +143,9 @@ def notes(samples: int, records: RecordList) -> list[str]:
         )
     else:
         groups = samples // GROUP
-        coverage = f"Coverage is that of 90 % predictive intervals from {GROUP} samples, {groups} intervals a case."
+        coverage = f"Coverage is that of 90 % predictive intervals from {GROUP} samples, {groups} intervals per case."
     truth = "the exact posterior" if records[0]["case"]["enumerable"] else f"{TRUTHS} exact samples of the posterior"
-    return [coverage, f"GED and its floor compare {samples} samples a case with {truth}."]
+    return [coverage, f"GED and its floor compare {samples} samples per case with {truth}."]
 
 
 def _ratio(a: float, b: float) -> float:

@@ -20,7 +20,7 @@ KNOWN_SCORES = {
     **{f"pit_{level}": f"PIT in the middle {level} %" for level in (50, 80, 90)},
     "ged_v": "GED, with self-pairs",
     "ged_floor": "floor of GED with self-pairs",
-    "strays": "impossible voxels a mask",
+    "strays": "impossible voxels per mask",
     "ece": "ECE of the map",
     "brier": "Brier score, debiased",
     "entropy_correlation": "entropy correlation",

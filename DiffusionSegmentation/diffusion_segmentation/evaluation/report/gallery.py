@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -36,40 +35,31 @@ def strip(picture: Mapping[str, np.ndarray], truth: str, colors: Sequence[Sequen
     Labels are overlaid on the image; the entropy has a colour bar in bits.
     """
     first, second = picture["samples"][:2]
-    maps = {truth: picture["truth"], "consensus": picture["consensus"]}
-    samples = {"a sample": first, "another sample": second}
+    maps = {truth: picture["truth"], "consensus": picture["consensus"], "a sample": first, "another sample": second}
     entropies = {"entropy (bits)": picture["entropy"]}
     if "exact_entropy" in picture:
         entropies["exact entropy (bits)"] = picture["exact_entropy"]
-    columns = 1 + len(maps) + len(entropies) + len(samples)
-    most = max(1, *(int(mask.max()) for mask in (*maps.values(), *samples.values())))
+    headings = ["image", *list(maps)[:2], *entropies, *list(maps)[2:]]
+    most = max(1, *(int(mask.max()) for mask in maps.values()))
     palette = ListedColormap([tuple(color) for color in colors] if colors else list(COLORS[:most]))
     grey = picture["image"].astype(float)
     aspect = float(picture["spacing"][0] / picture["spacing"][1])
     height = PANEL_INCHES * min(2.0, max(0.5, grey.shape[0] * aspect / grey.shape[1])) + 0.35
     options = {"aspect": aspect, "interpolation": "nearest"}
 
-    def panel(axes: Axes, heading: str, mask: np.ndarray | None = None) -> None:
-        axes.imshow(grey, cmap="gray", **options)
-        if mask is not None:
-            overlay = np.ma.masked_equal(mask, 0)
-            axes.imshow(overlay, cmap=palette, vmin=0.5, vmax=palette.N + 0.5, alpha=OPACITY, **options)
-        axes.set_title(heading, fontsize=8)
-        axes.set_axis_off()
-
     def draw(figure: Figure) -> None:
-        panels = iter(figure.subplots(1, columns))
-        panel(next(panels), "image")
-        for heading, mask in maps.items():
-            panel(next(panels), heading, mask)
-        scale = max(float(np.max(bits)) for bits in entropies.values()) or 1.0
-        for heading, bits in entropies.items():
-            axes = next(panels)
-            image = axes.imshow(bits.astype(float), cmap="magma", vmin=0, vmax=scale, **options)
+        panels = dict(zip(headings, figure.subplots(1, len(headings)), strict=True))
+        for heading, axes in panels.items():
             axes.set_title(heading, fontsize=8)
             axes.set_axis_off()
-        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02).ax.tick_params(labelsize=6)
-        for heading, mask in samples.items():
-            panel(next(panels), heading, mask)
+            if heading not in entropies:
+                axes.imshow(grey, cmap="gray", **options)
+        for heading, mask in maps.items():
+            overlay = {"cmap": palette, "vmin": 0.5, "vmax": palette.N + 0.5, "alpha": OPACITY, **options}
+            panels[heading].imshow(np.ma.masked_equal(mask, 0), **overlay)
+        scale = max(float(np.max(bits)) for bits in entropies.values()) or 1.0
+        for heading, bits in entropies.items():
+            image = panels[heading].imshow(bits.astype(float), cmap="magma", vmin=0, vmax=scale, **options)
+        figure.colorbar(image, ax=panels[heading], fraction=0.05, pad=0.02).ax.tick_params(labelsize=6)
 
-    return png(draw, (PANEL_INCHES * columns, height))
+    return png(draw, (PANEL_INCHES * len(headings), height))

@@ -63,7 +63,7 @@ def _facts(evaluation: Mapping[str, Any]) -> dict[str, str]:
         "SHA-256 of the weights": model["sha256"],
         "data": f"{data['name']}, {data['cases']} cases",
         "structures": ", ".join(data["labels"]),
-        "samples a case": str(evaluation["samples"]),
+        "samples per case": str(evaluation["samples"]),
         "seed": str(evaluation["seed"]),
         "machine": evaluation["machine"],
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation["versions"].items()),
@@ -73,7 +73,7 @@ def _facts(evaluation: Mapping[str, Any]) -> dict[str, str]:
             "steps": str(evaluation["steps"]),
             "maps shown by the model": SOURCES[evaluation["map_source"]],
             "tolerance of the NSD": f"{evaluation['tolerance_mm']:g} mm",
-            "raters a case, at most": str(data["raters"]),
+            "raters per case, at most": str(data["raters"]),
             **{f"case {name}": " ".join(warnings) for name, warnings in evaluation["warnings"].items()},
             **{f"case {name}, skipped": error for name, error in data["skipped"].items()},
         }
@@ -86,12 +86,10 @@ def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
     probable = {titles[key]: rows[key] for key in (FITTED, *evaluation["steps"], DIRECT, EXACT) if key in rows}
     coverages = {n: {level: r["scores"][f"interval_{level}"] for level in LEVELS} for n, r in sampling.items()}
     plots = {
-        RELIABILITY: figures.reliability({name: row["reliability"] for name, row in probable.items()}),
-        RISK_COVERAGE: figures.risk_coverage(
-            {name: row["risk_coverage"] for name, row in probable.items()}, "expected 1 - IoU"
-        ),
+        RELIABILITY: figures.reliability(_each(probable, "reliability")),
+        RISK_COVERAGE: figures.risk_coverage(_each(probable, "risk_coverage"), "expected 1 - IoU"),
         "Ranks of true volumes among 8 samples; flat for a perfect sampler, U-shaped for too little spread.": (
-            figures.ranks({name: row["ranks"] for name, row in sampling.items()}, None)
+            figures.ranks(_each(sampling, "ranks"), None)
         ),
         "Coverage of predictive intervals from 8 samples; bars: 95 % over cases.": figures.coverage(coverages),
     }
@@ -113,11 +111,9 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
     maps = {title: evaluation["scores"]["maps"][source] for source, title in SOURCES.items()}
     samples = evaluation["scores"]["samples"]
     plots = {
-        RELIABILITY: figures.reliability({name: one["reliability"] for name, one in maps.items()}),
-        "Share of wrong voxels near the structures by entropy.": figures.entropy_levels(
-            {name: one["levels"] for name, one in maps.items()}
-        ),
-        RISK_COVERAGE: figures.risk_coverage({name: one["risk_coverage"] for name, one in maps.items()}, "1 - Dice"),
+        RELIABILITY: figures.reliability(_each(maps, "reliability")),
+        "Share of wrong voxels near the structures by entropy.": figures.entropy_levels(_each(maps, "levels")),
+        RISK_COVERAGE: figures.risk_coverage(_each(maps, "risk_coverage"), "1 - Dice"),
         "Ranks of reference volumes among the samples; flat for a perfect sampler, U-shaped for too little spread.": (
             figures.ranks({"samples": samples["ranks"]}, sum(samples["ranks"]))
         ),
@@ -128,8 +124,10 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
     order = {name: record["maps"]["samples"]["risk"] for name, record in records.items()}
     shown = [
         *(tables.by_class(evaluation, source, title.capitalize()) for source, title in SOURCES.items()),
-        *(make(evaluation, SOURCES) for make in (tables.maps, tables.levels)),
-        *(make(evaluation) for make in (tables.samples, tables.folder_cost)),
+        tables.maps(evaluation, SOURCES),
+        tables.levels(evaluation, SOURCES),
+        tables.samples(evaluation),
+        tables.folder_cost(evaluation),
     ]
     return [
         ("Scores", _tables(*shown)),
@@ -138,6 +136,11 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
         ("Cases", _cases(order, store, "reference", evaluation["colors"], "1 - Dice")),
         ("Definitions", markup.paragraph(READING_FOLDER)),
     ]
+
+
+def _each(rows: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """One entry of every row, by name."""
+    return {name: row[key] for name, row in rows.items()}
 
 
 def _tables(*shown: tables.Table) -> str:

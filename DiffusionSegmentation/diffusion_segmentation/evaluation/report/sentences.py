@@ -92,7 +92,7 @@ def _folder(evaluation: Mapping[str, Any]) -> list[Sentence]:
     if data["raters"] > 1:
         sentences.append(_raters(scores["samples"]["raters"]))
     else:
-        sentences.append(_sentence("open", "one rater a case: the variability between raters is unknown."))
+        sentences.append(_sentence("open", "one rater per case: the variability between raters is unknown."))
     if "joint" in evaluation:
         sentences += _joint(evaluation["joint"])
     for name, error in data["skipped"].items():
@@ -109,13 +109,8 @@ def _dice(scores: Mapping[str, Any]) -> list[Sentence]:
         difference = _sentence(
             "fact", f"{text}; the {MAP_NAMES['samples' if gap['value'] > 0 else 'direct']} is better."
         )
-    return [
-        *(
-            _sentence("fact", f"mean Dice of the {name}: {shown(scores['maps'][source]['dice'])}.")
-            for source, name in MAP_NAMES.items()
-        ),
-        difference,
-    ]
+    dice = {name: shown(scores["maps"][source]["dice"]) for source, name in MAP_NAMES.items()}
+    return [*(_sentence("fact", f"mean Dice of the {name}: {value}.") for name, value in dice.items()), difference]
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> list[Sentence]:

@@ -43,15 +43,8 @@ def _known_rows(evaluation: Mapping[str, Any], records: Records) -> Rows:
         for key, row in record["rows"].items():
             for c, (mean, variance) in enumerate(zip(record["case"]["mean"], record["case"]["variance"], strict=True)):
                 volumes = [row[k][c] if k in row else "" for k in sampled]
-                yield [
-                    name,
-                    key,
-                    c + 1,
-                    *volumes,
-                    mean,
-                    variance,
-                    *("" if row.get(k) is None else row[k] for k in scores),
-                ]
+                others = ["" if row.get(k) is None else row[k] for k in scores]
+                yield [name, key, c + 1, *volumes, mean, variance, *others]
 
 
 def _folder_rows(evaluation: Mapping[str, Any], records: Records) -> Rows:

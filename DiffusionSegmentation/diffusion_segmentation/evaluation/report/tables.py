@@ -106,7 +106,7 @@ def by_class(evaluation: Mapping[str, Any], source: str, title: str) -> Table:
 
 
 def maps(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> Table:
-    """Scores of the whole maps, one column a source."""
+    """Scores of the whole maps, one column per source."""
     both = evaluation["scores"]["maps"]
     rows = [
         [Cell(title), *(scored(both[source].get(name)) for source in sources)] for name, title in MAP_SCORES.items()
@@ -139,7 +139,7 @@ def samples(evaluation: Mapping[str, Any]) -> Table:
         raters = scores["raters"]
         sizes = f"n = {raters['n']}, m = {' and '.join(map(str, raters['m']))}"
         rows += [[Cell(f"{title}, {sizes}"), scored(raters[name])] for name, title in RATER_SCORES.items()]
-    return Table(f"Samples ({scores['n']} a case; {scores.get('method', 'no intervals')})", ["", "all cases"], rows)
+    return Table(f"Samples ({scores['n']} per case; {scores.get('method', 'no intervals')})", ["", "all cases"], rows)
 
 
 def known_cost(evaluation: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
@@ -165,14 +165,7 @@ def _cost(caption: str, costs: Mapping[str, Mapping[str, Any]], memory: Mapping[
         ]
         for title, cost in costs.items()
     ]
-    head = [
-        "",
-        "encoder passes",
-        "denoiser passes",
-        "seconds, median",
-        "seconds, 95 % quantile",
-        "ratio to direct pass",
-    ]
+    head = ["", "encoder passes", "denoiser passes", "seconds (median)", "seconds (95 %)", "ratio to direct pass"]
     return Table(f"{caption}, without the first case; peak memory {gigabytes(memory)}", head, rows)
 
 
