@@ -130,9 +130,9 @@ def known(passed, decided, blind=()):
 def test_gates_are_told_row_by_row():
     assert verdict(known(True, True), "5 adapted steps: passes all 1 gates") == "holds"
     failed = "5 adapted steps: GED, unbiased 0.004 (0.001 to 0.007), required at most 0.01"
-    assert verdict(known(True, False), f"{failed}; the interval includes a bound.") == "open"
+    assert verdict(known(True, False), f"{failed}; not certain with these cases.") == "open"
     assert verdict(known(False, True), f"{failed}.") == "fails"
-    assert verdict(known(False, False), f"{failed}; the interval includes a bound.") == "fails"
+    assert verdict(known(False, False), f"{failed}; not certain with these cases.") == "fails"
 
 
 def test_blind_gates_are_told():

@@ -18,7 +18,7 @@ GATED_SCORES = {
 KNOWN_SCORES = {
     **{f"interval_{level}": f"coverage of {level} % intervals" for level in (50, 80, 90)},
     **{f"pit_{level}": f"PIT in the middle {level} %" for level in (50, 80, 90)},
-    "ged_v": "GED, with self-pairs",
+    "ged_v": "GED with self-pairs",
     "ged_floor": "floor of GED with self-pairs",
     "strays": "impossible voxels per mask",
     "ece": "ECE of the map",
@@ -58,7 +58,7 @@ MAP_SCORES = {
 }
 RATER_SCORES = {
     "ged_u": "GED, unbiased",
-    "ged_v": "GED, with self-pairs",
+    "ged_v": "GED with self-pairs",
     "ged_floor": "floor of GED with self-pairs",
     "hungarian_iou": "HM-IoU",
     "d_max": "D_max, Dice of the best sample",

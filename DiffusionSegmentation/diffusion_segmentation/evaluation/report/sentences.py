@@ -66,7 +66,7 @@ def _gates(title: str, row: Mapping[str, Any]) -> list[Sentence]:
     sentences = []
     for name, gate in row["gates"].items():
         text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
-        undecided = "" if gate["decided"] else "; the interval includes a bound"
+        undecided = "" if gate["decided"] else "; not certain with these cases"
         if not gate["passed"]:
             sentences.append(_sentence("fails", f"{text}{undecided}."))
         elif undecided:
@@ -121,7 +121,7 @@ def _calibration(evaluation: Mapping[str, Any]) -> list[Sentence]:
         sentences.append(_sentence("fact", f"{texts['direct']}."))
     low, floor = scores["maps"]["samples"]["ece"]["low"], scores["ece_floor"]
     if floor is None or low is None:
-        return [*sentences, _sentence("open", f"{texts['samples']}; these cases give no floor to compare with.")]
+        return [*sentences, _sentence("open", f"{texts['samples']}; these cases do not decide whether it is too high.")]
     text = f"{texts['samples']}; a perfect sampler with {evaluation['samples']} samples: at most {number(floor)}."
     return [*sentences, _sentence("holds" if low <= floor else "fails", text)]
 
