@@ -81,7 +81,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import evaluate
 
     chosen = _pick(options, "model dataset output samples cases seed device window")
-    return show(evaluate.evaluate(evaluate.Request(**chosen, steps=tuple(options.steps))), evaluate.text)
+    return show(evaluate.evaluate(evaluate.EvaluationRequest(**chosen, steps=tuple(options.steps))), evaluate.text)
 
 
 def _calibrate(options: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ import SimpleITK as sitk
 
 from diffusion_segmentation.images.resampling import Projection, working_image
 from diffusion_segmentation.images.volume import read_volume
-from diffusion_segmentation.metrics import dice, error_auroc, expected_calibration_error, interval, reliability, within
+from diffusion_segmentation.metrics import calibration_table, dice, error_auroc, interval, table_ece, within
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
@@ -142,19 +142,23 @@ def score(reference: np.ndarray, folder: Path, image: sitk.Image, classes: int) 
         levels.append({"bits": [low, high], "voxels": int(here.sum()), "wrong": share})
     at_levels = [wrong[np.abs(bits - level) <= LEVEL_REACH] for level in LEVELS]
     sure = confidence(folder, image)[near]
-    diagram = reliability(sure, ~wrong, BINS)
+    table = calibration_table(sure, ~wrong, BINS)
+    counts, *sums = (np.where(table[0] > 0, row, np.nan) for row in table)
     return {
         "dice": dice(consensus, reference, classes).tolist(),
         "error_auroc": error_auroc(bits, wrong),
-        "ece": expected_calibration_error(sure, ~wrong, BINS),
+        "ece": table_ece(table),
         "wrong": float(wrong.mean()),
         "entropy_bits": float(bits.mean()),
         "levels": levels,
         "at_levels": [float(part.mean()) if part.size else None for part in at_levels],
         "intervals": intervals(reference, consensus, near, bits, sure, image.GetSpacing()[::-1], classes),
         "reliability": {
-            key: np.where(np.isfinite(getattr(diagram, key)), getattr(diagram, key), None).tolist()
-            for key in ("counts", "confidence", "accuracy")
+            "counts": table[0].astype(int).tolist(),
+            **{
+                key: np.where(np.isfinite(counts), row / counts, None).tolist()
+                for key, row in zip(("confidence", "accuracy"), sums, strict=True)
+            },
         },
     }
 

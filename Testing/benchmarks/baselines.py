@@ -30,9 +30,9 @@ from known_answers import TASKS
 from safetensors.torch import load_file, save_file
 
 from diffusion_segmentation.evaluation.known_answer.run import CASES, SAMPLES, evaluate_known
-from diffusion_segmentation.evaluation.known_answer.samplers import Answer, Steps, independent_pixels
+from diffusion_segmentation.evaluation.known_answer.samplers import Prediction, Steps, independent_pixels
 from diffusion_segmentation.evaluation.known_answer.scores import summarise
-from diffusion_segmentation.evaluation.store import Kept
+from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import Encoder, class_softmax, depth_to_space, space_to_depth
 from diffusion_segmentation.networks.blocks import ResidualBlock
@@ -70,7 +70,7 @@ def compare(task: str, folder: Path, minutes: float, cases: int | None) -> None:
     dropout = trained(task, folder / "dropout.safetensors", minutes, seed=11, dropped=DROPPED)
     single = trained(task, folder / "single.safetensors", minutes, seed=21)
 
-    def respond(image: np.ndarray, index: int) -> dict[str, Answer]:
+    def respond(image: np.ndarray, index: int) -> dict[str, Prediction]:
         seed = sample_seeds(0, 1, index)[0]
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
@@ -81,14 +81,14 @@ def compare(task: str, folder: Path, minutes: float, cases: int | None) -> None:
             views = np.stack([back(probabilities(single, turn(image))) for turn, back in turns(image.ndim)])
         direct = probabilities(single, image)
         return {
-            "diffusion": Answer(drawn.mean[0], drawn.masks[0]),
+            "diffusion": Prediction(drawn.mean[0], drawn.masks[0]),
             "deep ensemble": mixture(members, rng),
             "MC dropout": mixture(noisy, rng),
             "test-time": mixture(views, rng),
-            "independent": Answer(direct, independent_pixels(direct, SAMPLES, rng)),
+            "independent": Prediction(direct, independent_pixels(direct, SAMPLES, rng)),
         }
 
-    kept = Kept(folder / "baselines", {"task": task, "model": model.section["sha256"], "minutes": minutes})
+    kept = CaseStore(folder / "baselines", {"task": task, "model": model.section["sha256"], "minutes": minutes})
     records = evaluate_known(phantom, respond, cases or CASES[len(phantom.shape)], SAMPLES, 0, kept)
     rows = summarise(list(records.values()))
     print(f"\n{task}, {len(records)} cases, {SAMPLES} samples\n{'':<16}" + "".join(f"{name:>24}" for name in SHOWN))
@@ -169,11 +169,11 @@ def turns(axes: int) -> Iterator[tuple[Callable[[np.ndarray], np.ndarray], Calla
             yield turn, back
 
 
-def mixture(several: np.ndarray, rng: np.random.Generator) -> Answer:
+def mixture(several: np.ndarray, rng: np.random.Generator) -> Prediction:
     """The law in which one of the answers [n, C, *shape] is right, each as likely: SAMPLES draws of their masks."""
     masks = several.argmax(1).astype(np.uint8)
     chosen = np.arange(SAMPLES) if len(masks) == SAMPLES else rng.integers(len(masks), size=SAMPLES)
-    return Answer(several.mean(0), masks[chosen])
+    return Prediction(several.mean(0), masks[chosen])
 
 
 def written(score: dict) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_segmentation.metrics import paired_difference
+from diffusion_segmentation.metrics import interval
 
 TASKS = ("boundary", "probit", "lesions", "template")
 STEPS = ("10", "5", "100", "uniform:20")
@@ -64,7 +64,7 @@ def compare(path: Path) -> None:
     for few, many in PAIRS:
         if few in distances and many in distances:
             pair = [np.array([distances[row][case] for case in distances[few]]) for row in (few, many)]
-            found = paired_difference(*pair, 0.95, np.random.default_rng(0))
+            found = interval(pair[0] - pair[1], 0.95, np.random.default_rng(0))
             bounds = f"{found.low:+.4f} to {found.high:+.4f}"
             print(f"GED_U of {few} less that of {many}: {found.estimate:+.4f} ({bounds})", flush=True)
 

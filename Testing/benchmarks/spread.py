@@ -24,6 +24,7 @@ from accuracy import by_class
 from diffusion_segmentation.calibration.start import labelled
 from diffusion_segmentation.evaluation import joint
 from diffusion_segmentation.evaluation.report.formatting import number
+from diffusion_segmentation.evaluation.report.text import joint_text
 from diffusion_segmentation.images.volume import read_volume
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training.prepared import on_grid
@@ -48,7 +49,7 @@ def main() -> None:
         volume, reference = (options.heads / f"{name}{end}.nii.gz" for end in ("", "-reference"))
         records.append(joint.joint_case(model, on_working_grid(model, volume, reference), options.samples, index))
     found = joint.summarise(records, [entry["name"] for entry in model.labels])
-    print(joint.text(found))
+    print(joint_text(found))
     if options.json:
         options.json.write_text(json.dumps({"heads": names, "joint": found}, indent=1) + "\n", encoding="utf-8")
 

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation.diffusion.process import alpha_sigma, one_hot_state
-from diffusion_segmentation.evaluation.known_answer.samplers import Answer, independent_pixels, votes
+from diffusion_segmentation.evaluation.known_answer.samplers import Prediction, independent_pixels, votes
 from diffusion_segmentation.networks import space_to_depth
 from diffusion_segmentation.study.architectures.interface import Architecture
 from diffusion_segmentation.study.context import Context
@@ -25,26 +25,26 @@ def context(folder, *texts, cases=12, seeds=2):
 def exact(truth, seed):
     """What a perfect sampler answers."""
     masks = truth.case.sample(np.random.default_rng([seed, 77]), SAMPLES)
-    return Answer(truth.case.marginals.astype(np.float32), masks)
+    return Prediction(truth.case.marginals.astype(np.float32), masks)
 
 
 def pixels(truth, seed):
     """The right probabilities, and pixels drawn each by itself."""
     p = truth.case.marginals
-    return Answer(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 78])))
+    return Prediction(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 78])))
 
 
 def sharpened(truth, seed):
     """Probabilities pushed to 0 and 1, as a Dice loss does, and masks of these."""
     p = truth.case.marginals**4
     p = p / p.sum(0)
-    return Answer(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 79])))
+    return Prediction(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 79])))
 
 
 def single(truth, seed):
     """One mask again and again."""
     mask = truth.case.sample(np.random.default_rng([seed, 80]), 1)
-    return Answer(votes(mask, truth.case.classes), np.repeat(mask, SAMPLES, 0))
+    return Prediction(votes(mask, truth.case.classes), np.repeat(mask, SAMPLES, 0))
 
 
 def records(context, task, seed, rows):

@@ -201,7 +201,7 @@ def test_in_a_terminal_progress_is_one_line(
 @pytest.fixture
 def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Takes the place of `diffusion_segmentation.evaluation.evaluate`; `asked` is the last request."""
-    module = SimpleNamespace(asked=None, Request=lambda **fields: SimpleNamespace(**fields))
+    module = SimpleNamespace(asked=None, EvaluationRequest=lambda **fields: SimpleNamespace(**fields))
 
     def evaluate(request: Any) -> Any:
         module.asked = request

@@ -15,9 +15,9 @@ from diffusion_segmentation.evaluation import cost, evaluate, pooling
 from diffusion_segmentation.evaluation.dataset import cases
 from diffusion_segmentation.evaluation.dataset import comparison as against
 from diffusion_segmentation.evaluation.dataset import scores as case_scores
-from diffusion_segmentation.evaluation.dataset.reading import Drawn, read_drawn, read_reference
+from diffusion_segmentation.evaluation.dataset.reading import RunOutputs, read_outputs, read_reference
 from diffusion_segmentation.evaluation.report import figures
-from diffusion_segmentation.evaluation.store import Kept
+from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset
 from diffusion_segmentation.segmentation.pipeline import Request as SegmentRequest
 from diffusion_segmentation.segmentation.pipeline import segment
@@ -51,15 +51,17 @@ def test_the_test_part_comes_first():
 
 def test_else_what_training_did_not_use():
     names, which, seen = chosen("abcd", kind="folder", name="Balls", cases=["a", "b"], held_out=["c"])
-    assert names == "cd" and not seen and "the 2 cases that the model was not trained on; on those" in which
+    assert (
+        names == "cd" and not seen and "the 2 cases that the model was not trained on; training used held-out" in which
+    )
 
 
 def test_else_all_and_it_is_told_what_that_means():
     names, which, seen = chosen("ab", kind="folder", name="Balls", cases=["a", "b"], held_out=[])
-    assert names == "ab" and seen and "flatter" in which
+    assert names == "ab" and seen and "too good" in which
     for facts in ({}, {"kind": "synthetic heads"}, {"kind": "folder", "name": "Other", "cases": ["a", "b"]}):
         names, which, seen = chosen("ab", **facts)
-        assert names == "ab" and not seen and "do not say that it has seen any" in which
+        assert names == "ab" and not seen and "list none of them as training cases" in which
     assert not cases.choose(data("a")[0], {}).seen_in_training, "older models say nothing of their training"
 
 
@@ -82,7 +84,7 @@ def drawn(labels, sure=230, samples=()):
     """Maps of a model that is as sure everywhere: probability `sure` / 255 of the label it gives."""
     p = [np.where(labels == c, sure, (255 - sure) // 2).astype(np.uint8) for c in range(3)]
     entropy = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
-    return Drawn(labels, entropy, p, list(samples) or [labels])
+    return RunOutputs(labels, entropy, p, list(samples) or [labels])
 
 
 def test_maps_are_scored_by_class_and_region():
@@ -182,12 +184,12 @@ def test_scores_over_cases_by_hand():
 
 
 def test_cost_leaves_the_first_case_out():
-    found = cost.of_cases([a_record(0, seconds) for seconds in (50, 1, 2, 3)])
+    found = cost.folder_costs([a_record(0, seconds) for seconds in (50, 1, 2, 3)])
     assert found["p50"] == 11 and found["p95"] == pytest.approx(11.9) and found["rho"] == 4
     assert found["memory_bytes"] == {"process_peak": 50}
     assert cost.quantiles([5.0]) == {"p50": 5.0, "p95": 5.0}
     rows = [{"rows": {"adapted-5": {"seconds": 3.0}, "independent-pixels": {"seconds": 0.5}}}] * 2
-    found = cost.of_rows(rows, {"adapted-5": (1, 256), "independent-pixels": (1, 0)})
+    found = cost.row_costs(rows, {"adapted-5": (1, 256), "independent-pixels": (1, 0)})
     assert found["adapted-5"] == {"encoder_passes": 1, "denoiser_passes": 256, "p50": 3.0, "p95": 3.0, "rho": 6.0}
 
 
@@ -217,13 +219,13 @@ def a_data_set(tmp_path):
 
 
 def test_files_come_back_on_the_images_grid(a_model_folder, a_head_file, tmp_path):
-    """What `read_drawn` reads is what the run wrote: the samples have its volumes, their mode its consensus."""
+    """What `read_outputs` reads is what the run wrote: the samples have its volumes, their mode its consensus."""
     for samples in (1, 3):
         request = SegmentRequest(
             a_head_file, tmp_path / str(samples), str(a_model_folder), samples, device="cpu", keep_samples=True
         )
         report = segment(request).report
-        found = read_drawn(request.output, sitk.ReadImage(str(a_head_file)))
+        found = read_outputs(request.output, sitk.ReadImage(str(a_head_file)))
         assert len(found.samples) == samples and len(found.probabilities) == 3
         ml = 3.0 * 2.5 * 4.0 / 1000
         for volume in report["volumes"]:
@@ -252,10 +254,12 @@ def test_references_are_checked_and_renumbered(a_data_set):
 
 
 def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys, monkeypatch):
-    request = evaluate.Request(str(a_model_folder), str(a_data_set), tmp_path / "out", 3, ("2",), device="cpu")
+    request = evaluate.EvaluationRequest(
+        str(a_model_folder), str(a_data_set), tmp_path / "out", 3, ("2",), device="cpu"
+    )
     found = evaluate.evaluate(request)
     assert found["data"]["cases"] == 2 and list(found["data"]["skipped"]) == ["case2"]
-    assert "case case2 is left out: The label file" in capsys.readouterr().err
+    assert "case case2 is skipped: The label file" in capsys.readouterr().err
     assert found["data"]["raters"] == 2 and found["scores"]["samples"]["raters"]["cases"] == 1
     assert [row["name"] for row in found["scores"]["maps"]["direct"]["by_class"]] == ["Structure 1", "Structure 2"]
     assert found["cost"]["denoiser_passes"] == 3 * 1 and found["cost"]["rho"] > 0
@@ -291,12 +295,12 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     monkeypatch.setattr(cases, "_joint", lambda *_: {})
     monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
     dataset = read_dataset(a_data_set)
-    settings = cases.Settings(tmp_path, 2, None, 0, "cpu")
+    settings = cases.Settings(str(tmp_path), 2, None, 0, "cpu")
 
     def run():
         asked.clear()
         records, _ = cases.evaluate_cases(
-            dataset.training[:2], dataset, [0, 1, 2], settings, Kept(tmp_path / "cases", {})
+            dataset.training[:2], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {})
         )
         return records
 
@@ -328,7 +332,7 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
         cases,
         "_segment",
         lambda *_: (
-            Drawn(
+            RunOutputs(
                 wrong,
                 ignored.astype(np.float32),
                 [np.where(wrong == c, np.uint8(255), np.uint8(0)) for c in range(3)],
@@ -339,8 +343,8 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(cases, "_joint", lambda *_: {})
     monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
-    settings = cases.Settings(tmp_path, 3, None, 0, "cpu")
-    records, _ = cases.evaluate_cases([case], dataset, [0, 1, 2], settings, Kept(tmp_path / "cases", {}))
+    settings = cases.Settings(str(tmp_path), 3, None, 0, "cpu")
+    records, _ = cases.evaluate_cases([case], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {}))
     found = records["case1"]
     maps = found["maps"]["samples"]
     assert maps["dice"] == [1, 1] and maps["wrong"] == 0 and maps["hd95_mm"] == [0, 0]
@@ -353,7 +357,7 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
 def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
     """They do not while networks run; surface distances end the process if it stays so, see `flush_denormals`."""
     case = read_dataset(a_data_set).training[1]
-    settings = cases.Settings(a_model_folder, 1, 2, 0, "cpu")
+    settings = cases.Settings(str(a_model_folder), 1, 2, 0, "cpu")
     cases._segment(case, sitk.ReadImage(str(case.image), sitk.sitkFloat32), settings, cases.engine.ModelCache())
     assert np.nextafter(0.0, 1.0) > 0
     KDTree(np.concatenate([np.zeros((60, 3)), np.ones((40, 3))]), leafsize=32)
@@ -362,7 +366,9 @@ def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
 def test_what_a_folder_cannot_be_asked(a_model_folder, a_data_set, tmp_path):
     def refused(match, error=InputError, model=a_model_folder, **changes):
         with pytest.raises(error, match=match):
-            evaluate.evaluate(evaluate.Request(str(model), str(a_data_set), tmp_path / "out", device="cpu", **changes))
+            evaluate.evaluate(
+                evaluate.EvaluationRequest(str(model), str(a_data_set), tmp_path / "out", device="cpu", **changes)
+            )
 
     refused("one number of adapted steps", steps=("2", "5"))
     refused("one number of adapted steps", steps=("uniform:5",))
@@ -387,5 +393,5 @@ def test_a_source_changes_neither_the_model_nor_its_file(a_model_folder):
     cpu = torch.device("cpu")
     plain = loaded.get(str(a_model_folder), cpu)
     before = copy.deepcopy(plain.metadata)
-    other = cases._WithSource(loaded, "direct").get(str(a_model_folder), cpu)
+    other = cases._SourceModels(loaded, "direct").get(str(a_model_folder), cpu)
     assert other.section["map_source"] == "direct" and plain.metadata == before and other.encoder is plain.encoder

@@ -9,8 +9,9 @@ from test_start import with_entries
 from diffusion_segmentation.calibration import start
 from diffusion_segmentation.diffusion.copula import Copula
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.evaluation import evaluate, heads, joint
+from diffusion_segmentation.evaluation import evaluate, joint
 from diffusion_segmentation.evaluation.report.formatting import number
+from diffusion_segmentation.evaluation.report.text import joint_text
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training import sources
 
@@ -44,7 +45,7 @@ def drawn_heads(monkeypatch, a_fitted_folder):
 def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_folder, tmp_path):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
-    request = evaluate.Request(
+    request = evaluate.EvaluationRequest(
         str(a_fitted_folder), str(priors), tmp_path / "scores", samples=12, cases=20, device="cpu"
     )
     found = evaluate.evaluate(request)
@@ -56,7 +57,7 @@ def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_fold
     text = evaluate.text(found, request.output)
     assert joint.TITLES["dice_ratio"] in text and number(measures["z_rms"]["value"]) in text
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
-    assert "must be found out" in page and "Structure 2" in page
+    assert "wrong sampler to detect" in page and "Structure 2" in page
     lines = (tmp_path / "scores" / "cases.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 20 * 2 and lines[0].startswith("case,structure,true_ml,expected_ml")
 
@@ -64,9 +65,11 @@ def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_fold
 def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeypatch):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
-    request = evaluate.Request(str(a_fitted_folder), str(priors), tmp_path / "scores", samples=4, cases=3, device="cpu")
+    request = evaluate.EvaluationRequest(
+        str(a_fitted_folder), str(priors), tmp_path / "scores", samples=4, cases=3, device="cpu"
+    )
     first = evaluate.evaluate(request)
-    monkeypatch.setattr(heads, "joint_case", pytest.fail)
+    monkeypatch.setattr(joint, "joint_case", pytest.fail)
     assert evaluate.evaluate(request)["joint"] == first["joint"]
 
 
@@ -78,27 +81,31 @@ def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts
     folder = with_entries(a_fitted_folder, tmp_path / "denoised", start=entry)
     priors = tmp_path / "priors.npz"
     np.savez(priors)
-    request = evaluate.Request(str(folder), str(priors), tmp_path / "scores", samples=4, cases=12, device="cpu")
+    request = evaluate.EvaluationRequest(
+        str(folder), str(priors), tmp_path / "scores", samples=4, cases=12, device="cpu"
+    )
     found = evaluate.evaluate(request)
     against = found["joint"]["against_copula"]
     assert against["energy_score"]["low"] > 0
-    assert "Samples less the copula alone" in evaluate.text(found, request.output)
+    assert "energy score, samples minus copula alone" in evaluate.text(found, request.output)
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
-    assert "nergy score of the samples less that of the copula alone" in page
+    assert "nergy score, samples minus copula alone" in page
 
 
 def test_a_model_of_other_structures_or_another_grid_is_refused(a_fitted_folder, tmp_path):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
     with pytest.raises(InputError, match="not the structures of the heads"):
-        evaluate.evaluate(evaluate.Request(str(a_fitted_folder), str(priors), tmp_path / "scores", device="cpu"))
+        evaluate.evaluate(
+            evaluate.EvaluationRequest(str(a_fitted_folder), str(priors), tmp_path / "scores", device="cpu")
+        )
 
 
 def test_blocks_of_the_map_halve_the_distance_between_samples():
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 2, (6, 16, 16, 16)).astype(np.uint8)
     chosen = np.zeros((16, 16, 16), np.uint8)
-    mixed = joint.halved(masks, chosen, 4, rng)
+    mixed = joint.halve_spread(masks, chosen, 4, rng)
     apart = [np.mean([(of[a] != of[b]).mean() for a in range(6) for b in range(a)]) for of in (masks, mixed)]
     assert 0.3 < apart[1] / apart[0] < 0.85
 
@@ -126,4 +133,4 @@ def test_measures_without_a_value_are_a_dash():
         "against_copula": None,
         "rank_correlation": None,
     }
-    assert joint.text(found).count(" - ") >= 10
+    assert joint_text(found).count(" - ") >= 10

@@ -11,20 +11,19 @@ from diffusion_segmentation import metrics
 from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.evaluation import evaluate, pooling
-from diffusion_segmentation.evaluation.known_answer import posterior
+from diffusion_segmentation.evaluation.known_answer import posterior, samplers
 from diffusion_segmentation.evaluation.known_answer import run as known
-from diffusion_segmentation.evaluation.known_answer import samplers as answers
 from diffusion_segmentation.evaluation.known_answer import scores as known_scores
 from diffusion_segmentation.evaluation.known_answer.samplers import (
     CONTROLS,
     EXACT,
-    Answer,
+    Prediction,
     Steps,
     independent_pixels,
     mean_squared,
 )
 from diffusion_segmentation.evaluation.report import figures, gallery
-from diffusion_segmentation.evaluation.store import Kept
+from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.model.folder import build, load, save
 from diffusion_segmentation.phantoms import phantom
 
@@ -44,10 +43,10 @@ def exact_rows(task, draw_case):
         assert np.array_equal(case.image, image)
         masks, p = case.sample(rng, SAMPLES), case.marginals
         return {
-            "adapted-10": Answer(answers.votes(masks, case.classes), masks, seconds=0.1),
-            "independent-pixels": Answer(p, independent_pixels(p, SAMPLES, rng), seconds=0.01),
-            "one-step": Answer(p, np.repeat(p.argmax(0)[None].astype(np.uint8), SAMPLES, 0)),
-            "mean-squared": Answer(mean_squared(masks, case.classes)),
+            "adapted-10": Prediction(samplers.votes(masks, case.classes), masks, seconds=0.1),
+            "independent-pixels": Prediction(p, independent_pixels(p, SAMPLES, rng), seconds=0.01),
+            "one-step": Prediction(p, np.repeat(p.argmax(0)[None].astype(np.uint8), SAMPLES, 0)),
+            "mean-squared": Prediction(mean_squared(masks, case.classes)),
         }
 
     return respond
@@ -56,7 +55,7 @@ def exact_rows(task, draw_case):
 def evaluated(text, cases, folder):
     task = phantom(text)
     respond = exact_rows(task, lambda index: task.draw(np.random.default_rng([0, index, known.DRAW_CASE])))
-    return list(known.evaluate_known(task, respond, cases, SAMPLES, 0, Kept(folder, {})).values())
+    return list(known.evaluate_known(task, respond, cases, SAMPLES, 0, CaseStore(folder, {})).values())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_volumes_with_many_values_are_judged_by_intervals(text, by_rank, tmp_pat
     records = evaluated(text, 8, tmp_path)
     assert known_scores.covers_by_rank(records) == by_rank
     coverage, ged = known_scores.notes(64, records)
-    assert "8 samples, 8 times a case" in coverage and ("64 exact draws" in ged) == text.startswith("probit")
+    assert "8 samples, 8 intervals per case" in coverage and ("64 exact samples" in ged) == text.startswith("probit")
     rows = known_scores.summarise(records)
     assert rows["adapted-10"]["scores"]["coverage"] == rows["adapted-10"]["scores"]["interval_90"]
     assert 0.85 < rows["adapted-10"]["scores"]["interval_90"]["value"] < 0.95
@@ -118,7 +117,7 @@ def test_volumes_with_few_values_are_judged_by_ranks(lesions):
     assert known_scores.covers_by_rank(lesions)
     assert (
         "randomised rank" in known_scores.notes(64, lesions)[0]
-        and "the exact law" in known_scores.notes(64, lesions)[1]
+        and "the exact posterior" in known_scores.notes(64, lesions)[1]
     )
     scores = known_scores.summarise(lesions)[EXACT]["scores"]
     assert scores["coverage"] != scores["interval_90"] and scores["coverage"]["value"] == pytest.approx(0.9, abs=0.02)
@@ -142,18 +141,18 @@ def test_error_counts_open_voxels_and_takes_the_samples_noise_off(tmp_path):
     truth = posterior.Truth(case, np.random.default_rng(4))
     found = [
         posterior.score_case(
-            truth, Answer(case.marginals, case.sample(np.random.default_rng(n), 8)), np.random.default_rng(n)
+            truth, Prediction(case.marginals, case.sample(np.random.default_rng(n), 8)), np.random.default_rng(n)
         )
         for n in range(60)
     ]
     error, noise = (np.mean([one[name] for one in found]) for name in ("squared_error", "noise"))
     assert noise == pytest.approx(error, rel=0.15), "an exact sampler's error is nothing but noise"
     masks = case.sample(np.random.default_rng(5), 8)
-    one = posterior.score_case(truth, Answer(case.marginals, masks), np.random.default_rng(0))
+    one = posterior.score_case(truth, Prediction(case.marginals, masks), np.random.default_rng(0))
     votes = masks.mean(0)[truth.open[0]]
     assert one["noise"] == pytest.approx((votes * (1 - votes)).sum() / 7)
     assert one["volume_variance"] == [pytest.approx(masks.sum((1, 2)).var(ddof=1))]
-    exact = posterior.score_case(truth, Answer(case.marginals), np.random.default_rng(0))
+    exact = posterior.score_case(truth, Prediction(case.marginals), np.random.default_rng(0))
     assert exact["squared_error"] == 0 and exact["noise"] == 0 and "ged_u" not in exact
     assert exact["risk"] == pytest.approx(truth.record()["risk"])
 
@@ -161,7 +160,7 @@ def test_error_counts_open_voxels_and_takes_the_samples_noise_off(tmp_path):
 def test_independent_pixels_keep_the_marginals_and_fusion_squares_them():
     p = np.stack([np.full((4, 4), 0.5), np.full((4, 4), 0.3), np.full((4, 4), 0.2)])
     masks = independent_pixels(p, 4000, np.random.default_rng(0))
-    np.testing.assert_allclose(answers.votes(masks, 3), p, atol=0.04)
+    np.testing.assert_allclose(samplers.votes(masks, 3), p, atol=0.04)
     half = np.array([[[1, 0]], [[1, 2]]], np.uint8)
     np.testing.assert_allclose(mean_squared(half, 3)[:, 0], [[0, 0.75], [1, 0], [0, 0.25]])
 
@@ -194,7 +193,7 @@ def test_uniform_steps_are_uniform_and_leave_the_last_share(untrained):
 
 
 def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monkeypatch):
-    request = evaluate.Request(
+    request = evaluate.EvaluationRequest(
         str(untrained), "lesions:16x16", tmp_path / "out", 8, ("2", "uniform:3"), 3, device="cpu"
     )
     monkeypatch.setattr(figures, "DPI", 30)
@@ -210,11 +209,11 @@ def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monk
     def no_more(*_):
         raise AssertionError("all cases are kept")
 
-    monkeypatch.setattr(answers, "draw", no_more)
+    monkeypatch.setattr(samplers, "draw", no_more)
     monkeypatch.setattr(evaluate, "write_page", lambda *_: None)
     assert evaluate.evaluate(request)["rows"] == found["rows"]
     with pytest.raises(AssertionError, match="kept"):
-        evaluate.evaluate(evaluate.Request(**{**vars(request), "seed": 1}))
+        evaluate.evaluate(evaluate.EvaluationRequest(**{**vars(request), "seed": 1}))
 
 
 def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone(untrained, tmp_path, monkeypatch):
@@ -225,9 +224,11 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
     save(tmp_path / "started", model.metadata, model.encoder, model.denoiser)
     monkeypatch.setattr(figures, "DPI", 30)
     steps = ("2", "uniform:3")
-    request = evaluate.Request(str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, steps, 3, device="cpu")
+    request = evaluate.EvaluationRequest(
+        str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, steps, 3, device="cpu"
+    )
     found = evaluate.evaluate(request)
-    assert list(found["rows"]) == [answers.FITTED, *CONTROLS, EXACT]
+    assert list(found["rows"]) == [samplers.FITTED, *CONTROLS, EXACT]
     text = evaluate.text(found, request.output)
     assert "Fitted start" in text and "Nothing was drawn with 2 adapted steps, 3 uniform steps: step grids" in text
     assert "fitted start" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
@@ -246,21 +247,21 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
 )
 def test_what_does_not_go_together_is_one_sentence(untrained, tmp_path, task, samples, words):
     with pytest.raises(InputError, match=words):
-        evaluate.evaluate(evaluate.Request(str(untrained), task, tmp_path, samples, device="cpu"))
+        evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), task, tmp_path, samples, device="cpu"))
 
 
 def test_a_flat_model_is_not_asked_about_volumes(untrained, tmp_path):
     with pytest.raises(ModelError, match="2-D pictures"):
-        evaluate.evaluate(evaluate.Request(str(untrained), str(tmp_path), tmp_path / "out", device="cpu"))
+        evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), str(tmp_path), tmp_path / "out", device="cpu"))
 
 
 def test_in_space_the_picture_is_the_most_uncertain_slice(tmp_path):
-    task, kept = phantom("boundary:16x16x16"), Kept(tmp_path, {})
+    task, kept = phantom("boundary:16x16x16"), CaseStore(tmp_path, {})
     p = np.full((2, 16, 16, 16), [[[[0.0]]], [[[1.0]]]])
     p[:, 5] = 0.5
 
     def respond(image, index):
-        return {"adapted-2": Answer(p, case.sample(np.random.default_rng(0), 8))}
+        return {"adapted-2": Prediction(p, case.sample(np.random.default_rng(0), 8))}
 
     case = task.draw(np.random.default_rng([0, 0, known.DRAW_CASE]))
     records = known.evaluate_known(task, respond, 1, 8, 0, kept)
@@ -278,9 +279,9 @@ def test_cases_depend_on_the_seed_and_not_on_each_other(tmp_path):
 
     def respond(image, index):
         seen[len(seen)] = image
-        return {"adapted-2": Answer(np.full((2, 16, 16), 0.5))}
+        return {"adapted-2": Prediction(np.full((2, 16, 16), 0.5))}
 
     for cases, seed, folder in ((3, 0, "a"), (1, 0, "b"), (1, 1, "c")):
-        known.evaluate_known(task, respond, cases, 8, seed, Kept(tmp_path / folder, {}))
+        known.evaluate_known(task, respond, cases, 8, seed, CaseStore(tmp_path / folder, {}))
     assert np.array_equal(seen[0], seen[3]) and not np.array_equal(seen[0], seen[4])
     assert not np.array_equal(seen[0], seen[1]) and math.isfinite(seen[2].sum())

@@ -54,19 +54,23 @@ def folder():
 
 def verdict(found, words):
     """Verdict of the one sentence that holds these words."""
-    told = [sentence["verdict"] for sentence in sentences.of(found) if words.lower() in sentence["text"].lower()]
-    assert len(told) == 1, [sentence["text"] for sentence in sentences.of(found)]
+    told = [
+        sentence["verdict"]
+        for sentence in sentences.evaluation_sentences(found)
+        if words.lower() in sentence["text"].lower()
+    ]
+    assert len(told) == 1, [sentence["text"] for sentence in sentences.evaluation_sentences(found)]
     return told[0]
 
 
 def test_what_holds_and_what_is_open_on_a_folder(folder):
-    assert verdict(folder, "90 % volume intervals hold the drawn volume in 88 % (83 to 93 %)") == "holds"
-    assert verdict(folder, "maps of the samples' mean: 0.030") == "holds"
-    assert verdict(folder, "does not decide which is better") == "open"
-    assert verdict(folder, "one rater a case") == "open"
-    assert verdict(folder, "at 0.4 to 0.6 bits about 1 in 5") == "fact"
-    assert verdict(folder, "more uncertain than a right one") == "holds"
-    assert not [s for s in sentences.of(folder) if "few" in s["text"]]
+    assert verdict(folder, "Coverage of the 90 % volume intervals: 88 % (83 to 93 %) of 100 volumes.") == "holds"
+    assert verdict(folder, "ECE near the structures, samples: 0.030") == "holds"
+    assert verdict(folder, "do not decide which is better") == "open"
+    assert verdict(folder, "one rater per case") == "open"
+    assert verdict(folder, "at 0.4 to 0.6 bits (samples): about 1 in 5") == "fact"
+    assert verdict(folder, "AUROC of entropy for wrong voxels") == "holds"
+    assert not [s for s in sentences.evaluation_sentences(folder) if "few" in s["text"]]
 
 
 def test_what_does_not_hold_on_a_folder(folder):
@@ -76,25 +80,25 @@ def test_what_does_not_hold_on_a_folder(folder):
     scores["samples"]["interval_90"] = about(0.97, 0.02)
     assert verdict(folder, "too wide") == "fails"
     scores["samples"]["interval_90"] = about(0.85, 0.2)
-    assert verdict(folder, "do not decide whether that is right") == "open"
+    assert verdict(folder, "more cases are needed") == "open"
     del scores["samples"]["interval_90"]
-    assert verdict(folder, "single sample") == "open"
+    assert verdict(folder, "one sample a case") == "open"
     scores["maps"]["samples"]["ece"] = about(0.2)
-    assert verdict(folder, "maps of the samples' mean: 0.200") == "fails"
+    assert verdict(folder, "ECE near the structures, samples: 0.200") == "fails"
     scores["maps"]["samples"]["error_auroc"] = about(0.5)
-    assert verdict(folder, "0.5 is chance") == "fails"
+    assert verdict(folder, "chance is 0.5") == "fails"
     scores["difference"]["dice"] = about(-0.05)
-    assert verdict(folder, "direct head's is better") == "fact"
+    assert verdict(folder, "the direct head is better") == "fact"
     scores["difference"]["ece"] = about(0.05)
-    assert verdict(folder, "speaks for the direct head") == "open"
+    assert verdict(folder, "the direct head would be the better choice") == "open"
     folder["map_source"] = "direct"
-    assert verdict(folder, "maps of the direct head: 0.030") == "fact"
-    assert verdict(folder, "by the entropy of the direct head") == "fact"
+    assert verdict(folder, "ECE near the structures, direct head: 0.030") == "fact"
+    assert verdict(folder, "at 0.4 to 0.6 bits (direct head)") == "fact"
     folder["data"] |= {"seen_in_training": True, "which": "all 4 cases, on which ...", "cases": 4}
     folder["data"]["skipped"] = {"seven": "The label file is gone."}
-    assert verdict(folder, "Evaluated were all 4 cases") == "fails"
-    assert verdict(folder, "Case seven was left out") == "fails"
-    assert verdict(folder, "4 cases are too few for intervals") == "open"
+    assert verdict(folder, "Evaluated on all 4 cases") == "fails"
+    assert verdict(folder, "Case seven was skipped") == "fails"
+    assert verdict(folder, "4 cases are too few for intervals; the minimum is 5.") == "open"
     folder["data"]["cases"] = 12
     assert verdict(folder, "12 cases are few") == "open"
 
@@ -111,10 +115,11 @@ def test_raters_decide_by_the_unbiased_distance(folder, u, wanted):
 def known(passed, decided, blind=()):
     gate = {"passed": passed, "decided": decided}
     row = {"scores": {"ged_u": about(0.004, 0.003)}, "gates": {"ged_u": gate}, "failures": []}
+    wrong = {**row, "gates": {"ged_u": {"passed": "one-step" in blind, "decided": True}}}
     return {
         "kind": "known answer",
         "data": {"cases": 400},
-        "rows": {"adapted-5": row, "one-step": row, "exact": {**row, "failures": ["ged_u is off."]}},
+        "rows": {"adapted-5": row, "one-step": wrong, "exact": {**row, "failures": ["ged_u is off."]}},
         "titles": {"adapted-5": "5 adapted steps", "one-step": "one step", "exact": "exact sampler"},
         "steps": ["adapted-5"],
         "blind": list(blind),
@@ -124,18 +129,17 @@ def known(passed, decided, blind=()):
 
 def test_gates_are_told_row_by_row():
     assert verdict(known(True, True), "5 adapted steps: passes all 1 gates") == "holds"
-    assert verdict(known(True, False), "not surely so") == "open"
-    assert (
-        verdict(known(False, True), "fails 1 of 1 gates. GED, unbiased 0.004 (0.001 to 0.007), wanted at most 0.01.")
-        == "fails"
-    )
-    assert verdict(known(False, False), "(not surely)") == "fails"
+    failed = "5 adapted steps: GED, unbiased 0.004 (0.001 to 0.007), required at most 0.01"
+    assert verdict(known(True, False), f"{failed}; not certain with these cases.") == "open"
+    assert verdict(known(False, True), f"{failed}.") == "fails"
+    assert verdict(known(False, False), f"{failed}; not certain with these cases.") == "fails"
 
 
 def test_blind_gates_are_told():
-    assert verdict(known(True, True), "wrong samplers are found out") == "holds"
-    assert verdict(known(True, True, ["one-step"]), "one step passes; so passing proves nothing") == "fails"
-    assert verdict(known(True, True, ["exact"]), "exact sampler itself fails") == "fails"
+    assert verdict(known(True, True), "Wrong sampler 'one step': detected by 1 gate.") == "holds"
+    assert verdict(known(True, True, ["one-step"]), "Wrong sampler 'one step': passes all gates") == "fails"
+    assert verdict(known(True, True), "The exact sampler passes every gate") == "holds"
+    assert verdict(known(True, True, ["exact"]), "exact sampler fails") == "fails"
 
 
 def test_numbers_in_words():
@@ -204,8 +208,8 @@ def test_figures_are_pictures_whatever_is_missing():
     assert figures.ranks({"one": [1, 2, 3]}, 6) == drawn[3], "the same picture gives the same bytes"
 
 
-def test_the_worst_the_middle_and_the_best_are_shown_once_each():
-    assert gallery.pick({"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.2}) == {"worst": "b", "middle": "c", "best": "a"}
+def test_the_worst_the_median_and_the_best_are_shown_once_each():
+    assert gallery.pick({"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.2}) == {"worst": "b", "median": "c", "best": "a"}
     assert gallery.pick({"a": 0.1, "b": 0.9}) == {"worst": "b", "best": "a"}
     assert gallery.pick({"a": 0.1}) == {"worst": "a"} and gallery.pick({}) == {}
 

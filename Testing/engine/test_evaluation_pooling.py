@@ -8,8 +8,8 @@ import pytest
 from diffusion_segmentation import metrics
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
 from diffusion_segmentation.evaluation import pooling
-from diffusion_segmentation.evaluation.loop import each_case
-from diffusion_segmentation.evaluation.store import Kept
+from diffusion_segmentation.evaluation.loop import run_cases
+from diffusion_segmentation.evaluation.store import CaseStore
 
 
 def test_tables_of_cases_add_up_to_the_calibration_error_of_all_voxels():
@@ -19,9 +19,9 @@ def test_tables_of_cases_add_up_to_the_calibration_error_of_all_voxels():
     tables = np.array([pooling.binned(c, r) for c, r in zip(confidence, correct, strict=True)])
     whole = np.concatenate(confidence), np.concatenate(correct)
     assert pooling.pooled_ece(tables) == pytest.approx(metrics.expected_calibration_error(*whole))
-    found, wanted = pooling.diagram(tables), metrics.reliability(*whole)
-    np.testing.assert_allclose(found["accuracy"], wanted.accuracy)
-    np.testing.assert_allclose(found["counts"], wanted.counts)
+    found, (counts, _, correct_sum) = pooling.diagram(tables), metrics.calibration_table(*whole)
+    np.testing.assert_allclose(found["accuracy"], correct_sum / counts)
+    np.testing.assert_allclose(found["counts"], counts)
     assert all(
         low <= value <= high for low, value, high in zip(*(found[k] for k in ("low", "accuracy", "high")), strict=True)
     )
@@ -40,14 +40,17 @@ def test_scores_have_intervals_from_five_cases_on():
     found = pooling.score(np.arange(100.0))
     assert found["value"] == 49.5 and 40 < found["low"] < 49 and 50 < found["high"] < 59
     assert pooling.score([1.0, 2.0], lambda x: float("nan"))["value"] is None
-    assert pooling.of_known([None, 1.0, 3.0])["value"] == 2.0 and pooling.of_known([None, 1.0, 3.0])["cases"] == 2
+    assert (
+        pooling.score_defined([None, 1.0, 3.0])["value"] == 2.0
+        and pooling.score_defined([None, 1.0, 3.0])["cases"] == 2
+    )
     shifted = pooling.difference(np.arange(50.0) + 0.5, np.arange(50.0))
     assert shifted["low"] == pytest.approx(0.5) and shifted["high"] == pytest.approx(0.5), "paired, so certain"
 
 
 @pytest.fixture
 def kept(tmp_path):
-    return Kept(tmp_path / "cases", {"model": "abc", "steps": (5, 10)})
+    return CaseStore(tmp_path / "cases", {"model": "abc", "steps": (5, 10)})
 
 
 PICTURE = {"image": np.arange(6, dtype=np.float16).reshape(2, 3)}
@@ -55,12 +58,12 @@ PICTURE = {"image": np.arange(6, dtype=np.float16).reshape(2, 3)}
 
 def test_a_case_is_kept_for_the_same_question_only(kept, tmp_path):
     kept.put("a/b: ü", {"score": 1.5}, PICTURE, {"file": [1, 2]})
-    again = Kept(kept.folder, {"model": "abc", "steps": [5, 10]})
+    again = CaseStore(kept.folder, {"model": "abc", "steps": [5, 10]})
     assert again.get("a/b: ü", {"file": [1, 2]}) == {"score": 1.5}
     np.testing.assert_array_equal(again.picture("a/b: ü")["image"], PICTURE["image"])
     assert again.get("a/b: ü", {"file": [1, 3]}) is None, "the file has changed since"
     assert again.get("a_b_ ü", {"file": [1, 2]}) is None, "another case"
-    assert Kept(kept.folder, {"model": "abd", "steps": [5, 10]}).get("a/b: ü", {"file": [1, 2]}) is None
+    assert CaseStore(kept.folder, {"model": "abd", "steps": [5, 10]}).get("a/b: ü", {"file": [1, 2]}) is None
     older = json.dumps({**json.loads((path := kept._path("a/b: ü")).read_text()), "key": {**kept.key, "schema": 3}})
     path.write_text(older, encoding="utf-8")
     assert kept.get("a/b: ü", {"file": [1, 2]}) is None, "heads were drawn by another generator"
@@ -87,7 +90,7 @@ def test_names_that_look_alike_do_not_meet(kept):
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiffusionSegmentationError, match="could not be written"):
-        Kept(tmp_path / "file", {}).put("one", {}, PICTURE)
+        CaseStore(tmp_path / "file", {}).put("one", {}, PICTURE)
 
 
 def test_unusable_cases_are_told_and_left_out_and_done_ones_taken_over(kept, capsys):
@@ -99,10 +102,10 @@ def test_unusable_cases_are_told_and_left_out_and_done_ones_taken_over(kept, cap
             raise GeometryError("Its slices are too thick.")
         return {"index": index}, PICTURE
 
-    records, skipped = each_case(["a", "b", "c"], work, kept)
+    records, skipped = run_cases(["a", "b", "c"], work, kept)
     assert records == {"a": {"index": 0}, "c": {"index": 2}} and skipped == {"b": "Its slices are too thick."}
-    assert "case b is left out: Its slices are too thick." in capsys.readouterr().err
-    assert each_case(["a", "b", "c"], work, kept)[0] == records
+    assert "case b is skipped: Its slices are too thick." in capsys.readouterr().err
+    assert run_cases(["a", "b", "c"], work, kept)[0] == records
     assert asked == [0, 1, 2, 1], "only what was left out is tried again"
 
 
@@ -111,7 +114,7 @@ def test_no_usable_case_is_one_sentence(kept):
         raise InputError(f"File {index} is empty.")
 
     with pytest.raises(InputError, match="None of the 2 cases can be used; the first: File 0 is empty."):
-        each_case(["a", "b"], work, kept)
+        run_cases(["a", "b"], work, kept)
 
 
 def test_stopping_keeps_what_is_done(kept, capsys):
@@ -121,6 +124,6 @@ def test_stopping_keeps_what_is_done(kept, capsys):
         return {"index": index}, PICTURE
 
     with pytest.raises(KeyboardInterrupt):
-        each_case(["a", "b", "c"], work, kept)
-    assert "2 of 3 cases are done and kept" in capsys.readouterr().err
+        run_cases(["a", "b", "c"], work, kept)
+    assert "2 of 3 cases are done and stored" in capsys.readouterr().err
     assert kept.get("b") == {"index": 1} and kept.get("c") is None

@@ -6,13 +6,12 @@ import monai.metrics  # noqa: F401 (slow to import: here, so that no test pays f
 import numpy as np
 import pytest
 
-from diffusion_segmentation.metrics import dice, hd95, lesion_f1, nsd, volume_error, within
+from diffusion_segmentation.metrics import dice, hd95, lesion_f1, nsd, within
 
 SCORES = {
     "dice": lambda a, b: dice(a, b, 2),
     "hd95": lambda a, b: hd95(a, b, 2, (1.0,) * a.ndim),
     "nsd": lambda a, b: nsd(a, b, 2, (1.0,) * a.ndim, 1.0),
-    "volume": lambda a, b: volume_error(a, b, 2, 1.0),
     "lesions": lambda a, b: lesion_f1(a, b, 2),
 }
 
@@ -93,13 +92,6 @@ def test_nsd_is_a_share_of_area_whatever_the_voxels(slices_mm):
     b = grid(shape, (slice(2, 2 + depth), slice(4, 44), slice(2, 42)))
     assert nsd(a, b, 2, (slices_mm, 1, 1), 0.5)[0] == pytest.approx(1 - 3360 / 9600, abs=0.02)
     assert nsd(a, b, 2, (slices_mm, 1, 1), 2.0)[0] == pytest.approx(1.0)
-
-
-def test_volume_error_in_ml_and_percent():
-    prediction, reference = np.array([[1, 1, 1, 2, 0, 4]], np.uint8), np.array([[1, 1, 0, 2, 2, 0]], np.uint8)
-    error = volume_error(prediction, reference, 5, voxel_ml=0.5)
-    np.testing.assert_allclose(error.ml, [0.5, -0.5, 0.0, 0.5])
-    np.testing.assert_allclose(error.percent, [50.0, -50.0, 0.0, math.inf])
 
 
 def test_lesions_are_found_by_a_voxel_and_joined_by_a_corner():

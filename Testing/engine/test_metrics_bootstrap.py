@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.metrics import interval, paired_difference
+from diffusion_segmentation.metrics import interval
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law():
@@ -41,25 +41,13 @@ def test_pairing_finds_a_difference_that_cases_hide():
     rng = np.random.default_rng(0)
     hard = rng.uniform(0.3, 0.9, 30)
     a, b = hard + 0.02 + 0.01 * rng.normal(size=30), hard
-    paired = paired_difference(a, b, 0.95, rng)
+    paired = interval(a - b, 0.95, rng)
     assert paired.estimate == pytest.approx(a.mean() - b.mean())
     assert 0 < paired.low < paired.high < 0.04
     assert interval(a, 0.95, rng).low < interval(b, 0.95, rng).high, "apart they overlap"
-
-
-def test_paired_difference_of_another_statistic():
-    rng = np.random.default_rng(0)
-    a, b = rng.random(20), rng.random(20)
-    found = paired_difference(a, b, 0.9, rng, resamples=200, statistic=np.median)
-    assert found.estimate == pytest.approx(np.median(a) - np.median(b))
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, np.nan], [1.0, np.inf]])
 def test_cases_without_a_value_are_refused(values):
     with pytest.raises(ValueError, match="finite"):
         interval(np.array(values), 0.95, np.random.default_rng(0))
-
-
-def test_other_cases_are_refused():
-    with pytest.raises(ValueError, match="same cases"):
-        paired_difference(np.ones(3), np.ones(4), 0.95, np.random.default_rng(0))

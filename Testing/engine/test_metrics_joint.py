@@ -10,8 +10,8 @@ from diffusion_segmentation.evaluation.joint import (
     REPEATED,
     WIDENED,
     control_of,
-    found_out,
-    halved,
+    detects,
+    halve_spread,
 )
 from diffusion_segmentation.evaluation.known_answer.samplers import independent_pixels
 from diffusion_segmentation.metrics.intervals import predictive_interval
@@ -43,7 +43,7 @@ def rows():
         drawn = {
             "perfect": masks[1:],
             INDEPENDENT: independent_pixels(p, SAMPLES, rng),
-            HALVED: halved(masks[1:], chosen, 4, rng),
+            HALVED: halve_spread(masks[1:], chosen, 4, rng),
             REPEATED: np.repeat(chosen[None], SAMPLES, 0),
         }
         for name, samples in drawn.items():
@@ -70,8 +70,8 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
 def test_each_measure_finds_out_its_control(scores, measure):
-    assert found_out(measure, scores["perfect"], scores[control_of(measure)])
-    assert not found_out(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
+    assert detects(measure, scores["perfect"], scores[control_of(measure)])
+    assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
 
 def test_samples_that_are_all_equal_have_a_large_finite_z(scores):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from diffusion_segmentation.phantoms.lesions import ORGAN, PROBABILITIES, TEXTURE, Lesions, couple, joint, stripes
+from diffusion_segmentation.phantoms.lesions import (
+    ORGAN,
+    PROBABILITIES,
+    TEXTURE,
+    Lesions,
+    combinations,
+    random_groups,
+    stripes,
+)
 from diffusion_segmentation.phantoms.shapes import checkerboard
 
 
@@ -45,7 +53,7 @@ def test_couplings_hold_in_every_mask(cases):
 
 def test_groups_are_independent_of_each_other():
     groups = (("equal", (0, 2)), ("exactly one", (1, 4)), ("free", (3,)))
-    present, weights = joint(groups, np.array([0.2, 0.7, 0.2, 0.5, 0.3]))
+    present, weights = combinations(groups, np.array([0.2, 0.7, 0.2, 0.5, 0.3]))
     assert len(present) == 8
     law = {tuple(row): weight for row, weight in zip(present.tolist(), weights, strict=True)}
     assert law[1, 1, 1, 0, 0] == pytest.approx(0.2 * 0.7 * 0.5)
@@ -55,10 +63,10 @@ def test_groups_are_independent_of_each_other():
 def test_groups_fit_any_number_of_candidates():
     rng = np.random.default_rng(0)
     for k in [1, 2, 3, 8] * 10:
-        groups, chances = couple(rng, k)
+        groups, chances = random_groups(rng, k)
         assert sorted(c for _, members in groups for c in members) == list(range(k))
         assert np.isclose(chances[:, None], PROBABILITIES).any(1).all()
-        assert len(joint(groups, chances)[1]) <= 2**k
+        assert len(combinations(groups, chances)[1]) <= 2**k
 
 
 def test_image_alone_tells_the_joint_law(cases):

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms.gaussian import CLOSE, GaussianField, excess
-from diffusion_segmentation.phantoms.probit import SHOWN, Probit
+from diffusion_segmentation.phantoms.probit import MARGIN, Probit
 from diffusion_segmentation.phantoms.shapes import checkerboard
 
 
@@ -95,7 +95,7 @@ def test_image_alone_tells_the_marginals(shape):
     case = made.draw(np.random.default_rng(7))
     smooth = ndimage.gaussian_filter(case.image.astype(float), 0.8)
     texture = np.abs(ndimage.gaussian_filter(case.image * checkerboard(shape), 1.0))
-    low, high = case.thresholds[0] - SHOWN * made.sigma[1], case.thresholds[-1] + SHOWN * made.sigma[1]
+    low, high = case.thresholds[0] - MARGIN * made.sigma[1], case.thresholds[-1] + MARGIN * made.sigma[1]
     depth = (smooth - 0.1) * (high - low) + low
     z = (case.thresholds.reshape(-1, *[1] * len(shape)) - depth) / (texture / 0.08)
     error = ndtr(z) - ndtr(case.standardised)

@@ -1,5 +1,6 @@
-"""How good a model is, and whether what it says about its uncertainty is true: `diffusion-segmentation evaluate`.
+"""Evaluation of a model and its uncertainty: `diffusion-segmentation evaluate`.
 
-On a task with a known answer (`known`) every score has a right value, and wrong samplers are scored beside the model:
-if they passed, the scores would be blind. On a folder of labelled images (`cases`) the truth is what people drew.
+On a task with a known posterior (`known_answer`) every score has a right value, and wrong samplers are scored beside
+the model: if they pass, the scores are blind. On a folder of labelled images (`dataset`) the truth is the raters'
+label maps, on synthetic heads the labels they were made from. `report` writes the tables and the page.
 """

@@ -1,7 +1,8 @@
-"""What an evaluation cost: passes, seconds, memory, and on which machine."""
+"""Cost of an evaluation: network passes, seconds, memory, and the machine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .known_answer.samplers import CONTROLS, EXACT
-
-DIRECT_ROW = next(iter(CONTROLS))
+from .known_answer.samplers import DIRECT, EXACT
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    """Median and 95 % quantile of the seconds a case took, the first left out: it pays for warming up."""
+    """Median and 95 % quantile of the seconds of the cases, without the first, which includes warming up."""
     counted = list(seconds[1:]) or list(seconds)
     if not counted:
         return {"p50": None, "p95": None}
@@ -24,12 +23,12 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
     return {"p50": float(p50), "p95": float(p95)}
 
 
-def of_rows(
+def row_costs(
     records: Sequence[Mapping[str, Any]], passes: Mapping[str, tuple[int, int]]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Cost of each row that runs the model: passes and seconds a case, and rho, how many times a direct pass."""
-    taken = {key: quantiles([record["rows"][key]["seconds"] for record in records]) for key in passes if key != EXACT}
-    direct = taken[DIRECT_ROW]["p50"] if DIRECT_ROW in taken else None
+    """Cost of each row that runs the model: passes and seconds per case, and rho, the ratio to a direct pass."""
+    times = {key: quantiles([record["rows"][key]["seconds"] for record in records]) for key in passes if key != EXACT}
+    direct = times[DIRECT]["p50"] if DIRECT in times else None
     return {
         key: {
             "encoder_passes": passes[key][0],
@@ -37,36 +36,33 @@ def of_rows(
             **seconds,
             "rho": seconds["p50"] / direct if direct else None,
         }
-        for key, seconds in taken.items()
+        for key, seconds in times.items()
     }
 
 
-def of_cases(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def folder_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Cost of a folder's cases: passes (median), seconds, rho, and the largest peak of memory in bytes."""
     costs = [record["cost"] for record in records]
-    network, direct = ([cost[key] for cost in costs] for key in ("network_seconds", "direct_seconds"))
+    network, direct = (np.median([cost[key] for cost in costs]) for key in ("network_seconds", "direct_seconds"))
     return {
-        "encoder_passes": int(np.median([cost["encoder_passes"] for cost in costs])),
-        "denoiser_passes": int(np.median([cost["denoiser_passes"] for cost in costs])),
+        **{key: int(np.median([cost[key] for cost in costs])) for key in ("encoder_passes", "denoiser_passes")},
         **quantiles([cost["seconds"] for cost in costs]),
-        "rho": float(np.median(network) / np.median(direct)) if np.median(direct) > 0 else None,
+        "rho": float(network / direct) if direct > 0 else None,
         "memory_bytes": largest([cost["memory_bytes"] for cost in costs]),
     }
 
 
 def largest(memory: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """The largest of several peaks of each kind of memory, bytes."""
-    return {key: max(one.get(key, 0) for one in memory) for key in dict.fromkeys(k for one in memory for k in one)}
+    return {key: max(peak.get(key, 0) for peak in memory) for key in dict.fromkeys(k for peak in memory for k in peak)}
 
 
 def peak_memory() -> dict[str, int]:
-    """Peak bytes so far of this process, and of a GPU if it has used one; Windows has no such count at hand."""
+    """Peak memory (bytes) of this process and of a GPU in use so far; without the process on Windows."""
     peak = {}
-    try:
+    with contextlib.suppress(ImportError):
         import resource
-    except ImportError:
-        pass
-    else:
+
         unit = 1 if platform.system() == "Darwin" else 1024
         peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_initialized():
@@ -75,7 +71,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def machine(device: torch.device) -> str:
-    """The machine in a few words."""
+    """Short description of the machine."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {platform.system()}"
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()}, {platform.system()}"

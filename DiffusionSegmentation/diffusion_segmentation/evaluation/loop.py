@@ -1,4 +1,4 @@
-"""One case after another: what is done is kept, what cannot be read is told, and somebody waits for the end."""
+"""The loop over cases: resumes from stored cases, skips unusable ones, and shows the time left."""
 
 from __future__ import annotations
 
@@ -12,71 +12,63 @@ import numpy as np
 
 from ..errors import GeometryError, InputError
 from ..runtime.terminal import ProgressLine
-from .store import Kept
+from .store import CaseStore
 
-QUIET_SECONDS = 15.0
-"""Outside a terminal a line of progress is written at most this often."""
-
+Records = dict[str, dict[str, Any]]
 Work = Callable[[int], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
 
-def each_case(
-    names: Sequence[str], work: Work, kept: Kept, files: Callable[[int], Mapping[str, Any]] = lambda index: {}
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Evaluate the cases that are not kept yet; returns the records by name, and the sentences of those skipped.
+def run_cases(
+    names: Sequence[str], work: Work, store: CaseStore, files: Callable[[int], Mapping[str, Any]] = lambda index: {}
+) -> tuple[Records, dict[str, str]]:
+    """Evaluate the cases that are not stored yet; returns the records by name, and the error text of skipped cases.
 
-    `work(index)` gives record and picture of a case. An InputError or GeometryError skips the case; everything else
-    ends the run, and what is finished is kept. Raises InputError when no case is left.
+    `work(index)` returns record and picture of a case. An InputError or GeometryError skips the case; any other error
+    ends the run, with finished cases stored. Raises InputError when no case is left.
     """
-    records: dict[str, dict[str, Any]] = {}
+    records: Records = {}
     skipped: dict[str, str] = {}
+    new_line = "\n" if sys.stderr.isatty() else ""  # ends the progress line
     with ProgressLine() as line:
-        progress = _Countdown(len(names), line)
+        progress = _Progress(len(names), line)
         try:
             for index, name in enumerate(names):
-                progress(index)
+                progress.show(index)
                 try:
                     about = files(index)
-                    record = kept.get(name, about)
+                    record = store.get(name, about)
                     if record is None:
                         record, picture = work(index)
-                        kept.put(name, record, picture, about)
-                        progress.worked += 1
+                        store.put(name, record, picture, about)
+                        progress.evaluated += 1
                 except (InputError, GeometryError) as error:
                     skipped[name] = str(error)
-                    print(f"{_new_line()}case {name} is left out: {error}", file=sys.stderr, flush=True)
-                    continue
-                records[name] = record
+                    print(f"{new_line}case {name} is skipped: {error}", file=sys.stderr, flush=True)
+                else:
+                    records[name] = record
         except KeyboardInterrupt:
-            told = f"{len(records)} of {len(names)} cases are done and kept; the same command goes on with the others."
-            print(_new_line() + told, file=sys.stderr, flush=True)
+            text = f"{len(records)} of {len(names)} cases are done and stored; repeat the command to resume."
+            print(new_line + text, file=sys.stderr, flush=True)
             raise
     if not records:
         raise InputError(f"None of the {len(names)} cases can be used; the first: {next(iter(skipped.values()))}")
     return records, skipped
 
 
-class _Countdown:
-    """Says which case it is and how long the others will take; cases that were kept take no time."""
+class _Progress:
+    """Shows the current case and the time left, estimated from the cases that were not stored."""
 
     def __init__(self, total: int, line: ProgressLine) -> None:
-        self.total, self.line, self.worked = total, line, 0
+        self.total, self.line, self.evaluated = total, line, 0
         self.start = self.shown = time.monotonic()
+        self.period = 0.1 if sys.stderr.isatty() else 15.0  # s
 
-    def __call__(self, index: int) -> None:
+    def show(self, index: int) -> None:
         now = time.monotonic()
-        if 0 < index < self.total - 1 and now - self.shown < (0.1 if sys.stderr.isatty() else QUIET_SECONDS):
+        if 0 < index < self.total - 1 and now - self.shown < self.period:
             return
-        self.shown = now
-        left = (now - self.start) / self.worked * (self.total - index) if self.worked else None
-        told = "" if left is None else f", {_duration(left)} left"
-        self.line(SimpleNamespace(stage=f"case {index + 1} of {self.total}{told}", steps=None, seconds_left=None))
-
-
-def _new_line() -> str:
-    """In a terminal the line of progress has not ended yet."""
-    return "\n" if sys.stderr.isatty() else ""
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        self.shown, stage = now, f"case {index + 1} of {self.total}"
+        if self.evaluated:
+            seconds = (now - self.start) / self.evaluated * (self.total - index)
+            stage += f", {f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'} left"
+        self.line(SimpleNamespace(stage=stage, steps=None, seconds_left=None))

@@ -1,4 +1,4 @@
-"""Finished cases, kept on disk: an evaluation that was stopped goes on where it was."""
+"""Finished cases on disk, so that an interrupted evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ import numpy as np
 from ..errors import DiffusionSegmentationError
 from ..images.writing import replace, write_report
 
+Json = Mapping[str, Any]
+
 SCHEMA = 4
-"""Raised whenever what is kept of a case changes: older cases are then evaluated again."""
+"""Increased whenever the stored data of a case change; older cases are then evaluated again."""
 
 
-class Kept:
-    """Cases in a folder, each with a record (JSON) and the arrays for its picture.
+class CaseStore:
+    """A folder of evaluated cases, each with a record (JSON) and the arrays of its picture (.npz).
 
-    `key` says what they were evaluated with; a case that was evaluated with anything else does not count as kept.
+    `key` describes the evaluation; cases stored with another key are ignored.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key: Json) -> None:
         self.folder = folder
-        # As it will be after a trip through JSON, so that tuples and lists are the same.
-        self.key = json.loads(json.dumps({"schema": SCHEMA, **key}))
+        self.key = json.loads(json.dumps({"schema": SCHEMA, **key}))  # tuples become lists, as in the files
 
-    def get(self, name: str, files: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """The record of a case, or None. `files` describes the case's own files, see `put`."""
+    def get(self, name: str, files: Json | None = None) -> dict[str, Any] | None:
+        """The record of a case, or None. `files` describes the input files of the case, see `put`."""
         path = self._path(name)
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
@@ -42,16 +43,10 @@ class Kept:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(
-        self,
-        name: str,
-        record: Mapping[str, Any],
-        picture: Mapping[str, np.ndarray],
-        files: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Keep a case. The record is written last: a record that is there has its picture.
+    def put(self, name: str, record: Json, picture: Mapping[str, np.ndarray], files: Json | None = None) -> None:
+        """Store a case; the record is written last, so a record always has its picture.
 
-        Raises DiffusionSegmentationError, one sentence, where it cannot be written.
+        Raises DiffusionSegmentationError, one sentence, when it cannot be written.
         """
         path = self._path(name)
         arrays = io.BytesIO()
@@ -60,7 +55,7 @@ class Kept:
         write_report(path, {"name": name, "key": self.key, "files": dict(files or {}), "record": record})
 
     def picture(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of a case that is kept; empty where the file was damaged since."""
+        """The picture arrays of a stored case; empty if the file is damaged."""
         try:
             with np.load(self._path(name).with_suffix(".npz"), allow_pickle=False) as arrays:
                 return dict(arrays)
@@ -68,13 +63,13 @@ class Kept:
             return {}
 
     def _path(self, name: str) -> Path:
-        """A file name that every file system takes; the hash keeps names apart that look alike then."""
+        """A portable file name; the hash distinguishes names that become equal."""
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "case"
         return self.folder / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it; its folder is made. Raises DiffusionSegmentationError."""
+    """Write a file under a temporary name and rename it, creating its folder. Raises DiffusionSegmentationError."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Predictive intervals from few samples of a volume, and how often they hold what they promise."""
+"""Predictive intervals of a volume from few samples, and whether they contain the true volume."""
 
 from __future__ import annotations
 
@@ -11,39 +11,46 @@ FEWEST_FOR_ORDER_STATISTICS = 19
 
 
 def predictive_interval(volumes: np.ndarray, level: float) -> tuple[float, float] | None:
-    """Where the next volume falls with probability `level`, from samples [n] of it; None from fewer than two.
-
-    Below 19 samples mean +- t(n - 1) * s * sqrt(1 + 1/n), not below 0; from 19 on the order statistics at (n + 1)p
-    (Hahn and Meeker, "Statistical Intervals", 1991, sections 4.7 and 5.4). Plain quantiles of few samples are too
-    narrow: the 5 to 95 % range of 8 perfect samples holds 72 % of what follows.
-    """
-    n = len(volumes)
-    if n < 2:
+    """Interval that contains the next volume with probability `level`, from samples [n]; None for fewer than two."""
+    if len(volumes) < 2:
         return None
-    if n < FEWEST_FOR_ORDER_STATISTICS:
-        reach = special.stdtrit(n - 1, (1 + level) / 2) * np.std(volumes, ddof=1) * math.sqrt(1 + 1 / n)
-        middle = float(np.mean(volumes))
-        return max(0.0, middle - float(reach)), middle + float(reach)
-    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2], method="weibull")
+    low, high = predictive_bounds(np.asarray(volumes), level)
     return float(low), float(high)
 
 
+def predictive_bounds(volumes: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds [...] of the predictive intervals of samples [..., n].
+
+    Below 19 samples mean +- t(n - 1) * s * sqrt(1 + 1/n), at least 0; from 19 samples on the order statistics at
+    (n + 1)p (Hahn and Meeker, "Statistical Intervals", 1991, sections 4.7 and 5.4). Plain quantiles of few samples are
+    too narrow: the 5 to 95 % range of 8 perfect samples contains 72 % of new values.
+
+    Raises ValueError for fewer than two samples.
+    """
+    n = volumes.shape[-1]
+    if n < 2:
+        raise ValueError("An interval needs two samples or more.")
+    if n < FEWEST_FOR_ORDER_STATISTICS:
+        half_width = special.stdtrit(n - 1, (1 + level) / 2) * np.std(volumes, -1, ddof=1) * math.sqrt(1 + 1 / n)
+        mean = np.mean(volumes, -1)
+        return np.maximum(0.0, mean - half_width), mean + half_width
+    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="weibull")
+    return low, high
+
+
 def interval_method(samples: int) -> str:
-    """Name of the method that `predictive_interval` uses for so many samples."""
+    """Name of the method that `predictive_interval` uses for this number of samples."""
     return "t-predictive" if samples < FEWEST_FOR_ORDER_STATISTICS else "order-statistics"
 
 
-def interval_coverage(samples: np.ndarray, truth: np.ndarray, level: float) -> float:
-    """Share of the true volumes [cases] that the predictive intervals of the samples [cases, n] hold.
+def covered(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
+    """Whether (bool) the predictive intervals of samples [..., n] contain the true volumes [...]; both broadcast.
 
-    `level` for a perfect sampler at any n if volumes are normal (below 19 samples) or continuous (from 19 on); a law
-    with few values, such as a lesion that is there or not, is covered more often or less often than that.
+    The mean is `level` for a perfect sampler at any n if volumes are normal (below 19 samples) or continuous (from 19
+    on). Discrete volumes, such as those of a lesion that may be absent, are covered more or less often.
 
-    Raises ValueError when there are fewer than two samples a case, or the numbers of cases differ.
+    Raises ValueError for fewer than two samples.
     """
-    if samples.shape[1] < 2 or len(samples) != len(truth):
-        raise ValueError("An interval needs two samples or more for each true volume.")
-    low, high = np.array([predictive_interval(row, level) for row in samples]).T
-    # Samples that are all equal give a point, which rounding in the mean must not move off the truth.
-    slack = 1e-9 * np.abs(truth)
-    return float(((low - slack <= truth) & (truth <= high + slack)).mean())
+    low, high = predictive_bounds(samples, level)
+    slack = 1e-9 * np.abs(truth)  # identical samples give a point, which rounding in the mean must not move
+    return (low - slack <= truth) & (truth <= high + slack)

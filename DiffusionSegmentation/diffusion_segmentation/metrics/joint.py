@@ -1,11 +1,11 @@
-"""Whether joint samples spread as the truth does: for an honest sampler the truth is one more sample.
+"""Whether joint samples vary as the truth does: for a perfect sampler the truth is exchangeable with its samples.
 
-A record of a case holds numbers of the truth (index 0) and of n samples (1 to n), so that every statistic can be taken
-with each of them in the truth's place. With the truth there it is the score; with a random sample in its place, and the
-other n - 1 as samples, it is what a perfect sampler would score: the band around it needs no further assumption
-(`band`). Masks are uint8 [*shape] with labels, 0 is background; spacing in mm; volumes in ml.
+The record of a case holds numbers of the truth (index 0) and of n samples (1 to n), so that each statistic can be
+computed with any of them in the place of the truth. With the truth there it is the score. With a random sample there,
+and the other n - 1 as samples, it is what a perfect sampler scores: the band (`band`) needs no further assumption.
+Masks are uint8 [*shape] with labels, 0 is background; spacing in mm; volumes in ml.
 
-Each measure has a control that it must find out (`CONTROLS`).
+Each measure has a wrong sampler that it must detect (`CONTROLS`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .distribution import _overlaps
-from .intervals import predictive_interval
+from .distribution import pairwise_dice
+from .intervals import covered, predictive_bounds
 
 LAGS_MM = (2.0, 4.0, 8.0, 16.0)
 OPEN = (0.05, 0.95)
-"""Voxels whose probability lies here count for the variogram."""
+"""Range of probabilities of the voxels that count for the variogram."""
 SPECK_SHARE = 0.3
-"""A voxel is a speck where fewer of its neighbours across a face are of its own class."""
+"""A voxel is a speck if a smaller share of its face neighbours has its class."""
 LEVELS = (50, 80, 90)
+"""Levels of the volume intervals (%)."""
 FEWEST_VOXELS = 20
-"""A structure whose expected volume is smaller than this in a case does not count there."""
+"""A structure with a smaller expected volume (voxels) in a case does not count there."""
 REPLICATES = 500
 MOST_Z = 100.0
-"""What a z counts at most: samples that are all equal would make it infinite."""
+"""Limit of |z|, which is infinite if all samples are equal."""
 
 CONTROLS = {
     "z_rms": "independent voxels",
@@ -42,7 +43,10 @@ CONTROLS = {
     "variogram": "independent voxels",
     "specks": "independent voxels",
 }
-"""The wrong sampler that each measure must find out."""
+"""The wrong sampler that each measure must detect."""
+
+Statistic = Callable[[np.ndarray], tuple[float, np.ndarray | None]]
+"""From the mask [cases] in the place of the truth to the value over all structures and those by structure."""
 
 
 def joint_record(
@@ -53,34 +57,27 @@ def joint_record(
     spacing_mm: Sequence[float],
     speck_classes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Numbers of one case, as JSON holds them.
+    """Numbers of one case, JSON-compatible.
 
-    `truth` [*shape]; `samples` [n, *shape], n of 3 or more; `marginals` float [C, *shape], the model's probabilities
-    from which the samples deviate; `chosen` [*shape], the segmentation; spacing in the order of the axes. Specks are
-    counted in `speck_classes`, by default in every foreground class.
+    `truth` [*shape]; `samples` [n, *shape], n of 3 or more; `marginals` float [C, *shape], the model's probabilities;
+    `chosen` [*shape], the segmentation; spacing in the order of the axes. Specks are counted in `speck_classes`, by
+    default in every foreground class.
     """
     classes = len(marginals)
     masks = np.concatenate([truth[None], samples])
     ml = float(np.prod(spacing_mm)) / 1000
-    shared, total = _overlaps(masks, masks, classes)
-    with_map, total_map = _overlaps(chosen[None], masks, classes)
+    volumes = np.array([np.bincount(mask.ravel(), minlength=classes)[1:] for mask in masks])
     products, scale = _variogram(masks, marginals, spacing_mm)
-    specks = [_specks(mask, speck_classes or range(1, classes)) for mask in masks]
     return {
-        "volumes_ml": (shared[:, np.arange(len(masks)), np.arange(len(masks))].T * ml).tolist(),
+        "volumes_ml": (volumes * ml).tolist(),
         "expected_ml": (marginals[1:].reshape(classes - 1, -1).sum(1, dtype=np.float64) * ml).tolist(),
         "voxel_ml": ml,
-        "dice": _dice(shared, total).tolist(),
-        "map_dice": _dice(with_map, total_map)[:, 0].T.tolist(),
+        "dice": pairwise_dice(masks, masks, classes).tolist(),
+        "map_dice": pairwise_dice(chosen[None], masks, classes)[:, 0].T.tolist(),
         "products": products.tolist(),
         "scale": scale.tolist(),
-        "specks": specks,
+        "specks": [_specks(mask, speck_classes or range(1, classes)) for mask in masks],
     }
-
-
-def _dice(shared: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Dice from voxels in both and in either counted twice; 1 where a class is empty in both."""
-    return np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
 
 
 def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,24 +90,21 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
     products, scale = np.zeros((len(masks), classes - 1, len(LAGS_MM))), np.zeros((classes - 1, len(LAGS_MM)))
     number = np.full(shape, -1)
     for label in range(1, classes):
-        p = marginals[label]
-        is_open = (p > OPEN[0]) & (p < OPEN[1])
+        is_open = (marginals[label] > OPEN[0]) & (marginals[label] < OPEN[1])
         count = int(is_open.sum())
         if not count:
             continue
         number[is_open] = np.arange(count)
-        own = p[is_open].astype(np.float32)
-        residual = (masks[:, is_open] == label) - own
-        sd = np.sqrt(own * (1 - own))
+        p = marginals[label][is_open].astype(np.float32)
+        residual = (masks[:, is_open] == label) - p
+        sd = np.sqrt(p * (1 - p))
         for axis, spacing in enumerate(spacing_mm):
+            before = (slice(None),) * axis
             for column, lag in enumerate(LAGS_MM):
                 step = round(lag / spacing)
                 if step < 1 or abs(step * spacing - lag) > lag / 4 or step >= shape[axis]:
                     continue
-                first, second = (
-                    number[tuple(part if a == axis else slice(None) for a in range(len(shape)))]
-                    for part in (slice(None, -step), slice(step, None))
-                )
+                first, second = number[(*before, slice(None, -step))], number[(*before, slice(step, None))]
                 pair = (first >= 0) & (second >= 0)
                 first, second = first[pair], second[pair]
                 products[:, label - 1, column] += np.einsum("ij,ij->i", residual[:, first], residual[:, second])
@@ -120,50 +114,49 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
 
 
 def _specks(mask: np.ndarray, classes: Sequence[int]) -> list[int]:
-    """Voxels of the classes with too few neighbours of their own class, and all voxels of the classes."""
+    """Voxels of the classes with too few face neighbours of their class, and all voxels of the classes."""
     faces = ndimage.generate_binary_structure(mask.ndim, 1).astype(np.float32)
     faces[(1,) * mask.ndim] = 0
-    found = every = 0
+    specks = total = 0
     for label in classes:
-        own = mask == label
-        alike = ndimage.convolve(own.astype(np.float32), faces / faces.sum(), mode="nearest")
-        found += int((own & (alike < SPECK_SHARE)).sum())
-        every += int(own.sum())
-    return [found, every]
+        inside = mask == label
+        alike = ndimage.convolve(inside.astype(np.float32), faces / faces.sum(), mode="nearest")
+        specks += int((inside & (alike < SPECK_SHARE)).sum())
+        total += int(inside.sum())
+    return [specks, total]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A statistic of cases: `value` over all structures, `by_structure` [C - 1] where it has them.
+    """A statistic over cases: `value` over all structures, `by_structure` [C - 1] where it is defined.
 
-    `low` and `high` bound what a perfect sampler of as many samples and cases scores in 99 % of evaluations; None for
-    what only describes.
+    `low` and `high` bound what a perfect sampler with as many samples and cases scores in 99 % of evaluations.
     """
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     by_structure: np.ndarray | None = None
     low_by_structure: np.ndarray | None = None
     high_by_structure: np.ndarray | None = None
 
     @property
     def inside(self) -> bool | None:
-        """Whether a perfect sampler would score so; None where these cases have no value or no band."""
-        if self.low is None or not np.isfinite([self.value, self.low, self.high]).all():
+        """Whether the value lies in the band of a perfect sampler; None if these cases have no value or no band."""
+        if not np.isfinite([self.value, self.low, self.high]).all():
             return None
         return bool(self.low <= self.value <= self.high)
 
 
 class JointScores:
-    """The statistics of records [N cases], with each of the n + 1 masks in the truth's place."""
+    """The statistics of records [N cases], with each of the n + 1 masks in the place of the truth."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]], widen: float = 1.0) -> None:
-        """`widen` above 1 moves the samples' volumes away from their mean, a control that must fail."""
+        """`widen` scales the deviations of the samples' volumes from their mean; above 1 it makes a wrong sampler."""
         self.volumes = np.array([r["volumes_ml"] for r in records])  # [N, n + 1, K]
         if widen != 1:
-            middle = self.volumes[:, 1:].mean(1, keepdims=True)
-            self.volumes[:, 1:] = middle + widen * (self.volumes[:, 1:] - middle)
+            mean = self.volumes[:, 1:].mean(1, keepdims=True)
+            self.volumes[:, 1:] = mean + widen * (self.volumes[:, 1:] - mean)
         self.distance = 1 - np.array([r["dice"] for r in records]).transpose(0, 2, 3, 1)  # [N, n + 1, n + 1, K]
         expected, voxel = (np.array([r[key] for r in records]) for key in ("expected_ml", "voxel_ml"))
         self.counts = expected > FEWEST_VOXELS * voxel[:, None]  # [N, K]
@@ -174,94 +167,82 @@ class JointScores:
         self._prepare()
 
     def _prepare(self) -> None:
-        cases, masks, structures = self.volumes.shape
-        self.z, self.crps, self.width = (np.zeros((cases, masks, structures)) for _ in range(3))
-        self.held = {level: np.zeros((cases, masks, structures)) for level in LEVELS}
-        self.to_truth, self.between = (np.zeros((cases, masks, structures)) for _ in range(2))
-        for t in range(masks):
-            chosen = [i for i in range(1, masks) if i != t]
-            v, y = self.volumes[:, chosen], self.volumes[:, t]
-            n = len(chosen)
-            mean, sd = v.mean(1), v.std(1, ddof=1)
-            gap = y - mean
-            reach = sd * np.sqrt(1 + 1 / n)
-            z = np.divide(gap, reach, out=np.copysign(np.where(gap == 0, 0, MOST_Z), gap), where=reach > 0)
+        """Fill the scores [N, n + 1, K] of each structure by the mask in the place of the truth."""
+        shape = self.volumes.shape
+        self.z, self.crps, self.width, self.to_truth, self.between = (np.zeros(shape) for _ in range(5))
+        self.covered = {level: np.zeros(shape) for level in LEVELS}
+        for t in range(shape[1]):
+            samples = [i for i in range(1, shape[1]) if i != t]
+            v, y = self.volumes[:, samples], self.volumes[:, t]
+            n = len(samples)
+            gap, sd = y - v.mean(1), v.std(1, ddof=1) * np.sqrt(1 + 1 / n)
+            z = np.divide(gap, sd, out=np.copysign(np.where(gap == 0, 0, MOST_Z), gap), where=sd > 0)
             self.z[:, t] = np.clip(z, -MOST_Z, MOST_Z)
-            ordered = np.sort(v, axis=1)
-            rank = (2 * np.arange(1, n + 1) - n - 1).reshape(1, -1, 1)
-            between = 2 * (rank * ordered).sum(1) / (n * (n - 1))
-            self.crps[:, t] = np.abs(v - y[:, None]).mean(1) - between / 2
+            weights = (2 * np.arange(1, n + 1) - n - 1).reshape(1, -1, 1)
+            spread = 2 * (weights * np.sort(v, axis=1)).sum(1) / (n * (n - 1))  # mean |v - v'| over pairs
+            self.crps[:, t] = np.abs(v - y[:, None]).mean(1) - spread / 2
+            v = v.swapaxes(1, 2)  # [N, K, n]
             for level in LEVELS:
-                low, high = predictive_bounds(v, level / 100)
-                self.held[level][:, t] = (y >= low - 1e-9) & (y <= high + 1e-9)
-                if level == LEVELS[-1]:
-                    self.width[:, t] = high - low
-            d = self.distance[:, chosen]
+                self.covered[level][:, t] = covered(v, y, level / 100)
+            low, high = predictive_bounds(v, LEVELS[-1] / 100)
+            self.width[:, t] = high - low
+            d = self.distance[:, samples]
             self.to_truth[:, t] = d[:, :, t].mean(1)
-            self.between[:, t] = d[:, :, chosen].sum((1, 2)) / (n * (n - 1))
+            self.between[:, t] = d[:, :, samples].sum((1, 2)) / (n * (n - 1))
 
-    def scores(self, seed: int = 0) -> dict[str, Measure]:
-        """Every measure with the truth in its place, and the band of a perfect sampler."""
-        rng = np.random.default_rng(seed)
-        picks = rng.integers(1, self.n + 1, (REPLICATES, len(self.volumes)))
-        found = {}
-        for name, statistic in self._statistics().items():
-            found[name] = band(statistic, picks)
-        return found
+    def scores(self) -> dict[str, Measure]:
+        """Every measure with its band of a perfect sampler."""
+        picks = np.random.default_rng(0).integers(1, self.n + 1, (REPLICATES, len(self.volumes)))
+        return {name: band(statistic, picks) for name, statistic in self._statistics().items()}
 
-    def _statistics(self) -> dict[str, Callable[[np.ndarray], tuple[float, np.ndarray | None]]]:
+    def _statistics(self) -> dict[str, Statistic]:
         rows, counts = np.arange(len(self.volumes)), self.counts
 
-        def mean(values: np.ndarray, root: bool = False) -> Callable:
+        def mean(values: np.ndarray) -> Statistic:
             def statistic(pick: np.ndarray) -> tuple[float, np.ndarray]:
-                here = np.where(counts, values[rows, pick], np.nan)
-                by = _nanmean(here)
-                whole = float(np.nanmean(here)) if counts.any() else np.nan
-                return (float(np.sqrt(whole)), np.sqrt(by)) if root else (whole, by)
+                by_structure = np.where(counts, values[rows, pick], np.nan)
+                return float(np.nanmean(by_structure)) if counts.any() else np.nan, _nanmean(by_structure)
 
             return statistic
 
-        def energy(pick: np.ndarray) -> tuple[float, np.ndarray]:
-            here = np.where(counts, (self.to_truth - self.between / 2)[rows, pick], np.nan)
-            return float(np.nanmean(here)), _nanmean(here)
+        def z_rms(pick: np.ndarray) -> tuple[float, np.ndarray]:
+            whole, by_structure = mean(self.z**2)(pick)
+            return float(np.sqrt(whole)), np.sqrt(by_structure)
 
         def ratio(pick: np.ndarray) -> tuple[float, np.ndarray]:
             to, between = (np.where(counts, d[rows, pick], 0.0).sum(0) for d in (self.to_truth, self.between))
             with np.errstate(divide="ignore", invalid="ignore"):
                 return float(to.sum() / between.sum()), to / between
 
-        def variogram(column: int) -> Callable:
+        def variogram(column: int) -> Statistic:
             def statistic(pick: np.ndarray) -> tuple[float, np.ndarray]:
-                own, scale = self.products[rows, pick, :, column], self.scale[:, :, column]
-                others = (self.products[:, 1:, :, column].sum(1) - np.where(pick[:, None] > 0, own, 0)) / (
-                    self.n - (pick[:, None] > 0)
-                )
+                truth, scale = self.products[rows, pick, :, column], self.scale[:, :, column]
+                others = self.products[:, 1:, :, column].sum(1) - np.where(pick[:, None] > 0, truth, 0)
+                gap = others / (self.n - (pick[:, None] > 0)) - truth
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    gap = others - own
                     return float(gap.sum() / scale.sum()), gap.sum(0) / scale.sum(0)
 
             return statistic
 
         def specks(pick: np.ndarray) -> tuple[float, None]:
-            own = self.specks[rows, pick].sum(0)
+            truth = self.specks[rows, pick].sum(0)
             others = self.specks[:, 1:].sum((0, 1)) - np.where(pick[:, None] > 0, self.specks[rows, pick], 0).sum(0)
-            # One speck more in both: a truth without any gives a finite ratio.
-            alike = others * max(own[1], 1) / max(others[1], 1)  # in as many voxels as the truth has
-            return float((alike[0] + 1) / (own[0] + 1)), None
+            expected = others[0] * max(truth[1], 1) / max(others[1], 1)  # in as many voxels as the truth has
+            return float((expected + 1) / (truth[0] + 1)), None  # + 1: finite for a truth without specks
 
         return {
-            "z_rms": mean(self.z**2, root=True),
+            "z_rms": z_rms,
             "z_mean": mean(self.z),
-            **{f"coverage_{level}": mean(self.held[level]) for level in LEVELS},
+            **{f"coverage_{level}": mean(self.covered[level]) for level in LEVELS},
             "crps_ml": mean(self.crps),
-            "energy_score": energy,
+            "energy_score": mean(self.to_truth - self.between / 2),
             "dice_ratio": ratio,
             **{f"variogram_{lag:g}mm": variogram(column) for column, lag in enumerate(LAGS_MM)},
             "specks": specks,
         }
 
     def describe(self) -> dict[str, Any]:
-        """What has no band: interval widths, correlations and speck shares of truth and samples."""
+        """Numbers without a band: interval widths, correlations and speck shares of truth and samples."""
         scale = self.scale.sum((0, 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             truth, samples = (
@@ -274,11 +255,11 @@ class JointScores:
             "correlation_samples": samples,
             "specks_truth": float(share[0, 0] / max(share[0, 1], 1)),
             "specks_samples": float(share[1:, 0].sum() / max(share[1:, 1].sum(), 1)),
-            "one_sample_dice": float(1 - np.where(self.counts, self.to_truth[:, 0], np.nan)[self.counts].mean()),
+            "one_sample_dice": float(1 - self.to_truth[:, 0][self.counts].mean()),
         }
 
     def case_scores(self) -> dict[str, np.ndarray]:
-        """Energy score, CRPS (ml) and one sample's Dice of each case [N], means over its structures, for paired
+        """Energy score, CRPS (ml) and Dice of one sample [N] of each case, averaged over its structures, for paired
         comparisons; NaN for a case in which no structure counts.
         """
         values = {
@@ -289,28 +270,21 @@ class JointScores:
         return {name: _nanmean(np.where(self.counts, value, np.nan).T) for name, value in values.items()}
 
 
-def predictive_bounds(volumes: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """`predictive_interval` of volumes [N, n, K], each bound [N, K]."""
-    bounds = [[predictive_interval(v, level) for v in case.T] for case in volumes]
-    low, high = np.moveaxis(np.array(bounds), -1, 0)
-    return low, high
-
-
-def band(statistic: Callable, picks: np.ndarray, level: float = 0.99) -> Measure:
-    """The statistic of the truth, and where it lies with a random sample in the truth's place; picks [R, cases]."""
-    value, by = statistic(np.zeros(picks.shape[1], int))
-    drawn = [statistic(pick) for pick in picks]
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile([whole for whole, _ in drawn], edges)
-    if by is None:
-        return Measure(value, float(low), float(high))
+def band(statistic: Statistic, picks: np.ndarray) -> Measure:
+    """The statistic of the truth, and its 99 % range with a random sample [R, cases] in the place of the truth."""
+    value, by_structure = statistic(np.zeros(picks.shape[1], int))
+    replicates = [statistic(pick) for pick in picks]
+    edges = [0.005, 0.995]
+    low, high = (float(edge) for edge in np.quantile([whole for whole, _ in replicates], edges))
+    if by_structure is None:
+        return Measure(value, low, high)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # a structure that counts in no case
-        low_by, high_by = np.nanquantile(np.array([part for _, part in drawn]), edges, axis=0)
-    return Measure(value, float(low), float(high), by, low_by, high_by)
+        bounds = np.nanquantile(np.array([part for _, part in replicates]), edges, axis=0)
+    return Measure(value, low, high, by_structure, *bounds)
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the cases [N, K] that count, NaN for a structure that never does."""
+    """Mean [K] over the finite values [N, K] of the cases; NaN for a structure without any."""
     count = np.isfinite(values).sum(0)
     return np.divide(np.nansum(values, 0), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -1,4 +1,4 @@
-"""What every phantom promises: an image, and everything about the labels that the image leaves open."""
+"""Interface of the phantoms: an image and the exact distribution of its label map."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import numpy as np
 
 from ..errors import InputError
 
-# Smaller grids do not hold the shapes; larger ones make the exact sums and the enumerated masks too large.
 SHORTEST_EDGE, LONGEST_EDGE, MOST_VOXELS = 16, 256, 2**18
+"""Smaller grids cannot contain the shapes; on larger ones exact sums and lists of masks take too long."""
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeLaw:
-    """Exact mean and variance of each foreground class's volume, float64 [classes - 1], in voxels and their square."""
+    """Exact mean (voxels) and variance (voxels^2) of the volume of each foreground class, float64 [classes - 1]."""
 
     mean: np.ndarray
     variance: np.ndarray
 
 
-class Case(ABC):
-    """One image and the exact law of its label map given the image. Label maps are uint8 [*shape], 0 is background."""
+class PhantomCase(ABC):
+    """An image and the exact distribution of its label map, uint8 [*shape] with 0 as background."""
 
     image: np.ndarray
     """float32 [*shape], about 0 to 1.5."""
     classes: int
-    """Number of classes, background included."""
+    """Number of classes including background."""
 
     @property
     @abstractmethod
     def marginals(self) -> np.ndarray:
-        """Exact probability of each class in each voxel, float64 [classes, *shape]; computed once, on first use."""
+        """Exact class probabilities, float64 [classes, *shape]; computed on first use."""
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n independent exact draws of the whole label map, uint8 [n, *shape]."""
+        """n independent exact samples of the label map, uint8 [n, *shape]."""
 
     @abstractmethod
     def volumes(self) -> VolumeLaw:
         """Exact mean and variance of the volumes."""
 
     def support(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All label maps that can occur, uint8 [masks, *shape], and their probabilities [masks]; None if too many."""
+        """All possible label maps, uint8 [masks, *shape], and their probabilities [masks]; None if too many."""
         return None
 
     def volume_law(self, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Possible volumes of a class in voxels, ascending, and their probabilities.
 
-        Raises ValueError where the label maps cannot be enumerated, and when `label` is not a foreground class.
+        Raises ValueError if the label maps cannot be enumerated or `label` is not a foreground class.
         """
         raise ValueError("The label maps of this phantom cannot be enumerated; only mean and variance are exact.")
 
 
 @dataclass(frozen=True)
 class Phantom(ABC):
-    """A task with a known answer on a grid of 2 or 3 axes. Raises InputError for a grid on which it cannot be made."""
+    """A task with a known answer on a grid of 2 or 3 axes. Raises InputError for an unsuitable grid."""
 
     shape: tuple[int, ...] = (32, 32)
 
@@ -68,8 +68,8 @@ class Phantom(ABC):
         edges = all(SHORTEST_EDGE <= n <= LONGEST_EDGE for n in self.shape)
         if len(self.shape) not in (2, 3) or not edges or math.prod(self.shape) > MOST_VOXELS:
             raise InputError(
-                f"A phantom has 2 or 3 axes of {SHORTEST_EDGE} to {LONGEST_EDGE} voxels and at most "
-                f"{MOST_VOXELS} voxels in all; {'x'.join(map(str, self.shape))} is not possible."
+                f"A phantom has 2 or 3 axes of {SHORTEST_EDGE} to {LONGEST_EDGE} voxels and at most {MOST_VOXELS} "
+                f"voxels in total; {'x'.join(map(str, self.shape))} is not possible."
             )
 
     @property
@@ -79,9 +79,9 @@ class Phantom(ABC):
 
     @property
     def classes(self) -> int:
-        """Number of classes, background included."""
+        """Number of classes including background."""
         return 1 + len(self.label_names)
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> Case:
-        """A new case; the same state of `rng` gives the same case."""
+    def draw(self, rng: np.random.Generator) -> PhantomCase:
+        """A random case; the same state of `rng` gives the same case."""

@@ -1,4 +1,4 @@
-"""Cases of which every possible label map can be written down."""
+"""Cases whose possible label maps can be enumerated."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
-from .case import Case, VolumeLaw
+from .case import PhantomCase, VolumeLaw
 
-# Labels that are weighted at a time: 64 MiB of float64.
 BLOCK = 2**23
+"""Labels weighted at a time: 64 MiB of float64."""
 
 
 @dataclass(frozen=True, eq=False)
-class EnumerableCase(Case):
-    """A law given as a list: label maps `masks` uint8 [masks, *shape] and their probabilities `weights` [masks]."""
+class EnumerableCase(PhantomCase):
+    """A distribution as a list: label maps `masks` uint8 [masks, *shape] and their probabilities `weights` [masks]."""
 
     image: np.ndarray
     classes: int
@@ -27,7 +27,7 @@ class EnumerableCase(Case):
         flat = self.support()[0].reshape(len(self.weights), -1)
         blocks = np.array_split(flat, -(-flat.size // BLOCK), axis=1)
         shares = [np.stack([self.weights @ (block == label) for label in range(self.classes)]) for block in blocks]
-        # Rounding must not make a certain label more than certain.
+        # Rounding can give probabilities above 1.
         return np.minimum(np.concatenate(shares, axis=1), 1).reshape(self.classes, *self.image.shape)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -53,20 +53,20 @@ class EnumerableCase(Case):
         return np.stack([self._count(flat == label) for label in range(1, self.classes)], axis=1)
 
     def _count(self, inside: np.ndarray) -> np.ndarray:
-        """Voxels [masks] of what is marked in the columns of `masks`, bool [masks, columns]."""
+        """Voxels [masks] of the marked columns of `masks`, bool [masks, columns]."""
         return np.count_nonzero(inside, axis=1)
 
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
-        """[n, *shape] from one value for each column of `masks`."""
+        """Label maps [n, *shape] from one value for each column of `masks`."""
         return values.reshape(len(values), *self.image.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class CellsCase(EnumerableCase):
-    """A list of label maps each of which gives one label to the whole of a cell, the same cells for all of them.
+    """Label maps that are constant within cells, the same cells for all maps.
 
-    `masks` is uint8 [masks, cells], the label of each cell, and `cells` int [*shape] the cell of each voxel: a large
-    grid needs no more memory than a small one until `support` writes the label maps out, one byte a voxel each.
+    `masks` uint8 [masks, cells] is the label of each cell and `cells` int [*shape] the cell of each voxel. Memory does
+    not depend on the grid until `support` expands the label maps to one byte per voxel.
     """
 
     cells: np.ndarray

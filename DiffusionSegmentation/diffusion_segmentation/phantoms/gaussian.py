@@ -1,4 +1,4 @@
-"""Stationary Gaussian fields, and how the voxels above a threshold vary together."""
+"""Stationary Gaussian fields, and the covariance of the numbers of voxels above thresholds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtr
 
-# Pairs of voxels that are more correlated than this are integrated one lag at a time, the others summed as a series.
 CLOSE = 0.75
-# Where the series ends: CLOSE**TERMS is 1e-12.
+"""Voxel pairs with a larger correlation are integrated lag by lag, the others summed as a series."""
 TERMS = math.ceil(math.log(1e-12) / math.log(CLOSE))
-# Of what lies this many standard deviations away, less than 1e-15 is left.
+"""Length of the series: CLOSE**TERMS is 1e-12."""
 FAR = 8.5
+"""Thresholds beyond this many standard deviations are skipped; the tail is below 1e-15."""
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
@@ -23,8 +23,7 @@ class GaussianField:
     """Zero mean, unit variance, correlation close to exp(-lag^2 / 2 correlation^2) on a grid of `shape`.
 
     Circulant embedding (Dietrich and Newsam 1997) in a periodic grid at least twice as large. The spectrum is given
-    and positive, and `covariance` is its transform: what is sampled is exactly what is computed with, to the last
-    neighbour across the period.
+    and positive, and `covariance` is its transform, so samples have exactly this covariance.
     """
 
     def __init__(self, shape: tuple[int, ...], correlation: float) -> None:
@@ -41,7 +40,7 @@ class GaussianField:
         fields = np.empty((n, *self.shape))
         inside = tuple(slice(0, size) for size in self.shape)
         amplitude = np.sqrt(self.power * self.power.size)
-        # Pairs, because real and imaginary part are independent; blocks, because the period is up to 8 times as large.
+        # Real and imaginary part are two independent fields; blocks, because the period is up to 8 times as large.
         pairs = max(1, 2**20 // self.power.size)
         for start in range(0, n, 2 * pairs):
             block = fields[start : start + 2 * pairs]
@@ -52,20 +51,20 @@ class GaussianField:
         return fields
 
     def count_covariance(self, thresholds: np.ndarray) -> np.ndarray:
-        """Covariance [t, t] of the t numbers of voxels at which the field lies above thresholds [t, *shape].
+        """Covariance [t, t] of the numbers of voxels at which the field exceeds the thresholds [t, *shape].
 
-        At each voxel the thresholds must ascend. The sum over all pairs of voxels is exact to about 1e-10 of itself:
+        At each voxel the thresholds must ascend. The sum over all pairs of voxels has a relative error of about 1e-10:
         close pairs by Plackett's identity, lag by lag; all others by Mehler's series, whose terms are convolutions.
         """
         above = ndtr(-thresholds.reshape(len(thresholds), -1))
-        # The same voxel: above the higher threshold is also above the lower one.
+        # Pairs of a voxel with itself: above the higher threshold implies above the lower one.
         same = np.minimum(above[:, None], above[None]).sum(-1) - above @ above.T
         return same + self._close_pairs(thresholds) + self._distant_pairs(thresholds)
 
     def _close_pairs(self, thresholds: np.ndarray) -> np.ndarray:
         total = np.zeros((len(thresholds),) * 2)
         for lag in itertools.product(*(range(1 - n, n) for n in self.shape)):
-            # A lag and its opposite hold the same pairs, in the other order.
+            # A lag and its opposite have the same pairs.
             if lag <= (0,) * len(lag) or self.covariance[lag] <= CLOSE:
                 continue
             one = thresholds[:, *(slice(max(0, -k), n - max(0, k)) for k, n in zip(lag, self.shape, strict=True))]
@@ -81,7 +80,7 @@ class GaussianField:
         """Mehler's series: cov(1[x > a], 1[y > b]) = sum of rho^m c_m(a) c_m(b), with c_m = phi He_(m-1) / sqrt(m!)."""
         axes = tuple(range(1, thresholds.ndim))
         correlation = np.where(self.covariance > CLOSE, 0, self.covariance)
-        # In a transform of real numbers all columns but the first, and the last of an even period, stand for two.
+        # In a real transform all columns but the first, and the last of an even period, count twice.
         columns = np.full(self.period[-1] // 2 + 1, 2.0)
         columns[0] = 1
         if self.period[-1] % 2 == 0:
@@ -101,7 +100,7 @@ class GaussianField:
 
 @lru_cache(maxsize=8)
 def gaussian_field(shape: tuple[int, ...], correlation: float) -> GaussianField:
-    """The field of a grid, made once."""
+    """The field of a grid, cached."""
     return GaussianField(shape, correlation)
 
 
@@ -109,7 +108,7 @@ def excess(a: np.ndarray, b: np.ndarray, rho: float) -> np.ndarray:
     """P(x < a, y < b) - P(x < a) P(y < b) of standard normal x, y with correlation rho, elementwise.
 
     The same number for P(x > a, y > b). Plackett's identity d P / d rho = density (Biometrika 1954), integrated over
-    rho = sin(theta) by Gauss and Legendre; the angle takes away the density's pole at rho = 1.
+    rho = sin(theta) by Gauss-Legendre quadrature; the substitution removes the pole of the density at rho = 1.
     """
     half_angle = math.asin(rho) / 2
     product, squares = a * b, (a * a + b * b) / 2

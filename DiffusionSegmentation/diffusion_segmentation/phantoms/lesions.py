@@ -1,4 +1,4 @@
-"""Lesions that are there or not: whole candidates appear or stay away, some of them together."""
+"""Lesions that are present or absent as a whole, some of them jointly."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .enumerable import CellsCase
 from .shapes import checkerboard, coordinates, ellipsoid, orientation
 
 MOST_CANDIDATES = 8
-# On a grid with a longer shortest edge than this, radii grow with it.
 RADIUS_EDGE = 32
+"""Shortest edge (voxels) above which radii scale with the grid."""
 PROBABILITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
-# Of a group of which exactly one is there: what the chances can be, each one of PROBABILITIES.
 EXACTLY_ONE = ((0.5, 0.5), (0.3, 0.7), (0.2, 0.8), (0.2, 0.3, 0.5), (0.1, 0.2, 0.7))
+"""Possible probabilities of a group in which exactly one candidate is present, each of them in PROBABILITIES."""
 ORGAN, NOISE, TEXTURE = 0.6, 0.02, 0.06
-# A candidate of which this share is filled is neither there nor away.
-HALF_THERE = (0.1, 0.9)
+PARTIAL = (0.1, 0.9)
+"""A candidate filled to a share between these is a chimera."""
 
 
 @dataclass(frozen=True, eq=False)
 class LesionsCase(CellsCase):
-    """`candidates` bool [k, *shape], disjoint; their labels `labels` [k], chances `chances` [k] and `groups`.
+    """`candidates` bool [k, *shape], disjoint, with `labels` [k], probabilities `chances` [k] and `groups`.
 
     A group is (kind, indices of its candidates): "free" (one candidate), "equal" (all or none), "exactly one".
     """
@@ -37,30 +37,30 @@ class LesionsCase(CellsCase):
 
     def chimeras(self, masks: np.ndarray) -> float:
         """Share of (mask, candidate) with 10 to 90 % of the candidate filled with its label; masks [n, *shape]."""
-        # float32 counts exactly up to 2**24 voxels, and lets the product run in BLAS.
+        # float32 counts exactly up to 2**24 voxels and uses BLAS.
         flat = self.candidates.reshape(len(self.candidates), -1).astype(np.float32)
         masks = masks.reshape(len(masks), -1)
         filled = np.empty((len(masks), len(flat)))
         for label in np.unique(self.labels):
-            own = self.labels == label
-            filled[:, own] = (masks == label).astype(np.float32) @ flat[own].T / flat[own].sum(1)
-        return float(((filled > HALF_THERE[0]) & (filled < HALF_THERE[1])).mean())
+            same = self.labels == label
+            filled[:, same] = (masks == label).astype(np.float32) @ flat[same].T / flat[same].sum(1)
+        return float(((filled > PARTIAL[0]) & (filled < PARTIAL[1])).mean())
 
     def strays(self, masks: np.ndarray) -> float:
-        """Mean number of voxels in a mask that are labelled where that label cannot be; masks [n, *shape]."""
+        """Mean number of voxels per mask with a label that is impossible there; masks [n, *shape]."""
         allowed = np.tensordot(self.labels, self.candidates, 1)
         return float(((masks != 0) & (masks != allowed)).reshape(len(masks), -1).sum(1).mean())
 
 
 @dataclass(frozen=True)
 class Lesions(Phantom):
-    """Up to 8 disjoint ellipsoids in a noisy organ; each is wholly there or not, and at most 256 label maps exist.
+    """Up to 8 disjoint ellipsoids in a noisy organ, each present or absent as a whole: at most 256 label maps.
 
-    Class 1 is brighter than the organ and class 2 darker, by 0.1 + 0.5 * (chance of being there). A checkerboard marks
-    the two that are there together or not at all, stripes the two or three of which exactly one is there; a case has
-    at most one group of each kind, so the marks tell who belongs together. The noise, 0.02, is far below the steps
-    between the chances, 0.05 as a mean over a whole candidate. `radius` is the range of half axes in voxels up to a
-    shortest edge of 32; on a larger grid it grows with that edge, so that a candidate's share of the grid is kept.
+    Class 1 is brighter than the organ and class 2 darker, by 0.1 + 0.5 * (probability of being present). A checkerboard
+    marks two candidates that are present together or not at all, stripes two or three of which exactly one is present;
+    a case has at most one group of each kind, so the texture identifies its members. The noise, 0.02, is well below the
+    contrast steps between probabilities, 0.05 as a mean over a candidate. `radius` is the range of half axes in voxels
+    up to a shortest edge of 32; on larger grids it scales with that edge.
     """
 
     radius: tuple[float, float] = (2.0, 3.8)
@@ -74,9 +74,9 @@ class Lesions(Phantom):
     def draw(self, rng: np.random.Generator) -> LesionsCase:
         candidates = self._place(rng, int(rng.integers(3, MOST_CANDIDATES + 1)))
         labels = rng.integers(1, 3, len(candidates))
-        groups, chances = couple(rng, len(candidates))
-        present, weights = joint(groups, chances)
-        # Each candidate is a cell, and what lies outside of all is the first one.
+        groups, chances = random_groups(rng, len(candidates))
+        present, weights = combinations(groups, chances)
+        # Each candidate is a cell; the first cell is the background.
         masks = np.pad((present * labels).astype(np.uint8), ((0, 0), (1, 0)))
         cells = np.tensordot(np.arange(1, len(candidates) + 1), candidates, 1)
 
@@ -87,55 +87,46 @@ class Lesions(Phantom):
                 contrast = (0.1 + 0.5 * chances[k]) * (1 if labels[k] == 1 else -1)
                 image += candidates[k] * (contrast + TEXTURE * marks[kind])
         image += NOISE * rng.standard_normal(self.shape)
-        return LesionsCase(
-            image=image.astype(np.float32),
-            classes=self.classes,
-            masks=masks,
-            weights=weights,
-            cells=cells,
-            candidates=candidates,
-            labels=labels,
-            chances=chances,
-            groups=groups,
-        )
+        image = image.astype(np.float32)
+        return LesionsCase(image, self.classes, masks, weights, cells, candidates, labels, chances, groups)
 
-    def _place(self, rng: np.random.Generator, wanted: int) -> np.ndarray:
-        """At most `wanted` ellipsoids bool [k, *shape], whole and at least a voxel apart; at least one."""
+    def _place(self, rng: np.random.Generator, most: int) -> np.ndarray:
+        """1 to `most` ellipsoids bool [k, *shape], inside the grid and at least one voxel apart."""
         axes = len(self.shape)
         low, high = np.array(self.radius) * max(1, min(self.shape) / RADIUS_EDGE)
-        radii, centres = rng.uniform(low, high, (wanted, axes)), np.empty((wanted, axes))
+        radii, centres = rng.uniform(low, high, (most, axes)), np.empty((most, axes))
         reach = radii.max(1)
-        found = 0
-        # Where the grid is too small for all, fewer are found; elsewhere fifty tries each are enough.
-        for _ in range(50 * wanted):
-            margin = reach[found] + 1
+        placed = 0
+        # Fifty tries each suffice unless the grid is too small for all.
+        for _ in range(50 * most):
+            margin = reach[placed] + 1
             centre = rng.uniform(margin, np.array(self.shape) - 1 - margin)
-            away = np.linalg.norm(centres[:found] - centre, axis=1)
-            if (away > reach[:found] + reach[found] + 1).all():
-                centres[found] = centre
-                found += 1
-                if found == wanted:
+            away = np.linalg.norm(centres[:placed] - centre, axis=1)
+            if (away > reach[:placed] + reach[placed] + 1).all():
+                centres[placed] = centre
+                placed += 1
+                if placed == most:
                     break
         grid = coordinates(self.shape)
-        places = zip(centres[:found].reshape(found, axes, *[1] * axes), radii, strict=False)
+        places = zip(centres[:placed].reshape(placed, axes, *[1] * axes), radii, strict=False)
         return np.stack([ellipsoid(grid - centre, r, orientation(rng, axes)) < 0 for centre, r in places])
 
 
 def stripes(shape: tuple[int, ...]) -> np.ndarray:
-    """+1 and -1 in turn along the first axis, int [*shape]."""
+    """Alternating +1 and -1 along the first axis, int [*shape]."""
     return np.broadcast_to((1 - 2 * (np.arange(shape[0]) % 2)).reshape(-1, *[1] * (len(shape) - 1)), shape)
 
 
-def couple(rng: np.random.Generator, k: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], np.ndarray]:
-    """Random groups of k candidates and each candidate's chance [k]."""
+def random_groups(rng: np.random.Generator, k: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], np.ndarray]:
+    """Random groups of k candidates, and the probabilities [k] of the candidates."""
     order, chances, groups = rng.permutation(k).tolist(), np.empty(k), []
     if len(order) >= 2 and rng.random() < 0.6:
         pair = (order.pop(), order.pop())
         chances[list(pair)] = rng.choice(PROBABILITIES)
         groups.append(("equal", pair))
-    fitting = [one for one in EXACTLY_ONE if len(one) <= len(order)]
-    if fitting and rng.random() < 0.6:
-        split = fitting[rng.integers(len(fitting))]
+    splits = [split for split in EXACTLY_ONE if len(split) <= len(order)]
+    if splits and rng.random() < 0.6:
+        split = splits[rng.integers(len(splits))]
         members = tuple(order.pop() for _ in split)
         chances[list(members)] = split
         groups.append(("exactly one", members))
@@ -145,8 +136,8 @@ def couple(rng: np.random.Generator, k: int) -> tuple[tuple[tuple[str, tuple[int
     return tuple(groups), chances
 
 
-def joint(groups: tuple[tuple[str, tuple[int, ...]], ...], chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All combinations of candidates that can be there, 0 and 1 [combinations, k], and their probabilities."""
+def combinations(groups: tuple[tuple[str, tuple[int, ...]], ...], chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All possible combinations of present candidates, 0 and 1 [combinations, k], and their probabilities."""
     outcomes = []
     for kind, members in groups:
         if kind == "exactly one":
@@ -157,7 +148,7 @@ def joint(groups: tuple[tuple[str, tuple[int, ...]], ...], chances: np.ndarray) 
     present, weights = [], []
     for combination in itertools.product(*outcomes):
         row = np.zeros(len(chances), int)
-        row[[k for there, _ in combination for k in there]] = 1
+        row[[k for members, _ in combination for k in members]] = 1
         present.append(row)
         weights.append(np.prod([weight for _, weight in combination]))
     return np.stack(present), np.array(weights)

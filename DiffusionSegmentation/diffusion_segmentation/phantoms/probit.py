@@ -1,4 +1,4 @@
-"""Nested layers whose borders waver: a correlated Gaussian field, cut at thresholds."""
+"""Nested layers with random borders: a correlated Gaussian field, cut at thresholds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from scipy.special import ndtr
 
 from ..errors import InputError
-from .case import Case, Phantom, VolumeLaw
+from .case import Phantom, PhantomCase, VolumeLaw
 from .gaussian import gaussian_field
 from .shapes import blob, checkerboard, coordinates
 
-# The image shows depths up to this many of the largest sigma beyond the thresholds; there, all is certain to 3e-7.
-SHOWN = 5.0
+MARGIN = 5.0
+"""The image shows depths up to this many largest sigmas beyond the thresholds, where labels are certain to 3e-7."""
 
 
 @dataclass(frozen=True, eq=False)
-class ProbitCase(Case):
+class ProbitCase(PhantomCase):
     """Label = number of `thresholds` below depth + sigma * g, with g a Gaussian field of unit variance.
 
     `depth` and `sigma` are [*shape], `thresholds` [classes - 1] ascending, all in voxels, as is `correlation`.
@@ -52,9 +52,9 @@ class ProbitCase(Case):
         return sum((field > threshold).astype(np.uint8) for threshold in self.thresholds)
 
     def volumes(self) -> VolumeLaw:
-        """Exact mean and variance, all pairs of voxels counted: 0.1 s for 32x32, 10 s for 64x64x64."""
+        """Exact mean and variance from all pairs of voxels: 0.1 s for 32x32, 10 s for 64x64x64."""
         counts = gaussian_field(self.image.shape, self.correlation).count_covariance(self.standardised)
-        # A class's volume is the count above its own threshold without the count above the next one.
+        # The volume of a class is the count above its threshold minus the count above the next one.
         steps = np.eye(len(counts)) - np.eye(len(counts), k=1)
         return VolumeLaw(self.marginals[1:].reshape(len(counts), -1).sum(1), np.diag(steps @ counts @ steps.T))
 
@@ -63,12 +63,12 @@ class ProbitCase(Case):
 class Probit(Phantom):
     """Ordered-probit field: layers of a smooth body, cut from depth + sigma * g at fixed depths.
 
-    The image's intensity is the depth, and a checkerboard on it has the amplitude 0.08 * sigma; its sign is random.
-    There is no noise, so the image determines the law exactly. Along a direction of each case's own, sigma runs from
-    one value to another, both drawn (log-uniform) from the range `sigma` in voxels. `correlation` is the length of g in
-    voxels, the same for all cases: at least 1, at most a quarter of the shortest edge, beyond which the periodic grid
-    would be felt. `depths` are the thresholds and `radius` the range of the body's half axes, both as shares of the
-    shortest edge. Raises InputError for another correlation.
+    The intensity of the image is the depth, plus a checkerboard of amplitude 0.08 * sigma and random sign. There is no
+    noise, so the image determines the distribution exactly. Sigma changes along a random direction from one value to
+    another, both log-uniform in the range `sigma` (voxels). `correlation` is the correlation length of g in voxels, the
+    same for all cases: at least 1 and at most a quarter of the shortest edge, beyond which the periodicity of the field
+    matters. `depths` are the thresholds and `radius` the range of the body's half axes, both as shares of the shortest
+    edge. Raises InputError for another correlation.
     """
 
     sigma: tuple[float, float] = (0.4, 1.8)
@@ -94,7 +94,7 @@ class Probit(Phantom):
         share = (along - along.min()) / np.ptp(along)
         first, last = np.exp(rng.uniform(*np.log(self.sigma), 2))
         sigma = first ** (1 - share) * last**share
-        low, high = thresholds[0] - SHOWN * self.sigma[1], thresholds[-1] + SHOWN * self.sigma[1]
+        low, high = thresholds[0] - MARGIN * self.sigma[1], thresholds[-1] + MARGIN * self.sigma[1]
         intensity = 0.1 + (np.clip(depth, low, high) - low) / (high - low)
         texture = rng.choice([-1, 1]) * checkerboard(self.shape) * 0.08 * sigma
         image = (intensity + texture).astype(np.float32)

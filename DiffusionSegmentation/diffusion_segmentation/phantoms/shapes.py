@@ -6,7 +6,7 @@ import numpy as np
 
 
 def coordinates(shape: tuple[int, ...]) -> np.ndarray:
-    """Index of every voxel along every axis, float64 [axes, *shape]."""
+    """Voxel indices along every axis, float64 [axes, *shape]."""
     return np.indices(shape).astype(np.float64)
 
 
@@ -25,21 +25,21 @@ def ellipsoid(offsets: np.ndarray, radii: np.ndarray, rotation: np.ndarray) -> n
     along = np.tensordot(rotation, offsets, 1)
     along = np.moveaxis(along, 0, -1) / radii
     level, slope = np.linalg.norm(along, axis=-1), np.linalg.norm(along / radii, axis=-1)
-    # In the centre itself the slope is undefined; the nearest surface is a shortest half axis away.
+    # At the centre the slope is undefined; the surface is a shortest half axis away.
     return np.where(slope > 0, (level - 1) * level / np.where(slope > 0, slope, 1), -np.min(radii))
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, ...], radius: tuple[float, float]) -> np.ndarray:
-    """Distance map [*shape] of a gently warped ellipsoid near the middle of the grid, in voxels, negative inside.
+    """Signed distance map [*shape] in voxels of a smoothly warped ellipsoid near the grid centre, negative inside.
 
-    The warp makes it rise by 0.6 to 1.4 a voxel instead of 1. `radius` is the range of the half axes as shares of the
-    grid's shortest edge.
+    The warp makes its slope 0.6 to 1.4 instead of 1. `radius` is the range of the half axes as shares of the shortest
+    edge of the grid.
     """
     axes, edge = len(shape), min(shape)
     grid = coordinates(shape)
     size = np.reshape(shape, (axes,) + (1,) * axes)
     offsets = grid - (size - 1) / 2 - edge * rng.uniform(-0.08, 0.08, size.shape)
-    # One wave along a random direction for each axis: 3 % of the edge bends it without folding it.
+    # One wave along a random direction for each axis; an amplitude of 3 % of the edge does not fold the surface.
     directions = rng.normal(size=(axes, axes))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     phases = rng.uniform(0, 2 * np.pi, size.shape)
@@ -48,5 +48,5 @@ def blob(rng: np.random.Generator, shape: tuple[int, ...], radius: tuple[float, 
 
 
 def checkerboard(shape: tuple[int, ...]) -> np.ndarray:
-    """+1 and -1 in turn along every axis, int [*shape]: a texture that hides nothing that is smooth."""
+    """Alternating +1 and -1 along every axis, int [*shape]: a texture that does not hide smooth structures."""
     return 1 - 2 * (np.indices(shape).sum(0) % 2)

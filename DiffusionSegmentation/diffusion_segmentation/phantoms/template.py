@@ -1,4 +1,4 @@
-"""A faint disc in noise: uncertainty that comes from the noise alone, by Bayes' rule over a list of discs."""
+"""A faint disc in noise; the posterior follows from Bayes' rule over a list of discs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RADII = 9
 class Template(Phantom):
     """Image = background + contrast * disc + N(0, eta^2); disc, class and eta are each drawn uniformly from a list.
 
-    The discs (balls in 3D) are 9 radii x 25 places (27 in 3D); a class is known by its contrast only. `contrasts` holds
-    one value a class for a grid of 1024 voxels, `etas` the standard deviations of the noise that occur. A case's eta is
-    not told: the posterior sums over all of them, so it is exact given the image alone. Other `etas` at test than in
-    training are a domain shift of which the right answer is still known.
+    The discs (balls in 3D) have 9 radii and 25 positions (27 in 3D); classes differ in contrast only. `contrasts` has
+    one value per class for a grid of 1024 voxels, `etas` the possible standard deviations of the noise. The posterior
+    sums over all `etas`, so it is exact given the image alone. Other `etas` at test time than in training are a domain
+    shift with a known answer.
     """
 
     contrasts: tuple[float, ...] = (0.09, 0.13)
@@ -43,10 +43,10 @@ class Template(Phantom):
         return self.posterior(image)
 
     def posterior(self, image: np.ndarray) -> EnumerableCase:
-        """The law of the disc given any image [*shape]: p(s, eta | x) ~ eta^-voxels exp(-|x - T_s|^2 / 2 eta^2)."""
+        """The posterior given an image [*shape]: p(s, eta | x) ~ eta^-voxels exp(-|x - T_s|^2 / 2 eta^2)."""
         image = image.astype(np.float32)
         signal = image.astype(np.float64).ravel() - BACKGROUND
-        # |x - T|^2 from the disc's sum and size, [classes - 1, discs]; contrast is the only thing that tells classes.
+        # |x - T|^2 [classes - 1, discs] from the sum of the image over the disc and the size of the disc.
         contrasts = self._contrasts[:, None]
         blocks = np.array_split(self._discs, -(-self._discs.size // BLOCK))
         sums, sizes = np.concatenate([block @ signal for block in blocks]), self._discs.sum(1, dtype=np.float64)
@@ -57,18 +57,18 @@ class Template(Phantom):
 
     @property
     def _contrasts(self) -> np.ndarray:
-        """[classes - 1] on this grid: an object of k times as many voxels is as hard to see at 1 / sqrt(k)."""
+        """Contrasts [classes - 1] on this grid, scaled by 1 / sqrt(voxels) so that objects are equally visible."""
         return np.array(self.contrasts) * np.sqrt(1024 / np.prod(self.shape))
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """All label maps, uint8 [classes - 1 times discs, *shape], class by class."""
+        """All label maps, uint8 [(classes - 1) * discs, *shape], class by class."""
         discs = self._discs.reshape(-1, *self.shape)
         return np.concatenate([np.uint8(label) * discs for label in range(1, self.classes)])
 
     @cached_property
     def _discs(self) -> np.ndarray:
-        """All discs, 0 or 1, uint8 [discs, voxels]."""
+        """All discs as 0 and 1, uint8 [discs, voxels]."""
         edge, axes = min(self.shape), len(self.shape)
         grid = coordinates(self.shape)
         steps = (-2, -1, 0, 1, 2) if axes == 2 else (-1, 0, 1)

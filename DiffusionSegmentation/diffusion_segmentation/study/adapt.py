@@ -25,7 +25,7 @@ import torch
 
 from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
-from ..evaluation.known_answer.samplers import Answer
+from ..evaluation.known_answer.samplers import Prediction
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
@@ -73,11 +73,11 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
-    def predict(truth: Truth, index: int) -> Mapping[str, Answer]:
+    def predict(truth: Truth, index: int) -> Mapping[str, Prediction]:
         image = np.ascontiguousarray(truth.case.image)[None]
         with flush_denormals():
             samples = {name: draw(model, image, SAMPLES, grid, index) for name, grid in grids.items()}
-        return {name: Answer(one.mean[0], one.masks[0]) for name, one in samples.items()}
+        return {name: Prediction(one.mean[0], one.masks[0]) for name, one in samples.items()}
 
     by_seed = [score_cases(task, predict)]
     gain = compare(by_seed, NEW, OLD, "ged_u")

@@ -12,7 +12,7 @@ from ..calibration.covariance import LabelledCase, fit_covariance
 from ..diffusion.copula import Covariance
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid, one_hot_state
 from ..diffusion.solvers import Denoise, Solver, dpm_solver_2m
-from ..evaluation.known_answer.samplers import Answer, independent_pixels
+from ..evaluation.known_answer.samplers import Prediction, independent_pixels
 from ..networks import class_softmax, depth_to_space, space_to_depth
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import sample_seeds
@@ -40,10 +40,10 @@ class Samples:
     path: list[np.ndarray] = field(default_factory=list)
     """Class probabilities at each step, float32 [samples, C, *shape], if asked for."""
 
-    def prediction(self, count: int | None = None) -> Answer:
+    def prediction(self, count: int | None = None) -> Prediction:
         """The first `count` samples as a row of an evaluation; a single sample has no joint scores."""
         masks = self.masks[:count]
-        return Answer(self.softmax[:count].mean(0), masks if len(masks) > 1 else None)
+        return Prediction(self.softmax[:count].mean(0), masks if len(masks) > 1 else None)
 
 
 class VariantSampler:
@@ -138,26 +138,26 @@ def fitted_covariance(network: torch.nn.Module, task: Task) -> Covariance:
     return fit_covariance(cases, 1.0, 0, lambda done, of: None)
 
 
-def direct_prediction(probability: np.ndarray, samples: int, seed: int) -> Answer:
+def direct_prediction(probability: np.ndarray, samples: int, seed: int) -> Prediction:
     """A direct network's row: its samples are pixels drawn independently from [C, *shape]."""
-    return Answer(probability, independent_pixels(probability, samples, np.random.default_rng(seed)))
+    return Prediction(probability, independent_pixels(probability, samples, np.random.default_rng(seed)))
 
 
-def mixture_prediction(members: np.ndarray, samples: int, seed: int) -> Answer:
+def mixture_prediction(members: np.ndarray, samples: int, seed: int) -> Prediction:
     """Equal mixture of the argmax masks of several networks' probabilities [n, C, *shape]."""
     masks = members.argmax(1).astype(np.uint8)
     rng = np.random.default_rng(seed)
     chosen = np.arange(samples) if len(masks) == samples else rng.integers(len(masks), size=samples)
-    return Answer(members.mean(0), masks[chosen])
+    return Prediction(members.mean(0), masks[chosen])
 
 
-def stochastic_prediction(network: Stochastic, image: np.ndarray, samples: int, seed: int) -> Answer:
+def stochastic_prediction(network: Stochastic, image: np.ndarray, samples: int, seed: int) -> Prediction:
     """Samples of a stochastic segmentation network: the argmax mask of each draw of the logits."""
     torch.manual_seed(seed)
     device = next(network.parameters()).device
     with flush_denormals(), torch.inference_mode():
         p = depth_to_space(class_softmax(network.draw(_batched(image, device), samples)[0])).cpu().numpy()
-    return Answer(p.mean(0), p.argmax(1).astype(np.uint8))
+    return Prediction(p.mean(0), p.argmax(1).astype(np.uint8))
 
 
 def _batched(image: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import metrics
 from ..evaluation.known_answer.posterior import Truth, score_case
-from ..evaluation.known_answer.samplers import Answer
+from ..evaluation.known_answer.samplers import Prediction
 from ..evaluation.pooling import pooled_ece, score
 from .tasks import Task
 
@@ -78,7 +78,7 @@ IDEAL = {"ece": 0.0, "ged_u": 0.0, "coverage": 0.9, "spread": 1.0}
 
 
 def score_cases(
-    task: Task, predict: Callable[[Truth, int], Mapping[str, Answer]], limit: int | None = None
+    task: Task, predict: Callable[[Truth, int], Mapping[str, Prediction]], limit: int | None = None
 ) -> list[dict[str, Any]]:
     """Records of the first `limit` test cases: facts about the case, and the numbers of each row of `predict`."""
     records = []

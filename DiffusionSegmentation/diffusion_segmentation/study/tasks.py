@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import files_sha256
 from ..images.writing import write_report
-from ..phantoms import PHANTOMS, Case, phantom
+from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
@@ -72,7 +72,7 @@ class Task:
         images = self.arrays(TRAIN)[0]
         return float(images.mean()), float(images.std())
 
-    def case(self, index: int) -> Case:
+    def case(self, index: int) -> PhantomCase:
         """A test case; in a folder, the raters' masks are its posterior."""
         if self.exact:
             return phantom(self.text).draw(np.random.default_rng([PART_SEEDS[TEST], index]))
@@ -94,7 +94,7 @@ class RatedCase(EnumerableCase):
 class RatedTruth(Truth):
     """A case with raters, scored near the structures, because the true probabilities are not known."""
 
-    def __init__(self, case: Case, rng: np.random.Generator) -> None:
+    def __init__(self, case: PhantomCase, rng: np.random.Generator) -> None:
         super().__init__(case, rng)
         marked = self.draws.any(0)
         near = ndimage.binary_dilation(marked, iterations=SCORED_MARGIN) if marked.any() else np.ones_like(marked)

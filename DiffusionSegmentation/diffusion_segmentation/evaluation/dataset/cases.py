@@ -1,4 +1,4 @@
-"""A model on a folder of labelled images: which cases, and each through the same way as a person's volume."""
+"""A model on a folder of labelled images: the choice of cases, and their evaluation through `segment`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from ...segmentation.sampler import sample_seeds
 from ...training.prepared import on_grid
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
-from ..loop import each_case
-from ..store import Kept
+from ..loop import Records, run_cases
+from ..store import CaseStore
 from .comparison import score_map, score_samples
-from .reading import Drawn, read_drawn, read_reference
+from .reading import RunOutputs, read_outputs, read_reference
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
-"""Where labels, entropy and probabilities come from."""
+"""Sources of the maps: labels, entropy and probabilities."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The cases that are evaluated, and why these."""
+    """The evaluated cases, a description of them, and whether the model has seen them."""
 
     cases: tuple[Case, ...]
     which: str
@@ -45,41 +45,43 @@ class Choice:
 
 
 def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
-    """The cases that the model has not seen, as far as its metadata (`section`) tell: test cases if labelled, else
-    those that its training did not use, else all.
+    """The cases that the model has not seen according to its metadata (`section`).
+
+    The labelled test cases if there are any, else the cases that training did not use, else all.
     """
     if dataset.test:
-        return Choice(dataset.test, f"the {_cases(dataset.test)} of the data set's test part", False)
+        return Choice(dataset.test, f"the {_count(dataset.test)} of the data set's test part", False)
     facts = section.get("training", {}).get("data", {})
     everything = dataset.training
     if facts.get("kind") != "folder" or facts.get("name") != dataset.name:
-        which = f"all {_cases(everything)}; the model's metadata do not say that it has seen any"
+        which = f"all {_count(everything)}; the model's metadata list none of them as training cases"
         return Choice(everything, which, False)
-    unseen = tuple(case for case in everything if case.name not in set(facts.get("cases", ())))
+    trained = set(facts.get("cases", ()))
+    unseen = tuple(case for case in everything if case.name not in trained)
     if not unseen:
-        which = f"all {_cases(everything)}, on which the model was trained: the scores flatter it"
+        which = f"all {_count(everything)}, on which the model was trained: the scores are too good"
         return Choice(everything, which, True)
-    kept_back = set(facts.get("held_out", ()))
-    which = f"the {_cases(unseen)} that the model was not trained on"
-    if any(case.name in kept_back for case in unseen):
-        which += "; on those that training held out it measured the loss curve that places the steps, nothing else"
+    names = {case.name for case in unseen}
+    which = f"the {_count(unseen)} that the model was not trained on"
+    if names & set(facts.get("held_out", ())):
+        which += "; training used held-out cases only for the loss curve that places the steps"
     calibration = section.get("calibration", {})
     fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
-    if isinstance(fitted, list) and any(case.name in set(fitted) for case in unseen):
-        which += "; its spread was calibrated on some of them, so coverage and z flatter it"
-        return Choice(unseen, which, True)
-    return Choice(unseen, which, False)
+    calibrated = isinstance(fitted, list) and bool(names & set(fitted))
+    if calibrated:
+        which += "; its spread was calibrated on some of them, so coverage and z are too good"
+    return Choice(unseen, which, calibrated)
 
 
-def _cases(cases: Sequence[Case]) -> str:
+def _count(cases: Sequence[Case]) -> str:
     return "1 case" if len(cases) == 1 else f"{len(cases)} cases"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How each case is segmented."""
+    """Settings of the segmentation of each case, named as in `segmentation.pipeline.Request`."""
 
-    model: Path
+    model: str
     samples: int
     steps: int | None
     seed: int
@@ -87,17 +89,16 @@ class Settings:
 
 
 def evaluate_cases(
-    cases: Sequence[Case], dataset: Dataset, order: Sequence[int], settings: Settings, kept: Kept
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost"}, and why others were left out.
+    cases: Sequence[Case], dataset: Dataset, order: Sequence[int], settings: Settings, store: CaseStore
+) -> tuple[Records, dict[str, str]]:
+    """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost", "joint"}, and errors of skipped cases.
 
-    Voxels that any rater left to be ignored count nowhere.
+    Voxels that any rater marks as ignored do not count. `order` maps the data set's labels to the model's.
 
-    Raises InputError when no case can be used, and whatever else `segment` raises about model, memory and disk.
+    Raises InputError when no case can be used, and the errors of `segment` about model, memory and disk.
     """
-    loaded = engine.ModelCache()
-    models = {source: _WithSource(loaded, source) for source in SOURCES}
-
+    cache = engine.ModelCache()
+    models = {source: _SourceModels(cache, source) for source in SOURCES}
     device = choose_device(settings.device)
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -108,43 +109,35 @@ def evaluate_cases(
         ignored = np.any([reference == IGNORED for reference in references], 0)
         references = [np.where(ignored, np.uint8(0), reference) for reference in references]
         spacing = image.GetSpacing()[::-1]
-        drawn, report = _segment(case, image, settings, models["samples"])
-        # The direct head has its own maps; two steps of one sample are the least that `segment` draws beside them.
+        samples, report = _segment(case, image, settings, models["samples"])
+        # The direct head has its own maps; two steps of one sample are the fewest that `segment` accepts.
         quick = dataclasses.replace(settings, samples=1, steps=2)
         direct, direct_report = _segment(case, image, quick, models["direct"])
-        drawn, direct = drawn.without(ignored), direct.without(ignored)
+        outputs = {"samples": samples.without(ignored), "direct": direct.without(ignored)}
         tolerance = report["working_spacing_mm"]
-        rng = np.random.default_rng([settings.seed, index])
         record = {
-            "maps": {
-                "samples": score_map(drawn, references, spacing, tolerance, ~ignored),
-                "direct": score_map(direct, references, spacing, tolerance, ~ignored),
-            },
-            "samples": score_samples(drawn, references, spacing, rng),
+            "maps": {key: score_map(one, references, spacing, tolerance, ~ignored) for key, one in outputs.items()},
+            "samples": score_samples(
+                outputs["samples"], references, spacing, np.random.default_rng([settings.seed, index])
+            ),
             "run": {
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, image, dataset, order, loaded.get(str(settings.model), device), settings, index),
+            "joint": _joint(case, image, dataset, order, cache.get(settings.model, device), settings, index),
         }
-        return record, _picture(image, references[0], drawn, spacing)
+        return record, _picture(image, references[0], outputs["samples"], spacing)
 
     def files(index: int) -> dict[str, Any]:
         return {"content": files_sha256(cases[index].image, *cases[index].labels)}
 
-    return each_case([case.name for case in cases], work, kept, files)
+    return run_cases([case.name for case in cases], work, store, files)
 
 
 def _joint(
-    case: Case,
-    image: sitk.Image,
-    dataset: Dataset,
-    order: Sequence[int],
-    model: Model,
-    settings: Settings,
-    index: int,
+    case: Case, image: sitk.Image, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int
 ) -> dict[str, Any]:
-    """Records of the joint samples on the working grid, against the first rater."""
+    """Record of the joint samples on the working grid against the first rater."""
     intensity, names = model.section.get("intensity"), dataset.label_names
     values, labels = on_grid(image, case.labels[:1], model.spacing, intensity, names, dataset.ignored)
     truth = relabel(labels[0], order)
@@ -154,21 +147,21 @@ def _joint(
 
 
 def shown_source(model: Model) -> str:
-    """Which of SOURCES a model's maps are nearer to: the direct head where no sample changes them."""
+    """The key in SOURCES of the maps that a model shows; the direct head if the samples do not change the maps."""
     return "direct" if model.is_copula_only or np.isinf(model.map_prior) else "samples"
 
 
-class _WithSource(engine.ModelCache):
-    """Gives every model with the one source of maps that is asked for, whatever its metadata choose."""
+class _SourceModels(engine.ModelCache):
+    """Loads every model with the given source of maps in place of the one in its metadata."""
 
-    def __init__(self, loaded: engine.ModelCache, source: str) -> None:
+    def __init__(self, cache: engine.ModelCache, source: str) -> None:
         super().__init__()
-        self.loaded, self.source = loaded, source
+        self.cache, self.source = cache, source
 
     def get(self, name: str, device: torch.device) -> Model:
-        model = self.loaded.get(name, device)
+        model = self.cache.get(name, device)
         if self.source == "samples" and not np.isinf(model.map_prior):
-            return model  # as a person gets it, with the direct head as k samples
+            return model  # as a user gets it, with the direct head weighted as k samples
         metadata = copy.deepcopy(model.metadata)
         metadata["diffusion_segmentation"].pop("map_prior", None)
         metadata["diffusion_segmentation"]["map_source"] = self.source
@@ -177,21 +170,12 @@ class _WithSource(engine.ModelCache):
 
 def _segment(
     case: Case, image: sitk.Image, settings: Settings, models: engine.ModelCache
-) -> tuple[Drawn, dict[str, Any]]:
+) -> tuple[RunOutputs, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        request = engine.Request(
-            volume=case.image,
-            output=Path(folder),
-            model=str(settings.model),
-            samples=settings.samples,
-            steps=settings.steps,
-            seed=settings.seed,
-            device=settings.device,
-            keep_samples=True,
-            compress=False,
-        )
+        options = dataclasses.asdict(settings) | {"keep_samples": True, "compress": False}
+        request = engine.Request(case.image, Path(folder), **options)
         report = engine.segment(request, models=models).report
-        return read_drawn(Path(folder), image), report
+        return read_outputs(Path(folder), image), report
 
 
 def _cost(report: Mapping[str, Any], direct: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,16 +190,18 @@ def _cost(report: Mapping[str, Any], direct: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _picture(image: sitk.Image, reference: np.ndarray, drawn: Drawn, spacing: Sequence[float]) -> dict[str, np.ndarray]:
-    """What a picture of the case needs: the slice with the largest entropy."""
-    at = int(drawn.entropy.sum((1, 2), dtype=np.float64).argmax())
+def _picture(
+    image: sitk.Image, reference: np.ndarray, outputs: RunOutputs, spacing: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Arrays for a picture of the case: the slice with the largest entropy."""
+    at = int(outputs.entropy.sum((1, 2), dtype=np.float64).argmax())
     grey = sitk.GetArrayViewFromImage(image)[at].astype(np.float32)
     low, high = np.quantile(grey, [0.005, 0.995])
     return {
         "image": np.clip((grey - low) / max(high - low, 1e-6), 0, 1).astype(np.float16),
         "truth": reference[at],
-        "consensus": drawn.labels[at],
-        "entropy": drawn.entropy[at].astype(np.float16),
-        "samples": np.stack([mask[at] for mask in (*drawn.samples, drawn.samples[0])[:2]]),
+        "consensus": outputs.labels[at],
+        "entropy": outputs.entropy[at].astype(np.float16),
+        "samples": np.stack([mask[at] for mask in (*outputs.samples, outputs.samples[0])[:2]]),
         "spacing": np.array(spacing[1:]),
     }

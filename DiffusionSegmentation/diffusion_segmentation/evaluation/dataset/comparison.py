@@ -1,6 +1,6 @@
-"""One case with a reference: what the consensus, the direct head and the samples score, as numbers to be pooled.
+"""One case against its references: scores of the maps and of the samples, as numbers that can be pooled over cases.
 
-With several raters a score of a label map is the mean over them, and every rater's voxels count for calibration.
+With several raters the score of a label map is the mean over them; calibration counts the voxels of every rater.
 """
 
 from __future__ import annotations
@@ -11,52 +11,50 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ... import metrics
 from ..known_answer.posterior import BITS, LEVELS, volumes
 from ..pooling import binned, finite
-from .reading import Drawn
+from .reading import RunOutputs
 
 NEAR_MM = 10.0
-"""The region of interest: so far around prediction and reference together."""
+"""Radius of the region of interest around segmentation and reference."""
 PATCH_MM = 10.0
 ENTROPY_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 8.0)
 """Bits."""
-KEPT_VOXELS = 400
-"""Voxels of a case whose probabilities are kept, for the floor of the calibration error."""
+STORED_VOXELS = 400
+"""Voxels of a case whose probabilities are stored, for the floor of the calibration error."""
 
 
 def score_map(
-    drawn: Drawn,
+    outputs: RunOutputs,
     references: Sequence[np.ndarray],
     spacing: Sequence[float],
     tolerance_mm: float,
     counted: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """A consensus with its entropy and probabilities against raters' maps; `spacing` in mm, order of the axes.
+    """Scores of a map with its entropy and probabilities against raters' maps [k, j, i]; `spacing` in mm, same order.
 
     Voxels outside `counted` (bool [k, j, i]) must be background in all maps; they do not count for calibration.
     """
-    counted = np.ones(drawn.labels.shape, bool) if counted is None else counted
-    classes = len(drawn.probabilities)
+    counted = np.ones(outputs.labels.shape, bool) if counted is None else counted
+    classes = len(outputs.probabilities)
     with warnings.catch_warnings():
-        # MONAI calls its own functions in a way that it warns of.
-        warnings.filterwarnings("ignore", module=r"monai\.", category=FutureWarning)
-        accuracy = [_accuracy(drawn.labels, reference, classes, spacing, tolerance_mm) for reference in references]
-    found: dict[str, Any] = {name: np.mean([one[name] for one in accuracy], 0).tolist() for name in accuracy[0]}
-    found["risk"] = float(np.mean([1 - one["dice"] for one in accuracy]))
-    found["confidence"] = {
-        "threshold_mean": -metrics.threshold_mean(drawn.entropy, BITS),
-        "patch_max": -metrics.patch_max(drawn.entropy, spacing, PATCH_MM),
+        warnings.filterwarnings("ignore", module=r"monai\.", category=FutureWarning)  # from MONAI's own calls
+        accuracy = [_accuracy(outputs.labels, reference, classes, spacing, tolerance_mm) for reference in references]
+    parts = [_calibration(outputs, reference, spacing, counted) for reference in references]
+    return {
+        **{name: np.mean([one[name] for one in accuracy], 0).tolist() for name in accuracy[0]},
+        "risk": float(np.mean([1 - one["dice"] for one in accuracy])),
+        "confidence": {
+            "threshold_mean": -metrics.threshold_mean(outputs.entropy, BITS),
+            "patch_max": -metrics.patch_max(outputs.entropy, spacing, PATCH_MM),
+        },
+        **{name: np.sum([p[name] for p in parts], 0).tolist() for name in ("near", "everywhere", "levels", "by_class")},
+        **{name: finite(np.mean([p[name] for p in parts])) for name in ("error_auroc", "error_aupr", "wrong")},
+        "some_probabilities": parts[0]["some_probabilities"],
     }
-    parts = [_calibration(drawn, reference, spacing, counted) for reference in references]
-    for name in ("near", "everywhere", "levels"):
-        found[name] = np.sum([part[name] for part in parts], 0).tolist()
-    found["by_class"] = np.sum([part["by_class"] for part in parts], 0).tolist()
-    for name in ("error_auroc", "error_aupr", "wrong"):
-        found[name] = finite(np.mean([part[name] for part in parts]))
-    found["some_probabilities"] = parts[0]["some_probabilities"]
-    return found
 
 
 def _accuracy(
@@ -64,46 +62,48 @@ def _accuracy(
 ) -> dict[str, np.ndarray]:
     """Scores of each foreground class, all finite."""
     ml = float(np.prod(spacing)) / 1000
-    there, drawn = (np.bincount(x.ravel(), minlength=classes)[1:] > 0 for x in (reference, labels))
+    true, segmented = (np.bincount(x.ravel(), minlength=classes)[1:] for x in (reference, labels))
     return {
         "dice": metrics.dice(labels, reference, classes)[1:],
         "hd95_mm": metrics.hd95(labels, reference, classes, spacing),
         "nsd": metrics.nsd(labels, reference, classes, spacing, tolerance_mm),
-        "volume_error_ml": metrics.volume_error(labels, reference, classes, ml).ml,
-        "reference_ml": np.bincount(reference.ravel(), minlength=classes)[1:] * ml,
+        "volume_error_ml": (segmented - true) * ml,
+        "reference_ml": true * ml,
         "lesion_f1": metrics.lesion_f1(labels, reference, classes),
-        "missed": (there & ~drawn).astype(float),
-        "false": (~there & drawn).astype(float),
+        "missed": ((true > 0) & (segmented == 0)).astype(float),
+        "false": ((true == 0) & (segmented > 0)).astype(float),
     }
 
 
-def _calibration(drawn: Drawn, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray) -> dict[str, Any]:
-    right, confidence = drawn.labels == reference, drawn.confidence
-    near = near_structures(drawn.labels, reference, spacing) & counted
-    bits, wrong = drawn.entropy[near], ~right[near]
+def _calibration(
+    outputs: RunOutputs, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray
+) -> dict[str, Any]:
+    correct, confidence = outputs.labels == reference, outputs.confidence
+    near = near_structures(outputs.labels, reference, spacing) & counted
+    bits, wrong = outputs.entropy[near], ~correct[near]
     levels = []
     for low, high in pairwise(ENTROPY_EDGES):
-        here = (bits >= low) & (bits < high)
-        levels.append([int(here.sum()), int(wrong[here].sum())])
+        inside = (bits >= low) & (bits < high)
+        levels.append([int(inside.sum()), int(wrong[inside].sum())])
     by_class = [
-        binned(p[near].astype(np.float32) / 255, reference[near] == c) for c, p in enumerate(drawn.probabilities)
+        binned(p[near].astype(np.float32) / 255, reference[near] == c) for c, p in enumerate(outputs.probabilities)
     ][1:]
-    # By a fixed rule, so that the same case gives the same voxels.
-    chosen = np.linspace(0, near.sum() - 1, min(KEPT_VOXELS, int(near.sum()))).astype(int)
+    # Evenly spaced, so that the same case gives the same voxels.
+    stored = np.linspace(0, near.sum() - 1, min(STORED_VOXELS, int(near.sum()))).astype(int)
     return {
-        "near": binned(confidence[near], right[near]),
-        "everywhere": binned(confidence[counted], right[counted]),
+        "near": binned(confidence[near], correct[near]),
+        "everywhere": binned(confidence[counted], correct[counted]),
         "by_class": by_class,
         "levels": levels,
         "error_auroc": metrics.error_auroc(bits, wrong),
         "error_aupr": metrics.error_aupr(bits, wrong),
         "wrong": float(wrong.mean()) if wrong.size else 0.0,
-        "some_probabilities": [p[near][chosen].tolist() for p in drawn.probabilities],
+        "some_probabilities": [p[near][stored].tolist() for p in outputs.probabilities],
     }
 
 
 def near_structures(labels: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Voxels (bool) at most NEAR_MM from a structure of either map; none where both are empty."""
+    """Voxels (bool) at most NEAR_MM from a structure of either map; none if both are empty."""
     union = (labels > 0) | (reference > 0)
     near = np.zeros(union.shape, bool)
     if union.any():
@@ -113,55 +113,45 @@ def near_structures(labels: np.ndarray, reference: np.ndarray, spacing: Sequence
 
 
 def _box(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
-    """The smallest box around what is set, wider by `margin` voxels."""
-    box = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(0, used[0] - margin[axis]), used[-1] + 1 + margin[axis]))
-    return tuple(box)
+    """Bounding box of a mask (bool, not empty), extended by `margin` voxels along each axis."""
+    (box,) = ndimage.find_objects(mask.view(np.uint8))
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
 
 
 def score_samples(
-    drawn: Drawn, references: Sequence[np.ndarray], spacing: Sequence[float], rng: np.random.Generator
+    outputs: RunOutputs, references: Sequence[np.ndarray], spacing: Sequence[float], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Joint samples against raters: whether their volumes hold the raters', and with several raters the GED."""
-    classes, ml = len(drawn.probabilities), float(np.prod(spacing)) / 1000
-    drawn_ml = np.array([volumes(mask[None], classes)[0] for mask in drawn.samples]) * ml  # [n, C - 1]
-    true_ml = np.array([volumes(mask[None], classes)[0] for mask in references]) * ml
-    found: dict[str, Any] = {
-        "samples_ml": drawn_ml.tolist(),
-        "references_ml": true_ml.tolist(),
+    """Joint samples against raters: ranks and intervals of their volumes, and with several raters the GED."""
+    classes, ml = len(outputs.probabilities), float(np.prod(spacing)) / 1000
+    sampled = np.array([volumes(mask[None], classes)[0] for mask in outputs.samples]) * ml  # [n, C - 1]
+    true = np.array([volumes(mask[None], classes)[0] for mask in references]) * ml  # [m, C - 1]
+    several = len(sampled) > 1
+    scores: dict[str, Any] = {
+        "samples_ml": sampled.tolist(),
+        "references_ml": true.tolist(),
         "ranks": [
             metrics.rank(np.broadcast_to(v, (len(t), len(v))), t, rng).tolist()
-            for v, t in zip(drawn_ml.T, true_ml.T, strict=True)
+            for v, t in zip(sampled.T, true.T, strict=True)
         ],
-        "inside": {str(level): _inside(drawn_ml, true_ml, level) for level in LEVELS} if len(drawn_ml) > 1 else {},
+        "inside": {
+            str(level): metrics.covered(sampled.T, true, level / 100).mean(0).tolist() for level in LEVELS if several
+        },
     }
-    if len(references) > 1 and len(drawn.samples) > 1:
-        found["raters"] = _raters(np.stack(drawn.samples), np.stack(references), classes)
-    return found
-
-
-def _inside(drawn_ml: np.ndarray, true_ml: np.ndarray, level: int) -> list[float]:
-    """Share of the raters' volumes that the predictive interval holds, by class."""
-    n = len(true_ml)
-    return [
-        metrics.interval_coverage(np.broadcast_to(v, (n, len(v))), t, level / 100)
-        for v, t in zip(drawn_ml.T, true_ml.T, strict=True)
-    ]
+    if len(references) > 1 and several:
+        scores["raters"] = _raters(np.stack(outputs.samples), np.stack(references), classes)
+    return scores
 
 
 def _raters(samples: np.ndarray, references: np.ndarray, classes: int) -> dict[str, Any]:
-    """Scores between sets of masks, on the box that holds them all: the rest is background for everyone."""
+    """Scores between sets of masks, computed in their common bounding box."""
     used = (samples > 0).any(0) | (references > 0).any(0)
     if used.any():
         box = (slice(None), *_box(used, [0] * used.ndim))
         samples, references = samples[box], references[box]
     ged = metrics.energy_distance(samples, references, classes)
-    n, m = len(samples), len(references)
     return {
-        "n": n,
-        "m": m,
+        "n": len(samples),
+        "m": len(references),
         "ged_u": ged.u,
         "ged_v": ged.v,
         "ged_floor": ged.floor,

@@ -1,9 +1,10 @@
-"""From files to arrays on the grid of the image: what raters drew, and what a run wrote."""
+"""Reading of the outputs of a run and of reference labels as arrays on the grid of the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from ...images.label_file import read_labels, relabel
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a run says of an image; all arrays [k, j, i] on the image's grid.
+class RunOutputs:
+    """Outputs of `segment` for one image; all arrays [k, j, i] on the image's grid.
 
-    Outside the body, where nothing was computed, all is background with certainty.
+    Outside the body, where nothing was computed, all is background with probability 1.
     """
 
     labels: np.ndarray
@@ -24,44 +25,45 @@ class Drawn:
     entropy: np.ndarray
     """Bits, float32."""
     probabilities: list[np.ndarray]
-    """Of each class, background first, uint8; 255 is 1."""
+    """By class, background first, uint8; 255 is 1."""
     samples: list[np.ndarray]
     """Joint samples, uint8."""
 
     @property
     def confidence(self) -> np.ndarray:
         """Probability of the most probable class, float32."""
-        most = self.probabilities[0]
-        for p in self.probabilities[1:]:
-            most = np.maximum(most, p)
-        return most.astype(np.float32) / np.float32(255)
+        return reduce(np.maximum, self.probabilities).astype(np.float32) / np.float32(255)
 
-    def without(self, ignored: np.ndarray) -> Drawn:
-        """The same with background, certain and in every sample, in the voxels of `ignored` (bool [k, j, i])."""
+    def without(self, ignored: np.ndarray) -> RunOutputs:
+        """The same with certain background, in every sample, in the voxels of `ignored` (bool [k, j, i])."""
         if not ignored.any():
             return self
-        first, *others = (np.where(ignored, np.uint8(0), p) for p in self.probabilities)
-        return Drawn(
-            labels=np.where(ignored, np.uint8(0), self.labels),
-            entropy=np.where(ignored, np.float32(0), self.entropy),
-            probabilities=[np.where(ignored, np.uint8(255), first), *others],
-            samples=[np.where(ignored, np.uint8(0), sample) for sample in self.samples],
+
+        def cleared(array: np.ndarray, value: int = 0) -> np.ndarray:
+            return np.where(ignored, array.dtype.type(value), array)
+
+        first, *others = self.probabilities
+        return RunOutputs(
+            cleared(self.labels),
+            cleared(self.entropy),
+            [cleared(first, 255), *map(cleared, others)],
+            list(map(cleared, self.samples)),
         )
 
 
 def read_reference(
     path: Path, image: sitk.Image, names: Sequence[str], ignored: int | None, order: Sequence[int]
 ) -> np.ndarray:
-    """A label map uint8 [k, j, i] with the model's labels or IGNORED; `order` has the model's label for each number.
+    """A label map uint8 [k, j, i] with the model's labels or IGNORED; `order` maps the file's labels to the model's.
 
-    `names` and `ignored` as for `read_labels`, which raises.
+    `names` and `ignored` as for `read_labels`, which raises InputError.
     """
     return relabel(read_labels(path, image, names, ignored), order)
 
 
-def read_drawn(folder: Path, image: sitk.Image) -> Drawn:
-    """What `segment` with `keep_samples` wrote into `folder` for this image."""
-    return Drawn(
+def read_outputs(folder: Path, image: sitk.Image) -> RunOutputs:
+    """The files that `segment` with `keep_samples` wrote into `folder` for this image."""
+    return RunOutputs(
         labels=_array(folder / "segmentation.seg.nrrd"),
         entropy=_array(folder / "entropy.nrrd"),
         probabilities=_sequence(folder / "probabilities.seq.nrrd", image, first=255),
@@ -74,15 +76,15 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:
-    """The volumes of a sequence on the image's grid; outside their box the first holds `first`, the others 0."""
+    """The volumes of a sequence on the image's grid; outside their box the first volume is `first`, the others 0."""
     stored = sitk.ReadImage(str(path))
-    listed = sitk.GetArrayViewFromImage(stored)
-    listed = listed[..., None] if listed.ndim == 3 else listed  # a list of one
+    array = sitk.GetArrayViewFromImage(stored)
+    array = array[..., None] if array.ndim == 3 else array  # a sequence of one volume
     start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
-    box = tuple(slice(a, a + n) for a, n in zip(start, listed.shape, strict=False))
-    whole = []
-    for number in range(listed.shape[-1]):
+    box = tuple(slice(a, a + n) for a, n in zip(start, array.shape, strict=False))
+    volumes = []
+    for number in range(array.shape[-1]):
         volume = np.full(image.GetSize()[::-1], first if number == 0 else 0, np.uint8)
-        volume[box] = listed[..., number]
-        whole.append(volume)
-    return whole
+        volume[box] = array[..., number]
+        volumes.append(volume)
+    return volumes

@@ -1,4 +1,4 @@
-"""A model on a task with a known answer: cases of a phantom, every row scored against the exact law."""
+"""Evaluation on a phantom: every row is scored against the exact posterior of each case."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from ...errors import InputError
 from ...model.folder import Model
-from ...phantoms import Case, Phantom
+from ...phantoms import Phantom, PhantomCase
 from .. import cost
-from ..loop import each_case
-from ..store import Kept
+from ..loop import Records, run_cases
+from ..store import CaseStore
 from .posterior import GROUP, Truth, entropy_bits, score_case
-from .samplers import EXACT, Answer, votes
+from .samplers import EXACT, Prediction, votes
 
 CASES = {2: 400, 3: 100}
-"""Cases that are evaluated by default, by the number of axes."""
+"""Default number of cases, by the number of axes."""
 SAMPLES = 64
-# Streams of random numbers that no training uses: there a stream's seed has two parts, here it has three.
 DRAW_CASE, DRAW_TRUTH, DRAW_EXACT, SCORE = range(4)
+"""Third part of the seeds; training uses seeds of two parts, so no random numbers are shared."""
 
-Respond = Callable[[np.ndarray, int], Mapping[str, Answer]]
-"""From an image and the number of its case to the rows' answers."""
+Predict = Callable[[np.ndarray, int], Mapping[str, Prediction]]
+"""From an image [*shape] and the index of its case to the predictions of all rows."""
 
 
 def check_fits(model: Model, task: Phantom, samples: int) -> None:
-    """Raise InputError, one sentence, where the model cannot be asked about this task."""
+    """Raise InputError, one sentence, if the model cannot be evaluated on this task."""
     if samples < GROUP:
-        raise InputError(f"A task with a known answer needs {GROUP} samples a case or more.")
+        raise InputError(f"A task with a known answer needs at least {GROUP} samples per case.")
     shape = "x".join(map(str, task.shape))
     if model.dims != len(task.shape):
         raise InputError(f"The model was made for {model.dims} axes and the grid {shape} has {len(task.shape)}.")
@@ -42,38 +42,36 @@ def check_fits(model: Model, task: Phantom, samples: int) -> None:
         raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; {shape} is not that.")
 
 
-def evaluate_known(
-    task: Phantom, respond: Respond, cases: int, samples: int, seed: int, kept: Kept
-) -> dict[str, dict[str, Any]]:
-    """Records of the cases by name: {"case": facts of its law, "rows": numbers of each row, the exact sampler's too}.
+def evaluate_known(task: Phantom, predict: Predict, cases: int, samples: int, seed: int, store: CaseStore) -> Records:
+    """Records of the cases by name: {"case": numbers of its posterior, "rows": numbers of each row and of EXACT}.
 
-    `respond` gets images alone: what is asked does not know the law. Cases that are kept are not drawn again.
+    `predict` gets images only, not the posterior. Stored cases are not computed again.
     """
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         case = task.draw(np.random.default_rng([seed, index, DRAW_CASE]))
         truth = Truth(case, np.random.default_rng([seed, index, DRAW_TRUTH]))
-        answers = dict(respond(case.image, index))
+        predictions = dict(predict(case.image, index))
         exact = case.sample(np.random.default_rng([seed, index, DRAW_EXACT]), samples)
-        shown = next(iter(answers.values()))
-        answers[EXACT] = Answer(votes(exact, case.classes), exact)
+        first = next(iter(predictions.values()))
+        predictions[EXACT] = Prediction(votes(exact, case.classes), exact)
         rng = np.random.default_rng([seed, index, SCORE])
-        rows = {key: score_case(truth, answer, rng) for key, answer in answers.items()}
+        rows = {key: score_case(truth, prediction, rng) for key, prediction in predictions.items()}
         record = {"case": truth.record(), "rows": rows, "memory_bytes": cost.peak_memory()}
-        return record, _picture(case, truth, shown)
+        return record, _picture(case, truth, first)
 
-    return each_case([f"case {index + 1}" for index in range(cases)], work, kept)[0]
+    return run_cases([f"case {index + 1}" for index in range(cases)], work, store)[0]
 
 
-def _picture(case: Case, truth: Truth, answer: Answer) -> dict[str, np.ndarray]:
-    """What a picture of the first row's answer needs: in 3D the slice where its entropy is largest."""
-    bits = entropy_bits(answer.probabilities)
+def _picture(case: PhantomCase, truth: Truth, prediction: Prediction) -> dict[str, np.ndarray]:
+    """Arrays for a picture of a prediction, in 3D of the slice with the largest entropy."""
+    bits = entropy_bits(prediction.probabilities)
     at = () if bits.ndim == 2 else (int(bits.sum((1, 2)).argmax()),)
-    masks = np.zeros((2, *bits.shape), np.uint8) if answer.masks is None else answer.masks[:2]
+    masks = np.zeros((2, *bits.shape), np.uint8) if prediction.masks is None else prediction.masks[:2]
     return {
         "image": case.image[at].astype(np.float16),
         "truth": truth.draws[0][at],
-        "consensus": answer.probabilities.argmax(0).astype(np.uint8)[at],
+        "consensus": prediction.probabilities.argmax(0).astype(np.uint8)[at],
         "entropy": bits[at].astype(np.float16),
         "exact_entropy": truth.entropy[at].astype(np.float16),
         "samples": np.stack([mask[at] for mask in masks]),

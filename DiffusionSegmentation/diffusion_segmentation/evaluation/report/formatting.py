@@ -1,83 +1,77 @@
-"""How scores look in words and tables."""
+"""Titles of scores, and numbers with intervals as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ... import metrics
-
 VERDICTS = {"holds": "holds", "fails": "does not hold", "open": "not decided", "fact": "measured"}
-"""What a sentence says of what was asked for; a fact asks for nothing."""
+"""Words of the verdict of a sentence; a fact has no requirement."""
 
 GATED_SCORES = {
     "volume_variance_ratio": "volume variance ratio",
     "probability_rmse": "probability RMSE",
     "ged_u": "GED, unbiased",
-    "chimera_share": "chimeras, share",
+    "chimera_share": "share of chimeras",
     "coverage": "90 % coverage",
 }
 KNOWN_SCORES = {
-    "interval_50": "50 % intervals hold",
-    "interval_80": "80 % intervals hold",
-    "interval_90": "90 % intervals hold",
-    "pit_50": "middle 50 % of the PIT",
-    "pit_80": "middle 80 % of the PIT",
-    "pit_90": "middle 90 % of the PIT",
-    "ged_v": "GED, published form",
-    "ged_floor": "floor of that form",
-    "strays": "stray voxels a mask",
+    **{f"interval_{level}": f"coverage of {level} % intervals" for level in (50, 80, 90)},
+    **{f"pit_{level}": f"PIT in the middle {level} %" for level in (50, 80, 90)},
+    "ged_v": "GED with self-pairs",
+    "ged_floor": "floor of GED with self-pairs",
+    "strays": "impossible voxels per mask",
     "ece": "ECE of the map",
     "brier": "Brier score, debiased",
     "entropy_correlation": "entropy correlation",
     "risk": "risk, 1 - IoU",
     "e_aurc_threshold_mean": "E-AURC, mean entropy",
-    "e_aurc_patch_max": "E-AURC, worst patch",
+    "e_aurc_patch_max": "E-AURC, most uncertain patch",
 }
-"""Scores on a task with a known answer that have no gate, in the order in which they are told."""
+"""Scores without a gate on a task with a known answer, in the order of the table."""
 
 CLASS_SCORES = {
     "dice": ("Dice", 3),
     "nsd": ("NSD", 3),
-    "hd95_mm": ("HD95, mm", 1),
-    "volume_error_ml": ("volume error, ml", 2),
-    "volume_error_percent": ("volume error, %, median size", 1),
-    "lesion_f1": ("F1 of the parts", 3),
-    "missed": ("missed, share", 2),
-    "false": ("not there, share", 2),
+    "hd95_mm": ("HD95 (mm)", 1),
+    "volume_error_ml": ("volume error (ml)", 2),
+    "volume_error_percent": ("median absolute volume error (%)", 1),
+    "lesion_f1": ("lesion-wise F1", 3),
+    "missed": ("missed, share of cases", 2),
+    "false": ("false, share of cases", 2),
     "ece": ("ECE near the structures", 3),
 }
-"""Scores of each class with a reference: heading and digits."""
+"""Scores of each class: heading and digits."""
 
 MAP_SCORES = {
-    "dice": "Dice, mean over the classes",
-    "nsd": "NSD, mean over the classes",
+    "dice": "Dice, mean over classes",
+    "nsd": "NSD, mean over classes",
     "ece": "ECE near the structures",
-    "ece_everywhere": "ECE everywhere",
-    "wrong": "wrong voxels near the structures, share",
+    "ece_everywhere": "ECE in the whole image",
+    "wrong": "share of wrong voxels near the structures",
     "error_auroc": "AUROC of entropy for wrong voxels",
     "error_aupr": "AUPR of entropy for wrong voxels",
     "aurc_threshold_mean": "AURC, mean entropy above 0.1 bits",
     "e_aurc_threshold_mean": "E-AURC, mean entropy above 0.1 bits",
-    "aurc_patch_max": "AURC, most uncertain 10 mm",
-    "e_aurc_patch_max": "E-AURC, most uncertain 10 mm",
+    "aurc_patch_max": "AURC, most uncertain 10 mm cube",
+    "e_aurc_patch_max": "E-AURC, most uncertain 10 mm cube",
 }
 RATER_SCORES = {
     "ged_u": "GED, unbiased",
-    "ged_v": "GED as published, self-pairs included",
-    "ged_floor": "floor of the published form",
+    "ged_v": "GED with self-pairs",
+    "ged_floor": "floor of GED with self-pairs",
     "hungarian_iou": "HM-IoU",
     "d_max": "D_max, Dice of the best sample",
 }
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many digits after the point; a dash where there is none. Never "-0.000"."""
+    """A number with this many decimals; a dash for None. Never "-0.000"."""
     return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def span(score: Mapping[str, Any], digits: int = 3) -> str:
-    """The interval of a score, "0.94 to 1.00"; empty where there is none."""
+    """The interval of a score, "0.94 to 1.00"; empty if there is none."""
     low, high = score.get("low"), score.get("high")
     return "" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
 
@@ -92,14 +86,12 @@ def percent(score: Mapping[str, Any]) -> str:
     """A share with its interval, "82 % (70 to 92 %)"."""
     if score["value"] is None:
         return "-"
-    text = f"{100 * score['value']:.0f} %"
-    if score.get("low") is None or score.get("high") is None:
-        return text
-    return f"{text} ({100 * score['low']:.0f} to {100 * score['high']:.0f} %)"
+    interval = span({key: None if score.get(key) is None else 100 * score[key] for key in ("low", "high")}, 0)
+    return f"{100 * score['value']:.0f} %" + (f" ({interval} %)" if interval else "")
 
 
 def one_in(share: float) -> str:
-    """A share as people say it: "about 1 in 5"."""
+    """A share as a frequency, "about 1 in 5"."""
     if share <= 0:
         return "none"
     if share > 0.4:
@@ -107,9 +99,3 @@ def one_in(share: float) -> str:
     count = 1 / share
     rounded = round(count) if count < 20 else round(count, -1 if count < 200 else -2)
     return f"about 1 in {rounded:,.0f}"
-
-
-def bounds(name: str) -> str:
-    """Between which values a gate wants its score, in words."""
-    low, high, _ = metrics.GATES[name]
-    return f"at most {high:g}" if low <= 0 else f"{low:g} to {high:g}"

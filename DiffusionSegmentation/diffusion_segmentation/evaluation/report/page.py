@@ -1,4 +1,4 @@
-"""evaluation.html: one page that a person can read, print and pass on."""
+"""evaluation.html: the report of an evaluation on one printable page."""
 
 from __future__ import annotations
 
@@ -8,182 +8,157 @@ from typing import Any
 
 from ..dataset.cases import SOURCES
 from ..known_answer.posterior import LEVELS
-from ..known_answer.samplers import CONTROLS, EXACT, FITTED
-from ..store import Kept, write_whole
+from ..known_answer.samplers import DIRECT, EXACT, FITTED
+from ..store import CaseStore, write_whole
 from . import figures, gallery, tables
 from . import html as markup
 from .formatting import number
 
-DIRECT = next(iter(CONTROLS))
-
 READING_KNOWN = (
-    "The exact law of every case's label map is known here, so every score has a right value. The gates are bounds "
-    "that a sampler has to keep; wrong samplers made of the same model stand beside it and have to fail them. Voxels "
-    "count where the exact probability lies between 2 and 98 %. GED, the squared generalised energy distance, is 0 in"
-    " its unbiased form for a perfect sampler, whatever the number of samples; in the published form a perfect "
-    "sampler scores the floor below it. Ratios are of sums over cases. Intervals are predictive: where the next "
-    "volume falls. The PIT is the randomised rank of the true volume among all samples. E-AURC is how much risk comes"
-    " from ranking the cases by their uncertainty instead of by their risk."
+    "The exact posterior of every case is known, so every score has a right value. Gates are bounds that a sampler "
+    "must keep; wrong samplers made from the same model must fail them. Voxels count where the exact probability lies "
+    "between 2 and 98 %. GED is the squared generalised energy distance. Its unbiased form is 0 for a perfect sampler "
+    "at any number of samples; with self-pairs a perfect sampler scores the floor below it. Ratios are ratios of sums "
+    "over cases. Intervals are predictive: they contain the next volume with the given probability. PIT is the "
+    "randomised rank of the true volume among all samples. E-AURC is the excess risk from ranking cases by their "
+    "uncertainty instead of by their risk."
 )
 READING_FOLDER = (
-    "Dice is 1 where a structure is in neither map. HD95 is the larger of the two directed 95th percentiles; a "
-    "structure that is missed, or found where there is none, counts with the diagonal of the grid. NSD takes surface "
-    "elements by area, with the working voxel size as tolerance. Parts (for F1) are connected components; one is "
-    "found when the segmentation overlaps it by a voxel or more. 'Near the structures' is within 10 mm of "
-    "segmentation or reference. ECE has 15 equal bins over voxels of all cases. Risk is 1 - Dice; E-AURC is what the "
-    "best order of the cases would score less. Intervals are predictive; they are the spread of the model's samples, "
-    "not its accuracy. With several raters a score is the mean over them."
+    "Dice is 1 for a structure that is in neither map. HD95 is the larger of the two directed 95th percentiles; a "
+    "missed or false structure scores the diagonal of the grid. NSD weights surface elements by area; its tolerance "
+    "is the working voxel size. Lesion-wise F1 counts connected components; one voxel of overlap is a detection. "
+    "'Near the structures' is within 10 mm of segmentation or reference. ECE has 15 equal-width bins over the voxels "
+    "of all cases. Risk is 1 - Dice; E-AURC is the AURC minus that of the best order of the cases. Intervals are "
+    "predictive; they are the spread of the model's samples, not its accuracy. With several raters a score is the "
+    "mean over them."
 )
-
-
 READING_JOINT = (
-    "For an honest sampler the true label map is one more sample. The band is what a perfect sampler of as many "
-    "samples and cases scores in 99 % of evaluations: a random sample takes the truth's place. Each measure stands "
-    "beside a wrong sampler that it must find out. z is (truth - mean) / (s sqrt(1 + 1/n)) of a structure's volume; "
-    "CRPS and energy score are lower for better samplers, whatever their band."
+    "For a perfect sampler the true label map is exchangeable with the samples. The band contains the scores of a "
+    "perfect sampler with as many samples and cases in 99 % of evaluations; it comes from random samples in the place "
+    "of the truth. Each measure must detect a wrong sampler. z is (truth - mean) / (s sqrt(1 + 1/n)) of the volume of "
+    "a structure. CRPS and energy score are lower for better samplers, whatever their band."
 )
+RELIABILITY = "Accuracy over the probability of the chosen class; bands: 95 % over cases; below: voxel counts."
+RISK_COVERAGE = "Mean risk of the most confident cases by mean entropy."
+
+Sections = list[tuple[str, str]]
 
 
-def write_page(path: Path, found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> None:
-    """Write the page; pictures of cases come from what is kept of them. Raises DiffusionSegmentationError."""
-    build = {"known answer": _known, "synthetic heads": _heads}.get(found["kind"], _folder)
-    title = f"Evaluation of {found['model']['title']}"
-    lead = f"On {found['data']['title']}: {found['data']['which']}."
-    sections = [("What holds", markup.sentences(found["sentences"])), *build(found, records, kept)]
-    sections.append(("What was evaluated", markup.facts(_facts(found))))
-    program = found["versions"]["diffusion_segmentation"]
+def write_page(path: Path, evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> None:
+    """Write the page; pictures of cases come from the store. Raises DiffusionSegmentationError."""
+    build = {"known answer": _known, "synthetic heads": _heads}.get(evaluation["kind"], _folder)
+    title = f"Evaluation of {evaluation['model']['title']}"
+    lead = f"On {evaluation['data']['title']}: {evaluation['data']['which']}."
+    sections = [("Results", markup.sentences(evaluation["sentences"])), *build(evaluation, records, store)]
+    sections.append(("Evaluation", markup.facts(_facts(evaluation))))
+    program = evaluation["versions"]["diffusion_segmentation"]
     footer = f"Written by diffusion-segmentation {program}. Research, not for clinical use."
     write_whole(path, markup.page(title, lead, sections, footer).encode("utf-8"))
 
 
-def _facts(found: Mapping[str, Any]) -> dict[str, str]:
-    model, data = found["model"], found["data"]
+def _facts(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    model, data = evaluation["model"], evaluation["data"]
     entries = {
         "model": f"{model['name']}, version {model['version']}",
-        "SHA-256 of its weights": model["sha256"],
+        "SHA-256 of the weights": model["sha256"],
         "data": f"{data['name']}, {data['cases']} cases",
         "structures": ", ".join(data["labels"]),
-        "samples a case": str(found["samples"]),
-        "seed": str(found["seed"]),
-        "machine": found["machine"],
-        "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        "samples per case": str(evaluation["samples"]),
+        "seed": str(evaluation["seed"]),
+        "machine": evaluation["machine"],
+        "versions": ", ".join(f"{name} {version}" for name, version in evaluation["versions"].items()),
     }
-    if found["kind"] == "folder":
+    if evaluation["kind"] == "folder":
         entries |= {
-            "steps": str(found["steps"]),
-            "maps the model shows": SOURCES[found["map_source"]],
-            "tolerance of the NSD": f"{found['tolerance_mm']:g} mm",
-            "raters": f"{data['raters']} at most",
+            "steps": str(evaluation["steps"]),
+            "maps shown by the model": SOURCES[evaluation["map_source"]],
+            "tolerance of the NSD": f"{evaluation['tolerance_mm']:g} mm",
+            "raters per case, at most": str(data["raters"]),
+            **{f"case {name}": " ".join(warnings) for name, warnings in evaluation["warnings"].items()},
+            **{f"case {name}, skipped": error for name, error in data["skipped"].items()},
         }
-        for name, sentences in found["warnings"].items():
-            entries[f"case {name}"] = " ".join(sentences)
-        for name, sentence in data["skipped"].items():
-            entries[f"case {name}, left out"] = sentence
     return entries
 
 
-def _known(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
-    rows, titles = found["rows"], {**found["titles"], DIRECT: "direct head"}
-    joint = {titles[key]: rows[key] for key in (FITTED, *found["steps"], EXACT) if key in rows}
-    probable = {titles[key]: rows[key] for key in (FITTED, *found["steps"], DIRECT, EXACT) if key in rows}
-    plots = [
-        markup.figure(
-            figures.reliability({name: row["reliability"] for name, row in probable.items()}),
-            "How often the chosen class is right, over its probability; bands are 95 % over cases, below are counts.",
+def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
+    rows, titles = evaluation["rows"], {**evaluation["titles"], DIRECT: "direct head"}
+    sampling = {titles[key]: rows[key] for key in (FITTED, *evaluation["steps"], EXACT) if key in rows}
+    probable = {titles[key]: rows[key] for key in (FITTED, *evaluation["steps"], DIRECT, EXACT) if key in rows}
+    coverages = {n: {level: r["scores"][f"interval_{level}"] for level in LEVELS} for n, r in sampling.items()}
+    plots = {
+        RELIABILITY: figures.reliability(_each(probable, "reliability")),
+        RISK_COVERAGE: figures.risk_coverage(_each(probable, "risk_coverage"), "expected 1 - IoU"),
+        "Ranks of true volumes among 8 samples; flat for a perfect sampler, U-shaped for too little spread.": (
+            figures.ranks(_each(sampling, "ranks"), None)
         ),
-        markup.figure(
-            figures.risk_coverage({name: row["risk_coverage"] for name, row in probable.items()}, "expected 1 - IoU"),
-            "Mean risk of the cases that look most certain by their mean entropy.",
-        ),
-        markup.figure(
-            figures.ranks({name: row["ranks"] for name, row in joint.items()}, None),
-            "Where true volumes rank among 8 samples: flat is right, a hollow is too little spread, a hump too much.",
-        ),
-        markup.figure(
-            figures.coverage(
-                {n: {level: r["scores"][f"interval_{level}"] for level in LEVELS} for n, r in joint.items()}
-            ),
-            "How many true volumes the predictive intervals from 8 samples hold; bars are 95 % over cases.",
-        ),
-    ]
-    shown = [*tables.known_scores(found), tables.known_cost(found, titles)]
+        "Coverage of predictive intervals from 8 samples; bars: 95 % over cases.": figures.coverage(coverages),
+    }
     first = next(iter(rows))
     order = {name: record["rows"][first].get("ged_u", 0.0) for name, record in records.items()}
-    strips = _strips(order, kept, "a true answer", None, f"GED of {titles[first]}, unbiased")
     return [
-        ("Scores", "".join(map(markup.table, shown))),
-        ("Figures", markup.side_by_side(plots)),
-        ("Cases", strips),
-        ("How to read this", markup.paragraph(READING_KNOWN)),
+        ("Scores", _tables(*tables.known_scores(evaluation), tables.known_cost(evaluation, titles))),
+        ("Figures", _plots(plots)),
+        ("Cases", _cases(order, store, "a true label map", None, f"GED of {titles[first]}, unbiased")),
+        ("Definitions", markup.paragraph(READING_KNOWN)),
     ]
 
 
-def _heads(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
-    return [("Joint samples", _joint(found["joint"]))]
+def _heads(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
+    return [("Joint samples", _tables(*tables.joint(evaluation["joint"])) + markup.paragraph(READING_JOINT))]
 
 
-def _joint(found: Mapping[str, Any]) -> str:
-    """Tables of the joint samples, and how to read them."""
-    return "".join(map(markup.table, tables.joint(found))) + markup.paragraph(READING_JOINT)
-
-
-def _folder(found: Mapping[str, Any], records: Mapping[str, Any], kept: Kept) -> list[tuple[str, str]]:
-    scores = found["scores"]
-    maps = {title: scores["maps"][source] for source, title in SOURCES.items()}
-    of = scores["samples"]
-    plots = [
-        markup.figure(
-            figures.reliability({name: one["reliability"] for name, one in maps.items()}),
-            "How often a voxel near the structures is right, over its probability; bands are 95 % over cases, below "
-            "are the counts.",
+def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
+    maps = {title: evaluation["scores"]["maps"][source] for source, title in SOURCES.items()}
+    samples = evaluation["scores"]["samples"]
+    plots = {
+        RELIABILITY: figures.reliability(_each(maps, "reliability")),
+        "Share of wrong voxels near the structures by entropy.": figures.entropy_levels(_each(maps, "levels")),
+        RISK_COVERAGE: figures.risk_coverage(_each(maps, "risk_coverage"), "1 - Dice"),
+        "Ranks of reference volumes among the samples; flat for a perfect sampler, U-shaped for too little spread.": (
+            figures.ranks({"samples": samples["ranks"]}, sum(samples["ranks"]))
         ),
-        markup.figure(
-            figures.entropy_levels({name: one["levels"] for name, one in maps.items()}),
-            "Share of wrong voxels near the structures at each level of entropy.",
-        ),
-        markup.figure(
-            figures.risk_coverage({name: one["risk_coverage"] for name, one in maps.items()}, "1 - Dice"),
-            "Mean risk of the cases that look most certain by their mean entropy.",
-        ),
-        markup.figure(
-            figures.ranks({"samples": of["ranks"]}, sum(of["ranks"])),
-            "Where the drawn volumes rank among the samples': flat is right, a hollow is too little spread.",
-        ),
-    ]
-    if "interval_90" in of:
-        plots.append(
-            markup.figure(
-                figures.coverage({"samples": {level: of[f"interval_{level}"] for level in LEVELS}}),
-                "How many drawn volumes the predictive intervals hold; bars are 95 % over cases.",
-            )
-        )
+    }
+    if "interval_90" in samples:
+        coverages = {"samples": {level: samples[f"interval_{level}"] for level in LEVELS}}
+        plots["Coverage of predictive intervals; bars: 95 % over cases."] = figures.coverage(coverages)
     order = {name: record["maps"]["samples"]["risk"] for name, record in records.items()}
-    shown = [tables.by_class(found, source, title.capitalize()) for source, title in SOURCES.items()]
-    shown += [
-        tables.maps(found, SOURCES),
-        tables.levels(found, SOURCES),
-        tables.samples(found),
-        tables.folder_cost(found),
+    shown = [
+        *(tables.by_class(evaluation, source, title.capitalize()) for source, title in SOURCES.items()),
+        tables.maps(evaluation, SOURCES),
+        tables.levels(evaluation, SOURCES),
+        tables.samples(evaluation),
+        tables.folder_cost(evaluation),
     ]
     return [
-        ("Scores", "".join(map(markup.table, shown))),
-        ("Joint samples", _joint(found["joint"])),
-        ("Figures", markup.side_by_side(plots)),
-        ("Cases", _strips(order, kept, "reference", found["colors"], "1 - Dice")),
-        ("How to read this", markup.paragraph(READING_FOLDER)),
+        ("Scores", _tables(*shown)),
+        *_heads(evaluation, records, store),
+        ("Figures", _plots(plots)),
+        ("Cases", _cases(order, store, "reference", evaluation["colors"], "1 - Dice")),
+        ("Definitions", markup.paragraph(READING_FOLDER)),
     ]
 
 
-def _strips(order: Mapping[str, float], kept: Kept, truth: str, colors: Any, what: str) -> str:
-    """Worst, middle and best case by `order`; `what` says what that number is."""
+def _each(rows: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """One entry of every row, by name."""
+    return {name: row[key] for name, row in rows.items()}
+
+
+def _tables(*shown: tables.Table) -> str:
+    return "".join(map(markup.table, shown))
+
+
+def _plots(plots: Mapping[str, bytes]) -> str:
+    """PNGs by caption."""
+    return markup.side_by_side([markup.figure(content, caption) for caption, content in plots.items()])
+
+
+def _cases(order: Mapping[str, float], store: CaseStore, truth: str, colors: Any, score: str) -> str:
+    """Worst, median and best case by the numbers in `order`; `score` names these numbers."""
     strips = []
     for word, name in gallery.pick(order).items():
-        picture = kept.picture(name)
+        picture = store.picture(name)
         if picture:
-            caption = f"The {word} case, {name}: {what} {number(order[name])}."
-            strips.append(
-                markup.figure(
-                    gallery.strip(picture, truth, colors), f"{caption} Image, label maps and entropy.", caption
-                )
-            )
+            caption = f"The {word} case, {name}: {score} {number(order[name])}."
+            image = gallery.strip(picture, truth, colors)
+            strips.append(markup.figure(image, f"{caption} Image, label maps and entropy.", caption))
     return "".join(strips)

@@ -1,212 +1,192 @@
-"""What an evaluation says in plain sentences: what holds, what does not, and what these cases do not decide."""
+"""The results of an evaluation as sentences, each with one claim, one verdict and one number."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..joint import AGAINST, TITLES
+from ...metrics import GATES
+from ..joint import PAIRED_SCORES, TITLES
 from ..known_answer.samplers import CONTROLS, EXACT, FITTED
 from ..pooling import FEWEST_CASES
-from .formatting import GATED_SCORES, bounds, number, one_in, percent, shown, span
+from .formatting import GATED_SCORES, number, one_in, percent, shown, span
 
 Sentence = dict[str, str]
 FEW_CASES = 20
-"""Below so many cases percentile intervals of the bootstrap are too narrow."""
+"""Percentile bootstrap intervals are too narrow below this number of cases."""
 WIDE = 0.2
-"""A coverage whose interval is wider than this decides nothing, whatever it holds."""
-SHOWN = {"samples": "the samples' mean", "direct": "the direct head"}
+"""A coverage with a wider interval is not decided."""
+MAP_NAMES = {"samples": "samples", "direct": "direct head"}
 TOLERATED_ECE = 0.01
-"""So much lower the direct head's calibration error must be for its map to be shown instead of the samples'."""
+"""The samples' ECE may exceed the direct head's by this much before the direct head's map is the better choice."""
 
 
-def of(found: Mapping[str, Any]) -> list[Sentence]:
-    """The sentences of an evaluation, each {"verdict", "text"}; see `wording.VERDICTS`."""
-    kinds = {"known answer": _known, "synthetic heads": lambda found: _joint(found["joint"])}
-    said = kinds.get(found["kind"], _folder)(found)
-    cases = found["data"]["cases"]
+def evaluation_sentences(evaluation: Mapping[str, Any]) -> list[Sentence]:
+    """The sentences of an evaluation, each {"verdict", "text"}; see `formatting.VERDICTS`."""
+    kinds = {"known answer": _known, "synthetic heads": lambda evaluation: _joint(evaluation["joint"])}
+    sentences = kinds.get(evaluation["kind"], _folder)(evaluation)
+    cases = evaluation["data"]["cases"]
+    count = "1 case is" if cases == 1 else f"{cases} cases are"
     if cases < FEWEST_CASES:
-        said.append(
-            _say("open", f"{_cases(cases)} are too few for intervals over cases; {FEWEST_CASES} are the least.")
-        )
+        sentences.append(_sentence("open", f"{count} too few for intervals; the minimum is {FEWEST_CASES}."))
     elif cases < FEW_CASES:
-        said.append(
-            _say("open", f"{_cases(cases)} are few: intervals over cases are too narrow below about {FEW_CASES}.")
-        )
-    return said
+        sentences.append(_sentence("open", f"{count} few: intervals are too narrow below about {FEW_CASES} cases."))
+    return sentences
 
 
-def _say(verdict: str, text: str) -> Sentence:
-    return {"verdict": verdict, "text": _capital(text)}
+def _sentence(verdict: str, text: str) -> Sentence:
+    return {"verdict": verdict, "text": text[0].upper() + text[1:]}
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _known(found: Mapping[str, Any]) -> list[Sentence]:
-    rows, titles = found["rows"], found["titles"]
-    said = [_row(titles[key], rows[key]) for key in (FITTED, *found["steps"]) if key in rows]
-    passing = [titles[key] for key in found["blind"] if key in CONTROLS]
-    controls = [titles[key] for key in rows if key in CONTROLS]
-    if passing:
-        text = f"the wrong samplers are not all found out: {', '.join(passing)} passes; so passing proves nothing here."
-        said.append(_say("fails", text))
-    elif controls:
-        said.append(_say("holds", f"the wrong samplers are found out, each by a gate at least: {', '.join(controls)}."))
-    if EXACT in found["blind"]:
+def _known(evaluation: Mapping[str, Any]) -> list[Sentence]:
+    rows, titles, blind = evaluation["rows"], evaluation["titles"], evaluation["blind"]
+    sentences = []
+    for key in (FITTED, *evaluation["steps"]):
+        if key in rows:
+            sentences += _gates(titles[key], rows[key])
+    for key in CONTROLS:
+        if key in blind:
+            text = f"wrong sampler '{titles[key]}': passes all gates, so that passing them proves nothing here."
+            sentences.append(_sentence("fails", text))
+        elif key in rows:
+            failed = sum(not gate["passed"] for gate in rows[key]["gates"].values())
+            gates = "1 gate" if failed == 1 else f"{failed} gates"
+            sentences.append(_sentence("holds", f"wrong sampler '{titles[key]}': detected by {gates}."))
+    if EXACT in blind:
         failures = " ".join(rows[EXACT]["failures"])
-        said.append(_say("fails", f"the exact sampler itself fails, so these are too few cases or samples: {failures}"))
+        text = f"the exact sampler fails, so there are too few cases or samples: {failures}"
+        sentences.append(_sentence("fails", text))
     else:
-        said.append(_say("holds", "the exact sampler, the best that can be, passes every gate."))
-    return said + [_say("fact", note) for note in found["notes"]]
+        sentences.append(_sentence("holds", "the exact sampler passes every gate."))
+    return sentences + [_sentence("fact", note) for note in evaluation["notes"]]
 
 
-def _row(title: str, row: Mapping[str, Any]) -> Sentence:
-    """What the gates say of one way to sample."""
-    gates, scores = row["gates"], row["scores"]
-    told = {name: f"{GATED_SCORES[name]} {shown(scores[name])}, wanted {bounds(name)}" for name in gates}
-    failed = [name for name, gate in gates.items() if not gate["passed"]]
-    unsure = [name for name, gate in gates.items() if not gate["decided"]]
-    if failed:
-        what = "; ".join(told[name] + (" (not surely)" if name in unsure else "") for name in failed)
-        return _say("fails", f"{title}: fails {len(failed)} of {len(gates)} gates. {_capital(what)}.")
-    if unsure:
-        what = "; ".join(told[name] for name in unsure)
-        return _say("open", f"{title}: within all {len(gates)} gates, but with these cases not surely so for {what}.")
-    return _say("holds", f"{title}: passes all {len(gates)} gates. {_capital('; '.join(told.values()))}.")
+def _gates(title: str, row: Mapping[str, Any]) -> list[Sentence]:
+    """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
+    sentences = []
+    for name, gate in row["gates"].items():
+        text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
+        undecided = "" if gate["decided"] else "; not certain with these cases"
+        if not gate["passed"]:
+            sentences.append(_sentence("fails", f"{text}{undecided}."))
+        elif undecided:
+            sentences.append(_sentence("open", f"{text}{undecided}."))
+    return sentences or [_sentence("holds", f"{title}: passes all {len(row['gates'])} gates.")]
 
 
-def _folder(found: Mapping[str, Any]) -> list[Sentence]:
-    scores, data = found["scores"], found["data"]
-    maps = scores["maps"]
-    said = []
+def _folder(evaluation: Mapping[str, Any]) -> list[Sentence]:
+    scores, data, source = evaluation["scores"], evaluation["data"], evaluation["map_source"]
+    sentences = []
     if data["seen_in_training"]:
-        said.append(_say("fails", f"evaluated were {data['which']}."))
-    if found.get("one_map"):
-        said.append(_say("fact", "the samples' exact mean is the direct head: the two maps are one."))
+        sentences.append(_sentence("fails", f"evaluated on {data['which']}."))
+    if evaluation.get("one_map"):
+        text = "the exact mean of the samples is the direct head's map; there is only one map."
+        sentences.append(_sentence("fact", text))
     else:
-        said.append(_dice(scores))
-    said += _calibration(found)
-    said += _coverage(scores["samples"])
-    said += _entropy(maps[found["map_source"]], SHOWN[found["map_source"]])
-    if not found.get("one_map"):
-        said.append(_source(found))
+        sentences += _dice(scores)
+    sentences += _calibration(evaluation)
+    sentences.append(_coverage(scores["samples"]))
+    sentences += _entropy(scores["maps"][source], MAP_NAMES[source])
+    if not evaluation.get("one_map"):
+        sentences.append(_source(scores["difference"]["ece"], source))
     if data["raters"] > 1:
-        raters = scores["samples"]["raters"]
-        text = f"GED between {raters['n']} samples and the raters, unbiased: {shown(raters['ged_u'])}; 0 is right."
-        low, high = raters["ged_u"]["low"], raters["ged_u"]["high"]
-        verdict = (
-            "open" if low is None else "holds" if low <= 0.01 and high <= 0.05 else "fails" if low > 0.01 else "open"
-        )
-        said.append(_say(verdict, text))
+        sentences.append(_raters(scores["samples"]["raters"]))
     else:
-        said.append(_say("open", "one rater a case: whether the samples spread as people disagree is not known here."))
-    if "joint" in found:
-        said += _joint(found["joint"])
-    for name, sentence in data["skipped"].items():
-        said.append(_say("fails", f"case {name} was left out: {sentence}"))
-    return said
+        sentences.append(_sentence("open", "one rater per case: the variability between raters is unknown."))
+    if "joint" in evaluation:
+        sentences += _joint(evaluation["joint"])
+    for name, error in data["skipped"].items():
+        sentences.append(_sentence("fails", f"case {name} was skipped: {error}"))
+    return sentences
 
 
-def _joint(found: Mapping[str, Any]) -> list[Sentence]:
-    """Whether the truth could be one more sample, by each measure that has a band."""
-    said = []
+def _dice(scores: Mapping[str, Any]) -> list[Sentence]:
+    gap = scores["difference"]["dice"]
+    text = f"mean Dice, samples minus direct head: {shown(gap)}"
+    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
+        difference = _sentence("open", f"{text}; these cases do not decide which is better.")
+    else:
+        difference = _sentence(
+            "fact", f"{text}; the {MAP_NAMES['samples' if gap['value'] > 0 else 'direct']} is better."
+        )
+    dice = {name: shown(scores["maps"][source]["dice"]) for source, name in MAP_NAMES.items()}
+    return [*(_sentence("fact", f"mean Dice of the {name}: {value}.") for name, value in dice.items()), difference]
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> list[Sentence]:
+    """ECE of the samples' map against its floor, and of the direct head's map if the model shows that one."""
+    scores, sentences = evaluation["scores"], []
+    texts = {s: f"ECE near the structures, {name}: {shown(scores['maps'][s]['ece'])}" for s, name in MAP_NAMES.items()}
+    if evaluation["map_source"] == "direct":
+        sentences.append(_sentence("fact", f"{texts['direct']}."))
+    low, floor = scores["maps"]["samples"]["ece"]["low"], scores["ece_floor"]
+    if floor is None or low is None:
+        return [*sentences, _sentence("open", f"{texts['samples']}; these cases do not decide whether it is too high.")]
+    text = f"{texts['samples']}; a perfect sampler with {evaluation['samples']} samples: at most {number(floor)}."
+    return [*sentences, _sentence("holds" if low <= floor else "fails", text)]
+
+
+def _coverage(samples: Mapping[str, Any]) -> Sentence:
+    if "interval_90" not in samples:
+        return _sentence("open", "one sample a case: there are no volume intervals.")
+    coverage = samples["interval_90"]
+    low, high = coverage["low"], coverage["high"]
+    text = f"coverage of the 90 % volume intervals: {percent(coverage)} of {samples['volumes']} volumes"
+    if low is None or (low <= 0.9 <= high and high - low > WIDE):
+        return _sentence("open", f"{text}; more cases are needed to decide.")
+    if low <= 0.9 <= high:
+        return _sentence("holds", f"{text}.")
+    return _sentence("fails", f"{text}; the intervals are too {'narrow' if high < 0.9 else 'wide'}.")
+
+
+def _entropy(maps: Mapping[str, Any], name: str) -> list[Sentence]:
+    """Share of wrong voxels at three levels of entropy, and the AUROC of the entropy."""
+    sentences = []
+    for level in maps["levels"]:
+        low, high = level["bits"]
+        if low in (0.0, 0.4, 1.0) and level["wrong"] is not None:
+            text = f"wrong voxels near the structures at {low:g} to {high:g} bits ({name}): {one_in(level['wrong'])}."
+            sentences.append(_sentence("fact", text))
+    auroc = maps["error_auroc"]
+    if auroc["value"] is not None:
+        verdict = "open" if auroc["low"] is None else "holds" if auroc["low"] > 0.5 else "fails"
+        text = f"AUROC of entropy for wrong voxels ({name}): {shown(auroc)}; chance is 0.5."
+        sentences.append(_sentence(verdict, text))
+    return sentences
+
+
+def _source(gap: Mapping[str, Any], source: str) -> Sentence:
+    """Whether the model shows the better map: the samples' unless the direct head is clearly better calibrated."""
+    better = "direct" if gap["value"] is not None and gap["value"] > TOLERATED_ECE else "samples"
+    text = f"ECE, samples minus direct head: {shown(gap)}; the model shows the map of the {MAP_NAMES[source]}"
+    if better == source:
+        return _sentence("fact", f"{text}.")
+    return _sentence("open", f"{text}, but the {MAP_NAMES[better]} would be the better choice.")
+
+
+def _raters(raters: Mapping[str, Any]) -> Sentence:
+    ged = raters["ged_u"]
+    if ged["low"] is None or (ged["low"] <= 0.01 and ged["high"] > 0.05):
+        verdict = "open"
+    else:
+        verdict = "holds" if ged["low"] <= 0.01 else "fails"
+    text = f"GED between {raters['n']} samples and the raters, unbiased: {shown(ged)}; a perfect sampler: 0."
+    return _sentence(verdict, text)
+
+
+def _joint(scores: Mapping[str, Any]) -> list[Sentence]:
+    """Whether the samples are distributed as the truth, by each measure that has a band."""
+    sentences = []
     for name in ("z_rms", "coverage_90", "dice_ratio", "variogram_2mm", "specks"):
-        one = found["measures"][name]
-        if one["inside"] is None:
-            continue
-        told = f"{TITLES[name]}: {number(one['value'])}; a perfect sampler scores {span(one)}"
-        said.append(_say("holds" if one["inside"] else "fails", f"{told}."))
-    for name, one in (found.get("against_copula") or {}).items():
+        one = scores["measures"][name]
+        if one["inside"] is not None:
+            text = f"{TITLES[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
+            sentences.append(_sentence("holds" if one["inside"] else "fails", text))
+    for name, one in (scores.get("against_copula") or {}).items():
         better = one["value"] is not None and (one["value"] > 0) == (name == "one_sample_dice")
         decided = one["low"] is not None and not one["low"] <= 0 <= one["high"]
-        told = f"{AGAINST[name]} of the samples less that of the copula alone: {shown(one)}"
-        said.append(_say(("holds" if better else "fails") if decided else "open", f"{told}."))
-    if found["blind"]:
-        names = ", ".join(TITLES[name] for name in found["blind"])
-        said.append(_say("open", f"these cases do not find out the wrong sampler by: {names}."))
-    return said
-
-
-def _dice(scores: Mapping[str, Any]) -> Sentence:
-    both = (scores["maps"][source]["dice"] for source in ("samples", "direct"))
-    gap = scores["difference"]["dice"]
-    told = "mean Dice {} from the samples and {} from the direct head".format(*map(shown, both))
-    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
-        return _say("open", f"{told}: the difference, {shown(gap)}, does not decide which is better.")
-    better = "samples'" if gap["value"] > 0 else "direct head's"
-    return _say("fact", f"{told}: the {better} is better, difference {shown(gap)}.")
-
-
-def _calibration(found: Mapping[str, Any]) -> list[Sentence]:
-    """Of the samples' maps against their floor, and of the direct head's where these are what a person sees."""
-    scores = found["scores"]
-    ece, floor = scores["maps"]["samples"]["ece"], scores["ece_floor"]
-    of_samples = f"calibration error near the structures, maps of {SHOWN['samples']}: {shown(ece)}"
-    direct = []
-    if found["map_source"] == "direct":
-        own = shown(scores["maps"]["direct"]["ece"])
-        direct.append(_say("fact", f"calibration error near the structures, maps of {SHOWN['direct']}: {own}."))
-    if floor is None or ece["low"] is None:
-        return [*direct, _say("open", f"{of_samples}; these cases do not decide more.")]
-    told = (
-        f"{of_samples}; from {found['samples']} hard masks a perfect sampler "
-        f"would score {number(floor)}, from probabilities such as these at most that"
-    )
-    return [*direct, _say("holds" if ece["low"] <= floor else "fails", f"{told}.")]
-
-
-def _coverage(samples: Mapping[str, Any]) -> list[Sentence]:
-    if "interval_90" not in samples:
-        return [_say("open", "a single sample has no volume intervals.")]
-    found = samples["interval_90"]
-    told = f"the 90 % volume intervals hold the drawn volume in {percent(found)} of {samples['volumes']} volumes"
-    if found["low"] is None:
-        return [_say("open", f"{told}; one case does not decide whether that is right.")]
-    if found["low"] <= 0.9 <= found["high"]:
-        wide = found["high"] - found["low"] > WIDE
-        return [
-            _say("open", f"{told}; these cases do not decide whether that is right.")
-            if wide
-            else _say("holds", f"{told}.")
-        ]
-    what = "narrow" if found["high"] < 0.9 else "wide"
-    return [
-        _say("fails", f"{told}: they are too {what}. They are the spread of the model's samples, not its accuracy.")
-    ]
-
-
-def _entropy(maps: Mapping[str, Any], whose: str) -> list[Sentence]:
-    levels = {tuple(level["bits"]): level["wrong"] for level in maps["levels"] if level["wrong"] is not None}
-    told = []
-    for (low, high), wrong in levels.items():
-        if low in (0.0, 0.4, 1.0):
-            told.append(f"at {low:g} to {high:g} bits {one_in(wrong)}")
-    said = []
-    if told:
-        said.append(
-            _say("fact", f"voxels near the structures that are wrong, by the entropy of {whose}: {'; '.join(told)}.")
-        )
-    found = maps["error_auroc"]
-    if found["value"] is not None:
-        text = f"A wrong voxel is more uncertain than a right one with probability {shown(found)}; 0.5 is chance."
-        verdict = "open" if found["low"] is None else "holds" if found["low"] > 0.5 else "fails"
-        said.append(_say(verdict, text))
-    return said
-
-
-def _source(found: Mapping[str, Any]) -> Sentence:
-    """Whether the model shows the better of its two maps: the samples', unless the direct head's is clearly better."""
-    gap, shows = found["scores"]["difference"]["ece"], found["map_source"]
-    wanted = "direct" if gap["value"] is not None and gap["value"] > TOLERATED_ECE else "samples"
-    told = (
-        f"the model shows maps of {SHOWN[shows]}; the samples' calibration error less the direct head's is {shown(gap)}"
-    )
-    if wanted == shows:
-        return _say("fact", f"{told}.")
-    return _say("open", f"{told}, which speaks for {SHOWN[wanted]}.")
-
-
-def _cases(count: int) -> str:
-    return "one case" if count == 1 else f"{count} cases"
+        verdict = ("holds" if better else "fails") if decided else "open"
+        sentences.append(_sentence(verdict, f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(one)}."))
+    for name in scores["blind"]:
+        sentences.append(_sentence("open", f"{TITLES[name]}: does not detect the wrong sampler on these cases."))
+    return sentences

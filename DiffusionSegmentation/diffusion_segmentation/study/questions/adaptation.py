@@ -11,7 +11,7 @@ import torch
 
 from ...diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, adapted_grid, sample_log_snr
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.report.formatting import shown
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
@@ -161,7 +161,7 @@ def row_of(variant: Variant, grid: str) -> str:
 def _score_grids(context: Context, name: str, rows: Mapping[str, tuple[VariantSampler, np.ndarray]]) -> list[Any]:
     """Records of test cases with a row for each pair of sampler and step grid."""
 
-    def predict(truth: Truth, index: int) -> dict[str, Answer]:
+    def predict(truth: Truth, index: int) -> dict[str, Prediction]:
         return {
             row: sampler.sample(truth.case.image, context.samples, grid, index).prediction()
             for row, (sampler, grid) in rows.items()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...diffusion.solvers import Solver, ancestral, ddim, dpm_solver_2m
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
@@ -191,7 +191,7 @@ class VariantComparison(Comparison):
         rows = self.rows(name, seed)
         samplers = {v: context.sampler(v) for v in self.variants(name, seed)}
 
-        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+        def predict(truth: Truth, index: int) -> dict[str, Prediction]:
             predictions, image = {}, truth.case.image
             for title, row in rows.items():
                 sampler = samplers[row.variant]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.known_answer.samplers import Answer, votes
+from ...evaluation.known_answer.samplers import Prediction, votes
 from ...model.folder import Start
 from ...segmentation.sampler import sample_seeds, start_masks
 from ..context import Context
@@ -120,11 +120,11 @@ class DirectOrDiffusion(Comparison):
             seconds[row].append(time.process_time() - started)
             return result
 
-        def copula(image: np.ndarray, index: int) -> Answer:
+        def copula(image: np.ndarray, index: int) -> Prediction:
             p = direct_probabilities(sampler.network, image)
-            return Answer(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
+            return Prediction(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
 
-        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+        def predict(truth: Truth, index: int) -> dict[str, Prediction]:
             image = truth.case.image
             predictions = {
                 row: timed(row, _predict_directly, row, networks[row], image, samples, index) for row in networks
@@ -132,9 +132,11 @@ class DirectOrDiffusion(Comparison):
             fused = timed(LARGEST, sampler.sample, image, samples, grid, index)
             predictions |= {row: fused.prediction(min(n, samples)) for n, row in DIFFUSION.items()}
             predictions[COPULA] = timed(COPULA, copula, image, index)
-            predictions[HEAD] = Answer(predictions[COPULA].probabilities)
+            predictions[HEAD] = Prediction(predictions[COPULA].probabilities)
             exact = truth.case.sample(np.random.default_rng([index, 7]), samples)
-            return predictions | {row: Answer(votes(exact[:n], task.classes), exact[:n]) for n, row in EXACT.items()}
+            return predictions | {
+                row: Prediction(votes(exact[:n], task.classes), exact[:n]) for n, row in EXACT.items()
+            }
 
         return {
             "records": score_cases(task, predict),
@@ -153,7 +155,7 @@ def _direct_variants(row: str, name: str, seed: int) -> list[Variant]:
     return [Variant(name, seed, form="direct", loss=loss, dropout=dropout)]
 
 
-def _predict_directly(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Answer:
+def _predict_directly(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Prediction:
     if row == STOCHASTIC:
         return stochastic_prediction(networks[0], image, samples, seed)
     if row == ENSEMBLE:

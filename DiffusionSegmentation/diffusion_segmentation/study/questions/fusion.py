@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ... import metrics
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.known_answer.samplers import Answer, mean_squared, votes
+from ...evaluation.known_answer.samplers import Prediction, mean_squared, votes
 from ..context import Context
 from ..sampling import Samples
 from ..scores import score_cases
@@ -110,8 +110,8 @@ class Fusion(Comparison):
         sampler = context.sampler(Variant(name, seed))
         grid = sampler.adapted_grid()
 
-        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+        def predict(truth: Truth, index: int) -> dict[str, Prediction]:
             samples = sampler.sample(truth.case.image, context.samples, grid, index, path=True)
-            return {name: Answer(rule(samples)) for name, rule in RULES.items()}
+            return {name: Prediction(rule(samples)) for name, rule in RULES.items()}
 
         return {"records": score_cases(sampler.task, predict, self.cases)}

@@ -10,7 +10,7 @@ import torch
 
 from ...diffusion.solvers import Denoise, dpm_solver_2m
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.known_answer.samplers import Answer
+from ...evaluation.known_answer.samplers import Prediction
 from ...evaluation.pooling import score
 from ...networks import class_softmax, depth_to_space
 from ...runtime.floating_point import flush_denormals
@@ -43,7 +43,10 @@ class Windows(Comparison):
         "they meet at seams, and averaging their disagreement reduces the spread of the whole. The seam score is the "
         "rate of label changes where windows meet divided by the rate elsewhere; 1 means no seams."
     )
-    measures: ClassVar[dict[str, str]] = {**measure_titles("ged_u", "spread", "coverage", "iou"), "seams": "seams (1 is none)"}
+    measures: ClassVar[dict[str, str]] = {
+        **measure_titles("ged_u", "spread", "coverage", "iou"),
+        "seams": "seams (1 is none)",
+    }
     plotted = ("ged_u", "spread", "seams")
 
     def check(self, task: Task) -> None:
@@ -62,11 +65,11 @@ class Windows(Comparison):
         sampler, changes = context.sampler(Variant(name, seed)), []
         grid = sampler.adapted_grid()
 
-        def predict(truth: Truth, index: int) -> dict[str, Answer]:
+        def predict(truth: Truth, index: int) -> dict[str, Prediction]:
             predictions = {}
             for how in TITLES:
                 p = sample_in_windows(sampler.network, truth.case.image, how, context.samples, grid, index)
-                predictions[how] = Answer(p.mean(0), p.argmax(1).astype(np.uint8))
+                predictions[how] = Prediction(p.mean(0), p.argmax(1).astype(np.uint8))
             changes.append({how: seams(prediction.masks) for how, prediction in predictions.items()})
             return predictions
 

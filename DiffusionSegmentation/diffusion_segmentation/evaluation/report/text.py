@@ -1,0 +1,54 @@
+"""An evaluation as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..joint import LAGS_MM, PAIRED_SCORES
+from . import tables
+from .formatting import VERDICTS, number, shown
+from .tables import Cell, Table
+
+
+def evaluation_text(evaluation: Mapping[str, Any], folder: Path) -> str:
+    """The sentences with their verdicts, the scores of the joint samples, and the path of the page."""
+    lines = [f"{VERDICTS[s['verdict']]:<14}{s['text']}" for s in evaluation["sentences"]]
+    if "joint" in evaluation:
+        lines += ["", joint_text(evaluation["joint"]), ""]
+    return "\n".join([*lines, f"The page is {folder / 'evaluation.html'}"])
+
+
+def joint_text(scores: Mapping[str, Any]) -> str:
+    """The tables of the joint samples, and the numbers without a band."""
+    lines = [line for table in tables.joint(scores) for line in (*table_lines(table), "")]
+    about = scores["describe"]
+    pairs = ", ".join(
+        f"{lag:g} mm {number(truth)} and {number(sampled)}"
+        for lag, truth, sampled in zip(LAGS_MM, about["correlation_truth"], about["correlation_samples"], strict=True)
+    )
+    widths = ", ".join(number(value, 1) for value in about["interval_90_width_ml"])
+    lines += [
+        f"Correlation of truth and samples: {pairs}.",
+        f"Specks: {about['specks_truth']:.3%} of the truth, {about['specks_samples']:.3%} of the samples.",
+        f"Mean width of the 90 % intervals by structure (ml): {widths}.",
+        f"Dice of the map: {scores['map_dice']:.3f}; expected from the samples: {scores['expected_dice']:.3f}.",
+        f"Dice of one sample: {number(about['one_sample_dice'])}.",
+    ]
+    for name, difference in (scores["against_copula"] or {}).items():
+        lines.append(f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(difference, 4)}.")
+    rank_correlation = number(scores["rank_correlation"])
+    return "\n".join([*lines, f"Spearman correlation of sample agreement and Dice of the map: {rank_correlation}."])
+
+
+def table_lines(table: Table) -> list[str]:
+    """Caption, headings and rows in aligned columns; * marks a cell that failed its requirement."""
+    rows = [list(table.head), *([_plain(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return [f"{table.caption} (* outside the band)", *lines]
+
+
+def _plain(cell: Cell) -> str:
+    return cell.text + (f" ({cell.small})" if cell.small else "") + ("*" if cell.passed is False else "")
