@@ -38,26 +38,8 @@ save(Path(sys.argv[3]), metadata, encoder, denoiser)
 
 slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
-for name in (
-    "panel",
-    "batch_section",
-    "browser_section",
-    "correct_section",
-    "engine_section",
-    "fitting",
-    "parameters",
-    "questions",
-    "report_section",
-    "result_section",
-    "review_section",
-    "run_section",
-    "self_test",
-    "slices_section",
-    "strips",
-    "volumes_section",
-    "widgets",
-):
-    slicer_standin.likePythonQt(f"DiffusionSegmentationLib.{name}")
+for path in (MODULE.parent / "DiffusionSegmentationLib" / "panel").rglob("*.py"):
+    slicer_standin.likePythonQt(".".join(path.relative_to(MODULE.parent).with_suffix("").parts))
 
 
 def pytest_addoption(parser):
