@@ -39,7 +39,7 @@ LIB_FLOORS = (
     "runs",
     "review",
     "scene",
-    "signals i18n latest_only",
+    "signals i18n coalescing_thread",
 )
 # Rooms that need the extra [train]; segmenting needs none of them.
 DEVELOPERS = {"training", "calibration", "evaluation", "study"}

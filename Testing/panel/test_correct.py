@@ -12,7 +12,7 @@ from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
 slicer_standin.likePythonQt(__name__)
 
-UNTOUCHED = "The result is as the model made it."
+UNTOUCHED = "No voxel has been edited."
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def editor():
 def test_the_editor_changes_only_what_is_unsure(corrected):
     world, result = corrected
     ui = world.ui
-    ui.unsureOnlyCheckBox.click()
+    ui.uncertainOnlyCheckBox.click()
     ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert slicer.app.mainWindow.selectedModule == "SegmentEditor"
@@ -39,7 +39,7 @@ def test_the_editor_changes_only_what_is_unsure(corrected):
     assert node.GetSourceVolumeIntensityMask()
     ui.thresholdSlider.value = 0.7
     assert node.GetSourceVolumeIntensityMaskRange() == pytest.approx((0.7, 2.585), abs=1e-3)
-    ui.unsureOnlyCheckBox.click()  # and back
+    ui.uncertainOnlyCheckBox.click()  # and back
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
@@ -82,12 +82,12 @@ def test_a_box_and_a_painted_segment_are_places_too(corrected, mrmlScene):
     result.segmentationNode.GetSegmentation().AddEmptySegment("mine", "Mine")
     ui.sampleCheckBox.click()
     ui.sampleSlider.value = 2
-    texts = [ui.whereComboBox.itemText(n) for n in range(ui.whereComboBox.count)]
-    assert texts == ["in the region under review", "in the box Box", "in the segment Mine"]
-    ui.whereComboBox.currentIndex = 2
+    texts = [ui.areaComboBox.itemText(n) for n in range(ui.areaComboBox.count)]
+    assert texts == ["current region", "ROI Box", "segment Mine"]
+    ui.areaComboBox.currentIndex = 2
     ui.useSampleButton.click()
     assert Labels(result.segmentationNode).edited() == 0  # nothing was painted
-    ui.whereComboBox.currentIndex = 1
+    ui.areaComboBox.currentIndex = 1
     ui.useSampleButton.click()
     assert Labels(result.segmentationNode).edited() > 0
 
@@ -152,13 +152,13 @@ def test_a_place_that_is_gone_is_said_and_costs_no_undo(corrected, mrmlScene, pu
     world, result = corrected
     ui = world.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
-    assert ui.whereComboBox.count == 2  # listed as soon as it is there
+    assert ui.areaComboBox.count == 2  # listed as soon as it is there
     ui.sampleCheckBox.click()
-    ui.whereComboBox.currentIndex = 1
+    ui.areaComboBox.currentIndex = 1
     mrmlScene.RemoveNode(roiNode)
-    assert ui.whereComboBox.count == 1
+    assert ui.areaComboBox.count == 1
     ui.nextButton.click()
-    ui.smallestSpinBox.value = 10000  # the region under review is none any more
+    ui.minimumSizeSpinBox.value = 10000  # the region under review is none any more
     pumpUntil(lambda: Review(result.segmentationNode).current is None, seconds=10)
     pumpUntil(lambda: not ui.useSampleButton.enabled, seconds=5)
     assert ui.useSampleButton.toolTip == "Go to a region first."
@@ -170,12 +170,12 @@ def test_a_place_where_sample_and_result_agree_is_said(corrected):
     ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
     ui.nextButton.click()
     ui.useSampleButton.click()
-    assert ui.editedLabel.text == "There the sample is as the result; nothing was changed."
+    assert ui.editedLabel.text == "The sample equals the result in this area; nothing was changed."
 
 
 def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
     world, _result = corrected
-    world.ui.unsureOnlyCheckBox.click()
+    world.ui.uncertainOnlyCheckBox.click()
     world.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head entropy"
@@ -186,20 +186,20 @@ def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
 def test_a_mask_older_than_the_panel_goes_too(corrected, openPanel):
     """As after the module was reloaded, or a scene with the mask was opened."""
     world, result = corrected
-    world.ui.unsureOnlyCheckBox.click()
+    world.ui.uncertainOnlyCheckBox.click()
     world.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
-    world.widget.panel._correct._masked = None
-    world.ui.unsureOnlyCheckBox.click()
+    world.widget.panel._corrections._maskedEditorNode = None
+    world.ui.uncertainOnlyCheckBox.click()
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
 def test_what_the_mask_does_to_other_tools_is_said_where_it_is_switched_on(corrected):
     ui = corrected[0].ui
     assert not ui.maskLabel.visible
-    ui.unsureOnlyCheckBox.click()
-    assert ui.maskLabel.visible and "read the entropy, in bits" in ui.maskLabel.text
-    ui.unsureOnlyCheckBox.click()
+    ui.uncertainOnlyCheckBox.click()
+    assert ui.maskLabel.visible and "use the entropy (in bits)" in ui.maskLabel.text
+    ui.uncertainOnlyCheckBox.click()
     assert not ui.maskLabel.visible
 
 

@@ -70,8 +70,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     for position in range(ui.sampleSlider.maximum + 1):
         ui.sampleSlider.value = position
         ui.useSampleButton.click()
-        pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
-        if "are not as the model made them" in ui.editedLabel.text:
+        pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
+        if "have been edited" in ui.editedLabel.text:
             break
     corrected, said = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
     assert said.split(" voxels")[0].isdecimal()
@@ -86,7 +86,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     slicer.mrmlScene.Clear(False)
     assert ui.volumesTable.rowCount == 0 and not ui.layerComboBox.enabled
     assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
-    pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
+    pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
     assert lookOf(ui) == before and ui.editedLabel.text == said
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
@@ -189,7 +189,7 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     world.ui.orderComboBox.currentIndex = world.ui.orderComboBox.findData("ventricles")
     for button in (world.ui.worst1Button, world.ui.worst2Button, world.ui.worst3Button):
         button.click()
-    pumpUntil(lambda: not world.ui.strip3.pixmap.isNull(), seconds=5)
+    pumpUntil(lambda: not world.ui.profile3.pixmap.isNull(), seconds=5)
     photograph("head", world.widget)
     for section in ("inputs", "result", "review", "samples", "correct", "report"):
         photograph(section, world.widget, part=getattr(world.ui, f"{section}CollapsibleButton"))

@@ -136,7 +136,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
         ui.nextButton.click,
         ui.sampleCheckBox.click,
         ui.detailsCheckBox.click,
-        ui.unsureOnlyCheckBox.click,
+        ui.uncertainOnlyCheckBox.click,
         lambda: setattr(ui.advancedCollapsibleButton, "collapsed", False),
         lambda: setattr(ui.batchCollapsibleButton, "collapsed", False),
         ui.detailsCheckBox.click,

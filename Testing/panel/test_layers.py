@@ -26,7 +26,7 @@ def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run,
     assert not ui.layerComboBox.enabled and "There is no result yet" in ui.layerComboBox.toolTip
     result = run(world, samples=4).result
     review = Review(result.segmentationNode)
-    assert ui.layerComboBox.currentText == "entropy of the map"
+    assert ui.layerComboBox.currentText == "predictive entropy"
     ui.opacitySlider.value, ui.thresholdSlider.value = 0.4, 0.7
     pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.7) < 1e-6)
     regions = Review(result.segmentationNode).regions
@@ -40,7 +40,7 @@ def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run,
     pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.5) < 1e-6)
     ui.overlayCheckBox.click()
     assert foregrounds() == {None}
-    choose(ui, "entropy of the map")
+    choose(ui, "predictive entropy")
     assert foregrounds() == {None} and not ui.overlayCheckBox.checked
     ui.overlayCheckBox.click()
     assert foregrounds() == {result.entropyNode.GetID()}

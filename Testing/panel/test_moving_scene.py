@@ -186,7 +186,7 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     world = openPanel("good", "0.02")
     world.ui.samplesSpinBox.value = 1
     for _ in range(2):
-        world.ui.addScenesButton.click()
+        world.ui.addVolumesButton.click()
     assert world.ui.batchList.count == 1  # from the panel it is once in the list
     world.widget.panel._batch.items += batch.ofVolumes([volumeNode])
     world.ui.batchButton.click()
@@ -204,7 +204,7 @@ def test_a_result_is_of_use_where_its_model_is_missing(openPanel, addHead, run):
     node.SetParameter("model", "from-a-colleague")
     world.widget.enter()
     ui = world.ui
-    assert not ui.segmentButton.enabled and "'from-a-colleague' is not here" in ui.segmentButton.toolTip
+    assert not ui.segmentButton.enabled and "'from-a-colleague' is not installed" in ui.segmentButton.toolTip
     assert job.result.segmentationNode.GetNodeReference(ENTROPY_ROLE) is job.result.entropyNode
     assert ui.overlayCheckBox.enabled and ui.editButton.enabled and ui.nextButton.enabled
     ui.nextButton.click()

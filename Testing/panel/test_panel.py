@@ -34,8 +34,8 @@ def test_the_first_volume_is_preselected_and_can_be_segmented(openPanel, addHead
     assert world.ui.inputSelector.currentNode() is volumeNode
     assert world.ui.segmentButton.enabled and world.ui.segmentButton.text == "Segment"
     assert world.ui.modelComboBox.currentText == "Brain structures (MR head)"
-    assert world.ui.samplesSpinBox.text == "as the model advises" and world.ui.samplesSpinBox.maximum == 64
-    assert world.ui.statusLabel.text.startswith("How long it takes is known after the first run")
+    assert world.ui.samplesSpinBox.text == "Model default" and world.ui.samplesSpinBox.maximum == 64
+    assert world.ui.statusLabel.text.startswith("The run time can be estimated after the first run")
 
 
 def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHead, pumpUntil):
@@ -49,7 +49,7 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     assert world.ui.samplesSpinBox.value == 3
     pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
     assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "CPU", "Quick GPU"]
-    assert "the first graphics card that can be used, otherwise the processor" in world.ui.deviceComboBox.toolTip
+    assert "first supported GPU, otherwise the CPU" in world.ui.deviceComboBox.toolTip
     world.ui.deviceComboBox.currentIndex = 2
     assert world.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
@@ -128,7 +128,7 @@ def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, a
 
 def test_what_more_samples_give_is_said_for_every_model(openPanel):
     tip = openPanel().ui.samplesSpinBox.toolTip
-    assert "volume intervals finer" in tip and "where the model takes its maps from the samples" in tip
+    assert "volume intervals finer" in tip and "if the model computes it from the samples" in tip
 
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):
@@ -153,7 +153,7 @@ def test_an_error_is_one_sentence_with_a_mark_until_another_volume_is_chosen(ope
     photograph("error", world.widget)
     assert world.ui.segmentButton.enabled
     world.ui.inputSelector.setCurrentNode(other)
-    assert world.ui.statusLabel.text.startswith("How long") and not world.ui.statusIcon.visible
+    assert world.ui.statusLabel.text.startswith("The run time") and not world.ui.statusIcon.visible
 
 
 def test_what_a_dead_run_had_finished_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
@@ -215,7 +215,7 @@ def test_a_python_that_is_taken_back_is_used_no_longer(openPanel):
 
 def test_steps_are_the_models_or_two_and_more(openPanel):
     ui = openPanel().ui
-    assert ui.stepsSpinBox.minimum == 1 and ui.stepsSpinBox.text == "chosen by the model"
+    assert ui.stepsSpinBox.minimum == 1 and ui.stepsSpinBox.text == "Model default"
     ui.stepsSpinBox.value = 2
     assert ui.stepsSpinBox.text == "2"
 
@@ -245,7 +245,7 @@ def test_a_model_that_is_not_there_is_said(openPanel, addHead):
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
     node.SetParameter("model", "from-a-colleague")
     assert not world.ui.segmentButton.enabled
-    assert "'from-a-colleague' is not here" in world.ui.segmentButton.toolTip
+    assert "'from-a-colleague' is not installed" in world.ui.segmentButton.toolTip
     world.ui.modelComboBox.currentIndex = 0
     assert node.GetParameter("model") == "brain-structures" and world.ui.segmentButton.enabled
 

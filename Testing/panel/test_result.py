@@ -42,7 +42,7 @@ def test_a_result_is_removed_whole_and_the_one_before_it_is_shown(openPanel, add
     ui.sampleCheckBox.click()
     asked, answers = [], [False, True, True]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.mayRemove", lambda *given: asked.append(given) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: asked.append(given) or answers.pop(0)
     )
     ui.removeResultButton.click()
     assert ui.resultLabel.text.startswith("Head segmentation_1")

@@ -42,7 +42,7 @@ def test_one_click_after_the_run_stands_on_the_worst_region(reviewed, photograph
     ui = world.ui
     total = len(review.regions)
     assert ui.regionTable.rowCount == total > 10
-    assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left; they hold ")
+    assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left, with ")
     assert not ui.doneButton.enabled and "Go to a region first" in ui.doneButton.toolTip
     ui.nextButton.click()
     assert review.current.rank == 1
@@ -96,7 +96,7 @@ def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
     count, share = review.left()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
     assert world.ui.reviewLabel.text.startswith(
-        f"{count} of {count} regions left; they hold {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
+        f"{count} of {count} regions left, with {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
     )
     shown = [float(world.ui.regionTable.item(row, 2).text()) for row in range(count)]
     assert shown == sorted(shown, reverse=True) and shown[0] > 0
@@ -108,7 +108,7 @@ def test_where_all_doubt_is_seams_along_borders_they_are_told_as_such(openPanel,
     review = Review(run(world).result.segmentationNode)
     assert review.reviewableMl == 0 and len(review.regions) > 10
     assert world.ui.reviewLabel.text.startswith(
-        f"{len(review.regions)} of {len(review.regions)} regions left. Another "
+        f"{len(review.regions)} of {len(review.regions)} regions left. A further "
     )
     assert world.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
 
@@ -125,8 +125,8 @@ def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
         review.mark(region, DONE)
     world.ui.nextButton.click()
     world.ui.doneButton.click()
-    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been looked at."
-    assert not world.ui.nextButton.enabled and "Every region" in world.ui.nextButton.toolTip
+    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been reviewed."
+    assert not world.ui.nextButton.enabled and "All regions" in world.ui.nextButton.toolTip
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
 
 
@@ -138,7 +138,7 @@ def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
     fewer = Review(review.segmentationNode).regions
     assert 0 < ui.regionTable.rowCount == len(fewer)
     assert fewer[0].expectedErrorMl < before[0].expectedErrorMl
-    ui.smallestSpinBox.value = 10000
+    ui.minimumSizeSpinBox.value = 10000
     pumpUntil(lambda: ui.regionTable.rowCount < len(fewer), seconds=10)
     assert world.widget.logic.getParameterNode().smallestRegion == 10000
 

@@ -85,7 +85,7 @@ def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photogra
         assert name == entry["name"] and float(shown) == pytest.approx(entry[key], rel=0.01)
         assert float(mask) == pytest.approx(entry["consensus_ml"], rel=0.01)
         assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
-        assert f"in the mask {mask} ml" in table.item(row, 1).toolTip()
+        assert f"mask {mask} ml" in table.item(row, 1).toolTip()
         plot = table.cellWidget(row, 4).pixmap.toImage()
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the model's 8 samples" in world.ui.volumesLabel.text
@@ -112,7 +112,7 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     asked = []
     answers = [str(target), ""]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up
