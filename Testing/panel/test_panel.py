@@ -128,7 +128,7 @@ def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, a
 
 def test_what_more_samples_give_is_said_for_every_model(openPanel):
     tip = openPanel().ui.samplesSpinBox.toolTip
-    assert "volume intervals finer" in tip and "if the model computes it from the samples" in tip
+    assert "more precise volume intervals" in tip and "if the model computes it from the samples" in tip
 
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):

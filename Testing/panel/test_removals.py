@@ -80,7 +80,7 @@ def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, a
     ui.minimumSizeSpinBox.value = 60
     for _turn in range(20):
         application.processEvents()
-        world.widget.panel._review._poll()
-        world.widget.panel._corrections._poll()
+        world.widget.panel._review._onTimer()
+        world.widget.panel._corrections._onTimer()
     output = "".join(capfd.readouterr())
     assert "Traceback" not in output and "Error:" not in output, output[-3000:]

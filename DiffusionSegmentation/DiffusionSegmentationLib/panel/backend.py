@@ -14,7 +14,7 @@ from ..runs.job import Choices, Job
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
 from ..scene import result_nodes
-from .settings import Settings
+from .settings import Settings, timingKey
 
 
 class Backend:
@@ -55,11 +55,11 @@ class Backend:
             measured = Measured.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):
             return
-        self.settings.setMeasured(job.choices.model, job.choices.device, measured.asText())
+        self.settings.setValue(timingKey(job.choices.model, job.choices.device), measured.asText())
 
     def estimate(self, volumeNode: Any, choices: Choices) -> str:
         """Return a sentence on the expected run time, from the last run of the same model on the same device."""
-        measured = Measured.fromText(self.settings.measured(choices.model, choices.device))
+        measured = Measured.fromText(self.settings.value(timingKey(choices.model, choices.device)))
         if measured is None:
             return _("The run time can be estimated after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)

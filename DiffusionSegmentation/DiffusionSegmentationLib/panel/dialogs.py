@@ -28,10 +28,8 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
     box.addButton(qt.QMessageBox.Cancel)
     box.setDefaultButton(keep)
     box.exec_()
-    clicked = box.clickedButton()
-    if clicked is keep or clicked == keep:
-        return KEEP
-    return REPLACE if clicked is replace or clicked == replace else CANCEL
+    answers = [answer for button, answer in ((keep, KEEP), (replace, REPLACE)) if box.clickedButton() == button]
+    return answers[0] if answers else CANCEL
 
 
 def confirmRemoval(name: str, voxels: int) -> bool:

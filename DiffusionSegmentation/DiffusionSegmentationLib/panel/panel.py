@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 import slicer.util
 
@@ -28,7 +29,7 @@ from .sections.engine import EngineSection
 from .sections.report import ReportSection
 from .sections.result import ResultSection
 from .sections.review import VISIBLE_ROWS, ReviewSection
-from .sections.run import RunSection
+from .sections.run import showRun
 from .sections.samples import SamplesSection
 from .sections.slices import SlicesSection
 from .sections.volumes import VolumesSection
@@ -38,8 +39,8 @@ from .widgets import makeTimer
 POLL_MILLISECONDS = 100
 STEP_MILLISECONDS = 10
 """Timer interval while a long task is done in steps, such as the import of a result."""
-RESULT_BUTTONS = ("result", "review", "samples", "correct", "report")
-"""Collapsible buttons, by the beginning of their name, that are opened when there is a result."""
+RESULT_SECTIONS = ("result", "review", "samples", "correct", "report")
+"""First parts of the names of the collapsible buttons that are opened when there is a result."""
 
 
 class Panel:
@@ -57,7 +58,7 @@ class Panel:
         self._guiTag: int | None = None
         self._observerTag: int | None = None
         self._lastVolumeID: str | None = None
-        self._resultOpened: bool | None = None
+        self._hadResult = True  # the sections of the .ui file are open
         self._removing = False
         self._job: Job | None = None
         """The active run that this panel has started outside of the batch."""
@@ -70,6 +71,7 @@ class Panel:
         self._batch = Batch(self._submitOfBatch, self._runner.cancel)
         self._timer = makeTimer(POLL_MILLISECONDS, self._poll)
         self._createSections()
+        ui.statusIcon.pixmap = slicer.app.style().standardIcon(qt.QStyle.SP_MessageBoxWarning).pixmap(16, 16)
         self._batch.changed.connect(self._onBatch)
         self._runner.changed.connect(self._onRunnerChanged)
         ui.segmentButton.clicked.connect(self._onSegment)
@@ -81,7 +83,6 @@ class Panel:
     def _createSections(self) -> None:
         ui = self._ui
         self._engine = EngineSection(ui, self._backend)
-        self._run = RunSection(ui)
         self._batchSection = BatchSection(ui, self._batch)
         self._samples = SamplesSection(ui)
         self._review = ReviewSection(ui)
@@ -102,7 +103,7 @@ class Panel:
         self._timer.stop()
         self._pendingSteps.clear()
         self._preview.close()
-        for section in (self._batchSection, *self._resultSections, self._engine):
+        for section in (*self._resultSections, self._engine):
             section.close()
         self._textHeights.close()
         self.setParameterNode(None)
@@ -130,13 +131,12 @@ class Panel:
 
     def warmUp(self) -> None:
         """Start the worker process if there is a volume that can be segmented."""
-        if self._parameterNode is None or self._problem() is not None:
-            return
-        try:
-            self._backend.warmUp()
-        except DependencyError as error:
-            self._show(str(error), isError=True)
-        self._timer.start()
+        if self._problem() is None:
+            try:
+                self._backend.warmUp()
+            except DependencyError as error:
+                self._show(str(error), isError=True)
+            self._timer.start()
 
     @property
     def settling(self) -> bool:
@@ -173,18 +173,17 @@ class Panel:
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
         display.removeOrphans(slicer.mrmlScene)
         removeLostParts(slicer.mrmlScene)
-        hasResult = self._result() is not None
-        if hasResult != self._resultOpened:  # afterwards the user opens and closes the sections
-            self._resultOpened = hasResult
-            for name in RESULT_BUTTONS:
-                getattr(self._ui, f"{name}CollapsibleButton").collapsed = not hasResult
+        if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
+            self._hadResult = not self._hadResult
+            for name in RESULT_SECTIONS:
+                getattr(self._ui, f"{name}CollapsibleButton").collapsed = not self._hadResult
 
     def _refreshRun(self) -> None:
         """Update what changes during a run: buttons, progress and status."""
         job, problem = self._runner.job, self._problem()
         idleText = "" if self._runner.busy else self._message or problem or self._estimate()
         previewChange = self._preview.change if job is self._job else None
-        self._run.refresh(job, problem, idleText, self._messageIsError, previewChange)
+        showRun(self._ui, job, problem, idleText, self._messageIsError, previewChange)
 
     def _refreshCorrections(self) -> None:
         if not slicer.mrmlScene.IsImporting():
@@ -213,9 +212,8 @@ class Panel:
         return runChoices(self._parameterNode, device or self._backend.settings.device)
 
     def _estimate(self) -> str:
-        if not self._parameterNode.model:
-            return ""
-        return self._backend.estimate(self._parameterNode.inputVolume, self._choices())
+        hasModel = bool(self._parameterNode.model)
+        return self._backend.estimate(self._parameterNode.inputVolume, self._choices()) if hasModel else ""
 
     def _onSegment(self) -> None:
         if self._runner.busy:
@@ -226,37 +224,37 @@ class Panel:
     def _start(self, device: str | None = None) -> None:
         """Start a run on `device`, by default that of the settings; ask first if it could replace manual edits."""
         segmentation, volumeNode = self._parameterNode.segmentation, self._parameterNode.inputVolume
-        edited, replaced = 0, None
+        answer = dialogs.KEEP
         if segmentation is not None and segmentation.GetNodeReference(VOLUME_ROLE) is volumeNode:
             edited = self._corrections.countEdited()
-        if edited:
-            answer = dialogs.keepReplaceOrCancel(segmentation.GetName(), edited)
-            if answer == dialogs.CANCEL:
-                return
-            replaced = segmentation if answer == dialogs.REPLACE else None
+            answer = dialogs.keepReplaceOrCancel(segmentation.GetName(), edited) if edited else dialogs.KEEP
+        if answer == dialogs.CANCEL:
+            return
         self._show("")
-        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
-            try:
-                self._job = self._backend.submit(volumeNode, self._choices(device))
-            except (DependencyError, HandoverError) as error:
-                self._show(str(error), isError=True)
-            else:
-                self._replacedResult, self._jobVolume = replaced, volumeNode
-                self._timer.start()
+        choices = self._choices(device)
+        if self._follow(lambda: self._backend.submit(volumeNode, choices), _("The segmentation could not be started.")):
+            self._jobVolume = volumeNode
+            self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 
     def _onKeep(self) -> None:
         """Stop an active run and keep its samples; after a failed run import those that were finished."""
         if self._runner.busy:
             self._runner.cancel(keep=True)
-            return
-        with slicer.util.tryWithErrorDisplay(_("The finished samples could not be shown.")):
+        else:
+            self._follow(self._runner.recover, _("The finished samples could not be shown."))
+
+    def _follow(self, start: Callable[[], object], problem: str) -> bool:
+        """Follow the run that `start` starts; return False if it fails, which is shown, as `problem` if unexpected."""
+        with slicer.util.tryWithErrorDisplay(problem):
             try:
-                self._runner.recover()
-            except HandoverError as error:
+                start()
+            except (DependencyError, HandoverError) as error:
                 self._show(str(error), isError=True)
-            else:
-                self._job = self._runner.job
-                self._timer.start()
+                return False
+            self._job = self._runner.job
+            self._timer.start()
+            return True
+        return False
 
     def _submitOfBatch(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Job:
         job = self._backend.submit(volumeNode, self._choices())

@@ -51,9 +51,13 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
 
     def test_segmentVolume(self):
         """Segment a transformed volume: names, transforms, grid, terminology and overlay of the result nodes."""
-        self.delayDisplay("Segment a volume")
         volumeNode = self.makeHead()
-        transformNode = self.putUnderRotation(volumeNode)
+        transform = vtk.vtkTransform()
+        transform.RotateZ(20.0)
+        transform.Translate(10.0, -5.0, 3.0)
+        transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transformNode.SetMatrixTransformToParent(transform.GetMatrix())
+        volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
         otherNode = self.makeHead("Other")
         slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
         before = self.layers()
@@ -103,11 +107,9 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertAlmostEqual(overlay.threshold, 0.5, places=2)
         self.assertTrue(ui.editButton.enabled)
         self.assertNotIn("torch", sys.modules)
-        self.delayDisplay("Segmented")
 
     def test_reviewAndCorrect(self):
         """Use the estimate, volumes, regions, slices, samples, corrections and report of one result."""
-        self.delayDisplay("Review and correct a result")
         volumeNode = self.makeHead()
         ui = self.enterWith(volumeNode)
         self.assertTrue(ui.statusLabel.text)  # estimated run time
@@ -168,11 +170,9 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             for _step in Report(segmentationNode).writeSteps(path):
                 slicer.app.processEvents()
             self.assertIn(volumeNode.GetName(), path.read_text(encoding="utf-8"))
-        self.delayDisplay("Reviewed and corrected")
 
     def test_manyVolumes(self):
         """Segment a batch of three volumes, of which the second fails."""
-        self.delayDisplay("Segment many volumes")
         self.makeHead("First")
         slicer.util.addVolumeFromArray(np.zeros((1, 8, 8), np.int16), name="Flat")
         self.makeHead("Second")
@@ -220,15 +220,6 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ijkToRAS[:2, :2] = 3.0 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         ijkToRAS[:3, 3] = -ijkToRAS[:3, :3] @ np.full(3, 31.5)
         return slicer.util.addVolumeFromArray(voxels, ijkToRAS=ijkToRAS, name=name)
-
-    def putUnderRotation(self, volumeNode):
-        transform = vtk.vtkTransform()
-        transform.RotateZ(20.0)
-        transform.Translate(10.0, -5.0, 3.0)
-        transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        transformNode.SetMatrixTransformToParent(transform.GetMatrix())
-        volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
-        return transformNode
 
     def layers(self):
         """Return the layers of all slice views."""

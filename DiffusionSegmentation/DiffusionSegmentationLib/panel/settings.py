@@ -17,11 +17,11 @@ class _Setting:
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, _settings: object, _owner: type | None = None) -> str:
-        return _read(self._name, self._default)
+    def __get__(self, settings: "Settings", _owner: type) -> str:
+        return settings.value(self._name, self._default)
 
-    def __set__(self, _settings: object, value: str) -> None:
-        _write(self._name, value)
+    def __set__(self, settings: "Settings", value: str) -> None:
+        settings.setValue(self._name, value)
 
 
 class Settings:
@@ -35,18 +35,13 @@ class Settings:
     workerPython = _Setting()
     modelsFolder = _Setting()
 
-    def measured(self, model: str, device: str) -> str:
-        """Return the stored timing (`Measured.asText`) of the last run of `model` on `device`; empty if none."""
-        return _read(f"measured/{quote(model, safe='')}/{device}", "")
+    def value(self, name: str, default: str = "") -> str:
+        return slicer.util.settingsValue(PREFIX + name, default, converter=str)
 
-    def setMeasured(self, model: str, device: str, text: str) -> None:
-        """Store the timing that `measured` returns."""
-        _write(f"measured/{quote(model, safe='')}/{device}", text)
+    def setValue(self, name: str, value: str) -> None:
+        qt.QSettings().setValue(PREFIX + name, value)
 
 
-def _read(name: str, default: str) -> str:
-    return slicer.util.settingsValue(PREFIX + name, default, converter=str)
-
-
-def _write(name: str, value: str) -> None:
-    qt.QSettings().setValue(PREFIX + name, value)
+def timingKey(model: str, device: str) -> str:
+    """Return the setting that stores the timing of the last run of `model` on `device` (`Measured.asText`)."""
+    return f"measured/{quote(model, safe='')}/{device}"

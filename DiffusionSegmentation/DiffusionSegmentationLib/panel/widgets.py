@@ -23,10 +23,20 @@ def missingEntropy(segmentation: slicer.vtkMRMLSegmentationNode | None) -> str |
     return missingResult(segmentation)
 
 
-def enable(widget: Any, reason: str | None, tooltip: str) -> None:
-    """Enable `widget` with `tooltip`, or disable it and show the `reason` as tooltip."""
-    widget.enabled = reason is None
-    widget.toolTip = reason or tooltip
+def enable(reason: str | None, *widgets: Any) -> None:
+    """Enable `widgets`, or disable them and show the `reason` in place of their tooltips from the .ui file."""
+    for widget in widgets:
+        if widget.property("enabledToolTip") is None:
+            widget.setProperty("enabledToolTip", widget.toolTip)
+        widget.enabled = reason is None
+        widget.toolTip = reason or widget.property("enabledToolTip")
+
+
+def setButton(button: Any, text: str, tooltip: str, reason: str | None = None) -> None:
+    """Set text and tooltip of a button whose function changes; disable it if there is a `reason`."""
+    button.text = text
+    button.enabled = reason is None
+    button.toolTip = reason or tooltip
 
 
 @contextmanager
@@ -63,14 +73,12 @@ def makeTimer(milliseconds: int, slot: Callable[[], None]) -> Any:
     return timer
 
 
-def setUpTable(table: Any, stretched: int) -> None:
-    """Hide the row header and fit the columns to their contents; column `stretched` takes the remaining width."""
+def fitColumns(table: Any, stretched: int) -> None:
+    """Fit the columns of `table` to their contents; column `stretched` takes the remaining width."""
     header = table.horizontalHeader()
     for column in range(table.columnCount):
         mode = qt.QHeaderView.Stretch if column == stretched else qt.QHeaderView.ResizeToContents
         header.setSectionResizeMode(column, mode)
-    header.highlightSections = False
-    table.verticalHeader().visible = False
 
 
 def setCell(table: Any, row: int, column: int, text: str, tooltip: str, centred: bool) -> None:

@@ -1,1 +1,1 @@
-"""Sections of the panel, one module each. Each has `refresh` and `close`."""
+"""Sections of the panel, one module each."""

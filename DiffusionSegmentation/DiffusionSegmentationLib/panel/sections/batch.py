@@ -12,7 +12,7 @@ from ...runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
 from ...scene import display
 from ...scene.display import VOLUME_ROLE
 from .. import dialogs
-from ..widgets import enable
+from ..widgets import enable, setButton
 
 MARKS = {WAITING: "", RUNNING: "▶", DONE: "✓", FAILED: "✗", CANCELLED: "–"}
 
@@ -24,39 +24,26 @@ class BatchSection:
         self._ui = ui
         self._batch = queue
         self._problem = ""
-        self._otherRun = False
         ui.addVolumesButton.clicked.connect(self._onAddVolumes)
         ui.addSequenceButton.clicked.connect(self._onAddSequences)
         ui.addFolderButton.clicked.connect(self._onAddFolder)
         ui.clearBatchButton.clicked.connect(lambda *_arguments: queue.clear())
         ui.batchButton.clicked.connect(self._onStart)
-        queue.changed.connect(self._refresh)
 
     def refresh(self, otherRun: bool) -> None:
         """Show the batch. `otherRun`: a run that does not belong to the batch is active."""
-        self._otherRun = otherRun
-        self._refresh()
-
-    def close(self) -> None:
-        """Disconnect from the batch."""
-        self._batch.changed.disconnect(self._refresh)
-
-    def _refresh(self) -> None:
         ui, queue = self._ui, self._batch
         busy = _("The batch is running.") if queue.busy else None
-        enable(ui.addVolumesButton, busy, _("Add all volumes of the scene that have no result yet."))
-        enable(ui.addSequenceButton, busy, _("Add all frames of the volume sequences in the scene."))
-        enable(ui.addFolderButton, busy, _("Add all NRRD, NIfTI and MetaImage files of a folder."))
+        enable(busy, ui.addVolumesButton, ui.addSequenceButton, ui.addFolderButton)
         empty = None if queue.items else _("The list is empty.")
-        enable(ui.clearBatchButton, busy or empty, _("Clear the list. Results stay in the scene."))
+        enable(busy or empty, ui.clearBatchButton)
         if queue.busy:
-            ui.batchButton.text = _("Cancel all")
-            enable(ui.batchButton, None, _("Stop the batch. Finished results are kept."))
+            setButton(ui.batchButton, _("Cancel all"), _("Stop the batch. Finished results are kept."))
         else:
-            ui.batchButton.text = _("Segment all")
-            idle = empty or (None if queue.waiting else _("All volumes in the list have been processed."))
-            idle = idle or (_("Another run is active.") if self._otherRun else None)
-            enable(ui.batchButton, idle, _("Segment the volumes in the list one after another."))
+            problem = empty or (None if queue.waiting else _("All volumes in the list have been processed."))
+            problem = problem or (_("Another run is active.") if otherRun else None)
+            tip = _("Segment the volumes in the list one after another.")
+            setButton(ui.batchButton, _("Segment all"), tip, problem)
         self._fillList()
         ui.batchProgressBar.visible = queue.busy
         ended = sum(item.state in (DONE, FAILED, CANCELLED) for item in queue.items)
@@ -98,7 +85,7 @@ class BatchSection:
         """Append `items`, or show the `problem` if there are none."""
         self._problem = "" if items else problem
         self._batch.items += items
-        self._refresh()
+        self._batch.changed.emit()
 
     def _onAddVolumes(self, *_arguments: Any) -> None:
         scene = slicer.mrmlScene

@@ -18,27 +18,27 @@ from ...scene.result_nodes import ENTROPY_ROLE, VOLUME_ROLE
 from ...scene.sample_browser import Browser
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..widgets import enable, fillComboBox, makeTimer, missingEntropy, missingResult, setQuietly
+from ..section import Section
+from ..widgets import enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
-POLL_MILLISECONDS = 50
 CURRENT_REGION = "region"
 SEGMENT_PREFIX = "segment:"
 UNCERTAIN_ONLY_ATTRIBUTE = "DiffusionSegmentation.UnsureOnly"
 
 
-class CorrectionsSection:
-    """Changes one of the module's segmentation nodes. Each change is one undo step of Segment Editor."""
+class CorrectionsSection(Section):
+    """Changes a result. Each change is one undo step of Segment Editor."""
+
+    TIMER_MILLISECONDS = 50
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
-        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        super().__init__(ui)
         self._maskedEditorNode: slicer.vtkMRMLSegmentEditorNode | None = None
         self._countedStamp: tuple | None = None
         """Identifies the state of the segments for which edited voxels were or are being counted."""
         self._countText = ""
         self._problem = ""
         self._thread = CoalescingThread()
-        self._timer = makeTimer(POLL_MILLISECONDS, self._poll)
         self.editorOpening = Signal()
         """Emitted before Segment Editor is opened."""
         ui.editButton.clicked.connect(self._onEdit)
@@ -53,27 +53,18 @@ class CorrectionsSection:
             self._unmaskEditor()
             self._segmentation, self._problem, self._countedStamp = segmentation, "", None
         ui = self._ui
-        missing, noEntropy = missingResult(segmentation), missingEntropy(segmentation)
-        enable(ui.editButton, missing, _("Open the result in Segment Editor."))
-        tip = _("Segment Editor changes only voxels whose entropy is at or above the threshold of the overlay.")
-        enable(ui.uncertainOnlyCheckBox, noEntropy, tip)
+        missing = missingResult(segmentation)
         setQuietly(ui.uncertainOnlyCheckBox, "checked", bool(segmentation and self._uncertainOnly()))
         ui.maskLabel.visible = ui.uncertainOnlyCheckBox.checked
-        tip = _("Add a segment of all voxels whose entropy is at or above the threshold of the overlay.")
-        enable(ui.reviewSegmentButton, noEntropy, tip)
         fillComboBox(ui.areaComboBox, self._areas(), self._area())
-        enable(ui.areaComboBox, missing, _("Area in which the sample replaces the result."))
-        tip = _("Replace the result by the shown sample in this area. Segment Editor can undo it.")
-        enable(ui.useSampleButton, missing or self._noSample(), tip)
+        enable(missing, ui.editButton, ui.areaComboBox)
+        enable(missingEntropy(segmentation), ui.uncertainOnlyCheckBox, ui.reviewSegmentButton)
+        enable(missing or self._noSample(), ui.useSampleButton)
         if segmentation is None:
             ui.editedLabel.text = missing
         else:
             self._count()
             ui.editedLabel.text = self._problem or self._countText
-
-    def close(self) -> None:
-        """Stop the timer."""
-        self._timer.stop()
 
     def setThreshold(self, bits: float) -> None:
         """Set the lower limit of Segment Editor's mask to the overlay's threshold `bits`."""
@@ -91,7 +82,7 @@ class CorrectionsSection:
     # Area in which a sample replaces the result
 
     def _areas(self) -> dict[str, str]:
-        """Return key and title of the current region, the ROI nodes of the scene, and the segments added by the user."""
+        """Return key and title of the current region, the ROI nodes, and the segments added by the user."""
         if self._segmentation is None:
             return {}
         areas = {CURRENT_REGION: _("current region")}
@@ -185,7 +176,7 @@ class CorrectionsSection:
             self._thread.submit(lambda: (stamp, _countText(labels, current)))
             self._timer.start()
 
-    def _poll(self) -> None:
+    def _onTimer(self) -> None:
         result = self._thread.poll()
         if not self._thread.busy:
             self._timer.stop()

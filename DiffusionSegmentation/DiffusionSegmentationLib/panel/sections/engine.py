@@ -8,7 +8,7 @@ import qt
 from ...i18n import tr as _
 from ..backend import Backend
 from ..parameter_node import DiffusionSegmentationParameterNode
-from ..widgets import enable, fillComboBox, setQuietly
+from ..widgets import fillComboBox, setQuietly
 
 
 class EngineSection:
@@ -48,8 +48,9 @@ class EngineSection:
         combo = self._ui.modelComboBox
         index = combo.findData(parameterNode.model) if parameterNode else -1
         setQuietly(combo, "currentIndex", index)
-        tooltip = combo.itemData(index, qt.Qt.ToolTipRole) if index >= 0 else _("Choose a model.")
-        enable(combo, self.problem() if combo.count == 0 else None, tooltip)
+        combo.enabled = combo.count > 0
+        hint = _("Choose a model.") if combo.count else self.problem()
+        combo.toolTip = combo.itemData(index, qt.Qt.ToolTipRole) if index >= 0 else hint
         self._fillDevices()
 
     def _fillModels(self) -> None:

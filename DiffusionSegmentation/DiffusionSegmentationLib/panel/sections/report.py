@@ -9,19 +9,18 @@ import slicer
 from ...i18n import tr as _
 from ...report.page import Report
 from .. import dialogs
-from ..widgets import enable, makeTimer, missingResult
+from ..section import Section
+from ..widgets import enable, missingResult
 
 
-class ReportSection:
-    """Writes reports on one of the module's segmentation nodes, step by step, so that Slicer stays responsive."""
+class ReportSection(Section):
+    """Writes reports on a result step by step, so that Slicer stays responsive."""
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
-        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        super().__init__(ui)
         self._steps: Iterator[None] | None = None
         self._path: Path | None = None
         self._status = ""
-        self._timer = makeTimer(0, self._step)
         ui.reportButton.clicked.connect(self._onSave)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
@@ -30,14 +29,13 @@ class ReportSection:
             self._segmentation, self._status = segmentation, ""
         problem = missingResult(segmentation)
         problem = problem or (_("The report is being written.") if self._steps is not None else None)
-        tip = _("Save a page with the volumes, pictures of the most uncertain regions, the review and all settings.")
-        enable(self._ui.reportButton, problem, tip)
+        enable(problem, self._ui.reportButton)
         self._ui.reportLabel.text = self._status
         self._ui.reportLabel.visible = bool(self._status)
 
     def close(self) -> None:
         """Stop writing; the report stays incomplete."""
-        self._timer.stop()
+        super().close()
         self._steps = None
 
     def _onSave(self, *_arguments: Any) -> None:
@@ -58,7 +56,7 @@ class ReportSection:
             self._timer.start()
         self.refresh(self._segmentation)
 
-    def _step(self) -> None:
+    def _onTimer(self) -> None:
         try:
             next(self._steps)
             return

@@ -12,15 +12,15 @@ from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, 
 from ...scene.overlays import Layers
 from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
 from ...signals import Signal
+from ..section import Section
 from ..widgets import enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
 
-class ResultSection:
-    """Shows one of the module's segmentation nodes. The state of the overlay is kept in the scene."""
+class ResultSection(Section):
+    """Shows a result. The state of its overlay is kept in the scene."""
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
-        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        super().__init__(ui)
         self.removalRequested = Signal()
         self.thresholdChanged = Signal()
         """Emitted with the threshold in bits when the user changes it."""
@@ -42,24 +42,19 @@ class ResultSection:
         ui.resultLabel.text = missing or _resultText(segmentation, report)
         ui.warningsLabel.text = messages.warningsText(report)
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
-        enable(ui.removeResultButton, missing, _("Remove this result and all its nodes from the scene."))
-        enable(ui.outlinesCheckBox, missing, _("Show the outlines of the segments in the slice views (key O)."))
+        enable(missing, ui.removeResultButton, ui.outlinesCheckBox)
         setQuietly(ui.outlinesCheckBox, "checked", segmentation is not None and outlined(segmentation))
         missing = None if layers else missingEntropy(segmentation)
-        enable(ui.overlayCheckBox, missing, _("Show the uncertainty as a colour overlay in the slice views."))
+        enable(missing, ui.overlayCheckBox)
         self._fillLayers(layers, report, missing)
         visible = layers is not None and layers.visible
         hidden = missing or (None if visible else _("The uncertainty is not shown."))
-        enable(ui.opacitySlider, hidden, _("Opacity of the overlay."))
-        enable(ui.thresholdSlider, hidden, _("The overlay leaves out voxels below this value. 0 bits: no uncertainty."))
+        enable(hidden, ui.opacitySlider, ui.thresholdSlider)
         setQuietly(ui.overlayCheckBox, "checked", visible)
         if layers is not None:
             setQuietly(ui.thresholdSlider, "maximum", round(report["max_entropy_bits"], 2))
         setQuietly(ui.opacitySlider, "value", layers.opacity if layers else DEFAULT_OPACITY)
         setQuietly(ui.thresholdSlider, "value", layers.threshold if layers else DEFAULT_THRESHOLD_BITS)
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
     def _fillLayers(self, layers: Layers | None, report: dict, missing: str | None) -> None:
         """List the overlays of the result and explain the selected one."""
@@ -67,8 +62,7 @@ class ResultSection:
         titles = {ENTROPY_ROLE: _("predictive entropy"), DISAGREEMENT_ROLE: _("sample disagreement")}
         fillComboBox(ui.layerComboBox, {role: titles[role] for role in roles}, layers.chosen if layers else None)
         single = None if len(roles) > 1 else _("This result has no other overlay.")
-        tip = _("Quantity shown by the overlay. Review and corrections always use the predictive entropy.")
-        enable(ui.layerComboBox, missing or single, tip)
+        enable(missing or single, ui.layerComboBox)
         ui.layerLabel.visible = layers is not None
         if layers is not None:
             explain = messages.entropyText if layers.chosen == ENTROPY_ROLE else messages.disagreementText

@@ -11,36 +11,30 @@ from ...review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ...runs import messages
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..widgets import enable, fitRows, makeTimer, missingResult, setCell, setUpTable, signalsBlocked
+from ..section import Section
+from ..widgets import enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
 
-POLL_MILLISECONDS = 30
 VISIBLE_ROWS = 5
 LISTED_CLASSES = 2
-CLASSES_COLUMN, ERROR_COLUMN = 1, 2
+CLASSES_COLUMN = 1
 MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
 
 
-class ReviewSection:
-    """Shows the review of one of the module's segmentation nodes. The keys work while the section is visible."""
+class ReviewSection(Section):
+    """Shows the review of a result. The keys work while the section is visible."""
+
+    TIMER_MILLISECONDS = 30
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
+        super().__init__(ui)
         self._review: Review | None = None
         self._rows: list | None = None
         self._ranker: Ranker | None = None
         self._bits = Wish().bits
         self.regionChanged = Signal()
         """Emitted when another region is the current one, or none."""
-        self._timer = makeTimer(POLL_MILLISECONDS, self._poll)
         table = ui.regionTable
-        setUpTable(table, CLASSES_COLUMN)
-        table.setHorizontalHeaderLabels(["", _("Classes"), _("Expected\nerror (ml)"), _("Peak\n(bits)"), ""])
-        table.horizontalHeaderItem(ERROR_COLUMN).setToolTip(
-            _(
-                "Expected volume of mislabelled voxels. Boundary layers up to one voxel of the model thick on each side"
-                " are not counted, because they are too thin to review. Brackets: the region has such layers only."
-            )
-        )
+        fitColumns(table, CLASSES_COLUMN)
         table.cellClicked.connect(lambda row, _column: self._goTo(self._review.regions[row]))
         ui.minimumSizeSpinBox.valueChanged.connect(lambda _value: self.setThreshold(self._bits))
         self._shortcuts = []
@@ -75,12 +69,9 @@ class ReviewSection:
         count, share = review.left() if review else (0, 0.0)
         finished = problem or (None if count else _("All regions have been reviewed."))
         noCurrent = problem or (None if current else _("Go to a region first."))
-        enable(ui.nextButton, finished, _("Go to the open region with the largest expected error (key N)."))
-        enable(ui.doneButton, noCurrent, _("Mark this region as correct or corrected, and go to the next (key D)."))
-        enable(ui.flagButton, noCurrent, _("Mark this region for a second opinion, and go to the next (key F)."))
-        enable(ui.skipButton, noCurrent, _("Skip this region, and go to the next (key S)."))
-        enable(ui.leaveButton, noCurrent, _("Leave the review and restore the slice views (key L)."))
-        enable(ui.regionTable, problem, _("Uncertain regions, largest expected error first. Click one to go there."))
+        enable(finished, ui.nextButton)
+        enable(noCurrent, ui.doneButton, ui.flagButton, ui.skipButton, ui.leaveButton)
+        enable(problem, ui.regionTable)
         ui.reviewLabel.text = problem or _progressText(review, count, share)
         self._fillTable(review.regions if review else [], current)
 
@@ -97,11 +88,7 @@ class ReviewSection:
         self._ranker.ask(Wish(round(bits, 3), self._ui.minimumSizeSpinBox.value))
         self._timer.start()
 
-    def close(self) -> None:
-        """Stop the timer."""
-        self._timer.stop()
-
-    def _poll(self) -> None:
+    def _onTimer(self) -> None:
         ranked = self._ranker.poll() if self._ranker else None
         if self._ranker is None or not self._ranker.busy:
             self._timer.stop()

@@ -9,21 +9,21 @@ from ...scene.sample_browser import DRAWN, Browser
 from ...scene.side_by_side import SideBySide
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..widgets import enable, fillComboBox, makeTimer, missingResult, setQuietly, signalsBlocked
-
-PLAY_MILLISECONDS = 700
-"""Time for which each sample is shown by Play."""
+from ..section import Section
+from ..widgets import enable, fillComboBox, missingResult, setQuietly, signalsBlocked
 
 
-class SamplesSection:
-    """Shows the samples of one of the module's segmentation nodes."""
+class SamplesSection(Section):
+    """Shows the samples of a result."""
+
+    TIMER_MILLISECONDS = 700
+    """Time for which each sample is shown by Play."""
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
+        super().__init__(ui)
         self._browser: Browser | None = None
         self.sampleChanged = Signal()
         """Emitted when another sample is shown, or none."""
-        self._timer = makeTimer(PLAY_MILLISECONDS, self._onPlayTimer)
         ui.sampleCheckBox.toggled.connect(self._onToggled)
         ui.orderComboBox.currentIndexChanged.connect(self._onOrder)
         ui.sampleSlider.valueChanged.connect(self._show)
@@ -45,11 +45,8 @@ class SamplesSection:
         missing = missingResult(segmentation)
         missing = missing or (None if browser.count else _("The samples of this result were removed."))
         hidden = missing or (None if shown is not None else _("No sample is shown."))
-        enable(ui.sampleCheckBox, missing, _("Show one sample as filled segments. The result keeps its outlines."))
-        enable(ui.orderComboBox, missing, _("Order of the samples."))
-        enable(ui.sampleSlider, hidden, _("Sample to show."))
-        enable(ui.playButton, hidden, _("Show the samples one after another."))
-        enable(ui.sideBySideCheckBox, hidden, _("Show the result and the sample in two views of the same slice."))
+        enable(missing, ui.sampleCheckBox, ui.orderComboBox)
+        enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
         setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _sideBySide(browser).active))
         orders = {order.key: order.title for order in browser.orders()} if browser else {}
@@ -65,10 +62,6 @@ class SamplesSection:
         """Hide the sample that is shown, if any."""
         if self._browser is not None and self._browser.shown is not None:
             self._onToggled(False)
-
-    def close(self) -> None:
-        """Stop the timer."""
-        self._timer.stop()
 
     def _stop(self, browser: Browser) -> None:
         """Stop playing, restore the layout, and hide the sample."""
@@ -97,7 +90,7 @@ class SamplesSection:
             self._timer.start()
         self._update()
 
-    def _onPlayTimer(self) -> None:
+    def _onTimer(self) -> None:
         if self._browser is None or self._browser.shown is None:
             self._timer.stop()
             return

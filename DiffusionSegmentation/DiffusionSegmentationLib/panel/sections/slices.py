@@ -12,28 +12,28 @@ from ...scene.pointer import Pointer
 from ...scene.result_nodes import ENTROPY_ROLE
 from ...scene.slice_entropy import Profiles
 from ..plots import profilePlot
-from ..widgets import enable, makeTimer, missingEntropy
+from ..section import Section
+from ..widgets import missingEntropy, setButton
 
 PLOT_HEIGHT = 18
-REDRAW_MILLISECONDS = 40
 
 
-class SlicesSection:
-    """Observes the slice views and the mouse pointer for one of the module's segmentation nodes."""
+class SlicesSection(Section):
+    """Observes the slice views and the mouse pointer; redraws at most once per timer interval."""
+
+    TIMER_MILLISECONDS = 40
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
+        super().__init__(ui)
         self._rows = [(getattr(ui, f"profile{n}"), getattr(ui, f"worst{n}Button")) for n in (1, 2, 3)]
         for n, (_plot, button) in enumerate(self._rows):
             button.clicked.connect(lambda *_arguments, n=n: self._profiles.goToWorst(self._views[n]))
-        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._profiles: Profiles | None = None
         self._profiledStamp: tuple | None = None
         """Node and modification time of the entropy for which the profiles were computed."""
         self._pointer: Pointer | None = None
         self._views: list[slicer.vtkMRMLSliceNode] = []
         self._observers: list[tuple[vtk.vtkObject, int]] = []
-        self._timer = makeTimer(REDRAW_MILLISECONDS, self._draw)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Show the entropy of `segmentation`, or disable the rows."""
@@ -47,21 +47,20 @@ class SlicesSection:
         self._observe()
         missing = missingEntropy(segmentation)
         for n, (plot, button) in enumerate(self._rows):
-            plot.visible = button.visible = n < len(self._views)
+            plot.visible = button.visible = button.enabled = n < len(self._views)
             if n >= len(self._views):
-                enable(button, missing or _("This view does not exist."), "")
                 continue
             view = self._views[n].GetLayoutName()
             tip = _("Uncertainty of each slice in {view}. The line marks the current slice.")
             plot.toolTip = missing or tip.format(view=view)
-            button.text = _("{view}: worst").format(view=view)
-            enable(button, missing, _("Show the most uncertain slice in {view}.").format(view=view))
+            tip = _("Show the most uncertain slice in {view}.").format(view=view)
+            setButton(button, _("{view}: worst").format(view=view), tip, missing)
         self._ui.pointerLabel.visible = segmentation is not None
         self._timer.start()
 
     def close(self) -> None:
-        """Stop the timer and remove all observers."""
-        self._timer.stop()
+        """Stop drawing and remove all observers."""
+        super().close()
         for observed, tag in self._observers:
             observed.RemoveObserver(tag)
         self._observers = []
@@ -81,7 +80,7 @@ class SlicesSection:
     def _addObserver(self, observed: vtk.vtkObject, event: int, callback: Callable[..., None]) -> None:
         self._observers.append((observed, observed.AddObserver(event, callback)))
 
-    def _draw(self) -> None:
+    def _onTimer(self) -> None:
         self._timer.stop()
         for view, (plot, _button) in zip(self._views, self._rows, strict=False):
             if self._profiles is not None and plot.visible:

@@ -16,24 +16,24 @@ from ...scene.result_nodes import RUN_ATTRIBUTE
 from ...scene.volumes import Volume
 from .. import dialogs
 from ..plots import dotPlot
-from ..widgets import enable, fitRows, missingResult, setCell, setUpTable
+from ..section import Section
+from ..widgets import enable, fitColumns, fitRows, missingResult, setCell
 
 PLOT_SIZE = 48, 16
 NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
 """The columns for mask and plot are shown with the details only."""
 
 
-class VolumesSection:
-    """Shows, copies and saves the volumes of one of the module's segmentation nodes."""
+class VolumesSection(Section):
+    """Shows, copies and saves the volumes of a result."""
 
     def __init__(self, ui: Any) -> None:
-        self._ui = ui
+        super().__init__(ui)
         self._volumes: list[Volume] = []
-        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._filledFor: tuple | None = None
         """Report and text colour for which the table was last filled."""
         self._notes = ""
-        setUpTable(ui.volumesTable, NAME_COLUMN)
+        fitColumns(ui.volumesTable, NAME_COLUMN)
         ui.detailsCheckBox.toggled.connect(lambda _on: self._fillTable())
         ui.copyVolumesButton.clicked.connect(self._onCopy)
         ui.saveVolumesButton.clicked.connect(self._onSave)
@@ -42,10 +42,7 @@ class VolumesSection:
         """Show the volumes of `segmentation`, or disable the table."""
         ui = self._ui
         self._segmentation = segmentation
-        missing = missingResult(segmentation)
-        enable(ui.volumesTable, missing, _("Volumes of the structures and their spread over the samples."))
-        enable(ui.copyVolumesButton, missing, _("Copy the table with the volumes of every sample for a spreadsheet."))
-        enable(ui.saveVolumesButton, missing, _("Save the table with the volumes of every sample to a file."))
+        enable(missingResult(segmentation), ui.volumesTable, ui.copyVolumesButton, ui.saveVolumesButton)
         report = segmentation.GetAttribute(RUN_ATTRIBUTE) if segmentation else None
         state = report, ui.volumesTable.palette.color(qt.QPalette.Text).name()
         if state == self._filledFor:
@@ -56,9 +53,6 @@ class VolumesSection:
         notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
     def _fillTable(self) -> None:
         ui, table, details = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked

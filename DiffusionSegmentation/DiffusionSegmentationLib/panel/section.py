@@ -1,0 +1,28 @@
+"""Base of the sections that show a result."""
+
+from typing import Any
+
+import slicer
+
+from .widgets import makeTimer
+
+
+class Section:
+    """Shows one of the module's segmentation nodes, and has a timer for deferred work.
+
+    Subclasses define `refresh(segmentation)`, which shows another node, or disables the section for None.
+    """
+
+    TIMER_MILLISECONDS = 0
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self._timer = makeTimer(self.TIMER_MILLISECONDS, self._onTimer)
+
+    def close(self) -> None:
+        """Stop deferred work; the widgets may be deleted afterwards."""
+        self._timer.stop()
+
+    def _onTimer(self) -> None:
+        """Do the deferred work; by default nothing."""
