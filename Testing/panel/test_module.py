@@ -66,7 +66,9 @@ def test_the_description_is_complete(application, openPanel):
     parent = openPanel().root and application.modules["DiffusionSegmentation"]
     assert parent.title == "Diffusion Segmentation" and parent.categories == ["Segmentation"]
     assert parent.contributors and "Not for clinical use" in parent.helpText
-    assert "where the result is uncertain" in parent.helpText and "disagree" not in parent.helpText  # whatever its maps are
+    assert (
+        "where the result is uncertain" in parent.helpText and "disagree" not in parent.helpText
+    )  # whatever its maps are
 
 
 def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel):

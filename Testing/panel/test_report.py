@@ -14,7 +14,8 @@ def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path,
     answers = [str(tmp_path / "Bericht"), str(tmp_path / "nowhere" / "r.html"), ""]
     asked = []
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
+        lambda *given: asked.append(given[2]) or answers.pop(0),
     )
     ui.reportButton.click()
     assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."

@@ -112,7 +112,8 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     asked = []
     answers = [str(target), ""]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
+        lambda *given: asked.append(given[2]) or answers.pop(0),
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up

@@ -39,8 +39,7 @@ from .widgets import makeTimer
 POLL_MILLISECONDS = 100
 STEP_MILLISECONDS = 10
 """Timer interval while a long task is done in steps, such as the import of a result."""
-RESULT_SECTIONS = ("result", "review", "samples", "correct", "report")
-"""First parts of the names of the collapsible buttons that are opened when there is a result."""
+RESULT_SECTIONS = ("result", "review", "samples", "correct", "report")  # opened when there is a result
 
 
 class Panel:

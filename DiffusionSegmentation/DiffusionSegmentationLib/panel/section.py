@@ -8,10 +8,7 @@ from .widgets import makeTimer
 
 
 class Section:
-    """Shows one of the module's segmentation nodes, and has a timer for deferred work.
-
-    Subclasses define `refresh(segmentation)`, which shows another node, or disables the section for None.
-    """
+    """Shows one of the module's segmentation nodes, called the result, and has a timer for deferred work."""
 
     TIMER_MILLISECONDS = 0
 
@@ -19,6 +16,10 @@ class Section:
         self._ui = ui
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._timer = makeTimer(self.TIMER_MILLISECONDS, self._onTimer)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Show `segmentation`, or disable the section for None."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop deferred work; the widgets may be deleted afterwards."""

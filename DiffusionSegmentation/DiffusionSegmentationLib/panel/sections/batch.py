@@ -88,16 +88,13 @@ class BatchSection:
         self._batch.changed.emit()
 
     def _onAddVolumes(self, *_arguments: Any) -> None:
-        scene = slicer.mrmlScene
         waiting = {item.name for item in self._batch.waiting}
-        segmented = {
-            node.GetNodeReference(VOLUME_ROLE) for node in display.nodesOfClass(scene, "vtkMRMLSegmentationNode")
-        }
+        results = display.nodesOfClass(slicer.mrmlScene, "vtkMRMLSegmentationNode")
+        segmented = {node.GetNodeReference(VOLUME_ROLE) for node in results}
         volumes = [
             node
-            for node in display.nodesOfClass(scene, "vtkMRMLScalarVolumeNode")
-            if not node.IsA("vtkMRMLLabelMapVolumeNode")
-            and node.GetNodeReference(VOLUME_ROLE) is None
+            for node in display.nodesOfClass(slicer.mrmlScene, "vtkMRMLScalarVolumeNode")
+            if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetNodeReference(VOLUME_ROLE))
             and node not in segmented
             and node.GetName() not in waiting
         ]

@@ -48,7 +48,6 @@ class CorrectionsSection(Section):
         ui.areaComboBox.currentIndexChanged.connect(lambda _index: self.refresh(self._segmentation))
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show and change `segmentation` from now on, or disable the section."""
         if segmentation is not self._segmentation:
             self._unmaskEditor()
             self._segmentation, self._problem, self._countedStamp = segmentation, "", None

@@ -24,7 +24,6 @@ class ReportSection(Section):
         ui.reportButton.clicked.connect(self._onSave)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Report on `segmentation` from now on, or disable the section."""
         if segmentation is not self._segmentation:
             self._segmentation, self._status = segmentation, ""
         problem = missingResult(segmentation)

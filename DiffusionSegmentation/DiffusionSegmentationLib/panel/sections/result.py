@@ -34,7 +34,6 @@ class ResultSection(Section):
         ui.thresholdSlider.valueChanged.connect(self._onThreshold)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show `segmentation`, or disable the section."""
         self._segmentation = segmentation
         ui, layers = self._ui, self._layers()
         missing = missingResult(segmentation)

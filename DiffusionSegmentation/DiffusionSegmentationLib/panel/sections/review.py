@@ -51,7 +51,6 @@ class ReviewSection(Section):
             self._shortcuts.append(shortcut)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show the review of `segmentation`, or disable the section."""
         previous = self._review
         self._review = Review(segmentation) if segmentation else None
         if previous is None or previous.segmentationNode is not segmentation:

@@ -31,7 +31,6 @@ class SamplesSection(Section):
         ui.sideBySideCheckBox.toggled.connect(self._onSideBySide)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show the samples of `segmentation`, or disable the section."""
         previous = self._browser
         self._browser = browser = Browser(segmentation) if segmentation else None
         if previous is not None and previous.segmentationNode is not segmentation:

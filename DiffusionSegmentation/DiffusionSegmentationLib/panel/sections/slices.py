@@ -36,7 +36,6 @@ class SlicesSection(Section):
         self._observers: list[tuple[vtk.vtkObject, int]] = []
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show the entropy of `segmentation`, or disable the rows."""
         entropyNode = segmentation.GetNodeReference(ENTROPY_ROLE) if segmentation else None
         stamp = (entropyNode.GetID(), entropyNode.GetImageData().GetMTime()) if entropyNode else None
         if segmentation is not self._segmentation or stamp != self._profiledStamp:

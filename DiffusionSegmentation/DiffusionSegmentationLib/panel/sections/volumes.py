@@ -39,7 +39,6 @@ class VolumesSection(Section):
         ui.saveVolumesButton.clicked.connect(self._onSave)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Show the volumes of `segmentation`, or disable the table."""
         ui = self._ui
         self._segmentation = segmentation
         enable(missingResult(segmentation), ui.volumesTable, ui.copyVolumesButton, ui.saveVolumesButton)
