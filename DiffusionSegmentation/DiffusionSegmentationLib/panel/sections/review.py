@@ -154,7 +154,8 @@ def _errorText(region: Region) -> str:
 
 
 def _classesText(region: Region) -> str:
-    return "\n".join(f"{name} {100 * share:.0f} %" for name, share in region.classes[:LISTED_CLASSES])
+    # A line may break after the name, but not between number and unit.
+    return "\n".join(f"{name} {100 * share:.0f}\N{NO-BREAK SPACE}%" for name, share in region.classes[:LISTED_CLASSES])
 
 
 def _tooltip(region: Region) -> str:
