@@ -1,4 +1,4 @@
-"""Many volumes: each gets its result under its own name, and one that fails does not stop the rest."""
+"""Batches: each volume gets a result with its name, and a failure does not stop the others."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def lines(world):
     return [listed.item(row).text() for row in range(listed.count)]
 
 
-def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUntil, photograph):
+def test_a_batch_segments_all_volumes_of_the_scene(openPanel, addHead, addVolume, pumpUntil, photograph):
     addHead("One")
     addVolume(np.zeros((1, 8, 8), np.int16), name="Flat")
     addHead("Two")
@@ -52,7 +52,7 @@ def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUnt
     assert lines(world) == ["Flat"]  # the others have results
 
 
-def test_what_a_result_warns_of_stands_in_the_list(openPanel, addHead, pumpUntil):
+def test_the_list_shows_the_warnings_of_results(openPanel, addHead, pumpUntil):
     addHead("One", size=24)
     world = openPanel("unfitted", "0.01")
     world.ui.addVolumesButton.click()
@@ -62,7 +62,7 @@ def test_what_a_result_warns_of_stands_in_the_list(openPanel, addHead, pumpUntil
     assert line.startswith("✓ One: Done: 8 samples") and "not fitted to labelled cases" in line
 
 
-def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, addHead, pumpUntil):
+def test_a_cancelled_batch_keeps_finished_results_and_can_be_resumed(openPanel, addHead, pumpUntil):
     for name in ("One", "Two", "Three"):
         addHead(name, size=24)
     world = openPanel("good", "0.2")
@@ -146,7 +146,7 @@ def test_closing_the_scene_ends_the_batch(openPanel, addHead, application):
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
-def test_what_every_volume_would_need_is_asked_once(openPanel, addHead, monkeypatch):
+def test_missing_packages_stop_the_batch_once(openPanel, addHead, monkeypatch):
     from DiffusionSegmentationLib.runs.dependencies import DependencyError
 
     for name in ("One", "Two"):

@@ -1,4 +1,4 @@
-"""The module as Slicer finds it: life cycle, reload, sample data, and its own self-test on the stand-in."""
+"""The module as Slicer loads it: life cycle, reload, sample data and self test."""
 
 import sys
 import unittest
@@ -10,8 +10,8 @@ import slicer_standin
 slicer_standin.likePythonQt(__name__)
 
 
-def test_the_self_test_of_the_module_passes_here_too(openPanel):
-    """`DiffusionSegmentationTest` is for the real Slicer; that it passes here keeps it from rotting."""
+def test_the_self_test_of_the_module_passes(openPanel):
+    """`DiffusionSegmentationTest` is written for Slicer; running it here keeps it up to date."""
     openPanel("good", "0.05")
     module = sys.modules["DiffusionSegmentation"]
     suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.DiffusionSegmentationTest)
@@ -21,7 +21,7 @@ def test_the_self_test_of_the_module_passes_here_too(openPanel):
     assert not result.errors and not result.failures, result.errors + result.failures
 
 
-def test_the_self_test_is_skipped_without_a_python_that_can(openPanel, monkeypatch):
+def test_the_self_test_is_skipped_without_packages(openPanel, monkeypatch):
     from DiffusionSegmentationLib.runs import dependencies
 
     world = openPanel()
@@ -84,7 +84,7 @@ def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel
         assert file.read(4) == b"\x89PNG"
 
 
-def test_reload_takes_the_new_code_of_every_part_and_ends_the_old_worker(openPanel, addHead, monkeypatch):
+def test_reload_imports_all_modules_again_and_stops_the_worker(openPanel, addHead, monkeypatch):
     addHead()
     world = openPanel()
     client = world.runner.client

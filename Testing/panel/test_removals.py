@@ -1,4 +1,4 @@
-"""People remove nodes while they are on show: no traceback, nothing pressed works on what is gone."""
+"""Nodes that are removed while they are shown cause no traceback, and no control acts on them."""
 
 import pytest
 import slicer
@@ -27,7 +27,7 @@ ROLES = [
 
 @pytest.fixture
 def busyPanel(openPanel, addHead, run, mrmlScene):
-    """A panel with everything on show at once."""
+    """A panel that shows a region, a sample, both views side by side, and an overlay."""
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     for name in ("Red", "Yellow", "Green"):
         mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)

@@ -1,4 +1,4 @@
-"""The report in the panel: one click, one name; written in pieces, and what goes wrong is said."""
+"""The section Report: written in steps, with errors reported."""
 
 import slicer_standin
 

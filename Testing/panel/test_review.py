@@ -1,4 +1,4 @@
-"""The review in the panel: one click to the worst region, one key for each after that."""
+"""The section Review: buttons and keys to go through the uncertain regions."""
 
 import pytest
 import slicer
@@ -21,7 +21,7 @@ def reviewed(openPanel, addHead, run):
 
 
 def press(world, key):
-    """Press `key` as a person does who looks at the panel."""
+    """Press `key` in the active window of the panel."""
     from PySide6.QtTest import QTest
 
     world.root.activateWindow()
@@ -30,14 +30,14 @@ def press(world, key):
     slicer.app.processEvents()
 
 
-def test_without_a_result_the_section_says_what_to_do(openPanel):
+def test_without_a_result_the_section_is_disabled(openPanel):
     ui = openPanel().ui
     assert ui.reviewLabel.text == "There is no result yet; segment a volume first."
     for widget in (ui.nextButton, ui.doneButton, ui.flagButton, ui.skipButton, ui.regionTable):
         assert not widget.enabled and "There is no result yet" in widget.toolTip
 
 
-def test_one_click_after_the_run_stands_on_the_worst_region(reviewed, photograph):
+def test_next_goes_to_the_worst_region(reviewed, photograph):
     world, review = reviewed
     ui = world.ui
     total = len(review.regions)
@@ -62,7 +62,7 @@ def test_ten_keys_confirm_ten_regions(reviewed):
     assert world.ui.regionTable.item(9, 4).text() == "✓" and world.ui.regionTable.item(10, 4).text() == ""
 
 
-def test_each_key_says_its_own(reviewed):
+def test_each_key_sets_its_state(reviewed):
     world, review = reviewed
     press(world, "n")
     press(world, "f")
@@ -72,7 +72,7 @@ def test_each_key_says_its_own(reviewed):
     assert review.current.rank == 4
 
 
-def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene):
+def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScene):
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     view = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
     view.SetFieldOfView(300.0, 240.0, 1.0)
@@ -91,7 +91,7 @@ def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
 
 
-def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
+def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
     world, review = reviewed
     count, share = review.left()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
@@ -102,7 +102,7 @@ def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
     assert shown == sorted(shown, reverse=True) and shown[0] > 0
 
 
-def test_where_all_doubt_is_seams_along_borders_they_are_told_as_such(openPanel, addHead, run):
+def test_regions_of_thin_boundary_layers_are_in_brackets(openPanel, addHead, run):
     addHead()
     world = openPanel("seams", "0.01")
     review = Review(run(world).result.segmentationNode)
@@ -119,7 +119,7 @@ def test_a_click_on_a_row_goes_there(reviewed):
     assert review.current.rank == 5 and world.ui.regionTable.currentRow() == 4
 
 
-def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
+def test_the_end_of_the_review_is_reported_and_the_outline_removed(reviewed):
     world, review = reviewed
     for region in review.regions[1:]:
         review.mark(region, DONE)
@@ -130,7 +130,7 @@ def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
 
 
-def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
+def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     world, review = reviewed
     ui, before = world.ui, review.regions
     ui.thresholdSlider.value = 0.95
@@ -143,7 +143,7 @@ def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
     assert world.widget.logic.getParameterNode().smallestRegion == 10000
 
 
-def test_only_the_result_on_show_is_outlined(reviewed, run):
+def test_only_regions_of_the_displayed_result_are_outlined(reviewed, run):
     world, review = reviewed
     world.ui.nextButton.click()
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")

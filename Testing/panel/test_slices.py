@@ -1,4 +1,4 @@
-"""The slice views in the panel: a strip for each, the way to the worst slice, and the mouse."""
+"""Rows of the slice views: entropy profile, most uncertain slice, and class probabilities at the pointer."""
 
 import pytest
 import slicer
@@ -45,7 +45,7 @@ def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views,
     photograph("slices", world.widget)
 
 
-def test_the_mouse_tells_what_is_in_dispute(openPanel, addHead, run, views, mrmlScene):
+def test_the_pointer_shows_class_probabilities(openPanel, addHead, run, views, mrmlScene):
     crosshair = mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
     addHead()
     world = openPanel()
@@ -56,6 +56,6 @@ def test_the_mouse_tells_what_is_in_dispute(openPanel, addHead, run, views, mrml
     assert world.ui.pointerLabel.text.startswith("Point at a voxel")
 
 
-def test_without_a_result_the_views_are_left_alone(openPanel, views):
+def test_without_a_result_the_rows_are_hidden(openPanel, views):
     ui = openPanel().ui
     assert not ui.worst1Button.visible and not ui.pointerLabel.visible
