@@ -1,6 +1,6 @@
 """A stand-in for the Qt side of 3D Slicer on PySide6 and real MRML, with which the panel runs without Slicer.
 
-It consists of the modules `qt` and `ctk` over PySide6; the few qMRML and ctk widgets that the panel uses; a loader for the
+It consists of the modules `qt` and `ctk` over PySide6; the qMRML and ctk widgets that the panel uses; a loader for the
 real .ui file; `parameterNodeWrapper`, `ScriptedLoadableModule` and `slicer.app` as far as the module calls them. Code
 under test sees Qt properties as attributes (`button.text = ...`), as PythonQt has them: PySide6's own `true_property`
 feature, switched on for those modules by name.
