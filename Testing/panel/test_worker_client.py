@@ -192,7 +192,7 @@ def test_the_environment_is_a_copy_without_the_other_python():
     environment = workerEnvironment(startup)
     assert "PYTHONHOME" not in environment
     assert environment["PATH"] == "/bin"
-    assert Path(environment["PYTHONPATH"], "diffusion_segmentation", "messages.py").is_file()
+    assert Path(environment["PYTHONPATH"], "diffusion_segmentation", "worker", "protocol.py").is_file()
     assert environment["PYTHONUTF8"] == environment["PYTHONUNBUFFERED"] == "1"
     assert startup["PYTHONHOME"]
     assert workerCommand("py") == ["py", "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
