@@ -1,4 +1,4 @@
-"""3D Slicer's module: its four classes, each a thin shell over DiffusionSegmentationLib."""
+"""The scripted module as 3D Slicer loads it. Its classes delegate to DiffusionSegmentationLib."""
 
 import sys
 import time
@@ -18,23 +18,16 @@ from slicer.util import VTKObservationMixin
 
 from DiffusionSegmentationLib.panel.backend import Backend
 from DiffusionSegmentationLib.panel.panel import Panel
-from DiffusionSegmentationLib.panel.parameters import DiffusionSegmentationParameterNode
-from DiffusionSegmentationLib.panel.self_test import DiffusionSegmentationTest
+from DiffusionSegmentationLib.panel.parameter_node import DiffusionSegmentationParameterNode
+from DiffusionSegmentationLib.panel.self_test import DiffusionSegmentationTest  # noqa: F401 (Slicer looks for it here)
 from DiffusionSegmentationLib.runs.job import Choices, Job
-from DiffusionSegmentationLib.scene import result_nodes as scene
-
-__all__ = [
-    "DiffusionSegmentation",
-    "DiffusionSegmentationLogic",
-    "DiffusionSegmentationTest",
-    "DiffusionSegmentationWidget",
-]
+from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE
 
 RESOURCES = Path(__file__).parent / "Resources"
 
 
 class DiffusionSegmentation(ScriptedLoadableModule):
-    """The module as Slicer lists it."""
+    """Title, category, dependencies and help of the module."""
 
     def __init__(self, parent):
         super().__init__(parent)
@@ -43,16 +36,16 @@ class DiffusionSegmentation(ScriptedLoadableModule):
         self.parent.dependencies = ["Segmentations", "SegmentEditor", "Volumes", "Colors"]
         self.parent.contributors = ["DiffusionSegmentation contributors"]
         self.parent.helpText = _(
-            "Segments a volume with a diffusion model and shows where not to trust the result: an overlay colours where"
-            " the model is unsure, and several plausible masks are drawn, which tell how far the volumes may vary."
-            " Everything is computed on this computer. Not for clinical use."
+            "Segments a volume with a diffusion model and shows where the result is uncertain: an overlay shows the"
+            " uncertainty of the model in colour, and several plausible segmentations give the spread of the volumes."
+            " All computation runs on this computer. Not for clinical use."
         )
-        self.parent.acknowledgementText = _("The shipped model and its sources are named in its metadata.")
+        self.parent.acknowledgementText = _("The metadata of the included model lists its sources.")
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
 def registerSampleData():
-    """Offer an MR head that the shipped model was made for; it is downloaded when a person clicks it."""
+    """Offer an MR head for the included model in Sample Data, which downloads it on demand."""
     import SampleData
 
     digest = "cc211f0dfd9a05ca3841ce1141b292898b2dd2d3f08286affadf823a7e58df93"
@@ -68,7 +61,7 @@ def registerSampleData():
 
 
 class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Life cycle of the panel."""
+    """Life cycle of the panel: creates, shows and closes it with the module and the scene."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -84,54 +77,48 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = DiffusionSegmentationLogic()
         self.panel = Panel(self.ui, self.logic.backend)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
-        for event in (slicer.mrmlScene.NodeAddedEvent, slicer.mrmlScene.NodeRemovedEvent):
-            self.addObserver(slicer.mrmlScene, event, self.onNodeListChanged)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, self.onSceneReady)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self.onNodeListChanged)
         self.initializeParameterNode()
 
     def cleanup(self):
         self.removeObservers()
         if self.panel is not None:
             self.panel.close()
-            self.logic.close()
+            self.logic.backend.runner.close()  # stops the worker process
 
     def enter(self):
         self.initializeParameterNode()
         self.panel.warmUp()
 
-    def exit(self):
-        """A run goes on while another module is open; nothing to do."""
-
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeListChanged(self, _caller, _event, node):
-        """A box is a place where a sample can be used; a result may have lost a part."""
-        if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(scene.RUN_ATTRIBUTE):
+        """Refresh for ROI nodes, in which a sample can be used, and for the nodes of results."""
+        if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(RUN_ATTRIBUTE):
             self.panel.refresh()
 
     def onSceneStartClose(self, _caller, _event):
         self.panel.abandon()
         self.panel.setParameterNode(None)
 
-    def onSceneEndClose(self, _caller, _event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneEndImport(self, _caller, _event):
-        """Show what a loaded scene holds, now that it is whole."""
+    def onSceneReady(self, _caller, _event):
+        """Show the scene after it was closed or loaded."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self):
-        """Show this scene's choices; with no volume chosen yet, choose the first."""
+        """Show the choices of this scene, and select its first volume if none is selected."""
         parameterNode = self.logic.getParameterNode()
         if parameterNode.inputVolume is None:
             parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
         self.panel.setParameterNode(parameterNode)
 
     def onReload(self):
-        """Reload this file and the whole Lib: forgotten modules are imported anew, in the right order."""
+        """Reload this file and the Lib, whose modules are removed first, so that all of them are imported again."""
         for name in [name for name in sys.modules if name.split(".")[0] == "DiffusionSegmentationLib"]:
             del sys.modules[name]
         super().onReload()
@@ -148,11 +135,11 @@ class DiffusionSegmentationLogic(ScriptedLoadableModuleLogic):
         return DiffusionSegmentationParameterNode(super().getParameterNode())
 
     def segment(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices | None = None) -> Job:
-        """Segment `volumeNode` and wait for it, with Slicer responsive meanwhile; `job.state` tells how it ended.
+        """Segment `volumeNode` and return the finished job; Slicer processes events meanwhile.
 
-        The nodes are `job.result.segmentationNode`, `.entropyNode`, `.disagreementNode` and `.samplesNode`. The layers
-        of the views, the panel's choices and the result that it shows stay as they are.
-        Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
+        `job.state` is "done", "failed" or "cancelled". The result nodes are `job.result.segmentationNode`,
+        `.entropyNode`, `.disagreementNode` and `.samplesNode`. Slice views and panel do not change.
+        Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
         job = self.backend.submit(volumeNode, choices or Choices())
         while job.active:
@@ -160,7 +147,3 @@ class DiffusionSegmentationLogic(ScriptedLoadableModuleLogic):
             slicer.app.processEvents()
             time.sleep(0.02)
         return job
-
-    def close(self):
-        """End the background process."""
-        self.backend.runner.close()

@@ -1,1 +1,1 @@
-"""The Slicer side of DiffusionSegmentation: panel, jobs, worker client, scene and display. Never imports torch."""
+"""The Slicer side of DiffusionSegmentation: panel, runs, scene, review and report. Never imports torch."""

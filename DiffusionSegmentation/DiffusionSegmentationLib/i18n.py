@@ -1,6 +1,7 @@
-"""Translation: Slicer's `tr` where Slicer runs, the text itself on slicer-core, which has no translator.
+"""Translation: Slicer's `tr` inside Slicer; on slicer-core, which has no translator, the text itself.
 
-Import it as `from .i18n import tr as _`: lupdate finds `_("...")`, and Slicer's `tr` looks up its caller's file.
+Import it as `from .i18n import tr as _`: lupdate searches for `_("...")`, and Slicer's `tr` takes the translation
+context from the caller's file.
 """
 
 try:

@@ -1,11 +1,11 @@
-"""A signal in plain Python, because PythonQt cannot define Qt signals and half of the callers have no Qt at all."""
+"""A signal in plain Python: PythonQt cannot define Qt signals, and some callers run without Qt."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class Signal:
-    """Calls every connected function, in the order of connection, on the thread that emits."""
+    """Calls all connected functions in the order of connection, on the emitting thread."""
 
     def __init__(self) -> None:
         self._slots: list[Callable[..., Any]] = []

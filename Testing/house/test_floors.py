@@ -41,7 +41,7 @@ LIB_FLOORS = (
     "runs",
     "review",
     "scene",
-    "signals i18n latest_only",
+    "signals i18n coalescing_thread",
 )
 # Packages that need the extra [train]; segmenting needs none of them.
 DEVELOPERS = {"training", "calibration", "evaluation", "study"}

@@ -38,26 +38,8 @@ save(Path(sys.argv[3]), metadata, encoder, denoiser)
 
 slicer_standin.likePythonQt(__name__)
 slicer_standin.likePythonQt("DiffusionSegmentation")
-for name in (
-    "panel",
-    "batch_section",
-    "browser_section",
-    "correct_section",
-    "engine_section",
-    "fitting",
-    "parameters",
-    "dialogs",
-    "report_section",
-    "result_section",
-    "review_section",
-    "run_section",
-    "self_test",
-    "slices_section",
-    "strips",
-    "volumes_section",
-    "widgets",
-):
-    slicer_standin.likePythonQt(f"DiffusionSegmentationLib.panel.{name}")
+for path in (MODULE.parent / "DiffusionSegmentationLib" / "panel").rglob("*.py"):
+    slicer_standin.likePythonQt(".".join(path.relative_to(MODULE.parent).with_suffix("").parts))
 
 
 def pytest_addoption(parser):
@@ -126,7 +108,7 @@ def addHead(addVolume):
 
 @pytest.fixture
 def modelFolder(tmp_path, monkeypatch):
-    """A folder of shipped models with one in it, as far as the panel reads it."""
+    """A folder of included models with one model, with the metadata that the panel reads."""
     from DiffusionSegmentationLib.runs import models as catalogue
 
     folder = tmp_path / "models" / "brain-structures"
@@ -148,7 +130,7 @@ def modelFolder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def openPanel(application, mrmlScene, modelFolder, monkeypatch):
-    """Opens the module's panel as a start of Slicer would, with a fake worker of some behaviour or the "real" one."""
+    """Opens the module's panel as at the start of Slicer, with a fake worker of some behaviour or the "real" one."""
     import qt
 
     from DiffusionSegmentationLib.panel import backend
@@ -171,7 +153,7 @@ def openPanel(application, mrmlScene, modelFolder, monkeypatch):
 
 
 class _PanelWorld:
-    """The module, discovered and entered, and its parts."""
+    """The module, loaded and entered, with its widget, backend and runner."""
 
     def __init__(self, application):
         import qt
@@ -193,7 +175,7 @@ class _PanelWorld:
 
 @pytest.fixture(scope="session")
 def randomModel(tmp_path_factory):
-    """A model folder, made by another process: this one stands for Slicer's and stays without torch."""
+    """A model folder with random weights, written by another process, because this one must not import torch."""
     folder = tmp_path_factory.mktemp("Modelle ü") / "random"
     testing = Path(__file__).resolve().parents[1]
     subprocess.run([sys.executable, "-c", MAKE_MODEL, testing, worker_client.ENGINE_FOLDER, folder], check=True)
@@ -202,7 +184,7 @@ def randomModel(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fittedModel(randomModel):
-    """The same model with a fitted spread: its samples are masks of a copula and cost no pass of a network."""
+    """The same model with a fitted covariance: samples are drawn from a copula without a network."""
     folder = shutil.copytree(randomModel, randomModel.with_name("fitted"))
     path = folder / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -215,7 +197,7 @@ def fittedModel(randomModel):
 
 @pytest.fixture
 def openRealPanel(openPanel, randomModel):
-    """Opens the panel with the real worker and the model of random weights chosen."""
+    """Opens the panel with the real worker and selects the model with random weights."""
     import qt
 
     def open_():
@@ -229,7 +211,7 @@ def openRealPanel(openPanel, randomModel):
 
 @pytest.fixture
 def pumpUntil(application):
-    """Lets the GUI live until a condition holds."""
+    """Processes events until a condition holds."""
 
     def pump(condition, seconds=60.0, describe=lambda: ""):
         deadline = time.monotonic() + seconds
@@ -261,7 +243,7 @@ def run(pumpUntil):
 
 @pytest.fixture
 def photograph(application, request):
-    """Saves a picture of a module's panel, 400 pixels wide, if pytest was given --screenshots."""
+    """Saves a picture of a module's panel, 400 pixels wide, into the folder of the option --screenshots."""
     import qt
 
     folder = request.config.getoption("--screenshots", None)

@@ -1,12 +1,12 @@
-"""A worker without a network: speaks the protocol of messages.py and writes real result files, as it is told.
+"""A worker without a network: follows the worker's protocol and writes real result files.
 
     python fake_worker.py BEHAVIOUR [SECONDS]
 
-`good` draws its "samples" by thresholding the volume, one every SECONDS, and shows previews of 1, 2, 4, 8, ... of them,
-as the engine does; `direct`, `both` and `exact` also say that their maps are a direct prediction, wholly, in part or as
-the exact mean of samples that need no steps; `unfitted` warns of its spread, `unlike` of the volume too; `seams` is in
-doubt along borders only; `seven` has the structures of the shipped model; `old` writes what version 0.3 did; every
-other behaviour is one way to go wrong.
+`good` makes samples by thresholding the volume, one every SECONDS, and previews after 1, 2, 4, 8, ... of them, as the
+engine does. `direct`, `both` and `exact` report that their maps are a direct prediction: wholly, partly, or as the
+exact mean of samples without steps. `unfitted` warns of its spread, `unlike` also of the volume. `seams` is uncertain
+along boundaries only. `seven` has the structures of the included model. `old` writes the files of version 0.3. Every
+other behaviour is a kind of failure.
 """
 
 import json
@@ -41,7 +41,7 @@ LABELS = [
     },
 ]
 WORKING_MM = 1.0
-"""So fine that the sheets of doubt are thick enough to be reviewed, except in `seams`."""
+"""Small enough that uncertain layers are thick enough to be reviewed, except with `seams`."""
 SEVEN = ("Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter", "Deep grey matter", "Cerebellum")
 SEVEN += ("Brainstem",)
 UNLIKE = (
@@ -238,7 +238,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
 
 
 def volume(entry: dict, drawn: list, labels, reference) -> dict:
-    """What the report tells of one class."""
+    """Return the report's entry of one class."""
     import numpy as np
 
     voxel_ml = np.prod(reference.GetSpacing()) / 1000
@@ -256,7 +256,7 @@ def volume(entry: dict, drawn: list, labels, reference) -> dict:
 
 
 def wait(seconds: float, inbox: queue.Queue) -> dict | None:
-    """Sleep, but return a cancel message as soon as it is there; the end of stdin ends the process."""
+    """Sleep, or return a cancel message as soon as it arrives; exit at the end of stdin."""
     try:
         message = inbox.get(timeout=seconds)
     except queue.Empty:

@@ -1,4 +1,4 @@
-"""Another Python for the worker: never under a run, and never with what the old worker had still to do."""
+"""Restarts of the worker with another Python: never during a run, and without messages of the old worker."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 @pytest.fixture
 def chooseWorker(application, monkeypatch):
-    """Makes the settings ask for a worker of another command from now on."""
+    """Changes the command of the worker."""
     from DiffusionSegmentationLib.panel import backend
 
     def choose(*behaviour):
@@ -27,7 +27,7 @@ def chooseWorker(application, monkeypatch):
     return choose
 
 
-def test_a_run_under_way_keeps_its_worker(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
+def test_an_active_run_keeps_its_worker(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
     volumeNode = addHead()
     world = openPanel("good", "0.1")
     job = world.backend.submit(volumeNode, Choices(samples=3))
@@ -45,7 +45,7 @@ def test_a_run_under_way_keeps_its_worker(openPanel, addHead, chooseWorker, monk
     assert job.state == "done", job.message
 
 
-def test_a_run_under_way_is_refused_a_restart_of_its_worker(openPanel, addHead):
+def test_the_worker_of_an_active_run_cannot_be_restarted(openPanel, addHead):
     world = openPanel("good", "0.1")
     world.backend.submit(addHead(), Choices(samples=1))
     with pytest.raises(RuntimeError, match="A run is under way"):
@@ -53,7 +53,9 @@ def test_a_run_under_way_is_refused_a_restart_of_its_worker(openPanel, addHead):
     assert world.runner.client.running
 
 
-def test_a_new_worker_is_not_ended_over_a_run_of_the_old_one(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
+def test_a_cancelled_run_of_the_old_worker_does_not_end_the_new_one(
+    openPanel, addHead, chooseWorker, monkeypatch, pumpUntil
+):
     monkeypatch.setattr(jobs, "CANCEL_SECONDS", 1.0)
     volumeNode = addHead()
     world = openPanel("deaf")

@@ -1,4 +1,4 @@
-"""Many volumes: each gets its result under its own name, and one that fails does not stop the rest."""
+"""Batches: each volume gets a result with its name, and a failure does not stop the others."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def lines(world):
     return [listed.item(row).text() for row in range(listed.count)]
 
 
-def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUntil, photograph):
+def test_a_batch_segments_all_volumes_of_the_scene(openPanel, addHead, addVolume, pumpUntil, photograph):
     addHead("One")
     addVolume(np.zeros((1, 8, 8), np.int16), name="Flat")
     addHead("Two")
@@ -33,7 +33,7 @@ def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUnt
     assert not ui.batchButton.enabled and ui.batchButton.toolTip == "The list is empty."
     ui.samplesSpinBox.value = 2
     ui.batchCollapsibleButton.collapsed = False
-    ui.addScenesButton.click()
+    ui.addVolumesButton.click()
     assert lines(world) == ["One", "Flat", "Two"]
     ui.batchButton.click()
     assert ui.batchButton.text == "Cancel all" and ui.batchProgressBar.visible and not ui.addFolderButton.enabled
@@ -46,28 +46,28 @@ def test_all_volumes_of_the_scene_in_turn(openPanel, addHead, addVolume, pumpUnt
     assert flat.startswith("✗ Flat: ") and flat.endswith(".")
     assert ui.batchLabel.text == "3 of 3 volumes, 1 failed."
     assert world.widget.logic.getParameterNode().segmentation.GetName() == "Two segmentation"
-    assert not ui.batchButton.enabled and "had its turn" in ui.batchButton.toolTip
+    assert not ui.batchButton.enabled and "have been processed" in ui.batchButton.toolTip
     ui.clearBatchButton.click()
-    ui.addScenesButton.click()
+    ui.addVolumesButton.click()
     assert lines(world) == ["Flat"]  # the others have results
 
 
-def test_what_a_result_warns_of_stands_in_the_list(openPanel, addHead, pumpUntil):
+def test_the_list_shows_the_warnings_of_results(openPanel, addHead, pumpUntil):
     addHead("One", size=24)
     world = openPanel("unfitted", "0.01")
-    world.ui.addScenesButton.click()
+    world.ui.addVolumesButton.click()
     world.ui.batchButton.click()
     pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
     (line,) = lines(world)
     assert line.startswith("✓ One: Done: 8 samples") and "not fitted to labelled cases" in line
 
 
-def test_a_cancelled_batch_keeps_what_is_finished_and_goes_on_later(openPanel, addHead, pumpUntil):
+def test_a_cancelled_batch_keeps_finished_results_and_can_be_resumed(openPanel, addHead, pumpUntil):
     for name in ("One", "Two", "Three"):
         addHead(name, size=24)
     world = openPanel("good", "0.2")
     world.ui.samplesSpinBox.value = 2
-    world.ui.addScenesButton.click()
+    world.ui.addVolumesButton.click()
     world.ui.batchButton.click()
     items = world.widget.panel._batch.items
     pumpUntil(lambda: items[0].state == DONE)
@@ -96,7 +96,7 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
 
     monkeypatch.setattr(slicer.util, "loadVolume", load, raising=False)
     folders = [str(tmp_path), ""]
-    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.folder", lambda *_given: folders.pop(0))
+    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.selectFolder", lambda *_given: folders.pop(0))
     world = openPanel("good", "0.05")
     world.ui.samplesSpinBox.value = 1
     world.widget.logic.getParameterNode().inputVolume = None
@@ -128,7 +128,7 @@ def test_the_frames_of_a_sequence(openPanel, mrmlScene, addHead, pumpUntil):
     assert len(lines(world)) == 2  # the samples and probabilities of results are no sequences of a person's
 
 
-@pytest.mark.parametrize("button", ["addScenesButton", "addSequenceButton"])
+@pytest.mark.parametrize("button", ["addVolumesButton", "addSequenceButton"])
 def test_an_empty_scene_has_nothing_to_add(openPanel, button):
     ui = openPanel().ui
     getattr(ui, button).click()
@@ -139,14 +139,14 @@ def test_closing_the_scene_ends_the_batch(openPanel, addHead, application):
     for name in ("One", "Two"):
         addHead(name, size=24)
     world = openPanel("good", "0.3")
-    world.ui.addScenesButton.click()
+    world.ui.addVolumesButton.click()
     world.ui.batchButton.click()
     slicer.mrmlScene.Clear()
     assert not world.runner.busy and lines(world) == [] and segmentations() == []
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
-def test_what_every_volume_would_need_is_asked_once(openPanel, addHead, monkeypatch):
+def test_missing_packages_stop_the_batch_once(openPanel, addHead, monkeypatch):
     from DiffusionSegmentationLib.runs.dependencies import DependencyError
 
     for name in ("One", "Two"):
@@ -159,7 +159,7 @@ def test_what_every_volume_would_need_is_asked_once(openPanel, addHead, monkeypa
         raise DependencyError("Install the extension 'PyTorch'.")
 
     monkeypatch.setattr(world.backend, "submit", refuse)
-    world.ui.addScenesButton.click()
+    world.ui.addVolumesButton.click()
     world.ui.batchButton.click()
     assert len(asked) == 1 and world.ui.batchLabel.text == "Install the extension 'PyTorch'."
     assert world.ui.batchButton.enabled and [item.state for item in world.widget.panel._batch.items] == [WAITING] * 2

@@ -1,4 +1,4 @@
-"""Slicer stays alive: a 20 ms timer in the GUI thread beats through a whole run."""
+"""Responsiveness: a 20 ms timer in the GUI thread fires without large gaps during a whole run."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ LARGEST_GAP_AT_IMPORT_SECONDS = 0.3
 
 @pytest.fixture
 def beat(application):
-    """Gaps between the beats of a timer: (end, seconds), by time.monotonic(), without the time without a core."""
+    """Intervals of the timer: (end, seconds) by time.monotonic(), without the time spent waiting for a core."""
     import qt
 
     gaps = []
@@ -41,7 +41,7 @@ def beat(application):
 
 
 def queued():
-    """Seconds for which this thread was ready but other programs had all cores; 0 where the system does not tell."""
+    """Seconds for which this thread was runnable without a core; 0 if the system does not provide it."""
     statistics = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
     return int(statistics.read_text().split()[1]) / 1e9 if statistics.exists() else 0.0
 
@@ -54,7 +54,7 @@ def live(application, condition):
 
 @pytest.fixture
 def drawnViews(application, mrmlScene, monkeypatch):
-    """Three slice views, each drawn in software when it asks for it, one at a time, as on a screen."""
+    """Three slice views, rendered in software on request, one at a time, as on a screen."""
     import qt
 
     monkeypatch.setattr(offscreen, "SUPERSAMPLING", 1)
@@ -92,7 +92,7 @@ def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, ad
     )
 
     def gaps():
-        """The largest before the import, and all at the import, the largest first."""
+        """The largest gap before the import, then all gaps at the import, the largest first."""
         importing.clear()
         live(application, lambda: len(beat) > 5)
         beat.clear()
@@ -114,8 +114,8 @@ def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, ad
     assert any(small(*gaps()) for _attempt in range(3))
 
 
-def test_the_beat_notices_what_blocks(application, beat):
-    """Negative control: a slot that computes, and one that sleeps, for 150 ms."""
+def test_the_timer_detects_a_blocked_thread(application, beat):
+    """Negative control: a slot that computes and one that sleeps for 150 ms."""
     import qt
 
     def compute():
@@ -132,19 +132,19 @@ def test_the_beat_notices_what_blocks(application, beat):
 
 
 def settled_turn(world, pumpUntil):
-    """Start a run and stop at the turn after its end, with pieces of it still to come."""
+    """Start a run and return after its end, while steps of showing its result remain."""
     world.ui.segmentButton.click()
     pumpUntil(lambda: not world.runner.busy and world.widget.panel.settling, seconds=20)
 
 
-def test_the_button_says_what_it_does_while_the_end_of_a_run_is_shown(openPanel, addHead, pumpUntil):
+def test_the_segment_button_is_updated_before_the_result_is_shown(openPanel, addHead, pumpUntil):
     addHead()
     world = openPanel("good", "0.01")
     settled_turn(world, pumpUntil)
     assert world.ui.segmentButton.text == "Segment"
 
 
-def test_a_scene_closed_while_the_end_of_a_run_is_shown_leaves_no_preview(openPanel, addHead, pumpUntil):
+def test_closing_the_scene_while_a_result_is_shown_leaves_no_preview(openPanel, addHead, pumpUntil):
     addHead()
     world = openPanel("good", "0.01")
     settled_turn(world, pumpUntil)
@@ -153,8 +153,8 @@ def test_a_scene_closed_while_the_end_of_a_run_is_shown_leaves_no_preview(openPa
     assert not panel.settling and panel._preview._nodes == [] and panel._preview._overlay is None
 
 
-def test_previews_and_the_end_of_a_run_come_in_pieces_of_one_slow_thing_each(openPanel, addHead, pumpUntil):
-    """What takes a view long is a node that comes or goes, and another layer; no turn of the timer does two of them."""
+def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, addHead, pumpUntil):
+    """Adding or removing a node and changing a layer are slow for the views; no timer event does two of them."""
     addHead()
     world = openPanel("good", "0.05")
     panel, runner = world.widget.panel, world.runner

@@ -1,4 +1,4 @@
-"""The catalogue shows what is there and leaves out what is broken."""
+"""The list of models has all valid models and no invalid ones."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import os
 from DiffusionSegmentationLib.runs import models as catalogue
 
 
-def test_shipped_models_go_by_name_and_others_by_folder(modelFolder, tmp_path):
+def test_included_models_are_keyed_by_name_and_others_by_folder(modelFolder, tmp_path):
     other = tmp_path / "elsewhere" / "hip joint"
     other.mkdir(parents=True)
     metadata = json.loads((modelFolder / "metadata.json").read_text())
@@ -19,7 +19,7 @@ def test_shipped_models_go_by_name_and_others_by_folder(modelFolder, tmp_path):
     assert brain.structures[0] == "Cerebrospinal fluid"
 
 
-def test_what_is_no_model_is_left_out(modelFolder, tmp_path):
+def test_invalid_models_are_not_listed(modelFolder, tmp_path):
     sound = (modelFolder / "metadata.json").read_text()
     for name, text in [
         ("empty", None),
@@ -42,7 +42,7 @@ def test_what_is_no_model_is_left_out(modelFolder, tmp_path):
     assert [entry.key for entry in catalogue.models((tmp_path / "not there",))] == ["brain-structures"]
 
 
-def test_links_and_pipes_are_no_models(modelFolder):
+def test_links_and_pipes_are_not_listed(modelFolder):
     for name, make in [("link", lambda path: path.symlink_to(modelFolder / "metadata.json")), ("pipe", os.mkfifo)]:
         folder = modelFolder.parent / name
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Corrections in the panel: the editor's mask, a sample in a place, a segment to review, and what changed by hand."""
+"""Corrections: the editor's mask, samples in place of the result, the segment of uncertain voxels, manual edits."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
 slicer_standin.likePythonQt(__name__)
 
-UNTOUCHED = "The result is as the model made it."
+UNTOUCHED = "No voxel has been edited."
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def editor():
     return slicer.util.getModuleWidget("SegmentEditor").editor
 
 
-def test_the_editor_changes_only_what_is_unsure(corrected):
+def test_editing_is_restricted_to_uncertain_voxels(corrected):
     world, result = corrected
     ui = world.ui
-    ui.unsureOnlyCheckBox.click()
+    ui.uncertainOnlyCheckBox.click()
     ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert slicer.app.mainWindow.selectedModule == "SegmentEditor"
@@ -39,18 +39,18 @@ def test_the_editor_changes_only_what_is_unsure(corrected):
     assert node.GetSourceVolumeIntensityMask()
     ui.thresholdSlider.value = 0.7
     assert node.GetSourceVolumeIntensityMaskRange() == pytest.approx((0.7, 2.585), abs=1e-3)
-    ui.unsureOnlyCheckBox.click()  # and back
+    ui.uncertainOnlyCheckBox.click()  # and back
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
-def test_without_the_mask_the_editor_works_on_the_volume(corrected):
+def test_without_the_mask_the_editor_uses_the_volume(corrected):
     world, result = corrected
     world.ui.editButton.click()
     assert editor().sourceVolumeNode.GetName() == "Head"
     assert not editor().mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
 
 
-def test_the_sample_on_show_takes_the_place_of_the_result_in_the_region(corrected, pumpUntil, photograph):
+def test_the_shown_sample_replaces_the_result_in_the_current_region(corrected, pumpUntil, photograph):
     world, result = corrected
     ui = world.ui
     assert not ui.useSampleButton.enabled and ui.useSampleButton.toolTip == "Show a sample first."
@@ -73,7 +73,7 @@ def test_the_sample_on_show_takes_the_place_of_the_result_in_the_region(correcte
     photograph("correct", world.widget)
 
 
-def test_a_box_and_a_painted_segment_are_places_too(corrected, mrmlScene):
+def test_a_sample_can_replace_the_result_in_a_roi_and_in_a_segment(corrected, mrmlScene):
     world, result = corrected
     ui = world.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
@@ -82,17 +82,17 @@ def test_a_box_and_a_painted_segment_are_places_too(corrected, mrmlScene):
     result.segmentationNode.GetSegmentation().AddEmptySegment("mine", "Mine")
     ui.sampleCheckBox.click()
     ui.sampleSlider.value = 2
-    texts = [ui.whereComboBox.itemText(n) for n in range(ui.whereComboBox.count)]
-    assert texts == ["in the region under review", "in the box Box", "in the segment Mine"]
-    ui.whereComboBox.currentIndex = 2
+    texts = [ui.areaComboBox.itemText(n) for n in range(ui.areaComboBox.count)]
+    assert texts == ["current region", "ROI Box", "segment Mine"]
+    ui.areaComboBox.currentIndex = 2
     ui.useSampleButton.click()
     assert Labels(result.segmentationNode).edited() == 0  # nothing was painted
-    ui.whereComboBox.currentIndex = 1
+    ui.areaComboBox.currentIndex = 1
     ui.useSampleButton.click()
     assert Labels(result.segmentationNode).edited() > 0
 
 
-def test_a_segment_of_what_is_unsure_is_one_step_to_undo(corrected):
+def test_creating_a_segment_of_uncertain_voxels_is_one_undo_step(corrected):
     world, result = corrected
     undo = editor().undoStates
     world.ui.reviewSegmentButton.click()
@@ -107,7 +107,7 @@ def test_a_segment_of_what_is_unsure_is_one_step_to_undo(corrected):
 
 
 @pytest.mark.parametrize(("answer", "left"), [("keep", 2), ("replace", 1), ("cancel", 1)])
-def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monkeypatch, answer, left):
+def test_an_edited_result_is_replaced_only_after_confirmation(corrected, run, monkeypatch, answer, left):
     world, result = corrected
     asked = []
     monkeypatch.setattr(
@@ -130,7 +130,7 @@ def test_hand_work_is_put_aside_only_when_a_person_says_so(corrected, run, monke
     assert {node.GetID() for node in displays} <= shown
 
 
-def test_a_result_without_hand_work_is_kept_without_a_question(corrected, run, monkeypatch):
+def test_an_unedited_result_is_kept_without_a_dialog(corrected, run, monkeypatch):
     monkeypatch.setattr(
         "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: pytest.fail("asked")
     )
@@ -148,34 +148,34 @@ def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pu
     assert result.segmentationNode.GetScene() is not None
 
 
-def test_a_place_that_is_gone_is_said_and_costs_no_undo(corrected, mrmlScene, pumpUntil):
+def test_a_removed_area_is_reported_and_adds_no_undo_step(corrected, mrmlScene, pumpUntil):
     world, result = corrected
     ui = world.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
-    assert ui.whereComboBox.count == 2  # listed as soon as it is there
+    assert ui.areaComboBox.count == 2  # listed as soon as it is there
     ui.sampleCheckBox.click()
-    ui.whereComboBox.currentIndex = 1
+    ui.areaComboBox.currentIndex = 1
     mrmlScene.RemoveNode(roiNode)
-    assert ui.whereComboBox.count == 1
+    assert ui.areaComboBox.count == 1
     ui.nextButton.click()
-    ui.smallestSpinBox.value = 10000  # the region under review is none any more
+    ui.minimumSizeSpinBox.value = 10000  # the region under review is none any more
     pumpUntil(lambda: Review(result.segmentationNode).current is None, seconds=10)
     pumpUntil(lambda: not ui.useSampleButton.enabled, seconds=5)
     assert ui.useSampleButton.toolTip == "Go to a region first."
 
 
-def test_a_place_where_sample_and_result_agree_is_said(corrected):
+def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
     world, _result = corrected
     ui = world.ui
     ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
     ui.nextButton.click()
     ui.useSampleButton.click()
-    assert ui.editedLabel.text == "There the sample is as the result; nothing was changed."
+    assert ui.editedLabel.text == "The sample equals the result in this area; nothing was changed."
 
 
-def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
+def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
     world, _result = corrected
-    world.ui.unsureOnlyCheckBox.click()
+    world.ui.uncertainOnlyCheckBox.click()
     world.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head entropy"
@@ -183,23 +183,23 @@ def test_the_editors_mask_goes_with_the_result(corrected, run, addHead):
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
-def test_a_mask_older_than_the_panel_goes_too(corrected, openPanel):
-    """As after the module was reloaded, or a scene with the mask was opened."""
+def test_a_mask_of_an_earlier_panel_is_cleared(corrected, openPanel):
+    """For example after a reload, or in a saved scene with the mask."""
     world, result = corrected
-    world.ui.unsureOnlyCheckBox.click()
+    world.ui.uncertainOnlyCheckBox.click()
     world.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
-    world.widget.panel._correct._masked = None
-    world.ui.unsureOnlyCheckBox.click()
+    world.widget.panel._corrections._maskedEditorNode = None
+    world.ui.uncertainOnlyCheckBox.click()
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
-def test_what_the_mask_does_to_other_tools_is_said_where_it_is_switched_on(corrected):
+def test_the_effect_of_the_mask_on_other_tools_is_explained(corrected):
     ui = corrected[0].ui
     assert not ui.maskLabel.visible
-    ui.unsureOnlyCheckBox.click()
-    assert ui.maskLabel.visible and "read the entropy, in bits" in ui.maskLabel.text
-    ui.unsureOnlyCheckBox.click()
+    ui.uncertainOnlyCheckBox.click()
+    assert ui.maskLabel.visible and "use the entropy (in bits)" in ui.maskLabel.text
+    ui.uncertainOnlyCheckBox.click()
     assert not ui.maskLabel.visible
 
 

@@ -1,4 +1,4 @@
-"""Packages are looked for without importing them, and installed only where they are needed and if the person agrees."""
+"""Packages are found without importing them, and installed only if they are needed and the user agrees."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "
 
 @pytest.fixture
 def world(application, monkeypatch):
-    """Slicer 5.12 with nothing installed, a person who agrees, and a list of what was called."""
+    """Slicer 5.12 without packages, a user who agrees, and the list of calls."""
     from DiffusionSegmentationLib.runs import dependencies
 
     calls = []
@@ -55,7 +55,7 @@ def test_requirements_are_what_the_engine_needs_without_torch(application):
     assert ours | {str(dependencies.TORCH)} == theirs
 
 
-def test_looking_imports_nothing(application):
+def test_the_check_for_packages_imports_nothing(application):
     from DiffusionSegmentationLib.runs import dependencies
 
     assert dependencies.isInstalled(dependencies.Requirement("numpy>=1.26"))
@@ -65,7 +65,7 @@ def test_looking_imports_nothing(application):
     assert "torch" not in sys.modules
 
 
-def test_torch_first_by_its_extension_then_the_others(world):
+def test_torch_is_installed_first_by_its_extension(world):
     world.dependencies.ensure(REQUIREMENTS)
     assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart?"]
     assert world.calls[0][1] == {"askConfirmation": True, "torchVersionRequirement": "<3,>=2.4"}
@@ -75,7 +75,7 @@ def test_torch_first_by_its_extension_then_the_others(world):
     assert world.calls == []
 
 
-def test_a_restart_comes_last_and_nothing_more_is_begun(world, monkeypatch):
+def test_a_restart_comes_last(world, monkeypatch):
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: True)
     monkeypatch.setattr(slicer.util, "restart", lambda: world.calls.append(("restart", None)), raising=False)
     with pytest.raises(world.dependencies.DependencyError) as caught:

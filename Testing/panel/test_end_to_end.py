@@ -1,4 +1,4 @@
-"""The panel with the real worker and a model of random weights: everything but Slicer's own Qt side is real."""
+"""The panel with the real worker and a model with random weights; only Slicer's Qt side is replaced."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ def test_from_click_to_overlay(world, run, photograph):
 def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     world, fittedModel, run, pumpUntil, application, tmp_path, photograph, capfd
 ):
-    """Segment as the model advises, look at both overlays and the volumes, correct, save, and go on where one was."""
+    """Segment with the model's defaults, use both overlays, volumes and corrections, save, load and continue."""
     ui = world.ui
     world.widget.enter()
     ui.modelComboBox.currentIndex = ui.modelComboBox.findData(str(fittedModel))
@@ -70,8 +70,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     for position in range(ui.sampleSlider.maximum + 1):
         ui.sampleSlider.value = position
         ui.useSampleButton.click()
-        pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
-        if "are not as the model made them" in ui.editedLabel.text:
+        pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
+        if "have been edited" in ui.editedLabel.text:
             break
     corrected, said = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
     assert said.split(" voxels")[0].isdecimal()
@@ -86,7 +86,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     slicer.mrmlScene.Clear(False)
     assert ui.volumesTable.rowCount == 0 and not ui.layerComboBox.enabled
     assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
-    pumpUntil(lambda: "Comparing" not in ui.editedLabel.text)
+    pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
     assert lookOf(ui) == before and ui.editedLabel.text == said
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
@@ -101,7 +101,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_threshold_that_comes_back_brings_back_the_regions_of_the_report(world, run, pumpUntil):
+def test_returning_to_a_threshold_restores_the_regions_of_the_report(world, run, pumpUntil):
     ui = world.ui
     result = run(world, samples=3).result
     told = {key: world.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
@@ -120,14 +120,14 @@ def shownRegions(ui):
 
 
 def shownVolumes(ui):
-    """The volumes table as it stands there, without its last column, which is pictures."""
+    """Texts of the volumes table, without the column of plots."""
     return [
         [ui.volumesTable.item(row, column).text() for column in range(4)] for row in range(ui.volumesTable.rowCount)
     ]
 
 
 def lookOf(ui):
-    """What the sections of the result say."""
+    """State of the sections that show the result."""
     sliders = round(ui.opacitySlider.value, 6), round(ui.thresholdSlider.value, 6)
     choice = ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
     return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_samples(world, run)
     assert not np.array_equal(first, other)
 
 
-def test_what_the_worker_refuses_is_one_sentence(world, run, addVolume):
+def test_input_refused_by_the_worker_is_reported_in_one_sentence(world, run, addVolume):
     noise = np.random.default_rng(0).random((24, 24, 24), dtype=np.float32)
     hole = noise.copy()
     hole[3, 4, 5] = np.nan
@@ -173,7 +173,7 @@ def test_a_model_with_another_checksum_is_refused(world, run, randomModel):
 def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     openPanel, mrmlScene, pumpUntil, photograph, monkeypatch
 ):
-    """With --screenshots, the README's pictures of the panel, of each of its sections and in both colour schemes."""
+    """With --screenshots, also writes the README's pictures of the panel's sections in both colour schemes."""
     addSliceViews(mrmlScene)
     monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
     head = demo.loadVolume(demo.findHead())
@@ -189,7 +189,7 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     world.ui.orderComboBox.currentIndex = world.ui.orderComboBox.findData("ventricles")
     for button in (world.ui.worst1Button, world.ui.worst2Button, world.ui.worst3Button):
         button.click()
-    pumpUntil(lambda: not world.ui.strip3.pixmap.isNull(), seconds=5)
+    pumpUntil(lambda: not world.ui.profile3.pixmap.isNull(), seconds=5)
     photograph("head", world.widget)
     for section in ("inputs", "result", "review", "samples", "correct", "report"):
         photograph(section, world.widget, part=getattr(world.ui, f"{section}CollapsibleButton"))
@@ -214,8 +214,8 @@ def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypat
 
 
 @pytest.mark.parametrize("story", ["test_reviewAndCorrect", "test_manyVolumes"])
-def test_the_stories_of_the_modules_own_test(world, story, monkeypatch):
-    """With the model of random weights, whose choice lives in the scene: the story must not clear that here."""
+def test_the_self_test_of_the_module_with_a_random_model(world, story, monkeypatch):
+    """The scene is not cleared, because it holds the choice of the model with random weights."""
     monkeypatch.setattr(slicer.mrmlScene, "Clear", lambda *_given: None, raising=False)
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("Head"))
     addSliceViews(slicer.mrmlScene)

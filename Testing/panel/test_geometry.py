@@ -1,4 +1,4 @@
-"""At every usual width no text is cut, no row is hidden and nothing lies over anything else."""
+"""Layout: at common panel widths no text is cut, no row is hidden and no widgets overlap."""
 
 import time
 
@@ -11,12 +11,13 @@ slicer_standin.likePythonQt(__name__)
 
 WIDTHS = [400, 450, 560]
 SCREEN = 1000 - 235
-"""Pixels that a screen of 1,000 leaves a module: less title, menus, tool bars, help, data probe and status bar."""
+"""Height in pixels of a module panel on a screen of 1,000 pixels, without title, menus, tool bars, help, data probe and
+status bar."""
 
 
 @pytest.fixture
 def modulePanel(application):
-    """The scroll area in which Slicer shows the module; opened and left as Slicer does it."""
+    """The scroll area in which Slicer shows the module."""
     from slicer_standin.widgets import qSlicerModulePanel
 
     area = qSlicerModulePanel()
@@ -28,7 +29,7 @@ def modulePanel(application):
 
 @pytest.fixture
 def opened(openPanel, addHead, run, modulePanel, application, mrmlScene):
-    """The panel after a run with the structures of the shipped model, as wide as wished."""
+    """The panel at a given width after a run with the structures of the included model."""
 
     def open_(width):
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
@@ -63,7 +64,7 @@ def settle(application):
 
 
 def shownWidgets(world):
-    """The widgets that a person sees, each with its place in the panel."""
+    """Yields name, widget and rectangle in the panel of each visible widget."""
     import qt
 
     kinds = qt.QLabel, qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QTableWidget, qt.QSlider
@@ -74,7 +75,7 @@ def shownWidgets(world):
 
 
 def faults(world):
-    """What is cut or lies over something else, a line each."""
+    """Returns one line for each widget that is cut or overlaps another one."""
     import qt
 
     found = []
@@ -136,7 +137,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
         ui.nextButton.click,
         ui.sampleCheckBox.click,
         ui.detailsCheckBox.click,
-        ui.unsureOnlyCheckBox.click,
+        ui.uncertainOnlyCheckBox.click,
         lambda: setattr(ui.advancedCollapsibleButton, "collapsed", False),
         lambda: setattr(ui.batchCollapsibleButton, "collapsed", False),
         ui.detailsCheckBox.click,
@@ -147,9 +148,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_scene_that_is_opened_while_another_module_is_shown_is_laid_out_as_well(
-    opened, modulePanel, application, mrmlScene, tmp_path, width
-):
+def test_layout_of_a_scene_opened_from_another_module(opened, modulePanel, application, mrmlScene, tmp_path, width):
     world = opened(width)
     world.ui.detailsCheckBox.click()
     path = tmp_path / "case.mrb"
@@ -166,7 +165,7 @@ def test_a_scene_that_is_opened_while_another_module_is_shown_is_laid_out_as_wel
         assert faults(world) == []
 
 
-def test_another_width_is_laid_out_as_well(opened, modulePanel, application):
+def test_layout_at_another_width(opened, modulePanel, application):
     world = opened(560)
     world.ui.detailsCheckBox.click()
     for width in (400, 450, 420, 560):
@@ -175,7 +174,7 @@ def test_another_width_is_laid_out_as_well(opened, modulePanel, application):
         assert faults(world) == []
 
 
-def test_a_larger_font_is_laid_out_as_well(opened, application):
+def test_layout_with_a_larger_font(opened, application):
     import qt
 
     world = opened(560)
@@ -191,7 +190,7 @@ def test_a_larger_font_is_laid_out_as_well(opened, application):
         qt.QApplication.setFont(before)
 
 
-def test_the_review_is_in_sight_on_a_usual_screen(opened, application):
+def test_the_review_buttons_are_visible_without_scrolling(opened, application):
     import qt
 
     world = opened(400)
@@ -203,7 +202,7 @@ def test_the_review_is_in_sight_on_a_usual_screen(opened, application):
     assert bottom <= SCREEN
 
 
-def test_what_is_cut_and_what_overlaps_is_noticed(opened, application):
+def test_cut_and_overlapping_widgets_are_detected(opened, application):
     """Negative control."""
     world = opened(400)
     ui = world.ui

@@ -1,4 +1,4 @@
-"""A volume on its way to the worker: exact geometry, every voxel type, and one sentence for what cannot go."""
+"""Handover of volumes to the worker: exact geometry, all voxel types, one sentence for unsupported volumes."""
 
 import time
 
@@ -36,7 +36,7 @@ def test_voxels_and_geometry_survive_exactly(addVolume, tmp_path, dtype):
         assert np.allclose(lps, ras * [-1, -1, 1], atol=1e-9)
 
 
-def test_the_parent_transform_stays_behind(addVolume, tmp_path):
+def test_the_parent_transform_is_not_written(addVolume, tmp_path):
     volumeNode = addVolume(np.zeros((3, 4, 5), np.uint8))
     before = written(volumeNode, tmp_path / "before.nrrd").GetOrigin()
     transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -47,7 +47,7 @@ def test_the_parent_transform_stays_behind(addVolume, tmp_path):
     assert written(volumeNode, tmp_path / "after.nrrd").GetOrigin() == before
 
 
-def test_large_volumes_cost_the_calling_thread_nothing(addVolume, tmp_path):
+def test_large_volumes_do_not_block_the_calling_thread(addVolume, tmp_path):
     volumeNode = addVolume(np.zeros((256, 512, 512), np.int16))
     started = time.thread_time()
     held = Handover(volumeNode)
@@ -57,13 +57,13 @@ def test_large_volumes_cost_the_calling_thread_nothing(addVolume, tmp_path):
     held.join()
 
 
-def test_more_than_one_piece(addVolume, tmp_path, monkeypatch):
+def test_a_volume_is_written_in_several_chunks(addVolume, tmp_path, monkeypatch):
     monkeypatch.setattr(handover, "CHUNK_BYTES", 7)
     voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     assert np.array_equal(sitk.GetArrayFromImage(written(addVolume(voxels), tmp_path / "v.nrrd")), voxels)
 
 
-def test_a_volume_that_changes_meanwhile_is_noticed(addVolume, tmp_path):
+def test_a_volume_that_changes_during_the_handover_is_detected(addVolume, tmp_path):
     volumeNode = addVolume(np.zeros((3, 4, 5), np.int16))
     held = Handover(volumeNode)
     held.startWriting(tmp_path / "v.nrrd")
@@ -76,7 +76,7 @@ def test_a_volume_that_changes_meanwhile_is_noticed(addVolume, tmp_path):
     assert moved.changed()
 
 
-def test_a_full_disk_is_named(addVolume, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(addVolume, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -87,7 +87,7 @@ def test_a_full_disk_is_named(addVolume, tmp_path, monkeypatch):
     assert "disk is full" in held.problem()
 
 
-def test_what_is_discarded_stops_being_written_and_goes(addVolume, tmp_path, monkeypatch):
+def test_a_discarded_handover_stops_and_removes_its_file(addVolume, tmp_path, monkeypatch):
     monkeypatch.setattr(handover, "CHUNK_BYTES", 1)  # 8 million writes, if they were not stopped
     held = Handover(addVolume(np.zeros((64, 256, 256), np.int16)))
     folder = tmp_path / "job"
@@ -131,7 +131,7 @@ def warpedVolume(addVolume):
         (warpedVolume, "'Head' is under the non-linear transform 'Warp'"),
     ],
 )
-def test_what_cannot_go_is_told_in_one_sentence(addVolume, make, words):
+def test_unsupported_volumes_are_reported_in_one_sentence(addVolume, make, words):
     with pytest.raises(HandoverError) as caught:
         Handover(make(addVolume))
     sentence = str(caught.value)

@@ -1,4 +1,4 @@
-"""Runs through the real client, a fake worker and the real scene: what is there afterwards, whatever goes wrong."""
+"""Runs with the real client, a fake worker and the real scene: what remains after success, errors and cancellation."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 class Bench:
-    """A runner with a fake worker, and the states its job went through."""
+    """A runner with a fake worker, and the states of its job."""
 
     def __init__(self, folder, *behaviour, importer=scene):
         client = WorkerClient([sys.executable, str(FAKE), *behaviour], workerEnvironment(os.environ))
@@ -47,7 +47,7 @@ class Bench:
         return self.runner.job
 
     def leftovers(self):
-        """Job folders, after the thread that removes them had its time."""
+        """Job folders, after the thread that removes them has ended."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and list(self.folder.iterdir()):
             time.sleep(0.02)
@@ -77,7 +77,7 @@ def resultNodes():
     ]
 
 
-def test_a_run_leaves_its_nodes_and_nothing_else(bench, addHead):
+def test_a_run_leaves_only_its_nodes(bench, addHead):
     world = bench("good", "0.02")
     job = world.runner.submit(addHead(), Choices(samples=3, seed=7))
     assert job.state == "queued" and world.runner.busy
@@ -93,7 +93,7 @@ def test_a_run_leaves_its_nodes_and_nothing_else(bench, addHead):
     assert world.leftovers() == []
 
 
-def test_the_worker_stays_for_the_next_run(bench, addHead):
+def test_the_worker_is_reused_by_the_next_run(bench, addHead):
     world = bench("good", "0.01")
     volumeNode = addHead()
     world.runner.submit(volumeNode, Choices(samples=1))
@@ -105,7 +105,7 @@ def test_the_worker_stays_for_the_next_run(bench, addHead):
     assert "Head samples" in resultNodes() and len(resultNodes()) == 8  # nothing was overwritten
 
 
-def test_a_second_run_at_a_time_is_refused(bench, addHead):
+def test_a_second_simultaneous_run_is_refused(bench, addHead):
     world = bench("good", "0.1")
     volumeNode = addHead()
     world.runner.submit(volumeNode, Choices(samples=1))
@@ -131,12 +131,12 @@ def test_a_second_run_at_a_time_is_refused(bench, addHead):
     ],
     ids=str,
 )
-def test_what_no_run_can_be_asked_for_is_refused_where_it_is_chosen(choice):
+def test_invalid_choices_are_refused(choice):
     with pytest.raises(HandoverError, match="^[A-Z].*\\.$"):
         Choices(**choice)
 
 
-def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
+def test_an_exception_during_poll_ends_the_job(bench, addHead, monkeypatch):
     world = bench("good")
     job = world.runner.submit(addHead(), Choices(samples=1))
     monkeypatch.setattr(world.runner.client, "send", lambda message: 1 / 0)
@@ -157,7 +157,7 @@ def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
     assert world.finish().state == "done"
 
 
-def test_the_worker_is_told_which_file_a_volume_came_from(bench, addHead, tmp_path, monkeypatch):
+def test_the_request_names_the_file_of_the_volume(bench, addHead, tmp_path, monkeypatch):
     world, sent = bench("good"), []
     send = world.runner.client.send
     monkeypatch.setattr(world.runner.client, "send", lambda message: (sent.append(message), send(message)))
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_sentence(bench, addHead, monkeypatch):
         bench("good").runner.submit(addHead(), Choices())
 
 
-def test_cancelling_answers_at_once_and_leaves_nothing(bench, addHead):
+def test_cancelling_is_immediate_and_leaves_nothing(bench, addHead):
     world = bench("good", "0.5")
     world.runner.submit(addHead(), Choices(samples=5))
     world.until(lambda: world.runner.job.secondsLeft is not None)
@@ -202,7 +202,7 @@ def test_cancelling_answers_at_once_and_leaves_nothing(bench, addHead):
     assert world.finish() is again and again.state == "done"
 
 
-def test_cancelling_before_the_worker_is_there(bench, addHead):
+def test_cancelling_before_the_worker_has_started(bench, addHead):
     world = bench("good")
     world.runner.submit(addHead(), Choices())
     world.runner.cancel()
@@ -245,12 +245,12 @@ def test_samples_between_two_previews_count_too(bench, addHead):
         ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes are from those."),
     ],
 )
-def test_a_stopped_run_says_what_its_samples_gave(source, wanted, sentence):
+def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, wanted, sentence):
     report = {"samples": 3, "requested_samples": wanted, "partial": True, "map_source": source}
     assert wording.doneText(report, 12.3) == sentence
 
 
-def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):
+def test_a_worker_that_ignores_cancel_is_killed(bench, addHead, monkeypatch):
     monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.2)
     world = bench("deaf")
     world.runner.submit(addHead(), Choices())
@@ -261,7 +261,7 @@ def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):
     assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
 
 
-def test_a_worker_that_answers_and_hangs_all_the_same_is_ended(bench, addHead, monkeypatch):
+def test_a_worker_that_acknowledges_cancel_and_hangs_is_killed(bench, addHead, monkeypatch):
     monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.5)
     world = bench("hangs")
     job = world.runner.submit(addHead(), Choices())
@@ -272,7 +272,7 @@ def test_a_worker_that_answers_and_hangs_all_the_same_is_ended(bench, addHead, m
     assert sum(line.startswith("run ") for line in world.runner.client.log) == 2
 
 
-def test_a_worker_that_cannot_be_ended_is_left_behind(bench, addHead, monkeypatch):
+def test_a_worker_that_cannot_be_killed_is_abandoned(bench, addHead, monkeypatch):
     monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.3)
     world = bench("hangs")
     monkeypatch.setattr(world.runner.client, "kill", lambda: None)  # as where a process waits within a driver
@@ -283,7 +283,7 @@ def test_a_worker_that_cannot_be_ended_is_left_behind(bench, addHead, monkeypatc
     assert world.finish() is again and again.state == "done"
 
 
-def test_what_a_cancelled_run_writes_late_is_removed(bench, addHead):
+def test_files_that_a_cancelled_run_writes_late_are_removed(bench, addHead):
     world = bench("writes-late")
     job = world.runner.submit(addHead(), Choices())
     world.until(lambda: job.state == "running")
@@ -317,7 +317,7 @@ def test_the_run_after_a_lost_gpu_waits_for_another_worker(bench, addHead, cance
         ("memory", "The memory did not suffice."),
     ],
 )
-def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(bench, addHead, behaviour, words):
+def test_errors_are_one_sentence_and_leave_nothing(bench, addHead, behaviour, words):
     world = bench(behaviour)
     job = world.runner.submit(addHead(), Choices())
     world.finish()
@@ -325,7 +325,7 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(bench, addHead, beha
     assert resultNodes() == [] and world.leftovers() == []
 
 
-def test_a_short_memory_is_told_while_it_runs_and_another_device_is_offered(bench, addHead):
+def test_low_memory_is_reported_during_the_run_and_another_device_is_offered(bench, addHead):
     world = bench("short", "0.02")
     job = world.runner.submit(addHead(), Choices(samples=2))
     world.until(lambda: job.note)
@@ -336,7 +336,7 @@ def test_a_short_memory_is_told_while_it_runs_and_another_device_is_offered(benc
     assert world.finish() is again and (again.state, again.tryDevice) == ("done", None)
 
 
-def test_what_was_finished_before_a_death_is_offered(bench, addHead):
+def test_samples_finished_before_a_death_are_offered(bench, addHead):
     world = bench("late-crash", "0.01")
     volumeNode = addHead()
     job = world.runner.submit(volumeNode, Choices(samples=8))
@@ -350,7 +350,7 @@ def test_what_was_finished_before_a_death_is_offered(bench, addHead):
         world.runner.recover()
 
 
-def test_what_was_finished_is_not_shown_on_another_volume(bench, addHead):
+def test_finished_samples_are_not_shown_on_another_volume(bench, addHead):
     world = bench("late-crash", "0.01")
     volumeNode = addHead()
     job = world.runner.submit(volumeNode, Choices(samples=8))
@@ -363,7 +363,7 @@ def test_what_was_finished_is_not_shown_on_another_volume(bench, addHead):
     assert resultNodes() == [] and (job.folder / "finished-2" / "report.json").is_file()
 
 
-def test_the_next_run_works_and_leaves_what_was_finished_on_disk(bench, addHead):
+def test_the_next_run_works_and_leaves_finished_samples_on_disk(bench, addHead):
     world = bench("late-crash", "0.01")
     job = world.runner.submit(addHead(), Choices(samples=8))
     world.finish()
@@ -382,7 +382,7 @@ def test_half_written_results_do_not_count_as_finished(tmp_path):
     assert leftovers.newestFinished(tmp_path) is None
 
 
-def test_old_folders_are_swept_and_nothing_else(tmp_path):
+def test_only_old_folders_are_removed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("")
@@ -402,7 +402,7 @@ def test_old_folders_are_swept_and_nothing_else(tmp_path):
     assert (outside / "precious").exists()
 
 
-def test_the_first_run_sweeps(bench, addHead):
+def test_the_first_run_removes_old_folders(bench, addHead):
     world = bench("good", "0.01")
     old = world.folder / "DiffusionSegmentation-old"
     old.mkdir()
@@ -413,7 +413,7 @@ def test_the_first_run_sweeps(bench, addHead):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the temporary folder is the user's own there")
-def test_what_a_run_writes_is_its_owners_alone(bench, addHead):
+def test_files_of_a_run_are_private_to_their_owner(bench, addHead):
     world = bench("good", "0.1")
     mask = os.umask(0)  # whatever a person has set
     try:
@@ -426,7 +426,7 @@ def test_what_a_run_writes_is_its_owners_alone(bench, addHead):
     world.finish()
 
 
-def test_no_name_of_a_patient_gets_into_files_or_logs(bench, addHead, caplog):
+def test_volume_names_are_in_no_file_and_no_log(bench, addHead, caplog):
     world = bench("good", "0.1")
     volumeNode = addHead("Mustermann^Max")
     job = world.runner.submit(volumeNode, Choices(samples=3))
@@ -497,7 +497,7 @@ def test_closing_the_scene_ends_the_run_also_in_the_middle_of_the_import(bench, 
     assert world.leftovers() == []
 
 
-def test_nothing_of_a_volume_is_held_after_its_run(bench, addHead):
+def test_memory_of_a_volume_is_released_after_its_run(bench, addHead):
     world = bench("good", "0.01")
     volumeNode = addHead()
     world.runner.submit(volumeNode, Choices(samples=1))

@@ -1,4 +1,4 @@
-"""The choice between the two overlays in the panel, what each is said to show, and what a result warns of."""
+"""The choice between the two overlays, their explanations, and the warnings of a result."""
 
 import pytest
 import slicer
@@ -19,14 +19,14 @@ def choose(ui, text):
     ui.layerComboBox.currentIndex = [ui.layerComboBox.itemText(n) for n in range(2)].index(text)
 
 
-def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run, pumpUntil, photograph):
+def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pumpUntil, photograph):
     addHead()
     world = openPanel()
     ui = world.ui
     assert not ui.layerComboBox.enabled and "There is no result yet" in ui.layerComboBox.toolTip
     result = run(world, samples=4).result
     review = Review(result.segmentationNode)
-    assert ui.layerComboBox.currentText == "entropy of the map"
+    assert ui.layerComboBox.currentText == "predictive entropy"
     ui.opacitySlider.value, ui.thresholdSlider.value = 0.4, 0.7
     pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.7) < 1e-6)
     regions = Review(result.segmentationNode).regions
@@ -40,7 +40,7 @@ def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run,
     pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.5) < 1e-6)
     ui.overlayCheckBox.click()
     assert foregrounds() == {None}
-    choose(ui, "entropy of the map")
+    choose(ui, "predictive entropy")
     assert foregrounds() == {None} and not ui.overlayCheckBox.checked
     ui.overlayCheckBox.click()
     assert foregrounds() == {result.entropyNode.GetID()}
@@ -59,7 +59,7 @@ def test_a_click_changes_what_is_shown_and_nothing_else(openPanel, addHead, run,
         ),
     ],
 )
-def test_the_overlay_is_explained_by_where_its_map_comes_from(openPanel, addHead, run, behaviour, sentence):
+def test_the_source_of_the_overlay_is_explained(openPanel, addHead, run, behaviour, sentence):
     addHead()
     world = openPanel(behaviour, "0.01")
     run(world, samples=3)
@@ -74,7 +74,7 @@ def test_a_result_of_an_earlier_version_offers_the_entropy_alone(openPanel, addH
     assert "no other overlay" in world.ui.layerComboBox.toolTip and world.ui.overlayCheckBox.enabled
 
 
-def test_what_a_result_warns_of_stays_in_sight(openPanel, addHead, run, photograph):
+def test_warnings_of_a_result_stay_in_sight(openPanel, addHead, run, photograph):
     addHead()
     other = addHead("Other")
     world = openPanel("unfitted", "0.01")

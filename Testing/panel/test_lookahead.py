@@ -1,4 +1,4 @@
-"""Before and during a run: how long it will take, what it has so far, and nothing of that stays."""
+"""Estimated run time, and previews during a run, which leave nothing behind."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
     assert ui.statusLabel.text.startswith("Takes about 50 s")
 
 
-def test_an_estimate_of_another_version_is_none():
+def test_an_estimate_of_another_version_is_ignored():
     assert Measured.fromText("") is None and Measured.fromText('{"a": 1}') is None
     measured = Measured(8.0, 3.0, 0.6, 5, 1.6e9, 64)
     assert Measured.fromText(measured.asText()) == measured
@@ -57,7 +57,7 @@ def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead,
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])
-def test_what_is_there_so_far_is_shown_and_taken_back(openPanel, addHead, addVolume, pumpUntil, ending):
+def test_previews_are_shown_and_removed(openPanel, addHead, addVolume, pumpUntil, ending):
     volumeNode = addHead()
     other = addVolume(np.ones((8, 8, 8), np.int16), name="Other")
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
@@ -85,7 +85,7 @@ def test_what_is_there_so_far_is_shown_and_taken_back(openPanel, addHead, addVol
         assert slicer.mrmlScene.GetNumberOfNodes() <= nodes + 3
 
 
-def test_an_earlier_result_comes_back_into_sight_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
+def test_an_earlier_result_is_shown_again_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
     addHead()
     world = openPanel("good", "0.2")
     earlier = run(world, samples=1).result.segmentationNode
@@ -108,7 +108,7 @@ def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, p
     assert "Head preview" not in names() and "no longer in the scene" in world.ui.statusLabel.text
 
 
-def test_after_a_rerun_only_the_new_result_is_in_sight(openPanel, addHead, run):
+def test_only_the_new_result_is_visible_after_a_second_run(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.1")
     earlier = run(world, samples=2).result.segmentationNode
@@ -116,7 +116,7 @@ def test_after_a_rerun_only_the_new_result_is_in_sight(openPanel, addHead, run):
     assert later.GetDisplayVisibility() and not earlier.GetDisplayVisibility()
 
 
-def test_an_earlier_overlay_comes_back_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
+def test_an_earlier_overlay_is_shown_again_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
     volumeNode = addHead()
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         composite.SetBackgroundVolumeID(volumeNode.GetID())

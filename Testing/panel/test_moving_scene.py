@@ -1,4 +1,4 @@
-"""The scene changes while a run is under way: each change has its outcome, and no work of a person is lost."""
+"""Changes of the scene during a run have defined outcomes, and no user data are lost."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ PARAMETERS = "vtkMRMLScriptedModuleNode"
 
 @pytest.fixture
 def running(openPanel, addHead, pumpUntil):
-    """A panel whose run has shown a preview and draws its third sample of six, and the volume."""
+    """A panel during a run that has shown a preview and draws its third sample of six, and the volume."""
 
     def start(name="Head"):
         volumeNode = addHead(name)
@@ -63,7 +63,7 @@ def test_a_volume_that_is_renamed_gives_its_new_name_to_the_result(running, pump
     assert job.result.segmentationNode.GetNodeReference(VOLUME_ROLE) is volumeNode
 
 
-def test_a_volume_that_is_transformed_takes_preview_and_result_along(running, pumpUntil):
+def test_a_volume_that_is_transformed_gives_its_transform_to_preview_and_result(running, pumpUntil):
     world, volumeNode = running()
     transformNode = moved()
     volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
@@ -91,7 +91,7 @@ def test_a_volume_that_is_removed_leaves_the_result_on_disk_and_no_preview(runni
     assert (job.folder / "report.json").is_file() and segmentations() == []
 
 
-def test_previews_that_are_removed_come_again_and_harm_nothing(running, pumpUntil):
+def test_removed_previews_are_shown_again(running, pumpUntil):
     world, _ = running()
     for node in previews():
         slicer.mrmlScene.RemoveNode(node)
@@ -99,7 +99,7 @@ def test_previews_that_are_removed_come_again_and_harm_nothing(running, pumpUnti
     assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
-def test_another_scene_that_is_loaded_ends_the_run_and_has_nothing_of_it(running, pumpUntil, addHead, tmp_path):
+def test_loading_another_scene_ends_the_run(running, pumpUntil, addHead, tmp_path):
     world, _ = running()
     other = slicer.vtkMRMLScene()
     node = other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
@@ -121,7 +121,7 @@ def test_another_scene_that_is_loaded_ends_the_run_and_has_nothing_of_it(running
     assert finish(world, pumpUntil).state == "done" and segmentations() == ["Next segmentation"]
 
 
-def test_a_scene_that_is_added_leaves_the_run_alone(running, pumpUntil, tmp_path):
+def test_adding_a_scene_does_not_disturb_the_run(running, pumpUntil, tmp_path):
     world, _ = running()
     other = slicer.vtkMRMLScene()
     other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
@@ -133,7 +133,7 @@ def test_a_scene_that_is_added_leaves_the_run_alone(running, pumpUntil, tmp_path
     assert slicer.util.getNode("Of another case")
 
 
-def test_nothing_of_a_run_comes_among_the_nodes_of_a_scene_that_is_being_loaded(running, pumpUntil):
+def test_no_result_is_added_while_a_scene_is_imported(running, pumpUntil):
     world, _ = running()
     mrmlScene, job = slicer.mrmlScene, world.runner.job
     mrmlScene.StartState(slicer.vtkMRMLScene.ImportState)
@@ -148,7 +148,7 @@ def test_nothing_of_a_run_comes_among_the_nodes_of_a_scene_that_is_being_loaded(
     assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
-def test_an_earlier_result_that_is_edited_or_removed_during_a_run_stays_so(openPanel, addHead, run, pumpUntil):
+def test_edits_and_removals_of_earlier_results_during_a_run_are_kept(openPanel, addHead, run, pumpUntil):
     volumeNode = addHead()
     world = openPanel("good", "0.1")
     edited, removed = (run(world, samples=1).result for _ in range(2))
@@ -186,7 +186,7 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     world = openPanel("good", "0.02")
     world.ui.samplesSpinBox.value = 1
     for _ in range(2):
-        world.ui.addScenesButton.click()
+        world.ui.addVolumesButton.click()
     assert world.ui.batchList.count == 1  # from the panel it is once in the list
     world.widget.panel._batch.items += batch.ofVolumes([volumeNode])
     world.ui.batchButton.click()
@@ -196,7 +196,7 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     assert first.GetNodeReference(ENTROPY_ROLE) is not second.GetNodeReference(ENTROPY_ROLE)
 
 
-def test_a_result_is_of_use_where_its_model_is_missing(openPanel, addHead, run):
+def test_a_result_can_be_used_without_its_model(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.02")
     job = run(world, samples=3)
@@ -204,7 +204,7 @@ def test_a_result_is_of_use_where_its_model_is_missing(openPanel, addHead, run):
     node.SetParameter("model", "from-a-colleague")
     world.widget.enter()
     ui = world.ui
-    assert not ui.segmentButton.enabled and "'from-a-colleague' is not here" in ui.segmentButton.toolTip
+    assert not ui.segmentButton.enabled and "'from-a-colleague' is not installed" in ui.segmentButton.toolTip
     assert job.result.segmentationNode.GetNodeReference(ENTROPY_ROLE) is job.result.entropyNode
     assert ui.overlayCheckBox.enabled and ui.editButton.enabled and ui.nextButton.enabled
     ui.nextButton.click()

@@ -1,4 +1,4 @@
-"""The real panel, its real .ui file and a real scene: what a person sees and what a click does."""
+"""The panel with its .ui file and a real scene: what it shows and what a click does."""
 
 import sys
 
@@ -13,7 +13,7 @@ from DiffusionSegmentationLib.scene.display import Overlay
 slicer_standin.likePythonQt(__name__)
 
 
-def test_an_empty_scene_says_what_to_do(openPanel):
+def test_an_empty_scene_explains_what_to_do(openPanel):
     ui = openPanel().ui
     assert ui.statusLabel.text == "Select the volume to segment."
     for button, words in [
@@ -34,11 +34,11 @@ def test_the_first_volume_is_preselected_and_can_be_segmented(openPanel, addHead
     assert world.ui.inputSelector.currentNode() is volumeNode
     assert world.ui.segmentButton.enabled and world.ui.segmentButton.text == "Segment"
     assert world.ui.modelComboBox.currentText == "Brain structures (MR head)"
-    assert world.ui.samplesSpinBox.text == "as the model advises" and world.ui.samplesSpinBox.maximum == 64
-    assert world.ui.statusLabel.text.startswith("How long it takes is known after the first run")
+    assert world.ui.samplesSpinBox.text == "Model default" and world.ui.samplesSpinBox.maximum == 64
+    assert world.ui.statusLabel.text.startswith("The run time can be estimated after the first run")
 
 
-def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHead, pumpUntil):
+def test_choices_are_kept_in_the_scene_and_settings_are_not(openPanel, addHead, pumpUntil):
     addHead()
     world = openPanel()
     world.ui.samplesSpinBox.value = 5
@@ -49,7 +49,7 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     assert world.ui.samplesSpinBox.value == 3
     pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
     assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "CPU", "Quick GPU"]
-    assert "the first graphics card that can be used, otherwise the processor" in world.ui.deviceComboBox.toolTip
+    assert "first supported GPU, otherwise the CPU" in world.ui.deviceComboBox.toolTip
     world.ui.deviceComboBox.currentIndex = 2
     assert world.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
@@ -57,7 +57,7 @@ def test_choices_live_in_the_scene_and_machine_settings_do_not(openPanel, addHea
     assert world.ui.deviceComboBox.itemData(world.ui.deviceComboBox.currentIndex) == "cuda:0"
 
 
-def test_no_number_of_samples_is_the_models_own(openPanel, addHead, run):
+def test_the_default_number_of_samples_is_that_of_the_model(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.01")
     job = run(world, samples=0)
@@ -68,7 +68,7 @@ def test_no_number_of_samples_is_the_models_own(openPanel, addHead, run):
     assert world.ui.samplesSpinBox.text == "8" and run(world, samples=8).choices.samples == 8
 
 
-def test_segment_becomes_cancel_and_shows_how_far_it_is(openPanel, addHead, photograph, pumpUntil):
+def test_segment_becomes_cancel_and_progress_is_shown(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
     world = openPanel("good", "0.3")
     world.ui.samplesSpinBox.value = 6
@@ -98,7 +98,7 @@ def test_stop_and_keep(openPanel, addHead, pumpUntil):
     assert world.ui.statusLabel.text.startswith("Stopped after ")
 
 
-def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, addHead, photograph, run):
+def test_the_overlay_is_shown_and_hiding_it_restores_the_layers(openPanel, addHead, photograph, run):
     volumeNode, otherNode = addHead(), addHead("Other")
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     for composite in composites:
@@ -126,9 +126,9 @@ def test_a_result_is_shown_over_the_volume_and_hidden_without_trace(openPanel, a
     assert overlay.visible and ui.opacitySlider.value == pytest.approx(0.4)
 
 
-def test_what_more_samples_give_is_said_for_every_model(openPanel):
+def test_the_tooltip_explains_the_number_of_samples(openPanel):
     tip = openPanel().ui.samplesSpinBox.toolTip
-    assert "volume intervals finer" in tip and "where the model takes its maps from the samples" in tip
+    assert "more precise volume intervals" in tip and "if the model computes it from the samples" in tip
 
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):
@@ -142,7 +142,7 @@ def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead,
     assert editor.sourceVolumeNode is volumeNode
 
 
-def test_an_error_is_one_sentence_with_a_mark_until_another_volume_is_chosen(openPanel, addHead, photograph, run):
+def test_an_error_is_shown_until_another_volume_is_selected(openPanel, addHead, photograph, run):
     addHead()
     other = addHead("Other")
     world = openPanel("crash")
@@ -153,10 +153,10 @@ def test_an_error_is_one_sentence_with_a_mark_until_another_volume_is_chosen(ope
     photograph("error", world.widget)
     assert world.ui.segmentButton.enabled
     world.ui.inputSelector.setCurrentNode(other)
-    assert world.ui.statusLabel.text.startswith("How long") and not world.ui.statusIcon.visible
+    assert world.ui.statusLabel.text.startswith("The run time") and not world.ui.statusIcon.visible
 
 
-def test_what_a_dead_run_had_finished_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
+def test_finished_samples_of_a_dead_run_are_one_click_away(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
     world = openPanel("late-crash", "0.02")
     world.ui.samplesSpinBox.value = 8
@@ -172,7 +172,7 @@ def test_what_a_dead_run_had_finished_is_one_click_away(openPanel, addHead, phot
     assert world.ui.statusLabel.text.startswith("Stopped after 2 ") and not world.ui.keepButton.visible
 
 
-def test_where_the_graphics_card_is_full_the_cpu_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
+def test_if_gpu_memory_is_insufficient_the_cpu_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
     addHead()
     world = openPanel("short", "0.1")
     world.ui.samplesSpinBox.value = 2
@@ -190,7 +190,7 @@ def test_where_the_graphics_card_is_full_the_cpu_is_one_click_away(openPanel, ad
     assert world.runner.job.choices.device == "cpu" and world.backend.settings.device == "auto"
 
 
-def test_a_python_that_is_not_there(openPanel, addHead, run, tmp_path):
+def test_a_missing_python_interpreter_is_reported(openPanel, addHead, run, tmp_path):
     addHead()
     world = openPanel("real")
     python = tmp_path / "python"
@@ -202,7 +202,7 @@ def test_a_python_that_is_not_there(openPanel, addHead, run, tmp_path):
     assert "could not be started" in world.ui.statusLabel.text
 
 
-def test_a_python_that_is_taken_back_is_used_no_longer(openPanel):
+def test_a_cleared_python_path_is_not_used(openPanel):
     world = openPanel()
     for typed in (sys.executable[:5], sys.executable):
         world.ui.pythonPathLineEdit.currentPath = typed
@@ -213,9 +213,9 @@ def test_a_python_that_is_taken_back_is_used_no_longer(openPanel):
     assert world.backend.settings.workerPython == ""
 
 
-def test_steps_are_the_models_or_two_and_more(openPanel):
+def test_steps_are_the_model_default_or_at_least_two(openPanel):
     ui = openPanel().ui
-    assert ui.stepsSpinBox.minimum == 1 and ui.stepsSpinBox.text == "chosen by the model"
+    assert ui.stepsSpinBox.minimum == 1 and ui.stepsSpinBox.text == "Model default"
     ui.stepsSpinBox.value = 2
     assert ui.stepsSpinBox.text == "2"
 
@@ -231,7 +231,7 @@ def colour(_addVolume):
 
 
 @pytest.mark.parametrize(("make", "words"), [(flat, "'Slice' is a single slice"), (colour, "'Photo' has several")])
-def test_a_volume_that_cannot_be_segmented_turns_the_button_off(openPanel, addVolume, make, words):
+def test_an_unsupported_volume_disables_the_button(openPanel, addVolume, make, words):
     node = make(addVolume)
     ui = openPanel().ui
     ui.inputSelector.setCurrentNode(node)
@@ -239,18 +239,18 @@ def test_a_volume_that_cannot_be_segmented_turns_the_button_off(openPanel, addVo
     assert words in ui.segmentButton.toolTip and words in ui.statusLabel.text
 
 
-def test_a_model_that_is_not_there_is_said(openPanel, addHead):
+def test_a_missing_model_is_reported(openPanel, addHead):
     addHead()
     world = openPanel()
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
     node.SetParameter("model", "from-a-colleague")
     assert not world.ui.segmentButton.enabled
-    assert "'from-a-colleague' is not here" in world.ui.segmentButton.toolTip
+    assert "'from-a-colleague' is not installed" in world.ui.segmentButton.toolTip
     world.ui.modelComboBox.currentIndex = 0
     assert node.GetParameter("model") == "brain-structures" and world.ui.segmentButton.enabled
 
 
-def test_no_model_at_all_is_said(openPanel, addHead, modelFolder):
+def test_the_absence_of_models_is_reported(openPanel, addHead, modelFolder):
     (modelFolder / "metadata.json").unlink()
     addHead()
     ui = openPanel().ui
@@ -258,7 +258,7 @@ def test_no_model_at_all_is_said(openPanel, addHead, modelFolder):
     assert "No model is installed" in ui.segmentButton.toolTip and "No model is installed" in ui.modelComboBox.toolTip
 
 
-def test_missing_packages_are_said_and_nothing_is_started(openPanel, addHead, monkeypatch):
+def test_missing_packages_are_reported_and_nothing_is_started(openPanel, addHead, monkeypatch):
     from DiffusionSegmentationLib.runs import dependencies
 
     addHead()
@@ -270,7 +270,7 @@ def test_missing_packages_are_said_and_nothing_is_started(openPanel, addHead, mo
     assert not world.runner.busy
 
 
-def test_closing_the_scene_gives_up_the_run_and_the_panel_goes_on(openPanel, addHead, pumpUntil, run):
+def test_closing_the_scene_cancels_the_run(openPanel, addHead, pumpUntil, run):
     addHead()
     world = openPanel("good", "0.3")
     world.ui.segmentButton.click()
@@ -284,7 +284,7 @@ def test_closing_the_scene_gives_up_the_run_and_the_panel_goes_on(openPanel, add
     assert run(world, samples=1).state == "done"
 
 
-def test_a_removed_result_leaves_the_controls_off(openPanel, addHead, run):
+def test_removing_a_result_disables_the_controls(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.01")
     job = run(world)
@@ -300,7 +300,7 @@ def test_a_removed_result_leaves_the_controls_off(openPanel, addHead, run):
     assert not world.ui.editButton.enabled
 
 
-def test_torch_stays_out(openPanel, addHead, run):
+def test_torch_is_not_imported(openPanel, addHead, run):
     addHead()
     run(openPanel("good", "0.01"))
     assert "torch" not in sys.modules

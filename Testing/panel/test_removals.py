@@ -1,4 +1,4 @@
-"""People remove nodes while they are on show: no traceback, nothing pressed works on what is gone."""
+"""Nodes that are removed while they are shown cause no traceback, and no control acts on them."""
 
 import pytest
 import slicer
@@ -27,7 +27,7 @@ ROLES = [
 
 @pytest.fixture
 def busyPanel(openPanel, addHead, run, mrmlScene):
-    """A panel with everything on show at once."""
+    """A panel that shows a region, a sample, both views side by side, and an overlay."""
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     for name in ("Red", "Yellow", "Green"):
         mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
@@ -50,7 +50,7 @@ def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, a
     node = segmentationNode if role == "segmentation" else segmentationNode.GetNodeReference(role)
     if role == "everything":
         slicer.mrmlScene.Clear()
-        world.widget.onSceneEndClose(None, None)
+        world.widget.onSceneReady(None, None)
     else:
         slicer.mrmlScene.RemoveNode(node)
     world.widget.panel.refresh()
@@ -68,7 +68,7 @@ def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, a
         ui.useSampleButton,
         ui.reviewSegmentButton,
         ui.copyVolumesButton,
-        ui.unsureOnlyCheckBox,
+        ui.uncertainOnlyCheckBox,
         ui.sideBySideCheckBox,
         ui.sampleCheckBox,
         ui.overlayCheckBox,
@@ -77,10 +77,10 @@ def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, a
         application.processEvents()
     if ui.thresholdSlider.enabled:
         ui.thresholdSlider.value = 0.6
-    ui.smallestSpinBox.value = 60
+    ui.minimumSizeSpinBox.value = 60
     for _turn in range(20):
         application.processEvents()
-        world.widget.panel._review._poll()
-        world.widget.panel._correct._poll()
+        world.widget.panel._review._onTimer()
+        world.widget.panel._corrections._onTimer()
     output = "".join(capfd.readouterr())
     assert "Traceback" not in output and "Error:" not in output, output[-3000:]

@@ -1,4 +1,4 @@
-"""The report in the panel: one click, one name; written in pieces, and what goes wrong is said."""
+"""The section Report: written in steps, with errors reported."""
 
 import slicer_standin
 
@@ -14,13 +14,14 @@ def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path,
     answers = [str(tmp_path / "Bericht"), str(tmp_path / "nowhere" / "r.html"), ""]
     asked = []
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
+        lambda *given: asked.append(given[2]) or answers.pop(0),
     )
     ui.reportButton.click()
     assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
     assert asked == ["segmentation report.html"]
-    assert ui.reportLabel.text.startswith("Written to ") and (tmp_path / "Bericht.html").stat().st_size > 10000
+    assert ui.reportLabel.text.startswith("Saved as ") and (tmp_path / "Bericht.html").stat().st_size > 10000
     assert (tmp_path / "Bericht.json").is_file() and (tmp_path / "Bericht.csv").is_file()
     photograph("report", world.widget)
     ui.reportButton.click()

@@ -1,4 +1,4 @@
-"""The result on show: its outlines, its removal, and what it leaves in the lists of the application."""
+"""The section Results: outlines, removal, and the nodes that selectors of other modules list."""
 
 import slicer
 import slicer.util
@@ -7,7 +7,7 @@ import slicer_standin
 slicer_standin.likePythonQt(__name__)
 
 
-def test_the_outlines_go_and_come_with_a_key(openPanel, addHead, run):
+def test_a_key_toggles_the_outlines(openPanel, addHead, run):
     from PySide6.QtTest import QTest
 
     addHead()
@@ -26,7 +26,7 @@ def test_the_outlines_go_and_come_with_a_key(openPanel, addHead, run):
     assert displayNode.GetVisibility() and displayNode.GetVisibility2DOutline()
 
 
-def test_a_result_is_removed_whole_and_the_one_before_it_is_shown(openPanel, addHead, run, monkeypatch):
+def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel, addHead, run, monkeypatch):
     volumeNode, otherNode = addHead(), addHead("Other")
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     for composite in composites:
@@ -42,7 +42,7 @@ def test_a_result_is_removed_whole_and_the_one_before_it_is_shown(openPanel, add
     ui.sampleCheckBox.click()
     asked, answers = [], [False, True, True]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.mayRemove", lambda *given: asked.append(given) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: asked.append(given) or answers.pop(0)
     )
     ui.removeResultButton.click()
     assert ui.resultLabel.text.startswith("Head segmentation_1")

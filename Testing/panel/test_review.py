@@ -1,4 +1,4 @@
-"""The review in the panel: one click to the worst region, one key for each after that."""
+"""The section Review: buttons and keys to go through the uncertain regions."""
 
 import pytest
 import slicer
@@ -21,7 +21,7 @@ def reviewed(openPanel, addHead, run):
 
 
 def press(world, key):
-    """Press `key` as a person does who looks at the panel."""
+    """Press `key` in the active window of the panel."""
     from PySide6.QtTest import QTest
 
     world.root.activateWindow()
@@ -30,19 +30,19 @@ def press(world, key):
     slicer.app.processEvents()
 
 
-def test_without_a_result_the_section_says_what_to_do(openPanel):
+def test_without_a_result_the_section_is_disabled(openPanel):
     ui = openPanel().ui
     assert ui.reviewLabel.text == "There is no result yet; segment a volume first."
     for widget in (ui.nextButton, ui.doneButton, ui.flagButton, ui.skipButton, ui.regionTable):
         assert not widget.enabled and "There is no result yet" in widget.toolTip
 
 
-def test_one_click_after_the_run_stands_on_the_worst_region(reviewed, photograph):
+def test_next_goes_to_the_worst_region(reviewed, photograph):
     world, review = reviewed
     ui = world.ui
     total = len(review.regions)
     assert ui.regionTable.rowCount == total > 10
-    assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left; they hold ")
+    assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left, with ")
     assert not ui.doneButton.enabled and "Go to a region first" in ui.doneButton.toolTip
     ui.nextButton.click()
     assert review.current.rank == 1
@@ -62,7 +62,7 @@ def test_ten_keys_confirm_ten_regions(reviewed):
     assert world.ui.regionTable.item(9, 4).text() == "✓" and world.ui.regionTable.item(10, 4).text() == ""
 
 
-def test_each_key_says_its_own(reviewed):
+def test_each_key_sets_its_state(reviewed):
     world, review = reviewed
     press(world, "n")
     press(world, "f")
@@ -72,7 +72,7 @@ def test_each_key_says_its_own(reviewed):
     assert review.current.rank == 4
 
 
-def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene):
+def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScene):
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     view = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
     view.SetFieldOfView(300.0, 240.0, 1.0)
@@ -91,24 +91,24 @@ def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
 
 
-def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
+def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
     world, review = reviewed
     count, share = review.left()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
     assert world.ui.reviewLabel.text.startswith(
-        f"{count} of {count} regions left; they hold {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
+        f"{count} of {count} regions left, with {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
     )
     shown = [float(world.ui.regionTable.item(row, 2).text()) for row in range(count)]
     assert shown == sorted(shown, reverse=True) and shown[0] > 0
 
 
-def test_where_all_doubt_is_seams_along_borders_they_are_told_as_such(openPanel, addHead, run):
+def test_regions_of_thin_boundary_layers_are_in_brackets(openPanel, addHead, run):
     addHead()
     world = openPanel("seams", "0.01")
     review = Review(run(world).result.segmentationNode)
     assert review.reviewableMl == 0 and len(review.regions) > 10
     assert world.ui.reviewLabel.text.startswith(
-        f"{len(review.regions)} of {len(review.regions)} regions left. Another "
+        f"{len(review.regions)} of {len(review.regions)} regions left. A further "
     )
     assert world.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
 
@@ -119,18 +119,18 @@ def test_a_click_on_a_row_goes_there(reviewed):
     assert review.current.rank == 5 and world.ui.regionTable.currentRow() == 4
 
 
-def test_the_end_of_the_review_is_said_and_the_outline_goes(reviewed):
+def test_the_end_of_the_review_is_reported_and_the_outline_removed(reviewed):
     world, review = reviewed
     for region in review.regions[1:]:
         review.mark(region, DONE)
     world.ui.nextButton.click()
     world.ui.doneButton.click()
-    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been looked at."
-    assert not world.ui.nextButton.enabled and "Every region" in world.ui.nextButton.toolTip
+    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been reviewed."
+    assert not world.ui.nextButton.enabled and "All regions" in world.ui.nextButton.toolTip
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
 
 
-def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
+def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     world, review = reviewed
     ui, before = world.ui, review.regions
     ui.thresholdSlider.value = 0.95
@@ -138,12 +138,12 @@ def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
     fewer = Review(review.segmentationNode).regions
     assert 0 < ui.regionTable.rowCount == len(fewer)
     assert fewer[0].expectedErrorMl < before[0].expectedErrorMl
-    ui.smallestSpinBox.value = 10000
+    ui.minimumSizeSpinBox.value = 10000
     pumpUntil(lambda: ui.regionTable.rowCount < len(fewer), seconds=10)
     assert world.widget.logic.getParameterNode().smallestRegion == 10000
 
 
-def test_only_the_result_on_show_is_outlined(reviewed, run):
+def test_only_regions_of_the_displayed_result_are_outlined(reviewed, run):
     world, review = reviewed
     world.ui.nextButton.click()
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")

@@ -1,4 +1,4 @@
-"""The samples in the panel: shown, sorted, played, and side by side with the result."""
+"""The section Samples: shown, sorted, played, and side by side with the result."""
 
 import pytest
 import slicer
@@ -57,7 +57,7 @@ def test_a_sample_is_filled_and_the_result_outlined(browsed):
     assert result.GetVisibility2DOutline() and not result.GetVisibility2DFill()
 
 
-def test_no_sample_lies_over_the_result_in_segment_editor(browsed, mrmlScene):
+def test_the_sample_is_hidden_in_segment_editor(browsed, mrmlScene):
     world, browser = browsed
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
     layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
@@ -85,7 +85,7 @@ def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     photograph("kept", world.widget)
 
 
-def test_an_order_by_volume_tells_the_volume(browsed):
+def test_an_order_by_volume_shows_the_volume(browsed):
     world, browser = browsed
     ui = world.ui
     ui.sampleCheckBox.click()
@@ -98,7 +98,7 @@ def test_an_order_by_volume_tells_the_volume(browsed):
     assert volumes == sorted(volumes) and volumes[0] < volumes[-1]
 
 
-def test_played_samples_follow_each_other_and_begin_again(browsed):
+def test_play_shows_the_samples_in_a_loop(browsed):
     world, browser = browsed
     ui = world.ui
     ui.sampleCheckBox.click()
@@ -111,7 +111,7 @@ def test_played_samples_follow_each_other_and_begin_again(browsed):
     assert ui.playButton.text == "Play"
 
 
-def test_side_by_side_shows_one_slice_twice_and_gives_everything_back(browsed, mrmlScene):
+def test_side_by_side_shows_one_slice_twice_and_restores_the_views(browsed, mrmlScene):
     world, browser = browsed
     ui = world.ui
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
@@ -136,7 +136,7 @@ def test_side_by_side_shows_one_slice_twice_and_gives_everything_back(browsed, m
     assert not SideBySide(browser.segmentationNode, browser.scene).active
 
 
-def test_a_new_result_takes_the_old_sample_away(browsed, run):
+def test_a_new_result_hides_the_old_sample(browsed, run):
     world, browser = browsed
     world.ui.sampleCheckBox.click()
     run(world)
@@ -144,7 +144,7 @@ def test_a_new_result_takes_the_old_sample_away(browsed, run):
 
 
 @pytest.mark.parametrize("lost", ["result", "samples"])
-def test_what_is_removed_gives_the_layout_back_and_leaves_no_outline(browsed, mrmlScene, lost):
+def test_removing_nodes_restores_the_layout(browsed, mrmlScene, lost):
     world, browser = browsed
     ui = world.ui
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")

@@ -1,4 +1,4 @@
-"""The slice views in the panel: a strip for each, the way to the worst slice, and the mouse."""
+"""Rows of the slice views: entropy profile, most uncertain slice, and class probabilities at the pointer."""
 
 import pytest
 import slicer
@@ -38,24 +38,24 @@ def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views,
         profile = profiles.of(view)
         index = profiles.position(view) * len(profile) - 0.5
         assert index == pytest.approx(round(index), abs=0.01) and profile[round(index)] == profile.max()
-    pumpUntil(lambda: not ui.strip3.pixmap.isNull(), seconds=5)
-    before = ui.strip1.pixmap.toImage()
+    pumpUntil(lambda: not ui.profile3.pixmap.isNull(), seconds=5)
+    before = ui.profile1.pixmap.toImage()
     views[0].SetSliceOffset(views[0].GetSliceOffset() + 30)
-    pumpUntil(lambda: ui.strip1.pixmap.toImage() != before, seconds=5)
+    pumpUntil(lambda: ui.profile1.pixmap.toImage() != before, seconds=5)
     photograph("slices", world.widget)
 
 
-def test_the_mouse_tells_what_is_in_dispute(openPanel, addHead, run, views, mrmlScene):
+def test_the_pointer_shows_class_probabilities(openPanel, addHead, run, views, mrmlScene):
     crosshair = mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
     addHead()
     world = openPanel()
     run(world)
     crosshair.SetCursorPositionRAS([78.0, 78.0, 78.0])
-    assert "White matter" in world.ui.hoverLabel.text and world.ui.hoverLabel.text.endswith(" bits")
+    assert "White matter" in world.ui.pointerLabel.text and world.ui.pointerLabel.text.endswith(" bits")
     crosshair.SetCursorPositionRAS([1000.0, 0.0, 0.0])
-    assert world.ui.hoverLabel.text.startswith("Point at a voxel")
+    assert world.ui.pointerLabel.text.startswith("Point at a voxel")
 
 
-def test_without_a_result_the_views_are_left_alone(openPanel, views):
+def test_without_a_result_the_rows_are_hidden(openPanel, views):
     ui = openPanel().ui
-    assert not ui.worst1Button.visible and not ui.hoverLabel.visible
+    assert not ui.worst1Button.visible and not ui.pointerLabel.visible

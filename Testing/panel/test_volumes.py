@@ -1,4 +1,4 @@
-"""The volumes in the panel: what the samples say, worded as their spread, and the way to a spreadsheet."""
+"""The table of volumes: values, intervals, explanations, clipboard and CSV file."""
 
 import csv
 
@@ -22,7 +22,7 @@ def test_a_volume_has_three_digits(ml, text):
     assert volumes.mlText(ml) == text
 
 
-def test_both_bounds_are_as_exact_as_the_upper():
+def test_both_bounds_have_the_digits_of_the_upper():
     assert volumes.intervalText((9.5, 102.3)) == "10–102" and volumes.intervalText((0.5, 0.75)) == "0.50–0.75"
     assert volumes.intervalText(None) == "–"
 
@@ -30,13 +30,13 @@ def test_both_bounds_are_as_exact_as_the_upper():
 @pytest.mark.parametrize(
     ("count", "words"), [(1, "draw 8 or more for intervals"), (4, "So few samples"), (8, "not its accuracy")]
 )
-def test_too_few_samples_are_said(count, words):
+def test_few_samples_are_reported(count, words):
     told = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
     assert words in volumes.noteOn(told)
     assert ("So few" in volumes.noteOn(told)) == (count == 4)
 
 
-def test_what_the_intervals_held_is_said_where_it_was_measured():
+def test_measured_coverage_of_the_intervals_is_shown():
     assert volumes.measuredOn({"model": {"card": {}}}) == volumes.measuredOn({}) == ""
     spread = {
         "100 heads": {"coverage_90": 0.914},
@@ -62,7 +62,7 @@ def headers(table):
 @pytest.mark.parametrize(
     ("behaviour", "title", "key"), [("good", "Expected", "expected_ml"), ("old", "Mean", "mean_ml")]
 )
-def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photograph, behaviour, title, key):
+def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, photograph, behaviour, title, key):
     addHead()
     world = openPanel(behaviour, "0.01")
     table = world.ui.volumesTable
@@ -85,14 +85,14 @@ def test_the_table_shows_what_the_report_tells(openPanel, addHead, run, photogra
         assert name == entry["name"] and float(shown) == pytest.approx(entry[key], rel=0.01)
         assert float(mask) == pytest.approx(entry["consensus_ml"], rel=0.01)
         assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
-        assert f"in the mask {mask} ml" in table.item(row, 1).toolTip()
+        assert f"mask {mask} ml" in table.item(row, 1).toolTip()
         plot = table.cellWidget(row, 4).pixmap.toImage()
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the model's 8 samples" in world.ui.volumesLabel.text
     photograph(f"volumes-{behaviour}-details", world.widget, part=world.ui.resultCollapsibleButton)
 
 
-def test_what_few_samples_are_worth_is_said_without_a_click(openPanel, addHead, run):
+def test_few_samples_are_reported_without_details(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.01")
     run(world, samples=4)
@@ -112,7 +112,8 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     asked = []
     answers = [str(target), ""]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.fileToSave", lambda *given: asked.append(given[2]) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
+        lambda *given: asked.append(given[2]) or answers.pop(0),
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up

@@ -1,4 +1,4 @@
-"""The client against a fake worker: messages arrive, nothing is lost, and nothing survives."""
+"""The client with a fake worker: all messages arrive, and no process survives."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 class Listener:
-    """A client with a fake worker, and everything it has said."""
+    """A client with a fake worker, and all its messages."""
 
     def __init__(self, *arguments):
         self.client = WorkerClient([sys.executable, str(FAKE), *arguments], workerEnvironment(os.environ))
@@ -72,7 +72,7 @@ def isAlive(pid):
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] if Path("/proc").is_dir() else True
 
 
-def test_starting_and_stopping_never_wait(listen):
+def test_starting_and_stopping_do_not_block(listen):
     started = time.monotonic()
     listener = listen("good")
     assert time.monotonic() - started < 0.5
@@ -88,7 +88,7 @@ def test_starting_and_stopping_never_wait(listen):
     assert listener.reasons == []  # who stops it does not want to hear that it ended
 
 
-def test_the_worker_ends_when_the_client_forgets_it(listen):
+def test_the_worker_ends_when_its_stdin_is_closed(listen):
     listener = listen("good")
     listener.until(lambda: listener.client.hello)
     pid = listener.client._process._process.pid
@@ -108,7 +108,7 @@ def test_death_comes_after_everything_that_was_said(listen):
     listener.client.poll()
 
 
-def test_a_worker_that_cannot_start_says_its_last_line(listen):
+def test_the_error_of_a_failed_start_is_the_last_line_of_stderr(listen):
     listener = listen("no-start")
     listener.until(lambda: listener.reasons)
     assert "could not start" in listener.reasons[0]
@@ -136,7 +136,7 @@ def test_garbage_on_stdout_goes_to_the_log(listen, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="reads the child's process state the POSIX way")
-def test_killing_takes_the_children_along(listen):
+def test_killing_includes_the_children(listen):
     listener = listen("deaf")
     listener.until(lambda: listener.client.hello)
     listener.client.send(runMessage())
@@ -153,7 +153,7 @@ def test_killing_takes_the_children_along(listen):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows neither sessions nor process groups")
-def test_the_worker_has_a_group_of_its_own_in_our_session_where_its_nice_value_counts(listen):
+def test_the_worker_has_its_own_process_group_in_the_same_session(listen):
     listener = listen("good")
     listener.until(lambda: listener.client.hello)
     pid = listener.client._process._process.pid
@@ -192,7 +192,7 @@ def test_the_environment_is_a_copy_without_the_other_python():
     environment = workerEnvironment(startup)
     assert "PYTHONHOME" not in environment
     assert environment["PATH"] == "/bin"
-    assert Path(environment["PYTHONPATH"], "diffusion_segmentation", "messages.py").is_file()
+    assert Path(environment["PYTHONPATH"], "diffusion_segmentation", "worker", "protocol.py").is_file()
     assert environment["PYTHONUTF8"] == environment["PYTHONUNBUFFERED"] == "1"
     assert startup["PYTHONHOME"]
     assert workerCommand("py") == ["py", "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
@@ -200,7 +200,7 @@ def test_the_environment_is_a_copy_without_the_other_python():
 
 @pytest.mark.skipif(os.name != "posix", reason="groups of processes")
 def test_a_group_is_not_killed_after_its_leader_was_reaped(monkeypatch):
-    """The number of a process that was reaped may be another's, whose group a late kill would end."""
+    """The ID of a reaped process may be reused, and a late kill would end the group of another process."""
     killed = []
     monkeypatch.setattr(worker_process.os, "killpg", lambda pid, signal: killed.append(reaped(pid)))
 
@@ -223,7 +223,7 @@ def test_a_group_is_not_killed_after_its_leader_was_reaped(monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="groups of processes")
 @pytest.mark.parametrize("waits", [True, False])
 def test_children_of_a_worker_that_ended_by_itself_end_too(monkeypatch, tmp_path, waits):
-    """Also where the system cannot tell an end without reaping."""
+    """Also if the system cannot detect the end without reaping."""
     if not waits:
         monkeypatch.delattr(worker_process.os, "waitid")
     note = tmp_path / "child"

@@ -1,1 +1,1 @@
-"""The Qt panel, one file a section."""
+"""The Qt panel: only this package imports qt."""

@@ -1,4 +1,4 @@
-"""The worker as this machine's settings want it: which Python runs it, and whether that Python has what it needs."""
+"""Runs of this application: settings, models, the runner and its worker process."""
 
 import shutil
 from pathlib import Path
@@ -8,71 +8,70 @@ import slicer
 import slicer.util
 
 from ..i18n import tr as _
-from ..runs import dependencies
-from ..runs import models as catalogue
+from ..runs import dependencies, models
 from ..runs.estimate import Measured
 from ..runs.job import Choices, Job
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
-from ..scene import result_nodes as scene
-from .parameters import Settings
+from ..scene import result_nodes
+from .settings import Settings, timingKey
 
 
 class Backend:
-    """Runs of one application: settings, models, and the runner with its worker."""
+    """Configures the worker from the settings and starts runs."""
 
     def __init__(self, requirementsPath: Path) -> None:
         self.settings = Settings()
         self._requirementsPath = requirementsPath
         self._client = WorkerClient([])
-        self.runner = Runner(self._client, scene, slicer.app.temporaryPath)
+        self.runner = Runner(self._client, result_nodes, slicer.app.temporaryPath)
 
-    def models(self) -> list[catalogue.Entry]:
-        """The models to choose from."""
+    def models(self) -> list[models.Entry]:
+        """Return the shipped models and those of the models folder."""
         folder = self.settings.modelsFolder
-        return catalogue.models((Path(folder),) if folder else ())
+        return models.models((Path(folder),) if folder else ())
 
     def warmUp(self) -> None:
-        """Start the worker ahead of the first run if nothing has to be installed for that; asks nothing."""
+        """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""
         if self.runner.busy or self._client.running or self._needsPackages():
             return
         self._configure()
         self.runner.warmUp()
 
     def submit(self, volumeNode: Any, choices: Choices) -> Job:
-        """Begin a run; asks to install packages if Slicer's own Python is to run it and lacks some.
+        """Start a run. Asks to install missing packages if Slicer's Python is the interpreter of the worker.
 
-        Raises DependencyError or HandoverError, one sentence each; RuntimeError while another run is under way.
+        Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
-        self.runner.requireIdle()  # before anything is asked, installed or restarted
+        self.runner.requireIdle()  # before any dialog, installation or restart
         if self._needsPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
         return self.runner.submit(volumeNode, choices)
 
-    def remember(self, job: Job) -> None:
-        """Keep how long `job` took, for the estimate of the next."""
+    def storeTiming(self, job: Job) -> None:
+        """Store how long `job` took, for the estimate of the next run."""
         try:
             measured = Measured.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):
             return
-        self.settings.setMeasured(job.choices.model, job.choices.device, measured.asText())
+        self.settings.setValue(timingKey(job.choices.model, job.choices.device), measured.asText())
 
     def estimate(self, volumeNode: Any, choices: Choices) -> str:
-        """How long a run would take, judging by the last one of its model on its device, or that this is not known."""
-        measured = Measured.fromText(self.settings.measured(choices.model, choices.device))
+        """Return a sentence on the expected run time, from the last run of the same model on the same device."""
+        measured = Measured.fromText(self.settings.value(timingKey(choices.model, choices.device)))
         if measured is None:
-            return _("How long it takes is known after the first run with this model on this device.")
+            return _("The run time can be estimated after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)
 
     def _needsPackages(self) -> bool:
-        """Only Slicer's own Python can be looked into; another one says itself what it lacks."""
+        """Return whether Slicer's Python lacks packages. Another interpreter reports that itself when it starts."""
         return not self.settings.workerPython and bool(dependencies.missing(self._requirementsPath))
 
     def _configure(self) -> None:
         python = self.settings.workerPython or shutil.which("PythonSlicer")
         if python is None:
-            raise dependencies.DependencyError(_("Slicer's own Python was not found; choose a Python in Advanced."))
+            raise dependencies.DependencyError(_("Slicer's Python was not found; choose a Python in Advanced."))
         command = workerCommand(python)
         if command != self._client.command:
             self.runner.stopWorker()

@@ -1,4 +1,4 @@
-"""What a person is asked: where files go, and what becomes of work of theirs."""
+"""Modal dialogs of the panel."""
 
 from typing import Any
 
@@ -12,38 +12,39 @@ KEEP, REPLACE, CANCEL = "keep", "replace", "cancel"
 
 
 def keepReplaceOrCancel(name: str, voxels: int) -> str:
-    """Whether the segmentation `name`, `voxels` of which were changed by hand, stays beside that of another run."""
+    """Ask what to do with the segmentation `name`, which has `voxels` edited voxels, before its volume is run again.
+
+    Returns KEEP, REPLACE or CANCEL; KEEP without a dialog while Slicer runs tests.
+    """
     if slicer.app.testingEnabled():
         return KEEP
     box = qt.QMessageBox(slicer.util.mainWindow())
     box.icon = qt.QMessageBox.Question
     box.windowTitle = _("Segment again")
-    box.text = _("{count} voxels of '{name}' were changed by hand.").format(name=name, count=voxels)
-    box.informativeText = _("Keep it beside the new result, or remove it when the new result is there?")
+    box.text = _("{count} voxels of '{name}' were edited manually.").format(name=name, count=voxels)
+    box.informativeText = _("Keep it beside the new result, or replace it by the new result?")
     keep = box.addButton(_("Keep both"), qt.QMessageBox.AcceptRole)
     replace = box.addButton(_("Replace"), qt.QMessageBox.DestructiveRole)
     box.addButton(qt.QMessageBox.Cancel)
     box.setDefaultButton(keep)
     box.exec_()
-    clicked = box.clickedButton()
-    if clicked is keep or clicked == keep:
-        return KEEP
-    return REPLACE if clicked is replace or clicked == replace else CANCEL
+    answers = [answer for button, answer in ((keep, KEEP), (replace, REPLACE)) if box.clickedButton() == button]
+    return answers[0] if answers else CANCEL
 
 
-def mayRemove(name: str, voxels: int) -> bool:
-    """Whether the result `name`, `voxels` of which were changed by hand, may go."""
-    text = _("Remove '{name}' and all that belongs to it?").format(name=name)
+def confirmRemoval(name: str, voxels: int) -> bool:
+    """Ask whether to remove the result `name`, which has `voxels` edited voxels."""
+    text = _("Remove '{name}' and all its nodes?").format(name=name)
     if voxels:
-        text += " " + _("{count} voxels were changed by hand.").format(count=voxels)
+        text += " " + _("{count} voxels were edited manually.").format(count=voxels)
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
 
 
-def fileToSave(parent: Any, title: str, name: str, kinds: str) -> str:
-    """Where to save a file that would be called `name`; empty if the person gives up."""
-    return qt.QFileDialog.getSaveFileName(parent, title, name, kinds)
+def selectFileToSave(parent: Any, title: str, name: str, filters: str) -> str:
+    """Ask for the path of a new file, `name` by default; empty if cancelled."""
+    return qt.QFileDialog.getSaveFileName(parent, title, name, filters)
 
 
-def folder(parent: Any, title: str) -> str:
-    """A folder; empty if the person gives up."""
+def selectFolder(parent: Any, title: str) -> str:
+    """Ask for an existing folder; empty if cancelled."""
     return qt.QFileDialog.getExistingDirectory(parent, title)

@@ -1,4 +1,4 @@
-"""The module's own test, which runs in the real application; Slicer finds it in the module's file."""
+"""The module's self test for Reload and Test in Slicer, which finds the class in the module's file."""
 
 import sys
 import tempfile
@@ -17,20 +17,20 @@ from ..i18n import tr as _
 from ..report.page import Report
 from ..review.review import Review
 from ..runs import dependencies
-from ..scene import result_nodes as scene
-from ..scene import slice_entropy as slices
+from ..scene import slice_entropy, voxel_grids
 from ..scene.display import Overlay
 from ..scene.label_map import Labels
 from ..scene.pointer import Pointer
+from ..scene.result_nodes import RUN_ATTRIBUTE, regionsVolume
 
 REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 
 
 class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
-    """The story of a person in the real application, with a volume that the test makes.
+    """Operates the panel in the running application on a synthetic head.
 
-    Runs the worker with the setting DiffusionSegmentation/workerPython or Slicer's own Python; is skipped if neither
-    has the packages.
+    The worker runs in the Python of the setting DiffusionSegmentation/workerPython, otherwise in Slicer's Python.
+    Skipped if Slicer's Python is used and lacks packages.
     """
 
     TIMEOUT_SECONDS = 600.0
@@ -40,27 +40,24 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.widget = slicer.util.getModuleWidget("DiffusionSegmentation")
         backend = self.widget.logic.backend
         if not backend.settings.workerPython:
-            needs = dependencies.missing(REQUIREMENTS)
-            if needs:
-                raise unittest.SkipTest(f"Slicer's Python lacks {', '.join(need.name for need in needs)}.")
+            missing = dependencies.missing(REQUIREMENTS)
+            if missing:
+                raise unittest.SkipTest(f"Slicer's Python lacks {', '.join(package.name for package in missing)}.")
 
     def runTest(self):
-        self.setUp()
-        self.test_segmentVolume()
-        self.setUp()
-        self.test_reviewAndCorrect()
-        self.setUp()
-        self.test_manyVolumes()
-        self.setUp()
-        self.test_volumesThatCannotBeSegmented()
-        self.setUp()
-        self.test_closeSceneDuringRun()
+        for name in unittest.defaultTestLoader.getTestCaseNames(type(self)):
+            self.setUp()
+            getattr(self, name)()
 
     def test_segmentVolume(self):
-        """Click Segment on a transformed volume: result nodes, their place, names, codes, overlay, and the way back."""
-        self.delayDisplay("Segment a volume")
+        """Segment a transformed volume: names, transforms, grid, terminology and overlay of the result nodes."""
         volumeNode = self.makeHead()
-        transformNode = self.putUnderRotation(volumeNode)
+        transform = vtk.vtkTransform()
+        transform.RotateZ(20.0)
+        transform.Translate(10.0, -5.0, 3.0)
+        transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transformNode.SetMatrixTransformToParent(transform.GetMatrix())
+        volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
         otherNode = self.makeHead("Other")
         slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
         before = self.layers()
@@ -78,11 +75,8 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertEqual(entropyNode.GetName(), "Head entropy")
         for node in (segmentationNode, entropyNode):
             self.assertIs(node.GetParentTransformNode(), transformNode)
-            self.assertTrue(node.GetAttribute(scene.RUN_ATTRIBUTE))
-        matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
-        volumeNode.GetIJKToRASMatrix(matrices[0])
-        entropyNode.GetIJKToRASMatrix(matrices[1])
-        difference = slicer.util.arrayFromVTKMatrix(matrices[0]) - slicer.util.arrayFromVTKMatrix(matrices[1])
+            self.assertTrue(node.GetAttribute(RUN_ATTRIBUTE))
+        difference = voxel_grids.ijkToRAS(volumeNode) - voxel_grids.ijkToRAS(entropyNode)
         self.assertLess(np.abs(difference).max(), 1e-4)
         entropy = slicer.util.arrayFromVolume(entropyNode)
         self.assertEqual(entropy.shape, slicer.util.arrayFromVolume(volumeNode).shape)
@@ -97,7 +91,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             self.assertIn("SCT", str(entry))
 
         overlay = Overlay(entropyNode)
-        if before:  # there are slice views
+        if before:  # only with slice views
             self.assertTrue(overlay.visible)
             self.assertTrue(ui.overlayCheckBox.checked)
             ui.overlayCheckBox.click()
@@ -113,14 +107,12 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertAlmostEqual(overlay.threshold, 0.5, places=2)
         self.assertTrue(ui.editButton.enabled)
         self.assertNotIn("torch", sys.modules)
-        self.delayDisplay("Segmented")
 
     def test_reviewAndCorrect(self):
-        """Look ahead, volumes, regions, slices, samples, corrections and report of one result, all by clicks."""
-        self.delayDisplay("Review and correct a result")
+        """Use the estimate, volumes, regions, slices, samples, corrections and report of one result."""
         volumeNode = self.makeHead()
         ui = self.enterWith(volumeNode)
-        self.assertTrue(ui.statusLabel.text)  # how long it will take, or that this is not known yet
+        self.assertTrue(ui.statusLabel.text)  # estimated run time
         ui.samplesSpinBox.value = 3
         ui.segmentButton.click()
         job = self.waitForRun()
@@ -139,9 +131,9 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertEqual(review.current.rank, 1)
         ui.doneButton.click()
         self.assertEqual(review.current.rank, 2)
-        views = list(slices.sliceNodes(slicer.mrmlScene))
+        views = list(slice_entropy.sliceNodes(slicer.mrmlScene))
         if views:
-            profiles = slices.Profiles(job.result.entropyNode)
+            profiles = slice_entropy.Profiles(job.result.entropyNode)
             ui.worst1Button.click()
             profile = profiles.of(views[0])
             shown = round(profiles.position(views[0]) * len(profile) - 0.5)
@@ -159,7 +151,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ui.nextButton.click()
         self.assertTrue(ui.useSampleButton.enabled, ui.useSampleButton.toolTip)
         current = Review(segmentationNode).current
-        inside = slicer.util.arrayFromVolume(scene.regionsVolume(segmentationNode)) == current.basin
+        inside = slicer.util.arrayFromVolume(regionsVolume(segmentationNode)) == current.basin
         ui.useSampleButton.click()
         sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
         self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))
@@ -167,7 +159,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
 
         ui.reviewSegmentButton.click()
         self.assertIsNotNone(segmentationNode.GetSegmentation().GetSegment("to_review"))
-        ui.unsureOnlyCheckBox.click()
+        ui.uncertainOnlyCheckBox.click()
         ui.editButton.click()
         editorNode = slicer.util.getModuleWidget("SegmentEditor").editor.mrmlSegmentEditorNode()
         self.assertTrue(editorNode.GetSourceVolumeIntensityMask())
@@ -178,18 +170,16 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             for _step in Report(segmentationNode).writeSteps(path):
                 slicer.app.processEvents()
             self.assertIn(volumeNode.GetName(), path.read_text(encoding="utf-8"))
-        self.delayDisplay("Reviewed and corrected")
 
     def test_manyVolumes(self):
-        """Two volumes and one that cannot be segmented between them: two results, one sentence."""
-        self.delayDisplay("Segment many volumes")
+        """Segment a batch of three volumes, of which the second fails."""
         self.makeHead("First")
         slicer.util.addVolumeFromArray(np.zeros((1, 8, 8), np.int16), name="Flat")
         self.makeHead("Second")
         self.widget.enter()
         ui = self.widget.ui
         ui.samplesSpinBox.value = 1
-        ui.addScenesButton.click()
+        ui.addVolumesButton.click()
         ui.batchButton.click()
         self.waitUntil(lambda: ui.batchButton.text == _("Segment all"))
         names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
@@ -198,7 +188,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ui.clearBatchButton.click()
 
     def test_volumesThatCannotBeSegmented(self):
-        """The button is off and says why."""
+        """The Segment button is disabled with a reason in its tooltip."""
         ui = self.enterWith(None)
         self.assertFalse(ui.segmentButton.enabled)
         self.assertIn(_("Select the volume to segment."), ui.segmentButton.toolTip)
@@ -208,7 +198,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertIn("Slice", ui.segmentButton.toolTip)
 
     def test_closeSceneDuringRun(self):
-        """The run is given up, and nothing of it appears in the new scene."""
+        """Closing the scene cancels the run, and no result appears."""
         ui = self.enterWith(self.makeHead())
         ui.segmentButton.click()
         slicer.app.processEvents()
@@ -217,7 +207,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertIsNone(slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
 
     def makeHead(self, name="Head"):
-        """A head-sized phantom at 3 mm, oblique to the axes of the patient: skin, skull, brain, ventricles."""
+        """Add a head of skin, skull, brain and ventricles: 64³ voxels of 3 mm, rotated by 10° about the S axis."""
         axis = np.linspace(-1.0, 1.0, 64)
         z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
         radius = np.sqrt((x / 0.7) ** 2 + (y / 0.85) ** 2 + (z / 0.75) ** 2)
@@ -231,17 +221,8 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ijkToRAS[:3, 3] = -ijkToRAS[:3, :3] @ np.full(3, 31.5)
         return slicer.util.addVolumeFromArray(voxels, ijkToRAS=ijkToRAS, name=name)
 
-    def putUnderRotation(self, volumeNode):
-        transform = vtk.vtkTransform()
-        transform.RotateZ(20.0)
-        transform.Translate(10.0, -5.0, 3.0)
-        transformNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        transformNode.SetMatrixTransformToParent(transform.GetMatrix())
-        volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
-        return transformNode
-
     def layers(self):
-        """What the slice views show."""
+        """Return the layers of all slice views."""
         return [
             (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
             for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
@@ -253,7 +234,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         return self.widget.ui
 
     def waitUntil(self, condition):
-        """Let Slicer live until `condition` holds."""
+        """Process events until `condition()` is true."""
         deadline = time.monotonic() + self.TIMEOUT_SECONDS
         while not condition():
             self.assertLess(time.monotonic(), deadline)
@@ -261,7 +242,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             time.sleep(0.01)
 
     def waitForRun(self):
-        """Let Slicer live until the run has ended, and return its job."""
+        """Process events until the run has ended and is shown; return its job."""
         runner = self.widget.logic.backend.runner
         self.waitUntil(lambda: not runner.busy and not self.widget.panel.settling)
         slicer.app.processEvents()

@@ -1,31 +1,97 @@
-"""Two things that every widget of the panel needs."""
+"""Helpers for the widgets and states that several sections of the panel share."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import qt
+import slicer
 
-def enable(widget: Any, reason: str | None, tooltip: str) -> None:
-    """Enable `widget`, or disable it with the reason for a tooltip."""
-    widget.enabled = reason is None
-    widget.toolTip = reason or tooltip
+from ..i18n import tr as _
+from ..scene.result_nodes import ENTROPY_ROLE
+
+
+def missingResult(segmentation: slicer.vtkMRMLSegmentationNode | None) -> str | None:
+    """Reason for which the controls of a result are disabled; None if there is a result."""
+    return None if segmentation else _("There is no result yet; segment a volume first.")
+
+
+def missingEntropy(segmentation: slicer.vtkMRMLSegmentationNode | None) -> str | None:
+    """Reason for which the controls that need the entropy are disabled; None if there is a result with entropy."""
+    if segmentation and not segmentation.GetNodeReference(ENTROPY_ROLE):
+        return _("The entropy volume of this result was removed.")
+    return missingResult(segmentation)
+
+
+def enable(reason: str | None, *widgets: Any) -> None:
+    """Enable `widgets`, or disable them and show the `reason` in place of their tooltips from the .ui file."""
+    for widget in widgets:
+        if widget.property("enabledToolTip") is None:
+            widget.setProperty("enabledToolTip", widget.toolTip)
+        widget.enabled = reason is None
+        widget.toolTip = reason or widget.property("enabledToolTip")
+
+
+def setButton(button: Any, text: str, tooltip: str, reason: str | None = None) -> None:
+    """Set text and tooltip of a button whose function changes; disable it if there is a `reason`."""
+    button.text = text
+    button.enabled = reason is None
+    button.toolTip = reason or tooltip
+
+
+@contextmanager
+def signalsBlocked(widget: Any) -> Iterator[None]:
+    """Block the signals of `widget`, so that a change by code is not taken for user input."""
+    blocked = widget.blockSignals(True)
+    try:
+        yield
+    finally:
+        widget.blockSignals(blocked)
 
 
 def setQuietly(widget: Any, name: str, value: Any) -> None:
-    """Set a property without the widget's telling us that a person has set it."""
-    blocked = widget.blockSignals(True)
-    setattr(widget, name, value)
-    widget.blockSignals(blocked)
+    """Set a property of `widget` without signals."""
+    with signalsBlocked(widget):
+        setattr(widget, name, value)
 
 
-def usePolicy(widget: Any, policy: Any) -> None:
-    """Give a widget its QSizePolicy: as a property where PythonQt takes such a value for one, else by the method."""
-    try:
-        widget.sizePolicy = policy
-    except (AttributeError, TypeError, ValueError):
-        widget.setSizePolicy(policy)
+def fillComboBox(comboBox: Any, texts: Mapping[str, str], current: str | None) -> None:
+    """List `texts` (item data: item text) without signals, and select `current`, or the first item if it is absent."""
+    with signalsBlocked(comboBox):
+        if {comboBox.itemData(n): comboBox.itemText(n) for n in range(comboBox.count)} != texts:
+            comboBox.clear()
+            for data, text in texts.items():
+                comboBox.addItem(text, data)
+        comboBox.currentIndex = max(comboBox.findData(current), 0) if texts else -1
 
 
-def fitRows(table: Any, most: int) -> None:
-    """Make each row of `table` as high as its text, and the table as high as its rows, at most the first `most`."""
+def makeTimer(milliseconds: int, slot: Callable[[], None]) -> Any:
+    """Return a stopped QTimer that calls `slot` at this interval."""
+    timer = qt.QTimer()
+    timer.interval = milliseconds
+    timer.timeout.connect(slot)
+    return timer
+
+
+def fitColumns(table: Any, stretched: int) -> None:
+    """Fit the columns of `table` to their contents; column `stretched` takes the remaining width."""
+    header = table.horizontalHeader()
+    for column in range(table.columnCount):
+        mode = qt.QHeaderView.Stretch if column == stretched else qt.QHeaderView.ResizeToContents
+        header.setSectionResizeMode(column, mode)
+
+
+def setCell(table: Any, row: int, column: int, text: str, tooltip: str, centred: bool) -> None:
+    """Fill one cell of `table`."""
+    item = qt.QTableWidgetItem(text)
+    item.setToolTip(tooltip)
+    if centred:
+        item.setTextAlignment(qt.Qt.AlignCenter)
+    table.setItem(row, column, item)
+
+
+def fitRows(table: Any, visibleRows: int) -> None:
+    """Fit the row heights of `table` to the text and its height to the rows, at most `visibleRows` of them."""
     table.resizeRowsToContents()
-    height = sum(table.rowHeight(row) for row in range(min(most, table.rowCount)))
+    height = sum(table.rowHeight(row) for row in range(min(visibleRows, table.rowCount)))
     table.setFixedHeight(height + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth)

@@ -16,8 +16,8 @@ from diffusion_segmentation.segmentation.uncertain_regions import (
     reviewable_voxels,
 )
 
+from ..coalescing_thread import CoalescingThread
 from ..i18n import tr as _
-from ..latest_only import Latest
 from ..scene import voxel_grids as grids
 from ..scene.result_nodes import ENTROPY_ROLE, PROBABILITIES_ROLE, RUN_ATTRIBUTE, regionsVolume
 
@@ -53,7 +53,7 @@ class Ranker:
         self._voxelMl = float(np.prod(spacing)) / 1000
         self._thickness = reviewable_voxels(report["working_spacing_mm"], spacing[::-1])
         self._ranking: Ranking | None = None
-        self._latest = Latest()
+        self._latest = CoalescingThread()
 
     @property
     def busy(self) -> bool:
@@ -62,7 +62,7 @@ class Ranker:
 
     def ask(self, wish: Wish) -> None:
         """Compute the regions of `wish`, instead of those of an earlier one that was not begun."""
-        self._latest.ask(lambda: self._compute(wish))
+        self._latest.submit(lambda: self._compute(wish))
 
     def poll(self) -> tuple[Wish, dict[str, Any]] | None:
         """What was found since, as the report tells it (regions.as_json), with its wish; None while nothing was."""

@@ -17,7 +17,7 @@ def progressText(progress: Mapping) -> str:
     texts = {
         "reading": _("Reading the volume"),
         "model": _("Loading the model"),
-        "encoding": _("Looking at the volume"),
+        "encoding": _("Encoding the image"),
         "sampling": _("Drawing samples"),
         "writing": _("Writing the result"),
     }

@@ -1,4 +1,4 @@
-"""Slicer's application object, module manager and scripted module classes, as far as the module calls them."""
+"""Slicer's application object, module manager and scripted module classes: the parts that the module uses."""
 
 import importlib
 import sys
@@ -88,14 +88,14 @@ class Application:
         return module
 
     def _retire(self, module):
-        """Keep the widgets of an earlier start: the garbage collector may run on a thread that Qt does not survive."""
+        """Keep the widgets of an earlier start: the garbage collector may delete them on a thread, which crashes Qt."""
         for selector in module.widgetRepresentation().findChildren(widgets.qMRMLNodeComboBox):
             selector.setMRMLScene(None)
         module.widgetRepresentation().hide()
         self._retired.append(module)
 
     def setColorScheme(self, scheme):
-        """Colours like those of Slicer's "light" or "dark" style; the off-screen platform knows no schemes itself."""
+        """Set colours like those of Slicer's "light" or "dark" style; the off-screen platform has no schemes."""
         palette = self.qt.style().standardPalette()
         if scheme == "dark":
             for role, color in _DARK.items():
@@ -105,7 +105,7 @@ class Application:
         self.qt.setPalette(palette)
 
     def addSegmentEditor(self):
-        """A Segment Editor that remembers what it was given."""
+        """Add a Segment Editor that stores the nodes it is given."""
         self.modules["SegmentEditor"] = _SegmentEditor()
 
 
@@ -162,7 +162,7 @@ class _MainWindow(QMainWindow):
 
 
 class _Module:
-    """A scripted module: description, and the widget that is made when it is first asked for."""
+    """A scripted module: description, and a widget that is created on first use."""
 
     def __init__(self, path):
         self.name = path.stem
@@ -238,7 +238,7 @@ def _ignore(*_arguments):
 
 
 def install(temporaryPath) -> Application:
-    """Make `slicer`, `qt` and `ctk` what the module expects in Slicer, for the life of this process."""
+    """Provide `slicer`, `qt` and `ctk` as the module expects them in Slicer, for the rest of this process."""
     application = slicer.app = Application(temporaryPath)
     widgets.publish()
     slicer.util.loadUI = ui_loader.loadUI

@@ -1,4 +1,4 @@
-"""`slicer.parameterNodeWrapper` for the types that the module uses: text, numbers and nodes, kept in a real node."""
+"""`slicer.parameterNodeWrapper` for the types that the module uses: text, numbers and nodes, in a real node."""
 
 import types
 import typing
@@ -51,7 +51,7 @@ class _Field:
 
 
 def parameterNodeWrapper(cls):
-    """Turn the annotated attributes of `cls` into values that live in a parameter node."""
+    """Turn the annotated attributes of `cls` into values of a parameter node."""
     fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         fields[name] = _Field(name, hint, getattr(cls, name, None))

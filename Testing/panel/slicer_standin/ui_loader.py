@@ -1,4 +1,4 @@
-"""Loads Slicer's .ui files with QUiLoader; connections between our own widgets are made here, from the same file."""
+"""Loads Slicer's .ui files with QUiLoader; connections of the stand-in's widgets are made here from the same file."""
 
 import types
 from xml.etree import ElementTree

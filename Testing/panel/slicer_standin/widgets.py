@@ -1,4 +1,4 @@
-"""The qMRML and ctk widgets that the panel uses, each with what the panel uses of it, in the looks of plain Qt."""
+"""The qMRML and ctk widgets that the panel uses, with the interface that it uses and the look of plain Qt."""
 
 import os
 
@@ -33,7 +33,7 @@ class qMRMLWidget(QWidget):
 
 
 class qMRMLNodeComboBox(QComboBox):
-    """Nodes of some classes in a scene, by name; "None" first where that is enabled."""
+    """Lists nodes of given classes in a scene by name, with "None" first if enabled."""
 
     currentNodeChanged = Signal(object)
 
@@ -98,9 +98,9 @@ class qMRMLNodeComboBox(QComboBox):
 
 
 class ctkCollapsibleButton(QAbstractButton):
-    """A header that hides and shows what is laid out beneath it.
+    """A header that hides and shows the widgets below it.
 
-    As in CTK a child that code hides or shows while the button is collapsed is not seen before the button is opened.
+    As in CTK, a child that is shown or hidden while the button is collapsed changes when the button is opened.
     """
 
     HEADER_HEIGHT = 24
@@ -261,7 +261,7 @@ class ctkPathLineEdit(QWidget):
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
-    """The widget in which Slicer keeps a scripted module's panel; `self` returns the Python object."""
+    """The container of a scripted module's panel; `self` returns the Python object."""
 
     def __init__(self):
         super().__init__()
@@ -274,7 +274,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
 
 class qSlicerModulePanel(QScrollArea):
-    """The scroll area in which the module that is open stands. One that is left loses its parent and is hidden."""
+    """The scroll area of the open module. A module that is left loses its parent and is hidden."""
 
     def __init__(self):
         super().__init__()
@@ -305,7 +305,7 @@ CUSTOM = {
 
 
 def publish() -> None:
-    """Put the qMRML widgets where Slicer has them."""
+    """Add the qMRML widgets to the module `slicer`."""
     slicer.qMRMLWidget = qMRMLWidget
     slicer.qMRMLNodeComboBox = qMRMLNodeComboBox
     slicer.qSlicerScriptedLoadableModuleWidget = qSlicerScriptedLoadableModuleWidget

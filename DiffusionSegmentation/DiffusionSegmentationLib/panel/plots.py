@@ -1,4 +1,4 @@
-"""Small pictures of numbers for the panel, sharp on every screen and in every colour scheme."""
+"""Small plots for the panel, drawn at the screen's resolution and in the colours of the current scheme."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,14 +6,14 @@ from typing import Any
 
 import qt
 
-CROWDED = 16
-"""More dots than these are translucent, so that it is seen where they pile up."""
+TRANSLUCENT_FROM = 17
+"""From this number of dots on they are translucent, so that overlaps are visible."""
 
 
-def spread(
+def dotPlot(
     widget: Any, width: int, height: int, samples: Sequence[float], interval: Sequence[float] | None, color: Any
 ) -> Any:
-    """A QPixmap of `samples` as dots in `color` over their `interval` as a line, scaled to fill the width."""
+    """Return a QPixmap with `samples` as dots in `color` over their `interval` as a line, scaled to the width."""
     low, high = min([*samples, *(interval or [])]), max([*samples, *(interval or [])])
     margin = 4
 
@@ -23,27 +23,29 @@ def spread(
     def paint(painter: Any) -> None:
         middle = height / 2
         if interval is not None:
-            painter.setPen(_pen(_faint(widget), 2.0))
+            painter.setPen(_pen(_faintText(widget), 2.0))
             painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
         painter.setPen(_pen(widget.palette.color(qt.QPalette.Text), 0.5))
         painter.setBrush(qt.QBrush(color))
-        if len(samples) > CROWDED:
+        if len(samples) >= TRANSLUCENT_FROM:
             painter.setOpacity(0.3)
         for value in samples:
             painter.drawEllipse(qt.QPointF(x(value), middle), 3.0, 3.0)
 
-    return _drawn(widget, width, height, paint)
+    return _pixmap(widget, width, height, paint)
 
 
-def profile(widget: Any, width: int, height: int, values: Sequence[float], position: float) -> Any:
-    """A QPixmap of `values` as a filled curve, the highest filling the height, with a line at `position`, 0 to 1."""
+def profilePlot(widget: Any, width: int, height: int, values: Sequence[float], position: float) -> Any:
+    """Return a QPixmap with `values` as bars scaled to the height, and a line at `position` (0 to 1)."""
     top = max(values, default=0.0) or 1.0
 
     def paint(painter: Any) -> None:
-        painter.setPen(_pen(None, 0.0))
-        painter.setBrush(qt.QBrush(_faint(widget)))
+        pen = qt.QPen()
+        pen.setStyle(qt.Qt.NoPen)
+        painter.setPen(pen)
+        painter.setBrush(qt.QBrush(_faintText(widget)))
         step = width / max(len(values), 1)
-        painter.setRenderHint(qt.QPainter.Antialiasing, False)  # else seams show between the bars
+        painter.setRenderHint(qt.QPainter.Antialiasing, False)  # it leaves seams between the bars
         for index, value in enumerate(values):
             bar = float(height * value / top)
             left = math.floor(index * step)
@@ -52,28 +54,24 @@ def profile(widget: Any, width: int, height: int, values: Sequence[float], posit
             painter.setPen(_pen(widget.palette.color(qt.QPalette.Highlight), 2.0))
             painter.drawLine(qt.QPointF(position * width, 0.0), qt.QPointF(position * width, float(height)))
 
-    return _drawn(widget, width, height, paint)
+    return _pixmap(widget, width, height, paint)
 
 
 def _pen(color: Any, width: float) -> Any:
-    """A QPen; none at all for no color."""
     pen = qt.QPen()
-    if color is None:
-        pen.setStyle(qt.Qt.NoPen)
-    else:
-        pen.setColor(color)
-        pen.setWidthF(width)
+    pen.setColor(color)
+    pen.setWidthF(width)
     return pen
 
 
-def _faint(widget: Any) -> Any:
-    """A colour between text and background, in a light and in a dark scheme."""
+def _faintText(widget: Any) -> Any:
+    """Return the text colour at 40 % opacity, which suits light and dark schemes."""
     color = qt.QColor(widget.palette.color(qt.QPalette.Text))
     color.setAlphaF(0.4)
     return color
 
 
-def _drawn(widget: Any, width: int, height: int, paint: Callable[[Any], None]) -> Any:
+def _pixmap(widget: Any, width: int, height: int, paint: Callable[[Any], None]) -> Any:
     ratio = widget.devicePixelRatioF()
     pixmap = qt.QPixmap(round(width * ratio), round(height * ratio))
     pixmap.setDevicePixelRatio(ratio)

@@ -1,0 +1,1 @@
+"""Sections of the panel, one module each."""

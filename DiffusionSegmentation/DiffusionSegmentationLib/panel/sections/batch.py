@@ -1,0 +1,124 @@
+"""Section "Batch processing": the list of volumes, their states, and the progress of the batch."""
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+
+from ...i18n import tr as _
+from ...runs import batch, messages
+from ...runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
+from ...scene import display
+from ...scene.display import VOLUME_ROLE
+from .. import dialogs
+from ..widgets import enable, setButton
+
+MARKS = {WAITING: "", RUNNING: "▶", DONE: "✓", FAILED: "✗", CANCELLED: "–"}
+
+
+class BatchSection:
+    """Shows, fills and starts a batch."""
+
+    def __init__(self, ui: Any, queue: Batch) -> None:
+        self._ui = ui
+        self._batch = queue
+        self._problem = ""
+        ui.addVolumesButton.clicked.connect(self._onAddVolumes)
+        ui.addSequenceButton.clicked.connect(self._onAddSequences)
+        ui.addFolderButton.clicked.connect(self._onAddFolder)
+        ui.clearBatchButton.clicked.connect(lambda *_arguments: queue.clear())
+        ui.batchButton.clicked.connect(self._onStart)
+
+    def refresh(self, otherRun: bool) -> None:
+        """Show the batch. `otherRun`: a run that does not belong to the batch is active."""
+        ui, queue = self._ui, self._batch
+        busy = _("The batch is running.") if queue.busy else None
+        enable(busy, ui.addVolumesButton, ui.addSequenceButton, ui.addFolderButton)
+        empty = None if queue.items else _("The list is empty.")
+        enable(busy or empty, ui.clearBatchButton)
+        if queue.busy:
+            setButton(ui.batchButton, _("Cancel all"), _("Stop the batch. Finished results are kept."))
+        else:
+            problem = empty or (None if queue.waiting else _("All volumes in the list have been processed."))
+            problem = problem or (_("Another run is active.") if otherRun else None)
+            tip = _("Segment the volumes in the list one after another.")
+            setButton(ui.batchButton, _("Segment all"), tip, problem)
+        self._fillList()
+        ui.batchProgressBar.visible = queue.busy
+        ended = sum(item.state in (DONE, FAILED, CANCELLED) for item in queue.items)
+        ui.batchProgressBar.maximum = 1000 * max(len(queue.items), 1)
+        ui.batchProgressBar.value = round(1000 * (ended + ((queue.job.fraction or 0) if queue.job else 0)))
+        ui.batchLabel.text = self._problem or queue.problem or self._summary(ended)
+        ui.batchLabel.visible = bool(ui.batchLabel.text)
+
+    def _fillList(self) -> None:
+        """Update the rows in place, so that the scroll position and the selection stay."""
+        listWidget = self._ui.batchList
+        for row, text in enumerate(map(self._text, self._batch.items)):
+            if row == listWidget.count:
+                listWidget.addItem(text)
+            listWidget.item(row).setText(text)
+            listWidget.item(row).setToolTip(text)
+        while listWidget.count > len(self._batch.items):
+            listWidget.takeItem(listWidget.count - 1)
+        listWidget.visible = bool(self._batch.items)
+
+    def _text(self, item: batch.Item) -> str:
+        running = item.state == RUNNING and self._batch.job
+        message = messages.statusText(self._batch.job) if running else item.message
+        return " ".join(filter(None, [MARKS[item.state], f"{item.name}: {message}" if message else item.name]))
+
+    def _summary(self, ended: int) -> str:
+        items, left = self._batch.items, self._batch.secondsLeft()
+        if not items:
+            return ""
+        text = _("{ended} of {count} volumes").format(ended=ended, count=len(items))
+        failed = sum(item.state == FAILED for item in items)
+        if failed:
+            text += _(", {failed} failed").format(failed=failed)
+        if left is not None:
+            text += _(", {duration} left").format(duration=messages.durationText(left))
+        return text + "."
+
+    def _add(self, items: list[batch.Item], problem: str) -> None:
+        """Append `items`, or show the `problem` if there are none."""
+        self._problem = "" if items else problem
+        self._batch.items += items
+        self._batch.changed.emit()
+
+    def _onAddVolumes(self, *_arguments: Any) -> None:
+        waiting = {item.name for item in self._batch.waiting}
+        results = display.nodesOfClass(slicer.mrmlScene, "vtkMRMLSegmentationNode")
+        segmented = {node.GetNodeReference(VOLUME_ROLE) for node in results}
+        volumes = [
+            node
+            for node in display.nodesOfClass(slicer.mrmlScene, "vtkMRMLScalarVolumeNode")
+            if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetNodeReference(VOLUME_ROLE))
+            and node not in segmented
+            and node.GetName() not in waiting
+        ]
+        self._add(batch.ofVolumes(volumes), _("All volumes of the scene have a result or are in the list."))
+
+    def _onAddSequences(self, *_arguments: Any) -> None:
+        sequences = batch.sequencesOfVolumes(slicer.mrmlScene)
+        items = [item for sequence in sequences for item in batch.ofSequence(sequence)]
+        self._add(items, _("The scene contains no sequence of volumes."))
+
+    def _onAddFolder(self, *_arguments: Any) -> None:
+        folder = dialogs.selectFolder(self._ui.addFolderButton, _("Select a folder of volumes"))
+        if not folder:
+            return
+        problem = _("The folder contains no NRRD, NIfTI or MetaImage file.")
+        try:
+            items = batch.ofFolder(Path(folder), slicer.util.loadVolume)
+        except OSError as error:
+            items, problem = [], _("The folder cannot be read: {reason}.").format(reason=error.strerror)
+        self._add(items, problem)
+
+    def _onStart(self, *_arguments: Any) -> None:
+        self._problem = ""
+        if self._batch.busy:
+            self._batch.cancel()
+        else:
+            self._batch.start()

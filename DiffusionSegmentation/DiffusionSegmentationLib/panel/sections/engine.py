@@ -1,0 +1,92 @@
+"""Model in section "Inputs"; device, Python and log of the worker in section "Advanced"."""
+
+from typing import Any
+
+import ctk
+import qt
+
+from ...i18n import tr as _
+from ..backend import Backend
+from ..parameter_node import DiffusionSegmentationParameterNode
+from ..widgets import fillComboBox, setQuietly
+
+
+class EngineSection:
+    """Shows and changes model (kept in the scene), device and Python (application settings), and shows the log."""
+
+    def __init__(self, ui: Any, backend: Backend) -> None:
+        self._ui = ui
+        self._backend = backend
+        self._runner = backend.runner
+        self._parameterNode: DiffusionSegmentationParameterNode | None = None
+        self._fillModels()
+        self._fillDevices()
+        ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
+        ui.pythonPathLineEdit.currentPath = backend.settings.workerPython
+        ui.modelComboBox.currentIndexChanged.connect(self._onModel)
+        ui.deviceComboBox.currentIndexChanged.connect(self._onDevice)
+        ui.pythonPathLineEdit.currentPathChanged.connect(self._onPython)
+        # currentPathChanged is not emitted when the path is cleared.
+        ui.pythonPathLineEdit.findChild(qt.QLineEdit).textChanged.connect(lambda text: text or self._onPython())
+        self._runner.client.logged.connect(self._onLogged)
+
+    def close(self) -> None:
+        """Disconnect from the worker's log."""
+        self._runner.client.logged.disconnect(self._onLogged)
+
+    def problem(self) -> str | None:
+        """Return one sentence on why no model is available, or None."""
+        if self._ui.modelComboBox.count == 0:
+            return _("No model is installed; install the extension again.")
+        if self._ui.modelComboBox.currentIndex < 0:
+            return _("The model '{name}' is not installed; choose another one.").format(name=self._parameterNode.model)
+        return None
+
+    def refresh(self, parameterNode: DiffusionSegmentationParameterNode | None) -> None:
+        """Show the model of `parameterNode` and the devices found by the worker."""
+        self._parameterNode = parameterNode
+        combo = self._ui.modelComboBox
+        index = combo.findData(parameterNode.model) if parameterNode else -1
+        setQuietly(combo, "currentIndex", index)
+        combo.enabled = combo.count > 0
+        hint = _("Choose a model.") if combo.count else self.problem()
+        combo.toolTip = combo.itemData(index, qt.Qt.ToolTipRole) if index >= 0 else hint
+        self._fillDevices()
+
+    def _fillModels(self) -> None:
+        combo = self._ui.modelComboBox
+        combo.clear()
+        for entry in self._backend.models():
+            combo.addItem(entry.title, entry.key)
+            tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
+            combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)
+        combo.currentIndex = -1
+
+    def _fillDevices(self) -> None:
+        """List "auto", the devices found by the worker, and the selected one, which may not be found (yet)."""
+        selected = self._backend.settings.device
+        devices = {"auto": _("Automatic")} | {device["id"]: device["name"] for device in self._runner.devices()}
+        devices.setdefault(selected, selected)
+        if "cpu" in devices:
+            devices["cpu"] = _("CPU")  # the worker's name is often only "x86_64"
+        fillComboBox(self._ui.deviceComboBox, devices, selected)
+        self._ui.deviceComboBox.toolTip = (
+            _("Compute device. Automatic uses the first supported GPU, otherwise the CPU.")
+            if self._runner.devices()
+            else _("Compute device. More devices are listed once the background process has started.")
+        )
+
+    def _onModel(self) -> None:
+        combo = self._ui.modelComboBox
+        if self._parameterNode is not None and combo.currentIndex >= 0:
+            self._parameterNode.model = combo.itemData(combo.currentIndex)
+
+    def _onDevice(self) -> None:
+        combo = self._ui.deviceComboBox
+        self._backend.settings.device = combo.itemData(combo.currentIndex)
+
+    def _onPython(self, *_path: str) -> None:
+        self._backend.settings.workerPython = self._ui.pythonPathLineEdit.currentPath
+
+    def _onLogged(self, line: str) -> None:
+        self._ui.logText.appendPlainText(line)

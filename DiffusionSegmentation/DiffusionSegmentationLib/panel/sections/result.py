@@ -1,0 +1,96 @@
+"""Section "Results": the displayed result, its outlines, and its uncertainty as an overlay."""
+
+import json
+from typing import Any
+
+import qt
+import slicer
+
+from ...i18n import tr as _
+from ...runs import messages
+from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
+from ...scene.overlays import Layers
+from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
+from ...signals import Signal
+from ..section import Section
+from ..widgets import enable, fillComboBox, missingEntropy, missingResult, setQuietly
+
+
+class ResultSection(Section):
+    """Shows a result. The state of its overlay is kept in the scene."""
+
+    def __init__(self, ui: Any) -> None:
+        super().__init__(ui)
+        self.removalRequested = Signal()
+        self.thresholdChanged = Signal()
+        """Emitted with the threshold in bits when the user changes it."""
+        ui.removeResultButton.clicked.connect(lambda *_arguments: self.removalRequested.emit())
+        ui.outlinesCheckBox.toggled.connect(lambda show: showOutlines(self._segmentation, show))
+        self._outlinesShortcut = qt.QShortcut(qt.QKeySequence("O"), ui.outlinesCheckBox)
+        self._outlinesShortcut.activated.connect(ui.outlinesCheckBox.click)
+        ui.overlayCheckBox.toggled.connect(self._onOverlay)
+        ui.layerComboBox.currentIndexChanged.connect(self._onLayer)
+        ui.opacitySlider.valueChanged.connect(self._onOpacity)
+        ui.thresholdSlider.valueChanged.connect(self._onThreshold)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        self._segmentation = segmentation
+        ui, layers = self._ui, self._layers()
+        missing = missingResult(segmentation)
+        report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
+        ui.resultLabel.text = missing or _resultText(segmentation, report)
+        ui.warningsLabel.text = messages.warningsText(report)
+        ui.warningsLabel.visible = bool(ui.warningsLabel.text)
+        enable(missing, ui.removeResultButton, ui.outlinesCheckBox)
+        setQuietly(ui.outlinesCheckBox, "checked", segmentation is not None and outlined(segmentation))
+        missing = None if layers else missingEntropy(segmentation)
+        enable(missing, ui.overlayCheckBox)
+        self._fillLayers(layers, report, missing)
+        visible = layers is not None and layers.visible
+        hidden = missing or (None if visible else _("The uncertainty is not shown."))
+        enable(hidden, ui.opacitySlider, ui.thresholdSlider)
+        setQuietly(ui.overlayCheckBox, "checked", visible)
+        if layers is not None:
+            setQuietly(ui.thresholdSlider, "maximum", round(report["max_entropy_bits"], 2))
+        setQuietly(ui.opacitySlider, "value", layers.opacity if layers else DEFAULT_OPACITY)
+        setQuietly(ui.thresholdSlider, "value", layers.threshold if layers else DEFAULT_THRESHOLD_BITS)
+
+    def _fillLayers(self, layers: Layers | None, report: dict, missing: str | None) -> None:
+        """List the overlays of the result and explain the selected one."""
+        ui, roles = self._ui, layers.roles if layers else ()
+        titles = {ENTROPY_ROLE: _("predictive entropy"), DISAGREEMENT_ROLE: _("sample disagreement")}
+        fillComboBox(ui.layerComboBox, {role: titles[role] for role in roles}, layers.chosen if layers else None)
+        single = None if len(roles) > 1 else _("This result has no other overlay.")
+        enable(missing or single, ui.layerComboBox)
+        ui.layerLabel.visible = layers is not None
+        if layers is not None:
+            explain = messages.entropyText if layers.chosen == ENTROPY_ROLE else messages.disagreementText
+            ui.layerLabel.text = explain(report)
+
+    def _layers(self) -> Layers | None:
+        layers = Layers(self._segmentation) if self._segmentation else None
+        return layers if layers is not None and layers.roles else None
+
+    def _onOverlay(self, show: bool) -> None:
+        layers = self._layers()
+        if show:
+            layers.show()
+        else:
+            layers.hide()
+        self.refresh(self._segmentation)
+
+    def _onLayer(self, index: int) -> None:
+        self._layers().chosen = self._ui.layerComboBox.itemData(index)
+        self.refresh(self._segmentation)
+
+    def _onOpacity(self, opacity: float) -> None:
+        self._layers().opacity = opacity
+
+    def _onThreshold(self, bits: float) -> None:
+        self._layers().threshold = bits
+        self.thresholdChanged.emit(bits)
+
+
+def _resultText(segmentation: slicer.vtkMRMLSegmentationNode, report: dict) -> str:
+    values = {key: report[key] for key in ("samples", "seed")} | {"model": report["model"]["title"]}
+    return _("{name}: {samples} samples, seed {seed}, {model}").format(name=segmentation.GetName(), **values)

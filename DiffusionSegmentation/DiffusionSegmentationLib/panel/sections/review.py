@@ -1,0 +1,169 @@
+"""Section "Review": the table of uncertain regions, and the buttons and keys to go through them."""
+
+from typing import Any
+
+import qt
+import slicer
+
+from ...i18n import tr as _
+from ...review.ranking import Ranker, Wish
+from ...review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
+from ...runs import messages
+from ...scene.volumes import mlText
+from ...signals import Signal
+from ..section import Section
+from ..widgets import enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
+
+VISIBLE_ROWS = 5
+LISTED_CLASSES = 2
+CLASSES_COLUMN = 1
+MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
+
+
+class ReviewSection(Section):
+    """Shows the review of a result. The keys work while the section is visible."""
+
+    TIMER_MILLISECONDS = 30
+
+    def __init__(self, ui: Any) -> None:
+        super().__init__(ui)
+        self._review: Review | None = None
+        self._rows: list | None = None
+        self._ranker: Ranker | None = None
+        self._bits = Wish().bits
+        self.regionChanged = Signal()
+        """Emitted when another region is the current one, or none."""
+        table = ui.regionTable
+        fitColumns(table, CLASSES_COLUMN)
+        table.cellClicked.connect(lambda row, _column: self._goTo(self._review.regions[row]))
+        ui.minimumSizeSpinBox.valueChanged.connect(lambda _value: self.setThreshold(self._bits))
+        self._shortcuts = []
+        for button, key, action in (
+            (ui.nextButton, "N", lambda: self._goTo(self._review.next())),
+            (ui.doneButton, "D", lambda: self._onMark(DONE)),
+            (ui.flagButton, "F", lambda: self._onMark(FLAGGED)),
+            (ui.skipButton, "S", lambda: self._onMark(SKIPPED)),
+            (ui.leaveButton, "L", self._onLeave),
+        ):
+            button.clicked.connect(lambda *_arguments, action=action: action())
+            shortcut = qt.QShortcut(qt.QKeySequence(key), table)
+            shortcut.activated.connect(button.click)
+            self._shortcuts.append(shortcut)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        previous = self._review
+        self._review = Review(segmentation) if segmentation else None
+        if previous is None or previous.segmentationNode is not segmentation:
+            self._ranker = None
+            if previous is not None:
+                previous.putAway()  # its outline must not stay over another result
+            if self._review is not None:
+                self._bits = self._review.wish.bits
+                self._review.takeUp()
+        ui, review = self._ui, self._review
+        problem = missingResult(segmentation)
+        if not problem and not review.regions:
+            problem = _("This result has no uncertain regions; segment the volume again to compute them.")
+        current = review.current if review else None
+        count, share = review.left() if review else (0, 0.0)
+        finished = problem or (None if count else _("All regions have been reviewed."))
+        noCurrent = problem or (None if current else _("Go to a region first."))
+        enable(finished, ui.nextButton)
+        enable(noCurrent, ui.doneButton, ui.flagButton, ui.skipButton, ui.leaveButton)
+        enable(problem, ui.regionTable)
+        ui.reviewLabel.text = problem or _progressText(review, count, share)
+        self._fillTable(review.regions if review else [], current)
+
+    def setThreshold(self, bits: float) -> None:
+        """Rank the regions for the entropy threshold `bits` and the minimum region size, on a thread."""
+        self._bits = bits
+        if self._review is None:
+            return
+        try:
+            self._ranker = self._ranker or Ranker(self._review.segmentationNode)
+        except LookupError as error:
+            self._ui.reviewLabel.text = str(error)
+            return
+        self._ranker.ask(Wish(round(bits, 3), self._ui.minimumSizeSpinBox.value))
+        self._timer.start()
+
+    def _onTimer(self) -> None:
+        ranked = self._ranker.poll() if self._ranker else None
+        if self._ranker is None or not self._ranker.busy:
+            self._timer.stop()
+        if ranked is not None and self._review.segmentationNode.GetScene() is not None:
+            self._review = self._review.replaceRegions(*ranked)
+            self._update()
+
+    def _fillTable(self, regions: list[Region], current: Region | None) -> None:
+        table = self._ui.regionTable
+        rows = [(region, self._review.state(region)) for region in regions]
+        if rows != self._rows:
+            table.rowCount = len(rows)
+            for row, (region, state) in enumerate(rows):
+                texts = str(region.rank), _classesText(region), _errorText(region), f"{region.peakBits:.1f}"
+                for column, text in enumerate((*texts, MARKS[state])):
+                    setCell(table, row, column, text, _tooltip(region), centred=column != CLASSES_COLUMN)
+            self._rows = rows
+            fitRows(table, VISIBLE_ROWS)
+        with signalsBlocked(table):
+            if current is None:
+                table.clearSelection()
+            else:
+                table.selectRow(current.rank - 1)
+
+    def _onMark(self, state: str) -> None:
+        self._review.mark(self._review.current, state)
+        region = self._review.next()
+        if region is None:
+            self._onLeave()
+        else:
+            self._goTo(region)
+
+    def _onLeave(self) -> None:
+        self._review.leave()
+        self._update()
+
+    def _goTo(self, region: Region) -> None:
+        self._review.goTo(region)
+        self._update()
+
+    def _update(self) -> None:
+        self.refresh(self._review.segmentationNode)
+        self.regionChanged.emit()
+
+
+def _progressText(review: Review, count: int, share: float) -> str:
+    """Return how many regions are left (`count`), and their `share` (0 to 1) of the error that can be reviewed."""
+    if not count:
+        return _("All {total} regions have been reviewed.").format(total=len(review.regions))
+    values = {"count": count, "total": len(review.regions), "share": round(100 * share)}
+    if review.reviewableMl is None:
+        return _("{count} of {total} regions left, with {share} % of the expected error.").format(**values)
+    text = _("{count} of {total} regions left.")
+    if review.reviewableMl:
+        text = _("{count} of {total} regions left, with {share} % of the {reviewable} ml of reviewable expected error.")
+    text += " " + _("A further {rest} ml lie in thin boundary layers or below the threshold.")
+    rest = review.expectedErrorMl - review.reviewableMl
+    return text.format(**values, reviewable=mlText(review.reviewableMl), rest=mlText(rest))
+
+
+def _errorText(region: Region) -> str:
+    """Return the reviewable expected error in ml; the whole one in brackets for a region of thin layers only."""
+    return f"{region.reviewableMl:.2f}" if region.reviewableMl else f"({region.expectedErrorMl:.2f})"
+
+
+def _classesText(region: Region) -> str:
+    # A line may break after the name, but not between number and unit.
+    return "\n".join(f"{name} {100 * share:.0f}\N{NO-BREAK SPACE}%" for name, share in region.classes[:LISTED_CLASSES])
+
+
+def _tooltip(region: Region) -> str:
+    lines = [f"{name}: {100 * share:.0f} %" for name, share in region.classes]
+    text = _("Volume {volume:.1f} ml, expected error {error:.2f} ml, of which {reviewable:.2f} ml can be reviewed")
+    lines.append(text.format(volume=region.volumeMl, error=region.expectedErrorMl, reviewable=region.reviewableMl))
+    text = _("Entropy: mean {mean:.2f} bits, maximum {peak:.2f} bits")
+    lines.append(text.format(mean=region.meanBits, peak=region.peakBits))
+    if region.unlike:
+        lines.append(messages.unlikeText(*region.unlike))
+    return "\n".join(lines)

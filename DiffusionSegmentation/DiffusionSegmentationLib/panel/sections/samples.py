@@ -1,0 +1,132 @@
+"""Section "Samples": shows one sample at a time, in a chosen order, automatically, or beside the result."""
+
+from typing import Any
+
+import slicer
+
+from ...i18n import tr as _
+from ...scene.sample_browser import DRAWN, Browser
+from ...scene.side_by_side import SideBySide
+from ...scene.volumes import mlText
+from ...signals import Signal
+from ..section import Section
+from ..widgets import enable, fillComboBox, missingResult, setQuietly, signalsBlocked
+
+
+class SamplesSection(Section):
+    """Shows the samples of a result."""
+
+    TIMER_MILLISECONDS = 700
+    """Time for which each sample is shown by Play."""
+
+    def __init__(self, ui: Any) -> None:
+        super().__init__(ui)
+        self._browser: Browser | None = None
+        self.sampleChanged = Signal()
+        """Emitted when another sample is shown, or none."""
+        ui.sampleCheckBox.toggled.connect(self._onToggled)
+        ui.orderComboBox.currentIndexChanged.connect(self._onOrder)
+        ui.sampleSlider.valueChanged.connect(self._show)
+        ui.playButton.clicked.connect(self._onPlay)
+        ui.sideBySideCheckBox.toggled.connect(self._onSideBySide)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        previous = self._browser
+        self._browser = browser = Browser(segmentation) if segmentation else None
+        if previous is not None and previous.segmentationNode is not segmentation:
+            self._stop(previous)
+        if browser is not None and not browser.count:
+            self._stop(browser)
+        elif browser is not None and browser.shown is None:
+            _sideBySide(browser).stop()  # a scene may have been saved while a sample was shown
+        ui = self._ui
+        shown = browser.shown if browser else None
+        missing = missingResult(segmentation)
+        missing = missing or (None if browser.count else _("The samples of this result were removed."))
+        hidden = missing or (None if shown is not None else _("No sample is shown."))
+        enable(missing, ui.sampleCheckBox, ui.orderComboBox)
+        enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
+        setQuietly(ui.sampleCheckBox, "checked", shown is not None)
+        setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _sideBySide(browser).active))
+        orders = {order.key: order.title for order in browser.orders()} if browser else {}
+        fillComboBox(ui.orderComboBox, orders, browser.order if browser else DRAWN)
+        with signalsBlocked(ui.sampleSlider):
+            ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
+            ui.sampleSlider.value = browser.position if browser else 0
+        ui.playButton.text = _("Stop") if self._timer.active else _("Play")
+        ui.sampleText.text = "" if hidden else _sampleText(browser, shown)
+        ui.sampleText.visible = not hidden
+
+    def hide(self) -> None:
+        """Hide the sample that is shown, if any."""
+        if self._browser is not None and self._browser.shown is not None:
+            self._onToggled(False)
+
+    def _stop(self, browser: Browser) -> None:
+        """Stop playing, restore the layout, and hide the sample."""
+        self._timer.stop()
+        _sideBySide(browser).stop()
+        browser.hide()
+
+    def _onToggled(self, show: bool) -> None:
+        if show:
+            self._show(self._browser.position)
+        else:
+            self._stop(self._browser)
+            self._update()
+
+    def _onOrder(self, index: int) -> None:
+        if index < 0:
+            return
+        self._browser.order = self._ui.orderComboBox.itemData(index)
+        if self._browser.shown is not None:
+            self._show(0)
+
+    def _onPlay(self, *_arguments: Any) -> None:
+        if self._timer.active:
+            self._timer.stop()
+        else:
+            self._timer.start()
+        self._update()
+
+    def _onTimer(self) -> None:
+        if self._browser is None or self._browser.shown is None:
+            self._timer.stop()
+            return
+        self._show((self._browser.position + 1) % self._browser.count)
+
+    def _onSideBySide(self, on: bool) -> None:
+        views = _sideBySide(self._browser)
+        if on:
+            views.start()
+        else:
+            views.stop()
+        self._update()
+
+    def _show(self, position: int) -> None:
+        self._browser.show(position)
+        _sideBySide(self._browser).refresh()
+        self._update()
+
+    def _update(self) -> None:
+        self.refresh(self._browser.segmentationNode)
+        self.sampleChanged.emit()
+
+
+def _sideBySide(browser: Browser) -> SideBySide:
+    return SideBySide(browser.segmentationNode, browser.scene)
+
+
+def _sampleText(browser: Browser, index: int) -> str:
+    """Return number, Dice and, if sorted by the volume of a structure, that volume of sample `index`."""
+    drawn = browser.report["samples"]
+    text = _("Sample {number} of {count}")
+    if drawn > browser.count:
+        text = _("Sample {number} of the {count} kept ({drawn} drawn)")
+    parts = [text.format(number=index + 1, count=browser.count, drawn=drawn)]
+    dice = browser.dice(index)
+    if dice is not None:
+        parts.append(_("Dice {dice:.3f} with the result").format(dice=dice))
+    if browser.isVolume(browser.order):
+        parts.append(_("{volume} ml").format(volume=mlText(browser.volumeMl(index, browser.order))))
+    return ", ".join(parts) + "."

@@ -1,0 +1,125 @@
+"""Volume table of section "Results": expected volume, mask volume, intervals and samples of each structure."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+
+from ...i18n import tr as _
+from ...scene import volumes
+from ...scene.result_nodes import RUN_ATTRIBUTE
+from ...scene.volumes import Volume
+from .. import dialogs
+from ..plots import dotPlot
+from ..section import Section
+from ..widgets import enable, fitColumns, fitRows, missingResult, setCell
+
+PLOT_SIZE = 48, 16
+NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
+"""The columns for mask and plot are shown with the details only."""
+
+
+class VolumesSection(Section):
+    """Shows, copies and saves the volumes of a result."""
+
+    def __init__(self, ui: Any) -> None:
+        super().__init__(ui)
+        self._volumes: list[Volume] = []
+        self._filledFor: tuple | None = None
+        """Report and text colour for which the table was last filled."""
+        self._notes = ""
+        fitColumns(ui.volumesTable, NAME_COLUMN)
+        ui.detailsCheckBox.toggled.connect(lambda _on: self._fillTable())
+        ui.copyVolumesButton.clicked.connect(self._onCopy)
+        ui.saveVolumesButton.clicked.connect(self._onSave)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        ui = self._ui
+        self._segmentation = segmentation
+        enable(missingResult(segmentation), ui.volumesTable, ui.copyVolumesButton, ui.saveVolumesButton)
+        report = segmentation.GetAttribute(RUN_ATTRIBUTE) if segmentation else None
+        state = report, ui.volumesTable.palette.color(qt.QPalette.Text).name()
+        if state == self._filledFor:
+            return
+        self._filledFor = state
+        run = json.loads(report) if report else {}
+        self._volumes = volumes.volumesOf(run) if report else []
+        notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
+        self._notes = "\n".join(filter(None, notes))
+        self._fillTable()
+
+    def _fillTable(self) -> None:
+        ui, table, details = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked
+        ui.volumesLabel.text = self._notes if details else volumes.cautionOn(self._volumes)
+        ui.volumesLabel.visible = bool(ui.volumesLabel.text)
+        ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
+        for column in (MASK_COLUMN, PLOT_COLUMN):
+            table.setColumnHidden(column, not details)
+        headers = _headers(self._volumes, details)
+        table.setHorizontalHeaderLabels([title for title, _tooltip in headers])
+        for column, (_title, tooltip) in enumerate(headers):
+            table.horizontalHeaderItem(column).setToolTip(tooltip)
+        table.rowCount = len(self._volumes)
+        for row, volume in enumerate(self._volumes):
+            intervals = [volume.interval50, volume.interval90] if details else [volume.interval90]
+            texts = [volume.name, *map(volumes.mlText, (volume.shown, volume.mask))]
+            for column, text in enumerate([*texts, "\n".join(map(volumes.intervalText, intervals))]):
+                setCell(table, row, column, text, _tooltip(volume), centred=column != NAME_COLUMN)
+            plot = qt.QLabel()
+            plot.alignment = qt.Qt.AlignCenter
+            plot.toolTip = _tooltip(volume)
+            plot.pixmap = dotPlot(table, *PLOT_SIZE, volume.samples, volume.interval90, self._color(volume))
+            table.setCellWidget(row, PLOT_COLUMN, plot)
+        table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
+        fitRows(table, sys.maxsize)
+
+    def _color(self, volume: Volume) -> Any:
+        segment = self._segmentation.GetSegmentation().GetSegment(volume.segmentID)
+        return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
+
+    def _onCopy(self) -> None:
+        qt.QApplication.clipboard().setText(volumes.asTable(self._volumes, "\t"))
+
+    def _onSave(self) -> None:
+        name = _("segmentation volumes.csv")  # without the volume's name, which may identify a patient
+        filters = _("Comma-separated values (*.csv)")
+        path = dialogs.selectFileToSave(self._ui.saveVolumesButton, _("Save the volumes"), name, filters)
+        if not path:
+            return
+        with slicer.util.tryWithErrorDisplay(_("The volumes could not be saved.")):
+            draft = Path(f"{path}.part")
+            try:
+                # Spreadsheets need the byte order mark to read names with non-ASCII characters.
+                draft.write_text(volumes.asTable(self._volumes, ","), encoding="utf-8-sig", newline="")
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+
+
+def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
+    """Return title and tooltip of each column; without `details` the intervals are those of 90 % only."""
+    if volumes.isExpected(shown):
+        expected = _("Expected"), _("Expected volume: sum of the class probabilities over all voxels.")
+    else:
+        expected = _("Mean"), _("Mean volume of the samples.")
+    both = _("50 % and 90 % prediction intervals for the volume of one further sample.")
+    ninety = _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy.")
+    return [
+        (_("Structure"), _("Structures of the model.")),
+        (f"{expected[0]}\n(ml)", expected[1]),
+        (_("Mask\n(ml)"), _("Volume of the segmentation, in which each voxel has its most probable structure.")),
+        (_("50 %\n90 %\n(ml)"), both) if details else (_("90 %\n(ml)"), ninety),
+        (_("Samples"), _("Dots: volume of each sample. Line: 90 % interval.")),
+    ]
+
+
+def _tooltip(volume: Volume) -> str:
+    text = _("{name}: {shown} ml, mask {mask} ml; samples {low} to {high} ml, mean {mean} ml")
+    values = {"shown": volume.shown, "mask": volume.mask, "mean": volume.mean}
+    values |= {"low": min(volume.samples), "high": max(volume.samples)}
+    return text.format(name=volume.name, **{key: volumes.mlText(ml) for key, ml in values.items()})

@@ -1,0 +1,70 @@
+"""Heights of labels and tables whose text wraps.
+
+Qt's height-for-width passes through every layout above a label, and layouts that change while hidden keep a stale
+value: in Slicer the last lines overlapped the next widget until the panel was resized. Height-for-width is therefore
+off, and the heights are set again after each layout of the enclosing section.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ctk
+import qt
+
+from .widgets import fitRows
+
+
+class TextHeights(qt.QObject):
+    """Keeps labels and tables as high as their text. Works as long as this object is referenced."""
+
+    def __init__(self, ui: Any, tables: Sequence[tuple[Any, int]]) -> None:
+        """Fit the word-wrapped labels of `ui`, and the `tables`, each with its maximum number of visible rows."""
+        super().__init__()
+        widgets = vars(ui).values()
+        self._labels = [widget for widget in widgets if isinstance(widget, qt.QLabel) and widget.wordWrap]
+        self._tables = tables
+        sections = [widget for widget in widgets if isinstance(widget, ctk.ctkCollapsibleButton)]
+        self._containers = [*sections, sections[0].parentWidget()]
+        self._fitted: dict[int, tuple] = {}
+        """Width, content and font height for which each widget was last fitted, by the id of the widget."""
+        for container in self._containers:
+            container.installEventFilter(self)
+        self.fit()
+
+    def close(self) -> None:
+        """Stop following the widgets, which may be deleted afterwards."""
+        for container in self._containers:
+            container.removeEventFilter(self)
+
+    def eventFilter(self, _container: Any, event: Any) -> bool:
+        """Fit after the container was laid out, resized or shown (Qt callback)."""
+        if event.type() in (qt.QEvent.LayoutRequest, qt.QEvent.Resize, qt.QEvent.Show):
+            self.fit()
+        return False
+
+    def fit(self) -> None:
+        """Set the height of every widget whose width, text or font changed since the last call."""
+        for label in self._labels:
+            if self._changed(label, label.width, label.text):
+                policy = label.sizePolicy
+                policy.setHeightForWidth(False)  # QLabel switches it on with each text
+                policy.setHorizontalPolicy(qt.QSizePolicy.Ignored)  # a long text must not widen the panel
+                _setSizePolicy(label, policy)
+                label.minimumHeight = 0  # heightForWidth returns at least this
+                label.setFixedHeight(max(label.heightForWidth(label.width), 0))  # -1 without a text
+        for table, visibleRows in self._tables:
+            if self._changed(table, table.viewport().width, table.rowCount):
+                fitRows(table, visibleRows)
+
+    def _changed(self, widget: Any, *state: Any) -> bool:
+        state = (*state, widget.fontMetrics().height())
+        before, self._fitted[id(widget)] = self._fitted.get(id(widget)), state
+        return before != state
+
+
+def _setSizePolicy(widget: Any, policy: Any) -> None:
+    """Set as a property where PythonQt accepts a QSizePolicy, otherwise by the method."""
+    try:
+        widget.sizePolicy = policy
+    except (AttributeError, TypeError, ValueError):
+        widget.setSizePolicy(policy)
