@@ -6,7 +6,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib.scene.sample_browser import ALIKE, DRAWN, Browser
+from DiffusionSegmentationLib.scene.sample_browser import AS_DRAWN, MOST_SIMILAR, Browser
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed
 
 def test_samples_are_sorted_as_a_person_wants(result, job):
     browser = Browser(result.segmentationNode)
-    assert [order.key for order in browser.orders()] == [DRAWN, ALIKE, *(entry["id"] for entry in LABELS)]
+    assert [order.key for order in browser.orders()] == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]
     assert [browser.index(n) for n in range(3)] == [0, 1, 2]
-    browser.order = ALIKE
+    browser.order = MOST_SIMILAR
     assert [browser.index(n) for n in range(3)] == [1, 2, 0]
     assert [browser.dice(browser.index(n)) for n in range(3)] == [0.9, 0.8, 0.7]
     for entry in LABELS:
@@ -60,8 +60,8 @@ def test_samples_are_sorted_as_a_person_wants(result, job):
 
 def test_an_older_report_has_no_likeness(volumeNode, job):
     browser = Browser(importJob(volumeNode, job).segmentationNode)
-    assert ALIKE not in [order.key for order in browser.orders()] and browser.dice(0) is None
-    browser.order = ALIKE
+    assert MOST_SIMILAR not in [order.key for order in browser.orders()] and browser.dice(0) is None
+    browser.order = MOST_SIMILAR
     assert browser.index(2) == 2
 
 

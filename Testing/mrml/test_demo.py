@@ -122,7 +122,7 @@ def test_a_run_that_fails_says_why_in_one_sentence(application, head, tmp_path, 
 def test_a_file_that_is_no_volume_is_refused_in_one_sentence(application, tmp_path, capfd):
     (tmp_path / "notes é.nii").write_text("no volume")
     for path in (tmp_path / "notes é.nii", tmp_path / "missing.nrrd", tmp_path):
-        with pytest.raises(demo.DemoError, match="is no volume"):
+        with pytest.raises(demo.DemoError, match="is not a volume"):
             demo.loadVolume(path)
     assert capfd.readouterr().err == ""
 

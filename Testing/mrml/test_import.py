@@ -9,7 +9,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib.scene import nrrd_files as nrrd
+from DiffusionSegmentationLib.scene import nrrd_files
 from DiffusionSegmentationLib.scene import result_nodes as scene
 
 
@@ -145,7 +145,7 @@ def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name,
         path.write_bytes(content[:kept])
     before = slicer.mrmlScene.GetNumberOfNodes()
 
-    with pytest.raises(nrrd.NrrdError, match=name):
+    with pytest.raises(nrrd_files.NrrdError, match=name):
         importJob(volumeNode, job)
 
     assert slicer.mrmlScene.GetNumberOfNodes() == before
@@ -164,7 +164,7 @@ def test_what_no_list_shows_goes_with_the_segmentation(volumeNode, job, tmp_path
     removed, kept = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
     slicer.mrmlScene.RemoveNode(removed.segmentationNode)
 
-    scene.removeLostParts(slicer.mrmlScene)
+    scene.removeOrphanedSequences(slicer.mrmlScene)
 
     assert all(
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)

@@ -145,7 +145,7 @@ def test_a_segment_painted_into_the_models_layer_is_a_place_all_the_same(result,
     image.Modified()
     mask = corrections.segmentMask(segmentationNode, "mine")
     assert mask.sum() == 100
-    corrections.ownLayer(segmentationNode, "mine")
+    corrections.separateLayer(segmentationNode, "mine")
     assert corrections.useSample(segmentationNode, 1, mask) > 0
     assert np.array_equal(Labels(segmentationNode).current()[mask], job.samples[1][mask])
     assert np.array_equal(corrections.segmentMask(segmentationNode, "mine"), mask)
@@ -155,7 +155,7 @@ def test_segments_without_a_label_map_are_said(result):
     for entry in LABELS:
         segment = result.segmentationNode.GetSegmentation().GetSegment(entry["id"])
         segment.RemoveRepresentation("Binary labelmap")
-    with pytest.raises(LookupError, match="no label map"):
+    with pytest.raises(LookupError, match="no binary labelmap"):
         Labels(result.segmentationNode).stamp()
 
 

@@ -11,7 +11,7 @@ from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 from DiffusionSegmentationLib.scene import result_nodes as scene
 from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
 from DiffusionSegmentationLib.scene.label_map import Labels
-from DiffusionSegmentationLib.scene.overlays import Layers
+from DiffusionSegmentationLib.scene.overlays import ResultOverlays
 from DiffusionSegmentationLib.scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
 
 SIZE = (160, 120)
@@ -60,7 +60,7 @@ def test_the_disagreement_lies_beside_the_entropy(volumeNode, job):
 
 def test_a_switch_keeps_opacity_threshold_and_the_way_back(result, views):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     assert layers.roles == (ENTROPY_ROLE, DISAGREEMENT_ROLE) and layers.chosen == ENTROPY_ROLE
     layers.show()
     views["Green"].compositeNode.SetForegroundVolumeID(None)  # a person does not want it there
@@ -84,7 +84,7 @@ def test_a_switch_keeps_opacity_threshold_and_the_way_back(result, views):
 
 def test_a_hidden_layer_is_chosen_and_stays_hidden(result, views):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
 
     layers.chosen = DISAGREEMENT_ROLE
 
@@ -96,7 +96,7 @@ def test_a_hidden_layer_is_chosen_and_stays_hidden(result, views):
 
 
 def test_the_picture_is_that_of_the_chosen_layer_with_one_legend(result, views):
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     layers.show()
     entropy = views["Red"].render()
 
@@ -128,19 +128,19 @@ def test_a_result_of_an_earlier_version_has_the_entropy_alone(volumeNode, job):
     result = importJob(volumeNode, job)
 
     assert result.disagreementNode is None
-    assert Layers(result.segmentationNode).roles == (ENTROPY_ROLE,)
+    assert ResultOverlays(result.segmentationNode).roles == (ENTROPY_ROLE,)
     assert not [n for n in nodesOfClass(slicer.mrmlScene, "vtkMRMLVolumeNode") if "disagreement" in n.GetName()]
 
 
 @pytest.mark.parametrize("gone", [ENTROPY_ROLE, DISAGREEMENT_ROLE])
 def test_a_layer_that_was_removed_makes_way_for_the_other(result, views, gone):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     layers.chosen = gone
     layers.show()
     slicer.mrmlScene.RemoveNode(result.segmentationNode.GetNodeReference(gone))
 
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
 
     assert layers.roles == (layers.chosen,) != (gone,) and not layers.visible
     layers.show()
@@ -156,7 +156,7 @@ def test_it_goes_with_its_result(volumeNode, job):
 
 
 def test_the_choice_is_saved_with_the_scene(application, result, views, job, tmp_path):
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     layers.show()
     layers.opacity, layers.threshold = 0.4, 0.3
     layers.chosen = DISAGREEMENT_ROLE
@@ -167,7 +167,7 @@ def test_the_choice_is_saved_with_the_scene(application, result, views, job, tmp
     assert application.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
 
     segmentationNode = application.scene.GetFirstNodeByName("Kopf é 頭 segmentation")
-    layers = Layers(segmentationNode)
+    layers = ResultOverlays(segmentationNode)
     assert layers.chosen == DISAGREEMENT_ROLE and layers.visible
     assert layers.opacity == 0.4 and layers.threshold == pytest.approx(0.3)
     node = segmentationNode.GetNodeReference(DISAGREEMENT_ROLE)

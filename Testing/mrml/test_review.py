@@ -12,7 +12,7 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
 from DiffusionSegmentationLib.review import review
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import DONE, FLAGGED, OPEN, SKIPPED, Review
 from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
@@ -75,13 +75,13 @@ def test_next_goes_down_the_ranks_over_open_regions_and_starts_again(result):
 def test_what_is_left_is_counted_with_the_error_it_holds(result):
     queue = Review(result.segmentationNode)
     whole = sum(region.share for region in queue.regions)
-    assert queue.left() == (len(queue.regions), pytest.approx(whole))
+    assert queue.remaining() == (len(queue.regions), pytest.approx(whole))
     queue.mark(queue.regions[0], DONE)
     queue.mark(queue.regions[1], FLAGGED)
     gone = queue.regions[0].share + queue.regions[1].share
-    assert queue.left() == (len(queue.regions) - 2, pytest.approx(whole - gone))
+    assert queue.remaining() == (len(queue.regions) - 2, pytest.approx(whole - gone))
     queue.mark(queue.regions[1], OPEN)
-    assert queue.left()[0] == len(queue.regions) - 1
+    assert queue.remaining()[0] == len(queue.regions) - 1
 
 
 @pytest.mark.parametrize("transformed", [False, True])
@@ -187,7 +187,7 @@ def ranked(result, wish):
 
 
 def test_the_same_wish_finds_the_regions_of_the_report(result, job):
-    again = ranked(result, Wish())
+    again = ranked(result, RegionCriteria())
     told = [entry["expected_error_ml"] for entry in job.report["regions"]]
     assert [region.expectedErrorMl for region in again.regions] == told
     assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
@@ -213,31 +213,31 @@ def test_another_threshold_finds_others_and_keeps_what_was_said(result):
     queue.mark(queue.regions[1], FLAGGED)
     queue.goTo(queue.regions[1])
     basin = queue.regions[1].basin
-    smaller = ranked(result, Wish(0.5, 200))
+    smaller = ranked(result, RegionCriteria(0.5, 200))
     assert 0 < len(smaller.regions) < len(queue.regions)
     assert all(region.volumeMl >= 0.2 for region in smaller.regions)
     kept = [region for region in smaller.regions if region.basin == basin]
     assert kept and smaller.state(kept[0]) == FLAGGED and smaller.current == kept[0]
-    nothing = ranked(result, Wish(1.5, 1))
-    assert nothing.regions == [] and nothing.wish == Wish(1.5, 1) and nothing.current is None
+    nothing = ranked(result, RegionCriteria(1.5, 1))
+    assert nothing.regions == [] and nothing.criteria == RegionCriteria(1.5, 1) and nothing.current is None
     assert result.segmentationNode.GetNodeReference(OUTLINE) is None
-    back = ranked(result, Wish())
+    back = ranked(result, RegionCriteria())
     assert back.state(next(region for region in back.regions if region.basin == basin)) == FLAGGED
 
 
 def test_of_several_wishes_the_last_is_fulfilled(result):
     ranker = Ranker(result.segmentationNode)
     for bits in (0.1, 0.2, 0.3, 0.4):
-        ranker.ask(Wish(bits))
+        ranker.ask(RegionCriteria(bits))
     found = []
     while ranker.busy:
         found += filter(None, [ranker.poll()])
-    assert found[-1][0] == Wish(0.4) and len(found) < 4
+    assert found[-1][0] == RegionCriteria(0.4) and len(found) < 4
 
 
 def test_without_its_uncertainty_a_result_cannot_be_ranked_anew(result):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
-    with pytest.raises(LookupError, match="stay as they are"):
+    with pytest.raises(LookupError, match="cannot be updated"):
         Ranker(result.segmentationNode)
 
 
@@ -255,4 +255,4 @@ def test_a_result_of_an_earlier_version_has_no_regions(result):
     del report["regions"]
     result.segmentationNode.SetAttribute("DiffusionSegmentation.Run", json.dumps(report))
     queue = Review(result.segmentationNode)
-    assert queue.regions == [] and queue.next() is None and queue.left() == (0, 0)
+    assert queue.regions == [] and queue.next() is None and queue.remaining() == (0, 0)

@@ -15,7 +15,7 @@ from mrml_cases import LABELS, MAXIMUM_BITS, addLinearTransform, addVolume, impo
 
 from DiffusionSegmentationLib.headless import session as headless
 from DiffusionSegmentationLib.review import corrections
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.scene import display
 from DiffusionSegmentationLib.scene import result_nodes as scene
@@ -183,7 +183,7 @@ def test_the_review_room_works_in_the_reopened_scene(reopened, job):
     review = Review(segmentationNode)
     review.goTo(review.regions[0])
     ranker = Ranker(segmentationNode)
-    ranker.ask(Wish(0.5, 60))
+    ranker.ask(RegionCriteria(0.5, 60))
     deadline = time.monotonic() + 20
     while (found := ranker.poll()) is None:
         assert time.monotonic() < deadline

@@ -8,8 +8,8 @@ from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS
 
 from DiffusionSegmentationLib.scene import slice_entropy as slices
 from DiffusionSegmentationLib.scene import voxel_grids as grids
-from DiffusionSegmentationLib.scene.pointer import Pointer
 from DiffusionSegmentationLib.scene.slice_entropy import Profiles
+from DiffusionSegmentationLib.scene.voxel_probe import VoxelProbe
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "transformed"])
@@ -77,7 +77,7 @@ def test_views_come_in_the_order_of_the_layout(application):
 
 
 def test_the_classes_under_the_mouse_are_those_of_the_voxel(result):
-    pointer = Pointer(result.segmentationNode)
+    pointer = VoxelProbe(result.segmentationNode)
     first = result.probabilitiesNode.GetNthDataNode(0)
     ijkToWorld = grids.toWorld(result.segmentationNode) @ grids.ijkToRAS(first)
     rng = np.random.default_rng(0)

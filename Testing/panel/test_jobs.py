@@ -10,9 +10,8 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib.runs import messages as wording
 from DiffusionSegmentationLib.runs import runner as jobs
-from DiffusionSegmentationLib.runs import temporary_files as leftovers
+from DiffusionSegmentationLib.runs import status_texts, temporary_files
 from DiffusionSegmentationLib.runs.handover import HandoverError
 from DiffusionSegmentationLib.runs.runner import Choices, Runner
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
@@ -147,7 +146,7 @@ def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
     # While it runs: the worker is told to stop, and the next run does not wait behind it.
     job = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=20))
     world.until(lambda: job.finishedSamples > 0)
-    monkeypatch.setattr(jobs.wording, "progressText", lambda message: 1 / 0)
+    monkeypatch.setattr(jobs.status_texts, "progressText", lambda message: 1 / 0)
     world.finish()
     monkeypatch.undo()
     assert job.state == "failed" and world.runner._windingDown == job.id
@@ -234,20 +233,20 @@ def test_samples_between_two_previews_count_too(bench, addHead):
 @pytest.mark.parametrize(
     ("source", "wanted", "sentence"),
     [
-        ("samples", 8, "Stopped after 3 of 8 samples; the result is from those."),
-        ("samples", "auto", "Stopped after 3 samples; the result is from those."),
+        ("samples", 8, "Stopped after 3 of 8 samples; the result uses these."),
+        ("samples", "auto", "Stopped after 3 samples; the result uses these."),
         (
             "both",
             8,
-            "Stopped after 3 of 8 samples; the result is from those and the model's direct class probabilities.",
+            "Stopped after 3 of 8 samples; the result uses these and the model's direct class probabilities.",
         ),
-        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes are from those."),
-        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes are from those."),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes use these."),
+        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes use these."),
     ],
 )
 def test_a_stopped_run_says_what_its_samples_gave(source, wanted, sentence):
     report = {"samples": 3, "requested_samples": wanted, "partial": True, "map_source": source}
-    assert wording.doneText(report, 12.3) == sentence
+    assert status_texts.doneText(report, 12.3) == sentence
 
 
 def test_a_worker_that_does_not_let_go_is_ended(bench, addHead, monkeypatch):
@@ -329,7 +328,7 @@ def test_a_short_memory_is_told_while_it_runs_and_another_device_is_offered(benc
     world = bench("short", "0.02")
     job = world.runner.submit(addHead(), Choices(samples=2))
     world.until(lambda: job.note)
-    assert wording.statusText(job).endswith("so fewer samples are drawn at a time.")
+    assert status_texts.statusText(job).endswith("so fewer samples are drawn at a time.")
     world.finish()
     assert (job.state, job.tryDevice, job.message) == ("failed", "cpu", "The memory of 'cuda:0' did not suffice.")
     again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=2, device=job.tryDevice))
@@ -377,9 +376,9 @@ def test_half_written_results_do_not_count_as_finished(tmp_path):
     (tmp_path / "finished-2").mkdir()
     (tmp_path / "finished-2" / "report.json").write_text('{"samples": 2}')
     (tmp_path / "finished-x").mkdir()
-    assert leftovers.newestFinished(tmp_path) == (tmp_path / "finished-2", {"samples": 2})
+    assert temporary_files.newestFinished(tmp_path) == (tmp_path / "finished-2", {"samples": 2})
     (tmp_path / "finished-2" / "report.json").write_text('{"samp')
-    assert leftovers.newestFinished(tmp_path) is None
+    assert temporary_files.newestFinished(tmp_path) is None
 
 
 def test_old_folders_are_swept_and_nothing_else(tmp_path):
@@ -396,7 +395,7 @@ def test_old_folders_are_swept_and_nothing_else(tmp_path):
         os.utime(path, (long_ago, long_ago), follow_symlinks=False)
     os.utime(temporary / "DiffusionSegmentation-new")
     os.utime(temporary / "DiffusionSegmentation-busy" / "input.nrrd")  # somebody still writes into it
-    leftovers.sweep(str(temporary)).join(10)
+    temporary_files.sweep(str(temporary)).join(10)
     left = sorted(path.name for path in temporary.iterdir())
     assert left == [f"DiffusionSegmentation-{n}" for n in ("busy", "link", "new")] + ["Other-old"]
     assert (outside / "precious").exists()
@@ -472,7 +471,7 @@ def test_a_volume_that_is_edited_meanwhile_is_mentioned(bench, addHead):
     slicer.util.arrayFromVolume(volumeNode)[:] += 1
     slicer.util.arrayFromVolumeModified(volumeNode)
     world.finish()
-    assert job.state == "done" and "modified meanwhile" in job.message
+    assert job.state == "done" and "modified during the run" in job.message
 
 
 def test_closing_the_scene_ends_the_run_also_in_the_middle_of_the_import(bench, addHead):

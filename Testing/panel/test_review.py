@@ -93,7 +93,7 @@ def test_leaving_shows_the_views_as_they_were(openPanel, addHead, run, mrmlScene
 
 def test_what_is_left_is_told_of_what_can_be_reviewed(reviewed):
     world, review = reviewed
-    count, share = review.left()
+    count, share = review.remaining()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
     assert world.ui.reviewLabel.text.startswith(
         f"{count} of {count} regions left; they hold {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
@@ -134,7 +134,7 @@ def test_the_threshold_moves_the_table_too(reviewed, pumpUntil):
     world, review = reviewed
     ui, before = world.ui, review.regions
     ui.thresholdSlider.value = 0.95
-    pumpUntil(lambda: Review(review.segmentationNode).wish.bits == 0.95, seconds=10)
+    pumpUntil(lambda: Review(review.segmentationNode).criteria.bits == 0.95, seconds=10)
     fewer = Review(review.segmentationNode).regions
     assert 0 < ui.regionTable.rowCount == len(fewer)
     assert fewer[0].expectedErrorMl < before[0].expectedErrorMl

@@ -10,7 +10,7 @@ import slicer.util
 from ..i18n import tr as _
 from ..runs import dependencies
 from ..runs import models as catalogue
-from ..runs.estimate import Measured
+from ..runs.estimate import RunMeasurement
 from ..runs.job import Choices, Job
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
@@ -53,14 +53,14 @@ class Backend:
     def remember(self, job: Job) -> None:
         """Keep how long `job` took, for the estimate of the next."""
         try:
-            measured = Measured.of(job.report or {})
+            measured = RunMeasurement.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):
             return
         self.settings.setMeasured(job.choices.model, job.choices.device, measured.asText())
 
     def estimate(self, volumeNode: Any, choices: Choices) -> str:
         """How long a run would take, judging by the last one of its model on its device, or that this is not known."""
-        measured = Measured.fromText(self.settings.measured(choices.model, choices.device))
+        measured = RunMeasurement.fromText(self.settings.measured(choices.model, choices.device))
         if measured is None:
             return _("How long it takes is known after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)

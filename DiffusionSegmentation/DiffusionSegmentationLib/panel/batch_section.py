@@ -7,8 +7,7 @@ import slicer
 import slicer.util
 
 from ..i18n import tr as _
-from ..runs import batch
-from ..runs import messages as wording
+from ..runs import batch, status_texts
 from ..runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
 from ..scene import display
 from ..scene.display import VOLUME_ROLE
@@ -77,7 +76,7 @@ class BatchSection:
         ui.batchLabel.visible = bool(ui.batchLabel.text)
 
     def _text(self, item: batch.Item) -> str:
-        told = wording.statusText(self._batch.job) if item.state == RUNNING and self._batch.job else item.message
+        told = status_texts.statusText(self._batch.job) if item.state == RUNNING and self._batch.job else item.message
         return " ".join(filter(None, [MARKS[item.state], f"{item.name}: {told}" if told else item.name]))
 
     def _summary(self, ended: int) -> str:
@@ -91,7 +90,7 @@ class BatchSection:
         left = queue.secondsLeft()
         return (
             text
-            + (_(", {duration} left").format(duration=wording.durationText(left)) if left is not None else "")
+            + (_(", {duration} left").format(duration=status_texts.durationText(left)) if left is not None else "")
             + "."
         )
 

@@ -6,7 +6,7 @@ import qt
 import slicer
 
 from ..i18n import tr as _
-from ..scene.sample_browser import DRAWN, Browser
+from ..scene.sample_browser import AS_DRAWN, Browser
 from ..scene.side_by_side import SideBySide
 from ..scene.volumes import mlText
 from ..signals import Signal
@@ -83,7 +83,7 @@ class BrowserSection:
             combo.clear()
             for order in orders:
                 combo.addItem(order.title, order.key)
-        combo.currentIndex = max(combo.findData(browser.order if browser else DRAWN), 0 if orders else -1)
+        combo.currentIndex = max(combo.findData(browser.order if browser else AS_DRAWN), 0 if orders else -1)
         combo.blockSignals(blocked)
 
     def _onToggled(self, show: bool) -> None:

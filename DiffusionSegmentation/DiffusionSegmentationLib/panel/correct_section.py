@@ -163,7 +163,7 @@ class CorrectSection:
 
         def use() -> None:
             if place.startswith("segment:"):
-                corrections.ownLayer(self._segmentation, place.removeprefix("segment:"))
+                corrections.separateLayer(self._segmentation, place.removeprefix("segment:"))
             if not corrections.useSample(self._segmentation, index, mask):
                 raise LookupError(_("There the sample is as the result; nothing was changed."))
 

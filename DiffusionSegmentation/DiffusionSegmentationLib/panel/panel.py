@@ -17,9 +17,9 @@ from ..runs.handover import HandoverError
 from ..runs.job import Job
 from ..scene import display
 from ..scene.display import VOLUME_ROLE, Overlay
-from ..scene.overlays import Layers
+from ..scene.overlays import ResultOverlays
 from ..scene.preview import Preview
-from ..scene.result_nodes import removeLostParts, removeResult, resultsOf
+from ..scene.result_nodes import removeOrphanedSequences, removeResult, resultsOf
 from . import dialogs as questions
 from .backend import Backend
 from .batch_section import BatchSection
@@ -184,8 +184,8 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        display.removeOrphans(slicer.mrmlScene)
-        removeLostParts(slicer.mrmlScene)
+        display.removeOrphanedSegmentations(slicer.mrmlScene)
+        removeOrphanedSequences(slicer.mrmlScene)
         self._openSections(self._shown() is not None)
 
     def _openSections(self, useful: bool) -> None:
@@ -271,7 +271,7 @@ class Panel:
         if not questions.mayRemove(segmentation.GetName(), self._correct.handEdited()):
             return
         volumeNode = segmentation.GetNodeReference(VOLUME_ROLE)
-        Layers(segmentation).hide()
+        ResultOverlays(segmentation).hide()
         self._remove(segmentation)
         earlier = resultsOf(volumeNode) if volumeNode else []
         if earlier:
@@ -310,7 +310,7 @@ class Panel:
             self._timer.stop()
 
     def _onRunnerChanged(self) -> None:
-        self._batch.follow()
+        self._batch.update()
         job = self._runner.job
         if job is not None and job is self._ownJob and job.active:
             if job.preview is not None:

@@ -64,7 +64,7 @@ class Settings:
         self._write("workerPython", path)
 
     def measured(self, model: str, device: str) -> str:
-        """What estimate.Measured wrote of the last run of `model` on `device`; empty before the first."""
+        """What estimate.RunMeasurement wrote of the last run of `model` on `device`; empty before the first."""
         return self._read(f"measured/{quote(model, safe='')}/{device}", "")
 
     def setMeasured(self, model: str, device: str, text: str) -> None:

@@ -7,9 +7,9 @@ import qt
 import slicer
 
 from ..i18n import tr as _
-from ..runs import messages as wording
+from ..runs import status_texts
 from ..scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
-from ..scene.overlays import Layers
+from ..scene.overlays import ResultOverlays
 from ..scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
 from ..signals import Signal
 from .widgets import enable, setQuietly
@@ -40,7 +40,7 @@ class ResultSection:
         missing = None if segmentation else _("There is no result yet; segment a volume first.")
         report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
-        ui.warningsLabel.text = wording.warningsText(report)
+        ui.warningsLabel.text = status_texts.warningsText(report)
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
         enable(ui.removeResultButton, missing, _("Take this result out of the scene, with all that belongs to it."))
         enable(ui.outlinesCheckBox, missing, _("Show the outlines of the segments in the slice views (key O)."))
@@ -58,7 +58,7 @@ class ResultSection:
         setQuietly(ui.opacitySlider, "value", layers.opacity if layers else DEFAULT_OPACITY)
         setQuietly(ui.thresholdSlider, "value", layers.threshold if layers else DEFAULT_THRESHOLD_BITS)
 
-    def _fillLayers(self, layers: Layers | None, report: dict, missing: str | None) -> None:
+    def _fillLayers(self, layers: ResultOverlays | None, report: dict, missing: str | None) -> None:
         """Offer the layers that are there, and say what the chosen one shows."""
         combo = self._ui.layerComboBox
         titles = {ENTROPY_ROLE: _("entropy of the map"), DISAGREEMENT_ROLE: _("sample disagreement")}
@@ -74,11 +74,11 @@ class ResultSection:
         enable(combo, missing or alone, _("What is coloured. Review and corrections go by the entropy of the map."))
         self._ui.layerLabel.visible = layers is not None
         if layers is not None:
-            shows = wording.entropyText if layers.chosen == ENTROPY_ROLE else wording.disagreementText
+            shows = status_texts.entropyText if layers.chosen == ENTROPY_ROLE else status_texts.disagreementText
             self._ui.layerLabel.text = shows(report)
 
-    def _layers(self) -> Layers | None:
-        layers = Layers(self._segmentation) if self._segmentation else None
+    def _layers(self) -> ResultOverlays | None:
+        layers = ResultOverlays(self._segmentation) if self._segmentation else None
         return layers if layers is not None and layers.roles else None
 
     def _onOutlinesToggled(self, show: bool) -> None:

@@ -6,9 +6,9 @@ import qt
 import slicer
 
 from ..i18n import tr as _
-from ..review.ranking import Ranker, Wish
+from ..review.ranking import Ranker, RegionCriteria
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
-from ..runs import messages as wording
+from ..runs import status_texts
 from ..scene.volumes import mlText
 from ..signals import Signal
 from .widgets import enable, fitRows
@@ -30,7 +30,7 @@ class ReviewSection:
         self._review: Review | None = None
         self._shown: list | None = None
         self._ranker: Ranker | None = None
-        self._bits = Wish().bits
+        self._bits = RegionCriteria().bits
         self.moved = Signal()
         """Called when another region is under review, or none."""
         self._timer = qt.QTimer()
@@ -72,14 +72,14 @@ class ReviewSection:
         if earlier is None or earlier.segmentationNode is not segmentation:
             self._ranker = None
             if earlier is not None:
-                earlier.putAway()  # its outline would lie over another result
+                earlier.hideOutline()  # its outline would lie over another result
             if self._review is not None:
-                self._bits = self._review.wish.bits
-                self._review.takeUp()
+                self._bits = self._review.criteria.bits
+                self._review.showOutline()
         ui, review = self._ui, self._review
         reason = _problem(review)
         current = review.current if review else None
-        count, share = review.left() if review else (0, 0.0)
+        count, share = review.remaining() if review else (0, 0.0)
         allDone = reason or (None if count else _("Every region has been looked at."))
         unchosen = reason or (None if current else _("Go to a region first."))
         enable(ui.nextButton, allDone, _("Go to the worst region that is left (key N)."))
@@ -101,7 +101,7 @@ class ReviewSection:
         except LookupError as error:
             self._ui.reviewLabel.text = str(error)
             return
-        self._ranker.ask(Wish(round(bits, 3), self._ui.smallestSpinBox.value))
+        self._ranker.ask(RegionCriteria(round(bits, 3), self._ui.smallestSpinBox.value))
         self._timer.start()
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ def _disputeText(region: Region) -> str:
 
 def _tip(region: Region) -> str:
     classes = "\n".join(f"{name}: {100 * share:.0f} %" for name, share in region.classes)
-    unlike = "\n" + wording.unlikeText(*region.unlike) if region.unlike else ""
+    unlike = "\n" + status_texts.unlikeText(*region.unlike) if region.unlike else ""
     return (
         _(
             "{classes}\n{volume:.1f} ml; {wrong:.2f} ml are expected to be wrong, {reviewable:.2f} ml to review\n"

@@ -6,7 +6,7 @@ import qt
 import slicer
 
 from ..i18n import tr as _
-from ..runs import messages as wording
+from ..runs import status_texts
 from ..runs.job import Job
 from .widgets import enable
 
@@ -52,7 +52,7 @@ class RunSection:
 
 
 def _statusText(job: Job, change: float | None) -> str:
-    text = wording.statusText(job)
+    text = status_texts.statusText(job)
     if change is not None:
         text += _("; the uncertainty changed by {percent:.1f} % since the last picture").format(percent=100 * change)
     return text

@@ -21,7 +21,7 @@ from ..scene import result_nodes as scene
 from ..scene import slice_entropy as slices
 from ..scene.display import Overlay
 from ..scene.label_map import Labels
-from ..scene.pointer import Pointer
+from ..scene.voxel_probe import VoxelProbe
 
 REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 
@@ -148,10 +148,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             self.assertAlmostEqual(profile[shown], profile.max())
         middle = [0.0, 0.0, 0.0]
         volumeNode.TransformPointToWorld((0.0, 0.0, 0.0), middle)
-        self.assertIn("%", Pointer(segmentationNode).textAt(tuple(middle)))
+        self.assertIn("%", VoxelProbe(segmentationNode).textAt(tuple(middle)))
         bits = ui.thresholdSlider.value - 0.2
         ui.thresholdSlider.value = bits
-        self.waitUntil(lambda: abs(Review(segmentationNode).wish.bits - bits) < 0.01)
+        self.waitUntil(lambda: abs(Review(segmentationNode).criteria.bits - bits) < 0.01)
 
         ui.sampleCheckBox.click()
         ui.sampleSlider.value = 1

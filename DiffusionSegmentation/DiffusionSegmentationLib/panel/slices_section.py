@@ -12,9 +12,9 @@ import vtk
 
 from ..i18n import tr as _
 from ..scene import slice_entropy as slices
-from ..scene.pointer import Pointer
 from ..scene.result_nodes import ENTROPY_ROLE
 from ..scene.slice_entropy import Profiles
+from ..scene.voxel_probe import VoxelProbe
 from . import strips
 from .widgets import enable
 
@@ -33,7 +33,7 @@ class SlicesSection:
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._profiles: Profiles | None = None
         self._profiled: tuple | None = None
-        self._pointer: Pointer | None = None
+        self._pointer: VoxelProbe | None = None
         self._views: list[slicer.vtkMRMLSliceNode] = []
         self._observed: list[tuple[vtk.vtkObject, int]] = []
         self._timer = qt.QTimer()
@@ -48,7 +48,7 @@ class SlicesSection:
         stamp = (entropyNode.GetID(), entropyNode.GetImageData().GetMTime()) if entropyNode else None
         if segmentation is not self._segmentation or stamp != self._profiled:
             self._segmentation, self._profiled = segmentation, stamp
-            self._pointer = Pointer(segmentation) if segmentation else None
+            self._pointer = VoxelProbe(segmentation) if segmentation else None
             self._profiles = Profiles(entropyNode) if entropyNode else None
             self._ui.hoverLabel.text = _("Point at a voxel to see what is in dispute there.")
         self._observe()

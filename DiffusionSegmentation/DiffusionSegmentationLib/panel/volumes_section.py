@@ -60,14 +60,14 @@ class VolumesSection:
         self._shown = report, scheme
         run = json.loads(report) if report else {}
         self._volumes = volumes.volumesOf(run) if report else []
-        notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
+        notes = (volumes.volumesNote(self._volumes), volumes.coverageText(run)) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fill()
 
     def _fill(self) -> None:
         table, details = self._ui.volumesTable, self._ui.detailsCheckBox.checked
         label = self._ui.volumesLabel
-        label.text = self._notes if details else volumes.cautionOn(self._volumes)
+        label.text = self._notes if details else volumes.fewSamplesWarning(self._volumes)
         label.visible = bool(label.text)
         titles = _titles(self._volumes, details)
         for button in (self._ui.copyVolumesButton, self._ui.saveVolumesButton):

@@ -1,4 +1,4 @@
-"""VTK's messages on stderr, kept back where what they say is expected or said better."""
+"""Suppression of VTK's messages on stderr."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import vtk
 
 @contextlib.contextmanager
 def quiet(verbosity: int = vtk.vtkLogger.VERBOSITY_OFF) -> Iterator[None]:
-    """Print nothing below `verbosity` (a level of vtkLogger) meanwhile."""
+    """Print only messages up to `verbosity` (a level of vtkLogger) inside the `with` block."""
     before = vtk.vtkLogger.GetCurrentVerbosityCutoff()
     vtk.vtkLogger.SetStderrVerbosity(verbosity)
     try:
