@@ -14,10 +14,10 @@ import slicer
 
 from ..i18n import tr as _
 from ..runs import status_texts
-from ..runs.job import Choices, Job
+from ..runs.job import Choices
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient
-from ..scene import display, offscreen, result_nodes, volumes, vtk_log
+from ..scene import display, offscreen, result_nodes, volumes
 
 COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")
 """Colin27, whole head at 1 mm, of Debian's package `mricron-data`."""
@@ -55,7 +55,7 @@ def loadVolume(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
     """Load the volume at `path` as Slicer does, named after the file. Raises DemoError."""
     volumeNode = None
     if path.is_file():
-        with vtk_log.quiet():  # it reports each volume type that does not match
+        with offscreen.quiet():  # it reports each volume type that does not match
             volumeNode = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), path.name.split(".")[0])
     if volumeNode is None:
         raise DemoError(_("'{name}' is not a volume that Slicer can read.").format(name=path))
@@ -70,15 +70,16 @@ def segment(
     Prints the progress to `terminal`. Stops the worker, also on an interrupt. Raises DemoError if the run fails.
     """
     runner = Runner(client, importer=_CopyingImporter(output))
-    progress = _Progress(terminal)
+    status = ""
     try:
         job = runner.submit(volumeNode, choices)
         while job.active:
-            progress.update(job)
+            status = _printStatus(status_texts.statusText(job), status, terminal)
             time.sleep(POLL_SECONDS)
             runner.poll()
     finally:
-        progress.close()
+        if terminal.isatty():
+            _printStatus("", status, terminal)  # clears the line
         runner.close()
     if job.result is None:
         raise DemoError(job.message)
@@ -100,24 +101,12 @@ class _CopyingImporter:
         yield from result_nodes.importSteps(volumeNode, folder, report)
 
 
-class _Progress:
-    """Prints the status of a run: on one line of a terminal, otherwise one line per status."""
-
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
-        self._overwrite = terminal.isatty()
-        self._last = ""
-
-    def update(self, job: Job) -> None:
-        message = status_texts.statusText(job)
-        if message != self._last:
-            line, end = (f"\r{message:<{len(self._last)}}", "") if self._overwrite else (message, "\n")
-            print(line, end=end, file=self._terminal, flush=True)
-            self._last = message
-
-    def close(self) -> None:
-        if self._overwrite and self._last:
-            print(f"\r{' ' * len(self._last)}\r", end="", file=self._terminal, flush=True)
+def _printStatus(status: str, last: str, terminal: TextIO) -> str:
+    """Print `status` in place of `last` on a terminal, otherwise on a line of its own; returns `status`."""
+    if status != last:
+        line, end = (f"\r{status:<{len(last)}}", "" if status else "\r") if terminal.isatty() else (status, "\n")
+        print(line, end=end, file=terminal, flush=True)
+    return status
 
 
 def show(result: result_nodes.Result, sliceViews: Mapping[str, offscreen.SliceView]) -> None:

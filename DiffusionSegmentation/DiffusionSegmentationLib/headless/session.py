@@ -61,8 +61,8 @@ class Application:
 
         A color legend appears only in views added before it.
         """
-        for layout in offscreen.LAYOUTS:
-            self.sliceViews[layout.name] = offscreen.SliceView(self.logic, layout, size)
+        for name in offscreen.LAYOUTS:
+            self.sliceViews[name] = offscreen.SliceView(self.logic, name, size)
 
     def close(self) -> None:
         """Delete views, then nodes; VTK crashes in the other order."""

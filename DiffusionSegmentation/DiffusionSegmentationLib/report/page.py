@@ -4,10 +4,10 @@ The page is one file that needs no others; the same content is written as JSON a
 """
 
 import base64
-import html
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from html import escape as _e
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], textColumns: tupl
         return f"<tr>{''.join(cells)}</tr>"
 
     return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
-
-
-def _e(text: str) -> str:
-    return html.escape(text)

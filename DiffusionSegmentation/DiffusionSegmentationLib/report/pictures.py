@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 

@@ -1,7 +1,6 @@
 """Corrections: labels of a sample in a selected place, and a segment of the uncertain voxels."""
 
 import numpy as np
-import slicer
 import slicer.util
 from vtk.util.numpy_support import vtk_to_numpy
 

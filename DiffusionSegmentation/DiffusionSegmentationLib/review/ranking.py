@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from diffusion_segmentation.segmentation.uncertain_regions import (

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ..i18n import tr as _
-from ..scene import display, voxel_grids
-from ..scene.framing import Framing
+from ..scene import display, framing, voxel_grids
 from ..scene.result_nodes import regionsVolume, reportOf
 from .ranking import RegionCriteria
 
@@ -58,7 +56,6 @@ class Review:
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
-        self._framing = Framing(segmentationNode)
         run = reportOf(segmentationNode)
         text = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
         ranked = json.loads(text) if text else run
@@ -131,7 +128,9 @@ class Review:
         world = [0.0, 0.0, 0.0]
         self.segmentationNode.TransformPointToWorld(region.peakRAS, world)
         image = self._outline(region)
-        self._framing.show(world, DEFAULT_REACH_MM if image is None else self._reach(image, world))
+        framing.showPlace(
+            self.segmentationNode, world, DEFAULT_REACH_MM if image is None else self._reach(image, world)
+        )
 
     def leave(self) -> None:
         """Leave the current region: remove its outline and restore the views; states are kept."""
@@ -145,7 +144,7 @@ class Review:
 
     def hideOutline(self) -> None:
         """Remove the outline and restore the views; the current region is kept."""
-        self._framing.restore()
+        framing.restoreViews(self.segmentationNode)
         display.removeNode(self.segmentationNode.GetNodeReference(OUTLINE_ROLE))
 
     def _open(self) -> list[Region]:

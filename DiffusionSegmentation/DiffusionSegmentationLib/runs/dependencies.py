@@ -10,7 +10,6 @@ import logging
 import subprocess
 from pathlib import Path
 
-import slicer
 import slicer.util
 from packaging.requirements import Requirement
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PREFIX = "DiffusionSegmentation-"
 FINISHED = "finished-"
@@ -46,9 +47,7 @@ def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.T
 
     Links and folders of other users are kept.
     """
-    thread = threading.Thread(target=_sweep, args=(temporaryFolder, days), name="sweep", daemon=True)
-    thread.start()
-    return thread
+    return _startThread(_sweep, temporaryFolder, days)
 
 
 def _sweep(temporaryFolder: str | None, days: float) -> None:
@@ -66,7 +65,11 @@ def _sweep(temporaryFolder: str | None, days: float) -> None:
 
 def removeInBackground(path: Path, after: Callable[[], None] = lambda: None) -> threading.Thread:
     """Remove the file or folder `path` after `after` has returned, on the returned thread."""
-    thread = threading.Thread(target=_remove, args=(path, after), name="removal", daemon=True)
+    return _startThread(_remove, path, after)
+
+
+def _startThread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     return thread
 

@@ -137,12 +137,9 @@ class WorkerClient:
         last = next((line.strip() for line in reversed(self.log) if line.strip()), "")
         if self.hello is None:
             sentence = _("The background process could not start: {reason} The log under Advanced has the details.")
-            return sentence.format(reason=_asSentence(last or _("exit code {code}").format(code=end.code)))
+            reason = last or _("exit code {code}").format(code=end.code)
+            return sentence.format(reason=reason if reason.endswith((".", "!", "?")) else f"{reason}.")
         if end.code == -getattr(signal, "SIGKILL", 9):
             return _("The background process was ended by the system, most likely because the memory ran out.")
         sentence = _("The background process ended unexpectedly (exit code {code}). The log under Advanced says why.")
         return sentence.format(code=end.code)
-
-
-def _asSentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."

@@ -154,7 +154,9 @@ class WorkerProcess:
                 cwd=emptyFolder,
                 **_groupOptions(),
             )
-        _lowerPriority(process.pid)
+        if os.name != "nt":  # on Windows `_groupOptions` lowers the priority
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
         return process
 
 
@@ -182,13 +184,6 @@ def _groupOptions() -> dict:
         return {"creationflags": flags | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
     # Not a new session: with autogrouping in the Linux kernel a nice value applies only within a session.
     return {"process_group": 0}
-
-
-def _lowerPriority(pid: int) -> None:
-    """Lower the priority below the application's; on Windows `_groupOptions` does that."""
-    if os.name != "nt":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PGRP, pid, NICENESS)
 
 
 def _killGroup(pid: int) -> None:

@@ -132,7 +132,17 @@ def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float
     displayNode.SetThreshold(DEFAULT_THRESHOLD_BITS, maximumBits + 1.0)
     displayNode.ApplyThresholdOn()
     entropyNode.SetAndObserveDisplayNodeID(displayNode.GetID())
-    _addLegend(entropyNode, title)
+    # Slicer's default legend covers a quarter of a slice view.
+    legendNode = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(entropyNode)
+    legendNode.SetTitleText(title)
+    legendNode.SetLabelFormat("%.1f")
+    legendNode.SetNumberOfLabels(4)
+    legendNode.SetSize(0.03, 0.22)  # the text scales with the width of the bar, whatever its font size
+    legendNode.SetPosition(0.99, 0.03)
+    for property in (legendNode.GetTitleTextProperty(), legendNode.GetLabelTextProperty()):
+        property.SetFontFamilyToArial()
+        property.SetShadow(True)
+    legendNode.SetVisibility(True)
 
 
 def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
@@ -149,20 +159,6 @@ def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
     for index, color in enumerate(COLORS):
         function.AddRGBPoint(index / (len(COLORS) - 1), *color)
     return scene.AddNode(node)
-
-
-def _addLegend(entropyNode: slicer.vtkMRMLScalarVolumeNode, title: str) -> None:
-    """Add a small legend at the right edge; Slicer's default covers a quarter of a slice view."""
-    legendNode = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(entropyNode)
-    legendNode.SetTitleText(title)
-    legendNode.SetLabelFormat("%.1f")
-    legendNode.SetNumberOfLabels(4)
-    legendNode.SetSize(0.03, 0.22)  # the text scales with the width of the bar, whatever its font size
-    legendNode.SetPosition(0.99, 0.03)
-    for property in (legendNode.GetTitleTextProperty(), legendNode.GetLabelTextProperty()):
-        property.SetFontFamilyToArial()
-        property.SetShadow(True)
-    legendNode.SetVisibility(True)
 
 
 class Overlay:
@@ -189,7 +185,8 @@ class Overlay:
             if not _hasOverlay(compositeNode):
                 if self._isShownIn(compositeNode):
                     continue  # selected by the user: no foreground to restore
-                _storeForeground(compositeNode)
+                compositeNode.SetNodeReferenceID(HIDDEN_ROLE, compositeNode.GetForegroundVolumeID())
+                compositeNode.SetAttribute(HIDDEN_OPACITY_ATTRIBUTE, repr(compositeNode.GetForegroundOpacity()))
             compositeNode.SetNodeReferenceID(OVERLAY_ROLE, self._entropyNode.GetID())
             compositeNode.SetForegroundVolumeID(self._entropyNode.GetID())
             compositeNode.SetForegroundOpacity(self.opacity)
@@ -250,11 +247,6 @@ def _hasOverlay(compositeNode: slicer.vtkMRMLSliceCompositeNode) -> bool:
     """Whether the foreground is an overlay, or was one until its volume was removed from the scene."""
     isStored = compositeNode.GetAttribute(HIDDEN_OPACITY_ATTRIBUTE) is not None
     return isStored and compositeNode.GetForegroundVolumeID() == compositeNode.GetNodeReferenceID(OVERLAY_ROLE)
-
-
-def _storeForeground(compositeNode: slicer.vtkMRMLSliceCompositeNode) -> None:
-    compositeNode.SetNodeReferenceID(HIDDEN_ROLE, compositeNode.GetForegroundVolumeID())
-    compositeNode.SetAttribute(HIDDEN_OPACITY_ATTRIBUTE, repr(compositeNode.GetForegroundOpacity()))
 
 
 def _restoreForeground(compositeNode: slicer.vtkMRMLSliceCompositeNode) -> None:

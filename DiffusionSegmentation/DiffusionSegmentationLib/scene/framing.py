@@ -16,54 +16,47 @@ MIN_WIDTH_MM = 60.0
 """Narrower views show too little context."""
 
 
-class Framing:
-    """Moves all slice and 3D views for one segmentation node. Stateless: the previous views are stored on the node."""
+def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[float], reachMm: float) -> None:
+    """Center all views on `world` (RAS, mm) and show `reachMm` around it, with a margin.
 
-    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        self._node = segmentationNode
-        self._scene = segmentationNode.GetScene()
-
-    def show(self, world: list[float], reachMm: float) -> None:
-        """Center all views on `world` (RAS, mm) and show `reachMm` around it, with a margin."""
-        if self._node.GetAttribute(BEFORE_ATTRIBUTE) is None:
-            self._node.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(self._viewStates()))
-        width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(self._scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-        for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
-            across, up, depth = node.GetFieldOfView()
-            scale = width / min(across, up)
-            node.SetFieldOfView(scale * across, scale * up, depth)
-        for camera in self._cameras():
-            shift = np.subtract(world, camera.GetFocalPoint())
-            _setCamera(camera, camera.GetPosition() + shift, world)
-
-    def restore(self) -> None:
-        """Restore the views as they were before `show`; views added since stay as they are."""
-        text = self._node.GetAttribute(BEFORE_ATTRIBUTE)
-        if text is None or self._scene is None:
-            return
-        self._node.RemoveAttribute(BEFORE_ATTRIBUTE)
-        before = json.loads(text)
-        for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
-            if node.GetID() in before:
-                restoreSlice(node, *before[node.GetID()])
-        for camera in self._cameras():
-            if camera.GetID() in before:
-                _setCamera(camera, *before[camera.GetID()])
-
-    def _viewStates(self) -> dict[str, list]:
-        """State of each view by the ID of its slice or camera node."""
-        states = {node.GetID(): sliceState(node) for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode")}
-        for camera in self._cameras():
+    The previous views are stored on `segmentationNode`.
+    """
+    scene = segmentationNode.GetScene()
+    if segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is None:
+        states = {node.GetID(): sliceState(node) for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
+        for camera in _cameras(scene):
             points = (camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp())
             states[camera.GetID()] = [*map(list, points), camera.GetParallelScale()]
-        return states
+        segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(states))
+    width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+        across, up, depth = node.GetFieldOfView()
+        scale = width / min(across, up)
+        node.SetFieldOfView(scale * across, scale * up, depth)
+    for camera in _cameras(scene):
+        shift = np.subtract(world, camera.GetFocalPoint())
+        _setCamera(camera, camera.GetPosition() + shift, world)
 
-    def _cameras(self) -> Iterator[slicer.vtkMRMLCameraNode]:
-        for viewNode in display.nodesOfClass(self._scene, "vtkMRMLViewNode"):
-            camera = slicer.modules.cameras.logic().GetViewActiveCameraNode(viewNode)
-            if camera is not None:
-                yield camera
+
+def restoreViews(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Restore the views as they were before `showPlace`; views added since stay as they are."""
+    scene, text = segmentationNode.GetScene(), segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
+    if text is None or scene is None:
+        return
+    segmentationNode.RemoveAttribute(BEFORE_ATTRIBUTE)
+    states = json.loads(text)
+    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+        if node.GetID() in states:
+            restoreSlice(node, *states[node.GetID()])
+    for camera in _cameras(scene):
+        if camera.GetID() in states:
+            _setCamera(camera, *states[camera.GetID()])
+
+
+def _cameras(scene: slicer.vtkMRMLScene) -> Iterator[slicer.vtkMRMLCameraNode]:
+    logic = slicer.modules.cameras.logic()
+    yield from filter(None, map(logic.GetViewActiveCameraNode, display.nodesOfClass(scene, "vtkMRMLViewNode")))
 
 
 def sliceState(node: slicer.vtkMRMLSliceNode) -> list[list[float]]:

@@ -5,7 +5,6 @@ segments. Segments that the user has added are never changed.
 """
 
 import numpy as np
-import slicer
 import slicer.util
 from vtk.util.numpy_support import vtk_to_numpy
 

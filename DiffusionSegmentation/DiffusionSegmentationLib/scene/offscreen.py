@@ -1,15 +1,12 @@
 """Slice views without a window, drawn by Slicer's own displayable managers, and pictures of them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-
-from . import vtk_log
 
 DISPLAYABLE_MANAGERS = (
     "vtkMRMLVolumeGlyphSliceDisplayableManager",
@@ -19,21 +16,12 @@ DISPLAYABLE_MANAGERS = (
 )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A slice view of Slicer's layouts; `color` is that of its bar."""
-
-    name: str
-    label: str
-    orientation: str
-    color: tuple[float, float, float]
-
-
-LAYOUTS = (
-    Layout("Red", "R", "Axial", (0.953, 0.290, 0.200)),
-    Layout("Yellow", "Y", "Sagittal", (0.929, 0.835, 0.298)),
-    Layout("Green", "G", "Coronal", (0.431, 0.690, 0.294)),
-)
+LAYOUTS = {
+    "Red": ("Axial", (0.953, 0.290, 0.200)),
+    "Yellow": ("Sagittal", (0.929, 0.835, 0.298)),
+    "Green": ("Coronal", (0.431, 0.690, 0.294)),
+}
+"""Orientation and bar color of the slice views in Slicer's layouts."""
 
 SUPERSAMPLING = 2
 """Views are drawn enlarged by this factor and averaged down: outlines and text are not antialiased."""
@@ -49,8 +37,8 @@ class SliceView:
     Needs OpenGL, in software at least (EGL or OSMesa on Linux without a display).
     """
 
-    def __init__(self, applicationLogic: slicer.vtkMRMLApplicationLogic, layout: Layout, size: tuple[int, int]) -> None:
-        """`size` is width and height in pixels."""
+    def __init__(self, applicationLogic: slicer.vtkMRMLApplicationLogic, name: str, size: tuple[int, int]) -> None:
+        """`name` is one of LAYOUTS, `size` width and height in pixels."""
         self._renderer = vtk.vtkRenderer()
         self._renderer.GetActiveCamera().ParallelProjectionOn()
         self._window = _renderWindow()
@@ -66,17 +54,18 @@ class SliceView:
         self.logic.SetMRMLApplicationLogic(applicationLogic)
         applicationLogic.GetSliceLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(applicationLogic.GetMRMLScene())
-        self.sliceNode = self.logic.AddSliceNode(layout.name)
-        self.sliceNode.SetOrientation(layout.orientation)
-        self.sliceNode.SetLayoutLabel(layout.label)
-        self.sliceNode.SetLayoutColor(*layout.color)
+        self.sliceNode = self.logic.AddSliceNode(name)
+        orientation, color = LAYOUTS[name]
+        self.sliceNode.SetOrientation(orientation)
+        self.sliceNode.SetLayoutLabel(name[0])
+        self.sliceNode.SetLayoutColor(*color)
         self.logic.ResizeSliceNode(width, height)
 
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
         factory.SetMRMLApplicationLogic(applicationLogic)
-        for name in DISPLAYABLE_MANAGERS:
-            if not factory.IsDisplayableManagerRegistered(name):
-                factory.RegisterDisplayableManager(name)
+        for manager in DISPLAYABLE_MANAGERS:
+            if not factory.IsDisplayableManagerRegistered(manager):
+                factory.RegisterDisplayableManager(manager)
         self._managers = slicer.vtkMRMLDisplayableManagerGroup()
         self._managers.Initialize(factory, self._renderer)
         self._managers.SetMRMLDisplayableNode(self.sliceNode)
@@ -142,9 +131,20 @@ class SliceView:
         self._window.Finalize()
 
 
+@contextlib.contextmanager
+def quiet(verbosity: int = vtk.vtkLogger.VERBOSITY_OFF) -> Iterator[None]:
+    """Suppress VTK's messages on stderr above `verbosity` (a level of vtkLogger)."""
+    before = vtk.vtkLogger.GetCurrentVerbosityCutoff()
+    vtk.vtkLogger.SetStderrVerbosity(verbosity)
+    try:
+        yield
+    finally:
+        vtk.vtkLogger.SetStderrVerbosity(before)
+
+
 def _renderWindow() -> vtk.vtkRenderWindow:
     # Without a display VTK warns for each window before it falls back to off-screen rendering.
-    with vtk_log.quiet(vtk.vtkLogger.VERBOSITY_ERROR):
+    with quiet(vtk.vtkLogger.VERBOSITY_ERROR):
         window = vtk.vtkRenderWindow()
         window.SetOffScreenRendering(True)
         return window

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ..i18n import tr as _

@@ -7,7 +7,6 @@ and order are stored on the segmentation node and saved with the scene.
 import json
 from dataclasses import dataclass
 
-import slicer
 import slicer.util
 
 from ..i18n import tr as _

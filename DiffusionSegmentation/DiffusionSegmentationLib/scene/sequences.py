@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy

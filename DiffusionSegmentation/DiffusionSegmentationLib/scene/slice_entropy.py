@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-import slicer
 import slicer.util
 
 from . import display, voxel_grids

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
