@@ -127,7 +127,7 @@ def show(result: result_nodes.Result, sliceViews: Mapping[str, offscreen.SliceVi
 
 def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.SliceView], output: Path) -> None:
     """Write `overview.png`, the views side by side, and `scene.mrb`, which contains all files of the scene."""
-    picture = offscreen.sideBySide(view.render() for view in sliceViews.values())
+    picture = offscreen.joined((view.render() for view in sliceViews.values()), axis=1)
     (output / "overview.png").write_bytes(offscreen.png(picture))
     # WriteToMRB needs an absolute path.
     if not mrmlScene.WriteToMRB(str((output / "scene.mrb").resolve()), offscreen.imageFromPicture(picture)):

@@ -62,9 +62,7 @@ class RegionPictures:
         block of the result. Returns uint8 [row, column, RGB].
         """
         pairs = [self._slice(plane, np.array(ras), region) for plane in PLANES]
-        plain, painted = (offscreen.sideBySide(row) for row in zip(*pairs, strict=True))
-        bar = np.full((offscreen.GAP_PIXELS, plain.shape[1], 3), offscreen.GAP_COLOR, np.uint8)
-        return np.concatenate([plain, bar, painted])
+        return offscreen.joined((offscreen.joined(row, axis=1) for row in zip(*pairs, strict=True)), axis=0)
 
     def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Image without and with overlay; nearest-neighbor sampling along the voxel axes closest to the plane."""

@@ -27,12 +27,16 @@ FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 """Files of a folder that are loaded as volumes."""
 
 
+def _raiseRemoved() -> slicer.vtkMRMLScalarVolumeNode:
+    raise LookupError(_("The volume is no longer in the scene."))
+
+
 @dataclass
 class Item:
-    """One volume of a batch. `load` returns its node when it is its turn; `message` is one plain sentence."""
+    """One volume of a batch. If `node` is not in the scene, `load` adds it; `message` is one plain sentence."""
 
     name: str
-    load: Callable[[], slicer.vtkMRMLScalarVolumeNode]
+    load: Callable[[], slicer.vtkMRMLScalarVolumeNode] = _raiseRemoved
     state: str = WAITING
     message: str = ""
     result: Any = None
@@ -41,13 +45,7 @@ class Item:
 
 def ofVolumes(volumeNodes: Iterable[slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
     """Items for volumes of the scene; an item fails if its volume was removed before its turn."""
-
-    def check(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLScalarVolumeNode:
-        if node.GetScene() is None:
-            raise LookupError(_("The volume is no longer in the scene."))
-        return node
-
-    return [Item(node.GetName(), lambda node=node: check(node)) for node in volumeNodes]
+    return [Item(node.GetName(), node=node) for node in volumeNodes]
 
 
 def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:

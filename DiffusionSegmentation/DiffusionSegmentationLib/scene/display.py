@@ -45,6 +45,11 @@ def nodesOfClass(scene: slicer.vtkMRMLScene, className: str) -> Iterator[slicer.
         yield scene.GetNthNodeByClass(index, className)
 
 
+def nodesByLayoutName(scene: slicer.vtkMRMLScene, className: str) -> dict[str, slicer.vtkMRMLNode]:
+    """Slice or composite nodes by the name of their view, such as "Red"."""
+    return {node.GetLayoutName(): node for node in nodesOfClass(scene, className)}
+
+
 def styleSegmentation(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     """Show the segments as outlines, which cover neither image nor overlay."""
     displayNode = segmentationNode.GetDisplayNode()
@@ -174,16 +179,16 @@ class Overlay:
     @property
     def visible(self) -> bool:
         """Whether any slice view has the entropy in its foreground."""
-        return any(self._isShownIn(composite) for composite in self._compositeNodes())
+        return bool(self._showing())
 
     def show(self) -> None:
         """Put the entropy into the foreground, replacing another overlay if there is one."""
-        compositeNodes = list(self._compositeNodes())
+        compositeNodes = list(nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode"))
         volumeID = self._entropyNode.GetNodeReferenceID(VOLUME_ROLE)
         showingVolume = [node for node in compositeNodes if volumeID and node.GetBackgroundVolumeID() == volumeID]
         for compositeNode in showingVolume or compositeNodes:
             if not _hasOverlay(compositeNode):
-                if self._isShownIn(compositeNode):
+                if compositeNode.GetForegroundVolumeID() == self._entropyNode.GetID():
                     continue  # selected by the user: no foreground to restore
                 compositeNode.SetNodeReferenceID(HIDDEN_ROLE, compositeNode.GetForegroundVolumeID())
                 compositeNode.SetAttribute(HIDDEN_OPACITY_ATTRIBUTE, repr(compositeNode.GetForegroundOpacity()))
@@ -194,18 +199,18 @@ class Overlay:
 
     def replace(self, other: "Overlay") -> None:
         """Replace `other` in the views that show it; the stored foreground is kept."""
-        for compositeNode in self._compositeNodes():
-            if other._isShownIn(compositeNode):
-                if _hasOverlay(compositeNode):
-                    compositeNode.SetNodeReferenceID(OVERLAY_ROLE, self._entropyNode.GetID())
-                compositeNode.SetForegroundVolumeID(self._entropyNode.GetID())
+        for compositeNode in other._showing():
+            if _hasOverlay(compositeNode):
+                compositeNode.SetNodeReferenceID(OVERLAY_ROLE, self._entropyNode.GetID())
+            compositeNode.SetForegroundVolumeID(self._entropyNode.GetID())
         self._updateLegend()
 
     def hide(self) -> None:
         """Restore the previous foreground, except where the user has selected another one since."""
-        for compositeNode in self._compositeNodes():
-            overlayWasRemoved = _hasOverlay(compositeNode) and compositeNode.GetForegroundVolumeID() is None
-            if self._isShownIn(compositeNode) or overlayWasRemoved:
+        for compositeNode in nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode"):
+            foregroundID = compositeNode.GetForegroundVolumeID()
+            overlayWasRemoved = foregroundID is None and _hasOverlay(compositeNode)
+            if foregroundID == self._entropyNode.GetID() or overlayWasRemoved:
                 _restoreForeground(compositeNode)
         self._updateLegend()
 
@@ -217,9 +222,8 @@ class Overlay:
     @opacity.setter
     def opacity(self, opacity: float) -> None:
         self._entropyNode.SetAttribute(OPACITY_ATTRIBUTE, repr(float(opacity)))
-        for compositeNode in self._compositeNodes():
-            if self._isShownIn(compositeNode):
-                compositeNode.SetForegroundOpacity(opacity)
+        for compositeNode in self._showing():
+            compositeNode.SetForegroundOpacity(opacity)
 
     @property
     def threshold(self) -> float:
@@ -230,11 +234,10 @@ class Overlay:
     def threshold(self, bits: float) -> None:
         self._entropyNode.GetScalarVolumeDisplayNode().SetLowerThreshold(bits)
 
-    def _compositeNodes(self) -> Iterator[slicer.vtkMRMLSliceCompositeNode]:
-        return nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode")
-
-    def _isShownIn(self, compositeNode: slicer.vtkMRMLSliceCompositeNode) -> bool:
-        return compositeNode.GetForegroundVolumeID() == self._entropyNode.GetID()
+    def _showing(self) -> list[slicer.vtkMRMLSliceCompositeNode]:
+        """Composite nodes with the entropy in the foreground."""
+        nodes = nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode")
+        return [node for node in nodes if node.GetForegroundVolumeID() == self._entropyNode.GetID()]
 
     def _updateLegend(self) -> None:
         # Slicer updates the legend only for changes made in the slice view's own controls.

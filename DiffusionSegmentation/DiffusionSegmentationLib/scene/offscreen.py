@@ -175,14 +175,14 @@ def renderPicture(renderer: vtk.vtkRenderer, width: int, height: int) -> np.ndar
         window.Finalize()
 
 
-def sideBySide(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Join pictures of one height, uint8 [row, column, RGB], with a narrow bar between them."""
+def joined(pictures: Iterable[np.ndarray], axis: int) -> np.ndarray:
+    """Join pictures, uint8 [row, column, RGB], along an axis (0: below, 1: beside each other) with a bar between."""
     parts: list[np.ndarray] = []
     for picture in pictures:
-        if parts:
-            parts.append(np.full((picture.shape[0], GAP_PIXELS, 3), GAP_COLOR, np.uint8))
-        parts.append(picture)
-    return np.concatenate(parts, axis=1)
+        shape = [*picture.shape]
+        shape[axis] = GAP_PIXELS
+        parts += [np.full(shape, GAP_COLOR, np.uint8), picture]
+    return np.concatenate(parts[1:], axis=axis)
 
 
 def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:

@@ -1,7 +1,8 @@
 """Preview of an active run in the views: outlines and entropy of the samples so far. Independent of Qt."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ class Preview:
 
     def __init__(self) -> None:
         self._nodes: list[slicer.vtkMRMLNode] = []
-        self._hiddenSegmentations: list[slicer.vtkMRMLSegmentationNode] = []
-        self._hiddenOverlays: list[slicer.vtkMRMLScalarVolumeNode] = []
+        self._hidden: list[tuple[slicer.vtkMRMLNode, Callable[[], None]]] = []
+        """Nodes of earlier results, and how to show each again."""
         self._overlay: Overlay | None = None
         self._requested: tuple[str, int] | None = None
         self._steps: Iterator[None] | None = None
@@ -95,11 +96,11 @@ class Preview:
         scene, name = volumeNode.GetScene(), volumeNode.GetName()
         for earlier in display.nodesOfClass(scene, "vtkMRMLScalarVolumeNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
-                self._hiddenOverlays.append(earlier)
+                self._hidden.append((earlier, Overlay(earlier).show))
         for earlier in result_nodes.resultsOf(volumeNode):
             if earlier.GetDisplayVisibility():
                 earlier.SetDisplayVisibility(False)
-                self._hiddenSegmentations.append(earlier)
+                self._hidden.append((earlier, functools.partial(earlier.SetDisplayVisibility, True)))
         segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} preview").format(name=name))
         self._addNode(segmentationNode, volumeNode)
         segmentationNode.CreateDefaultDisplayNodes()
@@ -139,10 +140,7 @@ class Preview:
         if self._overlay is not None:
             self._overlay.hide()
         self._removals += map(display.removeSteps, self._nodes)
-        for earlier in self._hiddenSegmentations if restore else ():
+        for earlier, show in self._hidden if restore else ():
             if earlier.GetScene() is not None:
-                earlier.SetDisplayVisibility(True)
-        for earlier in self._hiddenOverlays if restore else ():
-            if earlier.GetScene() is not None:
-                Overlay(earlier).show()
-        self._nodes, self._hiddenSegmentations, self._hiddenOverlays, self._overlay = [], [], [], None
+                show()
+        self._nodes, self._hidden, self._overlay = [], [], None

@@ -28,8 +28,8 @@ class SideBySide:
 
     def start(self) -> None:
         """Show the result left and the sample, which must be shown already, right."""
-        left, right = (self._named("vtkMRMLSliceNode", name) for name in (LEFT, RIGHT))
-        composites = leftComposite, rightComposite = self._composites()
+        left, right = self._views("vtkMRMLSliceNode")
+        composites = leftComposite, rightComposite = self._views("vtkMRMLSliceCompositeNode")
         if not (left and right and leftComposite and rightComposite):
             return
         layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
@@ -54,8 +54,7 @@ class SideBySide:
 
     def refresh(self) -> None:
         """Restrict result and sample to their views, including a sample node made since `start`."""
-        for node, name in zip(self._nodes(), (LEFT, RIGHT), strict=True) if self.active else ():
-            view = self._named("vtkMRMLSliceNode", name)
+        for node, view in zip(self._nodes(), self._views("vtkMRMLSliceNode"), strict=True) if self.active else ():
             if node is not None and node.GetDisplayNode() is not None and view is not None:
                 node.GetDisplayNode().SetViewNodeIDs([view.GetID()])
 
@@ -72,10 +71,10 @@ class SideBySide:
         layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layoutNode is not None and before["layout"] is not None:
             layoutNode.SetViewArrangement(before["layout"])
-        right = self._named("vtkMRMLSliceNode", RIGHT)
+        _left, right = self._views("vtkMRMLSliceNode")
         if right is not None:
             restoreSlice(right, before.get("scale"), before["slice"])  # scenes up to version 0.4 have no scale
-        composites = self._composites()
+        composites = self._views("vtkMRMLSliceCompositeNode")
         if composites[1] is not None:
             composites[1].SetBackgroundVolumeID(before["background"])
         for composite, linked in zip(composites, before["linked"], strict=True):
@@ -85,9 +84,6 @@ class SideBySide:
     def _nodes(self) -> tuple[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLSegmentationNode | None]:
         return self._segmentationNode, self._segmentationNode.GetNodeReference(SAMPLE_ROLE)
 
-    def _composites(self) -> list[slicer.vtkMRMLSliceCompositeNode | None]:
-        return [self._named("vtkMRMLSliceCompositeNode", name) for name in (LEFT, RIGHT)]
-
-    def _named(self, className: str, name: str) -> slicer.vtkMRMLNode | None:
-        nodes = display.nodesOfClass(self._scene, className)
-        return next((node for node in nodes if node.GetLayoutName() == name), None)
+    def _views(self, className: str) -> list[slicer.vtkMRMLNode | None]:
+        nodes = display.nodesByLayoutName(self._scene, className)
+        return [nodes.get(LEFT), nodes.get(RIGHT)]
