@@ -1,4 +1,4 @@
-"""The samples one at a time: each is what was drawn, at its place, in an order that a person can choose."""
+"""The sample browser: voxels, position and order of the samples."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def result(volumeNode, job):
 
 
 def shown(browser, volumeNode):
-    """The labels [k, j, i] of the sample on show, on the grid of the volume."""
+    """The labels [k, j, i] of the shown sample on the grid of the volume."""
     node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
     labels = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
     for entry in LABELS:
@@ -44,7 +44,7 @@ def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed
     assert slicer.mrmlScene.GetNodesByClass("vtkMRMLSegmentationNode").GetNumberOfItems() == 1
 
 
-def test_samples_are_sorted_as_a_person_wants(result, job):
+def test_samples_are_sorted_by_the_selected_order(result, job):
     browser = Browser(result.segmentationNode)
     assert [order.key for order in browser.orders()] == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]
     assert [browser.index(n) for n in range(3)] == [0, 1, 2]
@@ -58,7 +58,7 @@ def test_samples_are_sorted_as_a_person_wants(result, job):
     assert Browser(result.segmentationNode).order == LABELS[-1]["id"]
 
 
-def test_an_older_report_has_no_likeness(volumeNode, job):
+def test_older_reports_have_no_order_by_similarity(volumeNode, job):
     browser = Browser(importJob(volumeNode, job).segmentationNode)
     assert MOST_SIMILAR not in [order.key for order in browser.orders()] and browser.dice(0) is None
     browser.order = MOST_SIMILAR
@@ -70,7 +70,7 @@ def test_removed_samples_cannot_be_browsed(result):
     assert Browser(result.segmentationNode).count == 0
 
 
-def test_painting_on_the_sample_on_show_leaves_the_sample_itself(result, job):
+def test_painting_on_the_shown_sample_does_not_change_the_stored_one(result, job):
     browser = Browser(result.segmentationNode)
     browser.show(0)
     node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")

@@ -1,4 +1,4 @@
-"""The report on a result: complete in itself, true to the scene, and never half written."""
+"""The report of a result: self-contained, consistent with the scene, written completely or not at all."""
 
 import base64
 import csv
@@ -41,7 +41,7 @@ def decoded(data, path):
     return vtk_to_numpy(reader.GetOutput().GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
 
 
-def test_the_page_holds_all_it_needs(result, job, tmp_path):
+def test_the_page_is_self_contained(result, job, tmp_path):
     page = write(result, tmp_path / "Bericht ü.html")
     assert not re.search(r"(src|href)=['\"](?!data:)", page) and "@import" not in page and "url(" not in page
     pictures = [
@@ -69,7 +69,7 @@ def test_the_page_holds_all_it_needs(result, job, tmp_path):
         ("both", 4.5, "class probabilities, which are weighted as 4.5 samples."),
     ],
 )
-def test_the_page_says_where_its_numbers_come_from(volumeNode, job, tmp_path, source, prior, sentence):
+def test_the_page_names_the_source_of_its_numbers(volumeNode, job, tmp_path, source, prior, sentence):
     job.report |= {"map_source": source, "map_prior": prior, "warnings": ["The spread <was> not fitted."]}
     page = html.unescape(write(importJob(volumeNode, job), tmp_path / "r.html"))
     assert page.count("Segmentation and entropy are from ") == page.count(sentence) == 1
@@ -98,7 +98,7 @@ def test_text_of_the_scene_cannot_become_markup(application, tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-def test_review_and_corrections_are_told(result, job, tmp_path):
+def test_review_and_corrections_are_reported(result, job, tmp_path):
     review = Review(result.segmentationNode)
     review.mark(review.regions[0], DONE)
     review.mark(review.regions[1], FLAGGED)
@@ -113,7 +113,7 @@ def test_review_and_corrections_are_told(result, job, tmp_path):
         assert [row["segment"] for row in csv.DictReader(file)] == [v["name"] for v in job.report["volumes"]]
 
 
-def test_the_run_can_be_repeated_from_its_command(result, tmp_path):
+def test_the_command_repeats_the_run(result, tmp_path):
     words = shlex.split(Report(result.segmentationNode).command())
     assert words[:3] == ["diffusion-segmentation", "segment", "VOLUME"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
@@ -129,8 +129,8 @@ def test_the_run_can_be_repeated_from_its_command(result, tmp_path):
 
 @pytest.mark.parametrize("transformed", [False, True])
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
-def test_a_picture_shows_the_place_and_the_patients_sides(application, tmp_path, flips, transformed):
-    """A bright block towards the right, the front and the head lies left and high, whatever the order of the voxels."""
+def test_a_picture_shows_position_and_orientation(application, tmp_path, flips, transformed):
+    """A right, anterior, superior block is drawn at the upper left, whatever the order of the voxels."""
     matrix = np.diag([*np.multiply(flips, 2.0), 1.0])[:, [2, 0, 1, 3]]  # axes permuted, too
     volumeNode = addVolume("Kopf", matrix, shape=(40, 40, 40))
     if transformed:
@@ -182,20 +182,20 @@ def test_a_picture_has_overlay_and_outline(result):
     assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region.peakRAS)).max() > 40
 
 
-def test_nothing_is_half_written(result, tmp_path):
+def test_no_partial_files_remain(result, tmp_path):
     target = tmp_path / "there" / "r.html"
     with pytest.raises(OSError):
         write(result, target)
     assert list(tmp_path.glob("**/*.part")) == []
 
 
-def test_a_removed_part_is_said_before_anything_is_written(result, tmp_path):
+def test_a_removed_node_is_reported_before_anything_is_written(result, tmp_path):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
     with pytest.raises(LookupError, match="probabilities"):
         Report(result.segmentationNode)
 
 
-def test_the_page_says_first_that_the_scan_is_unlike_and_which_regions_are(volumeNode, job, tmp_path):
+def test_the_page_starts_with_the_warning_of_an_unusual_scan(volumeNode, job, tmp_path):
     sentence = "The scan is unlike those that the model was made for (distance 9.1, limit 3.0, most in white matter)"
     job.report |= {"warnings": [sentence], "region_limit": 2.3}
     for number, region in enumerate(job.report["regions"]):
