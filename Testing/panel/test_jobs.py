@@ -149,8 +149,8 @@ def test_whatever_fails_in_a_poll_ends_the_job(bench, addHead, monkeypatch):
     monkeypatch.setattr(jobs.status_texts, "progressText", lambda message: 1 / 0)
     world.finish()
     monkeypatch.undo()
-    assert job.state == "failed" and world.runner._windingDown == job.id
-    world.until(lambda: world.runner._windingDown is None)
+    assert job.state == "failed" and world.runner._cancelledJob == job.id
+    world.until(lambda: world.runner._cancelledJob is None)
     assert world.leftovers() == []
     assert world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1)).active
     assert world.finish().state == "done"
@@ -368,7 +368,8 @@ def test_the_next_run_works_and_leaves_what_was_finished_on_disk(bench, addHead)
     world.finish()
     again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1))
     assert world.finish() is again and again.state == "done"
-    assert (job.folder / "finished-2" / "report.json").is_file() and not again.folder.exists()
+    assert (job.folder / "finished-2" / "report.json").is_file()
+    world.until(lambda: not again.folder.exists())  # removed on a thread
 
 
 def test_half_written_results_do_not_count_as_finished(tmp_path):
