@@ -97,9 +97,9 @@ def main() -> None:
     application.close()
 
 
-def rank(ranker: Ranker, wish: RegionCriteria) -> None:
-    """Wait for the regions of `wish`, as the panel's timer does."""
-    ranker.ask(wish)
+def rank(ranker: Ranker, criteria: RegionCriteria) -> None:
+    """Wait for the regions for `criteria`, as the panel's timer does."""
+    ranker.ask(criteria)
     while ranker.poll() is None:
         time.sleep(0.001)
 

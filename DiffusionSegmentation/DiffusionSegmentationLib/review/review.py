@@ -36,7 +36,7 @@ DEFAULT_REACH_MM = 20.0
 class Region:
     """An uncertain region: `rank` from 1, `basin` its number in the label map of regions, `reviewableMl` the part of
     the expected error that can be reviewed, `share` of that of all regions, `classes` (name, mean probability),
-    `unlike` (feature distance, limit) if its features are rarer in the training data than the limit."""
+    `unlike` (feature distance from the regions of the training data, limit) if the distance exceeds the limit."""
 
     rank: int
     basin: int

@@ -26,8 +26,8 @@ class Handover:
     """One volume, as it was at construction, and the thread that writes it.
 
     `voxels` is a view [k, j, i] of the array of `volumeNode`, `ijkToRAS` 4 x 4 in mm without the parent transform.
-    `source`, set by the writing, is the file the volume was loaded from, or None; the worker checks its header, because
-    the scene keeps only a part of it.
+    `source`, set by the writing, is the file the volume was loaded from, or None; its header may lack geometry that the
+    scene has.
     """
 
     def __init__(self, volumeNode: Any) -> None:

@@ -40,13 +40,13 @@ def durationText(seconds: float) -> str:
 
 def doneText(report: Mapping, seconds: float) -> str:
     """One sentence for a finished run that took `seconds`."""
-    values = {"samples": report["samples"], "wanted": report["requested_samples"], "seconds": round(seconds)}
+    values = {"samples": report["samples"], "requested": report["requested_samples"], "seconds": round(seconds)}
     if not report["partial"]:
         return _("Done: {samples} samples in {seconds} s.").format(**values)
     if report["requested_samples"] == "auto":
         stopped = _("Stopped after {samples} samples").format(**values)
     else:
-        stopped = _("Stopped after {samples} of {wanted} samples").format(**values)
+        stopped = _("Stopped after {samples} of {requested} samples").format(**values)
     uses = {
         "samples": _("the result uses these."),
         "both": _("the result uses these and the model's direct class probabilities."),
