@@ -46,8 +46,8 @@ def nodesOfClass(scene: slicer.vtkMRMLScene, className: str) -> Iterator[slicer.
 
 
 def nodesByLayoutName(scene: slicer.vtkMRMLScene, className: str) -> dict[str, slicer.vtkMRMLNode]:
-    """Slice or composite nodes by the name of their view, such as "Red"."""
-    return {node.GetLayoutName(): node for node in nodesOfClass(scene, className)}
+    """Slice or composite nodes by the name of their view, such as "Red"; of equal names the oldest."""
+    return {node.GetLayoutName(): node for node in reversed(list(nodesOfClass(scene, className)))}
 
 
 def styleSegmentation(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
