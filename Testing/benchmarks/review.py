@@ -25,15 +25,15 @@ from mrml_cases import addVolume, segment
 from DiffusionSegmentationLib.headless import session as headless
 from DiffusionSegmentationLib.report.page import Report
 from DiffusionSegmentationLib.review import corrections
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.scene import offscreen
 from DiffusionSegmentationLib.scene import result_nodes as scene
 from DiffusionSegmentationLib.scene.display import Overlay
 from DiffusionSegmentationLib.scene.label_map import Labels
-from DiffusionSegmentationLib.scene.pointer import Pointer
 from DiffusionSegmentationLib.scene.sample_browser import Browser
 from DiffusionSegmentationLib.scene.slice_entropy import Profiles
+from DiffusionSegmentationLib.scene.voxel_probe import VoxelProbe
 
 TIMES = 7
 POLL_SECONDS = 0.1
@@ -78,8 +78,8 @@ def main() -> None:
         tell("the three views, all over again", median(lambda n: [view.render() for view in views]))
         tell("threshold moved, drawn", median(lambda n: setattr(overlay, "threshold", 0.3 + 0.1 * n), draw))
         ranker = Ranker(node)
-        tell("queue for a first threshold", median(lambda n: rank(ranker, Wish(0.5)), times=1))
-        tell("queue for another threshold", median(lambda n: rank(ranker, Wish(0.3 + 0.1 * n))))
+        tell("queue for a first threshold", median(lambda n: rank(ranker, RegionCriteria(0.5)), times=1))
+        tell("queue for another threshold", median(lambda n: rank(ranker, RegionCriteria(0.3 + 0.1 * n))))
         review, browser = Review(node), Browser(node)
         tell("next region, drawn", median(lambda n: review.goTo(review.regions[n]), draw))
         tell("another sample, drawn", median(lambda n: browser.show(n % browser.count), draw))
@@ -88,7 +88,7 @@ def main() -> None:
         tell("a sample used in a region", median(lambda n: corrections.useSample(node, n % 2, mask)))
         tell("voxels changed by hand counted", median(lambda n: Labels(node).edited()))
         tell("profiles of the slices", median(lambda n: Profiles(result.entropyNode)))
-        pointer = Pointer(node)
+        pointer = VoxelProbe(node)
         tell("classes under the mouse", median(lambda n: pointer.textAt((20.0 + n, 30.0, 40.0))))
         longest, began = 0.0, time.perf_counter()
         for _step in Report(node).writeSteps(report):
@@ -97,9 +97,9 @@ def main() -> None:
     application.close()
 
 
-def rank(ranker: Ranker, wish: Wish) -> None:
-    """Wait for the regions of `wish`, as the panel's timer does."""
-    ranker.ask(wish)
+def rank(ranker: Ranker, criteria: RegionCriteria) -> None:
+    """Wait for the regions for `criteria`, as the panel's timer does."""
+    ranker.ask(criteria)
     while ranker.poll() is None:
         time.sleep(0.001)
 

@@ -1,4 +1,4 @@
-"""Fixtures of the layer that runs on Slicer's own libraries. What they are made of is in mrml_cases.py."""
+"""Fixtures for tests on Slicer's own libraries, built with the functions in mrml_cases.py."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment
 
 @pytest.fixture
 def application() -> Iterator[headless.Application]:
-    """Slicer's world, new for every test."""
+    """Slicer's scene and logics, new for every test."""
     application = headless.boot()
     yield application
     application.close()

@@ -1,4 +1,4 @@
-"""Real MRML: volumes as people have them, taken to files as the worker writes them, and back."""
+"""MRML test cases: typical volumes, and result files as the worker writes them."""
 
 import math
 from dataclasses import dataclass, field
@@ -42,12 +42,12 @@ LABELS = [
 
 MAXIMUM_BITS = math.log2(3)
 WORKING_MM = 0.4
-"""So fine that a voxel of the volume is thick enough to be reviewed."""
+"""Fine enough that regions one voxel thick count as reviewable."""
 
 
 @dataclass
 class Job:
-    """What a run has left: files in `folder`, and what is in them, as [k, j, i]."""
+    """The output of a run: files in `folder`, and their voxels [k, j, i]."""
 
     folder: Path
     labels: np.ndarray
@@ -70,7 +70,7 @@ def obliqueIJKToRAS() -> np.ndarray:
 
 
 def addVolume(name: str, ijkToRAS: np.ndarray, shape: tuple[int, ...] = SHAPE) -> slicer.vtkMRMLScalarVolumeNode:
-    """Add a volume with a ramp that no flip or swap of axes leaves as it was."""
+    """Add a volume with a ramp that changes with any flip or swap of axes."""
     k, j, i = np.indices(shape)
     voxels = (100 * i + 40 * j + 7 * k).astype(np.int16)
     volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
@@ -90,7 +90,7 @@ def addLinearTransform(name: str = "Registrierung") -> slicer.vtkMRMLLinearTrans
 
 
 def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: int = 3) -> Job:
-    """Take the way of a run: the volume as a file, read as the worker reads it, and its results as it writes them."""
+    """Do what a run does: write the volume, read it as the worker does, and write results as the worker does."""
     folder.mkdir(parents=True, exist_ok=True)
     handover = Handover(volumeNode)
     handover.startWriting(folder / "input.nrrd")
@@ -155,7 +155,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
 
 
 def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
-    """What the report tells of one class, as the engine does."""
+    """The entry of one class in the report, as the engine writes it."""
     ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in drawn]
     mean = float(np.mean(ml))
     return {key: entry[key] for key in ("label", "id", "name")} | {

@@ -1,4 +1,4 @@
-"""The samples one at a time: each is what was drawn, at its place, in an order that a person can choose."""
+"""The sample browser: voxels, position and order of the samples."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib.scene.sample_browser import ALIKE, DRAWN, Browser
+from DiffusionSegmentationLib.scene.sample_browser import AS_DRAWN, MOST_SIMILAR, Browser
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def result(volumeNode, job):
 
 
 def shown(browser, volumeNode):
-    """The labels [k, j, i] of the sample on show, on the grid of the volume."""
+    """The labels [k, j, i] of the shown sample on the grid of the volume."""
     node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")
     labels = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
     for entry in LABELS:
@@ -44,11 +44,11 @@ def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed
     assert slicer.mrmlScene.GetNodesByClass("vtkMRMLSegmentationNode").GetNumberOfItems() == 1
 
 
-def test_samples_are_sorted_as_a_person_wants(result, job):
+def test_samples_are_sorted_by_the_selected_order(result, job):
     browser = Browser(result.segmentationNode)
-    assert [order.key for order in browser.orders()] == [DRAWN, ALIKE, *(entry["id"] for entry in LABELS)]
+    assert [order.key for order in browser.orders()] == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]
     assert [browser.index(n) for n in range(3)] == [0, 1, 2]
-    browser.order = ALIKE
+    browser.order = MOST_SIMILAR
     assert [browser.index(n) for n in range(3)] == [1, 2, 0]
     assert [browser.dice(browser.index(n)) for n in range(3)] == [0.9, 0.8, 0.7]
     for entry in LABELS:
@@ -58,10 +58,10 @@ def test_samples_are_sorted_as_a_person_wants(result, job):
     assert Browser(result.segmentationNode).order == LABELS[-1]["id"]
 
 
-def test_an_older_report_has_no_likeness(volumeNode, job):
+def test_older_reports_have_no_order_by_similarity(volumeNode, job):
     browser = Browser(importJob(volumeNode, job).segmentationNode)
-    assert ALIKE not in [order.key for order in browser.orders()] and browser.dice(0) is None
-    browser.order = ALIKE
+    assert MOST_SIMILAR not in [order.key for order in browser.orders()] and browser.dice(0) is None
+    browser.order = MOST_SIMILAR
     assert browser.index(2) == 2
 
 
@@ -70,7 +70,7 @@ def test_removed_samples_cannot_be_browsed(result):
     assert Browser(result.segmentationNode).count == 0
 
 
-def test_painting_on_the_sample_on_show_leaves_the_sample_itself(result, job):
+def test_painting_on_the_shown_sample_does_not_change_the_stored_one(result, job):
     browser = Browser(result.segmentationNode)
     browser.show(0)
     node = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample")

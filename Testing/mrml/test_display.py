@@ -1,4 +1,4 @@
-"""The overlay as pixels of real slice views, and the way back to what the person had."""
+"""The overlay as pixels of slice views, and restoring of the user's foreground."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def views(application):
 
 @pytest.fixture
 def shown(views, volumeNode, job):
-    """A result whose volume is in the background of all views; the segments are out of the way of the pixels."""
+    """A result whose volume is in the background of all views; its segments are hidden."""
     result = importJob(volumeNode, job)
     result.segmentationNode.SetDisplayVisibility(False)
     for view in views.values():
@@ -56,7 +56,7 @@ def layers(views):
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:
-    """Which pixels are not grey: the volume, the letters and the legend's text are."""
+    """Mask of pixels that are not grey; volume, letters and legend text are grey."""
     return np.ptp(picture.astype(int), axis=2) > 12
 
 
@@ -65,7 +65,7 @@ def withoutLegend(result) -> None:
 
 
 @pytest.mark.parametrize("name", ["Red", "Yellow", "Green"])
-def test_overlay_is_seen_and_gone_again(shown, views, name):
+def test_overlay_can_be_shown_and_hidden(shown, views, name):
     withoutLegend(shown)
     overlay = Overlay(shown.entropyNode)
     before = views[name].render()
@@ -110,7 +110,7 @@ def test_colour_is_that_of_the_entropy_in_the_fixed_range(shown, views):
 
 
 def test_the_most_uncertain_voxels_are_drawn(shown, views):
-    """Rounding may put them a little above the maximum."""
+    """Rounding may make them slightly larger than the maximum."""
     withoutLegend(shown)
     voxels = slicer.util.arrayFromVolume(shown.entropyNode)
     voxels[:] = np.nextafter(np.float32(MAXIMUM_BITS), np.float32(9))
@@ -136,7 +136,7 @@ def test_opacity_is_drawn(shown, views):
     assert np.allclose(views["Red"].render()[inside], expected, atol=3)
 
 
-def test_opacity_outlives_hiding_and_the_object(shown, views):
+def test_opacity_is_kept_while_hidden_and_across_objects(shown, views):
     Overlay(shown.entropyNode).opacity = 0.4
 
     Overlay(shown.entropyNode).show()
@@ -146,7 +146,7 @@ def test_opacity_outlives_hiding_and_the_object(shown, views):
     assert DEFAULT_OPACITY != 0.4
 
 
-def test_legend_is_in_each_view_while_the_overlay_is(shown, views):
+def test_legend_is_shown_in_each_view_with_the_overlay(shown, views):
     overlay = Overlay(shown.entropyNode)
     overlay.threshold = 1.3  # so that the legend is all there is of the overlay
     for view in views.values():
@@ -161,7 +161,7 @@ def test_legend_is_in_each_view_while_the_overlay_is(shown, views):
         assert not coloured(view.render()).any()
 
 
-def test_legend_and_its_title_keep_to_the_edge(shown, views):
+def test_legend_and_its_title_stay_at_the_edge(shown, views):
     Overlay(shown.entropyNode).show()
     for view in views.values():
         slicer.modules.colors.logic().GetColorLegendDisplayNode(shown.entropyNode).SetVisibility(True)
@@ -176,7 +176,7 @@ def test_legend_is_titled_with_its_unit(shown):
     assert legend.GetTitleText() == "Entropy (bits)"
 
 
-def test_a_foreground_of_the_person_comes_back_exactly(shown, views, volumeNode):
+def test_the_users_foreground_is_restored_exactly(shown, views, volumeNode):
     pet = addVolume("PET", np.eye(4))
     label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
     for name, opacity in (("Red", 0.35), ("Green", 0.123456789)):
@@ -197,7 +197,7 @@ def test_a_foreground_of_the_person_comes_back_exactly(shown, views, volumeNode)
     assert layers(views) == before
 
 
-def test_a_foreground_chosen_meanwhile_stays(shown, views):
+def test_a_foreground_selected_while_the_overlay_is_shown_is_kept(shown, views):
     pet, later = addVolume("PET", np.eye(4)), addVolume("CT", np.eye(4))
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     overlay = Overlay(shown.entropyNode)
@@ -213,7 +213,7 @@ def test_a_foreground_chosen_meanwhile_stays(shown, views):
     assert layers(views)["Red"][1:3] == (later.GetID(), 0.2)
 
 
-def test_another_overlay_takes_over_with_the_way_back(shown, views, volumeNode, tmp_path):
+def test_another_overlay_replaces_the_first_and_restores_the_foreground(shown, views, volumeNode, tmp_path):
     pet = addVolume("PET", np.eye(4))
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     before = layers(views)
@@ -229,7 +229,7 @@ def test_another_overlay_takes_over_with_the_way_back(shown, views, volumeNode, 
     assert layers(views) == before
 
 
-def test_views_of_another_volume_are_left_alone(shown, views):
+def test_views_of_another_volume_are_not_changed(shown, views):
     ct = addVolume("CT", np.eye(4))
     views["Green"].compositeNode.SetBackgroundVolumeID(ct.GetID())
     before = layers(views)["Green"]
@@ -240,7 +240,7 @@ def test_views_of_another_volume_are_left_alone(shown, views):
     assert layers(views)["Red"][1] == shown.entropyNode.GetID()
 
 
-def test_without_a_view_of_the_volume_all_take_part(shown, views):
+def test_all_views_are_used_if_none_shows_the_volume(shown, views):
     for view in views.values():
         view.compositeNode.SetBackgroundVolumeID(None)
 
@@ -260,7 +260,7 @@ def test_an_entropy_put_into_the_foreground_by_hand_can_be_hidden(shown, views):
     assert not overlay.visible
 
 
-def test_removing_the_entropy_is_healed_by_the_next_overlay(shown, views, volumeNode, tmp_path):
+def test_the_next_overlay_restores_the_foreground_of_a_removed_one(shown, views, volumeNode, tmp_path):
     pet = addVolume("PET", np.eye(4))
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     before = layers(views)
@@ -274,7 +274,7 @@ def test_removing_the_entropy_is_healed_by_the_next_overlay(shown, views, volume
     assert layers(views) == before
 
 
-def test_a_foreground_that_was_removed_meanwhile_is_not_brought_back(shown, views):
+def test_a_foreground_removed_while_hidden_is_not_restored(shown, views):
     pet = addVolume("PET", np.eye(4))
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     overlay = Overlay(shown.entropyNode)
@@ -286,7 +286,7 @@ def test_a_foreground_that_was_removed_meanwhile_is_not_brought_back(shown, view
     assert layers(views)["Red"][1] is None
 
 
-def test_removing_the_entropy_gives_the_foreground_back(shown, views):
+def test_the_foreground_is_restored_after_removal_of_the_entropy(shown, views):
     pet = addVolume("PET", np.eye(4))
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     views["Red"].compositeNode.SetForegroundOpacity(0.35)
@@ -299,7 +299,7 @@ def test_removing_the_entropy_gives_the_foreground_back(shown, views):
     assert layers(views)["Red"][1:3] == (pet.GetID(), 0.35)
 
 
-def test_what_is_removed_while_it_is_shown_leaves_no_error(shown, views, capfd):
+def test_removal_of_a_shown_overlay_raises_no_error(shown, views, capfd):
     Overlay(shown.entropyNode).show()
     for view in views.values():
         view.render()

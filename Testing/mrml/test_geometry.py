@@ -1,4 +1,4 @@
-"""A result lies where its volume lies, whatever the volume's grid and transform."""
+"""Geometry: a result matches its volume for any grid and transform."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def voxelsInWorld(node: slicer.vtkMRMLVolumeNode, mask: np.ndarray) -> np.ndarra
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_voxel_comes_back_in_its_place(application, tmp_path, grid):
+def test_voxel_positions_are_kept(application, tmp_path, grid):
     volumeNode = addVolume("T1", GRIDS[grid])
     job = segment(volumeNode, tmp_path)
 
@@ -48,7 +48,7 @@ def test_every_voxel_comes_back_in_its_place(application, tmp_path, grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_samples_lie_in_their_block_of_the_volume(application, tmp_path, grid):
+def test_samples_are_at_their_block_of_the_volume(application, tmp_path, grid):
     volumeNode = addVolume("T1", GRIDS[grid])
     job = segment(volumeNode, tmp_path)
 
@@ -88,7 +88,7 @@ def test_segment_under_transforms_of_transforms(volumeNode, job):
     assert np.array_equal(mask, job.labels == 2)
 
 
-def test_volume_under_a_nonlinear_transform_is_refused_in_one_sentence(volumeNode):
+def test_volume_under_a_non_linear_transform_is_refused_in_one_sentence(volumeNode):
     grid = slicer.vtkOrientedGridTransform()
     displacement = vtk.vtkImageData()
     displacement.SetDimensions(2, 2, 2)
@@ -105,7 +105,7 @@ def test_volume_under_a_nonlinear_transform_is_refused_in_one_sentence(volumeNod
     assert "Warp é" in sentence and sentence.endswith(".") and sentence.count(". ") == 0
 
 
-def test_a_volume_moved_meanwhile_gets_no_misplaced_result(volumeNode, job):
+def test_the_result_of_a_volume_moved_during_the_run_is_refused(volumeNode, job):
     volumeNode.SetOrigin(0, 0, 5)
     before = slicer.mrmlScene.GetNumberOfNodes()
 

@@ -1,4 +1,4 @@
-"""The world without a window is the one that code for Slicer expects."""
+"""The headless application behaves as code for Slicer expects."""
 
 import errno
 import json
@@ -21,14 +21,14 @@ def items():
     return hierarchy, hierarchy.GetNumberOfItems()
 
 
-def test_slicer_points_to_the_newest_world(application):
+def test_slicer_refers_to_the_newest_application(application):
     other = headless.boot()
     assert slicer.mrmlScene is other.scene is not application.scene
     assert slicer.modules is other.modules
     other.close()
 
 
-def test_volumes_have_items_while_they_are_there(application):
+def test_volumes_have_subject_hierarchy_items(application):
     hierarchy, before = items()
     volumeNode = addVolume("T1", np.eye(4))
     assert hierarchy.GetItemName(hierarchy.GetItemByDataNode(volumeNode)) == "T1"
@@ -36,7 +36,7 @@ def test_volumes_have_items_while_they_are_there(application):
     assert items()[1] == before
 
 
-def test_a_closed_scene_can_be_used_again(volumeNode, job):
+def test_a_cleared_scene_can_be_used_again(volumeNode, job):
     importJob(volumeNode, job)
     slicer.mrmlScene.Clear(False)
 
@@ -46,7 +46,7 @@ def test_a_closed_scene_can_be_used_again(volumeNode, job):
     assert count == 1 and hierarchy.GetItemByDataNode(again)
 
 
-def test_views_are_those_of_a_radiologist(application):
+def test_views_have_radiological_orientation(application):
     """Patient's right on the left of axial and coronal views; front or top upwards."""
     application.addSliceViews((40, 40))
     right, up = {}, {}
@@ -58,8 +58,8 @@ def test_views_are_those_of_a_radiologist(application):
     assert up["Green"] == up["Yellow"] == [0, 0, 1]
 
 
-def test_a_view_shows_what_lies_where(application):
-    """What lies 10 mm to the right, front and top of a view's middle is drawn there, whatever the volume's axes."""
+def test_a_view_draws_voxels_at_their_position(application):
+    """A block 10 mm from the center of the view is drawn there, whatever the axes of the volume."""
     application.addSliceViews((80, 80))
     volumeNode = addVolume("T1", np.diag([-1.0, -1.0, 1.0, 1.0]), shape=(41, 41, 41))  # k to S, j to P, i to L
     voxels = slicer.util.arrayFromVolume(volumeNode)
@@ -75,7 +75,7 @@ def test_a_view_shows_what_lies_where(application):
         assert (rows.mean(), columns.mean()) == pytest.approx((30, 30), abs=3), name
 
 
-def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):
+def test_a_full_disk_is_reported_in_one_sentence(monkeypatch, tmp_path, capsys):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "v.nrrd"))
 
@@ -85,13 +85,13 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""], ["--device", ""]])
-def test_what_no_run_can_be_asked_for_is_one_sentence(given, tmp_path, capsys):
+def test_invalid_settings_are_reported_in_one_sentence(given, tmp_path, capsys):
     assert headless.main([*given, "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.endswith(".\n") and not (tmp_path / "out").exists()
 
 
-def test_nothing_of_it_imports_torch_or_qt():
+def test_headless_imports_neither_torch_nor_qt():
     check = (
         "import sys; from DiffusionSegmentationLib import headless; headless.boot();"
         "print(sorted({'torch', 'qt', 'PySide6', 'SimpleITK'} & set(sys.modules)))"

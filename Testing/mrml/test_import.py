@@ -1,4 +1,4 @@
-"""What a result brings along, and that it takes nothing away."""
+"""Import of a result: its nodes, and no changes to other nodes."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib.scene import nrrd_files as nrrd
+from DiffusionSegmentationLib.scene import nrrd_files
 from DiffusionSegmentationLib.scene import result_nodes as scene
 
 
@@ -21,7 +21,7 @@ def test_nodes_are_named_after_their_volume(volumeNode, job):
     assert result.samplesNode.GetName() == "Kopf é 頭 samples"
 
 
-def test_segments_bring_identity_colour_and_code(volumeNode, job):
+def test_segments_have_id_color_and_terminology(volumeNode, job):
     segmentation = importJob(volumeNode, job).segmentationNode.GetSegmentation()
 
     assert list(segmentation.GetSegmentIDs()) == [entry["id"] for entry in LABELS]
@@ -46,7 +46,7 @@ def test_samples_are_a_sequence_of_label_maps(volumeNode, job):
         assert np.array_equal(slicer.util.arrayFromVolume(data), labels)
 
 
-def test_probabilities_are_a_sequence_of_volumes_one_a_class(volumeNode, job):
+def test_probabilities_are_a_sequence_with_one_volume_per_class(volumeNode, job):
     result = importJob(volumeNode, job)
 
     assert result.probabilitiesNode.GetName() == "Kopf é 頭 probabilities"
@@ -56,7 +56,7 @@ def test_probabilities_are_a_sequence_of_volumes_one_a_class(volumeNode, job):
         assert data.IsA("vtkMRMLScalarVolumeNode") and np.array_equal(slicer.util.arrayFromVolume(data), share)
 
 
-def test_every_node_explains_itself(volumeNode, job):
+def test_every_node_has_report_and_volume_reference(volumeNode, job):
     result = importJob(volumeNode, job)
 
     for node in (result.segmentationNode, result.entropyNode, result.samplesNode):
@@ -66,7 +66,7 @@ def test_every_node_explains_itself(volumeNode, job):
     assert result.segmentationNode.GetNodeReference(scene.SAMPLES_ROLE) is result.samplesNode
 
 
-def test_no_node_remembers_the_job_folder(volumeNode, job):
+def test_no_node_stores_the_job_folder(volumeNode, job):
     result = importJob(volumeNode, job)
 
     for node in (result.segmentationNode, result.entropyNode, result.disagreementNode, result.samplesNode):
@@ -75,7 +75,7 @@ def test_no_node_remembers_the_job_folder(volumeNode, job):
         assert node.GetModifiedSinceRead()
 
 
-def test_result_lies_beside_its_volume_in_the_subject_hierarchy(volumeNode, job):
+def test_result_has_its_volumes_parent_in_the_subject_hierarchy(volumeNode, job):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "MR 2026")
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volumeNode), study)
@@ -86,7 +86,7 @@ def test_result_lies_beside_its_volume_in_the_subject_hierarchy(volumeNode, job)
         assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
 
 
-def test_a_segmentation_edited_by_hand_is_not_written_into(volumeNode, job, tmp_path):
+def test_an_edited_segmentation_is_not_overwritten(volumeNode, job, tmp_path):
     earlier = importJob(volumeNode, job)
     edited = np.zeros(job.labels.shape, np.uint8)
     edited[4:9, 5:9, 6:9] = 1
@@ -102,7 +102,7 @@ def test_a_segmentation_edited_by_hand_is_not_written_into(volumeNode, job, tmp_
     assert earlier.segmentationNode.GetSegmentation().GetSegment("white_matter").GetName() == "mine"
 
 
-def test_only_the_newest_result_of_a_volume_is_in_sight(volumeNode, job, tmp_path):
+def test_only_the_newest_result_of_a_volume_is_visible(volumeNode, job, tmp_path):
     other = addVolume("T2", np.eye(4))
     ofOther = importJob(other, segment(other, tmp_path / "other"))
     earlier = importJob(volumeNode, job)
@@ -114,7 +114,7 @@ def test_only_the_newest_result_of_a_volume_is_in_sight(volumeNode, job, tmp_pat
     assert ofOther.segmentationNode.GetDisplayVisibility()
 
 
-def test_an_import_that_is_stopped_at_any_step_leaves_the_scene_as_it_was(volumeNode, job, tmp_path):
+def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job, tmp_path):
     earlier = importJob(volumeNode, segment(volumeNode, tmp_path))
     before = slicer.mrmlScene.GetNumberOfNodes()
     for last in range(100):
@@ -137,7 +137,7 @@ def test_an_import_that_is_stopped_at_any_step_leaves_the_scene_as_it_was(volume
         if (name, kept) != ("disagreement", None)  # earlier versions wrote none
     ],
 )
-def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name, kept):
+def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, name, kept):
     path = job.folder / name
     content = path.read_bytes()
     path.unlink()
@@ -145,13 +145,13 @@ def test_a_missing_or_cut_file_leaves_the_scene_as_it_was(volumeNode, job, name,
         path.write_bytes(content[:kept])
     before = slicer.mrmlScene.GetNumberOfNodes()
 
-    with pytest.raises(nrrd.NrrdError, match=name):
+    with pytest.raises(nrrd_files.NrrdError, match=name):
         importJob(volumeNode, job)
 
     assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 
-def test_a_result_adds_its_two_overlays_to_the_volume_selectors_and_nothing_else(volumeNode, job, tmp_path):
+def test_a_result_adds_only_its_overlays_to_volume_selectors(volumeNode, job, tmp_path):
     importJob(volumeNode, job)
     importJob(volumeNode, segment(volumeNode, tmp_path))
 
@@ -160,11 +160,11 @@ def test_a_result_adds_its_two_overlays_to_the_volume_selectors_and_nothing_else
     assert sorted(names) == sorted([volumeNode.GetName(), *(f"{volumeNode.GetName()} {kind}" for kind in kinds)])
 
 
-def test_what_no_list_shows_goes_with_the_segmentation(volumeNode, job, tmp_path):
+def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_path):
     removed, kept = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
     slicer.mrmlScene.RemoveNode(removed.segmentationNode)
 
-    scene.removeLostParts(slicer.mrmlScene)
+    scene.removeOrphanedSequences(slicer.mrmlScene)
 
     assert all(
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)
@@ -186,7 +186,7 @@ def test_the_regions_of_an_earlier_version_are_a_volume(volumeNode, job):
     assert scene.regionsVolume(result.segmentationNode) is None
 
 
-def test_a_big_result_holds_up_the_windows_for_a_moment_only(application, tmp_path):
+def test_import_of_a_large_result_blocks_the_gui_only_briefly(application, tmp_path):
     volumeNode = addVolume("T1", np.eye(4), shape=(200, 256, 256))
     job = segment(volumeNode, tmp_path, samples=16)
 

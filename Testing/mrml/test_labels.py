@@ -1,4 +1,4 @@
-"""The label map of a result in the scene: read back exactly, counted, and written into without touching other work."""
+"""The label map of a result: reading, counting of edits, and writing without changes to other segments."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def segmentArray(result, segmentID, volumeNode):
     return slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentationNode, segmentID, volumeNode) > 0
 
 
-def test_the_consensus_and_the_segments_are_what_was_computed(result, job):
+def test_consensus_and_segments_are_as_computed(result, job):
     labels = Labels(result.segmentationNode)
     assert np.array_equal(labels.consensus(), job.labels[3:-1, 1:-3, 2:-2])
     assert np.array_equal(labels.current(), labels.consensus())
     assert labels.edited() == 0
 
 
-def test_what_a_person_has_changed_is_counted(result, volumeNode):
+def test_edited_voxels_are_counted(result, volumeNode):
     labels = Labels(result.segmentationNode)
     grey = segmentArray(result, "cortical_grey", volumeNode)
     places = np.argwhere(grey[3:-1, 1:-3, 2:-2])[:7] + [3, 1, 2]
@@ -41,7 +41,7 @@ def test_what_a_person_has_changed_is_counted(result, volumeNode):
     assert labels.edited() == (labels.consensus() == 1).sum()
 
 
-def test_a_sample_is_put_in_place_inside_the_region_only(result, job):
+def test_a_sample_replaces_labels_only_inside_the_region(result, job):
     review = Review(result.segmentationNode)
     labels = Labels(result.segmentationNode)
     before = labels.current()
@@ -53,7 +53,7 @@ def test_a_sample_is_put_in_place_inside_the_region_only(result, job):
     assert np.array_equal(after[mask], job.samples[2][mask]) and np.array_equal(after[~mask], before[~mask])
 
 
-def test_a_sample_may_reach_beyond_what_slicer_has_kept_of_a_segment(result, job):
+def test_a_sample_may_extend_beyond_a_cropped_segment(result, job):
     labels = Labels(result.segmentationNode)
     everywhere = np.ones(labels.shape, bool)
     wanted = np.full(labels.shape, 2, np.uint8)
@@ -67,7 +67,7 @@ def test_a_sample_may_reach_beyond_what_slicer_has_kept_of_a_segment(result, job
     assert (labels.current() == 2).all()
 
 
-def test_the_segments_of_a_person_stay(result, volumeNode):
+def test_the_users_segments_are_kept(result, volumeNode):
     tumour = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
     tumour[5:9, 5:9, 5:9] = 1
     segmentationNode = result.segmentationNode
@@ -79,7 +79,7 @@ def test_the_segments_of_a_person_stay(result, volumeNode):
 
 
 @pytest.mark.parametrize("transformed", [False, True])
-def test_a_box_that_a_person_has_drawn_limits_the_change(application, tmp_path, transformed):
+def test_a_roi_limits_the_change(application, tmp_path, transformed):
     volumeNode = addVolume("Schief", obliqueIJKToRAS())
     if transformed:
         volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
@@ -108,7 +108,7 @@ def test_a_painted_segment_limits_the_change(result, volumeNode):
     assert np.array_equal(mask, painted[3:-1, 1:-3, 2:-2] > 0)
 
 
-def test_a_review_segment_holds_what_is_unsure_and_leaves_the_rest(result, job, volumeNode):
+def test_a_review_segment_contains_the_uncertain_voxels_and_keeps_the_others(result, job, volumeNode):
     segmentationNode = result.segmentationNode
     for _again in range(2):
         segmentID = corrections.makeReviewSegment(segmentationNode, 0.5)
@@ -119,7 +119,7 @@ def test_a_review_segment_holds_what_is_unsure_and_leaves_the_rest(result, job, 
         corrections.makeReviewSegment(segmentationNode, 1.5)
 
 
-def test_what_was_removed_is_said(result):
+def test_removed_nodes_are_named_in_the_error(result):
     slicer.mrmlScene.RemoveNode(result.samplesNode)
     with pytest.raises(LookupError, match="samples"):
         corrections.useSample(result.segmentationNode, 0, np.ones((2, 2, 2), bool))
@@ -131,8 +131,8 @@ def test_what_was_removed_is_said(result):
         Labels(result.segmentationNode)
 
 
-def test_a_segment_painted_into_the_models_layer_is_a_place_all_the_same(result, job):
-    """As Segment Editor paints: the new segment takes the voxels from the model's in their common label map."""
+def test_a_segment_in_the_models_labelmap_can_limit_the_change(result, job):
+    """As Segment Editor does it: the new segment overwrites the model's voxels in a shared labelmap."""
     segmentationNode = result.segmentationNode
     segmentation = segmentationNode.GetSegmentation()
     segmentation.AddEmptySegment("mine", "Mine")
@@ -145,21 +145,21 @@ def test_a_segment_painted_into_the_models_layer_is_a_place_all_the_same(result,
     image.Modified()
     mask = corrections.segmentMask(segmentationNode, "mine")
     assert mask.sum() == 100
-    corrections.ownLayer(segmentationNode, "mine")
+    corrections.separateLayer(segmentationNode, "mine")
     assert corrections.useSample(segmentationNode, 1, mask) > 0
     assert np.array_equal(Labels(segmentationNode).current()[mask], job.samples[1][mask])
     assert np.array_equal(corrections.segmentMask(segmentationNode, "mine"), mask)
 
 
-def test_segments_without_a_label_map_are_said(result):
+def test_segments_without_a_label_map_are_reported(result):
     for entry in LABELS:
         segment = result.segmentationNode.GetSegmentation().GetSegment(entry["id"])
         segment.RemoveRepresentation("Binary labelmap")
-    with pytest.raises(LookupError, match="no label map"):
+    with pytest.raises(LookupError, match="no binary labelmap"):
         Labels(result.segmentationNode).stamp()
 
 
-def test_a_persons_segment_in_the_models_layer_stays(result):
+def test_a_users_segment_in_the_models_labelmap_is_kept(result):
     segmentation = result.segmentationNode.GetSegmentation()
     segmentation.AddEmptySegment("mine", "Mine")
     mine, image = (segmentation.GetSegment("mine"), segmentation.GetNthSegment(0).GetRepresentation("Binary labelmap"))

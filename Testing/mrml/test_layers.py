@@ -1,4 +1,4 @@
-"""Two overlays of one result: a switch changes what is shown and nothing else, and both leave no trace."""
+"""The two overlays of a result: switching between them, shared settings, restored foreground."""
 
 import json
 
@@ -11,7 +11,7 @@ from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 from DiffusionSegmentationLib.scene import result_nodes as scene
 from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
 from DiffusionSegmentationLib.scene.label_map import Labels
-from DiffusionSegmentationLib.scene.overlays import Layers
+from DiffusionSegmentationLib.scene.overlays import ResultOverlays
 from DiffusionSegmentationLib.scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
 
 SIZE = (160, 120)
@@ -25,7 +25,7 @@ def views(application):
 
 @pytest.fixture
 def result(views, volumeNode, job):
-    """A result whose volume is in the background of all views, with a PET of the person's before Red."""
+    """A result whose volume is in the background of all views, with a PET in the foreground of Red."""
     result = importJob(volumeNode, job)
     result.segmentationNode.SetDisplayVisibility(False)
     pet = addVolume("PET", np.eye(4))
@@ -45,7 +45,7 @@ def foregrounds(views):
     return [(composite.GetForegroundVolumeID(), composite.GetForegroundOpacity()) for composite in composites]
 
 
-def test_the_disagreement_lies_beside_the_entropy(volumeNode, job):
+def test_the_disagreement_is_imported_like_the_entropy(volumeNode, job):
     node = importJob(volumeNode, job).disagreementNode
 
     assert node.GetName() == "Kopf é 頭 disagreement"
@@ -58,9 +58,9 @@ def test_the_disagreement_lies_beside_the_entropy(volumeNode, job):
     assert slicer.modules.colors.logic().GetColorLegendDisplayNode(node).GetTitleText() == "Disagreement (bits)"
 
 
-def test_a_switch_keeps_opacity_threshold_and_the_way_back(result, views):
+def test_a_switch_keeps_opacity_threshold_and_the_stored_foreground(result, views):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     assert layers.roles == (ENTROPY_ROLE, DISAGREEMENT_ROLE) and layers.chosen == ENTROPY_ROLE
     layers.show()
     views["Green"].compositeNode.SetForegroundVolumeID(None)  # a person does not want it there
@@ -82,9 +82,9 @@ def test_a_switch_keeps_opacity_threshold_and_the_way_back(result, views):
     assert foregrounds(views)[:2] == before[:2] and foregrounds(views)[2][0] is None
 
 
-def test_a_hidden_layer_is_chosen_and_stays_hidden(result, views):
+def test_selecting_an_overlay_does_not_show_it(result, views):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
 
     layers.chosen = DISAGREEMENT_ROLE
 
@@ -95,8 +95,8 @@ def test_a_hidden_layer_is_chosen_and_stays_hidden(result, views):
     assert foregrounds(views) == before
 
 
-def test_the_picture_is_that_of_the_chosen_layer_with_one_legend(result, views):
-    layers = Layers(result.segmentationNode)
+def test_only_the_selected_overlay_and_its_legend_are_drawn(result, views):
+    layers = ResultOverlays(result.segmentationNode)
     layers.show()
     entropy = views["Red"].render()
 
@@ -111,7 +111,7 @@ def test_the_picture_is_that_of_the_chosen_layer_with_one_legend(result, views):
     assert np.array_equal(views["Red"].render(), entropy)
 
 
-def test_an_overlay_leaves_no_legend_of_the_one_before(result, views, volumeNode, tmp_path):
+def test_no_legend_of_the_previous_overlay_is_drawn(result, views, volumeNode, tmp_path):
     Overlay(result.entropyNode).show()
     second = importJob(volumeNode, segment(volumeNode, tmp_path))
     second.segmentationNode.SetDisplayVisibility(False)
@@ -122,25 +122,25 @@ def test_an_overlay_leaves_no_legend_of_the_one_before(result, views, volumeNode
     assert np.array_equal(views["Red"].render(), after)
 
 
-def test_a_result_of_an_earlier_version_has_the_entropy_alone(volumeNode, job):
+def test_a_result_of_an_earlier_version_has_only_the_entropy(volumeNode, job):
     (job.folder / "disagreement.nrrd").unlink()
 
     result = importJob(volumeNode, job)
 
     assert result.disagreementNode is None
-    assert Layers(result.segmentationNode).roles == (ENTROPY_ROLE,)
+    assert ResultOverlays(result.segmentationNode).roles == (ENTROPY_ROLE,)
     assert not [n for n in nodesOfClass(slicer.mrmlScene, "vtkMRMLVolumeNode") if "disagreement" in n.GetName()]
 
 
 @pytest.mark.parametrize("gone", [ENTROPY_ROLE, DISAGREEMENT_ROLE])
-def test_a_layer_that_was_removed_makes_way_for_the_other(result, views, gone):
+def test_the_other_overlay_replaces_a_removed_one(result, views, gone):
     before = foregrounds(views)
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
     layers.chosen = gone
     layers.show()
     slicer.mrmlScene.RemoveNode(result.segmentationNode.GetNodeReference(gone))
 
-    layers = Layers(result.segmentationNode)
+    layers = ResultOverlays(result.segmentationNode)
 
     assert layers.roles == (layers.chosen,) != (gone,) and not layers.visible
     layers.show()
@@ -148,15 +148,15 @@ def test_a_layer_that_was_removed_makes_way_for_the_other(result, views, gone):
     assert foregrounds(views) == before
 
 
-def test_it_goes_with_its_result(volumeNode, job):
+def test_overlays_are_removed_with_their_result(volumeNode, job):
     before = slicer.mrmlScene.GetNumberOfNodes()
     scene.removeResult(importJob(volumeNode, job).segmentationNode)
     left = slicer.mrmlScene.GetNumberOfNodes() - before
     assert left <= 1  # the colours stay
 
 
-def test_the_choice_is_saved_with_the_scene(application, result, views, job, tmp_path):
-    layers = Layers(result.segmentationNode)
+def test_the_selection_is_saved_with_the_scene(application, result, views, job, tmp_path):
+    layers = ResultOverlays(result.segmentationNode)
     layers.show()
     layers.opacity, layers.threshold = 0.4, 0.3
     layers.chosen = DISAGREEMENT_ROLE
@@ -167,7 +167,7 @@ def test_the_choice_is_saved_with_the_scene(application, result, views, job, tmp
     assert application.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
 
     segmentationNode = application.scene.GetFirstNodeByName("Kopf é 頭 segmentation")
-    layers = Layers(segmentationNode)
+    layers = ResultOverlays(segmentationNode)
     assert layers.chosen == DISAGREEMENT_ROLE and layers.visible
     assert layers.opacity == 0.4 and layers.threshold == pytest.approx(0.3)
     node = segmentationNode.GetNodeReference(DISAGREEMENT_ROLE)

@@ -1,4 +1,4 @@
-"""The report on a result: complete in itself, true to the scene, and never half written."""
+"""The report of a result: self-contained, consistent with the scene, written completely or not at all."""
 
 import base64
 import csv
@@ -14,8 +14,8 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DiffusionSegmentationLib.report.page import PICTURED, Report
-from DiffusionSegmentationLib.report.pictures import PLATE_MM, PLATE_PIXELS, Plates
+from DiffusionSegmentationLib.report.page import PICTURED_REGIONS, Report
+from DiffusionSegmentationLib.report.pictures import SLICE_MM, SLICE_PIXELS, RegionPictures
 from DiffusionSegmentationLib.review import corrections
 from DiffusionSegmentationLib.review.review import DONE, FLAGGED, OUTLINE_COLOR, Review
 
@@ -41,14 +41,14 @@ def decoded(data, path):
     return vtk_to_numpy(reader.GetOutput().GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
 
 
-def test_the_page_holds_all_it_needs(result, job, tmp_path):
+def test_the_page_is_self_contained(result, job, tmp_path):
     page = write(result, tmp_path / "Bericht ü.html")
     assert not re.search(r"(src|href)=['\"](?!data:)", page) and "@import" not in page and "url(" not in page
     pictures = [
         decoded(base64.b64decode(data), tmp_path / "x.png")
         for data in re.findall(r"data:image/png;base64,([^']+)", page)
     ]
-    assert len(pictures) == 1 + min(PICTURED, len(job.report["regions"]))
+    assert len(pictures) == 1 + min(PICTURED_REGIONS, len(job.report["regions"]))
     assert all(np.ptp(picture) > 100 for picture in pictures)
     for entry in job.report["volumes"]:
         assert entry["name"] in page
@@ -64,12 +64,12 @@ def test_the_page_holds_all_it_needs(result, job, tmp_path):
     ("source", "prior", "sentence"),
     [
         ("samples", 0.0, "are from the average of the 3 samples."),
-        ("direct", None, "class probabilities, in which the samples play no part."),
+        ("direct", None, "class probabilities; the samples are not used."),
         ("exact", 0.0, "class probabilities, which are the exact average of its samples."),
-        ("both", 4.5, "class probabilities, which count as 4.5 samples."),
+        ("both", 4.5, "class probabilities, which are weighted as 4.5 samples."),
     ],
 )
-def test_the_page_says_where_its_numbers_come_from(volumeNode, job, tmp_path, source, prior, sentence):
+def test_the_page_names_the_source_of_its_numbers(volumeNode, job, tmp_path, source, prior, sentence):
     job.report |= {"map_source": source, "map_prior": prior, "warnings": ["The spread <was> not fitted."]}
     page = html.unescape(write(importJob(volumeNode, job), tmp_path / "r.html"))
     assert page.count("Segmentation and entropy are from ") == page.count(sentence) == 1
@@ -84,7 +84,7 @@ def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path
     for key in ("kept_samples", "map_prior", "start", "warnings"):
         del job.report[key]
     page = write(importJob(volumeNode, job), tmp_path / "r.html")
-    assert "<th>Mean (ml)</th>" in page and "Expected" not in page
+    assert "<th>Mean (ml)</th>" in page and "Expected (ml)" not in page and "Expected:" not in page
 
 
 def test_samples_without_steps_are_repeated_without_steps(volumeNode, job):
@@ -98,7 +98,7 @@ def test_text_of_the_scene_cannot_become_markup(application, tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-def test_review_and_corrections_are_told(result, job, tmp_path):
+def test_review_and_corrections_are_reported(result, job, tmp_path):
     review = Review(result.segmentationNode)
     review.mark(review.regions[0], DONE)
     review.mark(review.regions[1], FLAGGED)
@@ -113,7 +113,7 @@ def test_review_and_corrections_are_told(result, job, tmp_path):
         assert [row["segment"] for row in csv.DictReader(file)] == [v["name"] for v in job.report["volumes"]]
 
 
-def test_the_run_can_be_repeated_from_its_command(result, tmp_path):
+def test_the_command_repeats_the_run(result, tmp_path):
     words = shlex.split(Report(result.segmentationNode).command())
     assert words[:3] == ["diffusion-segmentation", "segment", "VOLUME"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
@@ -129,8 +129,8 @@ def test_the_run_can_be_repeated_from_its_command(result, tmp_path):
 
 @pytest.mark.parametrize("transformed", [False, True])
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
-def test_a_picture_shows_the_place_and_the_patients_sides(application, tmp_path, flips, transformed):
-    """A bright block towards the right, the front and the head lies left and high, whatever the order of the voxels."""
+def test_a_picture_shows_position_and_orientation(application, tmp_path, flips, transformed):
+    """A right, anterior, superior block is drawn at the upper left, whatever the order of the voxels."""
     matrix = np.diag([*np.multiply(flips, 2.0), 1.0])[:, [2, 0, 1, 3]]  # axes permuted, too
     volumeNode = addVolume("Kopf", matrix, shape=(40, 40, 40))
     if transformed:
@@ -148,21 +148,21 @@ def test_a_picture_shows_the_place_and_the_patients_sides(application, tmp_path,
     volumeNode.GetScalarVolumeDisplayNode().AutoWindowLevelOff()
     volumeNode.GetScalarVolumeDisplayNode().SetWindowLevelMinMax(0, 1000)
     place = center + [12, 14, 16]
-    plates = Plates(result.segmentationNode)
-    scale = PLATE_PIXELS / PLATE_MM
+    pictures = RegionPictures(result.segmentationNode)
+    scale = SLICE_PIXELS / SLICE_MM
     for at, (axial, coronal, sagittal) in (
         (place, ((0, 0), (0, 0), (0, 0))),
         (center + [0, 0, 16], ((12, 14), None, None)),
     ):
-        picture = plates.slices(tuple(at))[-PLATE_PIXELS:, :, 0].astype(float)
-        tiles = np.split(picture[:, : 3 * (PLATE_PIXELS + 6)][:, :PLATE_PIXELS], 1, 1)
-        tiles += [picture[:, n * (PLATE_PIXELS + 6) :][:, :PLATE_PIXELS] for n in (1, 2)]
+        picture = pictures.slices(tuple(at))[-SLICE_PIXELS:, :, 0].astype(float)
+        tiles = np.split(picture[:, : 3 * (SLICE_PIXELS + 6)][:, :SLICE_PIXELS], 1, 1)
+        tiles += [picture[:, n * (SLICE_PIXELS + 6) :][:, :SLICE_PIXELS] for n in (1, 2)]
         for tile, mm in zip(tiles, (axial, coronal, sagittal), strict=True):
             if mm is None:
                 assert tile.max() < 128
                 continue
             rows, columns = np.nonzero(tile > 128)
-            middle = PLATE_PIXELS / 2
+            middle = SLICE_PIXELS / 2
             # The first axis of the plane, right or front, lies to the left; the second, front or head, lies high.
             assert columns.mean() == pytest.approx(middle - scale * mm[0], abs=2 * scale)
             assert rows.mean() == pytest.approx(middle - scale * mm[1], abs=2 * scale)
@@ -172,30 +172,30 @@ def test_a_picture_has_overlay_and_outline(result):
     review = Review(result.segmentationNode)
     region = review.regions[0]
     mask = corrections.regionMask(result.segmentationNode, region.basin)
-    plates = Plates(result.segmentationNode)
-    picture, bare = plates.slices(region.peakRAS, mask), plates.slices(region.peakRAS)
+    pictures = RegionPictures(result.segmentationNode)
+    picture, bare = pictures.slices(region.peakRAS, mask), pictures.slices(region.peakRAS)
     cyan = (picture == np.round(255 * np.array(OUTLINE_COLOR))).all(-1)
     above = picture[: len(picture) // 2 - 3]
-    assert (np.ptp(above, axis=2)[:, :PLATE_PIXELS] == 0).all() and above.max() > 50  # the image alone
+    assert (np.ptp(above, axis=2)[:, :SLICE_PIXELS] == 0).all() and above.max() > 50  # the image alone
     assert cyan.sum() > 20 and not (bare == np.round(255 * np.array(OUTLINE_COLOR))).all(-1).any()
     result.entropyNode.GetScalarVolumeDisplayNode().SetThreshold(9, 10)
-    assert np.abs(bare.astype(int) - Plates(result.segmentationNode).slices(region.peakRAS)).max() > 40
+    assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region.peakRAS)).max() > 40
 
 
-def test_nothing_is_half_written(result, tmp_path):
+def test_no_partial_files_remain(result, tmp_path):
     target = tmp_path / "there" / "r.html"
     with pytest.raises(OSError):
         write(result, target)
     assert list(tmp_path.glob("**/*.part")) == []
 
 
-def test_a_removed_part_is_said_before_anything_is_written(result, tmp_path):
+def test_a_removed_node_is_reported_before_anything_is_written(result, tmp_path):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
     with pytest.raises(LookupError, match="probabilities"):
         Report(result.segmentationNode)
 
 
-def test_the_page_says_first_that_the_scan_is_unlike_and_which_regions_are(volumeNode, job, tmp_path):
+def test_the_page_starts_with_the_warning_of_an_unusual_scan(volumeNode, job, tmp_path):
     sentence = "The scan is unlike those that the model was made for (distance 9.1, limit 3.0, most in white matter)"
     job.report |= {"warnings": [sentence], "region_limit": 2.3}
     for number, region in enumerate(job.report["regions"]):

@@ -1,4 +1,4 @@
-"""The review of a result: every uncertain region in turn, at its place in the views, and nothing said is lost."""
+"""The review of a result: navigation through uncertain regions, views, and stored decisions."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
 from DiffusionSegmentationLib.review import review
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import DONE, FLAGGED, OPEN, SKIPPED, Review
 from DiffusionSegmentationLib.scene.result_nodes import regionsVolume
 
@@ -36,7 +36,7 @@ def sliceNodes(result):
 
 
 def outlined(result):
-    """RAS of the voxels of the outlined region, [n, 3], and its segment."""
+    """RAS of the voxels of the outlined region, [n, 3]."""
     outlineNode = result.segmentationNode.GetNodeReference(OUTLINE)
     image = slicer.vtkOrientedImageData()
     outlineNode.GetBinaryLabelmapRepresentation(review.OUTLINE_SEGMENT, image)
@@ -49,7 +49,7 @@ def outlined(result):
     return np.array([matrix.MultiplyPoint((*map(float, index[::-1]), 1.0))[:3] for index in kji])
 
 
-def test_the_regions_are_those_of_the_report_worst_first(result, job):
+def test_regions_are_those_of_the_report_worst_first(result, job):
     regions = Review(result.segmentationNode).regions
     assert len(regions) == len(job.report["regions"]) > 3
     assert [region.rank for region in regions] == list(range(1, len(regions) + 1))
@@ -58,7 +58,7 @@ def test_the_regions_are_those_of_the_report_worst_first(result, job):
     assert regions[0].classes[0][0] in ("background", "Cortical grey matter", "Weiße Substanz")
 
 
-def test_next_goes_down_the_ranks_over_open_regions_and_starts_again(result):
+def test_next_goes_through_open_regions_and_starts_again(result):
     queue = Review(result.segmentationNode)
     first, second, third = queue.regions[:3]
     assert queue.current is None and queue.next() is first
@@ -72,20 +72,20 @@ def test_next_goes_down_the_ranks_over_open_regions_and_starts_again(result):
     assert queue.next() is None
 
 
-def test_what_is_left_is_counted_with_the_error_it_holds(result):
+def test_remaining_regions_and_their_share_are_counted(result):
     queue = Review(result.segmentationNode)
     whole = sum(region.share for region in queue.regions)
-    assert queue.left() == (len(queue.regions), pytest.approx(whole))
+    assert queue.remaining() == (len(queue.regions), pytest.approx(whole))
     queue.mark(queue.regions[0], DONE)
     queue.mark(queue.regions[1], FLAGGED)
     gone = queue.regions[0].share + queue.regions[1].share
-    assert queue.left() == (len(queue.regions) - 2, pytest.approx(whole - gone))
+    assert queue.remaining() == (len(queue.regions) - 2, pytest.approx(whole - gone))
     queue.mark(queue.regions[1], OPEN)
-    assert queue.left()[0] == len(queue.regions) - 1
+    assert queue.remaining()[0] == len(queue.regions) - 1
 
 
 @pytest.mark.parametrize("transformed", [False, True])
-def test_going_to_a_region_centres_every_slice_view_on_it(tmp_path, transformed, application):
+def test_all_views_are_centered_on_a_region(tmp_path, transformed, application):
     volumeNode = addVolume("Schief", obliqueIJKToRAS())
     if transformed:
         volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
@@ -110,7 +110,7 @@ def test_going_to_a_region_centres_every_slice_view_on_it(tmp_path, transformed,
     assert result.segmentationNode.GetNodeReference(OUTLINE).GetTransformNodeID() == volumeNode.GetTransformNodeID()
 
 
-def test_a_region_fills_the_slice_views_and_what_they_showed_comes_back(result, sliceNodes):
+def test_views_zoom_to_a_region_and_are_restored(result, sliceNodes):
     sliceNodes[0].SetFieldOfView(500.0, 250.0, 1.0)
     sliceNodes[1].JumpSlice(3.0, 4.0, 5.0)
     before = [(node.GetFieldOfView(), slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())) for node in sliceNodes]
@@ -130,7 +130,7 @@ def test_a_region_fills_the_slice_views_and_what_they_showed_comes_back(result, 
         assert fieldOfView == pytest.approx(wantedField) and np.allclose(matrix, wantedMatrix)
 
 
-def test_the_views_come_back_undistorted_at_another_size_and_the_right_way_up(result, sliceNodes):
+def test_views_are_restored_undistorted_at_another_size(result, sliceNodes):
     viewNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLViewNode")
     viewNode.SetLayoutName("1")
     cameraNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
@@ -151,7 +151,7 @@ def test_the_views_come_back_undistorted_at_another_size_and_the_right_way_up(re
     assert cameraNode.GetViewUp() == pytest.approx((0, 0, 1))
 
 
-def test_the_outline_is_that_of_the_region_and_there_is_one_at_a_time(result, sliceNodes):
+def test_exactly_the_current_region_is_outlined(result, sliceNodes):
     queue = Review(result.segmentationNode)
     basins = slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))
     for region in queue.regions[:3]:
@@ -164,7 +164,7 @@ def test_the_outline_is_that_of_the_region_and_there_is_one_at_a_time(result, sl
     assert queue.current is None and result.segmentationNode.GetNodeReference(OUTLINE) is None
 
 
-def test_what_was_said_is_kept_with_the_segmentation(result):
+def test_decisions_are_stored_with_the_segmentation(result):
     queue = Review(result.segmentationNode)
     queue.mark(queue.regions[2], FLAGGED)
     queue.goTo(queue.regions[1])
@@ -174,10 +174,10 @@ def test_what_was_said_is_kept_with_the_segmentation(result):
     json.loads(result.segmentationNode.GetAttribute("DiffusionSegmentation.Review"))
 
 
-def ranked(result, wish):
-    """What a Ranker finds for `wish`, and the review with that."""
+def ranked(result, criteria):
+    """The review with the regions that a Ranker computes for `criteria`."""
     ranker = Ranker(result.segmentationNode)
-    ranker.ask(wish)
+    ranker.ask(criteria)
     deadline = time.monotonic() + 20
     while (found := ranker.poll()) is None:
         assert time.monotonic() < deadline
@@ -186,8 +186,8 @@ def ranked(result, wish):
     return Review(result.segmentationNode).replaceRegions(*found)
 
 
-def test_the_same_wish_finds_the_regions_of_the_report(result, job):
-    again = ranked(result, Wish())
+def test_the_default_criteria_give_the_regions_of_the_report(result, job):
+    again = ranked(result, RegionCriteria())
     told = [entry["expected_error_ml"] for entry in job.report["regions"]]
     assert [region.expectedErrorMl for region in again.regions] == told
     assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
@@ -200,7 +200,7 @@ def test_the_same_wish_finds_the_regions_of_the_report(result, job):
 
 
 def bounds(result, basin):
-    """RAS bounds of the voxels of a basin."""
+    """RAS bounds of the voxels of a region."""
     kji = np.argwhere(slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode)) == basin)
     matrix = vtk.vtkMatrix4x4()
     regionsVolume(result.segmentationNode).GetIJKToRASMatrix(matrix)
@@ -208,40 +208,40 @@ def bounds(result, basin):
     return places.min(0), places.max(0)
 
 
-def test_another_threshold_finds_others_and_keeps_what_was_said(result):
+def test_another_threshold_gives_other_regions_and_keeps_decisions(result):
     queue = Review(result.segmentationNode)
     queue.mark(queue.regions[1], FLAGGED)
     queue.goTo(queue.regions[1])
     basin = queue.regions[1].basin
-    smaller = ranked(result, Wish(0.5, 200))
+    smaller = ranked(result, RegionCriteria(0.5, 200))
     assert 0 < len(smaller.regions) < len(queue.regions)
     assert all(region.volumeMl >= 0.2 for region in smaller.regions)
     kept = [region for region in smaller.regions if region.basin == basin]
     assert kept and smaller.state(kept[0]) == FLAGGED and smaller.current == kept[0]
-    nothing = ranked(result, Wish(1.5, 1))
-    assert nothing.regions == [] and nothing.wish == Wish(1.5, 1) and nothing.current is None
+    nothing = ranked(result, RegionCriteria(1.5, 1))
+    assert nothing.regions == [] and nothing.criteria == RegionCriteria(1.5, 1) and nothing.current is None
     assert result.segmentationNode.GetNodeReference(OUTLINE) is None
-    back = ranked(result, Wish())
+    back = ranked(result, RegionCriteria())
     assert back.state(next(region for region in back.regions if region.basin == basin)) == FLAGGED
 
 
-def test_of_several_wishes_the_last_is_fulfilled(result):
+def test_only_the_latest_criteria_are_computed(result):
     ranker = Ranker(result.segmentationNode)
     for bits in (0.1, 0.2, 0.3, 0.4):
-        ranker.ask(Wish(bits))
+        ranker.ask(RegionCriteria(bits))
     found = []
     while ranker.busy:
         found += filter(None, [ranker.poll()])
-    assert found[-1][0] == Wish(0.4) and len(found) < 4
+    assert found[-1][0] == RegionCriteria(0.4) and len(found) < 4
 
 
-def test_without_its_uncertainty_a_result_cannot_be_ranked_anew(result):
+def test_regions_cannot_be_updated_without_probabilities(result):
     slicer.mrmlScene.RemoveNode(result.probabilitiesNode)
-    with pytest.raises(LookupError, match="stay as they are"):
+    with pytest.raises(LookupError, match="cannot be updated"):
         Ranker(result.segmentationNode)
 
 
-def test_a_removed_region_map_costs_the_outline_only(result, sliceNodes):
+def test_without_the_region_map_only_the_outline_is_missing(result, sliceNodes):
     slicer.mrmlScene.RemoveNode(result.regionsNode)
     queue = Review(result.segmentationNode)
     queue.goTo(queue.regions[0])
@@ -255,4 +255,4 @@ def test_a_result_of_an_earlier_version_has_no_regions(result):
     del report["regions"]
     result.segmentationNode.SetAttribute("DiffusionSegmentation.Run", json.dumps(report))
     queue = Review(result.segmentationNode)
-    assert queue.regions == [] and queue.next() is None and queue.left() == (0, 0)
+    assert queue.regions == [] and queue.next() is None and queue.remaining() == (0, 0)

@@ -1,4 +1,4 @@
-"""A scene that was saved with a result explains itself and works when it is opened again."""
+"""A saved scene with a result: contents, references and features after reopening."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from mrml_cases import LABELS, MAXIMUM_BITS, addLinearTransform, addVolume, impo
 
 from DiffusionSegmentationLib.headless import session as headless
 from DiffusionSegmentationLib.review import corrections
-from DiffusionSegmentationLib.review.ranking import Ranker, Wish
+from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.scene import display
 from DiffusionSegmentationLib.scene import result_nodes as scene
@@ -25,7 +25,7 @@ from DiffusionSegmentationLib.scene.sample_browser import Browser
 
 @pytest.fixture
 def bundle(application, volumeNode, job, tmp_path):
-    """A scene with a result under a transform, its overlay shown in front of a PET, as .mrb."""
+    """A .mrb with a result under a transform; its overlay hides a PET in the foreground."""
     application.addSliceViews((96, 96))
     volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
     result = importJob(volumeNode, job)
@@ -45,7 +45,7 @@ def bundle(application, volumeNode, job, tmp_path):
 
 @pytest.fixture
 def reopened(application, bundle, tmp_path):
-    """The bundle in another Slicer."""
+    """The bundle opened in a new application."""
     application.close()
     other = headless.boot()
     other.addSliceViews((96, 96))
@@ -58,7 +58,7 @@ def node(application, name):
     return application.scene.GetFirstNodeByName(name)
 
 
-def test_bundle_holds_every_file_by_a_relative_path(bundle):
+def test_bundle_contains_every_file_by_relative_path(bundle):
     with zipfile.ZipFile(bundle) as archive:
         names = archive.namelist()
         mrml = next(name for name in names if name.endswith(".mrml"))
@@ -77,7 +77,7 @@ def test_bundle_raises_no_warning_about_the_application(bundle):
         assert xml.etree.ElementTree.fromstring(archive.read(mrml)).get("version") == "Slicer 5.10.0 0"
 
 
-def test_segmentation_and_entropy_are_back(reopened, job):
+def test_segmentation_and_entropy_are_restored(reopened, job):
     volumeNode = node(reopened, "Kopf é 頭")
     segmentationNode = node(reopened, "Kopf é 頭 segmentation")
     entropyNode = node(reopened, "Kopf é 頭 entropy")
@@ -92,7 +92,7 @@ def test_segmentation_and_entropy_are_back(reopened, job):
         assert resultNode.GetParentTransformNode() is volumeNode.GetParentTransformNode() is not None
 
 
-def test_samples_are_back(reopened, job):
+def test_samples_are_restored(reopened, job):
     samplesNode = node(reopened, "Kopf é 頭 samples")
 
     assert samplesNode.GetNumberOfDataNodes() == len(job.samples)
@@ -100,7 +100,7 @@ def test_samples_are_back(reopened, job):
         assert np.array_equal(slicer.util.arrayFromVolume(samplesNode.GetDataNodeAtValue(str(index))), labels)
 
 
-def test_nodes_still_explain_themselves(reopened, job):
+def test_report_and_references_are_restored(reopened, job):
     volumeNode = node(reopened, "Kopf é 頭")
     segmentationNode = node(reopened, "Kopf é 頭 segmentation")
     entropyNode = node(reopened, "Kopf é 頭 entropy")
@@ -113,7 +113,7 @@ def test_nodes_still_explain_themselves(reopened, job):
     assert segmentationNode.GetNodeReference(scene.SAMPLES_ROLE) is samplesNode
 
 
-def test_place_in_the_subject_hierarchy_is_back(reopened):
+def test_subject_hierarchy_is_restored(reopened):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(reopened.scene)
     items = [
         hierarchy.GetItemByDataNode(node(reopened, f"Kopf é 頭{suffix}"))
@@ -123,7 +123,7 @@ def test_place_in_the_subject_hierarchy_is_back(reopened):
     assert len({hierarchy.GetItemParent(item) for item in items}) == 1
 
 
-def test_display_is_back(reopened):
+def test_display_is_restored(reopened):
     entropyNode = node(reopened, "Kopf é 頭 entropy")
     displayNode = entropyNode.GetScalarVolumeDisplayNode()
 
@@ -141,7 +141,7 @@ def test_display_is_back(reopened):
     assert not segmentationNode.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_overlay_is_shown_and_gives_the_foreground_back(reopened):
+def test_overlay_is_restored_and_restores_the_foreground(reopened):
     overlay = display.Overlay(node(reopened, "Kopf é 頭 entropy"))
     composites = [view.compositeNode for view in reopened.sliceViews.values()]
     assert overlay.visible and overlay.opacity == 0.6
@@ -154,7 +154,7 @@ def test_overlay_is_shown_and_gives_the_foreground_back(reopened):
     assert {composite.GetForegroundOpacity() for composite in composites} == {0.35}
 
 
-def test_outlines_are_drawn_again(reopened):
+def test_outlines_are_drawn(reopened):
     display.Overlay(node(reopened, "Kopf é 頭 entropy")).hide()
     segmentationNode = node(reopened, "Kopf é 頭 segmentation")
     bounds = [0.0] * 6
@@ -166,14 +166,14 @@ def test_outlines_are_drawn_again(reopened):
         assert (np.ptp(view.render().astype(int), axis=2) > 25).sum() > 30
 
 
-def test_a_second_result_uses_the_colours_that_came_with_the_scene(reopened, job):
+def test_a_second_result_uses_the_colors_of_the_scene(reopened, job):
     importJob(node(reopened, "Kopf é 頭"), job)
 
     colors = display.nodesOfClass(reopened.scene, "vtkMRMLProceduralColorNode")
     assert [color.GetName() for color in colors].count("Entropy (plasma)") == 1
 
 
-def test_the_review_room_works_in_the_reopened_scene(reopened, job):
+def test_review_and_corrections_work_in_the_reopened_scene(reopened, job):
     segmentationNode = node(reopened, "Kopf é 頭 segmentation")
     labels = Labels(segmentationNode)
     assert labels.edited() == 0
@@ -183,7 +183,7 @@ def test_the_review_room_works_in_the_reopened_scene(reopened, job):
     review = Review(segmentationNode)
     review.goTo(review.regions[0])
     ranker = Ranker(segmentationNode)
-    ranker.ask(Wish(0.5, 60))
+    ranker.ask(RegionCriteria(0.5, 60))
     deadline = time.monotonic() + 20
     while (found := ranker.poll()) is None:
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The most uncertain slice of each view, and what is in dispute under the mouse, wherever the volume lies."""
+"""The most uncertain slice of each view, and the voxel probe, for any transform of the volume."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS
 
 from DiffusionSegmentationLib.scene import slice_entropy as slices
 from DiffusionSegmentationLib.scene import voxel_grids as grids
-from DiffusionSegmentationLib.scene.pointer import Pointer
 from DiffusionSegmentationLib.scene.slice_entropy import Profiles
+from DiffusionSegmentationLib.scene.voxel_probe import VoxelProbe
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "transformed"])
 def result(application, tmp_path, request):
-    """Its views look along the axes of the volume, but one is turned by some degrees."""
+    """A result with one very uncertain slice along each axis."""
     volumeNode = addVolume("Schief", obliqueIJKToRAS())
     if request.param:
         volumeNode.SetAndObserveTransformNodeID(addLinearTransform().GetID())
@@ -27,7 +27,7 @@ def result(application, tmp_path, request):
 
 
 def addView(result, axis, sign=1.0, tilt=0.0):
-    """A slice view that looks along axis `axis` of the volume."""
+    """A slice view whose normal is axis `axis` of the volume."""
     directions = (grids.toWorld(result.entropyNode) @ grids.ijkToRAS(result.entropyNode))[:3, :3]
     directions = directions / np.linalg.norm(directions, axis=0)
     normal = sign * directions[:, axis] + tilt * directions[:, (axis + 1) % 3]
@@ -41,7 +41,7 @@ def addView(result, axis, sign=1.0, tilt=0.0):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize(("axis", "worst"), [(0, 17), (1, 12), (2, 5)])
-def test_the_worst_slice_is_shown_and_the_position_tells_it(result, axis, worst, sign):
+def test_the_most_uncertain_slice_is_shown(result, axis, worst, sign):
     profiles = Profiles(result.entropyNode)
     view = addView(result, axis, sign, tilt=0.1)
     count = result.entropyNode.GetImageData().GetDimensions()[axis]
@@ -69,15 +69,15 @@ def test_the_position_follows_the_view(result):
         assert profiles.position(view) == pytest.approx(part if sign > 0 else 1 - part, abs=1e-3)
 
 
-def test_views_come_in_the_order_of_the_layout(application):
+def test_views_are_in_the_order_of_the_layout(application):
     for name in ("Green", "Red", "Yellow", "Compare1"):
         slicer.mrmlScene.AddNode(slicer.vtkMRMLSliceNode()).SetLayoutName(name)
     names = [node.GetLayoutName() for node in slices.sliceNodes(slicer.mrmlScene)]
     assert names[:3] == ["Red", "Yellow", "Green"] and "Compare1" not in names
 
 
-def test_the_classes_under_the_mouse_are_those_of_the_voxel(result):
-    pointer = Pointer(result.segmentationNode)
+def test_the_probe_gives_the_classes_of_the_voxel(result):
+    pointer = VoxelProbe(result.segmentationNode)
     first = result.probabilitiesNode.GetNthDataNode(0)
     ijkToWorld = grids.toWorld(result.segmentationNode) @ grids.ijkToRAS(first)
     rng = np.random.default_rng(0)

@@ -37,7 +37,7 @@ def test_an_active_run_keeps_its_worker(openPanel, addHead, chooseWorker, monkey
     monkeypatch.setattr(dependencies, "ensure", lambda path: pytest.fail("asked to install packages"))
     monkeypatch.setattr(dependencies, "missing", lambda path: ["torch"])
     world.backend.settings.workerPython = ""
-    with pytest.raises(RuntimeError, match="A run is under way"):
+    with pytest.raises(RuntimeError, match="A run is active"):
         world.backend.submit(volumeNode, Choices(samples=1))
     world.backend.warmUp()
     assert world.runner.client._process is process and world.runner.client.command == command
@@ -48,7 +48,7 @@ def test_an_active_run_keeps_its_worker(openPanel, addHead, chooseWorker, monkey
 def test_the_worker_of_an_active_run_cannot_be_restarted(openPanel, addHead):
     world = openPanel("good", "0.1")
     world.backend.submit(addHead(), Choices(samples=1))
-    with pytest.raises(RuntimeError, match="A run is under way"):
+    with pytest.raises(RuntimeError, match="A run is active"):
         world.runner.stopWorker()
     assert world.runner.client.running
 

@@ -27,7 +27,7 @@ def test_invalid_models_are_not_listed(modelFolder, tmp_path):
         ("foreign", "[]"),
         ("bundle", '{"version": "1"}'),
         ("deep", "[" * 100_000),
-        ("long", sound + " " * catalogue.LARGEST_BYTES),
+        ("long", sound + " " * catalogue.MAX_METADATA_BYTES),
         ("wrong", sound.replace('"Brain structures (MR head)"', "7")),
     ]:
         folder = modelFolder.parent / name

@@ -80,7 +80,7 @@ def test_a_restart_comes_last(world, monkeypatch):
     monkeypatch.setattr(slicer.util, "restart", lambda: world.calls.append(("restart", None)), raising=False)
     with pytest.raises(world.dependencies.DependencyError) as caught:
         world.dependencies.ensure(REQUIREMENTS)
-    assert str(caught.value) == "Slicer restarts; click Segment again then."
+    assert str(caught.value) == "Slicer is restarting; click Segment again afterwards."
     assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart"]
     world.dependencies.ensure(REQUIREMENTS)  # after the restart nothing is left to do
     assert len(world.calls) == 3
@@ -93,7 +93,7 @@ def test_a_restart_submits_no_run(world, openPanel, addHead, monkeypatch):
     panel = openPanel()
     panel.ui.pythonPathLineEdit.currentPath = ""
     panel.ui.segmentButton.click()
-    assert panel.ui.statusLabel.text == "Slicer restarts; click Segment again then."
+    assert panel.ui.statusLabel.text == "Slicer is restarting; click Segment again afterwards."
     assert panel.runner.job is None
 
 

@@ -109,7 +109,7 @@ def test_returning_to_a_threshold_restores_the_regions_of_the_report(world, run,
     shown = shownRegions(ui), ui.reviewLabel.text
     for bits in (0.4, 0.8):
         ui.thresholdSlider.value = bits
-        pumpUntil(lambda bits=bits: Review(result.segmentationNode).wish.bits == bits, seconds=10)
+        pumpUntil(lambda bits=bits: Review(result.segmentationNode).criteria.bits == bits, seconds=10)
         assert (shownRegions(ui) == shown[0]) == (bits == 0.8)
     found = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
     assert {key: found[key] for key in told} == told and ui.reviewLabel.text == shown[1]

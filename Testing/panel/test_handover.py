@@ -9,8 +9,8 @@ import slicer
 import slicer.util
 import vtk
 
-from DiffusionSegmentationLib.runs import handover
 from DiffusionSegmentationLib.runs.handover import Handover, HandoverError
+from DiffusionSegmentationLib.scene import nrrd_files
 
 
 def written(volumeNode, path):
@@ -58,7 +58,7 @@ def test_large_volumes_do_not_block_the_calling_thread(addVolume, tmp_path):
 
 
 def test_a_volume_is_written_in_several_chunks(addVolume, tmp_path, monkeypatch):
-    monkeypatch.setattr(handover, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(nrrd_files, "CHUNK_BYTES", 7)
     voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     assert np.array_equal(sitk.GetArrayFromImage(written(addVolume(voxels), tmp_path / "v.nrrd")), voxels)
 
@@ -80,7 +80,7 @@ def test_a_full_disk_is_reported(addVolume, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(handover, "_writeVoxels", full)
+    monkeypatch.setattr(nrrd_files, "_writeVoxels", full)
     held = Handover(addVolume(np.zeros((3, 4, 5), np.int16)))
     held.startWriting(tmp_path / "v.nrrd")
     held.join()
@@ -88,7 +88,7 @@ def test_a_full_disk_is_reported(addVolume, tmp_path, monkeypatch):
 
 
 def test_a_discarded_handover_stops_and_removes_its_file(addVolume, tmp_path, monkeypatch):
-    monkeypatch.setattr(handover, "CHUNK_BYTES", 1)  # 8 million writes, if they were not stopped
+    monkeypatch.setattr(nrrd_files, "CHUNK_BYTES", 1)  # 8 million writes, if they were not stopped
     held = Handover(addVolume(np.zeros((64, 256, 256), np.int16)))
     folder = tmp_path / "job"
     folder.mkdir()

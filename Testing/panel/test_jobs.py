@@ -10,9 +10,8 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib.runs import messages as wording
 from DiffusionSegmentationLib.runs import runner as jobs
-from DiffusionSegmentationLib.runs import temporary_files as leftovers
+from DiffusionSegmentationLib.runs import status_texts, temporary_files
 from DiffusionSegmentationLib.runs.handover import HandoverError
 from DiffusionSegmentationLib.runs.runner import Choices, Runner
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
@@ -147,11 +146,11 @@ def test_an_exception_during_poll_ends_the_job(bench, addHead, monkeypatch):
     # While it runs: the worker is told to stop, and the next run does not wait behind it.
     job = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=20))
     world.until(lambda: job.finishedSamples > 0)
-    monkeypatch.setattr(jobs.wording, "progressText", lambda message: 1 / 0)
+    monkeypatch.setattr(jobs.status_texts, "progressText", lambda message: 1 / 0)
     world.finish()
     monkeypatch.undo()
-    assert job.state == "failed" and world.runner._windingDown == job.id
-    world.until(lambda: world.runner._windingDown is None)
+    assert job.state == "failed" and world.runner._cancelledJob == job.id
+    world.until(lambda: world.runner._cancelledJob is None)
     assert world.leftovers() == []
     assert world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1)).active
     assert world.finish().state == "done"
@@ -234,20 +233,20 @@ def test_samples_between_two_previews_count_too(bench, addHead):
 @pytest.mark.parametrize(
     ("source", "wanted", "sentence"),
     [
-        ("samples", 8, "Stopped after 3 of 8 samples; the result is from those."),
-        ("samples", "auto", "Stopped after 3 samples; the result is from those."),
+        ("samples", 8, "Stopped after 3 of 8 samples; the result uses these."),
+        ("samples", "auto", "Stopped after 3 samples; the result uses these."),
         (
             "both",
             8,
-            "Stopped after 3 of 8 samples; the result is from those and the model's direct class probabilities.",
+            "Stopped after 3 of 8 samples; the result uses these and the model's direct class probabilities.",
         ),
-        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes are from those."),
-        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes are from those."),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes use these."),
+        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes use these."),
     ],
 )
 def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, wanted, sentence):
     report = {"samples": 3, "requested_samples": wanted, "partial": True, "map_source": source}
-    assert wording.doneText(report, 12.3) == sentence
+    assert status_texts.doneText(report, 12.3) == sentence
 
 
 def test_a_worker_that_ignores_cancel_is_killed(bench, addHead, monkeypatch):
@@ -329,7 +328,7 @@ def test_low_memory_is_reported_during_the_run_and_another_device_is_offered(ben
     world = bench("short", "0.02")
     job = world.runner.submit(addHead(), Choices(samples=2))
     world.until(lambda: job.note)
-    assert wording.statusText(job).endswith("so fewer samples are drawn at a time.")
+    assert status_texts.statusText(job).endswith("so fewer samples are drawn at a time.")
     world.finish()
     assert (job.state, job.tryDevice, job.message) == ("failed", "cpu", "The memory of 'cuda:0' did not suffice.")
     again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=2, device=job.tryDevice))
@@ -369,7 +368,8 @@ def test_the_next_run_works_and_leaves_finished_samples_on_disk(bench, addHead):
     world.finish()
     again = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1))
     assert world.finish() is again and again.state == "done"
-    assert (job.folder / "finished-2" / "report.json").is_file() and not again.folder.exists()
+    assert (job.folder / "finished-2" / "report.json").is_file()
+    world.until(lambda: not again.folder.exists())  # removed on a thread
 
 
 def test_half_written_results_do_not_count_as_finished(tmp_path):
@@ -377,9 +377,9 @@ def test_half_written_results_do_not_count_as_finished(tmp_path):
     (tmp_path / "finished-2").mkdir()
     (tmp_path / "finished-2" / "report.json").write_text('{"samples": 2}')
     (tmp_path / "finished-x").mkdir()
-    assert leftovers.newestFinished(tmp_path) == (tmp_path / "finished-2", {"samples": 2})
+    assert temporary_files.newestFinished(tmp_path) == (tmp_path / "finished-2", {"samples": 2})
     (tmp_path / "finished-2" / "report.json").write_text('{"samp')
-    assert leftovers.newestFinished(tmp_path) is None
+    assert temporary_files.newestFinished(tmp_path) is None
 
 
 def test_only_old_folders_are_removed(tmp_path):
@@ -396,7 +396,7 @@ def test_only_old_folders_are_removed(tmp_path):
         os.utime(path, (long_ago, long_ago), follow_symlinks=False)
     os.utime(temporary / "DiffusionSegmentation-new")
     os.utime(temporary / "DiffusionSegmentation-busy" / "input.nrrd")  # somebody still writes into it
-    leftovers.sweep(str(temporary)).join(10)
+    temporary_files.sweep(str(temporary)).join(10)
     left = sorted(path.name for path in temporary.iterdir())
     assert left == [f"DiffusionSegmentation-{n}" for n in ("busy", "link", "new")] + ["Other-old"]
     assert (outside / "precious").exists()
@@ -472,7 +472,7 @@ def test_a_volume_that_is_edited_meanwhile_is_mentioned(bench, addHead):
     slicer.util.arrayFromVolume(volumeNode)[:] += 1
     slicer.util.arrayFromVolumeModified(volumeNode)
     world.finish()
-    assert job.state == "done" and "modified meanwhile" in job.message
+    assert job.state == "done" and "modified during the run" in job.message
 
 
 def test_closing_the_scene_ends_the_run_also_in_the_middle_of_the_import(bench, addHead):

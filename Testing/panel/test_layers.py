@@ -28,16 +28,16 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
     review = Review(result.segmentationNode)
     assert ui.layerComboBox.currentText == "predictive entropy"
     ui.opacitySlider.value, ui.thresholdSlider.value = 0.4, 0.7
-    pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.7) < 1e-6)
+    pumpUntil(lambda: abs(Review(result.segmentationNode).criteria.bits - 0.7) < 1e-6)
     regions = Review(result.segmentationNode).regions
     choose(ui, "sample disagreement")
     assert foregrounds() == {result.disagreementNode.GetID()} and ui.overlayCheckBox.checked
-    assert ui.layerLabel.text == "Entropy of the 4 samples' own votes: where the samples alone differ."
+    assert ui.layerLabel.text == "Entropy of the labels of the 4 samples: where the samples differ from each other."
     assert (ui.opacitySlider.value, ui.thresholdSlider.value) == pytest.approx((0.4, 0.7))
     assert Review(result.segmentationNode).regions == regions != review.regions
     photograph("disagreement", world.widget, part=ui.resultCollapsibleButton)
     ui.thresholdSlider.value = 0.5  # of the map, too: the table follows
-    pumpUntil(lambda: abs(Review(result.segmentationNode).wish.bits - 0.5) < 1e-6)
+    pumpUntil(lambda: abs(Review(result.segmentationNode).criteria.bits - 0.5) < 1e-6)
     ui.overlayCheckBox.click()
     assert foregrounds() == {None}
     choose(ui, "predictive entropy")
@@ -50,12 +50,12 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
     ("behaviour", "sentence"),
     [
         ("good", "Entropy of the average of the 3 samples."),
-        ("direct", "Entropy of the model's direct class probabilities, in which the samples play no part."),
+        ("direct", "Entropy of the model's direct class probabilities; the samples are not used."),
         ("exact", "Entropy of the model's direct class probabilities, which are the exact average of its samples."),
         (
             "both",
-            "Entropy of the average of the 3 samples, mixed with the model's direct class probabilities, which count"
-            " as 4 samples.",
+            "Entropy of the average of the 3 samples, mixed with the model's direct class probabilities, which are"
+            " weighted as 4 samples.",
         ),
     ],
 )

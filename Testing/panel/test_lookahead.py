@@ -6,7 +6,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.runs.estimate import Measured
+from DiffusionSegmentationLib.runs.estimate import RunMeasurement
 
 slicer_standin.likePythonQt(__name__)
 
@@ -28,20 +28,20 @@ def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
     ui.inputSelector.setCurrentNode(None)
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
     ui.samplesSpinBox.value = 0  # the model's own: as many as in the last run
-    assert ui.statusLabel.text.startswith("Takes a few seconds, ")
+    assert ui.statusLabel.text.startswith("Estimated from the last run: a few seconds, ")
     ui.samplesSpinBox.value = 8
-    assert ui.statusLabel.text == "Takes about 25 s, judging by the last run, and about 1.6 GB of memory."
+    assert ui.statusLabel.text == "Estimated from the last run: about 25 s, about 1.6 GB of memory."
     ui.stepsSpinBox.value = 10  # twice as many as the model's own
-    assert ui.statusLabel.text.startswith("Takes about 50 s")
+    assert ui.statusLabel.text.startswith("Estimated from the last run: about 50 s")
     addHead("Large", size=50)  # the same space, finer
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Large"))
-    assert ui.statusLabel.text.startswith("Takes about 50 s")
+    assert ui.statusLabel.text.startswith("Estimated from the last run: about 50 s")
 
 
 def test_an_estimate_of_another_version_is_ignored():
-    assert Measured.fromText("") is None and Measured.fromText('{"a": 1}') is None
-    measured = Measured(8.0, 3.0, 0.6, 5, 1.6e9, 64)
-    assert Measured.fromText(measured.asText()) == measured
+    assert RunMeasurement.fromText("") is None and RunMeasurement.fromText('{"a": 1}') is None
+    measured = RunMeasurement(8.0, 3.0, 0.6, 5, 1.6e9, 64)
+    assert RunMeasurement.fromText(measured.asText()) == measured
 
 
 def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead, run):
@@ -51,9 +51,9 @@ def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead,
     world.ui.inputSelector.setCurrentNode(None)
     world.ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
     world.ui.samplesSpinBox.value = 8
-    assert world.ui.statusLabel.text.startswith("Takes about 25 s")  # 3 s each, and 3 s around
+    assert world.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")  # 3 s each, and 3 s around
     world.ui.stepsSpinBox.value = 10
-    assert world.ui.statusLabel.text.startswith("Takes about 25 s")
+    assert world.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])

@@ -78,7 +78,7 @@ def test_a_volume_whose_geometry_is_edited_gets_no_misplaced_result(running, pum
     world, volumeNode = running()
     volumeNode.SetSpacing(1.0, 1.0, 1.0)
     job = finish(world, pumpUntil)
-    assert job.state == "failed" and "geometry was changed meanwhile" in job.message
+    assert job.state == "failed" and "geometry was changed during the run" in job.message
     assert str(job.folder) in job.message and (job.folder / "segmentation.seg.nrrd").is_file()
     assert segmentations() == []
 

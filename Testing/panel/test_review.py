@@ -93,7 +93,7 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
 
 def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
     world, review = reviewed
-    count, share = review.left()
+    count, share = review.remaining()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
     assert world.ui.reviewLabel.text.startswith(
         f"{count} of {count} regions left, with {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
@@ -134,7 +134,7 @@ def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     world, review = reviewed
     ui, before = world.ui, review.regions
     ui.thresholdSlider.value = 0.95
-    pumpUntil(lambda: Review(review.segmentationNode).wish.bits == 0.95, seconds=10)
+    pumpUntil(lambda: Review(review.segmentationNode).criteria.bits == 0.95, seconds=10)
     fewer = Review(review.segmentationNode).regions
     assert 0 < ui.regionTable.rowCount == len(fewer)
     assert fewer[0].expectedErrorMl < before[0].expectedErrorMl

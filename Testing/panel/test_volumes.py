@@ -28,30 +28,31 @@ def test_both_bounds_have_the_digits_of_the_upper():
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(1, "draw 8 or more for intervals"), (4, "So few samples"), (8, "not its accuracy")]
+    ("count", "words"),
+    [(1, "One sample gives no intervals; draw 8 or more."), (4, "Few samples"), (8, "not its accuracy")],
 )
 def test_few_samples_are_reported(count, words):
     told = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
-    assert words in volumes.noteOn(told)
-    assert ("So few" in volumes.noteOn(told)) == (count == 4)
+    assert words in volumes.volumesNote(told)
+    assert ("Few" in volumes.volumesNote(told)) == (count == 4)
 
 
 def test_measured_coverage_of_the_intervals_is_shown():
-    assert volumes.measuredOn({"model": {"card": {}}}) == volumes.measuredOn({}) == ""
+    assert volumes.coverageText({"model": {"card": {}}}) == volumes.coverageText({}) == ""
     spread = {
         "100 heads": {"coverage_90": 0.914},
         "one head": {"coverage_90": None},
         "3 real heads": {"coverage_90": 0.71},
     }
-    told = volumes.measuredOn({"model": {"card": {"spread": spread}}})
-    assert told == "Measured: 90 % intervals hold the volume in 91 % of 100 heads, 71 % of 3 real heads."
+    told = volumes.coverageText({"model": {"card": {"spread": spread}}})
+    assert told == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
 
 
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
     (told,) = volumes.volumesOf({"volumes": [entry]})
-    assert told.shown == 5.1 and "Mean: average of the samples." in volumes.noteOn([told])
+    assert told.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([told])
     assert volumes.asTable([told], ",").splitlines()[1].startswith("A,,5.0,5.1,")
 
 
@@ -96,7 +97,7 @@ def test_few_samples_are_reported_without_details(openPanel, addHead, run):
     addHead()
     world = openPanel("good", "0.01")
     run(world, samples=4)
-    assert world.ui.volumesLabel.visible and world.ui.volumesLabel.text.startswith("So few samples make")
+    assert world.ui.volumesLabel.visible and world.ui.volumesLabel.text.startswith("Few samples make")
 
 
 def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, tmp_path, monkeypatch):

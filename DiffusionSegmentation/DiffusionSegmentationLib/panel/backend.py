@@ -9,7 +9,7 @@ import slicer.util
 
 from ..i18n import tr as _
 from ..runs import dependencies, models
-from ..runs.estimate import Measured
+from ..runs.estimate import RunMeasurement
 from ..runs.job import Choices, Job
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
@@ -52,14 +52,14 @@ class Backend:
     def storeTiming(self, job: Job) -> None:
         """Store how long `job` took, for the estimate of the next run."""
         try:
-            measured = Measured.of(job.report or {})
+            measured = RunMeasurement.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):
             return
         self.settings.setValue(timingKey(job.choices.model, job.choices.device), measured.asText())
 
     def estimate(self, volumeNode: Any, choices: Choices) -> str:
         """Return a sentence on the expected run time, from the last run of the same model on the same device."""
-        measured = Measured.fromText(self.settings.value(timingKey(choices.model, choices.device)))
+        measured = RunMeasurement.fromText(self.settings.value(timingKey(choices.model, choices.device)))
         if measured is None:
             return _("The run time can be estimated after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)

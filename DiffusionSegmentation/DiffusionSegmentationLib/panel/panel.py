@@ -17,9 +17,9 @@ from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
 from ..scene import display
 from ..scene.display import VOLUME_ROLE, Overlay
-from ..scene.overlays import Layers
+from ..scene.overlays import ResultOverlays
 from ..scene.preview import Preview
-from ..scene.result_nodes import removeLostParts, removeResult, resultsOf
+from ..scene.result_nodes import removeOrphanedSequences, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
 from .parameter_node import DiffusionSegmentationParameterNode, runChoices
@@ -170,8 +170,8 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        display.removeOrphans(slicer.mrmlScene)
-        removeLostParts(slicer.mrmlScene)
+        display.removeOrphanedSegmentations(slicer.mrmlScene)
+        removeOrphanedSequences(slicer.mrmlScene)
         if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
             self._hadResult = not self._hadResult
             for name in RESULT_SECTIONS:
@@ -279,7 +279,7 @@ class Panel:
             self._timer.stop()
 
     def _onRunnerChanged(self) -> None:
-        self._batch.follow()
+        self._batch.update()
         job = self._runner.job
         if job is None or job is not self._job:
             if job is None and self._runner.workerProblem:
@@ -332,7 +332,7 @@ class Panel:
         if not dialogs.confirmRemoval(segmentation.GetName(), self._corrections.countEdited()):
             return
         volumeNode = segmentation.GetNodeReference(VOLUME_ROLE)
-        Layers(segmentation).hide()
+        ResultOverlays(segmentation).hide()
         self._removeResult(segmentation)
         earlier = resultsOf(volumeNode) if volumeNode else []
         if earlier:

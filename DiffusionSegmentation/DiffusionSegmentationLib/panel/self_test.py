@@ -20,8 +20,8 @@ from ..runs import dependencies
 from ..scene import slice_entropy, voxel_grids
 from ..scene.display import Overlay
 from ..scene.label_map import Labels
-from ..scene.pointer import Pointer
 from ..scene.result_nodes import RUN_ATTRIBUTE, regionsVolume
+from ..scene.voxel_probe import VoxelProbe
 
 REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 
@@ -140,10 +140,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
             self.assertAlmostEqual(profile[shown], profile.max())
         middle = [0.0, 0.0, 0.0]
         volumeNode.TransformPointToWorld((0.0, 0.0, 0.0), middle)
-        self.assertIn("%", Pointer(segmentationNode).textAt(tuple(middle)))
+        self.assertIn("%", VoxelProbe(segmentationNode).textAt(tuple(middle)))
         bits = ui.thresholdSlider.value - 0.2
         ui.thresholdSlider.value = bits
-        self.waitUntil(lambda: abs(Review(segmentationNode).wish.bits - bits) < 0.01)
+        self.waitUntil(lambda: abs(Review(segmentationNode).criteria.bits - bits) < 0.01)
 
         ui.sampleCheckBox.click()
         ui.sampleSlider.value = 1

@@ -43,5 +43,5 @@ class Settings:
 
 
 def timingKey(model: str, device: str) -> str:
-    """Return the setting that stores the timing of the last run of `model` on `device` (`Measured.asText`)."""
+    """Return the setting that stores the timing of the last run of `model` on `device` (`RunMeasurement.asText`)."""
     return f"measured/{quote(model, safe='')}/{device}"

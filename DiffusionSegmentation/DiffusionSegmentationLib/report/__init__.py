@@ -1,1 +1,1 @@
-"""The HTML report of a reviewed result. No qt."""
+"""HTML report of a reviewed result. Independent of Qt."""

@@ -1,13 +1,13 @@
-"""The report on a result: what was computed, what a reviewer has said and changed, with pictures of the worst regions.
+"""HTML report of a result: volumes, review, corrections, settings, and pictures of the worst regions.
 
-One HTML page that holds all it needs, with the same as JSON and the volumes as CSV beside it. No qt.
+The page is one file that needs no others; the same content is written as JSON and the volumes as CSV beside it.
 """
 
 import base64
-import html
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from html import escape as _e
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import slicer
 from ..i18n import tr as _
 from ..review import corrections
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
-from ..runs import messages as wording
+from ..runs import status_texts
 from ..scene import offscreen, volumes
 from ..scene.display import VOLUME_ROLE
 from ..scene.label_map import Labels
-from ..scene.result_nodes import RUN_ATTRIBUTE
-from .pictures import Plates
+from ..scene.result_nodes import reportOf
+from .pictures import SLICE_MM, RegionPictures
 
-PICTURED = 6
+PICTURED_REGIONS = 6
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem; margin: 2rem auto;
@@ -39,17 +39,17 @@ figcaption { color: #444; margin-top: .3rem } code { background: #f2f2f2; paddin
 
 
 def stateText(state: str) -> str:
-    """A region's state in words."""
-    return {OPEN: _("not looked at"), DONE: _("done"), FLAGGED: _("flagged"), SKIPPED: _("skipped")}[state]
+    """Label of a region's state."""
+    return {OPEN: _("not reviewed"), DONE: _("done"), FLAGGED: _("flagged"), SKIPPED: _("skipped")}[state]
 
 
 class Report:
-    """Collects what a report on one segmentation node of ours tells, and writes it."""
+    """Collects the content of the report on one segmentation node and writes it."""
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        """Raises LookupError, one sentence, where a part of the result is gone."""
+        """Raises LookupError, one sentence, if a part of the result was removed."""
         self._node = segmentationNode
-        self._run = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
+        self._run = reportOf(segmentationNode)
         self._review = Review(segmentationNode)
         labels = Labels(segmentationNode)
         self._edited = labels.edited()
@@ -58,25 +58,24 @@ class Report:
         self._volumeName = volumeNode.GetName() if volumeNode else ""
 
     def writeSteps(self, path: Path) -> Iterator[None]:
-        """Write `path` (.html), and beside it .json and .csv; yields between slow pieces. Raises OSError, LookupError.
+        """Write `path` (.html), and beside it .json and .csv; yields between slow steps.
 
-        Nothing is written before all is drawn.
+        All pictures are made before anything is written. Raises OSError, LookupError.
         """
-        plates = Plates(self._node)
-        pictures = []
-        masks = []
-        for region in self._review.regions[:PICTURED]:
-            mask = corrections.regionMask(self._node, region.basin)
-            masks.append(mask)
-            pictures.append((region, plates.slices(region.peakRAS, mask)))
+        pictures = RegionPictures(self._node)
+        slices, masks = [], []
+        for region in self._review.regions[:PICTURED_REGIONS]:
+            masks.append(corrections.regionMask(self._node, region.basin))
+            slices.append((region, pictures.slices(region.peakRAS, masks[-1])))
             yield
-        for picture in plates.solidSteps(masks):
-            solid = picture
+        for picture in pictures.surfaceSteps(masks):
+            surfaces = picture
             yield
-        page = self._page(pictures, solid)
-        texts = {".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n"}
-        texts[".csv"] = "\ufeff" + volumes.asTable(volumes.volumesOf(self._run), ",")
-        texts[path.suffix or ".html"] = page
+        texts = {
+            ".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n",
+            ".csv": "\ufeff" + volumes.asTable(volumes.volumesOf(self._run), ","),
+            path.suffix or ".html": self._page(slices, surfaces),
+        }
         for suffix, text in texts.items():
             target = path.with_suffix(suffix)
             draft = target.with_name(target.name + ".part")
@@ -89,17 +88,20 @@ class Report:
     def content(self) -> dict[str, Any]:
         """The report without pictures."""
         regions = [
-            {"rank": r.rank, "basin": r.basin, "state": self._review.state(r), "expected_error_ml": r.expectedErrorMl}
-            | {
-                "reviewable_ml": r.reviewableMl,
-                "share": r.share,
-                "volume_ml": r.volumeMl,
-                "classes": dict(r.classes),
-                "peak_ras_mm": list(r.peakRAS),
+            {
+                "rank": region.rank,
+                "basin": region.basin,
+                "state": self._review.state(region),
+                "expected_error_ml": region.expectedErrorMl,
+                "reviewable_ml": region.reviewableMl,
+                "share": region.share,
+                "volume_ml": region.volumeMl,
+                "classes": dict(region.classes),
+                "peak_ras_mm": list(region.peakRAS),
             }
-            for r in self._review.regions
+            for region in self._review.regions
         ]
-        wish = self._review.wish
+        criteria = self._review.criteria
         return {
             "volume": self._volumeName,
             "segmentation": self._node.GetName(),
@@ -107,116 +109,101 @@ class Report:
             "command": self.command(),
             "edited_voxels": self._edited,
             "edited_ml": round(self._editedMl, 4),
-            "review": {"threshold_bits": wish.bits, "smallest_mm3": wish.smallestMm3, "regions": regions},
+            "review": {"threshold_bits": criteria.bits, "smallest_mm3": criteria.smallestMm3, "regions": regions},
         }
 
     def command(self) -> str:
-        """What computes the same again, from a file of the volume."""
+        """The command that repeats the run from a file of the volume."""
         run = self._run
         parts = ["diffusion-segmentation", "segment", "VOLUME", "--model", run["model"]["name"]]
         parts += ["--samples", run["samples"], "--seed", run["seed"], "--device", run["device"]]
-        if run["steps"]:
-            parts += ["--steps", run["steps"]]
+        parts += ["--steps", run["steps"]] if run["steps"] else []
         return shlex.join(map(str, [*parts, "--output", "DIR"]))
 
-    def _page(self, pictures: Sequence[tuple[Region, Any]], solid: Any) -> str:
+    def _page(self, slices: Sequence[tuple[Region, Any]], surfaces: Any) -> str:
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
-        body = [f"<h1>{_e(title)}</h1>", f"<p class=note>{_e(self._summary())}</p>"]
+        body = [f"<h1>{_e(title)}</h1>", _paragraph(self._summary(), "note")]
         body += [f"<p><b>{_e(warning)}</b></p>" for warning in self._run.get("warnings", [])]
         body += [f"<h2>{_e(_('Volumes'))}</h2>", self._volumesTable()]
-        body += [f"<h2>{_e(_('Uncertain regions'))}</h2>", f"<p>{_e(self._reviewText())}</p>"]
-        caption = _("Where the {count} worst regions lie, from the front and the right.")
-        body.append(_figure(solid, caption.format(count=len(pictures))))
-        body += [_figure(picture, self._regionText(region)) for region, picture in pictures]
-        if pictures:
+        body += [f"<h2>{_e(_('Uncertain regions'))}</h2>", _paragraph(self._reviewText())]
+        caption = _("The {count} worst regions, seen from the front right.")
+        body.append(_figure(surfaces, caption.format(count=len(slices))))
+        body += [_figure(picture, self._regionText(region)) for region, picture in slices]
+        if slices:
             text = _(
-                "Axial, coronal and sagittal slices of {mm:.0f} mm, above the image alone; the patient's right and"
-                " front are at the left."
+                "Axial, coronal and sagittal slices ({mm:.0f} mm); image only (top), with overlay (bottom). The"
+                " patient's right and front are at the left."
             )
-            body.append(f"<p class=note>{_e(text.format(mm=110))}</p>")
+            body.append(_paragraph(text.format(mm=SLICE_MM), "note"))
         body.append(self._regionsTable())
-        body += [f"<h2>{_e(_('Corrections'))}</h2>", f"<p>{_e(self._editedText())}</p>"]
-        source = _("Segmentation and entropy are from {source}.").format(source=wording.mapSource(self._run))
-        body += [f"<h2>{_e(_('Model and settings'))}</h2>", f"<p>{_e(source)}</p>"]
-        body += [self._settingsTable(), self._cardText()]
-        again = _("The same volume, model, seed, kind of device and versions give the same result:")
-        body.append(f"<p>{_e(again)} <code>{_e(self.command())}</code></p>")
+        body += [f"<h2>{_e(_('Corrections'))}</h2>", _paragraph(self._editedText())]
+        source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
+        body += [f"<h2>{_e(_('Model and settings'))}</h2>", _paragraph(source), self._settingsTable()]
+        body += map(_paragraph, self._cardSentences())
+        repeat = _(
+            "Volume, model, seed, device type and package versions being equal, this command repeats the result:"
+        )
+        body.append(f"<p>{_e(repeat)} <code>{_e(self.command())}</code></p>")
         head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_e(title)}</title>"
         head += f"<style>{STYLE}</style>"
         return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
     def _summary(self) -> str:
-        run = self._run
-        return _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.").format(
-            samples=run["samples"],
-            model=run["model"]["title"],
-            version=run["model"].get("version", ""),
-            seed=run["seed"],
-        )
+        run, model = self._run, self._run["model"]
+        text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
+        names = {"model": model["title"], "version": model.get("version", "")}
+        return text.format(samples=run["samples"], seed=run["seed"], **names)
 
     def _volumesTable(self) -> str:
-        told = volumes.volumesOf(self._run)
-        rows = [
-            [volume.name, volumes.mlText(volume.shown)]
-            + [volumes.intervalText(interval) for interval in (volume.interval50, volume.interval90)]
-            + [volumes.mlText(volume.mask)]
-            for volume in told
+        rows = volumes.volumesOf(self._run)
+        cells = [
+            [
+                volume.name,
+                volumes.mlText(volume.shown),
+                volumes.intervalText(volume.interval50),
+                volumes.intervalText(volume.interval90),
+                volumes.mlText(volume.mask),
+            ]
+            for volume in rows
         ]
-        shown = _("Expected (ml)") if volumes.isExpected(told) else _("Mean (ml)")
+        shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
-        notes = " ".join([*volumes.noteOn(told).splitlines(), volumes.measuredOn(self._run)])
-        return _table(head, rows) + f"<p class=note>{_e(notes.strip())}</p>"
+        notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
+        return _table(head, cells) + _paragraph(notes.strip(), "note")
 
     def _reviewText(self) -> str:
         review = self._review
         states = [review.state(region) for region in review.regions]
-        count, share = review.left()
         text = _(
             "{total} regions with {bits:.2f} bits or more; done: {done}, flagged: {flagged}, skipped: {skipped}, not"
-            " looked at: {count}."
+            " reviewed: {open}."
         )
-        parts = [
-            text.format(
-                total=len(states),
-                bits=review.wish.bits,
-                done=states.count(DONE),
-                flagged=states.count(FLAGGED),
-                skipped=states.count(SKIPPED),
-                count=count,
-            )
-        ]
+        counts = {state: states.count(state) for state in (DONE, FLAGGED, SKIPPED, OPEN)}
+        text = text.format(total=len(states), bits=review.criteria.bits, **counts)
         if review.reviewableMl is not None:
-            text = _(
-                "Of {wrong} ml that are expected to be wrong {reviewable} ml can be reviewed, and the regions that were"
-                " not looked at hold {share:.0f} % of those; the others lie in seams along borders, no wider than a"
-                " voxel of the model to each side, or below the threshold."
+            expected, reviewable = map(volumes.mlText, (review.expectedErrorMl, review.reviewableMl))
+            error = _(
+                "The expected error is {expected} ml, of which {reviewable} ml can be reviewed; {share:.0f} % of that"
+                " is in regions not reviewed. The rest is below the threshold or along borders, within one voxel of"
+                " the model to each side."
             )
-            wrong, reviewable = map(volumes.mlText, (review.expectedErrorMl, review.reviewableMl))
-            parts.append(text.format(wrong=wrong, reviewable=reviewable, share=100 * share))
-        return " ".join(parts)
+            share = 100 * review.remaining()[1]
+            text = f"{text} {error.format(expected=expected, reviewable=reviewable, share=share)}"
+        return text
 
     def _regionText(self, region: Region) -> str:
-        text = _("Region {rank}, {state}: {classes}; {wrong:.2f} of {volume:.1f} ml are expected to be wrong.")
-        text = text.format(
+        text = _("Region {rank}, {state}: {classes}; expected error {error:.2f} of {volume:.1f} ml.").format(
             rank=region.rank,
             state=stateText(self._review.state(region)),
             classes=_classes(region),
-            wrong=region.expectedErrorMl,
+            error=region.expectedErrorMl,
             volume=region.volumeMl,
         )
-        return f"{text} {wording.unlikeText(*region.unlike)}" if region.unlike else text
+        return f"{text} {status_texts.unlikeText(*region.unlike)}" if region.unlike else text
 
     def _regionsTable(self) -> str:
-        head = [
-            _("Region"),
-            _("In dispute"),
-            _("To review (ml)"),
-            _("Share"),
-            _("Wrong (ml)"),
-            _("Peak (bits)"),
-            _("Place (RAS, mm)"),
-            _("State"),
-        ]
+        head = [_("Region"), _("Classes"), _("To review (ml)"), _("Share"), _("Expected error (ml)")]
+        head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
         rows = [
             [
                 str(region.rank),
@@ -230,43 +217,46 @@ class Report:
             ]
             for region in self._review.regions
         ]
-        return _table(head, rows, text=(1, 7)) if rows else ""
+        return _table(head, rows, textColumns=(1, 7)) if rows else ""
 
     def _editedText(self) -> str:
         if not self._edited:
-            return _("The segmentation is as the model made it.")
-        text = _("{count} voxels ({volume} ml) were changed by hand.")
+            return _("The segmentation was not edited.")
+        text = _("{count} voxels ({volume} ml) were edited manually.")
         return text.format(count=self._edited, volume=volumes.mlText(self._editedMl))
 
     def _settingsTable(self) -> str:
-        run = self._run
-        model, source = run["model"], run.get("input", {})
+        run, model, source = self._run, self._run["model"], self._run.get("input", {})
         rows = [
             [_("Model"), f"{model['title']} {model.get('version', '')}"],
             [_("Checksum of the model"), model["sha256"]],
             [_("Samples, steps, seed"), f"{run['samples']}, {run.get('steps') or _('none')}, {run['seed']}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
-            [_("Checksum of its voxels"), source.get("sha256", "")],
+            [_("Checksum of the voxels"), source.get("sha256", "")],
             [_("Versions"), ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())],
         ]
-        return _table([_("What"), ""], [row for row in rows if row[1].strip()], text=(1,))
+        return _table([_("Setting"), _("Value")], [row for row in rows if row[1].strip()], textColumns=(1,))
 
-    def _cardText(self) -> str:
+    def _cardSentences(self) -> Iterator[str]:
+        """Description, intended use and measured accuracy from the model card."""
         model = self._run["model"]
-        sentences = [model.get("description", ""), model.get("intended_use", "")]
-        for name, head in model.get("card", {}).get("heads", {}).items():
-            wrong = head["wrong_at_entropy"].get("0.4")
+        yield from filter(None, (model.get("description"), model.get("intended_use")))
+        for name, scores in model.get("card", {}).get("heads", {}).items():
             text = _("On the head {name}: mean Dice {dice:.2f}, expected calibration error {ece:.3f}")
-            text = text.format(name=name, dice=head["mean_dice"], ece=head["ece"])
+            text = text.format(name=name, dice=scores["mean_dice"], ece=scores["ece"])
+            wrong = scores["wrong_at_entropy"].get("0.4")
             if wrong:
                 text += _("; of the voxels with about 0.4 bits 1 in {count} was wrong").format(count=round(1 / wrong))
-            sentences.append(text + ".")
-        return "".join(f"<p>{_e(sentence)}</p>" for sentence in sentences if sentence)
+            yield text + "."
 
 
 def _classes(region: Region) -> str:
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in region.classes)
+
+
+def _paragraph(text: str, className: str = "") -> str:
+    return f"<p{className and f' class={className}'}>{_e(text)}</p>"
 
 
 def _figure(picture: Any, caption: str) -> str:
@@ -274,16 +264,12 @@ def _figure(picture: Any, caption: str) -> str:
     return f"<figure><img alt='' src='data:image/png;base64,{data}'><figcaption>{_e(caption)}</figcaption></figure>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: tuple[int, ...] = ()) -> str:
-    def cells(kind: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{kind}{' class=text' if column in text else ''}>{_e(value)}</{kind}>"
-            for column, value in enumerate(values)
-        )
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], textColumns: tuple[int, ...] = ()) -> str:
+    """HTML table; `textColumns` are aligned left."""
 
-    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', head)}</tr>{lines}</table>"
+    def line(kind: str, values: Sequence[str]) -> str:
+        classes = (" class=text" if column in textColumns else "" for column in range(len(values)))
+        cells = (f"<{kind}{name}>{_e(value)}</{kind}>" for name, value in zip(classes, values, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
-
-def _e(text: str) -> str:
-    return html.escape(text)
+    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"

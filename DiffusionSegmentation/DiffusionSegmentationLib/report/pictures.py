@@ -1,136 +1,116 @@
-"""Pictures of a result for a report, drawn from its voxels: no view of the application is touched. No qt."""
+"""Pictures for the report, drawn from the voxels without changing the views of the application."""
 
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 
 from ..review.review import OUTLINE_COLOR
-from ..scene import display, offscreen
-from ..scene import voxel_grids as grids
+from ..scene import display, offscreen, voxel_grids
 from ..scene.display import VOLUME_ROLE
 from ..scene.label_map import Labels
 from ..scene.result_nodes import ENTROPY_ROLE
 
-PLATE_PIXELS = 240
-PLATE_MM = 110.0
-"""Side of a picture of a region: enough around it to know where one is."""
+SLICE_PIXELS = 240
+SLICE_MM = 110.0
+"""Side of a slice picture: large enough to recognize the anatomy."""
 
 PLANES = (2, 1, 0)
-"""Axial, coronal, sagittal: the RAS axis that each looks along."""
+"""RAS axes of the normals of the axial, coronal and sagittal plane."""
 
 SHELL_COLOR, REGION_COLOR = (0.45, 0.52, 0.6), (0.85, 0.0, 0.35)
 
-SOLID_VOXELS = 500_000
-"""Surfaces are made of every second (third, ...) voxel where there are more."""
+SURFACE_VOXELS = 500_000
+"""Surfaces of larger label maps are made from every second (third, ...) voxel."""
 
 
-class Plates:
-    """Draws slices and surfaces of one segmentation node of ours."""
+class RegionPictures:
+    """Draws slices and surfaces of one segmentation node."""
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        """Raises LookupError, one sentence, where a part of the result is gone."""
+        """Raises LookupError, one sentence, if a part of the result was removed."""
         self._labels = Labels(segmentationNode)
         self._current = self._labels.current()
         self._segmentation = segmentationNode.GetSegmentation()
         self._matrix = self._labels.ijkToRAS
+        self._axes = _anatomicalAxes(self._matrix)
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
-        self._grey = self._onBlock(volumeNode)
+        self._image = self._onBlock(volumeNode)
+        volumeDisplay = volumeNode.GetScalarVolumeDisplayNode() if volumeNode else None
         self._window = (0.0, 1.0)
-        if volumeNode is not None and volumeNode.GetScalarVolumeDisplayNode() is not None:
-            displayNode = volumeNode.GetScalarVolumeDisplayNode()
-            self._window = displayNode.GetWindowLevelMin(), displayNode.GetWindowLevelMax()
+        if volumeDisplay:
+            self._window = volumeDisplay.GetWindowLevelMin(), volumeDisplay.GetWindowLevelMax()
         entropyNode = segmentationNode.GetNodeReference(ENTROPY_ROLE)
         self._bits = self._onBlock(entropyNode)
-        shown = entropyNode.GetScalarVolumeDisplayNode() if entropyNode else None
-        self._range = (shown.GetLowerThreshold(), shown.GetWindowLevelMax()) if shown else (1.0, 1.0)
-        self._axes = _anatomical(self._matrix)
+        entropyDisplay = entropyNode.GetScalarVolumeDisplayNode() if entropyNode else None
+        self._threshold = entropyDisplay.GetLowerThreshold() if entropyDisplay else 1.0
+        self._maximumBits = entropyDisplay.GetWindowLevelMax() if entropyDisplay else 1.0
 
     def _onBlock(self, node: slicer.vtkMRMLVolumeNode | None) -> np.ndarray:
+        """The voxels of a volume on the block of the result; zeros if there is no volume."""
         if node is None or node.GetImageData() is None:
             return np.zeros(self._labels.shape, np.float32)
-        start = grids.offset(self._matrix, grids.ijkToRAS(node))
-        return grids.block(slicer.util.arrayFromVolume(node), start, self._labels.shape)
+        start = voxel_grids.offset(self._matrix, voxel_grids.ijkToRAS(node))
+        return voxel_grids.block(slicer.util.arrayFromVolume(node), start, self._labels.shape)
 
     def slices(self, ras: tuple[float, float, float], region: np.ndarray | None = None) -> np.ndarray:
         """Axial, coronal and sagittal slice through `ras` (mm), the patient's right and front at the left.
 
-        Above the image alone, below with the entropy, the segments' outlines and that of `region`, bool [k, j, i] on
-        the block of the result. Returns uint8 [row, column, RGB].
+        Top row: image only. Bottom row: with entropy, outlines of the segments and of `region`, bool [k, j, i] on the
+        block of the result. Returns uint8 [row, column, RGB].
         """
         pairs = [self._slice(plane, np.array(ras), region) for plane in PLANES]
-        plain, painted = (offscreen.sideBySide(row) for row in zip(*pairs, strict=True))
-        bar = np.full((offscreen.GAP_PIXELS, plain.shape[1], 3), offscreen.GAP_COLOR, np.uint8)
-        return np.concatenate([plain, bar, painted])
+        return offscreen.joined((offscreen.joined(row, axis=1) for row in zip(*pairs, strict=True)), axis=0)
 
     def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels' voxels are the nearest to points on a square around `ras`, along the axes of the voxels."""
-        across, up = [axis for axis in (0, 1, 2) if axis != plane]
+        """Image without and with overlay; nearest-neighbor sampling along the voxel axes closest to the plane."""
         center = np.linalg.solve(self._matrix, [*ras, 1.0])[:3]
-        reach = (np.arange(PLATE_PIXELS) + 0.5) / PLATE_PIXELS * PLATE_MM - PLATE_MM / 2
-        index = []
-        for rasAxis, steps in ((across, -reach), (up, -reach), (plane, np.zeros(1))):
+        offsets = SLICE_MM / 2 - (np.arange(SLICE_PIXELS) + 0.5) / SLICE_PIXELS * SLICE_MM
+        across, up = [axis for axis in (0, 1, 2) if axis != plane]
+        index = [None] * 3  # [k, j, i], to broadcast to [row, column]
+        inside = np.ones((SLICE_PIXELS, SLICE_PIXELS), bool)
+        for rasAxis, mm in ((across, offsets[None, :]), (up, offsets[:, None]), (plane, np.zeros((1, 1)))):
             ijkAxis, sign = self._axes[rasAxis]
             spacing = np.linalg.norm(self._matrix[:3, ijkAxis])
-            index.append((ijkAxis, np.rint(center[ijkAxis] + sign * steps / spacing).astype(int)))
-        (column, columns), (row, rows), (depth, depths) = index
-        limits = self._labels.shape[::-1]
-        inside = np.outer((rows >= 0) & (rows < limits[row]), (columns >= 0) & (columns < limits[column]))
-        inside &= 0 <= depths[0] < limits[depth]
-        place = [None] * 3
-        place[2 - row] = np.clip(rows, 0, limits[row] - 1)[:, None]
-        place[2 - column] = np.clip(columns, 0, limits[column] - 1)[None, :]
-        place[2 - depth] = np.clip(depths, 0, limits[depth] - 1)
-        at = tuple(place)
+            voxels = np.rint(center[ijkAxis] + sign * mm / spacing).astype(int)
+            size = self._labels.shape[2 - ijkAxis]
+            inside &= (voxels >= 0) & (voxels < size)
+            index[2 - ijkAxis] = np.clip(voxels, 0, size - 1)
+        at = tuple(index)
         low, high = self._window
-        unit = np.clip((self._grey[at].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
-        plain = np.repeat(unit[..., None], 3, 2)
-        painted = self._paint(
-            plain.copy(), self._bits[at], self._current[at], inside, None if region is None else region[at]
-        )
-        return tuple((255 * picture).round().astype(np.uint8) for picture in (plain, painted))
-
-    def _paint(
-        self, picture: np.ndarray, bits: np.ndarray, labels: np.ndarray, inside: np.ndarray, region: np.ndarray | None
-    ) -> np.ndarray:
-        """Paint entropy and outlines over `picture` [row, column, RGB], in place; returns it."""
-        threshold, highest = self._range
-        unsure = inside & (bits >= threshold)
-        colors = np.array(display.COLORS)
-        level = np.clip(bits / highest, 0, 1) * (len(colors) - 1)
-        below = np.minimum(level.astype(int), len(colors) - 2)
-        part = (level - below)[..., None]
-        overlay = colors[below] * (1 - part) + colors[below + 1] * part
-        picture[unsure] = (1 - display.DEFAULT_OPACITY) * picture[unsure] + display.DEFAULT_OPACITY * overlay[unsure]
+        grey = np.clip((self._image[at].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
+        plain = np.repeat(grey[..., None], 3, 2)
+        painted = plain.copy()
+        uncertain = inside & (self._bits[at] >= self._threshold)
+        colors = _colors(self._bits[at][uncertain] / self._maximumBits)
+        painted[uncertain] = (1 - display.DEFAULT_OPACITY) * painted[uncertain] + display.DEFAULT_OPACITY * colors
         for label, segmentID in self._labels.segmentIDs.items():
             segment = self._segmentation.GetSegment(segmentID)
             if segment is not None:
-                picture[_edge((labels == label) & inside)] = segment.GetColor()
+                painted[_edge((self._current[at] == label) & inside)] = segment.GetColor()
         if region is not None:
-            picture[_edge(region & inside)] = OUTLINE_COLOR
-        return picture
+            painted[_edge(region[at] & inside)] = OUTLINE_COLOR
+        return tuple((255 * picture).round().astype(np.uint8) for picture in (plain, painted))
 
-    def solidSteps(self, regions: list[np.ndarray], pixels: int = 420) -> Iterator[np.ndarray | None]:
-        """What was segmented as a translucent shell around the `regions`, seen from the front and the right.
+    def surfaceSteps(self, regions: list[np.ndarray], pixels: int = 420) -> Iterator[np.ndarray | None]:
+        """The segmentation as a translucent shell around the `regions`, seen from the front right.
 
-        Yields None after each surface, which takes its time, and at last the picture, uint8 [row, column, RGB].
+        Yields None after each (slow) surface, then the picture, uint8 [row, column, RGB].
         """
-        step = max(1, round((self._current.size / SOLID_VOXELS) ** (1 / 3)))
+        step = max(1, round((self._current.size / SURFACE_VOXELS) ** (1 / 3)))
         thin = (slice(None, None, step),) * 3
-        matrix = self._matrix.copy()
-        matrix[:3, :3] *= step
+        matrix = self._matrix @ np.diag([step, step, step, 1])
         renderer = vtk.vtkRenderer()
         renderer.SetBackground(1.0, 1.0, 1.0)
-        shell = _add(renderer, self._current[thin] > 0, matrix, SHELL_COLOR)
-        # Only its far side is drawn opaque enough to be seen: no sorting of surfaces, which takes seconds in software.
+        shell = _addSurface(renderer, self._current[thin] > 0, matrix, SHELL_COLOR)
+        # Only the far side is drawn: sorting translucent surfaces takes seconds in software rendering.
         shell.GetProperty().SetOpacity(0.3)
         shell.GetProperty().FrontfaceCullingOn()
         yield None
         for region in regions:
-            _add(renderer, region[thin], matrix, REGION_COLOR)
+            _addSurface(renderer, region[thin], matrix, REGION_COLOR)
             yield None
         camera = renderer.GetActiveCamera()
         camera.SetPosition(0.6, 1.0, 0.35)
@@ -138,28 +118,33 @@ class Plates:
         camera.SetViewUp(0.0, 0.0, 1.0)
         renderer.ResetCamera()
         camera.Zoom(1.5)
-        yield offscreen.drawn(renderer, pixels, pixels)
+        yield offscreen.renderPicture(renderer, pixels, pixels)
 
 
-def _anatomical(matrix: np.ndarray) -> dict[int, tuple[int, float]]:
-    """For each RAS axis the IJK axis that runs most along it, each once, and the sign of its direction."""
+def _colors(levels: np.ndarray) -> np.ndarray:
+    """The overlay's RGB colors [n, 3] for `levels` [n] between 0 and 1."""
+    steps = np.linspace(0, 1, len(display.COLORS))
+    return np.stack([np.interp(levels, steps, channel) for channel in zip(*display.COLORS, strict=True)], -1)
+
+
+def _anatomicalAxes(matrix: np.ndarray) -> dict[int, tuple[int, float]]:
+    """The IJK axis closest to each RAS axis, each used once, and the sign of its direction."""
     directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
-    best = max(
-        itertools.permutations(range(3)), key=lambda order: sum(abs(directions[r, i]) for r, i in enumerate(order))
-    )
+    best = max(itertools.permutations(range(3)), key=lambda order: np.abs(directions[range(3), order]).sum())
     return {r: (i, 1.0 if directions[r, i] > 0 else -1.0) for r, i in enumerate(best)}
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
-    """The pixels of `mask` [row, column] that touch others."""
+    """The pixels of `mask` [row, column] with a 4-neighbor outside."""
     padded = np.pad(mask, 1)
-    whole = padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1]
-    return mask & ~whole
+    return mask & ~(padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1])
 
 
-def _add(renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color: tuple[float, ...]) -> vtk.vtkActor:
-    """Add the surface of `mask` [k, j, i] on the grid `matrix`."""
-    image = grids.orientedImage(np.pad(mask, 1).astype(np.uint8), np.eye(4), (-1, -1, -1))
+def _addSurface(
+    renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color: tuple[float, ...]
+) -> vtk.vtkActor:
+    """Add the smoothed surface of `mask` [k, j, i] on the grid `matrix` (4 x 4 IJK to RAS)."""
+    image = voxel_grids.orientedImage(np.pad(mask, 1).astype(np.uint8), np.eye(4), (-1, -1, -1))
     cubes = vtk.vtkFlyingEdges3D()
     cubes.SetInputData(image)
     cubes.SetValue(0, 0.5)
@@ -168,15 +153,15 @@ def _add(renderer: vtk.vtkRenderer, mask: np.ndarray, matrix: np.ndarray, color:
     smooth.SetPassBand(0.1)
     transform = vtk.vtkTransform()
     transform.SetMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    place = vtk.vtkTransformPolyDataFilter()
-    place.SetInputConnection(smooth.GetOutputPort())
-    place.SetTransform(transform)
+    transformed = vtk.vtkTransformPolyDataFilter()
+    transformed.SetInputConnection(smooth.GetOutputPort())
+    transformed.SetTransform(transform)
     normals = vtk.vtkPolyDataNormals()
-    normals.SetInputConnection(place.GetOutputPort())
+    normals.SetInputConnection(transformed.GetOutputPort())
     mapper = vtk.vtkPolyDataMapper()
     mapper.SetInputConnection(normals.GetOutputPort())
     mapper.ScalarVisibilityOff()
-    mapper.Update()  # now, not all of them when the picture is drawn
+    mapper.Update()  # one surface per step, not all when the picture is rendered
     actor = vtk.vtkActor()
     actor.SetMapper(mapper)
     actor.GetProperty().SetColor(*color)

@@ -1,1 +1,1 @@
-"""The review of uncertain regions. No qt."""
+"""Review and correction of uncertain regions. Independent of Qt."""

@@ -1,14 +1,12 @@
-"""Corrections that the uncertainty makes quick: a sample's labels in a place, and a segment of what is unsure."""
+"""Corrections: labels of a sample in a selected place, and a segment of the uncertain voxels."""
 
 import numpy as np
-import slicer
 import slicer.util
-import vtk
-import vtk.util.numpy_support
+from vtk.util.numpy_support import vtk_to_numpy
 
 from ..i18n import tr as _
-from ..scene import voxel_grids as grids
-from ..scene.label_map import BINARY, Labels
+from ..scene import voxel_grids
+from ..scene.label_map import Labels
 from ..scene.result_nodes import ENTROPY_ROLE, SAMPLES_ROLE, regionsVolume
 
 REVIEW_SEGMENT = "to_review"
@@ -16,9 +14,9 @@ REVIEW_COLOR = (1.0, 0.85, 0.0)
 
 
 def useSample(segmentationNode: slicer.vtkMRMLSegmentationNode, index: int, mask: np.ndarray) -> int:
-    """Put sample `index` (from 0) in place of the segments where `mask` [k, j, i] on the block of the result.
+    """Replace the segments where `mask` [k, j, i] (on the block of the result) by sample `index` (from 0).
 
-    Returns how many voxels have changed. Raises LookupError, one sentence, if that cannot be; nothing is changed then.
+    Returns the number of changed voxels. Raises LookupError, one sentence, before anything is changed.
     """
     samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
     if samplesNode is None:
@@ -27,7 +25,7 @@ def useSample(segmentationNode: slicer.vtkMRMLSegmentationNode, index: int, mask
 
 
 def regionMask(segmentationNode: slicer.vtkMRMLSegmentationNode, basin: int) -> np.ndarray:
-    """Where region `basin` is, bool [k, j, i] on the block of the result. Raises LookupError, one sentence."""
+    """Mask of an uncertain region by its number, bool [k, j, i] on the block. Raises LookupError, one sentence."""
     regionsNode = regionsVolume(segmentationNode)
     if regionsNode is None:
         raise LookupError(_("The regions of this result were removed."))
@@ -35,23 +33,22 @@ def regionMask(segmentationNode: slicer.vtkMRMLSegmentationNode, basin: int) -> 
 
 
 def roiMask(segmentationNode: slicer.vtkMRMLSegmentationNode, roiNode: slicer.vtkMRMLMarkupsROINode) -> np.ndarray:
-    """Where the voxels' centres lie in `roiNode`, a box that may be rotated; as regionMask."""
+    """Mask of the voxels whose centers are in `roiNode`, a box of any orientation; as regionMask."""
     labels = Labels(segmentationNode)
     objectToWorld = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
     parentNode = segmentationNode.GetParentTransformNode()
     if parentNode is not None and not parentNode.IsTransformToWorldLinear():
-        raise LookupError(_("The result lies under a transform that is not linear; use a region instead."))
-    ijkToBox = np.linalg.solve(objectToWorld, grids.toWorld(segmentationNode) @ labels.ijkToRAS)
+        raise LookupError(_("The result is under a non-linear transform; use a region instead."))
+    ijkToBox = np.linalg.solve(objectToWorld, voxel_grids.toWorld(segmentationNode) @ labels.ijkToRAS)
     k, j, i = np.ogrid[tuple(slice(n) for n in labels.shape)]
     mask = np.ones(labels.shape, bool)
-    for axis, size in enumerate(roiNode.GetSize()):
-        a, b, c, d = ijkToBox[axis]
+    for (a, b, c, d), size in zip(ijkToBox[:3], roiNode.GetSize(), strict=True):
         mask &= np.abs(a * i + b * j + c * k + d) <= size / 2
     return mask
 
 
 def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> np.ndarray:
-    """Where a segment is, such as one that a person has painted; as regionMask."""
+    """Mask of a segment, for example a painted one; as regionMask."""
     labels = Labels(segmentationNode)
     image = slicer.vtkOrientedImageData()
     segmentationNode.GetBinaryLabelmapRepresentation(segmentID, image)
@@ -60,38 +57,36 @@ def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str
     geometry.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(labels.ijkToRAS))
     resampled = slicer.vtkOrientedImageData()
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, geometry, resampled)
-    voxels = vtk.util.numpy_support.vtk_to_numpy(resampled.GetPointData().GetScalars())
-    return voxels.reshape(labels.shape) > 0
+    return vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(labels.shape) > 0
 
 
-def ownLayer(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
-    """Give a segment a layer of its own: painted into that of the model's segments, it keeps them out of its place."""
+def separateLayer(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
+    """Move a segment to its own labelmap; in that of the model's segments it would block their voxels."""
     segmentationNode.GetSegmentation().SeparateSegmentLabelmap(segmentID)
 
 
 def makeReviewSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, bits: float) -> str:
-    """Make, or make anew, a segment of the voxels whose entropy reaches `bits`, and return its ID.
+    """Create or update a segment of the voxels with an entropy of at least `bits`; returns its ID.
 
-    It lies in a layer of its own over the others. Raises LookupError, one sentence.
+    It has its own labelmap and overlaps the others. Raises LookupError, one sentence.
     """
     entropyNode = segmentationNode.GetNodeReference(ENTROPY_ROLE)
     if entropyNode is None:
         raise LookupError(_("The entropy volume of this result was removed."))
-    unsure = slicer.util.arrayFromVolume(entropyNode) >= bits
-    if not unsure.any():
+    uncertain = slicer.util.arrayFromVolume(entropyNode) >= bits
+    image = voxel_grids.croppedImage(uncertain, voxel_grids.ijkToRAS(entropyNode))
+    if image is None:
         raise LookupError(_("No voxel reaches {bits:.2f} bits; lower the threshold.").format(bits=bits))
-    box = grids.boundingBox(unsure)
-    image = grids.orientedImage(unsure[box], grids.ijkToRAS(entropyNode), grids.first(box))
     segmentation = segmentationNode.GetSegmentation()
     segment = segmentation.GetSegment(REVIEW_SEGMENT)
     if segment is None:
         segment = slicer.vtkSegment()
         segment.SetName(_("To review"))
         segment.SetColor(*REVIEW_COLOR)
-        segment.AddRepresentation(BINARY, image)
+        segment.AddRepresentation(voxel_grids.BINARY_LABELMAP, image)
         segmentation.AddSegment(segment, REVIEW_SEGMENT)
     else:
         segmentation.SeparateSegmentLabelmap(REVIEW_SEGMENT)
         segment.SetLabelValue(1)
-        segment.AddRepresentation(BINARY, image)
+        segment.AddRepresentation(voxel_grids.BINARY_LABELMAP, image)
     return REVIEW_SEGMENT

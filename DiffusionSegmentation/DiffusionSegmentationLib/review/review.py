@@ -1,9 +1,8 @@
-"""The review of a result: its uncertain regions one after the other, worst first, and what a person said of each.
+"""Review of a result: its uncertain regions, worst first, and the reviewer's decision on each.
 
-The regions are those of the report, or those that were found since for another threshold, ranked by how much of them a
-look can put right (`diffusion_segmentation.segmentation.uncertain_regions`). They and what was said of them are kept on
-the segmentation, and so are saved with the scene. The region under review is outlined by a segmentation of its own, so
-that no layer of a slice view is taken for it.
+The regions are those of the report or of a Ranker, ranked by their reviewable error (see
+`diffusion_segmentation.segmentation.uncertain_regions`). Regions and decisions are stored on the segmentation node and
+saved with the scene. The current region is outlined by a separate segmentation, which uses no layer of the slice views.
 """
 
 import dataclasses
@@ -12,15 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ..i18n import tr as _
-from ..scene import display
-from ..scene import voxel_grids as grids
-from ..scene.framing import Framing
-from ..scene.result_nodes import RUN_ATTRIBUTE, regionsVolume
-from .ranking import Wish
+from ..scene import display, framing, voxel_grids
+from ..scene.result_nodes import regionsVolume, reportOf
+from .ranking import RegionCriteria
 
 OPEN, DONE, FLAGGED, SKIPPED = "open", "done", "flagged", "skipped"
 
@@ -29,17 +25,18 @@ REGIONS_ATTRIBUTE = "DiffusionSegmentation.Regions"
 OUTLINE_ROLE = "DiffusionSegmentation.RegionOutline"
 OUTLINE_SEGMENT = "region"
 OUTLINE_COLOR = (0.0, 1.0, 1.0)
-"""Cyan is in neither the entropy's colours nor those of the shipped model's structures."""
+"""Cyan occurs neither in the entropy colors nor in the structures of the shipped model."""
 OUTLINE_PIXELS = 3
-"""Thicker than those of the segments, among which it must be found."""
-REACH_MM = 20.0
-"""What is shown of a region whose size is not known."""
+"""Thicker than the outlines of the segments."""
+DEFAULT_REACH_MM = 20.0
+"""Shown around a region of unknown size."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """An uncertain region: `rank` from 1, `reviewableMl` of its expected error, `share` of all that can be reviewed,
-    `classes` (name, mean probability)."""
+    """An uncertain region: `rank` from 1, `basin` its number in the label map of regions, `reviewableMl` the part of
+    the expected error that can be reviewed, `share` of that of all regions, `classes` (name, mean probability),
+    `unlike` (feature distance from the regions of the training data, limit) if the distance exceeds the limit."""
 
     rank: int
     basin: int
@@ -52,24 +49,20 @@ class Region:
     peakBits: float
     peakRAS: tuple[float, float, float]
     unlike: tuple[float, float] | None = None
-    """Distance and limit, where it lies farther from the regions that the model was made for than it should."""
 
 
 class Review:
-    """The regions of one segmentation node of ours, in which state they are, and the way to each.
-
-    Objects of this class keep no state: all is in the scene.
-    """
+    """The regions of one segmentation node, their states, and navigation. Stateless: all state is in the scene."""
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
-        self._framing = Framing(segmentationNode)
-        found = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
-        self._found = json.loads(found) if found else {}
-        run = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
-        told = self._found or run
+        run = reportOf(segmentationNode)
+        text = segmentationNode.GetAttribute(REGIONS_ATTRIBUTE)
+        ranked = json.loads(text) if text else run
+        self.criteria = RegionCriteria(**ranked["wish"]) if text else RegionCriteria()
+        """The criteria of the regions."""
         limit = run.get("region_limit")
-        # A distance is a basin's: no threshold changes it, and what was found for another one does not tell it.
+        # Only the report has distances; they do not depend on the threshold.
         distances = {entry["basin"]: entry["distance"] for entry in run.get("regions", []) if "distance" in entry}
         unlike = {basin: (value, limit) for basin, value in distances.items() if limit is not None and value > limit}
         self.regions = [
@@ -86,123 +79,110 @@ class Review:
                 peakRAS=tuple(entry["peak_ras_mm"]),
                 unlike=unlike.get(entry["basin"]),
             )
-            for rank, entry in enumerate(told.get("regions", []), 1)
+            for rank, entry in enumerate(ranked.get("regions", []), 1)
         ]
-        self.expectedErrorMl: float | None = told.get("expected_error_ml")
-        """Of the whole volume, and the part of it that can be reviewed; None in reports up to version 0.4."""
-        self.reviewableMl: float | None = told.get("reviewable_ml")
+        self.expectedErrorMl: float | None = ranked.get("expected_error_ml")
+        """Expected error of the whole volume and its reviewable part; None in reports up to version 0.4."""
+        self.reviewableMl: float | None = ranked.get("reviewable_ml")
 
-    @property
-    def wish(self) -> Wish:
-        """What the regions were asked for."""
-        return Wish(**self._found["wish"]) if self._found else Wish()
+    def replaceRegions(self, criteria: RegionCriteria, regions: dict[str, Any]) -> "Review":
+        """The review with the `regions` that a Ranker has computed for `criteria`.
 
-    def replaceRegions(self, wish: Wish, found: dict[str, Any]) -> "Review":
-        """The review with what was `found` for `wish`, as a Ranker tells it.
-
-        What was said of a region stays with its basin. The region under review is left if it is not among them.
+        States are kept by region number. The current region is left if it is not among them.
         """
-        content = {"wish": dataclasses.asdict(wish), **found}
+        content = {"wish": dataclasses.asdict(criteria), **regions}
         self.segmentationNode.SetAttribute(REGIONS_ATTRIBUTE, json.dumps(content, ensure_ascii=False))
-        again = Review(self.segmentationNode)
-        if self.current is not None and again.current is None:
-            again.leave()
-        return again
+        updated = Review(self.segmentationNode)
+        if self.current is not None and updated.current is None:
+            updated.leave()
+        return updated
 
     def state(self, region: Region) -> str:
         """OPEN, DONE, FLAGGED or SKIPPED."""
-        return self._said()["states"].get(str(region.basin), OPEN)
+        return self._stored()["states"].get(str(region.basin), OPEN)
 
     @property
     def current(self) -> Region | None:
         """The region under review, or None."""
-        basin = self._said()["current"]
+        basin = self._stored()["current"]
         return next((region for region in self.regions if region.basin == basin), None)
 
     def mark(self, region: Region, state: str) -> None:
-        """Say `state` of `region`."""
-        said = self._said()
-        said["states"][str(region.basin)] = state
-        self._say(said)
+        """Set the state of `region`."""
+        self._store(states=self._stored()["states"] | {str(region.basin): state})
 
-    def left(self) -> tuple[int, float]:
-        """How many regions are open, and which share they hold of all that can be reviewed."""
-        rest = [region for region in self.regions if self.state(region) == OPEN]
-        return len(rest), sum(region.share for region in rest)
+    def remaining(self) -> tuple[int, float]:
+        """Number of open regions, and their share of the reviewable error."""
+        regions = self._open()
+        return len(regions), sum(region.share for region in regions)
 
     def next(self) -> Region | None:
-        """The worst open region after the current one; behind the last, the worst open one of all. None if none is."""
-        rest = [region for region in self.regions if self.state(region) == OPEN]
-        at = self.current.rank if self.current else 0
-        return next((region for region in rest if region.rank > at), rest[0] if rest else None)
+        """The next open region after the current one, starting again at the worst one; None if none is open."""
+        regions = self._open()
+        rank = self.current.rank if self.current else 0
+        return next((region for region in regions if region.rank > rank), regions[0] if regions else None)
 
     def goTo(self, region: Region) -> None:
-        """Make `region` the current one: outline it, and let all views show it, from its worst voxel in the middle."""
-        said = self._said()
-        said["current"] = region.basin
-        self._say(said)
+        """Make `region` the current one, outline it, and center all views on its most uncertain voxel."""
+        self._store(current=region.basin)
         world = [0.0, 0.0, 0.0]
         self.segmentationNode.TransformPointToWorld(region.peakRAS, world)
         image = self._outline(region)
-        self._framing.show(world, REACH_MM if image is None else self._reach(image, world))
+        framing.showPlace(
+            self.segmentationNode, world, DEFAULT_REACH_MM if image is None else self._reach(image, world)
+        )
 
     def leave(self) -> None:
-        """No region is under review any more: its outline goes, the views are as before, what was said stays."""
-        said = self._said()
-        said["current"] = None
-        self._say(said)
-        self.putAway()
+        """Leave the current region: remove its outline and restore the views; states are kept."""
+        self._store(current=None)
+        self.hideOutline()
 
-    def takeUp(self) -> None:
-        """Outline the current region again, as after `putAway` or in a scene that was opened."""
+    def showOutline(self) -> None:
+        """Outline the current region again, after `hideOutline` or in a reopened scene."""
         if self.current is not None:
             self._outline(self.current)
 
-    def putAway(self) -> None:
-        """Take the outline out of the scene and give the views back; which region is under review stays."""
-        self._framing.giveBack()
-        outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
-        if outlineNode is not None:
-            display.removeNode(outlineNode)
+    def hideOutline(self) -> None:
+        """Remove the outline and restore the views; the current region is kept."""
+        framing.restoreViews(self.segmentationNode)
+        display.removeNode(self.segmentationNode.GetNodeReference(OUTLINE_ROLE))
 
-    def _said(self) -> dict:
+    def _open(self) -> list[Region]:
+        return [region for region in self.regions if self.state(region) == OPEN]
+
+    def _stored(self) -> dict:
         text = self.segmentationNode.GetAttribute(REVIEW_ATTRIBUTE)
         return json.loads(text) if text else {"states": {}, "current": None}
 
-    def _say(self, said: dict) -> None:
-        self.segmentationNode.SetAttribute(REVIEW_ATTRIBUTE, json.dumps(said))
+    def _store(self, **values: Any) -> None:
+        self.segmentationNode.SetAttribute(REVIEW_ATTRIBUTE, json.dumps(self._stored() | values))
 
     def _reach(self, image: Any, world: list[float]) -> float:
-        """How far, in mm along an axis of the world, the segment `image` reaches from `world`."""
+        """Largest distance (mm, along a world axis) of the segment `image` from `world`."""
         extent = np.array(image.GetExtent(), float) + np.tile([-0.5, 0.5], 3)
         corners = np.stack([*np.meshgrid(*extent.reshape(3, 2)), np.ones((2, 2, 2))]).reshape(4, -1)
-        places = grids.toWorld(self.segmentationNode) @ grids.imageToRAS(image) @ corners
-        return float(np.abs(places[:3] - np.array(world)[:, None]).max())
+        points = voxel_grids.toWorld(self.segmentationNode) @ voxel_grids.imageToRAS(image) @ corners
+        return float(np.abs(points[:3] - np.array(world)[:, None]).max())
 
     def _outline(self, region: Region) -> Any:
-        """Outline `region`; returns the vtkOrientedImageData of it, or None where there is none."""
+        """Outline `region`; returns its vtkOrientedImageData, or None if the regions were removed."""
         regionsNode = regionsVolume(self.segmentationNode)
         if regionsNode is None:
-            return None  # a person has removed it; the views stand at the right place all the same
-        inside = slicer.util.arrayFromVolume(regionsNode) == region.basin
-        box = grids.boundingBox(inside)
-        if box is None:
             return None
-        image = grids.orientedImage(inside[box], grids.ijkToRAS(regionsNode), grids.first(box))
-        outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE) or self._makeOutline()
-        segmentation = outlineNode.GetSegmentation()
+        mask = slicer.util.arrayFromVolume(regionsNode) == region.basin
+        image = voxel_grids.croppedImage(mask, voxel_grids.ijkToRAS(regionsNode))
+        if image is None:
+            return None
+        outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
+        if outlineNode is None:
+            outlineNode = display.addTemporarySegmentation(self.segmentationNode, _("{name} region"))
+            outlineNode.GetDisplayNode().SetSliceIntersectionThickness(OUTLINE_PIXELS)
+            self.segmentationNode.SetNodeReferenceID(OUTLINE_ROLE, outlineNode.GetID())
         segment = slicer.vtkSegment()
         segment.SetName(_("Region {rank}").format(rank=region.rank))
         segment.SetColor(*OUTLINE_COLOR)
-        segment.AddRepresentation(
-            slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image
-        )
+        segment.AddRepresentation(voxel_grids.BINARY_LABELMAP, image)
+        segmentation = outlineNode.GetSegmentation()
         segmentation.RemoveAllSegments()
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)
         return image
-
-    def _makeOutline(self) -> slicer.vtkMRMLSegmentationNode:
-        outlineNode = display.addBeside(self.segmentationNode, _("{name} region"))
-        outlineNode.GetDisplayNode().SetSliceIntersectionThickness(OUTLINE_PIXELS)
-        self.segmentationNode.SetNodeReferenceID(OUTLINE_ROLE, outlineNode.GetID())
-        return outlineNode

@@ -1,1 +1,1 @@
-"""Runs: job folders, the worker process and batches. No qt."""
+"""Runs: job folders, worker process, batches. Independent of Qt."""

@@ -1,17 +1,15 @@
-"""What Slicer's own Python needs to run the worker, asked for where needed and installed if the person agrees.
+"""Python packages that Slicer's own Python needs to run the worker: check and, with the user's consent, installation.
 
-Looking never imports: torch in Slicer's process would lock its files and spoil a later upgrade. torch comes from the
-PyTorch extension alone, which imports it once after installing it; a restart is offered when all is installed.
+The check imports nothing: torch in Slicer's process would lock its files and break a later upgrade. torch is installed
+by the PyTorch extension only, which imports it once after the installation; then a restart is offered.
 """
 
 import importlib
 import importlib.metadata
 import logging
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-import slicer
 import slicer.util
 from packaging.requirements import Requirement
 
@@ -23,17 +21,17 @@ REQUESTER = "DiffusionSegmentation"
 
 
 class DependencyError(Exception):
-    """Something is missing and was not installed; the text is one plain sentence."""
+    """A package is missing and was not installed; the text is one plain sentence."""
 
 
 def readRequirements(path: Path) -> list[Requirement]:
-    """The requirements of a requirements.txt without options."""
+    """The requirements in a requirements.txt without options."""
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [Requirement(line) for line in lines if line]
 
 
 def isInstalled(requirement: Requirement) -> bool:
-    """Whether this Python has a fitting version, by its metadata."""
+    """Whether this Python has a matching version, according to package metadata."""
     try:
         return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:
@@ -41,16 +39,15 @@ def isInstalled(requirement: Requirement) -> bool:
 
 
 def missing(requirementsPath: Path) -> list[Requirement]:
-    """What of torch and the requirements this Python lacks; torch first, because others would pull in a wrong one."""
+    """The missing packages; torch first, because others would install a wrong build of it."""
     return [need for need in [TORCH, *readRequirements(requirementsPath)] if not isInstalled(need)]
 
 
 def ensure(requirementsPath: Path) -> None:
-    """Install what is missing, after asking. Raises DependencyError if it was declined, impossible, or failed, and
-    also if the person chose to restart Slicer, so that nothing more is begun.
+    """Install what is missing, after asking the user.
 
-    Blocks with Slicer's progress dialog while it installs; returns at once if nothing is missing. Installs nothing in
-    Slicer's testing mode.
+    Blocks, with Slicer's progress dialog, while it installs. Installs nothing in Slicer's testing mode. Raises
+    DependencyError if the installation was declined, impossible or failed, or if the user has chosen to restart Slicer.
     """
     needs = missing(requirementsPath)
     if not needs:
@@ -58,7 +55,7 @@ def ensure(requirementsPath: Path) -> None:
     if slicer.app.testingEnabled():
         names = ", ".join(need.name for need in needs)
         raise DependencyError(_("These Python packages are missing: {names}.").format(names=names))
-    others = [need for need in needs if need != TORCH]
+    others = [str(need) for need in needs if need != TORCH]
     if TORCH in needs:
         _installTorch()
     if others:
@@ -77,7 +74,7 @@ def _installTorch() -> None:
         torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
             askConfirmation=True, torchVersionRequirement=str(TORCH.specifier)
         )
-    except Exception as error:  # the extension raises whatever pip, its patch of pip, or the import of torch raises
+    except Exception as error:  # anything from pip, the extension's patch of pip, or the import of torch
         logging.exception("PyTorch could not be installed.")
         sentence = _("PyTorch could not be installed ({reason}); the Python console shows why.")
         raise DependencyError(sentence.format(reason=error)) from error
@@ -85,40 +82,31 @@ def _installTorch() -> None:
         raise DependencyError(_("The segmentation needs PyTorch, which was not installed."))
 
 
-def _installOthers(needs: list[Requirement]) -> None:
-    texts = [str(need) for need in needs]
+def _installOthers(requirements: list[str]) -> None:
+    """Ask, and install with slicer.packaging, or with slicer.util in Slicer 5.10, which has no slicer.packaging."""
+    declined = DependencyError(_("The segmentation needs Python packages that were not installed."))
     try:
-        _pipInstaller()(texts)
+        packaging = importlib.import_module("slicer.packaging")
+    except ImportError:
+        packaging = None
+    try:
+        if packaging is None:
+            question = _("These Python packages will be installed into Slicer: {names}. Continue?")
+            if not slicer.util.confirmOkCancelDisplay(question.format(names=", ".join(requirements))):
+                raise declined
+            slicer.util.pip_install(requirements)
+        else:
+            packaging.pip_ensure(requirements, requester=REQUESTER)
     except subprocess.CalledProcessError as error:
         sentence = _("Python packages could not be installed (exit code {code} of pip); the Python console shows why.")
         raise DependencyError(sentence.format(code=error.returncode)) from error
+    except RuntimeError as error:
+        if packaging is None:
+            raise
+        raise declined from error  # pip_ensure raises RuntimeError if the user declines
 
 
 def _offerRestart() -> None:
     if slicer.util.confirmYesNoDisplay(_("PyTorch was installed. It is best to restart Slicer now. Restart?")):
-        slicer.util.restart()  # returns: Slicer restarts once its event loop has ended
-        raise DependencyError(_("Slicer restarts; click Segment again then."))
-
-
-def _pipInstaller() -> Callable[[list[str]], None]:
-    """A function that asks and installs: with slicer.packaging, or as Slicer 5.10 can, which has none."""
-    declined = _("The segmentation needs Python packages that were not installed.")
-    try:
-        packaging = importlib.import_module("slicer.packaging")
-    except ImportError:
-
-        def install(texts: list[str]) -> None:
-            question = _("These Python packages will be installed into Slicer: {names}. Continue?")
-            if not slicer.util.confirmOkCancelDisplay(question.format(names=", ".join(texts))):
-                raise DependencyError(declined)
-            slicer.util.pip_install(texts)
-
-    else:
-
-        def install(texts: list[str]) -> None:
-            try:
-                packaging.pip_ensure(texts, requester=REQUESTER)
-            except RuntimeError as error:  # its way to say that the person declined
-                raise DependencyError(declined) from error
-
-    return install
+        slicer.util.restart()  # returns; Slicer restarts when its event loop has ended
+        raise DependencyError(_("Slicer is restarting; click Segment again afterwards."))

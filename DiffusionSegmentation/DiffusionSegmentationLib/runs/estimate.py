@@ -1,7 +1,7 @@
-"""How long a run will take and how much memory, judged by the last one with the same model on the same device. No qt.
+"""Estimate of duration and memory of a run, from the last run with the same model on the same device.
 
-Time and memory grow with the part of space that the volume covers, and the time for sampling with samples x steps.
-Of a volume much larger or smaller than the last the body may fill another part: the estimate is rough, and said so.
+Both grow with the space that the volume covers, the sampling time also with samples x steps. The estimate is rough if
+the volume is much larger or smaller than that of the last run, because the body fills another part of it.
 """
 
 import json
@@ -13,17 +13,17 @@ import numpy as np
 import slicer
 
 from ..i18n import tr as _
-from . import messages as wording
+from . import status_texts
 
 BASE_BYTES = 600e6
-"""What the worker holds before it sees a volume: about 0.6 GB with torch's CPU build."""
+"""Memory of the worker before it reads a volume (torch's CPU build)."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run: `liters` of space, seconds around the sampling and in it per sample and step, steps, peak bytes.
+class RunMeasurement:
+    """Volume (l), seconds outside the sampling, seconds per sample and step, steps and peak memory of one run.
 
-    `steps` is 0 where the samples take none; `stepSeconds` is the time of a sample then.
+    For a model without steps, `steps` is 0 and `stepSeconds` is the time per sample.
     """
 
     liters: float
@@ -34,8 +34,8 @@ class Measured:
     samples: int = 8
 
     @classmethod
-    def of(cls, report: Mapping[str, Any]) -> "Measured":
-        """What `report` tells of its run. Raises KeyError for one that tells nothing."""
+    def of(cls, report: Mapping[str, Any]) -> "RunMeasurement":
+        """The measurement in `report`. Raises KeyError if the report has no timings."""
         timings, source = report["timings_s"], report["input"]
         sampling = timings["sampling"]
         return cls(
@@ -48,8 +48,8 @@ class Measured:
         )
 
     @classmethod
-    def fromText(cls, text: str) -> "Measured | None":
-        """What `asText` wrote; None for anything else."""
+    def fromText(cls, text: str) -> "RunMeasurement | None":
+        """Parse what `asText` has returned; None for any other text."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -59,13 +59,13 @@ class Measured:
         return json.dumps(asdict(self))
 
     def text(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, samples: int | None, steps: int | None) -> str:
-        """The estimate for another volume, in words; numbers that are None are those of the run that was measured."""
+        """The estimate for `volumeNode` as one sentence; None stands for the number of the measured run."""
         size = np.multiply(volumeNode.GetImageData().GetDimensions(), volumeNode.GetSpacing())
         growth = float(np.prod(size)) / 1e6 / self.liters
-        passes = (samples or self.samples) * (steps or self.steps if self.steps else 1)
-        seconds = growth * (self.fixedSeconds + passes * self.stepSeconds)
-        told = _("Takes {duration}, judging by the last run").format(duration=wording.durationText(seconds))
+        evaluations = (samples or self.samples) * (steps or self.steps if self.steps else 1)
+        seconds = growth * (self.fixedSeconds + evaluations * self.stepSeconds)
+        text = _("Estimated from the last run: {duration}").format(duration=status_texts.durationText(seconds))
         if self.peakBytes:
             gigabytes = (BASE_BYTES + growth * max(self.peakBytes - BASE_BYTES, 0.0)) / 1e9
-            told += _(", and about {gigabytes:.1f} GB of memory").format(gigabytes=gigabytes)
-        return told + "."
+            text += _(", about {gigabytes:.1f} GB of memory").format(gigabytes=gigabytes)
+        return text + "."

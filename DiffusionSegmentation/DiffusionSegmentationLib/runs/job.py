@@ -1,30 +1,32 @@
-"""A run as data: what a person chose for it, and what is known of it."""
+"""Settings and state of a run."""
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_segmentation.worker import protocol as messages
+import vtk
+
+from diffusion_segmentation.worker import protocol
 
 from ..i18n import tr as _
 from .handover import HandoverError
 
 
 class ChoiceError(HandoverError, ValueError):
-    """A choice that no run can be asked for; the text is one plain sentence."""
+    """An invalid setting; the text is one plain sentence."""
 
 
 def _isWhole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < messages.INTEGER_LIMIT
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < protocol.INTEGER_LIMIT
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person chose: `model` a name or folder, `samples` a number or "auto".
+    """Settings of a run: `model` is a name or folder, `samples` a number or "auto".
 
-    Where `samples` or `steps` is None the model's advice is taken. `regionMm`, 5 to 100, is how far uncertain regions
-    lie apart.
+    None for `samples` or `steps` stands for the model's default. `regionMm` (5 to 100 mm) is the distance between
+    uncertain regions.
     """
 
     model: str = "brain-structures"
@@ -35,7 +37,7 @@ class Choices:
     regionMm: int = 15
 
     def __post_init__(self) -> None:
-        """Raises ChoiceError, one sentence, for what no run can be asked for."""
+        """Raises ChoiceError, one sentence, for an invalid setting."""
         if not self.model:
             raise ChoiceError(_("Select a model."))
         if not self.device:
@@ -43,7 +45,7 @@ class Choices:
         if not (self.samples in (None, "auto") or _isWhole(self.samples, 1)):
             raise ChoiceError(_("The number of samples must be 1 or more."))
         if not (self.steps is None or _isWhole(self.steps, 2)):
-            raise ChoiceError(_("The number of steps must be 2 or more: one step draws equal samples."))
+            raise ChoiceError(_("The number of steps must be 2 or more; with one step all samples are equal."))
         if not _isWhole(self.seed, 0):
             raise ChoiceError(_("The seed must be 0 or more."))
         if not (isinstance(self.regionMm, int | float) and 5 <= self.regionMm <= 100):
@@ -52,13 +54,16 @@ class Choices:
 
 @dataclass
 class Job:
-    """One run. `state`: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
+    """One run.
 
-    `message` is one plain sentence, `fraction` (0 to 1) the share of the estimated time that has passed, None while
-    there is no estimate, `finishedSamples` how many samples are known to be drawn, which a stop would keep with what is
-    finished meanwhile, `preview` the files of segmentation and entropy so far and of how many samples, `result` what
-    the importer made. `note` is a sentence on how the run had to be changed, `recoverable` how many samples of a failed
-    run `Runner.recover` can still show, and `tryDevice` a device on which a failed run could succeed, or None.
+    state: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
+    message: one plain sentence. note: how the settings had to be changed, one sentence.
+    fraction: elapsed part of the estimated time (0 to 1); None without an estimate.
+    finishedSamples: number of samples known to be finished; a stop keeps at least these.
+    preview: files of segmentation and entropy so far, and the number of samples in them.
+    result: what the importer returned.
+    recoverable: number of samples of a failed run that `Runner.recover` can show.
+    tryDevice: device on which a failed run could succeed, or None.
     """
 
     volumeName: str
@@ -84,5 +89,35 @@ class Job:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what to mind of the result."""
+        """The warnings of the report."""
         return (self.report or {}).get("warnings", [])
+
+    def request(self, volume: Path, source: str | None) -> dict[str, Any]:
+        """The `run` message for the worker; `volume` is the NRRD file, `source` the file the volume was loaded from."""
+        folders = {"folder": str(self.folder), "volume": str(volume), "source": source}
+        return {"type": "run", "job": self.id, **folders, **asdict(self.choices)}
+
+    def applyProgress(self, message: dict[str, Any], now: float) -> None:
+        """Update the numbers from a `progress` message; `now` is on the clock of `started`."""
+        if message["stage"] == "sampling":  # `sample` is the one being drawn
+            self.finishedSamples = max(self.finishedSamples, message["sample"] - 1)
+        self.secondsLeft = message["secondsLeft"]
+        self.note = message.get("note") or ""
+        if self.secondsLeft is not None:
+            elapsed = now - self.started
+            # Never decreasing, also if the estimate grows.
+            self.fraction = max(self.fraction or 0.0, elapsed / max(elapsed + self.secondsLeft, 1e-3))
+
+
+class FinishedSamples:
+    """The samples that a failed run has finished: a folder with a complete result, its report, and the volume."""
+
+    def __init__(self, folder: Path, report: dict, volumeNode: Any) -> None:
+        self.folder, self.report = folder, report
+        self._volume = vtk.vtkWeakReference()
+        self._volume.Set(volumeNode)
+
+    def volumeNode(self) -> Any:
+        """The volume, or None if it was removed from its scene."""
+        volumeNode = self._volume.Get()
+        return None if volumeNode is None or volumeNode.GetScene() is None else volumeNode

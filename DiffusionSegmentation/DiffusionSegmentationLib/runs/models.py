@@ -1,6 +1,6 @@
-"""Which models there are to choose from: read from their metadata alone, so that Slicer never imports the engine.
+"""The models to choose from, read from their metadata without importing the engine.
 
-The worker checks a model fully (weights, checksum) before it uses it; here is only what the panel shows.
+The worker checks a model completely (weights, checksum) before it uses it.
 """
 
 import json
@@ -11,13 +11,13 @@ from pathlib import Path
 from .worker_client import ENGINE_FOLDER
 
 SHIPPED = ENGINE_FOLDER / "diffusion_segmentation" / "models"
-LARGEST_BYTES = 4 * 2**20
-"""Of metadata.json, as the engine has it."""
+MAX_METADATA_BYTES = 4 * 2**20
+"""Largest metadata.json that is read, as in the engine."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. `key` is what the worker gets as `model`: the name of a shipped one, the folder of another.
+    """One model. `key` is the worker's `model`: the name of a shipped model, the folder of another one.
 
     `structures` are the names of its segments, without the background.
     """
@@ -29,25 +29,24 @@ class Entry:
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
-    """The shipped models and those in other `folders` of models, by title; what is no model is left out."""
+    """The shipped models and those in `folders`, sorted by title; invalid folders are skipped."""
     entries = [_entry(folder, folder.name) for folder in _subfolders(SHIPPED)]
-    for parent in folders:
-        entries += [_entry(folder, str(folder)) for folder in _subfolders(parent)]
+    entries += [_entry(folder, str(folder)) for parent in folders for folder in _subfolders(parent)]
     return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.title)
 
 
 def _subfolders(parent: Path) -> list[Path]:
     try:
         return [path for path in parent.iterdir() if path.is_dir()]
-    except OSError:  # it is not there, or may not be read
+    except OSError:  # missing or unreadable
         return []
 
 
 def _entry(folder: Path, key: str) -> Entry | None:
     try:
-        # A half-copied model lacks one of the two. A pipe in the place of a file would stop Slicer for ever.
-        sizes = [_sizeOfFile(folder / name) for name in ("metadata.json", "model.safetensors")]
-        if None in sizes or sizes[0] > LARGEST_BYTES:
+        # Both files must be regular ones: an incomplete copy lacks one, and reading a pipe would block Slicer.
+        files = [(folder / name).lstat() for name in ("metadata.json", "model.safetensors")]
+        if not all(stat.S_ISREG(file.st_mode) for file in files) or files[0].st_size > MAX_METADATA_BYTES:
             return None
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         section = metadata["diffusion_segmentation"]
@@ -58,9 +57,3 @@ def _entry(folder: Path, key: str) -> Entry | None:
         return Entry(key, title, description, structures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _sizeOfFile(path: Path) -> int | None:
-    """Bytes of a file; None for a link, a folder or a pipe."""
-    found = path.lstat()
-    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -1,29 +1,33 @@
-"""What runs leave in the temporary folder: which of it is a whole result, and what is old enough to go.
+"""Job folders in the temporary folder: removal, finished results in them, clean-up of old ones.
 
-A run that fails keeps its folder, because finished samples may be in it; a Slicer that is killed can remove nothing.
+A failed run keeps its folder, because it may contain finished samples; a killed Slicer cannot remove anything.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PREFIX = "DiffusionSegmentation-"
 FINISHED = "finished-"
-"""Folders in a job folder, finished-1, finished-2, finished-4 and so on: the whole result of so many samples."""
+"""Subfolders of a job folder, finished-1, finished-2, finished-4, ...: complete results of that many samples."""
 DAYS = 7
+"""Age at which job and log folders are removed."""
 
 
 def newestFinished(folder: Path) -> tuple[Path, dict] | None:
-    """The folder and the report of the largest number of samples of which everything is written, or None.
+    """Folder and report of the complete result with the most samples in the job folder `folder`, or None.
 
-    The report is written last, so a folder that has one is whole; the job folder itself may be, where the end of the
-    run was not told any more.
+    The report is written last: a folder with a report is complete. The job folder itself is complete if the run ended
+    but its last message was lost.
     """
-    for part in (folder, *sorted(folder.glob(f"{FINISHED}*"), key=_samples, reverse=True)):
+    for part in (folder, *sorted(folder.glob(f"{FINISHED}*"), key=_sampleCount, reverse=True)):
         try:
             report = json.loads((part / "report.json").read_text(encoding="utf-8"))
             if isinstance(report["samples"], int):
@@ -33,32 +37,51 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
     return None
 
 
-def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:
-    """Remove this user's job and log folders that nobody has written into for `days`; on a thread, which is returned.
+def _sampleCount(folder: Path) -> int:
+    number = folder.name.removeprefix(FINISHED)
+    return int(number) if number.isdecimal() else 0
 
-    Links, and what belongs to somebody else, are left alone.
+
+def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:
+    """Remove this user's job and log folders that were not modified for `days`, on the returned thread.
+
+    Links and folders of other users are kept.
     """
-    thread = threading.Thread(target=_sweep, args=(temporaryFolder, days), name="sweep", daemon=True)
-    thread.start()
-    return thread
+    return _startThread(_sweep, temporaryFolder, days)
 
 
 def _sweep(temporaryFolder: str | None, days: float) -> None:
     oldest = time.time() - 86400 * days
     for folder in Path(temporaryFolder or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            if folder.is_symlink() or not folder.is_dir() or not _own(folder):
+            isOwned = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
+            if folder.is_symlink() or not folder.is_dir() or not isOwned:
                 continue
             if max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest:
                 shutil.rmtree(folder)
-        except OSError:  # somebody else removes it too, or a program holds one of its files: the next time
+        except OSError:  # removed by another process, or a file is in use: removed the next time
             continue
 
 
-def _own(folder: Path) -> bool:
-    return not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
+def removeInBackground(path: Path, after: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Remove the file or folder `path` after `after` has returned, on the returned thread."""
+    return _startThread(_remove, path, after)
 
 
-def _samples(folder: Path) -> int:
-    number = folder.name.removeprefix(FINISHED)
-    return int(number) if number.isdecimal() else 0
+def _startThread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _remove(path: Path, after: Callable[[], None]) -> None:
+    after()
+    for _attempt in range(20):  # a virus scanner (Windows) or a worker about to end may hold a file open
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if not path.exists():
+            return
+        time.sleep(0.5)

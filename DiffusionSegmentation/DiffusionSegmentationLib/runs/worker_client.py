@@ -1,7 +1,7 @@
-"""The background process and the line to it: started, spoken to, listened to, and ended with all it started.
+"""The client of the worker process: start, messages in both directions, log, end.
 
-`poll`, called by a timer on the caller's thread, delivers what has arrived, so that every signal fires there and
-nothing here waits. Needs neither qt, slicer nor numpy.
+Nothing blocks: `poll`, called by a timer, delivers what has arrived, so that all signals fire on the caller's thread.
+Independent of Qt, Slicer and numpy.
 """
 
 import collections
@@ -10,28 +10,28 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diffusion_segmentation.worker import protocol as messages
+from diffusion_segmentation.worker import protocol
 
 from ..i18n import tr as _
 from ..signals import Signal
 from .worker_process import End, WorkerProcess
 
-ENGINE_FOLDER = Path(messages.__file__).resolve().parents[2]
-"""The folder that holds the package `diffusion_segmentation`."""
+ENGINE_FOLDER = Path(protocol.__file__).resolve().parents[2]
+"""The parent folder of the package `diffusion_segmentation`."""
 
 LOG_LINES = 2000
-"""Lines of the worker's log that are kept for the person to read."""
+"""Number of lines of the worker's log that are kept."""
 
 
 def workerCommand(python: str) -> list[str]:
-    """The command that runs the worker on the interpreter `python`."""
+    """The command that runs the worker with the interpreter `python`."""
     return [python, "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
 
 
 def workerEnvironment(startup: Mapping[str, str]) -> dict[str, str]:
-    """A copy of `startup`, the environment in which the application was started, as the worker needs it.
+    """The worker's environment, from `startup`, the environment in which the application was started.
 
-    Slicer's own PYTHONHOME would break another Python; Slicer's own Python sets it again in its launcher.
+    Without PYTHONHOME: Slicer's value would break another Python, and Slicer's launcher sets it again.
     """
     environment = {name: value for name, value in startup.items() if name != "PYTHONHOME"}
     environment.update(PYTHONPATH=str(ENGINE_FOLDER), PYTHONUNBUFFERED="1", PYTHONUTF8="1")
@@ -39,9 +39,9 @@ def workerEnvironment(startup: Mapping[str, str]) -> dict[str, str]:
 
 
 class WorkerClient:
-    """One worker at a time; it is started again by `start` after it has ended.
+    """One worker at a time; `start` starts a new one after the last has ended.
 
-    Signals, all fired by `poll`: `received` (message), `ended` (one sentence why; not after `stop`), `logged` (line).
+    Signals, all fired by `poll`: `received` (message), `ended` (why, one sentence; not after `stop`), `logged` (line).
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -56,69 +56,69 @@ class WorkerClient:
 
     @property
     def running(self) -> bool:
-        """True from `start` until `poll` has reported the end, or `stop` was called."""
+        """Whether the worker was started and neither was `stop` called nor has `poll` reported its end."""
         return self._process is not None
 
     def start(self) -> None:
-        """Start the worker; returns at once. Does nothing while one is running."""
+        """Start the worker unless one is running; does not wait for it."""
         if self._process is None:
             self._process = WorkerProcess(self.command, self.environment)
 
     def send(self, message: Mapping) -> None:
-        """Send `message`; a worker that has died meanwhile is reported by `poll`. Raises messages.MessageError."""
-        line = messages.encode(message)
+        """Send `message`; the end of the worker is reported by `poll`, not here. Raises protocol.MessageError."""
+        line = protocol.encode(message)
         if self._process is not None:
             self._process.write(line)
 
     def poll(self) -> None:
-        """Deliver everything that has arrived since the last call, the log first and the end of the worker last."""
+        """Emit everything that has arrived since the last call: log lines, messages, then the end of the worker."""
         process = self._process
         if process is None:
             return
-        self._keepLog(process.newLogLines())
+        self._addToLog(process.newLogLines())
         for item in process.arrivals():
             if isinstance(item, bytes):
                 self._deliver(item)
             else:
-                self._keepLog(process.newLogLines(last=True))
+                self._addToLog(process.newLogLines(last=True))
                 process.removeLog()
                 sentence = self._reason(item, process.killed)
                 self._forget()
                 self.ended.emit(sentence)
-            if self._process is not process:  # it has ended, or a slot has stopped it
+            if self._process is not process:  # it has ended, or a slot has called `stop`
                 return
 
     def stop(self, graceSeconds: float = 2.0) -> threading.Thread | None:
-        """Ask the worker to end, and end it and its children if it has not after `graceSeconds`; returns at once.
+        """Ask the worker to end, and kill it and its children after `graceSeconds`; does not wait for it.
 
-        Nothing more of it is delivered. The returned thread ends with the worker.
+        None of its messages is emitted any more. The returned thread ends with the worker.
         """
         process = self._process
         if process is None:
             return None
         self._forget()
-        process.write(messages.encode({"type": "bye"}))
+        process.write(protocol.encode({"type": "bye"}))
         ending = threading.Thread(target=process.end, args=(graceSeconds,), name="worker-end", daemon=True)
         ending.start()
         return ending
 
     def kill(self) -> None:
-        """End the worker and its children now; `ended` follows from `poll`."""
+        """Kill the worker and its children; `poll` then emits `ended`."""
         if self._process is not None:
             self._process.kill()
 
     def _deliver(self, line: bytes) -> None:
         try:
-            message = messages.decode(line, messages.FROM_WORKER)
-        except messages.MessageError as error:
-            # A library that prints past Python's stdout must not cost the person the run.
-            self._keepLog([f"{error} {line[:200]!r}"])
+            message = protocol.decode(line, protocol.FROM_WORKER)
+        except protocol.MessageError as error:
+            # Output of a library that bypasses Python's stdout must not end the run.
+            self._addToLog([f"{error} {line[:200]!r}"])
             return
         if message["type"] == "hello":
             self.hello = message
         self.received.emit(message)
 
-    def _keepLog(self, lines: list[str]) -> None:
+    def _addToLog(self, lines: list[str]) -> None:
         for line in lines:
             self.log.append(line)
             self.logged.emit(line)
@@ -128,6 +128,7 @@ class WorkerClient:
         self.hello = None
 
     def _reason(self, end: End, killed: bool) -> str:
+        """Why the worker has ended, one sentence."""
         if end.error is not None:
             sentence = _("The Python for the segmentation could not be started ({reason}). Check it under Advanced.")
             return sentence.format(reason=end.error)
@@ -135,13 +136,10 @@ class WorkerClient:
             return _("The background process was stopped.")
         last = next((line.strip() for line in reversed(self.log) if line.strip()), "")
         if self.hello is None:
-            sentence = _("The background process could not start: {reason} The log under Advanced says more.")
-            return sentence.format(reason=_asSentence(last or _("exit code {code}").format(code=end.code)))
+            sentence = _("The background process could not start: {reason} The log under Advanced has the details.")
+            reason = last or _("exit code {code}").format(code=end.code)
+            return sentence.format(reason=reason if reason.endswith((".", "!", "?")) else f"{reason}.")
         if end.code == -getattr(signal, "SIGKILL", 9):
             return _("The background process was ended by the system, most likely because the memory ran out.")
         sentence = _("The background process ended unexpectedly (exit code {code}). The log under Advanced says why.")
         return sentence.format(code=end.code)
-
-
-def _asSentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,1 +1,1 @@
-"""Results as MRML nodes: import, display and slice views. No qt."""
+"""MRML nodes of a result: import, display, overlays, samples, label map, probe. Independent of Qt."""

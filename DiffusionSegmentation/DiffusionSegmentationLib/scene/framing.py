@@ -1,4 +1,4 @@
-"""The views close to a place, and the way back to what they showed before."""
+"""Zooming of all views to a place, and restoring of what they showed before."""
 
 import json
 from collections.abc import Iterator
@@ -11,96 +11,86 @@ from . import display
 
 BEFORE_ATTRIBUTE = "DiffusionSegmentation.ViewsBeforeReview"
 MARGIN = 2.0
-LEAST_MM = 60.0
-"""Narrower views would show too little to know where one is."""
+"""Width of a view relative to the size of what it shows."""
+MIN_WIDTH_MM = 60.0
+"""Narrower views show too little context."""
 
 
-class Framing:
-    """Moves all slice and 3D views for one segmentation node of ours.
+def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[float], reachMm: float) -> None:
+    """Center all views on `world` (RAS, mm) and show `reachMm` around it, with a margin.
 
-    Objects of this class keep no state: the way back is on the segmentation node.
+    The previous views are stored on `segmentationNode`.
     """
-
-    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        self._node = segmentationNode
-        self._scene = segmentationNode.GetScene()
-
-    def show(self, world: list[float], reachMm: float) -> None:
-        """Let all views show what lies up to `reachMm` around `world` (RAS, mm), with a margin."""
-        if self._node.GetAttribute(BEFORE_ATTRIBUTE) is None:
-            self._node.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(self._before()))
-        width = max(2 * MARGIN * reachMm, LEAST_MM)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(self._scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-        for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
-            across, up, depth = node.GetFieldOfView()
-            scale = width / min(across, up)
-            node.SetFieldOfView(scale * across, scale * up, depth)
-        for camera in self._cameras():
-            shift = np.subtract(world, camera.GetFocalPoint())
-            _look(camera, camera.GetPosition() + shift, world)
-
-    def giveBack(self) -> None:
-        """Let the views show again what they did before `show`; one that is new since then stays."""
-        text = self._node.GetAttribute(BEFORE_ATTRIBUTE)
-        if text is None or self._scene is None:
-            return
-        self._node.RemoveAttribute(BEFORE_ATTRIBUTE)
-        before = json.loads(text)
-        for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
-            if node.GetID() in before:
-                scale, elements = before[node.GetID()]
-                matrix = vtk.vtkMatrix4x4()
-                matrix.DeepCopy(elements)
-                node.GetSliceToRAS().DeepCopy(matrix)
-                node.UpdateMatrices()
-                setScale(node, scale)
-        for camera in self._cameras():
-            if camera.GetID() in before:
-                _look(camera, *before[camera.GetID()])
-
-    def _before(self) -> dict[str, list]:
-        """What each view shows, by the ID of its slice or camera node."""
-        before: dict[str, list] = {}
-        for node in display.nodesOfClass(self._scene, "vtkMRMLSliceNode"):
-            matrix = node.GetSliceToRAS()
-            elements = [matrix.GetElement(row, column) for row in range(4) for column in range(4)]
-            before[node.GetID()] = [scaleOf(node), elements]
-        for camera in self._cameras():
-            places = (camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp())
-            before[camera.GetID()] = [*map(list, places), camera.GetParallelScale()]
-        return before
-
-    def _cameras(self) -> Iterator[slicer.vtkMRMLCameraNode]:
-        for viewNode in display.nodesOfClass(self._scene, "vtkMRMLViewNode"):
-            camera = slicer.modules.cameras.logic().GetViewActiveCameraNode(viewNode)
-            if camera is not None:
-                yield camera
+    scene = segmentationNode.GetScene()
+    if segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is None:
+        states = {node.GetID(): sliceState(node) for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
+        for camera in _cameras(scene):
+            points = (camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp())
+            states[camera.GetID()] = [*map(list, points), camera.GetParallelScale()]
+        segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(states))
+    width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+        across, up, depth = node.GetFieldOfView()
+        scale = width / min(across, up)
+        node.SetFieldOfView(scale * across, scale * up, depth)
+    for camera in _cameras(scene):
+        shift = np.subtract(world, camera.GetFocalPoint())
+        _setCamera(camera, camera.GetPosition() + shift, world)
 
 
-def scaleOf(node: slicer.vtkMRMLSliceNode) -> list[float]:
-    """How many mm a pixel of a slice view is across and up, and the depth of a slice: valid at any size of the view."""
+def restoreViews(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Restore the views as they were before `showPlace`; views added since stay as they are."""
+    scene, text = segmentationNode.GetScene(), segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
+    if text is None or scene is None:
+        return
+    segmentationNode.RemoveAttribute(BEFORE_ATTRIBUTE)
+    states = json.loads(text)
+    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+        if node.GetID() in states:
+            restoreSlice(node, *states[node.GetID()])
+    for camera in _cameras(scene):
+        if camera.GetID() in states:
+            _setCamera(camera, *states[camera.GetID()])
+
+
+def _cameras(scene: slicer.vtkMRMLScene) -> Iterator[slicer.vtkMRMLCameraNode]:
+    logic = slicer.modules.cameras.logic()
+    yield from filter(None, map(logic.GetViewActiveCameraNode, display.nodesOfClass(scene, "vtkMRMLViewNode")))
+
+
+def sliceState(node: slicer.vtkMRMLSliceNode) -> list[list[float]]:
+    """[mm per pixel across and up, slice depth in mm], which do not depend on the size of the view, and the 16 elements
+    of the slice-to-RAS matrix."""
     (across, up, depth), (columns, rows, _slices) = node.GetFieldOfView(), node.GetDimensions()
-    return [across / max(columns, 1), up / max(rows, 1), depth]
+    matrix = node.GetSliceToRAS()
+    elements = [matrix.GetElement(row, column) for row in range(4) for column in range(4)]
+    return [[across / max(columns, 1), up / max(rows, 1), depth], elements]
 
 
-def setScale(node: slicer.vtkMRMLSliceNode, scale: list[float]) -> None:
-    """Show a slice view at what `scaleOf` has said, whatever its size is by now."""
-    columns, rows, _slices = node.GetDimensions()
-    node.SetFieldOfView(scale[0] * max(columns, 1), scale[1] * max(rows, 1), scale[2])
+def restoreSlice(node: slicer.vtkMRMLSliceNode, scale: list[float] | None, elements: list[float]) -> None:
+    """Set what `sliceState` has returned, at the present size of the view. `scale` None leaves the field of view."""
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(elements)
+    node.GetSliceToRAS().DeepCopy(matrix)
+    node.UpdateMatrices()
+    if scale is not None:
+        columns, rows, _slices = node.GetDimensions()
+        node.SetFieldOfView(scale[0] * max(columns, 1), scale[1] * max(rows, 1), scale[2])
 
 
-def _look(
+def _setCamera(
     camera: slicer.vtkMRMLCameraNode,
     position: list[float],
     focalPoint: list[float],
     viewUp: list[float] | None = None,
     parallelScale: float | None = None,
 ) -> None:
-    was = camera.StartModify()
+    wasModifying = camera.StartModify()
     camera.SetPosition(*position)
     camera.SetFocalPoint(*focalPoint)
     if viewUp is not None:
         camera.SetViewUp(*viewUp)
         camera.SetParallelScale(parallelScale)
-    camera.EndModify(was)
+    camera.EndModify(wasModifying)
     camera.ResetClippingRange()

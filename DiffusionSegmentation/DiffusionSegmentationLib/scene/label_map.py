@@ -1,65 +1,58 @@
-"""The label map of a result, as it was computed and as people have left it, and writing into it.
+"""The label map of a result: as computed, as edited by the user, and writing into it.
 
-The worker's consensus is the most probable class of the probabilities in the scene. What people have made of it is in
-the segments of the model; segments that they have added are theirs and never touched.
+The computed consensus is the most probable class of the probabilities in the scene. Edits are read from the model's
+segments. Segments that the user has added are never changed.
 """
 
-import json
-
 import numpy as np
-import slicer
 import slicer.util
-import vtk
-import vtk.util.numpy_support
+from vtk.util.numpy_support import vtk_to_numpy
 
 from ..i18n import tr as _
-from . import voxel_grids as grids
-from .result_nodes import PROBABILITIES_ROLE, RUN_ATTRIBUTE
-
-BINARY = "Binary labelmap"
+from . import sequences, voxel_grids
+from .result_nodes import PROBABILITIES_ROLE, reportOf
 
 
 class Labels:
-    """The label map of one segmentation node of ours: classes [k, j, i] on the block of the volume that was segmented.
+    """The label map of one segmentation node: classes [k, j, i] on the block of the volume that was segmented.
 
-    Label n is the model's class n; 0 is none of its segments.
+    Label n is class n of the model; 0 is background.
     """
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        """Raises LookupError, one sentence, if the probabilities of the result are gone."""
+        """Raises LookupError, one sentence, if the class probabilities were removed."""
         self._segmentation = segmentationNode.GetSegmentation()
-        self._shares = segmentationNode.GetNodeReference(PROBABILITIES_ROLE)
-        if self._shares is None or not self._shares.GetNumberOfDataNodes():
+        probabilitiesNode = segmentationNode.GetNodeReference(PROBABILITIES_ROLE)
+        self._probabilities = sequences.arrays(probabilitiesNode)
+        if not self._probabilities:
             raise LookupError(_("The class probabilities of this result were removed."))
-        first = self._shares.GetNthDataNode(0)
-        self.ijkToRAS = grids.ijkToRAS(first)
-        self.shape = slicer.util.arrayFromVolume(first).shape
-        report = json.loads(segmentationNode.GetAttribute(RUN_ATTRIBUTE))
-        self.segmentIDs = {entry["label"]: entry["id"] for entry in report["volumes"]}
+        self.ijkToRAS = voxel_grids.ijkToRAS(probabilitiesNode.GetNthDataNode(0))
+        self.shape = self._probabilities[0].shape
+        self.segmentIDs = {entry["label"]: entry["id"] for entry in reportOf(segmentationNode)["volumes"]}
 
     def consensus(self) -> np.ndarray:
-        """The labels as they were computed, uint8."""
-        best = slicer.util.arrayFromVolume(self._shares.GetNthDataNode(0)).copy()
+        """The labels as computed, uint8."""
+        best = self._probabilities[0].copy()
         labels = np.zeros(self.shape, np.uint8)
-        for label in range(1, self._shares.GetNumberOfDataNodes()):
-            share = slicer.util.arrayFromVolume(self._shares.GetNthDataNode(label))
-            better = share > best
-            labels[better] = label
-            np.maximum(best, share, out=best)
+        for label, probability in enumerate(self._probabilities[1:], 1):
+            labels[probability > best] = label
+            np.maximum(best, probability, out=best)
         return labels
 
     def current(self) -> np.ndarray:
-        """The labels as the segments are now, uint8; where segments overlap, the last. Raises LookupError, a sentence,
-        if the segments were moved to another grid."""
+        """The labels as the segments are now, uint8; where segments overlap, the last one.
+
+        Raises LookupError, one sentence, if the segments are on another grid.
+        """
         labels = np.zeros(self.shape, np.uint8)
         for image, values in self._layers():
             low, high = self._overlap(image)
             if (high <= low).any():
                 continue
-            there = _view(image, low, high)
-            here = grids.block(labels, low - self._start(image), there.shape)
+            source = _view(image, low, high)
+            target = voxel_grids.block(labels, low - self._start(image), source.shape)
             for value, label in values.items():
-                here[there == value] = label
+                target[source == value] = label
         return labels
 
     @property
@@ -68,52 +61,52 @@ class Labels:
         return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / 1000
 
     def stamp(self) -> tuple[int, ...]:
-        """Another one whenever the model's segments were changed."""
+        """Modification times of the model's segments: equal as long as nothing was edited."""
         return tuple(image.GetMTime() for image, _values in self._layers())
 
     def edited(self, current: np.ndarray | None = None) -> int:
-        """How many voxels are not as they were computed, now or when `current` was taken. Raises as that."""
+        """Number of voxels where `current` (default: `current()`) differs from the consensus. Raises as `current`."""
         return int(np.count_nonzero((self.current() if current is None else current) != self.consensus()))
 
     def write(self, labels: np.ndarray, mask: np.ndarray) -> int:
-        """Make the segments say `labels` where `mask`, both [k, j, i]; returns how many voxels have changed.
+        """Set the segments to `labels` where `mask`, both [k, j, i]; returns the number of changed voxels.
 
-        Voxels of segments that are not the model's stay. Raises LookupError as `current`; nothing is written then.
+        Voxels of the user's own segments are kept. Raises LookupError as `current`, before anything is written.
         """
-        inside = grids.boundingBox(mask)
-        if inside is None:
+        box = voxel_grids.boundingBox(mask)
+        if box is None:
             return 0
-        start = np.array(grids.first(inside))
-        labels, mask = labels[inside], mask[inside]
-        before = self.current()[inside]
-        free = mask.copy()
-        layers = self._layers()
-        writes = []
-        for image, values in layers:
+        start = np.array(voxel_grids.first(box))
+        labels, mask = labels[box], mask[box]
+        changed = mask & (labels != self.current()[box])
+        views = []
+        for image, values in self._layers():
             low = start + self._start(image)
-            _grow(image, low, low + mask.shape[::-1])
-            there = _view(image, low, low + mask.shape[::-1])
-            free &= np.isin(there, [0, *values])
-            writes.append((image, there, values))
-        changed = free & (labels != before)
-        for image, there, values in writes:
-            wanted = np.zeros(there.shape, there.dtype)
+            high = low + mask.shape[::-1]
+            _grow(image, low, high)
+            view = _view(image, low, high)
+            changed &= np.isin(view, [0, *values])
+            views.append((image, view, values))
+        for image, view, values in views:
+            target = np.zeros(view.shape, view.dtype)
             for value, label in values.items():
-                wanted[labels == label] = value
-            there[changed] = wanted[changed]
+                target[labels == label] = value
+            view[changed] = target[changed]
             image.Modified()
         return int(np.count_nonzero(changed))
 
     def _layers(self) -> list[tuple[slicer.vtkOrientedImageData, dict[int, int]]]:
-        """The images that hold the model's segments, each with the label of every value in it."""
+        """The images of the model's segments, each with a mapping from voxel value to label."""
         layers: list[tuple[slicer.vtkOrientedImageData, dict[int, int]]] = []
         for label, segmentID in self.segmentIDs.items():
             segment = self._segmentation.GetSegment(segmentID)
             if segment is None:
-                continue  # a person has removed it
-            image = segment.GetRepresentation(BINARY)
+                continue  # removed by the user
+            image = segment.GetRepresentation(voxel_grids.BINARY_LABELMAP)
             if image is None:
-                raise LookupError(_("A segment has no label map; make that its source again in Segmentations."))
+                raise LookupError(
+                    _("A segment has no binary labelmap; make it the source representation in Segmentations.")
+                )
             values = next((values for other, values in layers if other is image), None)
             if values is None:
                 layers.append((image, values := {}))
@@ -121,39 +114,38 @@ class Labels:
         return layers
 
     def _start(self, image: slicer.vtkOrientedImageData) -> np.ndarray:
-        """The index of our block's first voxel in `image`, ijk."""
+        """Index (ijk) in `image` of the first voxel of the block."""
         try:
-            return grids.offset(self.ijkToRAS, grids.imageToRAS(image))
+            return voxel_grids.offset(self.ijkToRAS, voxel_grids.imageToRAS(image))
         except ValueError as error:
-            raise LookupError(_("The segments lie on another grid than the result; they were resampled.")) from error
+            raise LookupError(_("The segments were resampled to another grid than that of the result.")) from error
 
     def _overlap(self, image: slicer.vtkOrientedImageData) -> tuple[np.ndarray, np.ndarray]:
-        """First and last index, ijk, of what `image` and our block have in common; the last does not belong to it."""
+        """First index and last index + 1 (ijk) of what `image` and the block have in common."""
         start, extent = self._start(image), np.array(image.GetExtent())
         return np.maximum(start, extent[::2]), np.minimum(start + self.shape[::-1], extent[1::2] + 1)
 
 
 def _array(image: slicer.vtkOrientedImageData) -> np.ndarray:
-    """The voxels of `image`, [k, j, i] from the first of its extent."""
-    scalars = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
-    return scalars.reshape(image.GetDimensions()[::-1])
+    """The voxels of `image`, [k, j, i] from the first of its extent, no copy."""
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def _view(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The voxels from index `low` to `high`, ijk, in place."""
+    """The voxels with indices from `low` to below `high` (ijk), no copy."""
     first = np.array(image.GetExtent()[::2])
-    return grids.block(_array(image), low - first, tuple((high - low)[::-1]))
+    return voxel_grids.block(_array(image), low - first, tuple((high - low)[::-1]))
 
 
 def _grow(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> None:
-    """Let `image` cover the indices from `low` to `high`, ijk, too. Slicer crops it to what is in it."""
+    """Extend `image`, which Slicer crops to its content, to the indices from `low` to below `high` (ijk)."""
     extent = np.array(image.GetExtent())
     first, last = np.minimum(low, extent[::2]), np.maximum(high - 1, extent[1::2])
     if (first == extent[::2]).all() and (last == extent[1::2]).all():
         return
-    old, oldFirst, kind = _array(image).copy(), extent[::2], image.GetScalarType()
+    old, scalarType = _array(image).copy(), image.GetScalarType()
     image.SetExtent(*np.stack([first, last], 1).ravel().tolist())
-    image.AllocateScalars(kind, 1)
+    image.AllocateScalars(scalarType, 1)
     voxels = _array(image)
     voxels[:] = 0
-    grids.block(voxels, oldFirst - first, old.shape)[:] = old
+    voxel_grids.block(voxels, extent[::2] - first, old.shape)[:] = old

@@ -1,32 +1,50 @@
-"""The worker's NRRD files, looked at before anything else reads them.
+"""Reading and writing of the NRRD files that Slicer and the worker exchange (uncompressed, LPS).
 
-Slicer's segmentation reader does not fail at a broken file: it takes the whole application down.
+Every header is checked before Slicer reads a file: its segmentation reader crashes the application on a broken file.
 """
 
 import math
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..i18n import tr as _
 
+CHUNK_BYTES = 8 * 2**20
+"""Voxels are written in chunks of this size; a cancelled write stops after the current chunk."""
+
 VOXEL_BYTES = {"uint8": 1, "uint16": 2, "float": 4}
+"""Voxel types that the worker writes."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class NrrdError(Exception):
-    """A file is no whole, uncompressed NRRD. `str(error)` is a clause, without its full stop."""
+    """A file is not a complete, uncompressed NRRD. `str(error)` is a clause without full stop."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """`fields` as they stand in the file, `sizes` fastest axis first, `offset` of the voxels in bytes."""
+    """`fields` as text, `sizes` fastest axis first, `offset` of the first voxel in bytes."""
 
     fields: dict[str, str]
     sizes: tuple[int, ...]
     offset: int
 
+    def ijkToRAS(self) -> np.ndarray:
+        """4 x 4 IJK-to-RAS matrix (mm) of the last three axes."""
+        columns = [*self.fields["space directions"].split()[-3:], self.fields["space origin"]]
+        matrix = np.eye(4)
+        matrix[:3] = np.transpose([[float(value) for value in column.strip("()").split(",")] for column in columns])
+        return LPS_TO_RAS @ matrix
+
 
 def readHeader(path: Path) -> Header:
-    """Read the header of `path` and see that all voxels follow it. Raises NrrdError."""
+    """Read the header of `path` and check that all voxels follow it. Raises NrrdError."""
     try:
         with open(path, "rb") as file:
             magic = file.readline()
@@ -35,10 +53,48 @@ def readHeader(path: Path) -> Header:
         fields = dict(line.split(": ", 1) for line in lines if ":=" not in line)
         sizes = tuple(int(size) for size in fields["sizes"].split())
         voxelBytes = VOXEL_BYTES[fields["type"]] * math.prod(sizes)
-        isWhole = magic.startswith(b"NRRD") and fields["encoding"] == "raw"
-        isWhole = isWhole and path.stat().st_size == offset + voxelBytes
+        isComplete = magic.startswith(b"NRRD") and fields["encoding"] == "raw"
+        isComplete = isComplete and path.stat().st_size == offset + voxelBytes
     except (OSError, ValueError, KeyError) as error:
         raise NrrdError(_("'{name}' is missing or broken").format(name=path.name)) from error
-    if not isWhole:
-        raise NrrdError(_("'{name}' is not whole").format(name=path.name))
+    if not isComplete:
+        raise NrrdError(_("'{name}' is incomplete").format(name=path.name))
     return Header(fields, sizes, offset)
+
+
+def write(path: Path, voxels: np.ndarray, ijkToRAS: np.ndarray, stop: threading.Event) -> None:
+    """Write `voxels` [k, j, i] on the grid `ijkToRAS` (4 x 4, mm) until `stop` is set. Raises OSError."""
+    with open(path, "wb", buffering=0) as file:
+        file.write(_header(voxels, ijkToRAS))
+        _writeVoxels(voxels, file, stop)
+
+
+def _header(voxels: np.ndarray, ijkToRAS: np.ndarray) -> bytes:
+    ijkToLPS = LPS_TO_RAS @ ijkToRAS
+    lines = [
+        "NRRD0004",
+        f"type: {voxels.dtype.name.replace('float64', 'double').replace('float32', 'float')}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        "sizes: {2} {1} {0}".format(*voxels.shape),
+        f"space directions: {' '.join(_vector(ijkToLPS[:3, axis]) for axis in range(3))}",
+        "kinds: domain domain domain",
+        f"endian: {sys.byteorder}",
+        "encoding: raw",
+        f"space origin: {_vector(ijkToLPS[:3, 3])}",
+    ]
+    return ("\n".join(lines) + "\n\n").encode("ascii")
+
+
+def _vector(values: np.ndarray) -> str:
+    return "(" + ",".join(repr(float(value)) for value in values) + ")"  # repr round-trips exactly
+
+
+def _writeVoxels(voxels: np.ndarray, file: Any, stop: threading.Event) -> None:
+    flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data
+    for start in range(0, len(flat), CHUNK_BYTES):
+        if stop.is_set():
+            return
+        piece = flat[start : start + CHUNK_BYTES]
+        while len(piece):  # an unbuffered file may accept only a part; it releases the GIL while it writes
+            piece = piece[file.write(piece) :]

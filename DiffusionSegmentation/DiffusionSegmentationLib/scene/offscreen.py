@@ -1,16 +1,12 @@
 """Slice views without a window, drawn by Slicer's own displayable managers, and pictures of them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-
-from . import vtk_log
 
 DISPLAYABLE_MANAGERS = (
     "vtkMRMLVolumeGlyphSliceDisplayableManager",
@@ -20,24 +16,15 @@ DISPLAYABLE_MANAGERS = (
 )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A slice view as Slicer's layouts define it; `color` is that of its bar."""
-
-    name: str
-    label: str
-    orientation: str
-    color: tuple[float, float, float]
-
-
-LAYOUTS = (
-    Layout("Red", "R", "Axial", (0.953, 0.290, 0.200)),
-    Layout("Yellow", "Y", "Sagittal", (0.929, 0.835, 0.298)),
-    Layout("Green", "G", "Coronal", (0.431, 0.690, 0.294)),
-)
+LAYOUTS = {
+    "Red": ("Axial", (0.953, 0.290, 0.200)),
+    "Yellow": ("Sagittal", (0.929, 0.835, 0.298)),
+    "Green": ("Coronal", (0.431, 0.690, 0.294)),
+}
+"""Orientation and bar color of the slice views in Slicer's layouts."""
 
 SUPERSAMPLING = 2
-"""Views are drawn this much larger and averaged down: outlines of voxels and text come without antialiasing."""
+"""Views are drawn enlarged by this factor and averaged down: outlines and text are not antialiased."""
 
 GAP_PIXELS = 6
 GAP_COLOR = (38, 42, 48)
@@ -45,13 +32,13 @@ LETTER_COLOR = (0.55, 0.58, 0.62)
 
 
 class SliceView:
-    """One slice view: Slicer's slice logic and displayable managers on a render window that nobody sees.
+    """A slice logic with displayable managers on an off-screen render window.
 
-    Needs OpenGL in software at least (EGL or OSMesa on a Linux without display).
+    Needs OpenGL, in software at least (EGL or OSMesa on Linux without a display).
     """
 
-    def __init__(self, applicationLogic: slicer.vtkMRMLApplicationLogic, layout: Layout, size: tuple[int, int]) -> None:
-        """`size` is width and height in pixels."""
+    def __init__(self, applicationLogic: slicer.vtkMRMLApplicationLogic, name: str, size: tuple[int, int]) -> None:
+        """`name` is one of LAYOUTS, `size` width and height in pixels."""
         self._renderer = vtk.vtkRenderer()
         self._renderer.GetActiveCamera().ParallelProjectionOn()
         self._window = _renderWindow()
@@ -59,7 +46,7 @@ class SliceView:
         width, height = (SUPERSAMPLING * pixels for pixels in size)
         self._window.SetSize(width, height)
         self._window.AddRenderer(self._renderer)
-        # The managers ask for an interactor; the generic one needs no display.
+        # The managers need an interactor; the generic one needs no display.
         self._interactor = vtk.vtkGenericRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
 
@@ -67,22 +54,23 @@ class SliceView:
         self.logic.SetMRMLApplicationLogic(applicationLogic)
         applicationLogic.GetSliceLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(applicationLogic.GetMRMLScene())
-        self.sliceNode = self.logic.AddSliceNode(layout.name)
-        self.sliceNode.SetOrientation(layout.orientation)
-        self.sliceNode.SetLayoutLabel(layout.label)
-        self.sliceNode.SetLayoutColor(*layout.color)
+        self.sliceNode = self.logic.AddSliceNode(name)
+        orientation, color = LAYOUTS[name]
+        self.sliceNode.SetOrientation(orientation)
+        self.sliceNode.SetLayoutLabel(name[0])
+        self.sliceNode.SetLayoutColor(*color)
         self.logic.ResizeSliceNode(width, height)
 
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
         factory.SetMRMLApplicationLogic(applicationLogic)
-        for name in DISPLAYABLE_MANAGERS:
-            if not factory.IsDisplayableManagerRegistered(name):
-                factory.RegisterDisplayableManager(name)
+        for manager in DISPLAYABLE_MANAGERS:
+            if not factory.IsDisplayableManagerRegistered(manager):
+                factory.RegisterDisplayableManager(manager)
         self._managers = slicer.vtkMRMLDisplayableManagerGroup()
         self._managers.Initialize(factory, self._renderer)
         self._managers.SetMRMLDisplayableNode(self.sliceNode)
 
-        # In Slicer a CTK class, absent here, draws the blended layers; they come as RGBA, ready to be copied.
+        # Replaces the CTK class that draws the blended layers (RGBA) in Slicer.
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
@@ -97,7 +85,7 @@ class SliceView:
         return self.logic.GetSliceCompositeNode()
 
     def frame(self, center: Iterable[float], extentMm: float) -> None:
-        """Show a square of `extentMm` around `center` (RAS, mm), on the slice of voxels that is nearest to it."""
+        """Show a square of `extentMm` around `center` (RAS, mm), on the nearest slice of voxels."""
         self.logic.FitSliceToBackground()
         width, height, depth = self.sliceNode.GetFieldOfView()
         scale = extentMm / min(width, height)
@@ -106,8 +94,8 @@ class SliceView:
         self.logic.SnapSliceOffsetToIJK()
 
     def render(self) -> np.ndarray:
-        """Draw the view and return it: uint8 [row from the top, column, RGB]."""
-        # Segments of a scene that was loaded are drawn only when the slice changes, as it does in Slicer's layout.
+        """Render completely; returns uint8 [row from the top, column, RGB]."""
+        # Segments of a loaded scene are drawn only when the slice node changes, as in Slicer's layout.
         self.sliceNode.Modified()
         return self.redraw()
 
@@ -116,18 +104,18 @@ class SliceView:
         layers = self.logic.GetImageDataConnection()
         self._layers.SetVisibility(layers is not None)
         self._mapper.SetInputConnection(layers)
-        return _grabbed(self._window)
+        return _readPixels(self._window)
 
     def _addLetters(self, height: int) -> None:
-        """Write at the left and the upper edge which side of the patient it is."""
+        """Label the left and the upper edge with the patient's side (L, R, P, A, I, S)."""
         sliceToRAS = slicer.util.arrayFromVTKMatrix(self.sliceNode.GetSliceToRAS())
-        for column, sign, place in ((0, -1, (0.03, 0.5)), (1, 1, (0.5, 0.97))):
+        for column, sign, position in ((0, -1, (0.03, 0.5)), (1, 1, (0.5, 0.97))):
             axis = int(np.abs(sliceToRAS[:3, column]).argmax())
             letter = ("LR", "PA", "IS")[axis][int(sign * sliceToRAS[axis, column] > 0)]
             actor = vtk.vtkTextActor()
             actor.SetInput(letter)
             actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
-            actor.SetPosition(*place)
+            actor.SetPosition(*position)
             text = actor.GetTextProperty()
             text.SetFontSize(height // 40)
             text.SetColor(LETTER_COLOR)
@@ -136,23 +124,34 @@ class SliceView:
             self._renderer.AddViewProp(actor)
 
     def close(self) -> None:
-        """Take the view off the application; it cannot be drawn any more."""
+        """Detach the view from the application; it cannot be used any more."""
         self._managers.SetMRMLDisplayableNode(None)
         self.logic.GetMRMLApplicationLogic().GetSliceLogics().RemoveItem(self.logic)
         self.logic.SetMRMLScene(None)
         self._window.Finalize()
 
 
+@contextlib.contextmanager
+def quiet(verbosity: int = vtk.vtkLogger.VERBOSITY_OFF) -> Iterator[None]:
+    """Suppress VTK's messages on stderr above `verbosity` (a level of vtkLogger)."""
+    before = vtk.vtkLogger.GetCurrentVerbosityCutoff()
+    vtk.vtkLogger.SetStderrVerbosity(verbosity)
+    try:
+        yield
+    finally:
+        vtk.vtkLogger.SetStderrVerbosity(before)
+
+
 def _renderWindow() -> vtk.vtkRenderWindow:
-    # VTK tries a display first and warns, once a window, that there is none before it goes on without.
-    with vtk_log.quiet(vtk.vtkLogger.VERBOSITY_ERROR):
+    # Without a display VTK warns for each window before it falls back to off-screen rendering.
+    with quiet(vtk.vtkLogger.VERBOSITY_ERROR):
         window = vtk.vtkRenderWindow()
         window.SetOffScreenRendering(True)
         return window
 
 
-def _grabbed(window: vtk.vtkRenderWindow) -> np.ndarray:
-    """Render and return what is seen, averaged down: uint8 [row from the top, column, RGB]."""
+def _readPixels(window: vtk.vtkRenderWindow) -> np.ndarray:
+    """Render, and return the averaged picture: uint8 [row from the top, column, RGB]."""
     window.Render()
     grabber = vtk.vtkWindowToImageFilter()
     grabber.SetInput(window)
@@ -165,29 +164,29 @@ def _grabbed(window: vtk.vtkRenderWindow) -> np.ndarray:
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)[::-1]
 
 
-def drawn(renderer: vtk.vtkRenderer, width: int, height: int) -> np.ndarray:
-    """What `renderer` sees, in a picture of `width` x `height` pixels: uint8 [row from the top, column, RGB]."""
+def renderPicture(renderer: vtk.vtkRenderer, width: int, height: int) -> np.ndarray:
+    """Render `renderer` to `width` x `height` pixels: uint8 [row from the top, column, RGB]."""
     window = _renderWindow()
     window.SetSize(SUPERSAMPLING * width, SUPERSAMPLING * height)
     window.AddRenderer(renderer)
     try:
-        return _grabbed(window)
+        return _readPixels(window)
     finally:
         window.Finalize()
 
 
-def sideBySide(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Return pictures of one height, uint8 [row, column, RGB], as one with a narrow bar between them."""
+def joined(pictures: Iterable[np.ndarray], axis: int) -> np.ndarray:
+    """Join pictures, uint8 [row, column, RGB], along an axis (0: below, 1: beside each other) with a bar between."""
     parts: list[np.ndarray] = []
     for picture in pictures:
-        if parts:
-            parts.append(np.full((picture.shape[0], GAP_PIXELS, 3), GAP_COLOR, np.uint8))
-        parts.append(picture)
-    return np.concatenate(parts, axis=1)
+        shape = [*picture.shape]
+        shape[axis] = GAP_PIXELS
+        parts += [np.full(shape, GAP_COLOR, np.uint8), picture]
+    return np.concatenate(parts[1:], axis=axis)
 
 
 def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:
-    """Return uint8 [row from the top, column, RGB] as an image of VTK, whose rows begin at the bottom."""
+    """Convert uint8 [row from the top, column, RGB] to a VTK image, whose first row is the lowest."""
     image = vtk.vtkImageData()
     image.SetDimensions(picture.shape[1], picture.shape[0], 1)
     image.GetPointData().SetScalars(numpy_to_vtk(picture[::-1].reshape(-1, 3), deep=True))
@@ -195,14 +194,9 @@ def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """A picture, uint8 [row from the top, column, RGB], as PNG."""
+    """Encode uint8 [row from the top, column, RGB] as PNG."""
     writer = vtk.vtkPNGWriter()
     writer.WriteToMemoryOn()
     writer.SetInputData(imageFromPicture(picture))
     writer.Write()
     return vtk_to_numpy(writer.GetResult()).tobytes()
-
-
-def writePicture(picture: np.ndarray, path: Path) -> None:
-    """Write uint8 [row from the top, column, RGB] as PNG. Raises OSError."""
-    path.write_bytes(png(picture))

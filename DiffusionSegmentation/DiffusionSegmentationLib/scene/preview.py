@@ -1,58 +1,56 @@
-"""What a run has so far, in the views while it goes on: outlines and uncertainty, gone again when it ends. No qt."""
+"""Preview of an active run in the views: outlines and entropy of the samples so far. Independent of Qt."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ..i18n import tr as _
-from . import display
-from . import nrrd_files as nrrd
-from . import result_nodes as scene
+from . import display, nrrd_files, result_nodes
 from .display import VOLUME_ROLE, Overlay
 
 
 class Preview:
-    """Shows the previews of one run. Nothing of it is saved with the scene or outlives the run.
+    """Shows the previews of one run; its nodes are neither saved with the scene nor kept after the run.
 
-    What takes long is done piece by piece, one in each call of `poll`.
+    Slow work is split into steps, one for each call of `poll`.
     """
 
     def __init__(self) -> None:
         self._nodes: list[slicer.vtkMRMLNode] = []
-        self._hidden: list[slicer.vtkMRMLSegmentationNode] = []
-        self._covered: list[slicer.vtkMRMLScalarVolumeNode] = []
+        self._hidden: list[tuple[slicer.vtkMRMLNode, Callable[[], None]]] = []
+        """Nodes of earlier results, and how to show each again."""
         self._overlay: Overlay | None = None
-        self._asked: tuple[str, int] | None = None
+        self._requested: tuple[str, int] | None = None
         self._steps: Iterator[None] | None = None
-        self._leaving: list[Iterator[None]] = []
+        self._removals: list[Iterator[None]] = []
         self._total = 0.0
         self.change: float | None = None
-        """By which part the sum of the entropy has changed from the preview before to this one; None at the first."""
+        """Relative change of the summed entropy since the previous preview; None for the first."""
 
     def show(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, job: str, files: tuple[Path, Path], count: int) -> None:
-        """Show, in the next calls of `poll`, the segmentation and the entropy in `files`, of `count` samples.
+        """Show segmentation and entropy in `files`, made of `count` samples, in the next calls of `poll`.
 
-        Nothing is done if that was asked before. A file that is missing or broken, or a volume that is gone, is no
-        preview: what was shown stays.
+        Has no effect if that was requested before. If a file is missing or broken, or the volume was removed, the
+        previous preview stays.
         """
-        if self._asked != (job, count):
-            self._asked = job, count
+        if self._requested != (job, count):
+            self._requested = job, count
             self._steps = self._showSteps(volumeNode, files, count)
 
     @property
     def busy(self) -> bool:
-        """True while `poll` has something to do."""
-        return self._steps is not None or bool(self._leaving)
+        """Whether `poll` has work left."""
+        return self._steps is not None or bool(self._removals)
 
     def poll(self) -> bool:
-        """Do the next slow piece of what is to be taken back or shown; True if something new is in sight."""
-        if self._leaving:
-            if next(self._leaving[0], self) is self:
-                del self._leaving[0]
+        """Do the next step of removing or showing; True if a new preview is shown completely."""
+        if self._removals:
+            if next(self._removals[0], self) is self:
+                del self._removals[0]
             return False
         if self._steps is None:
             return False
@@ -61,16 +59,16 @@ class Preview:
         except StopIteration:
             self._steps = None
             return True
-        except (scene.SceneError, nrrd.NrrdError):
+        except (result_nodes.SceneError, nrrd_files.NrrdError):
             self._steps = None
         return False
 
     def _showSteps(
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode, files: tuple[Path, Path], count: int
     ) -> Iterator[None]:
-        segmentation = scene.readSegmentation(files[0])
+        segmentation = result_nodes.readSegmentation(files[0])
         yield
-        entropy = scene.readVolume(slicer.vtkMRMLScalarVolumeNode(), files[1])
+        entropy = result_nodes.readVolume(slicer.vtkMRMLScalarVolumeNode(), files[1])
         yield
         if volumeNode.GetScene() is None:
             return
@@ -86,64 +84,63 @@ class Preview:
             entropyNode.SetAndObserveImageData(entropy.GetImageData())
         else:
             self._takeBack()
-            yield from self._beginSteps(volumeNode, segmentation, entropy)
+            yield from self._addSteps(volumeNode, segmentation, entropy)
 
-    def _beginSteps(
+    def _addSteps(
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentation: slicer.vtkSegmentation,
         entropy: slicer.vtkMRMLScalarVolumeNode,
     ) -> Iterator[None]:
-        mrmlScene, name = volumeNode.GetScene(), volumeNode.GetName()
-        for earlier in display.nodesOfClass(mrmlScene, "vtkMRMLScalarVolumeNode"):
+        """Hide earlier results of the volume and add the nodes of the preview."""
+        scene, name = volumeNode.GetScene(), volumeNode.GetName()
+        for earlier in display.nodesOfClass(scene, "vtkMRMLScalarVolumeNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
-                self._covered.append(earlier)
-        for earlier in display.nodesOfClass(mrmlScene, "vtkMRMLSegmentationNode"):
-            if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and earlier.GetDisplayVisibility():
+                self._hidden.append((earlier, Overlay(earlier).show))
+        for earlier in result_nodes.resultsOf(volumeNode):
+            if earlier.GetDisplayVisibility():
                 earlier.SetDisplayVisibility(False)
-                self._hidden.append(earlier)
-        segmentationNode = mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} preview").format(name=name))
-        self._nodes.append(segmentationNode)
-        segmentationNode.SetSaveWithScene(False)
+                self._hidden.append((earlier, functools.partial(earlier.SetDisplayVisibility, True)))
+        segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} preview").format(name=name))
+        self._addNode(segmentationNode, volumeNode)
         segmentationNode.CreateDefaultDisplayNodes()
         display.styleSegmentation(segmentationNode)
-        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         segmentationNode.SetAndObserveSegmentation(segmentation)
         yield
         entropy.SetName(_("{name} preview entropy").format(name=name))
-        entropyNode = mrmlScene.AddNode(entropy)
-        self._nodes.append(entropyNode)
-        entropyNode.SetSaveWithScene(False)
-        entropyNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        entropyNode = scene.AddNode(entropy)
+        self._addNode(entropyNode, volumeNode)
         entropyNode.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
         display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
         yield
         self._overlay = Overlay(entropyNode)
         self._overlay.show()
 
-    def end(self, restore: bool = True) -> None:
-        """Take everything out of sight; with `restore` layers and earlier results are as they were, else not shown.
+    def _addNode(self, node: slicer.vtkMRMLTransformableNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> None:
+        self._nodes.append(node)
+        node.SetSaveWithScene(False)
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
-        The nodes go in the next calls of `poll`.
+    def end(self, restore: bool = True) -> None:
+        """Hide the preview; `restore` shows earlier overlays and results again.
+
+        The nodes are removed in the next calls of `poll`.
         """
         self._takeBack(restore)
-        self._asked = self._steps = self.change = None
+        self._requested = self._steps = self.change = None
         self._total = 0.0
 
     def close(self) -> None:
-        """Take everything back, now."""
+        """End the preview and remove its nodes at once."""
         self.end()
-        while self._leaving:
+        while self._removals:
             self.poll()
 
     def _takeBack(self, restore: bool = True) -> None:
         if self._overlay is not None:
             self._overlay.hide()
-        self._leaving += map(display.removeSteps, self._nodes)
-        for earlier in self._hidden if restore else ():
+        self._removals += map(display.removeSteps, self._nodes)
+        for earlier, show in self._hidden if restore else ():
             if earlier.GetScene() is not None:
-                earlier.SetDisplayVisibility(True)
-        for earlier in self._covered if restore else ():
-            if earlier.GetScene() is not None:
-                Overlay(earlier).show()
-        self._nodes, self._hidden, self._covered, self._overlay = [], [], [], None
+                show()
+        self._nodes, self._hidden, self._overlay = [], [], None

@@ -1,12 +1,11 @@
-"""The result in one slice view and a sample in another, of the same slice, and the way back to the layout before."""
+"""The result in the left and a sample in the right slice view, both at the same slice."""
 
 import json
 
 import slicer
-import vtk
 
 from . import display
-from .framing import scaleOf, setScale
+from .framing import restoreSlice, sliceState
 from .sample_browser import SAMPLE_ROLE
 
 BEFORE_ATTRIBUTE = "DiffusionSegmentation.BeforeSideBySide"
@@ -15,10 +14,10 @@ LEFT, RIGHT = "Red", "Yellow"
 
 
 class SideBySide:
-    """Objects of this class keep no state: the way back is on the segmentation node."""
+    """Switches the layout. Stateless: the previous layout is stored on the segmentation node."""
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode, scene: slicer.vtkMRMLScene) -> None:
-        """`scene` is that of the node, or was before somebody removed it."""
+        """`scene` is passed because `segmentationNode` may have been removed from it."""
         self._segmentationNode = segmentationNode
         self._scene = scene
 
@@ -28,75 +27,63 @@ class SideBySide:
         return self._segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is not None
 
     def start(self) -> None:
-        """Show the result left and the sample, which must be on show, right: the same slice of the same volume."""
-        left, right = (self._slice(name) for name in (LEFT, RIGHT))
-        leftLayers, rightLayers = (self._composite(name) for name in (LEFT, RIGHT))
-        if not (left and right and leftLayers and rightLayers):
+        """Show the result left and the sample, which must be shown already, right."""
+        left, right = self._views("vtkMRMLSliceNode")
+        composites = leftComposite, rightComposite = self._views("vtkMRMLSliceCompositeNode")
+        if not (left and right and leftComposite and rightComposite):
             return
         layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        scale, elements = sliceState(right)
         before = {
             "layout": layoutNode.GetViewArrangement() if layoutNode else None,
-            "slice": [right.GetSliceToRAS().GetElement(row, column) for row in range(4) for column in range(4)],
-            "scale": scaleOf(right),
-            "linked": [leftLayers.GetLinkedControl(), rightLayers.GetLinkedControl()],
-            "background": rightLayers.GetBackgroundVolumeID(),
+            "slice": elements,
+            "scale": scale,
+            "linked": [composite.GetLinkedControl() for composite in composites],
+            "background": rightComposite.GetBackgroundVolumeID(),
         }
         self._segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(before))
         if layoutNode is not None:
             layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
-        rightLayers.SetBackgroundVolumeID(leftLayers.GetBackgroundVolumeID())
+        rightComposite.SetBackgroundVolumeID(leftComposite.GetBackgroundVolumeID())
         right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
         right.UpdateMatrices()
         right.SetFieldOfView(*left.GetFieldOfView())
-        for composite in (leftLayers, rightLayers):
+        for composite in composites:
             composite.SetLinkedControl(True)
         self.refresh()
 
     def refresh(self) -> None:
-        """Keep result and sample to their views, also a sample that was made since."""
-        if not self.active:
-            return
-        for node, name in ((self._segmentationNode, LEFT), (self._sample(), RIGHT)):
-            view = self._slice(name)
+        """Restrict result and sample to their views, including a sample node made since `start`."""
+        for node, view in zip(self._nodes(), self._views("vtkMRMLSliceNode"), strict=True) if self.active else ():
             if node is not None and node.GetDisplayNode() is not None and view is not None:
                 node.GetDisplayNode().SetViewNodeIDs([view.GetID()])
 
     def stop(self) -> None:
-        """Bring layout, slice, layers and links back as they were."""
+        """Restore layout, slice, background and linking."""
         text = self._segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
         if text is None:
             return
         before = json.loads(text)
         self._segmentationNode.RemoveAttribute(BEFORE_ATTRIBUTE)
-        for node in (self._segmentationNode, self._sample()):
+        for node in self._nodes():
             if node is not None and node.GetDisplayNode() is not None:
                 node.GetDisplayNode().RemoveAllViewNodeIDs()
         layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layoutNode is not None and before["layout"] is not None:
             layoutNode.SetViewArrangement(before["layout"])
-        right = self._slice(RIGHT)
+        _left, right = self._views("vtkMRMLSliceNode")
         if right is not None:
-            matrix = vtk.vtkMatrix4x4()
-            matrix.DeepCopy(before["slice"])
-            right.GetSliceToRAS().DeepCopy(matrix)
-            right.UpdateMatrices()
-            if "scale" in before:  # not in scenes up to version 0.4
-                setScale(right, before["scale"])
-        composites = self._composite(LEFT), self._composite(RIGHT)
+            restoreSlice(right, before.get("scale"), before["slice"])  # scenes up to version 0.4 have no scale
+        composites = self._views("vtkMRMLSliceCompositeNode")
         if composites[1] is not None:
             composites[1].SetBackgroundVolumeID(before["background"])
         for composite, linked in zip(composites, before["linked"], strict=True):
             if composite is not None:
                 composite.SetLinkedControl(linked)
 
-    def _sample(self) -> slicer.vtkMRMLSegmentationNode | None:
-        return self._segmentationNode.GetNodeReference(SAMPLE_ROLE)
+    def _nodes(self) -> tuple[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLSegmentationNode | None]:
+        return self._segmentationNode, self._segmentationNode.GetNodeReference(SAMPLE_ROLE)
 
-    def _slice(self, name: str) -> slicer.vtkMRMLSliceNode | None:
-        return self._named("vtkMRMLSliceNode", name)
-
-    def _composite(self, name: str) -> slicer.vtkMRMLSliceCompositeNode | None:
-        return self._named("vtkMRMLSliceCompositeNode", name)
-
-    def _named(self, kind: str, name: str) -> slicer.vtkMRMLNode | None:
-        return next((node for node in display.nodesOfClass(self._scene, kind) if node.GetLayoutName() == name), None)
+    def _views(self, className: str) -> list[slicer.vtkMRMLNode | None]:
+        nodes = display.nodesByLayoutName(self._scene, className)
+        return [nodes.get(LEFT), nodes.get(RIGHT)]

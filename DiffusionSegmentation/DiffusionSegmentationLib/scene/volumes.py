@@ -1,4 +1,4 @@
-"""The volumes of a result's segments: expected, in the mask, and as the samples spread; in words and as text. No qt."""
+"""Volumes of a result's segments with their predictive intervals, as text and as CSV. Independent of Slicer and Qt."""
 
 import csv
 import io
@@ -9,13 +9,12 @@ from typing import Any
 from ..i18n import tr as _
 
 ENOUGH_SAMPLES = 8
-"""With fewer the 90 % interval is wide for want of samples: 2.1 standard deviations for 8, 2.6 for 4, 7.7 for 2."""
+"""With fewer samples the 90 % interval is wide: +-2.1 standard deviations for 8, 2.6 for 4, 7.7 for 2."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Volumes of one segment in ml: expected (None in reports up to version 0.3), mask, mean of the samples, predictive
-    intervals (None from one sample), each sample's."""
+    """Volumes of one segment in ml. `expected` is None in reports up to version 0.3, intervals for one sample."""
 
     segmentID: str
     name: str
@@ -28,12 +27,12 @@ class Volume:
 
     @property
     def shown(self) -> float:
-        """The expected volume, or the samples' mean where it is not known."""
+        """The expected volume, or the mean of the samples if that is unknown."""
         return self.mean if self.expected is None else self.expected
 
 
 def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
-    """The volumes that `report` tells of."""
+    """The volumes in `report`."""
     return [
         Volume(
             segmentID=entry["id"],
@@ -41,8 +40,8 @@ def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
             expected=entry.get("expected_ml"),
             mask=entry["consensus_ml"],
             mean=entry["mean_ml"],
-            interval50=_pair(entry["interval50_ml"]),
-            interval90=_pair(entry["interval90_ml"]),
+            interval50=entry["interval50_ml"] and tuple(entry["interval50_ml"]),
+            interval90=entry["interval90_ml"] and tuple(entry["interval90_ml"]),
             samples=tuple(entry["samples_ml"]),
         )
         for entry in report["volumes"]
@@ -50,50 +49,51 @@ def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
 
 
 def isExpected(volumes: Sequence[Volume]) -> bool:
-    """Whether the volumes shown are expected volumes, and not means of samples."""
+    """Whether the volumes shown are expected volumes rather than means of samples."""
     return all(volume.expected is not None for volume in volumes)
 
 
-def noteOn(volumes: Sequence[Volume]) -> str:
-    """What a person must know of the volumes and their intervals, a sentence a line."""
+def volumesNote(volumes: Sequence[Volume]) -> str:
+    """Explanation of the columns, one sentence per line."""
     count = len(volumes[0].samples) if volumes else 0
     sentences = [
         _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
-        _("Mask: each voxel counted as its most probable structure; it can lie outside the intervals."),
+        _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
     ]
     if count > 1:
         sentences.append(_("50 %, 90 %: spread of the model's {count} samples, not its accuracy.").format(count=count))
-    return "\n".join(filter(None, [*sentences, cautionOn(volumes)]))
+    return "\n".join(filter(None, [*sentences, fewSamplesWarning(volumes)]))
 
 
-def cautionOn(volumes: Sequence[Volume]) -> str:
-    """One sentence where there are too few samples for intervals, or none."""
+def fewSamplesWarning(volumes: Sequence[Volume]) -> str:
+    """One sentence if there are too few samples for useful intervals, otherwise empty."""
     count = len(volumes[0].samples) if volumes else ENOUGH_SAMPLES
     if count >= ENOUGH_SAMPLES:
         return ""
-    few = _("So few samples make the intervals wide; draw {enough} or more.")
-    one = _("One sample has no spread; draw {enough} or more for intervals.")
+    few = _("Few samples make the intervals wide; draw {enough} or more.")
+    one = _("One sample gives no intervals; draw {enough} or more.")
     return (few if count > 1 else one).format(enough=ENOUGH_SAMPLES)
 
 
-def measuredOn(report: Mapping[str, Any]) -> str:
-    """How often the 90 % intervals of the model held the true volume, by its card; empty where nothing was measured."""
+def coverageText(report: Mapping[str, Any]) -> str:
+    """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none."""
     card = report.get("model", {}).get("card", {})
     shares = [
-        _("{share} % of {cases}").format(share=round(100 * of["coverage_90"]), cases=cases)
-        for cases, of in card.get("spread", {}).items()
-        if of.get("coverage_90") is not None
+        _("{share} % of {cases}").format(share=round(100 * scores["coverage_90"]), cases=cases)
+        for cases, scores in card.get("spread", {}).items()
+        if scores.get("coverage_90") is not None
     ]
-    return _("Measured: 90 % intervals hold the volume in {shares}.").format(shares=", ".join(shares)) if shares else ""
+    text = _("Measured: 90 % intervals contain the true volume in {shares}.")
+    return text.format(shares=", ".join(shares)) if shares else ""
 
 
 def mlText(ml: float) -> str:
-    """A volume in three digits or so: 1234, 51.3, 0.42."""
+    """A volume with about three digits: 1234, 51.3, 0.42."""
     return f"{ml:.{0 if ml >= 99.95 else 1 if ml >= 9.995 else 2}f}"
 
 
 def intervalText(interval: tuple[float, float] | None) -> str:
-    """Both bounds, as exact as the upper one; a dash for none."""
+    """Both bounds with the decimals of the upper one; a dash for None."""
     if interval is None:
         return "–"
     low, high = interval
@@ -102,19 +102,15 @@ def intervalText(interval: tuple[float, float] | None) -> str:
 
 
 def asTable(volumes: Sequence[Volume], delimiter: str) -> str:
-    """All numbers as lines of text, with a header; for the clipboard (tabulator) or a CSV file (comma)."""
+    """All numbers as CSV with a header row."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     count = len(volumes[0].samples) if volumes else 0
     bounds = [f"interval{level}_{bound}_ml" for level in (50, 90) for bound in ("low", "high")]
-    each = [f"sample{n}_ml" for n in range(count)]
-    writer.writerow(["segment", "expected_ml", "consensus_ml", "mean_ml", *bounds, *each])
+    samples = [f"sample{n}_ml" for n in range(count)]
+    writer.writerow(["segment", "expected_ml", "consensus_ml", "mean_ml", *bounds, *samples])
     for volume in volumes:
         intervals = [*(volume.interval50 or ("", "")), *(volume.interval90 or ("", ""))]
-        expected = "" if volume.expected is None else volume.expected
-        writer.writerow([volume.name, expected, volume.mask, volume.mean, *intervals, *volume.samples])
+        # The writer leaves cells of None empty.
+        writer.writerow([volume.name, volume.expected, volume.mask, volume.mean, *intervals, *volume.samples])
     return text.getvalue()
-
-
-def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval[0], interval[1])

@@ -1,70 +1,78 @@
-"""Voxel grids as numpy arrays: matrices IJK to RAS (mm, without parent transforms), and blocks of one another."""
+"""Voxel grids as 4 x 4 IJK-to-RAS matrices (mm, without parent transforms), and blocks of voxel arrays."""
 
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
-import vtk.util.numpy_support
+from vtk.util.numpy_support import vtk_to_numpy
+
+BINARY_LABELMAP = "Binary labelmap"
+"""Name of the segment representation that holds voxels."""
 
 
 def ijkToRAS(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """The 4 x 4 matrix of a volume."""
+    """IJK-to-RAS matrix of a volume."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def toWorld(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
-    """The 4 x 4 matrix of the node's linear parent transforms; their linear part is taken where some are not."""
+    """Matrix of the node's parent transforms to world RAS; only the linear part of non-linear transforms."""
     matrix = vtk.vtkMatrix4x4()
     slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(node.GetParentTransformNode(), None, matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def imageToRAS(image: slicer.vtkOrientedImageData) -> np.ndarray:
-    """The 4 x 4 matrix of a segment's image; index 0 may lie outside its extent."""
+    """IJK-to-RAS matrix of a segment's image; index 0 may lie outside the extent."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def offset(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The index ijk [3] in the grid of `whole` at which that of `part` begins; both are 4 x 4 IJK to RAS.
+    """Index ijk [3] in the grid `whole` of the first voxel of the grid `part`; both are 4 x 4 IJK to RAS.
 
-    Raises ValueError unless they have the same axes and spacing and lie a whole number of voxels apart, to 0.01 of one.
+    Raises ValueError if axes or spacing differ (1e-3) or the shift is not a whole number of voxels (to 0.01).
     """
     relation = np.linalg.solve(whole, part)
     start = np.rint(relation[:3, 3])
     if np.abs(relation[:3, :3] - np.eye(3)).max() > 1e-3 or np.abs(relation[:3, 3] - start).max() > 1e-2:
-        raise ValueError("one grid is no block of the other")
+        raise ValueError("the grids are not aligned")
     return start.astype(int)
 
 
 def block(voxels: np.ndarray, start: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The view of `voxels` [k, j, i] that begins at index `start`, ijk, and has `shape` [k, j, i]."""
+    """View of `voxels` [k, j, i] from index `start` (ijk) with `shape` [k, j, i]."""
     return voxels[tuple(slice(a, a + n) for a, n in zip(start[::-1], shape, strict=True))]
 
 
 def orientedImage(voxels: np.ndarray, matrix: np.ndarray, low: tuple[int, int, int] = (0, 0, 0)) -> Any:
-    """A vtkOrientedImageData with a copy of `voxels` [k, j, i], the first at index `low`, ijk, of the grid `matrix`."""
+    """vtkOrientedImageData (uint8) with a copy of `voxels` [k, j, i], from index `low` (ijk) of grid `matrix`."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent(*(bound for a, n in zip(low, voxels.shape[::-1], strict=True) for bound in (a, a + n - 1)))
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = voxels.ravel()
+    vtk_to_numpy(image.GetPointData().GetScalars())[:] = voxels.ravel()
     return image
 
 
+def croppedImage(mask: np.ndarray, matrix: np.ndarray) -> Any:
+    """`orientedImage` of `mask` [k, j, i] cropped to its bounding box; None if the mask is empty."""
+    box = boundingBox(mask)
+    return None if box is None else orientedImage(mask[box], matrix, first(box))
+
+
 def boundingBox(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The slices [k, j, i] that hold all that is True; None if nothing is."""
-    where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not where[0].size:
+    """Slices [k, j, i] that enclose all True voxels; None if there is none."""
+    indices = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not indices[0].size:
         return None
-    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in where)
+    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in indices)
 
 
 def first(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    """The index, ijk, at which `box` [k, j, i] begins."""
+    """Index (ijk) of the first voxel of `box` [k, j, i]."""
     return tuple(part.start for part in box[::-1])

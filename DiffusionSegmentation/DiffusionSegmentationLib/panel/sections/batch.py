@@ -7,7 +7,7 @@ import slicer
 import slicer.util
 
 from ...i18n import tr as _
-from ...runs import batch, messages
+from ...runs import batch, status_texts
 from ...runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
 from ...scene import display
 from ...scene.display import VOLUME_ROLE
@@ -66,7 +66,7 @@ class BatchSection:
 
     def _text(self, item: batch.Item) -> str:
         running = item.state == RUNNING and self._batch.job
-        message = messages.statusText(self._batch.job) if running else item.message
+        message = status_texts.statusText(self._batch.job) if running else item.message
         return " ".join(filter(None, [MARKS[item.state], f"{item.name}: {message}" if message else item.name]))
 
     def _summary(self, ended: int) -> str:
@@ -78,7 +78,7 @@ class BatchSection:
         if failed:
             text += _(", {failed} failed").format(failed=failed)
         if left is not None:
-            text += _(", {duration} left").format(duration=messages.durationText(left))
+            text += _(", {duration} left").format(duration=status_texts.durationText(left))
         return text + "."
 
     def _add(self, items: list[batch.Item], problem: str) -> None:

@@ -7,9 +7,9 @@ import qt
 import slicer
 
 from ...i18n import tr as _
-from ...runs import messages
+from ...runs import status_texts
 from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
-from ...scene.overlays import Layers
+from ...scene.overlays import ResultOverlays
 from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
 from ...signals import Signal
 from ..section import Section
@@ -39,7 +39,7 @@ class ResultSection(Section):
         missing = missingResult(segmentation)
         report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
-        ui.warningsLabel.text = messages.warningsText(report)
+        ui.warningsLabel.text = status_texts.warningsText(report)
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
         enable(missing, ui.removeResultButton, ui.outlinesCheckBox)
         setQuietly(ui.outlinesCheckBox, "checked", segmentation is not None and outlined(segmentation))
@@ -55,7 +55,7 @@ class ResultSection(Section):
         setQuietly(ui.opacitySlider, "value", layers.opacity if layers else DEFAULT_OPACITY)
         setQuietly(ui.thresholdSlider, "value", layers.threshold if layers else DEFAULT_THRESHOLD_BITS)
 
-    def _fillLayers(self, layers: Layers | None, report: dict, missing: str | None) -> None:
+    def _fillLayers(self, layers: ResultOverlays | None, report: dict, missing: str | None) -> None:
         """List the overlays of the result and explain the selected one."""
         ui, roles = self._ui, layers.roles if layers else ()
         titles = {ENTROPY_ROLE: _("predictive entropy"), DISAGREEMENT_ROLE: _("sample disagreement")}
@@ -64,11 +64,11 @@ class ResultSection(Section):
         enable(missing or single, ui.layerComboBox)
         ui.layerLabel.visible = layers is not None
         if layers is not None:
-            explain = messages.entropyText if layers.chosen == ENTROPY_ROLE else messages.disagreementText
+            explain = status_texts.entropyText if layers.chosen == ENTROPY_ROLE else status_texts.disagreementText
             ui.layerLabel.text = explain(report)
 
-    def _layers(self) -> Layers | None:
-        layers = Layers(self._segmentation) if self._segmentation else None
+    def _layers(self) -> ResultOverlays | None:
+        layers = ResultOverlays(self._segmentation) if self._segmentation else None
         return layers if layers is not None and layers.roles else None
 
     def _onOverlay(self, show: bool) -> None:

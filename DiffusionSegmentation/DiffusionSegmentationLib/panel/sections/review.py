@@ -6,9 +6,9 @@ import qt
 import slicer
 
 from ...i18n import tr as _
-from ...review.ranking import Ranker, Wish
+from ...review.ranking import Ranker, RegionCriteria
 from ...review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
-from ...runs import messages
+from ...runs import status_texts
 from ...scene.volumes import mlText
 from ...signals import Signal
 from ..section import Section
@@ -30,7 +30,7 @@ class ReviewSection(Section):
         self._review: Review | None = None
         self._rows: list | None = None
         self._ranker: Ranker | None = None
-        self._bits = Wish().bits
+        self._bits = RegionCriteria().bits
         self.regionChanged = Signal()
         """Emitted when another region is the current one, or none."""
         table = ui.regionTable
@@ -56,16 +56,16 @@ class ReviewSection(Section):
         if previous is None or previous.segmentationNode is not segmentation:
             self._ranker = None
             if previous is not None:
-                previous.putAway()  # its outline must not stay over another result
+                previous.hideOutline()  # its outline must not stay over another result
             if self._review is not None:
-                self._bits = self._review.wish.bits
-                self._review.takeUp()
+                self._bits = self._review.criteria.bits
+                self._review.showOutline()
         ui, review = self._ui, self._review
         problem = missingResult(segmentation)
         if not problem and not review.regions:
             problem = _("This result has no uncertain regions; segment the volume again to compute them.")
         current = review.current if review else None
-        count, share = review.left() if review else (0, 0.0)
+        count, share = review.remaining() if review else (0, 0.0)
         finished = problem or (None if count else _("All regions have been reviewed."))
         noCurrent = problem or (None if current else _("Go to a region first."))
         enable(finished, ui.nextButton)
@@ -84,7 +84,7 @@ class ReviewSection(Section):
         except LookupError as error:
             self._ui.reviewLabel.text = str(error)
             return
-        self._ranker.ask(Wish(round(bits, 3), self._ui.minimumSizeSpinBox.value))
+        self._ranker.ask(RegionCriteria(round(bits, 3), self._ui.minimumSizeSpinBox.value))
         self._timer.start()
 
     def _onTimer(self) -> None:
@@ -165,5 +165,5 @@ def _tooltip(region: Region) -> str:
     text = _("Entropy: mean {mean:.2f} bits, maximum {peak:.2f} bits")
     lines.append(text.format(mean=region.meanBits, peak=region.peakBits))
     if region.unlike:
-        lines.append(messages.unlikeText(*region.unlike))
+        lines.append(status_texts.unlikeText(*region.unlike))
     return "\n".join(lines)

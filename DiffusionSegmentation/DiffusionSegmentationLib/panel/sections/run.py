@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...i18n import tr as _
-from ...runs import messages
+from ...runs import status_texts
 from ...runs.job import Job
 from ..widgets import enable, setButton
 
@@ -38,7 +38,7 @@ def showRun(
 
 
 def _statusText(job: Job, previewChange: float | None) -> str:
-    text = messages.statusText(job)
+    text = status_texts.statusText(job)
     if previewChange is not None:
         percent = 100 * previewChange
         text += _("; the uncertainty changed by {percent:.1f} % since the last preview").format(percent=percent)

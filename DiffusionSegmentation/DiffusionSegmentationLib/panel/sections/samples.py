@@ -5,7 +5,7 @@ from typing import Any
 import slicer
 
 from ...i18n import tr as _
-from ...scene.sample_browser import DRAWN, Browser
+from ...scene.sample_browser import AS_DRAWN, Browser
 from ...scene.side_by_side import SideBySide
 from ...scene.volumes import mlText
 from ...signals import Signal
@@ -49,7 +49,7 @@ class SamplesSection(Section):
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
         setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _sideBySide(browser).active))
         orders = {order.key: order.title for order in browser.orders()} if browser else {}
-        fillComboBox(ui.orderComboBox, orders, browser.order if browser else DRAWN)
+        fillComboBox(ui.orderComboBox, orders, browser.order if browser else AS_DRAWN)
         with signalsBlocked(ui.sampleSlider):
             ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
             ui.sampleSlider.value = browser.position if browser else 0

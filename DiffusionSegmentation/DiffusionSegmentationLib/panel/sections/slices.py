@@ -8,9 +8,9 @@ import vtk
 
 from ...i18n import tr as _
 from ...scene import slice_entropy
-from ...scene.pointer import Pointer
 from ...scene.result_nodes import ENTROPY_ROLE
 from ...scene.slice_entropy import Profiles
+from ...scene.voxel_probe import VoxelProbe
 from ..plots import profilePlot
 from ..section import Section
 from ..widgets import missingEntropy, setButton
@@ -31,7 +31,7 @@ class SlicesSection(Section):
         self._profiles: Profiles | None = None
         self._profiledStamp: tuple | None = None
         """Node and modification time of the entropy for which the profiles were computed."""
-        self._pointer: Pointer | None = None
+        self._pointer: VoxelProbe | None = None
         self._views: list[slicer.vtkMRMLSliceNode] = []
         self._observers: list[tuple[vtk.vtkObject, int]] = []
 
@@ -40,7 +40,7 @@ class SlicesSection(Section):
         stamp = (entropyNode.GetID(), entropyNode.GetImageData().GetMTime()) if entropyNode else None
         if segmentation is not self._segmentation or stamp != self._profiledStamp:
             self._segmentation, self._profiledStamp = segmentation, stamp
-            self._pointer = Pointer(segmentation) if segmentation else None
+            self._pointer = VoxelProbe(segmentation) if segmentation else None
             self._profiles = Profiles(entropyNode) if entropyNode else None
             self._showPointer("")
         self._observe()

@@ -49,13 +49,13 @@ class VolumesSection(Section):
         self._filledFor = state
         run = json.loads(report) if report else {}
         self._volumes = volumes.volumesOf(run) if report else []
-        notes = (volumes.noteOn(self._volumes), volumes.measuredOn(run)) if report else ()
+        notes = (volumes.volumesNote(self._volumes), volumes.coverageText(run)) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
 
     def _fillTable(self) -> None:
         ui, table, details = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked
-        ui.volumesLabel.text = self._notes if details else volumes.cautionOn(self._volumes)
+        ui.volumesLabel.text = self._notes if details else volumes.fewSamplesWarning(self._volumes)
         ui.volumesLabel.visible = bool(ui.volumesLabel.text)
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):

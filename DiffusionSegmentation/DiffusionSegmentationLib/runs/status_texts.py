@@ -1,0 +1,104 @@
+"""Texts on a run for the user: progress, duration, outcome, and what the result shows."""
+
+from collections.abc import Mapping
+
+from ..i18n import tr as _
+from .job import FinishedSamples, Job
+
+
+def progressText(progress: Mapping) -> str:
+    """Short text for a `progress` message of the worker."""
+    stage = progress["stage"]
+    if stage == "sampling" and progress["samples"]:
+        return _("Drawing sample {sample} of {samples}").format(sample=progress["sample"], samples=progress["samples"])
+    texts = {
+        "reading": _("Reading the volume"),
+        "model": _("Loading the model"),
+        "encoding": _("Encoding the image"),
+        "sampling": _("Drawing samples"),
+        "writing": _("Writing the result"),
+    }
+    return texts.get(stage, _("Working"))
+
+
+def statusText(job: Job) -> str:
+    """Activity of an active job, remaining time if known, and a note if its settings had to be changed."""
+    text = job.message
+    if job.secondsLeft is not None:
+        text = _("{activity}, {duration} left").format(activity=text, duration=durationText(job.secondsLeft))
+    return f"{text}. {job.note}" if job.note else text
+
+
+def durationText(seconds: float) -> str:
+    """A rounded duration: "a few seconds", "about 20 s", "about 3 min"."""
+    if seconds < 10:
+        return _("a few seconds")
+    if seconds < 90:
+        return _("about {count} s").format(count=5 * round(seconds / 5))
+    return _("about {count} min").format(count=max(2, round(seconds / 60)))
+
+
+def doneText(report: Mapping, seconds: float) -> str:
+    """One sentence for a finished run that took `seconds`."""
+    values = {"samples": report["samples"], "requested": report["requested_samples"], "seconds": round(seconds)}
+    if not report["partial"]:
+        return _("Done: {samples} samples in {seconds} s.").format(**values)
+    if report["requested_samples"] == "auto":
+        stopped = _("Stopped after {samples} samples").format(**values)
+    else:
+        stopped = _("Stopped after {samples} of {requested} samples").format(**values)
+    uses = {
+        "samples": _("the result uses these."),
+        "both": _("the result uses these and the model's direct class probabilities."),
+    }
+    return f"{stopped}; {uses.get(report['map_source'], _('only the intervals of the volumes use these.'))}"
+
+
+def recoverableText(finished: FinishedSamples) -> str:
+    """One sentence on the finished samples of a failed run."""
+    text = _("{count} samples were finished; they can be shown, and are kept in {folder} for a week.")
+    count = finished.report["samples"]
+    text = text if count > 1 else _("One sample was finished; it can be shown, and is kept in {folder}.")
+    return text.format(count=count, folder=finished.folder)
+
+
+def mapSource(report: Mapping) -> str:
+    """Source of the class probabilities behind segmentation and entropy; used after "from" or "of"."""
+    average = _("the average of the {samples} samples") if report["samples"] > 1 else _("the one sample")
+    texts = {
+        "samples": average,
+        "both": _(
+            "{average}, mixed with the model's direct class probabilities, which are weighted as {prior:g} samples"
+        ),
+        "exact": _("the model's direct class probabilities, which are the exact average of its samples"),
+    }
+    text = texts.get(report["map_source"], _("the model's direct class probabilities; the samples are not used"))
+    average = average.format(samples=report["samples"])
+    return text.format(average=average, samples=report["samples"], prior=report.get("map_prior", 0.0))
+
+
+def entropyText(report: Mapping) -> str:
+    """One sentence on the entropy overlay."""
+    return _("Entropy of {source}.").format(source=mapSource(report))
+
+
+def disagreementText(report: Mapping) -> str:
+    """One sentence on the overlay of the samples' disagreement."""
+    if report["samples"] == 1:
+        return _("One sample has no disagreement.")
+    text = _("Entropy of the labels of the {samples} samples: where the samples differ from each other.")
+    return text.format(samples=report["samples"])
+
+
+def unlikeText(distance: float, limit: float) -> str:
+    """One sentence on a region whose features are unlike those of the training data."""
+    text = _("Unlike the regions that the model was made for (distance {distance:.1f}, limit {limit:.1f}).")
+    return text.format(distance=distance, limit=limit)
+
+
+def warningsText(report: dict) -> str:
+    """Warnings of a run, one per line; a warning that the scan is unlike the training scans is marked."""
+    warnings = report.get("warnings", [])
+    if warnings and report.get("input", {}).get("unlike_training"):
+        warnings = [f"⚠ {warnings[0]}", *warnings[1:]]
+    return "\n".join(warnings)
