@@ -89,8 +89,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     show = _output(options)
     from .calibration import calibrate
 
-    request = calibrate.Request(**_pick(options, "model data output cases seed device scans_only"))
-    return show(calibrate.calibrate(request), calibrate.text)
+    chosen = _pick(options, "model data output cases seed device scans_only")
+    return show(calibrate.calibrate(**chosen), calibrate.text)
 
 
 def _study(options: argparse.Namespace) -> int:
