@@ -252,7 +252,7 @@ def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_
     kept = BlockVolumeConstraint(labels, classes, 4)
 
     def missing(found):
-        return float((kept._wanted - kept._pool(found.unflatten(1, (classes, 4)).mean(2))).abs().mean())
+        return float((kept._target - kept._pool(found.unflatten(1, (classes, 4)).mean(2))).abs().mean())
 
     left = [missing(p)]
     for rounds in range(1, 5):

@@ -283,6 +283,13 @@ def test_augmented_labels_are_labels_of_the_case(folder):
     assert torch.stack(found)[:, 1].sum() == 0 and len({int(count[2]) for count in found}) > 5
 
 
+def test_the_seed_determines_the_augmented_windows(folder):
+    optimisation = Optimisation(shapes=((16, 16, 16),), draws=1)
+    streams = [iter(opened(folder).stream(optimisation, seed)) for seed in (3, 3, 4)]
+    first, again, other = (torch.stack([next(stream)[0] for _ in range(6)]) for stream in streams)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_ignored_voxels_do_not_train(folder):
     changed(folder, {"labels": {"background": 0, "ball": 1, "ignore": 2}})
     for path in (folder / "labelsTr").iterdir():

@@ -170,7 +170,7 @@ class Windows(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
         augment = augmentation() if self.augment else None
-        if augment:
+        if augment is not None:  # its truth value would seed the transforms anew
             augment.set_random_state(int(rng.integers(2**31)))
         while True:
             image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
@@ -182,7 +182,7 @@ class Windows(torch.utils.data.IterableDataset):
                 "image": torch.from_numpy(_padded(image[window].astype(np.float32), shape))[None],
                 "labels": torch.from_numpy(np.stack([_padded(labels[(r, *window)], shape) for r in raters])),
             }
-            if augment:
+            if augment is not None:
                 case = augment(case)
             image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
             yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)

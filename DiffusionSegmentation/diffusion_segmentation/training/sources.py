@@ -65,8 +65,10 @@ class Source(Protocol):
         """
         own = self.settings()["diffusion_segmentation"]["labels"]
         if [entry["id"] for entry in labels] != [entry["id"] for entry in own]:
-            names, others = (", ".join(entry["name"] for entry in table) for table in (labels, own))
-            raise InputError(f"The model segments {names} and the data have {others}; choose data of its kind.")
+            names, data = ", ".join(entry["name"] for entry in labels), self.facts().get("task", "heads")
+            raise InputError(
+                f"The model segments {names}, which are not the structures of the {data}; choose data of its kind."
+            )
         return list(range(len(labels) + 1))
 
     def facts(self) -> dict[str, Any]:
