@@ -94,7 +94,7 @@ def started(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
     model = models.load(train.main(TASK, folder / "model", folder / "config.json"))
     covariance = Covariance((4.0,), np.full((model.classes, 1), 0.9), np.full(model.classes, 0.1))
-    metadata = model.starting(models.Start(covariance, None)).metadata
+    metadata = model.with_start(models.Start(covariance, None)).metadata
     models.save(folder / "model", metadata, model.encoder, model.denoiser)
     return str(folder / "model")
 

@@ -183,7 +183,7 @@ def test_it_can_be_started_again(listen):
 
 def test_the_log_is_bounded(listen, monkeypatch):
     listener = listen("good")
-    listener.client._keepLog([f"line {n}" for n in range(worker_client.LOG_LINES + 10)])
+    listener.client._addToLog([f"line {n}" for n in range(worker_client.LOG_LINES + 10)])
     assert len(listener.client.log) == worker_client.LOG_LINES
 
 

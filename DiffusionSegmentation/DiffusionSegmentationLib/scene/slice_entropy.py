@@ -10,7 +10,7 @@ from . import display, voxel_grids
 
 def sliceNodes(scene: slicer.vtkMRMLScene) -> Iterator[slicer.vtkMRMLSliceNode]:
     """The slice views of Slicer's standard layouts: Red, Yellow, Green."""
-    nodes = display.nodesByLayoutName(scene, "vtkMRMLSliceNode")
+    nodes = {node.GetLayoutName(): node for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
     yield from (nodes[name] for name in ("Red", "Yellow", "Green") if name in nodes)
 
 
