@@ -143,11 +143,11 @@ def test_colin27_is_preferred(monkeypatch, tmp_path):
 
 def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
     command = [sys.executable, "-m", "DiffusionSegmentationLib.headless", "--volume", "none.nii", "--output", "out"]
-    folder = Path(headless.__file__).parents[1]
+    folder = Path(headless.__file__).parents[2]
     environment = workerEnvironment({}) | {"PYTHONPATH": str(folder)}
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert answer.returncode == 1
-    assert answer.stderr == "'none.nii' is no volume that Slicer can read.\n"
+    assert answer.stderr == "'none.nii' is not a volume that Slicer can read.\n"
 
 
 def test_table_omits_missing_intervals():

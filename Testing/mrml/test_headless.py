@@ -93,9 +93,9 @@ def test_invalid_settings_are_reported_in_one_sentence(given, tmp_path, capsys):
 
 def test_headless_imports_neither_torch_nor_qt():
     check = (
-        "import sys; from DiffusionSegmentationLib import headless; headless.boot();"
+        "import sys; from DiffusionSegmentationLib.headless import session; session.boot();"
         "print(sorted({'torch', 'qt', 'PySide6', 'SimpleITK'} & set(sys.modules)))"
     )
-    folder = Path(headless.__file__).parents[1]
+    folder = Path(headless.__file__).parents[2]
     answer = subprocess.run([sys.executable, "-c", check], cwd=folder, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout.replace("'", '"')) == []
