@@ -35,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    debug = {"action": "store_true", "help": f"print the traceback of an error; or set {DEBUG_VARIABLE}=1"}
+    debug: dict[str, Any] = {
+        "action": "store_true",
+        "help": f"print the traceback of an error; or set {DEBUG_VARIABLE}=1",
+    }
     root.add_argument("--debug", default=debug_enabled(), **debug)
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

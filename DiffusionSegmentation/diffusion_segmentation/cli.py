@@ -15,7 +15,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import parse
@@ -101,12 +100,12 @@ def _study(options: argparse.Namespace) -> int:
 
         if len(options.data) > 1:
             raise DiffusionSegmentationError("--adapt takes one task; name one.")
-        request = adapt.AdaptOptions(options.data[0], options.adapt, options.output, options.device)
-        return show(adapt.adapt(request), adapt.text)
+        chosen = options.data[0], options.adapt, options.output, options.device
+        return show(adapt.adapt(adapt.AdaptOptions(*chosen)), adapt.text)
     from .study import report, study
 
-    request = study.StudyOptions(data=tuple(options.data), **_pick(options, "output budget only seeds device"))
-    return show(study.study(request), report.text)
+    settings = _pick(options, "output budget only seeds device")
+    return show(study.study(study.StudyOptions(data=tuple(options.data), **settings)), report.text)
 
 
 def _pick(options: argparse.Namespace, names: str) -> dict[str, Any]:
@@ -114,14 +113,14 @@ def _pick(options: argparse.Namespace, names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names.split()}
 
 
-def _output(options: argparse.Namespace) -> Callable[[Any, Callable[[Any, Path], str]], int]:
+def _output(options: argparse.Namespace) -> Callable[[Any, Callable[..., str]], int]:
     """Return the function that prints a result and returns the exit status 0: as JSON, or as `text(result, folder)`.
 
     With --json stdout is claimed at once, before an import can print.
     """
     show_json = terminal.claim_for_json() if options.json else None
 
-    def show(result: Any, text: Callable[[Any, Path], str]) -> int:
+    def show(result: Any, text: Callable[..., str]) -> int:
         show_json(result) if show_json else print(text(result, getattr(options, "output", None)))
         return 0
 

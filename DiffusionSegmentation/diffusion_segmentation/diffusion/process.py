@@ -107,7 +107,8 @@ def adapted_grid(log_snr: np.ndarray, loss: np.ndarray, steps: int) -> np.ndarra
     # A slight slope makes flat parts invertible, with evenly spaced nodes.
     loss = loss - np.linspace(0, 1e-6 * max(float(loss[0]), 1e-12), loss.size)
     drop = (loss[0] - loss) / (loss[0] - loss[-1])
-    fine = np.linspace(*np.interp(LOSS_DROP_RANGE, drop, log_snr), 1001)
+    second, last = np.interp(LOSS_DROP_RANGE, drop, log_snr)
+    fine = np.linspace(second, last, 1001)
     share = np.interp(fine, log_snr, drop)
     share = LOSS_WEIGHT * (share - share[0]) / (share[-1] - share[0]) + (1 - LOSS_WEIGHT) * np.linspace(0, 1, 1001)
     targets = np.linspace(0, 1, steps - 1) if steps != 2 else np.array([0.5])

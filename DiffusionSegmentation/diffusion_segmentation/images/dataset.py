@@ -147,8 +147,7 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
     keys = [name_key(names[n]) for n in range(len(names))]
     if "background" in keys[1:]:
         raise InputError(f"{file} calls a label other than 0 'background'; number background 0.")
-    repeated = [count for key, count in Counter(keys[1:]).items() if key and count > 1]
-    if repeated:
+    if any(key and count > 1 for key, count in Counter(keys[1:]).items()):
         raise InputError(f"{file} has two labels that differ only in capitals or punctuation; rename one of them.")
     if "ignore" in keys[:last] or (keys[last] == "ignore" and last == 1):
         raise InputError(
@@ -161,8 +160,8 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
 
 def _modality(channels: Any, folder: str) -> str:
     """CT, MR or the name of the only channel. Raises InputError for several channels or none."""
-    names = list(channels.values()) if isinstance(channels, dict) else channels
-    names = [names] if isinstance(names, str) else names
+    names = [channels] if isinstance(channels, str) else channels
+    names = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(names, list) or not names:
         raise InputError(f'The dataset.json of \'{folder}\' has no name for its channel; write {{"0": "MRI"}}.')
     if len(names) != 1:
@@ -223,9 +222,8 @@ def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
 def _case_name(image: str) -> str:
     """The name of a case from the path of its image: imagesTr/sub-1/T1.nii.gz is sub-1/T1."""
     parts = [part for part in PurePosixPath(image.replace("\\", "/")).parts if part not in (".", "/")]
-    if len(parts) > 1 and re.fullmatch(r"images\w*", parts[0]):
-        parts = parts[1:]
-    return "/".join([*parts[:-1], _stem(parts[-1])]) if parts else ""
+    folders = parts[1:-1] if re.fullmatch(r"images\w*", parts[0] if parts else "") else parts[:-1]
+    return "/".join([*folders, _stem(parts[-1])]) if parts else ""
 
 
 def _existing(folder: Path, listed: str) -> Path:
@@ -293,12 +291,11 @@ def _require_raters(name: str, labels: Sequence[Path]) -> None:
 def _unique(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
     """The cases. Raises InputError if two have the same name or file: scores and splits are stored by name."""
     cases = tuple(cases)
-    names = [case.name for case in cases]
-    files = [path for case in cases for path in (case.image, *case.labels)]
-    for what, values in (("name", names), ("file", files)):
-        for value, count in Counter(values).most_common(1):
+    names = Counter((case.name, case.name) for case in cases)
+    files = Counter((str(path), shown(path.name)) for case in cases for path in (case.image, *case.labels))
+    for what, counts in (("name", names), ("file", files)):
+        for (_, label), count in counts.most_common(1):
             if count > 1:
-                label = value if isinstance(value, str) else shown(value.name)
                 raise InputError(
                     f"The data set '{folder}' has the {what} '{label}' {count} times among its cases; keep one of "
                     "them, or correct the others."
@@ -317,8 +314,8 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
     Raises InputError where the names differ.
     """
     by_name = {name_key(entry[key]): entry["label"] for entry in labels for key in ("id", "name")}
-    order = [by_name.get(name_key(name)) for name in dataset.label_names]
-    if sorted(n for n in order if n) != list(range(1, len(labels) + 1)) or None in order:
+    order = [by_name.get(name_key(name), 0) for name in dataset.label_names]
+    if sorted(order) != list(range(1, len(labels) + 1)):
         raise InputError(
             f"The data set '{dataset.name}' has the labels {', '.join(dataset.label_names)} and the model "
             f"{', '.join(entry['name'] for entry in labels)}; they must be the same to be compared."

@@ -41,7 +41,7 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     return np.clip((image - low) / (high - low), 0, CEILING)
 
 
-def body_box(image: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
+def body_box(image: np.ndarray, margin: int) -> tuple[slice, ...]:
     """Bounding box of the body in an image [z, y, x], extended by `margin` voxels within the image.
 
     The body is the largest connected component above half of Otsu's threshold after a Gaussian blur (sigma 1 voxel),

@@ -69,21 +69,16 @@ class Projection:
     """Projects class probabilities from the working grid to labels on the input grid.
 
     Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
-    and result. Outside the working grid everything is background (class 0). `p` is float32
-    [C, z, y, x] on the working grid and sums to 1 over the classes.
-
-    `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers.
+    and result. Outside the working grid everything is background (class 0). `p` is float32 [C, z, y, x] on the working
+    grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers.
     """
 
     def __init__(self, working: sitk.Image, reference: sitk.Image) -> None:
         """Use the geometry of the two images. Raises GeometryError if they have no voxel in common."""
         # Only the numbers: a reference to an image would keep its voxels in memory.
-        self._working_shape = working.GetSize()[::-1]
-        self._working_spacing = working.GetSpacing()
-        self._working_origin = working.GetOrigin()
-        self._shape = reference.GetSize()[::-1]
-        self._spacing = reference.GetSpacing()
-        self._origin = reference.GetOrigin()
+        self._working_shape, self._shape = working.GetSize()[::-1], reference.GetSize()[::-1]
+        self._working_spacing, self._working_origin = working.GetSpacing(), working.GetOrigin()
+        self._spacing, self._origin = reference.GetSpacing(), np.array(reference.GetOrigin())
         self._direction = reference.GetDirection()
         self.box = _covered_box(working, reference)
 
@@ -98,7 +93,7 @@ class Projection:
         inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
         max_entropy, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
         for slab, q in self._slabs(p):
-            labels[inside][slab] = q.argmax(0)
+            labels[inside][slab] = _argmax(q)
             sums += q.sum((1, 2, 3), dtype=np.float64)
             # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
             bits = -(q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))).sum(0)
@@ -109,7 +104,7 @@ class Projection:
         """The most probable label, uint8 [kb, jb, ib] on `box`; ties go to the lower label."""
         labels = np.empty(self.box[1][::-1], np.uint8)
         for slab, q in self._slabs(p):
-            labels[slab] = q.argmax(0)
+            labels[slab] = _argmax(q)
         return labels
 
     def quantised(self, p: np.ndarray) -> np.ndarray:
@@ -119,10 +114,11 @@ class Projection:
         """
         quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
         for slab, q in self._slabs(p):
-            labels, rounded = q.argmax(0), np.rint(q * np.float32(255)).astype(np.uint8)
-            wrong = np.nonzero(rounded.argmax(0) != labels)
+            labels, rounded = _argmax(q), quantised[:, slab]
+            q *= 255
+            rounded[:] = np.rint(q, out=q)
+            wrong = np.nonzero(_argmax(rounded) != labels)
             rounded[(labels[wrong], *wrong)] += 1
-            quantised[:, slab] = rounded
         return quantised
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:
@@ -139,8 +135,9 @@ class Projection:
             depth = min(thickness, nk - k)
             q = np.empty((len(p), depth, nj, ni), np.float32)
             for c, image in enumerate(images):
-                block = (i, j, first + k), (ni, nj, depth)
-                slab = self._resampled(image, *block, sitk.sitkLinear, outside=float(c == 0))
+                slab = self._resampled(
+                    image, (i, j, first + k), (ni, nj, depth), sitk.sitkLinear, outside=float(c == 0)
+                )
                 q[c] = sitk.GetArrayViewFromImage(slab)
             yield slice(k, k + depth), q
 
@@ -149,7 +146,7 @@ class Projection:
     ) -> sitk.Image:
         """`image` on the block of the input grid with this index and size, both ijk."""
         step = np.reshape(self._direction, (3, 3)) * self._spacing
-        origin = (np.array(self._origin) + step @ index).tolist()
+        origin = (self._origin + step @ index).tolist()
         return sitk.Resample(image, size, _IDENTITY, how, origin, self._spacing, self._direction, outside)
 
     def _image(self, array: np.ndarray) -> sitk.Image:
@@ -160,6 +157,15 @@ class Projection:
         image.SetSpacing(self._working_spacing)
         image.SetOrigin(self._working_origin)
         return image
+
+
+def _argmax(q: np.ndarray) -> np.ndarray:
+    """The class, uint8, with the largest of the values [C, ...]; faster than NumPy's argmax over the first axis."""
+    labels, best = np.zeros(q.shape[1:], np.uint8), q[0].copy()
+    for label in range(1, len(q)):
+        np.copyto(labels, np.uint8(label), where=q[label] > best)
+        np.maximum(best, q[label], out=best)
+    return labels
 
 
 def _covered_box(working: sitk.Image, reference: sitk.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

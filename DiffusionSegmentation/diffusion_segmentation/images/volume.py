@@ -76,7 +76,7 @@ class VolumeFile:
     def __init__(self, path: Path, kind: str = "volume", spacing: Spacing | None = None) -> None:
         """Check the header against the file. `kind` is what messages call the file. Raises as `read_volume`."""
         self.name = name = f"The {kind} '{shown(path.name)}'"
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: tempfile.TemporaryDirectory | None = None  # of the copy that ITK reads
         try:
             if not path.exists():
                 raise InputError(f"{name} does not exist; check its name and folder.")
@@ -138,8 +138,7 @@ class VolumeFile:
         if non_finite is None:
             raise incomplete(self.name)
         self.non_finite = non_finite
-        if self._folder is not None:
-            self._rewrite(voxels=True)
+        self._rewritten(Path(self._reader.GetFileName()), voxels=True)
         image = _executed(self._reader, self.name, pixel_type)
         if self._folder is not None:
             self._folder.cleanup()  # the copy is as large as the volume
@@ -152,15 +151,15 @@ class VolumeFile:
         if self._header.image_io:
             # Otherwise ITK tries all readers, and some look for other files by name.
             reader.SetImageIO(self._header.image_io)
-        if self._header.rewrite is not None:
-            self._folder = tempfile.TemporaryDirectory(prefix="diffusion-segmentation-")
-            path = self._rewrite(voxels=False)
-        reader.SetFileName(itk_name(path))
+        reader.SetFileName(itk_name(self._rewritten(path, voxels=False)))
         reader.ReadImageInformation()
         return reader
 
-    def _rewrite(self, voxels: bool) -> Path:
-        """Write the copy that ITK reads instead of the file; without `voxels` only its header."""
+    def _rewritten(self, path: Path, voxels: bool) -> Path:
+        """The file that ITK reads: `path`, or a copy that is written here, without `voxels` only its header."""
+        if self._header.rewrite is None:
+            return path
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="diffusion-segmentation-")
         try:
             return self._header.rewrite(Path(self._folder.name), voxels)
         except REWRITE_ERRORS as error:
@@ -184,7 +183,8 @@ class VolumeFile:
                 f"{self.name} does not say how large its voxels are; give their size in mm with --spacing I,J,K, or "
                 "save it as NRRD or NIfTI with its spacing."
             )
-        return tuple(map(float, spacing))
+        i, j, k = map(float, spacing)
+        return i, j, k
 
     def _assumed_orientation(self) -> str:
         """The warning that the file does not state its orientation, with the orientation that ITK assumes."""
@@ -214,12 +214,12 @@ def _nnunet_spacing(path: Path) -> Spacing | None:
     if file is None:
         return None
     try:
-        steps = [float(step) for step in json.loads(file.read_text(encoding="utf-8-sig"))["spacing"]]
-        if len(steps) != 3 or not all(0 < step < math.inf for step in steps):
+        k, j, i = map(float, json.loads(file.read_text(encoding="utf-8-sig"))["spacing"])
+        if not 0 < min(i, j, k) <= max(i, j, k) < math.inf:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise GeometryError(f"'{file.name}' has no \"spacing\" of three positive numbers; fix it.") from None
-    return tuple(steps[::-1])
+    return i, j, k
 
 
 def itk_name(path: Path) -> str:
@@ -280,7 +280,7 @@ def _check_geometry(
         raise GeometryError(f"{name} contradicts itself about where its voxels lie; export it again.")
     if all(agrees.values()):
         return ""
-    used, other = sorted(agrees, key=agrees.get, reverse=True)
+    used, other = sorted(agrees, key=agrees.__getitem__, reverse=True)
     if not np.isfinite(distances[other]):
         return ""
     rotation = np.linalg.inv(header.affines[used][:3, :3]) @ header.affines[other][:3, :3]

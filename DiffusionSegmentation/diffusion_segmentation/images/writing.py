@@ -150,14 +150,11 @@ def _write_nrrd(
     storage = {"endian": "little", "encoding": "gzip" if compress else "raw"}
     with _atomic_file(Path(path)) as file:
         file.write(format_nrrd({**fields, **storage}, keys))
-        with _gzip(file) if compress else contextlib.nullcontext(file) as data:
+        # Neither name nor time in the gzip header, so that equal results are equal files.
+        options: dict[str, Any] = {"filename": "", "mode": "wb", "compresslevel": GZIP_LEVEL, "mtime": 0}
+        with gzip.GzipFile(fileobj=file, **options) if compress else contextlib.nullcontext(file) as data:
             for part in slices:
                 data.write(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).data)
-
-
-def _gzip(file: BinaryIO) -> gzip.GzipFile:
-    # Neither name nor time in the gzip header, so that equal results are equal files.
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=file, mtime=0)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,7 @@ class ModelCache:
     """Keeps the last model in memory, because loading takes longer than one pass of its networks."""
 
     def __init__(self) -> None:
-        self._key: tuple[Path, str, float] | None = None
-        self._model: Model | None = None
+        self._loaded: tuple[tuple[Path, str, float], Model] | None = None
 
     def get(self, name: str, device: torch.device) -> Model:
         """Model with this name or path on `device`, loaded again if its files changed. Raises ModelError."""
@@ -25,14 +24,13 @@ class ModelCache:
         except OSError:  # it was removed since `find`; `load` raises the error
             modified = math.nan
         key = folder, str(device), modified
-        if key != self._key:
+        if self._loaded is None or self._loaded[0] != key:
             self.clear()
-            self._model = load(folder).to(device)
-            self._key = key
-        return self._model
+            self._loaded = key, load(folder).to(device)
+        return self._loaded[1]
 
     def clear(self) -> None:
         """Drop the model and release its memory."""
-        self._key = self._model = None
+        self._loaded = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

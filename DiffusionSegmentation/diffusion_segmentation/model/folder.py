@@ -174,7 +174,8 @@ class Model:
     def to(self, device: torch.device) -> Model:
         """Move to a device, channels last in memory: twice as fast for convolutions on CPU and GPU."""
         for network in (self.encoder, self.denoiser):
-            network.to(device=device, memory_format=CHANNELS_LAST[self.dims])
+            layout = CHANNELS_LAST[self.dims]
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch types lack memory_format
         return self
 
 
@@ -230,7 +231,9 @@ def load(folder: Path) -> Model:
         modules.load_state_dict(state, assign=True)
     except RuntimeError:
         raise file_error(folder, *MISMATCH) from None
-    if stated and not (input_statistics.sound and float(input_statistics.scans) == stated["scans"]):
+    if input_statistics is not None and not (
+        input_statistics.sound and float(input_statistics.scans) == stated["scans"]
+    ):
         raise file_error(folder, *MISMATCH)
     modules.eval().requires_grad_(False)
     return Model(metadata, encoder, denoiser, input_statistics)

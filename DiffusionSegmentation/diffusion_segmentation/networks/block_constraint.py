@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -33,8 +35,8 @@ class BlockVolumeConstraint:
         """`labels` uint8 [N, 2^dims, *cells] in space-to-depth layout; `edge` of the blocks in cells."""
         one_hot = functional.one_hot(labels.long(), classes).float().mean(1)  # [N, *cells, C]
         self.classes, self.dims = classes, labels.ndim - 2
-        self._cells = labels.shape[2:]
-        self._block = tuple(min(edge, n) for n in self._cells)
+        self._inside: tuple[Any, ...] = (..., *(slice(n) for n in labels.shape[2:]))
+        self._block = tuple(min(edge, n) for n in labels.shape[2:])
         self._target = self._pool(one_hot.movedim(-1, 1))
 
     def __call__(self, p: torch.Tensor) -> torch.Tensor:
@@ -45,8 +47,7 @@ class BlockVolumeConstraint:
             variance = self._pool((by_class * (1 - by_class)).mean(2))
             shift = (error / (2 * variance + MIN_VARIANCE)).clamp_(-MAX_SHIFT, MAX_SHIFT)
             shift = functional.interpolate(shift, scale_factor=self._block, mode=INTERPOLATION[self.dims])
-            shift = shift[(..., *(slice(n) for n in self._cells))]
-            p = class_softmax((by_class.clamp(min=1e-12).log() + shift.unsqueeze(2)).flatten(1, 2))
+            p = class_softmax((by_class.clamp(min=1e-12).log() + shift[self._inside].unsqueeze(2)).flatten(1, 2))
         return p
 
     def _pool(self, cells: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ A cell is 2 x 2 pixels or 2 x 2 x 2 voxels; its 2^dims values become channels in
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,6 +16,16 @@ CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 AVERAGE_POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def zero_initialised(layer: Layer) -> Layer:
+    """The layer, with all its parameters set to 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class ResidualBlock(nn.Module):
@@ -28,9 +40,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.GroupNorm(8, channels)
         self.conv1 = CONV[dims](channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(8, channels)
-        self.conv2 = CONV[dims](channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.conv2 = zero_initialised(CONV[dims](channels, channels, 3, padding=1))
         self.film = nn.Linear(embedding, 2 * channels) if embedding else None
 
     def forward(self, x: torch.Tensor, embedded: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..diffusion.process import alpha_sigma
-from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_
+from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_, zero_initialised
 from .pooled_evidence import PooledEvidence
 from .soft_regions import SoftRegionPooling
 
@@ -62,9 +62,7 @@ class Denoiser(nn.Module):
         self.grow = CONV_TRANSPOSE[dims](coarse, fine, 2, stride=2)
         self.last = conv(fine, fine, 3, padding=1)
         self.norm = nn.GroupNorm(8, fine)
-        self.head = conv(fine, cells, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_initialised(conv(fine, cells, 1))
 
     def prepare(self, features: torch.Tensor, direct: torch.Tensor) -> torch.Tensor:
         """Inputs that depend on the window alone, computed once for all samples and steps.
@@ -91,7 +89,7 @@ class Denoiser(nn.Module):
         h, evidence, shifts, embedded = self._hidden(x, log_snr, prepared, direct)
         logits = self._scaled_head(h, self.gain * evidence / (1 + evidence))
         logits = logits.addcmul_(x.float(), evidence).add_(direct.float())
-        return logits if shifts is None else self.pooled.add(logits, shifts, embedded)
+        return logits if self.pooled is None else self.pooled.add(logits, shifts, embedded)
 
     def network_output(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
@@ -101,8 +99,11 @@ class Denoiser(nn.Module):
 
     def _hidden(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Input of the head [N, fine, z/2, y/2, x/2]; 2 * alpha / sigma^2 [N, 1, ...]; block shifts; embedding."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Input of the head [N, fine, z/2, y/2, x/2]; 2 * alpha / sigma^2 [N, 1, ...]; block shifts; embedding.
+
+        Without `pools` there are no shifts, [0].
+        """
         x, direct = x.float(), direct.float()
         alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
         evidence = 2 * alpha / sigma**2
@@ -110,7 +111,7 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
-        fine, shifts = self.condition.out_channels, None
+        fine, shifts = self.condition.out_channels, x.new_empty(0)
         h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
         if self.pooled is not None:
             shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
@@ -130,11 +131,12 @@ class Denoiser(nn.Module):
             return self.head(h).float()
         if len(gain) > 1:
             return self.head(h).float() * gain
-        return _convolve(h, self.head.weight * gain.view(()), self.head.bias * gain.view(())).float()
+        weight, bias = self.head.parameters()
+        return _convolve(h, weight * gain.view(()), bias * gain.view(())).float()
 
     def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
         """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""
-        weight, bias = self.enter_posterior.weight, self.enter_posterior.bias
+        weight, bias = self.enter_posterior.parameters()
         return _convolve(p, 2 * weight, bias - weight.flatten(1).sum(1))
 
 

@@ -50,7 +50,8 @@ class ScanSummary:
     @classmethod
     def none(cls, classes: int, channels: int) -> ScanSummary:
         """Sums over no cells."""
-        return cls(*(np.zeros(shape) for shape in (classes, (classes, channels), classes, (channels, channels))))
+        by_class, square = np.zeros((classes, channels)), np.zeros((channels, channels))
+        return cls(np.zeros(classes), by_class, np.zeros(classes), square)
 
     @classmethod
     def of(cls, input_statistics: InputStatistics) -> ScanSummary:
@@ -121,25 +122,30 @@ class InputDistance:
 class InputStatistics(nn.Module):
     """Statistics of the scans of a model with C classes and F feature channels.
 
-    A module without parameters, so that it is stored and validated like the networks. Buffers: `class_means` [C, F],
-    mean feature of each class over scans; `between_scans` [F, F], inverse covariance of a scan's class means;
-    `between_cells` [F, F], that of cells; `centre` and `spread` [KINDS, C] of the values of `_values`; `limit` [1];
-    `region` [3], centre, spread and limit of the logarithm of `cell_distances` in uncertain regions; `scans` [1], their
-    number.
+    A module without parameters, so that it is stored and validated like the networks.
     """
+
+    class_means: torch.Tensor  # [C, F], mean feature of each class over scans
+    between_scans: torch.Tensor  # [F, F], inverse covariance of a scan's class means
+    between_cells: torch.Tensor  # [F, F], that of cells
+    centre: torch.Tensor  # [KINDS, C], of the values of `_values`, as `spread`
+    spread: torch.Tensor
+    limit: torch.Tensor  # [1]
+    region: torch.Tensor  # [3], centre, spread and limit of the logarithm of `cell_distances` in uncertain regions
+    scans: torch.Tensor  # [1], their number
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        by_class, square, by_kind = (classes, channels), (channels, channels), (len(KINDS), classes)
+        by_class, square, by_kind = [classes, channels], [channels, channels], [len(KINDS), classes]
         shapes = {"class_means": by_class, "between_scans": square, "between_cells": square}
-        shapes |= {"centre": by_kind, "spread": by_kind, "limit": (1,), "region": (3,), "scans": (1,)}
+        shapes |= {"centre": by_kind, "spread": by_kind, "limit": [1], "region": [3], "scans": [1]}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
     @property
     def sound(self) -> bool:
         """Whether all numbers are finite and in range, and no spread is close to 0."""
-        bounded = all(bool((part.abs() <= MAX_VALUE).all()) for part in self.buffers())
+        bounded = all(float(part.abs().amax()) <= MAX_VALUE for part in self.buffers())
         return bounded and bool((self.spread > 1e-3).all()) and float(self.region[1]) > 1e-3
 
     def input_distance(self, summary: ScanSummary) -> InputDistance:
@@ -159,9 +165,7 @@ class InputStatistics(nn.Module):
         fit. Arguments as of `ScanSummary.add`.
         """
         middle, between_cells = self.class_means.mean(0).to(p.device), self.between_cells.to(p.device)
-        class_means = (
-            self.class_means.to(p.device) - middle
-        )  # centred, because float32 loses differences of large means
+        class_means = self.class_means.to(p.device) - middle  # float32 loses differences of large means
         h = features[0].float().movedim(0, -1).flatten(0, -2) - middle  # channels last, as they are in memory
         share = p[0].unflatten(0, (-1, voxels_per_cell(p))).mean(1).flatten(1)[1:] + 1e-6
         share = (share / share.sum(0)).T

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..diffusion.process import alpha_sigma
-from .blocks import AVERAGE_POOL, CONV, INTERPOLATION, class_softmax, voxels_per_cell
+from .blocks import AVERAGE_POOL, CONV, INTERPOLATION, class_softmax, voxels_per_cell, zero_initialised
 
 MAX_SHIFT = 5.0  # logits; a shift estimated from few uncertain voxels has no finite bound of its own
 TINY = 1e-9
@@ -38,9 +38,7 @@ class PooledEvidence(nn.Module):
         super().__init__()
         self.classes, self.edges, self.dims = classes, tuple(edges), dims
         self.enter = CONV[dims](classes * len(edges), channels, 1)
-        self.weigh = nn.Linear(embedding, classes * len(edges))
-        nn.init.zeros_(self.weigh.weight)
-        nn.init.zeros_(self.weigh.bias)
+        self.weigh = zero_initialised(nn.Linear(embedding, classes * len(edges)))
 
     @torch.no_grad()
     def expected(self, direct: torch.Tensor) -> torch.Tensor:

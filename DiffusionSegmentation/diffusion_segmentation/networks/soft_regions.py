@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .blocks import CONV
+from .blocks import CONV, zero_initialised
 
 
 class SoftRegionPooling(nn.Module):
@@ -32,9 +32,7 @@ class SoftRegionPooling(nn.Module):
         self.film = nn.Linear(embedding, 2 * hidden)
         self.middle = nn.Linear(hidden, hidden)
         self.leave = nn.Linear(hidden, strata * channels)
-        self.tell = nn.Linear(channels, channels)
-        nn.init.zeros_(self.tell.weight)
-        nn.init.zeros_(self.tell.bias)
+        self.tell = zero_initialised(nn.Linear(channels, channels))
 
     def assignment(self, features: torch.Tensor) -> torch.Tensor:
         """Weight of each region in each cell, [N, strata, ...], from the encoder's features [N, features, ...]."""
@@ -47,7 +45,7 @@ class SoftRegionPooling(nn.Module):
         weights = assignment.movedim(1, -1).flatten(1, -2).to(cells.dtype).expand(len(h), -1, -1)
         size = weights.sum(1, dtype=torch.float32)[..., None]
         sums = torch.bmm(weights.transpose(1, 2), cells).float()
-        pooled = nn.functional.linear(sums, self.votes.weight) + size * self.votes.bias
+        pooled = functional.linear(sums, self.votes.weight) + size * self.votes.bias
         # Sums of noise grow with the root of the number of cells: dividing by it gives one scale for all images.
         pooled = pooled / (size + 1e-3).sqrt()
         scale, shift = self.film(embedded).chunk(2, dim=1)

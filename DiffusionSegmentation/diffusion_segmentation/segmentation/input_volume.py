@@ -52,7 +52,7 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
     warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
     warnings = [*file.warnings, *warnings]
-    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image))).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data).hexdigest()
     if request.source is not None:
         warnings += unstated_in_source(request.source, image)
     image, fill = replace_fill_value(image)

@@ -164,7 +164,7 @@ class ResultWriter:
         thickness = uncertain_regions.reviewable_voxels(self.model.spacing, spacing[::-1])
         ranking = Ranking(regions, quantised, bits, math.prod(spacing) / 1000, thickness)
 
-        def ras(kji: tuple[int, int, int]) -> tuple[float, float, float]:
+        def ras(kji: tuple[int, ...]) -> tuple[float, float, float]:
             left, posterior, superior = self._reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
             return -left, -posterior, superior
 
@@ -179,7 +179,7 @@ class ResultWriter:
         `regions` and `error`, the probability that the consensus is wrong, lie on the working grid.
         """
         statistics = self.model.input_statistics
-        if self.voxel_distances is None or not statistics.compares_regions:
+        if statistics is None or self.voxel_distances is None or not statistics.compares_regions:
             return {}
         sums, weights = (
             np.bincount(regions.ravel(), values.ravel())[1:] for values in (error * self.voxel_distances, error)

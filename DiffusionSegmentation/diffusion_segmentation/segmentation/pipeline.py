@@ -74,7 +74,6 @@ class _Run:
 
     def __init__(self, request: Request, control: RunControl, preview: Callable[[Preview], None]) -> None:
         self.request, self.control, self.preview = request, control, preview
-        self.encoded: EncodedVolume | None = None
         self.device = torch.device("cpu")
 
     def segment(self, models: ModelCache) -> Outcome:
@@ -93,7 +92,7 @@ class _Run:
                 self.warnings.append(NOT_FITTED)
         with stage("encoding"), self.control.checked_in(*networks):
             projection = self._resample(self.input.image)
-            self._encode()
+            self.encoded = self._encode()
             self._prepare_results(projection)
         self.partial.preview(self.writer.direct, 0)
         with stage("sampling"), self.control.checked_in(*networks):
@@ -147,19 +146,16 @@ class _Run:
         full = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
         return Tiling(self.array.shape, self.plan.window, self.model.multiple, full.padded)
 
-    def _encode(self) -> None:
+    def _encode(self) -> EncodedVolume:
         """Run the encoder, with smaller windows if the memory is exhausted."""
-        if self.encoded is not None:
-            self.encoded = None
-            empty_cache(self.device)
-        while self.encoded is None:
+        while True:
             tiling = self._tiling()
             arguments = self.model, self.array, self.device, self.control.check, tiling, self.plan.store, self.frame
-            self.encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
-            if self.encoded is None:
-                empty_cache(self.device)
-                self.control.notify(self.plan.shrink(1, tiling))
-        self.windows = len(tiling.windows)
+            encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
+            if encoded is not None:
+                return encoded
+            empty_cache(self.device)
+            self.control.notify(self.plan.shrink(1, tiling))
 
     def _prepare_results(self, projection: Projection) -> None:
         """Set `writer`, `ensemble` and `partial`; warns if the scan is unlike those that the model was made for."""
@@ -253,11 +249,15 @@ class _Run:
         empty_cache(self.device)
         self.control.notify(self.plan.shrink(group, self.encoded.tiling))
         if self.plan.window != window:
-            self._encode()
+            del self.encoded  # frees its memory before the next encoding
+            empty_cache(self.device)
+            self.encoded = self._encode()
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the samples so far into `folder`; returns their report."""
-        return self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
+        return self.writer.write(
+            folder, self.ensemble, len(self.encoded.tiling.windows), [*self.warnings, *self.plan.notes]
+        )
 
     def _write_results(self, stopped: bool) -> Outcome:
         with result_folder.replacing(output_folder(self.request, self.control)) as folder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -55,35 +55,32 @@ class EncodedVolume:
             frame: position of `image` in the grid for which a correlated start is drawn; by default its own grid.
         """
         self.model, self.device = model, device
-        self.start, self._frame, self._copula = model.start, frame, None
+        self.start, self._frame = model.start, frame
         self.tiling = tiling or Tiling(image.shape, model.section["window"], model.multiple)
         store = store or device
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
-        self._marginals: torch.Tensor | None = None
-        self._summary = None if model.input_statistics is None else ScanSummary.of(model.input_statistics)
+        self._summary = ScanSummary.none(model.classes, model.section["network"]["encoder"]["channels"][0])
+        statistics = model.input_statistics
         padded = torch.from_numpy(self.tiling.pad(image))[None, None]
         cell_distances: list[torch.Tensor] = []
         with torch.inference_mode():
             for window, share in zip(self.tiling.windows, self.tiling.shares(), strict=True):
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
-                if self._summary is None:
+                if statistics is None:
                     features, direct = model.encoder(crop)
                 else:
-                    seen = model.encoder.raw_features(crop)
-                    features, direct = model.encoder.outputs(seen)
+                    raw = model.encoder.raw_features(crop)
+                    features, direct = model.encoder.outputs(raw)
                     p = class_softmax(direct)
-                    self._summary.add(seen, p, share.to(device))
-                    cell_distances.append(model.input_statistics.cell_distances(seen, p).to(store))
-                    if len(self.tiling.windows) == 1:
-                        self._marginals = p
-                    del seen, p
+                    self._summary.add(raw, p, share.to(device))
+                    cell_distances.append(statistics.cell_distances(raw, p).to(store))
+                    del raw, p
                 self._prepared.append(model.denoiser.prepare(features, direct).to(store))
                 self._direct.append(direct.to(store))
                 del features, direct  # before the next window allocates its own
                 on_window()
-            if self._marginals is None:
-                self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
+            self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
             self.voxel_distances = None
             if cell_distances:
                 cells = self.tiling.blend(cell_distances)[0, 0].cpu().numpy()
@@ -96,7 +93,8 @@ class EncodedVolume:
 
     def input_distance(self) -> InputDistance | None:
         """Distance of the volume from those that the model was made for; None without statistics."""
-        return None if self._summary is None else self.model.input_statistics.input_distance(self._summary)
+        statistics = self.model.input_statistics
+        return None if statistics is None else statistics.input_distance(self._summary)
 
     def sample(
         self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
@@ -115,15 +113,18 @@ class EncodedVolume:
             if self.start is not None:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
             x, first, constraint = _initial_state(self.model, masks, noise, self._marginals, log_snr)
-            return self._volume(
-                dpm_solver_2m(partial(self._denoise, constraint=constraint), x, first, log_snr, on_step)
-            )
+            denoise = partial(self._denoise, constraint=constraint)
+            return self._volume(dpm_solver_2m(denoise, x, first, log_snr, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
         """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
-        if self._copula is None:
-            self._copula = Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
         return self._copula.draw(seed)
+
+    @cached_property
+    def _copula(self) -> Copula:
+        if self.start is None:
+            raise ValueError("The model has no correlated start.")
+        return Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
 
     def _denoise(self, x: torch.Tensor, log_snr: float, constraint: BlockVolumeConstraint | None) -> torch.Tensor:
         """Class probabilities of x0, blended over the windows, of the shape of the state x."""

@@ -6,12 +6,14 @@ Windows are slices of cells, which are blocks of 2 x 2 x 2 voxels: the grid of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
 OVERLAP = 0.25
+Window = tuple[Any, ...]  # slices, one for each axis
 
 
 class Tiling:
@@ -31,9 +33,12 @@ class Tiling:
         self.cells = tuple(n // 2 for n in self.padded)
         cells = tuple(s // 2 for s in size)
         stride = [max(1, int(c * (1 - OVERLAP))) for c in cells]
-        self.windows: list[tuple[slice, ...]] = dense_patch_slices(self.cells, cells, stride)
+        self.windows: list[Window] = dense_patch_slices(self.cells, cells, stride)
         # The weight falls off towards the edge of a window, where the network has least context.
         self._weight = compute_importance_map(cells, mode="gaussian", sigma_scale=0.25).clamp_min(1e-3)
+        self._total = torch.zeros(self.cells)
+        for part in self.windows:
+            self._total[part] += self._weight
 
     def pad(self, image: np.ndarray) -> np.ndarray:
         """Pad `image` [z, y, x] with zeros (air) to `padded`."""
@@ -41,9 +46,10 @@ class Tiling:
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """Remove the padding of `volume` [..., z, y, x]."""
-        return volume[(..., *(slice(n) for n in self.shape))]
+        inside: Window = tuple(slice(n) for n in self.shape)
+        return volume[(..., *inside)]
 
-    def voxels(self, window: tuple[slice, ...]) -> tuple[slice, ...]:
+    def voxels(self, window: Window) -> Window:
         """Convert a window from cells to voxels."""
         return tuple(slice(2 * s.start, 2 * s.stop) for s in window)
 
@@ -51,26 +57,20 @@ class Tiling:
         """Weight of each window in its cells, float32; the weights of all windows sum to 1, and to 0 in padding."""
         inside = torch.zeros(self.cells)
         inside[tuple(slice(_up(n, 2) // 2) for n in self.shape)] = 1
-        total = torch.zeros(self.cells)
         for window in self.windows:
-            total[window] += self._weight
-        for window in self.windows:
-            yield inside[window] * self._weight / total[window]
+            yield inside[window] * self._weight / self._total[window]
 
     def blend(self, outputs: Iterable[torch.Tensor]) -> torch.Tensor:
         """Combine one output [N, K, ...] for each window into [N, K, *cells], the weighted mean in overlaps."""
         if len(self.windows) == 1:
             (output,) = outputs
             return output
-        total = None
+        blended = torch.empty(0)
         for window, output in zip(self.windows, outputs, strict=True):
-            if total is None:
-                total = output.new_zeros((*output.shape[:2], *self.cells))
-                weights = output.new_zeros(self.cells)
-                weight = self._weight.to(output)
-            total[(..., *window)] += output * weight
-            weights[window] += weight
-        return total.div_(weights)
+            if not len(blended):
+                blended, weight = output.new_zeros((*output.shape[:2], *self.cells)), self._weight.to(output)
+            blended[(..., *window)] += output * weight
+        return blended.div_(self._total.to(blended))
 
 
 def _up(n: int, multiple: int) -> int:

@@ -47,7 +47,7 @@ class UncertainRegion:
     classes: tuple[tuple[int, float], ...]
     mean_entropy: float
     peak_entropy: float
-    peak: tuple[int, int, int]
+    peak: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def opened(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def as_json(
-    ranked: RankedRegions, names: Sequence[str], ras: Callable[[tuple[int, int, int]], Sequence[float]]
+    ranked: RankedRegions, names: Sequence[str], ras: Callable[[tuple[int, ...]], Sequence[float]]
 ) -> dict[str, Any]:
     """Entries of a report. `names` are those of the classes from 0; `ras` maps an array index to mm."""
     regions = [

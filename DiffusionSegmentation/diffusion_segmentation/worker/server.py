@@ -139,7 +139,7 @@ class Worker:
             if run.cancel == "drop":  # also if the run finished or failed before it noticed
                 message = {"type": "cancelled", "job": job}
             run.acknowledged = True
-            self._sender.last(message | ({"ends": True} if self._device_lost else {}))
+            self._sender.last({**message, **({"ends": True} if self._device_lost else {})})
 
     def _acknowledge(self, run: _Run) -> None:
         """Acknowledge the cancel of a run that has not ended yet."""

@@ -42,25 +42,23 @@ def read_meta(path: Path, start: bytes, name: str) -> VolumeHeader:
     _require_numbers(fields, count, name)
     local = data.upper() == "LOCAL"
     files = (path,) if local else data_files(path, _data_names(data, start[position:], sizes, name), name)
-    about = {
-        "data_files": files,
-        "missing": (
-            *(() if _DIRECTION_FIELDS & set(fields) else ("orientation",)),
-            *(() if _SPACING_FIELDS & set(fields) else ("spacing",)),
-        ),
-        "image_io": "MetaImageIO",
-        "other_files": (path,) * (not local),
-    }
-    if fields.get("DistanceUnits", "mm").lower() not in ("", "?", "mm"):
-        about["problem"] = "is not measured in mm; convert it to mm"
-    if fields.get("CompressedData", "")[:1] not in tuple("Tt1"):
-        raw = fields.get("BinaryData", "True")[:1] in tuple("Tt1")
-        return VolumeHeader(raw=raw, offset=position * local, **about)
+    stated = {"orientation": _DIRECTION_FIELDS & set(fields), "spacing": _SPACING_FIELDS & set(fields)}
+    metric = fields.get("DistanceUnits", "mm").lower() in ("", "?", "mm")
+    offset, compressed = position * local, fields.get("CompressedData", "")[:1] in tuple("Tt1")
     length = fields.get("CompressedDataSize", "" if local else str(files[0].stat().st_size))
     # With a wrong length ITK returns uninitialised memory as voxels.
-    if integer(length) != sum(file.stat().st_size for file in files) - position * local:
+    if compressed and integer(length) != sum(file.stat().st_size for file in files) - offset:
         raise incomplete(name)
-    return VolumeHeader(zlib_stream=(files[0], position * local) if len(files) == 1 else None, **about)
+    return VolumeHeader(
+        data_files=files,
+        raw=not compressed and fields.get("BinaryData", "True")[:1] in tuple("Tt1"),
+        offset=0 if compressed else offset,
+        zlib_stream=(files[0], offset) if compressed and len(files) == 1 else None,
+        problem="" if metric else "is not measured in mm; convert it to mm",
+        other_files=(path,) * (not local),
+        missing=tuple(key for key, names in stated.items() if not names),
+        image_io="MetaImageIO",
+    )
 
 
 def _data_names(data: str, text: bytes, sizes: list[int], name: str) -> list[str]:
@@ -71,7 +69,7 @@ def _data_names(data: str, text: bytes, sizes: list[int], name: str) -> list[str
         names, expected = [entry.strip() for entry in lines(text) if entry.strip()], math.prod(sizes[axis:])
     elif "%" in data:
         numbered = re.fullmatch(FILE_PATTERN, data)
-        names, expected = numbered_names(*numbered.groups(), name) if numbered else [], sizes[-1]
+        names, expected = numbered_names(numbered, name) if numbered else [], sizes[-1]
     else:
         return [data]
     # With fewer files ITK leaves the last slices uninitialised.

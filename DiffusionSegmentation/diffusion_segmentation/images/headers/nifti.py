@@ -120,10 +120,8 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
         new_sform, problem, note = _straightened(affines["sform"], fields["dim"][1:4])
         if new_sform is not None:
             affines["sform"] = new_sform
-    pixdim = np.array(fields["pixdim"][1:4])
-    missing = () if affines else ("orientation",)
-    if not affines and not (np.isfinite(pixdim) & (pixdim > 0)).all():
-        missing = ("orientation", "spacing")
+    sized = all(0 < step < math.inf for step in fields["pixdim"][1:4])
+    missing = () if affines else ("orientation",) if sized else ("orientation", "spacing")
     with open(data_file, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
     must_rewrite = (
@@ -154,7 +152,7 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
 def _itk_finds_files(path: Path, header_file: Path, data_file: Path, gzipped: bool) -> bool:
     """Whether ITK, which goes by the file name, opens these files and no others."""
     files = {path, header_file, data_file}
-    endings = [ENDING.search(file.name).group() for file in files]
+    endings = [match.group() for file in files if (match := ENDING.search(file.name))]
     if any(ending != ending.lower() for ending in endings):
         return False  # ITK warns about some capitals and does not recognise others
     if gzipped and not path.name.endswith(".gz"):

@@ -50,12 +50,10 @@ def read_nrrd(path: Path, start: bytes, name: str) -> VolumeHeader:
     if integer(fields.get("dimension", "")) not in DIMENSIONS:
         raise unreadable(name)
     data = fields.get("datafile")
-    if data is None:
-        files = (path,)
-    elif listed is None and (numbered := re.fullmatch(rf"{FILE_PATTERN}(?:\s+\d+)?", data)):
-        files = data_files(path, numbered_names(*numbered.groups(), name), name)
-    else:
-        files = data_files(path, [data] if listed is None else listed, name)
+    if data is not None and listed is None:
+        numbered = re.fullmatch(rf"{FILE_PATTERN}(?:\s+\d+)?", data)
+        listed = numbered_names(numbered, name) if numbered else [data]
+    files = (path,) if listed is None else data_files(path, listed, name)
     encoding, offset = fields.get("encoding", "").lower(), end.end() if end and data is None else 0
     if encoding in ("text", "txt", "ascii") and any(_has_long_word(file, offset) for file in files):
         raise incomplete(name)

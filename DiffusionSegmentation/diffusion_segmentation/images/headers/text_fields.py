@@ -32,9 +32,9 @@ def number(text: str) -> float:
         return math.nan
 
 
-def numbered_names(pattern: str, first: str, last: str, step: str, name: str) -> list[str]:
-    """The file names that the groups of `FILE_PATTERN` describe. Raises InputError for none or too many."""
-    begin, end, by = int(first), int(last), int(step)
+def numbered_names(match: re.Match[str], name: str) -> list[str]:
+    """The file names that a match of `FILE_PATTERN` describes. Raises InputError for none or too many."""
+    pattern, begin, end, by = match[1], int(match[2]), int(match[3]), int(match[4])
     if not by or not 0 <= (end - begin) // by < HEADER_BYTES or pattern.count("%") != 1:
         raise incomplete(name)
     return [pattern % index for index in range(begin, end + (1 if by > 0 else -1), by)]

@@ -73,7 +73,7 @@ class VolumeHeader:
             return None
         return 0
 
-    def _scan(self, file: BinaryIO, length: int) -> int | None:
+    def _scan(self, file: BinaryIO | gzip.GzipFile, length: int) -> int | None:
         """Read `length` bytes of voxels and the end of the file, where gzip stores its checksum."""
         count, rest, left = 0, b"", length
         file.seek(self.offset)
