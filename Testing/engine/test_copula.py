@@ -22,7 +22,7 @@ def test_marginals_are_kept_whatever_the_correlation():
 
 @pytest.mark.parametrize("shape", [(40, 33, 38), (64, 50)])
 def test_fields_have_unit_variance_and_the_correlation_asked_for(shape):
-    fields = LatentFields(COVARIANCE, 1.0, Frame.around(shape), shape)
+    fields = LatentFields(COVARIANCE, 1.0, Frame(shape, (0,) * len(shape)), shape)
     drawn = np.stack([fields.draw(seed, 1) for seed in range(300)])
     assert drawn.std() == pytest.approx(1, abs=0.03)
     for axis in (1, len(shape)):
@@ -34,10 +34,10 @@ def test_fields_have_unit_variance_and_the_correlation_asked_for(shape):
 
 def test_noise_belongs_to_the_place_in_the_frame_and_to_seed_and_class():
     frame, part = (30, 32, 28), (12, 10, 14)
-    whole = LatentFields(COVARIANCE, 1.0, Frame.around(frame), frame).draw(5, 2)
+    whole = LatentFields(COVARIANCE, 1.0, Frame(frame, (0,) * len(frame)), frame).draw(5, 2)
     block = LatentFields(COVARIANCE, 1.0, Frame(frame, (4, 9, 7)), part).draw(5, 2)
     np.testing.assert_array_equal(block, whole[4:16, 9:19, 7:21])
-    other = LatentFields(COVARIANCE, 1.0, Frame.around(frame), frame)
+    other = LatentFields(COVARIANCE, 1.0, Frame(frame, (0,) * len(frame)), frame)
     assert np.abs(other.draw(6, 2) - whole).max() > 1
     assert abs(np.corrcoef(other.draw(5, 1).ravel(), whole.ravel())[0, 1]) < 0.6
 

@@ -24,8 +24,7 @@ from scipy.special import log_ndtr
 
 MIN_UNCERTAINTY = 1e-4
 """Voxels with 1 - max p at or below this get their most probable class; no noise is drawn for them."""
-MIN_PROBABILITY = 1e-5
-"""Classes at or below this probability at a voxel are never chosen there."""
+MIN_PROBABILITY = 1e-5  # classes at or below this probability at a voxel are never chosen there
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class Frame:
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
-
-    @classmethod
-    def around(cls, shape: Sequence[int]) -> Frame:
-        """Frame of an array that is the whole grid."""
-        return cls(tuple(shape), (0,) * len(shape))
 
 
 def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
@@ -150,7 +144,9 @@ class Copula:
     def __init__(self, covariance: Covariance, p: np.ndarray, spacing_mm: float, frame: Frame | None = None) -> None:
         """`p` float32 [C, *shape] sums to 1 over the classes; `frame` defaults to the grid of `p`."""
         self.shape = p.shape[1:]
-        self.fields = LatentFields(covariance, spacing_mm, frame or Frame.around(self.shape), self.shape)
+        self.fields = LatentFields(
+            covariance, spacing_mm, frame or Frame(self.shape, (0,) * len(self.shape)), self.shape
+        )
         flat = p.reshape(len(p), -1)
         self._most_probable = flat.argmax(0).astype(np.uint8)
         self.uncertain = np.flatnonzero(flat.max(0) < 1 - MIN_UNCERTAINTY)

@@ -82,10 +82,8 @@ def linear_log_snr(uniform: torch.Tensor, input_scale: float) -> torch.Tensor:
     return log_snr.clamp(LOG_SNR_MIN, LOG_SNR_MAX).float()
 
 
-LOSS_DROP_RANGE = (0.03, 0.99)
-"""Fraction of the total loss drop at the second and at the last node of a step grid."""
-LOSS_WEIGHT = 0.7
-"""Weight of the loss in the node density; the rest is uniform in log-SNR."""
+LOSS_DROP_RANGE = (0.03, 0.99)  # fraction of the total loss drop at the second and at the last node of a step grid
+LOSS_WEIGHT = 0.7  # weight of the loss in the node density; the rest is uniform in log-SNR
 
 
 def adapted_grid(log_snr: np.ndarray, loss: np.ndarray, steps: int) -> np.ndarray:

@@ -71,7 +71,14 @@ def read_dataset(folder: Path) -> Dataset:
     listing = _read_json(folder)
     label_names, ignored = _labels(listing.get("labels"), folder.name)
     modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
-    training = _training(folder, listing)
+    # "dataset" of nnU-Net v2: {case: {"images", "label"}}; "training" of the Decathlon and nnU-Net v1:
+    # [{"image", "label"}]; without either the cases of the folders.
+    if isinstance(listing.get("dataset"), dict) and listing["dataset"]:
+        training = [_listed(folder, entry, str(name)) for name, entry in listing["dataset"].items()]
+    elif isinstance(listing.get("training"), list) and listing["training"]:
+        training = [_listed(folder, entry) for entry in listing["training"]]
+    else:
+        training = _paired(folder, "Tr")
     if not training:
         raise InputError(
             f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr; put them there, or list them "
@@ -187,19 +194,6 @@ def _is_valid_name(text: str, max_length: int) -> bool:
     return 0 < len(text) <= max_length and text.isprintable() and not text.isspace()
 
 
-def _training(folder: Path, listing: Mapping[str, Any]) -> list[Case]:
-    """The cases that dataset.json lists, otherwise those of the folders.
-
-    Lists: "training" of the Decathlon and nnU-Net v1, [{"image", "label"}]; "dataset" of nnU-Net v2, {case: {"images",
-    "label"}}.
-    """
-    if isinstance(listing.get("dataset"), dict) and listing["dataset"]:
-        return [_listed(folder, entry, str(name)) for name, entry in listing["dataset"].items()]
-    if isinstance(listing.get("training"), list) and listing["training"]:
-        return [_listed(folder, entry) for entry in listing["training"]]
-    return _paired(folder, "Tr")
-
-
 def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
     try:
         image, labels = entry.get("image", entry.get("images")), entry["label"]
@@ -253,7 +247,12 @@ def _paired(folder: Path, part: str) -> list[Case]:
         name = _stem(path.name)
         name = name if name in labels else re.sub(r"_0000$", "", name)
         if name in labels:
-            _require_raters(name, labels[name])
+            stems = [_stem(file.name) for file in labels[name]]
+            if len(stems) > 1 and (name in stems or len(set(stems)) < len(stems)):
+                raise InputError(
+                    f"The case '{name}' has {len(stems)} label files, '{labels[name][0].name}' and "
+                    f"'{labels[name][1].name}'; keep one, or name those of several raters {name}_rater1, {name}_rater2."
+                )
             cases.append(Case(name, path, tuple(labels[name])))
     return cases
 
@@ -276,16 +275,6 @@ def _images(folder: Path) -> list[Path]:
         return ending is not None and _stem(path.name) in covered[ending.group(1)]
 
     return [path for path in images if path.is_file() and not is_covered(path)]
-
-
-def _require_raters(name: str, labels: Sequence[Path]) -> None:
-    """Raise InputError if the label files of a case are not one, or one for each of several raters."""
-    stems = [_stem(path.name) for path in labels]
-    if len(labels) > 1 and (name in stems or len(set(stems)) < len(stems)):
-        raise InputError(
-            f"The case '{name}' has {len(labels)} label files, '{labels[0].name}' and '{labels[1].name}'; keep one, or "
-            f"name those of several raters {name}_rater1, {name}_rater2."
-        )
 
 
 def _unique(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:

@@ -32,7 +32,14 @@ def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: in
     _require_same_names(file.metadata(), names, name)
     labels = file.read_as()
     values = sitk.GetArrayViewFromImage(labels)
-    same = _same_grid(labels, image) if "spacing" not in file.missing else _has_default_geometry(image)
+    if "spacing" in file.missing:  # origin and direction of the image must be those that ITK assumes
+        same = np.allclose(image.GetDirection(), np.eye(3).ravel()) and not any(image.GetOrigin())
+    else:
+        same = (
+            np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
+            and np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
+            and np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
+        )
     if labels.GetSize() != image.GetSize() or not same:
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
     if file.non_finite:
@@ -75,19 +82,6 @@ def _require_same_names(metadata: Mapping[str, str], names: Sequence[str], name:
                 f"{name} calls its label {value} '{segment_name}' and dataset.json calls it '{listed}'; fix one of "
                 "them."
             )
-
-
-def _same_grid(labels: sitk.Image, image: sitk.Image) -> bool:
-    return bool(
-        np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
-        and np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
-        and np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
-    )
-
-
-def _has_default_geometry(image: sitk.Image) -> bool:
-    """Whether an image has the origin and direction of a file that states none."""
-    return np.allclose(image.GetDirection(), np.eye(3).ravel()) and not any(image.GetOrigin())
 
 
 def _lacks_spacing(path: Path) -> bool:

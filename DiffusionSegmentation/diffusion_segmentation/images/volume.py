@@ -97,7 +97,7 @@ class VolumeFile:
         self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing)
         itk_spacing = np.array(reader.GetSpacing()[:3])
         self.itk_spacing = np.abs(itk_spacing)
-        direction = _direction(reader)
+        direction = np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1))[:3, :3]  # columns: unit axes
         # ITK moves the sign of a negative spacing into the direction when it reads the voxels.
         self.direction = (direction * np.where(itk_spacing < 0, -1, 1)).ravel().tolist()
         two_affines = _check_geometry(direction, reader.GetOrigin()[:3], self.size, self.spacing, header, name)
@@ -234,12 +234,6 @@ def itk_name(path: Path) -> str:
 
     short = ctypes.create_unicode_buffer(32_768)
     return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
-
-
-def _direction(reader: sitk.ImageFileReader) -> np.ndarray:
-    """The unit axes of the first three dimensions, the columns of a 3 x 3 matrix."""
-    dimensions = len(reader.GetSize())
-    return np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
 
 
 def _executed(reader: sitk.ImageFileReader, name: str, pixel_type: int) -> sitk.Image:

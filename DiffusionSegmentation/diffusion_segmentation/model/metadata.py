@@ -21,8 +21,7 @@ from ..errors import ModelError
 
 SCHEMA = 1
 METADATA = "metadata.json"
-MAX_BYTES = 4 * 2**20
-"""Of metadata.json; its longest part, the list of training cases, can have about 100,000 entries."""
+MAX_BYTES = 4 * 2**20  # of metadata.json; its longest part, the list of training cases, can have about 100,000 entries
 
 # Control characters, line separators, bidirectional overrides (a name could imitate another one), lone surrogates.
 _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -178,11 +177,6 @@ def _valid_network(network: dict[str, Any]) -> bool:
     )
 
 
-def _valid_window(window: Any, dims: int) -> bool:
-    """Smaller windows would be too many for one head, larger ones exceed any memory."""
-    return len(window) == dims and _integers(window, 8, 1024) and math.prod(window) <= 2**25
-
-
 def _valid_curve(curve: dict[str, Any]) -> bool:
     """Whether the loss curve has finite losses at rising log-SNR, as the step grid needs."""
     log_snr, losses = curve["log_snr"], curve["cross_entropy"]
@@ -244,7 +238,10 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "working_spacing_mm": lambda _, s: _number(s["working_spacing_mm"], 0.2, 10),
     "labels": lambda _, s: _valid_labels(s["labels"]),
     "network": lambda _, s: _valid_network(s["network"]),
-    "window": lambda _, s: _valid_window(s["window"], dims(s["network"])),
+    # Smaller windows would be too many for one head, larger ones exceed any memory.
+    "window": lambda _, s: (
+        len(s["window"]) == dims(s["network"]) and _integers(s["window"], 8, 1024) and math.prod(s["window"]) <= 2**25
+    ),
     "steps": lambda _, s: _integers((s["steps"]["cpu"], s["steps"]["gpu"]), 1, 1000),
     "process": lambda _, s: (
         _valid_curve(s["process"]["loss_curve"]) and _number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)

@@ -112,7 +112,10 @@ class Denoiser(nn.Module):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
         fine, shifts = self.condition.out_channels, x.new_empty(0)
-        h = self.enter(x).add_(self._enter_posterior(posterior)).add_(prepared[:, :fine])
+        # The layer acts on 2p - 1; the scaling is in its weights instead of two passes over p.
+        weight, bias = self.enter_posterior.parameters()
+        entered = _convolve(posterior, 2 * weight, bias - weight.flatten(1).sum(1))
+        h = self.enter(x).add_(entered).add_(prepared[:, :fine])
         if self.pooled is not None:
             shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
             h = h.add_(self.pooled.enter(shifts))
@@ -133,11 +136,6 @@ class Denoiser(nn.Module):
             return self.head(h).float() * gain
         weight, bias = self.head.parameters()
         return _convolve(h, weight * gain.view(()), bias * gain.view(())).float()
-
-    def _enter_posterior(self, p: torch.Tensor) -> torch.Tensor:
-        """The layer `enter_posterior` on 2p - 1, with the scaling in the weights instead of two passes over p."""
-        weight, bias = self.enter_posterior.parameters()
-        return _convolve(p, 2 * weight, bias - weight.flatten(1).sum(1))
 
 
 def _convolve(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,7 @@ from ..images.compressed_mask import CompressedMask
 from ..metrics import dice
 from ..metrics.intervals import predictive_interval
 
-MAX_MASKS = 16
-"""Number of masks that are stored, the first ones; of a head at 1 mm each takes 7 MB in Slicer."""
+MAX_MASKS = 16  # number of masks that are stored, the first ones; of a head at 1 mm each takes 7 MB in Slicer
 
 
 class Ensemble:

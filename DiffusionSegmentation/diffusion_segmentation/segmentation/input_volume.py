@@ -21,14 +21,12 @@ from .request import Request
 TOLERATED_FACTOR = 1.5
 """Factor by which spacing or field of view may exceed the model's range with a warning; beyond it the run fails."""
 
-AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)
-"""Ranges in Hounsfield units; air is -1000, water 0."""
+AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)  # ranges in Hounsfield units; air is -1000, water 0
 
 PLACES = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
 """Words for the largest part of the distance, by `networks.input_statistics.KINDS`."""
 
-MIN_CT_SHARE = 0.02
-"""Least share of air, and of soft tissue, among the voxels of a CT."""
+MIN_CT_SHARE = 0.02  # least share of air, and of soft tissue, among the voxels of a CT
 
 
 @dataclass(frozen=True)

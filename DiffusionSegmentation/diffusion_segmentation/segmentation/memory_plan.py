@@ -16,8 +16,7 @@ STATES_PER_SAMPLE = 12
 """Peak memory of drawing a sample and adding it to the statistics, in arrays of the size of the state; measured."""
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window, in arrays of the size of the finest features and of the state; measured."""
-RESULT_BYTES = 13
-"""Per voxel of the input: labels, entropy, the copies that are written, and slabs; measured."""
+RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and slabs; measured
 SMALLER_WINDOWS = "the model uses smaller windows; with more memory the result can differ"
 MIN_WINDOW_SHARE = 0.5
 """Of the model's window edge. The networks need context: masks of the shipped model from the same seeds agree by a Dice

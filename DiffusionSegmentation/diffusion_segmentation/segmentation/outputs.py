@@ -96,15 +96,15 @@ class ResultWriter:
 
     def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         section, start = self.model.section, self.model.start
+        # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
+        scores = [dice(mask.whole(), labels[self._inside], self.model.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
             "model": {
-                "name": section["name"],
-                "title": section["title"],
+                **{key: section[key] for key in ("name", "title")},
                 "version": self.model.metadata["version"],
                 "sha256": section["sha256"],
-                "description": self.model.metadata.get("description", ""),
-                "intended_use": self.model.metadata.get("intended_use", ""),
+                **{key: self.model.metadata.get(key, "") for key in ("description", "intended_use")},
                 "card": section.get("card", {}),
             },
             "map_source": ensemble.map_source,
@@ -122,7 +122,7 @@ class ResultWriter:
             "classes": self.model.classes,
             "max_entropy_bits": math.log2(self.model.classes),
             "volumes": [self._volume(ensemble, entry, volumes) for entry in self.model.labels],
-            "samples_dice": self._samples_dice(ensemble, labels),
+            "samples_dice": [round(float(score.mean()), 5) for score in scores],
             "region_mm": self._region_mm,
             "direct_difference": round(_mean_total_variation(self.direct, ensemble.mean), 5),
             "memory_bytes": self._peak_memory(),
@@ -142,21 +142,13 @@ class ResultWriter:
             interval = predictive_interval(samples, level / 100)
             intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
         return {
-            "label": entry["label"],
-            "id": entry["id"],
-            "name": entry["name"],
+            **{key: entry[key] for key in ("label", "id", "name")},
             **{name: round(float(ml[entry["label"]]), 4) for name, ml in volumes.items()},
             "mean_ml": round(float(samples.mean()), 4),
             **intervals,
             "method": interval_method(len(samples)),
             "samples_ml": [round(float(v), 4) for v in samples],
         }
-
-    def _samples_dice(self, ensemble: Ensemble, labels: np.ndarray) -> list[float]:
-        """Dice of each stored sample with the consensus `labels`, mean over structures; 1 if both lack a structure."""
-        consensus = labels[self._inside]
-        scores = [dice(mask.whole(), consensus, self.model.classes) for mask in ensemble.masks]
-        return [round(float(score[1:].mean()), 5) for score in scores]
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""

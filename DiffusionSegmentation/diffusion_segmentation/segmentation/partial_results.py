@@ -18,10 +18,8 @@ from .run_control import RunControl
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "finished-"
-"""Of the folder with the results of the first N samples, finished-N."""
-INTERVAL_SECONDS = 20.0
-"""Least time between partial results: how much sampling is lost if the process is killed."""
+PREFIX = "finished-"  # of the folder with the results of the first N samples, finished-N
+INTERVAL_SECONDS = 20.0  # least time between partial results: how much sampling is lost if the process is killed
 
 
 class PartialResults:

@@ -34,8 +34,7 @@ from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
 
 AUTO_SAMPLES = (8, 32)
-AUTO_INTERVAL = 4
-"""With `samples` "auto" convergence is checked after every 4 samples."""
+AUTO_INTERVAL = 4  # with `samples` "auto" convergence is checked after every 4 samples
 BODY_MARGIN_MM = 8.0
 NOT_FITTED = (
     "The spread of this model's samples was not fitted to labelled cases: its volume intervals can be too narrow. "

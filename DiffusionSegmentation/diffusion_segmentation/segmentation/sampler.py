@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -113,7 +113,11 @@ class EncodedVolume:
             if self.start is not None:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
             x, first, constraint = _initial_state(self.model, masks, noise, self._marginals, log_snr)
-            denoise = partial(self._denoise, constraint=constraint)
+
+            def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
+                p = self.tiling.blend(self._window_probabilities(x, node))
+                return p if constraint is None else constraint(p)
+
             return self._volume(dpm_solver_2m(denoise, x, first, log_snr, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
@@ -125,11 +129,6 @@ class EncodedVolume:
         if self.start is None:
             raise ValueError("The model has no correlated start.")
         return Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
-
-    def _denoise(self, x: torch.Tensor, log_snr: float, constraint: BlockVolumeConstraint | None) -> torch.Tensor:
-        """Class probabilities of x0, blended over the windows, of the shape of the state x."""
-        p = self.tiling.blend(self._window_probabilities(x, log_snr))
-        return p if constraint is None else constraint(p)
 
     def _window_probabilities(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
         """Yield one window at a time: all together are larger than the state, because windows overlap."""

@@ -15,14 +15,11 @@ import numpy as np
 
 from ..errors import InputError
 
-REVIEW_BITS = 0.8
-"""Default threshold of the entropy (bits) of an uncertain voxel: for two classes, p = 0.24 and 0.76."""
+REVIEW_BITS = 0.8  # default threshold of the entropy (bits) of an uncertain voxel: for two classes, p = 0.24 and 0.76
 
-REPORTED = 50
-"""Largest number of regions in a report."""
+REPORTED = 50  # largest number of regions in a report
 
-IN_DISPUTE = 0.05
-"""Least mean probability of a class in a region to be listed as in dispute."""
+IN_DISPUTE = 0.05  # least mean probability of a class in a region to be listed as in dispute
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,13 @@ class Ranking:
 
 def opened(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Morphological opening of a bool `mask` with a block of `size` voxels."""
+    eroded = _eroded(mask, size)
+    # Dilation is erosion of the complement, outside of which everything is background.
+    return ~_eroded(np.pad(~eroded, [(width - 1, width - 1) for width in size], constant_values=True), size)
+
+
+def _eroded(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Erosion by a block of `size` voxels; the result is smaller by size - 1."""
     for axis, width in enumerate(size):
         lines = np.moveaxis(mask, axis, 0)
         count = max(len(lines) - width + 1, 0)
@@ -157,12 +161,6 @@ def opened(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
         for k in range(1, width):
             eroded &= lines[k : k + count]
         mask = np.moveaxis(eroded, 0, axis)
-    for axis, width in enumerate(size):
-        lines = np.moveaxis(mask, axis, 0)
-        dilated = np.zeros((len(lines) + width - 1, *lines.shape[1:]), bool)
-        for k in range(width):
-            dilated[k : k + len(lines)] |= lines
-        mask = np.moveaxis(dilated, 0, axis)
     return mask
 
 
@@ -173,8 +171,7 @@ def as_json(
     regions = [
         {
             "basin": region.basin,
-            "expected_error_ml": round(region.expected_error_ml, 4),
-            "reviewable_ml": round(region.reviewable_ml, 4),
+            **{key: round(getattr(region, key), 4) for key in ("expected_error_ml", "reviewable_ml")},
             "share": round(region.share, 5),
             "volume_ml": round(region.volume_ml, 4),
             "classes": [{"label": c, "name": names[c], "share": round(share, 4)} for c, share in region.classes],

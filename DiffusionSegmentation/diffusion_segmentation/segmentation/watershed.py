@@ -12,8 +12,7 @@ from skimage.segmentation import watershed
 SEED_DISTANCE_MM = 15.0
 EXTENT_MM = 30.0
 SMOOTHING_MM = 3.0
-MIN_ERROR = 0.02
-"""Voxels with a lower probability of an error belong to no region."""
+MIN_ERROR = 0.02  # voxels with a lower probability of an error belong to no region
 
 
 def watershed_regions(
@@ -35,10 +34,16 @@ def watershed_regions(
         return np.zeros(error.shape, np.uint16)
     spacing = np.asarray(spacing_mm, float)
     smooth = ndimage.gaussian_filter(error.astype(np.float32), SMOOTHING_MM / spacing)
-    seeds = _error_maxima(smooth, uncertain, spacing, seed_distance_mm)
+    peaks = peak_local_max(np.where(uncertain, smooth, 0), min_distance=1, exclude_border=False)
+    peaks = peaks if len(peaks) else np.argwhere(uncertain)[:1]
+    order = np.argsort(-smooth[tuple(peaks.T)], kind="stable")
+    seeds = _thinned(peaks[order], spacing, seed_distance_mm)
     radius = extent_mm / 2
     while True:
-        distance, nearest = _nearest(seeds, error.shape, spacing)
+        # SciPy's KDTree needs less memory, but recurses without end while denormal numbers are flushed, as in a run.
+        background = np.ones(error.shape, bool)
+        background[tuple(seeds.T)] = False
+        distance, nearest = ndimage.distance_transform_edt(background, sampling=spacing, return_indices=True)
         far = np.argwhere(uncertain & (distance > radius))
         if not len(far):
             break
@@ -57,15 +62,6 @@ def watershed_regions(
     return labels.astype(np.uint16)
 
 
-def _error_maxima(smooth: np.ndarray, uncertain: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
-    """Local maxima [n, 3] of `smooth` among the uncertain voxels, highest first, at least `distance_mm` apart."""
-    peaks = peak_local_max(np.where(uncertain, smooth, 0), min_distance=1, exclude_border=False)
-    if not len(peaks):
-        peaks = np.argwhere(uncertain)[:1]
-    order = np.argsort(-smooth[tuple(peaks.T)], kind="stable")
-    return _thinned(peaks[order], spacing, distance_mm)
-
-
 def _thinned(places: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
     """Greedy subset [m, 3] of `places` [n, 3] in their order, at least `distance_mm` apart."""
     selected = []
@@ -74,13 +70,3 @@ def _thinned(places: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.
         distance = np.linalg.norm((places - places[0]) * spacing, axis=1)
         places = places[distance >= distance_mm]
     return np.stack(selected)
-
-
-def _nearest(seeds: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (mm) of each voxel to the nearest of the seeds [n, 3], and the index [3, *shape] of that seed.
-
-    SciPy's KDTree would need less memory, but recurses without end while denormal numbers are flushed, as in a run.
-    """
-    background = np.ones(shape, bool)
-    background[tuple(seeds.T)] = False
-    return ndimage.distance_transform_edt(background, sampling=spacing, return_indices=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import KINDS, DiffusionSegmentationError
@@ -38,16 +39,8 @@ def _job(value: Any) -> bool:
     return _name(value) and len(value) <= MAX_JOB_CHARACTERS
 
 
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -INTEGER_LIMIT <= value < INTEGER_LIMIT
-
-
-def _count(value: Any) -> bool:
-    return _integer(value) and value >= 0
-
-
-def _positive(value: Any) -> bool:
-    return _integer(value) and value >= 1
+def _integer(value: Any, lowest: int = -INTEGER_LIMIT) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value < INTEGER_LIMIT
 
 
 def _seconds(value: Any) -> bool:
@@ -63,11 +56,8 @@ def _millimetres(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
 
 
-def _samples(value: Any) -> bool:
-    return value == "auto" or _positive(value)
-
-
 _text, _flag, _object = _is(str), _is(bool), _is(dict)
+_count, _positive = partial(_integer, lowest=0), partial(_integer, lowest=1)
 Table = Mapping[str, Mapping[str, Check]]
 
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.
@@ -87,7 +77,7 @@ TO_WORKER: Table = {
         "folder": _name,
         "volume": _name,
         "model": _name,
-        "samples": _or_null(_samples),
+        "samples": lambda value: value in (None, "auto") or _positive(value),
         "steps": _or_null(_positive),
         "seed": _count,
         "device": _name,
@@ -168,11 +158,10 @@ def decode(line: bytes, table: Table = ALL) -> dict[str, Any]:
 
 def compatible(hello: Mapping[str, Any]) -> str | None:
     """None if this side understands the worker that sent `hello`, otherwise one sentence with the reason."""
-    protocol = hello["protocol"]
-    if protocol == PROTOCOL:
+    if hello["protocol"] == PROTOCOL:
         return None
     return (
-        f"The background process speaks protocol {protocol}, but {PROTOCOL} is needed; "
+        f"The background process speaks protocol {hello['protocol']}, but {PROTOCOL} is needed; "
         "install the same version of DiffusionSegmentation on both sides."
     )
 

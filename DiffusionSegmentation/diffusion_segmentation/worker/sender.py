@@ -59,26 +59,14 @@ class MessageSender:
         with self._changed:
             self._changed.wait_for(lambda: not self._queue, seconds)
 
-    def hello(self, versions: Mapping[str, str], devices: list[dict[str, Any]]) -> None:
-        self.send({"type": "hello", "protocol": messages.PROTOCOL, "versions": versions, "devices": devices})
-
     def progress(self, job: str, progress: Any) -> None:
         """Send the `Progress` of a job, at most ten a second, but always the first and last of each stage.
 
         This and `last` must not run in two threads at the same time.
         """
-        message = {
-            "type": "progress",
-            "job": job,
-            "stage": progress.stage,
-            "sample": progress.sample,
-            "samples": progress.samples,
-            "step": progress.step,
-            "steps": progress.steps,
-            "secondsLeft": progress.seconds_left,
-        }
-        if progress.note:
-            message["note"] = progress.note
+        fields = {name: getattr(progress, name) for name in ("stage", "sample", "samples", "step", "steps")}
+        note = {"note": progress.note} if progress.note else {}
+        message = {"type": "progress", "job": job, **fields, "secondsLeft": progress.seconds_left, **note}
         if self._stage != (job, progress.stage):
             self._send_delayed()
             self._stage = (job, progress.stage)

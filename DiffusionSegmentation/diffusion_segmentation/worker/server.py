@@ -90,7 +90,8 @@ class Worker:
         try:
             engine = self._engine or importlib.import_module("diffusion_segmentation.segmentation.pipeline")
             models = engine.ModelCache()
-            self._sender.hello(versions(), engine.devices())
+            hello = {"type": "hello", "protocol": messages.PROTOCOL, "versions": versions()}
+            self._sender.send({**hello, "devices": engine.devices()})
         except Exception as error:
             self._sender.send(error_message(None, error))
             self._sender.flush(FLUSH_SECONDS)
@@ -112,17 +113,14 @@ class Worker:
             if task == "unload":
                 models.clear()
                 loaded = False
-            elif self._start(task):
+                continue
+            with self._lock:
+                task.started = task.message["job"] in self._runs  # else it was cancelled in the queue
+            if task.started:
                 loaded = True
                 self._end(task, self._outcome(task, engine, models))
                 if self._device_lost:
                     return
-
-    def _start(self, run: _Run) -> bool:
-        """Mark `run` as started; False if it was cancelled in the queue."""
-        with self._lock:
-            run.started = run.message["job"] in self._runs
-            return run.started
 
     def _report(self, run: _Run, send: Callable[[str, Any], None], value: Any) -> None:
         """Send progress or a preview of `run` unless it is acknowledged as cancelled."""
@@ -215,13 +213,13 @@ class Worker:
             run = self._runs.get(job)
             if run is None:
                 return  # it has just ended: its last message is the answer
+            if run.started and run.cancel != "drop":
+                run.cancel = "keep" if keep else "drop"
+                if not keep:
+                    timer = threading.Timer(CANCEL_GRACE_SECONDS, self._acknowledge, [run])
+                    timer.daemon = True
+                    timer.start()
             if run.started:
-                if run.cancel != "drop":
-                    run.cancel = "keep" if keep else "drop"
-                    if not keep:
-                        timer = threading.Timer(CANCEL_GRACE_SECONDS, self._acknowledge, [run])
-                        timer.daemon = True
-                        timer.start()
                 return
             del self._runs[job]
             self._ended.add(job)
@@ -245,11 +243,7 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     return engine.Request(
         volume=Path(message["volume"]),
         output=Path(message["folder"]),
-        model=message["model"],
-        samples=message["samples"],
-        steps=message["steps"],
-        seed=message["seed"],
-        device=message["device"],
+        **{name: message[name] for name in ("model", "samples", "steps", "seed", "device")},
         region_mm=message.get("regionMm"),
         source=Path(message["source"]) if message.get("source") else None,
         keep_samples=True,
