@@ -137,7 +137,6 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="segment a real head and render it with Slicer's scene", add_help=False)
     demo.set_defaults(command="demo")
-
     add_command("worker", "serve 3D Slicer as its background process")
     return root
 
@@ -204,9 +203,8 @@ def _steps(text: str) -> str:
 
 
 def _window(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[0-9]{2,3}x[0-9]{2,3}x[0-9]{2,3}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not such as 96x112x96")
-    return tuple(map(int, text.split("x")))
+    valid = re.fullmatch(r"[0-9]{2,3}(x[0-9]{2,3}){2}", text)
+    return tuple(map(int, _checked(text, text, bool(valid), "such as 96x112x96").split("x")))
 
 
 def _samples(text: str) -> int | str:

@@ -115,11 +115,8 @@ def _extent(labels: np.ndarray) -> list[int]:
 
     All segments of a layer must have the same extent: Slicer crops the layer to that of its first segment.
     """
-    extent = []
-    for others in ((0, 1), (0, 2), (1, 2)):
-        used = np.flatnonzero(labels.any(axis=others))
-        extent += [int(used[0]), int(used[-1])] if used.size else [0, -1]
-    return extent
+    used = [np.flatnonzero(labels.any(axis=others)) for others in ((0, 1), (0, 2), (1, 2))]
+    return [end for axis in used for end in ((int(axis[0]), int(axis[-1])) if axis.size else (0, -1))]
 
 
 def _fields(

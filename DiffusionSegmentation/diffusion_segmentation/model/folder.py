@@ -106,7 +106,7 @@ class Model:
 
     @property
     def lowest_log_snr(self) -> float:
-        """Lowest log-SNR at which the denoiser was trained; a sample cannot start below it."""
+        """See `metadata.lowest_log_snr`."""
         return lowest_log_snr(self.section)
 
     def with_start(self, start: Start | None) -> Model:
@@ -259,10 +259,8 @@ def save(
     if input_statistics is not None:
         section[INPUT_STATISTICS] = {"scans": int(input_statistics.scans)}
     metadata = {**metadata, "diffusion_segmentation": section}
-    for name, content in (
-        (WEIGHTS, data),
-        (METADATA, json.dumps(metadata, indent=2, ensure_ascii=False).encode() + b"\n"),
-    ):
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+    for name, content in ((WEIGHTS, data), (METADATA, text.encode())):
         part = folder / (name + ".part")
         part.write_bytes(content)
         replace_file(part, folder / name)
@@ -270,8 +268,8 @@ def save(
 
 def _module_dict(encoder: Encoder, denoiser: Denoiser, input_statistics: InputStatistics | None) -> torch.nn.ModuleDict:
     """All stored modules; its keys are the prefixes of the stored tensors."""
-    modules = {"encoder": encoder, "denoiser": denoiser}
-    return torch.nn.ModuleDict(modules if input_statistics is None else {**modules, INPUT_STATISTICS: input_statistics})
+    optional = {} if input_statistics is None else {INPUT_STATISTICS: input_statistics}
+    return torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser, **optional})
 
 
 def _build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:

@@ -43,15 +43,12 @@ def choose_device(name: str) -> torch.device:
     Raises InputError if the device does not exist.
     """
     if name == "auto":
-        usable = (index for index in range(torch.cuda.device_count()) if _memory(index) is not None)
-        index = next(usable, None)
-        return torch.device("cpu") if index is None else torch.device("cuda", index)
-    if name == "cpu":
-        return torch.device("cpu")
-    if name == "mps" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if name == "mps":
+        usable = (f"cuda:{index}" for index in range(torch.cuda.device_count()) if _memory(index) is not None)
+        return torch.device(next(usable, "cpu"))
+    if name == "mps" and not torch.backends.mps.is_available():
         raise InputError("There is no Apple GPU here that PyTorch can use; choose another device, for example 'cpu'.")
+    if name in ("cpu", "mps"):
+        return torch.device(name)
     index = int(name.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise InputError(f"There is no device '{name}' here; choose another, for example 'cpu'.")

@@ -42,15 +42,13 @@ def available_memory() -> int | None:
 
 def _available_in_cgroups() -> list[int]:
     """Bytes below the memory limits of this process's control groups (container, cluster job) and their parents."""
-    available = []
+    available, version1 = [], ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, group = line.split(":", 2)
         if not controllers:
-            names = "memory.max", "memory.current", "inactive_file"
-            available += _available_in(CONTROL_GROUPS, group, *names)
-        elif "memory" in controllers.split(","):  # control groups version 1
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            available += _available_in(CONTROL_GROUPS / "memory", group, *names)
+            available += _available_in(CONTROL_GROUPS, group, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            available += _available_in(CONTROL_GROUPS / "memory", group, *version1)
     return available
 
 

@@ -80,9 +80,8 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     for volume in report["volumes"]:
         bounds = volume["interval90_ml"]  # None for a single sample
         interval = f"{bounds[0]:7.1f} to {bounds[1]:7.1f}" if bounds else "-"
-        lines.append(
-            f"{volume['name']:<{width}}  {volume['expected_ml']:11.1f}  {interval:>18}  {volume['consensus_ml']:8.1f}"
-        )
+        expected, mask = f"{volume['expected_ml']:11.1f}", f"{volume['consensus_ml']:8.1f}"
+        lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>18}  {mask}")
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     lines += [
         f"{report['samples']} samples{steps}; seed {report['seed']}, "
@@ -100,5 +99,4 @@ def catalogue(models: Sequence[Mapping[str, Any]]) -> str:
     """A list of models, given by their metadata, as text: one a line."""
     sections = [metadata["diffusion_segmentation"] for metadata in models]
     width = max((len(section["name"]) for section in sections), default=0)
-    lines = [f"{section['name']:<{width}}  {section['title']}" for section in sections]
-    return "\n".join(lines) or "No models are installed."
+    return "\n".join(f"{s['name']:<{width}}  {s['title']}" for s in sections) or "No models are installed."

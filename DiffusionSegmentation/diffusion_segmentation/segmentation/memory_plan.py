@@ -49,10 +49,8 @@ class MemoryPlan:
     def group_size(self, tiling: Tiling) -> int:
         """Number of samples to draw together: what fits into half of a GPU's free memory, halved by each `shrink`."""
         free = devices.free_bytes(self.device)
-        if free is None:
-            return self._max_group
-        fitting = int(0.5 * free / (STATES_PER_SAMPLE * self._state_bytes(tiling.cells)))
-        return max(1, min(self._max_group, fitting))
+        fitting = math.inf if free is None else 0.5 * free / (STATES_PER_SAMPLE * self._state_bytes(tiling.cells))
+        return max(1, int(min(self._max_group, fitting)))
 
     def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> None:
         """Raise OutOfMemoryError, with both figures, if the run cannot fit into this computer's memory.
@@ -79,9 +77,8 @@ class MemoryPlan:
 
     def sampling_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of drawing one sample and adding it to the statistics, whatever their number."""
-        start, fields = self.model.start, 0
-        if start is not None:
-            fields = field_bytes(start.covariance, self.model.spacing, self.frame or tiling.padded)
+        start, frame = self.model.start, self.frame or tiling.padded
+        fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
         return STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._stored_bytes(tiling) + fields
 
     def _stored_bytes(self, tiling: Tiling) -> int:

@@ -118,11 +118,8 @@ class _Run:
         self.steps = 0 if self.copula_only else request.steps or model.default_steps(self.device)
         self.grid = model.step_grid(self.steps) if self.steps else np.empty(0)
         self.auto = request.samples == "auto"
-        self.samples = model.default_samples  # the most, with "auto"
-        if self.auto:
-            self.samples = max(AUTO_SAMPLES[1], self.samples)
-        elif request.samples:
-            self.samples = request.samples
+        usual = model.default_samples
+        self.samples = max(AUTO_SAMPLES[1], usual) if request.samples == "auto" else request.samples or usual
         self.plan = MemoryPlan(model, self.device)
 
     def _resample(self, image: sitk.Image) -> Projection:
@@ -152,6 +149,7 @@ class _Run:
             arguments = self.model, self.array, self.device, self.control.check, tiling, self.plan.store, self.frame
             encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
             if encoded is not None:
+                self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
             empty_cache(self.device)
             self.control.notify(self.plan.shrink(1, tiling))
@@ -202,8 +200,7 @@ class _Run:
             for sample in samples:
                 self.control.check_dropped()
                 self.ensemble.add(sample, project(sample))
-                self.control.samples += 1
-            count = len(self.ensemble)
+            count = self.control.samples = len(self.ensemble)
             if count < self.samples:
                 # Samples do not change the map of copula masks, which is exact from the start.
                 if count & (count - 1) == 0 and not self.copula_only:
@@ -236,8 +233,8 @@ class _Run:
         drawn, steps = len(self.ensemble), len(self.grid) or 1
         done = drawn * steps + group * step
         left = (time.monotonic() - self.control.stage_start) / done * (self.samples * steps - done)
-        total, left = (None, None) if self.auto else (self.samples, left)
-        self.control.progress(Progress("sampling", drawn + 1, total, step, steps, left, self.control.note))
+        total, seconds = (None, None) if self.auto else (self.samples, left)
+        self.control.progress(Progress("sampling", drawn + 1, total, step, steps, seconds, self.control.note))
         self.control.check()
 
     def _use_less_memory(self, group: int) -> None:
@@ -254,9 +251,7 @@ class _Run:
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the samples so far into `folder`; returns their report."""
-        return self.writer.write(
-            folder, self.ensemble, len(self.encoded.tiling.windows), [*self.warnings, *self.plan.notes]
-        )
+        return self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
 
     def _write_results(self, stopped: bool) -> Outcome:
         with result_folder.replacing(output_folder(self.request, self.control)) as folder:
@@ -268,10 +263,7 @@ class _Run:
 
 
 def _unless_out_of_memory(work: Callable[[], Any]) -> Any:
-    """The result of `work`, or None if it ran out of memory.
-
-    The error is not passed on: its traceback would hold the arrays of the failed attempt during the next one.
-    """
+    """The result of `work`; None if it ran out of memory: an error would hold the arrays of the failed attempt."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:

@@ -102,7 +102,7 @@ def digests(folder: Path) -> dict[str, str]:
 def _user_file(folder: Path) -> str:
     """Beginning of a message about the first file that must not be replaced; "" if there is none."""
     existing = [name for name in (REPORT, *FILES) if os.path.lexists(folder / name)]
-    listed = _listed(folder) if existing else None
+    listed = _listed(folder)
     for name in existing:
         if listed is None or (name != REPORT and name not in listed):
             return f"'{name}' in '{folder.name}' was not written by a run whose report is there"

@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,22 +111,24 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
     if not header.size * single <= offset < 2**62:
         raise incomplete(name)
     affines, new_sform, note = header.affines(), None, ""
-    if len(affines) == 2 and not _is_invertible(affines["sform"]):
+    sform = affines.get("sform", np.eye(4))
+    # Finite, and three axes that are linearly independent.
+    if len(affines) == 2 and not (np.isfinite(sform).all() and np.linalg.matrix_rank(sform[:3, :3]) == 3):
         new_sform = np.zeros((4, 4))
         del affines["sform"]
         note = "has an sform without extent, so its qform was used"
     problem = _contradiction(affines)
     if list(affines) == ["sform"]:
-        new_sform, problem, note = _straightened(affines["sform"], fields["dim"][1:4])
+        new_sform, problem, note = _straightened(sform, fields["dim"][1:4])
         if new_sform is not None:
             affines["sform"] = new_sform
     sized = all(0 < step < math.inf for step in fields["pixdim"][1:4])
     missing = () if affines else ("orientation",) if sized else ("orientation", "spacing")
     with open(data_file, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
-    must_rewrite = (
-        header.size == 540 or new_sform is not None or not _itk_finds_files(path, header_file, data_file, gzipped)
-    )
+    rewrite: Callable[[Path, bool], Path] | None = None
+    if header.size == 540 or new_sform is not None or not _itk_finds_files(path, header_file, data_file, gzipped):
+        rewrite = partial(rewrite_nifti, header, header_file, data_file, int(offset), new_sform)
     to_mm = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
     ras_to_lps = np.diag([-to_mm, -to_mm, to_mm, 1])
     return VolumeHeader(
@@ -143,9 +145,7 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
         float_type={16: f"{header.order}f4", 64: f"{header.order}f8"}.get(datatype, ""),
         missing=missing,
         note=note,
-        rewrite=partial(rewrite_nifti, header, header_file, data_file, int(offset), new_sform)
-        if must_rewrite
-        else None,
+        rewrite=rewrite,
     )
 
 
@@ -167,27 +167,18 @@ def _itk_finds_files(path: Path, header_file: Path, data_file: Path, gzipped: bo
     return all(any(sibling.samefile(file) for file in files) for sibling in same_stem if sibling.is_file())
 
 
-def _is_invertible(affine: np.ndarray) -> bool:
-    """Whether an affine is finite and its three axes are linearly independent."""
-    return bool(np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3)
-
-
-def _max_cosine(affine: np.ndarray) -> float:
-    """The largest cosine between two axes of an affine; NaN if an axis has length 0."""
-    with np.errstate(all="ignore"):
-        unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return float(np.abs(unit.T @ unit - np.eye(3)).max())
-
-
 def _straightened(sform: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray | None, str, str]:
     """An only sform with the nearest orthogonal axes and the same spacing, a problem, and a note.
 
     None if its axes are orthogonal already. A problem if straightening moves a voxel by half a voxel or more.
     """
-    if not np.abs(sform).max() < MAX_AFFINE_ELEMENT or not (cosine := _max_cosine(sform)) > SKEWED_COSINE:
+    with np.errstate(all="ignore"):
+        spacing = np.linalg.norm(sform[:3, :3], axis=0)
+        unit = sform[:3, :3] / spacing
+        cosine = float(np.abs(unit.T @ unit - np.eye(3)).max())  # the largest between two axes
+    if not np.abs(sform).max() < MAX_AFFINE_ELEMENT or not cosine > SKEWED_COSINE:
         return None, "", ""  # also for NaN, and for an axis of length 0
-    spacing = np.linalg.norm(sform[:3, :3], axis=0)
-    axes = linalg.polar(sform[:3, :3] / spacing)[0] * spacing
+    axes = linalg.polar(unit)[0] * spacing
     corners = np.array(np.meshgrid(*[(-n / 2, n / 2) for n in size])).reshape(3, -1)
     if np.abs((sform[:3, :3] - axes) @ corners).max() >= spacing.min() / 2:
         angle = math.degrees(math.acos(min(1.0, cosine)))
