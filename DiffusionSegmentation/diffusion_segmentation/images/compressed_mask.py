@@ -18,9 +18,12 @@ class CompressedMask:
         self.dtype = np.dtype(np.uint8)
         self._slices = [zlib.compress(np.ascontiguousarray(part, np.uint8).data, 1) for part in mask]
 
+    def __len__(self) -> int:
+        return len(self._slices)
+
     def __getitem__(self, k: int) -> np.ndarray:
         return np.frombuffer(zlib.decompress(self._slices[k]), np.uint8).reshape(self.shape[1:])
 
     def whole(self) -> np.ndarray:
         """All slices [k, j, i]."""
-        return np.stack([self[k] for k in range(len(self._slices))])
+        return np.stack([self[k] for k in range(len(self))])
