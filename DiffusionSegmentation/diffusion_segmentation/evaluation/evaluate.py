@@ -43,10 +43,8 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["EvaluationRequest", "evaluate", "text"]
 
-STEPS = ("5", "10")
-"""Default step grids of a phantom."""
-HEADS = 100
-"""Default number of synthetic heads."""
+STEPS = ("5", "10")  # default step grids of a phantom
+HEADS = 100  # default number of synthetic heads
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class EvaluationRequest:
     cases: int | None = None
     seed: int = 0
     device: str = "auto"
-    window: tuple[int, int, int] | None = None
-    """Voxels of synthetic heads."""
+    window: tuple[int, int, int] | None = None  # voxels of synthetic heads
 
 
 def evaluate(request: EvaluationRequest) -> dict[str, Any]:

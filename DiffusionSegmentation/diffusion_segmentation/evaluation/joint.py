@@ -25,10 +25,8 @@ MODEL, INDEPENDENT, HALVED, REPEATED, WIDENED = (
     "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
 )  # fmt: skip
 """Keys of the model's row and of the wrong samplers' rows."""
-COPULA = "copula alone"
-"""Key of the row of copula masks, from which the denoiser starts."""
-BLOCK_MM = 16.0
-"""Edge of the blocks in which a sample of halved spread is replaced by the map."""
+COPULA = "copula alone"  # key of the row of copula masks, from which the denoiser starts
+BLOCK_MM = 16.0  # edge of the blocks in which a sample of halved spread is replaced by the map
 SPECK_IDS = ("cortical_grey", "white_matter")
 """Structures whose specks are counted, if the model has them; otherwise every structure."""
 

@@ -19,8 +19,7 @@ from ..images.writing import replace, write_report
 
 Json = Mapping[str, Any]
 
-SCHEMA = 4
-"""Increased whenever the stored data of a case change; older cases are then evaluated again."""
+SCHEMA = 4  # increased whenever the stored data of a case change; older cases are then evaluated again
 
 
 class CaseStore:

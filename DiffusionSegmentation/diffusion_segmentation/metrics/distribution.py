@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-BLOCK = 2**22
-"""Labels converted to one-hot at a time: 16 MiB of float32, few enough that sums of ones are exact."""
+BLOCK = 2**22  # labels converted to one-hot at a time: 16 MiB of float32, few enough that sums of ones are exact
 NEGLIGIBLE = 1e-12
 """Masks of a known distribution with less total weight than this are dropped; E[d] changes by no more."""
 

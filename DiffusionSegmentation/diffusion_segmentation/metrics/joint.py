@@ -22,17 +22,12 @@ from .distribution import pairwise_dice
 from .intervals import covered, predictive_bounds
 
 LAGS_MM = (2.0, 4.0, 8.0, 16.0)
-OPEN = (0.05, 0.95)
-"""Range of probabilities of the voxels that count for the variogram."""
-SPECK_SHARE = 0.3
-"""A voxel is a speck if a smaller share of its face neighbours has its class."""
-LEVELS = (50, 80, 90)
-"""Levels of the volume intervals (%)."""
-FEWEST_VOXELS = 20
-"""A structure with a smaller expected volume (voxels) in a case does not count there."""
+OPEN = (0.05, 0.95)  # range of probabilities of the voxels that count for the variogram
+SPECK_SHARE = 0.3  # a voxel is a speck if a smaller share of its face neighbours has its class
+LEVELS = (50, 80, 90)  # levels of the volume intervals (%)
+FEWEST_VOXELS = 20  # a structure with a smaller expected volume (voxels) in a case does not count there
 REPLICATES = 500
-MOST_Z = 100.0
-"""Limit of |z|, which is infinite if all samples are equal."""
+MOST_Z = 100.0  # limit of |z|, which is infinite if all samples are equal
 
 CONTROLS = {
     "z_rms": "independent voxels",

@@ -14,10 +14,8 @@ from .shapes import blob, coordinates, ellipsoid, orientation
 
 QUANTUM = 1 / 16
 """Rounding of distances (voxels; for several objects, standard deviations): leaves a few hundred masks, also in 3D."""
-SEVERAL = 64
-"""Shortest edge (voxels) from which a case has several objects."""
-PARTS = {2: 3, 3: 2}
-"""Parts per axis, by the number of axes; a part contains at most one object."""
+SEVERAL = 64  # shortest edge (voxels) from which a case has several objects
+PARTS = {2: 3, 3: 2}  # parts per axis, by the number of axes; a part contains at most one object
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,8 @@ class VolumeLaw:
 class PhantomCase(ABC):
     """An image and the exact distribution of its label map, uint8 [*shape] with 0 as background."""
 
-    image: np.ndarray
-    """float32 [*shape], about 0 to 1.5."""
-    classes: int
-    """Number of classes including background."""
+    image: np.ndarray  # float32 [*shape], about 0 to 1.5
+    classes: int  # number of classes including background
 
     @property
     @abstractmethod

@@ -9,8 +9,7 @@ import numpy as np
 
 from .case import PhantomCase, VolumeLaw
 
-BLOCK = 2**23
-"""Labels weighted at a time: 64 MiB of float64."""
+BLOCK = 2**23  # labels weighted at a time: 64 MiB of float64
 
 
 @dataclass(frozen=True, eq=False)

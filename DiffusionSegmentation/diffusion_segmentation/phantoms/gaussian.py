@@ -10,12 +10,9 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtr
 
-CLOSE = 0.75
-"""Voxel pairs with a larger correlation are integrated lag by lag, the others summed as a series."""
-TERMS = math.ceil(math.log(1e-12) / math.log(CLOSE))
-"""Length of the series: CLOSE**TERMS is 1e-12."""
-FAR = 8.5
-"""Thresholds beyond this many standard deviations are skipped; the tail is below 1e-15."""
+CLOSE = 0.75  # voxel pairs with a larger correlation are integrated lag by lag, the others summed as a series
+TERMS = math.ceil(math.log(1e-12) / math.log(CLOSE))  # length of the series: CLOSE**TERMS is 1e-12
+FAR = 8.5  # thresholds beyond this many standard deviations are skipped; the tail is below 1e-15
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 

@@ -13,14 +13,12 @@ from .enumerable import CellsCase
 from .shapes import checkerboard, coordinates, ellipsoid, orientation
 
 MOST_CANDIDATES = 8
-RADIUS_EDGE = 32
-"""Shortest edge (voxels) above which radii scale with the grid."""
+RADIUS_EDGE = 32  # shortest edge (voxels) above which radii scale with the grid
 PROBABILITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 EXACTLY_ONE = ((0.5, 0.5), (0.3, 0.7), (0.2, 0.8), (0.2, 0.3, 0.5), (0.1, 0.2, 0.7))
 """Possible probabilities of a group in which exactly one candidate is present, each of them in PROBABILITIES."""
 ORGAN, NOISE, TEXTURE = 0.6, 0.02, 0.06
-PARTIAL = (0.1, 0.9)
-"""A candidate filled to a share between these is a chimera."""
+PARTIAL = (0.1, 0.9)  # a candidate filled to a share between these is a chimera
 
 
 @dataclass(frozen=True, eq=False)

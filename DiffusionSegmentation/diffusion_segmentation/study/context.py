@@ -16,8 +16,7 @@ from .sampling import VariantSampler
 from .tasks import Task
 from .variants import Variant, json_digest
 
-SCHEMA = 2
-"""Raise whenever a measurement changes, so that cached results are measured again."""
+SCHEMA = 2  # raise whenever a measurement changes, so that cached results are measured again
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Context:
 
     tasks: Mapping[str, Task]
     seeds: tuple[int, ...]
-    minutes: float
-    """Training time of a variant."""
+    minutes: float  # training time of a variant
     samples: int
     folder: Path
     device: str

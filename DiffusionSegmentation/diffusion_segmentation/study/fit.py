@@ -30,11 +30,9 @@ from .stochastic import Stochastic
 from .tasks import TRAIN, Task
 from .variants import DROPOUT_RATE, Variant
 
-WIDTH = {2: 16, 3: 8}
-"""Channels of `Pair` by number of axes; other architectures get the width of equal cost."""
+WIDTH = {2: 16, 3: 8}  # channels of `Pair` by number of axes; other architectures get the width of equal cost
 BATCH = {2: 8, 3: 2}
-DRAWS = 8
-"""Noise levels per image, which share the cost of its encoding."""
+DRAWS = 8  # noise levels per image, which share the cost of its encoding
 LEARNING_RATE, WARM_UP, AVERAGE = 2e-3, 100, 0.999
 CHECKPOINT_SECONDS = 60
 CHECKPOINTED = ("network", "average", "optimiser", "density")

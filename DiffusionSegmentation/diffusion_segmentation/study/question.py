@@ -11,8 +11,7 @@ from .summary import Summary
 from .tasks import Task
 from .variants import Variant
 
-Results = Mapping[tuple[str, int], Mapping[str, Any]]
-"""What `Question.measure` returned, by task name and seed."""
+Results = Mapping[tuple[str, int], Mapping[str, Any]]  # what `Question.measure` returned, by task name and seed
 
 
 class Question(ABC):
@@ -20,8 +19,7 @@ class Question(ABC):
 
     key: ClassVar[str]
     title: ClassVar[str]
-    why: ClassVar[str]
-    """What is compared and which claim it tests, in two or three sentences."""
+    why: ClassVar[str]  # what is compared and which claim it tests, in two or three sentences
 
     def check(self, task: Task) -> None:
         """Raise InputError, one sentence, if the question does not apply to this task."""

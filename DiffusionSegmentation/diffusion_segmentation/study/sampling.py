@@ -23,20 +23,16 @@ from .stochastic import Stochastic
 from .tasks import TRAIN, VALIDATION, Task
 from .variants import Variant
 
-STEPS = 10
-"""Steps of the sampler, unless a question varies them."""
-COPULA_CASES = 48
-"""Validation cases to which the covariance of a copula is fitted."""
+STEPS = 10  # steps of the sampler, unless a question varies them
+COPULA_CASES = 48  # validation cases to which the covariance of a copula is fitted
 
 
 @dataclass
 class Samples:
     """Samples of one case."""
 
-    masks: np.ndarray
-    """uint8 [samples, *shape]"""
-    softmax: np.ndarray
-    """Class probabilities at each sample's last step, float32 [samples, C, *shape]."""
+    masks: np.ndarray  # uint8 [samples, *shape]
+    softmax: np.ndarray  # class probabilities at each sample's last step, float32 [samples, C, *shape]
     path: list[np.ndarray] = field(default_factory=list)
     """Class probabilities at each step, float32 [samples, C, *shape], if asked for."""
 

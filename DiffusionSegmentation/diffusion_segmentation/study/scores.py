@@ -27,13 +27,10 @@ class Measure:
     """How a score is computed from the records of the cases."""
 
     title: str
-    values: Callable[[Record, Record], Any]
-    """From the records of a row and its case to the values that are pooled."""
-    pool: Callable[[np.ndarray], float]
-    """From the values of all cases [cases, ...] to the score."""
+    values: Callable[[Record, Record], Any]  # from the records of a row and its case to the values that are pooled
+    pool: Callable[[np.ndarray], float]  # from the values of all cases [cases, ...] to the score
     best: float
-    exact: bool = False
-    """Whether it needs the exact posterior."""
+    exact: bool = False  # whether it needs the exact posterior
 
     def deviation(self, values: np.ndarray) -> float:
         """Distance of the pooled score from the best one, up to a constant; lower is better."""
@@ -71,8 +68,7 @@ MEASURES: dict[str, Measure] = {
         exact=True,
     ),
 }
-JOINT = ("ged_u", "coverage", "spread")
-"""Measures of the joint distribution, which need samples."""
+JOINT = ("ged_u", "coverage", "spread")  # measures of the joint distribution, which need samples
 IDEAL = {"ece": 0.0, "ged_u": 0.0, "coverage": 0.9, "spread": 1.0}
 """Scores of a perfect sampler, where they do not depend on the task."""
 

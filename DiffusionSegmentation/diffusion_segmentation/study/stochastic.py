@@ -12,8 +12,7 @@ from ..networks import Encoder
 from ..networks.blocks import CONV
 
 RANK = 10
-DRAWS = 16
-"""Samples of the logits for the loss."""
+DRAWS = 16  # samples of the logits for the loss
 
 
 class Stochastic(nn.Module):

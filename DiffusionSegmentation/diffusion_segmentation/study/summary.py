@@ -28,8 +28,7 @@ class Summary:
     sentences: list[dict[str, Any]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
-    """The numbers behind sentences and tables, for study.json."""
+    numbers: dict[str, Any] = field(default_factory=dict)  # the numbers behind sentences and tables, for study.json
 
     def add(self, verdict: str, text: str, claim: bool = False) -> None:
         """Append a sentence; one with `claim` is about a claim of the paper and is repeated at the top of the page."""

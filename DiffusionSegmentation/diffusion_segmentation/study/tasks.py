@@ -20,16 +20,12 @@ from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
 from .variants import json_digest
 
-MASKS = 8
-"""Masks per image of a phantom, drawn from its exact posterior."""
-SCORED_MARGIN = 3
-"""Test cases of a folder are scored within this many voxels of a structure."""
+MASKS = 8  # masks per image of a phantom, drawn from its exact posterior
+SCORED_MARGIN = 3  # test cases of a folder are scored within this many voxels of a structure
 MIN_CASES = 5
-MAX_WINDOW_BYTES = 2**28
-"""Limit for the float32 windows of a folder: as much as 4096 images of a phantom need."""
+MAX_WINDOW_BYTES = 2**28  # limit for the float32 windows of a folder: as much as 4096 images of a phantom need
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}
-"""Seeds of a phantom's parts; `evaluate` uses others."""
+PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}  # seeds of a phantom's parts; `evaluate` uses others
 
 
 @dataclass(frozen=True)
@@ -45,18 +41,14 @@ class Sizes:
 class Task:
     """A prepared task, whose arrays each process memory-maps."""
 
-    text: str
-    """The data as named on the command line."""
+    text: str  # the data as named on the command line
     name: str
     folder: Path
     shape: tuple[int, ...]
     label_names: tuple[str, ...]
-    exact: bool
-    """Whether the exact posterior is known; otherwise there are raters' masks."""
-    cases: tuple[str, ...]
-    """Names of the test cases."""
-    content: str
-    """Hash of what the arrays are made from."""
+    exact: bool  # whether the exact posterior is known; otherwise there are raters' masks
+    cases: tuple[str, ...]  # names of the test cases
+    content: str  # hash of what the arrays are made from
 
     @property
     def classes(self) -> int:

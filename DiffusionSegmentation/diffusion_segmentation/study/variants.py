@@ -6,10 +6,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-SCHEMA = 1
-"""Raise whenever training changes, so that cached variants are trained again."""
-ENSEMBLE_SIZE = 5
-"""Networks of a deep ensemble, which share the training time of one variant."""
+SCHEMA = 1  # raise whenever training changes, so that cached variants are trained again
+ENSEMBLE_SIZE = 5  # networks of a deep ensemble, which share the training time of one variant
 DROPOUT_RATE = 0.1
 
 
@@ -31,12 +29,10 @@ class Variant:
     """Training noise levels: adapted to the loss curve, or from the cosine or linear schedule."""
     input_scale: float = 0.5
     dropout: float = 0.0
-    halved: bool = False
-    """Whether it is trained on windows of half the edge."""
+    halved: bool = False  # whether it is trained on windows of half the edge
     crops: str = "image"
     """Position of these windows: uniform (image), or half of them around a labelled voxel (labels), which is biased."""
-    member: int = -1
-    """Index in a deep ensemble, 0 to ENSEMBLE_SIZE - 1; -1 for a single network."""
+    member: int = -1  # index in a deep ensemble, 0 to ENSEMBLE_SIZE - 1; -1 for a single network
 
     @property
     def share(self) -> float:

@@ -18,13 +18,10 @@ from ..known_answer.posterior import BITS, LEVELS, volumes
 from ..pooling import binned, finite
 from .reading import RunOutputs
 
-NEAR_MM = 10.0
-"""Radius of the region of interest around segmentation and reference."""
+NEAR_MM = 10.0  # radius of the region of interest around segmentation and reference
 PATCH_MM = 10.0
-ENTROPY_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 8.0)
-"""Bits."""
-STORED_VOXELS = 400
-"""Voxels of a case whose probabilities are stored, for the floor of the calibration error."""
+ENTROPY_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 8.0)  # Bits
+STORED_VOXELS = 400  # voxels of a case whose probabilities are stored, for the floor of the calibration error
 
 
 def score_map(

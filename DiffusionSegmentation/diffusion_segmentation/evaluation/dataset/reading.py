@@ -20,14 +20,10 @@ class RunOutputs:
     Outside the body, where nothing was computed, all is background with probability 1.
     """
 
-    labels: np.ndarray
-    """Most probable class, uint8."""
-    entropy: np.ndarray
-    """Bits, float32."""
-    probabilities: list[np.ndarray]
-    """By class, background first, uint8; 255 is 1."""
-    samples: list[np.ndarray]
-    """Joint samples, uint8."""
+    labels: np.ndarray  # most probable class, uint8
+    entropy: np.ndarray  # Bits, float32
+    probabilities: list[np.ndarray]  # by class, background first, uint8; 255 is 1
+    samples: list[np.ndarray]  # joint samples, uint8
 
     @property
     def confidence(self) -> np.ndarray:

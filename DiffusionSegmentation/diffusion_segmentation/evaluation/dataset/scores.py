@@ -15,8 +15,7 @@ from ..pooling import BINS, diagram, difference, finite, pooled_ece, score, scor
 from .cases import SOURCES
 from .comparison import ENTROPY_EDGES
 
-FLOOR_DRAWS = 400_000
-"""Voxels of the simulation of the calibration error's floor: counting noise below 0.003."""
+FLOOR_DRAWS = 400_000  # voxels of the simulation of the calibration error's floor: counting noise below 0.003
 BY_CLASS = ("dice", "nsd", "hd95_mm", "lesion_f1", "volume_error_ml", "missed", "false")
 
 

@@ -17,14 +17,10 @@ from ...phantoms import PhantomCase
 from ..pooling import binned
 from .samplers import Prediction, votes
 
-TRUTHS = 64
-"""Exact samples per case that represent the truth."""
-GROUP = 8
-"""Samples of an interval: the default of the program."""
-LEVELS = (50, 80, 90)
-"""Levels of the volume intervals (%)."""
-BITS = 0.1
-"""Entropy (bits) above which a voxel counts for `threshold_mean`."""
+TRUTHS = 64  # exact samples per case that represent the truth
+GROUP = 8  # samples of an interval: the default of the program
+LEVELS = (50, 80, 90)  # levels of the volume intervals (%)
+BITS = 0.1  # entropy (bits) above which a voxel counts for `threshold_mean`
 PATCH_VOXELS = 5
 
 

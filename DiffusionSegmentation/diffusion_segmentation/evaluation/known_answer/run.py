@@ -16,8 +16,7 @@ from ..store import CaseStore
 from .posterior import GROUP, Truth, entropy_bits, score_case
 from .samplers import EXACT, Prediction, votes
 
-CASES = {2: 400, 3: 100}
-"""Default number of cases, by the number of axes."""
+CASES = {2: 400, 3: 100}  # default number of cases, by the number of axes
 SAMPLES = 64
 DRAW_CASE, DRAW_TRUTH, DRAW_EXACT, SCORE = range(4)
 """Third part of the seeds; training uses seeds of two parts, so no random numbers are shared."""

@@ -14,12 +14,9 @@ from ...model.folder import Model
 from ...runtime.floating_point import flush_denormals
 from ...segmentation.sampler import CaseSamples, draw, sample_seeds
 
-EXACT = "exact"
-"""Key of the exact sampler: the scores of a perfect model with as many samples."""
-FITTED = "fitted"
-"""Key of the model's fitted start, if it has one; the step grids start from white noise."""
-DIRECT = "independent-pixels"
-"""Key of the direct head with independent voxels, the only row with its probabilities."""
+EXACT = "exact"  # key of the exact sampler: the scores of a perfect model with as many samples
+FITTED = "fitted"  # key of the model's fitted start, if it has one; the step grids start from white noise
+DIRECT = "independent-pixels"  # key of the direct head with independent voxels, the only row with its probabilities
 CONTROLS = {DIRECT: "independent pixels", "one-step": "one step", "mean-squared": "mean-squared fusion"}
 """Wrong samplers, which must fail a gate: independent voxels, the most probable mask repeated, and squared means."""
 
@@ -28,12 +25,9 @@ CONTROLS = {DIRECT: "independent pixels", "one-step": "one step", "mean-squared"
 class Prediction:
     """Output of one row for one case of C classes."""
 
-    probabilities: np.ndarray
-    """Class probabilities of the map, [C, *shape]; for a sampler the mean of its samples."""
-    masks: np.ndarray | None = None
-    """Joint samples uint8 [n, *shape]; None for a row without samples."""
-    seconds: float | None = None
-    """Sampling time; None if nothing was run."""
+    probabilities: np.ndarray  # class probabilities of the map, [C, *shape]; for a sampler the mean of its samples
+    masks: np.ndarray | None = None  # joint samples uint8 [n, *shape]; None for a row without samples
+    seconds: float | None = None  # sampling time; None if nothing was run
 
 
 @dataclass(frozen=True)

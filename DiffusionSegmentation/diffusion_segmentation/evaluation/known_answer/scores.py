@@ -12,8 +12,7 @@ from ..pooling import Score, diagram, pooled_ece, score
 from .posterior import GROUP, LEVELS, TRUTHS
 from .samplers import CONTROLS, EXACT
 
-COARSE = 0.25
-"""A volume with one value of this probability or more counts as discrete: it has no interval of 90 %."""
+COARSE = 0.25  # a volume with one value of this probability or more counts as discrete: it has no interval of 90 %
 CONFIDENCES = ("threshold_mean", "patch_max")
 
 RecordList = Sequence[Mapping[str, Any]]

@@ -12,10 +12,8 @@ from ..pooling import FEWEST_CASES
 from .formatting import GATED_SCORES, number, one_in, percent, shown, span
 
 Sentence = dict[str, str]
-FEW_CASES = 20
-"""Percentile bootstrap intervals are too narrow below this number of cases."""
-WIDE = 0.2
-"""A coverage with a wider interval is not decided."""
+FEW_CASES = 20  # percentile bootstrap intervals are too narrow below this number of cases
+WIDE = 0.2  # a coverage with a wider interval is not decided
 MAP_NAMES = {"samples": "samples", "direct": "direct head"}
 TOLERATED_ECE = 0.01
 """The samples' ECE may exceed the direct head's by this much before the direct head's map is the better choice."""

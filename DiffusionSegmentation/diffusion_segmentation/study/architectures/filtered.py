@@ -11,8 +11,7 @@ from .conditioned_unets import beside_image
 from .interface import Architecture, Condition
 from .unet import ImageLevels, UNet, level_channels
 
-BANDS = 9
-"""Weights of a filter along each frequency axis, interpolated between; odd, so that one is for frequency 0."""
+BANDS = 9  # weights of a filter along each frequency axis, interpolated between; odd, so that one is for frequency 0
 
 
 class FrequencyFilter(nn.Module):

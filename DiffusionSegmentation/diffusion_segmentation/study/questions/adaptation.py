@@ -36,8 +36,7 @@ TITLES = {
     "adapted": "adapted to the model's loss curve",
     "fingerprint": "from the fingerprint alone",
 }
-GED_MARGIN = 0.003
-"""A GED this close to the best counts as equal: repeated sampling changes it by about as much."""
+GED_MARGIN = 0.003  # a GED this close to the best counts as equal: repeated sampling changes it by about as much
 
 
 class StepGrids(Question):

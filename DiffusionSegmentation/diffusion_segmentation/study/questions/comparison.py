@@ -25,8 +25,7 @@ VERDICTS = {BETTER: HOLDS, WORSE: FAILS, OPEN: UNDECIDED}
 """Verdict of a sentence that expects the first of two rows to be better."""
 SOLVERS: dict[str, Solver] = {"second order": dpm_solver_2m, "DDIM": ddim, "ancestral": ancestral}
 
-Scores = Mapping[str, Mapping[str, Any]]
-"""Scores by row and measure, None if a row has no such score."""
+Scores = Mapping[str, Mapping[str, Any]]  # scores by row and measure, None if a row has no such score
 
 
 def measure_titles(*measures: str) -> dict[str, str]:
@@ -75,10 +74,8 @@ class Comparison(Question):
     cases: ClassVar[int | None] = 60
     measures: ClassVar[Mapping[str, str]] = measure_titles("iou", "ece", "ged_u", "coverage", "spread")
     """Scores in the table: keys of MEASURES, or those that `scores` adds, with their titles."""
-    plotted: ClassVar[tuple[str, ...]] = ("iou", "ged_u")
-    """Measures in the figure."""
-    figure_name: ClassVar[str] = ""
-    """File name of the figure without the task; the question's key if empty."""
+    plotted: ClassVar[tuple[str, ...]] = ("iou", "ged_u")  # measures in the figure
+    figure_name: ClassVar[str] = ""  # file name of the figure without the task; the question's key if empty
 
     @abstractmethod
     def titles(self, context: Context, name: str) -> dict[str, str]:

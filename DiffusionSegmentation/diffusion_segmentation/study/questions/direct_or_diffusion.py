@@ -26,8 +26,7 @@ from ..scores import score_cases
 from ..variants import Variant, ensemble
 from .comparison import VERDICTS, Comparison, measure_titles, outcome
 
-FUSED = (1, 8, 32)
-"""Numbers of samples that are fused."""
+FUSED = (1, 8, 32)  # numbers of samples that are fused
 DIRECT, DICE, ENSEMBLE, DROPOUT, STOCHASTIC = "direct", "direct-dice", "ensemble", "dropout", "stochastic"
 HEAD, COPULA = "head", "copula"
 DIFFUSION = {n: f"diffusion-{n}" for n in FUSED}

@@ -23,11 +23,9 @@ from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import TRAIN, VALIDATION
 from ..variants import Variant
 
-STEPS = 20
-"""Steps of the recorded sampling paths, fine enough to see where a label is decided."""
+STEPS = 20  # steps of the recorded sampling paths, fine enough to see where a label is decided
 CASES, SAMPLES = 24, 8
-MIN_RISE = 0.1
-"""A loss counts as non-monotonic if it rises by this share of its maximum."""
+MIN_RISE = 0.1  # a loss counts as non-monotonic if it rises by this share of its maximum
 MIN_DISTANCE = 0.5
 """Fingerprints differ if their half-points are further apart than this in log-SNR (a fifth of one of ten steps)."""
 CURVES = {

@@ -21,8 +21,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 CASES = 60
 ECE_ROWS = {"model": "model, masks", "softmax": "model, mean softmax", "exact": "exact sampler"}
 GED_ROWS = {"ged_v": "published form", "ged_floor": "published form of exact samples", "ged_u": "unbiased"}
-MAX_GED = 0.01
-"""Unbiased GED below which the samples count as samples of the true posterior."""
+MAX_GED = 0.01  # unbiased GED below which the samples count as samples of the true posterior
 
 Points = Sequence[tuple[int, Mapping[str, Any]]]
 
