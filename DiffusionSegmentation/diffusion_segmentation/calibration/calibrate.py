@@ -54,7 +54,7 @@ def calibrate(
         input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed, counter)
     if scans_only and input_statistics is None:
         raise InputError(f"The scans are too few for input statistics; {MIN_SCANS} or more are needed.")
-    result["scans"] = 0 if input_statistics is None else int(input_statistics.scans)
+    result["scans"] = 0 if input_statistics is None else int(input_statistics.get_buffer("scans"))
     output.mkdir(parents=True, exist_ok=True)
     write_report(output / "calibration.json", result)
     input_statistics = input_statistics or loaded.input_statistics
@@ -89,10 +89,8 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
             cases.append(labelled(model, image, relabel(labels, order)))
             counter(len(cases), count)
         if len(cases) < MIN_CASES:
-            raise InputError(
-                f"The spread cannot be fitted to {len(cases)} unseen cases; {MIN_CASES} or more labelled cases are "
-                "needed."
-            )
+            few = f"The spread cannot be fitted to {len(cases)} unseen cases"
+            raise InputError(f"{few}; {MIN_CASES} or more labelled cases are needed.")
         # Starts are compared on cases that the covariance is not fitted to, if there are enough for both.
         separate = len(cases) >= 2 * COMPARED
         fit_cases = cases[COMPARED:] if separate else cases

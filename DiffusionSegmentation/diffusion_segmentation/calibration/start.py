@@ -28,6 +28,9 @@ SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread coun
 SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
 
 
+Sampled = tuple[np.ndarray, np.ndarray]  # masks uint8 [n, *shape] and mean probabilities [C, *shape]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A start and the scores of its samples: `energy` of each case [N], the others over all cases."""
@@ -78,7 +81,7 @@ def compare_starts(
 
     `on_case(done, of)` is called after each case of a start.
     """
-    starts = {COPULA: Start(covariance, None)}
+    starts: dict[str, Start | None] = {COPULA: Start(covariance, None)}
     lowest = model.lowest_log_snr
     for log_snr, block_mm in DENOISED:
         if log_snr >= lowest:
@@ -97,13 +100,9 @@ def compare_starts(
 
 
 def scored(
-    name: str,
-    start: Start | None,
-    cases: Sequence[LabelledCase],
-    sampled: Sequence[tuple[np.ndarray, np.ndarray]],
-    spacing_mm: float,
+    name: str, start: Start | None, cases: Sequence[LabelledCase], sampled: Sequence[Sampled], spacing_mm: float
 ) -> Candidate:
-    """Scores of `sampled`, masks uint8 [n, *shape] and mean probabilities [C, *shape] for each case."""
+    """Scores of the samples of each case."""
     records, scores = [], []
     for case, (masks, mean) in zip(cases, sampled, strict=True):
         consensus = mean.argmax(0).astype(np.uint8)
@@ -116,29 +115,26 @@ def scored(
     return Candidate(name, start, energy, z_rms, coverage, prior, float(log_score.min()), joint.n)
 
 
-def samples(model: Model, case: LabelledCase, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     """Masks uint8 [count, *shape] with the model's start, and the samples' mean probabilities [C, *shape]."""
-    masks, mean = _unmasked_samples(model, case, count, seed)
-    if case.ignored is not None:
-        masks = np.where(case.ignored, np.uint8(0), masks)
-        mean = mean if mean is case.p else np.where(case.ignored, case.p, mean)
-    return masks, mean
-
-
-def _unmasked_samples(model: Model, case: LabelledCase, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     device = next(model.encoder.parameters()).device
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grid = np.empty(0) if model.is_copula_only else model.step_grid(steps)
     with flush_denormals():
         if model.dims == 2:
             drawn = draw(model, case.image[None], count, grid, seed)
-            return drawn.masks[0], drawn.mean[0]
-        encoded = EncodedVolume(model, case.image, device, lambda: None)
-        seeds = sample_seeds(seed, count)
-        if model.is_copula_only:
-            return np.stack([encoded.start_mask(one) for one in seeds]), case.p
-        p = np.concatenate([encoded.sample([one], grid) for one in seeds])
-        return p.argmax(1).astype(np.uint8), p.mean(0)
+            masks, mean = drawn.masks[0], drawn.mean[0]
+        else:
+            encoded, seeds = EncodedVolume(model, case.image, device, lambda: None), sample_seeds(seed, count)
+            if model.is_copula_only:
+                masks, mean = np.stack([encoded.start_mask(one) for one in seeds]), case.p
+            else:
+                p = np.concatenate([encoded.sample([one], grid) for one in seeds])
+                masks, mean = p.argmax(1).astype(np.uint8), p.mean(0)
+    if case.ignored is not None:
+        masks = np.where(case.ignored, np.uint8(0), masks)
+        mean = mean if mean is case.p else np.where(case.ignored, case.p, mean)
+    return masks, mean
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:

@@ -7,14 +7,7 @@ of the score that does not depend on it.
 # ruff: noqa: F401 - the names are imported for callers of the package
 from .accuracy import dice, hd95, lesion_f1, nsd
 from .bootstrap import Interval, interval
-from .calibration import (
-    ambiguous,
-    calibration_table,
-    ece_floor,
-    expected_calibration_error,
-    table_ece,
-    within,
-)
+from .calibration import ambiguous, calibration_table, ece_floor, expected_calibration_error, table_ece, within
 from .distribution import (
     EnergyDistance,
     coverage,

@@ -2,7 +2,8 @@
 
 Label maps are uint8 [*shape] with 2 or 3 axes; label 0 is background, and `classes` includes it. Spacing is in mm, in
 the order of the array's axes. A class that is empty in one map or in both has a defined score, never NaN, so that a
-mean over cases includes missed structures.
+mean over cases includes missed structures. Every score raises ValueError when the shapes of the maps differ or the
+spacing has another number of axes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ MaskScore = Callable[[np.ndarray, np.ndarray], float]
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> np.ndarray:
-    """Dice of each class [classes], background first; 1 if a class is empty in both maps.
-
-    Raises ValueError when the shapes differ.
-    """
+    """Dice of each class [classes], background first; 1 if a class is empty in both maps."""
     _check_grids(prediction, reference)
     pairs = np.bincount(reference.ravel().astype(np.int64) * classes + prediction.ravel(), minlength=classes**2)
     table = pairs.reshape(classes, classes).astype(np.float64)
@@ -34,8 +32,6 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, classes: int, spacing_mm
     The larger of the two directed 95th percentiles of the distances between surface voxels (MONAI), not the percentile
     of both directions pooled. Mask voxels at the border of the grid are surface voxels. A class that is empty in one
     map scores the diagonal of the grid, the largest possible distance; 0 if it is empty in both.
-
-    Raises ValueError when the shapes differ or the spacing has another number of axes.
     """
     from monai.metrics import compute_hausdorff_distance
 
@@ -57,16 +53,14 @@ def nsd(
     Surface elements are weighted by their area between voxel centres (Nikolov et al., arXiv:1809.04430; MONAI with
     `use_subvoxels`). Scores that count boundary voxels instead are not comparable: with voxels of 5 x 1 x 1 mm they can
     be .74 in place of .87. 1 if a class is empty in both maps, 0 if it is empty in one.
-
-    Raises ValueError when the shapes differ or the spacing has another number of axes.
     """
     from monai.metrics import compute_surface_dice
 
     spacing = _check_spacing(prediction, reference, spacing_mm)
-    options = {"include_background": True, "spacing": spacing, "use_subvoxels": True}
 
     def score(a: np.ndarray, b: np.ndarray) -> float:
-        return compute_surface_dice(_tensor(a), _tensor(b), [float(tolerance_mm)], **options).item()
+        pair, tolerance = (_tensor(a), _tensor(b)), [float(tolerance_mm)]
+        return compute_surface_dice(*pair, tolerance, True, spacing=spacing, use_subvoxels=True).item()
 
     return _by_class(prediction, reference, classes, score, one_empty=0.0, both_empty=1.0)
 
@@ -77,8 +71,6 @@ def lesion_f1(prediction: np.ndarray, reference: np.ndarray, classes: int) -> np
     A lesion is a connected component (full connectivity). It is detected if the prediction of its class overlaps it by
     at least one voxel; a predicted component without overlap is a false positive. F1 = 2 TP / (2 TP + FN + FP), as in
     ISLES 2022 (Hernandez Petzsche et al. 2022).
-
-    Raises ValueError when the shapes differ.
     """
     _check_grids(prediction, reference)
     structure = ndimage.generate_binary_structure(prediction.ndim, prediction.ndim)

@@ -24,19 +24,13 @@ class Interval(NamedTuple):
 
 
 def interval(
-    values: np.ndarray,
-    level: float,
-    rng: np.random.Generator,
-    resamples: int = 2000,
-    statistic: Statistic = np.mean,
+    values: np.ndarray, level: float, rng: np.random.Generator, resamples: int = 2000, statistic: Statistic = np.mean
 ) -> Interval:
     """Percentile bootstrap interval over cases (Efron and Tibshirani 1993, chapter 13).
 
     `values` are [cases] or [cases, ...]; `statistic` maps resampled cases of that shape to a number, such as a ratio of
-    two columns' sums. For two scores of the same cases pass their differences.
-
-    Raises ValueError when there are fewer than two cases or a value is not finite: the caller decides what a case
-    without a score counts as.
+    two columns' sums. For two scores of the same cases pass their differences. Raises ValueError when there are fewer
+    than two cases or a value is not finite: the caller decides what a case without a score counts as.
     """
     values = np.asarray(values, np.float64)
     if len(values) < 2 or not np.isfinite(values).all():

@@ -57,9 +57,7 @@ def ece_floor(probabilities: np.ndarray, n_samples: int, rng: np.random.Generato
 
     Simulates samples and truth of each voxel independently; use many voxels, because counting noise adds to the floor.
     The mean of a model's own samples may stand in for the true probabilities. It is more extreme than they are, so the
-    floor is then too low, by an eighth at 8 samples.
-
-    Raises ValueError when there is no sample.
+    floor is then too low, by an eighth at 8 samples. Raises ValueError when there is no sample.
     """
     if n_samples < 1:
         raise ValueError("A floor needs at least one sample.")
@@ -71,8 +69,5 @@ def ece_floor(probabilities: np.ndarray, n_samples: int, rng: np.random.Generato
 
 
 def ambiguous(exact: np.ndarray) -> np.ndarray:
-    """Where (bool) an exact probability lies in AMBIGUOUS.
-
-    Selecting voxels by the samples instead would select their noise as well.
-    """
+    """Where (bool) an exact probability lies in AMBIGUOUS; selection by the samples would select their noise, too."""
     return (exact > AMBIGUOUS[0]) & (exact < AMBIGUOUS[1])

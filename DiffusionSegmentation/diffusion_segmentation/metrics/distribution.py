@@ -1,7 +1,8 @@
 """Agreement of the distribution of samples with that of the truth: distances between sets of masks, spread, ranks.
 
 Sets of masks are uint8 [n, *shape] with labels; 0 is background, and `classes` includes it. The distance of two masks
-is d = 1 - IoU, averaged over the foreground classes; a class that is empty in both masks has distance 0.
+is d = 1 - IoU, averaged over the foreground classes; a class that is empty in both masks has distance 0. Functions of
+two sets raise ValueError when the shapes of their masks differ.
 """
 
 from __future__ import annotations
@@ -38,16 +39,20 @@ class EnergyDistance(NamedTuple):
     rater_diversity: float
     cross: float
 
+    def as_json(self) -> dict[str, float]:
+        """The distances in the records of cases."""
+        return {"ged_u": self.u, "ged_v": self.v, "ged_floor": self.floor}
+
 
 def pairwise_distance(a: np.ndarray, b: np.ndarray, classes: int) -> np.ndarray:
-    """Distances [n, m] of every mask in `a` to every mask in `b`. Raises ValueError when the shapes differ."""
+    """Distances [n, m] of every mask in `a` to every mask in `b`."""
     shared, total = _overlaps(a, b, classes)
     union = total - shared
     return (1 - np.divide(shared, union, out=np.ones_like(shared), where=union > 0)).mean(0)
 
 
 def pairwise_dice(a: np.ndarray, b: np.ndarray, classes: int) -> np.ndarray:
-    """Dice [C - 1, n, m] of each foreground class, 1 if empty in both. Raises ValueError when the shapes differ."""
+    """Dice [C - 1, n, m] of each foreground class, 1 if empty in both."""
     shared, total = _overlaps(a, b, classes)
     return np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
 
@@ -56,8 +61,6 @@ def energy_distance(samples: np.ndarray, raters: np.ndarray, classes: int) -> En
     """GED of samples [n, *shape] against raters [m, *shape] (Székely and Rizzo 2013; Kohl et al. 2018).
 
     GED_V = 2 E d(S, Y) - E d(S, S') - E d(Y, Y'). Compare GED_V at equal n and m only; GED_U needs no such care.
-
-    Raises ValueError when the shapes differ.
     """
     n, m = len(samples), len(raters)
     cross = float(pairwise_distance(samples, raters, classes).mean())
@@ -70,9 +73,8 @@ def energy_distance_exact(
     """GED of samples [n, *shape] against a known distribution: masks [M, *shape] with probabilities [M].
 
     Equals the GED against infinitely many raters: a perfect sampler has mean `u` 0 at any n, and D / n in `v`.
-    `diversity` is the precomputed `law_diversity`, which takes most of the time.
-
-    Raises ValueError when the shapes differ or the weights do not add up to 1.
+    `diversity` is the precomputed `law_diversity`, which takes most of the time. Raises ValueError when the weights do
+    not add up to 1.
     """
     support, weights = _possible(support, weights)
     cross = float(pairwise_distance(samples, support, classes).mean(0) @ weights)
@@ -105,12 +107,10 @@ def hungarian_iou(samples: np.ndarray, raters: np.ndarray, classes: int) -> floa
     """HM-IoU: mean IoU of the best one-to-one matching, both sets repeated to lcm(n, m) (Kohl et al. 2019).
 
     A perfect sampler scores less than 1, and more with larger n and m: compare at equal n and m only.
-
-    Raises ValueError when the shapes differ.
     """
-    n, m = len(samples), len(raters)
-    size = math.lcm(n, m)
-    distances = np.tile(pairwise_distance(samples, raters, classes), (size // n, size // m))
+    size = math.lcm(len(samples), len(raters))
+    repeats = size // len(samples), size // len(raters)
+    distances = np.tile(pairwise_distance(samples, raters, classes), repeats)
     return float(1 - distances[linear_sum_assignment(distances)].mean())
 
 
@@ -119,8 +119,6 @@ def d_max(samples: np.ndarray, raters: np.ndarray, classes: int) -> float:
 
     It increases with the number of samples whatever they are: it measures coverage, not accuracy, and is comparable at
     equal numbers only. A class that is empty in both masks has Dice 1.
-
-    Raises ValueError when the shapes differ.
     """
     return float(pairwise_dice(samples, raters, classes).mean(0).max(0).mean())
 
@@ -160,10 +158,7 @@ def rank_histogram(ranks: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Intersections and sums of sizes [C - 1, n, m], in voxels, of each foreground class in masks of `a` and `b`.
-
-    Raises ValueError when the shapes differ.
-    """
+    """Intersections and sums of sizes [C - 1, n, m], in voxels, of each foreground class in masks of `a` and `b`."""
     if a.shape[1:] != b.shape[1:]:
         raise ValueError("The two sets of masks lie on different grids.")
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)

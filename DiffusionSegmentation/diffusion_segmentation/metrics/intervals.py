@@ -23,9 +23,8 @@ def predictive_bounds(volumes: np.ndarray, level: float) -> tuple[np.ndarray, np
 
     Below 19 samples mean +- t(n - 1) * s * sqrt(1 + 1/n), at least 0; from 19 samples on the order statistics at
     (n + 1)p (Hahn and Meeker, "Statistical Intervals", 1991, sections 4.7 and 5.4). Plain quantiles of few samples are
-    too narrow: the 5 to 95 % range of 8 perfect samples contains 72 % of new values.
-
-    Raises ValueError for fewer than two samples.
+    too narrow: the 5 to 95 % range of 8 perfect samples contains 72 % of new values. Raises ValueError for fewer than
+    two samples.
     """
     n = volumes.shape[-1]
     if n < 2:
@@ -47,9 +46,8 @@ def covered(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
     """Whether (bool) the predictive intervals of samples [..., n] contain the true volumes [...]; both broadcast.
 
     The mean is `level` for a perfect sampler at any n if volumes are normal (below 19 samples) or continuous (from 19
-    on). Discrete volumes, such as those of a lesion that may be absent, are covered more or less often.
-
-    Raises ValueError for fewer than two samples.
+    on). Discrete volumes, such as those of a lesion that may be absent, are covered more or less often. Raises
+    ValueError for fewer than two samples.
     """
     low, high = predictive_bounds(samples, level)
     slack = 1e-9 * np.abs(truth)  # identical samples give a point, which rounding in the mean must not move

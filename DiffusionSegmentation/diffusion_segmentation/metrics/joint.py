@@ -193,7 +193,7 @@ class JointScores:
     def _statistics(self) -> dict[str, Statistic]:
         rows, counts = np.arange(len(self.volumes)), self.counts
 
-        def mean(values: np.ndarray) -> Statistic:
+        def mean(values: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
             def statistic(pick: np.ndarray) -> tuple[float, np.ndarray]:
                 by_structure = np.where(counts, values[rows, pick], np.nan)
                 return float(np.nanmean(by_structure)) if counts.any() else np.nan, _nanmean(by_structure)
@@ -254,9 +254,7 @@ class JointScores:
         }
 
     def case_scores(self) -> dict[str, np.ndarray]:
-        """Energy score, CRPS (ml) and Dice of one sample [N] of each case, averaged over its structures, for paired
-        comparisons; NaN for a case in which no structure counts.
-        """
+        """Energy score, CRPS (ml) and Dice of one sample [N], means over the structures that count in a case or NaN."""
         values = {
             "energy_score": (self.to_truth - self.between / 2)[:, 0],
             "crps_ml": self.crps[:, 0],

@@ -74,9 +74,8 @@ def threshold_mean(entropy: np.ndarray, bits: float) -> float:
 def patch_max(entropy: np.ndarray, spacing_mm: Sequence[float], size_mm: float) -> float:
     """Largest mean entropy (bits) of a cube of edge `size_mm` (rounded to voxels) inside the grid.
 
-    Spacing in the order of the array's axes. The cube is cut to the grid along axes where the grid is smaller.
-
-    Raises ValueError when the spacing has another number of axes.
+    Spacing in the order of the array's axes. The cube is cut to the grid along axes where the grid is smaller. Raises
+    ValueError when the spacing has another number of axes.
     """
     if len(spacing_mm) != entropy.ndim:
         raise ValueError(f"The entropy has {entropy.ndim} axes and the spacing {len(spacing_mm)}.")

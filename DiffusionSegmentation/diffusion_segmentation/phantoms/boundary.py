@@ -10,7 +10,7 @@ from scipy.special import expit, ndtr
 
 from .case import Phantom
 from .enumerable import CellsCase
-from .shapes import blob, coordinates, ellipsoid, orientation
+from .shapes import blob, coordinates, ellipsoid, log_uniform, orientation
 
 QUANTUM = 1 / 16
 """Rounding of distances (voxels; for several objects, standard deviations): leaves a few hundred masks, also in 3D."""
@@ -53,9 +53,7 @@ class Boundary(Phantom):
 
     name: ClassVar[str] = "boundary"
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return ("object",)
+    label_names = ("object",)
 
     def draw(self, rng: np.random.Generator) -> BoundaryCase:
         depths, sigma = self._one(rng) if min(self.shape) < SEVERAL else self._several(rng)
@@ -74,7 +72,7 @@ class Boundary(Phantom):
 
     def _one(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Depth [1, *shape] of one object in the middle, and its sigma [1]."""
-        sigma = np.exp(rng.uniform(*np.log(self.sigma), 1))
+        sigma = log_uniform(rng, self.sigma, 1)
         distance = np.round(blob(rng, self.shape, self.radius) / QUANTUM) * QUANTUM
         return distance[None] / sigma, sigma
 
@@ -85,7 +83,7 @@ class Boundary(Phantom):
         chosen = rng.permutation(parts)[: rng.integers(self.objects[0], self.objects[1] + 1)]
         grid, size = coordinates(self.shape), np.array(self.shape) / PARTS[axes]
         reach = size.min() / 2 * rng.uniform(0.8, 1, len(chosen))
-        sigma = reach * np.exp(rng.uniform(*np.log(self.softness), len(chosen)))
+        sigma = reach * log_uniform(rng, self.softness, len(chosen))
         depths = []
         for part, r, s in zip(chosen, reach, sigma, strict=True):
             centre = part * size + rng.uniform(r, size - r) - 0.5

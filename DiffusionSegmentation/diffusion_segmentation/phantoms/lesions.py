@@ -12,6 +12,8 @@ from .case import Phantom
 from .enumerable import CellsCase
 from .shapes import checkerboard, coordinates, ellipsoid, orientation
 
+Group = tuple[str, tuple[int, ...]]  # kind and candidates, see `LesionsCase`
+
 MOST_CANDIDATES = 8
 RADIUS_EDGE = 32  # shortest edge (voxels) above which radii scale with the grid
 PROBABILITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
@@ -31,7 +33,7 @@ class LesionsCase(CellsCase):
     candidates: np.ndarray
     labels: np.ndarray
     chances: np.ndarray
-    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    groups: tuple[Group, ...]
 
     def chimeras(self, masks: np.ndarray) -> float:
         """Share of (mask, candidate) with 10 to 90 % of the candidate filled with its label; masks [n, *shape]."""
@@ -65,9 +67,7 @@ class Lesions(Phantom):
 
     name: ClassVar[str] = "lesions"
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return ("bright lesion", "dark lesion")
+    label_names = ("bright lesion", "dark lesion")
 
     def draw(self, rng: np.random.Generator) -> LesionsCase:
         candidates = self._place(rng, int(rng.integers(3, MOST_CANDIDATES + 1)))
@@ -103,8 +103,8 @@ class Lesions(Phantom):
             if (away > reach[:placed] + reach[placed] + 1).all():
                 centres[placed] = centre
                 placed += 1
-                if placed == most:
-                    break
+            if placed == most:
+                break
         grid = coordinates(self.shape)
         places = zip(centres[:placed].reshape(placed, axes, *[1] * axes), radii, strict=False)
         return np.stack([ellipsoid(grid - centre, r, orientation(rng, axes)) < 0 for centre, r in places])
@@ -115,9 +115,10 @@ def stripes(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to((1 - 2 * (np.arange(shape[0]) % 2)).reshape(-1, *[1] * (len(shape) - 1)), shape)
 
 
-def random_groups(rng: np.random.Generator, k: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], np.ndarray]:
+def random_groups(rng: np.random.Generator, k: int) -> tuple[tuple[Group, ...], np.ndarray]:
     """Random groups of k candidates, and the probabilities [k] of the candidates."""
-    order, chances, groups = rng.permutation(k).tolist(), np.empty(k), []
+    order, chances = rng.permutation(k).tolist(), np.empty(k)
+    groups: list[Group] = []
     if len(order) >= 2 and rng.random() < 0.6:
         pair = (order.pop(), order.pop())
         chances[list(pair)] = rng.choice(PROBABILITIES)
@@ -134,19 +135,17 @@ def random_groups(rng: np.random.Generator, k: int) -> tuple[tuple[tuple[str, tu
     return tuple(groups), chances
 
 
-def combinations(groups: tuple[tuple[str, tuple[int, ...]], ...], chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def combinations(groups: tuple[Group, ...], chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All possible combinations of present candidates, 0 and 1 [combinations, k], and their probabilities."""
-    outcomes = []
+    outcomes: list[list[tuple[tuple[int, ...], float]]] = []
     for kind, members in groups:
         if kind == "exactly one":
             outcomes.append([((k,), chances[k]) for k in members])
         else:
             chance = chances[members[0]]
             outcomes.append([(members, chance), ((), 1 - chance)])
-    present, weights = [], []
-    for combination in itertools.product(*outcomes):
-        row = np.zeros(len(chances), int)
+    combined = list(itertools.product(*outcomes))
+    present = np.zeros((len(combined), len(chances)), int)
+    for row, combination in zip(present, combined, strict=True):
         row[[k for members, _ in combination for k in members]] = 1
-        present.append(row)
-        weights.append(np.prod([weight for _, weight in combination]))
-    return np.stack(present), np.array(weights)
+    return present, np.array([np.prod([weight for _, weight in combination]) for combination in combined])

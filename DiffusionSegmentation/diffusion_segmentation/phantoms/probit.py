@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from ..errors import InputError
 from .case import Phantom, PhantomCase, VolumeLaw
 from .gaussian import gaussian_field
-from .shapes import blob, checkerboard, coordinates
+from .shapes import blob, checkerboard, coordinates, log_uniform
 
 MARGIN = 5.0
 """The image shows depths up to this many largest sigmas beyond the thresholds, where labels are certain to 3e-7."""
@@ -26,14 +26,11 @@ class ProbitCase(PhantomCase):
     """
 
     image: np.ndarray
+    classes: int
     depth: np.ndarray
     sigma: np.ndarray
     thresholds: np.ndarray
     correlation: float
-
-    @property
-    def classes(self) -> int:
-        return len(self.thresholds) + 1
 
     @cached_property
     def marginals(self) -> np.ndarray:
@@ -92,10 +89,10 @@ class Probit(Phantom):
         thresholds = min(self.shape) * np.array(self.depths)
         along = np.tensordot(rng.normal(size=depth.ndim), coordinates(self.shape), 1)
         share = (along - along.min()) / np.ptp(along)
-        first, last = np.exp(rng.uniform(*np.log(self.sigma), 2))
+        first, last = log_uniform(rng, self.sigma, 2)
         sigma = first ** (1 - share) * last**share
         low, high = thresholds[0] - MARGIN * self.sigma[1], thresholds[-1] + MARGIN * self.sigma[1]
         intensity = 0.1 + (np.clip(depth, low, high) - low) / (high - low)
         texture = rng.choice([-1, 1]) * checkerboard(self.shape) * 0.08 * sigma
         image = (intensity + texture).astype(np.float32)
-        return ProbitCase(image, depth, sigma, thresholds, self.correlation)
+        return ProbitCase(image, self.classes, depth, sigma, thresholds, self.correlation)

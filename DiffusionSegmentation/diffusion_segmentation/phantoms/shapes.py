@@ -10,6 +10,12 @@ def coordinates(shape: tuple[int, ...]) -> np.ndarray:
     return np.indices(shape).astype(np.float64)
 
 
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> np.ndarray:
+    """n random numbers within `bounds`, uniform on a log scale."""
+    low, high = np.log(bounds)
+    return np.exp(rng.uniform(low, high, n))
+
+
 def orientation(rng: np.random.Generator, axes: int) -> np.ndarray:
     """A uniformly random orthogonal matrix [axes, axes]."""
     q, r = np.linalg.qr(rng.normal(size=(axes, axes)))
@@ -22,8 +28,7 @@ def ellipsoid(offsets: np.ndarray, radii: np.ndarray, rotation: np.ndarray) -> n
     `offsets` [axes, *shape] are positions from its centre, `radii` [axes] its half axes in voxels along the rows of
     `rotation`. With q = sum (x/r)^2, the distance from the surface q = 1 is (sqrt(q) - 1) / |grad sqrt(q)|.
     """
-    along = np.tensordot(rotation, offsets, 1)
-    along = np.moveaxis(along, 0, -1) / radii
+    along = np.moveaxis(np.tensordot(rotation, offsets, 1), 0, -1) / radii
     level, slope = np.linalg.norm(along, axis=-1), np.linalg.norm(along / radii, axis=-1)
     # At the centre the slope is undefined; the surface is a shortest half axis away.
     return np.where(slope > 0, (level - 1) * level / np.where(slope > 0, slope, 1), -np.min(radii))

@@ -33,9 +33,7 @@ class Template(Phantom):
 
     name: ClassVar[str] = "template"
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return ("faint disc", "clear disc")
+    label_names = ("faint disc", "clear disc")
 
     def draw(self, rng: np.random.Generator) -> EnumerableCase:
         mask = self.masks[rng.integers(len(self.masks))]
