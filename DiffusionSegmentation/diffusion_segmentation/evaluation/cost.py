@@ -34,7 +34,7 @@ def row_costs(
             "encoder_passes": passes[key][0],
             "denoiser_passes": passes[key][1],
             **seconds,
-            "rho": seconds["p50"] / direct if direct else None,
+            "rho": seconds["p50"] / direct if seconds["p50"] and direct else None,
         }
         for key, seconds in times.items()
     }

@@ -25,7 +25,7 @@ from ..phantoms import PHANTOMS, phantom
 from ..runtime.devices import choose_device
 from ..runtime.versions import versions
 from ..segmentation.sampler import sample_seeds
-from ..training.sources import open_source
+from ..training.sources import WINDOW, Heads
 from . import cost, joint
 from .dataset import cases
 from .dataset import scores as folder_scores
@@ -144,15 +144,13 @@ def _training_task(model: Model, name: str) -> str:
 
 def _on_heads(request: EvaluationRequest, model: Model) -> Result:
     """Synthetic heads, whose labels are the truth by construction; new ones, used in no training or calibration."""
-    source = open_source(request.dataset, request.output)
+    source = Heads(Path(request.dataset), request.window or WINDOW)
     require_fit(model, source)
     source.configure(model.section)
     device, samples = choose_device(request.device), request.samples or joint.SAMPLES
     if samples < joint.FEWEST_SAMPLES:
         raise InputError(f"At least {joint.FEWEST_SAMPLES} samples per case are needed; give a larger number.")
     names = [entry["name"] for entry in model.labels]
-    if request.window:
-        source.window = request.window
     shape = "x".join(map(str, source.window))
     key = _key(model, request, samples, None, device) | {"data": shape, "priors": files_sha256(source.priors)}
     store, model = CaseStore(request.output / "cases", key), model.to(device)
@@ -237,10 +235,8 @@ def _about(request: EvaluationRequest, model: Model, device: torch.device, sampl
     section = model.section
     return {
         "schema": SCHEMA,
-        "model": {
-            **{key: section[key] for key in ("name", "title", "sha256")},
-            "version": model.metadata.get("version"),
-        },
+        "model": {key: section[key] for key in ("name", "title", "sha256")}
+        | {"version": model.metadata.get("version")},
         "samples": samples,
         "seed": request.seed,
         "device": str(device),

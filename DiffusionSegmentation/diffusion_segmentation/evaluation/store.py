@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import hashlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DiffusionSegmentationError
-from ..images.writing import replace, write_report
+from ..images.writing import atomic_file, write_report
 
 Json = Mapping[str, Any]
 
@@ -42,15 +42,15 @@ class CaseStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, name: str, record: Json, picture: Mapping[str, np.ndarray], files: Json | None = None) -> None:
-        """Store a case; the record is written last, so a record always has its picture.
+    def put(self, name: str, record: Json, picture: Json, files: Json | None = None) -> None:
+        """Store a case and the arrays of its picture; the record is written last, so a record always has its picture.
 
         Raises DiffusionSegmentationError, one sentence, when it cannot be written.
         """
         path = self._path(name)
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, **picture)
-        write_whole(path.with_suffix(".npz"), arrays.getvalue())
+        make_folder(self.folder)
+        with atomic_file(path.with_suffix(".npz")) as file:
+            np.savez_compressed(file, **picture)
         write_report(path, {"name": name, "key": self.key, "files": dict(files or {}), "record": record})
 
     def picture(self, name: str) -> dict[str, np.ndarray]:
@@ -67,16 +67,24 @@ class CaseStore:
         return self.folder / f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, creating its folder. Raises DiffusionSegmentationError."""
-    part = path.with_name(path.name + ".part")
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents. Raises DiffusionSegmentationError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        replace(part, path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise DiffusionSegmentationError(
-            f"'{path.name}' could not be written ({error.strerror}); free some space or choose another folder."
-        ) from error
+        text = f"The folder '{folder.name}' could not be written ({error.strerror}); choose another folder."
+        raise DiffusionSegmentationError(text) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, creating its folder. Raises DiffusionSegmentationError."""
+    make_folder(path.parent)
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as a CSV file, creating its folder. Raises DiffusionSegmentationError."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_bytes(path, text.getvalue().encode("utf-8"))

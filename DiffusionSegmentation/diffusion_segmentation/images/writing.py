@@ -106,7 +106,7 @@ def write_sequence(
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
     """Write `report` as indented JSON in UTF-8. Raises as `write_segmentation`, and ValueError for NaN or infinity."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with _atomic_file(Path(path)) as file:
+    with atomic_file(Path(path)) as file:
         file.write(text.encode("utf-8"))
 
 
@@ -145,7 +145,7 @@ def _write_nrrd(
 ) -> None:
     """Write header and `slices`, consecutive along the slowest axis, each in C order."""
     storage = {"endian": "little", "encoding": "gzip" if compress else "raw"}
-    with _atomic_file(Path(path)) as file:
+    with atomic_file(Path(path)) as file:
         file.write(format_nrrd({**fields, **storage}, keys))
         # Neither name nor time in the gzip header, so that equal results are equal files.
         options: dict[str, Any] = {"filename": "", "mode": "wb", "compresslevel": GZIP_LEVEL, "mtime": 0}
@@ -155,7 +155,7 @@ def _write_nrrd(
 
 
 @contextlib.contextmanager
-def _atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success it replaces `path`, after an exception it is deleted."""
     name, dot, extension = path.name.partition(".")
     partial = path.with_name(f"{name}.part{dot}{extension}")

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..images.writing import write_report
 from .fit import trained
 from .sampling import VariantSampler
@@ -41,8 +39,8 @@ class Context:
     folder: Path
     device: str
 
-    def network(self, variant: Variant) -> torch.nn.Module:
-        """The variant's network, which is trained first if the cache has none."""
+    def network(self, variant: Variant) -> Any:
+        """The variant's `fit.Network`, which is trained first if the cache has none."""
         return trained(variant, self.tasks[variant.task], self.minutes, self.folder / "arms", self.device)
 
     def sampler(self, variant: Variant) -> VariantSampler:
@@ -55,13 +53,13 @@ class Context:
         """Iterations, seconds, parameters and operations of a trained variant."""
         return json.loads(self._weights(variant).with_suffix(".json").read_text(encoding="utf-8"))
 
-    def load(self, measurement: Measurement) -> dict[str, Any] | None:
-        """The cached result of a measurement of the same variants; None if there is none."""
+    def load(self, measurement: Measurement) -> dict[str, Any]:
+        """The cached result of a measurement of the same variants; empty if there is none."""
         try:
             entry = json.loads(self._file(measurement).read_text(encoding="utf-8"))
-            return entry["found"] if entry["probe"] == self._identity(measurement) else None
+            return entry["found"] if entry["probe"] == self._identity(measurement) else {}
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return {}
 
     def save(self, measurement: Measurement, result: Mapping[str, Any]) -> None:
         self._file(measurement).parent.mkdir(parents=True, exist_ok=True)

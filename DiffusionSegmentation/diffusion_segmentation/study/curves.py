@@ -9,7 +9,8 @@ from ..diffusion.process import diffuse, one_hot_state
 from ..networks import CHANNELS_LAST, space_to_depth
 from ..runtime.floating_point import flush_denormals
 from ..training.loss import bin_centres, cross_entropy
-from .architectures.interface import Condition
+from .architectures.interface import Architecture, Condition
+from .architectures.unet import UNet
 from .objectives import probabilities
 from .tasks import VALIDATION, Task
 from .variants import Variant
@@ -19,7 +20,7 @@ BATCH = 16
 
 
 def loss_over_levels(
-    network: torch.nn.Module, variant: Variant, task: Task, part: str = VALIDATION
+    network: Architecture | UNet, variant: Variant, task: Task, part: str = VALIDATION
 ) -> dict[str, np.ndarray]:
     """Arrays "loss" and "error" [cases, 24] of a denoising variant at the log-SNR "log_snr" [24].
 
@@ -38,7 +39,7 @@ def loss_over_levels(
         images = (images - mean) / deviation
 
     def at_level(
-        x0: torch.Tensor, target: torch.Tensor, condition: Condition | None, level: float
+        x0: torch.Tensor, target: torch.Tensor, condition: Condition, level: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and error [N] at one log-SNR."""
         noise = torch.randn(x0.shape, generator=generator).to(device).contiguous(memory_format=memory_format)
@@ -48,31 +49,31 @@ def loss_over_levels(
             error = (network(x, log_snr) - noise).square().flatten(1).mean(1)
             # Near pure noise a small error of the noise is a large one of x0; the mean image has an error of 1.
             return error, (error * torch.exp(-log_snr)).clamp(max=1.0)
-        output = network(x, log_snr) if condition is None else network.denoise(x, log_snr, condition)
+        output = network.denoise(x, log_snr, condition) if isinstance(network, Architecture) else network(x, log_snr)
         error = (2 * probabilities(output, variant.loss, x, log_snr) - 1 - x0).square().flatten(1).mean(1)
         return cross_entropy(output, target, task.classes) if variant.loss in ("ce", "dice") else error, error
 
-    loss, error = [], []
+    batches = []
     with flush_denormals(), torch.inference_mode():
         for start in range(0, count, BATCH):
             image = torch.from_numpy(images[start : start + BATCH])[:, None].to(device)
             target = space_to_depth(torch.from_numpy(masks[start : start + BATCH])).long().to(device)
             x0 = space_to_depth(image) if variant.form == "image" else one_hot_state(target, task.classes)
-            diffusion = variant.form == "diffusion"
-            condition = network.encode(image.contiguous(memory_format=memory_format)) if diffusion else None
-            levels = [at_level(x0, target, condition, float(level)) for level in bin_centres()]
-            for rows, column in ((loss, 0), (error, 1)):
-                rows.append(torch.stack([level[column] for level in levels], 1).cpu().numpy())
-    return {"log_snr": bin_centres(), "loss": np.concatenate(loss), "error": np.concatenate(error)}
+            image = image.contiguous(memory_format=memory_format)
+            condition = network.encode(image) if isinstance(network, Architecture) else ()
+            levels = [torch.stack(at_level(x0, target, condition, float(level))) for level in bin_centres()]
+            batches.append(torch.stack(levels, -1).cpu().numpy())
+    loss, error = np.concatenate(batches, 1)
+    return {"log_snr": bin_centres(), "loss": loss, "error": error}
 
 
 def half_point(log_snr: np.ndarray, error: np.ndarray) -> float:
-    """The log-SNR at which the error [levels] has fallen to half of its value in pure noise: the scale of the task.
+    """The log-SNR at which the error [..., levels] has fallen to half of its value in pure noise: the task's scale.
 
     It is lower for large objects, whose masks can be recovered from more noise. The largest log-SNR if the error never
     falls so far.
     """
-    falling = np.minimum.accumulate(np.asarray(error, np.float64))
+    falling = np.minimum.accumulate(np.atleast_2d(error).mean(0, np.float64))
     below = np.flatnonzero(falling <= falling[0] / 2)
     if not len(below):
         return float(log_snr[-1])

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..diffusion.process import alpha_sigma, linear_log_snr, sample_log_snr
-from ..images.writing import write_report
+from ..images.writing import atomic_file, write_report
 from ..networks import CHANNELS_LAST
 from ..networks.blocks import ResidualBlock
 from ..runtime.floating_point import flush_denormals
@@ -38,7 +38,11 @@ CHECKPOINT_SECONDS = 60
 CHECKPOINTED = ("network", "average", "optimiser", "density")
 
 
-def build(variant: Variant, task: Task) -> nn.Module:
+Network = Architecture | Stochastic | UNet
+"""Of a variant with the form "diffusion" or "direct", "stochastic", and "mask" or "image"."""
+
+
+def build(variant: Variant, task: Task) -> Network:
     """The variant's network, initialised from its seed."""
     torch.manual_seed(variant.random_seed)
     dims, classes, width = len(task.shape), task.classes, WIDTH[len(task.shape)]
@@ -70,8 +74,8 @@ def _add_dropout(network: nn.Module) -> None:
             block.norm2.register_forward_hook(drop)
 
 
-def trained(variant: Variant, task: Task, minutes: float, folder: Path, device: str) -> nn.Module:
-    """The trained network on `device`: from `folder` if it is finished, else trained from its last checkpoint.
+def trained(variant: Variant, task: Task, minutes: float, folder: Path, device: str) -> Any:
+    """The trained `Network` on `device`: from `folder` if it is finished, else trained from its last checkpoint.
 
     `minutes` are those of a single network. On a CPU they are process time, so that other load does not count.
     """
@@ -87,13 +91,11 @@ def trained(variant: Variant, task: Task, minutes: float, folder: Path, device: 
 class _Training:
     """One training, with a checkpoint every minute."""
 
-    def __init__(
-        self, variant: Variant, task: Task, seconds: float, network: nn.Module, path: Path, device: str
-    ) -> None:
+    def __init__(self, variant: Variant, task: Task, seconds: float, network: Network, path: Path, device: str) -> None:
         self.variant, self.task, self.seconds, self.network, self.path = variant, task, seconds, network, path
         self.device = torch.device(device)
         self.clock = time.perf_counter if self.device.type == "cuda" else time.process_time
-        network.to(memory_format=CHANNELS_LAST[len(task.shape)])
+        network.to(memory_format=CHANNELS_LAST[len(task.shape)])  # type: ignore[call-overload]  # not in the stubs
         self.optimiser = adamw(network.parameters(), LEARNING_RATE)
         self.average = AveragedModel(network, avg_fn=exponential_average(AVERAGE))
         self.density = Density(variant.input_scale, adapted=True)
@@ -115,8 +117,6 @@ class _Training:
                 if self.spent - saved > CHECKPOINT_SECONDS:
                     saved = self.spent
                     self._save_checkpoint()
-        partial = self.path.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in self.average.module.state_dict().items()}, partial)
         facts = {
             "arm": self.variant.title(),
             "iterations": self.step,
@@ -127,7 +127,9 @@ class _Training:
         if isinstance(self.network, Architecture):
             facts["operations"] = flops(self.network, self.task.shape)
         write_report(self.path.with_suffix(".json"), facts)
-        partial.replace(self.path)
+        weights = {name: value.contiguous() for name, value in self.average.module.state_dict().items()}
+        with atomic_file(self.path) as file:
+            file.write(save(weights))
         self.path.with_suffix(".checkpoint").unlink(missing_ok=True)
 
     def _step(self, rng: np.random.Generator, done: float) -> None:
@@ -145,17 +147,17 @@ class _Training:
         self.average.update_parameters(self.network)
 
     def _loss(self, image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        variant = self.variant
-        if variant.form in ("direct", "stochastic"):
-            return direct_loss(self.network, variant, image, masks)
+        variant, network = self.variant, self.network
+        if isinstance(network, Stochastic) or (isinstance(network, Architecture) and variant.form == "direct"):
+            return direct_loss(network, variant, image, masks)
         log_snr = self._noise_levels(len(image), rng).to(image.device)
-        if variant.form == "diffusion":
-            loss, values = denoising_loss(self.network, variant, image, masks, log_snr)
+        if isinstance(network, Architecture):
+            loss, values = denoising_loss(network, variant, image, masks, log_snr)
         else:
             if variant.form == "mask":
-                values = mask_loss(self.network, masks, self.task.classes, log_snr)
+                values = mask_loss(network, masks, self.task.classes, log_snr)
             else:
-                values = image_loss(self.network, (image - self.mean) / self.deviation, log_snr)
+                values = image_loss(network, (image - self.mean) / self.deviation, log_snr)
             loss = values.mean()
         errors = _x0_error(variant, values.detach(), log_snr).flatten().double().cpu().numpy()
         if np.isfinite(errors).all():
@@ -186,9 +188,8 @@ class _Training:
     def _save_checkpoint(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in CHECKPOINTED}
         state |= {"spent": self.spent, "step": self.step, "skipped": self.skipped}
-        partial = self.path.with_suffix(".checkpoint.partial")
-        torch.save(state, partial)
-        partial.replace(self.path.with_suffix(".checkpoint"))
+        with atomic_file(self.path.with_suffix(".checkpoint")) as file:
+            torch.save(state, file)
 
     def _resume(self) -> None:
         """Load the last checkpoint, if there is one that can be read."""

@@ -14,7 +14,9 @@ from .stochastic import Stochastic
 from .variants import Variant
 
 
-def direct_loss(network: nn.Module, variant: Variant, image: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def direct_loss(
+    network: Architecture | Stochastic, variant: Variant, image: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
     """Cross-entropy, with a Dice term if asked for, or an SSN's likelihood; image [N, 1, ...], masks [N, R, ...]."""
     target = targets(masks)
     if isinstance(network, Stochastic):
@@ -40,8 +42,11 @@ def denoising_loss(
     noise = torch.randn_like(x0)
     x, level = network_input(variant.state, diffuse(x0, noise, levels), x0.roll(draws, 0), levels)
     output = network.denoise(x, level, tuple(part.repeat_interleave(draws, 0) for part in condition))
-    each = _output_loss(output, variant.loss, network.classes, repeated, x0, noise, levels)
-    values = each.flatten(1).mean(1).view(log_snr.shape)
+    if variant.loss in ("ce", "dice"):
+        values = cross_entropy(output, repeated, network.classes).view(log_snr.shape)
+    else:
+        error = (output - _target(variant.loss, x0, noise, levels)).square()
+        values = error.flatten(1).mean(1).view(log_snr.shape)
     loss, head = values.mean(), network.head(condition)
     if variant.loss == "dice":
         loss = loss + dice_loss(output, repeated, network.classes)
@@ -91,8 +96,8 @@ def probabilities(output: torch.Tensor, loss: str, x: torch.Tensor, log_snr: tor
     if loss in ("ce", "dice"):
         return class_softmax(output)
     alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-    x0 = {"mse": lambda: output, "v": lambda: alpha * x - sigma * output, "eps": lambda: (x - sigma * output) / alpha}
-    return ((x0[loss]() + 1) / 2).clamp(0, 1)
+    x0 = output if loss == "mse" else alpha * x - sigma * output if loss == "v" else (x - sigma * output) / alpha
+    return ((x0 + 1) / 2).clamp(0, 1)
 
 
 def normalised(p: torch.Tensor, classes: int) -> torch.Tensor:
@@ -101,18 +106,9 @@ def normalised(p: torch.Tensor, classes: int) -> torch.Tensor:
     return (by_class / by_class.sum(1, keepdim=True)).flatten(1, 2)
 
 
-def _output_loss(
-    output: torch.Tensor,
-    loss: str,
-    classes: int,
-    target: torch.Tensor,
-    x0: torch.Tensor,
-    noise: torch.Tensor,
-    log_snr: torch.Tensor,
-) -> torch.Tensor:
-    """Cross-entropy [N, 1], or the squared error of x0, v or the noise, shaped as x0."""
-    if loss in ("ce", "dice"):
-        return cross_entropy(output, target, classes)[:, None]
-    alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
-    truth = {"mse": lambda: x0, "v": lambda: alpha * noise - sigma * x0, "eps": lambda: noise}
-    return (output - truth[loss]()).square()
+def _target(loss: str, x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
+    """What a network with a squared-error loss predicts: x0, v or the noise."""
+    if loss == "v":
+        alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
+        return alpha * noise - sigma * x0
+    return x0 if loss == "mse" else noise

@@ -124,8 +124,8 @@ def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[st
             for j, column in enumerate(columns):
                 words = " ".join(word for word, key in marked.items() if key == f"{row}, {column}")
                 color = "white" if table[i, j] > 0.75 * table.max() else "black"
-                style = dict(ha="center", va="center", fontsize=7, fontweight="bold" if words else "normal")
-                axes.text(j, i, f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""), color=color, **style)
+                text = axes.text(j, i, f"{table[i, j]:.4f}" + (f"\n{words}" if words else ""), color=color)
+                text.set(ha="center", va="center", fontsize=7, fontweight="bold" if words else "normal")
         axes.set_xticks(range(len(columns)), columns, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set(xlabel="step grid", ylabel="training schedule and input scale")
@@ -138,5 +138,5 @@ def _bar(axes: Axes, score: Mapping[str, Any], at: float, color: str, mark: str,
     value, low, high = score["value"], score["low"], score["high"]
     reach = None if low is None or high is None else [[max(0, value - low)], [max(0, high - value)]]
     x, y = (at, value) if upright else (value, at)
-    errors = {"yerr" if upright else "xerr": reach}
-    axes.errorbar(x, y, fmt=mark, ms=4, capsize=2, lw=1.2, color=color, **errors)
+    yerr, xerr = (reach, None) if upright else (None, reach)
+    axes.errorbar(x, y, yerr, xerr, fmt=mark, ms=4, capsize=2, lw=1.2, color=color)

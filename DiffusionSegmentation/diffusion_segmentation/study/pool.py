@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -37,7 +38,7 @@ def run(
     dies.
     """
     total, done, finished, started = sum(weight for weight, *_ in jobs), 0.0, 0, time.monotonic()
-    printed = -PROGRESS_SECONDS
+    printed = -math.inf
     before = multiprocessing.active_children()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_initialise)
     try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..evaluation.report import html
-from ..evaluation.store import write_whole
+from ..evaluation.store import write_bytes, write_rows
 from ..images.writing import write_report
 from . import markdown
 from .question import Question
@@ -49,11 +47,11 @@ def write(output: Path, facts: Mapping[str, Any], summaries: Mapping[Question, S
     }
     for summary in summaries.values():
         for figure in summary.figures:
-            write_whole(output / _path(figure), figure.png)
-            write_whole((output / _path(figure)).with_suffix(".csv"), _csv(figure.rows))
+            write_bytes(output / _path(figure), figure.png)
+            write_rows((output / _path(figure)).with_suffix(".csv"), figure.rows)
     write_report(output / "study.json", content)
-    write_whole(output / "study.md", _page(markdown, "\n\n", facts, summaries).encode("utf-8"))
-    write_whole(output / "study.html", _page(html, "", facts, summaries).encode("utf-8"))
+    write_bytes(output / "study.md", _page(markdown, "\n\n", facts, summaries).encode("utf-8"))
+    write_bytes(output / "study.html", _page(html, "", facts, summaries).encode("utf-8"))
     return content
 
 
@@ -106,9 +104,3 @@ def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _path(figure: Figure) -> str:
     return f"figures/{figure.name}.png"
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue().encode("utf-8")

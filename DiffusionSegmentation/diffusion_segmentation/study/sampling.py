@@ -77,7 +77,7 @@ class VariantSampler:
             size = [n // 2 for n in image.shape]
             channels = self.network.classes * 2**image.ndim
             x = torch.randn((samples, *size, channels), generator=generator).to(self.device).movedim(-1, 1)
-            others = self._other_masks(samples, seed)
+            others = self._other_masks(samples, seed) if self.variant.state == "shuffled" else x
 
             def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
                 time = torch.full((len(x),), node, device=self.device)
@@ -101,10 +101,8 @@ class VariantSampler:
             return denoise(x, LOG_SNR_MIN)
         return class_softmax(head).expand(x.shape)
 
-    def _other_masks(self, samples: int, seed: int) -> torch.Tensor | None:
+    def _other_masks(self, samples: int, seed: int) -> torch.Tensor:
         """x0 of random training cases, for a variant trained on shuffled masks."""
-        if self.variant.state != "shuffled":
-            return None
         masks = self.task.arrays(TRAIN)[1]
         chosen = np.random.default_rng(seed).integers(len(masks), size=samples)
         labels = torch.from_numpy(np.stack([masks[n, 0] for n in chosen]))[:, None]
@@ -114,14 +112,14 @@ class VariantSampler:
         return depth_to_space(normalised(cells, self.network.classes)).float().cpu().numpy()
 
 
-def direct_probabilities(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+def direct_probabilities(network: Architecture, image: np.ndarray) -> np.ndarray:
     """Class probabilities [C, *shape] of a direct network or of a diffusion model's direct head."""
     device = next(network.parameters()).device
     with flush_denormals(), torch.inference_mode():
         return depth_to_space(class_softmax(network.direct(_batched(image, device))))[0].cpu().numpy()
 
 
-def fitted_covariance(network: torch.nn.Module, task: Task) -> Covariance:
+def fitted_covariance(network: Architecture, task: Task) -> Covariance:
     """Covariance of a copula with the network's direct probabilities as marginals, lengths in voxels.
 
     Fitted to the first mask of each validation case.

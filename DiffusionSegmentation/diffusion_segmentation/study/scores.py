@@ -87,30 +87,44 @@ def score_cases(
 
 def score_over_seeds(by_seed: Sequence[Sequence[Record]], row: str, measure: str) -> dict[str, Any] | None:
     """A row's score, from the records of each seed; None if the row or the task has no such score."""
-    values = [_values(records, row, measure) for records in by_seed]
-    if any(x is None for x in values):
+    if not is_scored(by_seed, row, measure):
         return None
+    values = (_values(records, row, measure) for records in by_seed)
     return combine_seeds([score(_finite(x), MEASURES[measure].pool) for x in values])
 
 
-def compare(by_seed: Sequence[Sequence[Record]], a: str, b: str, measure: str) -> dict[str, Any] | None:
-    """{"value", "low", "high", "seeds", "verdict"} of row `a`'s deviation minus that of row `b`; negative is better."""
-    pairs = [[_values(records, row, measure) for row in (a, b)] for records in by_seed]
-    if any(x is None for pair in pairs for x in pair):
-        return None
+def compare(by_seed: Sequence[Sequence[Record]], a: str, b: str, measure: str) -> dict[str, Any]:
+    """{"value", "low", "high", "seeds", "verdict"} of row `a`'s deviation minus that of row `b`; negative is better.
+
+    Both rows must be scored.
+    """
     deviation = MEASURES[measure].deviation
+    pairs = (np.stack([_values(records, row, measure) for row in (a, b)], 1) for records in by_seed)
     return with_verdict(
-        combine_seeds(
-            [score(_finite(np.stack(pair, 1)), lambda x: deviation(x[:, 0]) - deviation(x[:, 1])) for pair in pairs]
-        )
+        combine_seeds([score(_finite(x), lambda x: deviation(x[:, 0]) - deviation(x[:, 1])) for x in pairs])
     )
 
 
 def with_verdict(difference: dict[str, Any]) -> dict[str, Any]:
     """The difference in deviation with its "verdict": better, worse or not decided."""
-    low, high = difference["low"], difference["high"]
-    open_ = low is None or high is None or low <= 0 <= high
-    return {**difference, "verdict": OPEN if open_ else BETTER if high < 0 else WORSE}
+    return {**difference, "verdict": {True: WORSE, False: BETTER, None: OPEN}[above(difference)]}
+
+
+def above(score: Mapping[str, Any], threshold: float = 0.0) -> bool | None:
+    """Whether a score's interval lies above a threshold; None if it contains it or there is none."""
+    low, high = score["low"], score["high"]
+    if low is None or high is None or low <= threshold <= high:
+        return None
+    return low > threshold
+
+
+def is_scored(by_seed: Sequence[Sequence[Record]], row: str, measure: str) -> bool:
+    """Whether every case has the row, and the row and the task have the score."""
+    definition, records = MEASURES[measure], [record for records in by_seed for record in records]
+    rows = [record["rows"].get(row) for record in records]
+    if None in rows or (measure in JOINT and "ged_u" not in rows[0]):
+        return False
+    return bool(records[0]["case"]["exact"]) or not definition.exact
 
 
 def combine_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -133,16 +147,9 @@ def magnitude(difference: Mapping[str, Any], digits: int = 3) -> str:
     return f"{abs(difference['value']):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _values(records: Sequence[Record], row: str, measure: str) -> np.ndarray | None:
-    """A measure's values by case [cases, ...], or None if the row or the task has no such score."""
-    definition, rows = MEASURES[measure], [record["rows"].get(row) for record in records]
-    if any(one is None for one in rows) or (measure in JOINT and "ged_u" not in rows[0]):
-        return None
-    if definition.exact and not records[0]["case"]["exact"]:
-        return None
-    return np.array(
-        [definition.values(one, record["case"]) for one, record in zip(rows, records, strict=True)], np.float64
-    )
+def _values(records: Sequence[Record], row: str, measure: str) -> np.ndarray:
+    """A measure's values by case [cases, ...]."""
+    return np.array([MEASURES[measure].values(record["rows"][row], record["case"]) for record in records], np.float64)
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

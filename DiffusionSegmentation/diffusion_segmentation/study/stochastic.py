@@ -31,7 +31,7 @@ class Stochastic(nn.Module):
         self.diagonal = CONV[dims](width, cells, 1)
         nn.init.normal_(self.factor.weight, std=0.01)
         nn.init.zeros_(self.diagonal.weight)
-        nn.init.constant_(self.diagonal.bias, -4.0)
+        nn.init.constant_(self.diagonal.get_parameter("bias"), -4.0)
 
     def draw(self, image: torch.Tensor, samples: int) -> torch.Tensor:
         """Logits [N, samples, cells * classes, ...] from images [N, 1, ...]."""
@@ -50,14 +50,8 @@ class Stochastic(nn.Module):
         n, raters = target.shape[:2]
         by_class = logits.unflatten(2, (self.classes, -1)).log_softmax(2)
         # [N, S, R]: the log-probability of each mask under each sample of the logits.
-        likelihood = torch.stack(
-            [
-                by_class.gather(2, target[:, r, None, None].expand(n, DRAWS, 1, *target.shape[2:]))
-                .flatten(2)
-                .sum(2, dtype=torch.float64)
-                for r in range(raters)
-            ],
-            dim=2,
-        )
+        by_rater = (target[:, r, None, None].expand(n, DRAWS, 1, *target.shape[2:]) for r in range(raters))
+        each = [by_class.gather(2, labels).flatten(2).sum(2, dtype=torch.float64) for labels in by_rater]
+        likelihood = torch.stack(each, dim=2)
         mean = torch.logsumexp(likelihood, 1) - math.log(DRAWS)
         return (-mean.mean() / target[0, 0].numel()).float()

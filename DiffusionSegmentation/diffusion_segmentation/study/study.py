@@ -65,7 +65,7 @@ def study(options: StudyOptions) -> dict[str, Any]:
     device = str(choose_device(options.device))
     cache = options.output / "cache"
     elapsed = ElapsedTime(cache, _command(options))
-    _print(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
+    logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
     tasks = {task.name: task for task in (prepare(text, cache, options.sizes) for text in options.data)}
     for question in questions:
         for task in tasks.values():
@@ -75,7 +75,7 @@ def study(options: StudyOptions) -> dict[str, Any]:
     processes = pool.processes(device)
     minutes = training_minutes(options.budget, variants, processes)
     context = Context(tasks, seeds, minutes, options.samples, cache, device)
-    _print(f"{len(variants)} networks of {minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}")
+    logger.info(f"{len(variants)} networks of {minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}")
     try:
         _train(context, variants, processes, elapsed)
         results = _measure(context, questions, processes, elapsed)
@@ -121,7 +121,7 @@ def training_minutes(budget: float, variants: Sequence[Variant], processes: int)
 def _train(context: Context, variants: Sequence[Variant], processes: int, elapsed: ElapsedTime) -> None:
     jobs = [(v.share, _train_one, (context, v)) for v in variants if not context.is_trained(v)]
     if len(jobs) < len(variants):
-        _print(f"training: {len(variants) - len(jobs)} networks are in the cache")
+        logger.info(f"training: {len(variants) - len(jobs)} networks are in the cache")
     for _ in pool.run(jobs, processes, "training", "networks") if jobs else ():
         elapsed.save()
 
@@ -134,24 +134,16 @@ def _measure(
     context: Context, questions: Sequence[Question], processes: int, elapsed: ElapsedTime
 ) -> dict[str, dict[tuple[str, int], dict[str, Any]]]:
     """Results of every question by task and seed, from the cache where possible."""
-    results: dict[str, dict[tuple[str, int], dict[str, Any]]] = {question.key: {} for question in questions}
-    jobs = []
-    for question in questions:
-        for m in question.measurements(context):
-            cached = context.load(m)
-            if cached is None:
-                jobs.append((1.0, _measure_one, (context, question, m)))
-            else:
-                results[m.question][m.task, m.seed] = cached
-    for m in pool.run(jobs, processes, "measuring", "measurements") if jobs else ():
-        results[m.question][m.task, m.seed] = context.load(m)
+    measurements = {question: question.measurements(context) for question in questions}
+    missing = [(question, m) for question, several in measurements.items() for m in several if not context.load(m)]
+    jobs = [(1.0, _measure_one, (context, *one)) for one in missing]
+    for _ in pool.run(jobs, processes, "measuring", "measurements") if jobs else ():
         elapsed.save()
-    return results
+    return {q.key: {(m.task, m.seed): context.load(m) for m in several} for q, several in measurements.items()}
 
 
-def _measure_one(context: Context, question: Question, measurement: Measurement) -> Measurement:
+def _measure_one(context: Context, question: Question, measurement: Measurement) -> None:
     context.save(measurement, question.measure(context, measurement.task, measurement.seed))
-    return measurement
 
 
 def _command(options: StudyOptions) -> str:
@@ -165,7 +157,3 @@ def _machine(device: str, processes: int) -> str:
     if device == "cpu":
         return f"{platform.machine()} CPU, {processes} process{'es' * (processes > 1)} of one thread"
     return torch.cuda.get_device_name(device)
-
-
-def _print(line: str) -> None:
-    logger.info(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from scipy import ndimage
 from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import files_sha256
-from ..images.writing import write_report
+from ..images.writing import atomic_file, write_report
 from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..training.folder import Folder, Windows
@@ -57,7 +58,8 @@ class Task:
 
     def arrays(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 [N, *shape] and their masks uint8 [N, R, *shape]."""
-        return tuple(np.load(self.folder / f"{part}-{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
+        images, masks = (np.load(self.folder / f"{part}-{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
+        return images, masks
 
     def image_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of the training images."""
@@ -167,8 +169,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
             stream = iter(Windows(pairs, optimisation, PART_SEEDS[part], augment=part == TRAIN))
             requested = sizes.train if part == TRAIN else sizes.validation
             count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(optimisation.shapes[0])))
-            windows = [[array.numpy() for array in next(stream)] for _ in range(count)]
-            windows = [(image[0], masks) for image, masks in windows]
+            windows = [(image[0].numpy(), masks.numpy()) for image, masks in itertools.islice(stream, count)]
         _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
     return Task(
         text=str(path),
@@ -206,8 +207,6 @@ def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.nda
     count = max(len(m) for m in masks)
     full = [np.resize(m, (count, *m.shape[1:])) for m in masks]  # repeats masks of cases with fewer raters
     for kind, arrays, dtype in (("images", images, np.float32), ("masks", full, np.uint8)):
-        partial = folder / f"{part}-{kind}.npy.part"
-        with partial.open("wb") as file:
+        with atomic_file(folder / f"{part}-{kind}.npy") as file:
             np.save(file, np.stack(arrays).astype(dtype, copy=False))
-        partial.replace(folder / f"{part}-{kind}.npy")
     write_report(folder / f"{part}.json", {"raters": [len(m) for m in masks]})

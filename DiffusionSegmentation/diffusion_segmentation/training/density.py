@@ -25,6 +25,9 @@ class Density(nn.Module):
     The curve is a buffer, so that a resumed training continues with it.
     """
 
+    total: torch.Tensor
+    count: torch.Tensor
+
     def __init__(self, input_scale: float, adapted: bool, lowest: float = LOG_SNR_MIN) -> None:
         """No level below `lowest` is drawn."""
         super().__init__()

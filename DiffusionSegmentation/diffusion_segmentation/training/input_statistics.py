@@ -81,5 +81,5 @@ def _windows(
     padded = torch.from_numpy(tiling.pad(image))[None, None]
     with torch.inference_mode(), flush_denormals():
         for window, share in zip(tiling.windows, tiling.shares(), strict=True):
-            features = encoder.raw_features(padded[(..., *tiling.voxels(window))].to(device))
+            features = encoder.raw_features(padded[:, :, *tiling.voxels(window)].to(device))
             yield features, class_softmax(encoder.outputs(features)[1]), share.to(device)

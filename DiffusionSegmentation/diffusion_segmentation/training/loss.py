@@ -28,18 +28,15 @@ def losses(
     used for K / R draws. Voxels labelled IGNORED do not count. Plain cross-entropy, because its optimum is the true
     conditional; Dice terms and class weights move the optimum.
     """
-    direct, denoised, target = predictions(encoder, denoiser, image, labels, classes, log_snr)
-    draws, raters = log_snr.shape[1], labels.shape[1]
-    return (
-        cross_entropy(repeat_each(direct, raters), target, classes).view(len(image), raters).mean(1),
-        cross_entropy(denoised, repeat_each(target, draws // raters), classes).view(log_snr.shape),
-    )
+    heads = predictions(encoder, denoiser, image, labels, classes, log_snr)
+    direct, denoised = (cross_entropy(logits, target, classes) for logits, target in heads)
+    return direct.view(len(image), -1).mean(1), denoised.view(log_snr.shape)
 
 
 def predictions(
     encoder: Encoder, denoiser: Denoiser, image: torch.Tensor, labels: torch.Tensor, classes: int, log_snr: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of the direct head [N, 8C, ...] and of the denoiser [N * K, 8C, ...], and the labels [N * R, 8, ...].
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and labels of the direct head [N * R, 8C or 8, ...] and of the denoiser [N * K, 8C or 8, ...].
 
     Arguments as for `losses`; everything in space-to-depth layout.
     """
@@ -52,7 +49,7 @@ def predictions(
     # Detached: the direct head is trained by its own loss only, and is a given of the denoiser as in sampling.
     prepared = denoiser.prepare(features, direct)
     denoised = denoiser(x, log_snr.flatten(), repeat_each(prepared, draws), repeat_each(direct.detach(), draws))
-    return direct, denoised, target
+    return (repeat_each(direct, raters), target), (denoised, repeat_each(target, draws // raters))
 
 
 def targets(labels: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,10 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, peak: float, step: int, 
         group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def exponential_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+def exponential_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
     """The `avg_fn` of torch's AveragedModel: an exponential moving average whose decay rises to `decay`."""
 
-    def average(mean: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    def average(mean: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         n = int(count)
         return mean.lerp(current, 1 - min(decay, (n + 1) / (n + 10)))
 

@@ -71,16 +71,18 @@ def on_grid(
 def _labels(path: Path, image: sitk.Image, spacing_mm: float, names: Sequence[str], ignored: int | None) -> np.ndarray:
     """A label file uint8 [z, y, x] on the working grid of its image: the class with the largest resampled share."""
     numbers = read_labels(path, image, names, ignored)
-    labels = largest = None
-    for label in (*range(len(names) + 1), *((IGNORED,) if ignored is not None else ())):
+
+    def share(label: int) -> np.ndarray:
         mask = sitk.GetImageFromArray((numbers == label).astype(np.float32))
         mask.CopyInformation(image)
-        share = sitk.GetArrayFromImage(working_image(mask, spacing_mm, outside=float(label == 0)))
-        if largest is None:
-            labels, largest = np.zeros(share.shape, np.uint8), share
-        else:
-            labels[share > largest] = label
-            largest = np.maximum(largest, share)
+        return sitk.GetArrayFromImage(working_image(mask, spacing_mm, outside=float(label == 0)))
+
+    largest = share(0)
+    labels = np.zeros(largest.shape, np.uint8)
+    for label in (*range(1, len(names) + 1), *((IGNORED,) if ignored is not None else ())):
+        current = share(label)
+        labels[current > largest] = label
+        np.maximum(largest, current, out=largest)
     return labels
 
 

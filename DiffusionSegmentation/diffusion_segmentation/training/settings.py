@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Optimisation:
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Optimisation:
         """From the `optimisation` section of a configuration. Raises InputError."""
-        known = {field.name: type(field.default) for field in fields(cls)}
+        known = vars(cls())
         if unknown := sorted(set(section) - set(known)):
             raise InputError(
                 f"The training configuration has an unknown entry '{unknown[0]}'; known are {', '.join(known)}."
@@ -89,8 +89,8 @@ class Optimisation:
             if values.get("class_weights") is not None:
                 values["class_weights"] = tuple(float(w) for w in values["class_weights"])
             for name, value in values.items():
-                if known[name] in (int, float, str):
-                    values[name] = known[name](value)
+                if isinstance(known[name], int | float | str):
+                    values[name] = type(known[name])(value)
         except (TypeError, ValueError):
             raise InputError("A value in the 'optimisation' of the training configuration has a wrong type.") from None
         return cls(**values)
@@ -124,7 +124,8 @@ def resolved_precision(precision: str) -> str:
         capable = torch.cuda.is_bf16_supported()
     else:
         # Public from torch 2.11 on; earlier versions do not report AMX, and float32 is the safe choice.
-        capable = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        capable = bool(capabilities.get("amx_bf16"))
     if precision == "bf16" and not capable:
         raise InputError(
             "The training configuration asks for bf16, which needs a graphics card with bfloat16 or a processor with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ class Source(Protocol):
 
     def configure(self, section: dict[str, Any]) -> None:
         """Take the section of the configured model; called before any image is requested."""
+        return
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Endless pairs: image float32 [1, *shape], labels uint8 [R, *shape], R = 1 or a divisor of the draws."""
@@ -84,10 +86,6 @@ def open_source(text: str, output: Path) -> Source:
     if path.is_dir():
         return Folder(path, output / "prepared")
     if path.suffix == ".npz":
-        if not path.is_file():
-            raise InputError(
-                f"The priors '{path.name}' are missing; write them first with training/synthetic_heads/atlas.py."
-            )
         return Heads(path)
     if text.partition(":")[0] in PHANTOMS:
         return Phantoms(text)
@@ -101,6 +99,10 @@ class Heads(Source):
     """Synthetic heads from the tissue priors that `synthetic_heads/atlas.py` writes."""
 
     def __init__(self, priors: Path, window: tuple[int, ...] = WINDOW) -> None:
+        """Raises InputError where the file of the priors is missing."""
+        if not priors.is_file():
+            text = f"The priors '{priors.name}' are missing; write them first with training/synthetic_heads/atlas.py."
+            raise InputError(text)
         self.priors, self.window, self.spacing = priors, window, SPACING_MM
 
     def settings(self) -> dict[str, Any]:
@@ -180,7 +182,8 @@ class Phantoms(Source):
         stream = iter(_PhantomStream(self.phantom, 1, optimisation.seed - 1))
         count = min(16, max(1, UNSEEN_VOXELS // math.prod(self.phantom.shape)))
         for _ in range(8):
-            yield tuple(torch.stack(part) for part in zip(*(next(stream) for _ in range(count)), strict=True))
+            images, labels = zip(*itertools.islice(stream, count), strict=True)
+            yield torch.stack(images), torch.stack(labels)
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in range(count):

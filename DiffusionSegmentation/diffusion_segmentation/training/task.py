@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from ..errors import InputError
 from ..networks import CHANNELS_LAST, Denoiser, Encoder
 from .density import Density
-from .loss import cross_entropy, dice_loss, predictions, repeat_each
+from .loss import cross_entropy, dice_loss, predictions
 from .optimiser import adamw, exponential_average, set_learning_rate
 from .settings import Optimisation
 
@@ -66,27 +66,27 @@ class Segmenter(lightning.LightningModule):
         self, image: torch.Tensor, labels: torch.Tensor, log_snr: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Cross-entropies of the direct head [N] and the denoiser [N, K], and the minimised loss."""
-        optimisation, raters = self.optimisation, labels.shape[1]
-        direct, denoised, target = predictions(self.encoder, self.denoiser, image, labels, self.classes, log_snr)
-        weights = optimisation.class_weights
-        weights = direct.new_tensor(weights, dtype=torch.float32) if weights else None
-        loss, plain = 0.0, []
-        for logits, truth in (
-            (repeat_each(direct, raters), target),
-            (denoised, repeat_each(target, log_snr.shape[1] // raters)),
-        ):
-            plain.append(cross_entropy(logits, truth, self.classes))
-            weighted = plain[-1] if weights is None else cross_entropy(logits, truth, self.classes, weights)
-            loss = loss + weighted.mean()
-            if optimisation.dice_weight:
-                loss = loss + optimisation.dice_weight * dice_loss(logits, truth, self.classes)
-        return plain[0].view(len(image), -1).mean(1), plain[1].view(log_snr.shape), loss
+        heads = predictions(self.encoder, self.denoiser, image, labels, self.classes, log_snr)
+        weights, dice_weight = self.optimisation.class_weights, self.optimisation.dice_weight
+        direct, denoised = (cross_entropy(*head, self.classes) for head in heads)
+        loss = direct.mean() + denoised.mean()
+        if weights:
+            factors = torch.tensor(weights, device=loss.device)
+            loss = torch.stack([cross_entropy(*head, self.classes, factors).mean() for head in heads]).sum()
+        if dice_weight:
+            loss = loss + dice_weight * torch.stack([dice_loss(*head, self.classes) for head in heads]).sum()
+        return direct.view(len(image), -1).mean(1), denoised.view(log_snr.shape), loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         o = self.optimisation
         set_learning_rate(optimizer, o.learning_rate, self.global_step, o.warm_up, self.done())
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, **_: object) -> None:
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
         """Clip the gradient's norm to 1. Raises InputError where it is not finite, before the weights change."""
         if not torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0).isfinite():
             raise InputError(

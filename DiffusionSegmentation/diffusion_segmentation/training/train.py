@@ -34,7 +34,7 @@ from .input_statistics import fit_input_statistics
 from .journal import Journal
 from .loss import loss_curve
 from .settings import Optimisation, merged, read_config, resolved_precision
-from .sources import Source, open_source
+from .sources import SEED_STRIDE, Source, open_source
 from .task import Average, Segmenter
 from .training_plot import plot_training
 
@@ -198,11 +198,10 @@ class Run:
             use_distributed_sampler=False,
             callbacks=[self.journal, Average(self.optimisation.average), _Keeper(self, checkpoint), checkpoints],
         )
-        loader = _Loader(self.source, self.optimisation)
         resumed = str(checkpoint) if checkpoint.exists() else None
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(self.task, loader, ckpt_path=resumed, weights_only=True)
+            trainer.fit(self.task, _Loader(self), ckpt_path=resumed, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl+C into sys.exit(1) and leaves the signal ignored.
             if trainer.interrupted:
@@ -275,17 +274,17 @@ class Run:
 class _Loader(lightning.LightningDataModule):
     """The stream of training images, with another seed after each resume and on each device."""
 
-    def __init__(self, source: Source, optimisation: Optimisation) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
-        self.source, self.optimisation = source, optimisation
+        self.run = run
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
-        seed = self.optimisation.seed + self.trainer.global_step + 1_000_003 * self.trainer.global_rank
-        stream = self.source.stream(self.optimisation, seed)
-        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
-        return torch.utils.data.DataLoader(
-            stream, batch_size=self.optimisation.batch, num_workers=workers, prefetch_factor=4
+        optimisation, task = self.run.optimisation, self.run.task
+        stream = self.run.source.stream(
+            optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank
         )
+        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
+        return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
 
 
 class _Keeper(lightning.Callback):

@@ -120,9 +120,9 @@ def score_samples(
 ) -> dict[str, Any]:
     """Joint samples against raters: ranks and intervals of their volumes, and with several raters the GED."""
     classes, ml = len(outputs.probabilities), float(np.prod(spacing)) / 1000
-    sampled = np.array([volumes(mask[None], classes)[0] for mask in outputs.samples]) * ml  # [n, C - 1]
-    true = np.array([volumes(mask[None], classes)[0] for mask in references]) * ml  # [m, C - 1]
-    several = len(sampled) > 1
+    sampled, true = (  # [n, C - 1], [m, C - 1]
+        ml * np.concatenate([volumes(mask[None], classes) for mask in masks]) for masks in (outputs.samples, references)
+    )
     scores: dict[str, Any] = {
         "samples_ml": sampled.tolist(),
         "references_ml": true.tolist(),
@@ -130,28 +130,26 @@ def score_samples(
             metrics.rank(np.broadcast_to(v, (len(t), len(v))), t, rng).tolist()
             for v, t in zip(sampled.T, true.T, strict=True)
         ],
-        "inside": {
-            str(level): metrics.covered(sampled.T, true, level / 100).mean(0).tolist() for level in LEVELS if several
-        },
+        "inside": {},
     }
-    if len(references) > 1 and several:
-        scores["raters"] = _raters(np.stack(outputs.samples), np.stack(references), classes)
+    if len(sampled) > 1:
+        inside = {str(level): metrics.covered(sampled.T, true, level / 100).mean(0) for level in LEVELS}
+        scores["inside"] = {level: share.tolist() for level, share in inside.items()}
+        if len(references) > 1:
+            scores["raters"] = _raters(np.stack(outputs.samples), np.stack(references), classes)
     return scores
 
 
 def _raters(samples: np.ndarray, references: np.ndarray, classes: int) -> dict[str, Any]:
     """Scores between sets of masks, computed in their common bounding box."""
-    used = (samples > 0).any(0) | (references > 0).any(0)
+    used = np.concatenate([samples, references]).max(0) > 0
     if used.any():
         box = (slice(None), *_box(used, [0] * used.ndim))
         samples, references = samples[box], references[box]
-    ged = metrics.energy_distance(samples, references, classes)
     return {
         "n": len(samples),
         "m": len(references),
-        "ged_u": ged.u,
-        "ged_v": ged.v,
-        "ged_floor": ged.floor,
+        **metrics.energy_distance(samples, references, classes).as_json(),
         "hungarian_iou": metrics.hungarian_iou(samples, references, classes),
         "d_max": metrics.d_max(samples, references, classes),
     }

@@ -37,15 +37,17 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
 def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     by_class = []
     for c, name in enumerate(names):
-        row = {key: score([one[key][c] for one in maps]) for key in BY_CLASS}
-        # In %, only cases whose reference has the structure.
-        shares = [
-            100 * abs(one["volume_error_ml"][c]) / one["reference_ml"][c] if one["reference_ml"][c] > 0 else None
-            for one in maps
-        ]
-        row |= {"name": name, "volume_error_percent": score_defined(shares, np.median)}
-        row["ece"] = score([one["by_class"][c] for one in maps], pooled_ece)
-        by_class.append(row)
+        # Only cases whose reference has the structure.
+        volumes = [(one["volume_error_ml"][c], one["reference_ml"][c]) for one in maps if one["reference_ml"][c] > 0]
+        percent = [100 * abs(error) / reference for error, reference in volumes]
+        by_class.append(
+            {
+                **{key: score([one[key][c] for one in maps]) for key in BY_CLASS},
+                "name": name,
+                "volume_error_percent": score_defined(percent, np.median),
+                "ece": score([one["by_class"][c] for one in maps], pooled_ece),
+            }
+        )
     risk = np.array([one["risk"] for one in maps])
     scores = {
         "by_class": by_class,

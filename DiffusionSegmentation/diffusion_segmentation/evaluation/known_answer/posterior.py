@@ -14,6 +14,7 @@ import numpy as np
 
 from ... import metrics
 from ...phantoms import PhantomCase
+from ...phantoms.lesions import LesionsCase
 from ..pooling import binned
 from .samplers import Prediction, votes
 
@@ -56,9 +57,9 @@ class Truth:
         return metrics.energy_distance_exact(masks, *self.support, self.case.classes, self._diversity)
 
     @cached_property
-    def _diversity(self) -> float:
-        """Mean distance of two true masks, computed once for all rows."""
-        return metrics.law_diversity(*self.support, self.case.classes)
+    def _diversity(self) -> float | None:
+        """Mean distance of two true masks if they can be enumerated, computed once for all rows."""
+        return None if self.support is None else metrics.law_diversity(*self.support, self.case.classes)
 
     def record(self) -> dict[str, Any]:
         """Numbers that are the same for all rows."""
@@ -105,17 +106,14 @@ def _error(truth: Truth, prediction: Prediction) -> dict[str, float]:
 
 def _joint(truth: Truth, masks: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     sampled = volumes(masks, truth.case.classes)
-    ged = truth.energy(masks)
     record = {
         "volume_variance": sampled.var(0, ddof=1).tolist(),
         "volume_mean": sampled.mean(0).tolist(),
-        "ged_u": ged.u,
-        "ged_v": ged.v,
-        "ged_floor": ged.floor,
+        **truth.energy(masks).as_json(),
         "intervals": _intervals(sampled, truth.volumes),
         **_ranks(sampled, truth.volumes, rng),
     }
-    if hasattr(truth.case, "chimeras"):
+    if isinstance(truth.case, LesionsCase):
         record |= {"chimeras": truth.case.chimeras(masks), "strays": truth.case.strays(masks)}
     return record
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Safe for colour blindness (Okabe and Ito)."""
@@ -87,7 +87,7 @@ def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
             at = np.arange(bins) + (n - (len(series) - 1) / 2) * width
             axes.bar(at, np.array(counts, float) / max(np.sum(counts), 1e-12), width, color=color, label=name)
         axes.set(xlabel=f"samples with a smaller volume than the true one, of {bins - 1}", ylabel="share")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.legend(fontsize=7)
 
     return png(draw)
@@ -114,7 +114,7 @@ def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]]) -> bytes:
     """Share of wrong voxels over entropy."""
 
     def draw(figure: Figure) -> None:
-        axes: Axes = figure.subplots()
+        axes = figure.subplots()
         for color, name, levels in _colored(series):
             filled = [level for level in levels if level["wrong"] is not None]
             at = [" to ".join(f"{bits:g}" for bits in level["bits"]) for level in filled]

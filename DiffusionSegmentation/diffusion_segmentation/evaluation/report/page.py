@@ -9,7 +9,7 @@ from typing import Any
 from ..dataset.cases import SOURCES
 from ..known_answer.posterior import LEVELS
 from ..known_answer.samplers import DIRECT, EXACT, FITTED
-from ..store import CaseStore, write_whole
+from ..store import CaseStore, write_bytes
 from . import figures, gallery, tables
 from . import html as markup
 from .formatting import number
@@ -53,7 +53,7 @@ def write_page(path: Path, evaluation: Mapping[str, Any], records: Mapping[str, 
     sections.append(("Evaluation", markup.facts(_facts(evaluation))))
     program = evaluation["versions"]["diffusion_segmentation"]
     footer = f"Written by diffusion-segmentation {program}. Research, not for clinical use."
-    write_whole(path, markup.page(title, lead, sections, footer).encode("utf-8"))
+    write_bytes(path, markup.page(title, lead, sections, footer).encode("utf-8"))
 
 
 def _facts(evaluation: Mapping[str, Any]) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..joint import MODEL
-from ..store import write_whole
+from ..store import write_rows
 from .formatting import CLASS_SCORES
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -21,9 +19,7 @@ Rows = Iterator[list[Any]]
 def write_csv(path: Path, evaluation: Mapping[str, Any], records: Records) -> None:
     """One row for each case and class, with its row or source of maps. Raises DiffusionSegmentationError."""
     rows = {"known answer": _known_rows, "synthetic heads": _head_rows}.get(evaluation["kind"], _folder_rows)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows(evaluation, records))
-    write_whole(path, text.getvalue().encode("utf-8"))
+    write_rows(path, rows(evaluation, records))
 
 
 def _head_rows(evaluation: Mapping[str, Any], records: Records) -> Rows:

@@ -34,14 +34,14 @@ class UNet(nn.Module):
         channels, conv, grow = level_channels(width), CONV[dims], CONV_TRANSPOSE[dims]
         self.embedding = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, EMBEDDING), nn.SiLU())
         self.enter = conv(inputs, width, 3, padding=1)
-        self.down = nn.ModuleList(_blocks(c, dims) for c in channels)
+        self.down = nn.ModuleList(_Blocks(c, dims) for c in channels)
         self.shrink = nn.ModuleList(conv(a, b, 2, stride=2) for a, b in pairwise(channels))
         self.grow = nn.ModuleList(grow(b, a, 2, stride=2) for a, b in pairwise(channels))
-        self.up = nn.ModuleList(_blocks(c, dims) for c in channels[:-1])
+        self.up = nn.ModuleList(_Blocks(c, dims) for c in channels[:-1])
         self.norm = nn.GroupNorm(8, width)
         self.head = conv(width, outputs, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, log_snr: torch.Tensor, at: At | None = None) -> torch.Tensor:
         """x [N, inputs, ...], log_snr [N] to [N, outputs, ...].
@@ -53,15 +53,12 @@ class UNet(nn.Module):
         for level, blocks in enumerate(self.down):
             if at is not None:
                 h = at(level, h)
-            for block in blocks:
-                h = block(h, embedded)
+            h = blocks(h, embedded)
             if level < len(self.shrink):
                 skipped.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
-            h = self.grow[level](h) + skipped[level]
-            for block in self.up[level]:
-                h = block(h, embedded)
+            h = self.up[level](self.grow[level](h) + skipped[level], embedded)
         return self.head(functional.silu(self.norm(h))).float()
 
 
@@ -86,5 +83,13 @@ class ImageLevels(nn.Module):
         return tuple(features)
 
 
-def _blocks(channels: int, dims: int) -> nn.ModuleList:
-    return nn.ModuleList(ResidualBlock(channels, EMBEDDING, dims) for _ in range(2))
+class _Blocks(nn.ModuleList):
+    """Two residual blocks of a level."""
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__(ResidualBlock(channels, EMBEDDING, dims) for _ in range(2))
+
+    def forward(self, h: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            h = block(h, embedded)
+        return h

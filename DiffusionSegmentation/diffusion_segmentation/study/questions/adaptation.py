@@ -19,10 +19,10 @@ from ..context import Context
 from ..curves import half_point, loss_over_levels
 from ..question import Question, Results
 from ..sampling import VariantSampler
-from ..scores import compare, score_cases
+from ..scores import above, compare, score_cases
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..variants import Variant
-from .comparison import VERDICTS, measure_titles, outcome, score_csv, score_rows, score_table
+from .comparison import VERDICTS, measure_titles, outcome, points_csv, score_csv, score_rows, score_table
 
 GRIDS = ("cosine", "uniform", "adapted", "fingerprint")
 STEPS = (3, 5, 10)
@@ -171,21 +171,16 @@ def _score_grids(context: Context, name: str, rows: Mapping[str, tuple[VariantSa
 
 def _within_margin(difference: Mapping[str, Any]) -> tuple[str, str]:
     """Verdict and words on whether the first of two rows is worse in GED by less than GED_MARGIN."""
-    low, high = difference["low"], difference["high"]
-    if high is not None and high < GED_MARGIN:
-        return HOLDS, "as good as"
-    if low is not None and low > GED_MARGIN:
-        return FAILS, "worse than"
-    return UNDECIDED, "not decided against"
+    return {
+        False: (HOLDS, "as good as"), True: (FAILS, "worse than"), None: (UNDECIDED, "not decided against")
+    }[above(difference, GED_MARGIN)]  # fmt: skip
 
 
 def _steps_figure(name: str, scores: Mapping[str, Any]) -> Figure:
     series = {TITLES[kind]: [(k, scores[f"{kind}-{k}"]["ged_u"]) for k in STEPS] for kind in GRIDS}
-    rows = [["grid", "steps", "ged_u", "low", "high"]]
-    rows += [[title, k, s["value"], s["low"], s["high"]] for title, points in series.items() for k, s in points]
     png = plots.lines(series, "steps", "unbiased GED (0 is a perfect sampler)")
     caption = f"{name}: the same weights on four step grids; bars span the seeds' 95 % intervals."
-    return Figure(f"step-grids-{slug(name)}", png, caption, rows)
+    return Figure(f"step-grids-{slug(name)}", png, caption, points_csv(["grid", "steps", "ged_u"], series))
 
 
 def _training_table(name: str, scores: Mapping[str, Any]) -> Table:

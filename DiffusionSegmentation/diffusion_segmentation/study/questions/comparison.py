@@ -55,10 +55,14 @@ def score_table(
 
 def score_csv(scores: Scores, measures: Mapping[str, str]) -> list[list[Any]]:
     """Scores by row and measure as the rows of a CSV file."""
-    rows = [["row", "score", "value", "low", "high"]]
-    for title, row in scores.items():
-        rows += [[title, measures[m], s["value"], s["low"], s["high"]] for m, s in row.items() if s]
-    return rows
+    series = {title: [(measures[m], s) for m, s in row.items() if s] for title, row in scores.items()}
+    return points_csv(["row", "score", "value"], series)
+
+
+def points_csv(head: list[str], series: Mapping[str, Sequence[tuple[Any, Mapping[str, Any]]]]) -> list[list[Any]]:
+    """Series of (place, score) as the rows of a CSV file: `head`, low, high."""
+    rows = [[title, at, s["value"], s["low"], s["high"]] for title, points in series.items() for at, s in points]
+    return [[*head, "low", "high"], *rows]
 
 
 def outcome(a: str, b: str, measure: str, difference: Mapping[str, Any], digits: int = 3) -> str:
@@ -106,22 +110,19 @@ class Comparison(Question):
             measured = {m: d for m, d in differences[key].items() if d is not None}
             for m, d in measured.items():
                 if d["verdict"] != OPEN:
-                    yield (
-                        VERDICTS[d["verdict"]],
-                        f"{name}: {outcome(titles[a], titles[b], self.measures[m], d)}.",
-                        False,
-                    )
+                    text = f"{name}: {outcome(titles[a], titles[b], self.measures[m], d)}."
+                    yield VERDICTS[d["verdict"]], text, False
             if undecided := [self.measures[m] for m, d in measured.items() if d["verdict"] == OPEN]:
                 text = f'{name}: "{titles[a]}" against "{titles[b]}" is not decided in {join(undecided)}.'
                 yield UNDECIDED, text, False
 
     def summarise(self, context: Context, results: Results) -> Summary:
-        summary = Summary()
+        summary, known = Summary(), [m for m in self.measures if m in MEASURES]
         for name in context.tasks:
             by_seed = [results[name, seed]["records"] for seed in context.seeds]
             titles, scores = self.titles(context, name), self.scores(context, results, name)
             differences = {
-                key: {m: compare(by_seed, a, b, m) for m in self.measures if m in MEASURES}
+                key: {m: compare(by_seed, a, b, m) if scores[a][m] and scores[b][m] else None for m in known}
                 for key, (a, b) in self.pairs().items()
             }
             summary.numbers[name] = {"scores": scores, "differences": differences}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from .. import plots
 from ..context import Context
 from ..question import Question, Results
 from ..sampling import direct_probabilities
-from ..scores import combine_seeds, magnitude
+from ..scores import above, combine_seeds, magnitude
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import Task, require_divisible_by_16
 from ..variants import Variant
@@ -65,22 +64,13 @@ class CropSelection(Question):
         return results
 
     def summarise(self, context: Context, results: Results) -> Summary:
-        summary, table, figure_rows = Summary(), [], {}
-        kinds = list(itertools.product(CROPS, ROWS))
-
-        def combined(name: str, values: Callable[[Mapping[str, Any]], Any], pool: Callable[[np.ndarray], float]) -> Any:
-            return combine_seeds([score(values(results[name, seed]), pool) for seed in context.seeds])
-
+        summary, table, kinds = Summary(), [], list(itertools.product(CROPS, ROWS))
+        figure_rows: dict[str, dict[str, Any]] = {}
         for name in context.tasks:
-            excess = {(c, row): combined(name, lambda r, c=c, row=row: r[c][row], pooled_excess) for c, row in kinds}
-            more = {
-                row: combined(
-                    name,
-                    lambda r, row=row: np.stack([np.array(r[crops][row]) for crops in ("labels", "image")], 1),
-                    lambda x: pooled_excess(x[:, 0]) - pooled_excess(x[:, 1]),
-                )
-                for row in ROWS
-            }
+            seeds = [results[name, seed] for seed in context.seeds]
+            excess = {(c, row): combine_seeds([score(r[c][row], pooled_excess) for r in seeds]) for c, row in kinds}
+            both = {row: [np.stack([r["labels"][row], r["image"][row]], 1) for r in seeds] for row in ROWS}
+            more = {row: combine_seeds([score(x, _excess_difference) for x in both[row]]) for row in ROWS}
             summary.numbers[name] = {f"{c}, {row}": value for (c, row), value in excess.items()} | {"more": more}
             for row, difference in more.items():
                 summary.add(*_sentence(name, row, difference))
@@ -100,6 +90,10 @@ def pooled_excess(x: np.ndarray) -> float:
     return float(x[:, 0].sum() / max(x[:, 1].sum(), 1))
 
 
+def _excess_difference(x: np.ndarray) -> float:
+    return pooled_excess(x[:, 0]) - pooled_excess(x[:, 1])
+
+
 def _random_half(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...]:
     """A random window of half the edge."""
     return tuple(slice(a, a + n // 2) for n, a in ((n, int(rng.integers(n - n // 2 + 1))) for n in shape))
@@ -107,9 +101,8 @@ def _random_half(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slic
 
 def _sentence(name: str, row: str, difference: dict[str, Any]) -> tuple[str, str]:
     """The claim is that windows around the mask raise the probability."""
-    low, high = difference["low"], difference["high"]
-    start = f"{name}, {row}: windows around the mask"
-    if low is None or high is None or low <= 0 <= high:
+    raised, start = above(difference), f"{name}, {row}: windows around the mask"
+    if raised is None:
         return UNDECIDED, f"{start}: a change of the foreground's probability is not decided."
-    verb = "raise" if low > 0 else "lower"
-    return (HOLDS if low > 0 else FAILS), f"{start} {verb} the foreground's probability by {magnitude(difference)}."
+    verdict, verb = (HOLDS, "raise") if raised else (FAILS, "lower")
+    return verdict, f"{start} {verb} the foreground's probability by {magnitude(difference)}."

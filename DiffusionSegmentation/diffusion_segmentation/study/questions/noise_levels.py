@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..context import Context
 from ..curves import half_point, loss_over_levels, rise
 from ..question import Question, Results
 from ..sampling import VariantSampler
-from ..scores import combine_seeds
+from ..scores import above, combine_seeds
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import TRAIN, VALIDATION
 from ..variants import Variant
@@ -78,9 +79,7 @@ class NoiseLevels(Question):
             half_points, rises = {}, {}
             for form in FORMS:
                 errors = [one["curves"][form]["error"] for one in seeds]
-                half_points[form] = combine_seeds(
-                    [score(x, lambda e, at=levels: half_point(at, e.mean(0))) for x in errors]
-                )
+                half_points[form] = combine_seeds([score(x, partial(half_point, levels)) for x in errors])
                 losses = [noise_error(one, form, levels) for one in seeds]
                 rises[form] = combine_seeds([score(x, lambda loss: rise(loss.mean(0))) for x in losses])
             summary.numbers[name] = {"half_points": half_points, "rises": rises}
@@ -142,18 +141,11 @@ def _rounded(values: Any) -> Any:
     return [_rounded(v) for v in values] if np.ndim(values) > 0 else float(f"{float(values):.6g}")
 
 
-def _above(low: float | None, high: float | None, threshold: float) -> bool | None:
-    """Whether an interval lies above a threshold; None if it contains it or is unknown."""
-    if low is None or high is None:
-        return None
-    return True if low > threshold else False if high < threshold else None
-
-
 def _add_rises(summary: Summary, name: str, rises: dict[str, Any]) -> None:
     titles = {"diffusion": "masks given the image", "mask": "masks without the image", "image": "images"}
     words = {True: "is not monotonic", False: "is monotonic", None: "is not decided to be monotonic"}
     for form, title in titles.items():
-        rising, claimed = _above(rises[form]["low"], rises[form]["high"], MIN_RISE), form != "image"
+        rising, claimed = above(rises[form], MIN_RISE), form != "image"
         text = f"{name}: the noise-prediction loss of {title} {words[rising]}, rise {100 * rises[form]['value']:.0f} %"
         verdict = VERDICTS[None if rising is None else rising == claimed]
         summary.add(verdict, f'{text}; the claim is "{"not monotonic" if claimed else "monotonic"}".', claim=True)
@@ -174,7 +166,7 @@ def _differ(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
         return None
     nearest = max(a["low"] - b["high"], b["low"] - a["high"])
     farthest = max(a["high"] - b["low"], b["high"] - a["low"])
-    return _above(nearest, farthest, MIN_DISTANCE)
+    return above({"low": nearest, "high": farthest}, MIN_DISTANCE)
 
 
 def _table(numbers: dict[str, Any]) -> Table:
@@ -194,7 +186,8 @@ def _table(numbers: dict[str, Any]) -> Table:
 
 
 def _curves_figure(name: str, seeds: list[Any], levels: np.ndarray) -> Figure:
-    series, rows = {}, [["curve", "seed", "log_snr", "loss", "x0_error", "noise_error"]]
+    rows: list[list[Any]] = [["curve", "seed", "log_snr", "loss", "x0_error", "noise_error"]]
+    series = {}
     for form, title in CURVES.items():
         series[title] = [(one["curves"][form], noise_error(one, form, levels)) for one in seeds]
         for seed, (curve, noise) in enumerate(series[title]):
@@ -212,7 +205,9 @@ def _path_figure(name: str, seeds: list[Any]) -> Figure:
     keys = ("reference", "own", "decided")
     grids = [np.array(one["grid"]) for one in seeds]
     means = [{key: np.mean([path[key] for path in one["paths"]], 0) for key in keys} for one in seeds]
-    rows = [["seed", "log_snr", "dice_with_reference", "dice_with_own_end", "share_decided_at_this_step"]]
+    rows: list[list[Any]] = [
+        ["seed", "log_snr", "dice_with_reference", "dice_with_own_end", "share_decided_at_this_step"]
+    ]
     for seed, (grid, mean) in enumerate(zip(grids, means, strict=True)):
         rows += [[seed, *row] for row in zip(grid.tolist(), *(mean[key].tolist() for key in keys), strict=True)]
     caption = (

@@ -16,6 +16,7 @@ from ..question import Question, Results
 from ..scores import combine_seeds
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..variants import Variant
+from .comparison import points_csv
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 CASES = 60
@@ -51,14 +52,9 @@ class SampleCount(Question):
         summary = Summary()
         for name in context.tasks:
             seeds = [results[name, seed]["cases"] for seed in context.seeds]
-            ece = {
-                row: _over_counts(seeds, lambda case, n, row=row: case["tables"][row][n], COUNTS, pooled_ece)
-                for row in ECE_ROWS
-            }
-            ged = {
-                title: _over_counts(seeds, lambda case, n, form=form: case[form][n], COUNTS[1:], np.mean)
-                for form, title in GED_ROWS.items()
-            }
+            tables = [[case["tables"] for case in cases] for cases in seeds]
+            ece = {row: _over_counts(tables, row, COUNTS, pooled_ece) for row in ECE_ROWS}
+            ged = {title: _over_counts(seeds, form, COUNTS[1:], np.mean) for form, title in GED_ROWS.items()}
             summary.numbers[name] = {"ece": ece, "ged": ged}
             columns = {f"ECE, {ECE_ROWS[row]}": dict(points) for row, points in ece.items()}
             columns |= {f"GED, {title}": dict(points) for title, points in ged.items()}
@@ -83,25 +79,20 @@ def count_scores(truth: Any, masks: np.ndarray, softmax: np.ndarray, exact: np.n
             correct = np.take_along_axis(truth.case.marginals, p.argmax(0)[None], 0)[0]
             tables[row][str(n)] = binned(p.max(0)[scored_voxels], correct[scored_voxels])
         if n > 1:
-            energy = truth.energy(masks[:n])
-            ged["ged_v"][str(n)], ged["ged_u"][str(n)], ged["ged_floor"][str(n)] = energy.v, energy.u, energy.floor
+            for form, value in truth.energy(masks[:n]).as_json().items():
+                ged[form][str(n)] = value
     return {"tables": tables, **ged}
 
 
-def _over_counts(
-    seeds: Sequence[Any], value: Callable[[Any, str], Any], counts: Sequence[int], pool: Callable[[np.ndarray], float]
-) -> Points:
-    """(number of samples, score over cases and seeds) of a value of each case."""
-    return [
-        (n, combine_seeds([score([value(case, str(n)) for case in cases], pool) for cases in seeds])) for n in counts
-    ]
+def _over_counts(seeds: Sequence[Any], row: str, counts: Sequence[int], pool: Callable[[np.ndarray], float]) -> Points:
+    """(number of samples, score over cases and seeds) of a row of each case, values by number of samples."""
+    return [(n, combine_seeds([score([case[row][str(n)] for case in cases], pool) for cases in seeds])) for n in counts]
 
 
 def _figure(name: str, kind: str, series: Mapping[str, Points]) -> Figure:
-    rows = [["row", "samples", kind, "low", "high"]]
-    rows += [[title, n, s["value"], s["low"], s["high"]] for title, points in series.items() for n, s in points]
     caption = f"{name}: {kind.upper()} over the number of samples; bars span the seeds' 95 % intervals."
-    return Figure(f"a7-{kind}-{slug(name)}", plots.lines(series, "samples", kind.upper()), caption, rows)
+    png = plots.lines(series, "samples", kind.upper())
+    return Figure(f"a7-{kind}-{slug(name)}", png, caption, points_csv(["row", "samples", kind], series))
 
 
 def _add_sentences(summary: Summary, name: str, published: dict[int, Any], unbiased: dict[int, Any]) -> None:

@@ -66,12 +66,11 @@ class Windows(Comparison):
         grid = sampler.adapted_grid()
 
         def predict(truth: Truth, index: int) -> dict[str, Prediction]:
-            predictions = {}
-            for how in TITLES:
-                p = sample_in_windows(sampler.network, truth.case.image, how, context.samples, grid, index)
-                predictions[how] = Prediction(p.mean(0), p.argmax(1).astype(np.uint8))
-            changes.append({how: seams(prediction.masks) for how, prediction in predictions.items()})
-            return predictions
+            image = truth.case.image
+            p = {how: sample_in_windows(sampler.network, image, how, context.samples, grid, index) for how in TITLES}
+            masks = {how: one.argmax(1).astype(np.uint8) for how, one in p.items()}
+            changes.append({how: seams(one) for how, one in masks.items()})
+            return {how: Prediction(p[how].mean(0), masks[how]) for how in TITLES}
 
         return {"records": score_cases(sampler.task, predict, self.cases), "seams": changes}
 
@@ -112,13 +111,13 @@ def sample_in_windows(
 
     with flush_denormals(), torch.inference_mode():
         values = torch.from_numpy(tiling.pad(image))[None, None].to(device)
-        conditions = [network.encode(values[(..., *tiling.voxels(window))].contiguous()) for window in tiling.windows]
+        conditions = [network.encode(values[:, :, *tiling.voxels(w)].contiguous()) for w in tiling.windows]
         heads = [class_softmax(network.head(condition)) for condition in conditions]
         denoisers = [denoiser(c) for c in conditions]
         if how in (ONE, WHOLE):
 
             def blended(x: torch.Tensor, node: float) -> torch.Tensor:
-                return tiling.blend([d(x[(..., *w)], node) for d, w in zip(denoisers, tiling.windows, strict=True)])
+                return tiling.blend([d(x[:, :, *w], node) for d, w in zip(denoisers, tiling.windows, strict=True)])
 
             x = noise(tiling.cells)
             p = dpm_solver_2m(blended, x, tiling.blend(heads).expand(x.shape), grid)

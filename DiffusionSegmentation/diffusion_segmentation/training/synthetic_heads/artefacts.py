@@ -30,13 +30,12 @@ def with_motion(image: np.ndarray, axis: int, rng: np.random.Generator) -> np.nd
     lines = image.shape[axis]
     other = (axis + 1) % 3
     steps = rng.random(lines) < rng.uniform(0.5, 4) / lines
-    path = [np.cumsum(steps * rng.normal(0, rng.uniform(0.3, 1.5), lines)) for _ in range(2)]
+    paths = [np.cumsum(steps * rng.normal(0, rng.uniform(0.3, 1.5), lines)) for _ in range(2)]
     # The centre of k-space, which determines the visible position, defines rest.
-    path = [torch.from_numpy(p - p[lines // 2]).float() for p in path]
+    first, second = (torch.fft.ifftshift(torch.from_numpy(p - p[lines // 2]).float()) for p in paths)
     space = torch.fft.fftn(torch.from_numpy(image), dim=(axis, other))
-    phase = torch.fft.fftfreq(lines) * torch.fft.ifftshift(path[0])
-    along = _along(phase, axis)
-    across = _along(torch.fft.fftfreq(image.shape[other]), other) * _along(torch.fft.ifftshift(path[1]), axis)
+    along = _along(torch.fft.fftfreq(lines) * first, axis)
+    across = _along(torch.fft.fftfreq(image.shape[other]), other) * _along(second, axis)
     space *= torch.exp(-2j * np.pi * (along + across))
     return torch.fft.ifftn(space, dim=(axis, other)).abs().numpy()
 

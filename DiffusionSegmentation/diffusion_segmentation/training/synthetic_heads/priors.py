@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +146,8 @@ def _largest_component(mask: np.ndarray) -> np.ndarray:
 def _mixture(shape: tuple[int, ...], scales: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """Gaussian field float32 of unit variance with several correlation lengths in voxels, randomly weighted."""
     weights = rng.dirichlet([2.0] * len(scales))
-    return sum(np.float32(np.sqrt(w)) * smooth_noise(shape, s, rng) for w, s in zip(weights, scales, strict=True))
+    parts = (np.float32(np.sqrt(w)) * smooth_noise(shape, s, rng) for w, s in zip(weights, scales, strict=True))
+    return reduce(np.add, parts)
 
 
 def _first_above(thresholds: np.ndarray, field: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ THICKNESS_MM = (2.0, 7.0)
 class Acquisition:
     """Voxel size in mm (z, y, x) of a scan."""
 
-    voxel_mm: tuple[float, float, float]
+    voxel_mm: tuple[float, ...]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, slices: float = TRAINING_SCANS.slices) -> Acquisition:
