@@ -31,6 +31,7 @@ from .dataset import cases
 from .dataset import scores as folder_scores
 from .known_answer import run as known
 from .known_answer import scores as known_scores
+from .known_answer.posterior import GROUP
 from .known_answer.samplers import ModelSamplers, Steps
 from .loop import Records, run_cases
 from .report.page import write_page
@@ -96,7 +97,9 @@ Result = tuple[dict[str, Any], Records, CaseStore]
 
 def _on_phantom(request: EvaluationRequest, model: Model) -> Result:
     task, samples = phantom(request.dataset), request.samples or known.SAMPLES
-    known.check_fits(model, task, samples)
+    known.check_fits(model, task.name, task.classes, task.shape)
+    if samples < GROUP:
+        raise InputError(f"A task with a known answer needs at least {GROUP} samples per case.")
     device = choose_device(request.device)
     steps, notes = [Steps.read(text) for text in request.steps or STEPS], []
     if model.lowest_log_snr > LOG_SNR_MIN:

@@ -7,7 +7,7 @@ where undefined.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,14 @@ def score(values: Any, statistic: Callable[[np.ndarray], float] = np.mean) -> Sc
 def difference(a: Sequence[float], b: Sequence[float]) -> Score:
     """Mean of a - b over the same cases."""
     return score(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+
+
+def above(score: Mapping[str, Any], threshold: float = 0.0) -> bool | None:
+    """Whether a score's interval lies above a threshold; None if it contains it or there is none."""
+    low, high = score["low"], score["high"]
+    if low is None or high is None or low <= threshold <= high:
+        return None
+    return low > threshold
 
 
 def score_defined(values: Sequence[float | None], statistic: Callable[[np.ndarray], float] = np.mean) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
+from ..evaluation.known_answer.run import check_fits
 from ..evaluation.known_answer.samplers import Prediction
 from ..images.writing import write_report
 from ..model import folder as models
@@ -63,7 +63,7 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     """
     model = models.load(models.find(options.model)).to(choose_device(options.device))
     task = prepare(options.data, options.output / "cache", options.sizes)
-    check_fits(model, task)
+    check_fits(model, task.name, task.classes, task.shape)
     device = next(model.encoder.parameters()).device
     logger.info("measuring the loss over noise levels")
     with flush_denormals():
@@ -103,20 +103,6 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
 def text(result: dict[str, Any], output: Path) -> str:
     """The result for a terminal."""
     return f"{result['sentence']}\nThe model with the new grid is {output / 'model'}"
-
-
-def check_fits(model: Model, task: Task) -> None:
-    """Raise InputError, one sentence, if the model cannot segment this task."""
-    if model.classes != task.classes:
-        raise InputError(
-            f"The model has {model.classes - 1} structures and '{task.name}' {task.classes - 1}; adapt a model of the "
-            "same structures."
-        )
-    if model.dims != len(task.shape):
-        raise InputError(f"The model was made for {model.dims} axes and '{task.name}' has {len(task.shape)}.")
-    if any(n % model.multiple for n in task.shape):
-        shape = "x".join(map(str, task.shape))
-        raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; '{task.name}' has {shape}.")
 
 
 def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model:

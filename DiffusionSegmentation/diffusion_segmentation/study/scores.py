@@ -15,7 +15,8 @@ import numpy as np
 from .. import metrics
 from ..evaluation.known_answer.posterior import Truth, score_case
 from ..evaluation.known_answer.samplers import Prediction
-from ..evaluation.pooling import pooled_ece, score
+from ..evaluation.known_answer.scores import variance_ratio
+from ..evaluation.pooling import above, pooled_ece, score
 from .tasks import Task
 
 Record = Mapping[str, Any]
@@ -45,10 +46,6 @@ def _coverage(row: Record, case: Record) -> float:
     return float(np.array(row["pit"]["group90"])[variable].mean()) if variable.any() else float("nan")
 
 
-def _ratio(x: np.ndarray) -> float:
-    return float(x[:, 0].sum() / x[:, 1].sum()) if x[:, 1].sum() > 0 else float("nan")
-
-
 MEASURES: dict[str, Measure] = {
     "iou": Measure("expected IoU", lambda row, case: 1 - row["risk"], lambda x: float(np.mean(x)), best=np.inf),
     "ece": Measure("ECE", lambda row, case: row["calibration"], pooled_ece, best=0.0),
@@ -63,7 +60,7 @@ MEASURES: dict[str, Measure] = {
     "spread": Measure(
         "volume variance ratio",
         lambda row, case: [sum(row["volume_variance"]), sum(case["variance"])],
-        _ratio,
+        variance_ratio,
         best=1.0,
         exact=True,
     ),
@@ -108,14 +105,6 @@ def compare(by_seed: Sequence[Sequence[Record]], a: str, b: str, measure: str) -
 def with_verdict(difference: dict[str, Any]) -> dict[str, Any]:
     """The difference in deviation with its "verdict": better, worse or not decided."""
     return {**difference, "verdict": {True: WORSE, False: BETTER, None: OPEN}[above(difference)]}
-
-
-def above(score: Mapping[str, Any], threshold: float = 0.0) -> bool | None:
-    """Whether a score's interval lies above a threshold; None if it contains it or there is none."""
-    low, high = score["low"], score["high"]
-    if low is None or high is None or low <= threshold <= high:
-        return None
-    return low > threshold
 
 
 def is_scored(by_seed: Sequence[Sequence[Record]], row: str, measure: str) -> bool:

@@ -73,16 +73,12 @@ class Task:
         images, masks = self.arrays(TEST)
         raters = json.loads((self.folder / f"{TEST}.json").read_text(encoding="utf-8"))["raters"][index]
         weights = np.full(raters, 1 / raters)
-        return RatedCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
+        return EnumerableCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
 
     def truth(self, index: int) -> Truth:
         """A test case prepared for scoring."""
         kind, rng = Truth if self.exact else RatedTruth, np.random.default_rng([PART_SEEDS[TEST], index, 1])
         return kind(self.case(index), rng)
-
-
-class RatedCase(EnumerableCase):
-    """A case of a folder: its posterior is the distribution of the raters' masks."""
 
 
 class RatedTruth(Truth):
@@ -92,8 +88,7 @@ class RatedTruth(Truth):
         super().__init__(case, rng)
         marked = self.draws.any(0)
         near = ndimage.binary_dilation(marked, iterations=SCORED_MARGIN) if marked.any() else np.ones_like(marked)
-        self.anywhere = near
-        self.open = np.broadcast_to(near, (case.classes - 1, *near.shape))
+        self.anywhere, self.open = near, np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
 def require_divisible_by_16(question: str, task: Task) -> None:
@@ -119,23 +114,13 @@ def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
 def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
     kind = phantom(text)
     content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
-    folder = cache / "tasks" / f"{kind.name}-{content}"
-    task = Task(
-        text=text,
-        name=text,
-        folder=folder,
-        shape=kind.shape,
-        label_names=kind.label_names,
-        exact=True,
-        cases=tuple(f"case {n + 1}" for n in range(sizes.test)),
-        content=content,
-    )
+    folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
     for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
         if not _is_complete(folder, part):
             rng = np.random.default_rng(PART_SEEDS[part])
             cases = [kind.draw(rng) for _ in range(count)]
             _write(folder, part, [case.image for case in cases], [case.sample(rng, MASKS) for case in cases])
-    return task
+    return Task(text, text, folder, kind.shape, kind.label_names, True, names, content)
 
 
 def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
@@ -171,16 +156,8 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
             count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(optimisation.shapes[0])))
             windows = [(image[0].numpy(), masks.numpy()) for image, masks in itertools.islice(stream, count)]
         _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
-    return Task(
-        text=str(path),
-        name=source.dataset.name,
-        folder=folder,
-        shape=tuple(optimisation.shapes[0]),
-        label_names=tuple(source.dataset.label_names),
-        exact=False,
-        cases=tuple(case.name for case in parts[TEST]),
-        content=key,
-    )
+    name, labels, names = source.dataset.name, source.dataset.label_names, tuple(case.name for case in parts[TEST])
+    return Task(str(path), name, folder, optimisation.shapes[0], labels, False, names, key)
 
 
 def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,10 +168,7 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
     start = [int(np.clip(c - n / 2, 0, max(0, m - n))) for c, n, m in zip(centre, shape, whole.shape, strict=True)]
     window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
     fill = [(0, max(0, n - m)) for n, m in zip(shape, whole.shape, strict=True)]
-    return (
-        np.pad(whole[window].astype(np.float32), fill),
-        np.pad(np.stack([rater[window] for rater in labels]), [(0, 0), *fill]),
-    )
+    return np.pad(whole[window].astype(np.float32), fill), np.pad(labels[:, *window], [(0, 0), *fill])
 
 
 def _is_complete(folder: Path, part: str) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -35,8 +35,7 @@ SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Sources of the maps: labels, entropy and probabilities."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The evaluated cases, a description of them, and whether the model has seen them."""
 
     cases: tuple[Case, ...]

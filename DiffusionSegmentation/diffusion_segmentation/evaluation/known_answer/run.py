@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...phantoms import Phantom, PhantomCase
 from .. import cost
 from ..loop import Records, run_cases
 from ..store import CaseStore
-from .posterior import GROUP, Truth, entropy_bits, score_case
+from .posterior import Truth, entropy_bits, score_case
 from .samplers import EXACT, Prediction, votes
 
 CASES = {2: 400, 3: 100}  # default number of cases, by the number of axes
@@ -25,20 +25,18 @@ Predict = Callable[[np.ndarray, int], Mapping[str, Prediction]]
 """From an image [*shape] and the index of its case to the predictions of all rows."""
 
 
-def check_fits(model: Model, task: Phantom, samples: int) -> None:
-    """Raise InputError, one sentence, if the model cannot be evaluated on this task."""
-    if samples < GROUP:
-        raise InputError(f"A task with a known answer needs at least {GROUP} samples per case.")
-    shape = "x".join(map(str, task.shape))
-    if model.dims != len(task.shape):
-        raise InputError(f"The model was made for {model.dims} axes and the grid {shape} has {len(task.shape)}.")
-    if model.classes != task.classes:
+def check_fits(model: Model, name: str, classes: int, shape: Sequence[int]) -> None:
+    """Raise InputError, one sentence, if the model cannot segment images of `shape` of the task `name`."""
+    grid = "x".join(map(str, shape))
+    if model.dims != len(shape):
+        raise InputError(f"The model was made for {model.dims} axes and the grid {grid} has {len(shape)}.")
+    if model.classes != classes:
         raise InputError(
-            f"The model has {model.classes - 1} foreground classes and the task '{task.name}' {task.classes - 1}; "
-            "evaluate it on the task that it was trained on."
+            f"The model has {model.classes - 1} foreground classes and the task '{name}' {classes - 1}; choose a model "
+            "that was trained on this task."
         )
-    if any(n % model.multiple for n in task.shape):
-        raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; {shape} is not that.")
+    if any(n % model.multiple for n in shape):
+        raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; {grid} is not that.")
 
 
 def evaluate_known(task: Phantom, predict: Predict, cases: int, samples: int, seed: int, store: CaseStore) -> Records:

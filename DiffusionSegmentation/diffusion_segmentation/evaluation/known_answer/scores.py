@@ -89,8 +89,8 @@ def _ranking(rows: RecordList) -> dict[str, Score]:
 def _joint(records: RecordList, rows: RecordList) -> dict[str, Any]:
     spread = np.array([[row["volume_variance"], r["case"]["variance"]] for row, r in zip(rows, records, strict=True)])
     scores: dict[str, Any] = {
-        "volume_variance_ratio": score(spread, _variance_ratio),
-        "volume_variance_ratio_by_class": [score(spread[:, :, c], _variance_ratio) for c in range(spread.shape[2])],
+        "volume_variance_ratio": score(spread, variance_ratio),
+        "volume_variance_ratio_by_class": [score(spread[:, :, c], variance_ratio) for c in range(spread.shape[2])],
         **{name: score([row[name] for row in rows]) for name in ("ged_u", "ged_v", "ged_floor")},
     }
     if "chimeras" in rows[0]:
@@ -151,7 +151,8 @@ def _ratio(a: float, b: float) -> float:
     return float(a / b) if b > 0 else float("nan")
 
 
-def _variance_ratio(x: np.ndarray) -> float:
+def variance_ratio(x: np.ndarray) -> float:
+    """Ratio of the sums over cases of two columns."""
     return _ratio(x[:, 0].sum(), x[:, 1].sum())
 
 

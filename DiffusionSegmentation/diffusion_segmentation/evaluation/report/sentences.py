@@ -8,7 +8,7 @@ from typing import Any
 from ...metrics import GATES
 from ..joint import PAIRED_SCORES, TITLES
 from ..known_answer.samplers import CONTROLS, EXACT, FITTED
-from ..pooling import FEWEST_CASES
+from ..pooling import FEWEST_CASES, above
 from .formatting import GATED_SCORES, number, one_in, percent, shown, span
 
 Sentence = dict[str, str]
@@ -100,13 +100,11 @@ def _folder(evaluation: Mapping[str, Any]) -> list[Sentence]:
 
 def _dice(scores: Mapping[str, Any]) -> list[Sentence]:
     gap = scores["difference"]["dice"]
-    text = f"mean Dice, samples minus direct head: {shown(gap)}"
-    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
+    text, samples_better = f"mean Dice, samples minus direct head: {shown(gap)}", above(gap)
+    if samples_better is None:
         difference = _sentence("open", f"{text}; these cases do not decide which is better.")
     else:
-        difference = _sentence(
-            "fact", f"{text}; the {MAP_NAMES['samples' if gap['value'] > 0 else 'direct']} is better."
-        )
+        difference = _sentence("fact", f"{text}; the {MAP_NAMES['samples' if samples_better else 'direct']} is better.")
     dice = {name: shown(scores["maps"][source]["dice"]) for source, name in MAP_NAMES.items()}
     return [*(_sentence("fact", f"mean Dice of the {name}: {value}.") for name, value in dice.items()), difference]
 
@@ -164,10 +162,8 @@ def _source(gap: Mapping[str, Any], source: str) -> Sentence:
 
 def _raters(raters: Mapping[str, Any]) -> Sentence:
     ged = raters["ged_u"]
-    if ged["low"] is None or (ged["low"] <= 0.01 and ged["high"] > 0.05):
-        verdict = "open"
-    else:
-        verdict = "holds" if ged["low"] <= 0.01 else "fails"
+    undecided = ged["low"] is None or (ged["low"] <= 0.01 and ged["high"] > 0.05)
+    verdict = "open" if undecided else "holds" if ged["low"] <= 0.01 else "fails"
     text = f"GED between {raters['n']} samples and the raters, unbiased: {shown(ged)}; a perfect sampler: 0."
     return _sentence(verdict, text)
 
@@ -181,9 +177,8 @@ def _joint(scores: Mapping[str, Any]) -> list[Sentence]:
             text = f"{TITLES[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
             sentences.append(_sentence("holds" if one["inside"] else "fails", text))
     for name, one in (scores.get("against_copula") or {}).items():
-        better = one["value"] is not None and (one["value"] > 0) == (name == "one_sample_dice")
-        decided = one["low"] is not None and not one["low"] <= 0 <= one["high"]
-        verdict = ("holds" if better else "fails") if decided else "open"
+        larger = above(one)
+        verdict = "open" if larger is None else "holds" if larger == (name == "one_sample_dice") else "fails"
         sentences.append(_sentence(verdict, f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(one)}."))
     for name in scores["blind"]:
         sentences.append(_sentence("open", f"{TITLES[name]}: does not detect the wrong sampler on these cases."))

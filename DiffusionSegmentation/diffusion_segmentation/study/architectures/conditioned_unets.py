@@ -51,7 +51,11 @@ class Injected(Architecture):
 
     def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
         cells, *features = condition
-        return self.unet(beside_image(x, cells), log_snr, lambda level, h: h + features[level])
+        return self.unet(beside_image(x, cells), log_snr, lambda level, h: self.inject(level, h, features[level]))
+
+    def inject(self, level: int, h: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Features of the U-Net at a level, combined with those of the image."""
+        return h + features
 
 
 class Summed(Architecture):

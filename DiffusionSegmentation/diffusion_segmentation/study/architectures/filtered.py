@@ -6,10 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...networks.blocks import space_to_depth
-from .conditioned_unets import beside_image
-from .interface import Architecture, Condition
-from .unet import ImageLevels, UNet, level_channels
+from .conditioned_unets import Injected
+from .unet import level_channels
 
 BANDS = 9  # weights of a filter along each frequency axis, interpolated between; odd, so that one is for frequency 0
 
@@ -47,7 +45,7 @@ class FrequencyFilter(nn.Module):
         return functional.grid_sample(self.weight, grid, padding_mode="border", align_corners=True)
 
 
-class Filtered(Architecture):
+class Filtered(Injected):
     """Adds the image's features at each level, weighted by their affinity with the filtered features of the state.
 
     As in MedSegDiff (Wu et al., "MedSegDiff: Medical Image Segmentation with Diffusion Probabilistic Model", MIDL 2023,
@@ -55,7 +53,8 @@ class Filtered(Architecture):
 
     Differences: MedSegDiff runs the image encoder at every step, adds the product to the image's features and joins
     them with the state's at the lowest level; here the image is encoded once, and the product is added to the state's
-    features. The norms are group norms. There is no direct head with a loss of its own.
+    features. The norms are group norms. There is no direct head with a loss of its own. The image is an input channel,
+    too: the affinity alone passes on little of it if the state is pure noise.
     """
 
     name = "filtered"
@@ -63,23 +62,10 @@ class Filtered(Architecture):
     def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
         super().__init__(classes, dims, width, closed_form)
         channels = level_channels(width)
-        self.encoder = ImageLevels(width, dims)
         self.filters = nn.ModuleList(FrequencyFilter(c, dims) for c in channels)
         self.norms_image = nn.ModuleList(nn.GroupNorm(8, c) for c in channels)
         self.norms_state = nn.ModuleList(nn.GroupNorm(8, c) for c in channels)
-        # The image is an input channel, too: the affinity alone passes on little of it if the state is pure noise.
-        self.unet = UNet(2**dims * (classes + 1), 2**dims * classes, width, dims)
 
-    def encode(self, image: torch.Tensor) -> Condition:
-        cells = space_to_depth(image)
-        return (cells, *self.encoder(cells))
-
-    def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
-        cells, *features = condition
-
-        def attend(level: int, h: torch.Tensor) -> torch.Tensor:
-            filtered = self.filters[level](h)
-            affinity = self.norms_image[level](features[level]) * self.norms_state[level](filtered)
-            return filtered + affinity * features[level]
-
-        return self.unet(beside_image(x, cells), log_snr, attend)
+    def inject(self, level: int, h: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        filtered = self.filters[level](h)
+        return filtered + self.norms_image[level](features) * self.norms_state[level](filtered) * features

@@ -12,6 +12,7 @@ import torch
 from ...diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, adapted_grid, sample_log_snr
 from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Prediction
+from ...evaluation.pooling import above
 from ...evaluation.report.formatting import shown
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
@@ -19,7 +20,7 @@ from ..context import Context
 from ..curves import half_point, loss_over_levels
 from ..question import Question, Results
 from ..sampling import VariantSampler
-from ..scores import above, compare, score_cases
+from ..scores import compare, score_cases
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..variants import Variant
 from .comparison import VERDICTS, measure_titles, outcome, points_csv, score_csv, score_rows, score_table

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.pooling import score
+from ...evaluation.pooling import above, score
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
 from ..question import Question, Results
 from ..sampling import direct_probabilities
-from ..scores import above, combine_seeds, magnitude
+from ..scores import combine_seeds, magnitude
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import Task, require_divisible_by_16
 from ..variants import Variant

@@ -12,14 +12,14 @@ import torch
 from ... import metrics
 from ...diffusion.process import sample_log_snr
 from ...evaluation.known_answer.posterior import Truth
-from ...evaluation.pooling import score
+from ...evaluation.pooling import above, score
 from ...evaluation.report.tables import Cell, Table, scored
 from .. import plots
 from ..context import Context
 from ..curves import half_point, loss_over_levels, rise
 from ..question import Question, Results
 from ..sampling import VariantSampler
-from ..scores import above, combine_seeds
+from ..scores import combine_seeds
 from ..summary import FACT, FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
 from ..tasks import TRAIN, VALIDATION
 from ..variants import Variant
