@@ -49,9 +49,7 @@ def calibrate(
         calibrated, result = loaded, {"model": loaded.section["name"]}
     else:
         calibrated, result = fitted(loaded, source, cases or CASES[loaded.dims], seed)
-    with ProgressLine() as line:
-        counter = StepCounter(line, "fitting the input statistics to unseen scans")
-        input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed, counter)
+    input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed)
     if scans_only and input_statistics is None:
         raise InputError(f"The scans are too few for input statistics; {MIN_SCANS} or more are needed.")
     result["scans"] = 0 if input_statistics is None else int(input_statistics.get_buffer("scans"))

@@ -210,7 +210,8 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
             "labels": names,
         },
         "steps": records[0]["run"]["steps"],
-        "map_source": cases.shown_source(model),
+        # That of the maps that the model shows; the direct head if the samples do not change them.
+        "map_source": "direct" if model.is_copula_only or np.isinf(model.map_prior) else "samples",
         "one_map": model.is_copula_only,
         "colors": [entry["color"] for entry in model.labels],
         "tolerance_mm": model.spacing,

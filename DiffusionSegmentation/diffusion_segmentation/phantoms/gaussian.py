@@ -95,10 +95,7 @@ class GaussianField:
         return total
 
 
-@lru_cache(maxsize=8)
-def gaussian_field(shape: tuple[int, ...], correlation: float) -> GaussianField:
-    """The field of a grid, cached."""
-    return GaussianField(shape, correlation)
+gaussian_field = lru_cache(maxsize=8)(GaussianField)
 
 
 def excess(a: np.ndarray, b: np.ndarray, rho: float) -> np.ndarray:

@@ -46,12 +46,9 @@ class Context:
     def sampler(self, variant: Variant) -> VariantSampler:
         return VariantSampler(self.network(variant), variant, self.tasks[variant.task])
 
-    def is_trained(self, variant: Variant) -> bool:
-        return self._weights(variant).exists()
-
     def training_facts(self, variant: Variant) -> dict[str, Any]:
         """Iterations, seconds, parameters and operations of a trained variant."""
-        return json.loads(self._weights(variant).with_suffix(".json").read_text(encoding="utf-8"))
+        return json.loads(self.weights(variant).with_suffix(".json").read_text(encoding="utf-8"))
 
     def load(self, measurement: Measurement) -> dict[str, Any]:
         """The cached result of a measurement of the same variants; empty if there is none."""
@@ -68,7 +65,8 @@ class Context:
     def _key(self, variant: Variant) -> str:
         return variant.key(self.tasks[variant.task].content, self.minutes, self.device)
 
-    def _weights(self, variant: Variant) -> Path:
+    def weights(self, variant: Variant) -> Path:
+        """File of the weights of a variant, which exists once it is trained."""
         return self.folder / "arms" / f"{self._key(variant)}.safetensors"
 
     def _identity(self, measurement: Measurement) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def training_minutes(budget: float, variants: Sequence[Variant], processes: int)
 
 
 def _train(context: Context, variants: Sequence[Variant], processes: int, elapsed: ElapsedTime) -> None:
-    jobs = [(v.share, _train_one, (context, v)) for v in variants if not context.is_trained(v)]
+    jobs = [(v.share, _train_one, (context, v)) for v in variants if not context.weights(v).exists()]
     if len(jobs) < len(variants):
         logger.info(f"training: {len(variants) - len(jobs)} networks are in the cache")
     for _ in pool.run(jobs, processes, "training", "networks") if jobs else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import AVERAGE_POOL, voxels_per_cell
 from ..runtime.floating_point import flush_denormals
+from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.tiling import Tiling
 from .sources import Source
 
@@ -22,22 +23,19 @@ MIN_ERROR = 0.05  # mean error probability of its voxels above which a cube coun
 
 
 def fit_input_statistics(
-    encoder: Encoder,
-    section: dict[str, Any],
-    source: Source,
-    seed: int,
-    on_scan: Callable[[int, int], None] = lambda done, of: None,
+    encoder: Encoder, section: dict[str, Any], source: Source, seed: int
 ) -> InputStatistics | None:
-    """Input statistics of `encoder` on the scans of `source`; None for too few scans.
+    """Input statistics of `encoder` on the scans of `source`; None for too few scans. Shows its progress.
 
-    `section` is the model's, with which `source` was configured. `on_scan(done, of)` is called after each scan. Raises
-    ModelError where the encoder's features are not finite or out of range.
+    `section` is the model's, with which `source` was configured. Raises ModelError where the encoder's features are not
+    finite or out of range.
     """
-    count = SCANS[section["network"].get("dims", 3)]
-    scans = []
-    for image in source.scans(count, seed):
-        scans.append(summarised(encoder, image, section))
-        on_scan(len(scans), count)
+    count, scans = SCANS[section["network"].get("dims", 3)], []
+    with ProgressLine() as line:
+        counter = StepCounter(line, "fitting the input statistics to unseen scans")
+        for image in source.scans(count, seed):
+            scans.append(summarised(encoder, image, section))
+            counter(len(scans), count)
     input_statistics = InputStatistics.fit(scans)
     if input_statistics is not None:
         again = source.scans(min(count, REGION_SCANS), seed)  # whole scans are too large to keep in memory

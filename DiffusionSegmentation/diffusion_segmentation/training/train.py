@@ -26,7 +26,6 @@ from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
 from ..model.folder import Model, Start, build, find, load, save
 from ..model.metadata import wrong_entry
-from ..networks import InputStatistics
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
@@ -179,12 +178,7 @@ class Run:
         warnings.filterwarnings("ignore", module="lightning")
         every = datetime.timedelta(minutes=CHECKPOINT_MINUTES)
         checkpoints = ModelCheckpoint(
-            checkpoint.parent,
-            checkpoint.stem,
-            monitor=None,
-            save_top_k=1,
-            train_time_interval=every,
-            enable_version_counter=False,
+            checkpoint.parent, checkpoint.stem, train_time_interval=every, enable_version_counter=False
         )
         trainer = lightning.Trainer(
             accelerator="gpu" if gpus else "cpu",
@@ -256,19 +250,12 @@ class Run:
         grid = adapted_grid(np.array(curve["log_snr"]), np.array(curve["cross_entropy"]), section["steps"]["cpu"])
         plot_training(folder / "training.png", record, curve, grid)
         try:
-            input_statistics = self.input_statistics()
+            input_statistics = fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed)
         except Exception as error:  # of any kind, because the model itself is finished
             logger.warning(f"the input statistics could not be fitted ({error})")
             return
         if input_statistics is not None:
             save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
-
-    def input_statistics(self) -> InputStatistics | None:
-        """Input statistics of the source's scans with the averaged weights; None for too few scans."""
-        section = self.settings["diffusion_segmentation"]
-        with ProgressLine() as line:
-            counter = StepCounter(line, "fitting the input statistics to unseen scans")
-            return fit_input_statistics(self.task.encoder, section, self.source, self.optimisation.seed, counter)
 
 
 class _Loader(lightning.LightningDataModule):

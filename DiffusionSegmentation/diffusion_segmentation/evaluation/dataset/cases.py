@@ -145,11 +145,6 @@ def _joint(
     return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed)
 
 
-def shown_source(model: Model) -> str:
-    """The key in SOURCES of the maps that a model shows; the direct head if the samples do not change the maps."""
-    return "direct" if model.is_copula_only or np.isinf(model.map_prior) else "samples"
-
-
 class _SourceModels(engine.ModelCache):
     """Loads every model with the given source of maps in place of the one in its metadata."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from ... import metrics
 from ..known_answer.posterior import LEVELS
 from ..known_answer.scores import CONFIDENCES, risk_coverage
-from ..pooling import BINS, diagram, difference, finite, pooled_ece, score, score_defined
+from ..pooling import BINS, diagram, difference, pooled_ece, score, score_defined
 from .cases import SOURCES
 from .comparison import ENTROPY_EDGES
 
@@ -22,11 +22,12 @@ BY_CLASS = ("dice", "nsd", "hd95_mm", "lesion_f1", "volume_error_ml", "missed", 
 def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """All scores: {"maps": {source: ...}, "samples", "difference", "ece_floor"}; `names` of the foreground classes."""
     near = np.array([[record["maps"][source]["near"] for source in SOURCES] for record in records])
+    dice = ([float(np.mean(record["maps"][source]["dice"])) for record in records] for source in SOURCES)
     return {
         "maps": {source: _map([record["maps"][source] for record in records], names) for source in SOURCES},
         "samples": _samples([record["samples"] for record in records]),
         "difference": {
-            "dice": difference(*([np.mean(r["maps"][source]["dice"]) for r in records] for source in SOURCES)),
+            "dice": difference(*dice),
             "ece": score(near, lambda x: pooled_ece(x[:, 0]) - pooled_ece(x[:, 1])),
             "maps": score([record["run"]["direct_difference"] for record in records]),
         },
@@ -48,7 +49,7 @@ def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, A
                 "ece": score([one["by_class"][c] for one in maps], pooled_ece),
             }
         )
-    risk = np.array([one["risk"] for one in maps])
+    risk, levels = np.array([one["risk"] for one in maps]), np.sum([one["levels"] for one in maps], 0)
     scores = {
         "by_class": by_class,
         "dice": score(1 - risk),
@@ -59,7 +60,10 @@ def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, A
         "error_auroc": score_defined([one["error_auroc"] for one in maps]),
         "error_aupr": score_defined([one["error_aupr"] for one in maps]),
         "reliability": diagram([one["near"] for one in maps]),
-        "levels": _levels(np.sum([one["levels"] for one in maps], 0)),
+        "levels": [
+            {"bits": list(bits), "voxels": int(voxels), "wrong": float(wrong / voxels) if voxels else None}
+            for bits, (voxels, wrong) in zip(pairwise(ENTROPY_EDGES), levels, strict=True)
+        ],
         "risk_coverage": risk_coverage(maps),
     }
     for name in CONFIDENCES:
@@ -67,14 +71,6 @@ def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, A
         scores[f"aurc_{name}"] = score(pairs, lambda x: metrics.aurc(x[:, 0], x[:, 1]))
         scores[f"e_aurc_{name}"] = score(pairs, lambda x: metrics.e_aurc(x[:, 0], x[:, 1]))
     return scores
-
-
-def _levels(counts: np.ndarray) -> list[dict[str, Any]]:
-    """Voxels near the structures and their share of wrong voxels, by level of entropy."""
-    return [
-        {"bits": [low, high], "voxels": int(voxels), "wrong": finite(wrong / voxels) if voxels else None}
-        for (low, high), (voxels, wrong) in zip(pairwise(ENTROPY_EDGES), counts, strict=True)
-    ]
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -93,10 +93,11 @@ def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
         ),
         "Coverage of predictive intervals from 8 samples; bars: 95 % over cases.": figures.coverage(coverages),
     }
-    first = next(iter(rows))
+    first, cost, caption = next(iter(rows)), evaluation["cost"], f"Cost of a case with {evaluation['samples']} samples"
+    costs = {titles[key]: row for key, row in cost["rows"].items() if key in rows}
     order = {name: record["rows"][first].get("ged_u", 0.0) for name, record in records.items()}
     return [
-        ("Scores", _tables(*tables.known_scores(evaluation), tables.known_cost(evaluation, titles))),
+        ("Scores", _tables(*tables.known_scores(evaluation), tables.cost(caption, costs, cost["memory_bytes"], 3))),
         ("Figures", _plots(plots)),
         ("Cases", _cases(order, store, "a true label map", None, f"GED of {titles[first]}, unbiased")),
         ("Definitions", markup.paragraph(READING_KNOWN)),
@@ -109,7 +110,7 @@ def _heads(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
 
 def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
     maps = {title: evaluation["scores"]["maps"][source] for source, title in SOURCES.items()}
-    samples = evaluation["scores"]["samples"]
+    samples, cost = evaluation["scores"]["samples"], evaluation["cost"]
     plots = {
         RELIABILITY: figures.reliability(_each(maps, "reliability")),
         "Share of wrong voxels near the structures by entropy.": figures.entropy_levels(_each(maps, "levels")),
@@ -127,7 +128,7 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
         tables.maps(evaluation, SOURCES),
         tables.levels(evaluation, SOURCES),
         tables.samples(evaluation),
-        tables.folder_cost(evaluation),
+        tables.cost("Cost of a case", {"with reading and writing": cost}, cost["memory_bytes"], 1),
     ]
     return [
         ("Scores", _tables(*shown)),

@@ -142,20 +142,8 @@ def samples(evaluation: Mapping[str, Any]) -> Table:
     return Table(f"Samples ({scores['n']} per case; {scores.get('method', 'no intervals')})", ["", "all cases"], rows)
 
 
-def known_cost(evaluation: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
-    """Cost of each row that runs the model."""
-    costs = {titles[key]: row for key, row in evaluation["cost"]["rows"].items() if key in evaluation["rows"]}
-    return _cost(f"Cost of a case with {evaluation['samples']} samples", costs, evaluation["cost"]["memory_bytes"], 3)
-
-
-def folder_cost(evaluation: Mapping[str, Any]) -> Table:
-    """Cost of a case of a folder, reading and writing of files included."""
-    cost = evaluation["cost"]
-    return _cost("Cost of a case", {"with reading and writing": cost}, cost["memory_bytes"], 1)
-
-
-def _cost(caption: str, costs: Mapping[str, Mapping[str, Any]], memory: Mapping[str, int], digits: int) -> Table:
-    """`digits` are those of the seconds."""
+def cost(caption: str, costs: Mapping[str, Mapping[str, Any]], memory: Mapping[str, int], digits: int) -> Table:
+    """Costs of a case by title, seconds with `digits`, and the peak memory in bytes."""
     rows = [
         [
             Cell(title),

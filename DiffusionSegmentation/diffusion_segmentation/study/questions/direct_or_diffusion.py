@@ -13,15 +13,9 @@ from ...evaluation.known_answer.posterior import Truth
 from ...evaluation.known_answer.samplers import Prediction, votes
 from ...model.folder import Start
 from ...segmentation.sampler import sample_seeds, start_masks
+from .. import sampling
 from ..context import Context
 from ..question import Results
-from ..sampling import (
-    direct_prediction,
-    direct_probabilities,
-    fitted_covariance,
-    mixture_prediction,
-    stochastic_prediction,
-)
 from ..scores import score_cases
 from ..variants import Variant, ensemble
 from .comparison import VERDICTS, Comparison, measure_titles, outcome
@@ -110,7 +104,7 @@ class DirectOrDiffusion(Comparison):
         sampler, task = context.sampler(Variant(name, seed)), context.tasks[name]
         networks = {row: [context.network(v) for v in _direct_variants(row, name, seed)] for row in self.rows}
         grid = sampler.adapted_grid()
-        start = Start(fitted_covariance(sampler.network, task), None)
+        start = Start(sampling.fitted_covariance(sampler.network, task), None)
         samples, seconds = context.samples, defaultdict(list)
 
         def timed(row: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -120,7 +114,7 @@ class DirectOrDiffusion(Comparison):
             return result
 
         def copula(image: np.ndarray, index: int) -> Prediction:
-            p = direct_probabilities(sampler.network, image)
+            p = sampling.direct_probabilities(sampler.network, image)
             return Prediction(p, start_masks(start, p, 1.0, sample_seeds(index, samples)))
 
         def predict(truth: Truth, index: int) -> dict[str, Prediction]:
@@ -156,10 +150,12 @@ def _direct_variants(row: str, name: str, seed: int) -> list[Variant]:
 
 def _predict_directly(row: str, networks: list[Any], image: np.ndarray, samples: int, seed: int) -> Prediction:
     if row == STOCHASTIC:
-        return stochastic_prediction(networks[0], image, samples, seed)
+        return sampling.stochastic_prediction(networks[0], image, samples, seed)
     if row == ENSEMBLE:
-        return mixture_prediction(np.stack([direct_probabilities(n, image) for n in networks]), samples, seed)
+        return sampling.mixture_prediction(
+            np.stack([sampling.direct_probabilities(n, image) for n in networks]), samples, seed
+        )
     if row == DROPOUT:
-        passes = np.stack([direct_probabilities(networks[0], image) for _ in range(samples)])
-        return mixture_prediction(passes, samples, seed)
-    return direct_prediction(direct_probabilities(networks[0], image), samples, seed)
+        passes = np.stack([sampling.direct_probabilities(networks[0], image) for _ in range(samples)])
+        return sampling.mixture_prediction(passes, samples, seed)
+    return sampling.direct_prediction(sampling.direct_probabilities(networks[0], image), samples, seed)

@@ -51,11 +51,6 @@ def medoid(samples: Samples) -> np.ndarray:
     return votes(samples.masks[nearest][None], classes)
 
 
-def squared_mean(samples: Samples) -> np.ndarray:
-    """Square of the samples' share: what MedSegDiff's `staple` returns (guided_diffusion/utils.py)."""
-    return mean_squared(samples.masks, samples.softmax.shape[1])
-
-
 def step_uncertainty(samples: Samples) -> np.ndarray:
     """Diff-UNet's step-uncertainty fusion (Xing et al. 2023, section 2.3) as in its BraTS test code.
 
@@ -76,7 +71,8 @@ RULES: dict[str, Callable[[Samples], np.ndarray]] = {
     "majority": majority,
     "STAPLE": staple,
     "medoid sample": medoid,
-    "squared mean (MedSegDiff)": squared_mean,
+    # What MedSegDiff's `staple` returns (guided_diffusion/utils.py).
+    "squared mean (MedSegDiff)": lambda samples: mean_squared(samples.masks, samples.softmax.shape[1]),
     "step uncertainty (Diff-UNet)": step_uncertainty,
 }
 

@@ -99,13 +99,8 @@ def deform(
 def _affine(matrix: np.ndarray, centre: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
     """Points float32 [3, z, y, x]: `matrix` times the grid of `axes`, plus `centre`."""
     m = matrix.astype(np.float32)
-    rows = [
-        (m[row, 0] * axes[0] + np.float32(centre[row]))[:, None, None]
-        + (m[row, 1] * axes[1])[:, None]
-        + m[row, 2] * axes[2]
-        for row in range(3)
-    ]
-    return np.stack(rows)
+    shifted = [m[:, 0, None] * axes[0] + centre.astype(np.float32)[:, None], *(m[:, n, None] * axes[n] for n in (1, 2))]
+    return shifted[0][:, :, None, None] + shifted[1][:, None, :, None] + shifted[2][:, None, None]
 
 
 def render_scan(
