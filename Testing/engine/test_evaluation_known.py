@@ -239,7 +239,7 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
     [
         ("lesions:16x16", 4, "8 samples"),
         ("lesions:16x16x16", 8, "2 axes"),
-        ("boundary:16x16", 8, "foreground classes"),
+        ("boundary:16x16", 8, "same structures"),
         ("lesions:18x18", 8, "multiple of 4"),
         ("lesions:2x2", 8, "phantom has"),
         ("nowhere", 8, "no folder of labelled images"),

@@ -31,10 +31,8 @@ def check_fits(model: Model, name: str, classes: int, shape: Sequence[int]) -> N
     if model.dims != len(shape):
         raise InputError(f"The model was made for {model.dims} axes and the grid {grid} has {len(shape)}.")
     if model.classes != classes:
-        raise InputError(
-            f"The model has {model.classes - 1} foreground classes and the task '{name}' {classes - 1}; choose a model "
-            "that was trained on this task."
-        )
+        counts = f"The model has {model.classes - 1} structures and '{name}' {classes - 1}"
+        raise InputError(f"{counts}; choose a model of the same structures.")
     if any(n % model.multiple for n in shape):
         raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; {grid} is not that.")
 
