@@ -147,7 +147,11 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
 
 def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(train, "StepCounter", lambda line, stage: lambda done, of: told.append((stage, done, of)))
+    for module in ("train", "input_statistics"):
+        monkeypatch.setattr(
+            f"diffusion_segmentation.training.{module}.StepCounter",
+            lambda line, stage: lambda done, of: told.append((stage, done, of)),
+        )
     train.main(heads, tmp_path / "model", config)
     curve = [(done, of) for stage, done, of in told if "noise levels" in stage]
     assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
