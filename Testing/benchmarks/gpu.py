@@ -42,7 +42,7 @@ from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import BODY_MARGIN_MM, ModelCache, Request, segment
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
 from diffusion_segmentation.segmentation.tiling import Tiling
-from diffusion_segmentation.worker import protocol as messages
+from diffusion_segmentation.worker import protocol
 
 REPEATS = 5
 Rows = dict[str, Any]
@@ -289,13 +289,13 @@ def worker(bench: Bench) -> Rows:
     start = time.perf_counter()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:
-        said = map(messages.decode, process.stdout)
+        said = map(protocol.decode, process.stdout)
         for turn in ("from a cold start", "warm"):
             run = {
                 "type": "run", "job": turn, "folder": str(bench.folder / turn), "volume": str(bench.volume),
                 "model": bench.name, "samples": SAMPLES, "steps": bench.steps, "seed": 0, "device": str(bench.device),
             }  # fmt: skip
-            process.stdin.write(messages.encode(run))
+            process.stdin.write(protocol.encode(run))
             process.stdin.flush()
             for message in said:
                 spent = time.perf_counter() - start

@@ -26,8 +26,7 @@ from matplotlib.patches import Rectangle
 
 from diffusion_segmentation.segmentation.pipeline import segment
 from diffusion_segmentation.segmentation.request import Request
-from DiffusionSegmentationLib.headless import demo
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import demo, session
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.scene import display, result_nodes
 from DiffusionSegmentationLib.scene.sample_browser import SAMPLE_ROLE, Browser
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     panel = [image_files.imread(options.panel / f"panel-{name}-light.png") for name in ("result", "review")]
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(headless.boot()) as application:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(session.boot()) as application:
         request = Request(options.volume, Path(folder), keep_samples=True, compress=False, device="cpu")
         report = segment(request).report
         application.addSliceViews((VIEW, VIEW))
@@ -62,7 +61,7 @@ def main() -> None:
     figure.savefig(options.output, dpi=DPI, facecolor=BACKGROUND)
 
 
-def overviews(result: result_nodes.Result, application: headless.Application) -> list[np.ndarray]:
+def overviews(result: result_nodes.Result, application: session.Application) -> list[np.ndarray]:
     """Axial and coronal view of the result with outlines and overlay, uint8 [row, column, RGB]."""
     demo.show(result, application.sliceViews)
     smooth(result.segmentationNode)
@@ -85,7 +84,7 @@ def color(result: result_nodes.Result, segmentID: str) -> tuple[float, float, fl
 
 
 def samples(
-    result: result_nodes.Result, application: headless.Application, report: dict
+    result: result_nodes.Result, application: session.Application, report: dict
 ) -> tuple[str, list[np.ndarray]]:
     """The region with the largest expected error: its classes, and three samples there, uint8 [row, column, RGB]."""
     region = Review(result.segmentationNode).regions[0]

@@ -22,13 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mrml"))
 
 from mrml_cases import addVolume, segment
 
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import session
 from DiffusionSegmentationLib.report.page import Report
 from DiffusionSegmentationLib.review import corrections
 from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
-from DiffusionSegmentationLib.scene import offscreen
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import offscreen, result_nodes
 from DiffusionSegmentationLib.scene.display import Overlay
 from DiffusionSegmentationLib.scene.label_map import Labels
 from DiffusionSegmentationLib.scene.sample_browser import Browser
@@ -44,13 +43,13 @@ def main() -> None:
     parser.add_argument("--size", nargs=3, type=int, default=(256, 256, 200), metavar=("I", "J", "K"))
     parser.add_argument("--samples", type=int, default=16)
     options = parser.parse_args()
-    application = headless.boot()
+    application = session.boot()
     volumeNode = addVolume("Head", np.eye(4), shape=tuple(options.size[::-1]))
     with tempfile.TemporaryDirectory() as folder:
         job = segment(volumeNode, Path(folder), samples=options.samples)
         report = Path(folder) / "report.html"
         busy, longest, result = 0.0, 0.0, None
-        steps = scene.importSteps(volumeNode, job.folder, job.report)
+        steps = result_nodes.importSteps(volumeNode, job.folder, job.report)
         while result is None:
             began = time.perf_counter()
             result = next(steps)

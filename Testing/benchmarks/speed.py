@@ -26,7 +26,7 @@ import torch
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.networks import class_softmax_
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
-from diffusion_segmentation.worker import protocol as messages
+from diffusion_segmentation.worker import protocol
 
 WINDOW = (96, 112, 96)
 SAMPLES = 8
@@ -119,9 +119,9 @@ def waiting(volume: Path, model: str) -> None:
             [*command, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         with worker:
-            worker.stdin.write(messages.encode(run))
+            worker.stdin.write(protocol.encode(run))
             worker.stdin.flush()
-            said = map(messages.decode, worker.stdout)
+            said = map(protocol.decode, worker.stdout)
             print(f"first preview (direct head) {arrival(said, 'preview', start):.1f} s after a cold start", end=", ")
             print(f"all files {arrival(said, 'done', start):.1f} s")
             worker.stdin.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import slicer
 
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import session
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,15 +15,15 @@ from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment
 
 
 @pytest.fixture
-def application() -> Iterator[headless.Application]:
+def application() -> Iterator[session.Application]:
     """Slicer's scene and logics, new for every test."""
-    application = headless.boot()
+    application = session.boot()
     yield application
     application.close()
 
 
 @pytest.fixture
-def volumeNode(application: headless.Application) -> slicer.vtkMRMLScalarVolumeNode:
+def volumeNode(application: session.Application) -> slicer.vtkMRMLScalarVolumeNode:
     """An oblique volume with unequal spacing."""
     return addVolume("Kopf é 頭", obliqueIJKToRAS())
 

@@ -10,10 +10,10 @@ import slicer
 import slicer.util
 import vtk
 
-from diffusion_segmentation.images import writing as results
-from diffusion_segmentation.segmentation import uncertain_regions as regions
+from diffusion_segmentation.images import writing
+from diffusion_segmentation.segmentation import uncertain_regions
 from DiffusionSegmentationLib.runs.handover import Handover
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import result_nodes
 
 SHAPE = (14, 18, 22)
 """k, j, i of the small volumes."""
@@ -117,9 +117,9 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     unsure *= inside
     quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     spacing = reference.GetSpacing()
-    thickness = regions.reviewable_voxels(WORKING_MM, spacing[::-1])
-    ranking = regions.Ranking(unsure[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
-    found = ranking.at(regions.REVIEW_BITS, most=regions.REPORTED)
+    thickness = uncertain_regions.reviewable_voxels(WORKING_MM, spacing[::-1])
+    ranking = uncertain_regions.Ranking(unsure[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
+    found = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         place = reference.TransformIndexToPhysicalPoint((np.array(kji[::-1]) + index).tolist())
@@ -141,14 +141,14 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "warnings": [],
         "volumes": [volume(entry, drawn, reference) for entry in LABELS],
         "working_spacing_mm": WORKING_MM,
-        **regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
+        **uncertain_regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
-    results.write_volume(folder / "regions.nrrd", unsure[block], reference, False, (index, size))
-    results.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
-    results.write_volume(folder / "entropy.nrrd", entropy, reference, compress=False)
-    results.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress=False)
-    results.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
-    results.write_sequence(
+    writing.write_volume(folder / "regions.nrrd", unsure[block], reference, False, (index, size))
+    writing.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
+    writing.write_volume(folder / "entropy.nrrd", entropy, reference, compress=False)
+    writing.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress=False)
+    writing.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
+    writing.write_sequence(
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
     )
     return Job(folder, labels, entropy, drawn, report, quantised, disagreement)
@@ -169,6 +169,6 @@ def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
     }
 
 
-def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> scene.Result:
-    *_, result = scene.importSteps(volumeNode, job.folder, job.report)
+def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> result_nodes.Result:
+    *_, result = result_nodes.importSteps(volumeNode, job.folder, job.report)
     return result

@@ -14,8 +14,7 @@ import slicer
 import slicer.util
 from mrml_cases import obliqueIJKToRAS
 
-from DiffusionSegmentationLib.headless import demo
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import demo, session
 from DiffusionSegmentationLib.runs.runner import Choices
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
 
@@ -143,7 +142,7 @@ def test_colin27_is_preferred(monkeypatch, tmp_path):
 
 def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
     command = [sys.executable, "-m", "DiffusionSegmentationLib.headless", "--volume", "none.nii", "--output", "out"]
-    folder = Path(headless.__file__).parents[2]
+    folder = Path(session.__file__).parents[2]
     environment = workerEnvironment({}) | {"PYTHONPATH": str(folder)}
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert answer.returncode == 1

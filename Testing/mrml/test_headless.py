@@ -13,7 +13,7 @@ import slicer
 import slicer.util
 from mrml_cases import addVolume, importJob
 
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import session
 
 
 def items():
@@ -22,7 +22,7 @@ def items():
 
 
 def test_slicer_refers_to_the_newest_application(application):
-    other = headless.boot()
+    other = session.boot()
     assert slicer.mrmlScene is other.scene is not application.scene
     assert slicer.modules is other.modules
     other.close()
@@ -79,14 +79,14 @@ def test_a_full_disk_is_reported_in_one_sentence(monkeypatch, tmp_path, capsys):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "v.nrrd"))
 
-    monkeypatch.setattr(headless, "boot", full)
-    assert headless.main(["--output", str(tmp_path / "demo")]) == 1
+    monkeypatch.setattr(session, "boot", full)
+    assert session.main(["--output", str(tmp_path / "demo")]) == 1
     assert capsys.readouterr().err == "The disk is full; free some space or choose another folder.\n"
 
 
 @pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""], ["--device", ""]])
 def test_invalid_settings_are_reported_in_one_sentence(given, tmp_path, capsys):
-    assert headless.main([*given, "--output", str(tmp_path / "out")]) == 1
+    assert session.main([*given, "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.endswith(".\n") and not (tmp_path / "out").exists()
 
@@ -96,6 +96,6 @@ def test_headless_imports_neither_torch_nor_qt():
         "import sys; from DiffusionSegmentationLib.headless import session; session.boot();"
         "print(sorted({'torch', 'qt', 'PySide6', 'SimpleITK'} & set(sys.modules)))"
     )
-    folder = Path(headless.__file__).parents[2]
+    folder = Path(session.__file__).parents[2]
     answer = subprocess.run([sys.executable, "-c", check], cwd=folder, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout.replace("'", '"')) == []

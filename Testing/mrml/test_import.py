@@ -9,8 +9,7 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib.scene import nrrd_files
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import nrrd_files, result_nodes
 
 
 def test_nodes_are_named_after_their_volume(volumeNode, job):
@@ -61,9 +60,9 @@ def test_every_node_has_report_and_volume_reference(volumeNode, job):
 
     for node in (result.segmentationNode, result.entropyNode, result.samplesNode):
         assert json.loads(node.GetAttribute("DiffusionSegmentation.Run")) == job.report
-        assert node.GetNodeReference(scene.VOLUME_ROLE) is volumeNode
-    assert result.segmentationNode.GetNodeReference(scene.ENTROPY_ROLE) is result.entropyNode
-    assert result.segmentationNode.GetNodeReference(scene.SAMPLES_ROLE) is result.samplesNode
+        assert node.GetNodeReference(result_nodes.VOLUME_ROLE) is volumeNode
+    assert result.segmentationNode.GetNodeReference(result_nodes.ENTROPY_ROLE) is result.entropyNode
+    assert result.segmentationNode.GetNodeReference(result_nodes.SAMPLES_ROLE) is result.samplesNode
 
 
 def test_no_node_stores_the_job_folder(volumeNode, job):
@@ -118,7 +117,7 @@ def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job
     earlier = importJob(volumeNode, segment(volumeNode, tmp_path))
     before = slicer.mrmlScene.GetNumberOfNodes()
     for last in range(100):
-        steps = scene.importSteps(volumeNode, job.folder, job.report)
+        steps = result_nodes.importSteps(volumeNode, job.folder, job.report)
         found = [next(steps) for _ in range(last + 1)]
         if found[-1] is not None:
             break
@@ -164,26 +163,26 @@ def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_p
     removed, kept = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
     slicer.mrmlScene.RemoveNode(removed.segmentationNode)
 
-    scene.removeOrphanedSequences(slicer.mrmlScene)
+    result_nodes.removeOrphanedSequences(slicer.mrmlScene)
 
     assert all(
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)
     )
     assert removed.entropyNode.GetScene() is slicer.mrmlScene  # a person sees it, and may want it
     assert all(node.GetScene() for node in (kept.samplesNode, kept.probabilitiesNode, kept.regionsNode))
-    scene.removeResult(kept.segmentationNode)
+    result_nodes.removeResult(kept.segmentationNode)
     assert kept.regionsNode.GetScene() is None and kept.entropyNode.GetScene() is None
 
 
 def test_the_regions_of_an_earlier_version_are_a_volume(volumeNode, job):
     result = importJob(volumeNode, job)
-    regions = scene.readVolume(slicer.vtkMRMLLabelMapVolumeNode(), job.folder / "regions.nrrd")
+    regions = result_nodes.readVolume(slicer.vtkMRMLLabelMapVolumeNode(), job.folder / "regions.nrrd")
     slicer.mrmlScene.AddNode(regions)
-    result.segmentationNode.SetNodeReferenceID(scene.REGIONS_ROLE, regions.GetID())
+    result.segmentationNode.SetNodeReferenceID(result_nodes.REGIONS_ROLE, regions.GetID())
 
-    assert scene.regionsVolume(result.segmentationNode) is regions
+    assert result_nodes.regionsVolume(result.segmentationNode) is regions
     regions.SetAndObserveImageData(None)
-    assert scene.regionsVolume(result.segmentationNode) is None
+    assert result_nodes.regionsVolume(result.segmentationNode) is None
 
 
 def test_import_of_a_large_result_blocks_the_gui_only_briefly(application, tmp_path):
@@ -191,7 +190,7 @@ def test_import_of_a_large_result_blocks_the_gui_only_briefly(application, tmp_p
     job = segment(volumeNode, tmp_path, samples=16)
 
     busy, started = 0.0, time.thread_time()
-    for _step in scene.importSteps(volumeNode, job.folder, job.report):
+    for _step in result_nodes.importSteps(volumeNode, job.folder, job.report):
         busy, started = busy + time.thread_time() - started, time.thread_time()
 
     assert busy < 0.3

@@ -8,7 +8,7 @@ import slicer
 import slicer.util
 from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
 
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import result_nodes
 from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
 from DiffusionSegmentationLib.scene.label_map import Labels
 from DiffusionSegmentationLib.scene.overlays import ResultOverlays
@@ -50,8 +50,8 @@ def test_the_disagreement_is_imported_like_the_entropy(volumeNode, job):
 
     assert node.GetName() == "Kopf é 頭 disagreement"
     assert np.array_equal(slicer.util.arrayFromVolume(node), job.disagreement)
-    assert json.loads(node.GetAttribute(scene.RUN_ATTRIBUTE)) == job.report
-    assert node.GetNodeReference(scene.VOLUME_ROLE) is volumeNode
+    assert json.loads(node.GetAttribute(result_nodes.RUN_ATTRIBUTE)) == job.report
+    assert node.GetNodeReference(result_nodes.VOLUME_ROLE) is volumeNode
     displayNode = node.GetScalarVolumeDisplayNode()
     assert displayNode.GetColorNode().GetName() == "Entropy (plasma)"
     assert displayNode.GetWindowLevelMax() == pytest.approx(MAXIMUM_BITS, abs=1e-5)
@@ -150,7 +150,7 @@ def test_the_other_overlay_replaces_a_removed_one(result, views, gone):
 
 def test_overlays_are_removed_with_their_result(volumeNode, job):
     before = slicer.mrmlScene.GetNumberOfNodes()
-    scene.removeResult(importJob(volumeNode, job).segmentationNode)
+    result_nodes.removeResult(importJob(volumeNode, job).segmentationNode)
     left = slicer.mrmlScene.GetNumberOfNodes() - before
     assert left <= 1  # the colours stay
 

@@ -13,12 +13,11 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, MAXIMUM_BITS, addLinearTransform, addVolume, importJob
 
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import session
 from DiffusionSegmentationLib.review import corrections
 from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
-from DiffusionSegmentationLib.scene import display
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import display, result_nodes
 from DiffusionSegmentationLib.scene.label_map import Labels
 from DiffusionSegmentationLib.scene.sample_browser import Browser
 
@@ -47,7 +46,7 @@ def bundle(application, volumeNode, job, tmp_path):
 def reopened(application, bundle, tmp_path):
     """The bundle opened in a new application."""
     application.close()
-    other = headless.boot()
+    other = session.boot()
     other.addSliceViews((96, 96))
     assert other.logic.OpenSlicerDataBundle(str(bundle), str(tmp_path))
     yield other
@@ -107,10 +106,10 @@ def test_report_and_references_are_restored(reopened, job):
     samplesNode = node(reopened, "Kopf é 頭 samples")
 
     for resultNode in (segmentationNode, entropyNode, samplesNode):
-        assert json.loads(resultNode.GetAttribute(scene.RUN_ATTRIBUTE)) == job.report
-        assert resultNode.GetNodeReference(scene.VOLUME_ROLE) is volumeNode
-    assert segmentationNode.GetNodeReference(scene.ENTROPY_ROLE) is entropyNode
-    assert segmentationNode.GetNodeReference(scene.SAMPLES_ROLE) is samplesNode
+        assert json.loads(resultNode.GetAttribute(result_nodes.RUN_ATTRIBUTE)) == job.report
+        assert resultNode.GetNodeReference(result_nodes.VOLUME_ROLE) is volumeNode
+    assert segmentationNode.GetNodeReference(result_nodes.ENTROPY_ROLE) is entropyNode
+    assert segmentationNode.GetNodeReference(result_nodes.SAMPLES_ROLE) is samplesNode
 
 
 def test_subject_hierarchy_is_restored(reopened):

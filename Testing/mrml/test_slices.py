@@ -6,8 +6,7 @@ import slicer
 import slicer.util
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
-from DiffusionSegmentationLib.scene import slice_entropy as slices
-from DiffusionSegmentationLib.scene import voxel_grids as grids
+from DiffusionSegmentationLib.scene import slice_entropy, voxel_grids
 from DiffusionSegmentationLib.scene.slice_entropy import Profiles
 from DiffusionSegmentationLib.scene.voxel_probe import VoxelProbe
 
@@ -28,7 +27,7 @@ def result(application, tmp_path, request):
 
 def addView(result, axis, sign=1.0, tilt=0.0):
     """A slice view whose normal is axis `axis` of the volume."""
-    directions = (grids.toWorld(result.entropyNode) @ grids.ijkToRAS(result.entropyNode))[:3, :3]
+    directions = (voxel_grids.toWorld(result.entropyNode) @ voxel_grids.ijkToRAS(result.entropyNode))[:3, :3]
     directions = directions / np.linalg.norm(directions, axis=0)
     normal = sign * directions[:, axis] + tilt * directions[:, (axis + 1) % 3]
     normal /= np.linalg.norm(normal)
@@ -53,7 +52,7 @@ def test_the_most_uncertain_slice_is_shown(result, axis, worst, sign):
     # The plane goes through the middle of the worst slice.
     index = (np.array(result.entropyNode.GetImageData().GetDimensions()) - 1) / 2
     index[axis] = worst
-    place = grids.toWorld(result.entropyNode) @ grids.ijkToRAS(result.entropyNode) @ [*index, 1.0]
+    place = voxel_grids.toWorld(result.entropyNode) @ voxel_grids.ijkToRAS(result.entropyNode) @ [*index, 1.0]
     normal = np.array([view.GetSliceToRAS().GetElement(row, 2) for row in range(3)])
     center = np.array([view.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
     assert normal @ (place[:3] - center) == pytest.approx(0, abs=1e-3)
@@ -72,14 +71,14 @@ def test_the_position_follows_the_view(result):
 def test_views_are_in_the_order_of_the_layout(application):
     for name in ("Green", "Red", "Yellow", "Compare1"):
         slicer.mrmlScene.AddNode(slicer.vtkMRMLSliceNode()).SetLayoutName(name)
-    names = [node.GetLayoutName() for node in slices.sliceNodes(slicer.mrmlScene)]
+    names = [node.GetLayoutName() for node in slice_entropy.sliceNodes(slicer.mrmlScene)]
     assert names[:3] == ["Red", "Yellow", "Green"] and "Compare1" not in names
 
 
 def test_the_probe_gives_the_classes_of_the_voxel(result):
     pointer = VoxelProbe(result.segmentationNode)
     first = result.probabilitiesNode.GetNthDataNode(0)
-    ijkToWorld = grids.toWorld(result.segmentationNode) @ grids.ijkToRAS(first)
+    ijkToWorld = voxel_grids.toWorld(result.segmentationNode) @ voxel_grids.ijkToRAS(first)
     rng = np.random.default_rng(0)
     for _ in range(20):
         index = rng.integers(0, first.GetImageData().GetDimensions())

@@ -16,7 +16,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
-from DiffusionSegmentationLib.headless import session as headless
+from DiffusionSegmentationLib.headless import session
 from DiffusionSegmentationLib.runs import worker_client
 
 MODULE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "DiffusionSegmentation.py"
@@ -49,7 +49,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def application(tmp_path_factory):
     """The stand-in's `slicer.app` over a booted slicer-core."""
-    world = headless.boot()
+    world = session.boot()
     application = slicer_standin.install(tmp_path_factory.mktemp("slicer"))
     application.world = world
     sys.modules["SampleData"] = types.SimpleNamespace(SampleDataLogic=_SampleDataLogic)
@@ -109,7 +109,7 @@ def addHead(addVolume):
 @pytest.fixture
 def modelFolder(tmp_path, monkeypatch):
     """A folder of included models with one model, with the metadata that the panel reads."""
-    from DiffusionSegmentationLib.runs import models as catalogue
+    from DiffusionSegmentationLib.runs import models
 
     folder = tmp_path / "models" / "brain-structures"
     folder.mkdir(parents=True)
@@ -124,7 +124,7 @@ def modelFolder(tmp_path, monkeypatch):
     metadata = {"description": "Seven structures on MR heads.", "diffusion_segmentation": section}
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(catalogue, "SHIPPED", folder.parent)
+    monkeypatch.setattr(models, "SHIPPED", folder.parent)
     return folder
 
 

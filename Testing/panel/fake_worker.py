@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from diffusion_segmentation.worker import protocol as messages
+from diffusion_segmentation.worker import protocol
 
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -58,12 +58,12 @@ def main(behaviour: str, seconds: float) -> None:
         words = "The Python package 'monai' is missing; install it and try again."
         say({"type": "error", "job": None, "kind": "internal", "message": words, "details": "Traceback ..."})
         sys.exit(1)
-    protocol = 99 if behaviour == "foreign" else messages.PROTOCOL
+    version = 99 if behaviour == "foreign" else protocol.PROTOCOL
     devices = [
         {"id": "cpu", "name": "Processor", "totalBytes": 16 * 2**30, "freeBytes": 8 * 2**30},
         {"id": "cuda:0", "name": "Quick GPU", "totalBytes": 24 * 2**30, "freeBytes": 20 * 2**30},
     ]
-    say({"type": "hello", "protocol": protocol, "versions": {"torch": "2.13"}, "devices": devices})
+    say({"type": "hello", "protocol": version, "versions": {"torch": "2.13"}, "devices": devices})
     inbox: queue.Queue = queue.Queue()
     threading.Thread(target=listen, args=(inbox,), daemon=True).start()
     while (message := inbox.get()) is not None and message["type"] != "bye":
@@ -153,8 +153,8 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     import numpy as np
     import SimpleITK as sitk
 
-    from diffusion_segmentation.images import writing as results
-    from diffusion_segmentation.segmentation import uncertain_regions as regions
+    from diffusion_segmentation.images import writing
+    from diffusion_segmentation.segmentation import uncertain_regions
     from diffusion_segmentation.segmentation.watershed import watershed_regions
 
     reference = sitk.ReadImage(request["volume"])
@@ -168,33 +168,33 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     labels = np.digitize(unit, borders).astype(np.uint8)
     entropy = np.exp(-(((unit[..., None] - borders) / 0.05) ** 2)).sum(-1).astype(np.float32)
     folder = Path(request["folder"])
-    results.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, table, False)
+    writing.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, table, False)
     if behaviour == "half-result":
         (folder / f"{prefix}entropy.nrrd").write_bytes(b"NRRD0004\n")
     else:
-        results.write_volume(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
+        writing.write_volume(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
     limits = [borders + 0.02 * np.sin(2 * n) for n in range(samples)]
     drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
     kept = samples if behaviour == "old" else min(samples, 16)
-    results.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn[:kept], reference, box, False)
+    writing.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn[:kept], reference, box, False)
     if behaviour != "old" and not prefix:
         votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(classes)])
         bits = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0).astype(np.float32)
-        results.write_volume(folder / "disagreement.nrrd", bits, reference, False)
+        writing.write_volume(folder / "disagreement.nrrd", bits, reference, False)
     second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
     after = (labels + 1) % classes
     p = np.stack([np.where(labels == c, 1 - second, np.where(after == c, second, 0)) for c in range(classes)])
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
-    results.write_sequence(path, quantised, reference, box, False, index_name="class")
+    writing.write_sequence(path, quantised, reference, box, False, index_name="class")
     unsure = watershed_regions(1 - p.max(0), reference.GetSpacing()[::-1])
     spacing = reference.GetSpacing()
     workingMm = 20.0 if behaviour == "seams" else WORKING_MM
-    thickness = regions.reviewable_voxels(workingMm, spacing[::-1])
-    ranking = regions.Ranking(unsure, quantised, entropy, np.prod(spacing) / 1000, thickness)
-    found = ranking.at(regions.REVIEW_BITS, most=regions.REPORTED)
-    results.write_volume(folder / f"{prefix}regions.nrrd", unsure, reference, False, box)
+    thickness = uncertain_regions.reviewable_voxels(workingMm, spacing[::-1])
+    ranking = uncertain_regions.Ranking(unsure, quantised, entropy, np.prod(spacing) / 1000, thickness)
+    found = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
+    writing.write_volume(folder / f"{prefix}regions.nrrd", unsure, reference, False, box)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
@@ -214,7 +214,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "volumes": [volume(entry, drawn, labels, reference) for entry in table],
         "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(kept)],
         "working_spacing_mm": workingMm,
-        **regions.as_json(found, ["background", *(entry["name"] for entry in table)], ras),
+        **uncertain_regions.as_json(found, ["background", *(entry["name"] for entry in table)], ras),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
         "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
@@ -268,12 +268,12 @@ def wait(seconds: float, inbox: queue.Queue) -> dict | None:
 
 def listen(inbox: queue.Queue) -> None:
     for line in sys.stdin.buffer:
-        inbox.put(messages.decode(line, messages.TO_WORKER))
+        inbox.put(protocol.decode(line, protocol.TO_WORKER))
     inbox.put(None)
 
 
 def say(message: dict) -> None:
-    sys.stdout.buffer.write(messages.encode(message))
+    sys.stdout.buffer.write(protocol.encode(message))
     sys.stdout.buffer.flush()
 
 

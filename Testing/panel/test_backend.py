@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import slicer_standin
 
-from DiffusionSegmentationLib.runs import dependencies
-from DiffusionSegmentationLib.runs import runner as jobs
+from DiffusionSegmentationLib.runs import dependencies, runner
 from DiffusionSegmentationLib.runs.runner import Choices
 
 slicer_standin.likePythonQt(__name__)
@@ -56,7 +55,7 @@ def test_the_worker_of_an_active_run_cannot_be_restarted(openPanel, addHead):
 def test_a_cancelled_run_of_the_old_worker_does_not_end_the_new_one(
     openPanel, addHead, chooseWorker, monkeypatch, pumpUntil
 ):
-    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr(runner, "CANCEL_SECONDS", 1.0)
     volumeNode = addHead()
     world = openPanel("deaf")
     world.backend.submit(volumeNode, Choices())

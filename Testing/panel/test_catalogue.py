@@ -3,7 +3,7 @@
 import json
 import os
 
-from DiffusionSegmentationLib.runs import models as catalogue
+from DiffusionSegmentationLib.runs import models
 
 
 def test_included_models_are_keyed_by_name_and_others_by_folder(modelFolder, tmp_path):
@@ -13,7 +13,7 @@ def test_included_models_are_keyed_by_name_and_others_by_folder(modelFolder, tmp
     metadata["diffusion_segmentation"]["title"] = "A hip"
     (other / "metadata.json").write_text(json.dumps(metadata))
     (other / "model.safetensors").write_bytes(b"weights")
-    hip, brain = catalogue.models((other.parent,))
+    hip, brain = models.models((other.parent,))
     assert (hip.key, hip.title) == (str(other), "A hip")
     assert (brain.key, brain.title) == ("brain-structures", "Brain structures (MR head)")
     assert brain.structures[0] == "Cerebrospinal fluid"
@@ -27,7 +27,7 @@ def test_invalid_models_are_not_listed(modelFolder, tmp_path):
         ("foreign", "[]"),
         ("bundle", '{"version": "1"}'),
         ("deep", "[" * 100_000),
-        ("long", sound + " " * catalogue.MAX_METADATA_BYTES),
+        ("long", sound + " " * models.MAX_METADATA_BYTES),
         ("wrong", sound.replace('"Brain structures (MR head)"', "7")),
     ]:
         folder = modelFolder.parent / name
@@ -39,7 +39,7 @@ def test_invalid_models_are_not_listed(modelFolder, tmp_path):
     half = modelFolder.parent / "half"
     half.mkdir()
     (half / "metadata.json").write_text(sound)
-    assert [entry.key for entry in catalogue.models((tmp_path / "not there",))] == ["brain-structures"]
+    assert [entry.key for entry in models.models((tmp_path / "not there",))] == ["brain-structures"]
 
 
 def test_links_and_pipes_are_not_listed(modelFolder):
@@ -48,4 +48,4 @@ def test_links_and_pipes_are_not_listed(modelFolder):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
         make(folder / "metadata.json")
-    assert [entry.key for entry in catalogue.models()] == ["brain-structures"]
+    assert [entry.key for entry in models.models()] == ["brain-structures"]

@@ -12,13 +12,13 @@ import slicer_standin
 
 from DiffusionSegmentationLib.headless import demo
 from DiffusionSegmentationLib.review.review import REGIONS_ATTRIBUTE, Review
-from DiffusionSegmentationLib.runs import models as catalogue
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.runs import models
+from DiffusionSegmentationLib.scene import result_nodes
 from DiffusionSegmentationLib.scene.label_map import Labels
 
 slicer_standin.likePythonQt(__name__)
 
-SHIPPED = catalogue.SHIPPED
+SHIPPED = models.SHIPPED
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_from_click_to_overlay(world, run, photograph):
     entropy = slicer.util.arrayFromVolume(job.result.entropyNode)
     assert 0 <= entropy.min() and 0 < entropy.max() <= np.log2(3) + 1e-3
     assert job.result.samplesNode.GetNumberOfDataNodes() == 2
-    assert job.result.segmentationNode.GetAttribute(scene.RUN_ATTRIBUTE)
+    assert job.result.segmentationNode.GetAttribute(result_nodes.RUN_ATTRIBUTE)
     assert world.ui.overlayCheckBox.checked
     assert world.ui.deviceComboBox.count >= 2
     assert "torch" not in sys.modules
@@ -90,7 +90,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert lookOf(ui) == before and ui.editedLabel.text == said
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
-    node = segmentationNode.GetNodeReference(scene.DISAGREEMENT_ROLE)
+    node = segmentationNode.GetNodeReference(result_nodes.DISAGREEMENT_ROLE)
     assert np.array_equal(slicer.util.arrayFromVolume(node), disagreement)
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     assert {node.GetForegroundVolumeID() for node in composites} == {node.GetID()}
@@ -175,7 +175,7 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
 ):
     """With --screenshots, also writes the README's pictures of the panel's sections in both colour schemes."""
     addSliceViews(mrmlScene)
-    monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
+    monkeypatch.setattr(models, "SHIPPED", SHIPPED)
     head = demo.loadVolume(demo.findHead())
     head.SetName("MRHead")
     world = openPanel("real")
@@ -206,7 +206,7 @@ def addSliceViews(scene):
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHIPPED / "brain-structures").is_dir(), reason="the model is not in this checkout")
 def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypatch):
-    monkeypatch.setattr(catalogue, "SHIPPED", SHIPPED)
+    monkeypatch.setattr(models, "SHIPPED", SHIPPED)
     openPanel("real")
     result = unittest.TestResult()
     sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest("test_segmentVolume").run(result)

@@ -10,12 +10,11 @@ import pytest
 import slicer
 import slicer.util
 
-from DiffusionSegmentationLib.runs import runner as jobs
-from DiffusionSegmentationLib.runs import status_texts, temporary_files
+from DiffusionSegmentationLib.runs import runner, status_texts, temporary_files
 from DiffusionSegmentationLib.runs.handover import HandoverError
 from DiffusionSegmentationLib.runs.runner import Choices, Runner
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerEnvironment
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import result_nodes
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -23,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 class Bench:
     """A runner with a fake worker, and the states of its job."""
 
-    def __init__(self, folder, *behaviour, importer=scene):
+    def __init__(self, folder, *behaviour, importer=result_nodes):
         client = WorkerClient([sys.executable, str(FAKE), *behaviour], workerEnvironment(os.environ))
         self.runner = Runner(client, importer, str(folder))
         self.folder = folder
@@ -146,7 +145,7 @@ def test_an_exception_during_poll_ends_the_job(bench, addHead, monkeypatch):
     # While it runs: the worker is told to stop, and the next run does not wait behind it.
     job = world.runner.submit(slicer.util.getNode("Head"), Choices(samples=20))
     world.until(lambda: job.finishedSamples > 0)
-    monkeypatch.setattr(jobs.status_texts, "progressText", lambda message: 1 / 0)
+    monkeypatch.setattr(runner.status_texts, "progressText", lambda message: 1 / 0)
     world.finish()
     monkeypatch.undo()
     assert job.state == "failed" and world.runner._cancelledJob == job.id
@@ -183,7 +182,7 @@ def test_a_full_disk_is_one_sentence(bench, addHead, monkeypatch):
     def full(**options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jobs.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(runner.tempfile, "mkdtemp", full)
     with pytest.raises(HandoverError, match="disk is full"):
         bench("good").runner.submit(addHead(), Choices())
 
@@ -250,7 +249,7 @@ def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, wanted
 
 
 def test_a_worker_that_ignores_cancel_is_killed(bench, addHead, monkeypatch):
-    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr(runner, "CANCEL_SECONDS", 0.2)
     world = bench("deaf")
     world.runner.submit(addHead(), Choices())
     world.until(lambda: any(line.startswith("child") for line in world.runner.client.log))
@@ -261,7 +260,7 @@ def test_a_worker_that_ignores_cancel_is_killed(bench, addHead, monkeypatch):
 
 
 def test_a_worker_that_acknowledges_cancel_and_hangs_is_killed(bench, addHead, monkeypatch):
-    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(runner, "CANCEL_SECONDS", 0.5)
     world = bench("hangs")
     job = world.runner.submit(addHead(), Choices())
     world.until(lambda: job.state == "running")
@@ -272,7 +271,7 @@ def test_a_worker_that_acknowledges_cancel_and_hangs_is_killed(bench, addHead, m
 
 
 def test_a_worker_that_cannot_be_killed_is_abandoned(bench, addHead, monkeypatch):
-    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr(runner, "CANCEL_SECONDS", 0.3)
     world = bench("hangs")
     monkeypatch.setattr(world.runner.client, "kill", lambda: None)  # as where a process waits within a driver
     job = world.runner.submit(addHead(), Choices())
@@ -447,9 +446,9 @@ def test_a_result_that_cannot_be_read_is_kept_and_named(bench, addHead):
     assert job.state == "failed" and str(job.folder) in job.message
     assert (job.folder / "segmentation.seg.nrrd").is_file()
     deadline = time.monotonic() + 5
-    while (job.folder / jobs.INPUT_NAME).exists() and time.monotonic() < deadline:
+    while (job.folder / runner.INPUT_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not (job.folder / jobs.INPUT_NAME).exists()
+    assert not (job.folder / runner.INPUT_NAME).exists()
     assert resultNodes() == []
 
 

@@ -6,18 +6,18 @@ import slicer.util
 import slicer_standin
 
 from DiffusionSegmentationLib.review.review import OUTLINE_ROLE
-from DiffusionSegmentationLib.scene import result_nodes as scene
+from DiffusionSegmentationLib.scene import result_nodes
 from DiffusionSegmentationLib.scene.sample_browser import SAMPLE_ROLE
 
 slicer_standin.likePythonQt(__name__)
 
 ROLES = [
-    scene.ENTROPY_ROLE,
-    scene.DISAGREEMENT_ROLE,
-    scene.SAMPLES_ROLE,
-    scene.REGIONS_ROLE,
-    scene.PROBABILITIES_ROLE,
-    scene.VOLUME_ROLE,
+    result_nodes.ENTROPY_ROLE,
+    result_nodes.DISAGREEMENT_ROLE,
+    result_nodes.SAMPLES_ROLE,
+    result_nodes.REGIONS_ROLE,
+    result_nodes.PROBABILITIES_ROLE,
+    result_nodes.VOLUME_ROLE,
     SAMPLE_ROLE,
     OUTLINE_ROLE,
     "segmentation",
