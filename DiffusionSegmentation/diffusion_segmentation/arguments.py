@@ -28,6 +28,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def parse_demo(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command `demo`, which runs in a process of its own; as `parse`."""
+    parser = argparse.ArgumentParser(
+        prog="diffusion-segmentation demo",
+        description="Segment a real head on Slicer's own libraries and show where the segmentation is uncertain.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--volume", metavar="FILE", type=_path, help="default: a head from an installed package")
+    parser.add_argument("--output", metavar="DIR", type=_path, default=Path("demo"), help="default: %(default)s")
+    _add_sampling(parser)
+    _add_common(parser)
+    return parser.parse_args(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="diffusion-segmentation",
@@ -51,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     segment = add_command("segment", "segment a volume and map its uncertainty")
     segment.add_argument("volume", metavar="VOLUME", type=_path, help="NRRD, NIfTI or another file SimpleITK reads")
     _add_output(segment, "folder for the results")
-    segment.add_argument("--model", metavar="NAME|DIR", type=_name, default=DEFAULT_MODEL, help="default: %(default)s")
-    segment.add_argument("--samples", metavar="N|auto", type=_samples, help="default: set by the model, 8 or 64")
-    segment.add_argument("--steps", metavar="K", type=_positive, help="default: set by the model for the device")
+    _add_sampling(segment)
     _add_common(segment, "the report")
     segment.add_argument(
         "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
@@ -154,12 +166,20 @@ def _add_data(command: argparse.ArgumentParser, name: str = "data") -> None:
     command.add_argument(name, metavar=name.upper(), type=_name, help=text)
 
 
-def _add_common(command: argparse.ArgumentParser, result: str, seed: bool = True) -> None:
-    """Add --device, --json and, with `seed`, --seed."""
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    """Add --model, --samples and --steps."""
+    command.add_argument("--model", metavar="NAME|DIR", type=_name, default=DEFAULT_MODEL, help="default: %(default)s")
+    command.add_argument("--samples", metavar="N|auto", type=_samples, help="default: set by the model, 8 or 64")
+    command.add_argument("--steps", metavar="K", type=_positive, help="default: set by the model for the device")
+
+
+def _add_common(command: argparse.ArgumentParser, result: str = "", seed: bool = True) -> None:
+    """Add --device and, with `seed`, --seed; with a description of the `result` also --json."""
     if seed:
         command.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     command.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
+    if result:
+        command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
 
 
 def _name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Imports run downwards only, and the Slicer side imports nothing of the engine but three modules.
+"""Imports run downwards only, and the Slicer side imports nothing of the engine but four modules.
 
 Read from the source: an import inside a function counts too, one under TYPE_CHECKING does not.
 Documentation/architecture.md describes the packages in the same order.
@@ -45,10 +45,11 @@ LIB_FLOORS = (
 )
 # Packages that need the extra [train]; segmenting needs none of them.
 DEVELOPERS = {"training", "calibration", "evaluation", "study"}
-# Modules of the engine that Slicer's own process imports, and what they load beyond the standard library.
+# Modules of the engine that Slicer's own process, or the demo, imports, and what they load beyond the standard library.
 SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
+    f"{ENGINE}.arguments": set(),
     f"{ENGINE}.segmentation.uncertain_regions": {"numpy"},
 }
 

@@ -84,7 +84,7 @@ def test_a_full_disk_is_reported_in_one_sentence(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "The disk is full; free some space or choose another folder.\n"
 
 
-@pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""], ["--device", ""]])
+@pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""]])
 def test_invalid_settings_are_reported_in_one_sentence(given, tmp_path, capsys):
     assert session.main([*given, "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err

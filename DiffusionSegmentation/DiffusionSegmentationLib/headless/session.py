@@ -4,7 +4,6 @@
 items.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,6 +17,7 @@ import slicer
 import vtk
 
 from diffusion_segmentation import errors
+from diffusion_segmentation.arguments import parse_demo
 
 from ..runs.handover import HandoverError
 from ..runs.job import Choices
@@ -113,7 +113,7 @@ def boot() -> Application:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code: 0, 1 with one sentence on stderr, or 130 if it was interrupted."""
-    options = _parser().parse_args(arguments)
+    options = parse_demo(arguments)
     client = WorkerClient(workerCommand(sys.executable), workerEnvironment(os.environ))
     try:
         choices = Choices(options.model, options.samples, options.steps, options.seed, options.device)
@@ -137,36 +137,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(demo.volumesText(report))
     print(*(f"{options.output / name}" for name in (*demo.RESULT_FILES, "scene.mrb", "overview.png")), sep="\n")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="diffusion-segmentation demo",
-        description="Segment a real head on Slicer's own libraries and show where the segmentation is uncertain.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--volume", metavar="FILE", type=Path, help="default: a head from an installed package")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("demo"), help="default: %(default)s")
-    parser.add_argument("--model", metavar="NAME|DIR", default="brain-structures", help="default: %(default)s")
-    parser.add_argument("--samples", metavar="N|auto", type=_samples, help="default: the model's own, 8 or 64")
-    parser.add_argument("--steps", metavar="K", type=_positive, help="default: the model's own")
-    parser.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: %(default)s")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
-def _samples(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _seed(text: str) -> int:
-    if not 0 <= int(text) < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
-    return int(text)
