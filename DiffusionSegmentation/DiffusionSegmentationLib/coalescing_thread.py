@@ -1,7 +1,7 @@
 """A background thread that runs only the latest of several pending requests, e.g. those of a moving slider. No qt."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
@@ -9,34 +9,20 @@ class CoalescingThread:
     """Calls submitted functions on a thread, one at a time. A newer request replaces one that has not started."""
 
     def __init__(self) -> None:
-        self._pending: Callable[[], Any] | None = None
-        self._thread: threading.Thread | None = None
-        self._result: Any = None
+        self._executor = ThreadPoolExecutor(1)
+        self._calls: list[Future] = []
 
     @property
     def busy(self) -> bool:
         """True from `submit` until `poll` has returned the result."""
-        return self._pending is not None or self._thread is not None
+        return bool(self._calls)
 
     def submit(self, function: Callable[[], Any]) -> None:
         """Call `function`, which must not raise, as soon as the running one ends. Does not block."""
-        self._pending = function
-        if self._thread is None:
-            self._start()
+        if self._calls and self._calls[-1].cancel():
+            self._calls.pop()
+        self._calls.append(self._executor.submit(function))
 
     def poll(self) -> Any:
-        """Return the result of a function that ended since the last call, or None. Does not block."""
-        if self._thread is None or self._thread.is_alive():
-            return None
-        self._thread, result = None, self._result
-        if self._pending is not None:
-            self._start()
-        return result
-
-    def _start(self) -> None:
-        function, self._pending = self._pending, None
-        self._thread = threading.Thread(target=self._call, args=(function,), daemon=True)
-        self._thread.start()
-
-    def _call(self, function: Callable[[], Any]) -> None:
-        self._result = function()
+        """Return the result of the oldest function that ended, once, or None. Does not block."""
+        return self._calls.pop(0).result() if self._calls and self._calls[0].done() else None

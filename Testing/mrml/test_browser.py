@@ -46,7 +46,7 @@ def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed
 
 def test_samples_are_sorted_by_the_selected_order(result, job):
     browser = Browser(result.segmentationNode)
-    assert [order.key for order in browser.orders()] == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]
+    assert list(browser.orders()) == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]
     assert [browser.index(n) for n in range(3)] == [0, 1, 2]
     browser.order = MOST_SIMILAR
     assert [browser.index(n) for n in range(3)] == [1, 2, 0]
@@ -60,7 +60,7 @@ def test_samples_are_sorted_by_the_selected_order(result, job):
 
 def test_older_reports_have_no_order_by_similarity(volumeNode, job):
     browser = Browser(importJob(volumeNode, job).segmentationNode)
-    assert MOST_SIMILAR not in [order.key for order in browser.orders()] and browser.dice(0) is None
+    assert MOST_SIMILAR not in browser.orders() and browser.dice(0) is None
     browser.order = MOST_SIMILAR
     assert browser.index(2) == 2
 

@@ -145,7 +145,7 @@ def test_a_segment_in_the_models_labelmap_can_limit_the_change(result, job):
     image.Modified()
     mask = corrections.segmentMask(segmentationNode, "mine")
     assert mask.sum() == 100
-    corrections.separateLayer(segmentationNode, "mine")
+    segmentationNode.GetSegmentation().SeparateSegmentLabelmap("mine")
     assert corrections.useSample(segmentationNode, 1, mask) > 0
     assert np.array_equal(Labels(segmentationNode).current()[mask], job.samples[1][mask])
     assert np.array_equal(corrections.segmentMask(segmentationNode, "mine"), mask)

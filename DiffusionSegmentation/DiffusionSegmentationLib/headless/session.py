@@ -11,7 +11,6 @@ import sys
 import traceback
 import types
 from collections.abc import Sequence
-from pathlib import Path
 
 import slicer
 import vtk

@@ -8,20 +8,9 @@ import slicer.util
 PREFIX = "DiffusionSegmentation/"
 
 
-class _Setting:
-    """Text attribute that is stored as an application setting of the same name."""
-
-    def __init__(self, default: str = "") -> None:
-        self._default = default
-
-    def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, settings: "Settings", _owner: type) -> str:
-        return settings.value(self._name, self._default)
-
-    def __set__(self, settings: "Settings", value: str) -> None:
-        settings.setValue(self._name, value)
+def _setting(name: str, default: str = "") -> property:
+    """Text that is stored as the application setting `name`."""
+    return property(lambda self: self.value(name, default), lambda self, text: self.setValue(name, text))
 
 
 class Settings:
@@ -31,9 +20,9 @@ class Settings:
     worker, empty for Slicer's Python. `modelsFolder`: folder of additional models, empty for none.
     """
 
-    device = _Setting("auto")
-    workerPython = _Setting()
-    modelsFolder = _Setting()
+    device = _setting("device", "auto")
+    workerPython = _setting("workerPython")
+    modelsFolder = _setting("modelsFolder")
 
     def value(self, name: str, default: str = "") -> str:
         return slicer.util.settingsValue(PREFIX + name, default, converter=str)

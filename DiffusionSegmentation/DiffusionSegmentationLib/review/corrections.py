@@ -60,11 +60,6 @@ def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str
     return vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(labels.shape) > 0
 
 
-def separateLayer(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
-    """Move a segment to its own labelmap; in that of the model's segments it would block their voxels."""
-    segmentationNode.GetSegmentation().SeparateSegmentLabelmap(segmentID)
-
-
 def makeReviewSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, bits: float) -> str:
     """Create or update a segment of the voxels with an entropy of at least `bits`; returns its ID.
 

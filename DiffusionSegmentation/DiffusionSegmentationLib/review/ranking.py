@@ -30,11 +30,15 @@ class RegionCriteria:
     smallestMm3: int = SMALLEST_MM3
 
 
-class Ranker:
-    """Ranks the regions of one result for the latest criteria. Nothing blocks. Independent of Qt."""
+class Ranker(CoalescingThread):
+    """Ranks the regions of one result for the latest criteria. Independent of Qt.
+
+    `poll` returns (criteria, regions in the format of the report, see `as_json`), or None.
+    """
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Uses the arrays of the result without copies. Raises LookupError, one sentence, if some were removed."""
+        super().__init__()
         report = reportOf(segmentationNode)
         self._names = ["background", *(entry["name"] for entry in report["volumes"])]
         regionsNode = regionsVolume(segmentationNode)
@@ -50,20 +54,10 @@ class Ranker:
         self._voxelMl = float(np.prod(spacing)) / 1000
         self._thickness = reviewable_voxels(report["working_spacing_mm"], spacing[::-1])
         self._ranking: Ranking | None = None
-        self._latest = CoalescingThread()
-
-    @property
-    def busy(self) -> bool:
-        """Whether `poll` has not returned the regions of the latest `ask` yet."""
-        return self._latest.busy
 
     def ask(self, criteria: RegionCriteria) -> None:
         """Compute the regions for `criteria`; replaces earlier criteria that are still waiting."""
-        self._latest.submit(lambda: self._compute(criteria))
-
-    def poll(self) -> tuple[RegionCriteria, dict[str, Any]] | None:
-        """New regions in the format of the report (see `as_json`) with their criteria, or None."""
-        return self._latest.poll()
+        self.submit(lambda: self._compute(criteria))
 
     def _compute(self, criteria: RegionCriteria) -> tuple[RegionCriteria, dict[str, Any]]:
         if self._ranking is None:

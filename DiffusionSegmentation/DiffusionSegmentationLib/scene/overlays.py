@@ -12,6 +12,16 @@ from .result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
 LAYER_ATTRIBUTE = "DiffusionSegmentation.OverlayLayer"
 
 
+def _shared(name: str) -> property:
+    """The attribute `name` of the selected overlay; setting it sets that of all overlays."""
+
+    def set_(self: "ResultOverlays", value: float) -> None:
+        for overlay in self._overlays.values():
+            setattr(overlay, name, value)
+
+    return property(lambda self: getattr(self._overlays[self.chosen], name), set_)
+
+
 class ResultOverlays:
     """The overlays of one segmentation node. Stateless: all state is in the scene."""
 
@@ -49,22 +59,7 @@ class ResultOverlays:
         for overlay in self._overlays.values():
             overlay.hide()
 
-    @property
-    def opacity(self) -> float:
-        """Opacity, 0 to 1."""
-        return self._overlays[self.chosen].opacity
-
-    @opacity.setter
-    def opacity(self, opacity: float) -> None:
-        for overlay in self._overlays.values():
-            overlay.opacity = opacity
-
-    @property
-    def threshold(self) -> float:
-        """Bits below which nothing is drawn."""
-        return self._overlays[self.chosen].threshold
-
-    @threshold.setter
-    def threshold(self, bits: float) -> None:
-        for overlay in self._overlays.values():
-            overlay.threshold = bits
+    opacity = _shared("opacity")
+    """Opacity, 0 to 1."""
+    threshold = _shared("threshold")
+    """Bits below which nothing is drawn."""

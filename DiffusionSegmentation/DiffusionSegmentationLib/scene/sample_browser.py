@@ -5,7 +5,6 @@ and order are stored on the segmentation node and saved with the scene.
 """
 
 import json
-from dataclasses import dataclass
 
 import slicer.util
 
@@ -17,14 +16,6 @@ BROWSER_ATTRIBUTE = "DiffusionSegmentation.Browser"
 SAMPLE_ROLE = "DiffusionSegmentation.ShownSample"
 AS_DRAWN, MOST_SIMILAR = "drawn", "alike"
 SAMPLE_OPACITY = 0.35
-
-
-@dataclass(frozen=True)
-class Order:
-    """A sort order: `key` is AS_DRAWN, MOST_SIMILAR (to the consensus, first) or a segment ID (by its volume)."""
-
-    key: str
-    title: str
 
 
 class Browser:
@@ -42,13 +33,12 @@ class Browser:
         """Number of stored samples; 0 if the user has removed them."""
         return self._samplesNode.GetNumberOfDataNodes() if self._samplesNode else 0
 
-    def orders(self) -> list[Order]:
-        """The available sort orders."""
-        orders = [Order(AS_DRAWN, _("as drawn"))]
+    def orders(self) -> dict[str, str]:
+        """Titles of the sort orders by key: AS_DRAWN, MOST_SIMILAR (to the result), or a segment ID for its volume."""
+        titles = {AS_DRAWN: _("as drawn")}
         if self._dice:
-            orders.append(Order(MOST_SIMILAR, _("most similar to the result first")))
-        volumes = [Order(v["id"], _("by volume of {name}").format(name=v["name"])) for v in self.report["volumes"]]
-        return orders + volumes
+            titles[MOST_SIMILAR] = _("most similar to the result first")
+        return titles | {v["id"]: _("by volume of {name}").format(name=v["name"]) for v in self.report["volumes"]}
 
     @property
     def order(self) -> str:

@@ -129,7 +129,8 @@ class CorrectionsSection(Section):
 
         def use() -> None:
             if area.startswith(SEGMENT_PREFIX):
-                corrections.separateLayer(self._segmentation, area.removeprefix(SEGMENT_PREFIX))
+                # In the labelmap of the model's segments it would block their voxels.
+                self._segmentation.GetSegmentation().SeparateSegmentLabelmap(area.removeprefix(SEGMENT_PREFIX))
             if not corrections.useSample(self._segmentation, Browser(self._segmentation).shown, mask):
                 raise LookupError(_("The sample equals the result in this area; nothing was changed."))
 

@@ -48,8 +48,7 @@ class SamplesSection(Section):
         enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
         setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _sideBySide(browser).active))
-        orders = {order.key: order.title for order in browser.orders()} if browser else {}
-        fillComboBox(ui.orderComboBox, orders, browser.order if browser else AS_DRAWN)
+        fillComboBox(ui.orderComboBox, browser.orders() if browser else {}, browser.order if browser else AS_DRAWN)
         with signalsBlocked(ui.sampleSlider):
             ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
             ui.sampleSlider.value = browser.position if browser else 0
