@@ -80,7 +80,7 @@ def test_a_full_disk_is_reported(addVolume, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nrrd_files, "_writeVoxels", full)
+    monkeypatch.setattr(nrrd_files, "write", full)
     held = Handover(addVolume(np.zeros((3, 4, 5), np.int16)))
     held.startWriting(tmp_path / "v.nrrd")
     held.join()

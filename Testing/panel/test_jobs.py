@@ -22,9 +22,9 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 class Bench:
     """A runner with a fake worker, and the states of its job."""
 
-    def __init__(self, folder, *behaviour, importer=result_nodes):
+    def __init__(self, folder, *behaviour, importSteps=result_nodes.importSteps):
         client = WorkerClient([sys.executable, str(FAKE), *behaviour], workerEnvironment(os.environ))
-        self.runner = Runner(client, importer, str(folder))
+        self.runner = Runner(client, importSteps, str(folder))
         self.folder = folder
         self.seen = []
         self.runner.changed.connect(self._note)
@@ -148,8 +148,8 @@ def test_an_exception_during_poll_ends_the_job(bench, addHead, monkeypatch):
     monkeypatch.setattr(runner.status_texts, "progressText", lambda message: 1 / 0)
     world.finish()
     monkeypatch.undo()
-    assert job.state == "failed" and world.runner._cancelledJob == job.id
-    world.until(lambda: world.runner._cancelledJob is None)
+    assert job.state == "failed" and world.runner._cancelled is job
+    world.until(lambda: world.runner._cancelled is None)
     assert world.leftovers() == []
     assert world.runner.submit(slicer.util.getNode("Head"), Choices(samples=1)).active
     assert world.finish().state == "done"
@@ -477,15 +477,14 @@ def test_a_volume_that_is_edited_meanwhile_is_mentioned(bench, addHead):
 def test_closing_the_scene_ends_the_run_also_in_the_middle_of_the_import(bench, addHead):
     closed = []
 
-    class Importer:
-        def importSteps(self, volumeNode, folder, report):
-            try:
-                while True:
-                    yield None
-            finally:
-                closed.append(True)
+    def importSteps(volumeNode, folder, report):
+        try:
+            while True:
+                yield None
+        finally:
+            closed.append(True)
 
-    world = bench("good", "0.01", importer=Importer())
+    world = bench("good", "0.01", importSteps=importSteps)
     job = world.runner.submit(addHead(), Choices(samples=1))
     world.until(lambda: job.message == "Showing the result")
     world.until(lambda: len(world.seen) > 3)

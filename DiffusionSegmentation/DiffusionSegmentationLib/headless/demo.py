@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import slicer
 
 from ..i18n import tr as _
@@ -68,7 +69,14 @@ def segment(
 
     Prints the progress to `terminal`. Stops the worker, also on an interrupt. Raises DemoError if the run fails.
     """
-    runner = Runner(client, importer=_CopyingImporter(output))
+
+    def importSteps(*arguments: Any) -> Iterator[result_nodes.Result | None]:
+        _volumeNode, folder, _report = arguments
+        for name in RESULT_FILES:  # the runner removes them afterwards
+            shutil.copyfile(folder / name, output / name)
+        yield from result_nodes.importSteps(*arguments)
+
+    runner = Runner(client, importSteps)
     status = ""
     try:
         job = runner.submit(volumeNode, choices)
@@ -86,20 +94,6 @@ def segment(
     return job.result
 
 
-class _CopyingImporter:
-    """Imports as Slicer does, and copies the files, which the runner removes afterwards."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-
-    def importSteps(
-        self, volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, report: Mapping[str, Any]
-    ) -> Iterator[result_nodes.Result | None]:
-        for name in RESULT_FILES:
-            shutil.copyfile(folder / name, self._output / name)
-        yield from result_nodes.importSteps(volumeNode, folder, report)
-
-
 def _printStatus(status: str, last: str, terminal: TextIO) -> str:
     """Print `status` in place of `last` on a terminal, otherwise on a line of its own; returns `status`."""
     if status != last:
@@ -115,12 +109,10 @@ def show(result: result_nodes.Result, sliceViews: Mapping[str, offscreen.SliceVi
     result.segmentationNode.GetRASBounds(bounds)
     if bounds[0] > bounds[1]:  # the segmentation is empty
         volumeNode.GetRASBounds(bounds)
-    low, high = bounds[::2], bounds[1::2]
-    center = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
-    extent = MARGIN * max(b - a for a, b in zip(low, high, strict=True))
+    low, high = np.reshape(bounds, (3, 2)).T
     for view in sliceViews.values():
         view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
-        view.frame(center, extent)
+        view.frame((low + high) / 2, MARGIN * (high - low).max())
     display.Overlay(result.entropyNode).show()
 
 

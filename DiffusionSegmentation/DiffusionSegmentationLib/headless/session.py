@@ -37,7 +37,10 @@ class Application:
         # The wheel's own version, "slicer-core 4.0.0", makes Slicer warn that a scene may not load. All that is saved
         # here exists in Slicer 5.10.
         self.scene.SetVersion("Slicer 5.10.0 0")
-        makeSubjectHierarchyItems(self.scene)
+        # Nodes get subject hierarchy items from Qt plug-ins in Slicer.
+        slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)  # creates the node
+        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _addItem)
+        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _removeItem)
         self.logic = slicer.vtkSlicerApplicationLogic()
         self.logic.SetMRMLScene(self.scene)
         self.logic.SetSliceLogics(vtk.vtkCollection())
@@ -76,13 +79,6 @@ class Application:
         logic.SetMRMLScene(self.scene)
         self.logic.SetModuleLogic(name, logic)
         return types.SimpleNamespace(logic=lambda: logic)
-
-
-def makeSubjectHierarchyItems(scene: slicer.vtkMRMLScene) -> None:
-    """Create subject hierarchy items for nodes added to `scene` from now on, as Qt plug-ins do in Slicer."""
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # creates the node
-    scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _addItem)
-    scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _removeItem)
 
 
 @vtk.calldata_type(vtk.VTK_OBJECT)

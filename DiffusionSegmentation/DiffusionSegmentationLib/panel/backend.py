@@ -24,7 +24,7 @@ class Backend:
         self.settings = Settings()
         self._requirementsPath = requirementsPath
         self._client = WorkerClient([])
-        self.runner = Runner(self._client, result_nodes, slicer.app.temporaryPath)
+        self.runner = Runner(self._client, result_nodes.importSteps, slicer.app.temporaryPath)
 
     def models(self) -> list[models.Entry]:
         """Return the shipped models and those of the models folder."""

@@ -1,4 +1,4 @@
-"""Helpers for the widgets and states that several sections of the panel share."""
+"""Base of the sections that show a result, and helpers for the widgets and states that they share."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +9,28 @@ import slicer
 
 from ..i18n import tr as _
 from ..scene.result_nodes import ENTROPY_ROLE
+
+
+class Section:
+    """Shows one of the module's segmentation nodes, called the result, and has a timer for deferred work."""
+
+    TIMER_MILLISECONDS = 0
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
+        self._timer = makeTimer(self.TIMER_MILLISECONDS, self._onTimer)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Show `segmentation`, or disable the section for None."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop deferred work; the widgets may be deleted afterwards."""
+        self._timer.stop()
+
+    def _onTimer(self) -> None:
+        """Do the deferred work; by default nothing."""
 
 
 def missingResult(segmentation: slicer.vtkMRMLSegmentationNode | None) -> str | None:

@@ -17,6 +17,7 @@ from ..i18n import tr as _
 from ..review import corrections
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ..runs import status_texts
+from ..runs.temporary_files import writeCompletely
 from ..scene import offscreen, volumes
 from ..scene.display import VOLUME_ROLE
 from ..scene.label_map import Labels
@@ -77,13 +78,7 @@ class Report:
             path.suffix or ".html": self._page(slices, surfaces),
         }
         for suffix, text in texts.items():
-            target = path.with_suffix(suffix)
-            draft = target.with_name(target.name + ".part")
-            try:
-                draft.write_text(text, encoding="utf-8", newline="\n")
-                draft.replace(target)
-            finally:
-                draft.unlink(missing_ok=True)
+            writeCompletely(path.with_suffix(suffix), text)
 
     def content(self) -> dict[str, Any]:
         """The report without pictures."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diffusion_segmentation import errors
 from diffusion_segmentation.worker import protocol
@@ -31,23 +31,18 @@ CLOSE_SECONDS = 5.0
 """Longest wait for the worker, and for the removal of a job's files, when the application ends."""
 
 
-class Importer(Protocol):
-    """Interface of scene/result_nodes.py for a run."""
-
-    def importSteps(self, volumeNode: Any, folder: Path, report: dict) -> Iterator[Any]:
-        """Import the files in `folder`; yields None after each step, then the result. Closing it early undoes all."""
-
-
 class Runner:
     """Runs one volume after another.
 
-    Signal `changed`: job or worker have changed. `workerProblem`: why there is no worker, or None.
+    `importSteps` imports the files of a run from a folder (see scene/result_nodes.py): it yields None after each step,
+    then the result, and undoes all if closed early. Signal `changed`: job or worker have changed. `workerProblem`: why
+    there is no worker, or None.
     """
 
     def __init__(
         self,
         client: WorkerClient,
-        importer: Importer,
+        importSteps: Callable[[Any, Path, dict], Iterator[Any]],
         temporaryFolder: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,7 +50,7 @@ class Runner:
         self.changed = Signal()
         self.job: Job | None = None
         self.workerProblem: str | None = None
-        self._importer = importer
+        self._importSteps = importSteps
         self._temporaryFolder = temporaryFolder
         self._clock = clock
         self._handover: Handover | None = None
@@ -64,8 +59,7 @@ class Runner:
         self._removal: threading.Thread | None = None
         self._startProblem: str | None = None
         # A cancelled run that the worker has not acknowledged, and a worker about to end: both until `_killTime`.
-        self._cancelledJob: str | None = None
-        self._cancelledFolder: Path | None = None
+        self._cancelled: Job | None = None
         self._workerEnding = False
         self._killTime = 0.0
         self._killed = False
@@ -188,7 +182,7 @@ class Runner:
 
     def _step(self) -> None:
         self.client.poll()
-        if (self._cancelledJob or self._workerEnding) and self._clock() > self._killTime:
+        if (self._cancelled or self._workerEnding) and self._clock() > self._killTime:
             self._killWorker()
         if self._import is not None:
             self._importStep()
@@ -214,7 +208,7 @@ class Runner:
             message = _("Starting the background process")
             self._hasChanged |= self.job.message != message
             self.job.message = message
-        elif self._cancelledJob is None:
+        elif self._cancelled is None:
             self.client.send(self.job.request(self.job.folder / INPUT_NAME, self._handover.source))
             self.job.state = "running"
 
@@ -234,7 +228,7 @@ class Runner:
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             if self.client.hello is None:  # why it cannot start; it ends next
                 self._startProblem = message["message"]
-        elif message["job"] == self._cancelledJob:
+        elif self._cancelled is not None and message["job"] == self._cancelled.id:
             if kind in ("done", "partial", "cancelled", "error") and message.get("over") is not False:
                 self._onCancelAcknowledged()
         elif self.busy and message["job"] == self.job.id:
@@ -263,7 +257,7 @@ class Runner:
     def _startImport(self, finalState: str, folder: Path, report: dict) -> None:
         self.job.report, self.job.message = report, _("Showing the result")
         self._finalState = finalState
-        self._import = self._importer.importSteps(self._handover.volumeNode, folder, report)
+        self._import = self._importSteps(self._handover.volumeNode, folder, report)
 
     def _importStep(self) -> None:
         job = self.job
@@ -292,7 +286,7 @@ class Runner:
 
     def _onWorkerEnded(self, sentence: str) -> None:
         self._hasChanged = True
-        if self._cancelledJob is not None or self._workerEnding:  # belongs to the previous run
+        if self._cancelled is not None or self._workerEnding:  # belongs to the previous run
             self._workerEnding = False
             self._onCancelAcknowledged()
             if self.busy:
@@ -320,8 +314,7 @@ class Runner:
         if job.state == "running" and self._import is None:
             with contextlib.suppress(Exception):
                 self.client.send({"type": "cancel", "job": job.id, "keep": False})
-            self._cancelledJob, self._cancelledFolder, self._killed = job.id, job.folder, False
-            self._killTime = self._clock() + CANCEL_SECONDS
+            self._cancelled, self._killed, self._killTime = job, False, self._clock() + CANCEL_SECONDS
         self._closeImport()
 
     def _abort(self, sentence: str) -> None:
@@ -331,9 +324,9 @@ class Runner:
 
     def _onCancelAcknowledged(self) -> None:
         """Remove what the worker wrote after the folder of the cancelled run was removed."""
-        self._cancelledJob, folder, self._cancelledFolder = None, self._cancelledFolder, None
-        if folder is not None and folder.exists():
-            self._removal = temporary_files.removeInBackground(folder)
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None and cancelled.folder.exists():
+            self._removal = temporary_files.removeInBackground(cancelled.folder)
 
     def _closeImport(self) -> None:
         if self._import is not None:

@@ -1,4 +1,4 @@
-"""Job folders in the temporary folder: removal, finished results in them, clean-up of old ones.
+"""Job folders in the temporary folder: removal, finished results in them, clean-up of old ones; complete files.
 
 A failed run keeps its folder, because it may contain finished samples; a killed Slicer cannot remove anything.
 """
@@ -85,3 +85,13 @@ def _remove(path: Path, after: Callable[[], None]) -> None:
         if not path.exists():
             return
         time.sleep(0.5)
+
+
+def writeCompletely(path: Path, text: str, encoding: str = "utf-8") -> None:
+    """Write `text` with line feeds to `path`, which keeps its earlier content if that fails. Raises OSError."""
+    draft = path.with_name(path.name + ".part")
+    try:
+        draft.write_text(text, encoding=encoding, newline="\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

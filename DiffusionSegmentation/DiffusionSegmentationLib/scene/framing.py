@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import slicer
@@ -24,9 +25,7 @@ def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[floa
     scene = segmentationNode.GetScene()
     if segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is None:
         states = {node.GetID(): sliceState(node) for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
-        for camera in _cameras(scene):
-            points = (camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp())
-            states[camera.GetID()] = [*map(list, points), camera.GetParallelScale()]
+        states |= {camera.GetID(): _cameraState(camera) for camera in _cameras(scene)}
         segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(states))
     width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
@@ -35,8 +34,8 @@ def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[floa
         scale = width / min(across, up)
         node.SetFieldOfView(scale * across, scale * up, depth)
     for camera in _cameras(scene):
-        shift = np.subtract(world, camera.GetFocalPoint())
-        _setCamera(camera, camera.GetPosition() + shift, world)
+        position, focalPoint, *others = _cameraState(camera)
+        _setCamera(camera, np.add(position, world) - focalPoint, world, *others)
 
 
 def restoreViews(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
@@ -79,18 +78,17 @@ def restoreSlice(node: slicer.vtkMRMLSliceNode, scale: list[float] | None, eleme
         node.SetFieldOfView(scale[0] * max(columns, 1), scale[1] * max(rows, 1), scale[2])
 
 
-def _setCamera(
-    camera: slicer.vtkMRMLCameraNode,
-    position: list[float],
-    focalPoint: list[float],
-    viewUp: list[float] | None = None,
-    parallelScale: float | None = None,
-) -> None:
+def _cameraState(camera: slicer.vtkMRMLCameraNode) -> list[Any]:
+    """Position, focal point, up direction and parallel scale."""
+    points = camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp()
+    return [*map(list, points), camera.GetParallelScale()]
+
+
+def _setCamera(camera: slicer.vtkMRMLCameraNode, position: Any, focalPoint: Any, viewUp: Any, scale: float) -> None:
     wasModifying = camera.StartModify()
     camera.SetPosition(*position)
     camera.SetFocalPoint(*focalPoint)
-    if viewUp is not None:
-        camera.SetViewUp(*viewUp)
-        camera.SetParallelScale(parallelScale)
+    camera.SetViewUp(*viewUp)
+    camera.SetParallelScale(scale)
     camera.EndModify(wasModifying)
     camera.ResetClippingRange()

@@ -8,7 +8,6 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,37 +63,26 @@ def readHeader(path: Path) -> Header:
 
 def write(path: Path, voxels: np.ndarray, ijkToRAS: np.ndarray, stop: threading.Event) -> None:
     """Write `voxels` [k, j, i] on the grid `ijkToRAS` (4 x 4, mm) until `stop` is set. Raises OSError."""
-    with open(path, "wb", buffering=0) as file:
-        file.write(_header(voxels, ijkToRAS))
-        _writeVoxels(voxels, file, stop)
-
-
-def _header(voxels: np.ndarray, ijkToRAS: np.ndarray) -> bytes:
-    ijkToLPS = LPS_TO_RAS @ ijkToRAS
+    # repr round-trips exactly.
+    vectors = [f"({','.join(repr(float(value)) for value in column)})" for column in (LPS_TO_RAS @ ijkToRAS)[:3].T]
     lines = [
         "NRRD0004",
         f"type: {voxels.dtype.name.replace('float64', 'double').replace('float32', 'float')}",
         "dimension: 3",
         "space: left-posterior-superior",
         "sizes: {2} {1} {0}".format(*voxels.shape),
-        f"space directions: {' '.join(_vector(ijkToLPS[:3, axis]) for axis in range(3))}",
+        f"space directions: {' '.join(vectors[:3])}",
         "kinds: domain domain domain",
         f"endian: {sys.byteorder}",
         "encoding: raw",
-        f"space origin: {_vector(ijkToLPS[:3, 3])}",
+        f"space origin: {vectors[3]}",
     ]
-    return ("\n".join(lines) + "\n\n").encode("ascii")
-
-
-def _vector(values: np.ndarray) -> str:
-    return "(" + ",".join(repr(float(value)) for value in values) + ")"  # repr round-trips exactly
-
-
-def _writeVoxels(voxels: np.ndarray, file: Any, stop: threading.Event) -> None:
     flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data
-    for start in range(0, len(flat), CHUNK_BYTES):
-        if stop.is_set():
-            return
-        piece = flat[start : start + CHUNK_BYTES]
-        while len(piece):  # an unbuffered file may accept only a part; it releases the GIL while it writes
-            piece = piece[file.write(piece) :]
+    with open(path, "wb", buffering=0) as file:
+        file.write(("\n".join(lines) + "\n\n").encode("ascii"))
+        for start in range(0, len(flat), CHUNK_BYTES):
+            if stop.is_set():
+                return
+            piece = flat[start : start + CHUNK_BYTES]
+            while len(piece):  # an unbuffered file may accept only a part; it releases the GIL while it writes
+                piece = piece[file.write(piece) :]

@@ -18,8 +18,7 @@ from ...scene.result_nodes import ENTROPY_ROLE, VOLUME_ROLE
 from ...scene.sample_browser import Browser
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..section import Section
-from ..widgets import enable, fillComboBox, missingEntropy, missingResult, setQuietly
+from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
 CURRENT_REGION = "region"
 SEGMENT_PREFIX = "segment:"

@@ -9,8 +9,7 @@ import slicer
 from ...i18n import tr as _
 from ...report.page import Report
 from .. import dialogs
-from ..section import Section
-from ..widgets import enable, missingResult
+from ..widgets import Section, enable, missingResult
 
 
 class ReportSection(Section):

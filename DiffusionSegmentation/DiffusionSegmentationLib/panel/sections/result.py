@@ -12,8 +12,7 @@ from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, 
 from ...scene.overlays import ResultOverlays
 from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
 from ...signals import Signal
-from ..section import Section
-from ..widgets import enable, fillComboBox, missingEntropy, missingResult, setQuietly
+from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
 
 class ResultSection(Section):

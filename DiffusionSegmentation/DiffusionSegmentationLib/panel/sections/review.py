@@ -11,8 +11,7 @@ from ...review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ...runs import status_texts
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..section import Section
-from ..widgets import enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
+from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
 
 VISIBLE_ROWS = 5
 LISTED_CLASSES = 2

@@ -9,8 +9,7 @@ from ...scene.sample_browser import AS_DRAWN, Browser
 from ...scene.side_by_side import SideBySide
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..section import Section
-from ..widgets import enable, fillComboBox, missingResult, setQuietly, signalsBlocked
+from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly, signalsBlocked
 
 
 class SamplesSection(Section):

@@ -12,8 +12,7 @@ from ...scene.result_nodes import ENTROPY_ROLE
 from ...scene.slice_entropy import Profiles
 from ...scene.voxel_probe import VoxelProbe
 from ..plots import profilePlot
-from ..section import Section
-from ..widgets import missingEntropy, setButton
+from ..widgets import Section, missingEntropy, setButton
 
 PLOT_HEIGHT = 18
 

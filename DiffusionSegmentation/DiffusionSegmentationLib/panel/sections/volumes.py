@@ -1,6 +1,5 @@
 """Volume table of section "Results": expected volume, mask volume, intervals and samples of each structure."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ import slicer
 import slicer.util
 
 from ...i18n import tr as _
+from ...runs.temporary_files import writeCompletely
 from ...scene import volumes
-from ...scene.result_nodes import RUN_ATTRIBUTE
+from ...scene.result_nodes import RUN_ATTRIBUTE, reportOf
 from ...scene.volumes import Volume
 from .. import dialogs
 from ..plots import dotPlot
-from ..section import Section
-from ..widgets import enable, fitColumns, fitRows, missingResult, setCell
+from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell
 
 PLOT_SIZE = 48, 16
 NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
@@ -47,7 +46,7 @@ class VolumesSection(Section):
         if state == self._filledFor:
             return
         self._filledFor = state
-        run = json.loads(report) if report else {}
+        run = reportOf(segmentation) if report else {}
         self._volumes = volumes.volumesOf(run) if report else []
         notes = (volumes.volumesNote(self._volumes), volumes.coverageText(run)) if report else ()
         self._notes = "\n".join(filter(None, notes))
@@ -92,13 +91,8 @@ class VolumesSection(Section):
         if not path:
             return
         with slicer.util.tryWithErrorDisplay(_("The volumes could not be saved.")):
-            draft = Path(f"{path}.part")
-            try:
-                # Spreadsheets need the byte order mark to read names with non-ASCII characters.
-                draft.write_text(volumes.asTable(self._volumes, ","), encoding="utf-8-sig", newline="")
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+            # Spreadsheets need the byte order mark to read names with non-ASCII characters.
+            writeCompletely(Path(path), volumes.asTable(self._volumes, ","), encoding="utf-8-sig")
 
 
 def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
