@@ -27,7 +27,6 @@ class Backend:
         self.runner = Runner(self._client, result_nodes.importSteps, slicer.app.temporaryPath)
 
     def models(self) -> list[models.Entry]:
-        """Return the shipped models and those of the models folder."""
         folder = self.settings.modelsFolder
         return models.models((Path(folder),) if folder else ())
 

@@ -28,8 +28,8 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
     box.addButton(qt.QMessageBox.Cancel)
     box.setDefaultButton(keep)
     box.exec_()
-    answers = [answer for button, answer in ((keep, KEEP), (replace, REPLACE)) if box.clickedButton() == button]
-    return answers[0] if answers else CANCEL
+    clicked = box.clickedButton()
+    return KEEP if clicked == keep else REPLACE if clicked == replace else CANCEL
 
 
 def confirmRemoval(name: str, voxels: int) -> bool:

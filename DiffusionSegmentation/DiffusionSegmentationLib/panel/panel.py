@@ -129,7 +129,6 @@ class Panel:
         self._replacedResult = self._jobVolume = None
 
     def warmUp(self) -> None:
-        """Start the worker process if there is a volume that can be segmented."""
         if self._problem() is None:
             try:
                 self._backend.warmUp()
@@ -151,11 +150,7 @@ class Panel:
                 step()
 
     def _refreshSteps(self) -> list[Callable[[], None]]:
-        sections = self._resultSections
-        return [
-            self._refreshChoices,
-            *(lambda section=section: section.refresh(self._result()) for section in sections),
-        ]
+        return [self._refreshChoices, *(lambda s=s: s.refresh(self._result()) for s in self._resultSections)]
 
     def _result(self) -> slicer.vtkMRMLSegmentationNode | None:
         return self._parameterNode.segmentation if self._parameterNode else None
@@ -202,7 +197,6 @@ class Panel:
     # Start and stop
 
     def _problem(self) -> str | None:
-        """Return one sentence on why no run can be started, or None."""
         if self._parameterNode is None:
             return _("The scene is being closed.")
         return self._engine.problem() or handover.problemOf(self._parameterNode.inputVolume)

@@ -62,13 +62,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
         before = self.layers()
         ui = self.enterWith(volumeNode)
-        ui.samplesSpinBox.value = 2
-        self.assertTrue(ui.segmentButton.enabled, ui.segmentButton.toolTip)
-        ui.segmentButton.click()
-        self.assertEqual(ui.segmentButton.text, _("Cancel"))
-        job = self.waitForRun()
-        self.assertEqual(job.state, "done", job.message)
-
+        job = self.segment(samples=2)
         segmentationNode = job.result.segmentationNode
         entropyNode = job.result.entropyNode
         self.assertEqual(segmentationNode.GetName(), "Head segmentation")
@@ -113,10 +107,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         volumeNode = self.makeHead()
         ui = self.enterWith(volumeNode)
         self.assertTrue(ui.statusLabel.text)  # estimated run time
-        ui.samplesSpinBox.value = 3
-        ui.segmentButton.click()
-        job = self.waitForRun()
-        self.assertEqual(job.state, "done", job.message)
+        job = self.segment(samples=3)
         segmentationNode = job.result.segmentationNode
         labels = Labels(segmentationNode)
         self.assertEqual(labels.edited(), 0)
@@ -222,7 +213,6 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         return slicer.util.addVolumeFromArray(voxels, ijkToRAS=ijkToRAS, name=name)
 
     def layers(self):
-        """Return the layers of all slice views."""
         return [
             (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), node.GetForegroundOpacity())
             for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
@@ -234,16 +224,20 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         return self.widget.ui
 
     def waitUntil(self, condition):
-        """Process events until `condition()` is true."""
         deadline = time.monotonic() + self.TIMEOUT_SECONDS
         while not condition():
             self.assertLess(time.monotonic(), deadline)
             slicer.app.processEvents()
             time.sleep(0.01)
 
-    def waitForRun(self):
-        """Process events until the run has ended and is shown; return its job."""
-        runner = self.widget.logic.backend.runner
+    def segment(self, samples):
+        """Click Segment, process events until the run has ended and is shown, and return its job."""
+        ui, runner = self.widget.ui, self.widget.logic.backend.runner
+        ui.samplesSpinBox.value = samples
+        self.assertTrue(ui.segmentButton.enabled, ui.segmentButton.toolTip)
+        ui.segmentButton.click()
+        self.assertEqual(ui.segmentButton.text, _("Cancel"))
         self.waitUntil(lambda: not runner.busy and not self.widget.panel.settling)
         slicer.app.processEvents()
+        self.assertEqual(runner.job.state, "done", runner.job.message)
         return runner.job

@@ -49,7 +49,10 @@ class TextHeights(qt.QObject):
                 policy = label.sizePolicy
                 policy.setHeightForWidth(False)  # QLabel switches it on with each text
                 policy.setHorizontalPolicy(qt.QSizePolicy.Ignored)  # a long text must not widen the panel
-                _setSizePolicy(label, policy)
+                try:
+                    label.sizePolicy = policy
+                except (AttributeError, TypeError, ValueError):  # PythonQt that does not accept a QSizePolicy
+                    label.setSizePolicy(policy)
                 label.minimumHeight = 0  # heightForWidth returns at least this
                 label.setFixedHeight(max(label.heightForWidth(label.width), 0))  # -1 without a text
         for table, visibleRows in self._tables:
@@ -60,11 +63,3 @@ class TextHeights(qt.QObject):
         state = (*state, widget.fontMetrics().height())
         before, self._fitted[id(widget)] = self._fitted.get(id(widget)), state
         return before != state
-
-
-def _setSizePolicy(widget: Any, policy: Any) -> None:
-    """Set as a property where PythonQt accepts a QSizePolicy, otherwise by the method."""
-    try:
-        widget.sizePolicy = policy
-    except (AttributeError, TypeError, ValueError):
-        widget.setSizePolicy(policy)

@@ -72,7 +72,6 @@ def signalsBlocked(widget: Any) -> Iterator[None]:
 
 
 def setQuietly(widget: Any, name: str, value: Any) -> None:
-    """Set a property of `widget` without signals."""
     with signalsBlocked(widget):
         setattr(widget, name, value)
 
@@ -104,7 +103,6 @@ def fitColumns(table: Any, stretched: int) -> None:
 
 
 def setCell(table: Any, row: int, column: int, text: str, tooltip: str, centred: bool) -> None:
-    """Fill one cell of `table`."""
     item = qt.QTableWidgetItem(text)
     item.setToolTip(tooltip)
     if centred:

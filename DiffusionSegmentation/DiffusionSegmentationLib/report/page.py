@@ -40,7 +40,6 @@ figcaption { color: #444; margin-top: .3rem } code { background: #f2f2f2; paddin
 
 
 def stateText(state: str) -> str:
-    """Label of a region's state."""
     return {OPEN: _("not reviewed"), DONE: _("done"), FLAGGED: _("flagged"), SKIPPED: _("skipped")}[state]
 
 
@@ -81,7 +80,6 @@ class Report:
             writeCompletely(path.with_suffix(suffix), text)
 
     def content(self) -> dict[str, Any]:
-        """The report without pictures."""
         regions = [
             {
                 "rank": region.rank,
@@ -145,22 +143,16 @@ class Report:
 
     def _summary(self) -> str:
         run, model = self._run, self._run["model"]
+        values = {"samples": run["samples"], "seed": run["seed"], "version": model.get("version", "")}
         text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
-        names = {"model": model["title"], "version": model.get("version", "")}
-        return text.format(samples=run["samples"], seed=run["seed"], **names)
+        return text.format(model=model["title"], **values)
 
     def _volumesTable(self) -> str:
         rows = volumes.volumesOf(self._run)
-        cells = [
-            [
-                volume.name,
-                volumes.mlText(volume.shown),
-                volumes.intervalText(volume.interval50),
-                volumes.intervalText(volume.interval90),
-                volumes.mlText(volume.mask),
-            ]
-            for volume in rows
-        ]
+        cells = []
+        for volume in rows:
+            intervals = map(volumes.intervalText, (volume.interval50, volume.interval90))
+            cells.append([volume.name, volumes.mlText(volume.shown), *intervals, volumes.mlText(volume.mask)])
         shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
         notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
@@ -187,31 +179,24 @@ class Report:
         return text
 
     def _regionText(self, region: Region) -> str:
-        text = _("Region {rank}, {state}: {classes}; expected error {error:.2f} of {volume:.1f} ml.").format(
-            rank=region.rank,
-            state=stateText(self._review.state(region)),
-            classes=_classes(region),
-            error=region.expectedErrorMl,
-            volume=region.volumeMl,
-        )
+        text = _("Region {rank}, {state}: {classes}; expected error {error:.2f} of {volume:.1f} ml.")
+        values = {"rank": region.rank, "state": stateText(self._review.state(region)), "classes": _classes(region)}
+        text = text.format(**values, error=region.expectedErrorMl, volume=region.volumeMl)
         return f"{text} {status_texts.unlikeText(*region.unlike)}" if region.unlike else text
 
     def _regionsTable(self) -> str:
         head = [_("Region"), _("Classes"), _("To review (ml)"), _("Share"), _("Expected error (ml)")]
         head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
-        rows = [
-            [
-                str(region.rank),
-                _classes(region),
+        rows = []
+        for region in self._review.regions:
+            review, error, peak = (
                 f"{region.reviewableMl:.2f}",
-                f"{100 * region.share:.1f} %",
                 f"{region.expectedErrorMl:.2f}",
                 f"{region.peakBits:.2f}",
-                ", ".join(f"{mm:.0f}" for mm in region.peakRAS),
-                stateText(self._review.state(region)),
-            ]
-            for region in self._review.regions
-        ]
+            )
+            place = ", ".join(f"{mm:.0f}" for mm in region.peakRAS)
+            numbers = [review, f"{100 * region.share:.1f} %", error, peak, place]
+            rows.append([str(region.rank), _classes(region), *numbers, stateText(self._review.state(region))])
         return _table(head, rows, textColumns=(1, 7)) if rows else ""
 
     def _editedText(self) -> str:

@@ -39,9 +39,8 @@ class RegionPictures:
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
         self._image = self._onBlock(volumeNode)
         volumeDisplay = volumeNode.GetScalarVolumeDisplayNode() if volumeNode else None
-        self._window = (0.0, 1.0)
-        if volumeDisplay:
-            self._window = volumeDisplay.GetWindowLevelMin(), volumeDisplay.GetWindowLevelMax()
+        limits = volumeDisplay and (volumeDisplay.GetWindowLevelMin(), volumeDisplay.GetWindowLevelMax())
+        self._window = limits or (0.0, 1.0)
         entropyNode = segmentationNode.GetNodeReference(ENTROPY_ROLE)
         self._bits = self._onBlock(entropyNode)
         entropyDisplay = entropyNode.GetScalarVolumeDisplayNode() if entropyNode else None

@@ -75,11 +75,7 @@ def makeReviewSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, bits: fl
     segmentation = segmentationNode.GetSegmentation()
     segment = segmentation.GetSegment(REVIEW_SEGMENT)
     if segment is None:
-        segment = slicer.vtkSegment()
-        segment.SetName(_("To review"))
-        segment.SetColor(*REVIEW_COLOR)
-        segment.AddRepresentation(voxel_grids.BINARY_LABELMAP, image)
-        segmentation.AddSegment(segment, REVIEW_SEGMENT)
+        segmentation.AddSegment(voxel_grids.segment(_("To review"), REVIEW_COLOR, image), REVIEW_SEGMENT)
     else:
         segmentation.SeparateSegmentLabelmap(REVIEW_SEGMENT)
         segment.SetLabelValue(1)

@@ -103,12 +103,10 @@ class Review:
 
     @property
     def current(self) -> Region | None:
-        """The region under review, or None."""
         basin = self._stored()["current"]
         return next((region for region in self.regions if region.basin == basin), None)
 
     def mark(self, region: Region, state: str) -> None:
-        """Set the state of `region`."""
         self._store(states=self._stored()["states"] | {str(region.basin): state})
 
     def remaining(self) -> tuple[int, float]:
@@ -128,9 +126,8 @@ class Review:
         world = [0.0, 0.0, 0.0]
         self.segmentationNode.TransformPointToWorld(region.peakRAS, world)
         image = self._outline(region)
-        framing.showPlace(
-            self.segmentationNode, world, DEFAULT_REACH_MM if image is None else self._reach(image, world)
-        )
+        reach = DEFAULT_REACH_MM if image is None else self._reach(image, world)
+        framing.showPlace(self.segmentationNode, world, reach)
 
     def leave(self) -> None:
         """Leave the current region: remove its outline and restore the views; states are kept."""
@@ -175,13 +172,9 @@ class Review:
             return None
         outlineNode = self.segmentationNode.GetNodeReference(OUTLINE_ROLE)
         if outlineNode is None:
-            outlineNode = display.addTemporarySegmentation(self.segmentationNode, _("{name} region"))
+            outlineNode = display.addTemporarySegmentation(self.segmentationNode, OUTLINE_ROLE, _("{name} region"))
             outlineNode.GetDisplayNode().SetSliceIntersectionThickness(OUTLINE_PIXELS)
-            self.segmentationNode.SetNodeReferenceID(OUTLINE_ROLE, outlineNode.GetID())
-        segment = slicer.vtkSegment()
-        segment.SetName(_("Region {rank}").format(rank=region.rank))
-        segment.SetColor(*OUTLINE_COLOR)
-        segment.AddRepresentation(voxel_grids.BINARY_LABELMAP, image)
+        segment = voxel_grids.segment(_("Region {rank}").format(rank=region.rank), OUTLINE_COLOR, image)
         segmentation = outlineNode.GetSegmentation()
         segmentation.RemoveAllSegments()
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)

@@ -27,16 +27,12 @@ FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 """Files of a folder that are loaded as volumes."""
 
 
-def _raiseRemoved() -> slicer.vtkMRMLScalarVolumeNode:
-    raise LookupError(_("The volume is no longer in the scene."))
-
-
 @dataclass
 class Item:
-    """One volume of a batch. If `node` is not in the scene, `load` adds it; `message` is one plain sentence."""
+    """One volume of a batch. If `node` is not in the scene, `load` adds one; `message` is one plain sentence."""
 
     name: str
-    load: Callable[[], slicer.vtkMRMLScalarVolumeNode] = _raiseRemoved
+    load: Callable[[], slicer.vtkMRMLScalarVolumeNode] | None = None
     state: str = WAITING
     message: str = ""
     result: Any = None
@@ -104,7 +100,6 @@ class Batch:
 
     @property
     def busy(self) -> bool:
-        """Whether an item is being processed."""
         return self._current is not None
 
     @property
@@ -152,6 +147,8 @@ class Batch:
         for item in self.waiting:
             try:
                 if item.node is None or item.node.GetScene() is None:
+                    if item.load is None:
+                        raise LookupError(_("The volume is no longer in the scene."))
                     item.node = item.load()
                 self.job = self._submit(item.node)
             except DependencyError as error:  # would also fail for all other items

@@ -60,8 +60,10 @@ def ensure(requirementsPath: Path) -> None:
         _installTorch()
     if others:
         _installOthers(others)
-    if TORCH in needs:
-        _offerRestart()
+    restart = _("PyTorch was installed. It is best to restart Slicer now. Restart?")
+    if TORCH in needs and slicer.util.confirmYesNoDisplay(restart):
+        slicer.util.restart()  # returns; Slicer restarts when its event loop has ended
+        raise DependencyError(_("Slicer is restarting; click Segment again afterwards."))
 
 
 def _installTorch() -> None:
@@ -104,9 +106,3 @@ def _installOthers(requirements: list[str]) -> None:
         if packaging is None:
             raise
         raise declined from error  # pip_ensure raises RuntimeError if the user declines
-
-
-def _offerRestart() -> None:
-    if slicer.util.confirmYesNoDisplay(_("PyTorch was installed. It is best to restart Slicer now. Restart?")):
-        slicer.util.restart()  # returns; Slicer restarts when its event loop has ended
-        raise DependencyError(_("Slicer is restarting; click Segment again afterwards."))

@@ -71,7 +71,6 @@ class Handover:
         return self._problem
 
     def join(self) -> None:
-        """Wait for the end of the writing."""
         if self._thread is not None:
             self._thread.join()
 

@@ -89,7 +89,6 @@ class Job:
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings of the report."""
         return (self.report or {}).get("warnings", [])
 
     def request(self, volume: Path, source: str | None) -> dict[str, Any]:

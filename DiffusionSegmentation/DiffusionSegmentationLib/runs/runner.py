@@ -71,7 +71,6 @@ class Runner:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is active."""
         return self.job is not None and self.job.active
 
     @property

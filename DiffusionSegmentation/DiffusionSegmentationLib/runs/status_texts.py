@@ -7,7 +7,6 @@ from .job import FinishedSamples, Job
 
 
 def progressText(progress: Mapping) -> str:
-    """Short text for a `progress` message of the worker."""
     stage = progress["stage"]
     if stage == "sampling" and progress["samples"]:
         return _("Drawing sample {sample} of {samples}").format(sample=progress["sample"], samples=progress["samples"])
@@ -78,7 +77,6 @@ def mapSource(report: Mapping) -> str:
 
 
 def entropyText(report: Mapping) -> str:
-    """One sentence on the entropy overlay."""
     return _("Entropy of {source}.").format(source=mapSource(report))
 
 

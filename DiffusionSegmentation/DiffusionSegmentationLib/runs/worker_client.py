@@ -24,7 +24,6 @@ LOG_LINES = 2000
 
 
 def workerCommand(python: str) -> list[str]:
-    """The command that runs the worker with the interpreter `python`."""
     return [python, "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
 
 
@@ -128,7 +127,6 @@ class WorkerClient:
         self.hello = None
 
     def _reason(self, end: End, killed: bool) -> str:
-        """Why the worker has ended, one sentence."""
         if end.error is not None:
             sentence = _("The Python for the segmentation could not be started ({reason}). Check it under Advanced.")
             return sentence.format(reason=end.error)

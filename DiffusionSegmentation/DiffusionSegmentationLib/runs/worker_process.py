@@ -87,7 +87,6 @@ class WorkerProcess:
                 self._process.stdin.flush()
 
     def kill(self) -> None:
-        """Kill the process and its group."""
         self.killed = True
         self._killGroup()
 

@@ -73,9 +73,9 @@ def showOutlines(segmentationNode: slicer.vtkMRMLSegmentationNode, show: bool) -
 
 
 def addTemporarySegmentation(
-    segmentationNode: slicer.vtkMRMLSegmentationNode, title: str
+    segmentationNode: slicer.vtkMRMLSegmentationNode, role: str, title: str
 ) -> slicer.vtkMRMLSegmentationNode:
-    """Add an empty segmentation, for display only, under the transform of `segmentationNode`.
+    """Add an empty segmentation, for display only, under the transform of `segmentationNode`, which refers to it.
 
     `title` has "{name}" for the volume's name. The node is not saved with the scene.
     """
@@ -87,6 +87,7 @@ def addTemporarySegmentation(
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
     styleSegmentation(node)
+    segmentationNode.SetNodeReferenceID(role, node.GetID())
     return node
 
 
@@ -178,7 +179,6 @@ class Overlay:
 
     @property
     def visible(self) -> bool:
-        """Whether any slice view has the entropy in its foreground."""
         return bool(self._showing())
 
     def show(self) -> None:
@@ -211,7 +211,13 @@ class Overlay:
             foregroundID = compositeNode.GetForegroundVolumeID()
             overlayWasRemoved = foregroundID is None and _hasOverlay(compositeNode)
             if foregroundID == self._entropyNode.GetID() or overlayWasRemoved:
-                _restoreForeground(compositeNode)
+                compositeNode.SetForegroundVolumeID(compositeNode.GetNodeReferenceID(HIDDEN_ROLE))
+                opacity = compositeNode.GetAttribute(HIDDEN_OPACITY_ATTRIBUTE)
+                if opacity is not None:  # None if the user has selected the entropy
+                    compositeNode.SetForegroundOpacity(float(opacity))
+                compositeNode.RemoveNodeReferenceIDs(HIDDEN_ROLE)
+                compositeNode.RemoveNodeReferenceIDs(OVERLAY_ROLE)
+                compositeNode.RemoveAttribute(HIDDEN_OPACITY_ATTRIBUTE)
         self._updateLegend()
 
     @property
@@ -235,7 +241,6 @@ class Overlay:
         self._entropyNode.GetScalarVolumeDisplayNode().SetLowerThreshold(bits)
 
     def _showing(self) -> list[slicer.vtkMRMLSliceCompositeNode]:
-        """Composite nodes with the entropy in the foreground."""
         nodes = nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode")
         return [node for node in nodes if node.GetForegroundVolumeID() == self._entropyNode.GetID()]
 
@@ -250,13 +255,3 @@ def _hasOverlay(compositeNode: slicer.vtkMRMLSliceCompositeNode) -> bool:
     """Whether the foreground is an overlay, or was one until its volume was removed from the scene."""
     isStored = compositeNode.GetAttribute(HIDDEN_OPACITY_ATTRIBUTE) is not None
     return isStored and compositeNode.GetForegroundVolumeID() == compositeNode.GetNodeReferenceID(OVERLAY_ROLE)
-
-
-def _restoreForeground(compositeNode: slicer.vtkMRMLSliceCompositeNode) -> None:
-    compositeNode.SetForegroundVolumeID(compositeNode.GetNodeReferenceID(HIDDEN_ROLE))
-    opacity = compositeNode.GetAttribute(HIDDEN_OPACITY_ATTRIBUTE)
-    if opacity is not None:  # None if the user has selected the entropy
-        compositeNode.SetForegroundOpacity(float(opacity))
-    compositeNode.RemoveNodeReferenceIDs(HIDDEN_ROLE)
-    compositeNode.RemoveNodeReferenceIDs(OVERLAY_ROLE)
-    compositeNode.RemoveAttribute(HIDDEN_OPACITY_ATTRIBUTE)

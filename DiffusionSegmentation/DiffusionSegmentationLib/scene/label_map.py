@@ -57,7 +57,6 @@ class Labels:
 
     @property
     def voxelMl(self) -> float:
-        """Volume of a voxel."""
         return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / 1000
 
     def stamp(self) -> tuple[int, ...]:

@@ -15,7 +15,6 @@ DISPLAYABLE_MANAGERS = (
     "vtkMRMLColorLegendDisplayableManager",
 )
 
-
 LAYOUTS = {
     "Red": ("Axial", (0.953, 0.290, 0.200)),
     "Yellow": ("Sagittal", (0.929, 0.835, 0.298)),
@@ -194,7 +193,6 @@ def imageFromPicture(picture: np.ndarray) -> vtk.vtkImageData:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Encode uint8 [row from the top, column, RGB] as PNG."""
     writer = vtk.vtkPNGWriter()
     writer.WriteToMemoryOn()
     writer.SetInputData(imageFromPicture(picture))

@@ -51,11 +51,9 @@ class ResultOverlays:
         return any(overlay.visible for overlay in self._overlays.values())
 
     def show(self) -> None:
-        """Show the selected overlay (see Overlay.show)."""
         self._overlays[self.chosen].show()
 
     def hide(self) -> None:
-        """Restore the foreground of the slice views."""
         for overlay in self._overlays.values():
             overlay.hide()
 

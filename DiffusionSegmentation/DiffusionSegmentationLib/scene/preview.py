@@ -43,7 +43,6 @@ class Preview:
 
     @property
     def busy(self) -> bool:
-        """Whether `poll` has work left."""
         return self._steps is not None or bool(self._removals)
 
     def poll(self) -> bool:

@@ -92,7 +92,6 @@ def regionsVolume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vt
 
 
 def removeResult(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-    """Remove a result with all its nodes from the scene."""
     for node in [*_partsOf(segmentationNode), segmentationNode]:
         display.removeNode(node)
 

@@ -27,6 +27,8 @@ class Browser:
         self.report = reportOf(segmentationNode)
         self._samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
         self._dice: list[float] = self.report.get("samples_dice") or []
+        self.volumesMl: dict[str, list[float]] = {v["id"]: v["samples_ml"] for v in self.report["volumes"]}
+        """Volumes of each segment in the samples, by segment ID, which is also the key of an order."""
 
     @property
     def count(self) -> int:
@@ -42,7 +44,6 @@ class Browser:
 
     @property
     def order(self) -> str:
-        """Key of the selected order."""
         return self._state()["order"]
 
     @order.setter
@@ -55,8 +56,8 @@ class Browser:
         numbers = list(range(self.count))
         if order == MOST_SIMILAR and self._dice:
             numbers.sort(key=lambda n: -self._dice[n])
-        elif self.isVolume(order):
-            numbers.sort(key=lambda n: self.volumeMl(n, order))
+        elif order in self.volumesMl:
+            numbers.sort(key=lambda n: self.volumesMl[order][n])
         return numbers[position]
 
     @property
@@ -73,14 +74,6 @@ class Browser:
     def dice(self, index: int) -> float | None:
         """Dice of sample `index` with the consensus, averaged over the segments; None if the report has none."""
         return self._dice[index] if self._dice else None
-
-    def volumeMl(self, index: int, segmentID: str) -> float:
-        """Volume of a segment in sample `index`."""
-        return next(v["samples_ml"][index] for v in self.report["volumes"] if v["id"] == segmentID)
-
-    def isVolume(self, key: str) -> bool:
-        """Whether `key` is an order by the volume of a segment."""
-        return any(entry["id"] == key for entry in self.report["volumes"])
 
     def show(self, position: int) -> None:
         """Show the sample at `position` of the order."""
@@ -115,10 +108,9 @@ class Browser:
         self.segmentationNode.SetAttribute(BROWSER_ATTRIBUTE, json.dumps(self._state() | values))
 
     def _makeSampleNode(self) -> slicer.vtkMRMLSegmentationNode:
-        sampleNode = display.addTemporarySegmentation(self.segmentationNode, _("{name} sample"))
+        sampleNode = display.addTemporarySegmentation(self.segmentationNode, SAMPLE_ROLE, _("{name} sample"))
         displayNode = sampleNode.GetDisplayNode()
         displayNode.SetVisibility2DOutline(False)
         displayNode.SetVisibility2DFill(True)
         displayNode.SetOpacity2DFill(SAMPLE_OPACITY)
-        self.segmentationNode.SetNodeReferenceID(SAMPLE_ROLE, sampleNode.GetID())
         return sampleNode

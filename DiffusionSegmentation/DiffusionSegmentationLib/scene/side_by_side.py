@@ -59,7 +59,6 @@ class SideBySide:
                 node.GetDisplayNode().SetViewNodeIDs([view.GetID()])
 
     def stop(self) -> None:
-        """Restore layout, slice, background and linking."""
         text = self._segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
         if text is None:
             return

@@ -32,7 +32,6 @@ class Volume:
 
 
 def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
-    """The volumes in `report`."""
     return [
         Volume(
             segmentID=entry["id"],

@@ -12,7 +12,6 @@ BINARY_LABELMAP = "Binary labelmap"
 
 
 def ijkToRAS(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """IJK-to-RAS matrix of a volume."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -57,6 +56,15 @@ def orientedImage(voxels: np.ndarray, matrix: np.ndarray, low: tuple[int, int, i
     image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
     vtk_to_numpy(image.GetPointData().GetScalars())[:] = voxels.ravel()
     return image
+
+
+def segment(name: str, color: tuple[float, ...], image: slicer.vtkOrientedImageData) -> slicer.vtkSegment:
+    """A segment with the voxels of `image`."""
+    made = slicer.vtkSegment()
+    made.SetName(name)
+    made.SetColor(*color)
+    made.AddRepresentation(BINARY_LABELMAP, image)
+    return made
 
 
 def croppedImage(mask: np.ndarray, matrix: np.ndarray) -> Any:

@@ -118,7 +118,4 @@ class BatchSection:
 
     def _onStart(self, *_arguments: Any) -> None:
         self._problem = ""
-        if self._batch.busy:
-            self._batch.cancel()
-        else:
-            self._batch.start()
+        (self._batch.cancel if self._batch.busy else self._batch.start)()

@@ -31,11 +31,9 @@ class EngineSection:
         self._runner.client.logged.connect(self._onLogged)
 
     def close(self) -> None:
-        """Disconnect from the worker's log."""
         self._runner.client.logged.disconnect(self._onLogged)
 
     def problem(self) -> str | None:
-        """Return one sentence on why no model is available, or None."""
         if self._ui.modelComboBox.count == 0:
             return _("No model is installed; install the extension again.")
         if self._ui.modelComboBox.currentIndex < 0:

@@ -1,6 +1,5 @@
 """Section "Results": the displayed result, its outlines, and its uncertainty as an overlay."""
 
-import json
 from typing import Any
 
 import qt
@@ -10,7 +9,7 @@ from ...i18n import tr as _
 from ...runs import status_texts
 from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
 from ...scene.overlays import ResultOverlays
-from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, RUN_ATTRIBUTE
+from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, reportOf
 from ...signals import Signal
 from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
@@ -36,7 +35,7 @@ class ResultSection(Section):
         self._segmentation = segmentation
         ui, layers = self._ui, self._layers()
         missing = missingResult(segmentation)
-        report = json.loads(segmentation.GetAttribute(RUN_ATTRIBUTE)) if segmentation else {}
+        report = reportOf(segmentation) if segmentation else {}
         ui.resultLabel.text = missing or _resultText(segmentation, report)
         ui.warningsLabel.text = status_texts.warningsText(report)
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
@@ -72,10 +71,7 @@ class ResultSection(Section):
 
     def _onOverlay(self, show: bool) -> None:
         layers = self._layers()
-        if show:
-            layers.show()
-        else:
-            layers.hide()
+        (layers.show if show else layers.hide)()
         self.refresh(self._segmentation)
 
     def _onLayer(self, index: int) -> None:

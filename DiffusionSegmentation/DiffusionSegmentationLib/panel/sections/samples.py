@@ -56,12 +56,10 @@ class SamplesSection(Section):
         ui.sampleText.visible = not hidden
 
     def hide(self) -> None:
-        """Hide the sample that is shown, if any."""
         if self._browser is not None and self._browser.shown is not None:
             self._onToggled(False)
 
     def _stop(self, browser: Browser) -> None:
-        """Stop playing, restore the layout, and hide the sample."""
         self._timer.stop()
         _sideBySide(browser).stop()
         browser.hide()
@@ -81,10 +79,7 @@ class SamplesSection(Section):
             self._show(0)
 
     def _onPlay(self, *_arguments: Any) -> None:
-        if self._timer.active:
-            self._timer.stop()
-        else:
-            self._timer.start()
+        (self._timer.stop if self._timer.active else self._timer.start)()
         self._update()
 
     def _onTimer(self) -> None:
@@ -95,10 +90,7 @@ class SamplesSection(Section):
 
     def _onSideBySide(self, on: bool) -> None:
         views = _sideBySide(self._browser)
-        if on:
-            views.start()
-        else:
-            views.stop()
+        (views.start if on else views.stop)()
         self._update()
 
     def _show(self, position: int) -> None:
@@ -125,6 +117,6 @@ def _sampleText(browser: Browser, index: int) -> str:
     dice = browser.dice(index)
     if dice is not None:
         parts.append(_("Dice {dice:.3f} with the result").format(dice=dice))
-    if browser.isVolume(browser.order):
-        parts.append(_("{volume} ml").format(volume=mlText(browser.volumeMl(index, browser.order))))
+    if browser.order in browser.volumesMl:
+        parts.append(_("{volume} ml").format(volume=mlText(browser.volumesMl[browser.order][index])))
     return ", ".join(parts) + "."

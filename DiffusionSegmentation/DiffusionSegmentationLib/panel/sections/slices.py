@@ -64,7 +64,6 @@ class SlicesSection(Section):
         self._observers = []
 
     def _observe(self) -> None:
-        """Observe the views and the pointer of the current scene."""
         self.close()
         scene = self._segmentation.GetScene() if self._segmentation else None
         self._views = list(slice_entropy.sliceNodes(scene)) if scene else []
