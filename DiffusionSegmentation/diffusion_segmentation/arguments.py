@@ -67,16 +67,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(segment, "folder for the results")
     _add_sampling(segment)
     _add_common(segment, "the report")
-    segment.add_argument(
-        "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
+    _add_result(segment)
+
+    imported = add_command(
+        "import",
+        "map the disagreement of masks that other programs or people made",
+        "Take MASKS, label maps of raters, folds of a network, augmented runs or different tools, in place of samples: "
+        "their mean is the class probability and their disagreement the uncertainty. nnU-Net's .npz files of class "
+        "probabilities can be given as well.",
     )
-    segment.add_argument(
-        "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
+    imported.add_argument("masks", metavar="MASK", type=_path, nargs="+", help="label maps, or .npz probabilities")
+    imported.add_argument("--volume", metavar="FILE", type=_path, required=True, help="the volume they were made from")
+    imported.add_argument(
+        "--labels", metavar="FILE", type=_path, help="dataset.json with the names of the numbers; default: beside masks"
     )
-    segment.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
+    _add_output(imported, "folder for the results")
+    _add_result(imported)
+    _add_json(imported, "the report")
 
     models = add_command("models", "list the installed models")
-    models.add_argument("--json", action="store_true", help="print their metadata as JSON on stdout")
+    _add_json(models, "their metadata")
 
     train = add_command(
         "train",
@@ -179,7 +189,22 @@ def _add_common(command: argparse.ArgumentParser, result: str = "", seed: bool =
         command.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
     command.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     if result:
-        command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
+        _add_json(command, result)
+
+
+def _add_json(command: argparse.ArgumentParser, result: str) -> None:
+    command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
+
+
+def _add_result(command: argparse.ArgumentParser) -> None:
+    """Add the options on the result files of a volume."""
+    command.add_argument(
+        "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
+    )
+    command.add_argument(
+        "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
+    )
+    command.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
 
 
 def _name(text: str) -> str:

@@ -59,6 +59,16 @@ def _segment(options: argparse.Namespace) -> int:
     return show(report, terminal.summary)
 
 
+def _import(options: argparse.Namespace) -> int:
+    show = _output(options)
+    from .masks.import_masks import ImportRequest, import_masks
+
+    chosen = _pick(options, "volume output labels region_mm spacing keep_samples")
+    with terminal.ProgressLine() as progress:
+        report = import_masks(ImportRequest(masks=tuple(options.masks), **chosen), progress).report
+    return show(report, terminal.summary)
+
+
 def _models(options: argparse.Namespace) -> int:
     show = _output(options)
     from .model import folder
@@ -165,6 +175,7 @@ def _worker(options: argparse.Namespace) -> NoReturn:
 
 COMMANDS = {
     "segment": _segment,
+    "import": _import,
     "models": _models,
     "train": _train,
     "evaluate": _evaluate,

@@ -281,7 +281,7 @@ def test_a_graphics_card_that_cannot_be_used_does_not_hide_the_others(monkeypatc
 
 def test_masks_are_kept_only_where_they_are_written():
     p = np.full((2, 1, 1, 2), 0.5, np.float32)
-    kept, counted = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, keep_masks=False)
+    kept, counted = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, max_masks=0)
     for ensemble in (kept, counted):
         ensemble.add(p, np.array([[[0, 1]]], np.uint8))
     assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []

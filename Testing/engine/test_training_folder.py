@@ -10,11 +10,11 @@ import torch
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.dataset import Case
 from diffusion_segmentation.images.label_file import IGNORED
+from diffusion_segmentation.images.label_table import label_table
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.study import tasks
 from diffusion_segmentation.training import train
-from diffusion_segmentation.training.defaults import labels
 from diffusion_segmentation.training.folder import Folder, _place
 from diffusion_segmentation.training.loss import dice_loss
 from diffusion_segmentation.training.settings import Optimisation, merged
@@ -73,8 +73,8 @@ def test_defaults_come_from_the_data(folder):
 
 def test_labels_of_like_names_are_told_apart():
     names = ["Left +", "Left -", "left", "+", "left_2"]
-    found = [entry["id"] for entry in labels(names)]
-    assert found[0] == "left" and len(set(found)) == 5 and [entry["name"] for entry in labels(names)] == names
+    found = [entry["id"] for entry in label_table(names)]
+    assert found[0] == "left" and len(set(found)) == 5 and [entry["name"] for entry in label_table(names)] == names
 
 
 @pytest.mark.parametrize(

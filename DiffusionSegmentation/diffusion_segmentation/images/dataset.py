@@ -97,6 +97,11 @@ def read_dataset(folder: Path) -> Dataset:
     )
 
 
+def read_label_names(folder: Path) -> tuple[str, ...]:
+    """Names of the labels 1, 2, ... in the dataset.json of a folder. Raises InputError."""
+    return _labels(_read_json(folder).get("labels"), folder.name)[0]
+
+
 def _read_json(folder: Path) -> dict[str, Any]:
     file = f"The dataset.json of '{folder.name}'"
     try:

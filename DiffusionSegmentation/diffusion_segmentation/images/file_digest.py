@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError, shown
 from .headers import files_of_volume
 
@@ -24,3 +26,8 @@ def files_sha256(*paths: Path) -> str:
         except OSError as error:
             raise InputError(f"{name} cannot be opened; check that it is there and that you may read it.") from error
     return digest.hexdigest()
+
+
+def array_sha256(values: np.ndarray) -> str:
+    """SHA-256 of the values of an array."""
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()

@@ -78,6 +78,7 @@ class Projection:
         # Only the numbers: a reference to an image would keep its voxels in memory.
         self._working_shape, self._shape = working.GetSize()[::-1], reference.GetSize()[::-1]
         self._working_spacing, self._working_origin = working.GetSpacing(), working.GetOrigin()
+        self._working_direction = working.GetDirection()
         self._spacing, self._origin = reference.GetSpacing(), np.array(reference.GetOrigin())
         self._direction = reference.GetDirection()
         self.box = _covered_box(working, reference)
@@ -156,6 +157,7 @@ class Projection:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing(self._working_spacing)
         image.SetOrigin(self._working_origin)
+        image.SetDirection(self._working_direction)
         return image
 
 

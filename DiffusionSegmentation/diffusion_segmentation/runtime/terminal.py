@@ -82,17 +82,27 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         interval = f"{bounds[0]:7.1f} to {bounds[1]:7.1f}" if bounds else "-"
         expected, mask = f"{volume['expected_ml']:11.1f}", f"{volume['consensus_ml']:8.1f}"
         lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>18}  {mask}")
-    steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     lines += [
-        f"{report['samples']} samples{steps}; seed {report['seed']}, "
-        f"model {report['model']['name']} {report['model']['version']}, on {report['device']}.",
+        _origin(report),
         "The expected volume is the sum of the class probabilities; the mask counts each voxel as its most probable "
         "structure, which can differ.",
-        "The intervals are the spread of the model's samples, not its accuracy.",
         *report["warnings"],
         f"Results are in {folder}",
     ]
     return "\n".join(lines)
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    """Sentences on the source of the samples and on the meaning of their intervals."""
+    samples, model = report["samples"], report["model"]
+    if "imported" in report:
+        intervals = " The intervals are for one more mask from the same source." if samples else ""
+        return f"From {model['title']}.{intervals}"
+    steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
+    return (
+        f"{samples} samples{steps}; seed {report['seed']}, model {model['name']} {model['version']}, on "
+        f"{report['device']}.\nThe intervals are the spread of the model's samples, not its accuracy."
+    )
 
 
 def catalogue(models: Sequence[Mapping[str, Any]]) -> str:

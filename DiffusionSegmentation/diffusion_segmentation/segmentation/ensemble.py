@@ -17,16 +17,16 @@ class Ensemble:
     """Mean class probabilities, votes for each class, and volumes of the samples of a run.
 
     Probabilities are float32 [C, z, y, x] on the working grid, masks uint8 on the input grid. Apart from the first
-    MAX_MASKS masks, stored compressed if `keep_masks`, the memory does not grow with the number of samples.
+    `max_masks` masks, stored compressed, the memory does not grow with the number of samples.
 
     `direct` are the probabilities of the direct head, `prior` is the k of `map`. With `exact`, `direct` is the exact
     mean of the samples, as for copula masks, and takes the place of their running mean.
     """
 
     def __init__(
-        self, direct: np.ndarray, prior: float, voxel_ml: float, keep_masks: bool = True, exact: bool = False
+        self, direct: np.ndarray, prior: float, voxel_ml: float, max_masks: int = MAX_MASKS, exact: bool = False
     ) -> None:
-        self.classes, self.voxel_ml, self.keep_masks, self.exact = len(direct), voxel_ml, keep_masks, exact
+        self.classes, self.voxel_ml, self.max_masks, self.exact = len(direct), voxel_ml, max_masks, exact
         self.direct, self.prior = direct, prior
         self.masks: list[CompressedMask] = []
         self._volumes: list[np.ndarray] = []
@@ -39,7 +39,7 @@ class Ensemble:
 
     def add(self, sample: np.ndarray, mask: np.ndarray) -> None:
         """Add a sample: probabilities [C, z, y, x], with `exact` labels uint8 [z, y, x]; and its mask, input grid."""
-        if self.keep_masks and len(self.masks) < MAX_MASKS:
+        if len(self.masks) < self.max_masks:
             self.masks.append(CompressedMask(mask))
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
         labels = sample if self.exact else sample.argmax(0)

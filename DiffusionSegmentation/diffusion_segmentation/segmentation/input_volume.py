@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
+from ..images.file_digest import array_sha256
 from ..images.fill_value import fill_warning, replace_fill_value
 from ..images.headers import read_header
 from ..images.volume import VolumeFile, missing_geometry
@@ -50,7 +50,7 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
     warnings = check_grid(file.size, file.spacing, input_range)
     image = file.read()
     warnings = [*file.warnings, *warnings]
-    digest = hashlib.sha256(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data).hexdigest()
+    digest = array_sha256(sitk.GetArrayViewFromImage(image))
     if request.source is not None:
         warnings += unstated_in_source(request.source, image)
     image, fill = replace_fill_value(image)

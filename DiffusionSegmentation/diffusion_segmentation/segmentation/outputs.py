@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..images import writing
 from ..images.resampling import Projection
 from ..metrics import dice
 from ..metrics.intervals import interval_method, predictive_interval
-from ..model.folder import Model
 from ..networks import InputDistance
 from ..runtime.versions import versions
 from . import result_folder, uncertain_regions
 from .ensemble import Ensemble, volumes_ml
 from .input_volume import InputVolume
-from .request import Request
 from .uncertain_regions import Ranking
 from .watershed import SEED_DISTANCE_MM, watershed_regions
+
+
+@dataclass(frozen=True)
+class ResultSource:
+    """Where the class probabilities and masks of a result come from.
+
+    Attributes:
+        labels: table of labels as in a model's metadata.
+        spacing_mm: voxel size [z, y, x] of the working grid, on which the probabilities lie.
+        report: function that returns the report's entries on model, samples and device.
+        input_distance: distance of the input from the scans that the model was made for; None without statistics.
+        region_distances: the same for each watershed region [n], from their label map and the probability [z, y, x]
+            that the consensus is wrong, both on the working grid, with the limit; None without statistics.
+    """
+
+    labels: list[dict[str, Any]]
+    spacing_mm: tuple[float, float, float]
+    report: Callable[[Ensemble], dict[str, Any]]
+    input_distance: InputDistance | None = None
+    region_distances: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes, background first."""
+        return ["background", *(entry["name"] for entry in self.labels)]
 
 
 @dataclass
@@ -31,27 +53,20 @@ class ResultWriter:
     """Writes the results of the samples so far; maps and masks lie on the grid of the input.
 
     Attributes:
+        region_mm: least distance between the seeds of uncertain regions; None for the default.
         projection: from the working grid to the grid of the input.
-        direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
-        settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
-            each sample and window).
-        input_distance: distance of the input from the scans that the model was made for; None without statistics.
-        voxel_distances: the same for each voxel, float32 [z, y, x] on the working grid.
     """
 
-    request: Request
-    model: Model
-    device: torch.device
     input: InputVolume
+    source: ResultSource
     projection: Projection
-    direct: np.ndarray
-    settings: dict[str, Any]
-    input_distance: InputDistance | None
-    voxel_distances: np.ndarray | None
+    compress: bool = True
+    keep_samples: bool = False
+    region_mm: float | None = None
 
     def __post_init__(self) -> None:
-        self._reference, self._compress = self.input.image, self.request.compress
-        self._region_mm = self.request.region_mm or SEED_DISTANCE_MM
+        self._reference = self.input.image
+        self._region_mm = self.region_mm or SEED_DISTANCE_MM
         index, size = self.projection.box
         self._inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
@@ -63,27 +78,28 @@ class ResultWriter:
         Returns labels uint8 and entropy in bits, both [k, j, i], and the expected number of voxels of each class [C].
         """
         labels, bits, expected = self.projection.consensus(probabilities)
-        writing.write_segmentation(segmentation, labels, self._reference, self.model.labels, self._compress)
-        writing.write_volume(entropy, bits, self._reference, self._compress)
+        writing.write_segmentation(segmentation, labels, self._reference, self.source.labels, self.compress)
+        writing.write_volume(entropy, bits, self._reference, self.compress)
         return labels, bits, expected
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
         """Write the result files of the samples so far into `folder`; returns their report, which `finish` writes."""
-        p, reference, compress, box = ensemble.map, self._reference, self._compress, self.projection.box
+        p, reference, compress, box = ensemble.map, self._reference, self.compress, self.projection.box
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
         quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
-        working_regions = watershed_regions(error, (self.model.spacing,) * 3, self._region_mm, 2 * self._region_mm)
+        working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, 2 * self._region_mm)
         input_regions = self.projection.nearest(working_regions)
-        if self.request.keep_samples:
+        if self.keep_samples and len(ensemble):
             disagreement = self.projection.consensus(ensemble.vote_shares)[1]
             writing.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress)
             writing.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, reference, box, compress)
+        if self.keep_samples:
             probabilities = folder / "probabilities.seq.nrrd"
             writing.write_sequence(probabilities, quantised, reference, box, compress, index_name="class")
             writing.write_volume(folder / "regions.nrrd", input_regions, reference, compress, box)
         volumes = {
-            "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
+            "consensus_ml": volumes_ml(labels, ensemble.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
         regions = self._rank_regions(input_regions, quantised, bits[self._inside])
@@ -95,43 +111,26 @@ class ResultWriter:
         }
 
     def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
-        section, start = self.model.section, self.model.start
+        distance = self.source.input_distance
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
-        scores = [dice(mask.whole(), labels[self._inside], self.model.classes)[1:] for mask in ensemble.masks]
+        scores = [dice(mask.whole(), labels[self._inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
-            "model": {
-                **{key: section[key] for key in ("name", "title")},
-                "version": self.model.metadata["version"],
-                "sha256": section["sha256"],
-                **{key: self.model.metadata.get(key, "") for key in ("description", "intended_use")},
-                "card": section.get("card", {}),
-            },
-            "map_source": ensemble.map_source,
-            "map_prior": None if math.isinf(ensemble.prior) else ensemble.prior,
-            "start": {
-                "kind": "noise" if start is None else "copula",
-                "log_snr": start and start.log_snr,
-                **({"kept_mm": start.kept_mm} if start and start.kept_mm is not None else {}),
-            },
-            **self.settings,
+            **self.source.report(ensemble),
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
-            "device": self.device.type if self.device.type == "cpu" else str(self.device),
-            "working_spacing_mm": self.model.spacing,
-            "classes": self.model.classes,
-            "max_entropy_bits": math.log2(self.model.classes),
-            "volumes": [self._volume(ensemble, entry, volumes) for entry in self.model.labels],
+            "working_spacing_mm": min(self.source.spacing_mm),
+            "classes": ensemble.classes,
+            "max_entropy_bits": math.log2(ensemble.classes),
+            "volumes": [self._volume(ensemble, entry, volumes) for entry in self.source.labels],
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
             "region_mm": self._region_mm,
-            "direct_difference": round(_mean_total_variation(self.direct, ensemble.mean), 5),
-            "memory_bytes": self._peak_memory(),
             "versions": versions(),
             "input": {
                 "size_ijk": list(self._reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
                 "sha256": self.input.sha256,
-                **(self.input_distance.as_json(self.model.names) if self.input_distance else {}),
+                **(distance.as_json(self.source.names) if distance else {}),
             },
         }
 
@@ -144,16 +143,16 @@ class ResultWriter:
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
             **{name: round(float(ml[entry["label"]]), 4) for name, ml in volumes.items()},
-            "mean_ml": round(float(samples.mean()), 4),
+            "mean_ml": round(float(samples.mean()), 4) if len(samples) else None,
             **intervals,
-            "method": interval_method(len(samples)),
+            "method": interval_method(len(samples)) if len(samples) else None,
             "samples_ml": [round(float(v), 4) for v in samples],
         }
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""
         spacing, start = self._reference.GetSpacing(), np.array(self.projection.box[0])
-        thickness = uncertain_regions.reviewable_voxels(self.model.spacing, spacing[::-1])
+        thickness = uncertain_regions.reviewable_voxels(min(self.source.spacing_mm), spacing[::-1])
         ranking = Ranking(regions, quantised, bits, math.prod(spacing) / 1000, thickness)
 
         def ras(kji: tuple[int, ...]) -> tuple[float, float, float]:
@@ -161,7 +160,7 @@ class ResultWriter:
             return -left, -posterior, superior
 
         ranked = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
-        return uncertain_regions.as_json(ranked, self.model.names, ras)
+        return uncertain_regions.as_json(ranked, self.source.names, ras)
 
     def _add_region_distances(
         self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray
@@ -170,28 +169,12 @@ class ResultWriter:
 
         `regions` and `error`, the probability that the consensus is wrong, lie on the working grid.
         """
-        statistics = self.model.input_statistics
-        if statistics is None or self.voxel_distances is None or not statistics.compares_regions:
+        if self.source.region_distances is None:
             return {}
-        sums, weights = (
-            np.bincount(regions.ravel(), values.ravel())[1:] for values in (error * self.voxel_distances, error)
-        )
-        distances = statistics.region_distances(sums / np.maximum(weights, 1e-9))
+        distances, limit = self.source.region_distances(regions, error)
         for entry in entries:
             entry["distance"] = round(float(distances[entry["basin"] - 1]), 2)
-        return {"region_limit": round(float(statistics.region[2]), 2)}
-
-    def _peak_memory(self) -> dict[str, int]:
-        """Peak memory in bytes of this process (not on Windows) and of the GPU, if one was used."""
-        peak = {}
-        if sys.platform != "win32":
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-            peak["process_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        if self.device.type == "cuda":
-            peak["gpu_peak"] = torch.cuda.max_memory_allocated(self.device)
-        return peak
+        return {"region_limit": round(limit, 2)}
 
 
 def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:
@@ -200,9 +183,3 @@ def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stop
     report["partial"] = stopped
     report["files"] = result_folder.digests(folder)
     writing.write_report(folder / "report.json", report)
-
-
-def _mean_total_variation(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean total variation between probability maps [C, z, y, x] over the voxels where one has > 5 % foreground."""
-    foreground = np.minimum(a[0], b[0]) < 0.95
-    return float(0.5 * np.abs(a - b).sum(0)[foreground].mean()) if foreground.any() else 0.0

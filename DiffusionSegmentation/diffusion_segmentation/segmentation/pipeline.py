@@ -23,9 +23,10 @@ from ..runtime.devices import choose_device, empty_cache, explain_gpu_error, out
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
-from .ensemble import Convergence, Ensemble
+from .ensemble import MAX_MASKS, Convergence, Ensemble
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
+from .model_source import model_source
 from .outputs import ResultWriter, finish
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
@@ -93,7 +94,7 @@ class _Run:
             projection = self._resample(self.input.image)
             self.encoded = self._encode()
             self._prepare_results(projection)
-        self.partial.preview(self.writer.direct, 0)
+        self.partial.preview(self.ensemble.direct, 0)
         with stage("sampling"), self.control.checked_in(*networks):
             stopped = self._sample()
         return self._write_results(stopped)
@@ -166,17 +167,18 @@ class _Run:
             "steps": self.steps,
             "requested_samples": request.samples or self.samples,
         }
-        distances = encoded.input_distance(), encoded.voxel_distances
-        self.writer = ResultWriter(request, model, self.device, self.input, projection, direct, settings, *distances)
-        unlike = check_input_distance(distances[0], model.names)
+        distance = encoded.input_distance()
+        source = model_source(model, self.device, settings, direct, distance, encoded.voxel_distances)
+        options = request.compress, request.keep_samples, request.region_mm
+        self.writer = ResultWriter(self.input, source, projection, *options)
+        unlike = check_input_distance(distance, model.names)
         self.warnings[:0] = unlike
         for warning in unlike:
             self.control.notify(warning)
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
         voxel_ml = float(np.prod(self.input.image.GetSpacing())) / 1000
-        self.ensemble = Ensemble(
-            normalised(direct), model.map_prior, voxel_ml, request.keep_samples, exact=self.copula_only
-        )
+        masks = MAX_MASKS if request.keep_samples else 0
+        self.ensemble = Ensemble(normalised(direct), model.map_prior, voxel_ml, masks, exact=self.copula_only)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Finite but absurd weights can give NaN, which would become background with an entropy of 0 bits."""

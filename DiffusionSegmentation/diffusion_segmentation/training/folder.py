@@ -22,6 +22,7 @@ from monai.transforms import (
 from ..errors import InputError
 from ..images.dataset import Case, label_order, read_dataset
 from ..images.label_file import IGNORED
+from ..images.label_table import label_table
 from ..images.volume import VolumeFile
 from . import defaults
 from .prepared import prepare
@@ -76,7 +77,7 @@ class Folder:
                 "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
                 "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
             },
-            "labels": defaults.labels(self.dataset.label_names),
+            "labels": label_table(self.dataset.label_names),
             **({"intensity": {"window": [-200.0, 300.0]}} if modality == "CT" else {}),
         }
         changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": {"shapes": [[edge] * 3]}}

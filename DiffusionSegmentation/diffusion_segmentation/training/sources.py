@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..images.label_table import label_table
 from ..phantoms import PHANTOMS, phantom
 from . import defaults
 from .folder import Folder
@@ -161,7 +162,7 @@ class Phantoms(Source):
             "name": name,
             "title": f"Known-answer task: {task.name}",
             "window": list(task.shape),
-            "labels": defaults.labels(task.label_names),
+            "labels": label_table(task.label_names),
             "network": {"dims": dims},
         }
         # Fewer images and draws a step on large grids, so that a step takes no longer than on small ones.

@@ -52,6 +52,10 @@ def _devices(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(device, dict) and _name(device.get("id")) for device in value)
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_name, value))
+
+
 def _millimetres(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
 
@@ -64,6 +68,7 @@ Table = Mapping[str, Mapping[str, Check]]
 OPTIONAL: Table = {
     # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
     "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name)},
+    "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
@@ -82,6 +87,8 @@ TO_WORKER: Table = {
         "seed": _count,
         "device": _name,
     },
+    # masks: label maps or .npz files of class probabilities, on the grid of the volume; labels: dataset.json
+    "import": {"job": _job, "folder": _name, "volume": _name, "masks": _names},
     "cancel": {"job": _job, "keep": _flag},
     "unload": {},
     "bye": {},
@@ -113,7 +120,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 class MessageError(DiffusionSegmentationError):
     """A line or object that is no message of the protocol.
 
-    `job` is that of a malformed `run` message, if it could be read; otherwise None.
+    `job` is that of a malformed `run` or `import` message, if it could be read; otherwise None.
     """
 
     kind = "input"
@@ -173,7 +180,7 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     fields = table.get(kind)
     if fields is None:
         raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
-    job = message.get("job") if kind == "run" and _job(message.get("job")) else None
+    job = message.get("job") if kind in ("run", "import") and _job(message.get("job")) else None
     optional = OPTIONAL.get(kind, {})
     for field, check in {**optional, **fields}.items():
         if field not in message and field not in optional:

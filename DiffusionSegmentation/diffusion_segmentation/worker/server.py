@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NoReturn
@@ -150,13 +151,7 @@ class Worker:
         """Run one job and return its last message."""
         job = run.message["job"]
         try:
-            outcome = engine.segment(
-                _request(run.message, engine),
-                progress=lambda value: self._report(run, self._sender.progress, value),
-                preview=lambda value: self._report(run, self._sender.preview, value),
-                cancel=lambda: run.cancel,
-                models=models,
-            )
+            outcome = self._result(run, engine, models)
             kind = "partial" if outcome.partial else "done"
             message = {"type": kind, "job": job, "folder": run.message["folder"], "report": outcome.report}
             messages.encode(message)  # a report that cannot be sent is an error of this job, not of the worker
@@ -171,6 +166,19 @@ class Worker:
             models.clear()
             gc.collect()
         return message
+
+    def _result(self, run: _Run, engine: ModuleType | Any, models: Any) -> Any:
+        """Segment the volume of a run, or import its masks; returns the outcome."""
+        common = {
+            "progress": lambda value: self._report(run, self._sender.progress, value),
+            "cancel": lambda: run.cancel,
+        }
+        if run.message["type"] == "import":
+            from ..masks.import_masks import import_masks
+
+            return import_masks(_import_request(run.message), **common)
+        preview = partial(self._report, run, self._sender.preview)
+        return engine.segment(_request(run.message, engine), preview=preview, models=models, **common)
 
     def _listen(self) -> None:
         """The listener's thread: answer or queue each line, then ensure that the process ends."""
@@ -240,13 +248,24 @@ def end_process() -> NoReturn:
 
 
 def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
-    return engine.Request(
-        volume=Path(message["volume"]),
-        output=Path(message["folder"]),
-        **{name: message[name] for name in ("model", "samples", "steps", "seed", "device")},
-        region_mm=message.get("regionMm"),
-        source=Path(message["source"]) if message.get("source") else None,
-        keep_samples=True,
-        compress=False,
-        previews=True,
-    )
+    names = ("model", "samples", "steps", "seed", "device")
+    return engine.Request(**_common(message), **{name: message[name] for name in names}, previews=True)
+
+
+def _import_request(message: Mapping[str, Any]) -> Any:
+    from ..masks.import_masks import ImportRequest
+
+    masks, labels = tuple(map(Path, message["masks"])), message.get("labels")
+    return ImportRequest(**_common(message), masks=masks, labels=Path(labels) if labels else None)
+
+
+def _common(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run` and `import` have in common."""
+    return {
+        "volume": Path(message["volume"]),
+        "output": Path(message["folder"]),
+        "region_mm": message.get("regionMm"),
+        "source": Path(message["source"]) if message.get("source") else None,
+        "keep_samples": True,
+        "compress": False,
+    }

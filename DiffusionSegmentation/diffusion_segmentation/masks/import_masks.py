@@ -1,0 +1,286 @@
+"""Result of masks or class probabilities that others made: raters, folds of a network, augmented runs, other tools.
+
+The masks take the place of samples: their mean is the class probability, their spread the uncertainty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import InputError, shown
+from ..images.compressed_mask import CompressedMask
+from ..images.dataset import read_label_names
+from ..images.file_digest import array_sha256
+from ..images.label_file import read_label_numbers
+from ..images.label_table import label_table
+from ..images.resampling import Projection
+from ..images.volume import VolumeFile
+from ..runtime import memory
+from ..segmentation import result_folder
+from ..segmentation.ensemble import Ensemble
+from ..segmentation.input_volume import InputVolume, unstated_in_source
+from ..segmentation.model_source import peak_memory
+from ..segmentation.outputs import ResultSource, ResultWriter, finish
+from ..segmentation.request import Outcome, Progress
+from ..segmentation.run_control import RunControl
+from .label_sets import LabelSet, common_labels
+from .probability_file import is_probability_file, read_probabilities
+
+MAX_MASKS = 64  # masks that are stored for the sample browser; all count in the statistics
+BOX_MARGIN = 2  # voxels around all foreground that the result covers
+BYTES_PER_CLASS = 15  # peak memory for each voxel and class: probabilities, votes, quantised and interpolated copies
+MIN_PROBABILITY = 1 / 255  # of foreground; voxels below it everywhere lie outside the box
+SPREAD = (
+    "The uncertainty is the disagreement of {count} imported {what}; errors that they have in common are no part of it."
+)
+NO_SAMPLES = (
+    "The uncertainty is that of an imported file of class probabilities; without samples of the whole volume there are "
+    "no volume intervals and no alternatives."
+)
+TIES = "In {ml:.3g} ml as many masks chose one label as another; the consensus has the lower label there."
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """Parameters of an import.
+
+    Attributes:
+        masks: label maps, or .npz files of class probabilities, on the grid of `volume`.
+        labels: dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
+            or if a dataset.json lies beside them.
+        region_mm, keep_samples, compress, spacing, source: as for `segmentation.request.Request`.
+    """
+
+    volume: Path
+    output: Path
+    masks: tuple[Path, ...]
+    labels: Path | None = None
+    region_mm: float | None = None
+    keep_samples: bool = False
+    compress: bool = True
+    spacing: tuple[float, float, float] | None = None
+    source: Path | None = None
+
+
+def import_masks(
+    request: ImportRequest,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    cancel: Callable[[], Literal["keep", "drop"] | None] = lambda: None,
+) -> Outcome:
+    """Write the result of imported masks into the folder `request.output`, which is created if necessary.
+
+    Raises InputError and GeometryError for unusable files, OutOfMemoryError, Cancelled, and DiffusionSegmentationError
+    if a file cannot be written.
+    """
+    _require_same_kind(request.masks)
+    control = RunControl(progress, cancel)
+    with result_folder.new_folder(request.output):
+        result_folder.require_replaceable(request.output)
+        with control.stage("reading"):
+            volume = _read_volume(request)
+            members = _probabilities if is_probability_file(request.masks[0]) else _masks
+            imported = members(request, volume.image, control)
+        warnings = [*imported.warnings, *volume.warnings]
+        with result_folder.replacing(request.output) as folder:
+            with control.stage("writing"):
+                report = _write(request, volume, imported, warnings, folder)
+            control.check_dropped()
+            finish(folder, report, control.timings, stopped=False)
+    return Outcome(report, partial=False)
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """Imported masks in a box of the grid.
+
+    Attributes:
+        labels: table of labels.
+        box: slices [k, j, i] of the box.
+        probabilities: mean class probabilities float32 [C, kb, jb, ib].
+        masks: label maps of the box.
+        kind: "masks" or "probabilities".
+        digests: SHA-256 of the voxels of each file, in the order given.
+    """
+
+    labels: list[dict[str, Any]]
+    box: tuple[slice, ...]
+    probabilities: np.ndarray
+    masks: list[CompressedMask]
+    kind: Literal["masks", "probabilities"]
+    digests: list[str]
+    warnings: list[str]
+
+
+def _require_same_kind(masks: tuple[Path, ...]) -> None:
+    probabilities = [is_probability_file(path) for path in masks]
+    if any(probabilities) and not all(probabilities):
+        raise InputError("There are masks and files of class probabilities; give one kind.")
+    if len({path.resolve() for path in masks}) < len(masks):
+        raise InputError("One file was given twice; give each mask once.")
+    if len(masks) == 1 and not probabilities[0]:
+        raise InputError("One mask has no uncertainty; give two masks or more, or a file of class probabilities.")
+
+
+def _read_volume(request: ImportRequest) -> InputVolume:
+    file = VolumeFile(request.volume, spacing=request.spacing)
+    image = file.read()
+    warnings = list(file.warnings)
+    if request.source is not None:
+        warnings += unstated_in_source(request.source, image)
+    return InputVolume(image, array_sha256(sitk.GetArrayViewFromImage(image)), warnings)
+
+
+def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
+    """Read label maps. Each is kept compressed until the labels of all are known."""
+    sets: list[LabelSet] = []
+    dense: list[tuple[CompressedMask, np.ndarray]] = []  # indices into the numbers that occur, and these numbers
+    digests: list[str] = []
+    box = _EmptyBox(image)
+    for path in _counted(request.masks, control):
+        values, segments = read_label_numbers(path, image, "mask")
+        name = f"The mask '{shown(path.name)}'"
+        numbers, indices = np.unique(values, return_inverse=True)
+        if len(numbers) > 256:
+            raise InputError(f"{name} has {len(numbers)} different values, which is no label map; give a label map.")
+        box.include(values != 0)
+        dense.append((CompressedMask(indices.reshape(values.shape).astype(np.uint8)), numbers))
+        digests.append(array_sha256(values))
+        sets.append(LabelSet(name, frozenset(int(n) for n in numbers if n != 0), segments))
+    names, warnings = _label_names(request, all(mask.is_named for mask in sets))
+    common = common_labels(sets, names)
+    inside, classes = box.slices(), len(common.table) + 1
+    shape = tuple(part.stop - part.start for part in inside)
+    memory.require(BYTES_PER_CLASS * classes * int(np.prod(shape)), "The import", "give fewer labels")
+    votes, masks = np.zeros((classes, *shape), np.uint16), []
+    for (mask, numbers), table in zip(dense, common.numbers, strict=True):
+        control.check()
+        lookup = np.array([table[int(number)] if number else 0 for number in numbers], np.uint8)
+        labels = lookup[mask.whole()[inside]]
+        np.put_along_axis(votes, labels[None], np.take_along_axis(votes, labels[None], 0) + 1, 0)
+        masks.append(CompressedMask(labels))
+    first = votes.max(0)
+    ties = (votes == first).sum(0) > 1
+    if ties.any():
+        warnings.append(TIES.format(ml=float(ties.sum() * np.prod(image.GetSpacing())) / 1000))
+    p = votes / np.float32(len(masks))
+    warnings = [SPREAD.format(count=len(masks), what="masks"), *common.warnings, *warnings]
+    return _Imported(common.table, inside, p, masks, "masks", digests, warnings)
+
+
+def _probabilities(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
+    mean: np.ndarray | None = None
+    masks, digests = [], []
+    for path in _counted(request.masks, control):
+        p = read_probabilities(path, image)
+        if mean is not None and len(p) != len(mean):
+            raise InputError(
+                f"The probability file '{shown(path.name)}' has {len(p)} classes and the first one {len(mean)}; give "
+                "files of one data set."
+            )
+        digests.append(array_sha256(p))
+        masks.append(CompressedMask(p.argmax(0)))
+        mean = p if mean is None else mean + (p - mean) / len(masks)
+    assert mean is not None
+    box = _EmptyBox(image)
+    box.include(1 - mean[0] >= MIN_PROBABILITY)
+    inside = box.slices()
+    names, warnings = _label_names(request, False)
+    count = len(mean) - 1
+    if names is not None and len(names) != count:
+        raise InputError(f"The list of labels has {len(names)} names and the files have {count} classes; fix one.")
+    table = label_table(names or [f"Label {n}" for n in range(1, count + 1)])
+    if len(masks) == 1:
+        return _Imported(table, inside, mean[:, *inside].copy(), [], "probabilities", digests, [NO_SAMPLES, *warnings])
+    spread = SPREAD.format(count=len(masks), what="files of class probabilities")
+    cropped = [CompressedMask(mask.whole()[inside]) for mask in masks]
+    return _Imported(table, inside, mean[:, *inside].copy(), cropped, "probabilities", digests, [spread, *warnings])
+
+
+def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of the label numbers, if they are given or lie beside all masks, and a sentence on the latter."""
+    if request.labels is not None:
+        return read_label_names(request.labels.parent if request.labels.is_file() else request.labels), []
+    folders = {path.resolve().parent for path in request.masks}
+    if are_named or not all((folder / "dataset.json").is_file() for folder in folders):
+        return None, []
+    names = {read_label_names(folder) for folder in folders}
+    if len(names) > 1:
+        raise InputError("The masks lie beside different dataset.json; choose one with --labels.")
+    return names.pop(), ["The names of the labels are those of dataset.json beside the masks."]
+
+
+def _write(
+    request: ImportRequest, volume: InputVolume, imported: _Imported, warnings: list[str], folder: Path
+) -> dict[str, Any]:
+    k, j, i = imported.box
+    working = volume.image[i.start : i.stop, j.start : j.stop, k.start : k.stop]
+    spacing = working.GetSpacing()[::-1]
+
+    def entries(ensemble: Ensemble) -> dict[str, Any]:
+        title = f"{len(imported.digests)} imported {imported.kind}" if ensemble else "imported probabilities"
+        return {
+            "model": {"name": "imported", "title": title, "version": "", "sha256": "", "card": {}},
+            "imported": {"kind": imported.kind, "sha256": imported.digests},
+            "map_source": imported.kind,
+            "map_prior": None,
+            "start": {"kind": "imported", "log_snr": None},
+            "seed": 0,
+            "steps": 0,
+            "requested_samples": len(ensemble),
+            "denoiser_passes": 0,
+            "device": "cpu",
+            "memory_bytes": peak_memory(torch.device("cpu")),
+        }
+
+    source = ResultSource(imported.labels, spacing, entries)
+    projection = Projection(working, volume.image)
+    writer = ResultWriter(volume, source, projection, request.compress, request.keep_samples, request.region_mm)
+    kept = MAX_MASKS if request.keep_samples else 0
+    ensemble = Ensemble(imported.probabilities, 0.0, float(np.prod(spacing)) / 1000, kept, exact=True)
+    for mask in imported.masks:
+        labels = mask.whole()
+        ensemble.add(labels, labels)
+    return writer.write(folder, ensemble, 0, warnings)
+
+
+class _EmptyBox:
+    """Smallest box around all included voxels of a grid, with a margin."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self._shape = image.GetSize()[::-1]
+        self._low, self._high = list(self._shape), [0, 0, 0]
+
+    def include(self, voxels: np.ndarray) -> None:
+        """Enlarge the box by the true `voxels`, bool [k, j, i]."""
+        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+            used = np.flatnonzero(voxels.any(others))
+            if used.size:
+                self._low[axis] = min(self._low[axis], int(used[0]))
+                self._high[axis] = max(self._high[axis], int(used[-1]) + 1)
+
+    def slices(self) -> tuple[slice, ...]:
+        """The box; the whole grid if nothing was included. Slices have two voxels or more."""
+        if self._high[0] == 0:
+            return tuple(slice(0, n) for n in self._shape)
+        return tuple(
+            slice(max(0, low - BOX_MARGIN), min(n, high + BOX_MARGIN))
+            for low, high, n in zip(self._low, self._high, self._shape, strict=True)
+        )
+
+
+def _counted(paths: tuple[Path, ...], control: RunControl) -> Any:
+    """Yield the paths; reports progress with the time left, and raises Cancelled."""
+    start = time.monotonic()
+    for n, path in enumerate(paths):
+        control.check()
+        left = (time.monotonic() - start) / n * (len(paths) - n) if n else None
+        control.progress(Progress("reading", step=n + 1, steps=len(paths), seconds_left=left))
+        yield path

@@ -1,0 +1,69 @@
+"""Class probabilities that nnU-Net stores as .npz."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError, shown
+from ..images.dataset import MAX_LABELS
+from ..runtime import memory
+
+KEYS = ("probabilities", "softmax")  # of nnU-Net versions 2 and 1
+SUM_TOLERANCE = 0.02  # largest difference of a voxel's sum from 1; float16 rounds by 0.001
+READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError)
+
+
+def is_probability_file(path: Path) -> bool:
+    """Whether a file is read as class probabilities, and not as a mask."""
+    return path.suffix.lower() == ".npz"
+
+
+def read_probabilities(path: Path, image: sitk.Image) -> np.ndarray:
+    """Class probabilities of a .npz file, float32 [C, k, j, i], on the grid of `image`; background is class 0.
+
+    No pickled object is loaded. Raises InputError (unreadable, another grid, no probabilities of exclusive classes) and
+    OutOfMemoryError, before any value is read.
+    """
+    name = f"The probability file '{shown(path.name)}'"
+    shape = image.GetSize()[::-1]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            key = next((key for key in KEYS if f"{key}.npy" in archive.namelist()), None)
+            if key is None:
+                raise InputError(
+                    f"{name} has no entry 'probabilities'; let nnU-Net write it with --save_probabilities."
+                )
+            with archive.open(f"{key}.npy") as stream:
+                stored_shape, dtype = _header(stream)
+            if len(stored_shape) != 4 or dtype.kind != "f":
+                raise InputError(f"{name} has no class probabilities; let nnU-Net write it with --save_probabilities.")
+            if stored_shape[1:] != shape:
+                raise InputError(f"{name} does not lie on the volume's grid; give the volume that it was made from.")
+            if not 2 <= stored_shape[0] <= MAX_LABELS:
+                raise InputError(f"{name} has {stored_shape[0]} classes; 2 to {MAX_LABELS} can be shown.")
+            memory.require((dtype.itemsize + 12) * int(np.prod(stored_shape)), name, "close other programs")
+            with archive.open(f"{key}.npy") as stream:
+                p = np.lib.format.read_array(stream, allow_pickle=False).astype(np.float32, copy=False)
+    except READ_ERRORS as error:
+        raise InputError(f"{name} cannot be read; write it again.") from error
+    total = p.sum(0)
+    if not np.abs(total - 1).max() <= SUM_TOLERANCE or p.min() < 0:  # `not <=` so that NaN is refused
+        raise InputError(
+            f"{name} has values that do not sum to 1 in a voxel; probabilities of overlapping regions cannot be used."
+        )
+    return p / total
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in NumPy's format. Raises ValueError."""
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"format {version} of NumPy's arrays")
+    shape, _, dtype = read(stream)
+    return shape, dtype
