@@ -28,6 +28,7 @@ ENGINE_FLOORS = (
     "calibration",
     "training",
     "worker",
+    "masks",
     "segmentation",
     "model",
     "networks",

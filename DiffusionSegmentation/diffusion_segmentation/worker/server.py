@@ -169,8 +169,8 @@ class Worker:
 
     def _result(self, run: _Run, engine: ModuleType | Any, models: Any) -> Any:
         """Segment the volume of a run, or import its masks; returns the outcome."""
-        common = {
-            "progress": lambda value: self._report(run, self._sender.progress, value),
+        common: dict[str, Any] = {
+            "progress": partial(self._report, run, self._sender.progress),
             "cancel": lambda: run.cancel,
         }
         if run.message["type"] == "import":
