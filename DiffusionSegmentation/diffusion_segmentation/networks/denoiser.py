@@ -111,7 +111,7 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             independent = torch.addcmul(direct, x, evidence)
             posterior = class_softmax(independent) if torch.is_grad_enabled() else class_softmax_(independent)
-        fine, shifts = self.condition.out_channels, x.new_empty(0)
+        fine, shifts = self.condition.out_channels, x.new_empty((0,))
         # The layer acts on 2p - 1; the scaling is in its weights instead of two passes over p.
         weight, bias = self.enter_posterior.parameters()
         entered = _convolve(posterior, 2 * weight, bias - weight.flatten(1).sum(1))
