@@ -26,6 +26,7 @@ GOOD: list[dict[str, Any]] = [
     {**RUN, "samples": "auto", "steps": 5, "seed": 2**63 - 1},
     {**RUN, "regionMm": 20},
     {**RUN, "regionMm": None},
+    {"type": "import", "job": "1", "folder": "f", "volume": "a.nrrd", "masks": ["b.nrrd", "c.npz"], "labels": None},
     {"type": "cancel", "job": "1", "keep": True},
     {"type": "unload"},
     {"type": "bye"},

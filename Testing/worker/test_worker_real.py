@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
 from diffusion_segmentation.worker import protocol as messages
 
@@ -54,6 +55,31 @@ def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Pat
         "samples.seq.nrrd", "probabilities.seq.nrrd", "regions.nrrd",
         "report.json",
     }  # fmt: skip
+
+
+def test_an_import_of_masks_writes_the_files_of_a_result(real_worker, ball: Path, folder: Path) -> None:
+    image = sitk.ReadImage(str(ball))
+    masks = []
+    for level in (0.4, 0.5, 0.6):
+        masks.append(str(folder / f"mask{level}.nrrd"))
+        sitk.WriteImage(
+            sitk.Cast(image > level * float(sitk.GetArrayViewFromImage(image).max()), sitk.sitkUInt8), masks[-1]
+        )
+    real_worker.send(type="import", job="import", folder=str(folder), volume=str(ball), masks=masks)
+    received = [real_worker.next()]
+    while received[-1]["type"] not in FINAL:
+        received.append(real_worker.next())
+    assert [(m["step"], m["steps"]) for m in received if m["type"] == "progress" and m["steps"]] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    assert received[-1]["type"] == "done", received[-1]
+    assert received[-1]["report"]["samples"] == 3
+    assert {"samples.seq.nrrd", "regions.nrrd", "report.json"} <= {path.name for path in folder.iterdir()}
+    real_worker.send(type="import", job="refused", folder=str(folder), volume=str(ball), masks=masks[:1])
+    refusal = real_worker.next(*FINAL)
+    assert (refusal["type"], refusal["kind"]) == ("error", "input") and "One mask" in refusal["message"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_samples(
