@@ -173,6 +173,24 @@ class _PanelWorld:
         self.runner = self.backend.runner
 
 
+@pytest.fixture
+def makeBench(tmp_path):
+    """Makes a runner with a fake worker of some behaviour, closed at the end of the test."""
+    from runner_bench import RunnerBench
+
+    benches = []
+
+    def make(*behaviour, **options):
+        folder = tmp_path / "Übung mit Raum"
+        folder.mkdir(exist_ok=True)
+        benches.append(RunnerBench(folder, *behaviour, **options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.runner.close()
+
+
 @pytest.fixture(scope="session")
 def randomModel(tmp_path_factory):
     """A model folder with random weights, written by another process, because this one must not import torch."""
