@@ -1,9 +1,6 @@
-"""Planted truths for the study's questions: answers and networks of which one knows what must be found."""
-
-import json
+"""Predictions and networks with a known result, for tests of the study's questions and verdicts."""
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation.diffusion.process import alpha_sigma, one_hot_state
@@ -15,6 +12,7 @@ from diffusion_segmentation.study.scores import score_cases
 from diffusion_segmentation.study.tasks import Sizes, prepare
 
 SAMPLES = 16
+TASK = "boundary:16x16"
 
 
 def context(folder, *texts, cases=12, seeds=2):
@@ -56,6 +54,11 @@ def records(context, task, seed, rows):
     return score_cases(context.tasks[task], predict)
 
 
+def results(context, rows, **more):
+    """Results of a question on TASK, by task and seed: records of `rows` and the entries of `more`."""
+    return {(TASK, s): {"records": records(context, TASK, s, rows), **more} for s in context.seeds}
+
+
 class Oracle(Architecture):
     """The exact posterior denoiser of a phantom's cases: Bayes over the masks that can be, given image and state.
 
@@ -85,24 +88,3 @@ class Oracle(Architecture):
             evidence = evidence + (alpha / sigma**2) * (x.flatten(1).float() @ x0.T)
         p = (evidence.softmax(1) @ ((x0 + 1) / 2)).clamp_min(1e-9)
         return p.log().view(x.shape)
-
-
-def balls(root, cases, raters):
-    """A folder of labelled images at 2 mm: a ball each, whose radius the raters see differently."""
-    for part in ("imagesTr", "labelsTr"):
-        (root / part).mkdir(parents=True)
-    grid = np.stack(np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij"))
-    distance, rng = np.sqrt((grid**2).sum(0)), np.random.default_rng(0)
-    for n in range(cases):
-        values = 100 * (distance < 10) + 100 * (distance < 5) + rng.normal(0, 3, distance.shape)
-        image = sitk.GetImageFromArray(values.astype(np.float32))
-        image.SetSpacing((2, 2, 2))
-        sitk.WriteImage(image, root / "imagesTr" / f"case{n}_0000.nii.gz")
-        for rater in range(raters):
-            label = sitk.GetImageFromArray((distance < 5 + rater).astype(np.uint8))
-            label.CopyInformation(image)
-            name = f"case{n}_rater{rater + 1}" if raters > 1 else f"case{n}"
-            sitk.WriteImage(label, root / "labelsTr" / f"{name}.nii.gz")
-    listing = {"name": "Balls", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}}
-    (root / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
-    return root

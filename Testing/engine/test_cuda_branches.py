@@ -1,15 +1,9 @@
-"""What only a graphics card makes the engine do, on a stand-in for one that needs none.
-
-The stand-in's tensors say that they are on cuda:0 and hold CPU tensors which do the arithmetic. As with CUDA, an
-operation on both kinds is an error, and so is the way to NumPy without `.cpu()`: a tensor that was not moved is found.
-"""
+"""What only a graphics card makes the engine do, on the stand-in of gpu_standin.py."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import gpu
+from gpu_standin import CARD, CPU
 
 from diffusion_segmentation.calibration.start import labelled, samples
 from diffusion_segmentation.diffusion.copula import Covariance
@@ -41,79 +30,7 @@ from diffusion_segmentation.study.tasks import Sizes, prepare
 from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training import train
 
-CARD, CPU = torch.device("cuda", 0), torch.device("cpu")
 PHANTOM = "boundary:16x16"
-MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-
-
-class OnCard(torch.Tensor):
-    """A tensor of the stand-in. For PyTorch's own code it is one on `meta`, which has no memory to read."""
-
-    @staticmethod
-    def __new__(cls, held: torch.Tensor) -> OnCard:
-        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        tensor = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout, device="meta")
-        tensor.held = held
-        return tensor
-
-    @property
-    def device(self) -> torch.device:
-        return CARD
-
-    def __deepcopy__(self, memo: dict) -> OnCard:
-        copy = OnCard(self.held.detach().clone()).requires_grad_(self.requires_grad)
-        copy._is_param = getattr(self, "_is_param", False)
-        return copy
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        leaves = tree_leaves((args, kwargs or {}))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        on_card = any(isinstance(tensor, OnCard) for tensor in tensors)
-        # A number may lie anywhere.
-        if on_card and func not in MOVES and any(type(t) is not OnCard and t.dim() for t in tensors):
-            raise RuntimeError(f"{func}: expected all tensors to be on the same device, found cuda:0 and cpu")
-        for wanted in (leaf for leaf in leaves if isinstance(leaf, torch.device)):
-            on_card = wanted != CPU
-        args, kwargs = tree_map_only(torch.device, lambda device: CPU, (args, kwargs or {}))
-        args, kwargs = tree_map_only(OnCard, lambda tensor: tensor.held, (args, kwargs))
-        found = func(*args, **kwargs)
-        with torch.inference_mode(False):  # else a view of what was made before that mode fails
-            return tree_map_only(torch.Tensor, OnCard, found) if on_card else found
-
-
-class MadeOnCard(TorchDispatchMode):
-    """Takes what is made on the card or moved there to the stand-in."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return OnCard.__torch_dispatch__(func, types, args, kwargs)
-
-
-class FirstCard(TorchFunctionMode):
-    """Reads "cuda" as "cuda:0", for which PyTorch would ask the driver."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        args, kwargs = tree_map_only(torch.device, lambda d: CARD if d.type == "cuda" else d, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-ANSWERS = dict.fromkeys(("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats")) | {
-    **{"is_available": True, "is_bf16_supported": True, "device_count": 1, "get_device_name": "Stand-in"},
-    **{"get_device_capability": (9, 0), "mem_get_info": (6 * 10**9, 8 * 10**9), "max_memory_allocated": 123_456},
-    **{"is_initialized": False, "memory_reserved": 300, "memory_allocated": 100},
-}
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple]]:
-    """A machine with the stand-in; the names and arguments with which torch.cuda was asked."""
-    asked: list[tuple] = []
-    for name, answer in ANSWERS.items():
-        monkeypatch.setattr(
-            torch.cuda, name, lambda *given, name=name, answer=answer: (asked.append((name, *given)), answer)[1]
-        )
-    with MadeOnCard(), FirstCard():
-        yield asked
 
 
 @pytest.fixture
@@ -316,44 +233,3 @@ def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.Monke
     assert clocks == [fit.time.perf_counter]  # the process waits while the card works
     assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"
-
-
-@pytest.fixture
-def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """The benchmark's exit status on a device, its tables, and all their rows."""
-    monkeypatch.setattr(gpu, "REPEATS", 2)
-    options = ["--model", str(a_model_folder), "--json", str(tmp_path / "found.json")]
-
-    def go(device: str) -> tuple[int, dict[str, dict], dict[str, Any]]:
-        status = gpu.main([str(a_head_file), *options, "--device", device])
-        found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-        return status, found, {name: value for rows in found.values() for name, value in rows.items()}
-
-    return go
-
-
-@pytest.mark.slow
-def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.CaptureFixture) -> None:
-    status, found, rows = measured("cpu")
-    printed = capsys.readouterr().out
-    assert status == 0 and len(found) == len(gpu.MEASUREMENTS) and all(name in printed for name in (*found, *rows))
-    assert all(math.isfinite(value) for value in rows.values() if not isinstance(value, str))
-    agreement = found[gpu.agreement.__doc__]
-    assert {v for k, v in agreement.items() if "Dice" in k} == {1} and sum("sample" in k for k in agreement) == 8
-    assert {v for k, v in agreement.items() if "difference" in k} == {0}
-    assert rows["encoding, estimate [MB]"] > 0 and rows["8 samples against the direct head [times]"] > 1
-    assert rows["direct head, bfloat16, mean difference"] > 0 == rows["sample, float32 without TF32, max difference"]
-
-
-@pytest.mark.slow
-def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
-    status, found, rows = measured("cuda")
-    worker = found.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in
-    assert status == ("not measured" in worker) and not any("not measured" in table for table in found.values())
-    assert rows["samples drawn together"] == 8 and rows["Dice of sample 8"] > 0.999 and ("synchronize", CARD) in card
-    assert rows["weights [MB]"] == 0.123456 and rows["device"].startswith("Stand-in")
-
-
-def test_without_a_card_the_benchmark_is_one_sentence(measured: Callable) -> None:
-    with pytest.raises(SystemExit, match=r"^PyTorch \S+ .*: there is nothing to measure here\.$"):
-        measured("cuda")

@@ -10,8 +10,8 @@ import sys
 import time
 
 import numpy as np
-import planted
 import pytest
+from ball_dataset import write_ball_dataset
 
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
@@ -138,7 +138,7 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
-    data = planted.balls(tmp_path / "data", cases=8, raters=1)
+    data = write_ball_dataset(tmp_path / "data", [(5,)] * 8)
     asked = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
     found = study.study(asked)
     assert found["facts"]["data"]["Balls"]["known_answer"] is False

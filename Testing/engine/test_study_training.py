@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-import planted
 import pytest
 import torch
+from ball_dataset import write_ball_dataset
 from safetensors.torch import load_file
 
 from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, linear_log_snr, one_hot_state
@@ -46,7 +46,7 @@ def test_what_is_no_task_is_said_in_a_sentence(tmp_path):
 
 
 def test_a_folder_becomes_windows_around_its_structures(tmp_path):
-    data = planted.balls(tmp_path / "data", cases=6, raters=2)
+    data = write_ball_dataset(tmp_path / "data", [(5, 6)] * 6)
     of = prepare(str(data), tmp_path / "cache", Sizes(train=16, validation=16, test=6))
     images, masks = of.arrays(TRAIN)
     assert images.shape == (16, 32, 32, 32) and masks.shape[1] == MASKS and not of.exact and len(of.cases)
@@ -58,7 +58,7 @@ def test_a_folder_becomes_windows_around_its_structures(tmp_path):
 
 def test_a_folder_of_too_few_cases_is_refused(tmp_path):
     with pytest.raises(InputError, match="5 labelled cases or more"):
-        prepare(str(planted.balls(tmp_path / "data", cases=3, raters=1)), tmp_path / "cache", SIZES)
+        prepare(str(write_ball_dataset(tmp_path / "data", [(5,)] * 3)), tmp_path / "cache", SIZES)
 
 
 @pytest.mark.parametrize("loss", ["ce", "mse", "v", "eps"])
