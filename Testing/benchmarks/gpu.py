@@ -1,10 +1,10 @@
-"""What there is to know of a run on a graphics card, in less than ten minutes.
+"""Correctness, speed and memory of runs on a graphics card, in less than ten minutes.
 
     python Testing/benchmarks/gpu.py VOLUME [--model NAME|DIR] [--json FILE]
 
-A table for each measurement, printed as soon as it is made; FILE holds all of them so far. Times are medians of calls
-in turn after one to warm up, each from an idle card to an idle card, and all samples are of the model's steps for a
-GPU. The exit status is 1 where there is no graphics card or something could not be measured.
+Prints a table for each measurement; FILE has all tables so far. Times are medians of calls in turn after one to warm
+up, each from an idle card to an idle card, with the model's number of steps for a GPU. The exit status is 1 without a
+graphics card and after a failed measurement.
 """
 
 from __future__ import annotations

@@ -22,39 +22,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "DiffusionSegmentation"))
+from worker_bench import FINAL, Bench, Slicer, bench
 
-from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished  # noqa: E402
-from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
-from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader  # noqa: E402
+from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished
+from DiffusionSegmentationLib.runs.worker_client import workerCommand
+from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader
 
-LIMITED = Path(__file__).with_name("limited_worker.py")
-FINAL = ("done", "partial", "cancelled", "error")
-PATIENCE_SECONDS = 120.0
-"""Only what fails waits so long."""
 END_SECONDS = 2.0
-"""So long after a death everything that belonged to the dead may still be there."""
-SAMPLES = 8
-STEPS = 20
-"""Of the tiny model: a run of eight samples takes some seconds."""
-
-# Python runs this at its start. The worker gets a child, which must not outlive it, and a way into os._exit.
-SITE_CUSTOMIZE = """
-import os, signal, subprocess, sys
-if sys.orig_argv[-1:] == ["worker"]:
-    signal.signal(signal.SIGUSR1, lambda *_: os._exit(3))
-    subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
-"""
+"""Processes of a worker must have ended this long after its death."""
 
 # A small Slicer: it starts a worker, begins a run, prints the worker's process and waits to be killed.
 PARENT = """
@@ -72,150 +53,6 @@ while True:
     client.poll()
     time.sleep(0.002)
 """
-
-
-@dataclass
-class Bench:
-    """A folder with a tiny model, a volume, and room for jobs and temporary files."""
-
-    root: Path
-    jobs: Path = field(init=False)
-    temporary: Path = field(init=False)
-    environment: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.jobs, self.temporary, hooks = (self.root / name for name in ("jobs", "temporary", "hooks"))
-        for folder in (self.jobs, self.temporary, hooks):
-            folder.mkdir(parents=True)
-        make_model(self.root / "model")
-        make_volume(self.root / "volume.nrrd")
-        (hooks / "sitecustomize.py").write_text(SITE_CUSTOMIZE, encoding="utf-8")
-        self.environment = workerEnvironment({**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"})
-        self.environment["PYTHONPATH"] += os.pathsep + str(hooks)
-
-    def run_message(self, samples: int = SAMPLES, steps: int | None = STEPS) -> dict[str, Any]:
-        """A run in a new job folder."""
-        job = uuid.uuid4().hex
-        folder = self.jobs / job
-        folder.mkdir()
-        return {
-            "type": "run", "job": job, "folder": str(folder), "volume": str(self.root / "volume.nrrd"),
-            "model": str(self.root / "model"), "samples": samples, "steps": steps, "seed": 0, "device": "cpu",
-        }  # fmt: skip
-
-    def slicer(self, limited: bool = False) -> Slicer:
-        return Slicer(self, limited)
-
-
-@contextmanager
-def bench() -> Iterator[Bench]:
-    """A bench in a temporary folder; the client's temporary files go there, too."""
-    root = Path(tempfile.mkdtemp(prefix="faults-"))
-    before = tempfile.tempdir
-    try:
-        made = Bench(root / "bench")
-        tempfile.tempdir = str(made.temporary)
-        yield made
-    finally:
-        tempfile.tempdir = before
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def make_model(folder: Path) -> None:
-    """Two random classes and background."""
-    import torch
-
-    from diffusion_segmentation.model import folder as model
-
-    torch.manual_seed(0)
-    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    encoder, denoiser = model.build(network, 3)
-    with torch.no_grad():  # heads start at zero, which would make every voxel the same
-        for parameter in (*encoder.parameters(), *denoiser.parameters()):
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    labels = [
-        {"label": n, "id": name, "name": name, "color": [1.0, 0.5 * n, 0.0], "terminology": "a~b^c^d~e^f^g~^^~h~^^~^^"}
-        for n, name in enumerate(("inner", "outer"), start=1)
-    ]
-    section = {
-        "schema": model.SCHEMA, "name": "tiny", "title": "Two random classes", "map_source": "samples",
-        "working_spacing_mm": 4.0, "window": [32, 32, 32], "steps": {"cpu": 2, "gpu": 2}, "network": network,
-        "labels": labels, "process": {"loss_curve": {"log_snr": [-12.0, 0.0, 8.0], "cross_entropy": [1.0, 0.5, 0.1]}},
-        "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
-    }  # fmt: skip
-    model.save(folder, {"version": "0.0.1", "diffusion_segmentation": section}, encoder, denoiser)
-
-
-def make_volume(path: Path) -> None:
-    """A bright ball with noise, 40 x 44 x 36 voxels of 2.5 mm."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    z, y, x = np.ogrid[-1:1:36j, -1:1:44j, -1:1:40j]
-    noise = np.random.default_rng(0).standard_normal((36, 44, 40))
-    image = sitk.GetImageFromArray((100 * (x**2 + y**2 + z**2 < 0.6) + 5 * noise).astype(np.float32))
-    image.SetSpacing((2.5, 2.5, 2.5))
-    sitk.WriteImage(image, str(path))
-
-
-class Slicer:
-    """What Slicer does with a worker, without Slicer: its client, polled, and all that was said."""
-
-    def __init__(self, bench: Bench, limited: bool = False) -> None:
-        self.bench = bench
-        self.said: list[dict[str, Any]] = []
-        self.reasons: list[str] = []
-        command = [sys.executable, str(LIMITED), "worker"] if limited else workerCommand(sys.executable)
-        self.client = WorkerClient(command, bench.environment)
-        self.client.received.connect(self.said.append)
-        self.client.ended.connect(self.reasons.append)
-        self.client.start()
-        while self.client._process is not None and self.client._process._process is None:
-            time.sleep(0.001)
-        self.pid = self.client._process._process.pid
-
-    def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-        """Poll until `condition` holds and return what it says. Raises TimeoutError, with the worker's last words."""
-        deadline = time.monotonic() + seconds
-        while not (answer := condition()):
-            if time.monotonic() > deadline or not self.client.running:
-                raise TimeoutError(f"{self.said[-2:]} {self.reasons} {list(self.client.log)[-8:]}")
-            self.client.poll()
-            time.sleep(0.001)
-        return answer
-
-    def until_hello(self) -> None:
-        self.until(lambda: self.client.hello)
-
-    def of(self, job: str, *types: str) -> list[dict[str, Any]]:
-        """What was said of a job, of these types or of all."""
-        return [m for m in self.said if m.get("job") == job and (not types or m["type"] in types)]
-
-    def finish(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The last message of a job."""
-        return self.until(lambda: self.of(message["job"], *FINAL))[0]
-
-    def run(self, **fields: Any) -> dict[str, Any]:
-        """Begin a run and return its message."""
-        message = self.bench.run_message(**fields)
-        self.client.send(message)
-        return message
-
-    def cancel(self, message: dict[str, Any], keep: bool = False) -> tuple[str, float]:
-        """Cancel a run; what the last message was, and after how many seconds it came."""
-        began = time.monotonic()
-        self.client.send({"type": "cancel", "job": message["job"], "keep": keep})
-        return self.finish(message)["type"], time.monotonic() - began
-
-    def wait_for_end(self) -> None:
-        while self.client.running:
-            self.client.poll()
-            time.sleep(0.001)
-
-    def stop(self) -> None:
-        ending = self.client.stop(0.0)
-        if ending is not None:
-            ending.join()
 
 
 def group(leader: int) -> list[int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from harness import Bench, Slicer, bench
+from worker_bench import Bench, Slicer, bench
 
 WARM_UP_RUNS = 10
 MOST_KIB_A_RUN = 20.0

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from harness import Bench
+from worker_bench import SITE_CUSTOMIZE, Bench
 
 from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError, explain
 from diffusion_segmentation.images import writing as results
@@ -213,12 +212,6 @@ def test_a_model_that_gives_no_numbers_is_refused(
 # Privacy
 
 
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    with harness.bench() as made:
-        yield made
-
-
 AUDIT = """
 import os, sys
 if sys.orig_argv[-1:] == ["worker"]:
@@ -238,7 +231,7 @@ def test_a_run_uses_no_network_and_names_nobody(bench: Bench, tmp_path: Path) ->
     image.SetMetaData("0010|0010", f"{PATIENT}^Max")
     image.SetMetaData("PatientName", PATIENT)
     sitk.WriteImage(image, str(home / f"{PATIENT}.nrrd"))
-    (bench.root / "hooks" / "sitecustomize.py").write_text(harness.SITE_CUSTOMIZE + AUDIT)
+    (bench.root / "hooks" / "sitecustomize.py").write_text(SITE_CUSTOMIZE + AUDIT)
     bench.environment["AUDIT_FILE"] = str(tmp_path / "audit")
     slicer = bench.slicer()
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import harness
 import pytest
-from harness import BOUNDARIES, Bench, Slicer, after_preview, after_seconds, after_stage, broken_files
+from harness import BOUNDARIES, after_preview, after_seconds, after_stage, broken_files
+from worker_bench import SAMPLES, Bench, Slicer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes as Linux shows them")
 
@@ -19,12 +20,6 @@ ANSWER_SECONDS = 1.0
 ENDLESS = 100_000
 """Samples; a run that only cancel ends."""
 PAIRS = 20
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with harness.bench() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> N
         done = slicer.finish(run)
     finally:
         slicer.stop()
-    assert done["type"] == "done" and done["report"]["samples"] == harness.SAMPLES
+    assert done["type"] == "done" and done["report"]["samples"] == SAMPLES
     fewer, smaller = (sentence for sentence in done["report"]["warnings"] if "memory" in sentence)
     assert "fewer samples are drawn at a time" in fewer and "uses smaller windows" in smaller
     assert {m.get("note") for m in slicer.of(run["job"], "progress")} >= {fewer, smaller}
