@@ -99,6 +99,11 @@ def array(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def mean_dice(a: np.ndarray, b: np.ndarray, classes: int) -> float:
+    """Dice of two label maps, the mean of the structures."""
+    return float(dice(a, b, classes)[1:].mean())
+
+
 def by_class(path: Path, image: sitk.Image, labels: list[dict]) -> np.ndarray:
     """The reference as class labels uint8 [k, j, i]. Ends the program where it lies on another grid."""
     reference = sitk.ReadImage(str(path))

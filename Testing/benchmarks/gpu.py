@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from accuracy import array
+from accuracy import array, mean_dice
 from speed import SAMPLES, seconds
 
 from diffusion_segmentation.errors import DiffusionSegmentationError
@@ -233,7 +233,7 @@ def arithmetic(bench: Bench) -> Rows:
         before = before or found
         for name, *pair in zip(("direct head", "sample"), before, found, strict=True) if found is not before else ():
             labels = [p.argmax(0) if p.ndim == 4 else p for p in pair]
-            rows[f"{name}, {variant}, Dice of the labels"] = overlap(*labels, bench.model.classes)
+            rows[f"{name}, {variant}, Dice of the labels"] = mean_dice(*labels, bench.model.classes)
             rows |= apart(f"{name}, {variant}", *pair) if pair[0].ndim == 4 else {}
     return rows
 
@@ -257,11 +257,6 @@ def passes(bench: Bench, variant: str) -> dict[str, Callable[[], object]]:
     return acts
 
 
-def overlap(a: np.ndarray, b: np.ndarray, classes: int) -> float:
-    """Dice of two label maps, the mean of the structures."""
-    return float(dice(a, b, classes)[1:].mean())
-
-
 def apart(name: str, a: np.ndarray, b: np.ndarray, unit: str = "") -> Rows:
     difference = np.abs(a.astype(np.float64) - b)
     return {f"{name}, {of} difference{unit}": float(getattr(difference, of)()) for of in ("max", "mean")}
@@ -273,10 +268,10 @@ def agreement(bench: Bench) -> Rows:
     spent, report = cpu.run("cpu")
     files = ("segmentation.seg", "samples.seq", "entropy")
     labels, masks, bits = ([array(bench.folder / run / f"{name}.nrrd") for run in ("warm", "cpu")] for name in files)
-    rows = {"the run on the CPU [s]": spent, "Dice of the segmentation": overlap(*labels, report["classes"])}
+    rows = {"the run on the CPU [s]": spent, "Dice of the segmentation": mean_dice(*labels, report["classes"])}
     rows["its least of a structure"] = float(dice(*labels, report["classes"]).min())
     for n, pair in enumerate(zip(*(np.moveaxis(several, -1, 0) for several in masks), strict=True), 1):
-        rows[f"Dice of sample {n}"] = overlap(*pair, report["classes"])
+        rows[f"Dice of sample {n}"] = mean_dice(*pair, report["classes"])
     rows |= apart("probabilities of the direct head", bench.encode().direct(), cpu.encode().direct())
     return rows | apart("entropy", *bits, " [bits]")
 

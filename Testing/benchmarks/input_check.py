@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from accuracy import array, by_class
+from accuracy import array, by_class, mean_dice
 from card import failures, like
 from robustness import noisy, relabelled, resampled, turned
 from scipy import ndimage
 
 from diffusion_segmentation.images.volume import read_volume
-from diffusion_segmentation.metrics import dice, error_auroc
+from diffusion_segmentation.metrics import error_auroc
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
@@ -106,7 +106,7 @@ def row(model: str, name: str, image: sitk.Image, truth: np.ndarray | None) -> d
         found = report["input"]
         overlap = None
         if truth is not None:
-            overlap = float(dice(array(output / "segmentation.seg.nrrd"), truth, report["classes"])[1:].mean())
+            overlap = mean_dice(array(output / "segmentation.seg.nrrd"), truth, report["classes"])
     if "distance" not in found:
         raise SystemExit(f"The model '{model}' does not know its scans; `calibrate` fits that.")
     other = [sentence for sentence in report["warnings"] if "the model was made for" in sentence]

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from accuracy import mean_dice
 
-from diffusion_segmentation.metrics import dice
 from diffusion_segmentation.segmentation import memory_plan
 from diffusion_segmentation.segmentation import pipeline as segment
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
@@ -103,8 +103,8 @@ def windows(volume: Path, model: str, folder: Path) -> None:
         masks, labels, bits = (sitk.GetArrayFromImage(sitk.ReadImage(str(output / file))) for file in files)
         before = before or (masks, labels, bits)
         classes = report["classes"]
-        of_masks = [dice(masks[..., n], before[0][..., n], classes)[1:].mean() for n in range(4)]
-        of_labels = dice(labels, before[1], classes)[1:].mean()
+        of_masks = [mean_dice(masks[..., n], before[0][..., n], classes) for n in range(4)]
+        of_labels = mean_dice(labels, before[1], classes)
         apart = np.abs(bits - before[2])[(bits > 0.01) | (before[2] > 0.01)]
         print(
             f"{report['windows']:>8} {np.mean(of_masks):14.4f} {of_labels:14.4f} "
