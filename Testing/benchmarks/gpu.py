@@ -201,15 +201,15 @@ def ratio(bench: Bench) -> Rows:
 
 def memory(bench: Bench) -> Rows:
     """Most memory that torch holds on the card beside the weights"""
-    plan, tiling, group, kept = MemoryPlan(bench.model, bench.device), bench.tiling, bench.group, []
+    plan, tiling, group, encoded_volumes = MemoryPlan(bench.model, bench.device), bench.tiling, bench.group, []
     one = plan.sampling_bytes(tiling)
     more = memory_plan.STATES_PER_SAMPLE * 4 * bench.model.classes * np.prod(tiling.padded)
     held = bench.peak(lambda: None)
     rows = {"weights [MB]": held / 1e6, "samples drawn together": group}
     for name, estimate, act in (
-        ("encoding", plan.encoding_bytes(tiling), lambda: kept.append(bench.encode())),
-        ("drawing 1 sample", one, lambda: bench.draw(kept[0], 1)),
-        ("drawing them together", one + (group - 1) * more, lambda: bench.draw(kept[0], group)),
+        ("encoding", plan.encoding_bytes(tiling), lambda: encoded_volumes.append(bench.encode())),
+        ("drawing 1 sample", one, lambda: bench.draw(encoded_volumes[0], 1)),
+        ("drawing them together", one + (group - 1) * more, lambda: bench.draw(encoded_volumes[0], group)),
     ):
         rows |= {f"{name}, estimate [MB]": estimate / 1e6, f"{name} [MB]": (bench.peak(act) - held) / 1e6}
     return rows
@@ -229,9 +229,11 @@ def arithmetic(bench: Bench) -> Rows:
     for variant, context in VARIANTS.items():
         with context(bench.device):
             encoded = bench.encode()
-            found = [encoded.direct(), bench.draw(encoded, 1)[0]]
-        before = before or found
-        for name, *pair in zip(("direct head", "sample"), before, found, strict=True) if found is not before else ():
+            outputs = [encoded.direct(), bench.draw(encoded, 1)[0]]
+        before = before or outputs
+        for name, *pair in (
+            zip(("direct head", "sample"), before, outputs, strict=True) if outputs is not before else ()
+        ):
             labels = [p.argmax(0) if p.ndim == 4 else p for p in pair]
             rows[f"{name}, {variant}, Dice of the labels"] = mean_dice(*labels, bench.model.classes)
             rows |= apart(f"{name}, {variant}", *pair) if pair[0].ndim == 4 else {}
@@ -284,7 +286,7 @@ def worker(bench: Bench) -> Rows:
     start = time.perf_counter()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:
-        said = map(protocol.decode, process.stdout)
+        messages = map(protocol.decode, process.stdout)
         for turn in ("from a cold start", "warm"):
             run = {
                 "type": "run", "job": turn, "folder": str(bench.folder / turn), "volume": str(bench.volume),
@@ -292,7 +294,7 @@ def worker(bench: Bench) -> Rows:
             }  # fmt: skip
             process.stdin.write(protocol.encode(run))
             process.stdin.flush()
-            for message in said:
+            for message in messages:
                 spent = time.perf_counter() - start
                 if message["type"] == "error":
                     raise RuntimeError(message["message"])
@@ -321,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device != "cpu" and not torch.cuda.is_available():
         built = "finds no graphics card" if torch.version.cuda else "was built without CUDA (PyPI's for Linux has it)"
         sys.exit(f"PyTorch {torch.__version__} {built}: there is nothing to measure here.")
-    found: dict[str, Rows] = {}
+    tables: dict[str, Rows] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.volume.resolve(), options.model, devices.choose_device(options.device), Path(folder))
         read_volume(bench.volume)  # what is wrong with it is said once
@@ -334,10 +336,10 @@ def main(arguments: list[str] | None = None) -> int:
             for name, value in rows.items():
                 text = f"{value:.4g}" if isinstance(value, float) else value
                 print(f"  {name:<58} {text}", flush=True)
-            found[measure.__doc__] = rows
+            tables[measure.__doc__] = rows
             if options.json:
-                options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    return int(any("not measured" in rows for rows in found.values()))
+                options.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
+    return int(any("not measured" in rows for rows in tables.values()))
 
 
 if __name__ == "__main__":

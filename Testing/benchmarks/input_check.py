@@ -56,8 +56,8 @@ def main() -> None:
         image, reference = read_volume(options.heads / f"{name}.nii.gz"), options.heads / f"{name}-reference.nii.gz"
         truth = like(by_class(reference, image, labels), image) if reference.exists() else None
         for variant, changed, labelled in variants(image, truth, len(labels) + 1):
-            own = None if labelled is None else sitk.GetArrayFromImage(labelled)
-            plain.append(row(options.model, f"{name} {variant}", changed, own))
+            reference_labels = None if labelled is None else sitk.GetArrayFromImage(labelled)
+            plain.append(row(options.model, f"{name} {variant}", changed, reference_labels))
     print(f"\n{sum(one['warned'] for one in plain)} of {len(plain)} plain heads are warned of.")
     known = [one for one in (*odd, *plain) if one["dice"] is not None]
     poor = np.array([one["dice"] < POOR for one in known])
@@ -103,19 +103,19 @@ def row(model: str, name: str, image: sitk.Image, truth: np.ndarray | None) -> d
         path, output = Path(temporary) / "head.nrrd", Path(temporary) / "result"
         sitk.WriteImage(image, str(path))
         report = segment(Request(path, output, model, 2, device="cpu", compress=False)).report
-        found = report["input"]
+        check = report["input"]
         overlap = None
         if truth is not None:
             overlap = mean_dice(array(output / "segmentation.seg.nrrd"), truth, report["classes"])
-    if "distance" not in found:
+    if "distance" not in check:
         raise SystemExit(f"The model '{model}' does not know its scans; `calibrate` fits that.")
     other = [sentence for sentence in report["warnings"] if "the model was made for" in sentence]
-    warned = found["unlike_training"]
-    said = "yes" if warned else "of grid" if other else "no"
-    place = f"{found['farthest']['name']} ({found['farthest']['in']})"
+    warned = check["unlike_training"]
+    cell = "yes" if warned else "of grid" if other else "no"
+    place = f"{check['farthest']['name']} ({check['farthest']['in']})"
     shown = "–" if overlap is None else f"{overlap:.2f}"
-    print(f"{name:<34}{found['distance']:>9.2f}{found['limit']:>7.2f}  {said:<9}{shown:>5}  {place}", flush=True)
-    return {"name": name, "warned": warned, "warnings": report["warnings"], "dice": overlap, **found}
+    print(f"{name:<34}{check['distance']:>9.2f}{check['limit']:>7.2f}  {cell:<9}{shown:>5}  {place}", flush=True)
+    return {"name": name, "warned": warned, "warnings": report["warnings"], "dice": overlap, **check}
 
 
 if __name__ == "__main__":

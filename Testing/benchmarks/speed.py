@@ -121,9 +121,11 @@ def waiting(volume: Path, model: str) -> None:
         with worker:
             worker.stdin.write(protocol.encode(run))
             worker.stdin.flush()
-            said = map(protocol.decode, worker.stdout)
-            print(f"first preview (direct head) {arrival(said, 'preview', start):.1f} s after a cold start", end=", ")
-            print(f"all files {arrival(said, 'done', start):.1f} s")
+            messages = map(protocol.decode, worker.stdout)
+            print(
+                f"first preview (direct head) {arrival(messages, 'preview', start):.1f} s after a cold start", end=", "
+            )
+            print(f"all files {arrival(messages, 'done', start):.1f} s")
             worker.stdin.close()
 
 

@@ -48,10 +48,10 @@ def main() -> None:
         print(f"scoring {name}", flush=True)
         volume, reference = (options.heads / f"{name}{end}.nii.gz" for end in ("", "-reference"))
         records.append(joint.joint_case(model, on_working_grid(model, volume, reference), options.samples, index))
-    found = joint.summarise(records, [entry["name"] for entry in model.labels])
-    print(joint_text(found))
+    summary = joint.summarise(records, [entry["name"] for entry in model.labels])
+    print(joint_text(summary))
     if options.json:
-        options.json.write_text(json.dumps({"heads": names, "joint": found}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"heads": names, "joint": summary}, indent=1) + "\n", encoding="utf-8")
 
 
 def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
@@ -66,15 +66,15 @@ def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
     return labelled(model, values.astype(np.float32), masks[0])
 
 
-def markdown(found: dict[str, dict[str, Any]]) -> str:
+def markdown(summary: dict[str, dict[str, Any]]) -> str:
     """A table for the model card: a column for each set of cases, its values beside a perfect sampler's 99 % band."""
-    lines = ["| samples and truth | " + " | ".join(found) + " |", "| --- |" + " --- |" * len(found)]
+    lines = ["| samples and truth | " + " | ".join(summary) + " |", "| --- |" + " --- |" * len(summary)]
     for key in SHOWN:
-        cells = (of["measures"][key] for of in found.values())
-        told = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
-        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(told) + " |")
+        cells = (of["measures"][key] for of in summary.values())
+        texts = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
+        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(texts) + " |")
     for title, key in (("Dice of the map", "map_dice"), ("expected from the samples", "expected_dice")):
-        lines.append(f"| {title} | " + " | ".join(number(of[key]) for of in found.values()) + " |")
+        lines.append(f"| {title} | " + " | ".join(number(of[key]) for of in summary.values()) + " |")
     return "\n".join(lines)
 
 

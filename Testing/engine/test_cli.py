@@ -34,10 +34,10 @@ REPORT = {
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Takes the place of `segmentation.pipeline`; `asked` is the last request, `answer` what happens."""
-    stand_in = SimpleNamespace(asked=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
+    stand_in = SimpleNamespace(request=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
 
     def segment(request: Any, progress: Callable[[Any], None]) -> Any:
-        stand_in.asked = request
+        stand_in.request = request
         for stage in ("reading", "sampling", "sampling"):
             progress(SimpleNamespace(stage=stage, sample=1, samples=8, step=2, steps=5, seconds_left=41.6))
         return stand_in.answer()
@@ -50,7 +50,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_defaults_of_segment(engine: SimpleNamespace) -> None:
     assert cli.main(["segment", "head ü.nrrd", "--output", "out"]) == 0
-    assert vars(engine.asked) == {
+    assert vars(engine.request) == {
         "volume": Path("head ü.nrrd"),
         "output": Path("out"),
         "model": "brain-structures",
@@ -72,7 +72,7 @@ def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
     assert cli.main(words.split()) == 0
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
     chosen["region_mm"] = 20.0
-    assert vars(engine.asked).items() >= chosen.items()
+    assert vars(engine.request).items() >= chosen.items()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
 def test_wrong_usage_exits_with_2(engine: SimpleNamespace, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words.split())
-    assert ended.value.code == 2 and engine.asked is None
+    assert ended.value.code == 2 and engine.request is None
     assert "usage: diffusion-segmentation" in capsys.readouterr().err
 
 
@@ -201,15 +201,15 @@ def test_in_a_terminal_progress_is_one_line(
 @pytest.fixture
 def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Takes the place of `diffusion_segmentation.evaluation.evaluate`; `asked` is the last request."""
-    module = SimpleNamespace(asked=None, EvaluationRequest=lambda **fields: SimpleNamespace(**fields))
+    module = SimpleNamespace(request=None, EvaluationRequest=lambda **fields: SimpleNamespace(**fields))
 
     def evaluate(request: Any) -> Any:
-        module.asked = request
+        module.request = request
         print("a library talks")
         return {"scores": {"dice": 0.5}}
 
     module.evaluate = evaluate
-    module.text = lambda found, folder: f"Dice {found['scores']['dice']}, in {folder}"
+    module.text = lambda result, folder: f"Dice {result['scores']['dice']}, in {folder}"
     package = SimpleNamespace(evaluate=module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation", package)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation.evaluate", module)
@@ -219,7 +219,7 @@ def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", "brain-structures", "data ü", "--output", "out"]) == 0
-    assert vars(evaluation.asked) == {
+    assert vars(evaluation.request) == {
         "model": "brain-structures",
         "dataset": "data ü",
         "output": Path("out"),
@@ -234,22 +234,22 @@ def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.Captur
 
 
 def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = []
-    module = SimpleNamespace(calibrate=lambda **arguments: asked.append(arguments), text=lambda *_: "fitted")
+    requests = []
+    module = SimpleNamespace(calibrate=lambda **arguments: requests.append(arguments), text=lambda *_: "fitted")
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
     command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()
     assert cli.main(command) == 0 == cli.main([*command, "--scans-only"])
     chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
     assert (
-        asked == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
+        requests == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
         and capsys.readouterr().out == 2 * "fitted\n"
     )
 
 
 def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:
     assert cli.main("evaluate m priors.npz --output o --window 96x112x96".split()) == 0
-    assert evaluation.asked.window == (96, 112, 96)
+    assert evaluation.request.window == (96, 112, 96)
     with pytest.raises(SystemExit):
         cli.main("evaluate m priors.npz --output o --window 96x112".split())
 
@@ -260,7 +260,7 @@ def test_every_choice_of_evaluate_arrives(evaluation: SimpleNamespace) -> None:
     )
     assert cli.main(words.split()) == 0
     chosen = {"samples": 16, "steps": ("5", "10", "uniform:10"), "cases": 3, "seed": 7, "device": "cuda:1"}
-    assert vars(evaluation.asked).items() >= chosen.items()
+    assert vars(evaluation.request).items() >= chosen.items()
 
 
 def test_evaluate_as_json_prints_nothing_else(evaluation: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:

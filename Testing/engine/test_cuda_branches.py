@@ -69,16 +69,16 @@ def test_the_stand_in_finds_what_was_not_moved(card: list) -> None:
 def test_a_run_on_a_card_is_that_on_a_cpu(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample, drawn, cache = EncodedVolume.sample, [], ModelCache()
+    sample, groups, cache = EncodedVolume.sample, [], ModelCache()
 
     def watched(self: EncodedVolume, seeds: list[int], *rest: Any) -> np.ndarray:
-        drawn.append((self.device, len(seeds)))
+        groups.append((self.device, len(seeds)))
         return sample(self, seeds, *rest)
 
     monkeypatch.setattr(EncodedVolume, "sample", watched)
     report = run("auto", cache)
     assert report["device"] == "cuda:0" and report["memory_bytes"]["gpu_peak"] == 123_456 and report["steps"] == 4
-    assert drawn == [(CARD, 1), (CARD, 2)]  # one by itself for the first preview, then as many as there are
+    assert groups == [(CARD, 1), (CARD, 2)]  # one by itself for the first preview, then as many as there are
     assert ("reset_peak_memory_stats", CARD) in card and report["warnings"] == run("cpu", steps=4)["warnings"]
     assert_the_same(tmp_path / "auto", tmp_path / "cpu")
     card.clear()
@@ -92,7 +92,7 @@ def test_a_card_that_is_short_of_memory(
 ) -> None:
     """First fewer samples at a time, then smaller windows, whose features wait in main memory."""
     monkeypatch.setattr(memory_plan, "MIN_WINDOW_SHARE", 0.25)  # the head is small
-    limit, forward, encoded, computed, kept = [2], Denoiser.forward, EncodedVolume.__init__, set(), []
+    limit, forward, encoded, computed, feature_devices = [2], Denoiser.forward, EncodedVolume.__init__, set(), []
 
     def limited(network: Denoiser, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         if len(x) * math.prod(x.shape[2:]) >= limit[0] * 14 * 16 * 16:
@@ -102,16 +102,16 @@ def test_a_card_that_is_short_of_memory(
 
     def watched(self: EncodedVolume, *given: Any) -> None:
         encoded(self, *given)
-        kept.append({tensor.device for tensor in self._direct})
+        feature_devices.append({tensor.device for tensor in self._direct})
 
     run("cpu", steps=4)
     monkeypatch.setattr(Denoiser, "forward", limited)
     monkeypatch.setattr(EncodedVolume, "__init__", watched)
-    assert any("fewer samples" in said for said in run("cuda")["warnings"]) and ("empty_cache",) in card
+    assert any("fewer samples" in sentence for sentence in run("cuda")["warnings"]) and ("empty_cache",) in card
     assert_the_same(tmp_path / "cuda", tmp_path / "cpu")
     limit[0] = 1
     report = run("cuda")
-    assert kept == [{CARD}, {CARD}, {CPU}] and computed == {CARD} and report["windows"] > 1
+    assert feature_devices == [{CARD}, {CARD}, {CPU}] and computed == {CARD} and report["windows"] > 1
     assert f"The memory of 'cuda:0' is short, so {memory_plan.SMALLER_WINDOWS}." in report["warnings"]
     limit[0] = 0
     with pytest.raises(OutOfMemoryError, match="The memory of 'cuda:0' did not suffice") as caught:
@@ -121,13 +121,13 @@ def test_a_card_that_is_short_of_memory(
 
 @pytest.mark.parametrize("start", [None, models.Start(Covariance((4.0,), np.full((3, 1), 0.9), np.full(3, 0.1)), -1.0)])
 def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, start: models.Start | None) -> None:
-    images, found = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
+    images, outputs = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
     for device, steps in ((CPU, {"cpu": 4, "gpu": 2}), (CARD, {"cpu": 2, "gpu": 4})):
         model = models.load(a_model_folder).to(device).with_start(start)
         model.section["steps"] = steps
-        drawn = samples(model, labelled(model, images[0], images[0] > 0.5), 2, 0)
-        found.append((*drawn, *vars(draw(model, images, 3, model.step_grid(4), 0)).values()))
-    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
+        sampled = samples(model, labelled(model, images[0], images[0] > 0.5), 2, 0)
+        outputs.append((*sampled, *vars(draw(model, images, 3, model.step_grid(4), 0)).values()))
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*outputs, strict=True))
 
 
 def test_a_card_by_its_number(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,9 +182,11 @@ def training(tmp_path: Path) -> train.Run:
     return train.Run(settings, train.Optimisation(batch=2, warm_up=1), source, None)
 
 
-@pytest.mark.parametrize(("cards", "asked"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))])
+@pytest.mark.parametrize(
+    ("cards", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))]
+)
 def test_a_training_takes_all_cards(
-    training: train.Run, cards: int, asked: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: train.Run, cards: int, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = {}
 
@@ -202,7 +204,7 @@ def test_a_training_takes_all_cards(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert training.go(tmp_path / "checkpoint") == (cards < 2)  # with two, another process writes the model
-    assert (made["accelerator"], made["devices"], made["strategy"]) == asked
+    assert (made["accelerator"], made["devices"], made["strategy"]) == expected
     assert made["workers"] == 2 / max(1, cards)
 
 
@@ -225,11 +227,11 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
 
 
 def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks, load, go = [], fit.load_file, fit._Training.run
+    timers, load, go = [], fit.load_file, fit._Training.run
     monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
-    monkeypatch.setattr(fit._Training, "run", lambda self: (clocks.append(self.clock), go(self))[1])
-    task, arm = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
-    drawer = VariantSampler(fit.trained(arm, task, 0.01, tmp_path, str(CARD)), arm, task)
-    assert clocks == [fit.time.perf_counter]  # the process waits while the card works
+    monkeypatch.setattr(fit._Training, "run", lambda self: (timers.append(self.clock), go(self))[1])
+    task, variant = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
+    drawer = VariantSampler(fit.trained(variant, task, 0.01, tmp_path, str(CARD)), variant, task)
+    assert timers == [fit.time.perf_counter]  # the process waits while the card works
     assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"

@@ -96,16 +96,16 @@ def test_files_come_back_on_the_images_grid(a_model_folder, a_head_file, tmp_pat
             a_head_file, tmp_path / str(samples), str(a_model_folder), samples, device="cpu", keep_samples=True
         )
         report = segment(request).report
-        found = read_outputs(request.output, sitk.ReadImage(str(a_head_file)))
-        assert len(found.samples) == samples and len(found.probabilities) == 3
+        result = read_outputs(request.output, sitk.ReadImage(str(a_head_file)))
+        assert len(result.samples) == samples and len(result.probabilities) == 3
         ml = 3.0 * 2.5 * 4.0 / 1000
         for volume in report["volumes"]:
-            counted = [round(float((mask == volume["label"]).sum() * ml), 4) for mask in found.samples]
+            counted = [round(float((mask == volume["label"]).sum() * ml), 4) for mask in result.samples]
             assert counted == pytest.approx(volume["samples_ml"], abs=1e-3)
-        total = np.sum([p.astype(int) for p in found.probabilities], 0)
+        total = np.sum([p.astype(int) for p in result.probabilities], 0)
         assert np.abs(total - 255).max() <= 2
-        sure = found.confidence > 0.6
-        np.testing.assert_array_equal(np.argmax(found.probabilities, 0)[sure], found.labels[sure])
+        confident = result.confidence > 0.6
+        np.testing.assert_array_equal(np.argmax(result.probabilities, 0)[confident], result.labels[confident])
 
 
 def test_references_are_checked_and_renumbered(a_data_set):
@@ -128,25 +128,25 @@ def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys,
     request = evaluate.EvaluationRequest(
         str(a_model_folder), str(a_data_set), tmp_path / "out", 3, ("2",), device="cpu"
     )
-    found = evaluate.evaluate(request)
-    assert found["data"]["cases"] == 2 and list(found["data"]["skipped"]) == ["case2"]
+    result = evaluate.evaluate(request)
+    assert result["data"]["cases"] == 2 and list(result["data"]["skipped"]) == ["case2"]
     assert "case case2 is skipped: The label file" in capsys.readouterr().err
-    assert found["data"]["raters"] == 2 and found["scores"]["samples"]["raters"]["cases"] == 1
-    assert [row["name"] for row in found["scores"]["maps"]["direct"]["by_class"]] == ["Structure 1", "Structure 2"]
-    assert found["cost"]["denoiser_passes"] == 3 * 1 and found["cost"]["rho"] > 0
+    assert result["data"]["raters"] == 2 and result["scores"]["samples"]["raters"]["cases"] == 1
+    assert [row["name"] for row in result["scores"]["maps"]["direct"]["by_class"]] == ["Structure 1", "Structure 2"]
+    assert result["cost"]["denoiser_passes"] == 3 * 1 and result["cost"]["rho"] > 0
     page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 5 + 2 and "case2" in page and found["model"]["sha256"] in page
+    assert page.count("data:image/png;base64,") == 5 + 2 and "case2" in page and result["model"]["sha256"] in page
     assert len((tmp_path / "out" / "cases.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 2 * 2
     record = json.loads(next((tmp_path / "out" / "cases").glob("case1*.json")).read_text(encoding="utf-8"))["record"]
     assert record["maps"]["samples"] != record["maps"]["direct"], "the two sources are two maps"
 
     monkeypatch.setattr(cases, "_segment", lambda *_: pytest.fail("all cases are kept"))
     monkeypatch.setattr(evaluate, "write_page", lambda *_: None)
-    assert evaluate.evaluate(request)["scores"] == found["scores"]
+    assert evaluate.evaluate(request)["scores"] == result["scores"]
 
 
 def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypatch):
-    asked = []
+    requests = []
     report = {"timings_s": {"model": 1.0, "encoding": 2.0, "sampling": 6.0}, "windows": 1, "samples": 2, "steps": 2}
     report |= {
         "denoiser_passes": 1,
@@ -157,7 +157,7 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     }
 
     def segmented(case, image, settings, models):
-        asked.append((case.name, settings.samples, models.source))
+        requests.append((case.name, settings.samples, models.source))
         return run_outputs(
             np.zeros(image.GetSize()[::-1], np.uint8), samples=[np.zeros(image.GetSize()[::-1], np.uint8)] * 2
         ), report
@@ -169,19 +169,21 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     settings = cases.Settings(str(tmp_path), 2, None, 0, "cpu")
 
     def run():
-        asked.clear()
+        requests.clear()
         records, _ = cases.evaluate_cases(
             dataset.training[:2], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {})
         )
         return records
 
     first = run()
-    assert asked == [(name, n, source) for name in ("case0", "case1") for n, source in ((2, "samples"), (1, "direct"))]
+    assert requests == [
+        (name, n, source) for name in ("case0", "case1") for n, source in ((2, "samples"), (1, "direct"))
+    ]
     assert first["case0"]["cost"]["seconds"] == 8.0 and first["case0"]["cost"]["direct_seconds"] == 2.0
-    assert run() == first and asked == []
+    assert run() == first and requests == []
     label = a_data_set / "labelsTr" / "case0_rater2.nii.gz"
     label.write_bytes((a_data_set / "labelsTr" / "case0_rater1.nii.gz").read_bytes())
-    assert run() != first and {name for name, *_ in asked} == {"case0"}
+    assert run() != first and {name for name, *_ in requests} == {"case0"}
 
 
 def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
@@ -216,11 +218,12 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
     settings = cases.Settings(str(tmp_path), 3, None, 0, "cpu")
     records, _ = cases.evaluate_cases([case], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {}))
-    found = records["case1"]
-    maps = found["maps"]["samples"]
+    record = records["case1"]
+    maps = record["maps"]["samples"]
     assert maps["dice"] == [1, 1] and maps["wrong"] == 0 and maps["hd95_mm"] == [0, 0]
     assert (
-        maps["volume_error_ml"] == [0, 0] and found["samples"]["samples_ml"][0] == found["samples"]["references_ml"][0]
+        maps["volume_error_ml"] == [0, 0]
+        and record["samples"]["samples_ml"][0] == record["samples"]["references_ml"][0]
     )
     assert np.sum(maps["everywhere"][0]) == (~ignored).sum()
 

@@ -52,15 +52,15 @@ def folder():
     }
 
 
-def verdict(found, words):
+def verdict(evaluation, words):
     """Verdict of the one sentence that holds these words."""
-    told = [
+    verdicts = [
         sentence["verdict"]
-        for sentence in sentences.evaluation_sentences(found)
+        for sentence in sentences.evaluation_sentences(evaluation)
         if words.lower() in sentence["text"].lower()
     ]
-    assert len(told) == 1, [sentence["text"] for sentence in sentences.evaluation_sentences(found)]
-    return told[0]
+    assert len(verdicts) == 1, [sentence["text"] for sentence in sentences.evaluation_sentences(evaluation)]
+    return verdicts[0]
 
 
 def test_what_holds_and_what_is_open_on_a_folder(folder):
@@ -195,7 +195,7 @@ def test_figures_are_pictures_whatever_is_missing():
     level = {"bits": [0.0, 0.1], "voxels": 3, "wrong": 0.5}
     curve = {"share": [0.5, 1.0], "risk": [0.1, 0.2], "oracle": [0.1, 0.2]}
     scores = {50: about(0.5), 90: {"value": None, "low": None, "high": None}}
-    drawn = [
+    pngs = [
         figures.reliability({"one": some, "exact sampler": none}),
         figures.reliability({"one": none}),
         figures.risk_coverage({"one": curve, "two": curve}, "risk"),
@@ -204,8 +204,8 @@ def test_figures_are_pictures_whatever_is_missing():
         figures.coverage({"one": scores}),
         figures.entropy_levels({"one": [level, {**level, "wrong": None}]}),
     ]
-    assert all(content.startswith(PNG) for content in drawn) and len(set(drawn)) == len(drawn)
-    assert figures.ranks({"one": [1, 2, 3]}, 6) == drawn[3], "the same picture gives the same bytes"
+    assert all(content.startswith(PNG) for content in pngs) and len(set(pngs)) == len(pngs)
+    assert figures.ranks({"one": [1, 2, 3]}, 6) == pngs[3], "the same picture gives the same bytes"
 
 
 def test_the_worst_the_median_and_the_best_are_shown_once_each():
@@ -227,7 +227,7 @@ def test_a_case_is_a_strip_of_pictures(spacing):
 
 def test_a_score_that_no_row_has_is_no_row():
     row = {"scores": {"ged_u": about(0.004)}, "gates": {"ged_u": {"passed": True, "decided": True}}}
-    found = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
-    gated, others = tables.known_scores(found)
+    evaluation = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
+    gated, others = tables.known_scores(evaluation)
     assert [[cell.text for cell in cells] for cells in gated.rows] == [["GED, unbiased", "at most 0.01", "0.004"]]
     assert others.rows == [] and gated.rows[0][2].passed

@@ -49,9 +49,9 @@ def test_a_constant_far_below_is_taken_for_air(case: str) -> None:
     array = sitk.GetArrayFromImage(clean)
     np.testing.assert_array_equal(array[~outside()], values[~outside()])
     # On the scale that the networks see, what was filled is air and the head is as it was.
-    seen, wanted = normalise(array), normalise(values)
-    assert np.abs(seen - wanted)[~outside()].max() < 0.05 and seen[outside()].max() < 0.05
-    assert np.abs(normalise(filled) - wanted)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"
+    actual, expected = normalise(array), normalise(values)
+    assert np.abs(actual - expected)[~outside()].max() < 0.05 and actual[outside()].max() < 0.05
+    assert np.abs(normalise(filled) - expected)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"
 
 
 def test_voxels_interpolated_between_fill_and_head_are_air_too() -> None:

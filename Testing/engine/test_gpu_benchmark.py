@@ -24,19 +24,19 @@ def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatc
 
     def go(device: str) -> tuple[int, dict[str, dict], dict[str, Any]]:
         status = gpu.main([str(a_head_file), *options, "--device", device])
-        found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-        return status, found, {name: value for rows in found.values() for name, value in rows.items()}
+        tables = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+        return status, tables, {name: value for rows in tables.values() for name, value in rows.items()}
 
     return go
 
 
 @pytest.mark.slow
 def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.CaptureFixture) -> None:
-    status, found, rows = measured("cpu")
+    status, tables, rows = measured("cpu")
     printed = capsys.readouterr().out
-    assert status == 0 and len(found) == len(gpu.MEASUREMENTS) and all(name in printed for name in (*found, *rows))
+    assert status == 0 and len(tables) == len(gpu.MEASUREMENTS) and all(name in printed for name in (*tables, *rows))
     assert all(math.isfinite(value) for value in rows.values() if not isinstance(value, str))
-    agreement = found[gpu.agreement.__doc__]
+    agreement = tables[gpu.agreement.__doc__]
     assert {v for k, v in agreement.items() if "Dice" in k} == {1} and sum("sample" in k for k in agreement) == 8
     assert {v for k, v in agreement.items() if "difference" in k} == {0}
     assert rows["encoding, estimate [MB]"] > 0 and rows["8 samples against the direct head [times]"] > 1
@@ -45,9 +45,9 @@ def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.C
 
 @pytest.mark.slow
 def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
-    status, found, rows = measured("cuda")
-    worker = found.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in
-    assert status == ("not measured" in worker) and not any("not measured" in table for table in found.values())
+    status, tables, rows = measured("cuda")
+    worker = tables.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in
+    assert status == ("not measured" in worker) and not any("not measured" in table for table in tables.values())
     assert rows["samples drawn together"] == 8 and rows["Dice of sample 8"] > 0.999 and ("synchronize", CARD) in card
     assert rows["weights [MB]"] == 0.123456 and rows["device"].startswith("Stand-in")
 

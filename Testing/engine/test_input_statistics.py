@@ -186,13 +186,13 @@ def test_an_entry_that_does_not_say_what_is_there_is_refused(known, tmp_path, en
 
 
 def test_a_run_warns_first_of_all_and_the_report_has_the_numbers(known, a_head_file, tmp_path, capsys):
-    said = []
-    outcome = segment(Request(a_head_file, tmp_path / "out", str(known), 2, device="cpu"), progress=said.append)
+    progress = []
+    outcome = segment(Request(a_head_file, tmp_path / "out", str(known), 2, device="cpu"), progress=progress.append)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    found = report["input"]
-    assert found["unlike_training"] and found["distance"] > found["limit"] > 0 and found["farthest"]["in"] in KINDS
+    check = report["input"]
+    assert check["unlike_training"] and check["distance"] > check["limit"] > 0 and check["farthest"]["in"] in KINDS
     assert report["warnings"][0].startswith("The scan is unlike those that the model was made for (distance ")
-    assert report["warnings"][0] in [now.note for now in said]
+    assert report["warnings"][0] in [now.note for now in progress]
     assert report["regions"] and all(np.isfinite(region["distance"]) for region in report["regions"])
     assert report["region_limit"] == 2.0 and report == json.loads(json.dumps(outcome.report))
     arguments = ["segment", str(a_head_file), "--output", str(tmp_path / "again"), "--model", str(known)]
@@ -231,8 +231,8 @@ def test_strange_cells_are_found_among_others(fitted):
     features[:, :2, :2, :2] += 8
     p = class_softmax(torch.from_numpy(20.0 * np.eye(CLASSES)[labels].transpose(3, 0, 1, 2)).float()[:, None]
                       .expand(-1, 8, *SHAPE).reshape(1, 8 * CLASSES, *SHAPE))  # fmt: skip
-    found = fitted.cell_distances(torch.from_numpy(features).float()[None], p)[0, 0]
-    assert found[:2, :2, :2].min() > 4 * found[3:].mean()
+    result = fitted.cell_distances(torch.from_numpy(features).float()[None], p)[0, 0]
+    assert result[:2, :2, :2].min() > 4 * result[3:].mean()
 
 
 SMALL = {
@@ -286,8 +286,8 @@ class Thin:
 
 def test_thin_scans_are_fitted_to_and_not_kept(known):
     model = models.load(known)
-    found = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
-    assert found.scans == MIN_SCANS and found.sound
+    result = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
+    assert result.scans == MIN_SCANS and result.sound
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN")

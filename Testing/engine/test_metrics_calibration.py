@@ -92,9 +92,9 @@ def test_floor_with_three_classes():
 
 
 def test_a_calibration_table_counts_by_bin():
-    found = calibration_table(np.array([0.1, 0.2, 0.9, 1.0]), np.array([False, True, True, True]), bins=4)
-    np.testing.assert_allclose(found, [[2, 0, 0, 2], [0.3, 0, 0, 1.9], [1, 0, 0, 2]])
-    assert table_ece(found) == pytest.approx((0.7 + 0.1) / 4) and table_ece(np.zeros((3, 4))) == 0
+    result = calibration_table(np.array([0.1, 0.2, 0.9, 1.0]), np.array([False, True, True, True]), bins=4)
+    np.testing.assert_allclose(result, [[2, 0, 0, 2], [0.3, 0, 0, 1.9], [1, 0, 0, 2]])
+    assert table_ece(result) == pytest.approx((0.7 + 0.1) / 4) and table_ece(np.zeros((3, 4))) == 0
 
 
 def test_ambiguous_is_what_the_truth_leaves_open():

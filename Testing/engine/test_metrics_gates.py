@@ -46,8 +46,8 @@ def independent_pixels(case: PhantomCase, rng: np.random.Generator, n: int) -> n
 @cache
 def cases(task: str) -> list[tuple[PhantomCase, VolumeLaw]]:
     rng = np.random.default_rng(0)
-    drawn = [phantom(task).draw(rng) for _ in range(TASKS[task])]
-    return [(case, case.volumes()) for case in drawn]
+    samples = [phantom(task).draw(rng) for _ in range(TASKS[task])]
+    return [(case, case.volumes()) for case in samples]
 
 
 def volumes(masks: np.ndarray, classes: int) -> np.ndarray:
@@ -73,8 +73,8 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
     variances, probabilities, eights, truths, distances, chimeras = [], [], [], [], [], []
     for case, law in cases(task):
         masks = sampler(case, rng, SAMPLES)
-        drawn = volumes(masks, case.classes)
-        variances.append((drawn.var(0, ddof=1), law.variance))
+        samples = volumes(masks, case.classes)
+        variances.append((samples.var(0, ddof=1), law.variance))
         probabilities.append(frequencies(masks, case))
 
         support = case.support()
@@ -84,7 +84,7 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
 
         # Groups of 8 samples, each with four truths; a volume that is all but certain tells nothing.
         uncertain = law.variance > 1
-        groups = drawn.reshape(-1, 8, case.classes - 1).swapaxes(1, 2)[:, uncertain].reshape(-1, 8)
+        groups = samples.reshape(-1, 8, case.classes - 1).swapaxes(1, 2)[:, uncertain].reshape(-1, 8)
         for _ in range(4):
             eights.append(groups)
             truths.append(volumes(case.sample(rng, SAMPLES // 8), case.classes)[:, uncertain].ravel())
@@ -96,24 +96,24 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
         share = coverage(randomised_pit(eights, truths, rng), 0.9)
     else:
         share = covered(eights, truths, 0.9).mean()
-    found = {
+    values = {
         "volume_variance_ratio": np.divide(*(np.concatenate(v).sum() for v in zip(*variances, strict=True))),
         "probability_rmse": probability_rmse(*(np.concatenate(v) for v in zip(*probabilities, strict=True)), SAMPLES),
         "ged_u": float(np.mean(distances)),
         "coverage": share,
     }
-    return found | ({"chimera_share": float(np.mean(chimeras))} if chimeras else {})
+    return values | ({"chimera_share": float(np.mean(chimeras))} if chimeras else {})
 
 
-def failed(found: dict[str, float]) -> set[str]:
-    return {sentence.split()[0] for sentence in check(found)}
+def failed(values: dict[str, float]) -> set[str]:
+    return {sentence.split()[0] for sentence in check(values)}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_exact_sampler_passes(task):
-    found = scores(task, exact)
-    assert set(found) == (EVERY_GATE if task.startswith("lesions") else NO_CHIMERAS)
-    assert check(found) == []
+    values = scores(task, exact)
+    assert set(values) == (EVERY_GATE if task.startswith("lesions") else NO_CHIMERAS)
+    assert check(values) == []
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -117,8 +117,8 @@ def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
     changed = h.clone()
     changed[(0, slice(None), *(0,) * len(size))] += 1
     moved = (strata(changed, shares, embedded) - strata(h, shares, embedded)).abs().amax(1)[0]
-    own, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
-    assert own.min() > 1e-4 and other.max() < 1e-6
+    same_part, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
+    assert same_part.min() > 1e-4 and other.max() < 1e-6
 
 
 def test_strata_start_as_the_identity():
@@ -172,8 +172,8 @@ def test_a_shift_of_the_logits_is_read_off_the_state_of_a_whole_block(size):
     states = []
     for _ in range(200):
         second = class_softmax(direct + half)[:, cell:]
-        drawn = (torch.rand_like(second) < second).float()
-        x0 = torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1)
+        sampled = (torch.rand_like(second) < second).float()
+        x0 = torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1)
         states.append(diffuse(x0, torch.randn_like(x0), log_snr))
     pooled = PooledEvidence(2, 8, (2, size[0] // 2, 0), 16, dims)
     shifts = pooled.shifts(torch.cat(states), log_snr.expand(200), pooled.expected(direct)).mean(0).unflatten(0, (3, 2))
@@ -204,8 +204,8 @@ def test_a_block_that_ends_beyond_the_window_is_believed_no_more_than_its_voxels
     direct = torch.zeros(1, 16, 9, 9, 9)
     direct[:, 8:] = 2.0  # rare
     second = class_softmax(direct)[:, 8:]
-    drawn = (torch.rand(count, *second.shape[1:]) < second).float()
-    x = diffuse(x0 := torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1), torch.randn_like(x0), log_snr.expand(count))
+    sampled = (torch.rand(count, *second.shape[1:]) < second).float()
+    x = diffuse(x0 := torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1), torch.randn_like(x0), log_snr.expand(count))
     pooled = PooledEvidence(2, 8, (8,), 16, 3)
     rms = pooled.shifts(x, log_snr.expand(count), pooled.expected(direct)).square().mean((0, 1)).sqrt()
     assert rms.shape == (2, 2, 2) and rms.max() == rms[0, 0, 0]
@@ -216,22 +216,22 @@ def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
     torch.manual_seed(7)
     cell, classes, edge = 2 ** len(size), 3, 4
     logits = torch.randn(2, classes * cell, *size)
-    sure = torch.rand(2, 1, *size) < 0.1
-    logits[:, :cell] += 40 * sure  # of class 0
+    is_certain = torch.rand(2, 1, *size) < 0.1
+    logits[:, :cell] += 40 * is_certain  # of class 0
     p = class_softmax(logits)
-    labels = torch.randint(0, classes, (2, cell, *size)) * ~sure
-    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~sure  # more of class 1 than p has
+    labels = torch.randint(0, classes, (2, cell, *size)) * ~is_certain
+    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~is_certain  # more of class 1 than p has
 
     def held(cells):
         block = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
         return block(cells.unflatten(1, (classes, cell)).mean(2), edge, ceil_mode=True, count_include_pad=False)
 
-    wanted = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
-    found = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
-    before, after = (held(part) - wanted for part in (p, found))
+    target = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
+    constrained = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
+    before, after = (held(part) - target for part in (p, constrained))
     assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step anew
-    assert (found - p)[:, :cell][sure.expand(-1, cell, *size)].abs().max() < 1e-6
-    torch.testing.assert_close(found.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
+    assert (constrained - p)[:, :cell][is_certain.expand(-1, cell, *size)].abs().max() < 1e-6
+    torch.testing.assert_close(constrained.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -247,16 +247,18 @@ def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_
         return space_to_depth(logits[None, :, None].expand(1, classes, 32, 32))
 
     borders = [3.5] if classes == 2 else [2.2, 4.8]
-    p, wanted = cells(borders), cells([border + moved for border in borders])
-    labels = wanted.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
-    kept = BlockVolumeConstraint(labels, classes, 4)
+    p, target = cells(borders), cells([border + moved for border in borders])
+    labels = target.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
+    constraint = BlockVolumeConstraint(labels, classes, 4)
 
-    def missing(found):
-        return float((kept._target - kept._pool(found.unflatten(1, (classes, 4)).mean(2))).abs().mean())
+    def missing(constrained):
+        return float(
+            (constraint._target - constraint._pool(constrained.unflatten(1, (classes, 4)).mean(2))).abs().mean()
+        )
 
     left = [missing(p)]
     for rounds in range(1, 5):
         with mock.patch.object(block_constraint, "ROUNDS", rounds):
-            left.append(missing(kept(p)))
+            left.append(missing(constraint(p)))
     assert left[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * left[0]
     assert all(after <= before + 1e-4 for before, after in pairwise(left))

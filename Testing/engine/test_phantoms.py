@@ -119,9 +119,9 @@ def test_marginals_and_volumes_are_those_of_many_samples(text):
         # Five standard errors, and a count of a few where an event is too rare for those.
         assert (np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 5 / n).all()
     law = case.volumes()
-    drawn = np.stack([np.count_nonzero(samples == label, axis=1) for label in range(1, case.classes)], axis=1)
-    squares = (drawn - law.mean) ** 2
-    assert (np.abs(drawn.mean(0) - law.mean) <= 5 * drawn.std(0) / np.sqrt(n)).all()
+    counts = np.stack([np.count_nonzero(samples == label, axis=1) for label in range(1, case.classes)], axis=1)
+    squares = (counts - law.mean) ** 2
+    assert (np.abs(counts.mean(0) - law.mean) <= 5 * counts.std(0) / np.sqrt(n)).all()
     assert (np.abs(squares.mean(0) - law.variance) <= 5 * squares.std(0) / np.sqrt(n)).all()
     assert law.variance.max() > 20
 

@@ -87,8 +87,8 @@ def test_image_alone_tells_the_joint_law(cases):
             assert levels[np.abs((abs(contrast) - 0.1) / 0.5 - levels).argmin()] == pytest.approx(case.chances[k])
             marked = [kind for kind, texture in zip(patterns, textures, strict=True) if texture > TEXTURE / 2]
             groups.setdefault(marked[0] if marked else "free", []).append(k)
-        told = {kind: sorted(members) for kind, members in case.groups if kind != "free"}
-        assert {kind: members for kind, members in groups.items() if kind != "free"} == told
+        members_by_kind = {kind: sorted(members) for kind, members in case.groups if kind != "free"}
+        assert {kind: members for kind, members in groups.items() if kind != "free"} == members_by_kind
 
 
 def test_exact_samples_hold_no_chimeras_and_no_strays(cases):
@@ -140,9 +140,9 @@ def test_radii_grow_with_the_shortest_edge(shape):
         )
         return (sizes / (np.pi if axes == 2 else 4 / 3 * np.pi)) ** (1 / axes)
 
-    found, small = radii(shape), radii((32,) * len(shape))
-    assert 4.0 - 0.3 < found.min() and found.max() < 7.6 + 0.3
-    assert np.median(found) == pytest.approx(2 * np.median(small), rel=0.06)
+    radius, small = radii(shape), radii((32,) * len(shape))
+    assert 4.0 - 0.3 < radius.min() and radius.max() < 7.6 + 0.3
+    assert np.median(radius) == pytest.approx(2 * np.median(small), rel=0.06)
     assert np.median(small) == pytest.approx(np.median(radii((24,) * len(shape))), rel=0.06)
 
 

@@ -90,9 +90,9 @@ def test_states_and_noise_levels_are_those_of_their_formulas():
     )
     uniform = torch.tensor([0.0, 0.1, 0.5, 0.8, 1.0])
     cosine = -2 * np.log(np.tan(np.pi * np.array([0.1, 0.5, 0.8]) / 2)) + 2 * np.log(0.5)
-    drawn = process.sample_log_snr(uniform, 0.5).numpy()
-    np.testing.assert_allclose(drawn[1:4], cosine, rtol=1e-5)
-    assert drawn[0] == process.LOG_SNR_MAX and drawn[-1] == process.LOG_SNR_MIN
+    log_snr = process.sample_log_snr(uniform, 0.5).numpy()
+    np.testing.assert_allclose(log_snr[1:4], cosine, rtol=1e-5)
+    assert log_snr[0] == process.LOG_SNR_MAX and log_snr[-1] == process.LOG_SNR_MIN
     t = np.array([0.1, 0.5, 0.8])
     linear = -np.log(np.expm1(0.1 * t + 9.95 * t**2)) + 2 * np.log(0.5)
     np.testing.assert_allclose(process.linear_log_snr(uniform, 0.5).numpy()[1:4], linear, rtol=1e-5)

@@ -63,9 +63,9 @@ def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
     for basin in range(1, labels.max() + 1):
         places = np.argwhere(labels == basin) * spacing
         assert len(places) and pdist(places[:: max(1, len(places) // 500)]).max(initial=0) <= EXTENT_MM + 1e-6
-    found = regions_of(p, spacing)
-    assert len(found) >= 20 and found[0].share < 0.15
-    assert sum(region.share for region in found) > 0.9
+    regions = regions_of(p, spacing)
+    assert len(regions) >= 20 and regions[0].share < 0.15
+    assert sum(region.share for region in regions) > 0.9
 
 
 def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
@@ -97,9 +97,9 @@ def test_a_block_is_opened_to_what_holds_a_block_of_the_size():
     mask = np.zeros((9, 9, 9), bool)
     mask[1:6, 2:5, 3:7] = True  # thick enough
     mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thread that hangs on it, and a line
-    wanted = np.zeros(mask.shape, bool)
-    wanted[1:6, 2:5, 3:7] = True
-    assert np.array_equal(opened(mask, (3, 2, 4)), wanted)
+    expected = np.zeros(mask.shape, bool)
+    expected[1:6, 2:5, 3:7] = True
+    assert np.array_equal(opened(mask, (3, 2, 4)), expected)
     assert np.array_equal(opened(mask, (1, 1, 1)), mask) and not opened(mask, (1, 10, 1)).any()
 
 
@@ -115,11 +115,11 @@ def test_a_seam_along_a_border_comes_after_what_can_be_reviewed_and_is_not_lost(
     p[:, 4:7, 30:34, 30:34] = np.array([0.6, 0.4]).reshape(2, 1, 1, 1)  # a third voxel thick, 19 ml
     labels = np.zeros(p.shape[1:], np.uint16)
     labels[2:4, 2:14, 2:14], labels[4:7, 30:34, 30:34] = 1, 2
-    found = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
-    assert [region.basin for region in found.regions] == [2, 1]
-    assert [region.reviewable_ml for region in found.regions] == pytest.approx([48 * 0.4, 0])
-    assert [region.share for region in found.regions] == pytest.approx([1, 0])
-    assert (found.expected_error_ml, found.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
+    regions = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
+    assert [region.basin for region in regions.regions] == [2, 1]
+    assert [region.reviewable_ml for region in regions.regions] == pytest.approx([48 * 0.4, 0])
+    assert [region.share for region in regions.regions] == pytest.approx([1, 0])
+    assert (regions.expected_error_ml, regions.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
     thin = Ranking(labels, list(p), entropy_of(p), 1.0, (9, 9, 9)).at(0.5)
     assert [region.basin for region in thin.regions] == [1, 2] and thin.reviewable_ml == 0
 

@@ -66,9 +66,9 @@ def test_what_no_run_has_left_is_not_replaced(tmp_path: Path, case: str) -> None
         require_replaceable(tmp_path)
     with pytest.raises(InputError, match="; the new result is in 'result-") as caught:
         run(tmp_path, FEW, "new")
-    (kept,) = held(tmp_path) - before
-    assert f"'{kept}'" in str(caught.value) and held(tmp_path / kept) == {*FEW, "report.json"}
-    assert held(tmp_path) == before | {kept}
+    (backup,) = held(tmp_path) - before
+    assert f"'{backup}'" in str(caught.value) and held(tmp_path / backup) == {*FEW, "report.json"}
+    assert held(tmp_path) == before | {backup}
 
 
 @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"])

@@ -192,10 +192,10 @@ def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_
 
 
 def test_the_answer_at_the_first_node_is_not_asked_for_where_it_is_known():
-    asked = []
+    nodes = []
     for first in (torch.tensor([0.3]), None):
-        asked.clear()
+        nodes.clear()
         dpm_solver_2m(
-            lambda x, node: (asked.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
+            lambda x, node: (nodes.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
         )
-        assert asked == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])
+        assert nodes == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])

@@ -64,15 +64,15 @@ def around(image, lps):
 def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(request_for):
     request = request_for(keep_samples=True)
     report = segment(request).report
-    found, basins = report["regions"], sitk.ReadImage(str(request.output / "regions.nrrd"))
+    regions, basins = report["regions"], sitk.ReadImage(str(request.output / "regions.nrrd"))
     entropy = sitk.ReadImage(str(request.output / "entropy.nrrd"))
-    assert found and sum(region["share"] for region in found) < 1.001
-    assert len(found) <= 50
-    errors = [(region["reviewable_ml"], region["expected_error_ml"]) for region in found]
+    assert regions and sum(region["share"] for region in regions) < 1.001
+    assert len(regions) <= 50
+    errors = [(region["reviewable_ml"], region["expected_error_ml"]) for region in regions]
     assert errors == sorted(errors, reverse=True) and errors[0][1] > 0
     assert 0 <= report["reviewable_ml"] < report["expected_error_ml"]
     names = {0: "background"} | {volume["label"]: volume["name"] for volume in report["volumes"]}
-    for region in found:
+    for region in regions:
         assert all(names[entry["label"]] == entry["name"] for entry in region["classes"])
         right, front, up = region["peak_ras_mm"]
         assert region["basin"] in around(basins, (-right, -front, up))
@@ -102,18 +102,18 @@ def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(reques
     samples = samples if samples.shape[-1] == 4 else np.moveaxis(samples, 0, -1)
     voxel_ml = 3.0 * 2.5 * 4.0 / 1000
     for volume in report["volumes"]:
-        drawn = [(samples[..., n] == volume["label"]).sum() * voxel_ml for n in range(4)]
-        np.testing.assert_allclose(volume["samples_ml"], drawn, atol=1e-3)
+        volumes_ml = [(samples[..., n] == volume["label"]).sum() * voxel_ml for n in range(4)]
+        np.testing.assert_allclose(volume["samples_ml"], volumes_ml, atol=1e-3)
         low, high = volume["interval90_ml"]
         assert low <= volume["mean_ml"] <= high
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "segmentation.seg.nrrd")))
     for volume in report["volumes"]:
         assert volume["consensus_ml"] == pytest.approx((labels == volume["label"]).sum() * voxel_ml, abs=1e-3)
     block = np.s_[tuple(slice(a, a + n) for a, n in zip(box_of(request), samples.shape[:3], strict=True))]
-    for n, told in enumerate(report["samples_dice"]):
+    for n, reported in enumerate(report["samples_dice"]):
         pairs = [(samples[..., n] == v["label"], labels[block] == v["label"]) for v in report["volumes"]]
         exact = [2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else 1.0 for a, b in pairs]
-        assert told == pytest.approx(np.mean(exact), abs=1e-4)
+        assert reported == pytest.approx(np.mean(exact), abs=1e-4)
     assert len(report["samples_dice"]) == 4
 
 
@@ -192,14 +192,14 @@ def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, mon
         segment(request, progress=die)
     left = [path.name for path in request.output.iterdir() if path.is_dir()]
     assert len(left) == 1 and left[0].startswith("finished-")
-    kept = request.output / left[0]
-    report = json.loads((kept / "report.json").read_text(encoding="utf-8"))
+    backup = request.output / left[0]
+    report = json.loads((backup / "report.json").read_text(encoding="utf-8"))
     assert report["partial"] and report["samples"] == int(left[0].removeprefix("finished-")) >= 1
     other = request_for(samples=report["samples"], keep_samples=True, output=tmp_path / "other", compress=False)
     segment(other)
     for name in ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"):
-        found, wanted = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (kept, other.output))
-        np.testing.assert_array_equal(found, wanted)
+        actual, expected = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (backup, other.output))
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_run_that_comes_to_its_end_leaves_its_result_alone(request_for, monkeypatch):
@@ -276,16 +276,16 @@ def test_a_graphics_card_that_cannot_be_used_does_not_hide_the_others(monkeypatc
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", mem_get_info)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
-    assert [(found["id"], found["freeBytes"]) for found in devices()] == [("cpu", None), ("cuda:1", 3)]
+    assert [(device["id"], device["freeBytes"]) for device in devices()] == [("cpu", None), ("cuda:1", 3)]
 
 
 def test_masks_are_kept_only_where_they_are_written():
     p = np.full((2, 1, 1, 2), 0.5, np.float32)
-    kept, counted = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, keep_masks=False)
-    for ensemble in (kept, counted):
+    with_masks, without_masks = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, keep_masks=False)
+    for ensemble in (with_masks, without_masks):
         ensemble.add(p, np.array([[[0, 1]]], np.uint8))
-    assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []
-    assert counted.volumes.tolist() == kept.volumes.tolist() == [[0.001, 0.001]]
+    assert len(with_masks) == len(without_masks) == 1 and len(with_masks.masks) == 1 and without_masks.masks == []
+    assert without_masks.volumes.tolist() == with_masks.volumes.tolist() == [[0.001, 0.001]]
 
 
 def test_a_volume_that_does_not_fit_is_refused_by_its_header_alone(a_model_folder, tmp_path, monkeypatch):

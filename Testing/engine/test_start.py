@@ -71,8 +71,8 @@ def test_the_samples_volumes_lie_about_the_expected_one(copula_run):
     """The map is the samples' exact mean: by at most half a standard deviation the mean of 64 may be away from it."""
     _, report, _ = copula_run
     for volume in report["volumes"]:
-        drawn = np.array(volume["samples_ml"])
-        assert abs(volume["mean_ml"] - volume["expected_ml"]) < 0.5 * drawn.std(ddof=1)
+        volumes = np.array(volume["samples_ml"])
+        assert abs(volume["mean_ml"] - volume["expected_ml"]) < 0.5 * volumes.std(ddof=1)
         low, high = volume["interval90_ml"]
         assert low < volume["expected_ml"] < high
 

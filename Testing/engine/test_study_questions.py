@@ -235,10 +235,10 @@ class Local(Pair):
 def test_a10_windows_of_one_noise_field_are_the_whole_for_a_local_network():
     network, image = Local(2, 2, 8), np.random.default_rng(0).random((32, 32), np.float32)
     grid = adapted_grid(LEVELS, np.linspace(1, 0, len(LEVELS)), 5)
-    drawn = {how: windows.sample_in_windows(network, image, how, 4, grid, 3) for how in windows.TITLES}
-    np.testing.assert_allclose(drawn["whole"], drawn["one"], atol=1e-5)
-    assert all(p.shape == (4, 2, 32, 32) for p in drawn.values())
-    assert not np.allclose(drawn["stitched"], drawn["one"], atol=0.1)  # its noise is another
+    samples = {how: windows.sample_in_windows(network, image, how, 4, grid, 3) for how in windows.TITLES}
+    np.testing.assert_allclose(samples["whole"], samples["one"], atol=1e-5)
+    assert all(p.shape == (4, 2, 32, 32) for p in samples.values())
+    assert not np.allclose(samples["stitched"], samples["one"], atol=0.1)  # its noise is another
 
 
 def test_a10_sees_seams():
@@ -258,15 +258,15 @@ def test_fusion_rules_are_what_they_are_said_to_be():
     masks = np.zeros((5, 8, 8), np.uint8)
     masks[:3, 2:6, 2:6] = 1
     softmax = np.stack([1 - masks, masks], 1).astype(np.float32)
-    drawn = Samples(masks, softmax, [softmax] * 10)
-    at = {rule: RULES[rule](drawn)[1, 3, 3] for rule in RULES}
+    samples = Samples(masks, softmax, [softmax] * 10)
+    at = {rule: RULES[rule](samples)[1, 3, 3] for rule in RULES}
     assert at["mean probability"] == pytest.approx(0.6) and at["majority"] == pytest.approx(0.6)
     assert at["squared mean (MedSegDiff)"] == pytest.approx(0.36)
     assert at["medoid sample"] == 1
     assert at["step uncertainty (Diff-UNet)"] > 0.99  # a sum of fifty terms of which thirty say yes
     assert at["STAPLE"] > 0.6
     for rule in RULES:
-        np.testing.assert_allclose(RULES[rule](drawn).sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(RULES[rule](samples).sum(0), 1, atol=1e-5)
 
 
 def test_fusion_prefers_the_mean_to_its_square(study_context):

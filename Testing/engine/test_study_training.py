@@ -103,11 +103,11 @@ def test_shuffled_masks_are_those_of_other_cases(task):
 
 def test_linear_schedule_is_that_of_image_generation():
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    kept = torch.cumprod(1 - beta, 0)
-    expected = torch.log(kept / (1 - kept))
-    found = linear_log_snr((torch.arange(1000) + 1) / 1000, 1.0).double()
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    expected = torch.log(alpha_bar / (1 - alpha_bar))
+    log_snr = linear_log_snr((torch.arange(1000) + 1) / 1000, 1.0).double()
     middle = slice(50, 950)
-    torch.testing.assert_close(found[middle], expected[middle], atol=0.06, rtol=0)
+    torch.testing.assert_close(log_snr[middle], expected[middle], atol=0.06, rtol=0)
 
 
 def test_grids_and_solvers_agree_on_the_exact_denoiser():
@@ -142,9 +142,9 @@ def test_stochastic_network_learns_that_pixels_go_together():
         network.loss(image, target).backward()
         optimiser.step()
     with torch.no_grad():
-        drawn = network.draw(image[:1], 64)[0].unflatten(1, (2, -1)).argmax(1).float().flatten(1).mean(1)
+        means = network.draw(image[:1], 64)[0].unflatten(1, (2, -1)).argmax(1).float().flatten(1).mean(1)
     assert float(network.loss(image, target)) < 0.5 * first
-    assert drawn.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
+    assert means.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
 
 
 @pytest.mark.slow

@@ -104,9 +104,9 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_spoils_the_we
     monkeypatch.setattr(train.Segmenter, "_losses", spoilt)
     with pytest.raises(InputError, match="gradient of iteration 4 is not finite"):
         train.main(heads, tmp_path / "model", config)
-    kept = torch.load(tmp_path / "model" / "checkpoint.ckpt", weights_only=True)
-    assert kept["global_step"] == 3
-    assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
+    checkpoint = torch.load(tmp_path / "model" / "checkpoint.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
 
 
 @pytest.mark.slow
@@ -146,16 +146,16 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
 
 
 def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypatch):
-    told = []
+    messages = []
     for module in ("train", "input_statistics"):
         monkeypatch.setattr(
             f"diffusion_segmentation.training.{module}.StepCounter",
-            lambda line, stage: lambda done, of: told.append((stage, done, of)),
+            lambda line, stage: lambda done, of: messages.append((stage, done, of)),
         )
     train.main(heads, tmp_path / "model", config)
-    curve = [(done, of) for stage, done, of in told if "noise levels" in stage]
+    curve = [(done, of) for stage, done, of in messages if "noise levels" in stage]
     assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
-    assert [done for stage, done, _ in told if "scans" in stage] == list(range(1, 65))
+    assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 
 
 def test_the_clock_ends_it(config, heads, tmp_path):
@@ -275,32 +275,32 @@ def test_loss_curve_falls_from_the_direct_head_to_nothing():
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_training_noise_levels_cover_the_whole_range(adapted):
-    drawn = taught(adapted).draw(500, 4, np.random.default_rng(0)).numpy()
-    counts = np.histogram(drawn, bins=10, range=(-12, 8))[0]
+    samples = taught(adapted).draw(500, 4, np.random.default_rng(0)).numpy()
+    counts = np.histogram(samples, bins=10, range=(-12, 8))[0]
     assert counts.min() > 20 and counts.sum() == 2000
 
 
 def test_adapted_noise_levels_gather_where_the_loss_falls():
     """This task is decided between -5 and -2; the schedule, which knows nothing of it, must not gather there."""
     shares = {
-        adapted: ((drawn > -5) & (drawn < -2)).float().mean().item()
+        adapted: ((samples > -5) & (samples < -2)).float().mean().item()
         for adapted in (False, True)
-        for drawn in [taught(adapted).draw(500, 4, np.random.default_rng(0))]
+        for samples in [taught(adapted).draw(500, 4, np.random.default_rng(0))]
     }
     assert shares[True] > 0.6 and shares[False] < 0.4
 
 
 def test_noise_levels_follow_the_schedule_until_the_loss_is_known():
-    drawn = [Density(0.5, adapted).draw(50, 4, np.random.default_rng(0)) for adapted in (False, True)]
-    assert torch.equal(*drawn)
+    samples = [Density(0.5, adapted).draw(50, 4, np.random.default_rng(0)) for adapted in (False, True)]
+    assert torch.equal(*samples)
 
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_no_noise_level_is_drawn_below_the_lowest(adapted):
-    drawn = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()
-    assert drawn.min() >= -3
-    assert np.histogram(drawn, bins=11, range=(-3, 8))[0].min() > 20
-    assert not adapted or (drawn < -1.5).mean() > 0.6  # what is left of the loss falls there
+    samples = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()
+    assert samples.min() >= -3
+    assert np.histogram(samples, bins=11, range=(-3, 8))[0].min() > 20
+    assert not adapted or (samples < -1.5).mean() > 0.6  # what is left of the loss falls there
 
 
 def taught(adapted, lowest=-12.0):

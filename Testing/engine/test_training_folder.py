@@ -37,8 +37,10 @@ def test_defaults_come_from_the_data(ball_dataset):
 
 def test_labels_of_like_names_are_told_apart():
     names = ["Left +", "Left -", "left", "+", "left_2"]
-    found = [entry["id"] for entry in labels(names)]
-    assert found[0] == "left" and len(set(found)) == 5 and [entry["name"] for entry in labels(names)] == names
+    identifiers = [entry["id"] for entry in labels(names)]
+    assert (
+        identifiers[0] == "left" and len(set(identifiers)) == 5 and [entry["name"] for entry in labels(names)] == names
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,9 +81,9 @@ def test_held_out_is_about_a_fifth(ball_dataset):
 def test_scans_are_whole_and_first_those_that_were_held_out(ball_dataset):
     source = open_dataset(ball_dataset)
     cases = [np.load(image) for image, _ in source.prepare([*source.held_out, *source.seen])]
-    found = list(source.scans(64, 0))
-    assert len(found) == len(cases) == 5
-    for scan, case in zip(found, cases, strict=True):
+    scans = list(source.scans(64, 0))
+    assert len(scans) == len(cases) == 5
+    for scan, case in zip(scans, cases, strict=True):
         assert scan.dtype == np.float32 and (scan == case).all()
     assert len(list(source.scans(2, 0))) == 2
     source.held_out = source.held_out * 20  # enough of them: what was trained on looks too usual
@@ -90,8 +92,8 @@ def test_scans_are_whole_and_first_those_that_were_held_out(ball_dataset):
 
 def test_choices_that_void_calibration_are_told():
     assert Optimisation().warnings() == []
-    told = Optimisation(crops="labels", dice_weight=1.0, class_weights=(1.0, 2.0)).warnings()
-    assert len(told) == 3 and all(sentence.endswith("will not be calibrated.") for sentence in told)
+    warnings = Optimisation(crops="labels", dice_weight=1.0, class_weights=(1.0, 2.0)).warnings()
+    assert len(warnings) == 3 and all(sentence.endswith("will not be calibrated.") for sentence in warnings)
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
     assert model.dims == len(known.shape) and model.classes == known.classes
     assert model.section["training"]["data"] == {"kind": "phantom", "task": task}
     images = np.stack([known.draw(np.random.default_rng(n)).image for n in range(3)])
-    drawn = draw(model, images, 4, model.step_grid(3), seed=1)
-    assert drawn.masks.shape == (3, 4, *known.shape) and drawn.masks.dtype == np.uint8
-    np.testing.assert_allclose(drawn.mean.sum(1), 1, atol=1e-5)
+    samples = draw(model, images, 4, model.step_grid(3), seed=1)
+    assert samples.masks.shape == (3, 4, *known.shape) and samples.masks.dtype == np.uint8
+    np.testing.assert_allclose(samples.mean.sum(1), 1, atol=1e-5)
     # A case's samples do not depend on the cases beside it.
     alone = draw(model, images[:1], 4, model.step_grid(3), seed=1)
-    assert (alone.masks[0] == drawn.masks[0]).mean() > 0.999
+    assert (alone.masks[0] == samples.masks[0]).mean() > 0.999
 
 
 def test_a_model_for_pictures_does_not_segment_volumes(config, tmp_path, a_head_file):
@@ -158,8 +158,8 @@ def test_what_stays_as_it_is_stays_with_its_structures_and_images(
     task, section, differs, optimisation, config, started, tmp_path
 ):
     if "labels" in section:
-        own = open_source(task, tmp_path).settings()["diffusion_segmentation"]["labels"]
-        section = {"labels": [mine | entry for mine, entry in zip(own, section["labels"], strict=True)]}
+        defaults = open_source(task, tmp_path).settings()["diffusion_segmentation"]["labels"]
+        section = {"labels": [default | entry for default, entry in zip(defaults, section["labels"], strict=True)]}
     with pytest.raises(ModelError, match=f"differ in '{differs}'") as caught:
         train.main(task, tmp_path / "model", changed(config, section, **optimisation), start=started)
     assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()

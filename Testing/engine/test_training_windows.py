@@ -64,8 +64,8 @@ def test_augmented_labels_are_labels_of_the_case(ball_dataset):
         sitk.WriteImage(sitk.ReadImage(path) * 2, path)
     change_dataset(ball_dataset, {"labels": {"background": 0, "shell": 1, "ball": 2}})
     stream = iter(open_dataset(ball_dataset).stream(Optimisation(shapes=((24, 24, 24),), draws=1), 2))
-    found = [torch.bincount(next(stream)[1].flatten().long(), minlength=3) for _ in range(40)]
-    assert torch.stack(found)[:, 1].sum() == 0 and len({int(count[2]) for count in found}) > 5
+    counts = [torch.bincount(next(stream)[1].flatten().long(), minlength=3) for _ in range(40)]
+    assert torch.stack(counts)[:, 1].sum() == 0 and len({int(count[2]) for count in counts}) > 5
 
 
 def test_the_seed_determines_the_augmented_windows(ball_dataset):

@@ -58,10 +58,10 @@ WAYS = {
 
 @pytest.mark.parametrize("case", WAYS)
 def test_the_warning_says_which_way_the_axes_were_taken_to_run(tmp_path: Path, case: str) -> None:
-    make, wanted = WAYS[case]
-    path, spacing = make(tmp_path), (2, 2, 2) if wanted is None else None
+    make, expected = WAYS[case]
+    path, spacing = make(tmp_path), (2, 2, 2) if expected is None else None
     (sentence,) = read_warnings(path, spacing=spacing)
-    assert "does not state its orientation" in sentence and (wanted is None or wanted in sentence)
+    assert "does not state its orientation" in sentence and (expected is None or expected in sentence)
     direction = np.reshape(read_volume(path, spacing).GetDirection(), (3, 3))
     along = {"right to left": 0, "left to right": 0, "front to back": 1, "back to front": 1}
     words = sentence.partition("run from ")[2].partition(";")[0].replace(" and ", ", ").split(", ")
@@ -142,8 +142,8 @@ def test_a_shear_below_half_a_voxel_is_read_where_the_voxels_lie(tmp_path: Path)
     lps = np.diag([-1, -1, 1])
     for ijk in np.ndindex(2, 2, 2):
         corner = np.array(ijk) * np.array(image.GetSize()) - ijk
-        found = image.TransformIndexToPhysicalPoint(corner.tolist())
-        assert np.abs(found - lps @ affine @ corner).max() < 1.0
+        position = image.TransformIndexToPhysicalPoint(corner.tolist())
+        assert np.abs(position - lps @ affine @ corner).max() < 1.0
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
     direction = np.reshape(image.GetDirection(), (3, 3))
     np.testing.assert_allclose(direction @ direction.T, np.eye(3), atol=1e-5)

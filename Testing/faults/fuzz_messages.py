@@ -136,7 +136,7 @@ class Count:
 
 def check_line(line: bytes) -> bool:
     """Both sides read `line`; True if it is a message. Raises AssertionError or whatever `decode` should not."""
-    found = False
+    is_message = False
     for table in (messages.TO_WORKER, messages.FROM_WORKER):
         try:
             message = messages.decode(line, table)
@@ -152,8 +152,8 @@ def check_line(line: bytes) -> bool:
             assert len(line) > 900, "decode takes what encode refuses"
         else:
             assert messages.decode(again, table) == message
-        found = True
-    return found
+        is_message = True
+    return is_message
 
 
 class Pieces(io.RawIOBase):
@@ -170,8 +170,8 @@ class Pieces(io.RawIOBase):
 
 def check_stream(data: bytes, limit: int, chance: random.Random) -> bool:
     """The lines of `data` are the same however it is cut, none is longer than the limit and a byte."""
-    wanted = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
-    assert list(read_lines(Pieces(data, chance), limit)) == wanted
+    expected = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
+    assert list(read_lines(Pieces(data, chance), limit)) == expected
     return False
 
 

@@ -93,10 +93,10 @@ def broken_files(folder: Path) -> list[str]:
     return broken
 
 
-def lost_previews(said: list[dict[str, Any]]) -> list[str]:
+def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
     """What previews announced and is not there whole."""
     lost = []
-    for message in said:
+    for message in messages:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
             try:
                 readHeader(Path(message[name]))
@@ -107,10 +107,10 @@ def lost_previews(said: list[dict[str, Any]]) -> list[str]:
 
 def lost_finished(folder: Path) -> list[str]:
     """What a panel would offer of a run that died, and is not whole."""
-    found = newestFinished(folder)
-    if found is None:
+    newest = newestFinished(folder)
+    if newest is None:
         return []
-    part, _ = found
+    part, _ = newest
     return [f"{part.name} lacks {name}" for name in RESULT if not (part / name).is_file()]
 
 
@@ -178,36 +178,36 @@ def death(
     finally:
         slicer.stop()
     folder = Path(message["folder"])
-    said = slicer.of(message["job"])
+    messages = slicer.of(message["job"])
     left = [f"process {pid}" for pid in alive] + [f"temporary {path.name}" for path in bench.temporary.iterdir()]
     if seconds > END_SECONDS:
         left.append(f"noticed after {seconds:.1f} s")
     if not slicer.reasons:
         lost.append("nobody was told")
-    lost += broken_files(folder) + lost_previews(said) + lost_finished(folder)
-    row = Row(f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, said) + extra, lost, left)
+    lost += broken_files(folder) + lost_previews(messages) + lost_finished(folder)
+    row = Row(f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, messages) + extra, lost, left)
     shutil.rmtree(folder)
     return row
 
 
-def summary(folder: Path, said: list[dict[str, Any]]) -> str:
+def summary(folder: Path, messages: list[dict[str, Any]]) -> str:
     """What a person still has of a run: the samples of the last preview or all, and of how many that were drawn."""
-    previews = [m["samples"] for m in said if m["type"] == "preview"]
-    drawn = max(
-        [0, *(m["sample"] - 1 for m in said if m["type"] == "progress" and m["stage"] == "sampling"), *previews]
+    previews = [m["samples"] for m in messages if m["type"] == "preview"]
+    finished = max(
+        [0, *(m["sample"] - 1 for m in messages if m["type"] == "progress" and m["stage"] == "sampling"), *previews]
     )
     parts = sum(".part" in path.name for path in folder.iterdir())
-    if any(m["type"] in ("done", "partial") for m in said):
-        kept = "the result"
+    if any(m["type"] in ("done", "partial") for m in messages):
+        survived = "the result"
     elif (folder / "report.json").is_file():
-        kept = "the result, unannounced"
+        survived = "the result, unannounced"
     elif (folder / "samples.seq.nrrd").is_file():
-        kept = "all masks, no report"
-    elif (found := newestFinished(folder)) is not None:
-        kept = f"{found[0].name.removeprefix(FINISHED)} finished samples of {drawn}"
+        survived = "all masks, no report"
+    elif (newest := newestFinished(folder)) is not None:
+        survived = f"{newest[0].name.removeprefix(FINISHED)} finished samples of {finished}"
     else:
-        kept = f"preview of {max(previews)} of {drawn} samples" if previews else "nothing announced"
-    return kept + (f", {parts} .part" if parts else "")
+        survived = f"preview of {max(previews)} of {finished} samples" if previews else "nothing announced"
+    return survived + (f", {parts} .part" if parts else "")
 
 
 def after_stage(stage: str) -> Callable[[Slicer, dict[str, Any]], Any]:

@@ -52,7 +52,7 @@ def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
             end = slicer.finish(run)
             if end["type"] != "done":
                 raise RuntimeError(end["message"])
-            slicer.said.clear()
+            slicer.messages.clear()
             shutil.rmtree(run["folder"])
             looks["worker"].append(look(slicer.pid))
             looks["client"].append(look(os.getpid()))
@@ -80,14 +80,14 @@ def problems(name: str, looks: list[Look]) -> list[str]:
         f"{last.kib / 1024:.0f} MiB at the end; open files {first.files} -> {last.files}, "
         f"threads {first.threads} -> {last.threads}"
     )
-    found = []
+    leaks = []
     if rise - 2 * error > MOST_KIB_A_RUN:
-        found.append(f"the memory of the {name} grows")
+        leaks.append(f"the memory of the {name} grows")
     if last.files > first.files:
-        found.append(f"the open files of the {name} grow")
+        leaks.append(f"the open files of the {name} grow")
     if last.threads > first.threads:
-        found.append(f"the threads of the {name} grow")
-    return found
+        leaks.append(f"the threads of the {name} grow")
+    return leaks
 
 
 def main() -> int:
@@ -101,12 +101,12 @@ def main() -> int:
         looks = soak(made, options.runs)
         left = sorted(path.name for path in (*made.jobs.iterdir(), *made.temporary.iterdir()))
     print(f"{options.runs} runs; files left: {', '.join(left) or 'none'}")
-    found = [problem for name in looks for problem in problems(name, looks[name])]
-    found += ["files are left"] if left else []
-    print("; ".join(found) or "flat")
+    leaks = [problem for name in looks for problem in problems(name, looks[name])]
+    leaks += ["files are left"] if left else []
+    print("; ".join(leaks) or "flat")
     if options.json:
         options.json.write_text(json.dumps({name: [one.kib for one in looks[name]] for name in looks}))
-    return int(bool(found))
+    return int(bool(leaks))
 
 
 if __name__ == "__main__":

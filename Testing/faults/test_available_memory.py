@@ -65,8 +65,8 @@ def test_control_groups_of_both_versions_count(proc: Path, line: str, folder: st
 
 
 def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Path(Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip())
-    folder = tmp_path / own
+    group = Path(Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip())
+    folder = tmp_path / group
     folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
     whole = memory.available_memory()

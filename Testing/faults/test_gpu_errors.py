@@ -29,8 +29,10 @@ def test_apples_gpu_is_offered_where_it_is_and_used_where_it_is_named(monkeypatc
     assert choose_device("mps").type == "mps" and choose_device("auto").type == "cpu"
     mps = torch.device("mps")
     assert explain_gpu_error(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), mps).kind == "memory"
-    told = explain_gpu_error(NotImplementedError("The operator 'aten::x' is not implemented for the MPS device."), mps)
-    assert isinstance(told, GpuError) and told.try_device == "cpu" and "Apple's GPU cannot run this model" in str(told)
+    error = explain_gpu_error(NotImplementedError("The operator 'aten::x' is not implemented for the MPS device."), mps)
+    assert (
+        isinstance(error, GpuError) and error.try_device == "cpu" and "Apple's GPU cannot run this model" in str(error)
+    )
 
 
 GPU_ERRORS = {
@@ -45,12 +47,12 @@ GPU_ERRORS = {
 }
 
 
-@pytest.mark.parametrize("said", GPU_ERRORS)
-def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(said: str) -> None:
-    error, gpu = RuntimeError(said), torch.device("cuda", 0)
+@pytest.mark.parametrize("text", GPU_ERRORS)
+def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(text: str) -> None:
+    error, gpu = RuntimeError(text), torch.device("cuda", 0)
     problem = explain_gpu_error(error, gpu)
-    assert GPU_ERRORS[said] in str(problem) and "\n" not in str(problem) and problem.try_device == "cpu"
-    assert isinstance(problem, OutOfMemoryError) == is_out_of_memory(error) == ("suffice" in GPU_ERRORS[said])
+    assert GPU_ERRORS[text] in str(problem) and "\n" not in str(problem) and problem.try_device == "cpu"
+    assert isinstance(problem, OutOfMemoryError) == is_out_of_memory(error) == ("suffice" in GPU_ERRORS[text])
     assert isinstance(problem, DeviceLostError) == ("stopped" in str(problem))
 
 

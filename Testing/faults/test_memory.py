@@ -78,14 +78,14 @@ def assert_the_same(tmp_path: Path, one: str, other: str) -> None:
 
 def test_fewer_samples_at_a_time_give_the_same(limit: Limit, run: Callable, tmp_path: Path) -> None:
     assert about_memory(run("whole")) == [] and limit.largest == 8
-    said: list[Progress] = []
+    progress: list[Progress] = []
     limit.cells, limit.largest = 3 * CELLS, 0
-    report = run("fewer", progress=said.append)
+    report = run("fewer", progress=progress.append)
     assert limit.failures == 2 and limit.largest == 2  # of eight and of four
     assert report["samples"] == 9 and report["windows"] == 1
     (sentence,) = about_memory(report)
     assert sentence == "The memory of 'cpu' is short, so fewer samples are drawn at a time."
-    assert any(now.note == sentence and now.stage == "sampling" and now.step for now in said)
+    assert any(now.note == sentence and now.stage == "sampling" and now.step for now in progress)
     assert_the_same(tmp_path, "whole", "fewer")
 
 
@@ -135,11 +135,11 @@ def test_a_run_removes_no_folder_of_the_person(
     monkeypatch.setattr(
         partial_results, "INTERVAL_SECONDS", 0.0
     )  # so that the run makes and removes folders of like names
-    mine = tmp_path / "out" / "finished-subjects" / "a.txt"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("of years")
+    user_file = tmp_path / "out" / "finished-subjects" / "a.txt"
+    user_file.parent.mkdir(parents=True)
+    user_file.write_text("of years")
     run("out", samples=4, previews=previews)
-    assert mine.read_text() == "of years" and [path.name for path in mine.parents[1].glob("finished-*")] == [
+    assert user_file.read_text() == "of years" and [path.name for path in user_file.parents[1].glob("finished-*")] == [
         "finished-subjects"
     ]
 
@@ -250,12 +250,12 @@ def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
     places = np.argwhere(np.ones((60, 60, 60), bool))
     tracemalloc.start()
     try:
-        kept = watershed._thinned(places, np.ones(3), 10.0)
+        thinned = watershed._thinned(places, np.ones(3), 10.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     # Views of all lists would have kept 143 times the first.
-    assert len(kept) > 100 and peak < 6 * places.nbytes
+    assert len(thinned) > 100 and peak < 6 * places.nbytes
 
 
 def test_compressed_masks_are_the_masks(tmp_path: Path) -> None:

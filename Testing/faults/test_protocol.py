@@ -178,11 +178,11 @@ def test_a_real_worker_survives_it_all() -> None:
 def test_prints_stay_out_of_the_protocol_and_a_jumping_clock_holds_nothing_up(worker: Worker) -> None:
     worker.read()
     worker.run("1", samples=50)
-    said = [worker.next()]
-    while said[-1]["type"] != "done":
-        said.append(worker.next())
-    assert [m["stage"] for m in said if m["type"] == "progress"] == [f"stage{step}" for step in range(50)]
-    assert {m["type"] for m in said} == {"hello", "progress", "done"}
+    received = [worker.next()]
+    while received[-1]["type"] != "done":
+        received.append(worker.next())
+    assert [m["stage"] for m in received if m["type"] == "progress"] == [f"stage{step}" for step in range(50)]
+    assert {m["type"] for m in received} == {"hello", "progress", "done"}
 
 
 def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
@@ -220,10 +220,10 @@ def test_a_dropped_run_that_does_not_listen_is_answered_for_and_only_its_end_is_
     assert time.monotonic() - began < 1.0
     worker.run("2")
     assert worker.next() == {"type": "cancelled", "job": "1"}
-    said = [worker.next()]
-    while said[-1]["type"] != "done":
-        said.append(worker.next())
-    assert {message["job"] for message in said} == {"2"}
+    received = [worker.next()]
+    while received[-1]["type"] != "done":
+        received.append(worker.next())
+    assert {message["job"] for message in received} == {"2"}
 
 
 def test_the_end_of_stdin_ends_a_worker_whose_client_does_not_read(worker: Worker) -> None:
@@ -268,8 +268,8 @@ def test_the_sender_neither_waits_nor_grows_without_bound() -> None:
     stream.go.set()
     box.last({"type": "cancelled", "job": "1"})
     box.flush(PATIENCE_SECONDS)
-    said = [messages.decode(line) for line in stream.written.splitlines()]
-    assert [m["type"] for m in said[-2:]] == ["progress", "cancelled"] and said[-2]["step"] == 19_999
+    received = [messages.decode(line) for line in stream.written.splitlines()]
+    assert [m["type"] for m in received[-2:]] == ["progress", "cancelled"] and received[-2]["step"] == 19_999
 
 
 def test_a_flush_does_not_wait_for_ever() -> None:

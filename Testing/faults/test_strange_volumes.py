@@ -158,8 +158,8 @@ READ = {
 def test_every_voxel_is_read_where_it_lies(data_folder: Path, case: str) -> None:
     make, steps, origin, *voxels = READ[case]
     image = read_volume(make(data_folder))
-    wanted = np.asarray(voxels[0] if voxels else VOXELS).astype(np.float32)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), wanted)
+    expected = np.asarray(voxels[0] if voxels else VOXELS).astype(np.float32)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), expected)
     # 0 stands for the origin of what is stored in RAS.
     origin = RAS @ ORIGIN if np.isscalar(origin) else np.asarray(origin, float)
     for ijk in np.ndindex(image.GetSize()):

@@ -90,11 +90,11 @@ class Slicer:
 
     def __init__(self, bench: Bench, limited: bool = False) -> None:
         self.bench = bench
-        self.said: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self.reasons: list[str] = []
         command = [sys.executable, str(LIMITED), "worker"] if limited else workerCommand(sys.executable)
         self.client = WorkerClient(command, bench.environment)
-        self.client.received.connect(self.said.append)
+        self.client.received.connect(self.messages.append)
         self.client.ended.connect(self.reasons.append)
         self.client.start()
         while self.client._process is not None and self.client._process._process is None:
@@ -106,7 +106,7 @@ class Slicer:
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
             if time.monotonic() > deadline or not self.client.running:
-                raise TimeoutError(f"{self.said[-2:]} {self.reasons} {list(self.client.log)[-8:]}")
+                raise TimeoutError(f"{self.messages[-2:]} {self.reasons} {list(self.client.log)[-8:]}")
             self.client.poll()
             time.sleep(0.001)
         return answer
@@ -116,7 +116,7 @@ class Slicer:
 
     def of(self, job: str, *types: str) -> list[dict[str, Any]]:
         """What was said of a job, of these types or of all."""
-        return [m for m in self.said if m.get("job") == job and (not types or m["type"] in types)]
+        return [m for m in self.messages if m.get("job") == job and (not types or m["type"] in types)]
 
     def finish(self, message: dict[str, Any]) -> dict[str, Any]:
         """The last message of a job."""

@@ -152,14 +152,14 @@ def test_missing_packages_stop_the_batch_once(openPanel, addHead, monkeypatch):
     for name in ("One", "Two"):
         addHead(name, size=24)
     world = openPanel()
-    asked = []
+    calls = []
 
     def refuse(*_given):
-        asked.append(1)
+        calls.append(1)
         raise DependencyError("Install the extension 'PyTorch'.")
 
     monkeypatch.setattr(world.backend, "submit", refuse)
     world.ui.addVolumesButton.click()
     world.ui.batchButton.click()
-    assert len(asked) == 1 and world.ui.batchLabel.text == "Install the extension 'PyTorch'."
+    assert len(calls) == 1 and world.ui.batchLabel.text == "Install the extension 'PyTorch'."
     assert world.ui.batchButton.enabled and [item.state for item in world.widget.panel._batch.items] == [WAITING] * 2

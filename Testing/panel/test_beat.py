@@ -179,6 +179,6 @@ def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, a
     for tag in tags:
         scene.RemoveObserver(tag)
     assert runner.job.state == "done" and [piece for piece in pieces if len(piece) > 1] == []
-    told = [thing for piece in pieces for thing in piece]
-    assert "Head preview comes" in told and "Head preview entropy goes" in told
-    assert "Head probabilities comes" in told and told.count("layer") >= 2
+    changes = [thing for piece in pieces for thing in piece]
+    assert "Head preview comes" in changes and "Head preview entropy goes" in changes
+    assert "Head probabilities comes" in changes and changes.count("layer") >= 2

@@ -109,13 +109,13 @@ def test_creating_a_segment_of_uncertain_voxels_is_one_undo_step(corrected):
 @pytest.mark.parametrize(("answer", "left"), [("keep", 2), ("replace", 1), ("cancel", 1)])
 def test_an_edited_result_is_replaced_only_after_confirmation(corrected, run, monkeypatch, answer, left):
     world, result = corrected
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *given: asked.append(given) or answer
+        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *given: calls.append(given) or answer
     )
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
     run(world)
-    assert len(asked) == 1 and asked[0][0] == "Head segmentation" and asked[0][1] > 1000
+    assert len(calls) == 1 and calls[0][0] == "Head segmentation" and calls[0][1] > 1000
     names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert len(names) == left
     assert ("Head segmentation" in names) == (answer != "replace")

@@ -73,8 +73,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
         pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
         if "have been edited" in ui.editedLabel.text:
             break
-    corrected, said = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
-    assert said.split(" voxels")[0].isdecimal()
+    corrected, text = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
+    assert text.split(" voxels")[0].isdecimal()
     ui.sampleCheckBox.click()
     before = lookOf(ui)
     disagreement = slicer.util.arrayFromVolume(job.result.disagreementNode).copy()
@@ -87,7 +87,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert ui.volumesTable.rowCount == 0 and not ui.layerComboBox.enabled
     assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
     pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
-    assert lookOf(ui) == before and ui.editedLabel.text == said
+    assert lookOf(ui) == before and ui.editedLabel.text == text
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
     node = segmentationNode.GetNodeReference(result_nodes.DISAGREEMENT_ROLE)
@@ -104,15 +104,15 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
 def test_returning_to_a_threshold_restores_the_regions_of_the_report(world, run, pumpUntil):
     ui = world.ui
     result = run(world, samples=3).result
-    told = {key: world.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
-    assert len(told["regions"]) > 3
+    reported = {key: world.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
+    assert len(reported["regions"]) > 3
     shown = shownRegions(ui), ui.reviewLabel.text
     for bits in (0.4, 0.8):
         ui.thresholdSlider.value = bits
         pumpUntil(lambda bits=bits: Review(result.segmentationNode).criteria.bits == bits, seconds=10)
         assert (shownRegions(ui) == shown[0]) == (bits == 0.8)
-    found = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
-    assert {key: found[key] for key in told} == told and ui.reviewLabel.text == shown[1]
+    regions = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
+    assert {key: regions[key] for key in reported} == reported and ui.reviewLabel.text == shown[1]
 
 
 def shownRegions(ui):

@@ -78,54 +78,56 @@ def faults(world):
     """Returns one line for each widget that is cut or overlaps another one."""
     import qt
 
-    found = []
+    problems = []
     shown = list(shownWidgets(world))
     for name, widget, place in shown:
         if isinstance(widget, qt.QLabel) and widget.text:
             if widget.wordWrap and widget.heightForWidth(widget.width) > widget.height:
-                found.append(f"{name} needs {widget.heightForWidth(widget.width)} pixels, has {widget.height}")
+                problems.append(f"{name} needs {widget.heightForWidth(widget.width)} pixels, has {widget.height}")
             if not widget.wordWrap and widget.sizeHint.width() > widget.width:
-                found.append(f"{name} is cut")
+                problems.append(f"{name} is cut")
         if isinstance(widget, (qt.QPushButton, qt.QCheckBox)):
             frame = 8 if isinstance(widget, qt.QPushButton) else 22
             if widget.fontMetrics().horizontalAdvance(widget.text) + frame > widget.width:
-                found.append(f"{name} is cut: {widget.text}")
+                problems.append(f"{name} is cut: {widget.text}")
         if isinstance(widget, qt.QTableWidget):
-            found += tableFaults(name, widget)
+            problems += tableFaults(name, widget)
         if place.right() >= world.root.width or place.bottom() >= world.root.height:
-            found.append(f"{name} leaves the panel")
-    wanted = world.root.layout().totalMinimumSize().width()
-    if wanted > world.root.width:
-        found.append(f"the panel needs {wanted} pixels, has {world.root.width}")
+            problems.append(f"{name} leaves the panel")
+    needed = world.root.layout().totalMinimumSize().width()
+    if needed > world.root.width:
+        problems.append(f"the panel needs {needed} pixels, has {world.root.width}")
     for index, (name, _widget, place) in enumerate(shown):
-        found += [f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)]
-    return found
+        problems += [
+            f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)
+        ]
+    return problems
 
 
 def tableFaults(name, table):
     import qt
 
-    found = []
+    problems = []
     metrics, header = table.fontMetrics(), table.horizontalHeader()
     for column in (column for column in range(table.columnCount) if not table.isColumnHidden(column)):
         title = table.horizontalHeaderItem(column).text()
-        wanted = header.fontMetrics().boundingRect(qt.QRect(0, 0, 1000, 1000), 0, title)
-        if wanted.width() > table.columnWidth(column) or wanted.height() > header.height:
-            found.append(f"{name}: the title {title!r} is cut")
+        needed = header.fontMetrics().boundingRect(qt.QRect(0, 0, 1000, 1000), 0, title)
+        if needed.width() > table.columnWidth(column) or needed.height() > header.height:
+            problems.append(f"{name}: the title {title!r} is cut")
         for row in range(table.rowCount):
             item = table.item(row, column)
             if item is None:
                 continue
             inside = qt.QRect(0, 0, table.columnWidth(column) - 6, 1000)
-            wanted = metrics.boundingRect(inside, qt.Qt.TextWordWrap, item.text())
-            if wanted.width() > inside.width() or wanted.height() > table.rowHeight(row):
-                found.append(f"{name}: {item.text()!r} is cut")
+            needed = metrics.boundingRect(inside, qt.Qt.TextWordWrap, item.text())
+            if needed.width() > inside.width() or needed.height() > table.rowHeight(row):
+                problems.append(f"{name}: {item.text()!r} is cut")
     if name == "volumesTable" and table.rowCount:
         last = table.rowCount - 1
         bottom = table.rowViewportPosition(last) + table.rowHeight(last)
         if bottom > table.viewport().height:
-            found.append(f"{name}: the last row ends at {bottom} of {table.viewport().height} pixels")
-    return found
+            problems.append(f"{name}: the last row ends at {bottom} of {table.viewport().height} pixels")
+    return problems
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -210,6 +212,6 @@ def test_cut_and_overlapping_widgets_are_detected(opened, application):
     ui.reviewLabel.setFixedHeight(10)
     ui.volumesTable.setFixedHeight(60)
     ui.skipButton.move(ui.flagButton.pos)
-    told = "\n".join(faults(world))
+    texts = "\n".join(faults(world))
     for words in ("nextButton is cut", "reviewLabel needs", "volumesTable: the last row", "overlap"):
-        assert words in told
+        assert words in texts

@@ -54,7 +54,7 @@ def test_samples_between_two_previews_count_too(makeBench, addHead):
 
 
 @pytest.mark.parametrize(
-    ("source", "wanted", "sentence"),
+    ("source", "requested", "sentence"),
     [
         ("samples", 8, "Stopped after 3 of 8 samples; the result uses these."),
         ("samples", "auto", "Stopped after 3 samples; the result uses these."),
@@ -67,8 +67,8 @@ def test_samples_between_two_previews_count_too(makeBench, addHead):
         ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes use these."),
     ],
 )
-def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, wanted, sentence):
-    report = {"samples": 3, "requested_samples": wanted, "partial": True, "map_source": source}
+def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, requested, sentence):
+    report = {"samples": 3, "requested_samples": requested, "partial": True, "map_source": source}
     assert status_texts.doneText(report, 12.3) == sentence
 
 

@@ -203,8 +203,8 @@ def test_memory_of_a_volume_is_released_after_its_run(makeBench, addHead):
     bench.runner.submit(volumeNode, Choices(samples=1))
     bench.finish()
     slicer.mrmlScene.RemoveNode(volumeNode)
-    mine = 2  # this function and getrefcount
-    bench.until(lambda: sys.getrefcount(volumeNode) == mine, seconds=5)
+    references = 2  # this function and getrefcount
+    bench.until(lambda: sys.getrefcount(volumeNode) == references, seconds=5)
 
 
 def test_the_fraction_only_grows(makeBench, addHead):

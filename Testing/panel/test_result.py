@@ -40,9 +40,9 @@ def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel,
     run(world)
     ui.nextButton.click()
     ui.sampleCheckBox.click()
-    asked, answers = [], [False, True, True]
+    calls, answers = [], [False, True, True]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: asked.append(given) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: calls.append(given) or answers.pop(0)
     )
     ui.removeResultButton.click()
     assert ui.resultLabel.text.startswith("Head segmentation_1")
@@ -51,7 +51,7 @@ def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel,
     assert {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")} <= before
     assert {composite.GetForegroundVolumeID() for composite in composites} == {otherNode.GetID()}
     ui.removeResultButton.click()
-    assert not ui.removeResultButton.enabled and asked[-1] == ("Head segmentation", 0)
+    assert not ui.removeResultButton.enabled and calls[-1] == ("Head segmentation", 0)
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == 2
 
 

@@ -32,9 +32,9 @@ def test_both_bounds_have_the_digits_of_the_upper():
     [(1, "One sample gives no intervals; draw 8 or more."), (4, "Few samples"), (8, "not its accuracy")],
 )
 def test_few_samples_are_reported(count, words):
-    told = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
-    assert words in volumes.volumesNote(told)
-    assert ("Few" in volumes.volumesNote(told)) == (count == 4)
+    texts = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
+    assert words in volumes.volumesNote(texts)
+    assert ("Few" in volumes.volumesNote(texts)) == (count == 4)
 
 
 def test_measured_coverage_of_the_intervals_is_shown():
@@ -44,16 +44,16 @@ def test_measured_coverage_of_the_intervals_is_shown():
         "one head": {"coverage_90": None},
         "3 real heads": {"coverage_90": 0.71},
     }
-    told = volumes.coverageText({"model": {"card": {"spread": spread}}})
-    assert told == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
+    texts = volumes.coverageText({"model": {"card": {"spread": spread}}})
+    assert texts == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
 
 
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
-    (told,) = volumes.volumesOf({"volumes": [entry]})
-    assert told.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([told])
-    assert volumes.asTable([told], ",").splitlines()[1].startswith("A,,5.0,5.1,")
+    (texts,) = volumes.volumesOf({"volumes": [entry]})
+    assert texts.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([texts])
+    assert volumes.asTable([texts], ",").splitlines()[1].startswith("A,,5.0,5.1,")
 
 
 def headers(table):
@@ -110,15 +110,15 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
     lines = qt.QApplication.clipboard().text().splitlines()
     assert len(lines) == 3 and lines[0].split("\t")[:4] == ["segment", "expected_ml", "consensus_ml", "mean_ml"]
     target = tmp_path / "Volumen ü.csv"
-    asked = []
+    calls = []
     answers = [str(target), ""]
     monkeypatch.setattr(
         "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
-        lambda *given: asked.append(given[2]) or answers.pop(0),
+        lambda *given: calls.append(given[2]) or answers.pop(0),
     )
     world.ui.saveVolumesButton.click()
     world.ui.saveVolumesButton.click()  # given up
-    assert asked[0] == "segmentation volumes.csv"
+    assert calls[0] == "segmentation volumes.csv"
     with open(target, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["segment"] for row in rows] == [entry["name"] for entry in report["volumes"]]

@@ -28,15 +28,17 @@ def test_a_run_tells_its_stages_a_preview_and_the_report(workers, tmp_path: Path
     folder.mkdir()
     client = workers.fake()
     client.run("1", "quick", folder, samples="auto", steps=3, seed=7)
-    said = [client.next()]
-    while said[-1]["type"] not in FINAL:
-        said.append(client.next())
-    assert {message["job"] for message in said} == {"1"}
-    assert [m["stage"] for m in said if m["type"] == "progress"] == "reading model encoding sampling writing".split()
-    assert said[0].items() >= {"sample": 1, "samples": 2, "step": 0, "steps": 5, "secondsLeft": 1.5}.items()
-    (preview,) = [m for m in said if m["type"] == "preview"]
+    received = [client.next()]
+    while received[-1]["type"] not in FINAL:
+        received.append(client.next())
+    assert {message["job"] for message in received} == {"1"}
+    assert [
+        m["stage"] for m in received if m["type"] == "progress"
+    ] == "reading model encoding sampling writing".split()
+    assert received[0].items() >= {"sample": 1, "samples": 2, "step": 0, "steps": 5, "secondsLeft": 1.5}.items()
+    (preview,) = [m for m in received if m["type"] == "preview"]
     assert preview["segmentation"] == str(folder / "p.seg.nrrd") and preview["samples"] == 0
-    done = said[-1]
+    done = received[-1]
     assert done["type"] == "done" and done["folder"] == str(folder)
     assert done["report"]["request"] == {
         "volume": str(folder / "a.nrrd"), "output": str(folder), "model": "quick", "samples": "auto", "steps": "3",
@@ -229,13 +231,13 @@ def test_progress_is_limited_but_stages_and_last_steps_are_told(workers, tmp_pat
     client = workers.fake()
     start = time.monotonic()
     client.run("1", "burst", tmp_path)
-    said = []
+    received = []
     while (message := client.next())["type"] == "progress":
-        said.append((message["stage"], message["step"]))
+        received.append((message["stage"], message["step"]))
     seconds = time.monotonic() - start
-    assert said[0] == ("sampling", 0)
-    assert said[-3:] == [("sampling", 999), ("writing", 0), ("writing", 1)]
-    assert 5 <= len(said) <= 10 * seconds + 5
+    assert received[0] == ("sampling", 0)
+    assert received[-3:] == [("sampling", 999), ("writing", 0), ("writing", 1)]
+    assert 5 <= len(received) <= 10 * seconds + 5
 
 
 def test_unload_lets_the_model_go(workers, tmp_path: Path) -> None:
