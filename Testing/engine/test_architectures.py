@@ -152,7 +152,7 @@ def test_every_part_of_the_condition_is_used(name, dims):
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "pair"])
-def test_direct_is_the_denoiser_where_the_state_says_nothing(name):
+def test_the_direct_prediction_is_the_denoiser_at_pure_noise(name):
     net = network(name, 2)
     image, x = image_and_state(2)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_direct_of_the_pair_is_its_head():
 
 @every_name
 @pytest.mark.parametrize("size", [(8, 8), (24, 40), (8, 16, 24)])
-def test_any_grid_of_the_multiple_will_do(name, size):
+def test_grids_of_any_multiple_are_accepted(name, size):
     """Down to the smallest, whose coarsest level is a single cell."""
     net = network(name, len(size))
     assert all(n % net.multiple == 0 for n in size)
@@ -271,7 +271,7 @@ def test_flops_count_multiplications_and_additions_of_layers():
 
 @every_name
 @pytest.mark.parametrize(("shape", "target"), [((32, 32), 36e6), ((24, 24, 24), 1.2e9)])
-def test_scaled_costs_what_was_asked_for(name, shape, target):
+def test_scaled_networks_have_the_requested_cost(name, shape, target):
     dims = len(shape)
     net = scaled(name, 2, dims, shape, target, closed_form=False)
     assert (net.name, net.dims, net.classes, net.width % 8, net.closed_form) == (name, dims, 2, 0, False)
@@ -293,6 +293,6 @@ def test_scaled_draws_weights_once_and_on_the_cpu():
     assert all(torch.equal(value, plain[key]) for key, value in net.state_dict().items())
 
 
-def test_scaled_refuses_a_name_it_does_not_know():
+def test_scaled_refuses_an_unknown_name():
     with pytest.raises(ValueError, match="concatenated"):
         scaled("stacked", 2, 2, (32, 32), 36e6)

@@ -66,7 +66,7 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
     }
 
 
-def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
+def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
     words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --region-mm 20"
     words += " --keep-samples"
     assert cli.main(words.split()) == 0
@@ -233,7 +233,7 @@ def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[-1] == "Dice 0.5, in out"
 
 
-def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_passes_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     requests = []
     module = SimpleNamespace(calibrate=lambda **arguments: requests.append(arguments), text=lambda *_: "fitted")
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
@@ -254,7 +254,7 @@ def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:
         cli.main("evaluate m priors.npz --output o --window 96x112".split())
 
 
-def test_every_choice_of_evaluate_arrives(evaluation: SimpleNamespace) -> None:
+def test_every_option_of_evaluate_is_passed_on(evaluation: SimpleNamespace) -> None:
     words = (
         "evaluate m lesions:32x32 --output o --samples 16 --steps 5 10 uniform:10 --cases 3 --seed 7 --device cuda:1"
     )
@@ -272,7 +272,7 @@ def test_evaluate_as_json_prints_nothing_else(evaluation: SimpleNamespace, capfd
 
 
 @pytest.mark.parametrize("words", ["train d --output o", "evaluate m d --output o"])
-def test_without_the_extra_train_it_says_what_to_install(
+def test_without_the_extra_train_the_packages_to_install_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None if package == "matplotlib" else object())
@@ -283,7 +283,7 @@ def test_without_the_extra_train_it_says_what_to_install(
     )
 
 
-def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Process:
@@ -307,7 +307,7 @@ def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_demo_without_slicers_libraries_says_what_to_install(
+def test_demo_without_the_libraries_of_slicer_names_the_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None)
@@ -330,7 +330,7 @@ def test_other_voxel_sizes_are_wrong_usage(given: str, capsys: pytest.CaptureFix
     assert caught.value.code == 2 and "--spacing" in capsys.readouterr().err
 
 
-def test_the_home_folder_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tilde_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     options = parse(["segment", "~/a.nii", "--output=~/x", "--model=~/m"])

@@ -42,7 +42,7 @@ def test_noise_belongs_to_the_place_in_the_frame_and_to_seed_and_class():
     assert abs(np.corrcoef(other.draw(5, 1).ravel(), whole.ravel())[0, 1]) < 0.6
 
 
-def test_a_crop_of_the_probabilities_draws_the_same_mask_there():
+def test_a_crop_of_the_probabilities_gives_the_same_mask():
     rng = np.random.default_rng(2)
     p = np.moveaxis(rng.dirichlet([1.0, 1.0, 1.0], (20, 22, 24)), -1, 0).astype(np.float32)
     whole = Copula(COVARIANCE, p, 1.0).draw(3)

@@ -54,7 +54,7 @@ def assert_the_same(one: Path, other: Path) -> None:
         assert first.any() and (np.abs(first.astype(float) - second) > 1e-3).mean() < 1e-4, file
 
 
-def test_the_stand_in_finds_what_was_not_moved(card: list) -> None:
+def test_the_stand_in_detects_tensors_that_were_not_moved(card: list) -> None:
     here, there = torch.ones(3), torch.ones(3).to(torch.device("cuda"))
     assert there.device == CARD and (there + there).device == CARD and torch.zeros(2, device=CARD).device == CARD
     for wrong in (lambda: here + there, lambda: torch.cat([there, here]), lambda: there.mul_(here)):
@@ -66,7 +66,7 @@ def test_the_stand_in_finds_what_was_not_moved(card: list) -> None:
     assert torch.autograd.grad((p := there.requires_grad_()).square().sum(), p)[0].device == CARD
 
 
-def test_a_run_on_a_card_is_that_on_a_cpu(
+def test_a_run_on_a_graphics_card_equals_that_on_the_cpu(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, groups, cache = EncodedVolume.sample, [], ModelCache()
@@ -87,7 +87,7 @@ def test_a_run_on_a_card_is_that_on_a_cpu(
 
 
 @pytest.mark.slow
-def test_a_card_that_is_short_of_memory(
+def test_a_graphics_card_with_too_little_memory(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First fewer samples at a time, then smaller windows, whose features wait in main memory."""
@@ -120,7 +120,9 @@ def test_a_card_that_is_short_of_memory(
 
 
 @pytest.mark.parametrize("start", [None, models.Start(Covariance((4.0,), np.full((3, 1), 0.9), np.full(3, 0.1)), -1.0)])
-def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, start: models.Start | None) -> None:
+def test_samples_of_a_graphics_card_equal_those_of_the_cpu(
+    card: list, a_model_folder: Path, start: models.Start | None
+) -> None:
     images, outputs = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
     for device, steps in ((CPU, {"cpu": 4, "gpu": 2}), (CARD, {"cpu": 2, "gpu": 4})):
         model = models.load(a_model_folder).to(device).with_start(start)
@@ -130,7 +132,7 @@ def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, 
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*outputs, strict=True))
 
 
-def test_a_card_by_its_number(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graphics_card_is_chosen_by_its_number(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.choose_device("auto") == devices.choose_device("cuda") == devices.choose_device("cuda:0") == CARD
     with pytest.raises(InputError, match="'cuda:1'"):
         devices.choose_device("cuda:1")
@@ -139,7 +141,7 @@ def test_a_card_by_its_number(card: list, monkeypatch: pytest.MonkeyPatch) -> No
     assert devices.devices()[2] == {"id": "cuda:1", "name": "Stand-in", "totalBytes": 8 * 10**9, "freeBytes": 6 * 10**9}
 
 
-def test_free_memory_is_the_cards_and_what_torch_does_not_use_of_its_own(card: list) -> None:
+def test_free_memory_includes_unused_reserved_memory_of_torch(card: list) -> None:
     assert devices.free_bytes(CARD) == 6 * 10**9 + 300 - 100 and devices.free_bytes(CPU) is None
     assert {("mem_get_info", CARD), ("memory_reserved", CARD), ("memory_allocated", CARD)} <= set(card)
     for device in (CPU, CARD):
@@ -148,7 +150,7 @@ def test_free_memory_is_the_cards_and_what_torch_does_not_use_of_its_own(card: l
         assert (("empty_cache",) in card) == (device == CARD)
 
 
-def test_what_the_networks_take_of_a_card_is_not_asked_of_main_memory(
+def test_memory_of_networks_on_a_graphics_card_is_not_required_of_main_memory(
     card: list, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.load(a_model_folder)
@@ -165,7 +167,7 @@ def test_what_the_networks_take_of_a_card_is_not_asked_of_main_memory(
     assert "smaller windows" in plans[0].notes[0] and plans[1].notes == [] and plans[1].window == (128, 128, 128)
 
 
-def test_what_an_evaluation_says_of_a_card(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_reports_the_graphics_card(card: list, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost.machine(CARD).startswith("Stand-in, ") and cost.machine(CPU).startswith("CPU")
     assert "gpu_peak" not in cost.peak_memory()  # no card was used
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -185,7 +187,7 @@ def training(tmp_path: Path) -> train.Run:
 @pytest.mark.parametrize(
     ("cards", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))]
 )
-def test_a_training_takes_all_cards(
+def test_a_training_uses_all_graphics_cards(
     training: train.Run, cards: int, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = {}
@@ -209,7 +211,7 @@ def test_a_training_takes_all_cards(
 
 
 @pytest.mark.slow
-def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.Run, tmp_path: Path) -> None:
+def test_a_training_step_and_its_end_on_a_graphics_card(card: list, training: train.Run, tmp_path: Path) -> None:
     batch = next(iter(torch.utils.data.DataLoader(training.source.stream(training.optimisation, 0), 2)))
     task = training.task.to(CARD)
     optimiser = task.configure_optimizers()
@@ -226,7 +228,7 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
     assert adapt.adapt(request)["steps"] == 6 and models.load(tmp_path / "adapted" / "model")
 
 
-def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_runs_on_a_graphics_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timers, load, go = [], fit.load_file, fit._Training.run
     monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
     monkeypatch.setattr(fit._Training, "run", lambda self: (timers.append(self.clock), go(self))[1])

@@ -39,14 +39,14 @@ def test_the_test_part_comes_first():
     )  # fmt: skip
 
 
-def test_else_what_training_did_not_use():
+def test_otherwise_cases_that_training_did_not_use_are_used():
     names, which, seen = chosen("abcd", kind="folder", name="Balls", cases=["a", "b"], held_out=["c"])
     assert (
         names == "cd" and not seen and "the 2 cases that the model was not trained on; training used held-out" in which
     )
 
 
-def test_else_all_and_it_is_told_what_that_means():
+def test_otherwise_all_cases_are_used_with_a_remark():
     names, which, seen = chosen("ab", kind="folder", name="Balls", cases=["a", "b"], held_out=[])
     assert names == "ab" and seen and "too good" in which
     for facts in ({}, {"kind": "synthetic heads"}, {"kind": "folder", "name": "Other", "cases": ["a", "b"]}):
@@ -186,7 +186,7 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     assert run() != first and {name for name, *_ in requests} == {"case0"}
 
 
-def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
+def test_ignored_voxels_add_to_no_score(a_data_set, tmp_path, monkeypatch):
     """The model errs in every way where the reference says 'ignore', and nowhere else: all scores are perfect."""
     listing = json.loads((a_data_set / "dataset.json").read_text(encoding="utf-8"))
     (a_data_set / "dataset.json").write_text(json.dumps(listing | {"labels": listing["labels"] | {"ignore": 3}}))
@@ -237,7 +237,7 @@ def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
     KDTree(np.concatenate([np.zeros((60, 3)), np.ones((40, 3))]), leafsize=32)
 
 
-def test_what_a_folder_cannot_be_asked(a_model_folder, a_data_set, tmp_path):
+def test_invalid_requests_for_a_folder_are_refused(a_model_folder, a_data_set, tmp_path):
     def refused(match, error=InputError, model=a_model_folder, **changes):
         with pytest.raises(error, match=match):
             evaluate.evaluate(

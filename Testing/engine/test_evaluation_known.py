@@ -87,7 +87,7 @@ def test_scores_of_the_exact_law_are_what_they_should_be(lesions):
     np.testing.assert_allclose(np.sum(rows[EXACT]["ranks"]), 1)
 
 
-def test_a_verdict_is_certain_when_its_whole_interval_is_on_one_side():
+def test_a_verdict_is_certain_if_its_interval_lies_on_one_side():
     certain = known_scores._verdict("ged_u", {"value": 0.0, "low": -0.01, "high": 0.005})
     uncertain = known_scores._verdict("ged_u", {"value": 0.008, "low": 0.0, "high": 0.02})
     single = known_scores._verdict("ged_u", {"value": 0.008, "low": None, "high": None})
@@ -166,7 +166,7 @@ def test_independent_pixels_keep_the_marginals_and_fusion_squares_them():
 
 
 @pytest.mark.parametrize("text", ["1", "0", "uniform:1", "cosine:5", "5.5", "uniform", ""])
-def test_steps_that_are_none_are_refused(text):
+def test_invalid_steps_are_refused(text):
     with pytest.raises(InputError, match="steps"):
         Steps.read(text)
 
@@ -247,12 +247,12 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
         ("nowhere", 8, "no folder of labelled images"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(untrained, tmp_path, task, samples, words):
+def test_incompatible_task_and_model_are_refused_in_one_sentence(untrained, tmp_path, task, samples, words):
     with pytest.raises(InputError, match=words):
         evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), task, tmp_path, samples, device="cpu"))
 
 
-def test_a_flat_model_is_not_asked_about_volumes(untrained, tmp_path):
+def test_a_2d_model_is_refused_for_a_data_set(untrained, tmp_path):
     with pytest.raises(ModelError, match="2-D pictures"):
         evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), str(tmp_path), tmp_path / "out", device="cpu"))
 

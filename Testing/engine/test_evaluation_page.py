@@ -63,7 +63,7 @@ def verdict(evaluation, words):
     return verdicts[0]
 
 
-def test_what_holds_and_what_is_open_on_a_folder(folder):
+def test_valid_and_open_claims_on_a_folder(folder):
     assert verdict(folder, "Coverage of the 90 % volume intervals: 88 % (83 to 93 %) of 100 volumes.") == "holds"
     assert verdict(folder, "ECE near the structures, samples: 0.030") == "holds"
     assert verdict(folder, "do not decide which is better") == "open"
@@ -73,7 +73,7 @@ def test_what_holds_and_what_is_open_on_a_folder(folder):
     assert not [s for s in sentences.evaluation_sentences(folder) if "few" in s["text"]]
 
 
-def test_what_does_not_hold_on_a_folder(folder):
+def test_failed_claims_on_a_folder(folder):
     scores = folder["scores"]
     scores["samples"]["interval_90"] = about(0.6, 0.1)
     assert verdict(folder, "too narrow") == "fails"
@@ -127,7 +127,7 @@ def known(passed, decided, blind=()):
     }
 
 
-def test_gates_are_told_row_by_row():
+def test_gates_are_reported_for_each_row():
     assert verdict(known(True, True), "5 adapted steps: passes all 1 gates") == "holds"
     failed = "5 adapted steps: GED, unbiased 0.004 (0.001 to 0.007), required at most 0.01"
     assert verdict(known(True, False), f"{failed}; not certain with these cases.") == "open"
@@ -135,7 +135,7 @@ def test_gates_are_told_row_by_row():
     assert verdict(known(False, False), f"{failed}; not certain with these cases.") == "fails"
 
 
-def test_blind_gates_are_told():
+def test_wrong_samplers_that_pass_all_gates_are_reported():
     assert verdict(known(True, True), "Wrong sampler 'one step': detected by 1 gate.") == "holds"
     assert verdict(known(True, True, ["one-step"]), "Wrong sampler 'one step': passes all gates") == "fails"
     assert verdict(known(True, True), "The exact sampler passes every gate") == "holds"
@@ -225,7 +225,7 @@ def test_a_case_is_a_strip_of_pictures(spacing):
     assert plain.startswith(PNG) and exact.startswith(PNG) and plain != exact
 
 
-def test_a_score_that_no_row_has_is_no_row():
+def test_a_score_without_values_is_omitted():
     row = {"scores": {"ged_u": about(0.004)}, "gates": {"ged_u": {"passed": True, "decided": True}}}
     evaluation = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
     gated, others = tables.known_scores(evaluation)

@@ -56,7 +56,7 @@ def store(tmp_path):
 PICTURE = {"image": np.arange(6, dtype=np.float16).reshape(2, 3)}
 
 
-def test_a_case_is_kept_for_the_same_question_only(store, tmp_path):
+def test_a_stored_case_is_used_only_for_the_same_settings(store, tmp_path):
     store.put("a/b: ü", {"score": 1.5}, PICTURE, {"file": [1, 2]})
     again = CaseStore(store.folder, {"model": "abc", "steps": [5, 10]})
     assert again.get("a/b: ü", {"file": [1, 2]}) == {"score": 1.5}
@@ -70,7 +70,7 @@ def test_a_case_is_kept_for_the_same_question_only(store, tmp_path):
     assert all(path.name.isascii() and path.parent == store.folder for path in store.folder.iterdir())
 
 
-def test_a_damaged_record_counts_as_none(store):
+def test_a_damaged_record_is_ignored(store):
     store.put("one", {"score": 1.5}, PICTURE)
     record, picture = (next(store.folder.glob(f"one*.{kind}")) for kind in ("json", "npz"))
     picture.write_bytes(b"no")
@@ -81,7 +81,7 @@ def test_a_damaged_record_counts_as_none(store):
     assert store.get("one") is None
 
 
-def test_names_that_look_alike_do_not_meet(store):
+def test_similar_case_names_have_different_files(store):
     for name in ("a b", "a_b", "A_B", "." * 80, "ä", "ö"):
         store.put(name, {"name": name}, PICTURE)
     assert all(store.get(name) == {"name": name} for name in ("a b", "a_b", "A_B", "." * 80, "ä", "ö"))
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
         CaseStore(tmp_path / "file", {}).put("one", {}, PICTURE)
 
 
-def test_unusable_cases_are_told_and_left_out_and_done_ones_taken_over(store, capsys):
+def test_unusable_cases_are_reported_and_finished_ones_reused(store, capsys):
     indices = []
 
     def work(index):
@@ -117,7 +117,7 @@ def test_no_usable_case_is_one_sentence(store):
         run_cases(["a", "b"], work, store)
 
 
-def test_stopping_keeps_what_is_done(store, capsys):
+def test_finished_cases_are_kept_when_stopped(store, capsys):
     def work(index):
         if index == 2:
             raise KeyboardInterrupt

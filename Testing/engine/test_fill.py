@@ -38,7 +38,7 @@ FILLED = {
 
 
 @pytest.mark.parametrize("case", FILLED)
-def test_a_constant_far_below_is_taken_for_air(case: str) -> None:
+def test_a_constant_far_below_the_image_is_replaced_by_air(case: str) -> None:
     values, fill = FILLED[case]
     filled = np.where(outside(), np.float32(fill), values)
     assert fill_value(filled) == fill
@@ -80,7 +80,7 @@ NOT_FILLED = {
 
 
 @pytest.mark.parametrize("case", NOT_FILLED)
-def test_what_is_no_fill_stays_as_it_is(case: str) -> None:
+def test_images_without_a_fill_value_are_unchanged(case: str) -> None:
     image = sitk.GetImageFromArray(NOT_FILLED[case])
     same, found = replace_fill_value(image)
     assert found is None and same is image

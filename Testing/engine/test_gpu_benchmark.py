@@ -31,7 +31,7 @@ def measured(a_head_file: Path, a_model_folder: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_the_benchmark_measures_all_quantities(measured: Callable, capsys: pytest.CaptureFixture) -> None:
     status, tables, rows = measured("cpu")
     printed = capsys.readouterr().out
     assert status == 0 and len(tables) == len(gpu.MEASUREMENTS) and all(name in printed for name in (*tables, *rows))
@@ -44,7 +44,7 @@ def test_the_benchmark_measures_all_it_says(measured: Callable, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
+def test_the_benchmark_runs_on_a_graphics_card(card: list, measured: Callable) -> None:
     status, tables, rows = measured("cuda")
     worker = tables.pop(gpu.worker.__doc__)  # a process of its own, which has no stand-in
     assert status == ("not measured" in worker) and not any("not measured" in table for table in tables.values())
@@ -52,6 +52,6 @@ def test_the_benchmark_on_a_card(card: list, measured: Callable) -> None:
     assert rows["weights [MB]"] == 0.123456 and rows["device"].startswith("Stand-in")
 
 
-def test_without_a_card_the_benchmark_is_one_sentence(measured: Callable) -> None:
+def test_the_benchmark_without_a_graphics_card_ends_with_one_sentence(measured: Callable) -> None:
     with pytest.raises(SystemExit, match=r"^PyTorch \S+ .*: there is nothing to measure here\.$"):
         measured("cuda")

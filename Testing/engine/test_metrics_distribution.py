@@ -140,7 +140,7 @@ def test_law_known_exactly_is_that_of_all_its_masks_as_raters():
     assert result.v == pytest.approx(raters.v)
 
 
-def test_weights_that_are_no_law_are_refused_and_negligible_ones_change_nothing(law, monkeypatch):
+def test_weights_that_are_not_a_distribution_are_refused_and_negligible_ones_ignored(law, monkeypatch):
     support, weights = law
     with pytest.raises(ValueError, match="add up"):
         energy_distance_exact(support, support, weights / 2, CLASSES)
@@ -210,7 +210,7 @@ def test_a_pit_counts_the_samples_and_not_the_cases():
     assert pits.shape == (3, 2) and (pits > 0.9).all()
 
 
-def test_a_class_that_no_mask_has_counts_as_found_in_d_max():
+def test_a_class_absent_from_all_masks_has_dice_1_in_d_max():
     masks = np.zeros((2, 3, 3), np.uint8)
     masks[:, 0, 0] = 1
     assert d_max(masks, masks, 3) == 1.0

@@ -69,7 +69,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     "measure",
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
-def test_each_measure_finds_out_its_control(scores, measure):
+def test_each_measure_detects_its_negative_control(scores, measure):
     assert detects(measure, scores["perfect"], scores[control_of(measure)])
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 

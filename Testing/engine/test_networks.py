@@ -96,7 +96,7 @@ def test_encoder_answers_at_the_resolution_of_the_image():
 
 
 @pytest.mark.parametrize("size", [(4, 4, 8), (4, 8)])
-def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
+def test_strata_pool_only_over_voxels_with_similar_probabilities(size):
     """Two halves of an image apart in looks: what changes in one place reaches its own half alone, at any distance."""
     torch.manual_seed(3)
     strata = SoftRegionPooling(4, 8, 2, 16, len(size))
@@ -127,7 +127,7 @@ def test_strata_start_as_the_identity():
     assert torch.equal(strata(h, strata.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
 
 
-def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
+def test_with_a_gain_nothing_is_added_at_pure_noise():
     """At log-SNR -12 the head's answer is the right one already; without a gain the network may still move it."""
     torch.manual_seed(4)
     moved = {}
@@ -160,7 +160,7 @@ def test_with_a_gain_one_sample_and_several_get_the_same_answer():
 
 
 @pytest.mark.parametrize("size", [(12, 8, 10), (24, 20)])
-def test_a_shift_of_the_logits_is_read_off_the_state_of_a_whole_block(size):
+def test_a_shift_of_the_logits_is_estimated_from_the_state_of_a_block(size):
     """Labels of shifted logits, noised to a level where one voxel says nothing: the shift comes out, block by block."""
     torch.manual_seed(6)
     dims, shift, log_snr = len(size), 0.4, torch.tensor([-2.0])
@@ -196,7 +196,7 @@ def test_blocks_larger_than_the_window_are_the_window():
     assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()
 
 
-def test_a_block_that_ends_beyond_the_window_is_believed_no_more_than_its_voxels_are_worth(monkeypatch):
+def test_a_block_that_extends_beyond_the_window_is_weighted_by_its_voxels(monkeypatch):
     """Labels without a shift: a remnant of one cell an axis must not tell of a larger one than the whole block does."""
     monkeypatch.setattr(torch.nn.functional, "interpolate", lambda blocks, **_: blocks)
     torch.manual_seed(8)
@@ -212,7 +212,7 @@ def test_a_block_that_ends_beyond_the_window_is_believed_no_more_than_its_voxels
 
 
 @pytest.mark.parametrize("size", [(9, 8, 10), (18, 20)])
-def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
+def test_block_constraint_keeps_block_volumes_and_certain_voxels(size):
     torch.manual_seed(7)
     cell, classes, edge = 2 ** len(size), 3, 4
     logits = torch.randn(2, classes * cell, *size)
@@ -237,7 +237,7 @@ def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("moved", [1, 2])
 @pytest.mark.parametrize("blur", [0.5, 1.0, 2.0])
-def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_overshoots(classes, moved, blur):
+def test_block_constraint_reaches_the_volumes_of_a_mask_with_moved_borders(classes, moved, blur):
     """Of 8 voxels a block: probabilities with one border in it, or two, and a mask with the same borders moved."""
     along = (torch.arange(32) % 8).float()
 

@@ -41,7 +41,7 @@ def test_named_phantom_has_its_grid(text, shape):
     ["", "lesion", "Lesions", "lesions:", "lesions:32", "lesions:32x", "lesions:32x32x32x32", "lesions:8x32"]
     + ["lesions:300x32", "lesions:64x64x65", "lesions: 32x32", "lesions:32,32", "lesions:-32x32", "lesions:32x32\n"],
 )
-def test_anything_else_is_refused_in_one_sentence(text):
+def test_unknown_phantoms_are_refused_in_one_sentence(text):
     with pytest.raises(InputError) as refused:
         phantom(text)
     assert str(refused.value).endswith(".")

@@ -44,7 +44,7 @@ def test_volume_law_is_that_of_the_drawn_number(cases):
         assert np.abs(seen - law).max() < 0.03
 
 
-def test_image_alone_tells_the_marginals(cases):
+def test_the_image_alone_determines_the_marginals(cases):
     """A reader that finds the objects, takes each one's own brightness, and reads the depth off the soft edge."""
     for case in cases:
         image = case.image.astype(float) - case.image.min()
@@ -93,7 +93,7 @@ def test_sigma_and_brightness_differ_between_the_objects_of_a_case(several):
         assert np.ptp(case.sigma) > 0.05 * case.sigma.mean() and np.ptp(brightness) > 0.01
 
 
-def test_ten_thousand_undecided_voxels_share_one_fate():
+def test_the_largest_task_has_ten_thousand_uncertain_voxels():
     """In the largest task, so that no way to draw passes that is right for few voxels only."""
     rng = np.random.default_rng(8)
     for _ in range(6):

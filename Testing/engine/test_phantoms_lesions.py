@@ -69,7 +69,7 @@ def test_groups_fit_any_number_of_candidates():
         assert len(combinations(groups, chances)[1]) <= 2**k
 
 
-def test_image_alone_tells_the_joint_law(cases):
+def test_the_image_alone_determines_the_joint_law(cases):
     """A reader that averages: sign tells the class, contrast the chance, texture the group."""
     for case in cases:
         groups = {}

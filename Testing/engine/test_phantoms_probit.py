@@ -89,7 +89,7 @@ def test_layers_follow_each_other():
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 20, 20)])
-def test_image_alone_tells_the_marginals(shape):
+def test_the_image_alone_determines_the_marginals(shape):
     """A reader of two filters: without the texture it sees the depth, from the texture it sees sigma."""
     made = Probit(shape)
     case = made.draw(np.random.default_rng(7))

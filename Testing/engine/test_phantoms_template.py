@@ -42,7 +42,7 @@ def test_posterior_comes_from_the_image_alone():
     np.testing.assert_array_equal(made.posterior(case.image).weights, case.weights)
 
 
-def test_weights_are_the_frequencies_of_what_was_hidden():
+def test_posterior_weights_are_the_frequencies_of_the_hidden_disc():
     """If p is the posterior, the hidden disc's mean weight is the mean of sum p^2; of too sure a p it is not."""
     made, rng = Template((16, 16)), np.random.default_rng(3)
     gaps, sharper = [], []

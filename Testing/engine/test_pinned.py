@@ -57,7 +57,7 @@ def measured(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_the_shipped_model_answers_as_it_did(tmp_path):
+def test_results_of_the_shipped_model_are_unchanged(tmp_path):
     result = measured(tmp_path)
     assert {key: result[key] for key in ("samples", "start", "map_source")} == {
         key: PINNED[key] for key in ("samples", "start", "map_source")

@@ -23,7 +23,7 @@ def test_state_is_plus_one_for_the_label_in_its_own_cell_and_minus_one_elsewhere
     assert torch.equal(by_class.sum(1), torch.full((2, 8, 3, 4, 2), -3.0))
 
 
-def test_the_state_says_nothing_of_a_label_that_is_not_known():
+def test_the_state_of_an_unknown_label_carries_no_information():
     labels = torch.randint(0, 3, (2, 8, 3, 4, 2))
     some = labels.clone()
     some[:, ::2] = 255
@@ -34,7 +34,7 @@ def test_the_state_says_nothing_of_a_label_that_is_not_known():
     assert (x0[:, :, ::2] == 0).all() and torch.equal(x0[:, :, 1::2], whole[:, :, 1::2])
 
 
-def test_ddim_with_the_true_mask_keeps_the_noise_and_lands_on_the_forward_process():
+def test_ddim_with_the_true_mask_follows_the_forward_process():
     torch.manual_seed(0)
     x0, noise = torch.sign(torch.randn(2, 16, 2, 3, 4)), torch.randn(2, 16, 2, 3, 4)
     x = process.diffuse(x0, noise, torch.tensor([-4.0, -4.0]))

@@ -40,7 +40,7 @@ def test_regions_are_ranked_by_the_expected_wrong_volume():
     assert all(low <= at <= high for low, at, high in zip((7, 7, 14), second.peak, (9, 9, 16), strict=True))
 
 
-def test_what_is_in_dispute_is_said_with_its_shares():
+def test_a_region_lists_its_two_classes_with_their_probabilities():
     first, second = regions_of(two_spots(), (3, 3, 3))
     assert [c for c, _ in first.classes] == [0, 1] and [c for c, _ in second.classes] == [2, 0]
     assert [p for _, p in second.classes] == pytest.approx([0.7, 0.3])
@@ -56,7 +56,7 @@ def shell(spacing):
 
 
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (5, 1.5, 1.5)])
-def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
+def test_an_uncertain_sheet_is_divided_into_regions_of_limited_size(spacing):
     p = shell(spacing)
     labels = watershed_regions(1 - p.max(0), spacing)
     assert ((labels > 0) == (1 - p.max(0) >= 0.02)).all()
@@ -68,7 +68,7 @@ def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
     assert sum(region.share for region in regions) > 0.9
 
 
-def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
+def test_a_higher_threshold_leaves_fewer_voxels_and_omits_small_parts():
     p = two_spots()
     p[:2, 2, 2, 2] = 0.9, 0.1
     assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
@@ -77,7 +77,7 @@ def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
     assert regions_of(p, (3, 3, 3), 1.2) == ()
 
 
-def test_quantised_probabilities_tell_the_same():
+def test_quantised_probabilities_give_the_same_regions():
     p = two_spots()
     exact = regions_of(p, (3, 3, 3))
     labels = watershed_regions(1 - p.max(0), (3, 3, 3))
@@ -86,7 +86,7 @@ def test_quantised_probabilities_tell_the_same():
     assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
 
 
-def test_without_doubt_there_is_no_region():
+def test_certain_voxels_give_no_region():
     p = np.zeros((2, 6, 6, 6), np.float32)
     p[0] = 1
     assert watershed_regions(1 - p.max(0), (1, 1, 1)).max() == 0
@@ -108,7 +108,7 @@ def test_more_than_a_voxel_of_the_model_to_each_side_is_thick():
     assert reviewable_voxels(2.0, (1.0000001, 1.9999999, 6.0)) == (5, 3, 1)  # a file's rounding changes nothing
 
 
-def test_a_seam_along_a_border_comes_after_what_can_be_reviewed_and_is_not_lost():
+def test_a_seam_along_a_border_is_ranked_after_reviewable_regions():
     p = np.zeros((2, 12, 40, 40), np.float32)
     p[0] = 1
     p[:, 2:4, 2:14, 2:14] = 0.5  # a seam of two voxels, 144 ml expected to be wrong

@@ -103,14 +103,14 @@ def test_mean_of_the_last_softmax_is_the_marginal():
     assert p[1][~lesion(SHAPE).numpy()].max() < 1e-6
 
 
-def test_one_step_is_no_sample():
+def test_one_step_is_not_a_sample():
     """The negative control: from one step every mask is the same, though the marginals are right."""
     p = draw(a_model(WholeOrNothing()), sample_seeds(3, 100), np.array([LOG_SNR_MIN]))
     assert not p.argmax(1).any()
     assert p[:, 1][:, lesion(SHAPE).numpy()].mean() == pytest.approx(PRESENCE, abs=0.02)
 
 
-def test_independent_voxels_are_no_sample():
+def test_independent_voxels_are_not_a_sample():
     """The negative control: the same marginals, voxel by voxel, tear the lesion apart."""
     torch.manual_seed(0)
     masks = torch.rand(100, *SHAPE) < PRESENCE * lesion(SHAPE)
@@ -181,7 +181,7 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
 
 
 @pytest.mark.parametrize("grid", [[-12, -11, -5, -4.5, 0, 4], [-12, -4, -3.9, -3, 2], np.linspace(-12, 4, 7)])
-def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_step(grid, monkeypatch):
+def test_a_prediction_linear_in_log_snr_is_evaluated_at_the_middle_of_each_step(grid, monkeypatch):
     """DPM-Solver++(2M), algorithm 2, whatever the ratio of two steps: p + (p - before) / h_before * h / 2."""
     taken = []
     monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
@@ -191,7 +191,7 @@ def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_
     np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
 
 
-def test_the_answer_at_the_first_node_is_not_asked_for_where_it_is_known():
+def test_a_known_prediction_at_the_first_node_is_not_computed_again():
     nodes = []
     for first in (torch.tensor([0.3]), None):
         nodes.clear()

@@ -13,7 +13,7 @@ from diffusion_segmentation.errors import GeometryError
 from diffusion_segmentation.segmentation.input_volume import unstated_in_source
 
 
-def test_what_a_scenes_file_leaves_open_is_said_without_its_name(tmp_path: Path) -> None:
+def test_unstated_geometry_of_the_source_file_is_reported_without_its_name(tmp_path: Path) -> None:
     path = nifti(tmp_path / "Patient.nii", sform=None)
     image = sitk.ReadImage(str(path))
     (sentence,) = unstated_in_source(path, image)
@@ -38,7 +38,7 @@ CONTRADICTORY = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTORY)
-def test_a_contradiction_of_the_file_is_refused_in_a_scene_unless_it_was_settled(tmp_path: Path, case: str) -> None:
+def test_a_contradictory_source_file_is_refused_unless_the_user_set_the_geometry(tmp_path: Path, case: str) -> None:
     path = nifti(tmp_path / "Patient.nii", **{"qform": (0, 0, 0), **CONTRADICTORY[case]})
     image = sitk.ReadImage(str(path))  # as Slicer does
     with pytest.raises(GeometryError, match="^The file of the volume (has voxels|is mirrored)"):
@@ -47,7 +47,7 @@ def test_a_contradiction_of_the_file_is_refused_in_a_scene_unless_it_was_settled
     assert unstated_in_source(path, image) == []
 
 
-def test_other_units_of_a_scenes_file_are_said(tmp_path: Path) -> None:
+def test_other_units_of_the_source_file_are_reported(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.nrrd")
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"kinds:", b'space units: "um" "um" "um"\nkinds:'))

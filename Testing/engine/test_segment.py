@@ -146,7 +146,7 @@ def test_progress_goes_through_the_stages_and_counts_down(request_for):
     assert [now.seconds_left for now in seen if now.step][-1] == 0
 
 
-def test_previews_come_early_and_say_how_many_samples_they_hold(request_for):
+def test_previews_come_early_with_their_number_of_samples(request_for):
     seen = []
     segment(request_for(previews=True, samples=5), preview=seen.append)
     assert [now.samples for now in seen] == [0, 1, 2, 4]
@@ -180,7 +180,7 @@ class Died(BaseException):
     """As a killed process: nothing of ours catches it."""
 
 
-def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, monkeypatch, tmp_path):
+def test_a_run_that_dies_leaves_a_complete_result_of_its_finished_samples(request_for, monkeypatch, tmp_path):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(samples=6, keep_samples=True, previews=True)
 
@@ -202,14 +202,14 @@ def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, mon
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_a_run_that_comes_to_its_end_leaves_its_result_alone(request_for, monkeypatch):
+def test_a_completed_run_leaves_no_folders(request_for, monkeypatch):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     segment(request)
     assert not [path for path in request.output.iterdir() if path.is_dir()]
 
 
-def test_a_run_goes_on_where_its_samples_cannot_be_kept(request_for, monkeypatch, capsys):
+def test_a_run_continues_if_its_samples_cannot_be_stored(request_for, monkeypatch, capsys):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     request.output.mkdir()
@@ -232,12 +232,12 @@ def test_a_volume_far_from_the_model_is_refused(request_for, a_head_file, tmp_pa
         segment(request_for(volume=tmp_path / "tiny.nrrd"))
 
 
-def test_a_device_that_is_not_there(request_for):
+def test_an_unavailable_device_is_refused(request_for):
     with pytest.raises(InputError, match="cuda:77"):
         choose_device("cuda:77")
 
 
-def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
+def test_the_cache_keeps_a_model_until_it_is_cleared(a_model_folder):
     cache, cpu = ModelCache(), choose_device("cpu")
     model = cache.get(str(a_model_folder), cpu)
     assert cache.get(str(a_model_folder), cpu) is model
@@ -245,7 +245,7 @@ def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
     assert cache.get(str(a_model_folder), cpu) is not model
 
 
-def test_one_step_is_refused_before_anything_is_made(request_for):
+def test_one_step_is_refused_before_any_work(request_for):
     request = request_for(steps=1)
     with pytest.raises(InputError, match="two steps"):
         segment(request)

@@ -99,14 +99,14 @@ def test_disagreement_is_the_entropy_of_the_samples_votes(copula_run):
     assert 0.9 < bits.sum() / entropy.sum() < 1.0
 
 
-def test_a_model_without_a_fit_draws_as_before_and_says_so(a_model_folder, a_head_file, tmp_path):
+def test_a_model_without_a_fitted_start_samples_from_noise_and_reports_it(a_model_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(a_model_folder), device="cpu")).report
     assert report["samples"] == 8 and report["steps"] == 3
     assert report["start"] == {"kind": "noise", "log_snr": None} and report["map_prior"] == 0
     assert [sentence for sentence in report["warnings"] if "not fitted" in sentence]
 
 
-def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file, tmp_path):
+def test_a_denoised_start_uses_the_nodes_after_its_noise_level(denoised_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(denoised_folder), steps=6, device="cpu")).report
     model = models.load(denoised_folder)
     grid = model.step_grid(6)
@@ -116,7 +116,7 @@ def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file,
     assert report["map_source"] == "both" and report["map_prior"] == 8
 
 
-def test_the_report_says_which_blocks_keep_what_the_start_holds(denoised_folder, a_head_file, tmp_path):
+def test_the_report_states_the_block_size_of_the_constraint(denoised_folder, a_head_file, tmp_path):
     start = models.load(denoised_folder).start.as_json() | {"kept_mm": 16.0}
     folder = with_entries(denoised_folder, tmp_path / "model", start=start)
     report = segment(Request(a_head_file, tmp_path / "out", str(folder), samples=1, device="cpu")).report

@@ -44,14 +44,14 @@ def _a3(tmp_path, shifts, humps=(False, False)):
     return noise_levels.NoiseLevels().summarise(context, results)
 
 
-def test_a3_a_shifted_task_has_another_fingerprint_and_an_equal_one_has_not(tmp_path):
+def test_a3_only_a_shifted_task_has_another_fingerprint(tmp_path):
     shifted = _a3(tmp_path, (-3.0, 1.0)).sentences[-1]
     assert shifted["verdict"] == "holds" and "fingerprints differ" in shifted["text"]
     same = _a3(tmp_path, (-2.0, -2.0)).sentences[-1]
     assert same["verdict"] == "fails" and "fingerprints do not differ" in same["text"]
 
 
-def test_a3_a_loss_that_rises_again_is_told_from_one_that_falls(tmp_path):
+def test_a3_a_rising_loss_is_distinguished_from_a_falling_one(tmp_path):
     summary = _a3(tmp_path, (-2.0, -2.0), humps=(True, False)).sentences
     images = {s["text"].partition(":")[0]: s["verdict"] for s in summary if "of images" in s["text"]}
     assert images == {"boundary": "fails", "template": "holds"}
@@ -75,7 +75,7 @@ def test_a3_finds_the_step_at_which_a_label_is_decided(study_context):
     assert decided == [0.0, 0.0, 1.0, 0.0]
 
 
-def test_a3_path_of_the_sampler_ends_in_its_own_sample(study_context):
+def test_a3_the_path_of_the_sampler_ends_in_its_sample(study_context):
     of = study_context.tasks[TASK]
     cases = [of.case(n) for n in range(3)]
     sampler = VariantSampler(planted.Oracle(cases), Variant(TASK), of)

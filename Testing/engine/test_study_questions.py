@@ -43,7 +43,7 @@ FACTS = {"iterations": 1, "parameters": 1, "operations": 1}
     (planted.pixels, planted.exact, "fails"),
     (planted.exact, planted.exact, "open"),
 ])  # fmt: skip
-def test_a1_says_which_of_two_draws_from_the_truth(study_context, diffusion, direct, verdict):
+def test_a1_decides_which_of_two_rows_samples_the_posterior(study_context, diffusion, direct, verdict):
     rows = {"direct": direct, "head": planted.exact, "copula": planted.pixels}
     rows |= {f"diffusion-{n}": diffusion for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     question = direct_or_diffusion.DirectOrDiffusion(("direct",))
@@ -59,7 +59,7 @@ def test_a1_says_which_of_two_draws_from_the_truth(study_context, diffusion, dir
     (planted.sharpened, planted.exact, ["open", "holds"], ["open", "open"]),
     (planted.single, planted.single, ["holds", "holds"], ["holds", "holds"]),
 ])  # fmt: skip
-def test_a1_holds_the_claim_against_its_control(study_context, dice, ce, claims, controls):
+def test_a1_compares_the_claim_with_its_control(study_context, dice, ce, claims, controls):
     rows = {"direct": ce, "direct-dice": dice, "head": planted.exact, "copula": planted.exact}
     rows |= {f"diffusion-{n}": planted.exact for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     seconds = {"direct": 0.1, "direct-dice": 0.1, "diffusion-32": 0.2}
@@ -74,7 +74,7 @@ def test_a1_holds_the_claim_against_its_control(study_context, dice, ce, claims,
 # A2, with real draws from networks that know the answer
 
 
-def test_a2_a_network_whose_image_or_state_is_cut_loses(study_context, monkeypatch):
+def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch):
     of = study_context.tasks[TASK]
     cases = [of.case(n) for n in range(len(of.cases))]
     networks = {
@@ -99,7 +99,7 @@ def test_a2_a_network_whose_image_or_state_is_cut_loses(study_context, monkeypat
     assert summary.numbers[TASK]["scores"][full]["ged_u"]["value"] < 0.05
 
 
-def test_a2_a_network_that_never_looked_at_its_state_gains_nothing(study_context):
+def test_a2_a_network_that_ignores_its_state_gains_nothing(study_context):
     question = variations.NoisyMask()
     rows = dict.fromkeys(variations.STATES.values(), planted.pixels)
     facts = dict.fromkeys(rows, FACTS)
@@ -154,7 +154,7 @@ def test_rows_find_the_better_of_every_pair_and_its_opposite(study_context, ques
         assert summary.sentences[0]["verdict"] == verdict, summary.sentences[0]
 
 
-def test_a6_one_step_of_the_exact_denoiser_is_no_sample(study_context):
+def test_a6_one_step_of_the_exact_denoiser_does_not_give_a_sample(study_context):
     of = study_context.tasks[TASK]
     truth = of.truth(1)
     sampler = VariantSampler(planted.Oracle([truth.case]), Variant(TASK), of)
@@ -166,7 +166,7 @@ def test_a6_one_step_of_the_exact_denoiser_is_no_sample(study_context):
 # A7
 
 
-def test_a7_tells_counting_from_the_model(study_context):
+def test_a7_distinguishes_errors_of_counting_from_errors_of_the_model(study_context):
     of, case_scores = study_context.tasks[TASK], {"good": [], "bad": []}
     rng = np.random.default_rng(1)
     for index in range(12):
@@ -189,7 +189,7 @@ def test_a7_tells_counting_from_the_model(study_context):
 # A9
 
 
-def test_a9_windows_around_the_mask_show_it_too_often():
+def test_a9_windows_around_the_mask_overrepresent_it():
     rng = np.random.default_rng(0)
     masks = np.zeros((400, 1, 16, 16), np.uint8)
     masks[::4, :, 3:6, 3:6] = 1  # there in a quarter of the cases
@@ -232,7 +232,7 @@ class Local(Pair):
         return condition[0]
 
 
-def test_a10_windows_of_one_noise_field_are_the_whole_for_a_local_network():
+def test_a10_windows_of_one_noise_field_equal_the_whole_image_for_a_local_network():
     network, image = Local(2, 2, 8), np.random.default_rng(0).random((32, 32), np.float32)
     grid = adapted_grid(LEVELS, np.linspace(1, 0, len(LEVELS)), 5)
     samples = {how: windows.sample_in_windows(network, image, how, 4, grid, 3) for how in windows.TITLES}
@@ -241,7 +241,7 @@ def test_a10_windows_of_one_noise_field_are_the_whole_for_a_local_network():
     assert not np.allclose(samples["stitched"], samples["one"], atol=0.1)  # its noise is another
 
 
-def test_a10_sees_seams():
+def test_a10_detects_seams():
     rng = np.random.default_rng(0)
     whole = np.repeat(rng.integers(0, 2, (200, 1, 1)), 32, 1).repeat(32, 2)
     halves = np.concatenate([whole[:, :16], rng.permutation(whole)[:, 16:]], 1)
@@ -254,7 +254,7 @@ def test_a10_sees_seams():
 # Fusion
 
 
-def test_fusion_rules_are_what_they_are_said_to_be():
+def test_fusion_rules_follow_their_definitions():
     masks = np.zeros((5, 8, 8), np.uint8)
     masks[:3, 2:6, 2:6] = 1
     softmax = np.stack([1 - masks, masks], 1).astype(np.float32)
@@ -287,7 +287,7 @@ def test_questions_are_chosen_by_name():
         chosen("A11")
 
 
-def test_nothing_is_said_to_hold_where_all_rows_are_alike(study_context):
+def test_no_claim_holds_if_all_rows_are_equal(study_context):
     question = variations.Losses()
     rows = dict.fromkeys(question.rows(TASK, 0), planted.exact)
     facts = dict.fromkeys(rows, FACTS)

@@ -103,7 +103,7 @@ def test_text_for_a_terminal_names_question_and_report(result, folder):
     assert "A3 What is learnt at which noise level" in text and text.endswith(f"The report is {folder / 'study.html'}")
 
 
-def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
+def test_all_variants_get_the_same_time_within_the_budget():
     variants = study.required_variants([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
     minutes = study.training_minutes(60, variants, 2)
     assert len(variants) == 4 * 7 and len(set(variants)) == len(variants)
@@ -123,7 +123,7 @@ def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
         ({"questions": None, "only": "A10", "data": ("boundary:24x24",)}, "multiples of 16"),
     ],
 )
-def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path, changes, sentence):
+def test_invalid_studies_are_refused_before_any_training(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         study.study(request(tmp_path, **changes, sizes=Sizes(4, 4, 4)))
     assert not (tmp_path / "study.html").exists() and not (tmp_path / "cache" / "arms").exists()
@@ -185,7 +185,7 @@ def test_adapt_moves_the_steps_and_keeps_the_weights(flat_model, tmp_path):
     assert 0.05 <= advice["diffusion_segmentation"]["process"]["input_scale"] <= 1
 
 
-def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
+def test_adapt_refuses_data_that_do_not_fit_the_model(flat_model, tmp_path):
     for data, sentence in (("lesions:16x16", "same structures"), ("boundary:20x20", "multiple of 8")):
         with pytest.raises(InputError, match=sentence):
             adapt.adapt(adapt.AdaptOptions(data, str(flat_model), tmp_path, "cpu", Sizes(1, 4, 4)))
@@ -196,7 +196,7 @@ def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
+def test_ctrl_c_ends_every_process_and_keeps_finished_results(tmp_path):
     command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
@@ -243,13 +243,13 @@ def _ends(group):
     return False
 
 
-def test_a_process_that_dies_is_said_in_a_sentence():
+def test_a_process_that_dies_is_reported_in_one_sentence():
     jobs = [(1.0, os._exit, (3,)), (1.0, time.sleep, (0.1,))]
     with pytest.raises(DiffusionSegmentationError, match="was killed"):
         list(pool.run(jobs, 1, "training", "networks"))
 
 
-def test_what_a_job_raises_is_raised_and_ends_the_others():
+def test_an_exception_of_a_job_is_raised_and_ends_the_others():
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         list(pool.run([(1.0, divmod, (1, 0)), (1.0, time.sleep, (60,))], 2, "training", "networks"))

@@ -29,7 +29,7 @@ def task(tmp_path_factory):
     return prepare(TASK, tmp_path_factory.mktemp("cache"), SIZES)
 
 
-def test_a_task_is_kept_and_its_parts_differ(task):
+def test_a_task_is_cached_and_its_parts_differ(task):
     images, masks = task.arrays(TRAIN)
     assert images.shape == (32, 16, 16) and masks.shape == (32, MASKS, 16, 16) and masks.max() == 1
     assert not np.array_equal(images[:6], task.arrays(VALIDATION)[0][:6])
@@ -40,7 +40,7 @@ def test_a_task_is_kept_and_its_parts_differ(task):
     assert np.array_equal(task.case(2).image, task.case(2).image)
 
 
-def test_what_is_no_task_is_said_in_a_sentence(tmp_path):
+def test_unknown_tasks_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="neither a folder of labelled images nor a task"):
         prepare("nothing", tmp_path, SIZES)
 
@@ -63,7 +63,7 @@ def test_a_folder_of_too_few_cases_is_refused(tmp_path):
 
 @pytest.mark.parametrize("loss", ["ce", "mse", "v", "eps"])
 @pytest.mark.parametrize("log_snr", [-6.0, 0.0, 4.0])
-def test_a_perfect_answer_is_read_as_the_truth_whatever_is_predicted(loss, log_snr):
+def test_a_perfect_answer_is_scored_as_the_truth_for_any_prediction(loss, log_snr):
     labels = torch.randint(0, 3, (2, 4, 4, 4))
     x0 = one_hot_state(labels, 3)
     noise, level = torch.randn(x0.shape), torch.full((2,), log_snr)
@@ -148,7 +148,7 @@ def test_stochastic_network_learns_that_pixels_go_together():
 
 
 @pytest.mark.slow
-def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
+def test_training_of_a_variant_stops_and_resumes(task, tmp_path, monkeypatch):
     variant = Variant(TASK, form="direct")
     path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
     monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
@@ -173,7 +173,7 @@ def _stop_after(training, steps):
         raise KeyboardInterrupt
 
 
-def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
+def test_a_damaged_checkpoint_restarts_the_training(task, tmp_path):
     variant = Variant(TASK, form="direct")
     path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.checkpoint"
     path.write_bytes(b"not a checkpoint")
@@ -195,14 +195,14 @@ def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
         Variant(TASK, halved=True, crops="labels"),
     ],
 )
-def test_every_kind_of_arm_trains(variant, task, tmp_path):
+def test_every_kind_of_variant_trains(variant, task, tmp_path):
     network = fit.trained(variant, task, 0.01, tmp_path, "cpu")
     before = fit.build(variant, task).state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
-def test_arms_are_told_apart():
+def test_variants_have_different_keys():
     variants = [Variant(TASK), Variant(TASK, 1), Variant(TASK, loss="eps"), *ensemble(TASK, 0)]
     assert len({variant.key("content", 1.0, "cpu") for variant in variants}) == len(variants) == 3 + ENSEMBLE_SIZE
     assert Variant(TASK).key("content", 1.0, "cpu") != Variant(TASK).key("content", 2.0, "cpu")

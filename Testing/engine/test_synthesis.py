@@ -61,7 +61,7 @@ def test_drawn_tissues_are_sheets_not_salt_and_pepper(atlas):
     assert rough(tissues) < 0.75 * rough(np.minimum(independent, len(TISSUES) - 1))
 
 
-def test_a_neck_is_background_and_leaves_the_head_as_it_was(atlas):
+def test_an_added_neck_is_background_and_does_not_change_the_head(atlas):
     """Muscles and cord look like brain: what is drawn below the head must be there, and must carry no label."""
     rng = np.random.default_rng(4)
     head = draw_tissues(atlas, rng)

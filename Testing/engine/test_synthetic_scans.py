@@ -44,7 +44,7 @@ def test_half_of_the_contrasts_are_t1_like_and_half_are_any(atlas):
     assert np.mean(alike[:, 2] > alike[:, 1]) > 0.95
 
 
-def test_what_fluid_shares_lies_between_fluid_and_cortex(atlas):
+def test_voxels_shared_with_fluid_lie_between_fluid_and_cortex(atlas):
     rng = np.random.default_rng(1)
     for _ in range(30):
         means = contrast.draw_intensities(atlas, rng)
@@ -124,7 +124,7 @@ def test_shares_of_artefacts_are_kept():
     assert np.mean(changed) == pytest.approx(1 - clean, abs=0.1)
 
 
-def test_what_is_zeroed_carries_no_label(atlas, heads):
+def test_zeroed_voxels_have_no_label(atlas, heads):
     """Fluid about a stripped brain was labelled though the image was zero there: 94 to 143 ml of it."""
     stripped = replace(CLEAN_T1_SCANS, stripped=1.0, cut=0.5)
     for seed in range(12):
@@ -181,7 +181,7 @@ def test_rules_of_labelling_differ_between_heads(atlas, heads):
     assert (spread > 0.02).all() and (spread < 0.5).all()
 
 
-def test_a_rule_weighs_the_shares_of_a_voxel():
+def test_a_labelling_rule_weights_the_shares_of_a_voxel():
     classes = np.array([0, 1, 2])
     tissue = np.zeros((2, 2, 4), np.uint8)
     tissue[:, :, :2] = 1

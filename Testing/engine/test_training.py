@@ -83,7 +83,7 @@ def test_training_makes_a_model_that_loads(config, heads, tmp_path, processor, a
     assert model.section["training"]["optimisation"]["precision"] == ("bf16" if amx else "float32")
 
 
-def test_bf16_is_refused_where_it_is_slow_and_wrong(config, heads, tmp_path, processor):
+def test_bf16_is_refused_on_processors_without_it(config, heads, tmp_path, processor):
     processor(amx=False)
     settings = json.loads(config.read_text())
     settings["optimisation"]["precision"] = "bf16"
@@ -93,9 +93,7 @@ def test_bf16_is_refused_where_it_is_slow_and_wrong(config, heads, tmp_path, pro
     assert not (tmp_path / "model").exists()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_training_before_it_spoils_the_weights(
-    config, heads, tmp_path, monkeypatch
-):
+def test_a_gradient_that_is_not_finite_ends_the_training_with_finite_weights(config, heads, tmp_path, monkeypatch):
     def spoilt(self, image, labels, log_snr):
         direct, denoised, loss = whole(self, image, labels, log_snr)
         return direct, denoised, loss * (float("nan") if self.global_step == 3 else 1)
@@ -145,7 +143,7 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate * falling)
 
 
-def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypatch):
+def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
     messages = []
     for module in ("train", "input_statistics"):
         monkeypatch.setattr(
@@ -158,7 +156,7 @@ def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypa
     assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 
 
-def test_the_clock_ends_it(config, heads, tmp_path):
+def test_the_time_limit_ends_the_training(config, heads, tmp_path):
     settings = json.loads(config.read_text())
     settings["optimisation"]["iterations"] = 10**9
     config.write_text(json.dumps(settings))

@@ -35,7 +35,7 @@ def test_defaults_come_from_the_data(ball_dataset):
     assert section["labels"][0]["id"] == "ball" and "intensity" not in section
 
 
-def test_labels_of_like_names_are_told_apart():
+def test_labels_with_similar_names_have_different_identifiers():
     names = ["Left +", "Left -", "left", "+", "left_2"]
     identifiers = [entry["id"] for entry in labels(names)]
     assert (
@@ -51,7 +51,7 @@ def test_labels_of_like_names_are_told_apart():
         ({"working_spacing_mm": 0}, "'working_spacing_mm' is missing or cannot be used"),
     ],
 )
-def test_what_no_model_may_have_is_refused_before_the_training(ball_dataset, changed, words):
+def test_invalid_model_settings_are_refused_before_the_training(ball_dataset, changed, words):
     source = Folder(ball_dataset, ball_dataset.parent / "prepared")
     settings = source.settings()
     settings["diffusion_segmentation"].update(changed)
@@ -90,7 +90,7 @@ def test_scans_are_whole_and_first_those_that_were_held_out(ball_dataset):
     assert len(list(source.scans(64, 0))) == len(source.held_out)
 
 
-def test_choices_that_void_calibration_are_told():
+def test_options_that_void_calibration_give_warnings():
     assert Optimisation().warnings() == []
     warnings = Optimisation(crops="labels", dice_weight=1.0, class_weights=(1.0, 2.0)).warnings()
     assert len(warnings) == 3 and all(sentence.endswith("will not be calibrated.") for sentence in warnings)
@@ -106,12 +106,12 @@ def test_choices_that_void_calibration_are_told():
         ({"crops": "mask"}, "crops"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(section, words):
+def test_invalid_settings_are_refused(section, words):
     with pytest.raises(InputError, match=words):
         Optimisation.read(section)
 
 
-def test_merging_keeps_what_is_not_named():
+def test_merging_keeps_other_settings():
     assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
 
 
@@ -138,7 +138,7 @@ STALE = {
 
 
 @pytest.mark.parametrize("case", STALE)
-def test_prepared_files_do_not_outlive_what_they_were_made_of(ball_dataset, case):
+def test_prepared_files_are_replaced_when_their_sources_change(ball_dataset, case):
     def prepared():
         source = open_dataset(ball_dataset)
         return {path: path.stat().st_mtime_ns for path, _ in source.prepare(source.seen + source.held_out)}
@@ -166,7 +166,7 @@ def test_another_data_set_of_the_same_name_is_prepared_anew(ball_dataset):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_something_is_left_to_train_on_whatever_the_cases_are_called(ball_dataset, count):
+def test_some_cases_remain_for_training_with_any_names(ball_dataset, count):
     """These names all fall into the fifth that is held out."""
     names = [n for n in (f"case_{k:02d}" for k in range(200)) if folder_place(n) < 0.2][:count]
     for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
@@ -184,7 +184,7 @@ def folder_place(name):
     return _place(Case(name, None, ()))
 
 
-def test_a_study_on_a_folder_begins_anew_when_a_label_is_corrected(ball_dataset, tmp_path):
+def test_a_study_on_a_folder_restarts_when_a_label_is_corrected(ball_dataset, tmp_path):
     sizes = tasks.Sizes(train=16, validation=16, test=4)
     first = tasks.prepare(str(ball_dataset), tmp_path / "cache", sizes)
     again = tasks.prepare(str(ball_dataset), tmp_path / "cache", sizes)

@@ -64,13 +64,13 @@ def test_each_image_comes_with_several_draws_from_its_posterior(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"), [("nowhere", "'nowhere' is no folder"), ("lesions:3", "3 is not possible"), ("p.npz", "'p.npz'")]
 )
-def test_data_that_is_nothing_known_is_one_sentence(text, words, tmp_path):
+def test_unknown_data_are_refused_in_one_sentence(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
         open_source(text, tmp_path)
     assert str(caught.value).endswith(".")
 
 
-def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(config, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_a_checkpoint_and_resume_continues(config, tmp_path, monkeypatch):
     training_step = train.Segmenter.training_step
 
     def interrupted(self, batch, index):
@@ -112,7 +112,7 @@ def test_without_a_start_no_lowest_noise_level_is_accepted(config, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_what_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
+def test_a_model_that_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
     """A lowest noise level is in the metadata even where a start, without which it is none, is not."""
     source = open_source(TASK, tmp_path)
     run = train.Run(train.merged(source.settings(), SMALL), Optimisation(lowest_log_snr=-3.0), source, None)
@@ -154,7 +154,7 @@ def test_a_resumed_training_keeps_its_lowest_noise_level(config, started, tmp_pa
     ],
 )
 @pytest.mark.parametrize("optimisation", [{"learns": "denoiser"}, {"lowest_log_snr": -3.0}])
-def test_what_stays_as_it_is_stays_with_its_structures_and_images(
+def test_a_start_with_fixed_parts_requires_the_same_structures_and_images(
     task, section, differs, optimisation, config, started, tmp_path
 ):
     if "labels" in section:
@@ -165,7 +165,7 @@ def test_what_stays_as_it_is_stays_with_its_structures_and_images(
     assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()
 
 
-def test_input_statistics_that_fail_do_not_cost_the_model(config, tmp_path, monkeypatch, capsys):
+def test_a_failed_fit_of_input_statistics_does_not_discard_the_model(config, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("out of memory")
 

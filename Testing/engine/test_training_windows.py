@@ -30,7 +30,7 @@ def test_windows_keep_the_label_volume_and_draw_raters_at_random(ball_dataset):
     assert 0.35 < smaller < 0.65, "each rater half of the time"
 
 
-def test_windows_are_drawn_without_looking_at_the_label_unless_asked(ball_dataset):
+def test_windows_are_placed_independently_of_labels_by_default(ball_dataset):
     hits = {}
     for crops in ("image", "labels"):
         source = open_dataset(ball_dataset)
@@ -41,7 +41,7 @@ def test_windows_are_drawn_without_looking_at_the_label_unless_asked(ball_datase
     assert hits["labels"] > hits["image"] + 0.08
 
 
-def test_labels_that_nothing_can_be_learnt_from_are_refused_or_told(ball_dataset, capsys):
+def test_labels_without_voxels_are_refused_or_reported(ball_dataset, capsys):
     change_dataset(ball_dataset, {"labels": {"background": 0, "ball": 1, "vessel": 2}})
     open_dataset(ball_dataset).stream(Optimisation(shapes=((8, 8, 8),)), 0)
     assert "No training case has the label 'vessel', so the model cannot learn it." in capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_ignored_voxels_do_not_train(ball_dataset):
 
 @pytest.mark.parametrize("dice_weight", [0.0, 0.5])
 @pytest.mark.parametrize("class_weights", [None, (1.0, 3.0)])
-def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
+def test_ignored_voxels_add_nothing_to_the_loss(dice_weight, class_weights):
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
     optimisation = Optimisation(dice_weight=dice_weight, class_weights=class_weights)
@@ -120,7 +120,7 @@ def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
     assert all(g is None or g.abs().max() < 1e-6 for g in gradient)
 
 
-def test_the_dice_term_does_not_see_what_is_ignored():
+def test_ignored_voxels_do_not_change_the_dice_loss():
     truth = torch.randint(0, 2, (1, 8, 4, 4, 4))
     answer = torch.stack([truth == 0, truth == 1], 1).float().mul(40).sub(20).flatten(1, 2)
     assert dice_loss(answer, truth, 2) < 0.01

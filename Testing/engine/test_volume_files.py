@@ -32,7 +32,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize("case", TWINS)
-def test_the_named_file_is_read_and_never_its_twin(tmp_path: Path, case: str) -> None:
+def test_the_named_file_is_read_and_not_one_of_a_similar_name(tmp_path: Path, case: str) -> None:
     named, twin = TWINS[case]
     # Another spacing, so that a mixture of one's header and the other's voxels shows, too.
     path = nifti(tmp_path / named.replace(".img", ".hdr"), VOXELS, np.diag([3, 3, 3]), spacing=(3, 3, 3))
@@ -49,7 +49,7 @@ def test_two_candidates_for_the_other_half_of_a_pair_are_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("ends", [("hdr", "IMG"), ("Hdr", "Img"), ("HDR", "img"), ("HDR", "IMG")])
-def test_halves_of_a_pair_are_found_whatever_their_capitals(tmp_path: Path, ends: tuple[str, str], capfd) -> None:
+def test_halves_of_a_pair_are_found_in_any_case(tmp_path: Path, ends: tuple[str, str], capfd) -> None:
     nifti(tmp_path / "a.hdr")
     for old, new in zip(("hdr", "img"), ends, strict=True):
         (tmp_path / f"a.{old}").rename(tmp_path / f"b.{new}")
@@ -59,13 +59,13 @@ def test_halves_of_a_pair_are_found_whatever_their_capitals(tmp_path: Path, ends
 
 
 @pytest.mark.parametrize("name", ["a.NII", "a.Nii", "a.nii.GZ", "a.NII.GZ"])
-def test_capitals_in_the_ending_are_read_without_a_word(tmp_path: Path, name: str, capfd) -> None:
+def test_extensions_in_capitals_are_read_without_a_warning(tmp_path: Path, name: str, capfd) -> None:
     path = nifti(tmp_path / name, compressed=name.lower().endswith("gz"))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(path)), VOXELS)
     assert capfd.readouterr().err == ""
 
 
-def test_other_formats_are_not_taken_for_a_nifti_file_of_their_name(tmp_path: Path) -> None:
+def test_files_of_other_formats_with_a_nifti_name_are_recognised(tmp_path: Path) -> None:
     for name in ("head.nrrd", "head.mha", "head.nhdr", "head.mhd"):
         sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / name))
         nifti(tmp_path / f"{name}.nii", OTHER)
@@ -127,7 +127,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_other_programs_files_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+def test_files_of_other_programs_are_refused_with_a_remedy(tmp_path: Path, name: str) -> None:
     start, words = FOREIGN[name]
     path = tmp_path / name
     if start is None:
@@ -137,7 +137,7 @@ def test_other_programs_files_are_refused_with_what_to_do(tmp_path: Path, name: 
     assert words in refusal(path)
 
 
-def test_a_header_alone_says_whether_a_volume_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_and_spacing_are_read_from_the_header_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nifti(tmp_path / "a.nii.gz")
     for name in ("_executed", "memory"):
         monkeypatch.setattr(volume, name, None)  # what reads voxels or asks for their memory
@@ -145,7 +145,7 @@ def test_a_header_alone_says_whether_a_volume_fits(tmp_path: Path, monkeypatch: 
     assert file.size == (24, 22, 20) and file.spacing == (2, 2, 2) and file.warnings == []
 
 
-def test_a_header_is_looked_at_without_copying_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_is_read_without_copying_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = []
     monkeypatch.setattr("shutil.copyfileobj", lambda source, target: copied.append(target))
     for path in (nifti(tmp_path / "a.nii", version=2), nifti(tmp_path / "b.nii.gz"), write_analyze(tmp_path / "c.hdr")):
@@ -154,7 +154,7 @@ def test_a_header_is_looked_at_without_copying_the_voxels(tmp_path: Path, monkey
     assert copied == []
 
 
-def test_a_copy_for_itk_goes_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_copy_for_itk_is_removed_after_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     file = VolumeFile(nifti(tmp_path / "a.nii", version=2))
@@ -163,7 +163,7 @@ def test_a_copy_for_itk_goes_when_it_is_read(tmp_path: Path, monkeypatch: pytest
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
+def test_the_digest_depends_on_content_and_not_on_name_or_time(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.hdr")
     before = files_sha256(path)
     raw = bytearray((tmp_path / "a.img").read_bytes())
@@ -178,7 +178,7 @@ def test_the_content_counts_and_not_the_name_or_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"version": 2}, {"order": ">"}, {"compressed": True}])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_itk_takes_for_0_in_nifti_is_said(tmp_path: Path, options: dict, value: float) -> None:
+def test_voxels_that_itk_replaces_by_0_are_reported(tmp_path: Path, options: dict, value: float) -> None:
     voxels = VOXELS.copy()
     voxels = voxels[:19, :21, :23]  # an odd number of them
     voxels[[0, 5, -1], [0, 6, -1], [0, 7, -1]] = value

@@ -27,7 +27,7 @@ UNORIENTED = {
 
 
 @pytest.mark.parametrize("kind", UNORIENTED)
-def test_what_states_no_orientation_is_read_with_a_warning(tmp_path: Path, kind: str) -> None:
+def test_files_without_an_orientation_are_read_with_a_warning(tmp_path: Path, kind: str) -> None:
     path = UNORIENTED[kind](tmp_path)
     (sentence,) = read_warnings(path)
     assert f"'{path.name}' does not state its orientation" in sentence and "left and right" in sentence
@@ -57,7 +57,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("case", WAYS)
-def test_the_warning_says_which_way_the_axes_were_taken_to_run(tmp_path: Path, case: str) -> None:
+def test_the_warning_states_the_assumed_directions_of_the_axes(tmp_path: Path, case: str) -> None:
     make, expected = WAYS[case]
     path, spacing = make(tmp_path), (2, 2, 2) if expected is None else None
     (sentence,) = read_warnings(path, spacing=spacing)
@@ -70,7 +70,7 @@ def test_the_warning_says_which_way_the_axes_were_taken_to_run(tmp_path: Path, c
         assert (axis[np.abs(axis).argmax()] > 0) == (way in ("right to left", "front to back", "foot to head"))
 
 
-def test_what_states_its_orientation_is_read_without_a_word(tmp_path: Path) -> None:
+def test_files_with_an_orientation_are_read_without_a_warning(tmp_path: Path) -> None:
     for name in ("a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a.nii", "a.nii.gz", "a.mnc", "a.h5"):
         assert read_warnings(write_image(tmp_path / name)) == [], name
     for index, options in enumerate(({"qform": (0, 0, 0), "sform": None}, {"qform": (0, 0, 0)}, {})):
@@ -97,7 +97,7 @@ def test_a_qform_and_an_sform_that_cannot_both_be_right_are_refused(tmp_path: Pa
     assert words in refusal(nifti(tmp_path / "a.nii", **{"qform": (0, 0, 0), **options}))
 
 
-def test_one_of_two_places_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_one_of_two_positions_is_used_with_a_warning(tmp_path: Path) -> None:
     (sentence,) = read_warnings(nifti(tmp_path / "a.nii", sform=TURNED, qform=(0, 0, 0)))
     assert "two places in its header, 20 degrees" in sentence and "was used" in sentence
     # Rounding is no second place.
@@ -120,7 +120,7 @@ def test_shear_is_named_with_its_angle_and_a_remedy(tmp_path: Path, options: dic
 
 
 @pytest.mark.parametrize("sform", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.diag([2.0, 2, 0])])
-def test_an_sform_that_is_none_is_left_aside_for_a_good_qform(tmp_path: Path, sform: np.ndarray, capfd) -> None:
+def test_an_invalid_sform_is_ignored_if_the_qform_is_valid(tmp_path: Path, sform: np.ndarray, capfd) -> None:
     path = nifti(tmp_path / "a.nii", sform=sform, qform=(0, 0, 0))
     (sentence,) = read_warnings(path)
     assert "an sform without extent, so its qform was used" in sentence and capfd.readouterr().err == ""

@@ -23,7 +23,7 @@ SPACELESS = {
 
 
 @pytest.mark.parametrize("kind", SPACELESS)
-def test_a_voxel_size_that_is_not_stated_is_asked_for(tmp_path: Path, kind: str) -> None:
+def test_a_missing_voxel_size_is_requested(tmp_path: Path, kind: str) -> None:
     path = SPACELESS[kind](tmp_path)
     assert "does not say how large its voxels are" in refusal(path) and "--spacing" in refusal(path)
     image = read_volume(path, (0.5, 1, 2), on_warning=lambda sentence: None)

@@ -12,7 +12,7 @@ PROC = Path("/proc")
 MEMINFO = "MemTotal: 8000 kB\nMemAvailable:    5000 kB\nSwapFree:    9000 kB\n"
 
 
-def test_the_memory_of_this_computer_is_known() -> None:
+def test_the_free_memory_of_this_computer_is_determined() -> None:
     assert 2**28 < memory.available_memory() < 2**50
 
 
@@ -33,7 +33,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_swap_is_no_memory(proc: Path) -> None:
+def test_swap_does_not_count_as_free_memory(proc: Path) -> None:
     assert memory.available_memory() == 5_000 * 1024
 
 
@@ -64,7 +64,9 @@ def test_control_groups_of_both_versions_count(proc: Path, line: str, folder: st
     assert memory.available_memory() == 5_000 * 1024
 
 
-def test_a_container_has_what_its_control_group_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_in_a_container_is_limited_by_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = Path(Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip())
     folder = tmp_path / group
     folder.mkdir(parents=True, exist_ok=True)

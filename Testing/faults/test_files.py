@@ -112,7 +112,7 @@ def test_a_volume_of_any_name_is_segmented_into_the_same_files(
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT
 
 
-def test_a_file_that_is_held_for_a_moment_is_waited_for(
+def test_a_file_that_is_open_elsewhere_is_replaced_later(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a virus scanner holds each new file on Windows."""
@@ -129,7 +129,7 @@ def test_a_file_that_is_held_for_a_moment_is_waited_for(
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT and len(held) >= len(RESULT)
 
 
-def test_a_full_disk_costs_a_run_no_preview_that_it_can_do_without(
+def test_a_full_disk_during_a_preview_does_not_end_the_run(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither those nor what is kept while it goes on; and pieces of either are not left."""
@@ -189,7 +189,7 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
 
 
 @pytest.mark.parametrize("where", ["direct", "samples"])
-def test_a_model_that_gives_no_numbers_is_refused(
+def test_a_model_with_results_that_are_not_finite_is_refused(
     run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     model = model_cache.load(a_model_folder)
@@ -224,7 +224,7 @@ sys.addaudithook(look)
 """
 
 
-def test_a_run_uses_no_network_and_names_nobody(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_uses_no_network_and_reveals_no_names(bench: Bench, tmp_path: Path) -> None:
     home = tmp_path / PATIENT
     home.mkdir()
     image = sitk.ReadImage(str(bench.root / "volume.nrrd"))

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from diffusion_segmentation.images.volume import read_volume
 
 
-def test_damaged_files_end_in_an_image_or_a_sentence(data_folder: Path) -> None:
+def test_damaged_volume_files_give_an_image_or_an_error_of_one_sentence(data_folder: Path) -> None:
     for end, contents in fuzz_volumes.sound_files().items():
         for content in contents:
             (data_folder / f"a.{end}").write_bytes(content)
@@ -26,14 +26,14 @@ def test_damaged_files_end_in_an_image_or_a_sentence(data_folder: Path) -> None:
     assert tally.passed, str(tally)
 
 
-def test_damaged_data_sets_end_in_cases_or_a_sentence() -> None:
+def test_damaged_data_sets_give_cases_or_an_error_of_one_sentence() -> None:
     tally = fuzz_datasets.fuzz(500, seed=1)
     assert tally.inputs == 500 and tally.accepted > 50 and tally.refused > 200
     assert tally.passed, str(tally)
 
 
 @pytest.mark.slow
-def test_damaged_folders_end_in_a_model_or_a_sentence() -> None:
+def test_damaged_model_folders_give_a_model_or_an_error_of_one_sentence() -> None:
     tally = fuzz_models.fuzz(400, seed=1)
     assert tally.inputs == 400 and tally.accepted > 5 and tally.refused > 200
     assert tally.passed, str(tally)

@@ -109,7 +109,7 @@ def written(folder: Path, image: sitk.Image, projection: Projection, p: np.ndarr
 
 @EXAMPLES
 @given(inputs(), st.booleans())
-def test_the_marker_lies_in_every_file_where_it_lies_in_the_input(given_input, compress: bool) -> None:
+def test_the_marker_has_the_same_position_in_every_file(given_input, compress: bool) -> None:
     affine, size, marker = given_input
     truth = (affine @ [*marker, 1])[:3]
     with tempfile.TemporaryDirectory() as name:

@@ -19,7 +19,7 @@ def test_a_full_gpu_offers_the_cpu() -> None:
     assert error.try_device == "cpu" and "'cuda:1'" in str(error) and "use the CPU" in str(error)
 
 
-def test_apples_gpu_is_offered_where_it_is_and_used_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_apple_gpu_is_listed_and_used_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no Apple GPU here"):
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -48,7 +48,7 @@ GPU_ERRORS = {
 
 
 @pytest.mark.parametrize("text", GPU_ERRORS)
-def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(text: str) -> None:
+def test_each_failure_of_a_gpu_has_its_own_message_and_offers_the_cpu(text: str) -> None:
     error, gpu = RuntimeError(text), torch.device("cuda", 0)
     problem = explain_gpu_error(error, gpu)
     assert GPU_ERRORS[text] in str(problem) and "\n" not in str(problem) and problem.try_device == "cpu"
@@ -56,7 +56,7 @@ def test_each_failure_of_a_gpu_has_its_sentence_and_offers_the_cpu(text: str) ->
     assert isinstance(problem, DeviceLostError) == ("stopped" in str(problem))
 
 
-def test_what_is_no_failure_of_a_gpu_stays_what_it_is() -> None:
+def test_other_errors_are_not_gpu_errors() -> None:
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
         assert explain_gpu_error(RuntimeError("shapes do not match"), device) is None
         assert explain_gpu_error(RuntimeError("DefaultCPUAllocator: can't allocate memory"), device) is None
@@ -86,7 +86,7 @@ def test_auto_takes_the_first_gpu_that_can_be_used(monkeypatch: pytest.MonkeyPat
         assert str(choose_device("auto")) == chosen
 
 
-def test_a_gpu_that_is_gone_is_told_from_one_that_is_full(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_is_distinguished_from_a_full_one(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = RuntimeError("CUDA error: unspecified launch failure")
 
     def reset(*_: Any) -> None:

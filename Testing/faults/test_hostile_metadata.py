@@ -100,12 +100,12 @@ WRONG: dict[str, tuple[str, list[Edit]]] = {
 
 
 @pytest.mark.parametrize(("entry", "edit"), [(entry, edit) for entry, edits in WRONG.values() for edit in edits])
-def test_entries_of_a_wrong_type_or_size(model_folder: Path, entry: str, edit: Edit) -> None:
+def test_entries_of_a_wrong_type_or_size_are_refused(model_folder: Path, entry: str, edit: Edit) -> None:
     change(model_folder, edit)
     assert f"incomplete or wrong in its entry '{entry}'" in sentence(model_folder)
 
 
-def test_what_an_entry_may_be_is_not_refused(model_folder: Path) -> None:
+def test_valid_entries_are_accepted(model_folder: Path) -> None:
     change(model_folder, head())
     change(model_folder, whole(description="Two\nlines of “text”, 日本\u3000語\r\n\tand a tab"))
     change(model_folder, ours(name="random", title="Tête \u00a0日本", intensity=None, training={"minutes": 1}))
@@ -127,12 +127,12 @@ def test_what_an_entry_may_be_is_not_refused(model_folder: Path) -> None:
         {"denoiser": []},
     ],
 )
-def test_networks_that_are_none(model_folder: Path, network: dict[str, Any]) -> None:
+def test_invalid_networks_are_refused(model_folder: Path, network: dict[str, Any]) -> None:
     change(model_folder, lambda _, section: section["network"].update(network))
     assert "entry 'network'" in sentence(model_folder)
 
 
-def test_a_network_too_large_is_refused_before_it_takes_memory(
+def test_a_network_that_is_too_large_is_refused_before_it_is_allocated(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(model_folder, lambda _, s: s["network"].update(encoder={"channels": [512] * 6, "blocks": [8] * 6}))
@@ -178,7 +178,9 @@ FOREIGN: dict[str, bytes | Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
-def test_metadata_that_are_none(model_folder: Path, content: bytes | Callable[[bytes], bytes]) -> None:
+def test_text_that_is_not_valid_metadata_is_refused(
+    model_folder: Path, content: bytes | Callable[[bytes], bytes]
+) -> None:
     file = model_folder / "metadata.json"
     text = file.read_bytes()
     file.write_bytes(content(text) if callable(content) else content)

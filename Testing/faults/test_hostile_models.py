@@ -19,7 +19,7 @@ from diffusion_segmentation.model import folder as models
 pytestmark = pytest.mark.usefixtures("time_limit")
 
 
-def test_a_sound_model_is_listed(model_folder: Path) -> None:
+def test_a_valid_model_is_listed(model_folder: Path) -> None:
     assert [metadata["version"] for metadata in models.available(model_folder.parent)] == ["0.0.1"]
 
 
@@ -52,13 +52,15 @@ def as_loop(file: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such files")
 @pytest.mark.parametrize("name", ["metadata.json", "model.safetensors"])
 @pytest.mark.parametrize("make", [as_link, as_device, as_pipe, as_folder, as_loop])
-def test_files_that_are_no_files(model_folder: Path, name: str, make: Callable[[Path], None]) -> None:
+def test_links_devices_pipes_and_folders_are_refused_as_files(
+    model_folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
     make(model_folder / name)
     assert f"The {name} of the model 'random' is a link or not a file" in sentence(model_folder)
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "model.safetensors"])
-def test_a_file_larger_than_any_memory(model_folder: Path, name: str) -> None:
+def test_a_file_larger_than_memory_is_refused(model_folder: Path, name: str) -> None:
     with (model_folder / name).open("r+b") as file:
         file.truncate(2**41)  # without a byte of it on the disk
     assert ("is not valid" if name == "metadata.json" else "do not fit") in sentence(model_folder)
@@ -72,7 +74,7 @@ def test_a_folder_may_be_a_link(model_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a\0b", "x" * 300, "loop", "file"])
-def test_folders_that_are_none(tmp_path: Path, name: str) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match=r"^[^\n]{,250}\.$"):
@@ -82,13 +84,13 @@ def test_folders_that_are_none(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 100_000, "a/" * 5000, "\0", "\udcff"])
-def test_names_that_are_none_are_answered_in_a_line(name: str) -> None:
+def test_invalid_names_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(ModelError) as caught:
         models.find(name)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
-def test_a_name_does_not_lead_out_of_the_shipped_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_cannot_leave_the_folder_of_shipped_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "SHIPPED", model_folder)
     for name in ("../random", "./../random", ""):
         with pytest.raises(ModelError, match="There is no model"):
@@ -105,7 +107,7 @@ def test_a_model_does_not_pass_for_another(model_folder: Path) -> None:
     assert models.available(model_folder.parent) == []
 
 
-def test_a_copy_is_no_model_before_it_is_whole(model_folder: Path, tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_not_a_model(model_folder: Path, tmp_path: Path) -> None:
     """Whichever file comes first, wherever it stops, and where its room on the disk is taken beforehand."""
     names = ("metadata.json", "model.safetensors")
     for first, second in (names, names[::-1]):
@@ -123,7 +125,7 @@ def test_a_copy_is_no_model_before_it_is_whole(model_folder: Path, tmp_path: Pat
         assert len(models.available(copied.parent)) == 1
 
 
-def test_saving_that_stops_halfway_leaves_no_model_with_others_weights(
+def test_interrupted_saving_leaves_no_model_with_other_weights(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.load(model_folder)

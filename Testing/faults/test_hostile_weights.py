@@ -89,7 +89,7 @@ STRANGE_WEIGHTS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
 
 
 @pytest.mark.parametrize(("words", "make"), STRANGE_WEIGHTS.values(), ids=STRANGE_WEIGHTS)
-def test_strange_weights(model_folder: Path, words: str, make: Callable[[Path], bytes]) -> None:
+def test_invalid_weights_are_refused(model_folder: Path, words: str, make: Callable[[Path], bytes]) -> None:
     rewrite(model_folder, make(model_folder))
     assert words in sentence(model_folder)
 
@@ -114,7 +114,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "zip bomb", "beside"])
-def test_no_code_is_run_and_nothing_written(model_folder: Path, tmp_path: Path, form: str) -> None:
+def test_no_code_is_run_and_no_file_written(model_folder: Path, tmp_path: Path, form: str) -> None:
     mark = tmp_path / "ran"
     file = model_folder / "model.safetensors"
     if form == "pickle":

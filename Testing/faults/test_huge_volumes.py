@@ -33,7 +33,7 @@ HUGE_FILES = {
 
 @pytest.mark.skipif(os.name == "nt", reason="sparse files need a flag there")
 @pytest.mark.parametrize("kind", HUGE_FILES)
-def test_a_huge_volume_is_refused_with_the_figures_before_it_is_read(
+def test_a_huge_volume_is_refused_with_its_memory_before_it_is_read(
     data_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = HUGE_FILES[kind](data_folder)
@@ -45,7 +45,9 @@ def test_a_huge_volume_is_refused_with_the_figures_before_it_is_read(
     assert_a_sentence(caught.value, data_folder)
 
 
-def test_what_fits_is_read_and_where_nothing_is_known_too(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_is_read_if_it_fits_or_the_free_memory_is_unknown(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = nrrd(data_folder / "a.nrrd")
     for free in (12 * VOXELS.size, None):
         monkeypatch.setattr(memory, "available_memory", lambda free=free: free)

@@ -76,7 +76,7 @@ def assert_the_same(tmp_path: Path, one: str, other: str) -> None:
     assert np.abs(first - second).max() < 1e-3
 
 
-def test_fewer_samples_at_a_time_give_the_same(limit: Limit, run: Callable, tmp_path: Path) -> None:
+def test_fewer_samples_at_a_time_give_the_same_result(limit: Limit, run: Callable, tmp_path: Path) -> None:
     assert about_memory(run("whole")) == [] and limit.largest == 8
     progress: list[Progress] = []
     limit.cells, limit.largest = 3 * CELLS, 0
@@ -89,7 +89,7 @@ def test_fewer_samples_at_a_time_give_the_same(limit: Limit, run: Callable, tmp_
     assert_the_same(tmp_path, "whole", "fewer")
 
 
-def test_smaller_windows_give_what_a_model_with_such_windows_gives_of_the_same_noise(
+def test_smaller_windows_give_the_result_of_a_model_with_such_windows(
     limit: Limit, run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit.cells = CELLS / 2
@@ -108,7 +108,7 @@ def test_smaller_windows_give_what_a_model_with_such_windows_gives_of_the_same_n
     assert_the_same(tmp_path, "smaller", "made so")
 
 
-def test_the_features_go_before_smaller_windows_are_looked_at(
+def test_features_are_released_before_smaller_windows_are_encoded(
     limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[weakref.ref] = []
@@ -129,7 +129,7 @@ def test_the_features_go_before_smaller_windows_are_looked_at(
 
 
 @pytest.mark.parametrize("previews", [False, True])
-def test_a_run_removes_no_folder_of_the_person(
+def test_a_run_removes_no_folder_of_the_user(
     run: Callable, tmp_path: Path, previews: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -144,7 +144,7 @@ def test_a_run_removes_no_folder_of_the_person(
     ]
 
 
-def test_a_run_is_forgotten_at_its_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_run_is_released_at_its_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cycle that the garbage collector must find: until then a GPU's memory, or 1 GB, would stay taken."""
     runs: list[weakref.ref] = []
     begin = segment._Run.__init__
@@ -161,7 +161,7 @@ def test_a_run_is_forgotten_at_its_end(run: Callable, monkeypatch: pytest.Monkey
         gc.enable()
 
 
-def test_a_seed_means_the_same_noise_with_smaller_windows(a_model_folder: Path) -> None:
+def test_a_seed_gives_the_same_noise_with_smaller_windows(a_model_folder: Path) -> None:
     model, image = load(a_model_folder), np.zeros((22, 26, 30), np.float32)
     whole = Tiling(image.shape, (64, 64, 64), 16)
     smaller = Tiling(image.shape, (16, 16, 16), 16, whole.padded)
@@ -171,7 +171,7 @@ def test_a_seed_means_the_same_noise_with_smaller_windows(a_model_folder: Path) 
     torch.testing.assert_close(noise, same, rtol=0, atol=0)
 
 
-def test_what_is_drawn_stays_where_windows_become_smaller_later(limit: Limit, run: Callable, tmp_path: Path) -> None:
+def test_finished_samples_are_kept_when_windows_become_smaller(limit: Limit, run: Callable, tmp_path: Path) -> None:
     def fill(now: Progress) -> None:
         if now.stage == "sampling" and now.sample == 2 and limit.cells == math.inf:
             limit.cells = CELLS / 2
@@ -183,7 +183,7 @@ def test_what_is_drawn_stays_where_windows_become_smaller_later(limit: Limit, ru
     assert (first[..., 0] == second[..., 0]).all()  # the list axis is the fastest
 
 
-def test_stop_and_keep_still_works_while_it_looks_again(limit: Limit, run: Callable) -> None:
+def test_stop_and_keep_works_during_a_new_encoding(limit: Limit, run: Callable) -> None:
     def fill(now: Progress) -> None:
         limit.cells = CELLS / 2 if now.stage == "sampling" and now.sample == 2 else limit.cells
 
@@ -191,7 +191,7 @@ def test_stop_and_keep_still_works_while_it_looks_again(limit: Limit, run: Calla
     assert report["samples"] == 1 and report["partial"]
 
 
-def test_windows_are_not_smaller_than_a_half_of_the_models(
+def test_windows_are_at_least_half_as_large_as_the_models(
     limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`bench memory` shows why: with a quarter the shipped model's masks are others, whatever the report says."""
@@ -203,7 +203,9 @@ def test_windows_are_not_smaller_than_a_half_of_the_models(
     assert limit.failures == 1
 
 
-def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, run: Callable, tmp_path: Path) -> None:
+def test_too_little_memory_for_the_smallest_windows_is_one_sentence(
+    limit: Limit, run: Callable, tmp_path: Path
+) -> None:
     limit.cells = 100
     with pytest.raises(OutOfMemoryError, match="did not suffice, not even for small windows; close") as caught:
         run("none")
@@ -211,7 +213,7 @@ def test_where_nothing_is_left_to_make_smaller_it_is_one_sentence(limit: Limit, 
     assert not (tmp_path / "none").exists()
 
 
-def test_a_model_that_does_not_fit_on_the_device_is_the_same_sentence(run: Callable) -> None:
+def test_a_model_that_does_not_fit_on_the_device_gives_the_memory_error(run: Callable) -> None:
     class Full(ModelCache):
         def get(self, *_: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -220,7 +222,7 @@ def test_a_model_that_does_not_fit_on_the_device_is_the_same_sentence(run: Calla
         run("none", models=Full())
 
 
-def test_a_run_that_cannot_fit_is_refused_with_the_figures_before_a_network_runs(
+def test_a_run_that_cannot_fit_is_refused_before_a_network_runs(
     limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000)
@@ -246,7 +248,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_samples(run: Callable) -> 
     assert many - few < 800_000, (few, many)
 
 
-def test_thinning_places_does_not_keep_every_list_that_was_left() -> None:
+def test_thinning_releases_intermediate_lists() -> None:
     places = np.argwhere(np.ones((60, 60, 60), bool))
     tracemalloc.start()
     try:

@@ -47,7 +47,7 @@ def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_
             plan.require(tiling, 1000, 1000)
 
 
-def test_what_a_run_needs_grows_with_the_volume_and_not_with_the_samples(a_model_folder: Path) -> None:
+def test_the_required_memory_grows_with_the_volume_and_not_with_the_samples(a_model_folder: Path) -> None:
     plan = MemoryPlan(load(a_model_folder), torch.device("cpu"))
     small, large = (Tiling((n, n, n), (64, 64, 64), 4) for n in (64, 128))
     assert plan.encoding_bytes(large) > plan.encoding_bytes(small) > 4 * 8 * 64**3

@@ -176,7 +176,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_placed_or_read_is_refused_in_one_sentence(data_folder: Path, case: str) -> None:
+def test_unreadable_files_and_unknown_positions_are_refused_in_one_sentence(data_folder: Path, case: str) -> None:
     make, words = REFUSED[case]
     with pytest.raises((InputError, GeometryError), match=words) as caught:
         read_volume(make(data_folder))
@@ -195,7 +195,7 @@ def test_pipes_are_not_waited_for(data_folder: Path) -> None:
             read_volume(path)
 
 
-def test_labels_that_were_cut_are_refused_too(data_folder: Path) -> None:
+def test_truncated_label_files_are_refused(data_folder: Path) -> None:
     image = read_volume(nifti(data_folder / "b.nii"))
     names = [f"label {n}" for n in range(1, 120)]
     assert read_labels(nifti(data_folder / "a.nii"), image, names).max() == 119
@@ -203,7 +203,7 @@ def test_labels_that_were_cut_are_refused_too(data_folder: Path) -> None:
         read_labels(cut(data_folder / "a.nii", 50), image, names)
 
 
-def test_a_volume_that_is_constant_but_for_specks_is_refused_in_a_sentence() -> None:
+def test_a_volume_that_is_constant_except_for_a_few_voxels_is_refused() -> None:
     image = np.zeros((90, 90, 90), np.float32)
     image[40, 41, 42] = -7
     for look in (normalise, lambda image: body_box(image, 2)):

@@ -155,7 +155,7 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_every_voxel_is_read_where_it_lies(data_folder: Path, case: str) -> None:
+def test_every_voxel_has_its_value_and_position(data_folder: Path, case: str) -> None:
     make, steps, origin, *voxels = READ[case]
     image = read_volume(make(data_folder))
     expected = np.asarray(voxels[0] if voxels else VOXELS).astype(np.float32)

@@ -149,7 +149,7 @@ def test_files_of_the_table_are_written() -> None:
     assert [name for name in names if name not in texts()] == []
 
 
-def test_troubleshooting_quotes_what_the_program_says() -> None:
+def test_quoted_messages_of_troubleshooting_exist() -> None:
     quotes = re.findall(r"\*\*“(.+?)”\*\*", PAGES["troubleshooting.md"])
     assert len(quotes) >= 15
     known = texts()

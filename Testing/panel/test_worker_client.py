@@ -96,7 +96,7 @@ def test_the_worker_ends_when_its_stdin_is_closed(listen):
     assert not isAlive(pid)
 
 
-def test_death_comes_after_everything_that_was_said(listen):
+def test_the_end_is_reported_after_all_messages(listen):
     listener = listen("crash")
     listener.until(lambda: listener.client.hello)
     listener.client.send(runMessage())

@@ -38,7 +38,9 @@ def test_hello_comes_first_and_the_end_of_stdin_ends_it_soon(workers) -> None:
     assert client.process.returncode == 0
 
 
-def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Path, ball: Path, folder: Path) -> None:
+def test_a_run_sends_its_progress_and_leaves_complete_files(
+    real_worker, tiny_model: Path, ball: Path, folder: Path
+) -> None:
     received = run(real_worker, "whole", model=str(tiny_model), folder=folder, volume=str(ball), samples=3)
     stages = list(dict.fromkeys(m["stage"] for m in received if m["type"] == "progress"))
     assert stages == ["reading", "model", "encoding", "sampling", "writing"]
@@ -93,7 +95,7 @@ def test_drop_leaves_no_result(real_worker, tiny_model: Path, ball: Path, folder
     ("wrong", "kind"),
     [({"volume": "missing.nrrd"}, "input"), ({"model": "no-such-model"}, "model"), ({"device": "cuda:99"}, "input")],
 )
-def test_what_cannot_run_is_said_and_survived(
+def test_runs_that_cannot_start_are_reported(
     real_worker, tiny_model: Path, ball: Path, folder: Path, wrong: dict[str, str], kind: str
 ) -> None:
     fields = {"model": str(tiny_model), "folder": folder, "volume": str(ball), "samples": 1}
@@ -102,7 +104,7 @@ def test_what_cannot_run_is_said_and_survived(
     assert run(real_worker, f"after {wrong}", **fields)[-1]["type"] == "done"
 
 
-def test_a_python_without_torch_is_said(workers, tmp_path: Path) -> None:
+def test_a_python_without_torch_is_reported(workers, tmp_path: Path) -> None:
     """The person chose a Python without torch: one sentence in place of hello, then the end."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
