@@ -97,8 +97,8 @@ def test_lists_of_cases(tmp_path, case):
     names = ("imagesTr/c0.nii.gz", "imagesTr/c1_0000.nii.gz", "labelsTr/c0.nii.gz", "labelsTr/c1.nii.gz")
     touch(*(tmp_path / name for name in (*names, "c2.nii.gz", "c2-label.nii.gz")))
     write(tmp_path, training=LISTS[case], **DECATHLON)
-    (found,) = read_dataset(tmp_path).training
-    assert found.name in ("c0", "c1", "c2") and found.image.is_file() and found.labels[0].is_file()
+    (listed_case,) = read_dataset(tmp_path).training
+    assert listed_case.name in ("c0", "c1", "c2") and listed_case.image.is_file() and listed_case.labels[0].is_file()
 
 
 def test_the_dictionary_of_nnunet_v2(tmp_path):
@@ -137,7 +137,7 @@ def test_a_case_is_known_by_its_whole_path(tmp_path, case):
     images = SAME_NAMES[case]
     touch(*(tmp_path / image for image in images), *(tmp_path / f"l{n}.nii" for n in range(len(images))))
     write(tmp_path, training=[{"image": image, "label": f"l{n}.nii"} for n, image in enumerate(images)], **DECATHLON)
-    names = [found.name for found in read_dataset(tmp_path).training]
+    names = [listed_case.name for listed_case in read_dataset(tmp_path).training]
     assert len(set(names)) == 2 and all(name.endswith(("T1", "1")) for name in names)
 
 
@@ -200,8 +200,8 @@ def test_misleading_file_names_are_read_as_cases(tmp_path, case):
     images, labels = LAYOUTS[case]
     touch(*(tmp_path / "imagesTr" / name for name in images), *(tmp_path / "labelsTr" / name for name in labels))
     write(tmp_path, **NNUNET)
-    (found,) = read_dataset(tmp_path).training
-    assert len(found.labels) == len([name for name in labels if not name.endswith(".img")])
+    (listed_case,) = read_dataset(tmp_path).training
+    assert len(listed_case.labels) == len([name for name in labels if not name.endswith(".img")])
 
 
 TWO_LABELS = {

@@ -44,8 +44,8 @@ def test_a_constant_far_below_the_image_is_replaced_by_air(case: str) -> None:
     assert fill_value(filled) == fill
     image = sitk.GetImageFromArray(filled)
     image.SetSpacing((1, 2, 3))
-    clean, found = replace_fill_value(image)
-    assert found == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
+    clean, value = replace_fill_value(image)
+    assert value == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
     array = sitk.GetArrayFromImage(clean)
     np.testing.assert_array_equal(array[~outside()], values[~outside()])
     # On the scale that the networks see, what was filled is air and the head is as it was.
@@ -82,5 +82,5 @@ NOT_FILLED = {
 @pytest.mark.parametrize("case", NOT_FILLED)
 def test_images_without_a_fill_value_are_unchanged(case: str) -> None:
     image = sitk.GetImageFromArray(NOT_FILLED[case])
-    same, found = replace_fill_value(image)
-    assert found is None and same is image
+    same, value = replace_fill_value(image)
+    assert value is None and same is image

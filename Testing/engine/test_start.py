@@ -146,9 +146,9 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
         started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
         encoded = EncodedVolume(started, image, CPU, lambda: None)
         volumes = [
-            [np.bincount(mask.ravel(), minlength=3) for mask in (drawn, encoded.start_mask(seed))]
+            [np.bincount(mask.ravel(), minlength=3) for mask in (volumes_drawn, encoded.start_mask(seed))]
             for seed in range(4)
-            for drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
+            for volumes_drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
         ]
         gaps[kept_mm] = np.abs(np.diff(volumes, axis=1)).mean()
     assert gaps[16.0] < 0.5 * gaps[None]

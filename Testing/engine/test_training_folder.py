@@ -205,9 +205,9 @@ def test_from_files_to_a_segmentation(ball_dataset, tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(merged(SMALL, {"optimisation": {"dice_weight": 0.5}})), encoding="utf-8")
     output = train.main(str(ball_dataset), tmp_path / "model", config)
-    said = capsys.readouterr().err
-    assert "images in imagesTr without a label, left out: 1" in said
-    assert "will not be calibrated" in said and "training on 4 cases; 1 held out: case" in said
+    stderr = capsys.readouterr().err
+    assert "images in imagesTr without a label, left out: 1" in stderr
+    assert "will not be calibrated" in stderr and "training on 4 cases; 1 held out: case" in stderr
     section = models.load(output).section
     names = section["training"]["data"]
     assert sorted(names["cases"] + names["held_out"]) == [f"case{n}" for n in range(5)]
