@@ -1,4 +1,4 @@
-"""At equal cost, whose spread is nearer the truth: the diffusion model's, or that of direct networks?
+"""Spread of the diffusion model and of direct networks at equal training cost, compared with the true spread.
 
     python Testing/benchmarks/baselines.py --output DIR [--minutes M] [--cases N] [TASK ...]
 

@@ -39,7 +39,7 @@ HEADS = {
     "structural2": ("structural2", "the same person again", "chosen on"),
 }
 FEWEST = 30
-"""Fewer voxels in a bin of the reliability diagram say nothing."""
+"""Bins of the reliability diagram with fewer voxels are left out."""
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def scored(volume: Path, reference: Path, model: Path, labels: list[dict]) -> dict[str, Any]:
-    """What `accuracy.score` finds."""
+    """Result of `accuracy.score`."""
     image = read_volume(volume)
     with tempfile.TemporaryDirectory() as temporary:
         request = Request(

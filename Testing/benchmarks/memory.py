@@ -1,4 +1,4 @@
-"""How much memory a run takes beside what is said before it, and what smaller windows change.
+"""Memory of a run beside its estimate, and the effect of smaller windows.
 
     python Testing/benchmarks/memory.py VOLUME [--model NAME|DIR] [--samples N]
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def ball(edge: int, spacing: float) -> sitk.Image:
-    """A ball in a ball, with noise: all of it body, and much of it unsure."""
+    """A ball in a ball, with noise: no air, and many uncertain voxels."""
     z, y, x = np.ogrid[(slice(-1, 1, edge * 1j),) * 3]
     radius = np.sqrt(z * z + y * y + x * x)
     noise = 3 * np.random.default_rng(0).standard_normal(radius.shape)
@@ -72,7 +72,7 @@ def measure(volume: Path, model: str, samples: int, output: Path) -> tuple[int, 
         nonlocal before, stage
         if now.stage != stage:
             peaks[stage], stage = status("VmHWM") - before, now.stage
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
             before = status("VmRSS") if stage == "encoding" else before
 
     request = segment.Request(

@@ -1,4 +1,4 @@
-"""What samples cost beside one pass of the direct head, and how long a person waits.
+"""Cost of samples in passes of the direct prediction, and waiting times.
 
     python Testing/benchmarks/speed.py [VOLUME] [--model NAME|DIR] [--threads N]
 

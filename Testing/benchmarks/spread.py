@@ -1,4 +1,4 @@
-"""Whether the samples spread as the truth does, on real heads with silver references.
+"""Spread of the samples on real heads with silver references.
 
     python Testing/run.py bench spread HEADS [--model NAME|DIR] [--samples N] [--json FILE]
 

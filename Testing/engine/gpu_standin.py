@@ -44,7 +44,7 @@ class OnCard(torch.Tensor):
         leaves = tree_leaves((args, kwargs or {}))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         on_card = any(isinstance(tensor, OnCard) for tensor in tensors)
-        # A number may lie anywhere.
+        # Scalars are allowed on either device.
         if on_card and func not in MOVES and any(type(t) is not OnCard and t.dim() for t in tensors):
             raise RuntimeError(f"{func}: expected all tensors to be on the same device, found cuda:0 and cpu")
         for device in (leaf for leaf in leaves if isinstance(leaf, torch.device)):
@@ -57,7 +57,7 @@ class OnCard(torch.Tensor):
 
 
 class MadeOnCard(TorchDispatchMode):
-    """Takes what is made on the card or moved there to the stand-in."""
+    """Wraps tensors that are created on the card or moved there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return OnCard.__torch_dispatch__(func, types, args, kwargs)

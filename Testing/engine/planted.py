@@ -21,13 +21,13 @@ def context(folder, *texts, cases=12, seeds=2):
 
 
 def exact(truth, seed):
-    """What a perfect sampler answers."""
+    """Samples of a perfect sampler."""
     masks = truth.case.sample(np.random.default_rng([seed, 77]), SAMPLES)
     return Prediction(truth.case.marginals.astype(np.float32), masks)
 
 
 def pixels(truth, seed):
-    """The right probabilities, and pixels drawn each by itself."""
+    """Exact probabilities, and pixels drawn independently."""
     p = truth.case.marginals
     return Prediction(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 78])))
 
@@ -40,7 +40,7 @@ def sharpened(truth, seed):
 
 
 def single(truth, seed):
-    """One mask again and again."""
+    """One mask, repeated."""
     mask = truth.case.sample(np.random.default_rng([seed, 80]), 1)
     return Prediction(votes(mask, truth.case.classes), np.repeat(mask, SAMPLES, 0))
 
@@ -62,14 +62,14 @@ def results(context, rows, **more):
 class Oracle(Architecture):
     """The exact posterior denoiser of a phantom's cases: Bayes over the masks that can be, given image and state.
 
-    With `blind` it does not look at the image: its masks are those of all cases. With `deaf` not at the state.
+    With `ignore_image` its masks are those of all cases. With `ignore_state` it does not use the noisy mask.
     """
 
     name = "oracle"
 
-    def __init__(self, cases, blind=False, deaf=False):
+    def __init__(self, cases, ignore_image=False, ignore_state=False):
         super().__init__(cases[0].classes, cases[0].image.ndim, 8)
-        self.cases, self.blind, self.deaf = cases, blind, deaf
+        self.cases, self.ignore_image, self.ignore_state = cases, ignore_image, ignore_state
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def encode(self, image):
@@ -77,12 +77,12 @@ class Oracle(Architecture):
         return (torch.tensor([match[0] if match else -1]),)
 
     def denoise(self, x, log_snr, condition):
-        chosen = self.cases if self.blind else [self.cases[int(condition[0][0])]]
+        chosen = self.cases if self.ignore_image else [self.cases[int(condition[0][0])]]
         masks = np.concatenate([case.support()[0] for case in chosen])
         weights = np.concatenate([case.support()[1] for case in chosen]) / len(chosen)
         x0 = one_hot_state(space_to_depth(torch.from_numpy(masks)[:, None]).long(), self.classes).flatten(1)
         evidence = torch.from_numpy(np.log(weights)).float().expand(len(x), -1)
-        if not self.deaf:
+        if not self.ignore_state:
             alpha, sigma = alpha_sigma(log_snr[:1])
             # -|x - alpha x0|^2 / 2 sigma^2 up to what all masks share.
             evidence = evidence + (alpha / sigma**2) * (x.flatten(1).float() @ x0.T)

@@ -1,4 +1,4 @@
-"""The architectures: what each promises as an `Architecture`, what is special in each, and that they cost alike."""
+"""The architectures: the interface `Architecture`, special properties of each, and equal cost."""
 
 import math
 
@@ -21,7 +21,7 @@ with_and_without_closed_form = pytest.mark.parametrize("closed_form", [True, Fal
 
 
 def awake(module):
-    """The module as training would leave it: what starts at zero, and hides what lies behind it, is zero no more."""
+    """The module with random values in place of parameters that are initialised to zero and hide other layers."""
     for parameter in module.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -180,7 +180,7 @@ def test_grids_of_any_multiple_are_accepted(name, size):
 
 @every_name
 def test_direct_training_on_a_trivial_task_works(name):
-    """The mask is where the image is positive: every architecture must see single pixels, and soon."""
+    """The mask is where the image is positive: every architecture must learn single pixels quickly."""
     torch.manual_seed(0)
     net = ARCHITECTURES[name](2, 2, 8)
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-2)
@@ -217,7 +217,7 @@ def test_unet_alone_starts_at_zero_and_meets_conditions_at_its_three_levels(dims
 
 @every_dims
 def test_unet_carries_each_finer_level_past_the_coarser_ones(dims):
-    """With nothing coming up from below, both finer levels still have a say."""
+    """Without features of the coarsest level both finer levels still affect the output."""
     torch.manual_seed(0)
     unet, x = awake(UNet(5, 7, WIDTH, dims)), torch.randn(1, 5, *(8,) * dims)
     log_snr = torch.zeros(1)
@@ -284,7 +284,7 @@ def test_scaled_networks_have_the_requested_cost(name, shape, target):
 
 
 def test_scaled_draws_weights_once_and_on_the_cpu():
-    """Widths that are only tried draw nothing: a seed gives one network, however it was found."""
+    """Trying widths draws no random numbers: a seed gives one network."""
     torch.manual_seed(3)
     net = scaled("summed", 2, 2, (32, 32), 36e6, closed_form=False)
     assert not net.closed_form and all(p.device.type == "cpu" for p in net.parameters())

@@ -1,4 +1,4 @@
-"""Fitting the spread: what is fitted to masks with a known covariance is that covariance, and the choices are sound."""
+"""Calibration: masks with a known covariance give that covariance, and the best start is chosen."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command's arguments, exit statuses and words, with a stand-in for the engine."""
+"""Arguments, exit statuses and messages of the command, with a stand-in for the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of the copula: exact marginals, the correlation that was asked for, and noise that belongs to a place."""
+"""Masks of the copula: exact marginals, the requested correlation, and noise fixed to positions."""
 
 import numpy as np
 import pytest

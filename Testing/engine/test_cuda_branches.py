@@ -50,7 +50,7 @@ def run(a_head_file: Path, a_model_folder: Path, tmp_path: Path) -> Callable[...
 def assert_the_same(one: Path, other: Path) -> None:
     for file in ("segmentation.seg.nrrd", "samples.seq.nrrd", "entropy.nrrd"):
         first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / file))) for folder in (one, other))
-        # Several samples at a time, as on a card, differ from one at a time by rounding.
+        # Several samples at a time, as on a graphics card, differ from one at a time by rounding.
         assert first.any() and (np.abs(first.astype(float) - second) > 1e-3).mean() < 1e-4, file
 
 
@@ -90,7 +90,7 @@ def test_a_run_on_a_graphics_card_equals_that_on_the_cpu(
 def test_a_graphics_card_with_too_little_memory(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First fewer samples at a time, then smaller windows, whose features wait in main memory."""
+    """First fewer samples at a time, then smaller windows, whose features are in main memory."""
     monkeypatch.setattr(memory_plan, "MIN_WINDOW_SHARE", 0.25)  # the head is small
     limit, forward, encoded, computed, feature_devices = [2], Denoiser.forward, EncodedVolume.__init__, set(), []
 

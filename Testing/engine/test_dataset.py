@@ -1,4 +1,4 @@
-"""Folders of labelled images: both layouts, several raters, and what is wrong with a folder said in one sentence."""
+"""Folders of labelled images: both layouts, several raters, and errors of a folder in one sentence."""
 
 import json
 

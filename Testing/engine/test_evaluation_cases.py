@@ -90,7 +90,7 @@ def a_data_set(tmp_path):
 
 
 def test_files_come_back_on_the_images_grid(a_model_folder, a_head_file, tmp_path):
-    """What `read_outputs` reads is what the run wrote: the samples have its volumes, their mode its consensus."""
+    """`read_outputs` reads what the run wrote: the samples have its volumes, their mode its consensus."""
     for samples in (1, 3):
         request = SegmentRequest(
             a_head_file, tmp_path / str(samples), str(a_model_folder), samples, device="cpu", keep_samples=True
@@ -229,7 +229,7 @@ def test_ignored_voxels_add_to_no_score(a_data_set, tmp_path, monkeypatch):
 
 
 def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
-    """They do not while networks run; surface distances end the process if it stays so, see `flush_denormals`."""
+    """Networks flush such numbers to zero; surface distances crash if that setting stays, see `flush_denormals`."""
     case = read_dataset(a_data_set).training[1]
     settings = cases.Settings(str(a_model_folder), 1, 2, 0, "cpu")
     cases._segment(case, sitk.ReadImage(str(case.image), sitk.sitkFloat32), settings, cases.engine.ModelCache())

@@ -36,7 +36,7 @@ def few_resamples(monkeypatch):
 
 
 def exact_rows(task, draw_case):
-    """Answers of a sampler that knows the law, and the controls made of the exact marginals."""
+    """Predictions of a sampler with the exact law, and controls made of the exact marginals."""
 
     def respond(image, index):
         case, rng = draw_case(index), np.random.default_rng([7, index])

@@ -1,4 +1,4 @@
-"""What an evaluation says in words and pictures."""
+"""Sentences, tables and figures of an evaluation."""
 
 import copy
 import re
@@ -53,7 +53,7 @@ def folder():
 
 
 def verdict(evaluation, words):
-    """Verdict of the one sentence that holds these words."""
+    """Verdict of the one sentence that contains `words`."""
     verdicts = [
         sentence["verdict"]
         for sentence in sentences.evaluation_sentences(evaluation)

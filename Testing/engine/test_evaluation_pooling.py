@@ -1,4 +1,4 @@
-"""Scores over cases: pooled tables against all voxels at once, intervals, and what is kept of a finished case."""
+"""Scores over cases: pooled tables compared with all voxels at once, intervals, and stored cases."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What fills outside the field of view stays out of the scale of intensities."""
+"""Fill values outside the field of view do not affect the scale of intensities."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_constant_far_below_the_image_is_replaced_by_air(case: str) -> None:
     assert value == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
     array = sitk.GetArrayFromImage(clean)
     np.testing.assert_array_equal(array[~outside()], values[~outside()])
-    # On the scale that the networks see, what was filled is air and the head is as it was.
+    # In normalised intensities the filled voxels are air and the head is unchanged.
     actual, expected = normalise(array), normalise(values)
     assert np.abs(actual - expected)[~outside()].max() < 0.05 and actual[outside()].max() < 0.05
     assert np.abs(normalise(filled) - expected)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"

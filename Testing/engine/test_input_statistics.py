@@ -1,4 +1,4 @@
-"""Scans unlike those of the fit are found, those like them are not, and a model folder keeps what it knows."""
+"""Input statistics: unusual scans are detected, usual ones are not, and model folders store the statistics."""
 
 import json
 import shutil
@@ -81,7 +81,7 @@ def test_the_warning_states_distance_structure_and_remedy(fitted):
 
 
 def test_no_unit_of_the_features_changes_a_distance():
-    """Mahalanobis's distance does not, whatever is linear; the shrinkage knows no direction, so turns are left."""
+    """Mahalanobis's distance is invariant to linear maps; with shrinkage only to rotations."""
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((CHANNELS, CHANNELS)))[0] * 7.0
 
     def turned(summary):
@@ -127,7 +127,7 @@ def test_extreme_numbers_give_a_finite_distance(fitted):
 
 @pytest.fixture(scope="module")
 def known(a_model_folder, a_head_file, tmp_path_factory):
-    """The model with random weights, fitted to windows of noise: whatever looks like a head is unlike them."""
+    """The model with random weights, fitted to windows of noise, which are unlike any head."""
     model = models.load(a_model_folder)
     rng = np.random.default_rng(0)
     section = model.section
@@ -282,7 +282,7 @@ class Thin:
         for _ in range(min(count, MIN_SCANS)):
             image = rng.random((4, 32, 32), dtype=np.float32)
             alive = [one for one in (*alive, weakref.ref(image)) if one() is not None]
-            assert len(alive) <= 2  # with the one that makes room for it
+            assert len(alive) <= 2  # including the case replaced by it
             yield image
 
 

@@ -1,4 +1,4 @@
-"""Label files: only what means exactly one label of the data set is read."""
+"""Label files: only unambiguous labels of the data set are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against the law of the mean, and what pairing gains."""
+"""Bootstrap intervals compared with the law of the mean, and the effect of pairing."""
 
 import numpy as np
 import pytest

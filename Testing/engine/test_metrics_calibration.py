@@ -1,4 +1,4 @@
-"""Calibration against values worked out by hand, and a perfect sampler's scores against its floors."""
+"""Calibration compared with values computed by hand, and scores of a perfect sampler with its floors."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_floor_of_hard_samples_is_the_exact_one(uniform, n):
     ("n", "table"), [(1, 0.333), (2, 0.167), (5, 0.085), (8, 0.056), (16, 0.030), (32, 0.015), (64, 0.008)]
 )
 def test_perfect_sampler_scores_its_floor(uniform, n, table):
-    """A sampler of its own, not the function's; the values of the table in calibration.py."""
+    """An independent sampler; the values are those of the table in calibration.py."""
     rng = np.random.default_rng(100 + n)
     mean = (rng.random((n, VOXELS)) < uniform).mean(0, dtype=np.float64)
     correct = (rng.random(VOXELS) < uniform) == (mean > 0.5)

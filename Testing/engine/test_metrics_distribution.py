@@ -1,4 +1,4 @@
-"""Distances between sets of masks against loops and enumeration, and a perfect sampler's scores against its floors."""
+"""Distances between sets of masks compared with loops and enumeration; a perfect sampler's scores and floors."""
 
 import math
 from itertools import permutations

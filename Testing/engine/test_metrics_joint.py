@@ -1,4 +1,4 @@
-"""Measures of joint samples: a perfect sampler lies in its band, and each control is found out by the measure named."""
+"""Measures of joint samples: a perfect sampler lies in its band, and each control is detected by the named measure."""
 
 import numpy as np
 import pytest
@@ -135,7 +135,7 @@ def pairs_by_hand(mask, p, label, lag):
 
 
 def specks_by_hand(mask, classes):
-    """Voxels of the classes with under 30 % of alike neighbours; beyond the border its own voxels go on."""
+    """Voxels of the classes with under 30 % of equal neighbours; the border is extended by its own voxels."""
     isolated = every = 0
     for here in np.ndindex(mask.shape):
         if mask[here] not in classes:

@@ -1,4 +1,4 @@
-"""Ranking of errors against counting, and aggregation of entropy against windows."""
+"""Ranking of errors compared with counting, and aggregation of entropy compared with windows."""
 
 import math
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""Model folders: what is written is read, and what is wrong with one is said in one sentence."""
+"""Model folders: a saved model is loaded, and errors are one sentence."""
 
 import json
 import shutil

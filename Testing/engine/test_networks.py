@@ -1,4 +1,4 @@
-"""The networks' arithmetic: space to depth, softmax over classes, and what the denoiser knows before training."""
+"""The networks' arithmetic: space to depth, softmax over classes, and the denoiser before training."""
 
 import math
 from itertools import pairwise
@@ -97,7 +97,7 @@ def test_encoder_answers_at_the_resolution_of_the_image():
 
 @pytest.mark.parametrize("size", [(4, 4, 8), (4, 8)])
 def test_strata_pool_only_over_voxels_with_similar_probabilities(size):
-    """Two halves of an image apart in looks: what changes in one place reaches its own half alone, at any distance."""
+    """Two halves of an image with different features: a change reaches its own half only, at any distance."""
     torch.manual_seed(3)
     strata = SoftRegionPooling(4, 8, 2, 16, len(size))
     torch.nn.init.normal_(strata.tell.weight)
@@ -107,7 +107,7 @@ def test_strata_pool_only_over_voxels_with_similar_probabilities(size):
     features = torch.ones(1, 4, *size)
     features[..., size[-1] // 2 :] = -1
     shares = strata.assignment(features)
-    # Each stratum is weighed by itself here: the outcome is its own vote.
+    # Each stratum is weighted by itself here: the output is its own vote.
     strata.norm = strata.enter = strata.middle = torch.nn.Identity()
     strata.film = torch.nn.Linear(16, 2 * 16)
     torch.nn.init.zeros_(strata.film.weight)
@@ -179,11 +179,11 @@ def test_a_shift_of_the_logits_is_estimated_from_the_state_of_a_block(size):
     shifts = pooled.shifts(torch.cat(states), log_snr.expand(200), pooled.expected(direct)).mean(0).unflatten(0, (3, 2))
     here, there = shifts[:, 1, 1].flatten(1).mean(1), shifts[:, 1, -2].flatten(1).mean(1)
     assert 0.34 < here[1] < 0.42 and abs(there[1]) < 0.05
-    assert abs(here[0]) < here[1]  # of a few voxels the shift is believed less
+    assert abs(here[0]) < here[1]  # the shift of few voxels has a smaller weight
     assert (
         torch.allclose(shifts[2, 1], shifts[2, 1].mean().expand_as(shifts[2, 1])) and 0.16 < shifts[2, 1].mean() < 0.22
     )
-    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # what one class gains the other loses
+    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # one class gains as much as the other loses
 
     silent = pooled.shifts(torch.randn(8, *direct.shape[1:]), torch.full((8,), -12.0), pooled.expected(direct))
     assert silent.abs().mean() < 0.05
@@ -197,7 +197,7 @@ def test_blocks_larger_than_the_window_are_the_window():
 
 
 def test_a_block_that_extends_beyond_the_window_is_weighted_by_its_voxels(monkeypatch):
-    """Labels without a shift: a remnant of one cell an axis must not tell of a larger one than the whole block does."""
+    """Labels without a shift: an incomplete block of one cell must not give a larger shift than a whole one."""
     monkeypatch.setattr(torch.nn.functional, "interpolate", lambda blocks, **_: blocks)
     torch.manual_seed(8)
     log_snr, count = torch.tensor([-6.0]), 200
@@ -229,7 +229,7 @@ def test_block_constraint_keeps_block_volumes_and_certain_voxels(size):
     target = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
     constrained = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
     before, after = (held(part) - target for part in (p, constrained))
-    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step anew
+    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step
     assert (constrained - p)[:, :cell][is_certain.expand(-1, cell, *size)].abs().max() < 1e-6
     torch.testing.assert_close(constrained.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
 

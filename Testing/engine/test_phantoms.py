@@ -1,4 +1,4 @@
-"""What every phantom promises, against many of its own exact samples."""
+"""Properties of every phantom, compared with many of its exact samples."""
 
 import hashlib
 import time
@@ -152,7 +152,7 @@ def test_field_cannot_be_listed():
 
 @pytest.mark.parametrize("text", EVERYWHERE)
 def test_voxels_drawn_one_by_one_have_another_volume_variance(text):
-    """The negative control: were this to pass as exact, the tasks would be blind to what joint samples are for."""
+    """Negative control: if this passed as exact, the tasks could not test joint samples."""
     case = case_of(text)
     alone = (case.marginals * (1 - case.marginals))[1:].reshape(case.classes - 1, -1).sum(1)
     assert alone.sum() < 0.3 * case.volumes().variance.sum()

@@ -1,4 +1,4 @@
-"""The borders of one number: closed forms, and what the image shows of them."""
+"""The phantom `boundary`: closed forms, and what the image determines."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def cases(request):
 
 @pytest.fixture(scope="module")
 def several():
-    """Cases with several objects, the largest that there are among them."""
+    """Cases with several objects, including the largest."""
     rng = np.random.default_rng(6)
     return [Boundary(shape).draw(rng) for shape in [(64, 64, 64)] * 3 + [(64, 96)] * 20 + [(256, 256)] * 3]
 
@@ -40,12 +40,12 @@ def test_volume_law_is_that_of_the_drawn_number(cases):
         values, probabilities = case.volume_law(1)
         law = np.cumsum(probabilities)
         seen = np.searchsorted(np.sort(picked), values, side="right") / len(z)
-        # Kolmogorov and Smirnov's distance; 0.03 is exceeded by chance once in a thousand times.
+        # Kolmogorov-Smirnov distance; chance exceeds 0.03 once in a thousand times.
         assert np.abs(seen - law).max() < 0.03
 
 
 def test_the_image_alone_determines_the_marginals(cases):
-    """A reader that finds the objects, takes each one's own brightness, and reads the depth off the soft edge."""
+    """A reader that finds the objects, their brightness, and the depth from the soft edge."""
     for case in cases:
         image = case.image.astype(float) - case.image.min()
         components, count = ndimage.label(image > 0.25)
@@ -94,7 +94,7 @@ def test_sigma_and_brightness_differ_between_the_objects_of_a_case(several):
 
 
 def test_the_largest_task_has_ten_thousand_uncertain_voxels():
-    """In the largest task, so that no way to draw passes that is right for few voxels only."""
+    """The largest task excludes samplers that are right for few voxels only."""
     rng = np.random.default_rng(8)
     for _ in range(6):
         p = Boundary((64, 64, 64)).draw(rng).marginals[1]

@@ -1,4 +1,4 @@
-"""Lesions that are there or not: the couplings, what the image shows of them, and counting chimeras."""
+"""The phantom `lesions`: couplings, what the image determines, and counts of chimeras."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def cases(request):
 
 
 def presence(case, masks):
-    """Whether each candidate is there [masks, k], read from one voxel of each."""
+    """Presence of each candidate [masks, k], read from one voxel of each."""
     flat = case.candidates.reshape(len(case.candidates), -1)
     return masks.reshape(len(masks), -1)[:, flat.argmax(1)] > 0
 
@@ -70,7 +70,7 @@ def test_groups_fit_any_number_of_candidates():
 
 
 def test_the_image_alone_determines_the_joint_law(cases):
-    """A reader that averages: sign tells the class, contrast the chance, texture the group."""
+    """A reader that averages: sign gives the class, contrast the probability, texture the group."""
     for case in cases:
         groups = {}
         for k, candidate in enumerate(case.candidates):
@@ -124,7 +124,7 @@ def test_strays_are_counted_in_voxels_a_mask(cases):
     outside = np.flatnonzero(~case.candidates.any(0))
     wrong.flat[outside[:5]] = 1
     assert case.strays(np.stack([empty, wrong])) == 2.5
-    # A lesion of the other class lies where that class cannot be, and is no half of anything.
+    # A lesion of the other class lies where that class is impossible, and is no half of a lesion.
     other = (case.candidates[0] * (3 - case.labels[0])).astype(np.uint8)
     assert case.strays(other[None]) == case.candidates[0].sum() and case.chimeras(other[None]) == 0
 

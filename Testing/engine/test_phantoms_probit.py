@@ -1,4 +1,4 @@
-"""The Gaussian field cut at thresholds: its pair law against SciPy's, its sums against every pair counted."""
+"""The phantom `probit`: pair law compared with SciPy's, sums compared with all pairs."""
 
 import itertools
 
@@ -70,7 +70,7 @@ def test_field_that_is_drawn_is_the_field_that_is_computed_with(shape):
     )
     assert np.abs(samples.mean(0)).max() < 5 / np.sqrt(n)
     assert np.abs(samples.T @ samples / n - exact).max() < 6 * np.sqrt(2 / n)
-    # Neighbours among the draws share a transform; they must not share anything else.
+    # Consecutive draws share a transform and must be independent otherwise.
     assert abs(np.mean(samples[0:-1:2] * samples[1::2])) < 0.02
 
 
@@ -90,7 +90,7 @@ def test_layers_follow_each_other():
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 20, 20)])
 def test_the_image_alone_determines_the_marginals(shape):
-    """A reader of two filters: without the texture it sees the depth, from the texture it sees sigma."""
+    """A reader of two filters: depth without the texture, sigma from the texture."""
     made = Probit(shape)
     case = made.draw(np.random.default_rng(7))
     smooth = ndimage.gaussian_filter(case.image.astype(float), 0.8)

@@ -1,4 +1,4 @@
-"""Bayes' rule over a list of discs, against the rule written out and against what was hidden."""
+"""The phantom `template`: Bayes' rule over a list of discs, compared with an explicit sum and the hidden disc."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_posterior_comes_from_the_image_alone():
 
 
 def test_posterior_weights_are_the_frequencies_of_the_hidden_disc():
-    """If p is the posterior, the hidden disc's mean weight is the mean of sum p^2; of too sure a p it is not."""
+    """If p is the posterior, the hidden disc's mean weight is the mean of sum p^2; an overconfident p is not."""
     made, rng = Template((16, 16)), np.random.default_rng(3)
     gaps, sharper = [], []
     for _ in range(800):
@@ -70,7 +70,7 @@ def test_more_noise_leaves_more_open(shape):
 
 
 def test_noise_of_a_level_that_it_was_not_made_for_changes_the_answer():
-    """The domain shift: the same image, read with another belief about the noise."""
+    """Domain shift: the same image with another assumed noise."""
     image = Template(etas=(0.4,)).draw(np.random.default_rng(1)).image
     right, wrong = Template(etas=(0.4,)).posterior(image), Template(etas=(0.1,)).posterior(image)
     assert entropy(right.weights) > entropy(wrong.weights) + 1

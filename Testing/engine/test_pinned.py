@@ -67,7 +67,7 @@ def test_results_of_the_shipped_model_are_unchanged(tmp_path):
     np.testing.assert_allclose(result["entropy_bits"], PINNED["entropy_bits"], rtol=0.01)
     np.testing.assert_allclose(result["expected_ml"], PINNED["expected_ml"], rtol=0.01)
     for volume in result["volumes"]:
-        # The volume on show and the mask beside it tell one story: both lie in the interval on show.
+        # The shown volume and the volume of the mask both lie in the shown interval.
         low, high = volume["interval90_ml"]
         assert low < volume["expected_ml"] < high and low < volume["consensus_ml"] < high, volume["name"]
     # The same seed: only rounding may move a voxel from one structure to another.

@@ -1,4 +1,4 @@
-"""The forward process against its own definition, and the step grid against curves whose answer is known."""
+"""The forward process compared with its definition, and the step grid with curves of known result."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Uncertain regions: of a size to judge, ranked by what is expected to be wrong in them."""
+"""Uncertain regions: of a size that can be judged, ranked by their expected error."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_region_lists_its_two_classes_with_their_probabilities():
 
 
 def shell(spacing):
-    """A sheet of doubt along a ball of 40 mm, as along the borders of tissues."""
+    """An uncertain sheet along a ball of 40 mm, as along borders of tissues."""
     shape = [round(100 / s) for s in spacing]
     grid = np.meshgrid(*(np.arange(n) * s - 50 for n, s in zip(shape, spacing, strict=True)), indexing="ij")
     inside = 1 / (1 + np.exp((np.linalg.norm(grid, axis=0) - 40) / 1.5))
@@ -96,7 +96,7 @@ def test_certain_voxels_give_no_region():
 def test_a_block_is_opened_to_what_holds_a_block_of_the_size():
     mask = np.zeros((9, 9, 9), bool)
     mask[1:6, 2:5, 3:7] = True  # thick enough
-    mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thread that hangs on it, and a line
+    mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thin part attached to it, and a line
     expected = np.zeros(mask.shape, bool)
     expected[1:6, 2:5, 3:7] = True
     assert np.array_equal(opened(mask, (3, 2, 4)), expected)

@@ -1,4 +1,4 @@
-"""A folder of results holds the files of one run, and what people put there."""
+"""A folder of results has the files of one run, and files of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
 
 
 def run(folder: Path, names: tuple[str, ...], text: str, listed: bool = True) -> None:
-    """Leave what a run leaves that writes these files."""
+    """Write files as a run does."""
     with replacing(folder) as part:
         for name in names:
             (part / name).write_text(f"{text} {name}")

@@ -1,4 +1,4 @@
-"""Result files: what is in them, that they are whole or absent, and the same bytes for the same input."""
+"""Result files: content, complete or absent, and equal bytes for equal input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 
 
 def read_nrrd(path: Path) -> tuple[dict[str, str], np.ndarray]:
-    """A reader of our own: fields and key/values as text, data with the slowest axis first."""
+    """An independent reader: fields and key/values as text, data with the slowest axis first."""
     header, _, data = path.read_bytes().partition(b"\n\n")
     magic, *rest = header.decode("utf-8").split("\n")
     assert magic == "NRRD0004"

@@ -50,7 +50,7 @@ class WholeOrNothing(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A denoiser that looks at each voxel alone, so that windows cannot matter."""
+    """A voxelwise denoiser, for which windows make no difference."""
 
     def prepare(self, features, direct):
         return features
@@ -60,7 +60,7 @@ class Pointwise(nn.Module):
 
 
 class Marginals(nn.Module):
-    """An encoder whose direct head knows how often the lesion is there, whatever the image."""
+    """An encoder whose direct head gives the prior of the lesion for any image."""
 
     def forward(self, image):
         p = torch.zeros(image.shape[2:])
@@ -104,14 +104,14 @@ def test_mean_of_the_last_softmax_is_the_marginal():
 
 
 def test_one_step_is_not_a_sample():
-    """The negative control: from one step every mask is the same, though the marginals are right."""
+    """Negative control: one step gives equal masks, with the right marginals."""
     p = draw(a_model(WholeOrNothing()), sample_seeds(3, 100), np.array([LOG_SNR_MIN]))
     assert not p.argmax(1).any()
     assert p[:, 1][:, lesion(SHAPE).numpy()].mean() == pytest.approx(PRESENCE, abs=0.02)
 
 
 def test_independent_voxels_are_not_a_sample():
-    """The negative control: the same marginals, voxel by voxel, tear the lesion apart."""
+    """Negative control: the same marginals drawn voxel by voxel divide the lesion."""
     torch.manual_seed(0)
     masks = torch.rand(100, *SHAPE) < PRESENCE * lesion(SHAPE)
     whole = (masks == lesion(SHAPE)).all(-1).all(-1).all(-1) | ~masks.any(-1).any(-1).any(-1)

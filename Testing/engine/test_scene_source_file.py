@@ -23,7 +23,7 @@ def test_unstated_geometry_of_the_source_file_is_reported_without_its_name(tmp_p
     corrected = sitk.ReadImage(str(tiff))
     corrected.SetSpacing((2, 2, 5))
     assert ["orientation" in sentence for sentence in unstated_in_source(tiff, corrected)] == [True]
-    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))  # a person has placed it
+    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))  # the user has placed it
     assert unstated_in_source(path, image) == []
     assert (
         unstated_in_source(tmp_path / "gone.nii", image) == unstated_in_source(nifti(tmp_path / "b.nii"), image) == []

@@ -1,4 +1,4 @@
-"""One volume, from file to files: what is written, that it repeats, and that stopping keeps or drops what it says."""
+"""One volume, from file to result files: content, reproducibility, and stopping with and without a result."""
 
 import json
 import shutil
@@ -177,7 +177,7 @@ def test_drop_during_sampling_leaves_nothing(request_for):
 
 
 class Died(BaseException):
-    """As a killed process: nothing of ours catches it."""
+    """As in a killed process: no handler runs."""
 
 
 def test_a_run_that_dies_leaves_a_complete_result_of_its_finished_samples(request_for, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""A correlated start, from metadata to result files: what costs no pass of a network, and what is denoised."""
+"""A correlated start, from metadata to result files: samples without a network, and denoised ones."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ COVARIANCE = {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [
 
 
 def with_entries(folder, copy, **entries):
-    """A copy of a model folder with other entries in our section of its metadata."""
+    """A copy of a model folder with other entries in its section `diffusion_segmentation`."""
     shutil.copytree(folder, copy)
     metadata = json.loads((copy / "metadata.json").read_text(encoding="utf-8"))
     metadata["diffusion_segmentation"].update(entries)
@@ -49,7 +49,7 @@ def denoised_folder(a_model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def copula_run(copula_folder, a_head_file, tmp_path_factory):
-    """A run with the model's own number of samples: the request, its report and the previews it told of."""
+    """A run with the model's own number of samples: the request, its report and its previews."""
     request = Request(
         a_head_file, tmp_path_factory.mktemp("out"), str(copula_folder), device="cpu", keep_samples=True, previews=True
     )
@@ -138,7 +138,7 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
 
 
 def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
-    """From so low a level nothing of the start is left in the state; its blocks' contents are."""
+    """At so low a log-SNR the state has no trace of the start; the volumes of its blocks are kept."""
     model = models.load(denoised_folder)
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     gaps = {}
@@ -222,7 +222,7 @@ def test_an_entry_that_cannot_be_drawn_from_is_refused(a_model_folder, tmp_path,
     ("log_snr", "entry"), [(-4.0, "start"), ("none", "start"), (-3.0, None), (None, None)], ids=str
 )
 def test_no_sample_starts_at_a_level_for_which_the_denoiser_was_not_trained(a_model_folder, tmp_path, log_snr, entry):
-    """From white noise neither: without a word the samples would be anything."""
+    """Neither from white noise: the samples would be arbitrary without a warning."""
     process = models.read_metadata(a_model_folder)["diffusion_segmentation"]["process"] | {"lowest_log_snr": -3.0}
     start = None if log_snr == "none" else {"covariance": COVARIANCE, "log_snr": log_snr}
     folder = with_entries(a_model_folder, tmp_path / "model", start=start, process=process)

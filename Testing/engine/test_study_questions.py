@@ -71,7 +71,7 @@ def test_a1_compares_the_claim_with_its_control(study_context, dice, ce, claims,
         assert [s["verdict"] for s in sentences] == verdicts, sentences
 
 
-# A2, with real draws from networks that know the answer
+# A2, with real samples from networks with the exact answer
 
 
 def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch):
@@ -79,8 +79,8 @@ def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch
     cases = [of.case(n) for n in range(len(of.cases))]
     networks = {
         "mask": planted.Oracle(cases),
-        "noise": planted.Oracle(cases, blind=True),
-        "nothing": planted.Oracle(cases, deaf=True),
+        "noise": planted.Oracle(cases, ignore_image=True),
+        "nothing": planted.Oracle(cases, ignore_state=True),
         "shuffled": planted.Oracle(cases),
     }
     monkeypatch.setattr(type(study_context), "network", lambda self, variant: networks[variant.state])
@@ -219,7 +219,7 @@ def test_a9_finds_a_biased_loader(study_context, bias, verdict):
 
 
 class Local(Pair):
-    """A network that looks at each cell alone: windows cannot change what it says."""
+    """A cellwise network, for which windows make no difference."""
 
     def encode(self, image):
         cells = space_to_depth(image)
@@ -263,7 +263,7 @@ def test_fusion_rules_follow_their_definitions():
     assert at["mean probability"] == pytest.approx(0.6) and at["majority"] == pytest.approx(0.6)
     assert at["squared mean (MedSegDiff)"] == pytest.approx(0.36)
     assert at["medoid sample"] == 1
-    assert at["step uncertainty (Diff-UNet)"] > 0.99  # a sum of fifty terms of which thirty say yes
+    assert at["step uncertainty (Diff-UNet)"] > 0.99  # a sum of fifty terms, thirty of them positive
     assert at["STAPLE"] > 0.6
     for rule in RULES:
         np.testing.assert_allclose(RULES[rule](samples).sum(0), 1, atol=1e-5)

@@ -58,13 +58,13 @@ def result(folder):
 @pytest.mark.slow
 def test_real_training_finds_what_must_be_true_of_this_task(result):
     a1 = result["questions"]["A1"]["numbers"]["boundary:16x16"]
-    # One number decides the whole border: pixels drawn each by itself cannot have its spread, joint samples have.
+    # One number decides the whole border: joint samples have its spread, independent pixels have not.
     assert a1["differences"]["direct"]["spread"]["verdict"] == "better"
     assert a1["scores"]["diffusion-32"]["spread"]["value"] > 5 * a1["scores"]["direct"]["spread"]["value"]
     assert a1["differences"]["direct"]["coverage"]["verdict"] == "better"
     a3 = result["questions"]["A3"]["numbers"]["boundary:16x16"]
     with_image, without = (a3["half_points"][name]["value"] for name in ("diffusion", "mask"))
-    assert with_image < without  # the image tells most of the mask, so more noise is borne
+    assert with_image < without  # the image determines most of the mask, which allows more noise
     sentences = " ".join(s["text"] for s in result["questions"]["A3"]["sentences"])
     assert "of masks given the image is not monotonic" in sentences
 
@@ -151,7 +151,7 @@ def test_a_folder_is_studied_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def flat_model(tmp_path_factory):
-    """A model of `boundary` that knows the answer to nothing, with a loss curve that puts its steps in a bad place."""
+    """An untrained model of `boundary`, with a loss curve that gives bad steps."""
     settings = Phantoms("boundary:16x16").settings()
     section = settings["diffusion_segmentation"]
     encoder, denoiser = models.build(section["network"], 2)

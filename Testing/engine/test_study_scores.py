@@ -1,4 +1,4 @@
-"""The study's verdicts tell planted truths from their opposites, and say so when nothing is decided."""
+"""Verdicts of the study: known differences are decided rightly, and others are left open."""
 
 import numpy as np
 import planted

@@ -1,4 +1,4 @@
-"""Heads that never were: the draw's marginals are the atlas's, and everything that is varied stays within bounds."""
+"""Synthetic heads: marginals are those of the atlas, and all variations stay within bounds."""
 
 import atlases
 import numpy as np
@@ -62,7 +62,7 @@ def test_drawn_tissues_are_sheets_not_salt_and_pepper(atlas):
 
 
 def test_an_added_neck_is_background_and_does_not_change_the_head(atlas):
-    """Muscles and cord look like brain: what is drawn below the head must be there, and must carry no label."""
+    """Muscles and cord look like brain: the neck below the head must be drawn, without labels."""
     rng = np.random.default_rng(4)
     head = draw_tissues(atlas, rng)
     head[:6, 10:34, 8:32] = atlas.numbers["soft tissue"]

@@ -1,4 +1,4 @@
-"""What a drawn head is made of: a cortex as thick as a cortex, sulci, folia, layers, and ventricles of every age."""
+"""Anatomy of synthetic heads: thickness of the cortex, sulci, folia, layers, and sizes of ventricles."""
 
 import atlases
 import numpy as np
@@ -52,7 +52,7 @@ def test_divided_tissues_have_the_class_of_the_whole(atlas):
 
 
 def test_folds_go_on_in_depth_and_wind_on_the_surface():
-    """Blades and not blobs: two points above each other are more alike than two as far apart beside each other."""
+    """Folds extend in depth: points above each other are more alike than points beside each other."""
     grid = FoldGrid.around(np.zeros((120, 150, 120), np.uint8))
     depth, beside, values = [], [], []
     for seed in range(4):
@@ -174,7 +174,7 @@ def test_ventricles_are_those_of_every_age(atlas):
 
 
 def test_tissue_moves_with_the_wall_of_the_ventricles(atlas):
-    """What a smaller ventricle leaves is filled with the caudate that lies about it, not with a hole."""
+    """The space around a smaller ventricle is filled with the caudate."""
     wall = ventricles.VentricleWall.of(atlas)
     z, y, x = np.meshgrid(*(np.arange(n) for n in atlas.priors.shape[1:]), indexing="ij")
     points = np.stack([z, y, x]).astype(np.float32)

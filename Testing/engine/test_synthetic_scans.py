@@ -1,4 +1,4 @@
-"""What a scanner and a labeller make of a head: contrast, voxels, artefacts, masking, and the rule of the labels."""
+"""Synthetic scans: contrast, voxels, artefacts, masking, and rules of labelling."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""`train` from start to model folder, on a tiny atlas: it learns, stops by the clock, and goes on."""
+"""`train` from start to model folder, on a tiny atlas: learning, time limit and resuming."""
 
 import json
 
@@ -134,7 +134,7 @@ def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp
 
 @pytest.mark.parametrize(("done", "rate"), [(0.0, 1 / 200), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0)])
 def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
-    """However few of its 200 steps a clock of some minutes leaves it."""
+    """For any number of steps within the time limit."""
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
     task = train.Segmenter(*build(network, 2), 2, Optimisation(learning_rate=1.0), 0.5, lambda: done)
     optimizer = task.configure_optimizers()
@@ -234,7 +234,7 @@ def test_missing_files_are_named(config, heads, tmp_path):
 
 
 def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
-    """At low log-SNR the direct head's loss, at high log-SNR nothing: what the closed form promises."""
+    """At low log-SNR the direct head's loss, at high log-SNR 0, as the closed form gives."""
     torch.manual_seed(0)
     encoder, denoiser = build(
         {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
@@ -279,7 +279,7 @@ def test_training_noise_levels_cover_the_whole_range(adapted):
 
 
 def test_adapted_noise_levels_gather_where_the_loss_falls():
-    """This task is decided between -5 and -2; the schedule, which knows nothing of it, must not gather there."""
+    """The labels of this task are decided between -5 and -2; the fixed schedule must not gather there."""
     shares = {
         adapted: ((samples > -5) & (samples < -2)).float().mean().item()
         for adapted in (False, True)
@@ -302,7 +302,7 @@ def test_no_noise_level_is_drawn_below_the_lowest(adapted):
 
 
 def taught(adapted, lowest=-12.0):
-    """A density that has seen a loss which falls from 0.3 to 0 between log-SNR -5 and -2."""
+    """A density after updates with a loss that falls from 0.3 to 0 between log-SNR -5 and -2."""
     density, rng = Density(0.5, adapted, lowest), np.random.default_rng(1)
     for _ in range(100):
         log_snr = rng.uniform(lowest, 8, 64)

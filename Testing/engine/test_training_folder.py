@@ -86,7 +86,7 @@ def test_scans_are_whole_and_first_those_that_were_held_out(ball_dataset):
     for scan, case in zip(scans, cases, strict=True):
         assert scan.dtype == np.float32 and (scan == case).all()
     assert len(list(source.scans(2, 0))) == 2
-    source.held_out = source.held_out * 20  # enough of them: what was trained on looks too usual
+    source.held_out = source.held_out * 20  # enough of them: training cases look too usual
     assert len(list(source.scans(64, 0))) == len(source.held_out)
 
 
@@ -167,7 +167,7 @@ def test_another_data_set_of_the_same_name_is_prepared_anew(ball_dataset):
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_some_cases_remain_for_training_with_any_names(ball_dataset, count):
-    """These names all fall into the fifth that is held out."""
+    """All these names belong to the fifth that is held out."""
     names = [n for n in (f"case_{k:02d}" for k in range(200)) if folder_place(n) < 0.2][:count]
     for part, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
         content = (ball_dataset / part / f"case1{suffix}.nii.gz").read_bytes()

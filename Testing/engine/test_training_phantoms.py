@@ -113,7 +113,7 @@ def test_without_a_start_no_lowest_noise_level_is_accepted(config, tmp_path):
 
 
 def test_a_model_that_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
-    """A lowest noise level is in the metadata even where a start, without which it is none, is not."""
+    """The metadata has a lowest noise level without the start that it requires."""
     source = open_source(TASK, tmp_path)
     run = train.Run(train.merged(source.settings(), SMALL), Optimisation(lowest_log_snr=-3.0), source, None)
     monkeypatch.setattr(run, "curve", lambda: train.UNTRAINED["loss_curve"])

@@ -106,7 +106,7 @@ def test_ignored_voxels_add_nothing_to_the_loss(dice_weight, class_weights):
         torch.manual_seed(1)
         return task._losses(image, masks, torch.full((1, 2), -20.0))[2]
 
-    # In pure noise the state says nothing of the labels, so the loss is that of the voxels that count.
+    # In pure noise the state has no information about the labels: the loss is that of the other voxels.
     half = loss(some)
     if not dice_weight and not class_weights:
         rest = labels.clone()

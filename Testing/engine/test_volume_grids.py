@@ -1,4 +1,4 @@
-"""To the working grid and back: where things are, judged by arithmetic of its own."""
+"""To the working grid and back: positions, compared with independent arithmetic."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_qform_and_an_sform_that_cannot_both_be_right_are_refused(tmp_path: Pa
 def test_one_of_two_positions_is_used_with_a_warning(tmp_path: Path) -> None:
     (sentence,) = read_warnings(nifti(tmp_path / "a.nii", sform=TURNED, qform=(0, 0, 0)))
     assert "two places in its header, 20 degrees" in sentence and "was used" in sentence
-    # Rounding is no second place.
+    # Rounding does not count as a second position.
     assert read_warnings(nifti(tmp_path / "c.nii", spacing=(2, 2, 2.015), qform=(0, 0, 0))) == []
     refusal(nifti(tmp_path / "d.nii", spacing=(2, 2, 2.03), qform=(0, 0, 0)))
     assert read_warnings(nifti(tmp_path / "b.nii", sform=SAME * 1.0005, qform=(0, 0, 1e-4))) == []

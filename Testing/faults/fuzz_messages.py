@@ -1,4 +1,4 @@
-"""Feeds the protocol with what no side should ever send, and sees that it answers with messages or errors only.
+"""Feeds the protocol with invalid messages and checks that it gives messages or errors only.
 
     python Testing/faults/fuzz_messages.py [--examples 100000] [--seed 0]
 
@@ -81,7 +81,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def large(kind: str, size: int) -> bytes:
-    """What is long or deep; `size` is the number of digits, brackets or characters."""
+    """A long or deeply nested line; `size` is the number of digits, brackets or characters."""
     text = {
         "lists": "[" * size,
         "lists in a message": '{"type":"bye","x":' + "[" * size + "]" * size + "}",
@@ -107,7 +107,7 @@ LINES = st.binary(max_size=60) | changed() | changed() | damaged() | damaged() |
 
 @dataclass
 class Count:
-    """What came of all inputs so far."""
+    """Counts of results."""
 
     inputs: int = 0
     accepted: int = 0
@@ -121,7 +121,7 @@ class Count:
         return f"{numbers}, slowest {self.slowest * 1000:.0f} ms{self.first_crash}"
 
     def look(self, check: Callable[[bytes], bool], data: bytes) -> None:
-        """Count what `check` does with one input; it returns whether it took it for a message."""
+        """Count the result of `check` for one input: whether it is a message."""
         began = time.monotonic()
         try:
             self.accepted += check(data)
@@ -145,7 +145,7 @@ def check_line(line: bytes) -> bool:
             assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 500, sentence[:500]
             continue
         assert message["type"] in table
-        # What decode lets in can be sent on, unless it is deep enough to be taken just so; and it is the same then.
+        # A decoded message can be encoded again, unless it is nested too deeply, and is then equal.
         try:
             again = messages.encode(message)
         except messages.MessageError:
@@ -157,7 +157,7 @@ def check_line(line: bytes) -> bool:
 
 
 class Pieces(io.RawIOBase):
-    """A stream that yields bytes in pieces of its own choice, as a pipe may."""
+    """A stream that yields its bytes in random pieces, as a pipe may."""
 
     def __init__(self, data: bytes, chance: random.Random) -> None:
         self._data, self._chance = memoryview(data), chance
@@ -176,7 +176,7 @@ def check_stream(data: bytes, limit: int, chance: random.Random) -> bool:
 
 
 def fuzz(examples: int, start: int = 0) -> Count:
-    """Look at so many inputs: five of six as lines, one of six as a stream of several lines."""
+    """Check `examples` inputs: five of six as lines, one of six as a stream of several lines."""
     count = Count()
     chance = random.Random(start)
     options = settings(

@@ -101,7 +101,7 @@ def meta(data: bytes, *more: str, file: str = "LOCAL") -> bytes:
 
 
 def sound_files() -> dict[str, list[bytes]]:
-    """By the end of the name: files that are read without a complaint, beside d.raw and s0.raw to s3.raw."""
+    """Valid files by extension; detached headers refer to d.raw and s0.raw to s3.raw."""
     raw = VOXELS.tobytes()
     packed = zlib.compress(raw)
     return {

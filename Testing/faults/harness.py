@@ -1,4 +1,4 @@
-"""Kills the worker at every stage and at random moments of a run, and its parent; looks at what is left each time.
+"""Kills the worker or its parent at every stage and at random moments of a run, and checks what remains.
 
     python Testing/faults/harness.py [--moments 50] [--seed 0]
 
@@ -37,7 +37,7 @@ from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader
 END_SECONDS = 2.0
 """Processes of a worker must have ended this long after its death."""
 
-# A small Slicer: it starts a worker, begins a run, prints the worker's process and waits to be killed.
+# In place of Slicer: starts a worker and a run, prints the worker's process ID and waits to be killed.
 PARENT = """
 import json, sys, time
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient
@@ -56,7 +56,7 @@ while True:
 
 
 def group(leader: int) -> list[int]:
-    """The processes of a process group that live; one that ended and waits to be asked for its status does not."""
+    """Running processes of a process group, without zombies."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -70,7 +70,7 @@ def group(leader: int) -> list[int]:
 
 
 def group_after(leader: int, seconds: float) -> tuple[list[int], float]:
-    """Who is left of a group after at most so many seconds, and how long that took."""
+    """Processes of a group that remain after at most `seconds`, and the seconds waited."""
     began = time.monotonic()
     while (left := group(leader)) and time.monotonic() - began < seconds:
         time.sleep(0.02)
@@ -78,7 +78,7 @@ def group_after(leader: int, seconds: float) -> tuple[list[int], float]:
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Files under a final name that are not whole. Where `.part` stands in a name, nobody takes it for a file."""
+    """Files with a final name that are incomplete; names with `.part` are not final."""
     broken = []
     for path in sorted(folder.rglob("*")):
         if path.is_dir() or ".part" in path.name:
@@ -94,7 +94,7 @@ def broken_files(folder: Path) -> list[str]:
 
 
 def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
-    """What previews announced and is not there whole."""
+    """Announced previews whose files are incomplete."""
     lost = []
     for message in messages:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
@@ -106,7 +106,7 @@ def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def lost_finished(folder: Path) -> list[str]:
-    """What a panel would offer of a run that died, and is not whole."""
+    """Missing files of the finished samples that a panel would offer."""
     newest = newestFinished(folder)
     if newest is None:
         return []
@@ -116,7 +116,7 @@ def lost_finished(folder: Path) -> list[str]:
 
 @dataclass
 class Row:
-    """One death: `moment`, what the person still has, what is lost that was announced, what is left behind."""
+    """One death: `moment`, results that survived, announced results that are lost, and leftovers."""
 
     moment: str
     survived: str
@@ -152,7 +152,7 @@ def death(
     before_hello: bool = False,
     limited: bool = False,
 ) -> Row:
-    """One life of a worker, ended by `kill` as soon as `when` holds for a run (or that run is over)."""
+    """Run a worker and end it by `kill` as soon as `when` holds for a run (or that run is over)."""
     slicer = bench.slicer(limited)
     lost, extra = [], ""
     try:
@@ -191,7 +191,7 @@ def death(
 
 
 def summary(folder: Path, messages: list[dict[str, Any]]) -> str:
-    """What a person still has of a run: the samples of the last preview or all, and of how many that were drawn."""
+    """What the user still has of a run: samples of the last preview or all, and the number drawn."""
     previews = [m["samples"] for m in messages if m["type"] == "preview"]
     finished = max(
         [0, *(m["sample"] - 1 for m in messages if m["type"] == "progress" and m["stage"] == "sampling"), *previews]
@@ -270,7 +270,7 @@ def orphans(bench: Bench, moment: str, word: str, wait_seconds: float) -> Row:
         os.kill(pid, signal.SIGKILL)
     lost += broken_files(Path(run["folder"]))
     shutil.rmtree(run["folder"])
-    # Nobody is left to remove the log of a killed parent's worker; the system's own cleaning does.
+    # The log of a killed parent's worker is left to the system's cleaning.
     for path in bench.temporary.glob("DiffusionSegmentation-worker-*"):
         shutil.rmtree(path)
     return row

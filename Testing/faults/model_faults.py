@@ -57,7 +57,7 @@ SOUND = {
 
 
 class _Runs:
-    """Unpickling this would make a folder of the name."""
+    """Unpickling this would create a folder of this name."""
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
         return os.mkdir, (os.path.join(tempfile.gettempdir(), "a-model-that-ran"),)
@@ -187,7 +187,7 @@ def folders(draw: st.DrawFn) -> dict[str, Any]:
 def _with_entries(metadata: dict[str, Any], faults: list[tuple[str, Path_, Any]]) -> dict[str, Any]:
     metadata = copy.deepcopy(metadata)
     for kind, path, value in faults:
-        # What an earlier fault took away cannot be changed any more.
+        # Entries removed by an earlier fault cannot be changed.
         with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError, RecursionError):
             match kind:
                 case "set":
@@ -237,7 +237,7 @@ def _with_header(data: bytes, faults: list[tuple[str, Any, Any]]) -> bytes:
             case "empty":
                 header["none"] = {"dtype": "F16", "shape": [*value, 0], "data_offsets": [len(numbers), len(numbers)]}
             case "retype":
-                # As float32 the same number of bytes would be half of the numbers: here they stay as many.
+                # The number of values stays the same, so the number of bytes changes with the type.
                 dtype, factor = value
                 numbers = bytearray(factor) * len(numbers) if factor > 1 else numbers
                 for tensor in header.values():

@@ -34,7 +34,7 @@ def rewrite(folder: Path, weights: bytes) -> None:
 
 
 def sentence(folder: Path) -> str:
-    """What is said of a folder that is refused, and that it is left out where models are listed."""
+    """Error text of a refused folder, which must not be listed among the models."""
     with pytest.raises(ModelError) as caught:
         models.load(folder)
     text = str(caught.value)

@@ -42,7 +42,7 @@ def look(pid: int) -> Look:
 
 
 def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
-    """Both processes after each run."""
+    """Measurements of both processes after each run."""
     looks: dict[str, list[Look]] = {"worker": [], "client": []}
     slicer = Slicer(bench)
     try:
@@ -71,7 +71,7 @@ def slope(values: list[float]) -> tuple[float, float]:
 
 
 def problems(name: str, looks: list[Look]) -> list[str]:
-    """Print one process's line, and return what is wrong with it."""
+    """Print the measurements of one process and return its problems."""
     after = looks[WARM_UP_RUNS:]
     rise, error = slope([one.kib for one in after])
     first, last = after[0], after[-1]

@@ -1,4 +1,4 @@
-"""Files and folders as people have them: full, closed, gone, of strange names. And what is private stays so."""
+"""Files and folders: full disks, missing permissions, removed folders, unusual names; and privacy."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_open_elsewhere_is_replaced_later(
 def test_a_full_disk_during_a_preview_does_not_end_the_run(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither those nor what is kept while it goes on; and pieces of either are not left."""
+    """Neither previews nor finished samples end the run, and no incomplete files remain."""
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", 0.0)
     replace, refused, seen = os.replace, [], set()
 
@@ -144,7 +144,7 @@ def test_a_full_disk_during_a_preview_does_not_end_the_run(
         replace(source, target)
 
     def look(now: Progress) -> None:
-        # Results are written in a folder of their own, which takes its place at the end.
+        # Results are written to a separate folder, which is renamed at the end.
         seen.update(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".part-"))
 
     monkeypatch.setattr(results.os, "replace", full)

@@ -1,4 +1,4 @@
-"""A marker is found in every result file at the place where it lies in the input, whatever the input's grid.
+"""A marker has the same position in every result file as in the input, for any grid of the input.
 
 The network is left out: from the working grid on its probabilities are what the marker's voxel would get from a
 perfect one, background or structure by where a working voxel lies. On the Slicer's side, transforms included, places

@@ -100,7 +100,7 @@ def test_a_name_cannot_leave_the_folder_of_shipped_models(model_folder: Path, mo
 
 
 def test_a_model_does_not_pass_for_another(model_folder: Path) -> None:
-    """Not in the list under a name that is not its model_folder's, nor its metadata beside another's weights."""
+    """Neither under a name that is not its folder's, nor with its metadata beside other weights."""
     shutil.copytree(model_folder, model_folder.parent / "another")
     assert len(models.available(model_folder.parent)) == 1
     shutil.rmtree(model_folder)
@@ -108,7 +108,7 @@ def test_a_model_does_not_pass_for_another(model_folder: Path) -> None:
 
 
 def test_an_incomplete_copy_is_not_a_model(model_folder: Path, tmp_path: Path) -> None:
-    """Whichever file comes first, wherever it stops, and where its room on the disk is taken beforehand."""
+    """For either order of the files, at any byte, with and without preallocated space."""
     names = ("metadata.json", "model.safetensors")
     for first, second in (names, names[::-1]):
         copied = tmp_path / f"{first} first" / "random"

@@ -26,18 +26,18 @@ from diffusion_segmentation.segmentation.pipeline import ModelCache, Progress
 from diffusion_segmentation.segmentation.tiling import Tiling
 
 CELLS = 14 * 16 * 16
-"""Of the head's body on the working grid: one window."""
+"""Cells of the head's body box on the working grid, which is one window."""
 
 SMALLER = f"The memory of 'cpu' is short, so {memory_plan.SMALLER_WINDOWS}."
 
 
 def about_memory(report: dict) -> list[str]:
-    """The warnings on what was made smaller; the model of the tests has another one, on its spread."""
+    """The warnings about memory; the model of the tests has another one, about its spread."""
     return [sentence for sentence in report["warnings"] if "memory" in sentence]
 
 
 class Limit:
-    """A memory in which a pass of a network over more than `cells`, of all samples together, does not fit."""
+    """A memory limit: a pass of a network over more than `cells`, of all samples together, fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cells = math.inf
@@ -145,7 +145,7 @@ def test_a_run_removes_no_folder_of_the_user(
 
 
 def test_the_memory_of_a_run_is_released_at_its_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a cycle that the garbage collector must find: until then a GPU's memory, or 1 GB, would stay taken."""
+    """Without reference cycles: these would keep a GPU's memory, or 1 GB, until garbage collection."""
     runs: list[weakref.ref] = []
     begin = segment._Run.__init__
     monkeypatch.setattr(
@@ -194,7 +194,7 @@ def test_stop_and_keep_works_during_a_new_encoding(limit: Limit, run: Callable) 
 def test_windows_are_at_least_half_as_large_as_the_models(
     limit: Limit, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`bench memory` shows why: with a quarter the shipped model's masks are others, whatever the report says."""
+    """`bench memory` shows why: with a quarter the shipped model gives other masks."""
     monkeypatch.undo()
     limit = Limit(monkeypatch)
     limit.cells = CELLS / 2

@@ -1,4 +1,4 @@
-"""The protocol survives what no side should send, a client that does not read, prints, a full log, a jumping clock."""
+"""The protocol with invalid messages, a client that does not read, prints, a full log and a jumping clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from diffusion_segmentation.worker.sender import MessageSender
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 20.0
 
-# A worker with an engine that needs no torch: it prints as libraries do, moves the clock, and says as much as it can.
+# A worker with an engine without torch that prints as libraries do, moves the clock, and sends many messages.
 WORKER = """
 import os, sys, time
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ os._exit(worker.serve())
 
 
 class Worker:
-    """A worker process; nothing is read before it is asked for."""
+    """A worker process whose output is read only after `read`."""
 
     def __init__(self, command: list[str], stderr: Any) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ENGINE)}
@@ -128,7 +128,7 @@ def test_numbers_beyond_their_range_are_refused(value: float) -> None:
 
 def test_a_name_too_long_for_a_reply_is_refused(worker: Worker) -> None:
     worker.read()
-    # Each letter takes six bytes in an answer; as it came, the line is just short enough.
+    # Each letter has six bytes in a reply; the request is just short enough.
     name = "ü" * (messages.MAX_LINE_BYTES // 2 - 100)
     for message in ({"type": "cancel", "keep": False, "job": name}, {"type": name}, {"type": "run", "job": name}):
         worker.line(json.dumps(message, ensure_ascii=False).encode() + b"\n")
@@ -197,7 +197,7 @@ def test_time_limits_use_the_monotonic_clock() -> None:
 
 
 def test_a_client_that_does_not_read_delays_no_run(worker: Worker, tmp_path: Path) -> None:
-    """5,000 stages are far more than a pipe holds: the run ends, and its last message is there when somebody reads."""
+    """5,000 stages exceed the buffer of a pipe: the run ends, and its last message is read later."""
     worker.run("1", samples=5000)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while "the run is over" not in (tmp_path / "log").read_text():

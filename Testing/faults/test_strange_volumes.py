@@ -139,7 +139,7 @@ READ = {
         ORIGIN,
         VOXELS % 3,
     ),
-    # Slices of 1 mm that lie 4 mm apart: NRRD tells it by thicknesses, which change no place.
+    # Slices of 1 mm at a distance of 4 mm: NRRD states it by thicknesses, which change no position.
     "gaps between slices": (lambda f: nrrd(f / "a.nrrd", thicknesses="nan nan 1"), STEPS, ORIGIN),
     "int8": of_type("<i1", "int8"),
     "uint8": of_type("<u1", "uint8"),

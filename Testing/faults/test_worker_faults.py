@@ -1,4 +1,4 @@
-"""The worker dies, its parent dies, or its runs are cancelled, at many moments: nothing is lost, nothing is left."""
+"""The worker or its parent dies, or runs are cancelled, at many moments: no results are lost, no processes remain."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_drop_is_acknowledged_soon_at_every_stage(slicer: Slicer, stage: str) ->
     kind, seconds = slicer.cancel(run)
     assert kind == "cancelled" or (stage == "writing" and kind == "done")  # it had ended when the cancel came
     assert seconds < ANSWER_SECONDS
-    assert slicer.of(run["job"])[-1]["type"] == kind  # nothing is said of it any more
+    assert slicer.of(run["job"])[-1]["type"] == kind  # no more messages about it
     assert broken_files(Path(run["folder"])) == []
 
 

@@ -24,10 +24,10 @@ from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerComm
 LIMITED = Path(__file__).with_name("limited_worker.py")
 FINAL = ("done", "partial", "cancelled", "error")
 PATIENCE_SECONDS = 120.0
-"""Only what fails waits so long."""
+"""Time limit (s) of a step; reached only by failing tests."""
 SAMPLES = 8
 STEPS = 20
-"""Of the tiny model: a run of eight samples takes some seconds."""
+"""Steps of the tiny model: a run of eight samples takes some seconds."""
 
 # Python runs this at its start. The worker gets a child, which must not outlive it, and a way into os._exit.
 SITE_CUSTOMIZE = """
@@ -86,7 +86,7 @@ def bench() -> Iterator[Bench]:
 
 
 class Slicer:
-    """What Slicer does with a worker, without Slicer: its client, polled, and all that was said."""
+    """Slicer's part towards a worker, without Slicer: its client, polled, and all received messages."""
 
     def __init__(self, bench: Bench, limited: bool = False) -> None:
         self.bench = bench
@@ -102,7 +102,7 @@ class Slicer:
         self.pid = self.client._process._process.pid
 
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-        """Poll until `condition` holds and return what it says. Raises TimeoutError, with the worker's last words."""
+        """Poll until `condition` is true and return its value. Raises TimeoutError with the worker's last messages."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
             if time.monotonic() > deadline or not self.client.running:
@@ -115,7 +115,7 @@ class Slicer:
         self.until(lambda: self.client.hello)
 
     def of(self, job: str, *types: str) -> list[dict[str, Any]]:
-        """What was said of a job, of these types or of all."""
+        """Messages of a job, of these types or of all."""
         return [m for m in self.messages if m.get("job") == job and (not types or m["type"] in types)]
 
     def finish(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Slicer:
         return message
 
     def cancel(self, message: dict[str, Any], keep: bool = False) -> tuple[str, float]:
-        """Cancel a run; what the last message was, and after how many seconds it came."""
+        """Cancel a run; return the type of its last message and the seconds until it arrived."""
         began = time.monotonic()
         self.client.send({"type": "cancel", "job": message["job"], "keep": keep})
         return self.finish(message)["type"], time.monotonic() - began

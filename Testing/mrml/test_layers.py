@@ -63,7 +63,7 @@ def test_a_switch_keeps_opacity_threshold_and_the_stored_foreground(result, view
     layers = ResultOverlays(result.segmentationNode)
     assert layers.roles == (ENTROPY_ROLE, DISAGREEMENT_ROLE) and layers.chosen == ENTROPY_ROLE
     layers.show()
-    views["Green"].compositeNode.SetForegroundVolumeID(None)  # a person does not want it there
+    views["Green"].compositeNode.SetForegroundVolumeID(None)  # the user removes it
     layers.opacity, layers.threshold = 0.4, 0.3
 
     layers.chosen = DISAGREEMENT_ROLE

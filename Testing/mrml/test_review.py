@@ -143,7 +143,7 @@ def test_views_are_restored_undistorted_at_another_size(result, sliceNodes):
     queue = Review(result.segmentationNode)
     queue.goTo(queue.regions[0])
     view.SetDimensions(200, 400, 1)  # another layout
-    cameraNode.SetPosition(0, 0, 400)  # turned by the person
+    cameraNode.SetPosition(0, 0, 400)  # rotated by the user
     cameraNode.SetViewUp(0, 1, 0)
     queue.leave()
     assert view.GetFieldOfView() == pytest.approx((150.0, 300.0, 1.0)), "0.75 mm a pixel, across and up"

@@ -273,7 +273,7 @@ def photograph(application, request):
         for scheme in schemes:
             application.setColorScheme(scheme)
             application.processEvents()
-            # As high as it likes to be: in Slicer it stands in a scroll area.
+            # At its preferred height: in Slicer it is in a scroll area.
             widget.panel.refresh()  # pictures of numbers are drawn in the colours of their time
             for _turn in range(10):
                 application.processEvents()

@@ -91,22 +91,22 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         say({"type": "error", "job": job, "kind": "memory", "message": "The memory of 'cuda:0' did not suffice.",
              "details": "", "tryDevice": "cpu"})  # fmt: skip
         return
-    if behaviour == "deaf" and request["seed"] == 0:  # hears nothing more, and has started something itself
+    if behaviour == "deaf" and request["seed"] == 0:  # ignores all messages, and has a child process
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print(f"child {child.pid}", file=sys.stderr, flush=True)
         time.sleep(600)
-    if behaviour == "lost" and request["seed"] == 0:  # its GPU is gone; taking the process down lasts a while
+    if behaviour == "lost" and request["seed"] == 0:  # its GPU is lost; the process takes a while to end
         say({"type": "error", "job": job, "kind": "internal", "message": "The graphics card stopped working.",
              "details": "", "tryDevice": "cpu", "ends": True})  # fmt: skip
         time.sleep(0.5)
         os._exit(1)
-    if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # answers, and does not come to its end
+    if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # acknowledges, and does not end
         wait(60, inbox)
         say({"type": "cancelled", "job": job, "over": False})
         folder = Path(request["folder"])
         while behaviour == "hangs" or folder.exists():
             time.sleep(0.05)
-        time.sleep(0.5)  # so that both are seen: that it is gone, and that it is there again
+        time.sleep(0.5)  # so that the removal and the return are both observed
         folder.mkdir()
         (folder / "preview-segmentation.seg.nrrd").write_bytes(b"of a person")
         time.sleep(0.5)

@@ -119,7 +119,7 @@ def test_files_that_a_cancelled_run_writes_late_are_removed(makeBench, addHead):
 def test_the_run_after_a_lost_gpu_waits_for_another_worker(makeBench, addHead, cancelled):
     bench = makeBench("lost")
     lost = bench.runner.submit(addHead(), Choices())
-    if cancelled:  # while it hangs, which is what a person does
+    if cancelled:  # while it hangs
         bench.until(lambda: lost.state == "running")
         bench.runner.cancel()
     bench.finish()

@@ -93,7 +93,7 @@ def test_the_first_run_removes_old_folders(makeBench, addHead):
 @pytest.mark.skipif(os.name == "nt", reason="the temporary folder is the user's own there")
 def test_files_of_a_run_are_private_to_their_owner(makeBench, addHead):
     bench = makeBench("good", "0.1")
-    mask = os.umask(0)  # whatever a person has set
+    mask = os.umask(0)  # any umask of the user
     try:
         job = bench.runner.submit(addHead(), Choices(samples=3))
         bench.until(lambda: job.finishedSamples == 1)

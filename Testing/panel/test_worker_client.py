@@ -85,7 +85,7 @@ def test_starting_and_stopping_do_not_block(listen):
     assert not listener.client.running
     ending.join(5.0)
     assert not ending.is_alive()
-    assert listener.reasons == []  # who stops it does not want to hear that it ended
+    assert listener.reasons == []  # a requested stop is not reported as an end
 
 
 def test_the_worker_ends_when_its_stdin_is_closed(listen):

@@ -1,4 +1,4 @@
-"""A client of the worker, as small as it can be: a process, a thread that reads, a queue."""
+"""A minimal client of the worker: a process, a thread that reads, a queue."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from small_inputs import write_ball, write_model  # noqa: E402
 
 ENGINE = HERE.parents[1] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 30.0
-"""Only a test that fails waits so long."""
+"""Time limit (s) of a step; reached only by failing tests."""
 
 
 class Client:
-    """A worker process and what it said. `line` is sent as it is; every line that comes must be a message."""
+    """A worker process and its messages. `line` sends raw bytes; every received line must be a message."""
 
     def __init__(self, command: list[str], log: Path, python_path: list[Path]) -> None:
         self._log = log
@@ -68,7 +68,7 @@ class Client:
         self.send(type="run", job=job, model=model, folder=str(folder), **fields)
 
     def next(self, *types: str) -> dict[str, Any]:
-        """The next message, or the next of these types; others are passed over."""
+        """The next message, or the next of these types; others are skipped."""
         while True:
             message = self._arrived.get(timeout=PATIENCE_SECONDS)
             if message is None or isinstance(message, Exception):
@@ -77,7 +77,7 @@ class Client:
                 return message
 
     def rest(self) -> list[dict[str, Any]]:
-        """All that still comes until the worker ends."""
+        """All remaining messages until the worker ends."""
         return list(iter(lambda: self._arrived.get(timeout=PATIENCE_SECONDS), None))
 
     def log(self) -> str:

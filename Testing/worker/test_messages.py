@@ -1,4 +1,4 @@
-"""The protocol as such: what is a message, on both sides."""
+"""The protocol: which messages are valid on each side."""
 
 from __future__ import annotations
 

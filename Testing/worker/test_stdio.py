@@ -1,4 +1,4 @@
-"""Lines out of a stream of bytes, however it arrives."""
+"""Lines of a stream of bytes that arrives in any pieces."""
 
 from __future__ import annotations
 

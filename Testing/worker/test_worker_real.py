@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(client: Any, job: str, **fields: Any) -> list[dict[str, Any]]:
-    """Run a job to its end and return all that was said."""
+    """Run a job to its end and return all its messages."""
     client.run(job, **fields)
     received = [client.next()]
     while received[-1]["type"] not in FINAL:
@@ -105,7 +105,7 @@ def test_runs_that_cannot_start_are_reported(
 
 
 def test_a_python_without_torch_is_reported(workers, tmp_path: Path) -> None:
-    """The person chose a Python without torch: one sentence in place of hello, then the end."""
+    """With a Python without torch: one sentence in place of hello, then the end."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
