@@ -36,24 +36,24 @@ def opened(openPanel, addHead, run, modulePanel, application, mrmlScene):
         for name in ("Red", "Yellow", "Green"):
             mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
         addHead("MRHead of a patient with a long name")
-        world = openPanel("seven", "0.01")
+        module = openPanel("seven", "0.01")
         modulePanel.resize(width, 900)
-        enter(world, modulePanel)
-        run(world, samples=4)
+        enter(module, modulePanel)
+        run(module, samples=4)
         settle(application)
-        return world
+        return module
 
     return open_
 
 
-def enter(world, modulePanel):
-    modulePanel.setModule(world.root)
-    world.root.isEntered = True
-    world.widget.enter()
+def enter(module, modulePanel):
+    modulePanel.setModule(module.root)
+    module.root.isEntered = True
+    module.widget.enter()
 
 
-def leave(world, modulePanel):
-    world.root.isEntered = False
+def leave(module, modulePanel):
+    module.root.isEntered = False
     modulePanel.setModule(None)
 
 
@@ -63,23 +63,23 @@ def settle(application):
         time.sleep(0.002)
 
 
-def shownWidgets(world):
+def shownWidgets(module):
     """Yields name, widget and rectangle in the panel of each visible widget."""
     import qt
 
     kinds = qt.QLabel, qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QTableWidget, qt.QSlider
-    for name, widget in sorted(vars(world.ui).items()):
+    for name, widget in sorted(vars(module.ui).items()):
         if isinstance(widget, kinds) and widget.visible:
-            corner = widget.mapTo(world.root, qt.QPoint(0, 0))
+            corner = widget.mapTo(module.root, qt.QPoint(0, 0))
             yield name, widget, qt.QRect(corner, widget.size)
 
 
-def faults(world):
+def faults(module):
     """Returns one line for each widget that is cut or overlaps another one."""
     import qt
 
     problems = []
-    shown = list(shownWidgets(world))
+    shown = list(shownWidgets(module))
     for name, widget, place in shown:
         if isinstance(widget, qt.QLabel) and widget.text:
             if widget.wordWrap and widget.heightForWidth(widget.width) > widget.height:
@@ -92,11 +92,11 @@ def faults(world):
                 problems.append(f"{name} is cut: {widget.text}")
         if isinstance(widget, qt.QTableWidget):
             problems += tableFaults(name, widget)
-        if place.right() >= world.root.width or place.bottom() >= world.root.height:
+        if place.right() >= module.root.width or place.bottom() >= module.root.height:
             problems.append(f"{name} leaves the panel")
-    needed = world.root.layout().totalMinimumSize().width()
-    if needed > world.root.width:
-        problems.append(f"the panel needs {needed} pixels, has {world.root.width}")
+    needed = module.root.layout().totalMinimumSize().width()
+    if needed > module.root.width:
+        problems.append(f"the panel needs {needed} pixels, has {module.root.width}")
     for index, (name, _widget, place) in enumerate(shown):
         problems += [
             f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)
@@ -132,9 +132,9 @@ def tableFaults(name, table):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
-    world = opened(width)
-    ui = world.ui
-    assert faults(world) == []
+    module = opened(width)
+    ui = module.ui
+    assert faults(module) == []
     for click in (
         ui.nextButton.click,
         ui.sampleCheckBox.click,
@@ -146,48 +146,48 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
     ):
         click()
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_layout_of_a_scene_opened_from_another_module(opened, modulePanel, application, mrmlScene, tmp_path, width):
-    world = opened(width)
-    world.ui.detailsCheckBox.click()
+    module = opened(width)
+    module.ui.detailsCheckBox.click()
     path = tmp_path / "case.mrb"
     assert mrmlScene.WriteToMRB(str(path))
     for _turn in range(2):
-        leave(world, modulePanel)
+        leave(module, modulePanel)
         mrmlScene.Clear(False)
         settle(application)
-        assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
+        assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
         settle(application)
-        enter(world, modulePanel)
+        enter(module, modulePanel)
         settle(application)
-        assert world.ui.volumesTable.rowCount == 7 and world.ui.volumesLabel.visible
-        assert faults(world) == []
+        assert module.ui.volumesTable.rowCount == 7 and module.ui.volumesLabel.visible
+        assert faults(module) == []
 
 
 def test_layout_at_another_width(opened, modulePanel, application):
-    world = opened(560)
-    world.ui.detailsCheckBox.click()
+    module = opened(560)
+    module.ui.detailsCheckBox.click()
     for width in (400, 450, 420, 560):
         modulePanel.resize(width, 900)
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
 
 
 def test_layout_with_a_larger_font(opened, application):
     import qt
 
-    world = opened(560)
-    world.ui.detailsCheckBox.click()
+    module = opened(560)
+    module.ui.detailsCheckBox.click()
     before = qt.QApplication.font()
     try:
         larger = qt.QFont(before)
         larger.setPointSizeF(1.2 * before.pointSizeF())
         qt.QApplication.setFont(larger)
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
     finally:
         qt.QApplication.setFont(before)
 
@@ -195,23 +195,23 @@ def test_layout_with_a_larger_font(opened, application):
 def test_the_review_buttons_are_visible_without_scrolling(opened, application):
     import qt
 
-    world = opened(400)
-    world.ui.nextButton.click()
+    module = opened(400)
+    module.ui.nextButton.click()
     settle(application)
-    assert world.ui.volumesTable.rowCount == 7 and world.ui.regionTable.rowCount >= 5
-    bottom = world.ui.skipButton.mapTo(world.root, qt.QPoint(0, world.ui.skipButton.height)).y()
+    assert module.ui.volumesTable.rowCount == 7 and module.ui.regionTable.rowCount >= 5
+    bottom = module.ui.skipButton.mapTo(module.root, qt.QPoint(0, module.ui.skipButton.height)).y()
     print(f"the review's buttons end at {bottom} pixels")
     assert bottom <= SCREEN
 
 
 def test_cut_and_overlapping_widgets_are_detected(opened, application):
     """Negative control."""
-    world = opened(400)
-    ui = world.ui
+    module = opened(400)
+    ui = module.ui
     ui.nextButton.setFixedWidth(20)
     ui.reviewLabel.setFixedHeight(10)
     ui.volumesTable.setFixedHeight(60)
     ui.skipButton.move(ui.flagButton.pos)
-    texts = "\n".join(faults(world))
+    texts = "\n".join(faults(module))
     for words in ("nextButton is cut", "reviewLabel needs", "volumesTable: the last row", "overlap"):
         assert words in texts
