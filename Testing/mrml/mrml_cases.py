@@ -15,6 +15,9 @@ from diffusion_segmentation.segmentation import uncertain_regions
 from DiffusionSegmentationLib.runs.handover import Handover
 from DiffusionSegmentationLib.scene import result_nodes
 
+VIEW_SIZE = (160, 120)
+"""Width and height of slice views in pixels."""
+
 SHAPE = (14, 18, 22)
 """k, j, i of the small volumes."""
 
@@ -172,3 +175,13 @@ def volume(entry: dict, masks: list[np.ndarray], reference: sitk.Image) -> dict:
 def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> result_nodes.Result:
     *_, result = result_nodes.importSteps(volumeNode, job.folder, job.report)
     return result
+
+
+def showInViews(views: dict, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Put the volume into the background of all slice views and frame its center."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    for view in views.values():
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+        view.frame(center, 30.0)
