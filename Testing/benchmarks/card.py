@@ -97,16 +97,16 @@ def curve(diagram: dict[str, list]) -> dict[str, list]:
 
 
 def failures(
-    heads: Path, labels: list[dict], of: str = "colin27"
+    heads: Path, labels: list[dict], source: str = "colin27"
 ) -> Iterator[tuple[str, sitk.Image, np.ndarray | None]]:
     """(name, image, class labels uint8 [k, j, i] or None) of what the model was not made for, and one that it was.
 
     All but the last two are made from the head `of`.
     """
-    head = read_volume(heads / f"{of}.nii.gz")
-    reference = upright(like(by_class(heads / f"{of}-reference.nii.gz", head, labels), head))
+    head = read_volume(heads / f"{source}.nii.gz")
+    reference = upright(like(by_class(heads / f"{source}-reference.nii.gz", head, labels), head))
     head, truth = upright(head), sitk.GetArrayFromImage(reference)
-    yield f"{HEADS[of][0]} as it is", head, truth
+    yield f"{HEADS[source][0]} as it is", head, truth
     values = sitk.GetArrayFromImage(head).astype(np.float32)
     bright = np.percentile(values, 99)
     other = np.where(values > 0.1 * bright, np.clip(1.1 * bright - values, 0, None), values)

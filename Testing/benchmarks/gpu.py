@@ -134,11 +134,11 @@ class Bench:
         """Seconds of each act, REPEATS times in turn, so that what else the machine does falls on all alike."""
         for act in acts.values():
             act()
-        spent: dict[str, list[float]] = {name: [] for name in acts}
+        elapsed: dict[str, list[float]] = {name: [] for name in acts}
         for _ in range(REPEATS):
             for name, act in acts.items():
-                spent[name].append(self.seconds(act))
-        return spent
+                elapsed[name].append(self.seconds(act))
+        return elapsed
 
     def peak(self, act: Callable[[], object]) -> int:
         """Most bytes that torch held on the card during an act; 0 on a CPU."""
@@ -172,14 +172,14 @@ def waiting(bench: Bench) -> Rows:
     warm, reports = zip(*(bench.run("warm") for _ in range(3)), strict=True)
     rows = {"from command to files, cold [s]": cold, "from command to files, warm [s]": statistics.median(warm)}
     report = reports[warm.index(statistics.median(warm))]
-    rows |= {f"of these, {stage} [s]": spent for stage, spent in report["timings_s"].items()}
-    return rows | {f"memory, {name} [MB]": taken / 1e6 for name, taken in report["memory_bytes"].items()}
+    rows |= {f"of these, {stage} [s]": elapsed for stage, elapsed in report["timings_s"].items()}
+    return rows | {f"memory, {name} [MB]": size / 1e6 for name, size in report["memory_bytes"].items()}
 
 
 def ratio(bench: Bench) -> Rows:
     """Samples against the direct head"""
     encoded, group = bench.encode(), bench.group
-    spent = bench.times(
+    times = bench.times(
         {
             "direct head": lambda: bench.encode().direct(),
             f"{SAMPLES} samples": lambda: bench.draw_all(bench.encode()),
@@ -187,8 +187,8 @@ def ratio(bench: Bench) -> Rows:
             f"of these, {group} at a time": lambda: bench.draw(encoded, group),
         }
     )
-    each = [b / a for a, b in zip(spent["direct head"], spent[f"{SAMPLES} samples"], strict=True)]
-    medians = {name: statistics.median(of) for name, of in spent.items()}
+    each = [b / a for a, b in zip(times["direct head"], times[f"{SAMPLES} samples"], strict=True)]
+    medians = {name: statistics.median(of) for name, of in times.items()}
     return {
         "working grid [voxels z, y, x]": " x ".join(map(str, bench.image.shape)),
         "windows": len(bench.tiling.windows),
@@ -217,7 +217,9 @@ def memory(bench: Bench) -> Rows:
 
 def arithmetic(bench: Bench) -> Rows:
     """Kinds of arithmetic: time of a pass over a window, and what they change"""
-    acts = {f"{name}, {of}": act for of in VARIANTS for name, act in passes(bench, of).items()}
+    acts = {
+        f"{name}, {variant_name}": act for variant_name in VARIANTS for name, act in passes(bench, variant_name).items()
+    }
     medians = {name: statistics.median(spent) for name, spent in bench.times(acts).items()}
     rows: Rows = {}
     for name, spent in medians.items():
@@ -261,16 +263,19 @@ def passes(bench: Bench, variant: str) -> dict[str, Callable[[], object]]:
 
 def apart(name: str, a: np.ndarray, b: np.ndarray, unit: str = "") -> Rows:
     difference = np.abs(a.astype(np.float64) - b)
-    return {f"{name}, {of} difference{unit}": float(getattr(difference, of)()) for of in ("max", "mean")}
+    return {
+        f"{name}, {statistic} difference{unit}": float(getattr(difference, statistic)())
+        for statistic in ("max", "mean")
+    }
 
 
 def agreement(bench: Bench) -> Rows:
     """Agreement with the same run on the CPU"""
     cpu = Bench(bench.volume, bench.name, torch.device("cpu"), bench.folder)
-    spent, report = cpu.run("cpu")
+    elapsed, report = cpu.run("cpu")
     files = ("segmentation.seg", "samples.seq", "entropy")
     labels, masks, bits = ([array(bench.folder / run / f"{name}.nrrd") for run in ("warm", "cpu")] for name in files)
-    rows = {"the run on the CPU [s]": spent, "Dice of the segmentation": mean_dice(*labels, report["classes"])}
+    rows = {"the run on the CPU [s]": elapsed, "Dice of the segmentation": mean_dice(*labels, report["classes"])}
     rows["its least of a structure"] = float(dice(*labels, report["classes"]).min())
     for n, pair in enumerate(zip(*(np.moveaxis(several, -1, 0) for several in masks), strict=True), 1):
         rows[f"Dice of sample {n}"] = mean_dice(*pair, report["classes"])
@@ -295,13 +300,13 @@ def worker(bench: Bench) -> Rows:
             process.stdin.write(protocol.encode(run))
             process.stdin.flush()
             for message in messages:
-                spent = time.perf_counter() - start
+                elapsed = time.perf_counter() - start
                 if message["type"] == "error":
                     raise RuntimeError(message["message"])
                 if message["type"] == "preview":
-                    rows.setdefault(f"first preview, {turn} [s]", spent)
+                    rows.setdefault(f"first preview, {turn} [s]", elapsed)
                 if message["type"] == "done":
-                    rows[f"all files, {turn} [s]"] = spent
+                    rows[f"all files, {turn} [s]"] = elapsed
                     break
             else:
                 raise RuntimeError("the worker ended before its run")

@@ -101,7 +101,7 @@ def waiting(volume: Path, model: str) -> None:
         subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         print(f"from command to files: {time.perf_counter() - start:.1f} s")
         report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
-        print(f"of these: {', '.join(f'{name} {spent:.1f} s' for name, spent in report['timings_s'].items())}")
+        print(f"of these: {', '.join(f'{name} {elapsed:.1f} s' for name, elapsed in report['timings_s'].items())}")
     with tempfile.TemporaryDirectory() as folder:
         run = {
             "type": "run",
@@ -129,9 +129,9 @@ def waiting(volume: Path, model: str) -> None:
             worker.stdin.close()
 
 
-def arrival(said: Iterator[dict], kind: str, start: float) -> float:
+def arrival(messages: Iterator[dict], kind: str, start: float) -> float:
     """Seconds until a message of this kind. Ends the program where the worker fails or ends before."""
-    for message in said:
+    for message in messages:
         if message["type"] == kind:
             return time.perf_counter() - start
         if message["type"] == "error":

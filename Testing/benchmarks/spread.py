@@ -70,28 +70,28 @@ def markdown(summary: dict[str, dict[str, Any]]) -> str:
     """A table for the model card: a column for each set of cases, its values beside a perfect sampler's 99 % band."""
     lines = ["| samples and truth | " + " | ".join(summary) + " |", "| --- |" + " --- |" * len(summary)]
     for key in SHOWN:
-        cells = (of["measures"][key] for of in summary.values())
+        cells = (scores["measures"][key] for scores in summary.values())
         texts = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
         lines.append(f"| {joint.TITLES[key]} | " + " | ".join(texts) + " |")
     for title, key in (("Dice of the map", "map_dice"), ("expected from the samples", "expected_dice")):
-        lines.append(f"| {title} | " + " | ".join(number(of[key]) for of in summary.values()) + " |")
+        lines.append(f"| {title} | " + " | ".join(number(scores[key]) for scores in summary.values()) + " |")
     return "\n".join(lines)
 
 
-def by_structure(of: dict[str, Any]) -> str:
+def by_structure(scores: dict[str, Any]) -> str:
     """A table of one set of cases by structure; * marks what lies outside the band of a perfect sampler."""
     keys = ("z_rms", "coverage_90", "dice_ratio")
     lines = [
         "| structure | rms z | 90 % intervals hold | mean width, ml | 1 - Dice ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for index, name in enumerate(of["structures"]):
+    for index, name in enumerate(scores["structures"]):
         z, held, ratio = (
-            number(of["measures"][key]["by_structure"][index], 2)
-            + ("" if joint.within(of["measures"][key], index) else "*")
+            number(scores["measures"][key]["by_structure"][index], 2)
+            + ("" if joint.within(scores["measures"][key], index) else "*")
             for key in keys
         )
-        width = number(of["describe"]["interval_90_width_ml"][index], 1)
+        width = number(scores["describe"]["interval_90_width_ml"][index], 1)
         lines.append(f"| {name} | {z} | {held} | {width} | {ratio} |")
     return "\n".join(lines)
 

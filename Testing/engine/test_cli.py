@@ -316,11 +316,11 @@ def test_demo_without_the_libraries_of_slicer_names_the_packages(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "expected"),
     [("2,2,5", (2.0, 2.0, 5.0)), ("0.5x0.5x2", (0.5, 0.5, 2.0))],
 )
-def test_a_voxel_size_is_three_numbers(given: str, wanted: tuple[float, ...]) -> None:
-    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == wanted
+def test_a_voxel_size_is_three_numbers(given: str, expected: tuple[float, ...]) -> None:
+    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == expected
 
 
 @pytest.mark.parametrize("given", ["2", "2,2", "0,1,1", "-1,1,1", "a,b,c", "inf,1,1", "1,1,1,1", ""])

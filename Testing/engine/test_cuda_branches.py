@@ -190,24 +190,24 @@ def training(tmp_path: Path) -> train.Run:
 def test_a_training_uses_all_graphics_cards(
     training: train.Run, cards: int, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: dict[str, Any] = {}
+    trainer_options: dict[str, Any] = {}
 
     class Trainer:
-        is_global_zero, save_checkpoint, global_step, global_rank = cards < 2, made.get, 0, 1
+        is_global_zero, save_checkpoint, global_step, global_rank = cards < 2, trainer_options.get, 0, 1
 
         def __init__(self, **given: Any) -> None:
-            made.update(given)
+            trainer_options.update(given)
 
         def fit(self, task: Any, loader: Any, **_: Any) -> None:
             loader.trainer = self
-            made["workers"] = loader.train_dataloader().num_workers
+            trainer_options["workers"] = loader.train_dataloader().num_workers
 
     monkeypatch.setattr(train.lightning, "Trainer", Trainer)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert training.go(tmp_path / "checkpoint") == (cards < 2)  # with two, another process writes the model
-    assert (made["accelerator"], made["devices"], made["strategy"]) == expected
-    assert made["workers"] == 2 / max(1, cards)
+    assert (trainer_options["accelerator"], trainer_options["devices"], trainer_options["strategy"]) == expected
+    assert trainer_options["workers"] == 2 / max(1, cards)
 
 
 @pytest.mark.slow

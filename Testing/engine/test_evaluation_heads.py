@@ -85,8 +85,8 @@ def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts
         str(folder), str(priors), tmp_path / "scores", samples=4, cases=12, device="cpu"
     )
     result = evaluate.evaluate(request)
-    against = result["joint"]["against_copula"]
-    assert against["energy_score"]["low"] > 0
+    differences = result["joint"]["against_copula"]
+    assert differences["energy_score"]["low"] > 0
     assert "energy score, samples minus copula alone" in evaluate.text(result, request.output)
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
     assert "nergy score, samples minus copula alone" in page

@@ -104,12 +104,12 @@ def test_failed_claims_on_a_folder(folder):
 
 
 @pytest.mark.parametrize(
-    ("u", "wanted"), [(about(0.0, 0.005), "holds"), (about(0.2), "fails"), (about(0.03, 0.03), "open")]
+    ("u", "expected"), [(about(0.0, 0.005), "holds"), (about(0.2), "fails"), (about(0.03, 0.03), "open")]
 )
-def test_raters_decide_by_the_unbiased_distance(folder, u, wanted):
+def test_raters_decide_by_the_unbiased_distance(folder, u, expected):
     folder["data"]["raters"] = 4
     folder["scores"]["samples"]["raters"] = {"n": 8, "ged_u": u}
-    assert verdict(folder, "GED between 8 samples and the raters") == wanted
+    assert verdict(folder, "GED between 8 samples and the raters") == expected
 
 
 def known(passed, decided, blind=()):

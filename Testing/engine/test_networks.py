@@ -99,32 +99,32 @@ def test_encoder_answers_at_the_resolution_of_the_image():
 def test_strata_pool_only_over_voxels_with_similar_probabilities(size):
     """Two halves of an image with different features: a change reaches its own half only, at any distance."""
     torch.manual_seed(3)
-    strata = SoftRegionPooling(4, 8, 2, 16, len(size))
-    torch.nn.init.normal_(strata.tell.weight)
-    torch.nn.init.zeros_(strata.assign.bias)
-    strata.assign.weight.data.zero_()
-    strata.assign.weight.data[0, 0], strata.assign.weight.data[1, 0] = 50, -50
+    pooling = SoftRegionPooling(4, 8, 2, 16, len(size))
+    torch.nn.init.normal_(pooling.tell.weight)
+    torch.nn.init.zeros_(pooling.assign.bias)
+    pooling.assign.weight.data.zero_()
+    pooling.assign.weight.data[0, 0], pooling.assign.weight.data[1, 0] = 50, -50
     features = torch.ones(1, 4, *size)
     features[..., size[-1] // 2 :] = -1
-    shares = strata.assignment(features)
+    shares = pooling.assignment(features)
     # Each stratum is weighted by itself here: the output is its own vote.
-    strata.norm = strata.enter = strata.middle = torch.nn.Identity()
-    strata.film = torch.nn.Linear(16, 2 * 16)
-    torch.nn.init.zeros_(strata.film.weight)
-    torch.nn.init.zeros_(strata.film.bias)
-    strata.leave = torch.nn.Identity()
+    pooling.norm = pooling.enter = pooling.middle = torch.nn.Identity()
+    pooling.film = torch.nn.Linear(16, 2 * 16)
+    torch.nn.init.zeros_(pooling.film.weight)
+    torch.nn.init.zeros_(pooling.film.bias)
+    pooling.leave = torch.nn.Identity()
     h, embedded = torch.randn(1, 8, *size), torch.randn(1, 16)
     changed = h.clone()
     changed[(0, slice(None), *(0,) * len(size))] += 1
-    moved = (strata(changed, shares, embedded) - strata(h, shares, embedded)).abs().amax(1)[0]
+    moved = (pooling(changed, shares, embedded) - pooling(h, shares, embedded)).abs().amax(1)[0]
     same_part, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
     assert same_part.min() > 1e-4 and other.max() < 1e-6
 
 
 def test_strata_start_as_the_identity():
-    strata = SoftRegionPooling(4, 8, 3, 16, 2)
+    pooling = SoftRegionPooling(4, 8, 3, 16, 2)
     h = torch.randn(2, 8, 4, 6)
-    assert torch.equal(strata(h, strata.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
+    assert torch.equal(pooling(h, pooling.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
 
 
 def test_with_a_gain_nothing_is_added_at_pure_noise():
@@ -256,9 +256,9 @@ def test_block_constraint_reaches_the_volumes_of_a_mask_with_moved_borders(class
             (constraint._target - constraint._pool(constrained.unflatten(1, (classes, 4)).mean(2))).abs().mean()
         )
 
-    left = [missing(p)]
+    residuals = [missing(p)]
     for rounds in range(1, 5):
         with mock.patch.object(block_constraint, "ROUNDS", rounds):
-            left.append(missing(constraint(p)))
-    assert left[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * left[0]
-    assert all(after <= before + 1e-4 for before, after in pairwise(left))
+            residuals.append(missing(constraint(p)))
+    assert residuals[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * residuals[0]
+    assert all(after <= before + 1e-4 for before, after in pairwise(residuals))

@@ -91,11 +91,11 @@ def test_layers_follow_each_other():
 @pytest.mark.parametrize("shape", [(32, 32), (20, 20, 20)])
 def test_the_image_alone_determines_the_marginals(shape):
     """A reader of two filters: depth without the texture, sigma from the texture."""
-    made = Probit(shape)
-    case = made.draw(np.random.default_rng(7))
+    task = Probit(shape)
+    case = task.draw(np.random.default_rng(7))
     smooth = ndimage.gaussian_filter(case.image.astype(float), 0.8)
     texture = np.abs(ndimage.gaussian_filter(case.image * checkerboard(shape), 1.0))
-    low, high = case.thresholds[0] - MARGIN * made.sigma[1], case.thresholds[-1] + MARGIN * made.sigma[1]
+    low, high = case.thresholds[0] - MARGIN * task.sigma[1], case.thresholds[-1] + MARGIN * task.sigma[1]
     depth = (smooth - 0.1) * (high - low) + low
     z = (case.thresholds.reshape(-1, *[1] * len(shape)) - depth) / (texture / 0.08)
     error = ndtr(z) - ndtr(case.standardised)

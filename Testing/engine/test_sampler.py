@@ -183,12 +183,12 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
 @pytest.mark.parametrize("grid", [[-12, -11, -5, -4.5, 0, 4], [-12, -4, -3.9, -3, 2], np.linspace(-12, 4, 7)])
 def test_a_prediction_linear_in_log_snr_is_evaluated_at_the_middle_of_each_step(grid, monkeypatch):
     """DPM-Solver++(2M), algorithm 2, whatever the ratio of two steps: p + (p - before) / h_before * h / 2."""
-    taken = []
-    monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
+    predictions = []
+    monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (predictions.append(float(p)), x)[1])
     dpm_solver_2m(lambda x, node: torch.tensor([0.5 + node / 40]), torch.zeros(1), None, np.asarray(grid, float))
     middles = [(a + b) / 2 for a, b in pairwise(grid)]
-    assert taken[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
-    np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
+    assert predictions[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
+    np.testing.assert_allclose(predictions[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
 
 
 def test_a_known_prediction_at_the_first_node_is_not_computed_again():

@@ -190,11 +190,11 @@ def test_a_run_that_dies_leaves_a_complete_result_of_its_finished_samples(reques
 
     with pytest.raises(Died):
         segment(request, progress=die)
-    left = [path.name for path in request.output.iterdir() if path.is_dir()]
-    assert len(left) == 1 and left[0].startswith("finished-")
-    backup = request.output / left[0]
+    remaining = [path.name for path in request.output.iterdir() if path.is_dir()]
+    assert len(remaining) == 1 and remaining[0].startswith("finished-")
+    backup = request.output / remaining[0]
     report = json.loads((backup / "report.json").read_text(encoding="utf-8"))
-    assert report["partial"] and report["samples"] == int(left[0].removeprefix("finished-")) >= 1
+    assert report["partial"] and report["samples"] == int(remaining[0].removeprefix("finished-")) >= 1
     other = request_for(samples=report["samples"], keep_samples=True, output=tmp_path / "other", compress=False)
     segment(other)
     for name in ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"):

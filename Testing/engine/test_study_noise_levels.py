@@ -65,9 +65,9 @@ def test_a3_curves_of_a_known_law():
 
 
 def test_a3_finds_the_step_at_which_a_label_is_decided(study_context):
-    of = study_context.tasks[TASK]
-    truth = of.truth(0)
-    labels = np.zeros((4, 1, *of.shape), int)
+    task = study_context.tasks[TASK]
+    truth = task.truth(0)
+    labels = np.zeros((4, 1, *task.shape), int)
     labels[2:] = 1  # every voxel changes at the third step and stays
     path = list(np.stack([labels == 0, labels == 1], 2).astype(np.float32))
     sampler = type("Planned", (), {"sample": lambda *_, **__: Samples(None, None, path)})()
@@ -76,9 +76,9 @@ def test_a3_finds_the_step_at_which_a_label_is_decided(study_context):
 
 
 def test_a3_the_path_of_the_sampler_ends_in_its_sample(study_context):
-    of = study_context.tasks[TASK]
-    cases = [of.case(n) for n in range(3)]
-    sampler = VariantSampler(planted.Oracle(cases), Variant(TASK), of)
-    followed = noise_levels.trace(sampler, of.truth(0), np.linspace(-12, 7, 12), 0)
+    task = study_context.tasks[TASK]
+    cases = [task.case(n) for n in range(3)]
+    sampler = VariantSampler(planted.Oracle(cases), Variant(TASK), task)
+    followed = noise_levels.trace(sampler, task.truth(0), np.linspace(-12, 7, 12), 0)
     assert followed["own"][-1] == 1 and followed["own"][0] < 1
     assert sum(followed["decided"]) == pytest.approx(1, abs=1e-4)

@@ -75,8 +75,8 @@ def test_a1_compares_the_claim_with_its_control(study_context, dice, ce, claims,
 
 
 def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch):
-    of = study_context.tasks[TASK]
-    cases = [of.case(n) for n in range(len(of.cases))]
+    task = study_context.tasks[TASK]
+    cases = [task.case(n) for n in range(len(task.cases))]
     networks = {
         "mask": planted.Oracle(cases),
         "noise": planted.Oracle(cases, ignore_image=True),
@@ -92,10 +92,10 @@ def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch
     summary = question.summarise(
         study_context, {(TASK, s): question.measure(study_context, TASK, s) for s in study_context.seeds}
     )
-    against = summary.numbers[TASK]["differences"]
+    differences = summary.numbers[TASK]["differences"]
     full = variations.STATES["mask"]
     for state in ("noise", "nothing"):
-        assert against[f"{full} | {variations.STATES[state]}"]["ged_u"]["verdict"] == BETTER, state
+        assert differences[f"{full} | {variations.STATES[state]}"]["ged_u"]["verdict"] == BETTER, state
     assert summary.numbers[TASK]["scores"][full]["ged_u"]["value"] < 0.05
 
 
@@ -155,9 +155,9 @@ def test_rows_find_the_better_of_every_pair_and_its_opposite(study_context, ques
 
 
 def test_a6_one_step_of_the_exact_denoiser_does_not_give_a_sample(study_context):
-    of = study_context.tasks[TASK]
-    truth = of.truth(1)
-    sampler = VariantSampler(planted.Oracle([truth.case]), Variant(TASK), of)
+    task = study_context.tasks[TASK]
+    truth = task.truth(1)
+    sampler = VariantSampler(planted.Oracle([truth.case]), Variant(TASK), task)
     once, many = (sampler.sample(truth.case.image, 32, np.linspace(LOG_SNR_MIN, 7, k), 0).masks for k in (1, 25))
     volumes = [masks.reshape(32, -1).sum(1).var() for masks in (once, many)]
     assert volumes[0] < 0.05 * volumes[1]
@@ -167,10 +167,10 @@ def test_a6_one_step_of_the_exact_denoiser_does_not_give_a_sample(study_context)
 
 
 def test_a7_distinguishes_errors_of_counting_from_errors_of_the_model(study_context):
-    of, case_scores = study_context.tasks[TASK], {"good": [], "bad": []}
+    task, case_scores = study_context.tasks[TASK], {"good": [], "bad": []}
     rng = np.random.default_rng(1)
     for index in range(12):
-        truth = of.truth(index)
+        truth = task.truth(index)
         exact = truth.case.sample(rng, 64)
         for kind, masks in (("good", truth.case.sample(rng, 64)), ("bad", np.repeat(exact[:1], 64, 0))):
             softmax = np.stack([masks == 0, masks == 1], 1).astype(np.float32)

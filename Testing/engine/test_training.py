@@ -148,10 +148,10 @@ def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
     for module in ("train", "input_statistics"):
         monkeypatch.setattr(
             f"diffusion_segmentation.training.{module}.StepCounter",
-            lambda line, stage: lambda done, of: messages.append((stage, done, of)),
+            lambda line, stage: lambda done, total: messages.append((stage, done, total)),
         )
     train.main(heads, tmp_path / "model", config)
-    curve = [(done, of) for stage, done, of in messages if "noise levels" in stage]
+    curve = [(done, total) for stage, done, total in messages if "noise levels" in stage]
     assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
     assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 

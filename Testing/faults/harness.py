@@ -72,9 +72,9 @@ def group(leader: int) -> list[int]:
 def group_after(leader: int, seconds: float) -> tuple[list[int], float]:
     """Processes of a group that remain after at most `seconds`, and the seconds waited."""
     began = time.monotonic()
-    while (left := group(leader)) and time.monotonic() - began < seconds:
+    while (remaining := group(leader)) and time.monotonic() - began < seconds:
         time.sleep(0.02)
-    return left, time.monotonic() - began
+    return remaining, time.monotonic() - began
 
 
 def broken_files(folder: Path) -> list[str]:
@@ -95,14 +95,14 @@ def broken_files(folder: Path) -> list[str]:
 
 def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
     """Announced previews whose files are incomplete."""
-    lost = []
+    missing = []
     for message in messages:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
             try:
                 readHeader(Path(message[name]))
             except NrrdError as error:
-                lost.append(f"preview of {message['samples']}: {error}")
-    return lost
+                missing.append(f"preview of {message['samples']}: {error}")
+    return missing
 
 
 def lost_finished(folder: Path) -> list[str]:
@@ -154,7 +154,7 @@ def death(
 ) -> Row:
     """Run a worker and end it by `kill` as soon as `when` holds for a run (or that run is over)."""
     slicer = bench.slicer(limited)
-    lost, extra = [], ""
+    missing, extra = [], ""
     try:
         if not before_hello:
             slicer.until_hello()
@@ -164,12 +164,12 @@ def death(
             end = slicer.finish(first)
             extra = f", next run whole in {time.monotonic() - began:.1f} s"
             if end["type"] != "done" or broken_files(Path(first["folder"])):
-                lost.append(f"the next run: {end}")
+                missing.append(f"the next run: {end}")
             shutil.rmtree(first["folder"])
         message = slicer.run()
         slicer.until(lambda: when(slicer, message) or slicer.of(message["job"], *FINAL))
         if len(group(slicer.pid)) < 2 and not before_hello:
-            lost.append("the worker had no child to lose")
+            missing.append("the worker had no child to lose")
         KILLS[kill](slicer.pid)
         began = time.monotonic()
         slicer.wait_for_end()
@@ -179,13 +179,15 @@ def death(
         slicer.stop()
     folder = Path(message["folder"])
     messages = slicer.of(message["job"])
-    left = [f"process {pid}" for pid in alive] + [f"temporary {path.name}" for path in bench.temporary.iterdir()]
+    remaining = [f"process {pid}" for pid in alive] + [f"temporary {path.name}" for path in bench.temporary.iterdir()]
     if seconds > END_SECONDS:
-        left.append(f"noticed after {seconds:.1f} s")
+        remaining.append(f"noticed after {seconds:.1f} s")
     if not slicer.reasons:
-        lost.append("nobody was told")
-    lost += broken_files(folder) + lost_previews(messages) + lost_finished(folder)
-    row = Row(f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, messages) + extra, lost, left)
+        missing.append("nobody was told")
+    missing += broken_files(folder) + lost_previews(messages) + lost_finished(folder)
+    row = Row(
+        f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, messages) + extra, missing, remaining
+    )
     shutil.rmtree(folder)
     return row
 
@@ -258,17 +260,17 @@ def orphans(bench: Bench, moment: str, word: str, wait_seconds: float) -> Row:
         time.sleep(wait_seconds)
         before = len(group(worker))
         parent.kill()
-        left, seconds = group_after(worker, 30.0)
-        lost = [] if before else ["the worker had ended before"]
-        late = [f"{before} processes for {seconds:.1f} s"] if seconds > END_SECONDS or left else []
+        remaining, seconds = group_after(worker, 30.0)
+        missing = [] if before else ["the worker had ended before"]
+        late = [f"{before} processes for {seconds:.1f} s"] if seconds > END_SECONDS or remaining else []
     finally:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    row = Row(f"{moment}, parent SIGKILL", f"{before} processes ended after {seconds:.2f} s", lost, late)
-    for pid in left:
+    row = Row(f"{moment}, parent SIGKILL", f"{before} processes ended after {seconds:.2f} s", missing, late)
+    for pid in remaining:
         os.kill(pid, signal.SIGKILL)
-    lost += broken_files(Path(run["folder"]))
+    missing += broken_files(Path(run["folder"]))
     shutil.rmtree(run["folder"])
     # The log of a killed parent's worker is left to the system's cleaning.
     for path in bench.temporary.glob("DiffusionSegmentation-worker-*"):
@@ -318,15 +320,15 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=50, help="random moments, default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments, default: %(default)s")
     options = parser.parse_args()
-    deaths = lost = left = 0
-    with bench() as made:
+    deaths = missing = remaining = 0
+    with bench() as opened_bench:
         print(f"{'moment':<58} | {'survived':<58} | lost | left behind", flush=True)
-        for row in rows(made, options.moments, options.seed):
+        for row in rows(opened_bench, options.moments, options.seed):
             print(row, flush=True)
-            deaths, lost, left = deaths + 1, lost + bool(row.lost), left + bool(row.left)
-        leftovers = list(made.jobs.iterdir()) + list(made.temporary.iterdir())
-    print(f"{deaths} deaths, {lost} with something lost, {left} with something left, {len(leftovers)} stray files")
-    return int(bool(lost or left or leftovers))
+            deaths, missing, remaining = deaths + 1, missing + bool(row.lost), remaining + bool(row.left)
+        stray = list(opened_bench.jobs.iterdir()) + list(opened_bench.temporary.iterdir())
+    print(f"{deaths} deaths, {missing} with something lost, {remaining} with something left, {len(stray)} stray files")
+    return int(bool(missing or remaining or stray))
 
 
 if __name__ == "__main__":

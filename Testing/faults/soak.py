@@ -97,12 +97,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.runs < WARM_UP_RUNS + 5:
         parser.error(f"a line needs at least {WARM_UP_RUNS + 5} runs")
-    with bench() as made:
-        looks = soak(made, options.runs)
-        left = sorted(path.name for path in (*made.jobs.iterdir(), *made.temporary.iterdir()))
-    print(f"{options.runs} runs; files left: {', '.join(left) or 'none'}")
+    with bench() as opened_bench:
+        looks = soak(opened_bench, options.runs)
+        remaining = sorted(path.name for path in (*opened_bench.jobs.iterdir(), *opened_bench.temporary.iterdir()))
+    print(f"{options.runs} runs; files left: {', '.join(remaining) or 'none'}")
     leaks = [problem for name in looks for problem in problems(name, looks[name])]
-    leaks += ["files are left"] if left else []
+    leaks += ["files are left"] if remaining else []
     print("; ".join(leaks) or "flat")
     if options.json:
         options.json.write_text(json.dumps({name: [one.kib for one in looks[name]] for name in looks}))

@@ -111,14 +111,14 @@ def test_drop_is_acknowledged_soon_at_every_stage(slicer: Slicer, stage: str) ->
 
 
 @pytest.mark.parametrize(
-    ("stage", "wanted"), [("reading", "cancelled"), ("encoding", "cancelled"), ("sampling", "partial")]
+    ("stage", "expected"), [("reading", "cancelled"), ("encoding", "cancelled"), ("sampling", "partial")]
 )
-def test_keep_is_acknowledged_soon_and_keeps_finished_samples(slicer: Slicer, stage: str, wanted: str) -> None:
+def test_keep_is_acknowledged_soon_and_keeps_finished_samples(slicer: Slicer, stage: str, expected: str) -> None:
     run = slicer.run(samples=ENDLESS)
     when = after_preview(1) if stage == "sampling" else after_stage(stage)
     slicer.until(lambda: when(slicer, run))
     kind, seconds = slicer.cancel(run, keep=True)
-    assert (kind, seconds < ANSWER_SECONDS) == (wanted, True)
+    assert (kind, seconds < ANSWER_SECONDS) == (expected, True)
     assert broken_files(Path(run["folder"])) == []
 
 
