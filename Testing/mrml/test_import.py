@@ -128,7 +128,7 @@ def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
+    ("name", "retained"),
     [
         (f"{name}.nrrd", retained)
         for name in ("segmentation.seg", "entropy", "disagreement", "samples.seq", "probabilities.seq")
