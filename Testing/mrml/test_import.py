@@ -128,20 +128,20 @@ def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job
 
 
 @pytest.mark.parametrize(
-    ("name", "retained"),
+    ("name", "size"),
     [
-        (f"{name}.nrrd", retained)
+        (f"{name}.nrrd", size)
         for name in ("segmentation.seg", "entropy", "disagreement", "samples.seq", "probabilities.seq")
-        for retained in (None, 0, 9, 200, -1)
-        if (name, retained) != ("disagreement", None)  # earlier versions wrote none
+        for size in (None, 0, 9, 200, -1)
+        if (name, size) != ("disagreement", None)  # earlier versions wrote none
     ],
 )
-def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, name, retained):
+def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, name, size):
     path = job.folder / name
     content = path.read_bytes()
     path.unlink()
-    if retained is not None:
-        path.write_bytes(content[:retained])
+    if size is not None:
+        path.write_bytes(content[:size])
     before = slicer.mrmlScene.GetNumberOfNodes()
 
     with pytest.raises(nrrd_files.NrrdError, match=name):
