@@ -20,7 +20,7 @@ every_dims = pytest.mark.parametrize("dims", [2, 3])
 with_and_without_closed_form = pytest.mark.parametrize("closed_form", [True, False])
 
 
-def awake(module):
+def randomised(module):
     """The module with random values in place of parameters that are initialised to zero and hide other layers."""
     for parameter in module.parameters():
         if not parameter.any():
@@ -30,7 +30,7 @@ def awake(module):
 
 def network(name, dims, closed_form=True):
     torch.manual_seed(0)
-    return awake(ARCHITECTURES[name](CLASSES, dims, WIDTH, closed_form))
+    return randomised(ARCHITECTURES[name](CLASSES, dims, WIDTH, closed_form))
 
 
 def image_and_state(dims, images=2, states=2):
@@ -209,7 +209,7 @@ def test_unet_alone_starts_at_zero_and_meets_conditions_at_its_three_levels(dims
 
     with torch.no_grad():
         assert torch.equal(unet(x, log_snr), torch.zeros(2, 7, *(8,) * dims))
-        awake(unet)
+        randomised(unet)
         assert not torch.allclose(unet(x, log_snr, at), unet(x, log_snr))
     expected = {level: (2, c, *(8 // 2**level,) * dims) for level, c in enumerate((WIDTH, 2 * WIDTH, 2 * WIDTH))}
     assert met == expected and list(met) == [0, 1, 2]
@@ -219,7 +219,7 @@ def test_unet_alone_starts_at_zero_and_meets_conditions_at_its_three_levels(dims
 def test_unet_carries_each_finer_level_past_the_coarser_ones(dims):
     """Without features of the coarsest level both finer levels still affect the output."""
     torch.manual_seed(0)
-    unet, x = awake(UNet(5, 7, WIDTH, dims)), torch.randn(1, 5, *(8,) * dims)
+    unet, x = randomised(UNet(5, 7, WIDTH, dims)), torch.randn(1, 5, *(8,) * dims)
     log_snr = torch.zeros(1)
     with torch.no_grad():
         for level in (1, 0):

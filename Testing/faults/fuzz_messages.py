@@ -159,26 +159,26 @@ def check_line(line: bytes) -> bool:
 class Pieces(io.RawIOBase):
     """A stream that yields its bytes in random pieces, as a pipe may."""
 
-    def __init__(self, data: bytes, chance: random.Random) -> None:
-        self._data, self._chance = memoryview(data), chance
+    def __init__(self, data: bytes, rng: random.Random) -> None:
+        self._data, self._rng = memoryview(data), rng
 
     def read(self, size: int = -1) -> bytes:
-        count = min(size, self._chance.choice((1, 2, 7, 100, 65536)))
+        count = min(size, self._rng.choice((1, 2, 7, 100, 65536)))
         piece, self._data = bytes(self._data[:count]), self._data[count:]
         return piece
 
 
-def check_stream(data: bytes, limit: int, chance: random.Random) -> bool:
+def check_stream(data: bytes, limit: int, rng: random.Random) -> bool:
     """The lines of `data` are the same however it is cut, none is longer than the limit and a byte."""
     expected = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
-    assert list(read_lines(Pieces(data, chance), limit)) == expected
+    assert list(read_lines(Pieces(data, rng), limit)) == expected
     return False
 
 
 def fuzz(examples: int, start: int = 0) -> Count:
     """Check `examples` inputs: five of six as lines, one of six as a stream of several lines."""
     count = Count()
-    chance = random.Random(start)
+    rng = random.Random(start)
     options = settings(
         max_examples=math.ceil(examples / 6),
         deadline=None,
@@ -193,7 +193,7 @@ def fuzz(examples: int, start: int = 0) -> Count:
     def every(group: list[bytes]) -> None:
         for line in group[:5]:
             count.look(check_line, line)
-        count.look(lambda data: check_stream(data, chance.choice((1, 50, 10_000)), chance), b"\n".join(group))
+        count.look(lambda data: check_stream(data, rng.choice((1, 50, 10_000)), rng), b"\n".join(group))
 
     every()
     for size in (messages.MAX_LINE_BYTES - 100, messages.MAX_LINE_BYTES, 3 * messages.MAX_LINE_BYTES):

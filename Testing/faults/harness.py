@@ -288,7 +288,7 @@ ORPHANS = (
 
 
 def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     slicer = bench.slicer()
     try:
         slicer.until_hello()
@@ -305,9 +305,9 @@ def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
             yield death(bench, moment, when, limited=limited)
     for number in range(moments):
         before_hello = number % 10 == 9
-        at = chance.uniform(0, seconds)
+        at = rng.uniform(0, seconds)
         moment = f"{at:.2f} s after {'the start' if before_hello else 'run'}"
-        kill = chance.choice(("SIGKILL", "SIGKILL", "SIGSEGV", "os._exit"))
+        kill = rng.choice(("SIGKILL", "SIGKILL", "SIGSEGV", "os._exit"))
         if before_hello:
             kill = "SIGKILL"  # the hook for os._exit may not be there yet
         yield death(bench, moment, after_seconds(at), kill, number % 5 == 0, before_hello, number % 2 == 1)

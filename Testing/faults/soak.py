@@ -27,7 +27,7 @@ PAGE_KIB = os.sysconf("SC_PAGE_SIZE") / 1024
 
 
 @dataclass(frozen=True)
-class Look:
+class Measurement:
     """One process after a run."""
 
     kib: float
@@ -35,15 +35,15 @@ class Look:
     threads: int
 
 
-def look(pid: int) -> Look:
+def measure(pid: int) -> Measurement:
     process = Path("/proc") / str(pid)
     pages = int((process / "statm").read_text().split()[1])
-    return Look(pages * PAGE_KIB, len(os.listdir(process / "fd")), len(os.listdir(process / "task")))
+    return Measurement(pages * PAGE_KIB, len(os.listdir(process / "fd")), len(os.listdir(process / "task")))
 
 
-def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
+def soak(bench: Bench, runs: int) -> dict[str, list[Measurement]]:
     """Measurements of both processes after each run."""
-    looks: dict[str, list[Look]] = {"worker": [], "client": []}
+    measurements: dict[str, list[Measurement]] = {"worker": [], "client": []}
     slicer = Slicer(bench)
     try:
         slicer.until_hello()
@@ -54,11 +54,11 @@ def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
                 raise RuntimeError(end["message"])
             slicer.messages.clear()
             shutil.rmtree(run["folder"])
-            looks["worker"].append(look(slicer.pid))
-            looks["client"].append(look(os.getpid()))
+            measurements["worker"].append(measure(slicer.pid))
+            measurements["client"].append(measure(os.getpid()))
     finally:
         slicer.stop()
-    return looks
+    return measurements
 
 
 def slope(values: list[float]) -> tuple[float, float]:
@@ -70,9 +70,9 @@ def slope(values: list[float]) -> tuple[float, float]:
     return rise, float(np.sqrt(rest @ rest / (len(values) - 2) / (steps @ steps)))
 
 
-def problems(name: str, looks: list[Look]) -> list[str]:
+def problems(name: str, measurements: list[Measurement]) -> list[str]:
     """Print the measurements of one process and return its problems."""
-    after = looks[WARM_UP_RUNS:]
+    after = measurements[WARM_UP_RUNS:]
     rise, error = slope([one.kib for one in after])
     first, last = after[0], after[-1]
     print(
@@ -98,14 +98,14 @@ def main() -> int:
     if options.runs < WARM_UP_RUNS + 5:
         parser.error(f"a line needs at least {WARM_UP_RUNS + 5} runs")
     with bench() as opened_bench:
-        looks = soak(opened_bench, options.runs)
+        measurements = soak(opened_bench, options.runs)
         remaining = sorted(path.name for path in (*opened_bench.jobs.iterdir(), *opened_bench.temporary.iterdir()))
     print(f"{options.runs} runs; files left: {', '.join(remaining) or 'none'}")
-    leaks = [problem for name in looks for problem in problems(name, looks[name])]
+    leaks = [problem for name in measurements for problem in problems(name, measurements[name])]
     leaks += ["files are left"] if remaining else []
     print("; ".join(leaks) or "flat")
     if options.json:
-        options.json.write_text(json.dumps({name: [one.kib for one in looks[name]] for name in looks}))
+        options.json.write_text(json.dumps({name: [one.kib for one in measurements[name]] for name in measurements}))
     return int(bool(leaks))
 
 
