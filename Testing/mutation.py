@@ -25,7 +25,7 @@ CORE = {
     "segmentation/ensemble": ("ensemble",),
     "segmentation/sampler": ("sampler",),
     "diffusion/copula": ("copula",),
-    "segmentation/input_volume": ("volume", "volume_files"),
+    "segmentation/input_volume": ("volume", "scene_source_file"),
     "images/label_file": ("label_file",),
     "metrics/joint": ("metrics_joint",),
     "metrics/intervals": ("metrics_intervals",),
@@ -33,7 +33,7 @@ CORE = {
     "metrics/distribution": ("metrics_distribution",),
     "metrics/accuracy": ("metrics_accuracy",),
     "metrics/uncertainty": ("metrics_uncertainty",),
-    "training/loss": ("training_folder", "process"),
+    "training/loss": ("training_windows", "process"),
 }
 
 SETTINGS = """
