@@ -217,9 +217,7 @@ def memory(bench: Bench) -> Rows:
 
 def arithmetic(bench: Bench) -> Rows:
     """Kinds of arithmetic: time of a pass over a window, and what they change"""
-    acts = {
-        f"{name}, {variant_name}": act for variant_name in VARIANTS for name, act in passes(bench, variant_name).items()
-    }
+    acts = {f"{name}, {kind}": act for kind in VARIANTS for name, act in passes(bench, kind).items()}
     medians = {name: statistics.median(spent) for name, spent in bench.times(acts).items()}
     rows: Rows = {}
     for name, spent in medians.items():
@@ -263,10 +261,7 @@ def passes(bench: Bench, variant: str) -> dict[str, Callable[[], object]]:
 
 def apart(name: str, a: np.ndarray, b: np.ndarray, unit: str = "") -> Rows:
     difference = np.abs(a.astype(np.float64) - b)
-    return {
-        f"{name}, {statistic} difference{unit}": float(getattr(difference, statistic)())
-        for statistic in ("max", "mean")
-    }
+    return {f"{name}, {kind} difference{unit}": float(getattr(difference, kind)()) for kind in ("max", "mean")}
 
 
 def agreement(bench: Bench) -> Rows:
