@@ -1,4 +1,4 @@
-"""Changes the numeric core line by line and asks whether a test notices: mutation testing with mutmut.
+"""Changes the numeric core line by line and reports changes that no test detects: mutation testing with mutmut.
 
     pip install mutmut
     python Testing/mutation.py FOLDER [MODULE ...]   # such as diffusion/process; all of CORE take hours on one core
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "DiffusionSegmentation" / "diffusion_segmentation"
 
-# What is changed, and the tests that should notice.
+# Modules to change, and the tests that should detect it.
 CORE = {
     "diffusion/process": ("process", "sampler"),
     "images/fill_value": ("fill",),
@@ -25,7 +25,7 @@ CORE = {
     "segmentation/ensemble": ("ensemble",),
     "segmentation/sampler": ("sampler",),
     "diffusion/copula": ("copula",),
-    "segmentation/input_volume": ("volume", "volume_files"),
+    "segmentation/input_volume": ("volume", "scene_source_file"),
     "images/label_file": ("label_file",),
     "metrics/joint": ("metrics_joint",),
     "metrics/intervals": ("metrics_intervals",),
@@ -33,7 +33,7 @@ CORE = {
     "metrics/distribution": ("metrics_distribution",),
     "metrics/accuracy": ("metrics_accuracy",),
     "metrics/uncertainty": ("metrics_uncertainty",),
-    "training/loss": ("training_folder", "process"),
+    "training/loss": ("training_windows", "process"),
 }
 
 SETTINGS = """

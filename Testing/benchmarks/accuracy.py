@@ -99,6 +99,11 @@ def array(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def mean_dice(a: np.ndarray, b: np.ndarray, classes: int) -> float:
+    """Dice of two label maps, the mean of the structures."""
+    return float(dice(a, b, classes)[1:].mean())
+
+
 def by_class(path: Path, image: sitk.Image, labels: list[dict]) -> np.ndarray:
     """The reference as class labels uint8 [k, j, i]. Ends the program where it lies on another grid."""
     reference = sitk.ReadImage(str(path))
@@ -106,10 +111,10 @@ def by_class(path: Path, image: sitk.Image, labels: list[dict]) -> np.ndarray:
     if not same or not np.allclose(reference.GetDirection(), image.GetDirection(), atol=1e-3):
         raise SystemExit("The reference does not lie on the volume's grid; make it from this very volume.")
     numbers = sitk.GetArrayFromImage(reference).round().astype(np.int64)
-    found = np.zeros(numbers.shape, np.uint8)
+    classes_of = np.zeros(numbers.shape, np.uint8)
     for entry in labels:
-        found[np.isin(numbers, entry["freesurfer"])] = entry["label"]
-    return found
+        classes_of[np.isin(numbers, entry["freesurfer"])] = entry["label"]
+    return classes_of
 
 
 def ceiling(reference: np.ndarray, image: sitk.Image, spacing_mm: float, classes: int) -> np.ndarray:
@@ -141,8 +146,8 @@ def score(reference: np.ndarray, folder: Path, image: sitk.Image, classes: int) 
         share = float(wrong[here].mean()) if here.any() else None
         levels.append({"bits": [low, high], "voxels": int(here.sum()), "wrong": share})
     at_levels = [wrong[np.abs(bits - level) <= LEVEL_REACH] for level in LEVELS]
-    sure = confidence(folder, image)[near]
-    table = calibration_table(sure, ~wrong, BINS)
+    confidences = confidence(folder, image)[near]
+    table = calibration_table(confidences, ~wrong, BINS)
     counts, *sums = (np.where(table[0] > 0, row, np.nan) for row in table)
     return {
         "dice": dice(consensus, reference, classes).tolist(),
@@ -152,7 +157,7 @@ def score(reference: np.ndarray, folder: Path, image: sitk.Image, classes: int) 
         "entropy_bits": float(bits.mean()),
         "levels": levels,
         "at_levels": [float(part.mean()) if part.size else None for part in at_levels],
-        "intervals": intervals(reference, consensus, near, bits, sure, image.GetSpacing()[::-1], classes),
+        "intervals": intervals(reference, consensus, near, bits, confidences, image.GetSpacing()[::-1], classes),
         "reliability": {
             "counts": table[0].astype(int).tolist(),
             **{
@@ -189,8 +194,8 @@ def intervals(
     hits = sums(reference.ravel(), everywhere, classes, (reference == consensus).ravel())
     sizes = sum(sums(part.ravel(), everywhere, classes) for part in (reference, consensus))
 
-    def overlaps(drawn: np.ndarray) -> np.ndarray:
-        both, size = drawn.sum(0)
+    def overlaps(resampled: np.ndarray) -> np.ndarray:
+        both, size = resampled.sum(0)
         return 2 * both[1:] / np.maximum(size[1:], 1)
 
     wrong = (consensus != reference)[near]
@@ -200,23 +205,23 @@ def intervals(
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
     held = np.stack([sums(bins, near, BINS, part) for part in (np.ones_like(sure), sure, ~wrong)], 1)
 
-    def auroc(drawn: np.ndarray) -> float:
-        errors, rights = drawn.sum(0)
+    def auroc(resampled: np.ndarray) -> float:
+        errors, rights = resampled.sum(0)
         below = np.cumsum(rights) - rights / 2
         return float((errors * below).sum() / (errors.sum() * rights.sum()))
 
-    def calibration(drawn: np.ndarray) -> float:
-        count, said, right = drawn.sum(0)
-        return float(np.abs(said - right).sum() / count.sum())
+    def calibration(resampled: np.ndarray) -> float:
+        count, predicted, right = resampled.sum(0)
+        return float(np.abs(predicted - right).sum() / count.sum())
 
     def bounds(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> list[float]:
-        found = interval(values, 0.95, np.random.default_rng(0), 500, statistic)
-        return [found.low, found.high]
+        result = interval(values, 0.95, np.random.default_rng(0), 500, statistic)
+        return [result.low, result.high]
 
     both = np.stack([hits, sizes], 1)
     return {
-        "dice": [bounds(both, lambda drawn, c=c: overlaps(drawn)[c]) for c in range(classes - 1)],
-        "mean_dice": bounds(both, lambda drawn: overlaps(drawn).mean()),
+        "dice": [bounds(both, lambda resampled, c=c: overlaps(resampled)[c]) for c in range(classes - 1)],
+        "mean_dice": bounds(both, lambda resampled: overlaps(resampled).mean()),
         "error_auroc": bounds(ranked, auroc),
         "ece": bounds(held, calibration),
     }

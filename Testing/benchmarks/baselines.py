@@ -1,4 +1,4 @@
-"""At equal cost, whose spread is nearer the truth: the diffusion model's, or that of direct networks?
+"""Spread of the diffusion model and of direct networks at equal training cost, compared with the true spread.
 
     python Testing/benchmarks/baselines.py --output DIR [--minutes M] [--cases N] [TASK ...]
 
@@ -75,21 +75,21 @@ def compare(task: str, folder: Path, minutes: float, cases: int | None) -> None:
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         with flush_denormals(), torch.inference_mode():
-            drawn = draw(model, image[None], SAMPLES, Steps(10).grid(model), seed)
+            samples = draw(model, image[None], SAMPLES, Steps(10).grid(model), seed)
             members = np.stack([probabilities(network, image) for network in ensemble])
             noisy = np.stack([probabilities(dropout, image) for _ in range(SAMPLES)])
             views = np.stack([back(probabilities(single, turn(image))) for turn, back in turns(image.ndim)])
         direct = probabilities(single, image)
         return {
-            "diffusion": Prediction(drawn.mean[0], drawn.masks[0]),
+            "diffusion": Prediction(samples.mean[0], samples.masks[0]),
             "deep ensemble": mixture(members, rng),
             "MC dropout": mixture(noisy, rng),
             "test-time": mixture(views, rng),
             "independent": Prediction(direct, independent_pixels(direct, SAMPLES, rng)),
         }
 
-    kept = CaseStore(folder / "baselines", {"task": task, "model": model.section["sha256"], "minutes": minutes})
-    records = evaluate_known(phantom, respond, cases or CASES[len(phantom.shape)], SAMPLES, 0, kept)
+    store = CaseStore(folder / "baselines", {"task": task, "model": model.section["sha256"], "minutes": minutes})
+    records = evaluate_known(phantom, respond, cases or CASES[len(phantom.shape)], SAMPLES, 0, store)
     rows = summarise(list(records.values()))
     print(f"\n{task}, {len(records)} cases, {SAMPLES} samples\n{'':<16}" + "".join(f"{name:>24}" for name in SHOWN))
     for key, row in rows.items():

@@ -39,7 +39,7 @@ HEADS = {
     "structural2": ("structural2", "the same person again", "chosen on"),
 }
 FEWEST = 30
-"""Fewer voxels in a bin of the reliability diagram say nothing."""
+"""Bins of the reliability diagram with fewer voxels are left out."""
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--spread", metavar="TITLE=FILE", nargs="+", default=[])
     options = parser.parse_args()
-    told = (text.partition("=") for text in options.spread)
-    joint = {title: json.loads(Path(file).read_text(encoding="utf-8"))["joint"] for title, _, file in told}
+    fields = (text.partition("=") for text in options.spread)
+    joint = {title: json.loads(Path(file).read_text(encoding="utf-8"))["joint"] for title, _, file in fields}
     folder = models.find(options.model)
     metadata = models.read_metadata(folder)
     section = metadata["diffusion_segmentation"]
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def scored(volume: Path, reference: Path, model: Path, labels: list[dict]) -> dict[str, Any]:
-    """What `accuracy.score` finds."""
+    """Result of `accuracy.score`."""
     image = read_volume(volume)
     with tempfile.TemporaryDirectory() as temporary:
         request = Request(
@@ -92,21 +92,21 @@ def scored(volume: Path, reference: Path, model: Path, labels: list[dict]) -> di
 def curve(diagram: dict[str, list]) -> dict[str, list]:
     """A head's diagram for `figures.reliability`: bins of few voxels left out, no band, as there is but one head."""
     shown = [count >= FEWEST for count in diagram["counts"]]
-    kept = {key: [v if on else None for v, on in zip(diagram[key], shown, strict=True)] for key in diagram}
-    return {**kept, "counts": diagram["counts"], "low": [None] * BINS, "high": [None] * BINS}
+    visible = {key: [v if on else None for v, on in zip(diagram[key], shown, strict=True)] for key in diagram}
+    return {**visible, "counts": diagram["counts"], "low": [None] * BINS, "high": [None] * BINS}
 
 
 def failures(
-    heads: Path, labels: list[dict], of: str = "colin27"
+    heads: Path, labels: list[dict], source: str = "colin27"
 ) -> Iterator[tuple[str, sitk.Image, np.ndarray | None]]:
     """(name, image, class labels uint8 [k, j, i] or None) of what the model was not made for, and one that it was.
 
     All but the last two are made from the head `of`.
     """
-    head = read_volume(heads / f"{of}.nii.gz")
-    reference = upright(like(by_class(heads / f"{of}-reference.nii.gz", head, labels), head))
+    head = read_volume(heads / f"{source}.nii.gz")
+    reference = upright(like(by_class(heads / f"{source}-reference.nii.gz", head, labels), head))
     head, truth = upright(head), sitk.GetArrayFromImage(reference)
-    yield f"{HEADS[of][0]} as it is", head, truth
+    yield f"{HEADS[source][0]} as it is", head, truth
     values = sitk.GetArrayFromImage(head).astype(np.float32)
     bright = np.percentile(values, 99)
     other = np.where(values > 0.1 * bright, np.clip(1.1 * bright - values, 0, None), values)
@@ -125,9 +125,9 @@ def failures(
 
 
 def like(values: np.ndarray, image: sitk.Image) -> sitk.Image:
-    found = sitk.GetImageFromArray(values)
-    found.CopyInformation(image)
-    return found
+    result = sitk.GetImageFromArray(values)
+    result.CopyInformation(image)
+    return result
 
 
 def cut(image: sitk.Image, truth: np.ndarray) -> tuple[sitk.Image, np.ndarray]:
@@ -145,7 +145,7 @@ def pictured(name: str, image: sitk.Image, truth: np.ndarray | None, model: Path
         sitk.WriteImage(image, str(path))
         request = Request(path, output, str(model), 2, seed=0, device="cpu", keep_samples=True, compress=False)
         warnings = segment(request).report["warnings"]
-        found = {
+        result = {
             "name": name,
             "image": upright(image),
             "labels": upright(sitk.ReadImage(str(output / "segmentation.seg.nrrd"))),
@@ -155,8 +155,8 @@ def pictured(name: str, image: sitk.Image, truth: np.ndarray | None, model: Path
         }
         if truth is not None:
             scores = score(truth, output, image, classes)
-            found.update({key: scores[key] for key in ("dice", "error_auroc", "ece")})
-    return found
+            result.update({key: scores[key] for key in ("dice", "error_auroc", "ece")})
+    return result
 
 
 def upright(image: sitk.Image) -> sitk.Image:
@@ -220,8 +220,8 @@ def picture(failed: list[dict[str, Any]], labels: list[dict]) -> bytes:
 
 def slices(image: sitk.Image, labels: sitk.Image, plane: int) -> np.ndarray:
     """The slice through the middle of what was found; anterior or superior up, the person's right on the left."""
-    found = sitk.GetArrayViewFromImage(labels) > 0
-    at = int(np.nonzero(found)[plane].mean()) if found.any() else found.shape[plane] // 2
+    result = sitk.GetArrayViewFromImage(labels) > 0
+    at = int(np.nonzero(result)[plane].mean()) if result.any() else result.shape[plane] // 2
     part = np.take(sitk.GetArrayViewFromImage(image), at, plane)
     return part if plane == 0 else part[::-1]
 
@@ -239,11 +239,11 @@ def page(
         for k in [entry["label"]]
     ]
     overlap.append(["*mean*", *(bracketed(np.mean(one["dice"][1:]), one["intervals"]["mean_dice"]) for one in every)])
-    unsure = [["voxels that differ from the reference", *(f"{one['wrong']:.1%}" for one in every)]]
+    error_rows = [["voxels that differ from the reference", *(f"{one['wrong']:.1%}" for one in every)]]
     for key, what in (("error_auroc", "AUROC of entropy for wrong voxels"), ("ece", "expected calibration error")):
-        unsure.append([what, *(bracketed(one[key], one["intervals"][key], 3) for one in every)])
+        error_rows.append([what, *(bracketed(one[key], one["intervals"][key], 3) for one in every)])
     for n, level in enumerate(LEVELS):
-        unsure.append([f"wrong at {level} bits (± {LEVEL_REACH})", *(one_in(one["at_levels"][n]) for one in every)])
+        error_rows.append([f"wrong at {level} bits (± {LEVEL_REACH})", *(one_in(one["at_levels"][n]) for one in every)])
     outside = []
     for one in failed:
         known = "dice" in one
@@ -265,7 +265,7 @@ def page(
         "mm of the one head (a block bootstrap); they say nothing of other persons.",
         table(["Dice", *names], overlap),
         "Within 10 mm of the brain:",
-        table(["uncertainty", *names], unsure),
+        table(["uncertainty", *names], error_rows),
         "![Share of right voxels over the probability of the chosen class, a curve for each head](reliability.png)",
         *spread_parts(joint),
         "## Where it fails",

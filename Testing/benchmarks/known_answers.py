@@ -1,4 +1,4 @@
-"""Trains a model on each task with a known answer and evaluates it there: is the spread of the samples the true one?
+"""Trains a model on each task with a known answer and compares the spread of its samples with the true one.
 
     python Testing/benchmarks/known_answers.py --output DIR [--minutes M] [--threads N] [TASK ...]
 
@@ -64,9 +64,9 @@ def compare(path: Path) -> None:
     for few, many in PAIRS:
         if few in distances and many in distances:
             pair = [np.array([distances[row][case] for case in distances[few]]) for row in (few, many)]
-            found = interval(pair[0] - pair[1], 0.95, np.random.default_rng(0))
-            bounds = f"{found.low:+.4f} to {found.high:+.4f}"
-            print(f"GED_U of {few} less that of {many}: {found.estimate:+.4f} ({bounds})", flush=True)
+            difference = interval(pair[0] - pair[1], 0.95, np.random.default_rng(0))
+            bounds = f"{difference.low:+.4f} to {difference.high:+.4f}"
+            print(f"GED_U of {few} less that of {many}: {difference.estimate:+.4f} ({bounds})", flush=True)
 
 
 def cpu_minutes(*arguments: str | Path) -> float:

@@ -1,4 +1,4 @@
-"""How much memory a run takes beside what is said before it, and what smaller windows change.
+"""Memory of a run beside its estimate, and the effect of smaller windows.
 
     python Testing/benchmarks/memory.py VOLUME [--model NAME|DIR] [--samples N]
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from accuracy import mean_dice
 
-from diffusion_segmentation.metrics import dice
 from diffusion_segmentation.segmentation import memory_plan
 from diffusion_segmentation.segmentation import pipeline as segment
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def ball(edge: int, spacing: float) -> sitk.Image:
-    """A ball in a ball, with noise: all of it body, and much of it unsure."""
+    """A ball in a ball, with noise: no air, and many uncertain voxels."""
     z, y, x = np.ogrid[(slice(-1, 1, edge * 1j),) * 3]
     radius = np.sqrt(z * z + y * y + x * x)
     noise = 3 * np.random.default_rng(0).standard_normal(radius.shape)
@@ -72,7 +72,7 @@ def measure(volume: Path, model: str, samples: int, output: Path) -> tuple[int, 
         nonlocal before, stage
         if now.stage != stage:
             peaks[stage], stage = status("VmHWM") - before, now.stage
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
             before = status("VmRSS") if stage == "encoding" else before
 
     request = segment.Request(
@@ -103,8 +103,8 @@ def windows(volume: Path, model: str, folder: Path) -> None:
         masks, labels, bits = (sitk.GetArrayFromImage(sitk.ReadImage(str(output / file))) for file in files)
         before = before or (masks, labels, bits)
         classes = report["classes"]
-        of_masks = [dice(masks[..., n], before[0][..., n], classes)[1:].mean() for n in range(4)]
-        of_labels = dice(labels, before[1], classes)[1:].mean()
+        of_masks = [mean_dice(masks[..., n], before[0][..., n], classes) for n in range(4)]
+        of_labels = mean_dice(labels, before[1], classes)
         apart = np.abs(bits - before[2])[(bits > 0.01) | (before[2] > 0.01)]
         print(
             f"{report['windows']:>8} {np.mean(of_masks):14.4f} {of_labels:14.4f} "

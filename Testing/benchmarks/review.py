@@ -1,4 +1,4 @@
-"""How long a reviewer waits: for an import, a moved threshold, a new ranking, a sample, a region, a report.
+"""Response times of a review: import, threshold, ranking, sample, region and report.
 
     python Testing/benchmarks/review.py [--size I J K] [--samples N]
 

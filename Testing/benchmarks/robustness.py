@@ -1,4 +1,4 @@
-"""How accuracy and entropy hold where the same head is lying, cut, sampled or disturbed otherwise.
+"""Accuracy and entropy of one head that is rotated, cropped, resampled or disturbed.
 
     python Testing/benchmarks/robustness.py VOLUME REFERENCE [--model NAME|DIR] [--samples N] [--only NAME]
     python Testing/benchmarks/robustness.py --again VOLUME VOLUME

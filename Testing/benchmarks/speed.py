@@ -1,4 +1,4 @@
-"""What samples cost beside one pass of the direct head, and how long a person waits.
+"""Cost of samples in passes of the direct prediction, and waiting times.
 
     python Testing/benchmarks/speed.py [VOLUME] [--model NAME|DIR] [--threads N]
 
@@ -101,7 +101,7 @@ def waiting(volume: Path, model: str) -> None:
         subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         print(f"from command to files: {time.perf_counter() - start:.1f} s")
         report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
-        print(f"of these: {', '.join(f'{name} {spent:.1f} s' for name, spent in report['timings_s'].items())}")
+        print(f"of these: {', '.join(f'{name} {elapsed:.1f} s' for name, elapsed in report['timings_s'].items())}")
     with tempfile.TemporaryDirectory() as folder:
         run = {
             "type": "run",
@@ -121,15 +121,17 @@ def waiting(volume: Path, model: str) -> None:
         with worker:
             worker.stdin.write(protocol.encode(run))
             worker.stdin.flush()
-            said = map(protocol.decode, worker.stdout)
-            print(f"first preview (direct head) {arrival(said, 'preview', start):.1f} s after a cold start", end=", ")
-            print(f"all files {arrival(said, 'done', start):.1f} s")
+            messages = map(protocol.decode, worker.stdout)
+            print(
+                f"first preview (direct head) {arrival(messages, 'preview', start):.1f} s after a cold start", end=", "
+            )
+            print(f"all files {arrival(messages, 'done', start):.1f} s")
             worker.stdin.close()
 
 
-def arrival(said: Iterator[dict], kind: str, start: float) -> float:
+def arrival(messages: Iterator[dict], kind: str, start: float) -> float:
     """Seconds until a message of this kind. Ends the program where the worker fails or ends before."""
-    for message in said:
+    for message in messages:
         if message["type"] == kind:
             return time.perf_counter() - start
         if message["type"] == "error":

@@ -1,4 +1,4 @@
-"""Whether the samples spread as the truth does, on real heads with silver references.
+"""Spread of the samples on real heads with silver references.
 
     python Testing/run.py bench spread HEADS [--model NAME|DIR] [--samples N] [--json FILE]
 
@@ -48,10 +48,10 @@ def main() -> None:
         print(f"scoring {name}", flush=True)
         volume, reference = (options.heads / f"{name}{end}.nii.gz" for end in ("", "-reference"))
         records.append(joint.joint_case(model, on_working_grid(model, volume, reference), options.samples, index))
-    found = joint.summarise(records, [entry["name"] for entry in model.labels])
-    print(joint_text(found))
+    summary = joint.summarise(records, [entry["name"] for entry in model.labels])
+    print(joint_text(summary))
     if options.json:
-        options.json.write_text(json.dumps({"heads": names, "joint": found}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"heads": names, "joint": summary}, indent=1) + "\n", encoding="utf-8")
 
 
 def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
@@ -66,32 +66,32 @@ def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
     return labelled(model, values.astype(np.float32), masks[0])
 
 
-def markdown(found: dict[str, dict[str, Any]]) -> str:
+def markdown(summary: dict[str, dict[str, Any]]) -> str:
     """A table for the model card: a column for each set of cases, its values beside a perfect sampler's 99 % band."""
-    lines = ["| samples and truth | " + " | ".join(found) + " |", "| --- |" + " --- |" * len(found)]
+    lines = ["| samples and truth | " + " | ".join(summary) + " |", "| --- |" + " --- |" * len(summary)]
     for key in SHOWN:
-        cells = (of["measures"][key] for of in found.values())
-        told = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
-        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(told) + " |")
+        cells = (scores["measures"][key] for scores in summary.values())
+        texts = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
+        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(texts) + " |")
     for title, key in (("Dice of the map", "map_dice"), ("expected from the samples", "expected_dice")):
-        lines.append(f"| {title} | " + " | ".join(number(of[key]) for of in found.values()) + " |")
+        lines.append(f"| {title} | " + " | ".join(number(scores[key]) for scores in summary.values()) + " |")
     return "\n".join(lines)
 
 
-def by_structure(of: dict[str, Any]) -> str:
+def by_structure(scores: dict[str, Any]) -> str:
     """A table of one set of cases by structure; * marks what lies outside the band of a perfect sampler."""
     keys = ("z_rms", "coverage_90", "dice_ratio")
     lines = [
         "| structure | rms z | 90 % intervals hold | mean width, ml | 1 - Dice ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for index, name in enumerate(of["structures"]):
+    for index, name in enumerate(scores["structures"]):
         z, held, ratio = (
-            number(of["measures"][key]["by_structure"][index], 2)
-            + ("" if joint.within(of["measures"][key], index) else "*")
+            number(scores["measures"][key]["by_structure"][index], 2)
+            + ("" if joint.within(scores["measures"][key], index) else "*")
             for key in keys
         )
-        width = number(of["describe"]["interval_90_width_ml"][index], 1)
+        width = number(scores["describe"]["interval_90_width_ml"][index], 1)
         lines.append(f"| {name} | {z} | {held} | {width} | {ratio} |")
     return "\n".join(lines)
 

@@ -64,9 +64,9 @@ def compare(task: str, folder: Path, count: int | None, samples: int) -> list[di
             draws = case.sample(rng, samples + 1)
             cases.append(labelled(model, case.image, draws[0]))
             exact.append((draws[1:], case.marginals))
-        found = compare_starts(model, covariance, cases, samples, SEED, StepCounter(line, f"{task}: comparing"))
-    found.append(scored("exact sampler", None, cases, exact, model.spacing))
-    return [one.as_json() for one in found]
+        comparison = compare_starts(model, covariance, cases, samples, SEED, StepCounter(line, f"{task}: comparing"))
+    comparison.append(scored("exact sampler", None, cases, exact, model.spacing))
+    return [one.as_json() for one in comparison]
 
 
 def table(task: str, rows: list[dict]) -> str:

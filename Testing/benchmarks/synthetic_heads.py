@@ -68,13 +68,13 @@ def main() -> None:
     real = [real_head(options.heads, name, labels, options.spacing) for name in REAL]
     atlas = synthesis.Atlas.load(options.priors)
     faces, measured = synthetic(atlas, options)
-    found = {
+    values = {
         "synthetic": {key: quantiles([one[key] for one in measured]) for key in measured[0]},
         "real": {name: head["measures"] for name, head in zip(REAL, real, strict=True)},
         "seconds": seconds(atlas, options),
     }
-    (options.output / "measures.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
-    print(table(found))
+    (options.output / "measures.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+    print(table(values))
     shown = [head for name, head in zip(REAL, real, strict=True) if name in options.show]
     picture(faces, shown, labels, options.output / "heads.png", options.spacing)
 
@@ -110,33 +110,33 @@ def real_head(folder: Path, name: str, labels: list[dict], spacing: float) -> di
     ]
     on_grid = np.argmax(ones, axis=0).astype(np.uint8)
     image = normalise(image)
-    found = measures(on_grid, image, spacing)
+    values = measures(on_grid, image, spacing)
     if max(volume.GetSpacing()) <= 1.01:
-        found |= thickness(sitk.GetArrayFromImage(reference), 1.0)
-    return {"image": image[box], "labels": on_grid[box], "measures": found}
+        values |= thickness(sitk.GetArrayFromImage(reference), 1.0)
+    return {"image": image[box], "labels": on_grid[box], "measures": values}
 
 
 def measures(labels: np.ndarray, image: np.ndarray, spacing: float) -> dict[str, float]:
     """Measures of one head: labels uint8 and image float32, both [z, y, x] with voxels of `spacing` mm."""
     counts = np.bincount(labels.ravel(), minlength=8)[1:8]
-    found = {"sum ml": float(counts.sum() * spacing**3 / 1000)}
+    values = {"sum ml": float(counts.sum() * spacing**3 / 1000)}
     for number, name in enumerate(("fluid", "ventricles", "cortex", "white", "deep", "cerebellum", "brainstem")):
-        found[f"{name} share"] = float(counts[number] / max(counts.sum(), 1))
-    found["ventricles ml"] = float(counts[1] * spacing**3 / 1000)
+        values[f"{name} share"] = float(counts[number] / max(counts.sum(), 1))
+    values["ventricles ml"] = float(counts[1] * spacing**3 / 1000)
     solid = np.pad((labels == CORTEX) | (labels == WHITE), 8)
     reach = CLOSING_MM / spacing
     filled = ndimage.distance_transform_edt(ndimage.distance_transform_edt(~solid) <= reach) > reach
     fluid = np.pad(labels == FLUID, 8)
-    found["sulcal fluid"] = float((fluid & filled).sum() / max(filled.sum(), 1))
+    values["sulcal fluid"] = float((fluid & filled).sum() / max(filled.sum(), 1))
     white, cortex = labels == WHITE, labels == CORTEX
     touches = ndimage.binary_dilation(cortex) & white
-    found["grey-white"] = float(touches.sum() / max(white.sum(), 1))
+    values["grey-white"] = float(touches.sum() / max(white.sum(), 1))
     core = ndimage.binary_erosion(white)
     bright, grey, dark = (float(np.median(image[where])) for where in (core, cortex, labels == VENTRICLES))
-    found["grey/white"] = grey / bright
-    found["fluid/white"] = dark / bright
-    found["contrast/noise"] = (bright - grey) / float(image[core].std())
-    return found
+    values["grey/white"] = grey / bright
+    values["fluid/white"] = dark / bright
+    values["contrast/noise"] = (bright - grey) / float(image[core].std())
+    return values
 
 
 def thickness(labels: np.ndarray, spacing: float) -> dict[str, float]:
@@ -145,8 +145,8 @@ def thickness(labels: np.ndarray, spacing: float) -> dict[str, float]:
     outer = cortex & ndimage.binary_dilation(labels == FLUID)
     far = ndimage.distance_transform_edt(labels != WHITE)[outer] * spacing
     low, middle, high = np.quantile(far, (0.25, 0.5, 0.75))
-    found = {"thickness 25 %": low, "thickness": middle, "thickness 75 %": high, "thick > 4.5": (far > 5.0).mean()}
-    return {key: float(value) for key, value in found.items()}
+    values = {"thickness 25 %": low, "thickness": middle, "thickness 75 %": high, "thick > 4.5": (far > 5.0).mean()}
+    return {key: float(value) for key, value in values.items()}
 
 
 def seconds(atlas: synthesis.Atlas, options: argparse.Namespace) -> dict[str, float]:
@@ -171,32 +171,32 @@ def quantiles(values: list[float]) -> list[float]:
     return [float(q) for q in np.quantile(values, (0.1, 0.5, 0.9))]
 
 
-def table(found: dict) -> str:
-    names = list(found["real"])
+def table(values: dict) -> str:
+    names = list(values["real"])
     lines = [f"{'':16s}{'synthetic 10 %':>16s}{'50 %':>9s}{'90 %':>9s}" + "".join(f"{n:>14s}" for n in names)]
-    for key, (low, middle, high) in found["synthetic"].items():
-        real = [found["real"][name].get(key) for name in names]
+    for key, (low, middle, high) in values["synthetic"].items():
+        real = [values["real"][name].get(key) for name in names]
         cells = "".join(f"{value:14.3f}" if value is not None else f"{'-':>14s}" for value in real)
         lines.append(f"{key:16s}{low:16.3f}{middle:9.3f}{high:9.3f}{cells}")
-    lines.append(", ".join(f"{name} {value:.2f} s" for name, value in found["seconds"].items()))
+    lines.append(", ".join(f"{name} {value:.2f} s" for name, value in values["seconds"].items()))
     return "\n".join(lines)
 
 
 def picture(faces: list[tuple], real: list[dict], labels: list[dict], path: Path, spacing: float) -> None:
     """Ten synthetic heads in the upper half, ten views of real ones in the lower; labels below each image."""
     colours = ListedColormap([(0, 0, 0), *(tuple(entry["color"]) for entry in labels)])
-    panels = [[(image, found, index % 3) for index, (image, found) in enumerate(faces)]]
+    panels = [[(image, label_map, index % 3) for index, (image, label_map) in enumerate(faces)]]
     panels.append([(*(real[i % len(real)][part] for part in ("image", "labels")), i % 3) for i in range(VIEWS)])
     figure, axes = plt.subplots(8, VIEWS // 2, figsize=(2.6 * VIEWS / 2, 20), facecolor="black")
     for half, views in enumerate(panels):
-        for index, (image, found, axis) in enumerate(views):
+        for index, (image, label_map, axis) in enumerate(views):
             row, column = 4 * half + 2 * (index // 5), index % 5
-            image, found = about_brain(image, found, spacing)
-            where = _slice(found, axis, index, spacing)
+            image, label_map = about_brain(image, label_map, spacing)
+            where = _slice(label_map, axis, index, spacing)
             axes[row, column].imshow(
                 np.take(image, where, axis)[:: 1 if axis == 0 else -1], cmap="gray", vmin=0, vmax=1.2
             )
-            shown = np.take(found, where, axis)[:: 1 if axis == 0 else -1]
+            shown = np.take(label_map, where, axis)[:: 1 if axis == 0 else -1]
             axes[row + 1, column].imshow(shown, cmap=colours, vmin=0, vmax=7, interpolation="nearest")
     for axis in axes.ravel():
         axis.axis("off")

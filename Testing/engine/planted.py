@@ -1,9 +1,6 @@
-"""Planted truths for the study's questions: answers and networks of which one knows what must be found."""
-
-import json
+"""Predictions and networks with a known result, for tests of the study's questions and verdicts."""
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation.diffusion.process import alpha_sigma, one_hot_state
@@ -15,6 +12,7 @@ from diffusion_segmentation.study.scores import score_cases
 from diffusion_segmentation.study.tasks import Sizes, prepare
 
 SAMPLES = 16
+TASK = "boundary:16x16"
 
 
 def context(folder, *texts, cases=12, seeds=2):
@@ -23,13 +21,13 @@ def context(folder, *texts, cases=12, seeds=2):
 
 
 def exact(truth, seed):
-    """What a perfect sampler answers."""
+    """Samples of a perfect sampler."""
     masks = truth.case.sample(np.random.default_rng([seed, 77]), SAMPLES)
     return Prediction(truth.case.marginals.astype(np.float32), masks)
 
 
 def pixels(truth, seed):
-    """The right probabilities, and pixels drawn each by itself."""
+    """Exact probabilities, and pixels drawn independently."""
     p = truth.case.marginals
     return Prediction(p.astype(np.float32), independent_pixels(p, SAMPLES, np.random.default_rng([seed, 78])))
 
@@ -42,7 +40,7 @@ def sharpened(truth, seed):
 
 
 def single(truth, seed):
-    """One mask again and again."""
+    """One mask, repeated."""
     mask = truth.case.sample(np.random.default_rng([seed, 80]), 1)
     return Prediction(votes(mask, truth.case.classes), np.repeat(mask, SAMPLES, 0))
 
@@ -56,17 +54,22 @@ def records(context, task, seed, rows):
     return score_cases(context.tasks[task], predict)
 
 
+def results(context, rows, **more):
+    """Results of a question on TASK, by task and seed: records of `rows` and the entries of `more`."""
+    return {(TASK, s): {"records": records(context, TASK, s, rows), **more} for s in context.seeds}
+
+
 class Oracle(Architecture):
     """The exact posterior denoiser of a phantom's cases: Bayes over the masks that can be, given image and state.
 
-    With `blind` it does not look at the image: its masks are those of all cases. With `deaf` not at the state.
+    With `ignore_image` its masks are those of all cases. With `ignore_state` it does not use the noisy mask.
     """
 
     name = "oracle"
 
-    def __init__(self, cases, blind=False, deaf=False):
+    def __init__(self, cases, ignore_image=False, ignore_state=False):
         super().__init__(cases[0].classes, cases[0].image.ndim, 8)
-        self.cases, self.blind, self.deaf = cases, blind, deaf
+        self.cases, self.ignore_image, self.ignore_state = cases, ignore_image, ignore_state
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def encode(self, image):
@@ -74,35 +77,14 @@ class Oracle(Architecture):
         return (torch.tensor([match[0] if match else -1]),)
 
     def denoise(self, x, log_snr, condition):
-        chosen = self.cases if self.blind else [self.cases[int(condition[0][0])]]
+        chosen = self.cases if self.ignore_image else [self.cases[int(condition[0][0])]]
         masks = np.concatenate([case.support()[0] for case in chosen])
         weights = np.concatenate([case.support()[1] for case in chosen]) / len(chosen)
         x0 = one_hot_state(space_to_depth(torch.from_numpy(masks)[:, None]).long(), self.classes).flatten(1)
         evidence = torch.from_numpy(np.log(weights)).float().expand(len(x), -1)
-        if not self.deaf:
+        if not self.ignore_state:
             alpha, sigma = alpha_sigma(log_snr[:1])
             # -|x - alpha x0|^2 / 2 sigma^2 up to what all masks share.
             evidence = evidence + (alpha / sigma**2) * (x.flatten(1).float() @ x0.T)
         p = (evidence.softmax(1) @ ((x0 + 1) / 2)).clamp_min(1e-9)
         return p.log().view(x.shape)
-
-
-def balls(root, cases, raters):
-    """A folder of labelled images at 2 mm: a ball each, whose radius the raters see differently."""
-    for part in ("imagesTr", "labelsTr"):
-        (root / part).mkdir(parents=True)
-    grid = np.stack(np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij"))
-    distance, rng = np.sqrt((grid**2).sum(0)), np.random.default_rng(0)
-    for n in range(cases):
-        values = 100 * (distance < 10) + 100 * (distance < 5) + rng.normal(0, 3, distance.shape)
-        image = sitk.GetImageFromArray(values.astype(np.float32))
-        image.SetSpacing((2, 2, 2))
-        sitk.WriteImage(image, root / "imagesTr" / f"case{n}_0000.nii.gz")
-        for rater in range(raters):
-            label = sitk.GetImageFromArray((distance < 5 + rater).astype(np.uint8))
-            label.CopyInformation(image)
-            name = f"case{n}_rater{rater + 1}" if raters > 1 else f"case{n}"
-            sitk.WriteImage(label, root / "labelsTr" / f"{name}.nii.gz")
-    listing = {"name": "Balls", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "ball": 1}}
-    (root / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
-    return root

@@ -1,4 +1,4 @@
-"""The architectures: what each promises as an `Architecture`, what is special in each, and that they cost alike."""
+"""The architectures: the interface `Architecture`, special properties of each, and equal cost."""
 
 import math
 
@@ -20,8 +20,8 @@ every_dims = pytest.mark.parametrize("dims", [2, 3])
 with_and_without_closed_form = pytest.mark.parametrize("closed_form", [True, False])
 
 
-def awake(module):
-    """The module as training would leave it: what starts at zero, and hides what lies behind it, is zero no more."""
+def randomised(module):
+    """The module with random values in place of parameters that are initialised to zero and hide other layers."""
     for parameter in module.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -30,7 +30,7 @@ def awake(module):
 
 def network(name, dims, closed_form=True):
     torch.manual_seed(0)
-    return awake(ARCHITECTURES[name](CLASSES, dims, WIDTH, closed_form))
+    return randomised(ARCHITECTURES[name](CLASSES, dims, WIDTH, closed_form))
 
 
 def image_and_state(dims, images=2, states=2):
@@ -152,7 +152,7 @@ def test_every_part_of_the_condition_is_used(name, dims):
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "pair"])
-def test_direct_is_the_denoiser_where_the_state_says_nothing(name):
+def test_the_direct_prediction_is_the_denoiser_at_pure_noise(name):
     net = network(name, 2)
     image, x = image_and_state(2)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_direct_of_the_pair_is_its_head():
 
 @every_name
 @pytest.mark.parametrize("size", [(8, 8), (24, 40), (8, 16, 24)])
-def test_any_grid_of_the_multiple_will_do(name, size):
+def test_grids_of_any_multiple_are_accepted(name, size):
     """Down to the smallest, whose coarsest level is a single cell."""
     net = network(name, len(size))
     assert all(n % net.multiple == 0 for n in size)
@@ -180,7 +180,7 @@ def test_any_grid_of_the_multiple_will_do(name, size):
 
 @every_name
 def test_direct_training_on_a_trivial_task_works(name):
-    """The mask is where the image is positive: every architecture must see single pixels, and soon."""
+    """The mask is where the image is positive: every architecture must learn single pixels quickly."""
     torch.manual_seed(0)
     net = ARCHITECTURES[name](2, 2, 8)
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-2)
@@ -209,7 +209,7 @@ def test_unet_alone_starts_at_zero_and_meets_conditions_at_its_three_levels(dims
 
     with torch.no_grad():
         assert torch.equal(unet(x, log_snr), torch.zeros(2, 7, *(8,) * dims))
-        awake(unet)
+        randomised(unet)
         assert not torch.allclose(unet(x, log_snr, at), unet(x, log_snr))
     expected = {level: (2, c, *(8 // 2**level,) * dims) for level, c in enumerate((WIDTH, 2 * WIDTH, 2 * WIDTH))}
     assert met == expected and list(met) == [0, 1, 2]
@@ -217,9 +217,9 @@ def test_unet_alone_starts_at_zero_and_meets_conditions_at_its_three_levels(dims
 
 @every_dims
 def test_unet_carries_each_finer_level_past_the_coarser_ones(dims):
-    """With nothing coming up from below, both finer levels still have a say."""
+    """Without features of the coarsest level both finer levels still affect the output."""
     torch.manual_seed(0)
-    unet, x = awake(UNet(5, 7, WIDTH, dims)), torch.randn(1, 5, *(8,) * dims)
+    unet, x = randomised(UNet(5, 7, WIDTH, dims)), torch.randn(1, 5, *(8,) * dims)
     log_snr = torch.zeros(1)
     with torch.no_grad():
         for level in (1, 0):
@@ -271,7 +271,7 @@ def test_flops_count_multiplications_and_additions_of_layers():
 
 @every_name
 @pytest.mark.parametrize(("shape", "target"), [((32, 32), 36e6), ((24, 24, 24), 1.2e9)])
-def test_scaled_costs_what_was_asked_for(name, shape, target):
+def test_scaled_networks_have_the_requested_cost(name, shape, target):
     dims = len(shape)
     net = scaled(name, 2, dims, shape, target, closed_form=False)
     assert (net.name, net.dims, net.classes, net.width % 8, net.closed_form) == (name, dims, 2, 0, False)
@@ -284,7 +284,7 @@ def test_scaled_costs_what_was_asked_for(name, shape, target):
 
 
 def test_scaled_draws_weights_once_and_on_the_cpu():
-    """Widths that are only tried draw nothing: a seed gives one network, however it was found."""
+    """Trying widths draws no random numbers: a seed gives one network."""
     torch.manual_seed(3)
     net = scaled("summed", 2, 2, (32, 32), 36e6, closed_form=False)
     assert not net.closed_form and all(p.device.type == "cpu" for p in net.parameters())
@@ -293,6 +293,6 @@ def test_scaled_draws_weights_once_and_on_the_cpu():
     assert all(torch.equal(value, plain[key]) for key, value in net.state_dict().items())
 
 
-def test_scaled_refuses_a_name_it_does_not_know():
+def test_scaled_refuses_an_unknown_name():
     with pytest.raises(ValueError, match="concatenated"):
         scaled("stacked", 2, 2, (32, 32), 36e6)

@@ -1,4 +1,4 @@
-"""Fitting the spread: what is fitted to masks with a known covariance is that covariance, and the choices are sound."""
+"""Calibration: masks with a known covariance give that covariance, and the best start is chosen."""
 
 import json
 
@@ -56,8 +56,8 @@ def rms_z(covariance, cases):
     z = []
     for index, case in enumerate(cases):
         copula = Copula(covariance, case.p, 1.0)
-        drawn = [copula.draw(7000 + 100 * index + n).sum() for n in range(16)]
-        z.append((case.labels.sum() - np.mean(drawn)) / np.std(drawn, ddof=1) / np.sqrt(1 + 1 / 16))
+        volumes_drawn = [copula.draw(7000 + 100 * index + n).sum() for n in range(16)]
+        z.append((case.labels.sum() - np.mean(volumes_drawn)) / np.std(volumes_drawn, ddof=1) / np.sqrt(1 + 1 / 16))
     return np.sqrt(np.mean(np.square(z)))
 
 
@@ -128,14 +128,14 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
     monkeypatch.setattr(calibrate, "COMPARED", 3)
     monkeypatch.setattr(calibrate, "SAMPLES", 4)
     monkeypatch.setattr(covariance, "ROUNDS", 1)
-    found = calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
+    result = calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
     again = json.loads((tmp_path / "model" / "calibration.json").read_text(encoding="utf-8"))
-    assert again == found and found["cases"] == 6 and len(found["starts"]) == 2 + len(start.DENOISED)
+    assert again == result and result["cases"] == 6 and len(result["starts"]) == 2 + len(start.DENOISED)
     model = models.load(tmp_path / "model")
-    assert model.section["calibration"]["start"] == found["chosen"]
-    assert (model.start is None) == (found["chosen"] == start.NOISE)
+    assert model.section["calibration"]["start"] == result["chosen"]
+    assert (model.start is None) == (result["chosen"] == start.NOISE)
     assert 0 <= model.map_prior <= PRIORS[-1]
-    assert found["chosen"] in calibrate.text(found, tmp_path)
+    assert result["chosen"] in calibrate.text(result, tmp_path)
 
 
 @pytest.mark.parametrize("data", ["lesions:32x32", "boundary:16x16x16"])

@@ -1,4 +1,4 @@
-"""The command's arguments, exit statuses and words, with a stand-in for the engine."""
+"""Arguments, exit statuses and messages of the command, with a stand-in for the engine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ REPORT = {
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Takes the place of `segmentation.pipeline`; `asked` is the last request, `answer` what happens."""
-    stand_in = SimpleNamespace(asked=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
+    stand_in = SimpleNamespace(request=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
 
     def segment(request: Any, progress: Callable[[Any], None]) -> Any:
-        stand_in.asked = request
+        stand_in.request = request
         for stage in ("reading", "sampling", "sampling"):
             progress(SimpleNamespace(stage=stage, sample=1, samples=8, step=2, steps=5, seconds_left=41.6))
         return stand_in.answer()
@@ -50,7 +50,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_defaults_of_segment(engine: SimpleNamespace) -> None:
     assert cli.main(["segment", "head ü.nrrd", "--output", "out"]) == 0
-    assert vars(engine.asked) == {
+    assert vars(engine.request) == {
         "volume": Path("head ü.nrrd"),
         "output": Path("out"),
         "model": "brain-structures",
@@ -66,13 +66,13 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
     }
 
 
-def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
+def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
     words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --region-mm 20"
     words += " --keep-samples"
     assert cli.main(words.split()) == 0
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
     chosen["region_mm"] = 20.0
-    assert vars(engine.asked).items() >= chosen.items()
+    assert vars(engine.request).items() >= chosen.items()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_every_choice_of_segment_arrives(engine: SimpleNamespace) -> None:
 def test_wrong_usage_exits_with_2(engine: SimpleNamespace, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words.split())
-    assert ended.value.code == 2 and engine.asked is None
+    assert ended.value.code == 2 and engine.request is None
     assert "usage: diffusion-segmentation" in capsys.readouterr().err
 
 
@@ -201,15 +201,15 @@ def test_in_a_terminal_progress_is_one_line(
 @pytest.fixture
 def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Takes the place of `diffusion_segmentation.evaluation.evaluate`; `asked` is the last request."""
-    module = SimpleNamespace(asked=None, EvaluationRequest=lambda **fields: SimpleNamespace(**fields))
+    module = SimpleNamespace(request=None, EvaluationRequest=lambda **fields: SimpleNamespace(**fields))
 
     def evaluate(request: Any) -> Any:
-        module.asked = request
+        module.request = request
         print("a library talks")
         return {"scores": {"dice": 0.5}}
 
     module.evaluate = evaluate
-    module.text = lambda found, folder: f"Dice {found['scores']['dice']}, in {folder}"
+    module.text = lambda result, folder: f"Dice {result['scores']['dice']}, in {folder}"
     package = SimpleNamespace(evaluate=module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation", package)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.evaluation.evaluate", module)
@@ -219,7 +219,7 @@ def evaluation(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", "brain-structures", "data ü", "--output", "out"]) == 0
-    assert vars(evaluation.asked) == {
+    assert vars(evaluation.request) == {
         "model": "brain-structures",
         "dataset": "data ü",
         "output": Path("out"),
@@ -233,34 +233,34 @@ def test_defaults_of_evaluate(evaluation: SimpleNamespace, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[-1] == "Dice 0.5, in out"
 
 
-def test_calibrate_fits_what_it_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = []
-    module = SimpleNamespace(calibrate=lambda **arguments: asked.append(arguments), text=lambda *_: "fitted")
+def test_calibrate_passes_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = []
+    module = SimpleNamespace(calibrate=lambda **arguments: requests.append(arguments), text=lambda *_: "fitted")
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
     command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()
     assert cli.main(command) == 0 == cli.main([*command, "--scans-only"])
     chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
     assert (
-        asked == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
+        requests == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
         and capsys.readouterr().out == 2 * "fitted\n"
     )
 
 
 def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:
     assert cli.main("evaluate m priors.npz --output o --window 96x112x96".split()) == 0
-    assert evaluation.asked.window == (96, 112, 96)
+    assert evaluation.request.window == (96, 112, 96)
     with pytest.raises(SystemExit):
         cli.main("evaluate m priors.npz --output o --window 96x112".split())
 
 
-def test_every_choice_of_evaluate_arrives(evaluation: SimpleNamespace) -> None:
+def test_every_option_of_evaluate_is_passed_on(evaluation: SimpleNamespace) -> None:
     words = (
         "evaluate m lesions:32x32 --output o --samples 16 --steps 5 10 uniform:10 --cases 3 --seed 7 --device cuda:1"
     )
     assert cli.main(words.split()) == 0
     chosen = {"samples": 16, "steps": ("5", "10", "uniform:10"), "cases": 3, "seed": 7, "device": "cuda:1"}
-    assert vars(evaluation.asked).items() >= chosen.items()
+    assert vars(evaluation.request).items() >= chosen.items()
 
 
 def test_evaluate_as_json_prints_nothing_else(evaluation: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
@@ -272,7 +272,7 @@ def test_evaluate_as_json_prints_nothing_else(evaluation: SimpleNamespace, capfd
 
 
 @pytest.mark.parametrize("words", ["train d --output o", "evaluate m d --output o"])
-def test_without_the_extra_train_it_says_what_to_install(
+def test_without_the_extra_train_the_packages_to_install_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None if package == "matplotlib" else object())
@@ -283,7 +283,7 @@ def test_without_the_extra_train_it_says_what_to_install(
     )
 
 
-def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Process:
@@ -307,7 +307,7 @@ def test_demo_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_demo_without_slicers_libraries_says_what_to_install(
+def test_demo_without_the_libraries_of_slicer_names_the_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda package: None)
@@ -316,11 +316,11 @@ def test_demo_without_slicers_libraries_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "expected"),
     [("2,2,5", (2.0, 2.0, 5.0)), ("0.5x0.5x2", (0.5, 0.5, 2.0))],
 )
-def test_a_voxel_size_is_three_numbers(given: str, wanted: tuple[float, ...]) -> None:
-    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == wanted
+def test_a_voxel_size_is_three_numbers(given: str, expected: tuple[float, ...]) -> None:
+    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == expected
 
 
 @pytest.mark.parametrize("given", ["2", "2,2", "0,1,1", "-1,1,1", "a,b,c", "inf,1,1", "1,1,1,1", ""])
@@ -330,7 +330,7 @@ def test_other_voxel_sizes_are_wrong_usage(given: str, capsys: pytest.CaptureFix
     assert caught.value.code == 2 and "--spacing" in capsys.readouterr().err
 
 
-def test_the_home_folder_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tilde_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     options = parse(["segment", "~/a.nii", "--output=~/x", "--model=~/m"])

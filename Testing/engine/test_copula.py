@@ -1,4 +1,4 @@
-"""Masks of the copula: exact marginals, the correlation that was asked for, and noise that belongs to a place."""
+"""Masks of the copula: exact marginals, the requested correlation, and noise fixed to positions."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def test_marginals_are_kept_whatever_the_correlation():
 @pytest.mark.parametrize("shape", [(40, 33, 38), (64, 50)])
 def test_fields_have_unit_variance_and_the_correlation_asked_for(shape):
     fields = LatentFields(COVARIANCE, 1.0, Frame(shape, (0,) * len(shape)), shape)
-    drawn = np.stack([fields.draw(seed, 1) for seed in range(300)])
-    assert drawn.std() == pytest.approx(1, abs=0.03)
+    samples = np.stack([fields.draw(seed, 1) for seed in range(300)])
+    assert samples.std() == pytest.approx(1, abs=0.03)
     for axis in (1, len(shape)):
         for lag in (1, 3, 8):
-            one, other = (np.take(drawn, range(a, drawn.shape[axis] - lag + a), axis) for a in (0, lag))
-            wanted = 0.2 + 0.6 * np.exp(-(lag**2) / 8) + 0.2 * np.exp(-(lag**2) / 72)
-            assert (one * other).mean() == pytest.approx(wanted, abs=0.04)
+            one, other = (np.take(samples, range(a, samples.shape[axis] - lag + a), axis) for a in (0, lag))
+            expected = 0.2 + 0.6 * np.exp(-(lag**2) / 8) + 0.2 * np.exp(-(lag**2) / 72)
+            assert (one * other).mean() == pytest.approx(expected, abs=0.04)
 
 
 def test_noise_belongs_to_the_place_in_the_frame_and_to_seed_and_class():
@@ -42,7 +42,7 @@ def test_noise_belongs_to_the_place_in_the_frame_and_to_seed_and_class():
     assert abs(np.corrcoef(other.draw(5, 1).ravel(), whole.ravel())[0, 1]) < 0.6
 
 
-def test_a_crop_of_the_probabilities_draws_the_same_mask_there():
+def test_a_crop_of_the_probabilities_gives_the_same_mask():
     rng = np.random.default_rng(2)
     p = np.moveaxis(rng.dirichlet([1.0, 1.0, 1.0], (20, 22, 24)), -1, 0).astype(np.float32)
     whole = Copula(COVARIANCE, p, 1.0).draw(3)

@@ -1,4 +1,4 @@
-"""Folders of labelled images: both layouts, several raters, and what is wrong with a folder said in one sentence."""
+"""Folders of labelled images: both layouts, several raters, and errors of a folder in one sentence."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_nnunet_layout_with_raters_and_test_cases(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, listing, words):
+def test_errors_of_a_data_set_are_one_sentence(tmp_path, listing, words):
     if listing is not None:
         write(tmp_path, **listing)
     with pytest.raises(InputError, match=words) as caught:
@@ -97,8 +97,8 @@ def test_lists_of_cases(tmp_path, case):
     names = ("imagesTr/c0.nii.gz", "imagesTr/c1_0000.nii.gz", "labelsTr/c0.nii.gz", "labelsTr/c1.nii.gz")
     touch(*(tmp_path / name for name in (*names, "c2.nii.gz", "c2-label.nii.gz")))
     write(tmp_path, training=LISTS[case], **DECATHLON)
-    (found,) = read_dataset(tmp_path).training
-    assert found.name in ("c0", "c1", "c2") and found.image.is_file() and found.labels[0].is_file()
+    (listed_case,) = read_dataset(tmp_path).training
+    assert listed_case.name in ("c0", "c1", "c2") and listed_case.image.is_file() and listed_case.labels[0].is_file()
 
 
 def test_the_dictionary_of_nnunet_v2(tmp_path):
@@ -112,7 +112,7 @@ def test_the_dictionary_of_nnunet_v2(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["nii", "nrrd", "nhdr", "mha", "mhd", "tif", "png", "img", "seg.nrrd", "NII.GZ"])
-def test_endings_that_the_reader_knows(tmp_path, end):
+def test_cases_of_all_supported_extensions_are_listed(tmp_path, end):
     touch(tmp_path / "imagesTr" / f"p_0000.{end}", tmp_path / "labelsTr" / f"p.{end}")
     # What lies beside them is no case: the other half, the voxels, notes, nnU-Net's voxel size of a TIFF.
     others = ("p_0000.hdr", "p_0000.raw", "p.json", "notes.txt", ".DS_Store")
@@ -137,7 +137,7 @@ def test_a_case_is_known_by_its_whole_path(tmp_path, case):
     images = SAME_NAMES[case]
     touch(*(tmp_path / image for image in images), *(tmp_path / f"l{n}.nii" for n in range(len(images))))
     write(tmp_path, training=[{"image": image, "label": f"l{n}.nii"} for n, image in enumerate(images)], **DECATHLON)
-    names = [found.name for found in read_dataset(tmp_path).training]
+    names = [listed_case.name for listed_case in read_dataset(tmp_path).training]
     assert len(set(names)) == 2 and all(name.endswith(("T1", "1")) for name in names)
 
 
@@ -151,7 +151,7 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_what_cannot_be_told_apart_is_refused(tmp_path, case):
+def test_ambiguous_cases_are_refused(tmp_path, case):
     touch(*(tmp_path / image for image in EQUAL[case]), *(tmp_path / f"l{n}.nii" for n in range(3)))
     pairs = [{"image": image, "label": f"l{n}.nii"} for n, image in enumerate(EQUAL[case])]
     write(tmp_path, training=pairs, **DECATHLON)
@@ -179,7 +179,7 @@ def test_one_file_for_two_purposes_is_refused(tmp_path, pairs):
         ({"background": 0, "a": 1.7}, "numbers from 0"),
     ],
 )
-def test_labels_that_mean_what_nobody_asked_are_refused(tmp_path, labels, words):
+def test_invalid_labels_of_a_listing_are_refused(tmp_path, labels, words):
     touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
     write(tmp_path, labels=labels)
     assert words in refusal(tmp_path)
@@ -196,12 +196,12 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_names_that_look_like_something_else(tmp_path, case):
+def test_misleading_file_names_are_read_as_cases(tmp_path, case):
     images, labels = LAYOUTS[case]
     touch(*(tmp_path / "imagesTr" / name for name in images), *(tmp_path / "labelsTr" / name for name in labels))
     write(tmp_path, **NNUNET)
-    (found,) = read_dataset(tmp_path).training
-    assert len(found.labels) == len([name for name in labels if not name.endswith(".img")])
+    (listed_case,) = read_dataset(tmp_path).training
+    assert len(listed_case.labels) == len([name for name in labels if not name.endswith(".img")])
 
 
 TWO_LABELS = {
@@ -263,7 +263,7 @@ def test_the_label_that_is_to_be_ignored_is_no_structure(tmp_path, labels, names
         ("", "not stated"),
     ],
 )
-def test_the_modality_is_told_by_whole_words(tmp_path, text, modality):
+def test_the_modality_is_recognised_by_whole_words(tmp_path, text, modality):
     assert modality_of(text) == modality
     touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
     for channels in ({"0": text}, [text], text):
@@ -290,7 +290,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("case", WRITTEN)
-def test_how_a_listing_is_written(tmp_path, case):
+def test_listings_of_several_forms_are_read(tmp_path, case):
     text, words = WRITTEN[case]
     touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
     (tmp_path / "dataset.json").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))

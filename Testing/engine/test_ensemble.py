@@ -1,4 +1,4 @@
-"""Running statistics against the same computed at once."""
+"""Running statistics compared with statistics of all samples at once."""
 
 import numpy as np
 import pytest

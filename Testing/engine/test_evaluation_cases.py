@@ -1,4 +1,4 @@
-"""Folders of labelled images: which cases, what each scores, and the whole way with a model of random weights."""
+"""Folders of labelled images: choice of cases, reading of references and results, evaluation with random weights."""
 
 import copy
 import json
@@ -7,29 +7,19 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from evaluation_outputs import run_outputs
 from scipy.spatial import KDTree
 
-from diffusion_segmentation import metrics
 from diffusion_segmentation.errors import InputError, ModelError
-from diffusion_segmentation.evaluation import cost, evaluate, pooling
+from diffusion_segmentation.evaluation import evaluate
 from diffusion_segmentation.evaluation.dataset import cases
-from diffusion_segmentation.evaluation.dataset import comparison as against
-from diffusion_segmentation.evaluation.dataset import scores as case_scores
 from diffusion_segmentation.evaluation.dataset.reading import RunOutputs, read_outputs, read_reference
-from diffusion_segmentation.evaluation.report import figures
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset
 from diffusion_segmentation.segmentation.pipeline import Request as SegmentRequest
 from diffusion_segmentation.segmentation.pipeline import segment
 
-SPACING = (3.0, 2.0, 1.0)
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(pooling, "RESAMPLES", 40)
-    monkeypatch.setattr(case_scores, "FLOOR_DRAWS", 2000)
-    monkeypatch.setattr(figures, "DPI", 30)
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
 
 def data(names, test=(), **facts):
@@ -49,14 +39,14 @@ def test_the_test_part_comes_first():
     )  # fmt: skip
 
 
-def test_else_what_training_did_not_use():
+def test_otherwise_cases_that_training_did_not_use_are_used():
     names, which, seen = chosen("abcd", kind="folder", name="Balls", cases=["a", "b"], held_out=["c"])
     assert (
         names == "cd" and not seen and "the 2 cases that the model was not trained on; training used held-out" in which
     )
 
 
-def test_else_all_and_it_is_told_what_that_means():
+def test_otherwise_all_cases_are_used_with_a_remark():
     names, which, seen = chosen("ab", kind="folder", name="Balls", cases=["a", "b"], held_out=[])
     assert names == "ab" and seen and "too good" in which
     for facts in ({}, {"kind": "synthetic heads"}, {"kind": "folder", "name": "Other", "cases": ["a", "b"]}):
@@ -72,125 +62,6 @@ def test_labels_are_matched_by_name_and_never_by_number_alone():
     for names in (("liver",), ("liver", "spleen"), ("liver", "left kidney", "spleen"), ("liver", "Liver")):
         with pytest.raises(InputError, match="must be the same"):
             label_order(Dataset("Abdomen", "CT", names, (), ()), labels)
-
-
-def box(start, stop, label=1, shape=(8, 10, 12)):
-    mask = np.zeros(shape, np.uint8)
-    mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = label
-    return mask
-
-
-def drawn(labels, sure=230, samples=()):
-    """Maps of a model that is as sure everywhere: probability `sure` / 255 of the label it gives."""
-    p = [np.where(labels == c, sure, (255 - sure) // 2).astype(np.uint8) for c in range(3)]
-    entropy = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
-    return RunOutputs(labels, entropy, p, list(samples) or [labels])
-
-
-def test_maps_are_scored_by_class_and_region():
-    labels, reference = box((2, 2, 2), (6, 6, 6)), box((2, 2, 2), (6, 6, 8))
-    found = against.score_map(drawn(labels), [reference], SPACING, 1.0)
-    assert found["dice"] == pytest.approx([2 * 64 / (64 + 96), 1.0])
-    assert found["volume_error_ml"] == pytest.approx([-32 * 6 / 1000, 0.0])
-    assert found["risk"] == pytest.approx(1 - (0.8 + 1) / 2) and found["missed"] == [0, 0]
-    near = against.near_structures(labels, reference, SPACING)
-    np.testing.assert_array_equal(near, metrics.within((labels | reference) > 0, 10.0, SPACING))
-    assert 0 < near.sum() < near.size
-    assert np.sum(found["near"][0]) == near.sum() and np.sum(found["everywhere"][0]) == near.size
-    assert np.sum(found["near"][2]) == near.sum() - 32 and found["wrong"] == pytest.approx(32 / near.sum())
-    assert np.array(found["levels"])[:, 1].sum() == 32 and np.array(found["levels"])[:, 0].sum() == near.sum()
-    # Of class 1 every voxel that is said to be it with 230 / 255 is, and the 32 missed ones count below.
-    said = np.array(found["by_class"][0])
-    assert said[0].sum() == near.sum() and said[2].sum() == 96 and said[2][13] == said[0][13] == 64
-    # All that is wrong lies where the entropy is low, as is most of what is right.
-    assert found["error_auroc"] < 0.5
-    assert found["confidence"]["threshold_mean"] == pytest.approx(-0.9, abs=0.45)
-
-
-def test_missed_structures_and_empty_cases_have_scores():
-    empty, reference = np.zeros((8, 10, 12), np.uint8), box((2, 2, 2), (6, 6, 6))
-    missed = against.score_map(drawn(empty), [reference], SPACING, 1.0)
-    assert missed["missed"] == [1, 0] and missed["hd95_mm"][0] > 20 and missed["dice"] == [0, 1]
-    nothing = against.score_map(drawn(empty), [empty], SPACING, 1.0)
-    assert nothing["dice"] == [1, 1] and nothing["risk"] == 0 and nothing["error_auroc"] is None
-    assert np.sum(nothing["near"]) == 0
-    json.dumps([missed, nothing], allow_nan=False)
-
-
-def test_several_raters_are_meaned_and_make_a_distribution():
-    small, large = box((2, 2, 2), (6, 6, 6)), box((2, 2, 2), (6, 6, 8))
-    both = against.score_map(drawn(small), [small, large], SPACING, 1.0)
-    assert both["dice"][0] == pytest.approx((1 + 0.8) / 2)
-    rng = np.random.default_rng(0)
-    found = against.score_samples(drawn(small, samples=[small, large] * 4), [small, large], SPACING, rng)
-    wanted = metrics.energy_distance(np.stack([small, large] * 4), np.stack([small, large]), 3)
-    assert found["raters"]["ged_u"] == pytest.approx(wanted.u) and found["raters"]["ged_v"] == pytest.approx(wanted.v)
-    assert found["raters"]["hungarian_iou"] == 1 and found["raters"]["d_max"] == 1
-    assert found["inside"]["90"] == [1, 1] and np.shape(found["ranks"]) == (2, 2)
-    assert found["references_ml"][0][0] == pytest.approx(64 * 6 / 1000)
-    alone = against.score_samples(drawn(small, samples=[small]), [large], SPACING, rng)
-    assert "raters" not in alone and alone["inside"] == {}
-
-
-def test_narrow_intervals_do_not_hold():
-    small, large = box((2, 2, 2), (6, 6, 6)), box((2, 2, 2), (6, 6, 8))
-    found = against.score_samples(drawn(small, samples=[small] * 8), [large], SPACING, np.random.default_rng(0))
-    assert found["inside"]["90"] == [0, 1] and found["ranks"][0] == [8]
-
-
-def a_record(wrong, encoding):
-    """A case of one class of which the samples' maps are off by `wrong` of 100 voxels, the direct head's by none."""
-
-    def one(wrong):
-        near = pooling.binned(np.full(100, 0.9), np.arange(100) >= wrong)
-        return {
-            **dict.fromkeys(("hd95_mm", "nsd", "lesion_f1", "missed", "false"), [0.0]),
-            **{"dice": [1 - wrong / 100], "volume_error_ml": [-2.0], "reference_ml": [8.0], "risk": wrong / 100},
-            **{"near": near, "everywhere": near, "by_class": [near], "levels": [[50, wrong]] + [[0, 0]] * 8},
-            **{"wrong": wrong / 100, "error_auroc": None, "error_aupr": 0.5, "some_probabilities": [[25], [230]]},
-            "confidence": {"threshold_mean": -wrong, "patch_max": wrong},
-        }
-
-    seconds = {"seconds": encoding + 9, "network_seconds": 4 * encoding, "direct_seconds": encoding}
-    volumes = {
-        "samples_ml": [[7.0], [9.0]],
-        "references_ml": [[8.0]],
-        "ranks": [[1]],
-        "inside": {"50": [1.0], "80": [1.0], "90": [0.5]},
-    }
-    return {
-        "maps": {"samples": one(wrong), "direct": one(0)},
-        "samples": volumes,
-        "run": {"direct_difference": 0.1},
-        "cost": {**seconds, "encoder_passes": 1, "denoiser_passes": 8, "memory_bytes": {"process_peak": encoding}},
-    }
-
-
-def test_scores_over_cases_by_hand():
-    found = case_scores.summarise([a_record(n, 1) for n in (30, 10, 20, 40, 50)], ["ball"])
-    maps = found["maps"]["samples"]
-    assert maps["dice"]["value"] == pytest.approx(0.7) and maps["by_class"][0]["dice"]["value"] == pytest.approx(0.7)
-    assert maps["ece"]["value"] == pytest.approx(0.2) and found["maps"]["direct"]["ece"]["value"] == pytest.approx(0.1)
-    assert found["difference"]["ece"]["value"] == pytest.approx(0.1)
-    assert found["difference"]["dice"]["value"] == pytest.approx(-0.3) and found["difference"]["dice"]["high"] < 0
-    assert (
-        maps["levels"][0] == {"bits": [0.0, 0.05], "voxels": 250, "wrong": 0.6} and maps["levels"][1]["wrong"] is None
-    )
-    assert maps["by_class"][0]["volume_error_percent"]["value"] == 25 and maps["error_auroc"]["cases"] == 0
-    # Ranked by the error itself nothing is lost; in the opposite order much is.
-    assert maps["e_aurc_threshold_mean"]["value"] == pytest.approx(0) and maps["e_aurc_patch_max"]["value"] > 0.1
-    assert found["samples"]["ranks"] == [0, 5, 0] and found["samples"]["interval_90"]["value"] == 0.5
-    assert "raters" not in found["samples"] and 0.05 < found["ece_floor"] < 0.5
-
-
-def test_cost_leaves_the_first_case_out():
-    found = cost.folder_costs([a_record(0, seconds) for seconds in (50, 1, 2, 3)])
-    assert found["p50"] == 11 and found["p95"] == pytest.approx(11.9) and found["rho"] == 4
-    assert found["memory_bytes"] == {"process_peak": 50}
-    assert cost.quantiles([5.0]) == {"p50": 5.0, "p95": 5.0}
-    rows = [{"rows": {"adapted-5": {"seconds": 3.0}, "independent-pixels": {"seconds": 0.5}}}] * 2
-    found = cost.row_costs(rows, {"adapted-5": (1, 256), "independent-pixels": (1, 0)})
-    assert found["adapted-5"] == {"encoder_passes": 1, "denoiser_passes": 256, "p50": 3.0, "p95": 3.0, "rho": 6.0}
 
 
 @pytest.fixture
@@ -219,22 +90,22 @@ def a_data_set(tmp_path):
 
 
 def test_files_come_back_on_the_images_grid(a_model_folder, a_head_file, tmp_path):
-    """What `read_outputs` reads is what the run wrote: the samples have its volumes, their mode its consensus."""
+    """`read_outputs` reads what the run wrote: the samples have its volumes, their mode its consensus."""
     for samples in (1, 3):
         request = SegmentRequest(
             a_head_file, tmp_path / str(samples), str(a_model_folder), samples, device="cpu", keep_samples=True
         )
         report = segment(request).report
-        found = read_outputs(request.output, sitk.ReadImage(str(a_head_file)))
-        assert len(found.samples) == samples and len(found.probabilities) == 3
+        result = read_outputs(request.output, sitk.ReadImage(str(a_head_file)))
+        assert len(result.samples) == samples and len(result.probabilities) == 3
         ml = 3.0 * 2.5 * 4.0 / 1000
         for volume in report["volumes"]:
-            counted = [round(float((mask == volume["label"]).sum() * ml), 4) for mask in found.samples]
+            counted = [round(float((mask == volume["label"]).sum() * ml), 4) for mask in result.samples]
             assert counted == pytest.approx(volume["samples_ml"], abs=1e-3)
-        total = np.sum([p.astype(int) for p in found.probabilities], 0)
+        total = np.sum([p.astype(int) for p in result.probabilities], 0)
         assert np.abs(total - 255).max() <= 2
-        sure = found.confidence > 0.6
-        np.testing.assert_array_equal(np.argmax(found.probabilities, 0)[sure], found.labels[sure])
+        confident = result.confidence > 0.6
+        np.testing.assert_array_equal(np.argmax(result.probabilities, 0)[confident], result.labels[confident])
 
 
 def test_references_are_checked_and_renumbered(a_data_set):
@@ -257,25 +128,25 @@ def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys,
     request = evaluate.EvaluationRequest(
         str(a_model_folder), str(a_data_set), tmp_path / "out", 3, ("2",), device="cpu"
     )
-    found = evaluate.evaluate(request)
-    assert found["data"]["cases"] == 2 and list(found["data"]["skipped"]) == ["case2"]
+    result = evaluate.evaluate(request)
+    assert result["data"]["cases"] == 2 and list(result["data"]["skipped"]) == ["case2"]
     assert "case case2 is skipped: The label file" in capsys.readouterr().err
-    assert found["data"]["raters"] == 2 and found["scores"]["samples"]["raters"]["cases"] == 1
-    assert [row["name"] for row in found["scores"]["maps"]["direct"]["by_class"]] == ["Structure 1", "Structure 2"]
-    assert found["cost"]["denoiser_passes"] == 3 * 1 and found["cost"]["rho"] > 0
+    assert result["data"]["raters"] == 2 and result["scores"]["samples"]["raters"]["cases"] == 1
+    assert [row["name"] for row in result["scores"]["maps"]["direct"]["by_class"]] == ["Structure 1", "Structure 2"]
+    assert result["cost"]["denoiser_passes"] == 3 * 1 and result["cost"]["rho"] > 0
     page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 5 + 2 and "case2" in page and found["model"]["sha256"] in page
+    assert page.count("data:image/png;base64,") == 5 + 2 and "case2" in page and result["model"]["sha256"] in page
     assert len((tmp_path / "out" / "cases.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 2 * 2
     record = json.loads(next((tmp_path / "out" / "cases").glob("case1*.json")).read_text(encoding="utf-8"))["record"]
     assert record["maps"]["samples"] != record["maps"]["direct"], "the two sources are two maps"
 
     monkeypatch.setattr(cases, "_segment", lambda *_: pytest.fail("all cases are kept"))
     monkeypatch.setattr(evaluate, "write_page", lambda *_: None)
-    assert evaluate.evaluate(request)["scores"] == found["scores"]
+    assert evaluate.evaluate(request)["scores"] == result["scores"]
 
 
 def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypatch):
-    asked = []
+    requests = []
     report = {"timings_s": {"model": 1.0, "encoding": 2.0, "sampling": 6.0}, "windows": 1, "samples": 2, "steps": 2}
     report |= {
         "denoiser_passes": 1,
@@ -286,8 +157,8 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     }
 
     def segmented(case, image, settings, models):
-        asked.append((case.name, settings.samples, models.source))
-        return drawn(
+        requests.append((case.name, settings.samples, models.source))
+        return run_outputs(
             np.zeros(image.GetSize()[::-1], np.uint8), samples=[np.zeros(image.GetSize()[::-1], np.uint8)] * 2
         ), report
 
@@ -298,22 +169,24 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
     settings = cases.Settings(str(tmp_path), 2, None, 0, "cpu")
 
     def run():
-        asked.clear()
+        requests.clear()
         records, _ = cases.evaluate_cases(
             dataset.training[:2], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {})
         )
         return records
 
     first = run()
-    assert asked == [(name, n, source) for name in ("case0", "case1") for n, source in ((2, "samples"), (1, "direct"))]
+    assert requests == [
+        (name, n, source) for name in ("case0", "case1") for n, source in ((2, "samples"), (1, "direct"))
+    ]
     assert first["case0"]["cost"]["seconds"] == 8.0 and first["case0"]["cost"]["direct_seconds"] == 2.0
-    assert run() == first and asked == []
+    assert run() == first and requests == []
     label = a_data_set / "labelsTr" / "case0_rater2.nii.gz"
     label.write_bytes((a_data_set / "labelsTr" / "case0_rater1.nii.gz").read_bytes())
-    assert run() != first and {name for name, *_ in asked} == {"case0"}
+    assert run() != first and {name for name, *_ in requests} == {"case0"}
 
 
-def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
+def test_ignored_voxels_add_to_no_score(a_data_set, tmp_path, monkeypatch):
     """The model errs in every way where the reference says 'ignore', and nowhere else: all scores are perfect."""
     listing = json.loads((a_data_set / "dataset.json").read_text(encoding="utf-8"))
     (a_data_set / "dataset.json").write_text(json.dumps(listing | {"labels": listing["labels"] | {"ignore": 3}}))
@@ -345,17 +218,18 @@ def test_what_is_ignored_adds_to_no_score(a_data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(cases.engine.ModelCache, "get", lambda *_: None)
     settings = cases.Settings(str(tmp_path), 3, None, 0, "cpu")
     records, _ = cases.evaluate_cases([case], dataset, [0, 1, 2], settings, CaseStore(tmp_path / "cases", {}))
-    found = records["case1"]
-    maps = found["maps"]["samples"]
+    record = records["case1"]
+    maps = record["maps"]["samples"]
     assert maps["dice"] == [1, 1] and maps["wrong"] == 0 and maps["hd95_mm"] == [0, 0]
     assert (
-        maps["volume_error_ml"] == [0, 0] and found["samples"]["samples_ml"][0] == found["samples"]["references_ml"][0]
+        maps["volume_error_ml"] == [0, 0]
+        and record["samples"]["samples_ml"][0] == record["samples"]["references_ml"][0]
     )
     assert np.sum(maps["everywhere"][0]) == (~ignored).sum()
 
 
 def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
-    """They do not while networks run; surface distances end the process if it stays so, see `flush_denormals`."""
+    """Networks flush such numbers to zero; surface distances crash if that setting stays, see `flush_denormals`."""
     case = read_dataset(a_data_set).training[1]
     settings = cases.Settings(str(a_model_folder), 1, 2, 0, "cpu")
     cases._segment(case, sitk.ReadImage(str(case.image), sitk.sitkFloat32), settings, cases.engine.ModelCache())
@@ -363,7 +237,7 @@ def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
     KDTree(np.concatenate([np.zeros((60, 3)), np.ones((40, 3))]), leafsize=32)
 
 
-def test_what_a_folder_cannot_be_asked(a_model_folder, a_data_set, tmp_path):
+def test_invalid_requests_for_a_folder_are_refused(a_model_folder, a_data_set, tmp_path):
     def refused(match, error=InputError, model=a_model_folder, **changes):
         with pytest.raises(error, match=match):
             evaluate.evaluate(

@@ -48,13 +48,13 @@ def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_fold
     request = evaluate.EvaluationRequest(
         str(a_fitted_folder), str(priors), tmp_path / "scores", samples=12, cases=20, device="cpu"
     )
-    found = evaluate.evaluate(request)
-    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text(encoding="utf-8")) == found
-    measures = found["joint"]["measures"]
+    result = evaluate.evaluate(request)
+    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text(encoding="utf-8")) == result
+    measures = result["joint"]["measures"]
     outside = [name for name, one in measures.items() if one["value"] is not None and not one["inside"]]
     assert len(outside) <= 1, outside  # each of 13 is outside in one evaluation of a hundred
     assert measures["z_rms"]["value"] == pytest.approx(1, abs=0.35)
-    text = evaluate.text(found, request.output)
+    text = evaluate.text(result, request.output)
     assert joint.TITLES["dice_ratio"] in text and number(measures["z_rms"]["value"]) in text
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
     assert "wrong sampler to detect" in page and "Structure 2" in page
@@ -84,10 +84,10 @@ def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts
     request = evaluate.EvaluationRequest(
         str(folder), str(priors), tmp_path / "scores", samples=4, cases=12, device="cpu"
     )
-    found = evaluate.evaluate(request)
-    against = found["joint"]["against_copula"]
-    assert against["energy_score"]["low"] > 0
-    assert "energy score, samples minus copula alone" in evaluate.text(found, request.output)
+    result = evaluate.evaluate(request)
+    differences = result["joint"]["against_copula"]
+    assert differences["energy_score"]["low"] > 0
+    assert "energy score, samples minus copula alone" in evaluate.text(result, request.output)
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
     assert "nergy score, samples minus copula alone" in page
 
@@ -113,7 +113,7 @@ def test_blocks_of_the_map_halve_the_distance_between_samples():
 def test_measures_without_a_value_are_a_dash():
     measure = dict.fromkeys(("value", "low", "high")) | {"inside": None}
     measure |= {f"{key}by_structure": [None] for key in ("", "low_", "high_")}
-    found = {
+    result = {
         "n": 4,
         "structures": ["one"],
         "measures": dict.fromkeys(joint.TITLES, measure),
@@ -133,4 +133,4 @@ def test_measures_without_a_value_are_a_dash():
         "against_copula": None,
         "rank_correlation": None,
     }
-    assert joint_text(found).count(" - ") >= 10
+    assert joint_text(result).count(" - ") >= 10

@@ -36,7 +36,7 @@ def few_resamples(monkeypatch):
 
 
 def exact_rows(task, draw_case):
-    """Answers of a sampler that knows the law, and the controls made of the exact marginals."""
+    """Predictions of a sampler with the exact law, and controls made of the exact marginals."""
 
     def respond(image, index):
         case, rng = draw_case(index), np.random.default_rng([7, index])
@@ -87,12 +87,12 @@ def test_scores_of_the_exact_law_are_what_they_should_be(lesions):
     np.testing.assert_allclose(np.sum(rows[EXACT]["ranks"]), 1)
 
 
-def test_a_verdict_is_certain_when_its_whole_interval_is_on_one_side():
-    sure = known_scores._verdict("ged_u", {"value": 0.0, "low": -0.01, "high": 0.005})
-    unsure = known_scores._verdict("ged_u", {"value": 0.008, "low": 0.0, "high": 0.02})
+def test_a_verdict_is_certain_if_its_interval_lies_on_one_side():
+    certain = known_scores._verdict("ged_u", {"value": 0.0, "low": -0.01, "high": 0.005})
+    uncertain = known_scores._verdict("ged_u", {"value": 0.008, "low": 0.0, "high": 0.02})
     single = known_scores._verdict("ged_u", {"value": 0.008, "low": None, "high": None})
     wrong = known_scores._verdict("ged_u", {"value": 0.3, "low": 0.2, "high": 0.4})
-    assert (sure, unsure, single, wrong) == (
+    assert (certain, uncertain, single, wrong) == (
         {"passed": True, "decided": True},
         {"passed": True, "decided": False},
         {"passed": True, "decided": False},
@@ -124,12 +124,12 @@ def test_volumes_with_few_values_are_judged_by_ranks(lesions):
 
 
 def test_intervals_and_ranks_by_hand():
-    drawn = np.tile(np.array([[10.0], [20.0]]), (8, 1))  # two groups of eight: 10, 20, 10, 20, ...
+    volumes = np.tile(np.array([[10.0], [20.0]]), (8, 1))  # two groups of eight: 10, 20, 10, 20, ...
     true = np.array([[15.0], [10.0], [99.0]])
-    found = posterior._intervals(drawn, true)
-    low, high = metrics.predictive_interval(drawn[:8, 0], 0.9)
-    assert low < 10 and high > 20 and found["90"] == [pytest.approx(2 / 3)]
-    ranks = posterior._ranks(drawn, true, np.random.default_rng(0))
+    result = posterior._intervals(volumes, true)
+    low, high = metrics.predictive_interval(volumes[:8, 0], 0.9)
+    assert low < 10 and high > 20 and result["90"] == [pytest.approx(2 / 3)]
+    ranks = posterior._ranks(volumes, true, np.random.default_rng(0))
     shares = np.array(ranks["ranks"][0])
     assert shares[8] == pytest.approx(1 / 3) and shares[4] >= 1 / 3, "above all, and in the middle"
     assert shares[:5].sum() == pytest.approx(2 / 3)
@@ -139,13 +139,13 @@ def test_error_counts_open_voxels_and_takes_the_samples_noise_off(tmp_path):
     task = phantom("boundary:16x16")
     case = task.draw(np.random.default_rng(3))
     truth = posterior.Truth(case, np.random.default_rng(4))
-    found = [
+    result = [
         posterior.score_case(
             truth, Prediction(case.marginals, case.sample(np.random.default_rng(n), 8)), np.random.default_rng(n)
         )
         for n in range(60)
     ]
-    error, noise = (np.mean([one[name] for one in found]) for name in ("squared_error", "noise"))
+    error, noise = (np.mean([one[name] for one in result]) for name in ("squared_error", "noise"))
     assert noise == pytest.approx(error, rel=0.15), "an exact sampler's error is nothing but noise"
     masks = case.sample(np.random.default_rng(5), 8)
     one = posterior.score_case(truth, Prediction(case.marginals, masks), np.random.default_rng(0))
@@ -166,7 +166,7 @@ def test_independent_pixels_keep_the_marginals_and_fusion_squares_them():
 
 
 @pytest.mark.parametrize("text", ["1", "0", "uniform:1", "cosine:5", "5.5", "uniform", ""])
-def test_steps_that_are_none_are_refused(text):
+def test_invalid_steps_are_refused(text):
     with pytest.raises(InputError, match="steps"):
         Steps.read(text)
 
@@ -197,11 +197,13 @@ def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monk
         str(untrained), "lesions:16x16", tmp_path / "out", 8, ("2", "uniform:3"), 3, device="cpu"
     )
     monkeypatch.setattr(figures, "DPI", 30)
-    found = evaluate.evaluate(request)
-    assert found == json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
-    assert list(found["rows"]) == ["adapted-2", "uniform-3", *CONTROLS, EXACT]
-    assert all(found["rows"][key]["failures"] for key in ("adapted-2", "uniform-3", *CONTROLS))
-    assert found["cost"]["rows"]["uniform-3"]["denoiser_passes"] == 16 and found["cost"]["rows"]["uniform-3"]["rho"] > 0
+    result = evaluate.evaluate(request)
+    assert result == json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert list(result["rows"]) == ["adapted-2", "uniform-3", *CONTROLS, EXACT]
+    assert all(result["rows"][key]["failures"] for key in ("adapted-2", "uniform-3", *CONTROLS))
+    assert (
+        result["cost"]["rows"]["uniform-3"]["denoiser_passes"] == 16 and result["cost"]["rows"]["uniform-3"]["rho"] > 0
+    )
     page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
     assert "Untrained &lt;b&gt;" in page and "<b>" not in page
     assert len((tmp_path / "out" / "cases.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 6 * 2
@@ -211,7 +213,7 @@ def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monk
 
     monkeypatch.setattr(samplers, "draw", no_more)
     monkeypatch.setattr(evaluate, "write_page", lambda *_: None)
-    assert evaluate.evaluate(request)["rows"] == found["rows"]
+    assert evaluate.evaluate(request)["rows"] == result["rows"]
     with pytest.raises(AssertionError, match="kept"):
         evaluate.evaluate(evaluate.EvaluationRequest(**{**vars(request), "seed": 1}))
 
@@ -227,9 +229,9 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
     request = evaluate.EvaluationRequest(
         str(tmp_path / "started"), "lesions:16x16", tmp_path / "out", 8, steps, 3, device="cpu"
     )
-    found = evaluate.evaluate(request)
-    assert list(found["rows"]) == [samplers.FITTED, *CONTROLS, EXACT]
-    text = evaluate.text(found, request.output)
+    result = evaluate.evaluate(request)
+    assert list(result["rows"]) == [samplers.FITTED, *CONTROLS, EXACT]
+    text = evaluate.text(result, request.output)
     assert "Fitted start" in text and "Nothing was drawn with 2 adapted steps, 3 uniform steps: step grids" in text
     assert "fitted start" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
 
@@ -245,18 +247,18 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
         ("nowhere", 8, "no folder of labelled images"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(untrained, tmp_path, task, samples, words):
+def test_incompatible_task_and_model_are_refused_in_one_sentence(untrained, tmp_path, task, samples, words):
     with pytest.raises(InputError, match=words):
         evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), task, tmp_path, samples, device="cpu"))
 
 
-def test_a_flat_model_is_not_asked_about_volumes(untrained, tmp_path):
+def test_a_2d_model_is_refused_for_a_data_set(untrained, tmp_path):
     with pytest.raises(ModelError, match="2-D pictures"):
         evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), str(tmp_path), tmp_path / "out", device="cpu"))
 
 
 def test_in_space_the_picture_is_the_most_uncertain_slice(tmp_path):
-    task, kept = phantom("boundary:16x16x16"), CaseStore(tmp_path, {})
+    task, store = phantom("boundary:16x16x16"), CaseStore(tmp_path, {})
     p = np.full((2, 16, 16, 16), [[[[0.0]]], [[[1.0]]]])
     p[:, 5] = 0.5
 
@@ -264,8 +266,8 @@ def test_in_space_the_picture_is_the_most_uncertain_slice(tmp_path):
         return {"adapted-2": Prediction(p, case.sample(np.random.default_rng(0), 8))}
 
     case = task.draw(np.random.default_rng([0, 0, known.DRAW_CASE]))
-    records = known.evaluate_known(task, respond, 1, 8, 0, kept)
-    picture = kept.picture("case 1")
+    records = known.evaluate_known(task, respond, 1, 8, 0, store)
+    picture = store.picture("case 1")
     np.testing.assert_array_equal(picture["image"], case.image[5].astype(np.float16))
     assert picture["entropy"].min() == 1 and picture["samples"].shape == (2, 16, 16)
     assert gallery.strip(picture, "truth").startswith(b"\x89PNG")

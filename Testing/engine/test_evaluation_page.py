@@ -1,4 +1,4 @@
-"""What an evaluation says in words and pictures."""
+"""Sentences, tables and figures of an evaluation."""
 
 import copy
 import re
@@ -52,18 +52,18 @@ def folder():
     }
 
 
-def verdict(found, words):
-    """Verdict of the one sentence that holds these words."""
-    told = [
+def verdict(evaluation, words):
+    """Verdict of the one sentence that contains `words`."""
+    verdicts = [
         sentence["verdict"]
-        for sentence in sentences.evaluation_sentences(found)
+        for sentence in sentences.evaluation_sentences(evaluation)
         if words.lower() in sentence["text"].lower()
     ]
-    assert len(told) == 1, [sentence["text"] for sentence in sentences.evaluation_sentences(found)]
-    return told[0]
+    assert len(verdicts) == 1, [sentence["text"] for sentence in sentences.evaluation_sentences(evaluation)]
+    return verdicts[0]
 
 
-def test_what_holds_and_what_is_open_on_a_folder(folder):
+def test_valid_and_open_claims_on_a_folder(folder):
     assert verdict(folder, "Coverage of the 90 % volume intervals: 88 % (83 to 93 %) of 100 volumes.") == "holds"
     assert verdict(folder, "ECE near the structures, samples: 0.030") == "holds"
     assert verdict(folder, "do not decide which is better") == "open"
@@ -73,7 +73,7 @@ def test_what_holds_and_what_is_open_on_a_folder(folder):
     assert not [s for s in sentences.evaluation_sentences(folder) if "few" in s["text"]]
 
 
-def test_what_does_not_hold_on_a_folder(folder):
+def test_failed_claims_on_a_folder(folder):
     scores = folder["scores"]
     scores["samples"]["interval_90"] = about(0.6, 0.1)
     assert verdict(folder, "too narrow") == "fails"
@@ -104,12 +104,12 @@ def test_what_does_not_hold_on_a_folder(folder):
 
 
 @pytest.mark.parametrize(
-    ("u", "wanted"), [(about(0.0, 0.005), "holds"), (about(0.2), "fails"), (about(0.03, 0.03), "open")]
+    ("u", "expected"), [(about(0.0, 0.005), "holds"), (about(0.2), "fails"), (about(0.03, 0.03), "open")]
 )
-def test_raters_decide_by_the_unbiased_distance(folder, u, wanted):
+def test_raters_decide_by_the_unbiased_distance(folder, u, expected):
     folder["data"]["raters"] = 4
     folder["scores"]["samples"]["raters"] = {"n": 8, "ged_u": u}
-    assert verdict(folder, "GED between 8 samples and the raters") == wanted
+    assert verdict(folder, "GED between 8 samples and the raters") == expected
 
 
 def known(passed, decided, blind=()):
@@ -127,7 +127,7 @@ def known(passed, decided, blind=()):
     }
 
 
-def test_gates_are_told_row_by_row():
+def test_gates_are_reported_for_each_row():
     assert verdict(known(True, True), "5 adapted steps: passes all 1 gates") == "holds"
     failed = "5 adapted steps: GED, unbiased 0.004 (0.001 to 0.007), required at most 0.01"
     assert verdict(known(True, False), f"{failed}; not certain with these cases.") == "open"
@@ -135,7 +135,7 @@ def test_gates_are_told_row_by_row():
     assert verdict(known(False, False), f"{failed}; not certain with these cases.") == "fails"
 
 
-def test_blind_gates_are_told():
+def test_wrong_samplers_that_pass_all_gates_are_reported():
     assert verdict(known(True, True), "Wrong sampler 'one step': detected by 1 gate.") == "holds"
     assert verdict(known(True, True, ["one-step"]), "Wrong sampler 'one step': passes all gates") == "fails"
     assert verdict(known(True, True), "The exact sampler passes every gate") == "holds"
@@ -195,7 +195,7 @@ def test_figures_are_pictures_whatever_is_missing():
     level = {"bits": [0.0, 0.1], "voxels": 3, "wrong": 0.5}
     curve = {"share": [0.5, 1.0], "risk": [0.1, 0.2], "oracle": [0.1, 0.2]}
     scores = {50: about(0.5), 90: {"value": None, "low": None, "high": None}}
-    drawn = [
+    pngs = [
         figures.reliability({"one": some, "exact sampler": none}),
         figures.reliability({"one": none}),
         figures.risk_coverage({"one": curve, "two": curve}, "risk"),
@@ -204,8 +204,8 @@ def test_figures_are_pictures_whatever_is_missing():
         figures.coverage({"one": scores}),
         figures.entropy_levels({"one": [level, {**level, "wrong": None}]}),
     ]
-    assert all(content.startswith(PNG) for content in drawn) and len(set(drawn)) == len(drawn)
-    assert figures.ranks({"one": [1, 2, 3]}, 6) == drawn[3], "the same picture gives the same bytes"
+    assert all(content.startswith(PNG) for content in pngs) and len(set(pngs)) == len(pngs)
+    assert figures.ranks({"one": [1, 2, 3]}, 6) == pngs[3], "the same picture gives the same bytes"
 
 
 def test_the_worst_the_median_and_the_best_are_shown_once_each():
@@ -225,9 +225,9 @@ def test_a_case_is_a_strip_of_pictures(spacing):
     assert plain.startswith(PNG) and exact.startswith(PNG) and plain != exact
 
 
-def test_a_score_that_no_row_has_is_no_row():
+def test_a_score_without_values_is_omitted():
     row = {"scores": {"ged_u": about(0.004)}, "gates": {"ged_u": {"passed": True, "decided": True}}}
-    found = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
-    gated, others = tables.known_scores(found)
+    evaluation = {"data": {"cases": 3}, "titles": {"one": "One"}, "rows": {"one": row}, "ideal": {"risk": about(0.3)}}
+    gated, others = tables.known_scores(evaluation)
     assert [[cell.text for cell in cells] for cells in gated.rows] == [["GED, unbiased", "at most 0.01", "0.004"]]
     assert others.rows == [] and gated.rows[0][2].passed

@@ -1,4 +1,4 @@
-"""What fills outside the field of view stays out of the scale of intensities."""
+"""Fill values outside the field of view do not affect the scale of intensities."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ FILLED = {
 
 
 @pytest.mark.parametrize("case", FILLED)
-def test_a_constant_far_below_is_taken_for_air(case: str) -> None:
+def test_a_constant_far_below_the_image_is_replaced_by_air(case: str) -> None:
     values, fill = FILLED[case]
     filled = np.where(outside(), np.float32(fill), values)
     assert fill_value(filled) == fill
     image = sitk.GetImageFromArray(filled)
     image.SetSpacing((1, 2, 3))
-    clean, found = replace_fill_value(image)
-    assert found == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
+    clean, value = replace_fill_value(image)
+    assert value == fill and clean.GetSpacing() == (1, 2, 3) and fill_warning(fill).endswith(".")
     array = sitk.GetArrayFromImage(clean)
     np.testing.assert_array_equal(array[~outside()], values[~outside()])
-    # On the scale that the networks see, what was filled is air and the head is as it was.
-    seen, wanted = normalise(array), normalise(values)
-    assert np.abs(seen - wanted)[~outside()].max() < 0.05 and seen[outside()].max() < 0.05
-    assert np.abs(normalise(filled) - wanted)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"
+    # In normalised intensities the filled voxels are air and the head is unchanged.
+    actual, expected = normalise(array), normalise(values)
+    assert np.abs(actual - expected)[~outside()].max() < 0.05 and actual[outside()].max() < 0.05
+    assert np.abs(normalise(filled) - expected)[~outside()].max() > 0.05 or fill == -1, "else this test shows nothing"
 
 
 def test_voxels_interpolated_between_fill_and_head_are_air_too() -> None:
@@ -80,7 +80,7 @@ NOT_FILLED = {
 
 
 @pytest.mark.parametrize("case", NOT_FILLED)
-def test_what_is_no_fill_stays_as_it_is(case: str) -> None:
+def test_images_without_a_fill_value_are_unchanged(case: str) -> None:
     image = sitk.GetImageFromArray(NOT_FILLED[case])
-    same, found = replace_fill_value(image)
-    assert found is None and same is image
+    same, value = replace_fill_value(image)
+    assert value is None and same is image

@@ -1,4 +1,4 @@
-"""Scans unlike those of the fit are found, those like them are not, and a model folder keeps what it knows."""
+"""Input statistics: unusual scans are detected, usual ones are not, and model folders store the statistics."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_scans_like_those_of_the_fit_seldom_lie_beyond_the_limit(fitted):
 @pytest.mark.parametrize(
     ("change", "kind"), [({"shift": 3.0}, "features"), ({"volume": 0.34}, "volume"), ({"entropy": 0.9}, "entropy")]
 )
-def test_what_a_scan_has_of_its_own_is_found_and_named(fitted, change, kind):
+def test_an_unusual_feature_of_a_scan_is_detected_and_named(fitted, change, kind):
     input_distance = fitted.input_distance(scan(np.random.default_rng(2), **change))
     assert input_distance.unlike and input_distance.kind == kind
     if kind != "entropy":
@@ -68,7 +68,7 @@ def test_what_a_scan_has_of_its_own_is_found_and_named(fitted, change, kind):
     assert input_distance.as_json(NAMES)["unlike_training"] is True
 
 
-def test_the_sentence_says_how_far_where_and_what_to_do(fitted):
+def test_the_warning_states_distance_structure_and_remedy(fitted):
     input_distance = fitted.input_distance(scan(np.random.default_rng(2), shift=4.0, structure=2))
     (sentence,) = check_input_distance(input_distance, NAMES)
     assert sentence.startswith("The scan is unlike those that the model was made for (distance ")
@@ -81,7 +81,7 @@ def test_the_sentence_says_how_far_where_and_what_to_do(fitted):
 
 
 def test_no_unit_of_the_features_changes_a_distance():
-    """Mahalanobis's distance does not, whatever is linear; the shrinkage knows no direction, so turns are left."""
+    """Mahalanobis's distance is invariant to linear maps; with shrinkage only to rotations."""
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((CHANNELS, CHANNELS)))[0] * 7.0
 
     def turned(summary):
@@ -97,7 +97,7 @@ def test_no_unit_of_the_features_changes_a_distance():
     assert here.limit == pytest.approx(there.limit, rel=1e-3)
 
 
-def test_of_few_scans_the_limit_is_wide_and_of_fewer_there_is_none():
+def test_few_scans_give_a_wide_limit_and_fewer_none():
     rng = np.random.default_rng(0)
     scans = [scan(rng, entropy=rng.uniform(0.15, 0.25)) for _ in range(40)]
     assert InputStatistics.fit(scans[: MIN_SCANS - 1]) is None
@@ -111,13 +111,13 @@ def test_cells_beyond_the_range_of_numbers_are_as_far_as_can_be(fitted):
         assert (fitted.cell_distances(features, p) == MAX_VALUE).all()
 
 
-def test_a_structure_that_is_not_there_is_not_compared_by_its_look(fitted):
+def test_features_of_an_absent_structure_are_not_compared(fitted):
     summary = scan(np.random.default_rng(0))
     summary.cells[1], summary.features[1] = MIN_CELLS / 2, 1e3
     assert fitted.input_distance(summary).kind == "volume"
 
 
-def test_numbers_without_end_give_a_distance_that_can_be_written(fitted):
+def test_extreme_numbers_give_a_finite_distance(fitted):
     summary = scan(np.random.default_rng(0))
     summary.features[:] = 1e300
     assert json.dumps(fitted.input_distance(summary).as_json(NAMES), allow_nan=False)
@@ -127,7 +127,7 @@ def test_numbers_without_end_give_a_distance_that_can_be_written(fitted):
 
 @pytest.fixture(scope="module")
 def known(a_model_folder, a_head_file, tmp_path_factory):
-    """The model with random weights, fitted to windows of noise: whatever looks like a head is unlike them."""
+    """The model with random weights, fitted to windows of noise, which are unlike any head."""
     model = models.load(a_model_folder)
     rng = np.random.default_rng(0)
     section = model.section
@@ -139,7 +139,7 @@ def known(a_model_folder, a_head_file, tmp_path_factory):
     return folder
 
 
-def test_a_model_folder_keeps_what_it_knows(known, tmp_path):
+def test_a_model_folder_stores_the_input_statistics(known, tmp_path):
     model = models.load(known)
     assert model.section["input_statistics"] == {"scans": 12}
     models.save(tmp_path / "again", model.metadata, model.encoder, model.denoiser, model.input_statistics)
@@ -176,7 +176,7 @@ def test_numbers_that_cannot_be_compared_with_are_refused(known, tmp_path, chang
 
 
 @pytest.mark.parametrize("entry", [3, [], {"scans": 0}, {"scans": "12"}, {}, {"scans": 11}, {"scans": 10**9}, None])
-def test_an_entry_that_does_not_say_what_is_there_is_refused(known, tmp_path, entry):
+def test_input_statistics_that_do_not_match_their_entry_are_refused(known, tmp_path, entry):
     folder = shutil.copytree(known, tmp_path / "copy")
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     metadata["diffusion_segmentation"]["input_statistics"] = entry
@@ -185,14 +185,16 @@ def test_an_entry_that_does_not_say_what_is_there_is_refused(known, tmp_path, en
         models.load(folder)
 
 
-def test_a_run_warns_first_of_all_and_the_report_has_the_numbers(known, a_head_file, tmp_path, capsys):
-    said = []
-    outcome = segment(Request(a_head_file, tmp_path / "out", str(known), 2, device="cpu"), progress=said.append)
+def test_the_warning_of_an_unusual_scan_comes_first_and_the_report_has_its_numbers(
+    known, a_head_file, tmp_path, capsys
+):
+    progress = []
+    outcome = segment(Request(a_head_file, tmp_path / "out", str(known), 2, device="cpu"), progress=progress.append)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    found = report["input"]
-    assert found["unlike_training"] and found["distance"] > found["limit"] > 0 and found["farthest"]["in"] in KINDS
+    check = report["input"]
+    assert check["unlike_training"] and check["distance"] > check["limit"] > 0 and check["farthest"]["in"] in KINDS
     assert report["warnings"][0].startswith("The scan is unlike those that the model was made for (distance ")
-    assert report["warnings"][0] in [now.note for now in said]
+    assert report["warnings"][0] in [now.note for now in progress]
     assert report["regions"] and all(np.isfinite(region["distance"]) for region in report["regions"])
     assert report["region_limit"] == 2.0 and report == json.loads(json.dumps(outcome.report))
     arguments = ["segment", str(a_head_file), "--output", str(tmp_path / "again"), "--model", str(known)]
@@ -200,7 +202,7 @@ def test_a_run_warns_first_of_all_and_the_report_has_the_numbers(known, a_head_f
     assert f"warning: {report['warnings'][0]}\n" in capsys.readouterr().err
 
 
-def test_a_model_that_knows_no_scans_works_as_before(a_model_folder, a_head_file, tmp_path):
+def test_a_model_without_input_statistics_is_loaded(a_model_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(a_model_folder), 2, device="cpu")).report
     assert set(report["input"]) == {"size_ijk", "spacing_mm", "sha256"} and "region_limit" not in report
     assert not any("unlike" in sentence for sentence in report["warnings"])
@@ -231,8 +233,8 @@ def test_strange_cells_are_found_among_others(fitted):
     features[:, :2, :2, :2] += 8
     p = class_softmax(torch.from_numpy(20.0 * np.eye(CLASSES)[labels].transpose(3, 0, 1, 2)).float()[:, None]
                       .expand(-1, 8, *SHAPE).reshape(1, 8 * CLASSES, *SHAPE))  # fmt: skip
-    found = fitted.cell_distances(torch.from_numpy(features).float()[None], p)[0, 0]
-    assert found[:2, :2, :2].min() > 4 * found[3:].mean()
+    result = fitted.cell_distances(torch.from_numpy(features).float()[None], p)[0, 0]
+    assert result[:2, :2, :2].min() > 4 * result[3:].mean()
 
 
 SMALL = {
@@ -244,7 +246,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("task", ["boundary:16x16", pytest.param("lesions:16x16x16", marks=pytest.mark.slow)])
-def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path, monkeypatch):
+def test_training_and_calibration_both_store_input_statistics(task, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "SCANS", {2: 40, 3: 10})
     config = tmp_path / "config.json"
     config.write_text(json.dumps(SMALL), encoding="utf-8")
@@ -263,7 +265,7 @@ def test_training_and_calibration_both_tell_a_model_of_its_scans(task, tmp_path,
     assert not usual.unlike and bright.unlike and bright.distance > 3 * usual.distance
 
 
-def test_too_few_cases_of_ones_own_leave_what_the_model_knew(known):
+def test_too_few_scans_give_no_new_statistics(known):
     class Few:
         def scans(self, count, seed):
             yield from np.zeros((MIN_SCANS - 1, 16, 16, 16), np.float32)
@@ -280,25 +282,25 @@ class Thin:
         for _ in range(min(count, MIN_SCANS)):
             image = rng.random((4, 32, 32), dtype=np.float32)
             alive = [one for one in (*alive, weakref.ref(image)) if one() is not None]
-            assert len(alive) <= 2  # with the one that makes room for it
+            assert len(alive) <= 2  # including the case replaced by it
             yield image
 
 
 def test_thin_scans_are_fitted_to_and_not_kept(known):
     model = models.load(known)
-    found = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
-    assert found.scans == MIN_SCANS and found.sound
+    result = fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
+    assert result.scans == MIN_SCANS and result.sound
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN")
-def test_features_that_are_no_numbers_are_one_sentence(known):
+def test_features_that_are_not_finite_are_refused_in_one_sentence(known):
     model = models.load(known)
     next(model.encoder.parameters()).fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite or out of range"):
         fitting.fit_input_statistics(model.encoder, model.section, Thin(), 0)
 
 
-def test_of_too_few_scans_calibrate_does_not_tell_what_the_model_knew_before(known, tmp_path, monkeypatch):
+def test_calibrate_with_too_few_scans_keeps_the_statistics_and_reports_none(known, tmp_path, monkeypatch):
     source = SimpleNamespace(configure=lambda section: None, scans=lambda count, seed: iter(()))
     monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
     monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)

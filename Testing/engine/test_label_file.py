@@ -1,4 +1,4 @@
-"""Label files: only what means exactly one label of the data set is read."""
+"""Label files: only unambiguous labels of the data set are read."""
 
 from __future__ import annotations
 
@@ -95,12 +95,14 @@ CONTRADICTING = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTING)
-def test_a_file_whose_own_names_contradict_the_listing_is_refused(tmp_path: Path, image: sitk.Image, case: str) -> None:
+def test_a_file_whose_segment_names_contradict_the_listing_is_refused(
+    tmp_path: Path, image: sitk.Image, case: str
+) -> None:
     sentence = refusal(segmentation(tmp_path / "l.seg.nrrd", *CONTRADICTING[case]), image)
     assert "calls its label" in sentence and "and dataset.json calls it" in sentence
 
 
-def test_a_later_segment_contradicts_too(tmp_path: Path, image: sitk.Image) -> None:
+def test_a_contradiction_in_a_later_segment_is_refused(tmp_path: Path, image: sitk.Image) -> None:
     for first in (("", 1), ("liver", 1), ("nothing", 0)):
         sentence = refusal(segmentation(tmp_path / "l.seg.nrrd", first, ("vessel", 2)), image)
         assert "label 2 'vessel'" in sentence

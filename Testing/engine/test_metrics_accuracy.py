@@ -1,4 +1,4 @@
-"""Accuracy against values worked out by hand, and classes that are missing from one map or from both."""
+"""Accuracy compared with values computed by hand, and classes missing from one map or from both."""
 
 import math
 

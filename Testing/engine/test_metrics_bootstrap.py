@@ -1,4 +1,4 @@
-"""Bootstrap intervals against the law of the mean, and what pairing gains."""
+"""Bootstrap intervals compared with the law of the mean, and the effect of pairing."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,18 @@ from diffusion_segmentation.metrics import interval
 
 def test_interval_of_a_mean_is_that_of_the_normal_law():
     values = np.random.default_rng(0).normal(5, 2, 200)
-    found = interval(values, 0.95, np.random.default_rng(1))
+    result = interval(values, 0.95, np.random.default_rng(1))
     error = values.std() / np.sqrt(200)
-    assert found.estimate == pytest.approx(values.mean())
-    np.testing.assert_allclose(found[1:], values.mean() + np.array([-1.96, 1.96]) * error, atol=0.15 * error)
+    assert result.estimate == pytest.approx(values.mean())
+    np.testing.assert_allclose(result[1:], values.mean() + np.array([-1.96, 1.96]) * error, atol=0.15 * error)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(100):
-        found = interval(rng.normal(size=40), 0.8, rng, resamples=200)
-        covered.append(found.low <= 0 <= found.high)
+        result = interval(rng.normal(size=40), 0.8, rng, resamples=200)
+        covered.append(result.low <= 0 <= result.high)
     assert np.mean(covered) == pytest.approx(0.8, abs=0.1)
 
 
@@ -33,8 +33,8 @@ def test_statistic_of_several_columns():
     rng = np.random.default_rng(0)
     true = rng.uniform(1, 100, 50)
     table = np.stack([0.5 * true, true], 1)
-    found = interval(table, 0.95, rng, statistic=lambda rows: rows[:, 0].sum() / rows[:, 1].sum())
-    np.testing.assert_allclose(found, 0.5)
+    result = interval(table, 0.95, rng, statistic=lambda rows: rows[:, 0].sum() / rows[:, 1].sum())
+    np.testing.assert_allclose(result, 0.5)
 
 
 def test_pairing_finds_a_difference_that_cases_hide():

@@ -1,4 +1,4 @@
-"""Calibration against values worked out by hand, and a perfect sampler's scores against its floors."""
+"""Calibration compared with values computed by hand, and scores of a perfect sampler with its floors."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_floor_of_hard_samples_is_the_exact_one(uniform, n):
     ("n", "table"), [(1, 0.333), (2, 0.167), (5, 0.085), (8, 0.056), (16, 0.030), (32, 0.015), (64, 0.008)]
 )
 def test_perfect_sampler_scores_its_floor(uniform, n, table):
-    """A sampler of its own, not the function's; the values of the table in calibration.py."""
+    """An independent sampler; the values are those of the table in calibration.py."""
     rng = np.random.default_rng(100 + n)
     mean = (rng.random((n, VOXELS)) < uniform).mean(0, dtype=np.float64)
     correct = (rng.random(VOXELS) < uniform) == (mean > 0.5)
@@ -92,9 +92,9 @@ def test_floor_with_three_classes():
 
 
 def test_a_calibration_table_counts_by_bin():
-    found = calibration_table(np.array([0.1, 0.2, 0.9, 1.0]), np.array([False, True, True, True]), bins=4)
-    np.testing.assert_allclose(found, [[2, 0, 0, 2], [0.3, 0, 0, 1.9], [1, 0, 0, 2]])
-    assert table_ece(found) == pytest.approx((0.7 + 0.1) / 4) and table_ece(np.zeros((3, 4))) == 0
+    result = calibration_table(np.array([0.1, 0.2, 0.9, 1.0]), np.array([False, True, True, True]), bins=4)
+    np.testing.assert_allclose(result, [[2, 0, 0, 2], [0.3, 0, 0, 1.9], [1, 0, 0, 2]])
+    assert table_ece(result) == pytest.approx((0.7 + 0.1) / 4) and table_ece(np.zeros((3, 4))) == 0
 
 
 def test_ambiguous_is_what_the_truth_leaves_open():

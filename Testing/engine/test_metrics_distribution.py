@@ -1,4 +1,4 @@
-"""Distances between sets of masks against loops and enumeration, and a perfect sampler's scores against its floors."""
+"""Distances between sets of masks compared with loops and enumeration; a perfect sampler's scores and floors."""
 
 import math
 from itertools import permutations
@@ -63,16 +63,16 @@ def test_distance_by_hand_and_empty_equals_empty():
 def test_energy_distance_by_hand():
     """Two samples that are the two raters, at distance 2/3 of each other."""
     both = np.array([[[0, 1, 1, 0]], [[0, 0, 1, 1]]], np.uint8)
-    found = energy_distance(both, both, 2)
-    np.testing.assert_allclose(found, [0.0, -2 / 3, 2 / 3, 2 / 3, 2 / 3, 1 / 3], atol=1e-12)
+    result = energy_distance(both, both, 2)
+    np.testing.assert_allclose(result, [0.0, -2 / 3, 2 / 3, 2 / 3, 2 / 3, 1 / 3], atol=1e-12)
 
 
 def test_single_rater_or_sample_leaves_nothing_unbiased():
     one, several = masks(1), masks(4, seed=2)
-    found = energy_distance(several, one, CLASSES)
-    assert math.isnan(found.u) and math.isnan(found.floor) and math.isnan(found.rater_diversity)
+    result = energy_distance(several, one, CLASSES)
+    assert math.isnan(result.u) and math.isnan(result.floor) and math.isnan(result.rater_diversity)
     distances = pairwise_distance(several, several, CLASSES)
-    assert found.v == pytest.approx(2 * pairwise_distance(several, one, CLASSES).mean() - distances.mean())
+    assert result.v == pytest.approx(2 * pairwise_distance(several, one, CLASSES).mean() - distances.mean())
     assert math.isnan(energy_distance(one, several, CLASSES).u)
     assert energy_distance(one, several, CLASSES).floor > 0
 
@@ -81,16 +81,16 @@ def test_single_rater_or_sample_leaves_nothing_unbiased():
 def test_perfect_sampler_scores_zero_in_u_and_its_floor_in_v(law, n, m):
     support, weights = law
     rng = np.random.default_rng(n)
-    found = np.array(
+    result = np.array(
         [
             energy_distance(*(support[rng.choice(7, size, p=weights)] for size in (n, m)), CLASSES)[:3]
             for _ in range(400)
         ]
     )
-    v, u, floor = found.T
-    error = found.std(0) / math.sqrt(len(found))
+    v, u, floor = result.T
+    error = result.std(0) / math.sqrt(len(result))
     assert abs(u.mean()) < 3 * error[1]
-    assert abs((v - floor).mean()) < 3 * (v - floor).std() / math.sqrt(len(found))
+    assert abs((v - floor).mean()) < 3 * (v - floor).std() / math.sqrt(len(result))
     exact = weights @ pairwise_distance(support, support, CLASSES) @ weights * (1 / n + 1 / m)
     assert abs(floor.mean() - exact) < 3 * error[2]
     assert v.mean() > 5 * error[0], "the published form is not 0 for a perfect sampler"
@@ -100,10 +100,12 @@ def test_perfect_sampler_against_a_known_law_and_wrong_ones(law):
     support, weights = law
     rng, replicates = np.random.default_rng(0), 250
     perfect = [energy_distance_exact(support[rng.choice(7, 6, p=weights)], *law, CLASSES) for _ in range(replicates)]
-    u = np.array([found.u for found in perfect])
+    u = np.array([result.u for result in perfect])
     assert abs(u.mean()) < 3 * u.std() / math.sqrt(replicates)
     assert perfect[0].floor == pytest.approx(perfect[0].rater_diversity / 6)
-    assert np.mean([found.v - found.floor for found in perfect]) == pytest.approx(0, abs=4 * u.std() / replicates**0.5)
+    assert np.mean([result.v - result.floor for result in perfect]) == pytest.approx(
+        0, abs=4 * u.std() / replicates**0.5
+    )
     flat = [energy_distance_exact(support[rng.choice(7, 6)], *law, CLASSES).u for _ in range(replicates)]
     assert np.mean(flat) > 5 * u.std() / math.sqrt(replicates)
     assert energy_distance_exact(np.repeat(support[:1], 6, 0), *law, CLASSES).u > 0.1
@@ -118,27 +120,27 @@ def test_perfect_sampler_on_phantoms(task):
         samples, raters = case.sample(rng, 8), case.sample(rng, 4)
         against_raters.append(energy_distance(samples, raters, case.classes))
         exactly.append(energy_distance_exact(samples, *case.support(), case.classes))
-    for found in (against_raters, exactly):
-        u = np.array([one.u for one in found])
-        excess = np.array([one.v - one.floor for one in found])
+    for results in (against_raters, exactly):
+        u = np.array([one.u for one in results])
+        excess = np.array([one.v - one.floor for one in results])
         for zero in (u, excess):
             assert abs(zero.mean()) < 3 * zero.std() / math.sqrt(len(zero))
-        assert np.mean([one.v for one in found]) > 0.01
+        assert np.mean([one.v for one in results]) > 0.01
 
 
 def test_law_known_exactly_is_that_of_all_its_masks_as_raters():
     """With equal weights: the mean over pairs, self-pairs included, is the expectation."""
     samples, support = masks(5), masks(8, seed=3)
-    found = energy_distance_exact(samples, support, np.full(8, 1 / 8), CLASSES)
+    result = energy_distance_exact(samples, support, np.full(8, 1 / 8), CLASSES)
     truth = pairwise_distance(support, support, CLASSES).mean()
     raters = energy_distance(samples, support, CLASSES)
-    assert found.cross == pytest.approx(raters.cross)
-    assert found.rater_diversity == pytest.approx(truth)
-    assert found.u == pytest.approx(2 * raters.cross - raters.diversity - truth)
-    assert found.v == pytest.approx(raters.v)
+    assert result.cross == pytest.approx(raters.cross)
+    assert result.rater_diversity == pytest.approx(truth)
+    assert result.u == pytest.approx(2 * raters.cross - raters.diversity - truth)
+    assert result.v == pytest.approx(raters.v)
 
 
-def test_weights_that_are_no_law_are_refused_and_negligible_ones_change_nothing(law, monkeypatch):
+def test_weights_that_are_not_a_distribution_are_refused_and_negligible_ones_ignored(law, monkeypatch):
     support, weights = law
     with pytest.raises(ValueError, match="add up"):
         energy_distance_exact(support, support, weights / 2, CLASSES)
@@ -208,7 +210,7 @@ def test_a_pit_counts_the_samples_and_not_the_cases():
     assert pits.shape == (3, 2) and (pits > 0.9).all()
 
 
-def test_a_class_that_no_mask_has_counts_as_found_in_d_max():
+def test_a_class_absent_from_all_masks_has_dice_1_in_d_max():
     masks = np.zeros((2, 3, 3), np.uint8)
     masks[:, 0, 0] = 1
     assert d_max(masks, masks, 3) == 1.0

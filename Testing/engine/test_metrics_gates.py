@@ -38,7 +38,7 @@ def one_step(case: PhantomCase, rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def independent_pixels(case: PhantomCase, rng: np.random.Generator, n: int) -> np.ndarray:
-    """Each voxel by itself from its exact probabilities."""
+    """Voxels drawn independently from their exact probabilities."""
     above = rng.random((n, 1, *case.image.shape)) > np.cumsum(case.marginals, 0)[:-1]
     return above.sum(1).astype(np.uint8)
 
@@ -46,8 +46,8 @@ def independent_pixels(case: PhantomCase, rng: np.random.Generator, n: int) -> n
 @cache
 def cases(task: str) -> list[tuple[PhantomCase, VolumeLaw]]:
     rng = np.random.default_rng(0)
-    drawn = [phantom(task).draw(rng) for _ in range(TASKS[task])]
-    return [(case, case.volumes()) for case in drawn]
+    samples = [phantom(task).draw(rng) for _ in range(TASKS[task])]
+    return [(case, case.volumes()) for case in samples]
 
 
 def volumes(masks: np.ndarray, classes: int) -> np.ndarray:
@@ -73,8 +73,8 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
     variances, probabilities, eights, truths, distances, chimeras = [], [], [], [], [], []
     for case, law in cases(task):
         masks = sampler(case, rng, SAMPLES)
-        drawn = volumes(masks, case.classes)
-        variances.append((drawn.var(0, ddof=1), law.variance))
+        samples = volumes(masks, case.classes)
+        variances.append((samples.var(0, ddof=1), law.variance))
         probabilities.append(frequencies(masks, case))
 
         support = case.support()
@@ -82,9 +82,9 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
         distance = energy_distance if support is None else energy_distance_exact
         distances.append(distance(masks, *against, case.classes).u)
 
-        # Groups of 8 samples, each with four truths; a volume that is all but certain tells nothing.
+        # Groups of 8 samples, each with four truths; nearly certain volumes are left out.
         uncertain = law.variance > 1
-        groups = drawn.reshape(-1, 8, case.classes - 1).swapaxes(1, 2)[:, uncertain].reshape(-1, 8)
+        groups = samples.reshape(-1, 8, case.classes - 1).swapaxes(1, 2)[:, uncertain].reshape(-1, 8)
         for _ in range(4):
             eights.append(groups)
             truths.append(volumes(case.sample(rng, SAMPLES // 8), case.classes)[:, uncertain].ravel())
@@ -96,24 +96,24 @@ def scores(task: str, sampler: Sampler) -> dict[str, float]:
         share = coverage(randomised_pit(eights, truths, rng), 0.9)
     else:
         share = covered(eights, truths, 0.9).mean()
-    found = {
+    values = {
         "volume_variance_ratio": np.divide(*(np.concatenate(v).sum() for v in zip(*variances, strict=True))),
         "probability_rmse": probability_rmse(*(np.concatenate(v) for v in zip(*probabilities, strict=True)), SAMPLES),
         "ged_u": float(np.mean(distances)),
         "coverage": share,
     }
-    return found | ({"chimera_share": float(np.mean(chimeras))} if chimeras else {})
+    return values | ({"chimera_share": float(np.mean(chimeras))} if chimeras else {})
 
 
-def failed(found: dict[str, float]) -> set[str]:
-    return {sentence.split()[0] for sentence in check(found)}
+def failed(values: dict[str, float]) -> set[str]:
+    return {sentence.split()[0] for sentence in check(values)}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_exact_sampler_passes(task):
-    found = scores(task, exact)
-    assert set(found) == (EVERY_GATE if task.startswith("lesions") else NO_CHIMERAS)
-    assert check(found) == []
+    values = scores(task, exact)
+    assert set(values) == (EVERY_GATE if task.startswith("lesions") else NO_CHIMERAS)
+    assert check(values) == []
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -127,14 +127,14 @@ def test_independent_pixels_fail_though_their_probabilities_are_exact(task):
     wrong = failed(scores(task, independent_pixels))
     assert {"volume_variance_ratio", "coverage"} <= wrong
     assert "probability_rmse" not in wrong
-    if "probit" not in task:  # the borders of that waver from voxel to voxel by themselves: overlap hardly tells
+    if "probit" not in task:  # its borders vary independently from voxel to voxel, which overlap hardly shows
         assert "ged_u" in wrong
     assert ("chimera_share" in wrong) == ("lesions" in task)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_mean_squared_fusion_fails_on_the_map_of_exact_samples(task):
-    """What a peer's code computes in place of STAPLE: the mean of the samples, squared."""
+    """Mean of the samples, squared: the fusion of a published code, in place of STAPLE."""
     rng = np.random.default_rng(1)
     pairs = [frequencies(exact(case, rng, SAMPLES), case) for case, _ in cases(task)]
     mean, p = (np.concatenate(v) for v in zip(*pairs, strict=True))

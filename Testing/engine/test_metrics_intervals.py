@@ -1,4 +1,4 @@
-"""Intervals against their promised coverage."""
+"""Coverage of predictive intervals."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_intervals_cover_the_next_draw_as_often_as_they_say(n, level):
 
 
 def test_plain_quantiles_of_eight_samples_do_not_cover():
-    """The negative control, and the reason for the above: they hold 72 % where they say 90 %."""
+    """Negative control: nominal 90 % intervals contain 72 %."""
     draws = np.random.default_rng(8).normal(30, 2, (4000, 9))
     low, high = np.quantile(draws[:, :8], [0.05, 0.95], axis=1)
     assert ((low <= draws[:, 8]) & (draws[:, 8] <= high)).mean() < 0.8

@@ -1,4 +1,4 @@
-"""Measures of joint samples: a perfect sampler lies in its band, and each control is found out by the measure named."""
+"""Measures of joint samples: a perfect sampler lies in its band, and each control is detected by the named measure."""
 
 import numpy as np
 import pytest
@@ -40,22 +40,22 @@ def rows():
         p = probabilities(rng)
         copula, chosen = Copula(COVARIANCE, p, 2.0), p.argmax(0).astype(np.uint8)
         masks = np.stack([copula.draw(1000 * case + n) for n in range(SAMPLES + 1)])
-        drawn = {
+        samples_by_row = {
             "perfect": masks[1:],
             INDEPENDENT: independent_pixels(p, SAMPLES, rng),
             HALVED: halve_spread(masks[1:], chosen, 4, rng),
             REPEATED: np.repeat(chosen[None], SAMPLES, 0),
         }
-        for name, samples in drawn.items():
+        for name, samples in samples_by_row.items():
             rows[name].append(joint_record(masks[0], samples, p, chosen, SPACING))
     return rows
 
 
 @pytest.fixture(scope="module")
 def scores(rows):
-    found = {name: JointScores(records).scores() for name, records in rows.items()}
-    found[WIDENED] = JointScores(rows["perfect"], widen=2.0).scores()
-    return found
+    scores_by_row = {name: JointScores(records).scores() for name, records in rows.items()}
+    scores_by_row[WIDENED] = JointScores(rows["perfect"], widen=2.0).scores()
+    return scores_by_row
 
 
 def test_a_perfect_sampler_lies_within_its_bands(scores):
@@ -69,7 +69,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     "measure",
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
-def test_each_measure_finds_out_its_control(scores, measure):
+def test_each_measure_detects_its_negative_control(scores, measure):
     assert detects(measure, scores["perfect"], scores[control_of(measure)])
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
@@ -89,10 +89,10 @@ def test_energy_score_is_that_of_its_definition(rows):
 def test_crps_is_that_of_its_definition(rows):
     record = rows["perfect"][0]
     volumes = np.array(record["volumes_ml"])
-    truth, drawn = volumes[0], volumes[1:]
-    pairs = np.abs(drawn[:, None] - drawn[None]).sum((0, 1)) / (SAMPLES * (SAMPLES - 1))
-    wanted = (np.abs(drawn - truth).mean(0) - pairs / 2).mean()
-    assert JointScores([record]).scores()["crps_ml"].value == pytest.approx(wanted)
+    truth, sampled = volumes[0], volumes[1:]
+    pairs = np.abs(sampled[:, None] - sampled[None]).sum((0, 1)) / (SAMPLES * (SAMPLES - 1))
+    expected = (np.abs(sampled - truth).mean(0) - pairs / 2).mean()
+    assert JointScores([record]).scores()["crps_ml"].value == pytest.approx(expected)
 
 
 def test_a_speck_is_a_voxel_without_neighbours_of_its_class():
@@ -135,8 +135,8 @@ def pairs_by_hand(mask, p, label, lag):
 
 
 def specks_by_hand(mask, classes):
-    """Voxels of the classes with under 30 % of alike neighbours; beyond the border its own voxels go on."""
-    found = every = 0
+    """Voxels of the classes with under 30 % of equal neighbours; the border is extended by its own voxels."""
+    isolated = every = 0
     for here in np.ndindex(mask.shape):
         if mask[here] not in classes:
             continue
@@ -146,8 +146,8 @@ def specks_by_hand(mask, classes):
             for step in (-1, 1):
                 there = [min(max(n + step * (a == axis), 0), mask.shape[a] - 1) for a, n in enumerate(here)]
                 alike += mask[tuple(there)] == mask[here]
-        found += alike < 0.3 * 6
-    return [found, every]
+        isolated += alike < 0.3 * 6
+    return [isolated, every]
 
 
 def dice_by_hand(a, b, label):
@@ -158,22 +158,22 @@ def dice_by_hand(a, b, label):
 @pytest.mark.parametrize("speck_classes", [None, [2]])
 def test_a_record_is_what_loops_over_voxels_count(speck_classes):
     truth, samples, p, chosen = a_small_case(0)
-    found = joint_record(truth, samples, p, chosen, ANISOTROPIC, speck_classes)
+    record = joint_record(truth, samples, p, chosen, ANISOTROPIC, speck_classes)
     ml = np.prod(ANISOTROPIC) / 1000
     masks = [truth, *samples]
-    assert found["voxel_ml"] == pytest.approx(ml)
-    np.testing.assert_allclose(found["volumes_ml"], [[(mask == c).sum() * ml for c in (1, 2)] for mask in masks])
-    np.testing.assert_allclose(found["expected_ml"], p[1:].sum((1, 2, 3)) * ml, rtol=1e-5)
+    assert record["voxel_ml"] == pytest.approx(ml)
+    np.testing.assert_allclose(record["volumes_ml"], [[(mask == c).sum() * ml for c in (1, 2)] for mask in masks])
+    np.testing.assert_allclose(record["expected_ml"], p[1:].sum((1, 2, 3)) * ml, rtol=1e-5)
     for k, label in enumerate((1, 2)):
         by_hand = [[dice_by_hand(a, b, label) for b in masks] for a in masks]
-        np.testing.assert_allclose(np.array(found["dice"])[k], by_hand)
-        np.testing.assert_allclose(np.array(found["map_dice"])[:, k], [dice_by_hand(chosen, m, label) for m in masks])
+        np.testing.assert_allclose(np.array(record["dice"])[k], by_hand)
+        np.testing.assert_allclose(np.array(record["map_dice"])[:, k], [dice_by_hand(chosen, m, label) for m in masks])
         for column, lag in enumerate(LAGS_MM):
             for number, mask in enumerate(masks):
                 product, scale = pairs_by_hand(mask, p, label, lag)
-                assert found["products"][number][k][column] == pytest.approx(product, abs=1e-4)
-                assert found["scale"][k][column] == pytest.approx(scale, abs=1e-4)
-    assert found["specks"] == [specks_by_hand(mask, speck_classes or (1, 2)) for mask in masks]
+                assert record["products"][number][k][column] == pytest.approx(product, abs=1e-4)
+                assert record["scale"][k][column] == pytest.approx(scale, abs=1e-4)
+    assert record["specks"] == [specks_by_hand(mask, speck_classes or (1, 2)) for mask in masks]
 
 
 def test_scores_by_hand():
@@ -207,13 +207,13 @@ def test_scores_by_hand():
     assert about["one_sample_dice"] == pytest.approx(1 - to / len(z))
     products, scale = (np.array([record[key] for record in records]) for key in ("products", "scale"))
     for column, lag in enumerate(LAGS_MM):
-        own, drawn = products[:, 0, :, column].sum(), products[:, 1:, :, column].mean(1).sum()
-        gap = (drawn - own) / scale[..., column].sum() if scale[..., column].sum() else np.nan
+        truth_part, sample_part = products[:, 0, :, column].sum(), products[:, 1:, :, column].mean(1).sum()
+        gap = (sample_part - truth_part) / scale[..., column].sum() if scale[..., column].sum() else np.nan
         assert scores[f"variogram_{lag:g}mm"].value == pytest.approx(gap, nan_ok=True)
     specks = np.array([record["specks"] for record in records], float)
-    own, others = specks[:, 0].sum(0), specks[:, 1:].sum((0, 1))
-    assert scores["specks"].value == pytest.approx((others[0] * own[1] / others[1] + 1) / (own[0] + 1))
-    assert about["specks_truth"] == pytest.approx(own[0] / own[1])
+    truth_part, others = specks[:, 0].sum(0), specks[:, 1:].sum((0, 1))
+    assert scores["specks"].value == pytest.approx((others[0] * truth_part[1] / others[1] + 1) / (truth_part[0] + 1))
+    assert about["specks_truth"] == pytest.approx(truth_part[0] / truth_part[1])
     by_case = joint.case_scores()
     np.testing.assert_allclose(by_case["energy_score"][1], energy[2])
     np.testing.assert_allclose(by_case["crps_ml"][1], crps[2])

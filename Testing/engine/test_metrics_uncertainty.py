@@ -1,4 +1,4 @@
-"""Ranking of errors against counting, and aggregation of entropy against windows."""
+"""Ranking of errors compared with counting, and aggregation of entropy compared with windows."""
 
 import math
 from itertools import permutations
@@ -90,7 +90,7 @@ def test_patch_max_is_the_largest_of_all_windows(shape, spacing, window):
     assert patch_max(entropy, spacing, 3.0) == pytest.approx(windows.mean(tuple(range(-len(shape), 0))).max())
 
 
-def test_patch_max_tells_a_dense_place_from_a_large_one():
+def test_patch_max_distinguishes_a_dense_region_from_a_large_one():
     dense, large = np.zeros((2, 20, 20))
     dense[4:8, 4:8] = 0.9
     large[:, :] = 0.2

@@ -1,4 +1,4 @@
-"""Model folders: what is written is read, and what is wrong with one is said in one sentence."""
+"""Model folders: a saved model is loaded, and errors are one sentence."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def sentence(folder) -> str:
     return text
 
 
-def test_what_is_saved_is_loaded(folder):
+def test_a_saved_model_is_loaded_unchanged(folder):
     model = models.load(folder)
     assert model.classes == 3 and model.spacing == 4.0 and model.multiple == 4
     assert not model.encoder.training and not any(p.requires_grad for p in model.denoiser.parameters())
@@ -103,7 +103,7 @@ def test_weights_of_another_network(folder):
     assert "do not fit" in sentence(folder)
 
 
-def test_weights_that_are_no_numbers(folder):
+def test_weights_that_are_not_finite_are_refused(folder):
     model = models.load(folder)
     model.encoder.head.bias.data[0] = torch.nan
     models.save(folder, model.metadata, model.encoder, model.denoiser)

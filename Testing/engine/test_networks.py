@@ -1,4 +1,4 @@
-"""The networks' arithmetic: space to depth, softmax over classes, and what the denoiser knows before training."""
+"""The networks' arithmetic: space to depth, softmax over classes, and the denoiser before training."""
 
 import math
 from itertools import pairwise
@@ -96,38 +96,38 @@ def test_encoder_answers_at_the_resolution_of_the_image():
 
 
 @pytest.mark.parametrize("size", [(4, 4, 8), (4, 8)])
-def test_strata_carry_votes_between_places_that_look_alike_and_no_others(size):
-    """Two halves of an image apart in looks: what changes in one place reaches its own half alone, at any distance."""
+def test_strata_pool_only_over_voxels_with_similar_probabilities(size):
+    """Two halves of an image with different features: a change reaches its own half only, at any distance."""
     torch.manual_seed(3)
-    strata = SoftRegionPooling(4, 8, 2, 16, len(size))
-    torch.nn.init.normal_(strata.tell.weight)
-    torch.nn.init.zeros_(strata.assign.bias)
-    strata.assign.weight.data.zero_()
-    strata.assign.weight.data[0, 0], strata.assign.weight.data[1, 0] = 50, -50
+    pooling = SoftRegionPooling(4, 8, 2, 16, len(size))
+    torch.nn.init.normal_(pooling.tell.weight)
+    torch.nn.init.zeros_(pooling.assign.bias)
+    pooling.assign.weight.data.zero_()
+    pooling.assign.weight.data[0, 0], pooling.assign.weight.data[1, 0] = 50, -50
     features = torch.ones(1, 4, *size)
     features[..., size[-1] // 2 :] = -1
-    shares = strata.assignment(features)
-    # Each stratum is weighed by itself here: the outcome is its own vote.
-    strata.norm = strata.enter = strata.middle = torch.nn.Identity()
-    strata.film = torch.nn.Linear(16, 2 * 16)
-    torch.nn.init.zeros_(strata.film.weight)
-    torch.nn.init.zeros_(strata.film.bias)
-    strata.leave = torch.nn.Identity()
+    shares = pooling.assignment(features)
+    # Each stratum is weighted by itself here: the output is its own vote.
+    pooling.norm = pooling.enter = pooling.middle = torch.nn.Identity()
+    pooling.film = torch.nn.Linear(16, 2 * 16)
+    torch.nn.init.zeros_(pooling.film.weight)
+    torch.nn.init.zeros_(pooling.film.bias)
+    pooling.leave = torch.nn.Identity()
     h, embedded = torch.randn(1, 8, *size), torch.randn(1, 16)
     changed = h.clone()
     changed[(0, slice(None), *(0,) * len(size))] += 1
-    moved = (strata(changed, shares, embedded) - strata(h, shares, embedded)).abs().amax(1)[0]
-    own, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
-    assert own.min() > 1e-4 and other.max() < 1e-6
+    moved = (pooling(changed, shares, embedded) - pooling(h, shares, embedded)).abs().amax(1)[0]
+    same_part, other = moved[..., : size[-1] // 2], moved[..., size[-1] // 2 :]
+    assert same_part.min() > 1e-4 and other.max() < 1e-6
 
 
 def test_strata_start_as_the_identity():
-    strata = SoftRegionPooling(4, 8, 3, 16, 2)
+    pooling = SoftRegionPooling(4, 8, 3, 16, 2)
     h = torch.randn(2, 8, 4, 6)
-    assert torch.equal(strata(h, strata.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
+    assert torch.equal(pooling(h, pooling.assignment(torch.randn(1, 4, 4, 6)), torch.randn(2, 16)), h)
 
 
-def test_with_a_gain_nothing_is_added_where_the_state_says_nothing():
+def test_with_a_gain_nothing_is_added_at_pure_noise():
     """At log-SNR -12 the head's answer is the right one already; without a gain the network may still move it."""
     torch.manual_seed(4)
     moved = {}
@@ -160,7 +160,7 @@ def test_with_a_gain_one_sample_and_several_get_the_same_answer():
 
 
 @pytest.mark.parametrize("size", [(12, 8, 10), (24, 20)])
-def test_a_shift_of_the_logits_is_read_off_the_state_of_a_whole_block(size):
+def test_a_shift_of_the_logits_is_estimated_from_the_state_of_a_block(size):
     """Labels of shifted logits, noised to a level where one voxel says nothing: the shift comes out, block by block."""
     torch.manual_seed(6)
     dims, shift, log_snr = len(size), 0.4, torch.tensor([-2.0])
@@ -172,18 +172,18 @@ def test_a_shift_of_the_logits_is_read_off_the_state_of_a_whole_block(size):
     states = []
     for _ in range(200):
         second = class_softmax(direct + half)[:, cell:]
-        drawn = (torch.rand_like(second) < second).float()
-        x0 = torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1)
+        sampled = (torch.rand_like(second) < second).float()
+        x0 = torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1)
         states.append(diffuse(x0, torch.randn_like(x0), log_snr))
     pooled = PooledEvidence(2, 8, (2, size[0] // 2, 0), 16, dims)
     shifts = pooled.shifts(torch.cat(states), log_snr.expand(200), pooled.expected(direct)).mean(0).unflatten(0, (3, 2))
     here, there = shifts[:, 1, 1].flatten(1).mean(1), shifts[:, 1, -2].flatten(1).mean(1)
     assert 0.34 < here[1] < 0.42 and abs(there[1]) < 0.05
-    assert abs(here[0]) < here[1]  # of a few voxels the shift is believed less
+    assert abs(here[0]) < here[1]  # the shift of few voxels has a smaller weight
     assert (
         torch.allclose(shifts[2, 1], shifts[2, 1].mean().expand_as(shifts[2, 1])) and 0.16 < shifts[2, 1].mean() < 0.22
     )
-    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # what one class gains the other loses
+    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # one class gains as much as the other loses
 
     silent = pooled.shifts(torch.randn(8, *direct.shape[1:]), torch.full((8,), -12.0), pooled.expected(direct))
     assert silent.abs().mean() < 0.05
@@ -196,48 +196,48 @@ def test_blocks_larger_than_the_window_are_the_window():
     assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()
 
 
-def test_a_block_that_ends_beyond_the_window_is_believed_no_more_than_its_voxels_are_worth(monkeypatch):
-    """Labels without a shift: a remnant of one cell an axis must not tell of a larger one than the whole block does."""
+def test_a_block_that_extends_beyond_the_window_is_weighted_by_its_voxels(monkeypatch):
+    """Labels without a shift: an incomplete block of one cell must not give a larger shift than a whole one."""
     monkeypatch.setattr(torch.nn.functional, "interpolate", lambda blocks, **_: blocks)
     torch.manual_seed(8)
     log_snr, count = torch.tensor([-6.0]), 200
     direct = torch.zeros(1, 16, 9, 9, 9)
     direct[:, 8:] = 2.0  # rare
     second = class_softmax(direct)[:, 8:]
-    drawn = (torch.rand(count, *second.shape[1:]) < second).float()
-    x = diffuse(x0 := torch.cat([1 - 2 * drawn, 2 * drawn - 1], 1), torch.randn_like(x0), log_snr.expand(count))
+    sampled = (torch.rand(count, *second.shape[1:]) < second).float()
+    x = diffuse(x0 := torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1), torch.randn_like(x0), log_snr.expand(count))
     pooled = PooledEvidence(2, 8, (8,), 16, 3)
     rms = pooled.shifts(x, log_snr.expand(count), pooled.expected(direct)).square().mean((0, 1)).sqrt()
     assert rms.shape == (2, 2, 2) and rms.max() == rms[0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(9, 8, 10), (18, 20)])
-def test_blocks_keep_what_the_mask_holds_and_sure_voxels_what_they_are(size):
+def test_block_constraint_keeps_block_volumes_and_certain_voxels(size):
     torch.manual_seed(7)
     cell, classes, edge = 2 ** len(size), 3, 4
     logits = torch.randn(2, classes * cell, *size)
-    sure = torch.rand(2, 1, *size) < 0.1
-    logits[:, :cell] += 40 * sure  # of class 0
+    is_certain = torch.rand(2, 1, *size) < 0.1
+    logits[:, :cell] += 40 * is_certain  # of class 0
     p = class_softmax(logits)
-    labels = torch.randint(0, classes, (2, cell, *size)) * ~sure
-    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~sure  # more of class 1 than p has
+    labels = torch.randint(0, classes, (2, cell, *size)) * ~is_certain
+    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~is_certain  # more of class 1 than p has
 
     def held(cells):
         block = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
         return block(cells.unflatten(1, (classes, cell)).mean(2), edge, ceil_mode=True, count_include_pad=False)
 
-    wanted = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
-    found = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
-    before, after = (held(part) - wanted for part in (p, found))
-    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step anew
-    assert (found - p)[:, :cell][sure.expand(-1, cell, *size)].abs().max() < 1e-6
-    torch.testing.assert_close(found.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
+    target = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
+    constrained = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
+    before, after = (held(part) - target for part in (p, constrained))
+    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step
+    assert (constrained - p)[:, :cell][is_certain.expand(-1, cell, *size)].abs().max() < 1e-6
+    torch.testing.assert_close(constrained.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("moved", [1, 2])
 @pytest.mark.parametrize("blur", [0.5, 1.0, 2.0])
-def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_overshoots(classes, moved, blur):
+def test_block_constraint_reaches_the_volumes_of_a_mask_with_moved_borders(classes, moved, blur):
     """Of 8 voxels a block: probabilities with one border in it, or two, and a mask with the same borders moved."""
     along = (torch.arange(32) % 8).float()
 
@@ -247,16 +247,18 @@ def test_blocks_hold_what_a_mask_holds_whose_borders_lie_elsewhere_and_no_round_
         return space_to_depth(logits[None, :, None].expand(1, classes, 32, 32))
 
     borders = [3.5] if classes == 2 else [2.2, 4.8]
-    p, wanted = cells(borders), cells([border + moved for border in borders])
-    labels = wanted.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
-    kept = BlockVolumeConstraint(labels, classes, 4)
+    p, target = cells(borders), cells([border + moved for border in borders])
+    labels = target.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
+    constraint = BlockVolumeConstraint(labels, classes, 4)
 
-    def missing(found):
-        return float((kept._target - kept._pool(found.unflatten(1, (classes, 4)).mean(2))).abs().mean())
+    def missing(constrained):
+        return float(
+            (constraint._target - constraint._pool(constrained.unflatten(1, (classes, 4)).mean(2))).abs().mean()
+        )
 
-    left = [missing(p)]
+    residuals = [missing(p)]
     for rounds in range(1, 5):
         with mock.patch.object(block_constraint, "ROUNDS", rounds):
-            left.append(missing(kept(p)))
-    assert left[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * left[0]
-    assert all(after <= before + 1e-4 for before, after in pairwise(left))
+            residuals.append(missing(constraint(p)))
+    assert residuals[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * residuals[0]
+    assert all(after <= before + 1e-4 for before, after in pairwise(residuals))

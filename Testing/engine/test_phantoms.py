@@ -1,4 +1,4 @@
-"""What every phantom promises, against many of its own exact samples."""
+"""Properties of every phantom, compared with many of its exact samples."""
 
 import hashlib
 import time
@@ -32,8 +32,8 @@ def case_of(text, seed=5):
     ("text", "shape"), [("boundary", (32, 32)), ("lesions:40x24", (40, 24)), ("template:24x24x24", (24, 24, 24))]
 )
 def test_named_phantom_has_its_grid(text, shape):
-    made = phantom(text)
-    assert (made.name, made.shape) == (text.split(":")[0], shape)
+    task = phantom(text)
+    assert (task.name, task.shape) == (text.split(":")[0], shape)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_named_phantom_has_its_grid(text, shape):
     ["", "lesion", "Lesions", "lesions:", "lesions:32", "lesions:32x", "lesions:32x32x32x32", "lesions:8x32"]
     + ["lesions:300x32", "lesions:64x64x65", "lesions: 32x32", "lesions:32,32", "lesions:-32x32", "lesions:32x32\n"],
 )
-def test_anything_else_is_refused_in_one_sentence(text):
+def test_unknown_phantoms_are_refused_in_one_sentence(text):
     with pytest.raises(InputError) as refused:
         phantom(text)
     assert str(refused.value).endswith(".")
@@ -49,18 +49,18 @@ def test_anything_else_is_refused_in_one_sentence(text):
 
 @pytest.mark.parametrize("text", EVERYWHERE)
 def test_case_is_what_it_promises(text):
-    made, case = phantom(text), case_of(text)
-    assert made.classes == case.classes == len(made.label_names) + 1
-    assert case.image.dtype == np.float32 and case.image.shape == made.shape
+    task, case = phantom(text), case_of(text)
+    assert task.classes == case.classes == len(task.label_names) + 1
+    assert case.image.dtype == np.float32 and case.image.shape == task.shape
     assert -1.2 < case.image.min() and case.image.max() < 2.2 and 0 < case.image.mean() < 1.5
-    assert case.marginals.dtype == np.float64 and case.marginals.shape == (made.classes, *made.shape)
+    assert case.marginals.dtype == np.float64 and case.marginals.shape == (task.classes, *task.shape)
     assert case.marginals.min() >= -1e-12
     np.testing.assert_allclose(case.marginals.sum(0), 1, atol=1e-12)
     samples = case.sample(np.random.default_rng(0), 3)
-    assert samples.dtype == np.uint8 and samples.shape == (3, *made.shape) and samples.max() < made.classes
+    assert samples.dtype == np.uint8 and samples.shape == (3, *task.shape) and samples.max() < task.classes
     law = case.volumes()
-    assert isinstance(law, VolumeLaw) and law.variance.shape == (made.classes - 1,)
-    np.testing.assert_allclose(law.mean, case.marginals[1:].reshape(made.classes - 1, -1).sum(1))
+    assert isinstance(law, VolumeLaw) and law.variance.shape == (task.classes - 1,)
+    np.testing.assert_allclose(law.mean, case.marginals[1:].reshape(task.classes - 1, -1).sum(1))
 
 
 @pytest.mark.parametrize("text", EVERYWHERE)
@@ -85,9 +85,9 @@ def test_published_cases_are_what_they_were(text):
 
 @pytest.mark.parametrize("text", [f"{name}:{grid}" for name in PHANTOMS for grid in LARGE])
 def test_large_grids_can_be_drawn(text):
-    made, case = phantom(text), case_of(text)
+    task, case = phantom(text), case_of(text)
     samples = case.sample(np.random.default_rng(0), 2)
-    assert samples.shape == (2, *made.shape) == (2, *case.image.shape) and (samples > 0).any()
+    assert samples.shape == (2, *task.shape) == (2, *case.image.shape) and (samples > 0).any()
 
 
 @pytest.mark.parametrize("name", ["boundary", "lesions", "template"])
@@ -119,9 +119,9 @@ def test_marginals_and_volumes_are_those_of_many_samples(text):
         # Five standard errors, and a count of a few where an event is too rare for those.
         assert (np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 5 / n).all()
     law = case.volumes()
-    drawn = np.stack([np.count_nonzero(samples == label, axis=1) for label in range(1, case.classes)], axis=1)
-    squares = (drawn - law.mean) ** 2
-    assert (np.abs(drawn.mean(0) - law.mean) <= 5 * drawn.std(0) / np.sqrt(n)).all()
+    counts = np.stack([np.count_nonzero(samples == label, axis=1) for label in range(1, case.classes)], axis=1)
+    squares = (counts - law.mean) ** 2
+    assert (np.abs(counts.mean(0) - law.mean) <= 5 * counts.std(0) / np.sqrt(n)).all()
     assert (np.abs(squares.mean(0) - law.variance) <= 5 * squares.std(0) / np.sqrt(n)).all()
     assert law.variance.max() > 20
 
@@ -152,7 +152,7 @@ def test_field_cannot_be_listed():
 
 @pytest.mark.parametrize("text", EVERYWHERE)
 def test_voxels_drawn_one_by_one_have_another_volume_variance(text):
-    """The negative control: were this to pass as exact, the tasks would be blind to what joint samples are for."""
+    """Negative control: if this passed as exact, the tasks could not test joint samples."""
     case = case_of(text)
     alone = (case.marginals * (1 - case.marginals))[1:].reshape(case.classes - 1, -1).sum(1)
     assert alone.sum() < 0.3 * case.volumes().variance.sum()
@@ -160,6 +160,6 @@ def test_voxels_drawn_one_by_one_have_another_volume_variance(text):
 
 @pytest.mark.parametrize("name", PHANTOMS)
 def test_cases_differ_in_how_uncertain_they_are(name):
-    made, rng = phantom(f"{name}:24x24"), np.random.default_rng(0)
-    spread = [np.sqrt(made.draw(rng).volumes().variance.sum()) for _ in range(10)]
+    task, rng = phantom(f"{name}:24x24"), np.random.default_rng(0)
+    spread = [np.sqrt(task.draw(rng).volumes().variance.sum()) for _ in range(10)]
     assert max(spread) > 1.3 * min(spread) + 1

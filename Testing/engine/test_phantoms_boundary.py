@@ -1,4 +1,4 @@
-"""The borders of one number: closed forms, and what the image shows of them."""
+"""The phantom `boundary`: closed forms, and what the image determines."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def cases(request):
 
 @pytest.fixture(scope="module")
 def several():
-    """Cases with several objects, the largest that there are among them."""
+    """Cases with several objects, including the largest."""
     rng = np.random.default_rng(6)
     return [Boundary(shape).draw(rng) for shape in [(64, 64, 64)] * 3 + [(64, 96)] * 20 + [(256, 256)] * 3]
 
@@ -36,22 +36,24 @@ def test_masks_are_nested(cases):
 def test_volume_law_is_that_of_the_drawn_number(cases):
     z = np.random.default_rng(0).standard_normal(4000)
     for case in cases:
-        drawn = np.searchsorted(np.sort(case.depth.ravel()), z)
+        picked = np.searchsorted(np.sort(case.depth.ravel()), z)
         values, probabilities = case.volume_law(1)
         law = np.cumsum(probabilities)
-        seen = np.searchsorted(np.sort(drawn), values, side="right") / len(z)
-        # Kolmogorov and Smirnov's distance; 0.03 is exceeded by chance once in a thousand times.
+        seen = np.searchsorted(np.sort(picked), values, side="right") / len(z)
+        # Kolmogorov-Smirnov distance; chance exceeds 0.03 once in a thousand times.
         assert np.abs(seen - law).max() < 0.03
 
 
-def test_image_alone_tells_the_marginals(cases):
-    """A reader that finds the objects, takes each one's own brightness, and reads the depth off the soft edge."""
+def test_the_image_alone_determines_the_marginals(cases):
+    """A reader that finds the objects, their brightness, and the depth from the soft edge."""
     for case in cases:
         image = case.image.astype(float) - case.image.min()
-        found, count = ndimage.label(image > 0.25)
+        components, count = ndimage.label(image > 0.25)
         assert count == len(case.sigma)
-        nearest = found[tuple(ndimage.distance_transform_edt(found == 0, return_distances=False, return_indices=True))]
-        brightness = np.concatenate([[1], ndimage.maximum(image, found, range(1, count + 1))])[nearest]
+        nearest = components[
+            tuple(ndimage.distance_transform_edt(components == 0, return_distances=False, return_indices=True))
+        ]
+        brightness = np.concatenate([[1], ndimage.maximum(image, components, range(1, count + 1))])[nearest]
         depth = logit(np.clip(image / brightness, 1e-6, 1 - 1e-6)) / 2
         assert np.abs(ndtr(depth) - case.marginals[1]).max() < 0.03
 
@@ -70,8 +72,8 @@ def test_small_grids_hold_one_object_and_large_ones_several(several):
 
 def test_several_objects_stay_apart(several):
     for case in several:
-        found, count = ndimage.label(case.depth < 3, np.ones((3,) * case.depth.ndim))
-        owners = ndimage.labeled_comprehension(case.owner, found, range(1, count + 1), np.ptp, int, 0)
+        components, count = ndimage.label(case.depth < 3, np.ones((3,) * case.depth.ndim))
+        owners = ndimage.labeled_comprehension(case.owner, components, range(1, count + 1), np.ptp, int, 0)
         assert count == len(case.sigma) and not owners.any()
 
 
@@ -91,8 +93,8 @@ def test_sigma_and_brightness_differ_between_the_objects_of_a_case(several):
         assert np.ptp(case.sigma) > 0.05 * case.sigma.mean() and np.ptp(brightness) > 0.01
 
 
-def test_ten_thousand_undecided_voxels_share_one_fate():
-    """In the largest task, so that no way to draw passes that is right for few voxels only."""
+def test_the_largest_task_has_ten_thousand_uncertain_voxels():
+    """The largest task excludes samplers that are right for few voxels only."""
     rng = np.random.default_rng(8)
     for _ in range(6):
         p = Boundary((64, 64, 64)).draw(rng).marginals[1]
@@ -101,8 +103,8 @@ def test_ten_thousand_undecided_voxels_share_one_fate():
 
 def test_distance_from_a_sphere_is_exact():
     offsets = np.indices((9, 9, 9)) - 4.0
-    found = ellipsoid(offsets, np.full(3, 3.0), np.eye(3))
-    np.testing.assert_allclose(found, np.linalg.norm(offsets, axis=0) - 3, atol=1e-12)
+    distances = ellipsoid(offsets, np.full(3, 3.0), np.eye(3))
+    np.testing.assert_allclose(distances, np.linalg.norm(offsets, axis=0) - 3, atol=1e-12)
 
 
 def test_distance_rises_by_about_one_a_voxel_near_the_border():

@@ -1,4 +1,4 @@
-"""Lesions that are there or not: the couplings, what the image shows of them, and counting chimeras."""
+"""The phantom `lesions`: couplings, what the image determines, and counts of chimeras."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def cases(request):
 
 
 def presence(case, masks):
-    """Whether each candidate is there [masks, k], read from one voxel of each."""
+    """Presence of each candidate [masks, k], read from one voxel of each."""
     flat = case.candidates.reshape(len(case.candidates), -1)
     return masks.reshape(len(masks), -1)[:, flat.argmax(1)] > 0
 
@@ -69,8 +69,8 @@ def test_groups_fit_any_number_of_candidates():
         assert len(combinations(groups, chances)[1]) <= 2**k
 
 
-def test_image_alone_tells_the_joint_law(cases):
-    """A reader that averages: sign tells the class, contrast the chance, texture the group."""
+def test_the_image_alone_determines_the_joint_law(cases):
+    """A reader that averages: sign gives the class, contrast the probability, texture the group."""
     for case in cases:
         groups = {}
         for k, candidate in enumerate(case.candidates):
@@ -87,8 +87,8 @@ def test_image_alone_tells_the_joint_law(cases):
             assert levels[np.abs((abs(contrast) - 0.1) / 0.5 - levels).argmin()] == pytest.approx(case.chances[k])
             marked = [kind for kind, texture in zip(patterns, textures, strict=True) if texture > TEXTURE / 2]
             groups.setdefault(marked[0] if marked else "free", []).append(k)
-        told = {kind: sorted(members) for kind, members in case.groups if kind != "free"}
-        assert {kind: members for kind, members in groups.items() if kind != "free"} == told
+        members_by_kind = {kind: sorted(members) for kind, members in case.groups if kind != "free"}
+        assert {kind: members for kind, members in groups.items() if kind != "free"} == members_by_kind
 
 
 def test_exact_samples_hold_no_chimeras_and_no_strays(cases):
@@ -124,7 +124,7 @@ def test_strays_are_counted_in_voxels_a_mask(cases):
     outside = np.flatnonzero(~case.candidates.any(0))
     wrong.flat[outside[:5]] = 1
     assert case.strays(np.stack([empty, wrong])) == 2.5
-    # A lesion of the other class lies where that class cannot be, and is no half of anything.
+    # A lesion of the other class lies where that class is impossible, and is no half of a lesion.
     other = (case.candidates[0] * (3 - case.labels[0])).astype(np.uint8)
     assert case.strays(other[None]) == case.candidates[0].sum() and case.chimeras(other[None]) == 0
 
@@ -140,9 +140,9 @@ def test_radii_grow_with_the_shortest_edge(shape):
         )
         return (sizes / (np.pi if axes == 2 else 4 / 3 * np.pi)) ** (1 / axes)
 
-    found, small = radii(shape), radii((32,) * len(shape))
-    assert 4.0 - 0.3 < found.min() and found.max() < 7.6 + 0.3
-    assert np.median(found) == pytest.approx(2 * np.median(small), rel=0.06)
+    radius, small = radii(shape), radii((32,) * len(shape))
+    assert 4.0 - 0.3 < radius.min() and radius.max() < 7.6 + 0.3
+    assert np.median(radius) == pytest.approx(2 * np.median(small), rel=0.06)
     assert np.median(small) == pytest.approx(np.median(radii((24,) * len(shape))), rel=0.06)
 
 

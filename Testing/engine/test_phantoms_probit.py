@@ -1,4 +1,4 @@
-"""The Gaussian field cut at thresholds: its pair law against SciPy's, its sums against every pair counted."""
+"""The phantom `probit`: pair law compared with SciPy's, sums compared with all pairs."""
 
 import itertools
 
@@ -19,8 +19,8 @@ def test_pair_law_is_scipys(rho):
     values = np.array([-3.0, -1.2, -0.1, 0.0, 0.4, 0.45, 2.5])
     pairs = np.array(list(itertools.product(values, values)))
     known = multivariate_normal([0, 0], [[1, rho], [rho, 1]], allow_singular=True).cdf(pairs)
-    found = excess(pairs[:, 0], pairs[:, 1], rho) + ndtr(pairs[:, 0]) * ndtr(pairs[:, 1])
-    np.testing.assert_allclose(found, known, atol=1e-9)
+    joint = excess(pairs[:, 0], pairs[:, 1], rho) + ndtr(pairs[:, 0]) * ndtr(pairs[:, 1])
+    np.testing.assert_allclose(joint, known, atol=1e-9)
 
 
 def test_pair_law_has_the_known_value_at_zero():
@@ -56,22 +56,22 @@ def test_close_and_distant_pairs_are_counted_alike(monkeypatch):
 def test_far_thresholds_do_no_harm():
     field = GaussianField((8, 8), 2.0)
     thresholds = np.stack([np.linspace(-60, 60, 64).reshape(8, 8), np.full((8, 8), 90.0)])
-    found = field.count_covariance(thresholds)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[1], 0, atol=1e-12)
+    covariance = field.count_covariance(thresholds)
+    assert np.isfinite(covariance).all()
+    np.testing.assert_allclose(covariance[1], 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(9, 12), (5, 6, 4)])
 def test_field_that_is_drawn_is_the_field_that_is_computed_with(shape):
     field, n = GaussianField(shape, 2.0), 4001
-    drawn = field.draw(np.random.default_rng(3), n).reshape(n, -1)
+    samples = field.draw(np.random.default_rng(3), n).reshape(n, -1)
     exact = np.array(
         [[field.covariance[tuple(np.subtract(v, w))] for w in np.ndindex(shape)] for v in np.ndindex(shape)]
     )
-    assert np.abs(drawn.mean(0)).max() < 5 / np.sqrt(n)
-    assert np.abs(drawn.T @ drawn / n - exact).max() < 6 * np.sqrt(2 / n)
-    # Neighbours among the draws share a transform; they must not share anything else.
-    assert abs(np.mean(drawn[0:-1:2] * drawn[1::2])) < 0.02
+    assert np.abs(samples.mean(0)).max() < 5 / np.sqrt(n)
+    assert np.abs(samples.T @ samples / n - exact).max() < 6 * np.sqrt(2 / n)
+    # Consecutive draws share a transform and must be independent otherwise.
+    assert abs(np.mean(samples[0:-1:2] * samples[1::2])) < 0.02
 
 
 def test_correlation_is_nearly_gaussian_in_the_lag():
@@ -89,13 +89,13 @@ def test_layers_follow_each_other():
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 20, 20)])
-def test_image_alone_tells_the_marginals(shape):
-    """A reader of two filters: without the texture it sees the depth, from the texture it sees sigma."""
-    made = Probit(shape)
-    case = made.draw(np.random.default_rng(7))
+def test_the_image_alone_determines_the_marginals(shape):
+    """A reader of two filters: depth without the texture, sigma from the texture."""
+    task = Probit(shape)
+    case = task.draw(np.random.default_rng(7))
     smooth = ndimage.gaussian_filter(case.image.astype(float), 0.8)
     texture = np.abs(ndimage.gaussian_filter(case.image * checkerboard(shape), 1.0))
-    low, high = case.thresholds[0] - MARGIN * made.sigma[1], case.thresholds[-1] + MARGIN * made.sigma[1]
+    low, high = case.thresholds[0] - MARGIN * task.sigma[1], case.thresholds[-1] + MARGIN * task.sigma[1]
     depth = (smooth - 0.1) * (high - low) + low
     z = (case.thresholds.reshape(-1, *[1] * len(shape)) - depth) / (texture / 0.08)
     error = ndtr(z) - ndtr(case.standardised)

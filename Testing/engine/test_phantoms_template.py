@@ -1,4 +1,4 @@
-"""Bayes' rule over a list of discs, against the rule written out and against what was hidden."""
+"""The phantom `template`: Bayes' rule over a list of discs, compared with an explicit sum and the hidden disc."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def entropy(weights):
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 16)])
 def test_posterior_is_bayes_rule_written_out(shape):
-    made = Template(shape, etas=(0.1, 0.3))
-    case = made.draw(np.random.default_rng(8))
+    task = Template(shape, etas=(0.1, 0.3))
+    case = task.draw(np.random.default_rng(8))
     masks, weights = case.support()
     some = np.argsort(weights)[[-1, -2, -5, -20, 0]]
-    contrasts = np.array([0, *made.contrasts]) * np.sqrt(1024 / np.prod(shape))
+    contrasts = np.array([0, *task.contrasts]) * np.sqrt(1024 / np.prod(shape))
     logs = np.array(
         [
-            logsumexp([norm.logpdf(case.image, BACKGROUND + contrasts[masks[s]], eta).sum() for eta in made.etas])
+            logsumexp([norm.logpdf(case.image, BACKGROUND + contrasts[masks[s]], eta).sum() for eta in task.etas])
             for s in some
         ]
     )
@@ -37,20 +37,20 @@ def test_list_holds_every_disc_once_a_class(shape, discs):
 
 
 def test_posterior_comes_from_the_image_alone():
-    made = Template()
-    case = made.draw(np.random.default_rng(0))
-    np.testing.assert_array_equal(made.posterior(case.image).weights, case.weights)
+    task = Template()
+    case = task.draw(np.random.default_rng(0))
+    np.testing.assert_array_equal(task.posterior(case.image).weights, case.weights)
 
 
-def test_weights_are_the_frequencies_of_what_was_hidden():
-    """If p is the posterior, the hidden disc's mean weight is the mean of sum p^2; of too sure a p it is not."""
-    made, rng = Template((16, 16)), np.random.default_rng(3)
+def test_posterior_weights_are_the_frequencies_of_the_hidden_disc():
+    """If p is the posterior, the hidden disc's mean weight is the mean of sum p^2; an overconfident p is not."""
+    task, rng = Template((16, 16)), np.random.default_rng(3)
     gaps, sharper = [], []
     for _ in range(800):
-        hidden = rng.integers(len(made.masks))
-        contrasts = np.array([0, *made.contrasts]) * 2
-        noise = rng.choice(made.etas) * rng.normal(size=made.shape)
-        weights = made.posterior(BACKGROUND + contrasts[made.masks[hidden]] + noise).weights
+        hidden = rng.integers(len(task.masks))
+        contrasts = np.array([0, *task.contrasts]) * 2
+        noise = rng.choice(task.etas) * rng.normal(size=task.shape)
+        weights = task.posterior(BACKGROUND + contrasts[task.masks[hidden]] + noise).weights
         gaps.append(weights[hidden] - weights @ weights)
         wrong = weights**2 / (weights @ weights)
         sharper.append(wrong[hidden] - wrong @ wrong)
@@ -64,13 +64,13 @@ def test_more_noise_leaves_more_open(shape):
     rng = np.random.default_rng(0)
     bits = []
     for eta in (0.02, 0.15, 0.3, 0.6):
-        made = Template(shape, etas=(eta,))
-        bits.append(np.mean([entropy(made.draw(rng).weights) for _ in range(8)]))
+        task = Template(shape, etas=(eta,))
+        bits.append(np.mean([entropy(task.draw(rng).weights) for _ in range(8)]))
     assert np.diff(bits).min() > 0.5 and bits[0] < 0.1 and bits[-1] > 4
 
 
 def test_noise_of_a_level_that_it_was_not_made_for_changes_the_answer():
-    """The domain shift: the same image, read with another belief about the noise."""
+    """Domain shift: the same image with another assumed noise."""
     image = Template(etas=(0.4,)).draw(np.random.default_rng(1)).image
     right, wrong = Template(etas=(0.4,)).posterior(image), Template(etas=(0.1,)).posterior(image)
     assert entropy(right.weights) > entropy(wrong.weights) + 1

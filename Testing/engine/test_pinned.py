@@ -36,16 +36,16 @@ def measured(folder: Path) -> dict:
     reference = np.load(LABELS)["labels"]
     entropy, labels = (sitk.ReadImage(str(folder / name)) for name in ("entropy.nrrd", "segmentation.seg.nrrd"))
     spacing = entropy.GetSpacing()[::-1]
-    bits, found = (sitk.GetArrayFromImage(image) for image in (entropy, labels))
+    bits, predicted = (sitk.GetArrayFromImage(image) for image in (entropy, labels))
     stored = sitk.ReadImage(str(folder / "probabilities.seq.nrrd"))
     highest = sitk.GetArrayFromImage(stored).max(-1) / 255
-    sure = np.ones(bits.shape)
+    confidence = np.ones(bits.shape)
     first = entropy.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
-    sure[tuple(slice(a, a + n) for a, n in zip(first, highest.shape, strict=True))] = highest
+    confidence[tuple(slice(a, a + n) for a, n in zip(first, highest.shape, strict=True))] = highest
     near = within(reference > 0, 10, spacing)
     return {
-        "dice": dice(found, reference, 8)[1:].round(4).tolist(),
-        "ece": round(expected_calibration_error(sure[near], (found == reference)[near]), 4),
+        "dice": dice(predicted, reference, 8)[1:].round(4).tolist(),
+        "ece": round(expected_calibration_error(confidence[near], (predicted == reference)[near]), 4),
         "entropy_bits": round(float(bits[near].mean()), 4),
         "expected_ml": [volume["expected_ml"] for volume in report["volumes"]],
         "sd_ml": [round(float(np.std(volume["samples_ml"], ddof=1)), 3) for volume in report["volumes"]],
@@ -57,21 +57,21 @@ def measured(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_the_shipped_model_answers_as_it_did(tmp_path):
-    found = measured(tmp_path)
-    assert {key: found[key] for key in ("samples", "start", "map_source")} == {
+def test_results_of_the_shipped_model_are_unchanged(tmp_path):
+    result = measured(tmp_path)
+    assert {key: result[key] for key in ("samples", "start", "map_source")} == {
         key: PINNED[key] for key in ("samples", "start", "map_source")
     }
-    np.testing.assert_allclose(found["dice"], PINNED["dice"], atol=0.004)
-    np.testing.assert_allclose(found["ece"], PINNED["ece"], atol=0.003)
-    np.testing.assert_allclose(found["entropy_bits"], PINNED["entropy_bits"], rtol=0.01)
-    np.testing.assert_allclose(found["expected_ml"], PINNED["expected_ml"], rtol=0.01)
-    for volume in found["volumes"]:
-        # The volume on show and the mask beside it tell one story: both lie in the interval on show.
+    np.testing.assert_allclose(result["dice"], PINNED["dice"], atol=0.004)
+    np.testing.assert_allclose(result["ece"], PINNED["ece"], atol=0.003)
+    np.testing.assert_allclose(result["entropy_bits"], PINNED["entropy_bits"], rtol=0.01)
+    np.testing.assert_allclose(result["expected_ml"], PINNED["expected_ml"], rtol=0.01)
+    for volume in result["volumes"]:
+        # The shown volume and the volume of the mask both lie in the shown interval.
         low, high = volume["interval90_ml"]
         assert low < volume["expected_ml"] < high and low < volume["consensus_ml"] < high, volume["name"]
     # The same seed: only rounding may move a voxel from one structure to another.
-    np.testing.assert_allclose(found["sd_ml"], PINNED["sd_ml"], rtol=0.05)
+    np.testing.assert_allclose(result["sd_ml"], PINNED["sd_ml"], rtol=0.05)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The forward process against its own definition, and the step grid against curves whose answer is known."""
+"""The forward process compared with its definition, and the step grid with curves of known result."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_state_is_plus_one_for_the_label_in_its_own_cell_and_minus_one_elsewhere
     assert torch.equal(by_class.sum(1), torch.full((2, 8, 3, 4, 2), -3.0))
 
 
-def test_the_state_says_nothing_of_a_label_that_is_not_known():
+def test_the_state_of_an_unknown_label_carries_no_information():
     labels = torch.randint(0, 3, (2, 8, 3, 4, 2))
     some = labels.clone()
     some[:, ::2] = 255
@@ -34,7 +34,7 @@ def test_the_state_says_nothing_of_a_label_that_is_not_known():
     assert (x0[:, :, ::2] == 0).all() and torch.equal(x0[:, :, 1::2], whole[:, :, 1::2])
 
 
-def test_ddim_with_the_true_mask_keeps_the_noise_and_lands_on_the_forward_process():
+def test_ddim_with_the_true_mask_follows_the_forward_process():
     torch.manual_seed(0)
     x0, noise = torch.sign(torch.randn(2, 16, 2, 3, 4)), torch.randn(2, 16, 2, 3, 4)
     x = process.diffuse(x0, noise, torch.tensor([-4.0, -4.0]))
@@ -90,9 +90,9 @@ def test_states_and_noise_levels_are_those_of_their_formulas():
     )
     uniform = torch.tensor([0.0, 0.1, 0.5, 0.8, 1.0])
     cosine = -2 * np.log(np.tan(np.pi * np.array([0.1, 0.5, 0.8]) / 2)) + 2 * np.log(0.5)
-    drawn = process.sample_log_snr(uniform, 0.5).numpy()
-    np.testing.assert_allclose(drawn[1:4], cosine, rtol=1e-5)
-    assert drawn[0] == process.LOG_SNR_MAX and drawn[-1] == process.LOG_SNR_MIN
+    log_snr = process.sample_log_snr(uniform, 0.5).numpy()
+    np.testing.assert_allclose(log_snr[1:4], cosine, rtol=1e-5)
+    assert log_snr[0] == process.LOG_SNR_MAX and log_snr[-1] == process.LOG_SNR_MIN
     t = np.array([0.1, 0.5, 0.8])
     linear = -np.log(np.expm1(0.1 * t + 9.95 * t**2)) + 2 * np.log(0.5)
     np.testing.assert_allclose(process.linear_log_snr(uniform, 0.5).numpy()[1:4], linear, rtol=1e-5)

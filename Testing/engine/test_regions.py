@@ -1,4 +1,4 @@
-"""Uncertain regions: of a size to judge, ranked by what is expected to be wrong in them."""
+"""Uncertain regions: of a size that can be judged, ranked by their expected error."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_regions_are_ranked_by_the_expected_wrong_volume():
     assert all(low <= at <= high for low, at, high in zip((7, 7, 14), second.peak, (9, 9, 16), strict=True))
 
 
-def test_what_is_in_dispute_is_said_with_its_shares():
+def test_a_region_lists_its_two_classes_with_their_probabilities():
     first, second = regions_of(two_spots(), (3, 3, 3))
     assert [c for c, _ in first.classes] == [0, 1] and [c for c, _ in second.classes] == [2, 0]
     assert [p for _, p in second.classes] == pytest.approx([0.7, 0.3])
@@ -48,7 +48,7 @@ def test_what_is_in_dispute_is_said_with_its_shares():
 
 
 def shell(spacing):
-    """A sheet of doubt along a ball of 40 mm, as along the borders of tissues."""
+    """An uncertain sheet along a ball of 40 mm, as along borders of tissues."""
     shape = [round(100 / s) for s in spacing]
     grid = np.meshgrid(*(np.arange(n) * s - 50 for n, s in zip(shape, spacing, strict=True)), indexing="ij")
     inside = 1 / (1 + np.exp((np.linalg.norm(grid, axis=0) - 40) / 1.5))
@@ -56,19 +56,19 @@ def shell(spacing):
 
 
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (5, 1.5, 1.5)])
-def test_a_sheet_of_doubt_is_dealt_out_into_regions_of_limited_size(spacing):
+def test_an_uncertain_sheet_is_divided_into_regions_of_limited_size(spacing):
     p = shell(spacing)
     labels = watershed_regions(1 - p.max(0), spacing)
     assert ((labels > 0) == (1 - p.max(0) >= 0.02)).all()
     for basin in range(1, labels.max() + 1):
         places = np.argwhere(labels == basin) * spacing
         assert len(places) and pdist(places[:: max(1, len(places) // 500)]).max(initial=0) <= EXTENT_MM + 1e-6
-    found = regions_of(p, spacing)
-    assert len(found) >= 20 and found[0].share < 0.15
-    assert sum(region.share for region in found) > 0.9
+    regions = regions_of(p, spacing)
+    assert len(regions) >= 20 and regions[0].share < 0.15
+    assert sum(region.share for region in regions) > 0.9
 
 
-def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
+def test_a_higher_threshold_leaves_fewer_voxels_and_omits_small_parts():
     p = two_spots()
     p[:2, 2, 2, 2] = 0.9, 0.1
     assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
@@ -77,7 +77,7 @@ def test_a_higher_threshold_leaves_less_and_small_parts_are_left_out():
     assert regions_of(p, (3, 3, 3), 1.2) == ()
 
 
-def test_quantised_probabilities_tell_the_same():
+def test_quantised_probabilities_give_the_same_regions():
     p = two_spots()
     exact = regions_of(p, (3, 3, 3))
     labels = watershed_regions(1 - p.max(0), (3, 3, 3))
@@ -86,7 +86,7 @@ def test_quantised_probabilities_tell_the_same():
     assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
 
 
-def test_without_doubt_there_is_no_region():
+def test_certain_voxels_give_no_region():
     p = np.zeros((2, 6, 6, 6), np.float32)
     p[0] = 1
     assert watershed_regions(1 - p.max(0), (1, 1, 1)).max() == 0
@@ -96,10 +96,10 @@ def test_without_doubt_there_is_no_region():
 def test_a_block_is_opened_to_what_holds_a_block_of_the_size():
     mask = np.zeros((9, 9, 9), bool)
     mask[1:6, 2:5, 3:7] = True  # thick enough
-    mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thread that hangs on it, and a line
-    wanted = np.zeros(mask.shape, bool)
-    wanted[1:6, 2:5, 3:7] = True
-    assert np.array_equal(opened(mask, (3, 2, 4)), wanted)
+    mask[6:9, 2, 3] = mask[7, 7, :] = True  # a thin part attached to it, and a line
+    expected = np.zeros(mask.shape, bool)
+    expected[1:6, 2:5, 3:7] = True
+    assert np.array_equal(opened(mask, (3, 2, 4)), expected)
     assert np.array_equal(opened(mask, (1, 1, 1)), mask) and not opened(mask, (1, 10, 1)).any()
 
 
@@ -108,18 +108,18 @@ def test_more_than_a_voxel_of_the_model_to_each_side_is_thick():
     assert reviewable_voxels(2.0, (1.0000001, 1.9999999, 6.0)) == (5, 3, 1)  # a file's rounding changes nothing
 
 
-def test_a_seam_along_a_border_comes_after_what_can_be_reviewed_and_is_not_lost():
+def test_a_seam_along_a_border_is_ranked_after_reviewable_regions():
     p = np.zeros((2, 12, 40, 40), np.float32)
     p[0] = 1
     p[:, 2:4, 2:14, 2:14] = 0.5  # a seam of two voxels, 144 ml expected to be wrong
     p[:, 4:7, 30:34, 30:34] = np.array([0.6, 0.4]).reshape(2, 1, 1, 1)  # a third voxel thick, 19 ml
     labels = np.zeros(p.shape[1:], np.uint16)
     labels[2:4, 2:14, 2:14], labels[4:7, 30:34, 30:34] = 1, 2
-    found = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
-    assert [region.basin for region in found.regions] == [2, 1]
-    assert [region.reviewable_ml for region in found.regions] == pytest.approx([48 * 0.4, 0])
-    assert [region.share for region in found.regions] == pytest.approx([1, 0])
-    assert (found.expected_error_ml, found.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
+    regions = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
+    assert [region.basin for region in regions.regions] == [2, 1]
+    assert [region.reviewable_ml for region in regions.regions] == pytest.approx([48 * 0.4, 0])
+    assert [region.share for region in regions.regions] == pytest.approx([1, 0])
+    assert (regions.expected_error_ml, regions.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
     thin = Ranking(labels, list(p), entropy_of(p), 1.0, (9, 9, 9)).at(0.5)
     assert [region.basin for region in thin.regions] == [1, 2] and thin.reviewable_ml == 0
 

@@ -1,4 +1,4 @@
-"""A folder of results holds the files of one run, and what people put there."""
+"""A folder of results has the files of one run, and files of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = ("segmentation.seg.nrrd", "entropy.nrrd")
 
 
 def run(folder: Path, names: tuple[str, ...], text: str, listed: bool = True) -> None:
-    """Leave what a run leaves that writes these files."""
+    """Write files as a run does."""
     with replacing(folder) as part:
         for name in names:
             (part / name).write_text(f"{text} {name}")
@@ -59,20 +59,20 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_what_no_run_has_left_is_not_replaced(tmp_path: Path, case: str) -> None:
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, case: str) -> None:
     FOREIGN[case](tmp_path)
     before = held(tmp_path)
     with pytest.raises(InputError, match="; move it away, or choose another folder.$"):
         require_replaceable(tmp_path)
     with pytest.raises(InputError, match="; the new result is in 'result-") as caught:
         run(tmp_path, FEW, "new")
-    (kept,) = held(tmp_path) - before
-    assert f"'{kept}'" in str(caught.value) and held(tmp_path / kept) == {*FEW, "report.json"}
-    assert held(tmp_path) == before | {kept}
+    (backup,) = held(tmp_path) - before
+    assert f"'{backup}'" in str(caught.value) and held(tmp_path / backup) == {*FEW, "report.json"}
+    assert held(tmp_path) == before | {backup}
 
 
 @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"])
-def test_a_result_that_somebody_has_changed_is_not_written_over(tmp_path: Path, name: str) -> None:
+def test_a_result_that_was_changed_is_not_overwritten(tmp_path: Path, name: str) -> None:
     run(tmp_path, ALL, "first")
     require_replaceable(tmp_path)
     (tmp_path / name).write_text("corrected by hand")
@@ -92,7 +92,7 @@ def test_a_run_that_fails_leaves_the_earlier_result_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("fails", range(1, 11))
-def test_a_replacement_that_fails_half_way_is_taken_back(tmp_path: Path, monkeypatch, fails: int) -> None:
+def test_a_replacement_that_fails_halfway_is_reverted(tmp_path: Path, monkeypatch, fails: int) -> None:
     run(tmp_path, ALL, "first")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     calls = []
@@ -121,7 +121,7 @@ def test_the_report_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run(tmp_path, FEW, "second")
 
 
-def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:
+def test_empty_new_folders_are_removed_after_a_failure(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for folder in (tmp_path / "there" / "a" / "b", tmp_path / "there"):
         with pytest.raises(KeyError), new_folder(folder):

@@ -1,4 +1,4 @@
-"""Result files: what is in them, that they are whole or absent, and the same bytes for the same input."""
+"""Result files: content, complete or absent, and equal bytes for equal input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 
 
 def read_nrrd(path: Path) -> tuple[dict[str, str], np.ndarray]:
-    """A reader of our own: fields and key/values as text, data with the slowest axis first."""
+    """An independent reader: fields and key/values as text, data with the slowest axis first."""
     header, _, data = path.read_bytes().partition(b"\n\n")
     magic, *rest = header.decode("utf-8").split("\n")
     assert magic == "NRRD0004"
@@ -162,7 +162,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-def test_what_stops_half_way_leaves_no_file(tmp_path: Path, stop: type[BaseException]) -> None:
+def test_interrupted_writing_leaves_no_file(tmp_path: Path, stop: type[BaseException]) -> None:
     class Stopping(np.ndarray):
         def __array_finalize__(self, parent: object) -> None:
             if self.ndim == 2:  # the first slice
@@ -196,7 +196,7 @@ def test_report_is_readable_and_holds_numbers_only(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["volumes"] == [1.5]
 
 
-def test_arrays_that_do_not_fit_are_a_fault_of_the_caller(tmp_path: Path) -> None:
+def test_arrays_of_other_shapes_raise_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="grid"):
         results.write_volume(tmp_path / "e.nrrd", ENTROPY[1:], REFERENCE, False)
     with pytest.raises(ValueError, match="box"):

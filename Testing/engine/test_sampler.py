@@ -50,7 +50,7 @@ class WholeOrNothing(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A denoiser that looks at each voxel alone, so that windows cannot matter."""
+    """A voxelwise denoiser, for which windows make no difference."""
 
     def prepare(self, features, direct):
         return features
@@ -60,7 +60,7 @@ class Pointwise(nn.Module):
 
 
 class Marginals(nn.Module):
-    """An encoder whose direct head knows how often the lesion is there, whatever the image."""
+    """An encoder whose direct head gives the prior of the lesion for any image."""
 
     def forward(self, image):
         p = torch.zeros(image.shape[2:])
@@ -103,15 +103,15 @@ def test_mean_of_the_last_softmax_is_the_marginal():
     assert p[1][~lesion(SHAPE).numpy()].max() < 1e-6
 
 
-def test_one_step_is_no_sample():
-    """The negative control: from one step every mask is the same, though the marginals are right."""
+def test_one_step_is_not_a_sample():
+    """Negative control: one step gives equal masks, with the right marginals."""
     p = draw(a_model(WholeOrNothing()), sample_seeds(3, 100), np.array([LOG_SNR_MIN]))
     assert not p.argmax(1).any()
     assert p[:, 1][:, lesion(SHAPE).numpy()].mean() == pytest.approx(PRESENCE, abs=0.02)
 
 
-def test_independent_voxels_are_no_sample():
-    """The negative control: the same marginals, voxel by voxel, tear the lesion apart."""
+def test_independent_voxels_are_not_a_sample():
+    """Negative control: the same marginals drawn voxel by voxel divide the lesion."""
     torch.manual_seed(0)
     masks = torch.rand(100, *SHAPE) < PRESENCE * lesion(SHAPE)
     whole = (masks == lesion(SHAPE)).all(-1).all(-1).all(-1) | ~masks.any(-1).any(-1).any(-1)
@@ -181,21 +181,21 @@ def test_second_order_steps_are_nearer_to_many_steps_than_first_order_ones():
 
 
 @pytest.mark.parametrize("grid", [[-12, -11, -5, -4.5, 0, 4], [-12, -4, -3.9, -3, 2], np.linspace(-12, 4, 7)])
-def test_an_answer_that_runs_straight_in_log_snr_is_taken_at_the_middle_of_each_step(grid, monkeypatch):
+def test_a_prediction_linear_in_log_snr_is_evaluated_at_the_middle_of_each_step(grid, monkeypatch):
     """DPM-Solver++(2M), algorithm 2, whatever the ratio of two steps: p + (p - before) / h_before * h / 2."""
-    taken = []
-    monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (taken.append(float(p)), x)[1])
+    predictions = []
+    monkeypatch.setattr(solvers, "ddim_step", lambda x, p, node, following: (predictions.append(float(p)), x)[1])
     dpm_solver_2m(lambda x, node: torch.tensor([0.5 + node / 40]), torch.zeros(1), None, np.asarray(grid, float))
     middles = [(a + b) / 2 for a, b in pairwise(grid)]
-    assert taken[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
-    np.testing.assert_allclose(taken[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
+    assert predictions[0] == pytest.approx(0.5 + grid[0] / 40), "the first step knows one answer only"
+    np.testing.assert_allclose(predictions[1:], [0.5 + middle / 40 for middle in middles[1:]], atol=1e-6)
 
 
-def test_the_answer_at_the_first_node_is_not_asked_for_where_it_is_known():
-    asked = []
+def test_a_known_prediction_at_the_first_node_is_not_computed_again():
+    nodes = []
     for first in (torch.tensor([0.3]), None):
-        asked.clear()
+        nodes.clear()
         dpm_solver_2m(
-            lambda x, node: (asked.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
+            lambda x, node: (nodes.append(node), torch.tensor([0.5]))[1], torch.zeros(1), first, np.array([-2.0, 0, 1])
         )
-        assert asked == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])
+        assert nodes == ([0.0, 1.0] if first is not None else [-2.0, 0.0, 1.0])

@@ -1,4 +1,4 @@
-"""One volume, from file to files: what is written, that it repeats, and that stopping keeps or drops what it says."""
+"""One volume, from file to result files: content, reproducibility, and stopping with and without a result."""
 
 import json
 import shutil
@@ -64,15 +64,15 @@ def around(image, lps):
 def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(request_for):
     request = request_for(keep_samples=True)
     report = segment(request).report
-    found, basins = report["regions"], sitk.ReadImage(str(request.output / "regions.nrrd"))
+    regions, basins = report["regions"], sitk.ReadImage(str(request.output / "regions.nrrd"))
     entropy = sitk.ReadImage(str(request.output / "entropy.nrrd"))
-    assert found and sum(region["share"] for region in found) < 1.001
-    assert len(found) <= 50
-    errors = [(region["reviewable_ml"], region["expected_error_ml"]) for region in found]
+    assert regions and sum(region["share"] for region in regions) < 1.001
+    assert len(regions) <= 50
+    errors = [(region["reviewable_ml"], region["expected_error_ml"]) for region in regions]
     assert errors == sorted(errors, reverse=True) and errors[0][1] > 0
     assert 0 <= report["reviewable_ml"] < report["expected_error_ml"]
     names = {0: "background"} | {volume["label"]: volume["name"] for volume in report["volumes"]}
-    for region in found:
+    for region in regions:
         assert all(names[entry["label"]] == entry["name"] for entry in region["classes"])
         right, front, up = region["peak_ras_mm"]
         assert region["basin"] in around(basins, (-right, -front, up))
@@ -102,18 +102,18 @@ def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(reques
     samples = samples if samples.shape[-1] == 4 else np.moveaxis(samples, 0, -1)
     voxel_ml = 3.0 * 2.5 * 4.0 / 1000
     for volume in report["volumes"]:
-        drawn = [(samples[..., n] == volume["label"]).sum() * voxel_ml for n in range(4)]
-        np.testing.assert_allclose(volume["samples_ml"], drawn, atol=1e-3)
+        volumes_ml = [(samples[..., n] == volume["label"]).sum() * voxel_ml for n in range(4)]
+        np.testing.assert_allclose(volume["samples_ml"], volumes_ml, atol=1e-3)
         low, high = volume["interval90_ml"]
         assert low <= volume["mean_ml"] <= high
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(request.output / "segmentation.seg.nrrd")))
     for volume in report["volumes"]:
         assert volume["consensus_ml"] == pytest.approx((labels == volume["label"]).sum() * voxel_ml, abs=1e-3)
     block = np.s_[tuple(slice(a, a + n) for a, n in zip(box_of(request), samples.shape[:3], strict=True))]
-    for n, told in enumerate(report["samples_dice"]):
+    for n, reported in enumerate(report["samples_dice"]):
         pairs = [(samples[..., n] == v["label"], labels[block] == v["label"]) for v in report["volumes"]]
         exact = [2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else 1.0 for a, b in pairs]
-        assert told == pytest.approx(np.mean(exact), abs=1e-4)
+        assert reported == pytest.approx(np.mean(exact), abs=1e-4)
     assert len(report["samples_dice"]) == 4
 
 
@@ -146,7 +146,7 @@ def test_progress_goes_through_the_stages_and_counts_down(request_for):
     assert [now.seconds_left for now in seen if now.step][-1] == 0
 
 
-def test_previews_come_early_and_say_how_many_samples_they_hold(request_for):
+def test_previews_come_early_with_their_number_of_samples(request_for):
     seen = []
     segment(request_for(previews=True, samples=5), preview=seen.append)
     assert [now.samples for now in seen] == [0, 1, 2, 4]
@@ -177,10 +177,10 @@ def test_drop_during_sampling_leaves_nothing(request_for):
 
 
 class Died(BaseException):
-    """As a killed process: nothing of ours catches it."""
+    """As in a killed process: no handler runs."""
 
 
-def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, monkeypatch, tmp_path):
+def test_a_run_that_dies_leaves_a_complete_result_of_its_finished_samples(request_for, monkeypatch, tmp_path):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(samples=6, keep_samples=True, previews=True)
 
@@ -190,26 +190,26 @@ def test_a_run_that_dies_leaves_the_whole_result_of_its_samples(request_for, mon
 
     with pytest.raises(Died):
         segment(request, progress=die)
-    left = [path.name for path in request.output.iterdir() if path.is_dir()]
-    assert len(left) == 1 and left[0].startswith("finished-")
-    kept = request.output / left[0]
-    report = json.loads((kept / "report.json").read_text(encoding="utf-8"))
-    assert report["partial"] and report["samples"] == int(left[0].removeprefix("finished-")) >= 1
+    remaining = [path.name for path in request.output.iterdir() if path.is_dir()]
+    assert len(remaining) == 1 and remaining[0].startswith("finished-")
+    backup = request.output / remaining[0]
+    report = json.loads((backup / "report.json").read_text(encoding="utf-8"))
+    assert report["partial"] and report["samples"] == int(remaining[0].removeprefix("finished-")) >= 1
     other = request_for(samples=report["samples"], keep_samples=True, output=tmp_path / "other", compress=False)
     segment(other)
     for name in ("segmentation.seg.nrrd", "entropy.nrrd", "samples.seq.nrrd"):
-        found, wanted = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (kept, other.output))
-        np.testing.assert_array_equal(found, wanted)
+        actual, expected = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (backup, other.output))
+        np.testing.assert_array_equal(actual, expected)
 
 
-def test_a_run_that_comes_to_its_end_leaves_its_result_alone(request_for, monkeypatch):
+def test_a_completed_run_leaves_no_folders(request_for, monkeypatch):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     segment(request)
     assert not [path for path in request.output.iterdir() if path.is_dir()]
 
 
-def test_a_run_goes_on_where_its_samples_cannot_be_kept(request_for, monkeypatch, capsys):
+def test_a_run_continues_if_its_samples_cannot_be_stored(request_for, monkeypatch, capsys):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(previews=True)
     request.output.mkdir()
@@ -232,12 +232,12 @@ def test_a_volume_far_from_the_model_is_refused(request_for, a_head_file, tmp_pa
         segment(request_for(volume=tmp_path / "tiny.nrrd"))
 
 
-def test_a_device_that_is_not_there(request_for):
+def test_an_unavailable_device_is_refused(request_for):
     with pytest.raises(InputError, match="cuda:77"):
         choose_device("cuda:77")
 
 
-def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
+def test_the_cache_keeps_a_model_until_it_is_cleared(a_model_folder):
     cache, cpu = ModelCache(), choose_device("cpu")
     model = cache.get(str(a_model_folder), cpu)
     assert cache.get(str(a_model_folder), cpu) is model
@@ -245,7 +245,7 @@ def test_cache_keeps_one_model_and_sees_a_new_one(a_model_folder):
     assert cache.get(str(a_model_folder), cpu) is not model
 
 
-def test_one_step_is_refused_before_anything_is_made(request_for):
+def test_one_step_is_refused_before_any_work(request_for):
     request = request_for(steps=1)
     with pytest.raises(InputError, match="two steps"):
         segment(request)
@@ -276,16 +276,16 @@ def test_a_graphics_card_that_cannot_be_used_does_not_hide_the_others(monkeypatc
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", mem_get_info)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
-    assert [(found["id"], found["freeBytes"]) for found in devices()] == [("cpu", None), ("cuda:1", 3)]
+    assert [(device["id"], device["freeBytes"]) for device in devices()] == [("cpu", None), ("cuda:1", 3)]
 
 
 def test_masks_are_kept_only_where_they_are_written():
     p = np.full((2, 1, 1, 2), 0.5, np.float32)
-    kept, counted = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, max_masks=0)
-    for ensemble in (kept, counted):
+    with_masks, without_masks = Ensemble(p, 0.0, 0.001), Ensemble(p, 0.0, 0.001, max_masks=0)
+    for ensemble in (with_masks, without_masks):
         ensemble.add(p, np.array([[[0, 1]]], np.uint8))
-    assert len(kept) == len(counted) == 1 and len(kept.masks) == 1 and counted.masks == []
-    assert counted.volumes.tolist() == kept.volumes.tolist() == [[0.001, 0.001]]
+    assert len(with_masks) == len(without_masks) == 1 and len(with_masks.masks) == 1 and without_masks.masks == []
+    assert without_masks.volumes.tolist() == with_masks.volumes.tolist() == [[0.001, 0.001]]
 
 
 def test_a_volume_that_does_not_fit_is_refused_by_its_header_alone(a_model_folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A correlated start, from metadata to result files: what costs no pass of a network, and what is denoised."""
+"""A correlated start, from metadata to result files: samples without a network, and denoised ones."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ COVARIANCE = {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [
 
 
 def with_entries(folder, copy, **entries):
-    """A copy of a model folder with other entries in our section of its metadata."""
+    """A copy of a model folder with other entries in its section `diffusion_segmentation`."""
     shutil.copytree(folder, copy)
     metadata = json.loads((copy / "metadata.json").read_text(encoding="utf-8"))
     metadata["diffusion_segmentation"].update(entries)
@@ -49,7 +49,7 @@ def denoised_folder(a_model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def copula_run(copula_folder, a_head_file, tmp_path_factory):
-    """A run with the model's own number of samples: the request, its report and the previews it told of."""
+    """A run with the model's own number of samples: the request, its report and its previews."""
     request = Request(
         a_head_file, tmp_path_factory.mktemp("out"), str(copula_folder), device="cpu", keep_samples=True, previews=True
     )
@@ -71,8 +71,8 @@ def test_the_samples_volumes_lie_about_the_expected_one(copula_run):
     """The map is the samples' exact mean: by at most half a standard deviation the mean of 64 may be away from it."""
     _, report, _ = copula_run
     for volume in report["volumes"]:
-        drawn = np.array(volume["samples_ml"])
-        assert abs(volume["mean_ml"] - volume["expected_ml"]) < 0.5 * drawn.std(ddof=1)
+        volumes = np.array(volume["samples_ml"])
+        assert abs(volume["mean_ml"] - volume["expected_ml"]) < 0.5 * volumes.std(ddof=1)
         low, high = volume["interval90_ml"]
         assert low < volume["expected_ml"] < high
 
@@ -99,14 +99,14 @@ def test_disagreement_is_the_entropy_of_the_samples_votes(copula_run):
     assert 0.9 < bits.sum() / entropy.sum() < 1.0
 
 
-def test_a_model_without_a_fit_draws_as_before_and_says_so(a_model_folder, a_head_file, tmp_path):
+def test_a_model_without_a_fitted_start_samples_from_noise_and_reports_it(a_model_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(a_model_folder), device="cpu")).report
     assert report["samples"] == 8 and report["steps"] == 3
     assert report["start"] == {"kind": "noise", "log_snr": None} and report["map_prior"] == 0
     assert [sentence for sentence in report["warnings"] if "not fitted" in sentence]
 
 
-def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file, tmp_path):
+def test_a_denoised_start_uses_the_nodes_after_its_noise_level(denoised_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(denoised_folder), steps=6, device="cpu")).report
     model = models.load(denoised_folder)
     grid = model.step_grid(6)
@@ -116,7 +116,7 @@ def test_a_denoised_start_runs_the_nodes_behind_it(denoised_folder, a_head_file,
     assert report["map_source"] == "both" and report["map_prior"] == 8
 
 
-def test_the_report_says_which_blocks_keep_what_the_start_holds(denoised_folder, a_head_file, tmp_path):
+def test_the_report_states_the_block_size_of_the_constraint(denoised_folder, a_head_file, tmp_path):
     start = models.load(denoised_folder).start.as_json() | {"kept_mm": 16.0}
     folder = with_entries(denoised_folder, tmp_path / "model", start=start)
     report = segment(Request(a_head_file, tmp_path / "out", str(folder), samples=1, device="cpu")).report
@@ -138,7 +138,7 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
 
 
 def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
-    """From so low a level nothing of the start is left in the state; its blocks' contents are."""
+    """At so low a log-SNR the state has no trace of the start; the volumes of its blocks are kept."""
     model = models.load(denoised_folder)
     image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
     gaps = {}
@@ -146,9 +146,9 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
         started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
         encoded = EncodedVolume(started, image, CPU, lambda: None)
         volumes = [
-            [np.bincount(mask.ravel(), minlength=3) for mask in (drawn, encoded.start_mask(seed))]
+            [np.bincount(mask.ravel(), minlength=3) for mask in (volumes_drawn, encoded.start_mask(seed))]
             for seed in range(4)
-            for drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
+            for volumes_drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
         ]
         gaps[kept_mm] = np.abs(np.diff(volumes, axis=1)).mean()
     assert gaps[16.0] < 0.5 * gaps[None]
@@ -222,7 +222,7 @@ def test_an_entry_that_cannot_be_drawn_from_is_refused(a_model_folder, tmp_path,
     ("log_snr", "entry"), [(-4.0, "start"), ("none", "start"), (-3.0, None), (None, None)], ids=str
 )
 def test_no_sample_starts_at_a_level_for_which_the_denoiser_was_not_trained(a_model_folder, tmp_path, log_snr, entry):
-    """From white noise neither: without a word the samples would be anything."""
+    """Neither from white noise: the samples would be arbitrary without a warning."""
     process = models.read_metadata(a_model_folder)["diffusion_segmentation"]["process"] | {"lowest_log_snr": -3.0}
     start = None if log_snr == "none" else {"covariance": COVARIANCE, "log_snr": log_snr}
     folder = with_entries(a_model_folder, tmp_path / "model", start=start, process=process)

@@ -1,14 +1,15 @@
-"""Each question of the study finds what was planted, and the opposite where the opposite was planted."""
+"""Questions of the study find differences that were put into the data, and none where there are none."""
 
 import numpy as np
 import planted
 import pytest
 import torch
+from planted import TASK
 
 from diffusion_segmentation.diffusion.process import LOG_SNR_MIN, adapted_grid
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.networks import space_to_depth
-from diffusion_segmentation.study import curves, fit
+from diffusion_segmentation.study import fit
 from diffusion_segmentation.study.architectures.pair import Pair
 from diffusion_segmentation.study.questions import (
     adaptation,
@@ -17,7 +18,6 @@ from diffusion_segmentation.study.questions import (
     crop_selection,
     direct_or_diffusion,
     fusion,
-    noise_levels,
     sample_count,
     short,
     variations,
@@ -29,25 +29,10 @@ from diffusion_segmentation.study.scores import BETTER, OPEN
 from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training.loss import bin_centres
 
-TASK = "boundary:16x16"
+pytestmark = pytest.mark.usefixtures("few_study_resamples")
+
 LEVELS = bin_centres()
 FACTS = {"iterations": 1, "parameters": 1, "operations": 1}
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    return planted.context(tmp_path_factory.mktemp("study"), TASK)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_resamples():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion_segmentation.evaluation.pooling.RESAMPLES", 150)
-        yield
-
-
-def found(context, rows, **more):
-    return {(TASK, s): {"records": planted.records(context, TASK, s, rows), **more} for s in context.seeds}
 
 
 # A1
@@ -58,11 +43,13 @@ def found(context, rows, **more):
     (planted.pixels, planted.exact, "fails"),
     (planted.exact, planted.exact, "open"),
 ])  # fmt: skip
-def test_a1_says_which_of_two_draws_from_the_truth(context, diffusion, direct, verdict):
+def test_a1_decides_which_of_two_rows_samples_the_posterior(study_context, diffusion, direct, verdict):
     rows = {"direct": direct, "head": planted.exact, "copula": planted.pixels}
     rows |= {f"diffusion-{n}": diffusion for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     question = direct_or_diffusion.DirectOrDiffusion(("direct",))
-    summary = question.summarise(context, found(context, rows, seconds={"direct": 0.1, "diffusion-32": 0.2}))
+    summary = question.summarise(
+        study_context, planted.results(study_context, rows, seconds={"direct": 0.1, "diffusion-32": 0.2})
+    )
     sentence = next(s for s in summary.sentences if '"direct, CE"' in s["text"] and "unbiased GED" in s["text"])
     assert sentence["verdict"] == verdict, sentence
     assert summary.figures and summary.tables and summary.figures[0].png.startswith(b"\x89PNG")
@@ -72,121 +59,52 @@ def test_a1_says_which_of_two_draws_from_the_truth(context, diffusion, direct, v
     (planted.sharpened, planted.exact, ["open", "holds"], ["open", "open"]),
     (planted.single, planted.single, ["holds", "holds"], ["holds", "holds"]),
 ])  # fmt: skip
-def test_a1_holds_the_claim_against_its_control(context, dice, ce, claims, controls):
+def test_a1_compares_the_claim_with_its_control(study_context, dice, ce, claims, controls):
     rows = {"direct": ce, "direct-dice": dice, "head": planted.exact, "copula": planted.exact}
     rows |= {f"diffusion-{n}": planted.exact for n in (1, 8, 32)} | {f"exact-{n}": planted.exact for n in (8, 32)}
     seconds = {"direct": 0.1, "direct-dice": 0.1, "diffusion-32": 0.2}
     question = direct_or_diffusion.DirectOrDiffusion(("direct", "direct-dice"))
-    summary = question.summarise(context, found(context, rows, seconds=seconds))
+    summary = question.summarise(study_context, planted.results(study_context, rows, seconds=seconds))
     for kind, verdicts in (("claim", claims), ("control", controls)):
         sentences = [s for s in summary.sentences if s["claim"] and f", {kind}: " in s["text"]]
         assert ["IoU" in s["text"] for s in sentences] == [True, False] and "ECE" in sentences[1]["text"]
         assert [s["verdict"] for s in sentences] == verdicts, sentences
 
 
-# A2, with real draws from networks that know the answer
+# A2, with real samples from networks with the exact answer
 
 
-def test_a2_a_network_whose_image_or_state_is_cut_loses(context, monkeypatch):
-    of = context.tasks[TASK]
-    cases = [of.case(n) for n in range(len(of.cases))]
+def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch):
+    task = study_context.tasks[TASK]
+    cases = [task.case(n) for n in range(len(task.cases))]
     networks = {
         "mask": planted.Oracle(cases),
-        "noise": planted.Oracle(cases, blind=True),
-        "nothing": planted.Oracle(cases, deaf=True),
+        "noise": planted.Oracle(cases, ignore_image=True),
+        "nothing": planted.Oracle(cases, ignore_state=True),
         "shuffled": planted.Oracle(cases),
     }
-    monkeypatch.setattr(type(context), "network", lambda self, variant: networks[variant.state])
-    monkeypatch.setattr(type(context), "training_facts", lambda self, variant: FACTS)
+    monkeypatch.setattr(type(study_context), "network", lambda self, variant: networks[variant.state])
+    monkeypatch.setattr(type(study_context), "training_facts", lambda self, variant: FACTS)
     flat = {"log_snr": LEVELS, "loss": np.linspace(1, 0, len(LEVELS))[None], "error": None}
     monkeypatch.setattr("diffusion_segmentation.study.sampling.loss_over_levels", lambda *_: flat)
     monkeypatch.setattr("diffusion_segmentation.study.questions.variations.NoisyMask.cases", 10)
     question = variations.NoisyMask()
-    summary = question.summarise(context, {(TASK, s): question.measure(context, TASK, s) for s in context.seeds})
-    against = summary.numbers[TASK]["differences"]
+    summary = question.summarise(
+        study_context, {(TASK, s): question.measure(study_context, TASK, s) for s in study_context.seeds}
+    )
+    differences = summary.numbers[TASK]["differences"]
     full = variations.STATES["mask"]
     for state in ("noise", "nothing"):
-        assert against[f"{full} | {variations.STATES[state]}"]["ged_u"]["verdict"] == BETTER, state
+        assert differences[f"{full} | {variations.STATES[state]}"]["ged_u"]["verdict"] == BETTER, state
     assert summary.numbers[TASK]["scores"][full]["ged_u"]["value"] < 0.05
 
 
-def test_a2_a_network_that_never_looked_at_its_state_gains_nothing(context):
+def test_a2_a_network_that_ignores_its_state_gains_nothing(study_context):
     question = variations.NoisyMask()
     rows = dict.fromkeys(variations.STATES.values(), planted.pixels)
     facts = dict.fromkeys(rows, FACTS)
-    summary = question.summarise(context, found(context, rows, facts=facts))
+    summary = question.summarise(study_context, planted.results(study_context, rows, facts=facts))
     assert {s["verdict"] for s in summary.sentences} == {"open"}
-
-
-# A3
-
-
-def _curves(shift, hump):
-    """Errors of x0 that fall around a half-point, and an image's noise error that falls or rises again."""
-    rng = np.random.default_rng(0)
-    error = 1 / (1 + np.exp(LEVELS - shift)) + 0.005 * rng.standard_normal((40, len(LEVELS)))
-    error = error.clip(1e-9)
-    noise = 1 / (1 + np.exp(-LEVELS - 1)) + (0.8 * np.exp(-((LEVELS + 6) ** 2)) if hump else 0)
-    image = noise * (1 + 0.01 * rng.standard_normal((40, 1)))
-    x0 = (image * np.exp(-LEVELS)).clip(max=1)
-    return {"loss": error.tolist(), "error": error.tolist()}, {"loss": image.tolist(), "error": x0.tolist()}
-
-
-def _a3(tmp_path, shifts, humps=(False, False)):
-    texts = ("boundary:16x16", "template:16x16")
-    context = planted.context(tmp_path, *texts, cases=6)
-    results = {}
-    for text, shift, hump in zip(texts, shifts, humps, strict=True):
-        mask, image = _curves(shift, hump)
-        path = {"reference": [0.5, 0.9], "own": [0.6, 1.0], "decided": [0.3, 0.7]}
-        one = {
-            "curves": {"diffusion": mask, "train": mask, "mask": mask, "image": image},
-            "log_snr": LEVELS.tolist(),
-            "grid": [-12.0, 0.0],
-            "paths": [path] * 6,
-        }
-        results |= {(text, seed): one for seed in context.seeds}
-    return noise_levels.NoiseLevels().summarise(context, results)
-
-
-def test_a3_a_shifted_task_has_another_fingerprint_and_an_equal_one_has_not(tmp_path):
-    shifted = _a3(tmp_path, (-3.0, 1.0)).sentences[-1]
-    assert shifted["verdict"] == "holds" and "fingerprints differ" in shifted["text"]
-    same = _a3(tmp_path, (-2.0, -2.0)).sentences[-1]
-    assert same["verdict"] == "fails" and "fingerprints do not differ" in same["text"]
-
-
-def test_a3_a_loss_that_rises_again_is_told_from_one_that_falls(tmp_path):
-    summary = _a3(tmp_path, (-2.0, -2.0), humps=(True, False)).sentences
-    images = {s["text"].partition(":")[0]: s["verdict"] for s in summary if "of images" in s["text"]}
-    assert images == {"boundary": "fails", "template": "holds"}
-
-
-def test_a3_curves_of_a_known_law():
-    assert curves.half_point(LEVELS, 1 / (1 + np.exp(LEVELS + 2))) == pytest.approx(-2, abs=0.1)
-    assert curves.half_point(LEVELS, np.ones(len(LEVELS))) == LEVELS[-1]
-    assert curves.rise(np.linspace(0, 1, 9)) == 0  # falls as noise is added
-    assert curves.rise(np.array([0.0, 1.0, 0.5])) == pytest.approx(0.5)
-
-
-def test_a3_finds_the_step_at_which_a_label_is_decided(context):
-    of = context.tasks[TASK]
-    truth = of.truth(0)
-    labels = np.zeros((4, 1, *of.shape), int)
-    labels[2:] = 1  # every voxel changes at the third step and stays
-    path = list(np.stack([labels == 0, labels == 1], 2).astype(np.float32))
-    sampler = type("Planned", (), {"sample": lambda *_, **__: Samples(None, None, path)})()
-    decided = noise_levels.trace(sampler, truth, np.zeros(4), 0)["decided"]
-    assert decided == [0.0, 0.0, 1.0, 0.0]
-
-
-def test_a3_path_of_the_sampler_ends_in_its_own_sample(context):
-    of = context.tasks[TASK]
-    cases = [of.case(n) for n in range(3)]
-    sampler = VariantSampler(planted.Oracle(cases), Variant(TASK), of)
-    followed = noise_levels.trace(sampler, of.truth(0), np.linspace(-12, 7, 12), 0)
-    assert followed["own"][-1] == 1 and followed["own"][0] < 1
-    assert sum(followed["decided"]) == pytest.approx(1, abs=1e-4)
 
 
 # A4
@@ -196,15 +114,15 @@ def test_a3_path_of_the_sampler_ends_in_its_own_sample(context):
     (planted.exact, planted.single, "holds"),
     (planted.single, planted.exact, "fails"),
 ])  # fmt: skip
-def test_a4_finds_the_better_grid(context, adapted, cosine, verdict):
+def test_a4_finds_the_better_grid(study_context, adapted, cosine, verdict):
     kinds = {"adapted": adapted, "fingerprint": planted.exact, "cosine": cosine, "uniform": planted.exact}
     rows = {f"{kind}-{k}": row for kind, row in kinds.items() for k in adaptation.STEPS}
-    summary = adaptation.StepGrids().summarise(context, found(context, rows))
+    summary = adaptation.StepGrids().summarise(study_context, planted.results(study_context, rows))
     against_cosine = [s["verdict"] for s in summary.sentences if adaptation.TITLES["cosine"] in s["text"]]
     assert against_cosine == [verdict] * len(adaptation.STEPS)
 
 
-def test_a4_advice_follows_the_fingerprint(context):
+def test_a4_advice_follows_the_fingerprint(study_context):
     assert adaptation.recommended_scale(0.0) == 1.0
     assert adaptation.recommended_scale(2 * np.log(0.2)) == 0.2
     question = adaptation.Adaptation()
@@ -216,7 +134,7 @@ def test_a4_advice_follows_the_fingerprint(context):
             for kind in adaptation.GRIDS
             for name in [adaptation.row_of(variant, kind)]
         }
-        summary = question.summarise(context, found(context, rows, half_point=2 * np.log(0.2)))
+        summary = question.summarise(study_context, planted.results(study_context, rows, half_point=2 * np.log(0.2)))
         verdict = "holds" if good.startswith("cosine") else "fails"
         assert summary.numbers[TASK]["best"] == good and summary.sentences[0]["verdict"] == verdict
 
@@ -225,21 +143,21 @@ def test_a4_advice_follows_the_fingerprint(context):
 
 
 @pytest.mark.parametrize("question", [variations.Targets(), variations.Losses(), variations.Architectures()])
-def test_rows_find_the_better_of_every_pair_and_its_opposite(context, question):
+def test_rows_find_the_better_of_every_pair_and_its_opposite(study_context, question):
     better = {a for a, _ in list(question.pairs().values())[:1]}
     for good, verdict in ((True, "holds"), (False, "fails")):
         rows = {
             title: planted.exact if (title in better) == good else planted.sharpened for title in question.rows(TASK, 0)
         }
         facts = dict.fromkeys(rows, FACTS)
-        summary = question.summarise(context, found(context, rows, facts=facts))
+        summary = question.summarise(study_context, planted.results(study_context, rows, facts=facts))
         assert summary.sentences[0]["verdict"] == verdict, summary.sentences[0]
 
 
-def test_a6_one_step_of_the_exact_denoiser_is_no_sample(context):
-    of = context.tasks[TASK]
-    truth = of.truth(1)
-    sampler = VariantSampler(planted.Oracle([truth.case]), Variant(TASK), of)
+def test_a6_one_step_of_the_exact_denoiser_does_not_give_a_sample(study_context):
+    task = study_context.tasks[TASK]
+    truth = task.truth(1)
+    sampler = VariantSampler(planted.Oracle([truth.case]), Variant(TASK), task)
     once, many = (sampler.sample(truth.case.image, 32, np.linspace(LOG_SNR_MIN, 7, k), 0).masks for k in (1, 25))
     volumes = [masks.reshape(32, -1).sum(1).var() for masks in (once, many)]
     assert volumes[0] < 0.05 * volumes[1]
@@ -248,18 +166,20 @@ def test_a6_one_step_of_the_exact_denoiser_is_no_sample(context):
 # A7
 
 
-def test_a7_tells_counting_from_the_model(context):
-    of, case_scores = context.tasks[TASK], {"good": [], "bad": []}
+def test_a7_distinguishes_errors_of_counting_from_errors_of_the_model(study_context):
+    task, case_scores = study_context.tasks[TASK], {"good": [], "bad": []}
     rng = np.random.default_rng(1)
     for index in range(12):
-        truth = of.truth(index)
+        truth = task.truth(index)
         exact = truth.case.sample(rng, 64)
         for kind, masks in (("good", truth.case.sample(rng, 64)), ("bad", np.repeat(exact[:1], 64, 0))):
             softmax = np.stack([masks == 0, masks == 1], 1).astype(np.float32)
             case_scores[kind].append(sample_count.count_scores(truth, masks, softmax, exact))
     question = sample_count.SampleCount()
     for kind, verdict in (("good", "holds"), ("bad", "fails")):
-        summary = question.summarise(context, {(TASK, s): {"cases": case_scores[kind]} for s in context.seeds})
+        summary = question.summarise(
+            study_context, {(TASK, s): {"cases": case_scores[kind]} for s in study_context.seeds}
+        )
         assert summary.sentences[-1]["verdict"] == verdict, summary.sentences[-1]
         ece = summary.numbers[TASK]["ece"]
         gap = dict(ece["model"])[64]["value"] - dict(ece["exact"])[64]["value"]
@@ -269,7 +189,7 @@ def test_a7_tells_counting_from_the_model(context):
 # A9
 
 
-def test_a9_windows_around_the_mask_show_it_too_often():
+def test_a9_windows_around_the_mask_overrepresent_it():
     rng = np.random.default_rng(0)
     masks = np.zeros((400, 1, 16, 16), np.uint8)
     masks[::4, :, 3:6, 3:6] = 1  # there in a quarter of the cases
@@ -280,15 +200,15 @@ def test_a9_windows_around_the_mask_show_it_too_often():
 
 
 @pytest.mark.parametrize(("bias", "verdict"), [(0.05, "holds"), (0.0, "open"), (-0.05, "fails")])
-def test_a9_finds_a_biased_loader(context, bias, verdict):
+def test_a9_finds_a_biased_loader(study_context, bias, verdict):
     rng = np.random.default_rng(0)
 
     def rows(shift):
         noise = rng.standard_normal(40) * 0.01 + shift
         return {row: [[100 * value, 100.0, 50.0] for value in noise] for row in ("direct head", "samples")}
 
-    results = {(TASK, s): {"image": rows(0.0), "labels": rows(bias)} for s in context.seeds}
-    summary = crop_selection.CropSelection().summarise(context, results)
+    results = {(TASK, s): {"image": rows(0.0), "labels": rows(bias)} for s in study_context.seeds}
+    summary = crop_selection.CropSelection().summarise(study_context, results)
     if bias:
         assert {s["verdict"] for s in summary.sentences} == {verdict}
     else:
@@ -299,7 +219,7 @@ def test_a9_finds_a_biased_loader(context, bias, verdict):
 
 
 class Local(Pair):
-    """A network that looks at each cell alone: windows cannot change what it says."""
+    """A cellwise network, for which windows make no difference."""
 
     def encode(self, image):
         cells = space_to_depth(image)
@@ -312,16 +232,16 @@ class Local(Pair):
         return condition[0]
 
 
-def test_a10_windows_of_one_noise_field_are_the_whole_for_a_local_network():
+def test_a10_windows_of_one_noise_field_equal_the_whole_image_for_a_local_network():
     network, image = Local(2, 2, 8), np.random.default_rng(0).random((32, 32), np.float32)
     grid = adapted_grid(LEVELS, np.linspace(1, 0, len(LEVELS)), 5)
-    drawn = {how: windows.sample_in_windows(network, image, how, 4, grid, 3) for how in windows.TITLES}
-    np.testing.assert_allclose(drawn["whole"], drawn["one"], atol=1e-5)
-    assert all(p.shape == (4, 2, 32, 32) for p in drawn.values())
-    assert not np.allclose(drawn["stitched"], drawn["one"], atol=0.1)  # its noise is another
+    samples = {how: windows.sample_in_windows(network, image, how, 4, grid, 3) for how in windows.TITLES}
+    np.testing.assert_allclose(samples["whole"], samples["one"], atol=1e-5)
+    assert all(p.shape == (4, 2, 32, 32) for p in samples.values())
+    assert not np.allclose(samples["stitched"], samples["one"], atol=0.1)  # its noise is another
 
 
-def test_a10_sees_seams():
+def test_a10_detects_seams():
     rng = np.random.default_rng(0)
     whole = np.repeat(rng.integers(0, 2, (200, 1, 1)), 32, 1).repeat(32, 2)
     halves = np.concatenate([whole[:, :16], rng.permutation(whole)[:, 16:]], 1)
@@ -334,24 +254,24 @@ def test_a10_sees_seams():
 # Fusion
 
 
-def test_fusion_rules_are_what_they_are_said_to_be():
+def test_fusion_rules_follow_their_definitions():
     masks = np.zeros((5, 8, 8), np.uint8)
     masks[:3, 2:6, 2:6] = 1
     softmax = np.stack([1 - masks, masks], 1).astype(np.float32)
-    drawn = Samples(masks, softmax, [softmax] * 10)
-    at = {rule: RULES[rule](drawn)[1, 3, 3] for rule in RULES}
+    samples = Samples(masks, softmax, [softmax] * 10)
+    at = {rule: RULES[rule](samples)[1, 3, 3] for rule in RULES}
     assert at["mean probability"] == pytest.approx(0.6) and at["majority"] == pytest.approx(0.6)
     assert at["squared mean (MedSegDiff)"] == pytest.approx(0.36)
     assert at["medoid sample"] == 1
-    assert at["step uncertainty (Diff-UNet)"] > 0.99  # a sum of fifty terms of which thirty say yes
+    assert at["step uncertainty (Diff-UNet)"] > 0.99  # a sum of fifty terms, thirty of them positive
     assert at["STAPLE"] > 0.6
     for rule in RULES:
-        np.testing.assert_allclose(RULES[rule](drawn).sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(RULES[rule](samples).sum(0), 1, atol=1e-5)
 
 
-def test_fusion_prefers_the_mean_to_its_square(context):
+def test_fusion_prefers_the_mean_to_its_square(study_context):
     rows = {rule: planted.exact if rule == fusion.MEAN else planted.sharpened for rule in RULES}
-    summary = fusion.Fusion().summarise(context, found(context, rows))
+    summary = fusion.Fusion().summarise(study_context, planted.results(study_context, rows))
     verdicts = [s["verdict"] for s in summary.sentences if " in ECE by " in s["text"]]
     assert verdicts == ["holds"] * (len(RULES) - 1) and all(s["verdict"] != "fails" for s in summary.sentences)
 
@@ -367,11 +287,11 @@ def test_questions_are_chosen_by_name():
         chosen("A11")
 
 
-def test_nothing_is_said_to_hold_where_all_rows_are_alike(context):
+def test_no_claim_holds_if_all_rows_are_equal(study_context):
     question = variations.Losses()
     rows = dict.fromkeys(question.rows(TASK, 0), planted.exact)
     facts = dict.fromkeys(rows, FACTS)
-    summary = question.summarise(context, found(context, rows, facts=facts))
+    summary = question.summarise(study_context, planted.results(study_context, rows, facts=facts))
     assert all(
         d["verdict"] == OPEN for pair in summary.numbers[TASK]["differences"].values() for d in pair.values() if d
     )

@@ -10,8 +10,8 @@ import sys
 import time
 
 import numpy as np
-import planted
 import pytest
+from ball_dataset import write_ball_dataset
 
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def request(folder, **changes):
-    asked = {
+    options = {
         "data": ("boundary:16x16",),
         "output": folder,
         "budget": 3.0,
@@ -40,7 +40,7 @@ def request(folder, **changes):
         "device": "cpu",
         "questions": (DirectOrDiffusion(("direct",)), NoiseLevels()),
     }
-    return study.StudyOptions(**{**asked, **changes})
+    return study.StudyOptions(**{**options, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,59 +51,59 @@ def fewer_resamples():
 
 
 @pytest.fixture(scope="module")
-def found(folder):
+def result(folder):
     return study.study(request(folder))
 
 
 @pytest.mark.slow
-def test_real_training_finds_what_must_be_true_of_this_task(found):
-    a1 = found["questions"]["A1"]["numbers"]["boundary:16x16"]
-    # One number decides the whole border: pixels drawn each by itself cannot have its spread, joint samples have.
+def test_real_training_finds_what_must_be_true_of_this_task(result):
+    a1 = result["questions"]["A1"]["numbers"]["boundary:16x16"]
+    # One number decides the whole border: joint samples have its spread, independent pixels have not.
     assert a1["differences"]["direct"]["spread"]["verdict"] == "better"
     assert a1["scores"]["diffusion-32"]["spread"]["value"] > 5 * a1["scores"]["direct"]["spread"]["value"]
     assert a1["differences"]["direct"]["coverage"]["verdict"] == "better"
-    a3 = found["questions"]["A3"]["numbers"]["boundary:16x16"]
+    a3 = result["questions"]["A3"]["numbers"]["boundary:16x16"]
     with_image, without = (a3["half_points"][name]["value"] for name in ("diffusion", "mask"))
-    assert with_image < without  # the image tells most of the mask, so more noise is borne
-    sentences = " ".join(s["text"] for s in found["questions"]["A3"]["sentences"])
+    assert with_image < without  # the image determines most of the mask, which allows more noise
+    sentences = " ".join(s["text"] for s in result["questions"]["A3"]["sentences"])
     assert "of masks given the image is not monotonic" in sentences
 
 
 @pytest.mark.slow
-def test_report_is_one_file_with_its_numbers_beside_it(found, folder):
+def test_report_is_one_file_with_its_numbers_beside_it(result, folder):
     page = (folder / "study.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<script" not in page
-    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    assert said == json.loads(json.dumps(found))
+    stored = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(result))
     pictures = sorted(path.stem for path in (folder / "figures").glob("*.png"))
     assert pictures == sorted(path.stem for path in (folder / "figures").glob("*.csv")) and len(pictures) == 3
-    assert page.count("<img") == 3 and all(f"figures/{name}.png" in json.dumps(said) for name in pictures)
+    assert page.count("<img") == 3 and all(f"figures/{name}.png" in json.dumps(stored) for name in pictures)
     with (folder / "figures" / "noise-levels-boundary-16x16.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 2 * 24 and float(rows[0]["loss"]) > 0
-    assert "95 %" in page and found["facts"]["networks"] == 8
+    assert "95 %" in page and result["facts"]["networks"] == 8
     text = (folder / "study.md").read_text(encoding="utf-8")
     assert all(f"](figures/{name}.png)" in text for name in pictures)
     assert text.count("| --- |") == page.count("<table") and all(
-        s["text"][:20] in text for s in said["questions"]["A3"]["sentences"]
+        s["text"][:20] in text for s in stored["questions"]["A3"]["sentences"]
     )
 
 
 @pytest.mark.slow
-def test_the_same_command_trains_and_measures_nothing_again(found, folder, monkeypatch, capsys):
+def test_the_same_command_trains_and_measures_nothing_again(result, folder, monkeypatch, capsys):
     monkeypatch.setattr(study.pool, "run", lambda *_: pytest.fail("something was done again"))
     again = study.study(request(folder))
-    assert again["questions"] == found["questions"]
+    assert again["questions"] == result["questions"]
     assert "8 networks are in the cache" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_text_for_a_terminal_names_question_and_report(found, folder):
-    text = report.text(found, folder)
+def test_text_for_a_terminal_names_question_and_report(result, folder):
+    text = report.text(result, folder)
     assert "A3 What is learnt at which noise level" in text and text.endswith(f"The report is {folder / 'study.html'}")
 
 
-def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
+def test_all_variants_get_the_same_time_within_the_budget():
     variants = study.required_variants([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
     minutes = study.training_minutes(60, variants, 2)
     assert len(variants) == 4 * 7 and len(set(variants)) == len(variants)
@@ -123,7 +123,7 @@ def test_every_arm_gets_the_same_time_and_all_fit_the_budget():
         ({"questions": None, "only": "A10", "data": ("boundary:24x24",)}, "multiples of 16"),
     ],
 )
-def test_what_cannot_be_studied_is_said_before_anything_is_trained(tmp_path, changes, sentence):
+def test_invalid_studies_are_refused_before_any_training(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         study.study(request(tmp_path, **changes, sizes=Sizes(4, 4, 4)))
     assert not (tmp_path / "study.html").exists() and not (tmp_path / "cache" / "arms").exists()
@@ -138,11 +138,11 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
-    data = planted.balls(tmp_path / "data", cases=8, raters=1)
-    asked = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
-    found = study.study(asked)
-    assert found["facts"]["data"]["Balls"]["known_answer"] is False
-    scores = found["questions"]["A1"]["numbers"]["Balls"]["scores"]
+    data = write_ball_dataset(tmp_path / "data", [(5,)] * 8)
+    options = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
+    result = study.study(options)
+    assert result["facts"]["data"]["Balls"]["known_answer"] is False
+    scores = result["questions"]["A1"]["numbers"]["Balls"]["scores"]
     assert scores["direct"]["iou"]["value"] is not None and scores["direct"]["spread"] is None
 
 
@@ -151,7 +151,7 @@ def test_a_folder_is_studied_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def flat_model(tmp_path_factory):
-    """A model of `boundary` that knows the answer to nothing, with a loss curve that puts its steps in a bad place."""
+    """An untrained model of `boundary`, with a loss curve that gives bad steps."""
     settings = Phantoms("boundary:16x16").settings()
     section = settings["diffusion_segmentation"]
     encoder, denoiser = models.build(section["network"], 2)
@@ -172,20 +172,20 @@ def flat_model(tmp_path_factory):
 
 
 def test_adapt_moves_the_steps_and_keeps_the_weights(flat_model, tmp_path):
-    asked = adapt.AdaptOptions("boundary:16x16", str(flat_model), tmp_path, "cpu", Sizes(1, 16, 8))
-    found = adapt.adapt(asked)
-    old, new = (np.array(found["grids"][name]) for name in (adapt.OLD, adapt.NEW))
+    options = adapt.AdaptOptions("boundary:16x16", str(flat_model), tmp_path, "cpu", Sizes(1, 16, 8))
+    result = adapt.adapt(options)
+    old, new = (np.array(result["grids"][name]) for name in (adapt.OLD, adapt.NEW))
     assert len(old) == len(new) == 4 and abs(old - new).max() > 1
     before, after = models.load(flat_model), models.load(tmp_path / "model")
     assert before.section["sha256"] == after.section["sha256"]
     np.testing.assert_allclose(after.step_grid(4), new, atol=1e-3)
     assert after.section["adapted"]["data"] == "boundary:16x16"
-    assert found["sentence"] and found["gain"]["verdict"] in ("better", "worse", "not decided")
+    assert result["sentence"] and result["gain"]["verdict"] in ("better", "worse", "not decided")
     advice = json.loads((tmp_path / "training.json").read_text())
     assert 0.05 <= advice["diffusion_segmentation"]["process"]["input_scale"] <= 1
 
 
-def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
+def test_adapt_refuses_data_that_do_not_fit_the_model(flat_model, tmp_path):
     for data, sentence in (("lesions:16x16", "same structures"), ("boundary:20x20", "multiple of 8")):
         with pytest.raises(InputError, match=sentence):
             adapt.adapt(adapt.AdaptOptions(data, str(flat_model), tmp_path, "cpu", Sizes(1, 4, 4)))
@@ -196,7 +196,7 @@ def test_adapt_says_what_does_not_fit(flat_model, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
+def test_ctrl_c_ends_every_process_and_keeps_finished_results(tmp_path):
     command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
@@ -212,8 +212,8 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path):
             break
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of them
-    said = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and said.splitlines()[-1] == "Cancelled."
+    stderr = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and stderr.splitlines()[-1] == "Cancelled."
     assert _ends(process.pid), "processes are left behind"
     assert list(variants.glob("*.safetensors")) and not (tmp_path / "study.html").exists()
     assert 0 < min(json.loads((tmp_path / "cache" / "clock.json").read_text()).values()) < 5
@@ -243,13 +243,13 @@ def _ends(group):
     return False
 
 
-def test_a_process_that_dies_is_said_in_a_sentence():
+def test_a_process_that_dies_is_reported_in_one_sentence():
     jobs = [(1.0, os._exit, (3,)), (1.0, time.sleep, (0.1,))]
     with pytest.raises(DiffusionSegmentationError, match="was killed"):
         list(pool.run(jobs, 1, "training", "networks"))
 
 
-def test_what_a_job_raises_is_raised_and_ends_the_others():
+def test_an_exception_of_a_job_is_raised_and_ends_the_others():
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         list(pool.run([(1.0, divmod, (1, 0)), (1.0, time.sleep, (60,))], 2, "training", "networks"))

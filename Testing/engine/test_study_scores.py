@@ -1,4 +1,4 @@
-"""The study's verdicts tell planted truths from their opposites, and say so when nothing is decided."""
+"""Verdicts of the study: known differences are decided rightly, and others are left open."""
 
 import numpy as np
 import planted
@@ -42,7 +42,7 @@ def _by_seed(tmp_path_factory):
         ("iou", "exact", "single"),
     ],
 )
-def test_every_measure_tells_the_exact_sampler_from_a_wrong_one(by_seed, measure, good, bad):
+def test_every_measure_distinguishes_the_exact_sampler_from_a_wrong_one(by_seed, measure, good, bad):
     assert compare(by_seed, good, bad, measure)["verdict"] == BETTER
     assert compare(by_seed, bad, good, measure)["verdict"] == WORSE
 

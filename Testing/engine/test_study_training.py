@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-import planted
 import pytest
 import torch
+from ball_dataset import write_ball_dataset
 from safetensors.torch import load_file
 
 from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, linear_log_snr, one_hot_state
@@ -29,7 +29,7 @@ def task(tmp_path_factory):
     return prepare(TASK, tmp_path_factory.mktemp("cache"), SIZES)
 
 
-def test_a_task_is_kept_and_its_parts_differ(task):
+def test_a_task_is_cached_and_its_parts_differ(task):
     images, masks = task.arrays(TRAIN)
     assert images.shape == (32, 16, 16) and masks.shape == (32, MASKS, 16, 16) and masks.max() == 1
     assert not np.array_equal(images[:6], task.arrays(VALIDATION)[0][:6])
@@ -40,13 +40,13 @@ def test_a_task_is_kept_and_its_parts_differ(task):
     assert np.array_equal(task.case(2).image, task.case(2).image)
 
 
-def test_what_is_no_task_is_said_in_a_sentence(tmp_path):
+def test_unknown_tasks_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="neither a folder of labelled images nor a task"):
         prepare("nothing", tmp_path, SIZES)
 
 
 def test_a_folder_becomes_windows_around_its_structures(tmp_path):
-    data = planted.balls(tmp_path / "data", cases=6, raters=2)
+    data = write_ball_dataset(tmp_path / "data", [(5, 6)] * 6)
     of = prepare(str(data), tmp_path / "cache", Sizes(train=16, validation=16, test=6))
     images, masks = of.arrays(TRAIN)
     assert images.shape == (16, 32, 32, 32) and masks.shape[1] == MASKS and not of.exact and len(of.cases)
@@ -58,12 +58,12 @@ def test_a_folder_becomes_windows_around_its_structures(tmp_path):
 
 def test_a_folder_of_too_few_cases_is_refused(tmp_path):
     with pytest.raises(InputError, match="5 labelled cases or more"):
-        prepare(str(planted.balls(tmp_path / "data", cases=3, raters=1)), tmp_path / "cache", SIZES)
+        prepare(str(write_ball_dataset(tmp_path / "data", [(5,)] * 3)), tmp_path / "cache", SIZES)
 
 
 @pytest.mark.parametrize("loss", ["ce", "mse", "v", "eps"])
 @pytest.mark.parametrize("log_snr", [-6.0, 0.0, 4.0])
-def test_a_perfect_answer_is_read_as_the_truth_whatever_is_predicted(loss, log_snr):
+def test_a_perfect_answer_is_scored_as_the_truth_for_any_prediction(loss, log_snr):
     labels = torch.randint(0, 3, (2, 4, 4, 4))
     x0 = one_hot_state(labels, 3)
     noise, level = torch.randn(x0.shape), torch.full((2,), log_snr)
@@ -103,11 +103,11 @@ def test_shuffled_masks_are_those_of_other_cases(task):
 
 def test_linear_schedule_is_that_of_image_generation():
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    kept = torch.cumprod(1 - beta, 0)
-    expected = torch.log(kept / (1 - kept))
-    found = linear_log_snr((torch.arange(1000) + 1) / 1000, 1.0).double()
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    expected = torch.log(alpha_bar / (1 - alpha_bar))
+    log_snr = linear_log_snr((torch.arange(1000) + 1) / 1000, 1.0).double()
     middle = slice(50, 950)
-    torch.testing.assert_close(found[middle], expected[middle], atol=0.06, rtol=0)
+    torch.testing.assert_close(log_snr[middle], expected[middle], atol=0.06, rtol=0)
 
 
 def test_grids_and_solvers_agree_on_the_exact_denoiser():
@@ -142,13 +142,13 @@ def test_stochastic_network_learns_that_pixels_go_together():
         network.loss(image, target).backward()
         optimiser.step()
     with torch.no_grad():
-        drawn = network.draw(image[:1], 64)[0].unflatten(1, (2, -1)).argmax(1).float().flatten(1).mean(1)
+        means = network.draw(image[:1], 64)[0].unflatten(1, (2, -1)).argmax(1).float().flatten(1).mean(1)
     assert float(network.loss(image, target)) < 0.5 * first
-    assert drawn.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
+    assert means.var() > 0.1  # whole masks of one class or the other: independent pixels have 0.001
 
 
 @pytest.mark.slow
-def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
+def test_training_of_a_variant_stops_and_resumes(task, tmp_path, monkeypatch):
     variant = Variant(TASK, form="direct")
     path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
     monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
@@ -173,7 +173,7 @@ def _stop_after(training, steps):
         raise KeyboardInterrupt
 
 
-def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
+def test_a_damaged_checkpoint_restarts_the_training(task, tmp_path):
     variant = Variant(TASK, form="direct")
     path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.checkpoint"
     path.write_bytes(b"not a checkpoint")
@@ -195,14 +195,14 @@ def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
         Variant(TASK, halved=True, crops="labels"),
     ],
 )
-def test_every_kind_of_arm_trains(variant, task, tmp_path):
+def test_every_kind_of_variant_trains(variant, task, tmp_path):
     network = fit.trained(variant, task, 0.01, tmp_path, "cpu")
     before = fit.build(variant, task).state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
-def test_arms_are_told_apart():
+def test_variants_have_different_keys():
     variants = [Variant(TASK), Variant(TASK, 1), Variant(TASK, loss="eps"), *ensemble(TASK, 0)]
     assert len({variant.key("content", 1.0, "cpu") for variant in variants}) == len(variants) == 3 + ENSEMBLE_SIZE
     assert Variant(TASK).key("content", 1.0, "cpu") != Variant(TASK).key("content", 2.0, "cpu")

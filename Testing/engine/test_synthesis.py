@@ -1,4 +1,4 @@
-"""Heads that never were: the draw's marginals are the atlas's, and everything that is varied stays within bounds."""
+"""Synthetic heads: marginals are those of the atlas, and all variations stay within bounds."""
 
 import atlases
 import numpy as np
@@ -39,30 +39,30 @@ def test_drawn_tissues_have_the_marginals_of_the_atlas(atlas):
     rng = np.random.default_rng(1)
     count = 24
     classes = range(1, 8)
-    drawn = np.mean(
+    mean_labels = np.mean(
         [[(atlas.classes[draw_tissues(atlas, rng)] == c).sum() for c in classes] for _ in range(count)],
         axis=0,
     )
     priors = atlas.priors.reshape(len(TISSUES), -1).sum(1) / 255
     expected = [priors[atlas.classes[: len(TISSUES)] == c].sum() for c in classes]
-    np.testing.assert_allclose(drawn, expected, rtol=0.15)
+    np.testing.assert_allclose(mean_labels, expected, rtol=0.15)
 
 
 def test_drawn_tissues_are_sheets_not_salt_and_pepper(atlas):
     """The negative control is a voxelwise draw with the same marginals: far more voxels differ from their neighbour."""
     rng = np.random.default_rng(2)
-    drawn = draw_tissues(atlas, rng)
+    tissues = draw_tissues(atlas, rng)
     cumulative = np.cumsum(atlas.priors.astype(int), axis=0)
-    independent = (cumulative <= rng.integers(0, 255, drawn.shape)).sum(0)
+    independent = (cumulative <= rng.integers(0, 255, tissues.shape)).sum(0)
 
     def rough(a):
         return (a[:, :, 1:] != a[:, :, :-1])[:, :, 15:25].mean()
 
-    assert rough(drawn) < 0.75 * rough(np.minimum(independent, len(TISSUES) - 1))
+    assert rough(tissues) < 0.75 * rough(np.minimum(independent, len(TISSUES) - 1))
 
 
-def test_a_neck_is_background_and_leaves_the_head_as_it_was(atlas):
-    """Muscles and cord look like brain: what is drawn below the head must be there, and must carry no label."""
+def test_an_added_neck_is_background_and_does_not_change_the_head(atlas):
+    """Muscles and cord look like brain: the neck below the head must be drawn, without labels."""
     rng = np.random.default_rng(4)
     head = draw_tissues(atlas, rng)
     head[:6, 10:34, 8:32] = atlas.numbers["soft tissue"]
@@ -102,9 +102,9 @@ def test_training_and_unseen_heads_have_the_spacing_of_the_model(atlas_file):
 
     def rough(spacing):
         stream = iter(synthesis.SyntheticHeads(atlas_file, [(24, 24, 24)], seed=0, bank=1, spacing_mm=spacing))
-        drawn = [next(stream)[1][0].numpy() for _ in range(12)]
+        windows = [next(stream)[1][0].numpy() for _ in range(12)]
         unseen = [labels for _, labels in synthesis.unseen_heads(atlas_file, (24, 24, 24), 12, 0, spacing_mm=spacing)]
-        borders = [[(a[1:] != a[:-1]).sum(), ((a[1:] > 0) | (a[:-1] > 0)).sum()] for a in (*drawn, *unseen)]
+        borders = [[(a[1:] != a[:-1]).sum(), ((a[1:] > 0) | (a[:-1] > 0)).sum()] for a in (*windows, *unseen)]
         return [np.divide(*np.sum(part, axis=0)) for part in (borders[:12], borders[12:])]
 
     for coarse, fine in zip(rough(3.0), rough(0.75), strict=True):
@@ -137,8 +137,8 @@ def test_normalise_goes_from_the_half_percent_quantile_to_99_percent_of_what_is_
 
 def test_a_window_of_ct_goes_from_0_to_1_and_is_cut():
     image = np.array([-1000.0, -200.0, 50.0, 300.0, 3000.0], np.float32)
-    found = normalise(image, {"window": [-200.0, 300.0]})
-    np.testing.assert_allclose(found, [0, 0, 0.5, 1, CEILING], atol=1e-6)
+    normalised = normalise(image, {"window": [-200.0, 300.0]})
+    np.testing.assert_allclose(normalised, [0, 0, 0.5, 1, CEILING], atol=1e-6)
 
 
 def test_body_box_holds_the_head_and_leaves_a_speck_out():

@@ -1,4 +1,4 @@
-"""What a drawn head is made of: a cortex as thick as a cortex, sulci, folia, layers, and ventricles of every age."""
+"""Anatomy of synthetic heads: thickness of the cortex, sulci, folia, layers, and sizes of ventricles."""
 
 import atlases
 import numpy as np
@@ -18,7 +18,7 @@ def atlas(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn(atlas):
+def anatomies(atlas):
     """Tissue maps as the priors give them, and the same with a cortex."""
     pairs = []
     for seed in range(4):
@@ -52,7 +52,7 @@ def test_divided_tissues_have_the_class_of_the_whole(atlas):
 
 
 def test_folds_go_on_in_depth_and_wind_on_the_surface():
-    """Blades and not blobs: two points above each other are more alike than two as far apart beside each other."""
+    """Folds extend in depth: points above each other are more alike than points beside each other."""
     grid = FoldGrid.around(np.zeros((120, 150, 120), np.uint8))
     depth, beside, values = [], [], []
     for seed in range(4):
@@ -66,20 +66,20 @@ def test_folds_go_on_in_depth_and_wind_on_the_surface():
     assert abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
 
 
-def test_a_cortex_is_1_5_to_4_5_mm_thick(drawn, atlas):
+def test_a_cortex_is_1_5_to_4_5_mm_thick(anatomies, atlas):
     """The thresholded priors are the negative control: their cortex is as thick as the prior is wide."""
-    before, after = (np.concatenate([distances(pair[n], atlas) for pair in drawn]) for n in (0, 1))
+    before, after = (np.concatenate([distances(pair[n], atlas) for pair in anatomies]) for n in (0, 1))
     low, high = cortex.THICKNESS_MM
-    within = [np.mean((found >= low - 0.5) & (found <= high + 0.5)) for found in (before, after)]
+    within = [np.mean((thicknesses >= low - 0.5) & (thicknesses <= high + 0.5)) for thicknesses in (before, after)]
     assert within[1] > 0.97
     assert within[0] < 0.9
     assert 2.0 < np.median(after) < 3.6
 
 
-def test_no_white_matter_lies_against_fluid_of_the_surface(drawn, atlas):
+def test_no_white_matter_lies_against_fluid_of_the_surface(anatomies, atlas):
     number = atlas.numbers
     shares = []
-    for pair in drawn:
+    for pair in anatomies:
         bare = []
         for tissue in pair:
             inner = tissue[atlas.stages.box]
@@ -108,9 +108,9 @@ def test_two_banks_that_meet_leave_a_narrow_sulcus(atlas):
     assert opened >= 6
 
 
-def test_folia_divide_the_cerebellum_and_nothing_else(drawn, atlas):
+def test_folia_divide_the_cerebellum_and_nothing_else(anatomies, atlas):
     number = atlas.numbers
-    before = drawn[0][1]
+    before = anatomies[0][1]
     after = before.copy()
     cerebellum.add_folia(after, atlas, np.random.default_rng(0))
     changed = after != before
@@ -128,10 +128,10 @@ def test_folia_divide_the_cerebellum_and_nothing_else(drawn, atlas):
     assert (atlas.classes[after] == atlas.classes[before]).all()
 
 
-def test_dura_and_blood_take_the_place_of_fluid_only(drawn, atlas):
+def test_dura_and_blood_take_the_place_of_fluid_only(anatomies, atlas):
     number = atlas.numbers
     shares = []
-    for seed, (_, before) in enumerate(drawn):
+    for seed, (_, before) in enumerate(anatomies):
         after = before.copy()
         meninges.add_meninges(after, atlas, np.random.default_rng(seed))
         changed = after != before
@@ -142,9 +142,9 @@ def test_dura_and_blood_take_the_place_of_fluid_only(drawn, atlas):
     assert (shares.max(0) > [0.05, 0.005]).all() and shares.sum(1).max() < 0.7
 
 
-def test_skin_lies_outside_fat_and_marrow_inside_bone(drawn, atlas):
+def test_skin_lies_outside_fat_and_marrow_inside_bone(anatomies, atlas):
     number = atlas.numbers
-    tissue = drawn[0][1].copy()
+    tissue = anatomies[0][1].copy()
     bone = tissue == number["skull"]
     scalp_and_skull.layer_scalp_and_skull(tissue, atlas, np.random.default_rng(3))
     depth = ndimage.distance_transform_edt(tissue != number["air"])
@@ -174,7 +174,7 @@ def test_ventricles_are_those_of_every_age(atlas):
 
 
 def test_tissue_moves_with_the_wall_of_the_ventricles(atlas):
-    """What a smaller ventricle leaves is filled with the caudate that lies about it, not with a hole."""
+    """The space around a smaller ventricle is filled with the caudate."""
     wall = ventricles.VentricleWall.of(atlas)
     z, y, x = np.meshgrid(*(np.arange(n) for n in atlas.priors.shape[1:]), indexing="ij")
     points = np.stack([z, y, x]).astype(np.float32)

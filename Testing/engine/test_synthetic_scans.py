@@ -1,4 +1,4 @@
-"""What a scanner and a labeller make of a head: contrast, voxels, artefacts, masking, and the rule of the labels."""
+"""Synthetic scans: contrast, voxels, artefacts, masking, and rules of labelling."""
 
 from dataclasses import replace
 
@@ -33,18 +33,18 @@ def test_every_tissue_has_an_intensity(atlas):
 def test_half_of_the_contrasts_are_t1_like_and_half_are_any(atlas):
     rng = np.random.default_rng(0)
     number = [atlas.numbers[n] for n in ("csf", "cerebral cortex", "cerebral white matter")]
-    drawn = np.array([contrast.draw_intensities(atlas, rng)[number] for _ in range(400)])
-    assert (drawn >= 0).all()
-    rising = np.mean((drawn[:, 0] < drawn[:, 1]) & (drawn[:, 1] < drawn[:, 2]))
+    intensities = np.array([contrast.draw_intensities(atlas, rng)[number] for _ in range(400)])
+    assert (intensities >= 0).all()
+    rising = np.mean((intensities[:, 0] < intensities[:, 1]) & (intensities[:, 1] < intensities[:, 2]))
     # T1-like ones rise; so does one in six of those whose order is left to chance.
     assert 0.5 < rising < 0.68
-    inverted = np.mean(drawn[:, 2] < drawn[:, 1])
+    inverted = np.mean(intensities[:, 2] < intensities[:, 1])
     assert 0.15 < inverted < 0.35
     alike = np.array([contrast.draw_intensities(atlas, rng, any_contrast=0)[number] for _ in range(100)])
     assert np.mean(alike[:, 2] > alike[:, 1]) > 0.95
 
 
-def test_what_fluid_shares_lies_between_fluid_and_cortex(atlas):
+def test_voxels_shared_with_fluid_lie_between_fluid_and_cortex(atlas):
     rng = np.random.default_rng(1)
     for _ in range(30):
         means = contrast.draw_intensities(atlas, rng)
@@ -88,19 +88,19 @@ def test_thick_slices_average_along_their_axis_only():
     assert along < 0.6 * across
 
 
-@pytest.mark.parametrize("spoilt", ["moved", "ghosted", "spiked"])
-def test_an_artefact_changes_the_image_and_leaves_its_brightness(heads, atlas, spoilt):
+@pytest.mark.parametrize("artefact", ["moved", "ghosted", "spiked"])
+def test_an_artefact_changes_the_image_and_leaves_its_brightness(heads, atlas, artefact):
     rng = np.random.default_rng(0)
     image = contrast.paint(heads[0], contrast.draw_intensities(atlas, rng, 0), rng)[::2, ::2, ::2]
-    found = {
+    distorted = {
         "moved": lambda: artefacts.with_motion(image, 1, rng),
         "ghosted": lambda: artefacts.with_ghosts(image, 1, 3, 0.1),
         "spiked": lambda: artefacts.with_spike(image, rng),
-    }[spoilt]()
-    assert found.shape == image.shape
-    changed = np.abs(found - image).mean() / image.mean()
+    }[artefact]()
+    assert distorted.shape == image.shape
+    changed = np.abs(distorted - image).mean() / image.mean()
     assert 0.003 < changed < 0.5
-    assert found.mean() == pytest.approx(image.mean(), rel=0.25)
+    assert distorted.mean() == pytest.approx(image.mean(), rel=0.25)
 
 
 def test_ghosts_are_copies_at_a_part_of_the_field_of_view():
@@ -124,7 +124,7 @@ def test_shares_of_artefacts_are_kept():
     assert np.mean(changed) == pytest.approx(1 - clean, abs=0.1)
 
 
-def test_what_is_zeroed_carries_no_label(atlas, heads):
+def test_zeroed_voxels_have_no_label(atlas, heads):
     """Fluid about a stripped brain was labelled though the image was zero there: 94 to 143 ml of it."""
     stripped = replace(CLEAN_T1_SCANS, stripped=1.0, cut=0.5)
     for seed in range(12):
@@ -152,10 +152,10 @@ def test_masks_reach_beyond_the_brain_by_margins_that_differ(atlas, heads):
 def test_a_plane_cuts_a_part_and_most_heads_are_whole(atlas, heads):
     rng = np.random.default_rng(0)
     assert all(masking.draw_mask(heads[0], atlas, STEP_MM, rng, CLEAN_T1_SCANS) is None for _ in range(10))
-    kept = [
+    shares_left = [
         masking.draw_mask(heads[0], atlas, STEP_MM, rng, replace(CLEAN_T1_SCANS, cut=1.0)).mean() for _ in range(30)
     ]
-    assert 0.45 < min(kept) < 0.75 and max(kept) > 0.9
+    assert 0.45 < min(shares_left) < 0.75 and max(shares_left) > 0.9
 
 
 def test_a_window_without_a_brain_is_not_stripped_to_nothing(atlas):
@@ -181,7 +181,7 @@ def test_rules_of_labelling_differ_between_heads(atlas, heads):
     assert (spread > 0.02).all() and (spread < 0.5).all()
 
 
-def test_a_rule_weighs_the_shares_of_a_voxel():
+def test_a_labelling_rule_weights_the_shares_of_a_voxel():
     classes = np.array([0, 1, 2])
     tissue = np.zeros((2, 2, 4), np.uint8)
     tissue[:, :, :2] = 1
@@ -201,11 +201,11 @@ def test_a_rule_weighs_the_shares_of_a_voxel():
 def test_heads_are_drawn_at_the_spacing_asked_for(atlas, heads, spacing):
     """The volume in ml does not depend on the grid it is drawn on."""
     padded = np.concatenate([np.zeros((synthesis.DEPTH, *heads[0].shape[1:]), np.uint8), heads[0]])
-    own = (atlas.classes[heads[0]] == 4).sum() / 1000
+    expected_ml = (atlas.classes[heads[0]] == 4).sum() / 1000
     edge = round(140 / spacing)
-    found = []
+    volumes_ml = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         fine = synthesis.deform(padded, (2 * edge,) * 3, rng, spacing / 2)
-        found.append((atlas.classes[fine] == 4).sum() * (spacing / 2) ** 3 / 1000)
-    assert np.median(found) == pytest.approx(own, rel=0.3)
+        volumes_ml.append((atlas.classes[fine] == 4).sum() * (spacing / 2) ** 3 / 1000)
+    assert np.median(volumes_ml) == pytest.approx(expected_ml, rel=0.3)

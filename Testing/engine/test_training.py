@@ -1,4 +1,4 @@
-"""`train` from start to model folder, on a tiny atlas: it learns, stops by the clock, and goes on."""
+"""`train` from start to model folder, on a tiny atlas: learning, time limit and resuming."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_training_makes_a_model_that_loads(config, heads, tmp_path, processor, a
     assert model.section["training"]["optimisation"]["precision"] == ("bf16" if amx else "float32")
 
 
-def test_bf16_is_refused_where_it_is_slow_and_wrong(config, heads, tmp_path, processor):
+def test_bf16_is_refused_on_processors_without_it(config, heads, tmp_path, processor):
     processor(amx=False)
     settings = json.loads(config.read_text())
     settings["optimisation"]["precision"] = "bf16"
@@ -93,9 +93,7 @@ def test_bf16_is_refused_where_it_is_slow_and_wrong(config, heads, tmp_path, pro
     assert not (tmp_path / "model").exists()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_training_before_it_spoils_the_weights(
-    config, heads, tmp_path, monkeypatch
-):
+def test_a_gradient_that_is_not_finite_ends_the_training_with_finite_weights(config, heads, tmp_path, monkeypatch):
     def spoilt(self, image, labels, log_snr):
         direct, denoised, loss = whole(self, image, labels, log_snr)
         return direct, denoised, loss * (float("nan") if self.global_step == 3 else 1)
@@ -104,9 +102,9 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_spoils_the_we
     monkeypatch.setattr(train.Segmenter, "_losses", spoilt)
     with pytest.raises(InputError, match="gradient of iteration 4 is not finite"):
         train.main(heads, tmp_path / "model", config)
-    kept = torch.load(tmp_path / "model" / "checkpoint.ckpt", weights_only=True)
-    assert kept["global_step"] == 3
-    assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
+    checkpoint = torch.load(tmp_path / "model" / "checkpoint.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
 
 
 @pytest.mark.slow
@@ -136,7 +134,7 @@ def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp
 
 @pytest.mark.parametrize(("done", "rate"), [(0.0, 1 / 200), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0)])
 def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
-    """However few of its 200 steps a clock of some minutes leaves it."""
+    """For any number of steps within the time limit."""
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
     task = train.Segmenter(*build(network, 2), 2, Optimisation(learning_rate=1.0), 0.5, lambda: done)
     optimizer = task.configure_optimizers()
@@ -145,20 +143,20 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate * falling)
 
 
-def test_the_loss_curve_says_how_long_it_takes(config, heads, tmp_path, monkeypatch):
-    told = []
+def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
+    messages = []
     for module in ("train", "input_statistics"):
         monkeypatch.setattr(
             f"diffusion_segmentation.training.{module}.StepCounter",
-            lambda line, stage: lambda done, of: told.append((stage, done, of)),
+            lambda line, stage: lambda done, total: messages.append((stage, done, total)),
         )
     train.main(heads, tmp_path / "model", config)
-    curve = [(done, of) for stage, done, of in told if "noise levels" in stage]
+    curve = [(done, total) for stage, done, total in messages if "noise levels" in stage]
     assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
-    assert [done for stage, done, _ in told if "scans" in stage] == list(range(1, 65))
+    assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 
 
-def test_the_clock_ends_it(config, heads, tmp_path):
+def test_the_time_limit_ends_the_training(config, heads, tmp_path):
     settings = json.loads(config.read_text())
     settings["optimisation"]["iterations"] = 10**9
     config.write_text(json.dumps(settings))
@@ -236,7 +234,7 @@ def test_missing_files_are_named(config, heads, tmp_path):
 
 
 def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
-    """At low log-SNR the direct head's loss, at high log-SNR nothing: what the closed form promises."""
+    """At low log-SNR the direct head's loss, at high log-SNR 0, as the closed form gives."""
     torch.manual_seed(0)
     encoder, denoiser = build(
         {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
@@ -275,36 +273,36 @@ def test_loss_curve_falls_from_the_direct_head_to_nothing():
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_training_noise_levels_cover_the_whole_range(adapted):
-    drawn = taught(adapted).draw(500, 4, np.random.default_rng(0)).numpy()
-    counts = np.histogram(drawn, bins=10, range=(-12, 8))[0]
+    samples = taught(adapted).draw(500, 4, np.random.default_rng(0)).numpy()
+    counts = np.histogram(samples, bins=10, range=(-12, 8))[0]
     assert counts.min() > 20 and counts.sum() == 2000
 
 
 def test_adapted_noise_levels_gather_where_the_loss_falls():
-    """This task is decided between -5 and -2; the schedule, which knows nothing of it, must not gather there."""
+    """The labels of this task are decided between -5 and -2; the fixed schedule must not gather there."""
     shares = {
-        adapted: ((drawn > -5) & (drawn < -2)).float().mean().item()
+        adapted: ((samples > -5) & (samples < -2)).float().mean().item()
         for adapted in (False, True)
-        for drawn in [taught(adapted).draw(500, 4, np.random.default_rng(0))]
+        for samples in [taught(adapted).draw(500, 4, np.random.default_rng(0))]
     }
     assert shares[True] > 0.6 and shares[False] < 0.4
 
 
 def test_noise_levels_follow_the_schedule_until_the_loss_is_known():
-    drawn = [Density(0.5, adapted).draw(50, 4, np.random.default_rng(0)) for adapted in (False, True)]
-    assert torch.equal(*drawn)
+    samples = [Density(0.5, adapted).draw(50, 4, np.random.default_rng(0)) for adapted in (False, True)]
+    assert torch.equal(*samples)
 
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_no_noise_level_is_drawn_below_the_lowest(adapted):
-    drawn = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()
-    assert drawn.min() >= -3
-    assert np.histogram(drawn, bins=11, range=(-3, 8))[0].min() > 20
-    assert not adapted or (drawn < -1.5).mean() > 0.6  # what is left of the loss falls there
+    samples = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()
+    assert samples.min() >= -3
+    assert np.histogram(samples, bins=11, range=(-3, 8))[0].min() > 20
+    assert not adapted or (samples < -1.5).mean() > 0.6  # what is left of the loss falls there
 
 
 def taught(adapted, lowest=-12.0):
-    """A density that has seen a loss which falls from 0.3 to 0 between log-SNR -5 and -2."""
+    """A density after updates with a loss that falls from 0.3 to 0 between log-SNR -5 and -2."""
     density, rng = Density(0.5, adapted, lowest), np.random.default_rng(1)
     for _ in range(100):
         log_snr = rng.uniform(lowest, 8, 64)

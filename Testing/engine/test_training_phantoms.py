@@ -40,12 +40,12 @@ def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
     assert model.dims == len(known.shape) and model.classes == known.classes
     assert model.section["training"]["data"] == {"kind": "phantom", "task": task}
     images = np.stack([known.draw(np.random.default_rng(n)).image for n in range(3)])
-    drawn = draw(model, images, 4, model.step_grid(3), seed=1)
-    assert drawn.masks.shape == (3, 4, *known.shape) and drawn.masks.dtype == np.uint8
-    np.testing.assert_allclose(drawn.mean.sum(1), 1, atol=1e-5)
+    samples = draw(model, images, 4, model.step_grid(3), seed=1)
+    assert samples.masks.shape == (3, 4, *known.shape) and samples.masks.dtype == np.uint8
+    np.testing.assert_allclose(samples.mean.sum(1), 1, atol=1e-5)
     # A case's samples do not depend on the cases beside it.
     alone = draw(model, images[:1], 4, model.step_grid(3), seed=1)
-    assert (alone.masks[0] == drawn.masks[0]).mean() > 0.999
+    assert (alone.masks[0] == samples.masks[0]).mean() > 0.999
 
 
 def test_a_model_for_pictures_does_not_segment_volumes(config, tmp_path, a_head_file):
@@ -64,13 +64,13 @@ def test_each_image_comes_with_several_draws_from_its_posterior(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"), [("nowhere", "'nowhere' is no folder"), ("lesions:3", "3 is not possible"), ("p.npz", "'p.npz'")]
 )
-def test_data_that_is_nothing_known_is_one_sentence(text, words, tmp_path):
+def test_unknown_data_are_refused_in_one_sentence(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
         open_source(text, tmp_path)
     assert str(caught.value).endswith(".")
 
 
-def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(config, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_a_checkpoint_and_resume_continues(config, tmp_path, monkeypatch):
     training_step = train.Segmenter.training_step
 
     def interrupted(self, batch, index):
@@ -112,8 +112,8 @@ def test_without_a_start_no_lowest_noise_level_is_accepted(config, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_what_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
-    """A lowest noise level is in the metadata even where a start, without which it is none, is not."""
+def test_a_model_that_could_not_be_loaded_is_not_saved(config, tmp_path, monkeypatch):
+    """The metadata has a lowest noise level without the start that it requires."""
     source = open_source(TASK, tmp_path)
     run = train.Run(train.merged(source.settings(), SMALL), Optimisation(lowest_log_snr=-3.0), source, None)
     monkeypatch.setattr(run, "curve", lambda: train.UNTRAINED["loss_curve"])
@@ -154,18 +154,18 @@ def test_a_resumed_training_keeps_its_lowest_noise_level(config, started, tmp_pa
     ],
 )
 @pytest.mark.parametrize("optimisation", [{"learns": "denoiser"}, {"lowest_log_snr": -3.0}])
-def test_what_stays_as_it_is_stays_with_its_structures_and_images(
+def test_a_start_with_fixed_parts_requires_the_same_structures_and_images(
     task, section, differs, optimisation, config, started, tmp_path
 ):
     if "labels" in section:
-        own = open_source(task, tmp_path).settings()["diffusion_segmentation"]["labels"]
-        section = {"labels": [mine | entry for mine, entry in zip(own, section["labels"], strict=True)]}
+        defaults = open_source(task, tmp_path).settings()["diffusion_segmentation"]["labels"]
+        section = {"labels": [default | entry for default, entry in zip(defaults, section["labels"], strict=True)]}
     with pytest.raises(ModelError, match=f"differ in '{differs}'") as caught:
         train.main(task, tmp_path / "model", changed(config, section, **optimisation), start=started)
     assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()
 
 
-def test_input_statistics_that_fail_do_not_cost_the_model(config, tmp_path, monkeypatch, capsys):
+def test_a_failed_fit_of_input_statistics_does_not_discard_the_model(config, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("out of memory")
 

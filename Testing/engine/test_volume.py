@@ -98,7 +98,7 @@ def test_refuses_what_is_no_volume(tmp_path: Path) -> None:
             read_volume(path)
 
 
-def test_what_suits_the_model_passes_without_a_word() -> None:
+def test_a_grid_suited_to_the_model_gives_no_warning() -> None:
     assert check_grid((181, 217, 181), (1, 1, 1), HEAD_RANGE) == []
     assert check_grid((256, 256, 24), (0.9, 0.9, 6), HEAD_RANGE) == []
 
@@ -112,7 +112,7 @@ def test_what_suits_the_model_passes_without_a_word() -> None:
         ((300, 300, 300), (2, 2, 2), "field of view is 600"),
     ],
 )
-def test_what_is_unusual_for_the_model_gets_a_warning(
+def test_a_grid_unusual_for_the_model_gives_a_warning(
     size: tuple[int, int, int], spacing: tuple[float, float, float], words: str
 ) -> None:
     (warning,) = check_grid(size, spacing, HEAD_RANGE)
@@ -128,7 +128,7 @@ def test_what_is_unusual_for_the_model_gets_a_warning(
         ((200, 200, 200), (4, 4, 4), "field of view is 800"),
     ],
 )
-def test_what_is_far_from_the_model_is_refused(
+def test_a_grid_far_from_the_model_is_refused(
     size: tuple[int, int, int], spacing: tuple[float, float, float], words: str
 ) -> None:
     with pytest.raises(GeometryError, match=words):

@@ -1,4 +1,4 @@
-"""To the working grid and back: where things are, judged by arithmetic of its own."""
+"""To the working grid and back: positions, compared with independent arithmetic."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_a_marker_is_found_again_on_the_working_grid(seed: int) -> None:
     assert working.GetSpacing() == (1.5, 1.5, 1.5)
     assert working.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
     # Half a working voxel: linear sampling of a single bright voxel may lean that far, a wrong axis leans centimetres.
-    found = centroid(sitk.GetArrayFromImage(working), working)
-    assert np.linalg.norm(found - to_lps(image, ijk)) < 0.75
+    centre = centroid(sitk.GetArrayFromImage(working), working)
+    assert np.linalg.norm(centre - to_lps(image, ijk)) < 0.75
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -84,14 +84,14 @@ def test_labels_come_back_from_the_nearest_voxel(seed: int) -> None:
     shape = working.GetSize()[::-1]
     labels = np.arange(1, np.prod(shape) + 1).reshape(shape) % 60_000
     projection = Projection(working, image)
-    found = projection.nearest(labels)
+    nearest = projection.nearest(labels)
     index, size = projection.box
-    assert found.shape == size[::-1]
-    for kji in np.random.default_rng(seed).integers(0, found.shape, (20, 3)):
+    assert nearest.shape == size[::-1]
+    for kji in np.random.default_rng(seed).integers(0, nearest.shape, (20, 3)):
         lps = to_lps(image, kji[::-1] + index)
         voxel = working.TransformPhysicalPointToIndex(lps.tolist())
         distance = np.linalg.norm(working.TransformIndexToPhysicalPoint(voxel) - lps)
-        assert found[tuple(kji)] == labels[voxel[::-1]] or distance > 0.7  # half way between two
+        assert nearest[tuple(kji)] == labels[voxel[::-1]] or distance > 0.7  # half way between two
     with pytest.raises(ValueError, match="working grid"):
         projection.nearest(labels[1:])
 

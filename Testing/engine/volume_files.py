@@ -1,4 +1,4 @@
-"""Small volume files, written byte by byte: what a header says is chosen freely, sense or not."""
+"""Small volume files with any header, valid or not, and what `read_volume` says of a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from diffusion_segmentation.errors import GeometryError, InputError
+from diffusion_segmentation.images.volume import read_volume
 
 VOXELS = np.random.default_rng(0).integers(1, 1000, (20, 22, 24)).astype(np.float32)
 """[k, j, i]"""
@@ -57,4 +62,48 @@ def nifti(
         path.with_suffix(".img").write_bytes(data)
     else:
         path.write_bytes(pack(bytes(header) + data))
+    return path
+
+
+def read_warnings(path: Path, **options) -> list[str]:
+    """Warnings of `read_volume`."""
+    warnings: list[str] = []
+    read_volume(path, on_warning=warnings.append, **options)
+    return warnings
+
+
+def refusal(path: Path, **options) -> str:
+    """Error text of `read_volume`: one sentence that does not contain the folder's path."""
+    with pytest.raises((InputError, GeometryError)) as caught:
+        read_volume(path, **options)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and ". " not in sentence and "; " in sentence and str(path.parent) not in sentence
+    return sentence
+
+
+def write_image(path: Path) -> Path:
+    """Write VOXELS with 2 mm voxels in the format of the file's extension."""
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetSpacing((2, 2, 2))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def write_analyze(path: Path) -> Path:
+    """Write VOXELS as an Analyze 7.5 pair: a NIfTI pair without the magic bytes."""
+    nifti(path, sform=None)
+    raw = bytearray(path.read_bytes())
+    raw[344:348] = bytes(4)
+    path.write_bytes(raw)
+    return path
+
+
+def remove_lines(path: Path, *fields: bytes, add: bytes = b"", keep: bytes = b"") -> Path:
+    """Remove the lines of a text header that start with `fields`; insert spacings with `add`, or the lines `keep`."""
+    raw = path.read_bytes()
+    end = raw.index(b"\n\n") if b"\n\n" in raw[:2000] else raw.index(b"ElementDataFile")
+    lines = [line for line in raw[:end].split(b"\n") if not line.startswith(fields)]
+    at = next((n + 1 for n, line in enumerate(lines) if line.startswith(b"dimension")), len(lines))
+    more = [b"spacings: 2 2 2"] * bool(add) + [keep] * bool(keep)
+    path.write_bytes(b"\n".join([*lines[:at], *more, *lines[at:]]) + raw[end:])
     return path

@@ -1,17 +1,16 @@
-"""Feeds damaged data sets to the reader: each must end in cases that can be read or in one sentence of ours, soon.
+"""Feeds damaged data sets to the reader: each must give readable cases or an error of one sentence within 5 s.
 
     python Testing/faults/fuzz_datasets.py --examples 100000 [--seed 0] [--keep FOLDER]
 
 Small sound data sets, laid out as the Decathlon and nnU-Net v1 and v2 do, are changed at random: entries of
 dataset.json replaced, removed, nested or made extreme, its text cut or flipped, files removed, renamed, doubled, made
 empty or folders, images and labels exchanged. What is accepted has its first cases read, labels included. A child
-process reads, so that a crash ends the child only. The one line at the end tells what came of them; the exit status is
-1 where reading crashed, hung or raised something else. `--keep` keeps those data sets.
+process reads, so that a crash ends the child only. The last line has the counts of results; the exit status is 1 if
+reading crashed, hung or raised an unexpected exception. `--keep` keeps those data sets.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import random
@@ -22,9 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fuzz_volumes import VOXELS, Child, Tally, nifti
+import fuzzing
+from fuzz_volumes import VOXELS, nifti
+from fuzzing import Tally
+from reader_process import Child
 
 IMAGE = nifti(VOXELS.tobytes())
 LABEL = nifti((VOXELS % 3).astype("<i2").tobytes())
@@ -187,7 +187,7 @@ def write(rng: random.Random, folder: Path) -> None:
 
 
 def look_at_dataset(folder: Path) -> str:
-    """What comes of a data set: its listing, the first cases' content, images and labels."""
+    """Read a data set: its listing, and content, images and labels of the first cases."""
     from diffusion_segmentation.images.dataset import read_dataset
     from diffusion_segmentation.images.file_digest import files_sha256
     from diffusion_segmentation.images.label_file import IGNORED, read_labels
@@ -201,10 +201,10 @@ def look_at_dataset(folder: Path) -> str:
         files_sha256(case.image, *case.labels)
         image = read_volume(case.image, on_warning=lambda sentence: None)
         for path in case.labels:
-            found = set(read_labels(path, image, dataset.label_names, dataset.ignored).ravel().tolist())
-            if not found <= {*range(len(dataset.label_names) + 1), IGNORED}:
+            values = set(read_labels(path, image, dataset.label_names, dataset.ignored).ravel().tolist())
+            if not values <= {*range(len(dataset.label_names) + 1), IGNORED}:
                 return "labels that are none"
-    return "read"
+    return "accepted"
 
 
 def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
@@ -220,24 +220,11 @@ def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
             tally.count(answer, seconds)
             if answer in ("crash", "hang"):
                 child = Child(look_at_dataset)
-            if keep and answer not in ("read", "refused"):
+            if keep and answer not in ("accepted", "refused"):
                 shutil.copytree(folder, keep / f"{number}-{answer.partition(':')[0]}", dirs_exist_ok=True)
     child.end()
     return tally
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path)
-    options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    tally = fuzz(options.examples, options.seed, options.keep)
-    print(tally)
-    return int(not tally.sound)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzing.main(fuzz, __doc__))

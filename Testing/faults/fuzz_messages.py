@@ -1,4 +1,4 @@
-"""Feeds the protocol with what no side should ever send, and sees that it answers with messages or errors only.
+"""Feeds the protocol with invalid messages and checks that it gives messages or errors only.
 
     python Testing/faults/fuzz_messages.py [--examples 100000] [--seed 0]
 
@@ -81,7 +81,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def large(kind: str, size: int) -> bytes:
-    """What is long or deep; `size` is the number of digits, brackets or characters."""
+    """A long or deeply nested line; `size` is the number of digits, brackets or characters."""
     text = {
         "lists": "[" * size,
         "lists in a message": '{"type":"bye","x":' + "[" * size + "]" * size + "}",
@@ -107,7 +107,7 @@ LINES = st.binary(max_size=60) | changed() | changed() | damaged() | damaged() |
 
 @dataclass
 class Count:
-    """What came of all inputs so far."""
+    """Counts of results."""
 
     inputs: int = 0
     accepted: int = 0
@@ -121,7 +121,7 @@ class Count:
         return f"{numbers}, slowest {self.slowest * 1000:.0f} ms{self.first_crash}"
 
     def look(self, check: Callable[[bytes], bool], data: bytes) -> None:
-        """Count what `check` does with one input; it returns whether it took it for a message."""
+        """Count the result of `check` for one input: whether it is a message."""
         began = time.monotonic()
         try:
             self.accepted += check(data)
@@ -136,7 +136,7 @@ class Count:
 
 def check_line(line: bytes) -> bool:
     """Both sides read `line`; True if it is a message. Raises AssertionError or whatever `decode` should not."""
-    found = False
+    is_message = False
     for table in (messages.TO_WORKER, messages.FROM_WORKER):
         try:
             message = messages.decode(line, table)
@@ -145,40 +145,40 @@ def check_line(line: bytes) -> bool:
             assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 500, sentence[:500]
             continue
         assert message["type"] in table
-        # What decode lets in can be sent on, unless it is deep enough to be taken just so; and it is the same then.
+        # A decoded message can be encoded again, unless it is nested too deeply, and is then equal.
         try:
             again = messages.encode(message)
         except messages.MessageError:
             assert len(line) > 900, "decode takes what encode refuses"
         else:
             assert messages.decode(again, table) == message
-        found = True
-    return found
+        is_message = True
+    return is_message
 
 
 class Pieces(io.RawIOBase):
-    """A stream that yields bytes in pieces of its own choice, as a pipe may."""
+    """A stream that yields its bytes in random pieces, as a pipe may."""
 
-    def __init__(self, data: bytes, chance: random.Random) -> None:
-        self._data, self._chance = memoryview(data), chance
+    def __init__(self, data: bytes, rng: random.Random) -> None:
+        self._data, self._rng = memoryview(data), rng
 
     def read(self, size: int = -1) -> bytes:
-        count = min(size, self._chance.choice((1, 2, 7, 100, 65536)))
+        count = min(size, self._rng.choice((1, 2, 7, 100, 65536)))
         piece, self._data = bytes(self._data[:count]), self._data[count:]
         return piece
 
 
-def check_stream(data: bytes, limit: int, chance: random.Random) -> bool:
+def check_stream(data: bytes, limit: int, rng: random.Random) -> bool:
     """The lines of `data` are the same however it is cut, none is longer than the limit and a byte."""
-    wanted = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
-    assert list(read_lines(Pieces(data, chance), limit)) == wanted
+    expected = [line[: limit + 1] for line in data.split(b"\n")[:-1]]
+    assert list(read_lines(Pieces(data, rng), limit)) == expected
     return False
 
 
 def fuzz(examples: int, start: int = 0) -> Count:
-    """Look at so many inputs: five of six as lines, one of six as a stream of several lines."""
+    """Check `examples` inputs: five of six as lines, one of six as a stream of several lines."""
     count = Count()
-    chance = random.Random(start)
+    rng = random.Random(start)
     options = settings(
         max_examples=math.ceil(examples / 6),
         deadline=None,
@@ -193,7 +193,7 @@ def fuzz(examples: int, start: int = 0) -> Count:
     def every(group: list[bytes]) -> None:
         for line in group[:5]:
             count.look(check_line, line)
-        count.look(lambda data: check_stream(data, chance.choice((1, 50, 10_000)), chance), b"\n".join(group))
+        count.look(lambda data: check_stream(data, rng.choice((1, 50, 10_000)), rng), b"\n".join(group))
 
     every()
     for size in (messages.MAX_LINE_BYTES - 100, messages.MAX_LINE_BYTES, 3 * messages.MAX_LINE_BYTES):

@@ -1,4 +1,4 @@
-"""Feeds damaged model folders to the loader: each must end in a model or in one sentence of ours, soon.
+"""Feeds damaged model folders to the loader: each must give a model or an error of one sentence within 5 s.
 
     python Testing/faults/fuzz_models.py --examples 100000 [--seed 0] [--keep FOLDER]
 
@@ -6,360 +6,40 @@ Hypothesis draws one to three faults of a small sound model: entries of its meta
 or made extreme; bytes of either file flipped, cut off or put in; the header of its weights rewritten; weights that are
 no numbers; other kinds of files under its names. The checksum is made to fit again in most cases, or it would find
 every fault of the weights. A child process with little memory loads them, so that a crash or a hang ends the child
-only; it is counted, and another child goes on. What is accepted must give a step grid. The one line at the end tells
-what came of them; the exit status is 1 where loading crashed, hung or raised something else. `--keep` keeps those.
+only; it is counted and replaced by another child. An accepted model must give a step grid. The last line has the counts
+of results; the exit status is 1 if loading crashed, hung or raised an unexpected exception. `--keep` keeps those.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import copy
 import ctypes
-import hashlib
-import io
-import json
 import multiprocessing
-import os
-import pickle
 import shutil
-import struct
 import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import numpy as np
+from fuzzing import ENGINE, LONGEST_SECONDS, Tally, limit_memory
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
-from hypothesis import strategies as st
-
-ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
+from model_faults import Writer, folders, write_sound
 
 CHUNK = 5000
-"""So many inputs a child: what Hypothesis remembers of them grows."""
-
-LONGEST_SECONDS = 5.0
-"""Loading that takes longer is a hang."""
-
-MEMORY_BYTES = 4 * 2**30
-"""Of a child, so that a folder that makes it allocate without bound is noticed and not the machine's end."""
-
-SOUND = {
-    "version": "0.0.1",
-    "description": "Two classes.",
-    "diffusion_segmentation": {
-        "schema": 1,
-        "name": "small",
-        "title": "Random weights",
-        "map_source": "samples",
-        "map_prior": 8,
-        "start": {
-            "covariance": {"scales_mm": [6.0, 20.0], "weights": [[0.5, 0.3]] * 3, "shared": [0.2] * 3},
-            "log_snr": -1.0,
-        },
-        "calibration": {"data": {"kind": "none"}, "cases": 3, "start": "copula"},
-        "working_spacing_mm": 4.0,
-        "window": [32, 32, 32],
-        "steps": {"cpu": 3, "gpu": 3},
-        "intensity": {"window": [-200.0, 300.0]},
-        "input_range": {"modality": "MR", "spacing_mm": [0.5, 6.0], "extent_mm": [40, 400]},
-        "labels": [
-            {"label": n, "id": f"part_{n}", "name": f"Part {n}", "color": [0.1, 0.5, 1], "terminology": "a~b^c^d~^^"}
-            for n in (1, 2)
-        ],
-        "network": {
-            "encoder": {"channels": [8, 8], "blocks": [1, 1]},
-            "denoiser": {"channels": [8, 8], "blocks": 1, "strata": 2, "gain": 8},
-        },
-        "process": {
-            "input_scale": 0.5,
-            "loss_curve": {"log_snr": [-11.0, -3.0, 1.0, 7.0], "cross_entropy": [0.9, 0.8, 0.1, 0.0]},
-        },
-        "training": {"data": {"kind": "none"}},
-        "input_statistics": {"scans": 9},
-        "card": {"heads": {"one": {"mean_dice": 0.8, "ece": 0.1, "wrong_at_entropy": {"0.4": 0.1}}}},
-    },
-}
-
-
-class _Runs:
-    """Unpickling this would make a folder of the name."""
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
-        return os.mkdir, (os.path.join(tempfile.gettempdir(), "a-model-that-ran"),)
-
-
-def _zip_bomb() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(2**20))
-    return file.getvalue()
-
-
-PICKLE = pickle.dumps(_Runs())
-OTHER_FORMATS = [PICKLE, _zip_bomb(), b"", b"\x89HDF\r\n\x1a\n", b"version https://git-lfs.github.com/spec/v1\n", b"{}"]
-
-VALUES = [
-    *[None, True, False, 0, -1, 1, 2, 3, 7, 8, 16, 127, 128, 512, 1024, 2**31, 2**63, -(2**63), 10**24, 10**40],
-    *[0.0, -0.0, 0.5, 3.0, 1e-320, 1e-9, 1e30, 1e308, float("nan"), float("inf"), -float("inf")],
-    *["", " ", "x", "1", "nan", "a/b", "..", "..\\b", "%s%n", "{name}", "\0", "\n", "\x1b[2J", "\ud800", "\u202e", "é"],
-    *[
-        "x" * 99,
-        "x" * 5000,
-        "direct",
-        [],
-        {},
-        [[]],
-        [None],
-        {"": {}},
-        [1, 2],
-        [8, 8, 8],
-        [512] * 6,
-        [8] * 6,
-        [8] * 3000,
-    ],
-    *[[1024] * 3, [64, 64], [0.0, 1.0], [1, 0], [1e308, -1e308], {"window": [0, 0]}, [{"label": 1}]],
-]
-BITS = [
-    *[b"\xef\xbb\xbf", b"\xff", b"\0", b"[" * 100_000, b"[" * 200, b'{"a":' * 5000, b"9" * 5000, b"e999", b"NaN", b"-"],
-    *[
-        b"\xed\xa0\x80",
-        b'"\\ud800"',
-        b"Infinity",
-        b",",
-        b"}",
-        b'"',
-        b" " * 1000,
-        b'"schema": 2,',
-        b"1e-999",
-        b"\\u0000",
-    ],
-]
-TYPES = ["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "U64", "BOOL", "C64", "F8_E4M3", "F8_E5M2"]
-TYPES += ["F8_E8M0", "F4", "F6_E2M3", "", "f16", None, 16]
-SIZES = [0, 1, 2, 3, 8, 27, 216, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 2**64, -1, 1.5, None, "8"]
-
-Path_ = tuple[Any, ...]
-
-
-def _paths(value: Any, path: Path_ = ()) -> list[Path_]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for key, entry in inner for found in _paths(entry, (*path, key)))]
-
-
-PATHS = _paths(SOUND)[1:]
-
-
-def _at(metadata: Any, path: Path_) -> Any:
-    for key in path:
-        metadata = metadata[key]
-    return metadata
-
-
-def _put(metadata: Any, path: Path_, value: Any) -> None:
-    _at(metadata, path[:-1])[path[-1]] = value
-
-
-_paths_ = st.sampled_from(PATHS)
-_values = st.one_of(st.sampled_from(VALUES), st.sampled_from(VALUES), st.integers(), st.floats(), st.text(max_size=20))
-_places = st.integers(0, 2**31)
-
-ENTRY_FAULTS = st.one_of(
-    st.tuples(st.just("set"), _paths_, _values),
-    st.tuples(st.just("set"), _paths_, _values),
-    st.tuples(st.just("remove"), _paths_, st.none()),
-    st.tuples(st.just("nest"), _paths_, st.sampled_from([1, 2, 50, 200])),
-    st.tuples(st.just("swap"), _paths_, _paths_),
-    st.tuples(st.just("double"), _paths_, st.sampled_from([2, 3, 20])),
-)
-BYTE_FAULTS = st.one_of(
-    st.tuples(st.just("flip"), _places, st.integers(1, 255)),
-    st.tuples(st.just("cut"), _places, st.none()),
-    st.tuples(st.just("insert"), _places, st.sampled_from(BITS)),
-)
-HEADER_FAULTS = st.one_of(
-    st.tuples(st.just("dtype"), _places, st.sampled_from(TYPES)),
-    st.tuples(st.just("shape"), _places, st.lists(st.sampled_from(SIZES), max_size=6)),
-    st.tuples(st.just("data_offsets"), _places, st.lists(st.sampled_from(SIZES), max_size=3)),
-    st.tuples(st.just("name"), _places, st.text(max_size=9)),
-    st.tuples(st.just("remove"), _places, st.none()),
-    st.tuples(st.just("empty"), _places, st.lists(st.sampled_from(SIZES), max_size=4)),
-    st.tuples(
-        st.just("retype"), _places, st.sampled_from([("F32", 2), ("I16", 1), ("BF16", 1), ("U8", 1), ("F64", 4)])
-    ),
-    st.tuples(st.just("number"), _places, st.sampled_from([b"\x00\x7e", b"\x00\x7c", b"\xff\x7b", b"\x01\x00"])),
-    st.tuples(st.just("length"), st.none(), st.sampled_from([0, 1, 2**16, 2**32, 2**63, 2**64 - 1])),
-)
-
-
-@st.composite
-def folders(draw: st.DrawFn) -> dict[str, Any]:
-    """Faults of the metadata's entries, of its text, of the weights' header and bytes, and whether the checksum fits.
-
-    `other` replaces the weights.
-    """
-    where = draw(st.sampled_from(["entries"] * 9 + ["text"] * 2 + ["header", "header", "bytes", "other", "both"]))
-    some = st.lists(ENTRY_FAULTS, min_size=1, max_size=3)
-    return {
-        "entries": draw(some) if where in ("entries", "both") else [],
-        "text": draw(st.lists(BYTE_FAULTS, min_size=1, max_size=2)) if where == "text" else [],
-        "header": draw(st.lists(HEADER_FAULTS, min_size=1, max_size=2)) if where in ("header", "both") else [],
-        "bytes": draw(st.lists(BYTE_FAULTS, min_size=1, max_size=2)) if where == "bytes" else [],
-        "other": draw(st.sampled_from(OTHER_FORMATS)) if where == "other" else None,
-        "fits": where not in ("header", "bytes", "other", "both") or draw(st.integers(0, 9)) > 0,
-    }
-
-
-def _with_entries(metadata: dict[str, Any], faults: list[tuple[str, Path_, Any]]) -> dict[str, Any]:
-    metadata = copy.deepcopy(metadata)
-    for kind, path, value in faults:
-        # What an earlier fault took away cannot be changed any more.
-        with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            match kind:
-                case "set":
-                    _put(metadata, path, value)
-                case "remove":
-                    del _at(metadata, path[:-1])[path[-1]]
-                case "nest":
-                    inner = _at(metadata, path)
-                    for _ in range(value):
-                        inner = [inner]
-                    _put(metadata, path, inner)
-                case "swap":
-                    _put(metadata, path, copy.deepcopy(_at(metadata, value)))
-                case "double":
-                    inner = _at(metadata, path)
-                    _put(metadata, path, inner * value if isinstance(inner, list | str) else [inner] * value)
-    return metadata
-
-
-def _with_bytes(data: bytes, faults: list[tuple[str, int, Any]]) -> bytes:
-    for kind, place, value in faults:
-        at = place % (len(data) + 1)
-        match kind:
-            case "flip" if at < len(data):
-                data = data[:at] + bytes([data[at] ^ value]) + data[at + 1 :]
-            case "cut":
-                data = data[:at]
-            case "insert":
-                data = data[:at] + value + data[at:]
-    return data
-
-
-def _with_header(data: bytes, faults: list[tuple[str, Any, Any]]) -> bytes:
-    """The weights with their header rewritten, and numbers in them replaced."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header, numbers = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
-    claimed = None
-    for kind, place, value in faults:
-        name = list(header)[place % len(header)] if header and place is not None else ""
-        match kind:
-            case "dtype" | "shape" | "data_offsets" if name:
-                header[name][kind] = value
-            case "name" if name:
-                header[value] = header.pop(name)
-            case "remove" if name:
-                del header[name]
-            case "empty":
-                header["none"] = {"dtype": "F16", "shape": [*value, 0], "data_offsets": [len(numbers), len(numbers)]}
-            case "retype":
-                # As float32 the same number of bytes would be half of the numbers: here they stay as many.
-                dtype, factor = value
-                numbers = bytearray(factor) * len(numbers) if factor > 1 else numbers
-                for tensor in header.values():
-                    tensor |= {"dtype": dtype, "data_offsets": [factor * (n or 0) for n in tensor["data_offsets"]]}
-            case "number" if len(numbers) > 2:
-                at = place % (len(numbers) // 2) * 2
-                numbers[at : at + 2] = value
-            case "length":
-                claimed = value
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if claimed is None else claimed) + text + bytes(numbers)
-
-
-def write_sound(folder: Path) -> None:
-    """The model that is damaged."""
-    import torch
-
-    from diffusion_segmentation.model.folder import build, save
-    from diffusion_segmentation.networks import InputStatistics
-
-    torch.manual_seed(0)
-    input_statistics = InputStatistics(3, 8)
-    for part in input_statistics.buffers():
-        part.fill_(9.0)
-    save(folder, SOUND, *build(SOUND["diffusion_segmentation"]["network"], 3), input_statistics)
-
-
-class Writer:
-    """Writes damaged copies of the sound model over one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.metadata_file, self.weights_file = folder / "metadata.json", folder / "model.safetensors"
-        self.metadata = json.loads(self.metadata_file.read_text(encoding="utf-8"))
-        self.weights = self.written = self.weights_file.read_bytes()
-
-    def write(self, faults: dict[str, Any]) -> None:
-        weights = self.weights
-        if faults["header"]:
-            with contextlib.suppress(TypeError, AttributeError):  # two faults of one tensor
-                weights = _with_header(weights, faults["header"])
-        weights = _with_bytes(weights, faults["bytes"])
-        if faults["other"] is not None:
-            weights = faults["other"]
-        metadata = self.metadata
-        if faults["fits"] and weights is not self.weights:
-            section = metadata["diffusion_segmentation"] | {"sha256": hashlib.sha256(weights).hexdigest()}
-            metadata = metadata | {"diffusion_segmentation": section}
-        text = json.dumps(_with_entries(metadata, faults["entries"])).encode()
-        self.metadata_file.write_bytes(_with_bytes(text, faults["text"]))
-        if weights is not self.written:
-            self.weights_file.write_bytes(weights)
-            self.written = weights
-
-
-@dataclass
-class Tally:
-    """What came of the inputs; `strange` names what was raised besides our own errors."""
-
-    accepted: int = 0
-    refused: int = 0
-    crashes: int = 0
-    hangs: int = 0
-    strange: dict[str, int] = field(default_factory=dict)
-    slowest: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def inputs(self) -> int:
-        return self.accepted + self.refused + self.crashes + self.hangs + sum(self.strange.values())
-
-    @property
-    def sound(self) -> bool:
-        return not (self.crashes or self.hangs or self.strange)
-
-    def __str__(self) -> str:
-        strange = "".join(f", {count} x {what}" for what, count in self.strange.items())
-        return (
-            f"{self.inputs} inputs: {self.refused} refused, {self.accepted} accepted, {self.crashes} crashes, "
-            f"{self.hangs} hangs, slowest {self.slowest:.2f} s{strange}; {self.inputs / self.seconds:.0f} a second"
-        )
+"""Inputs of one child process; the memory of Hypothesis grows with them."""
 
 
 class _Counts(ctypes.Structure):
-    """What a child has done so far, in memory that outlives it; `began` is the time of the input at work, or 0."""
+    """Counts of a child, in shared memory that outlives it; `began` is the start time of the current input, or 0."""
 
-    _fields_ = [(name, ctypes.c_double) for name in ("accepted", "refused", "strange", "slowest", "began")]
+    _fields_ = [(name, ctypes.c_double) for name in ("accepted", "refused", "unexpected", "slowest", "began")]
 
 
 def _answer(folder: Path) -> str:
-    """ "accepted", "refused", or what was raised."""
+    """Load a folder: "accepted", "refused", or the text of another exception."""
     from diffusion_segmentation.errors import ModelError
     from diffusion_segmentation.model.folder import load
     from diffusion_segmentation.networks import ScanSummary
@@ -369,13 +49,13 @@ def _answer(folder: Path) -> str:
         steps = model.section["steps"]["cpu"]
         # From the log-SNR of a denoised start on only the later nodes are left.
         grid = model.with_start(None).step_grid(steps)
-        own = model.step_grid(steps)
+        with_start = model.step_grid(steps)
         if model.input_statistics is not None:
             distance = model.input_statistics.input_distance(ScanSummary.of(model.input_statistics)).distance
             if not np.isfinite(distance):
                 return f"a distance of {distance}"
-        sound = len(grid) == steps and 1 <= len(own) <= steps + 1 and (np.diff(own) > 0).all()
-        return "accepted" if sound else "a step grid of another length"
+        valid = len(grid) == steps and 1 <= len(with_start) <= steps + 1 and (np.diff(with_start) > 0).all()
+        return "accepted" if valid else "a step grid of another length"
     except ModelError as error:
         sentence = str(error)
         plain = sentence.endswith(".") and sentence.isprintable() and str(folder) not in sentence
@@ -384,12 +64,9 @@ def _answer(folder: Path) -> str:
         return f"{type(error).__name__}: {error}"[:100]
 
 
-def _work(counts: _Counts, strange: Any, folder: Path, examples: int, seed: int, keep: Path | None) -> None:
-    """In the child: damages and loads `examples` times. What is strange goes into the queue of that name."""
-    with contextlib.suppress(ImportError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def _work(counts: _Counts, unexpected: Any, folder: Path, examples: int, seed: int, keep: Path | None) -> None:
+    """In the child: damage and load `examples` times; unexpected results go into the queue `unexpected`."""
+    limit_memory()
     sys.path.insert(0, str(ENGINE))
     import torch
 
@@ -414,26 +91,26 @@ def _work(counts: _Counts, strange: Any, folder: Path, examples: int, seed: int,
         if answer in ("accepted", "refused"):
             setattr(counts, answer, getattr(counts, answer) + 1)
             return
-        counts.strange += 1
-        strange.put(answer)
+        counts.unexpected += 1
+        unexpected.put(answer)
         if keep:
-            shutil.copytree(folder, keep / f"{seed}-{counts.strange:.0f}-{answer.partition(':')[0]}")
+            shutil.copytree(folder, keep / f"{seed}-{counts.unexpected:.0f}-{answer.partition(':')[0]}")
 
     one()
 
 
 def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
     """Load `examples` damaged folders; those that crash, hang or raise something else are copied into `keep`."""
-    tally, started = Tally(), time.monotonic()
+    tally = Tally()
     context = multiprocessing.get_context("spawn")
     # In memory where there is such a folder: a disk is slower than the loader.
     with tempfile.TemporaryDirectory(prefix="fuzz-models-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as f:
         write_sound(Path(f) / "sound")
         while tally.inputs < examples:
-            folder, counts, strange = Path(f) / "small", context.Value(_Counts, lock=False), context.Queue()
+            folder, counts, unexpected = Path(f) / "small", context.Value(_Counts, lock=False), context.Queue()
             shutil.copytree(Path(f) / "sound", folder)
             some = min(CHUNK, examples - tally.inputs)
-            arguments = (counts, strange, folder, some, seed * 10**9 + tally.inputs, keep)
+            arguments = (counts, unexpected, folder, some, seed * 10**9 + tally.inputs, keep)
             child = context.Process(target=_work, args=arguments, daemon=True)
             child.start()
             hangs = False
@@ -448,27 +125,13 @@ def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
             tally.hangs += hangs
             tally.crashes += child.exitcode != 0 and not hangs
             tally.slowest = max(tally.slowest, counts.slowest, LONGEST_SECONDS if hangs else 0)
-            for _ in range(int(counts.strange)):
-                answer = strange.get(timeout=10)
-                tally.strange[answer] = tally.strange.get(answer, 0) + 1
+            for _ in range(int(counts.unexpected)):
+                tally.count(unexpected.get(timeout=10))
             if keep and child.exitcode != 0:
                 shutil.copytree(folder, keep / f"{tally.inputs}-{'hang' if hangs else 'crash'}")
             shutil.rmtree(folder)
-    tally.seconds = time.monotonic() - started
     return tally
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER")
-    options = parser.parse_args()
-    sys.path.insert(0, str(ENGINE))
-    tally = fuzz(options.examples, options.seed, options.keep)
-    print(tally)
-    return 0 if tally.sound else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzing.main(fuzz, __doc__))

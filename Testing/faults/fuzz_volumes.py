@@ -1,39 +1,31 @@
-"""Feeds damaged volume files to the reader: each must end in an image or in one sentence of ours, soon.
+"""Feeds damaged volume files to the reader: each must give an image or an error of one sentence within 5 s.
 
     python Testing/faults/fuzz_volumes.py --examples 100000 [--seed 0] [--keep FOLDER]
 
 Small sound NRRD, NIfTI and MetaImage files are changed at random: header lines changed, removed or doubled, numbers
 made extreme, bytes flipped, data cut. A child process reads them, so that a crash of ITK ends the child only; it is
-counted, and another child goes on. The one line at the end tells what came of them; the exit status is 1 where a read
-crashed, hung or raised something else. `--keep` keeps those files.
+counted and replaced by another child. The last line has the counts of results; the exit status is 1 if reading
+crashed, hung or raised an unexpected exception. `--keep` keeps those files.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
-import multiprocessing
-import os
 import random
 import re
 import shutil
 import struct
 import sys
 import tempfile
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
+import fuzzing
 import numpy as np
-
-LONGEST_SECONDS = 5.0
-"""A read that takes longer is a hang."""
-
-MEMORY_BYTES = 4 * 2**30
-"""Of a child, so that a header that makes ITK allocate without bound is noticed and not the machine's end."""
+from fuzzing import Tally
+from reader_process import Child
 
 VOXELS = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6)
 
@@ -109,7 +101,7 @@ def meta(data: bytes, *more: str, file: str = "LOCAL") -> bytes:
 
 
 def sound_files() -> dict[str, list[bytes]]:
-    """By the end of the name: files that are read without a complaint, beside d.raw and s0.raw to s3.raw."""
+    """Valid files by extension; detached headers refer to d.raw and s0.raw to s3.raw."""
     raw = VOXELS.tobytes()
     packed = zlib.compress(raw)
     return {
@@ -210,118 +202,21 @@ def _lines(rng: random.Random, content: bytearray) -> bytearray:
 
 def _number(rng: random.Random, content: bytearray) -> bytearray:
     """A number of a text header becomes extreme."""
-    found = list(re.finditer(rb"-?\d+(\.\d+)?", bytes(content[:600])))
-    if not found:
+    numbers = list(re.finditer(rb"-?\d+(\.\d+)?", bytes(content[:600])))
+    if not numbers:
         return content
-    where = rng.choice(found)
-    return content[: where.start()] + rng.choice(EXTREMES).encode() + content[where.end() :]
+    number = rng.choice(numbers)
+    return content[: number.start()] + rng.choice(EXTREMES).encode() + content[number.end() :]
 
 
 FAULTS = (_flip, _cut, _enlarge, _extreme_word, _lines, _lines, _number, _number, _number)
 
 
-@dataclass
-class Tally:
-    """What came of the inputs; `strange` names what was raised besides our own errors."""
-
-    read: int = 0
-    refused: int = 0
-    crashes: int = 0
-    hangs: int = 0
-    strange: dict[str, int] = field(default_factory=dict)
-    slowest: float = 0.0
-
-    @property
-    def inputs(self) -> int:
-        return self.read + self.refused + self.crashes + self.hangs + sum(self.strange.values())
-
-    @property
-    def sound(self) -> bool:
-        return not (self.crashes or self.hangs or self.strange)
-
-    def count(self, answer: str, seconds: float) -> None:
-        """Take in one answer of a child."""
-        self.slowest = max(self.slowest, seconds)
-        self.read += answer == "read"
-        self.refused += answer == "refused"
-        self.crashes += answer == "crash"
-        self.hangs += answer == "hang"
-        if answer not in ("read", "refused", "crash", "hang"):
-            self.strange[answer] = self.strange.get(answer, 0) + 1
-
-    def __str__(self) -> str:
-        strange = "".join(f", {count} x {what}" for what, count in self.strange.items())
-        return (
-            f"{self.inputs} inputs: {self.read} read, {self.refused} refused, {self.crashes} crashes, "
-            f"{self.hangs} hangs, slowest {self.slowest:.2f} s{strange}"
-        )
-
-
-def serve(pipe: multiprocessing.connection.Connection, look: Callable[[Path], str]) -> None:
-    """In the child: what `look` says of each path, until None comes.
-
-    A sentence of ours is "refused" if it is whole and names neither folder nor line.
-    """
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # ITK's warnings
-    with contextlib.suppress(ImportError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DiffusionSegmentation"))
-    import SimpleITK as sitk
-
-    from diffusion_segmentation.errors import GeometryError, InputError, OutOfMemoryError
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    pipe.send("ready")
-    while (path := pipe.recv()) is not None:
-        started = time.monotonic()
-        try:
-            answer = look(Path(path))
-        except (InputError, GeometryError, OutOfMemoryError) as error:
-            sentence = str(error)
-            whole = sentence.endswith(".") and "\n" not in sentence and str(Path(path).parent) not in sentence
-            answer = "refused" if whole else f"no sentence: {sentence}"
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"[:100]
-        pipe.send((answer, time.monotonic() - started))
-
-
 def look_at_volume(path: Path) -> str:
-    """What comes of a volume file."""
+    """Read a volume file: "accepted" or what is wrong with the image."""
     from diffusion_segmentation.images.volume import read_volume
 
-    return "read" if read_volume(path).GetDimension() == 3 else "an image that is not 3-D"
-
-
-class Child:
-    """A process that looks at what it is given."""
-
-    def __init__(self, look: Callable[[Path], str]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, look), daemon=True)
-        self.process.start()
-        other.close()
-        if not self.pipe.poll(120) or self.pipe.recv() != "ready":
-            raise RuntimeError("the child that reads does not start")
-
-    def ask(self, path: Path) -> tuple[str, float]:
-        """ "read", "refused", "crash", "hang" or what was raised, and seconds. After a crash or hang it is dead."""
-        self.pipe.send(str(path))
-        if not self.pipe.poll(LONGEST_SECONDS):
-            self.end()
-            return "hang", LONGEST_SECONDS
-        try:
-            return self.pipe.recv()
-        except EOFError:
-            self.end()
-            return "crash", 0.0
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
+    return "accepted" if read_volume(path).GetDimension() == 3 else "an image that is not 3-D"
 
 
 @contextlib.contextmanager
@@ -344,25 +239,12 @@ def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
             tally.count(answer, seconds)
             if answer in ("crash", "hang"):
                 child = Child(look_at_volume)
-            if keep and answer not in ("read", "refused"):
+            if keep and answer not in ("accepted", "refused"):
                 shutil.copy(path, keep / f"{number}-{answer.partition(':')[0]}.{end}")
             path.unlink()
     child.end()
     return tally
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER")
-    options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    tally = fuzz(options.examples, options.seed, options.keep)
-    print(tally)
-    return 0 if tally.sound else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzing.main(fuzz, __doc__))

@@ -1,4 +1,4 @@
-"""Kills the worker at every stage and at random moments of a run, and its parent; looks at what is left each time.
+"""Kills the worker or its parent at every stage and at random moments of a run, and checks what remains.
 
     python Testing/faults/harness.py [--moments 50] [--seed 0]
 
@@ -22,41 +22,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "DiffusionSegmentation"))
+from worker_bench import FINAL, Bench, Slicer, bench
 
-from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished  # noqa: E402
-from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
-from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader  # noqa: E402
+from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished
+from DiffusionSegmentationLib.runs.worker_client import workerCommand
+from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader
 
-LIMITED = Path(__file__).with_name("limited_worker.py")
-FINAL = ("done", "partial", "cancelled", "error")
-PATIENCE_SECONDS = 120.0
-"""Only what fails waits so long."""
 END_SECONDS = 2.0
-"""So long after a death everything that belonged to the dead may still be there."""
-SAMPLES = 8
-STEPS = 20
-"""Of the tiny model: a run of eight samples takes some seconds."""
+"""Processes of a worker must have ended this long after its death."""
 
-# Python runs this at its start. The worker gets a child, which must not outlive it, and a way into os._exit.
-SITE_CUSTOMIZE = """
-import os, signal, subprocess, sys
-if sys.orig_argv[-1:] == ["worker"]:
-    signal.signal(signal.SIGUSR1, lambda *_: os._exit(3))
-    subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
-"""
-
-# A small Slicer: it starts a worker, begins a run, prints the worker's process and waits to be killed.
+# In place of Slicer: starts a worker and a run, prints the worker's process ID and waits to be killed.
 PARENT = """
 import json, sys, time
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient
@@ -74,152 +55,8 @@ while True:
 """
 
 
-@dataclass
-class Bench:
-    """A folder with a tiny model, a volume, and room for jobs and temporary files."""
-
-    root: Path
-    jobs: Path = field(init=False)
-    temporary: Path = field(init=False)
-    environment: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.jobs, self.temporary, hooks = (self.root / name for name in ("jobs", "temporary", "hooks"))
-        for folder in (self.jobs, self.temporary, hooks):
-            folder.mkdir(parents=True)
-        make_model(self.root / "model")
-        make_volume(self.root / "volume.nrrd")
-        (hooks / "sitecustomize.py").write_text(SITE_CUSTOMIZE, encoding="utf-8")
-        self.environment = workerEnvironment({**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"})
-        self.environment["PYTHONPATH"] += os.pathsep + str(hooks)
-
-    def run_message(self, samples: int = SAMPLES, steps: int | None = STEPS) -> dict[str, Any]:
-        """A run in a new job folder."""
-        job = uuid.uuid4().hex
-        folder = self.jobs / job
-        folder.mkdir()
-        return {
-            "type": "run", "job": job, "folder": str(folder), "volume": str(self.root / "volume.nrrd"),
-            "model": str(self.root / "model"), "samples": samples, "steps": steps, "seed": 0, "device": "cpu",
-        }  # fmt: skip
-
-    def slicer(self, limited: bool = False) -> Slicer:
-        return Slicer(self, limited)
-
-
-@contextmanager
-def bench() -> Iterator[Bench]:
-    """A bench in a temporary folder; the client's temporary files go there, too."""
-    root = Path(tempfile.mkdtemp(prefix="faults-"))
-    before = tempfile.tempdir
-    try:
-        made = Bench(root / "bench")
-        tempfile.tempdir = str(made.temporary)
-        yield made
-    finally:
-        tempfile.tempdir = before
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def make_model(folder: Path) -> None:
-    """Two random classes and background."""
-    import torch
-
-    from diffusion_segmentation.model import folder as model
-
-    torch.manual_seed(0)
-    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    encoder, denoiser = model.build(network, 3)
-    with torch.no_grad():  # heads start at zero, which would make every voxel the same
-        for parameter in (*encoder.parameters(), *denoiser.parameters()):
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    labels = [
-        {"label": n, "id": name, "name": name, "color": [1.0, 0.5 * n, 0.0], "terminology": "a~b^c^d~e^f^g~^^~h~^^~^^"}
-        for n, name in enumerate(("inner", "outer"), start=1)
-    ]
-    section = {
-        "schema": model.SCHEMA, "name": "tiny", "title": "Two random classes", "map_source": "samples",
-        "working_spacing_mm": 4.0, "window": [32, 32, 32], "steps": {"cpu": 2, "gpu": 2}, "network": network,
-        "labels": labels, "process": {"loss_curve": {"log_snr": [-12.0, 0.0, 8.0], "cross_entropy": [1.0, 0.5, 0.1]}},
-        "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
-    }  # fmt: skip
-    model.save(folder, {"version": "0.0.1", "diffusion_segmentation": section}, encoder, denoiser)
-
-
-def make_volume(path: Path) -> None:
-    """A bright ball with noise, 40 x 44 x 36 voxels of 2.5 mm."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    z, y, x = np.ogrid[-1:1:36j, -1:1:44j, -1:1:40j]
-    noise = np.random.default_rng(0).standard_normal((36, 44, 40))
-    image = sitk.GetImageFromArray((100 * (x**2 + y**2 + z**2 < 0.6) + 5 * noise).astype(np.float32))
-    image.SetSpacing((2.5, 2.5, 2.5))
-    sitk.WriteImage(image, str(path))
-
-
-class Slicer:
-    """What Slicer does with a worker, without Slicer: its client, polled, and all that was said."""
-
-    def __init__(self, bench: Bench, limited: bool = False) -> None:
-        self.bench = bench
-        self.said: list[dict[str, Any]] = []
-        self.reasons: list[str] = []
-        command = [sys.executable, str(LIMITED), "worker"] if limited else workerCommand(sys.executable)
-        self.client = WorkerClient(command, bench.environment)
-        self.client.received.connect(self.said.append)
-        self.client.ended.connect(self.reasons.append)
-        self.client.start()
-        while self.client._process is not None and self.client._process._process is None:
-            time.sleep(0.001)
-        self.pid = self.client._process._process.pid
-
-    def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-        """Poll until `condition` holds and return what it says. Raises TimeoutError, with the worker's last words."""
-        deadline = time.monotonic() + seconds
-        while not (answer := condition()):
-            if time.monotonic() > deadline or not self.client.running:
-                raise TimeoutError(f"{self.said[-2:]} {self.reasons} {list(self.client.log)[-8:]}")
-            self.client.poll()
-            time.sleep(0.001)
-        return answer
-
-    def until_hello(self) -> None:
-        self.until(lambda: self.client.hello)
-
-    def of(self, job: str, *types: str) -> list[dict[str, Any]]:
-        """What was said of a job, of these types or of all."""
-        return [m for m in self.said if m.get("job") == job and (not types or m["type"] in types)]
-
-    def finish(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The last message of a job."""
-        return self.until(lambda: self.of(message["job"], *FINAL))[0]
-
-    def run(self, **fields: Any) -> dict[str, Any]:
-        """Begin a run and return its message."""
-        message = self.bench.run_message(**fields)
-        self.client.send(message)
-        return message
-
-    def cancel(self, message: dict[str, Any], keep: bool = False) -> tuple[str, float]:
-        """Cancel a run; what the last message was, and after how many seconds it came."""
-        began = time.monotonic()
-        self.client.send({"type": "cancel", "job": message["job"], "keep": keep})
-        return self.finish(message)["type"], time.monotonic() - began
-
-    def wait_for_end(self) -> None:
-        while self.client.running:
-            self.client.poll()
-            time.sleep(0.001)
-
-    def stop(self) -> None:
-        ending = self.client.stop(0.0)
-        if ending is not None:
-            ending.join()
-
-
 def group(leader: int) -> list[int]:
-    """The processes of a process group that live; one that ended and waits to be asked for its status does not."""
+    """Running processes of a process group, without zombies."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -233,15 +70,15 @@ def group(leader: int) -> list[int]:
 
 
 def group_after(leader: int, seconds: float) -> tuple[list[int], float]:
-    """Who is left of a group after at most so many seconds, and how long that took."""
+    """Processes of a group that remain after at most `seconds`, and the seconds waited."""
     began = time.monotonic()
-    while (left := group(leader)) and time.monotonic() - began < seconds:
+    while (remaining := group(leader)) and time.monotonic() - began < seconds:
         time.sleep(0.02)
-    return left, time.monotonic() - began
+    return remaining, time.monotonic() - began
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Files under a final name that are not whole. Where `.part` stands in a name, nobody takes it for a file."""
+    """Files with a final name that are incomplete; names with `.part` are not final."""
     broken = []
     for path in sorted(folder.rglob("*")):
         if path.is_dir() or ".part" in path.name:
@@ -256,30 +93,30 @@ def broken_files(folder: Path) -> list[str]:
     return broken
 
 
-def lost_previews(said: list[dict[str, Any]]) -> list[str]:
-    """What previews announced and is not there whole."""
-    lost = []
-    for message in said:
+def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
+    """Announced previews whose files are incomplete."""
+    missing = []
+    for message in messages:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
             try:
                 readHeader(Path(message[name]))
             except NrrdError as error:
-                lost.append(f"preview of {message['samples']}: {error}")
-    return lost
+                missing.append(f"preview of {message['samples']}: {error}")
+    return missing
 
 
 def lost_finished(folder: Path) -> list[str]:
-    """What a panel would offer of a run that died, and is not whole."""
-    found = newestFinished(folder)
-    if found is None:
+    """Missing files of the finished samples that a panel would offer."""
+    newest = newestFinished(folder)
+    if newest is None:
         return []
-    part, _ = found
+    part, _ = newest
     return [f"{part.name} lacks {name}" for name in RESULT if not (part / name).is_file()]
 
 
 @dataclass
 class Row:
-    """One death: `moment`, what the person still has, what is lost that was announced, what is left behind."""
+    """One death: `moment`, results that survived, announced results that are lost, and leftovers."""
 
     moment: str
     survived: str
@@ -315,9 +152,9 @@ def death(
     before_hello: bool = False,
     limited: bool = False,
 ) -> Row:
-    """One life of a worker, ended by `kill` as soon as `when` holds for a run (or that run is over)."""
+    """Run a worker and end it by `kill` as soon as `when` holds for a run (or that run is over)."""
     slicer = bench.slicer(limited)
-    lost, extra = [], ""
+    missing, extra = [], ""
     try:
         if not before_hello:
             slicer.until_hello()
@@ -327,12 +164,12 @@ def death(
             end = slicer.finish(first)
             extra = f", next run whole in {time.monotonic() - began:.1f} s"
             if end["type"] != "done" or broken_files(Path(first["folder"])):
-                lost.append(f"the next run: {end}")
+                missing.append(f"the next run: {end}")
             shutil.rmtree(first["folder"])
         message = slicer.run()
         slicer.until(lambda: when(slicer, message) or slicer.of(message["job"], *FINAL))
         if len(group(slicer.pid)) < 2 and not before_hello:
-            lost.append("the worker had no child to lose")
+            missing.append("the worker had no child to lose")
         KILLS[kill](slicer.pid)
         began = time.monotonic()
         slicer.wait_for_end()
@@ -341,36 +178,38 @@ def death(
     finally:
         slicer.stop()
     folder = Path(message["folder"])
-    said = slicer.of(message["job"])
-    left = [f"process {pid}" for pid in alive] + [f"temporary {path.name}" for path in bench.temporary.iterdir()]
+    messages = slicer.of(message["job"])
+    remaining = [f"process {pid}" for pid in alive] + [f"temporary {path.name}" for path in bench.temporary.iterdir()]
     if seconds > END_SECONDS:
-        left.append(f"noticed after {seconds:.1f} s")
+        remaining.append(f"noticed after {seconds:.1f} s")
     if not slicer.reasons:
-        lost.append("nobody was told")
-    lost += broken_files(folder) + lost_previews(said) + lost_finished(folder)
-    row = Row(f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, said) + extra, lost, left)
+        missing.append("nobody was told")
+    missing += broken_files(folder) + lost_previews(messages) + lost_finished(folder)
+    row = Row(
+        f"{moment}, {kill}{', small memory' if limited else ''}", summary(folder, messages) + extra, missing, remaining
+    )
     shutil.rmtree(folder)
     return row
 
 
-def summary(folder: Path, said: list[dict[str, Any]]) -> str:
-    """What a person still has of a run: the samples of the last preview or all, and of how many that were drawn."""
-    previews = [m["samples"] for m in said if m["type"] == "preview"]
-    drawn = max(
-        [0, *(m["sample"] - 1 for m in said if m["type"] == "progress" and m["stage"] == "sampling"), *previews]
+def summary(folder: Path, messages: list[dict[str, Any]]) -> str:
+    """What the user still has of a run: samples of the last preview or all, and the number drawn."""
+    previews = [m["samples"] for m in messages if m["type"] == "preview"]
+    finished = max(
+        [0, *(m["sample"] - 1 for m in messages if m["type"] == "progress" and m["stage"] == "sampling"), *previews]
     )
     parts = sum(".part" in path.name for path in folder.iterdir())
-    if any(m["type"] in ("done", "partial") for m in said):
-        kept = "the result"
+    if any(m["type"] in ("done", "partial") for m in messages):
+        survived = "the result"
     elif (folder / "report.json").is_file():
-        kept = "the result, unannounced"
+        survived = "the result, unannounced"
     elif (folder / "samples.seq.nrrd").is_file():
-        kept = "all masks, no report"
-    elif (found := newestFinished(folder)) is not None:
-        kept = f"{found[0].name.removeprefix(FINISHED)} finished samples of {drawn}"
+        survived = "all masks, no report"
+    elif (newest := newestFinished(folder)) is not None:
+        survived = f"{newest[0].name.removeprefix(FINISHED)} finished samples of {finished}"
     else:
-        kept = f"preview of {max(previews)} of {drawn} samples" if previews else "nothing announced"
-    return kept + (f", {parts} .part" if parts else "")
+        survived = f"preview of {max(previews)} of {finished} samples" if previews else "nothing announced"
+    return survived + (f", {parts} .part" if parts else "")
 
 
 def after_stage(stage: str) -> Callable[[Slicer, dict[str, Any]], Any]:
@@ -421,19 +260,19 @@ def orphans(bench: Bench, moment: str, word: str, wait_seconds: float) -> Row:
         time.sleep(wait_seconds)
         before = len(group(worker))
         parent.kill()
-        left, seconds = group_after(worker, 30.0)
-        lost = [] if before else ["the worker had ended before"]
-        late = [f"{before} processes for {seconds:.1f} s"] if seconds > END_SECONDS or left else []
+        remaining, seconds = group_after(worker, 30.0)
+        missing = [] if before else ["the worker had ended before"]
+        late = [f"{before} processes for {seconds:.1f} s"] if seconds > END_SECONDS or remaining else []
     finally:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    row = Row(f"{moment}, parent SIGKILL", f"{before} processes ended after {seconds:.2f} s", lost, late)
-    for pid in left:
+    row = Row(f"{moment}, parent SIGKILL", f"{before} processes ended after {seconds:.2f} s", missing, late)
+    for pid in remaining:
         os.kill(pid, signal.SIGKILL)
-    lost += broken_files(Path(run["folder"]))
+    missing += broken_files(Path(run["folder"]))
     shutil.rmtree(run["folder"])
-    # Nobody is left to remove the log of a killed parent's worker; the system's own cleaning does.
+    # The log of a killed parent's worker is left to the system's cleaning.
     for path in bench.temporary.glob("DiffusionSegmentation-worker-*"):
         shutil.rmtree(path)
     return row
@@ -449,7 +288,7 @@ ORPHANS = (
 
 
 def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     slicer = bench.slicer()
     try:
         slicer.until_hello()
@@ -466,9 +305,9 @@ def rows(bench: Bench, moments: int, seed: int) -> Iterator[Row]:
             yield death(bench, moment, when, limited=limited)
     for number in range(moments):
         before_hello = number % 10 == 9
-        at = chance.uniform(0, seconds)
+        at = rng.uniform(0, seconds)
         moment = f"{at:.2f} s after {'the start' if before_hello else 'run'}"
-        kill = chance.choice(("SIGKILL", "SIGKILL", "SIGSEGV", "os._exit"))
+        kill = rng.choice(("SIGKILL", "SIGKILL", "SIGSEGV", "os._exit"))
         if before_hello:
             kill = "SIGKILL"  # the hook for os._exit may not be there yet
         yield death(bench, moment, after_seconds(at), kill, number % 5 == 0, before_hello, number % 2 == 1)
@@ -481,15 +320,15 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=50, help="random moments, default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments, default: %(default)s")
     options = parser.parse_args()
-    deaths = lost = left = 0
-    with bench() as made:
+    deaths = missing = remaining = 0
+    with bench() as opened_bench:
         print(f"{'moment':<58} | {'survived':<58} | lost | left behind", flush=True)
-        for row in rows(made, options.moments, options.seed):
+        for row in rows(opened_bench, options.moments, options.seed):
             print(row, flush=True)
-            deaths, lost, left = deaths + 1, lost + bool(row.lost), left + bool(row.left)
-        leftovers = list(made.jobs.iterdir()) + list(made.temporary.iterdir())
-    print(f"{deaths} deaths, {lost} with something lost, {left} with something left, {len(leftovers)} stray files")
-    return int(bool(lost or left or leftovers))
+            deaths, missing, remaining = deaths + 1, missing + bool(row.lost), remaining + bool(row.left)
+        stray = list(opened_bench.jobs.iterdir()) + list(opened_bench.temporary.iterdir())
+    print(f"{deaths} deaths, {missing} with something lost, {remaining} with something left, {len(stray)} stray files")
+    return int(bool(missing or remaining or stray))
 
 
 if __name__ == "__main__":

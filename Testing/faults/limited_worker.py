@@ -1,4 +1,4 @@
-"""The worker in a small memory, as on a GPU that others use: python limited_worker.py worker
+"""The worker with little memory, as on a shared GPU: python limited_worker.py worker
 
 Four samples are tried at a time; two fit at first, and after a while not even one window as large as the model wants.
 What is finished is kept every 0.3 s instead of every 20 s, so that a short run has something to keep.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from harness import Bench, Slicer, bench
+from worker_bench import Bench, Slicer, bench
 
 WARM_UP_RUNS = 10
 MOST_KIB_A_RUN = 20.0
@@ -27,7 +27,7 @@ PAGE_KIB = os.sysconf("SC_PAGE_SIZE") / 1024
 
 
 @dataclass(frozen=True)
-class Look:
+class Measurement:
     """One process after a run."""
 
     kib: float
@@ -35,15 +35,15 @@ class Look:
     threads: int
 
 
-def look(pid: int) -> Look:
+def measure(pid: int) -> Measurement:
     process = Path("/proc") / str(pid)
     pages = int((process / "statm").read_text().split()[1])
-    return Look(pages * PAGE_KIB, len(os.listdir(process / "fd")), len(os.listdir(process / "task")))
+    return Measurement(pages * PAGE_KIB, len(os.listdir(process / "fd")), len(os.listdir(process / "task")))
 
 
-def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
-    """Both processes after each run."""
-    looks: dict[str, list[Look]] = {"worker": [], "client": []}
+def soak(bench: Bench, runs: int) -> dict[str, list[Measurement]]:
+    """Measurements of both processes after each run."""
+    measurements: dict[str, list[Measurement]] = {"worker": [], "client": []}
     slicer = Slicer(bench)
     try:
         slicer.until_hello()
@@ -52,13 +52,13 @@ def soak(bench: Bench, runs: int) -> dict[str, list[Look]]:
             end = slicer.finish(run)
             if end["type"] != "done":
                 raise RuntimeError(end["message"])
-            slicer.said.clear()
+            slicer.messages.clear()
             shutil.rmtree(run["folder"])
-            looks["worker"].append(look(slicer.pid))
-            looks["client"].append(look(os.getpid()))
+            measurements["worker"].append(measure(slicer.pid))
+            measurements["client"].append(measure(os.getpid()))
     finally:
         slicer.stop()
-    return looks
+    return measurements
 
 
 def slope(values: list[float]) -> tuple[float, float]:
@@ -70,9 +70,9 @@ def slope(values: list[float]) -> tuple[float, float]:
     return rise, float(np.sqrt(rest @ rest / (len(values) - 2) / (steps @ steps)))
 
 
-def problems(name: str, looks: list[Look]) -> list[str]:
-    """Print one process's line, and return what is wrong with it."""
-    after = looks[WARM_UP_RUNS:]
+def problems(name: str, measurements: list[Measurement]) -> list[str]:
+    """Print the measurements of one process and return its problems."""
+    after = measurements[WARM_UP_RUNS:]
     rise, error = slope([one.kib for one in after])
     first, last = after[0], after[-1]
     print(
@@ -80,14 +80,14 @@ def problems(name: str, looks: list[Look]) -> list[str]:
         f"{last.kib / 1024:.0f} MiB at the end; open files {first.files} -> {last.files}, "
         f"threads {first.threads} -> {last.threads}"
     )
-    found = []
+    leaks = []
     if rise - 2 * error > MOST_KIB_A_RUN:
-        found.append(f"the memory of the {name} grows")
+        leaks.append(f"the memory of the {name} grows")
     if last.files > first.files:
-        found.append(f"the open files of the {name} grow")
+        leaks.append(f"the open files of the {name} grow")
     if last.threads > first.threads:
-        found.append(f"the threads of the {name} grow")
-    return found
+        leaks.append(f"the threads of the {name} grow")
+    return leaks
 
 
 def main() -> int:
@@ -97,16 +97,16 @@ def main() -> int:
     options = parser.parse_args()
     if options.runs < WARM_UP_RUNS + 5:
         parser.error(f"a line needs at least {WARM_UP_RUNS + 5} runs")
-    with bench() as made:
-        looks = soak(made, options.runs)
-        left = sorted(path.name for path in (*made.jobs.iterdir(), *made.temporary.iterdir()))
-    print(f"{options.runs} runs; files left: {', '.join(left) or 'none'}")
-    found = [problem for name in looks for problem in problems(name, looks[name])]
-    found += ["files are left"] if left else []
-    print("; ".join(found) or "flat")
+    with bench() as opened_bench:
+        measurements = soak(opened_bench, options.runs)
+        remaining = sorted(path.name for path in (*opened_bench.jobs.iterdir(), *opened_bench.temporary.iterdir()))
+    print(f"{options.runs} runs; files left: {', '.join(remaining) or 'none'}")
+    leaks = [problem for name in measurements for problem in problems(name, measurements[name])]
+    leaks += ["files are left"] if remaining else []
+    print("; ".join(leaks) or "flat")
     if options.json:
-        options.json.write_text(json.dumps({name: [one.kib for one in looks[name]] for name in looks}))
-    return int(bool(found))
+        options.json.write_text(json.dumps({name: [one.kib for one in measurements[name]] for name in measurements}))
+    return int(bool(leaks))
 
 
 if __name__ == "__main__":

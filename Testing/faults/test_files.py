@@ -1,4 +1,4 @@
-"""Files and folders as people have them: full, closed, gone, of strange names. And what is private stays so."""
+"""Files and folders: full disks, missing permissions, removed folders, unusual names; and privacy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from harness import Bench
+from worker_bench import SITE_CUSTOMIZE, Bench
 
 from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError, explain
 from diffusion_segmentation.images import writing as results
@@ -113,7 +112,7 @@ def test_a_volume_of_any_name_is_segmented_into_the_same_files(
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT
 
 
-def test_a_file_that_is_held_for_a_moment_is_waited_for(
+def test_a_file_that_is_open_elsewhere_is_replaced_later(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a virus scanner holds each new file on Windows."""
@@ -130,10 +129,10 @@ def test_a_file_that_is_held_for_a_moment_is_waited_for(
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT and len(held) >= len(RESULT)
 
 
-def test_a_full_disk_costs_a_run_no_preview_that_it_can_do_without(
+def test_a_full_disk_during_a_preview_does_not_end_the_run(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither those nor what is kept while it goes on; and pieces of either are not left."""
+    """Neither previews nor finished samples end the run, and no incomplete files remain."""
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", 0.0)
     replace, refused, seen = os.replace, [], set()
 
@@ -145,7 +144,7 @@ def test_a_full_disk_costs_a_run_no_preview_that_it_can_do_without(
         replace(source, target)
 
     def look(now: Progress) -> None:
-        # Results are written in a folder of their own, which takes its place at the end.
+        # Results are written to a separate folder, which is renamed at the end.
         seen.update(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".part-"))
 
     monkeypatch.setattr(results.os, "replace", full)
@@ -190,7 +189,7 @@ def test_a_model_that_is_removed_between_two_runs_is_one_sentence(
 
 
 @pytest.mark.parametrize("where", ["direct", "samples"])
-def test_a_model_that_gives_no_numbers_is_refused(
+def test_a_model_with_results_that_are_not_finite_is_refused(
     run: Callable, tmp_path: Path, a_model_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     model = model_cache.load(a_model_folder)
@@ -213,12 +212,6 @@ def test_a_model_that_gives_no_numbers_is_refused(
 # Privacy
 
 
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    with harness.bench() as made:
-        yield made
-
-
 AUDIT = """
 import os, sys
 if sys.orig_argv[-1:] == ["worker"]:
@@ -231,14 +224,14 @@ sys.addaudithook(look)
 """
 
 
-def test_a_run_uses_no_network_and_names_nobody(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_uses_no_network_and_reveals_no_names(bench: Bench, tmp_path: Path) -> None:
     home = tmp_path / PATIENT
     home.mkdir()
     image = sitk.ReadImage(str(bench.root / "volume.nrrd"))
     image.SetMetaData("0010|0010", f"{PATIENT}^Max")
     image.SetMetaData("PatientName", PATIENT)
     sitk.WriteImage(image, str(home / f"{PATIENT}.nrrd"))
-    (bench.root / "hooks" / "sitecustomize.py").write_text(harness.SITE_CUSTOMIZE + AUDIT)
+    (bench.root / "hooks" / "sitecustomize.py").write_text(SITE_CUSTOMIZE + AUDIT)
     bench.environment["AUDIT_FILE"] = str(tmp_path / "audit")
     slicer = bench.slicer()
     try:

@@ -1,4 +1,4 @@
-"""A marker is found in every result file at the place where it lies in the input, whatever the input's grid.
+"""A marker has the same position in every result file as in the input, for any grid of the input.
 
 The network is left out: from the working grid on its probabilities are what the marker's voxel would get from a
 perfect one, background or structure by where a working voxel lies. On the Slicer's side, transforms included, places
@@ -109,7 +109,7 @@ def written(folder: Path, image: sitk.Image, projection: Projection, p: np.ndarr
 
 @EXAMPLES
 @given(inputs(), st.booleans())
-def test_the_marker_lies_in_every_file_where_it_lies_in_the_input(given_input, compress: bool) -> None:
+def test_the_marker_has_the_same_position_in_every_file(given_input, compress: bool) -> None:
     affine, size, marker = given_input
     truth = (affine @ [*marker, 1])[:3]
     with tempfile.TemporaryDirectory() as name:
@@ -127,20 +127,20 @@ def test_the_marker_lies_in_every_file_where_it_lies_in_the_input(given_input, c
         inside = np.clip(0.9 - 0.8 * away, 0, 1).astype(np.float32)
         written(folder, image, Projection(working, image), np.stack([1 - inside, inside]), compress)
 
-        found, labels = affine_in(folder / "segmentation.seg.nrrd")
-        assert np.abs(found - affine).max() < TOLERANCE_MM / 10
+        written_affine, labels = affine_in(folder / "segmentation.seg.nrrd")
+        assert np.abs(written_affine - affine).max() < TOLERANCE_MM / 10
         assert np.argwhere(labels).tolist() == [list(marker[::-1])]
-        assert np.abs(place(found, np.argwhere(labels)) - truth).max() < TOLERANCE_MM
+        assert np.abs(place(written_affine, np.argwhere(labels)) - truth).max() < TOLERANCE_MM
         for file in ("samples.seq.nrrd", "probabilities.seq.nrrd"):
-            found, volumes = affine_in(folder / file)
+            written_affine, volumes = affine_in(folder / file)
             assert volumes.shape[-1] == 2
             where = np.unravel_index(volumes[..., 1].argmax(), volumes.shape[:3])
-            assert np.abs(place(found, where) - truth).max() < TOLERANCE_MM, file
-        found, entropy = affine_in(folder / "entropy.nrrd")
+            assert np.abs(place(written_affine, where) - truth).max() < TOLERANCE_MM, file
+        written_affine, entropy = affine_in(folder / "entropy.nrrd")
         where = np.unravel_index(entropy.argmax(), entropy.shape)
-        assert np.abs(place(found, where) - truth).max() < TOLERANCE_MM
-        found, regions = affine_in(folder / "regions.nrrd")
-        assert np.abs(place(found, np.argwhere(regions)) - truth).max() < TOLERANCE_MM
+        assert np.abs(place(written_affine, where) - truth).max() < TOLERANCE_MM
+        written_affine, regions = affine_in(folder / "regions.nrrd")
+        assert np.abs(place(written_affine, np.argwhere(regions)) - truth).max() < TOLERANCE_MM
 
 
 @EXAMPLES

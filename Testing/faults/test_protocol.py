@@ -1,4 +1,4 @@
-"""The protocol survives what no side should send, a client that does not read, prints, a full log, a jumping clock."""
+"""The protocol with invalid messages, a client that does not read, prints, a full log and a jumping clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from diffusion_segmentation.worker.sender import MessageSender
 ENGINE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 20.0
 
-# A worker with an engine that needs no torch: it prints as libraries do, moves the clock, and says as much as it can.
+# A worker with an engine without torch that prints as libraries do, moves the clock, and sends many messages.
 WORKER = """
 import os, sys, time
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ os._exit(worker.serve())
 
 
 class Worker:
-    """A worker process; nothing is read before it is asked for."""
+    """A worker process whose output is read only after `read`."""
 
     def __init__(self, command: list[str], stderr: Any) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ENGINE)}
@@ -119,16 +119,16 @@ def test_fuzz() -> None:
 
 
 @pytest.mark.parametrize("value", [1e999, -1e999, 10**400, -(10**400)])
-def test_no_number_is_beyond_what_a_person_or_a_seed_can_be_told(value: float) -> None:
+def test_numbers_beyond_their_range_are_refused(value: float) -> None:
     progress = {"type": "progress", "job": "1", "stage": "s", "sample": 0, "samples": 1, "step": 0, "steps": 1}
     text = json.dumps({**progress, "secondsLeft": 0}).replace('"secondsLeft": 0', f'"secondsLeft": {value!r}')
     with pytest.raises(messages.MessageError):
         messages.decode(text.replace("inf", "1e999").encode())
 
 
-def test_a_name_that_is_too_long_to_be_said_again_is_refused_and_survived(worker: Worker) -> None:
+def test_a_name_too_long_for_a_reply_is_refused(worker: Worker) -> None:
     worker.read()
-    # Each letter takes six bytes in an answer; as it came, the line is just short enough.
+    # Each letter has six bytes in a reply; the request is just short enough.
     name = "ü" * (messages.MAX_LINE_BYTES // 2 - 100)
     for message in ({"type": "cancel", "keep": False, "job": name}, {"type": name}, {"type": "run", "job": name}):
         worker.line(json.dumps(message, ensure_ascii=False).encode() + b"\n")
@@ -153,7 +153,7 @@ def test_a_line_without_end_takes_no_memory(worker: Worker) -> None:
     assert worker.next("done")["job"] == "after"
 
 
-def test_half_a_line_at_the_end_starts_nothing(worker: Worker) -> None:
+def test_an_incomplete_last_line_is_ignored(worker: Worker) -> None:
     worker.read()
     worker.next("hello")
     worker.line(b'{"type":"run","job":"1","folder":"f","volume":"v"')
@@ -161,7 +161,7 @@ def test_half_a_line_at_the_end_starts_nothing(worker: Worker) -> None:
     assert worker.process.wait(PATIENCE_SECONDS) == 0 and worker._lines.empty()
 
 
-def test_a_real_worker_survives_it_all() -> None:
+def test_a_real_worker_survives_invalid_input() -> None:
     worker = Worker(["-m", "diffusion_segmentation", "worker"], subprocess.DEVNULL)
     try:
         worker.read()
@@ -175,17 +175,17 @@ def test_a_real_worker_survives_it_all() -> None:
         worker.process.stdin.close()
 
 
-def test_prints_stay_out_of_the_protocol_and_a_jumping_clock_holds_nothing_up(worker: Worker) -> None:
+def test_prints_and_a_jumping_clock_do_not_disturb_the_protocol(worker: Worker) -> None:
     worker.read()
     worker.run("1", samples=50)
-    said = [worker.next()]
-    while said[-1]["type"] != "done":
-        said.append(worker.next())
-    assert [m["stage"] for m in said if m["type"] == "progress"] == [f"stage{step}" for step in range(50)]
-    assert {m["type"] for m in said} == {"hello", "progress", "done"}
+    received = [worker.next()]
+    while received[-1]["type"] != "done":
+        received.append(worker.next())
+    assert [m["stage"] for m in received if m["type"] == "progress"] == [f"stage{step}" for step in range(50)]
+    assert {m["type"] for m in received} == {"hello", "progress", "done"}
 
 
-def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
+def test_time_limits_use_the_monotonic_clock() -> None:
     sources = [*ENGINE.rglob("*.py")]
     assert len(sources) > 20
     for path in sources:
@@ -196,8 +196,8 @@ def test_no_waiting_is_measured_by_the_clock_on_the_wall() -> None:
                 assert ast.unparse(node) not in ("time.time", "datetime.now", "datetime.datetime.now"), path
 
 
-def test_a_client_that_does_not_read_holds_up_no_run(worker: Worker, tmp_path: Path) -> None:
-    """5,000 stages are far more than a pipe holds: the run ends, and its last message is there when somebody reads."""
+def test_a_client_that_does_not_read_delays_no_run(worker: Worker, tmp_path: Path) -> None:
+    """5,000 stages exceed the buffer of a pipe: the run ends, and its last message is read later."""
     worker.run("1", samples=5000)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while "the run is over" not in (tmp_path / "log").read_text():
@@ -208,9 +208,7 @@ def test_a_client_that_does_not_read_holds_up_no_run(worker: Worker, tmp_path: P
 
 
 @pytest.mark.parametrize("samples", [1, 2], ids=["it ends well", "it fails"])
-def test_a_dropped_run_that_does_not_listen_is_answered_for_and_only_its_end_is_heard(
-    worker: Worker, samples: int
-) -> None:
+def test_a_dropped_run_that_does_not_listen_is_acknowledged_once(worker: Worker, samples: int) -> None:
     worker.read()
     worker.run("1", model="deaf", samples=samples)
     worker.next("progress")
@@ -220,10 +218,10 @@ def test_a_dropped_run_that_does_not_listen_is_answered_for_and_only_its_end_is_
     assert time.monotonic() - began < 1.0
     worker.run("2")
     assert worker.next() == {"type": "cancelled", "job": "1"}
-    said = [worker.next()]
-    while said[-1]["type"] != "done":
-        said.append(worker.next())
-    assert {message["job"] for message in said} == {"2"}
+    received = [worker.next()]
+    while received[-1]["type"] != "done":
+        received.append(worker.next())
+    assert {message["job"] for message in received} == {"2"}
 
 
 def test_the_end_of_stdin_ends_a_worker_whose_client_does_not_read(worker: Worker) -> None:
@@ -248,7 +246,7 @@ class Stuck:
         return len(data)
 
 
-def test_the_sender_neither_waits_nor_grows_without_bound() -> None:
+def test_the_sender_does_not_block_and_is_bounded() -> None:
     stream, lost = Stuck(), threading.Event()
     box = MessageSender(stream, on_lost_client=lost.set)
     now = SimpleNamespace(stage="sampling", sample=1, samples=8, step=1, steps=5, seconds_left=1.0, note="")
@@ -268,11 +266,11 @@ def test_the_sender_neither_waits_nor_grows_without_bound() -> None:
     stream.go.set()
     box.last({"type": "cancelled", "job": "1"})
     box.flush(PATIENCE_SECONDS)
-    said = [messages.decode(line) for line in stream.written.splitlines()]
-    assert [m["type"] for m in said[-2:]] == ["progress", "cancelled"] and said[-2]["step"] == 19_999
+    received = [messages.decode(line) for line in stream.written.splitlines()]
+    assert [m["type"] for m in received[-2:]] == ["progress", "cancelled"] and received[-2]["step"] == 19_999
 
 
-def test_a_flush_does_not_wait_for_ever() -> None:
+def test_a_flush_has_a_time_limit() -> None:
     stream = Stuck()
     box = MessageSender(stream, on_lost_client=lambda: None)
     box.send({"type": "cancelled", "job": "1"})
@@ -283,7 +281,7 @@ def test_a_flush_does_not_wait_for_ever() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk as Linux has it")
-def test_errors_are_told_though_the_disk_of_the_log_is_full() -> None:
+def test_errors_are_reported_if_the_disk_of_the_log_is_full() -> None:
     with open("/dev/full", "wb") as full:
         worker = Worker(["-c", WORKER], full)
     try:

@@ -1,4 +1,4 @@
-"""The worker dies, its parent dies, or its runs are cancelled, at many moments: nothing is lost, nothing is left."""
+"""The worker or its parent dies, or runs are cancelled, at many moments: no results are lost, no processes remain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import harness
 import pytest
-from harness import BOUNDARIES, Bench, Slicer, after_preview, after_seconds, after_stage, broken_files
+from harness import BOUNDARIES, after_preview, after_seconds, after_stage, broken_files
+from worker_bench import SAMPLES, Bench, Slicer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes as Linux shows them")
 
@@ -19,12 +20,6 @@ ANSWER_SECONDS = 1.0
 ENDLESS = 100_000
 """Samples; a run that only cancel ends."""
 PAIRS = 20
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with harness.bench() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +36,18 @@ def files_in(*folders: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("moment", ["stage sampling", "preview of 2", "masks half written"])
-def test_a_death_at_a_boundary_loses_and_leaves_nothing(bench: Bench, moment: str) -> None:
+def test_a_death_at_a_boundary_loses_nothing_and_leaves_no_process(bench: Bench, moment: str) -> None:
     row = harness.death(bench, moment, BOUNDARIES[moment])
     assert (row.lost, row.left) == ([], []), row
 
 
 @pytest.mark.parametrize("moment", ["preview of 4", "masks half written"])
-def test_a_death_in_a_small_memory_loses_and_leaves_nothing(bench: Bench, moment: str) -> None:
+def test_a_death_with_little_memory_loses_nothing_and_leaves_no_process(bench: Bench, moment: str) -> None:
     row = harness.death(bench, moment, BOUNDARIES[moment], limited=True)
     assert (row.lost, row.left) == ([], []), row
 
 
-def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> None:
+def test_a_run_with_little_memory_reports_it_and_completes(bench: Bench) -> None:
     slicer = bench.slicer(limited=True)
     try:
         slicer.until_hello()
@@ -60,7 +55,7 @@ def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> N
         done = slicer.finish(run)
     finally:
         slicer.stop()
-    assert done["type"] == "done" and done["report"]["samples"] == harness.SAMPLES
+    assert done["type"] == "done" and done["report"]["samples"] == SAMPLES
     fewer, smaller = (sentence for sentence in done["report"]["warnings"] if "memory" in sentence)
     assert "fewer samples are drawn at a time" in fewer and "uses smaller windows" in smaller
     assert {m.get("note") for m in slicer.of(run["job"], "progress")} >= {fewer, smaller}
@@ -68,7 +63,7 @@ def test_a_run_in_a_small_memory_says_so_and_comes_to_its_end(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("kill", harness.KILLS)
-def test_a_death_at_any_moment_loses_and_leaves_nothing(bench: Bench, kill: str) -> None:
+def test_a_death_at_any_moment_loses_nothing_and_leaves_no_process(bench: Bench, kill: str) -> None:
     at = random.Random(kill).uniform(0, 2)
     row = harness.death(bench, f"{at:.2f} s", after_seconds(at), kill, whole_run_first=kill == "os._exit")
     assert (row.lost, row.left) == ([], []), row
@@ -105,25 +100,25 @@ def test_twenty_started_and_cancelled_runs_leave_nothing(bench: Bench, slicer: S
 
 
 @pytest.mark.parametrize("stage", ["reading", "model", "encoding", "sampling", "writing"])
-def test_drop_is_answered_soon_at_every_stage(slicer: Slicer, stage: str) -> None:
+def test_drop_is_acknowledged_soon_at_every_stage(slicer: Slicer, stage: str) -> None:
     run = slicer.run(samples=2)
     slicer.until(lambda: after_stage(stage)(slicer, run))
     kind, seconds = slicer.cancel(run)
     assert kind == "cancelled" or (stage == "writing" and kind == "done")  # it had ended when the cancel came
     assert seconds < ANSWER_SECONDS
-    assert slicer.of(run["job"])[-1]["type"] == kind  # nothing is said of it any more
+    assert slicer.of(run["job"])[-1]["type"] == kind  # no more messages about it
     assert broken_files(Path(run["folder"])) == []
 
 
 @pytest.mark.parametrize(
-    ("stage", "wanted"), [("reading", "cancelled"), ("encoding", "cancelled"), ("sampling", "partial")]
+    ("stage", "expected"), [("reading", "cancelled"), ("encoding", "cancelled"), ("sampling", "partial")]
 )
-def test_keep_is_answered_soon_and_keeps_what_is_drawn(slicer: Slicer, stage: str, wanted: str) -> None:
+def test_keep_is_acknowledged_soon_and_keeps_finished_samples(slicer: Slicer, stage: str, expected: str) -> None:
     run = slicer.run(samples=ENDLESS)
     when = after_preview(1) if stage == "sampling" else after_stage(stage)
     slicer.until(lambda: when(slicer, run))
     kind, seconds = slicer.cancel(run, keep=True)
-    assert (kind, seconds < ANSWER_SECONDS) == (wanted, True)
+    assert (kind, seconds < ANSWER_SECONDS) == (expected, True)
     assert broken_files(Path(run["folder"])) == []
 
 
@@ -134,7 +129,7 @@ def test_keep_while_the_files_are_written_keeps_all(slicer: Slicer) -> None:
     assert kind == "done" and slicer.of(run["job"], "done")[0]["report"]["samples"] == 2
 
 
-def test_cancel_while_torch_is_imported_is_answered_soon(bench: Bench) -> None:
+def test_cancel_during_the_import_of_torch_is_acknowledged_soon(bench: Bench) -> None:
     slicer = bench.slicer()
     try:
         for keep in (False, True):

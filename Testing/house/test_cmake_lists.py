@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DiffusionSegmentation"
 # Files that tools create, and CMakeLists.txt itself.
 NOT_INSTALLED = re.compile(r"(^|/)(__pycache__|\.[^/]+|[^/]+\.egg-info|CMakeLists\.txt)(/|$)")
-# Packages that neither Slicer nor its worker imports; `test_floors.py` checks that.
+# Packages that neither Slicer nor its worker imports; `test_imports.py` checks that.
 PIP_ONLY = re.compile(r"diffusion_segmentation/(calibration|evaluation|phantoms|study|training)/|\w+Lib/headless/")
 
 

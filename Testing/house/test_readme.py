@@ -26,16 +26,16 @@ NOT_LABELS = {"0 bits", "1 bit", "expected volume", "interval", "mask"}
 
 def texts() -> list[str]:
     """Every string of the sources, with one * for each value that is filled in."""
-    found = []
+    result = []
     for path in [*MODULE.rglob("*.py"), ROOT / "Testing" / "run.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(re.sub(r"\{\w*\}", "*", node.value))
+                result.append(re.sub(r"\{\w*\}", "*", node.value))
             elif isinstance(node, ast.JoinedStr):
-                found.append(
+                result.append(
                     "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
                 )
-    return found
+    return result
 
 
 def anchors(page: Path) -> set[str]:
@@ -149,14 +149,14 @@ def test_files_of_the_table_are_written() -> None:
     assert [name for name in names if name not in texts()] == []
 
 
-def test_troubleshooting_quotes_what_the_program_says() -> None:
+def test_quoted_messages_of_troubleshooting_exist() -> None:
     quotes = re.findall(r"\*\*“(.+?)”\*\*", PAGES["troubleshooting.md"])
     assert len(quotes) >= 15
-    said = texts()
+    known = texts()
     for quote in quotes:
         # An ellipsis stands for a value, or for what the sentence says before or after.
         pattern = re.compile(".*".join(re.escape(part.strip()) for part in quote.split("…")))
-        assert any(pattern.search(text) for text in said), quote
+        assert any(pattern.search(text) for text in known), quote
 
 
 def test_labels_to_click_are_in_the_panel() -> None:

@@ -11,7 +11,7 @@ from DiffusionSegmentationLib.headless import session
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mrml_cases import Job, addVolume, obliqueIJKToRAS, segment
+from mrml_cases import VIEW_SIZE, Job, addVolume, obliqueIJKToRAS, segment
 
 
 @pytest.fixture
@@ -20,6 +20,13 @@ def application() -> Iterator[session.Application]:
     application = session.boot()
     yield application
     application.close()
+
+
+@pytest.fixture
+def views(application: session.Application) -> dict:
+    """Slice views by name."""
+    application.addSliceViews(VIEW_SIZE)
+    return application.sliceViews
 
 
 @pytest.fixture

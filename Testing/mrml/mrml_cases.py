@@ -15,6 +15,9 @@ from diffusion_segmentation.segmentation import uncertain_regions
 from DiffusionSegmentationLib.runs.handover import Handover
 from DiffusionSegmentationLib.scene import result_nodes
 
+VIEW_SIZE = (160, 120)
+"""Width and height of slice views in pixels."""
+
 SHAPE = (14, 18, 22)
 """k, j, i of the small volumes."""
 
@@ -104,22 +107,22 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     index, size = (2, 1, 3), tuple(extent - 4 for extent in reference.GetSize())
     block = tuple(slice(start, start + extent) for start, extent in zip(index[::-1], size[::-1], strict=True))
     whole = [np.roll(labels, shift, axis=2) for shift in range(samples)]
-    drawn = [np.ascontiguousarray(mask[block]) for mask in whole]
+    masks = [np.ascontiguousarray(mask[block]) for mask in whole]
     votes = np.stack([np.mean([mask == c for mask in whole], axis=0, dtype=np.float32) for c in range(3)])
     disagreement = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0)
-    sure = np.where(entropy > 1, 0.55, 0.98).astype(np.float32)
-    p = np.stack([np.where(labels == c, sure, (1 - sure) / 2) for c in range(3)])
+    largest = np.where(entropy > 1, 0.55, 0.98).astype(np.float32)
+    p = np.stack([np.where(labels == c, largest, (1 - largest) / 2) for c in range(3)])
     # Three blocks along each axis in place of the engine's watershed, which takes its time on a head at 1 mm.
     k, j, i = (3 * np.arange(n) // n for n in labels.shape)
-    unsure = (1 + i + 3 * j[:, None] + 9 * k[:, None, None]).astype(np.uint16) * (entropy > 1)
+    zones = (1 + i + 3 * j[:, None] + 9 * k[:, None, None]).astype(np.uint16) * (entropy > 1)
     inside = np.zeros(labels.shape, bool)
     inside[block] = True
-    unsure *= inside
+    zones *= inside
     quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     spacing = reference.GetSpacing()
     thickness = uncertain_regions.reviewable_voxels(WORKING_MM, spacing[::-1])
-    ranking = uncertain_regions.Ranking(unsure[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
-    found = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
+    ranking = uncertain_regions.Ranking(zones[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
+    regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         place = reference.TransformIndexToPhysicalPoint((np.array(kji[::-1]) + index).tolist())
@@ -139,24 +142,24 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "samples": samples,
         "kept_samples": samples,
         "warnings": [],
-        "volumes": [volume(entry, drawn, reference) for entry in LABELS],
+        "volumes": [volume(entry, masks, reference) for entry in LABELS],
         "working_spacing_mm": WORKING_MM,
-        **uncertain_regions.as_json(found, ["background", *(entry["name"] for entry in LABELS)], ras),
+        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in LABELS)], ras),
     }
-    writing.write_volume(folder / "regions.nrrd", unsure[block], reference, False, (index, size))
+    writing.write_volume(folder / "regions.nrrd", zones[block], reference, False, (index, size))
     writing.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
     writing.write_volume(folder / "entropy.nrrd", entropy, reference, compress=False)
     writing.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress=False)
-    writing.write_sequence(folder / "samples.seq.nrrd", drawn, reference, (index, size), compress=False)
+    writing.write_sequence(folder / "samples.seq.nrrd", masks, reference, (index, size), compress=False)
     writing.write_sequence(
         folder / "probabilities.seq.nrrd", quantised, reference, (index, size), compress=False, index_name="class"
     )
-    return Job(folder, labels, entropy, drawn, report, quantised, disagreement)
+    return Job(folder, labels, entropy, masks, report, quantised, disagreement)
 
 
-def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
+def volume(entry: dict, masks: list[np.ndarray], reference: sitk.Image) -> dict:
     """The entry of one class in the report, as the engine writes it."""
-    ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in drawn]
+    ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in masks]
     mean = float(np.mean(ml))
     return {key: entry[key] for key in ("label", "id", "name")} | {
         "consensus_ml": 1.2 * mean,
@@ -172,3 +175,13 @@ def volume(entry: dict, drawn: list[np.ndarray], reference: sitk.Image) -> dict:
 def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> result_nodes.Result:
     *_, result = result_nodes.importSteps(volumeNode, job.folder, job.report)
     return result
+
+
+def showInViews(views: dict, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Put the volume into the background of all slice views and frame its center."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    for view in views.values():
+        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
+        view.frame(center, 30.0)

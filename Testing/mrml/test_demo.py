@@ -150,11 +150,11 @@ def test_command_without_a_usable_volume_ends_with_a_sentence(tmp_path):
 
 
 def test_table_omits_missing_intervals():
-    told = {"id": "a", "consensus_ml": 9.0, "mean_ml": 9.0, "interval50_ml": None, "samples_ml": []}
+    entry = {"id": "a", "consensus_ml": 9.0, "mean_ml": 9.0, "interval50_ml": None, "samples_ml": []}
     report = {
         "volumes": [
-            told | {"name": "Ventricles", "expected_ml": 21.6, "interval90_ml": [18.2, 25.1]},
-            told | {"name": "Brainstem", "expected_ml": 25.0, "interval90_ml": None},
+            entry | {"name": "Ventricles", "expected_ml": 21.6, "interval90_ml": [18.2, 25.1]},
+            entry | {"name": "Brainstem", "expected_ml": 25.0, "interval90_ml": None},
         ]
     }
     assert demo.volumesText(report).splitlines() == [

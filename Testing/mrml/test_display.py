@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
+from mrml_cases import MAXIMUM_BITS, VIEW_SIZE, addVolume, importJob, segment, showInViews
 
 from DiffusionSegmentationLib.scene import offscreen
 from DiffusionSegmentationLib.scene.display import (
@@ -17,27 +17,13 @@ from DiffusionSegmentationLib.scene.display import (
     showOutlines,
 )
 
-SIZE = (160, 120)
-
-
-@pytest.fixture
-def views(application):
-    application.addSliceViews(SIZE)
-    return application.sliceViews
-
 
 @pytest.fixture
 def shown(views, volumeNode, job):
     """A result whose volume is in the background of all views; its segments are hidden."""
     result = importJob(volumeNode, job)
     result.segmentationNode.SetDisplayVisibility(False)
-    for view in views.values():
-        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
-    bounds = [0.0] * 6
-    volumeNode.GetRASBounds(bounds)
-    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
-    for view in views.values():
-        view.frame(center, 30.0)
+    showInViews(views, volumeNode)
     return result
 
 
@@ -154,8 +140,8 @@ def test_legend_is_shown_in_each_view_with_the_overlay(shown, views):
     overlay.show()
     for view in views.values():
         rows, columns = np.nonzero(coloured(view.render()))
-        assert rows.min() > 0.5 * SIZE[1] and columns.min() > 0.9 * SIZE[0]  # at the lower right, narrow
-        assert np.ptp(rows) > 0.1 * SIZE[1]
+        assert rows.min() > 0.5 * VIEW_SIZE[1] and columns.min() > 0.9 * VIEW_SIZE[0]  # at the lower right, narrow
+        assert np.ptp(rows) > 0.1 * VIEW_SIZE[1]
     overlay.hide()
     for view in views.values():
         assert not coloured(view.render()).any()
@@ -168,7 +154,7 @@ def test_legend_and_its_title_stay_at_the_edge(shown, views):
         withIt = view.render().astype(int)
         withoutLegend(shown)
         rows, columns = np.nonzero(np.abs(withIt - view.render()).max(axis=2) > 12)
-        assert columns.min() > 0.82 * SIZE[0] and rows.min() > 0.6 * SIZE[1]
+        assert columns.min() > 0.82 * VIEW_SIZE[0] and rows.min() > 0.6 * VIEW_SIZE[1]
 
 
 def test_legend_is_titled_with_its_unit(shown):

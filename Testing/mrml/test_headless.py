@@ -87,8 +87,8 @@ def test_a_full_disk_is_reported_in_one_sentence(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("given", [["--steps", "1"], ["--model", ""]])
 def test_invalid_settings_are_reported_in_one_sentence(given, tmp_path, capsys):
     assert session.main([*given, "--output", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.endswith(".\n") and not (tmp_path / "out").exists()
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and output.endswith(".\n") and not (tmp_path / "out").exists()
 
 
 def test_headless_imports_neither_torch_nor_qt():

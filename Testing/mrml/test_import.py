@@ -96,8 +96,8 @@ def test_an_edited_segmentation_is_not_overwritten(volumeNode, job, tmp_path):
 
     assert later.segmentationNode is not earlier.segmentationNode
     assert later.segmentationNode.GetName() != earlier.segmentationNode.GetName()
-    kept = slicer.util.arrayFromSegmentBinaryLabelmap(earlier.segmentationNode, "white_matter", volumeNode)
-    assert np.array_equal(kept, edited)
+    retained = slicer.util.arrayFromSegmentBinaryLabelmap(earlier.segmentationNode, "white_matter", volumeNode)
+    assert np.array_equal(retained, edited)
     assert earlier.segmentationNode.GetSegmentation().GetSegment("white_matter").GetName() == "mine"
 
 
@@ -118,8 +118,8 @@ def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job
     before = slicer.mrmlScene.GetNumberOfNodes()
     for last in range(100):
         steps = result_nodes.importSteps(volumeNode, job.folder, job.report)
-        found = [next(steps) for _ in range(last + 1)]
-        if found[-1] is not None:
+        reports = [next(steps) for _ in range(last + 1)]
+        if reports[-1] is not None:
             break
         steps.close()
         assert slicer.mrmlScene.GetNumberOfNodes() == before
@@ -128,20 +128,20 @@ def test_an_import_stopped_at_any_step_does_not_change_the_scene(volumeNode, job
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
+    ("name", "size"),
     [
-        (f"{name}.nrrd", kept)
+        (f"{name}.nrrd", size)
         for name in ("segmentation.seg", "entropy", "disagreement", "samples.seq", "probabilities.seq")
-        for kept in (None, 0, 9, 200, -1)
-        if (name, kept) != ("disagreement", None)  # earlier versions wrote none
+        for size in (None, 0, 9, 200, -1)
+        if (name, size) != ("disagreement", None)  # earlier versions wrote none
     ],
 )
-def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, name, kept):
+def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, name, size):
     path = job.folder / name
     content = path.read_bytes()
     path.unlink()
-    if kept is not None:
-        path.write_bytes(content[:kept])
+    if size is not None:
+        path.write_bytes(content[:size])
     before = slicer.mrmlScene.GetNumberOfNodes()
 
     with pytest.raises(nrrd_files.NrrdError, match=name):
@@ -160,7 +160,7 @@ def test_a_result_adds_only_its_overlays_to_volume_selectors(volumeNode, job, tm
 
 
 def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_path):
-    removed, kept = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
+    removed, retained = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
     slicer.mrmlScene.RemoveNode(removed.segmentationNode)
 
     result_nodes.removeOrphanedSequences(slicer.mrmlScene)
@@ -169,9 +169,9 @@ def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_p
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)
     )
     assert removed.entropyNode.GetScene() is slicer.mrmlScene  # a person sees it, and may want it
-    assert all(node.GetScene() for node in (kept.samplesNode, kept.probabilitiesNode, kept.regionsNode))
-    result_nodes.removeResult(kept.segmentationNode)
-    assert kept.regionsNode.GetScene() is None and kept.entropyNode.GetScene() is None
+    assert all(node.GetScene() for node in (retained.samplesNode, retained.probabilitiesNode, retained.regionsNode))
+    result_nodes.removeResult(retained.segmentationNode)
+    assert retained.regionsNode.GetScene() is None and retained.entropyNode.GetScene() is None
 
 
 def test_the_regions_of_an_earlier_version_are_a_volume(volumeNode, job):

@@ -56,14 +56,14 @@ def test_a_sample_replaces_labels_only_inside_the_region(result, job):
 def test_a_sample_may_extend_beyond_a_cropped_segment(result, job):
     labels = Labels(result.segmentationNode)
     everywhere = np.ones(labels.shape, bool)
-    wanted = np.full(labels.shape, 2, np.uint8)
+    expected = np.full(labels.shape, 2, np.uint8)
     for entry in LABELS:  # shrink the images to nearly nothing
         image = result.segmentationNode.GetSegmentation().GetSegment(entry["id"]).GetRepresentation("Binary labelmap")
     image.SetExtent(4, 5, 4, 5, 4, 5)
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = 1
     assert (labels.current() == 1).sum() == 8
-    labels.write(wanted, everywhere)
+    labels.write(expected, everywhere)
     assert (labels.current() == 2).all()
 
 
@@ -136,10 +136,10 @@ def test_a_segment_in_the_models_labelmap_can_limit_the_change(result, job):
     segmentationNode = result.segmentationNode
     segmentation = segmentationNode.GetSegmentation()
     segmentation.AddEmptySegment("mine", "Mine")
-    mine = segmentation.GetSegment("mine")
+    userSegment = segmentation.GetSegment("mine")
     image = segmentation.GetSegment(LABELS[0]["id"]).GetRepresentation("Binary labelmap")
-    mine.AddRepresentation("Binary labelmap", image)
-    mine.SetLabelValue(9)
+    userSegment.AddRepresentation("Binary labelmap", image)
+    userSegment.SetLabelValue(9)
     voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
     voxels.reshape(image.GetDimensions()[::-1])[4:8, 4:9, 4:9] = 9
     image.Modified()
@@ -162,9 +162,12 @@ def test_segments_without_a_label_map_are_reported(result):
 def test_a_users_segment_in_the_models_labelmap_is_kept(result):
     segmentation = result.segmentationNode.GetSegmentation()
     segmentation.AddEmptySegment("mine", "Mine")
-    mine, image = (segmentation.GetSegment("mine"), segmentation.GetNthSegment(0).GetRepresentation("Binary labelmap"))
-    mine.AddRepresentation("Binary labelmap", image)
-    mine.SetLabelValue(9)
+    userSegment, image = (
+        segmentation.GetSegment("mine"),
+        segmentation.GetNthSegment(0).GetRepresentation("Binary labelmap"),
+    )
+    userSegment.AddRepresentation("Binary labelmap", image)
+    userSegment.SetLabelValue(9)
     voxels = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
     voxels.reshape(image.GetDimensions()[::-1])[4:8, 4:9, 4:9] = 9
     before = corrections.segmentMask(result.segmentationNode, "mine")

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment
+from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment, showInViews
 
 from DiffusionSegmentationLib.scene import result_nodes
 from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
 from DiffusionSegmentationLib.scene.label_map import Labels
 from DiffusionSegmentationLib.scene.overlays import ResultOverlays
 from DiffusionSegmentationLib.scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
-
-SIZE = (160, 120)
-
-
-@pytest.fixture
-def views(application):
-    application.addSliceViews(SIZE)
-    return application.sliceViews
 
 
 @pytest.fixture
@@ -29,12 +21,7 @@ def result(views, volumeNode, job):
     result = importJob(volumeNode, job)
     result.segmentationNode.SetDisplayVisibility(False)
     pet = addVolume("PET", np.eye(4))
-    bounds = [0.0] * 6
-    volumeNode.GetRASBounds(bounds)
-    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
-    for view in views.values():
-        view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
-        view.frame(center, 30.0)
+    showInViews(views, volumeNode)
     views["Red"].compositeNode.SetForegroundVolumeID(pet.GetID())
     views["Red"].compositeNode.SetForegroundOpacity(0.35)
     return result
@@ -63,7 +50,7 @@ def test_a_switch_keeps_opacity_threshold_and_the_stored_foreground(result, view
     layers = ResultOverlays(result.segmentationNode)
     assert layers.roles == (ENTROPY_ROLE, DISAGREEMENT_ROLE) and layers.chosen == ENTROPY_ROLE
     layers.show()
-    views["Green"].compositeNode.SetForegroundVolumeID(None)  # a person does not want it there
+    views["Green"].compositeNode.SetForegroundVolumeID(None)  # the user removes it
     layers.opacity, layers.threshold = 0.4, 0.3
 
     layers.chosen = DISAGREEMENT_ROLE

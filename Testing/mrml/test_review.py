@@ -143,7 +143,7 @@ def test_views_are_restored_undistorted_at_another_size(result, sliceNodes):
     queue = Review(result.segmentationNode)
     queue.goTo(queue.regions[0])
     view.SetDimensions(200, 400, 1)  # another layout
-    cameraNode.SetPosition(0, 0, 400)  # turned by the person
+    cameraNode.SetPosition(0, 0, 400)  # rotated by the user
     cameraNode.SetViewUp(0, 1, 0)
     queue.leave()
     assert view.GetFieldOfView() == pytest.approx((150.0, 300.0, 1.0)), "0.75 mm a pixel, across and up"
@@ -179,17 +179,17 @@ def ranked(result, criteria):
     ranker = Ranker(result.segmentationNode)
     ranker.ask(criteria)
     deadline = time.monotonic() + 20
-    while (found := ranker.poll()) is None:
+    while (regions := ranker.poll()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert not ranker.busy
-    return Review(result.segmentationNode).replaceRegions(*found)
+    return Review(result.segmentationNode).replaceRegions(*regions)
 
 
 def test_the_default_criteria_give_the_regions_of_the_report(result, job):
     again = ranked(result, RegionCriteria())
-    told = [entry["expected_error_ml"] for entry in job.report["regions"]]
-    assert [region.expectedErrorMl for region in again.regions] == told
+    reported = [entry["expected_error_ml"] for entry in job.report["regions"]]
+    assert [region.expectedErrorMl for region in again.regions] == reported
     assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
     assert (again.expectedErrorMl, again.reviewableMl) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
     # Places are those of the volume, though the arrays are those of a block of it.
@@ -216,8 +216,8 @@ def test_another_threshold_gives_other_regions_and_keeps_decisions(result):
     smaller = ranked(result, RegionCriteria(0.5, 200))
     assert 0 < len(smaller.regions) < len(queue.regions)
     assert all(region.volumeMl >= 0.2 for region in smaller.regions)
-    kept = [region for region in smaller.regions if region.basin == basin]
-    assert kept and smaller.state(kept[0]) == FLAGGED and smaller.current == kept[0]
+    inside = [region for region in smaller.regions if region.basin == basin]
+    assert inside and smaller.state(inside[0]) == FLAGGED and smaller.current == inside[0]
     nothing = ranked(result, RegionCriteria(1.5, 1))
     assert nothing.regions == [] and nothing.criteria == RegionCriteria(1.5, 1) and nothing.current is None
     assert result.segmentationNode.GetNodeReference(OUTLINE) is None
@@ -229,10 +229,10 @@ def test_only_the_latest_criteria_are_computed(result):
     ranker = Ranker(result.segmentationNode)
     for bits in (0.1, 0.2, 0.3, 0.4):
         ranker.ask(RegionCriteria(bits))
-    found = []
+    regions = []
     while ranker.busy:
-        found += filter(None, [ranker.poll()])
-    assert found[-1][0] == RegionCriteria(0.4) and len(found) < 4
+        regions += filter(None, [ranker.poll()])
+    assert regions[-1][0] == RegionCriteria(0.4) and len(regions) < 4
 
 
 def test_regions_cannot_be_updated_without_probabilities(result):

@@ -184,10 +184,10 @@ def test_review_and_corrections_work_in_the_reopened_scene(reopened, job):
     ranker = Ranker(segmentationNode)
     ranker.ask(RegionCriteria(0.5, 60))
     deadline = time.monotonic() + 20
-    while (found := ranker.poll()) is None:
+    while (regions := ranker.poll()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert review.replaceRegions(*found).regions
+    assert review.replaceRegions(*regions).regions
     mask = np.ones(labels.shape, bool)
     changed = corrections.useSample(segmentationNode, 1, mask)
     assert changed == labels.edited() == (job.samples[1] != labels.consensus()).sum() > 0

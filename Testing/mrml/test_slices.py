@@ -83,12 +83,12 @@ def test_the_probe_gives_the_classes_of_the_voxel(result):
     for _ in range(20):
         index = rng.integers(0, first.GetImageData().GetDimensions())
         world = (ijkToWorld @ [*(index + rng.uniform(-0.4, 0.4, 3)), 1.0])[:3]
-        found = pointer.sharesAt(tuple(world))
-        for n, (_name, share) in enumerate(found):
+        shares = pointer.sharesAt(tuple(world))
+        for n, (_name, share) in enumerate(shares):
             voxels = slicer.util.arrayFromVolume(result.probabilitiesNode.GetNthDataNode(n))
             assert share == voxels[tuple(index[::-1])] / 255
-        assert [name for name, _share in found] == ["background", "Cortical grey matter", "Weiße Substanz"]
+        assert [name for name, _share in shares] == ["background", "Cortical grey matter", "Weiße Substanz"]
         text = pointer.textAt(tuple(world))
-        best = max(found, key=lambda pair: pair[1])
+        best = max(shares, key=lambda pair: pair[1])
         assert text.startswith(f"{best[0]} {100 * best[1]:.0f} %") and text.endswith(" bits")
     assert pointer.textAt((1e4, 0, 0)) == ""

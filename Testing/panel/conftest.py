@@ -49,9 +49,9 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def application(tmp_path_factory):
     """The stand-in's `slicer.app` over a booted slicer-core."""
-    world = session.boot()
+    headless = session.boot()
     application = slicer_standin.install(tmp_path_factory.mktemp("slicer"))
-    application.world = world
+    application.headless = headless
     sys.modules["SampleData"] = types.SimpleNamespace(SampleDataLogic=_SampleDataLogic)
     return application
 
@@ -67,13 +67,13 @@ class _SampleDataLogic:
 @pytest.fixture
 def mrmlScene(application):
     """An empty scene with the composite nodes of three slice views."""
-    application.world.scene.Clear(False)
+    application.headless.scene.Clear(False)
     for name in ("Red", "Green", "Yellow"):
         composite = slicer.vtkMRMLSliceCompositeNode()
         composite.SetLayoutName(name)
         composite.SetName(name)
-        application.world.scene.AddNode(composite)
-    return application.world.scene
+        application.headless.scene.AddNode(composite)
+    return application.headless.scene
 
 
 @pytest.fixture
@@ -136,23 +136,23 @@ def openPanel(application, mrmlScene, modelFolder, monkeypatch):
     from DiffusionSegmentationLib.panel import backend
 
     qt.QSettings().clear()
-    worlds = []
+    opened = []
 
     def open_(*behaviour):
         command = [sys.executable, str(FAKE_WORKER), *(behaviour or ("good", "0.05"))]
         real = worker_client.workerCommand
         monkeypatch.setattr(backend, "workerCommand", real if behaviour == ("real",) else lambda python: command)
-        for world in worlds:
-            world.widget.cleanup()
-        worlds[:] = [_PanelWorld(application)]
-        return worlds[0]
+        for module in opened:
+            module.widget.cleanup()
+        opened[:] = [OpenedModule(application)]
+        return opened[0]
 
     yield open_
-    for world in worlds:
-        world.widget.cleanup()
+    for module in opened:
+        module.widget.cleanup()
 
 
-class _PanelWorld:
+class OpenedModule:
     """The module, loaded and entered, with its widget, backend and runner."""
 
     def __init__(self, application):
@@ -171,6 +171,24 @@ class _PanelWorld:
         self.ui = self.widget.ui
         self.backend = self.widget.logic.backend
         self.runner = self.backend.runner
+
+
+@pytest.fixture
+def makeBench(tmp_path):
+    """Makes a runner with a fake worker of some behaviour, closed at the end of the test."""
+    from runner_bench import RunnerBench
+
+    benches = []
+
+    def make(*behaviour, **options):
+        folder = tmp_path / "Übung mit Raum"
+        folder.mkdir(exist_ok=True)
+        benches.append(RunnerBench(folder, *behaviour, **options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.runner.close()
 
 
 @pytest.fixture(scope="session")
@@ -202,9 +220,9 @@ def openRealPanel(openPanel, randomModel):
 
     def open_():
         qt.QSettings().setValue("DiffusionSegmentation/modelsFolder", str(randomModel.parent))
-        world = openPanel("real")
-        world.ui.modelComboBox.currentIndex = world.ui.modelComboBox.findData(str(randomModel))
-        return world
+        module = openPanel("real")
+        module.ui.modelComboBox.currentIndex = module.ui.modelComboBox.findData(str(randomModel))
+        return module
 
     return open_
 
@@ -232,11 +250,11 @@ def pumpUntil(application):
 def run(pumpUntil):
     """Clicks Segment in an opened panel, waits, and returns the job."""
 
-    def click(world, samples=2):
-        world.ui.samplesSpinBox.value = samples
-        world.ui.segmentButton.click()
-        pumpUntil(lambda: not world.runner.busy, describe=lambda: (world.runner.job, list(world.runner.client.log)))
-        return world.runner.job
+    def click(module, samples=2):
+        module.ui.samplesSpinBox.value = samples
+        module.ui.segmentButton.click()
+        pumpUntil(lambda: not module.runner.busy, describe=lambda: (module.runner.job, list(module.runner.client.log)))
+        return module.runner.job
 
     return click
 
@@ -255,7 +273,7 @@ def photograph(application, request):
         for scheme in schemes:
             application.setColorScheme(scheme)
             application.processEvents()
-            # As high as it likes to be: in Slicer it stands in a scroll area.
+            # At its preferred height: in Slicer it is in a scroll area.
             widget.panel.refresh()  # pictures of numbers are drawn in the colours of their time
             for _turn in range(10):
                 application.processEvents()

@@ -91,22 +91,22 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         say({"type": "error", "job": job, "kind": "memory", "message": "The memory of 'cuda:0' did not suffice.",
              "details": "", "tryDevice": "cpu"})  # fmt: skip
         return
-    if behaviour == "deaf" and request["seed"] == 0:  # hears nothing more, and has started something itself
+    if behaviour == "deaf" and request["seed"] == 0:  # ignores all messages, and has a child process
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print(f"child {child.pid}", file=sys.stderr, flush=True)
         time.sleep(600)
-    if behaviour == "lost" and request["seed"] == 0:  # its GPU is gone; taking the process down lasts a while
+    if behaviour == "lost" and request["seed"] == 0:  # its GPU is lost; the process takes a while to end
         say({"type": "error", "job": job, "kind": "internal", "message": "The graphics card stopped working.",
              "details": "", "tryDevice": "cpu", "ends": True})  # fmt: skip
         time.sleep(0.5)
         os._exit(1)
-    if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # answers, and does not come to its end
+    if behaviour in ("hangs", "writes-late") and request["seed"] == 0:  # acknowledges, and does not end
         wait(60, inbox)
         say({"type": "cancelled", "job": job, "over": False})
         folder = Path(request["folder"])
         while behaviour == "hangs" or folder.exists():
             time.sleep(0.05)
-        time.sleep(0.5)  # so that both are seen: that it is gone, and that it is there again
+        time.sleep(0.5)  # so that the removal and the return are both observed
         folder.mkdir()
         (folder / "preview-segmentation.seg.nrrd").write_bytes(b"of a person")
         time.sleep(0.5)
@@ -114,38 +114,39 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         return
     if behaviour == "garbage":
         os.write(1, b'\xff\xfe a library prints\n{"type": "surprise"}\n')
-    drawn = 0
+    sampled = 0
     steps = 1 if behaviour == "exact" else request["steps"] or 5
     request["samples"] = request["samples"] or (64 if behaviour == "exact" else 8)
     progress = {"type": "progress", "job": job, "samples": request["samples"], "steps": steps}
     say({**progress, "stage": "reading", "sample": 0, "step": 0, "secondsLeft": None})
-    while drawn < request["samples"]:
+    while sampled < request["samples"]:
         for step in range(1, steps + 1):
-            left = seconds * (request["samples"] - drawn - step / steps)
-            say({**progress, "stage": "sampling", "sample": drawn + 1, "step": step, "secondsLeft": left})
+            left = seconds * (request["samples"] - sampled - step / steps)
+            say({**progress, "stage": "sampling", "sample": sampled + 1, "step": step, "secondsLeft": left})
             cancel = wait(seconds / steps, inbox)
             if cancel is not None:
-                if cancel["keep"] and drawn:
-                    say({"type": "partial", "job": job, **write(request, drawn, behaviour)})
+                if cancel["keep"] and sampled:
+                    say({"type": "partial", "job": job, **write(request, sampled, behaviour)})
                 else:
                     say({"type": "cancelled", "job": job})
                 return
-        drawn += 1
-        if behaviour == "late-crash" and drawn == 3:
+        sampled += 1
+        if behaviour == "late-crash" and sampled == 3:
             os._exit(134)
-        if drawn & (drawn - 1):
+        if sampled & (sampled - 1):
             continue
         if behaviour == "late-crash":
-            part = Path(request["folder"]) / f"finished-{drawn}"
+            part = Path(request["folder"]) / f"finished-{sampled}"
             part.mkdir()
-            write({**request, "folder": str(part)}, drawn, behaviour)
-        write(request, drawn, behaviour, prefix="preview-")
+            write({**request, "folder": str(part)}, sampled, behaviour)
+        write(request, sampled, behaviour, prefix="preview-")
         folder = Path(request["folder"])
         files = {"segmentation": "preview-segmentation.seg.nrrd", "entropy": "preview-entropy.nrrd"}
         say(
-            {"type": "preview", "job": job, "samples": drawn} | {key: str(folder / name) for key, name in files.items()}
+            {"type": "preview", "job": job, "samples": sampled}
+            | {key: str(folder / name) for key, name in files.items()}
         )
-    say({"type": "done", "job": job, **write(request, drawn, behaviour)})
+    say({"type": "done", "job": job, **write(request, sampled, behaviour)})
 
 
 def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict:
@@ -175,11 +176,11 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         writing.write_volume(folder / f"{prefix}entropy.nrrd", entropy, reference, False)
     box = ((0, 0, 0), reference.GetSize())
     limits = [borders + 0.02 * np.sin(2 * n) for n in range(samples)]
-    drawn = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
-    kept = samples if behaviour == "old" else min(samples, 16)
-    writing.write_sequence(folder / f"{prefix}samples.seq.nrrd", drawn[:kept], reference, box, False)
+    sampled = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
+    stored = samples if behaviour == "old" else min(samples, 16)
+    writing.write_sequence(folder / f"{prefix}samples.seq.nrrd", sampled[:stored], reference, box, False)
     if behaviour != "old" and not prefix:
-        votes = np.stack([sum(mask == c for mask in drawn) / samples for c in range(classes)])
+        votes = np.stack([sum(mask == c for mask in sampled) / samples for c in range(classes)])
         bits = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0).astype(np.float32)
         writing.write_volume(folder / "disagreement.nrrd", bits, reference, False)
     second = np.clip(entropy, 0, 1) / 2.1  # the label stays the most probable
@@ -188,13 +189,13 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     quantised = list(np.rint(255 * p).astype(np.uint8))
     path = folder / f"{prefix}probabilities.seq.nrrd"
     writing.write_sequence(path, quantised, reference, box, False, index_name="class")
-    unsure = watershed_regions(1 - p.max(0), reference.GetSpacing()[::-1])
+    zones = watershed_regions(1 - p.max(0), reference.GetSpacing()[::-1])
     spacing = reference.GetSpacing()
     workingMm = 20.0 if behaviour == "seams" else WORKING_MM
     thickness = uncertain_regions.reviewable_voxels(workingMm, spacing[::-1])
-    ranking = uncertain_regions.Ranking(unsure, quantised, entropy, np.prod(spacing) / 1000, thickness)
-    found = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
-    writing.write_volume(folder / f"{prefix}regions.nrrd", unsure, reference, False, box)
+    ranking = uncertain_regions.Ranking(zones, quantised, entropy, np.prod(spacing) / 1000, thickness)
+    regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
+    writing.write_volume(folder / f"{prefix}regions.nrrd", zones, reference, False, box)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
         return np.array(reference.TransformIndexToPhysicalPoint(kji[::-1])) * [-1, -1, 1]
@@ -211,15 +212,15 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "device": request["device"],
         "classes": classes,
         "max_entropy_bits": round(float(np.log2(classes)), 3),
-        "volumes": [volume(entry, drawn, labels, reference) for entry in table],
-        "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(kept)],
+        "volumes": [volume(entry, sampled, labels, reference) for entry in table],
+        "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(stored)],
         "working_spacing_mm": workingMm,
-        **uncertain_regions.as_json(found, ["background", *(entry["name"] for entry in table)], ras),
+        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in table)], ras),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
         "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
         "warnings": {"unfitted": [UNFITTED], "unlike": [UNLIKE, UNFITTED]}.get(behaviour, []),
-        "kept_samples": kept,
+        "kept_samples": stored,
         "map_prior": {"direct": None, "both": 4.0}.get(behaviour, 0.0),
         "start": {"kind": "copula" if behaviour == "exact" else "noise", "log_snr": None},
     }
@@ -237,19 +238,19 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     return {"folder": str(folder), "report": report}
 
 
-def volume(entry: dict, drawn: list, labels, reference) -> dict:
+def volume(entry: dict, sampled: list, labels, reference) -> dict:
     """Return the report's entry of one class."""
     import numpy as np
 
     voxel_ml = np.prod(reference.GetSpacing()) / 1000
-    ml = np.array([(mask == entry["label"]).sum() for mask in drawn]) * voxel_ml
+    ml = np.array([(mask == entry["label"]).sum() for mask in sampled]) * voxel_ml
     mean, spread = ml.mean(), ml.std()
-    told = {f"interval{p}_ml": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
+    intervals = {f"interval{p}_ml": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
     return {key: entry[key] for key in ("label", "id", "name")} | {
         "consensus_ml": (labels == entry["label"]).sum() * voxel_ml,
         "expected_ml": mean + 0.1 * spread,
         "mean_ml": mean,
-        **(told if len(drawn) > 1 else dict.fromkeys(told)),
+        **(intervals if len(sampled) > 1 else dict.fromkeys(intervals)),
         "method": "t-predictive",
         "samples_ml": list(ml),
     }

@@ -28,28 +28,28 @@ def chooseWorker(application, monkeypatch):
 
 def test_an_active_run_keeps_its_worker(openPanel, addHead, chooseWorker, monkeypatch, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("good", "0.1")
-    job = world.backend.submit(volumeNode, Choices(samples=3))
-    pumpUntil(lambda: world.runner.poll() or job.state == "running")
-    process, command = world.runner.client._process, world.runner.client.command
+    module = openPanel("good", "0.1")
+    job = module.backend.submit(volumeNode, Choices(samples=3))
+    pumpUntil(lambda: module.runner.poll() or job.state == "running")
+    process, command = module.runner.client._process, module.runner.client.command
     chooseWorker("good", "0.01")
     monkeypatch.setattr(dependencies, "ensure", lambda path: pytest.fail("asked to install packages"))
     monkeypatch.setattr(dependencies, "missing", lambda path: ["torch"])
-    world.backend.settings.workerPython = ""
+    module.backend.settings.workerPython = ""
     with pytest.raises(RuntimeError, match="A run is active"):
-        world.backend.submit(volumeNode, Choices(samples=1))
-    world.backend.warmUp()
-    assert world.runner.client._process is process and world.runner.client.command == command
-    pumpUntil(lambda: world.runner.poll() or not job.active)
+        module.backend.submit(volumeNode, Choices(samples=1))
+    module.backend.warmUp()
+    assert module.runner.client._process is process and module.runner.client.command == command
+    pumpUntil(lambda: module.runner.poll() or not job.active)
     assert job.state == "done", job.message
 
 
 def test_the_worker_of_an_active_run_cannot_be_restarted(openPanel, addHead):
-    world = openPanel("good", "0.1")
-    world.backend.submit(addHead(), Choices(samples=1))
+    module = openPanel("good", "0.1")
+    module.backend.submit(addHead(), Choices(samples=1))
     with pytest.raises(RuntimeError, match="A run is active"):
-        world.runner.stopWorker()
-    assert world.runner.client.running
+        module.runner.stopWorker()
+    assert module.runner.client.running
 
 
 def test_a_cancelled_run_of_the_old_worker_does_not_end_the_new_one(
@@ -57,14 +57,14 @@ def test_a_cancelled_run_of_the_old_worker_does_not_end_the_new_one(
 ):
     monkeypatch.setattr(runner, "CANCEL_SECONDS", 1.0)
     volumeNode = addHead()
-    world = openPanel("deaf")
-    world.backend.submit(volumeNode, Choices())
-    pumpUntil(lambda: world.runner.poll() or any(line.startswith("child") for line in world.runner.client.log))
-    world.runner.cancel()
+    module = openPanel("deaf")
+    module.backend.submit(volumeNode, Choices())
+    pumpUntil(lambda: module.runner.poll() or any(line.startswith("child") for line in module.runner.client.log))
+    module.runner.cancel()
     chooseWorker("good", "0.5")
-    job = world.backend.submit(volumeNode, Choices(samples=4))
-    process = world.runner.client._process
+    job = module.backend.submit(volumeNode, Choices(samples=4))
+    process = module.runner.client._process
     deadline = time.monotonic() + 1.5  # beyond the time that the cancelled run had
-    pumpUntil(lambda: world.runner.poll() or (not job.active and time.monotonic() > deadline))
+    pumpUntil(lambda: module.runner.poll() or (not job.active and time.monotonic() > deadline))
     assert job.state == "done", job.message
-    assert world.runner.client._process is process
+    assert module.runner.client._process is process

@@ -19,8 +19,8 @@ def segmentations():
     return sorted(node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
 
 
-def lines(world):
-    listed = world.ui.batchList
+def lines(module):
+    listed = module.ui.batchList
     return [listed.item(row).text() for row in range(listed.count)]
 
 
@@ -28,54 +28,54 @@ def test_a_batch_segments_all_volumes_of_the_scene(openPanel, addHead, addVolume
     addHead("One")
     addVolume(np.zeros((1, 8, 8), np.int16), name="Flat")
     addHead("Two")
-    world = openPanel("good", "0.1")
-    ui = world.ui
+    module = openPanel("good", "0.1")
+    ui = module.ui
     assert not ui.batchButton.enabled and ui.batchButton.toolTip == "The list is empty."
     ui.samplesSpinBox.value = 2
     ui.batchCollapsibleButton.collapsed = False
     ui.addVolumesButton.click()
-    assert lines(world) == ["One", "Flat", "Two"]
+    assert lines(module) == ["One", "Flat", "Two"]
     ui.batchButton.click()
     assert ui.batchButton.text == "Cancel all" and ui.batchProgressBar.visible and not ui.addFolderButton.enabled
-    pumpUntil(lambda: len(segmentations()) == 1 and "▶ Two" in lines(world)[2])
-    photograph("batch", world.widget)
+    pumpUntil(lambda: len(segmentations()) == 1 and "▶ Two" in lines(module)[2])
+    photograph("batch", module.widget)
     pumpUntil(lambda: ui.batchButton.text == "Segment all")
     assert segmentations() == ["One segmentation", "Two segmentation"]
-    first, flat, second = lines(world)
+    first, flat, second = lines(module)
     assert first.startswith("✓ One: Done: 2 samples") and second.startswith("✓ Two: Done")
     assert flat.startswith("✗ Flat: ") and flat.endswith(".")
     assert ui.batchLabel.text == "3 of 3 volumes, 1 failed."
-    assert world.widget.logic.getParameterNode().segmentation.GetName() == "Two segmentation"
+    assert module.widget.logic.getParameterNode().segmentation.GetName() == "Two segmentation"
     assert not ui.batchButton.enabled and "have been processed" in ui.batchButton.toolTip
     ui.clearBatchButton.click()
     ui.addVolumesButton.click()
-    assert lines(world) == ["Flat"]  # the others have results
+    assert lines(module) == ["Flat"]  # the others have results
 
 
 def test_the_list_shows_the_warnings_of_results(openPanel, addHead, pumpUntil):
     addHead("One", size=24)
-    world = openPanel("unfitted", "0.01")
-    world.ui.addVolumesButton.click()
-    world.ui.batchButton.click()
-    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
-    (line,) = lines(world)
+    module = openPanel("unfitted", "0.01")
+    module.ui.addVolumesButton.click()
+    module.ui.batchButton.click()
+    pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
+    (line,) = lines(module)
     assert line.startswith("✓ One: Done: 8 samples") and "not fitted to labelled cases" in line
 
 
 def test_a_cancelled_batch_keeps_finished_results_and_can_be_resumed(openPanel, addHead, pumpUntil):
     for name in ("One", "Two", "Three"):
         addHead(name, size=24)
-    world = openPanel("good", "0.2")
-    world.ui.samplesSpinBox.value = 2
-    world.ui.addVolumesButton.click()
-    world.ui.batchButton.click()
-    items = world.widget.panel._batch.items
+    module = openPanel("good", "0.2")
+    module.ui.samplesSpinBox.value = 2
+    module.ui.addVolumesButton.click()
+    module.ui.batchButton.click()
+    items = module.widget.panel._batch.items
     pumpUntil(lambda: items[0].state == DONE)
-    world.ui.batchButton.click()
-    assert not world.runner.busy and world.ui.batchButton.text == "Segment all"
+    module.ui.batchButton.click()
+    assert not module.runner.busy and module.ui.batchButton.text == "Segment all"
     assert [item.state for item in items] == [DONE, WAITING, WAITING]
-    world.ui.batchButton.click()
-    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    module.ui.batchButton.click()
+    pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
     assert segmentations() == ["One segmentation", "Three segmentation", "Two segmentation"]
 
 
@@ -97,15 +97,15 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
     monkeypatch.setattr(slicer.util, "loadVolume", load, raising=False)
     folders = [str(tmp_path), ""]
     monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.selectFolder", lambda *_given: folders.pop(0))
-    world = openPanel("good", "0.05")
-    world.ui.samplesSpinBox.value = 1
-    world.widget.logic.getParameterNode().inputVolume = None
-    world.ui.addFolderButton.click()
-    world.ui.addFolderButton.click()  # given up
-    assert lines(world) == ["a.nrrd", "b.nii.gz", "c.mha"]
-    world.ui.batchButton.click()
-    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
-    items = world.widget.panel._batch.items
+    module = openPanel("good", "0.05")
+    module.ui.samplesSpinBox.value = 1
+    module.widget.logic.getParameterNode().inputVolume = None
+    module.ui.addFolderButton.click()
+    module.ui.addFolderButton.click()  # given up
+    assert lines(module) == ["a.nrrd", "b.nii.gz", "c.mha"]
+    module.ui.batchButton.click()
+    pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
+    items = module.widget.panel._batch.items
     assert [item.state for item in items] == [DONE, DONE, FAILED]
     assert len(segmentations()) == 2 and segmentations()[0].startswith("a")
 
@@ -116,16 +116,16 @@ def test_the_frames_of_a_sequence(openPanel, mrmlScene, addHead, pumpUntil):
     for value in ("0", "1.5"):
         sequence.SetDataNodeAtValue(frame, value)
     mrmlScene.RemoveNode(frame)
-    world = openPanel("good", "0.05")
-    world.ui.samplesSpinBox.value = 1
-    world.ui.addSequenceButton.click()
-    assert lines(world) == ["Cine 0", "Cine 1.5"]
-    world.ui.batchButton.click()
-    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+    module = openPanel("good", "0.05")
+    module.ui.samplesSpinBox.value = 1
+    module.ui.addSequenceButton.click()
+    assert lines(module) == ["Cine 0", "Cine 1.5"]
+    module.ui.batchButton.click()
+    pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
     assert segmentations() == ["Cine 0 segmentation", "Cine 1.5 segmentation"]
-    world.ui.clearBatchButton.click()
-    world.ui.addSequenceButton.click()
-    assert len(lines(world)) == 2  # the samples and probabilities of results are no sequences of a person's
+    module.ui.clearBatchButton.click()
+    module.ui.addSequenceButton.click()
+    assert len(lines(module)) == 2  # the samples and probabilities of results are no sequences of a person's
 
 
 @pytest.mark.parametrize("button", ["addVolumesButton", "addSequenceButton"])
@@ -138,11 +138,11 @@ def test_an_empty_scene_has_nothing_to_add(openPanel, button):
 def test_closing_the_scene_ends_the_batch(openPanel, addHead, application):
     for name in ("One", "Two"):
         addHead(name, size=24)
-    world = openPanel("good", "0.3")
-    world.ui.addVolumesButton.click()
-    world.ui.batchButton.click()
+    module = openPanel("good", "0.3")
+    module.ui.addVolumesButton.click()
+    module.ui.batchButton.click()
     slicer.mrmlScene.Clear()
-    assert not world.runner.busy and lines(world) == [] and segmentations() == []
+    assert not module.runner.busy and lines(module) == [] and segmentations() == []
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
@@ -151,15 +151,15 @@ def test_missing_packages_stop_the_batch_once(openPanel, addHead, monkeypatch):
 
     for name in ("One", "Two"):
         addHead(name, size=24)
-    world = openPanel()
-    asked = []
+    module = openPanel()
+    calls = []
 
     def refuse(*_given):
-        asked.append(1)
+        calls.append(1)
         raise DependencyError("Install the extension 'PyTorch'.")
 
-    monkeypatch.setattr(world.backend, "submit", refuse)
-    world.ui.addVolumesButton.click()
-    world.ui.batchButton.click()
-    assert len(asked) == 1 and world.ui.batchLabel.text == "Install the extension 'PyTorch'."
-    assert world.ui.batchButton.enabled and [item.state for item in world.widget.panel._batch.items] == [WAITING] * 2
+    monkeypatch.setattr(module.backend, "submit", refuse)
+    module.ui.addVolumesButton.click()
+    module.ui.batchButton.click()
+    assert len(calls) == 1 and module.ui.batchLabel.text == "Install the extension 'PyTorch'."
+    assert module.ui.batchButton.enabled and [item.state for item in module.widget.panel._batch.items] == [WAITING] * 2

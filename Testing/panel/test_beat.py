@@ -60,8 +60,8 @@ def drawnViews(application, mrmlScene, monkeypatch):
     monkeypatch.setattr(offscreen, "SUPERSAMPLING", 1)
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         mrmlScene.RemoveNode(composite)  # each view brings its own
-    application.world.addSliceViews((256, 256))
-    views = list(application.world.sliceViews.values())
+    application.headless.addSliceViews((256, 256))
+    views = list(application.headless.sliceViews.values())
     asking = []
     for view in views:
         ask = lambda *_arguments, view=view: asking.append(view) if view not in asking else None  # noqa: E731
@@ -75,7 +75,7 @@ def drawnViews(application, mrmlScene, monkeypatch):
     timer.stop()
     for view in views:
         view.close()
-    application.world.sliceViews.clear()
+    application.headless.sliceViews.clear()
 
 
 def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, addVolume, application, beat, drawnViews):
@@ -84,11 +84,11 @@ def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, ad
     for view in drawnViews:
         view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
         view.logic.FitSliceToBackground()
-    world = openRealPanel()
-    world.ui.samplesSpinBox.value = 3
+    module = openRealPanel()
+    module.ui.samplesSpinBox.value = 3
     importing = []
-    world.runner.changed.connect(
-        lambda: importing.append(time.monotonic()) if world.runner.job.message == "Showing the result" else None
+    module.runner.changed.connect(
+        lambda: importing.append(time.monotonic()) if module.runner.job.message == "Showing the result" else None
     )
 
     def gaps():
@@ -96,11 +96,11 @@ def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(openRealPanel, ad
         importing.clear()
         live(application, lambda: len(beat) > 5)
         beat.clear()
-        world.ui.segmentButton.click()
-        live(application, lambda: not world.runner.busy and not world.widget.panel.settling)
+        module.ui.segmentButton.click()
+        live(application, lambda: not module.runner.busy and not module.widget.panel.settling)
         ended = len(beat)
         live(application, lambda: len(beat) > ended + 5)
-        assert world.runner.job.state == "done", world.runner.job.message
+        assert module.runner.job.state == "done", module.runner.job.message
         atImport = sorted((seconds for end, seconds in beat if end >= importing[0]), reverse=True)
         before = max(seconds for end, seconds in beat if end < importing[0])
         shown = ", ".join(f"{1000 * seconds:.0f}" for seconds in atImport[:4])
@@ -131,33 +131,33 @@ def test_the_timer_detects_a_blocked_thread(application, beat):
         assert max(seconds for _end, seconds in beat) > LARGEST_GAP_SECONDS
 
 
-def settled_turn(world, pumpUntil):
+def settled_turn(module, pumpUntil):
     """Start a run and return after its end, while steps of showing its result remain."""
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: not world.runner.busy and world.widget.panel.settling, seconds=20)
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: not module.runner.busy and module.widget.panel.settling, seconds=20)
 
 
 def test_the_segment_button_is_updated_before_the_result_is_shown(openPanel, addHead, pumpUntil):
     addHead()
-    world = openPanel("good", "0.01")
-    settled_turn(world, pumpUntil)
-    assert world.ui.segmentButton.text == "Segment"
+    module = openPanel("good", "0.01")
+    settled_turn(module, pumpUntil)
+    assert module.ui.segmentButton.text == "Segment"
 
 
 def test_closing_the_scene_while_a_result_is_shown_leaves_no_preview(openPanel, addHead, pumpUntil):
     addHead()
-    world = openPanel("good", "0.01")
-    settled_turn(world, pumpUntil)
+    module = openPanel("good", "0.01")
+    settled_turn(module, pumpUntil)
     slicer.mrmlScene.Clear()
-    panel = world.widget.panel
+    panel = module.widget.panel
     assert not panel.settling and panel._preview._nodes == [] and panel._preview._overlay is None
 
 
 def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, addHead, pumpUntil):
     """Adding or removing a node and changing a layer are slow for the views; no timer event does two of them."""
     addHead()
-    world = openPanel("good", "0.05")
-    panel, runner = world.widget.panel, world.runner
+    module = openPanel("good", "0.05")
+    panel, runner = module.widget.panel, module.runner
     composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
     happened, pieces = [], []
 
@@ -168,8 +168,8 @@ def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, a
 
     scene = slicer.mrmlScene
     tags = [scene.AddObserver(event, onNode) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)]
-    world.ui.samplesSpinBox.value = 3
-    world.ui.segmentButton.click()
+    module.ui.samplesSpinBox.value = 3
+    module.ui.segmentButton.click()
     while runner.busy or panel.settling:
         happened.clear()
         layer = composite.GetForegroundVolumeID()
@@ -179,6 +179,6 @@ def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, a
     for tag in tags:
         scene.RemoveObserver(tag)
     assert runner.job.state == "done" and [piece for piece in pieces if len(piece) > 1] == []
-    told = [thing for piece in pieces for thing in piece]
-    assert "Head preview comes" in told and "Head preview entropy goes" in told
-    assert "Head probabilities comes" in told and told.count("layer") >= 2
+    changes = [thing for piece in pieces for thing in piece]
+    assert "Head preview comes" in changes and "Head preview entropy goes" in changes
+    assert "Head probabilities comes" in changes and changes.count("layer") >= 2

@@ -18,10 +18,10 @@ UNTOUCHED = "No voxel has been edited."
 @pytest.fixture
 def corrected(openPanel, addHead, run, pumpUntil):
     addHead()
-    world = openPanel()
-    job = run(world, samples=3)
-    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)
-    return world, job.result
+    module = openPanel()
+    job = run(module, samples=3)
+    pumpUntil(lambda: module.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    return module, job.result
 
 
 def editor():
@@ -29,8 +29,8 @@ def editor():
 
 
 def test_editing_is_restricted_to_uncertain_voxels(corrected):
-    world, result = corrected
-    ui = world.ui
+    module, result = corrected
+    ui = module.ui
     ui.uncertainOnlyCheckBox.click()
     ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
@@ -44,15 +44,15 @@ def test_editing_is_restricted_to_uncertain_voxels(corrected):
 
 
 def test_without_the_mask_the_editor_uses_the_volume(corrected):
-    world, result = corrected
-    world.ui.editButton.click()
+    module, result = corrected
+    module.ui.editButton.click()
     assert editor().sourceVolumeNode.GetName() == "Head"
     assert not editor().mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
 
 
 def test_the_shown_sample_replaces_the_result_in_the_current_region(corrected, pumpUntil, photograph):
-    world, result = corrected
-    ui = world.ui
+    module, result = corrected
+    ui = module.ui
     assert not ui.useSampleButton.enabled and ui.useSampleButton.toolTip == "Show a sample first."
     ui.sampleCheckBox.click()
     ui.sampleSlider.value = 1
@@ -70,12 +70,12 @@ def test_the_shown_sample_replaces_the_result_in_the_current_region(corrected, p
     sample = slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(1))
     assert np.array_equal(labels.current()[inside], sample[inside])
     pumpUntil(lambda: ui.editedLabel.text.startswith(f"{labels.edited()} voxels ("), seconds=10)
-    photograph("correct", world.widget)
+    photograph("correct", module.widget)
 
 
 def test_a_sample_can_replace_the_result_in_a_roi_and_in_a_segment(corrected, mrmlScene):
-    world, result = corrected
-    ui = world.ui
+    module, result = corrected
+    ui = module.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
     roiNode.SetCenterWorld(78.0, 78.0, 78.0)
     roiNode.SetSizeWorld(60.0, 60.0, 60.0)
@@ -93,29 +93,29 @@ def test_a_sample_can_replace_the_result_in_a_roi_and_in_a_segment(corrected, mr
 
 
 def test_creating_a_segment_of_uncertain_voxels_is_one_undo_step(corrected):
-    world, result = corrected
+    module, result = corrected
     undo = editor().undoStates
-    world.ui.reviewSegmentButton.click()
+    module.ui.reviewSegmentButton.click()
     assert editor().undoStates == undo + 1
     array = slicer.util.arrayFromSegmentBinaryLabelmap(
         result.segmentationNode, "to_review", slicer.util.getNode("Head")
     )
     assert np.array_equal(array > 0, slicer.util.arrayFromVolume(result.entropyNode) >= 0.8)
-    world.ui.thresholdSlider.value = 1.58
-    world.ui.reviewSegmentButton.click()
-    assert "lower the threshold" in world.ui.editedLabel.text
+    module.ui.thresholdSlider.value = 1.58
+    module.ui.reviewSegmentButton.click()
+    assert "lower the threshold" in module.ui.editedLabel.text
 
 
 @pytest.mark.parametrize(("answer", "left"), [("keep", 2), ("replace", 1), ("cancel", 1)])
 def test_an_edited_result_is_replaced_only_after_confirmation(corrected, run, monkeypatch, answer, left):
-    world, result = corrected
-    asked = []
+    module, result = corrected
+    calls = []
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *given: asked.append(given) or answer
+        "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *given: calls.append(given) or answer
     )
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
-    run(world)
-    assert len(asked) == 1 and asked[0][0] == "Head segmentation" and asked[0][1] > 1000
+    run(module)
+    assert len(calls) == 1 and calls[0][0] == "Head segmentation" and calls[0][1] > 1000
     names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert len(names) == left
     assert ("Head segmentation" in names) == (answer != "replace")
@@ -139,18 +139,18 @@ def test_an_unedited_result_is_kept_without_a_dialog(corrected, run, monkeypatch
 
 
 def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pumpUntil):
-    world, result = corrected
+    module, result = corrected
     monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: "replace")
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
-    world.ui.segmentButton.click()
-    world.ui.segmentButton.click()  # cancelled
-    pumpUntil(lambda: not world.runner.busy)
+    module.ui.segmentButton.click()
+    module.ui.segmentButton.click()  # cancelled
+    pumpUntil(lambda: not module.runner.busy)
     assert result.segmentationNode.GetScene() is not None
 
 
 def test_a_removed_area_is_reported_and_adds_no_undo_step(corrected, mrmlScene, pumpUntil):
-    world, result = corrected
-    ui = world.ui
+    module, result = corrected
+    ui = module.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
     assert ui.areaComboBox.count == 2  # listed as soon as it is there
     ui.sampleCheckBox.click()
@@ -165,8 +165,8 @@ def test_a_removed_area_is_reported_and_adds_no_undo_step(corrected, mrmlScene, 
 
 
 def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
-    world, _result = corrected
-    ui = world.ui
+    module, _result = corrected
+    ui = module.ui
     ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
     ui.nextButton.click()
     ui.useSampleButton.click()
@@ -174,23 +174,23 @@ def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
 
 
 def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
-    world, _result = corrected
-    world.ui.uncertainOnlyCheckBox.click()
-    world.ui.editButton.click()
+    module, _result = corrected
+    module.ui.uncertainOnlyCheckBox.click()
+    module.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head entropy"
-    run(world)  # another result is on show
+    run(module)  # another result is on show
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
 def test_a_mask_of_an_earlier_panel_is_cleared(corrected, openPanel):
     """For example after a reload, or in a saved scene with the mask."""
-    world, result = corrected
-    world.ui.uncertainOnlyCheckBox.click()
-    world.ui.editButton.click()
+    module, result = corrected
+    module.ui.uncertainOnlyCheckBox.click()
+    module.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
-    world.widget.panel._corrections._maskedEditorNode = None
-    world.ui.uncertainOnlyCheckBox.click()
+    module.widget.panel._corrections._maskedEditorNode = None
+    module.ui.uncertainOnlyCheckBox.click()
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
@@ -204,10 +204,10 @@ def test_the_effect_of_the_mask_on_other_tools_is_explained(corrected):
 
 
 def test_each_result_has_its_own_count(corrected, run, pumpUntil):
-    world, first = corrected
-    second = run(world).result
-    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    module, first = corrected
+    second = run(module).result
+    pumpUntil(lambda: module.ui.editedLabel.text == UNTOUCHED, seconds=10)
     slicer.mrmlScene.RemoveNode(second.probabilitiesNode)
-    assert "were removed" in world.ui.editedLabel.text
-    world.widget.logic.getParameterNode().segmentation = first.segmentationNode
-    pumpUntil(lambda: world.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    assert "were removed" in module.ui.editedLabel.text
+    module.widget.logic.getParameterNode().segmentation = first.segmentationNode
+    pumpUntil(lambda: module.ui.editedLabel.text == UNTOUCHED, seconds=10)

@@ -14,7 +14,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "
 
 
 @pytest.fixture
-def world(application, monkeypatch):
+def packages(application, monkeypatch):
     """Slicer 5.12 without packages, a user who agrees, and the list of calls."""
     from DiffusionSegmentationLib.runs import dependencies
 
@@ -65,28 +65,28 @@ def test_the_check_for_packages_imports_nothing(application):
     assert "torch" not in sys.modules
 
 
-def test_torch_is_installed_first_by_its_extension(world):
-    world.dependencies.ensure(REQUIREMENTS)
-    assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart?"]
-    assert world.calls[0][1] == {"askConfirmation": True, "torchVersionRequirement": "<3,>=2.4"}
-    assert not any("torch" in text for text in world.calls[1][1])
-    world.calls.clear()
-    world.dependencies.ensure(REQUIREMENTS)
-    assert world.calls == []
+def test_torch_is_installed_first_by_its_extension(packages):
+    packages.dependencies.ensure(REQUIREMENTS)
+    assert [name for name, _detail in packages.calls] == ["installTorch", "pip_ensure", "restart?"]
+    assert packages.calls[0][1] == {"askConfirmation": True, "torchVersionRequirement": "<3,>=2.4"}
+    assert not any("torch" in text for text in packages.calls[1][1])
+    packages.calls.clear()
+    packages.dependencies.ensure(REQUIREMENTS)
+    assert packages.calls == []
 
 
-def test_a_restart_comes_last(world, monkeypatch):
+def test_a_restart_comes_last(packages, monkeypatch):
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: True)
-    monkeypatch.setattr(slicer.util, "restart", lambda: world.calls.append(("restart", None)), raising=False)
-    with pytest.raises(world.dependencies.DependencyError) as caught:
-        world.dependencies.ensure(REQUIREMENTS)
+    monkeypatch.setattr(slicer.util, "restart", lambda: packages.calls.append(("restart", None)), raising=False)
+    with pytest.raises(packages.dependencies.DependencyError) as caught:
+        packages.dependencies.ensure(REQUIREMENTS)
     assert str(caught.value) == "Slicer is restarting; click Segment again afterwards."
-    assert [name for name, _detail in world.calls] == ["installTorch", "pip_ensure", "restart"]
-    world.dependencies.ensure(REQUIREMENTS)  # after the restart nothing is left to do
-    assert len(world.calls) == 3
+    assert [name for name, _detail in packages.calls] == ["installTorch", "pip_ensure", "restart"]
+    packages.dependencies.ensure(REQUIREMENTS)  # after the restart nothing is left to do
+    assert len(packages.calls) == 3
 
 
-def test_a_restart_submits_no_run(world, openPanel, addHead, monkeypatch):
+def test_a_restart_submits_no_run(packages, openPanel, addHead, monkeypatch):
     addHead()
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: True)
     monkeypatch.setattr(slicer.util, "restart", lambda: None, raising=False)
@@ -97,16 +97,16 @@ def test_a_restart_submits_no_run(world, openPanel, addHead, monkeypatch):
     assert panel.runner.job is None
 
 
-def test_slicer_510_has_no_packaging(world, monkeypatch):
-    world.installed.add("torch")
+def test_slicer_510_has_no_packaging(packages, monkeypatch):
+    packages.installed.add("torch")
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
-    world.dependencies.ensure(REQUIREMENTS)
-    assert [name for name, _detail in world.calls] == ["install?", "pip_install"]
+    packages.dependencies.ensure(REQUIREMENTS)
+    assert [name for name, _detail in packages.calls] == ["install?", "pip_install"]
 
 
 @pytest.mark.parametrize("version", ["5.10", "5.12"])
-def test_declining_is_one_sentence(world, monkeypatch, version):
-    world.installed.add("torch")
+def test_declining_is_one_sentence(packages, monkeypatch, version):
+    packages.installed.add("torch")
     if version == "5.10":
         monkeypatch.setitem(sys.modules, "slicer.packaging", None)
         monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
@@ -116,37 +116,37 @@ def test_declining_is_one_sentence(world, monkeypatch, version):
             raise RuntimeError("User declined package installation")
 
         monkeypatch.setattr(slicer.packaging, "pip_ensure", decline)
-    with pytest.raises(world.dependencies.DependencyError, match="were not installed"):
-        world.dependencies.ensure(REQUIREMENTS)
+    with pytest.raises(packages.dependencies.DependencyError, match="were not installed"):
+        packages.dependencies.ensure(REQUIREMENTS)
 
 
-def test_a_failed_installation_is_one_sentence(world, monkeypatch):
-    world.installed.add("torch")
+def test_a_failed_installation_is_one_sentence(packages, monkeypatch):
+    packages.installed.add("torch")
 
     def fail(requirements, requester):
         raise subprocess.CalledProcessError(1, "pip")
 
     monkeypatch.setattr(slicer.packaging, "pip_ensure", fail)
-    with pytest.raises(world.dependencies.DependencyError, match="exit code 1"):
-        world.dependencies.ensure(REQUIREMENTS)
+    with pytest.raises(packages.dependencies.DependencyError, match="exit code 1"):
+        packages.dependencies.ensure(REQUIREMENTS)
 
 
-def test_without_the_pytorch_extension(world, monkeypatch):
+def test_without_the_pytorch_extension(packages, monkeypatch):
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
-    with pytest.raises(world.dependencies.DependencyError, match="Extensions Manager"):
-        world.dependencies.ensure(REQUIREMENTS)
+    with pytest.raises(packages.dependencies.DependencyError, match="Extensions Manager"):
+        packages.dependencies.ensure(REQUIREMENTS)
 
 
-def test_declining_torch(world, monkeypatch):
+def test_declining_torch(packages, monkeypatch):
     logic = sys.modules["PyTorchUtils"].PyTorchUtilsLogic
     monkeypatch.setattr(logic, "installTorch", lambda self, **options: None)
-    with pytest.raises(world.dependencies.DependencyError, match="needs PyTorch"):
-        world.dependencies.ensure(REQUIREMENTS)
-    assert world.calls == []
+    with pytest.raises(packages.dependencies.DependencyError, match="needs PyTorch"):
+        packages.dependencies.ensure(REQUIREMENTS)
+    assert packages.calls == []
 
 
-def test_testing_mode_installs_nothing(world, application, monkeypatch):
+def test_testing_mode_installs_nothing(packages, application, monkeypatch):
     monkeypatch.setattr(application, "testing", True)
-    with pytest.raises(world.dependencies.DependencyError, match="torch"):
-        world.dependencies.ensure(REQUIREMENTS)
-    assert world.calls == []
+    with pytest.raises(packages.dependencies.DependencyError, match="torch"):
+        packages.dependencies.ensure(REQUIREMENTS)
+    assert packages.calls == []

@@ -22,38 +22,38 @@ SHIPPED = models.SHIPPED
 
 
 @pytest.fixture
-def world(openRealPanel, addHead, fittedModel):
+def module(openRealPanel, addHead, fittedModel):
     addHead(size=44)
     return openRealPanel()
 
 
-def test_from_click_to_overlay(world, run, photograph):
-    job = run(world, samples=2)
-    assert job.state == "done", (job.message, list(world.runner.client.log)[-20:])
+def test_from_click_to_overlay(module, run, photograph):
+    job = run(module, samples=2)
+    assert job.state == "done", (job.message, list(module.runner.client.log)[-20:])
     segmentation = job.result.segmentationNode.GetSegmentation()
     assert [segmentation.GetNthSegment(n).GetName() for n in range(2)] == ["Structure 1", "Structure 2"]
     entropy = slicer.util.arrayFromVolume(job.result.entropyNode)
     assert 0 <= entropy.min() and 0 < entropy.max() <= np.log2(3) + 1e-3
     assert job.result.samplesNode.GetNumberOfDataNodes() == 2
     assert job.result.segmentationNode.GetAttribute(result_nodes.RUN_ATTRIBUTE)
-    assert world.ui.overlayCheckBox.checked
-    assert world.ui.deviceComboBox.count >= 2
+    assert module.ui.overlayCheckBox.checked
+    assert module.ui.deviceComboBox.count >= 2
     assert "torch" not in sys.modules
-    photograph("real", world.widget)
+    photograph("real", module.widget)
 
 
 def test_from_click_to_a_scene_that_was_saved_and_opened_again(
-    world, fittedModel, run, pumpUntil, application, tmp_path, photograph, capfd
+    module, fittedModel, run, pumpUntil, application, tmp_path, photograph, capfd
 ):
     """Segment with the model's defaults, use both overlays, volumes and corrections, save, load and continue."""
-    ui = world.ui
-    world.widget.enter()
+    ui = module.ui
+    module.widget.enter()
     ui.modelComboBox.currentIndex = ui.modelComboBox.findData(str(fittedModel))
-    job = run(world, samples=0)
-    assert job.state == "done", (job.message, list(world.runner.client.log)[-20:])
+    job = run(module, samples=0)
+    assert job.state == "done", (job.message, list(module.runner.client.log)[-20:])
     report = job.report
     assert (report["samples"], report["kept_samples"], report["map_source"]) == (64, 16, "exact")
-    photograph("fitted", world.widget)
+    photograph("fitted", module.widget)
     table = shownVolumes(ui)
     assert [row[0] for row in table] == ["Structure 1", "Structure 2"]
     for _name, expected, _mask, intervals in table:
@@ -73,8 +73,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
         pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
         if "have been edited" in ui.editedLabel.text:
             break
-    corrected, said = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
-    assert said.split(" voxels")[0].isdecimal()
+    corrected, text = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
+    assert text.split(" voxels")[0].isdecimal()
     ui.sampleCheckBox.click()
     before = lookOf(ui)
     disagreement = slicer.util.arrayFromVolume(job.result.disagreementNode).copy()
@@ -85,9 +85,9 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     capfd.readouterr()
     slicer.mrmlScene.Clear(False)
     assert ui.volumesTable.rowCount == 0 and not ui.layerComboBox.enabled
-    assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
+    assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))  # while the module is open
     pumpUntil(lambda: "Counting" not in ui.editedLabel.text)
-    assert lookOf(ui) == before and ui.editedLabel.text == said
+    assert lookOf(ui) == before and ui.editedLabel.text == text
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
     node = segmentationNode.GetNodeReference(result_nodes.DISAGREEMENT_ROLE)
@@ -101,18 +101,18 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_returning_to_a_threshold_restores_the_regions_of_the_report(world, run, pumpUntil):
-    ui = world.ui
-    result = run(world, samples=3).result
-    told = {key: world.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
-    assert len(told["regions"]) > 3
+def test_returning_to_a_threshold_restores_the_regions_of_the_report(module, run, pumpUntil):
+    ui = module.ui
+    result = run(module, samples=3).result
+    reported = {key: module.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
+    assert len(reported["regions"]) > 3
     shown = shownRegions(ui), ui.reviewLabel.text
     for bits in (0.4, 0.8):
         ui.thresholdSlider.value = bits
         pumpUntil(lambda bits=bits: Review(result.segmentationNode).criteria.bits == bits, seconds=10)
         assert (shownRegions(ui) == shown[0]) == (bits == 0.8)
-    found = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
-    assert {key: found[key] for key in told} == told and ui.reviewLabel.text == shown[1]
+    regions = json.loads(result.segmentationNode.GetAttribute(REGIONS_ATTRIBUTE))
+    assert {key: regions[key] for key in reported} == reported and ui.reviewLabel.text == shown[1]
 
 
 def shownRegions(ui):
@@ -133,10 +133,10 @@ def lookOf(ui):
     return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
 
 
-def test_the_same_seed_gives_the_same_and_another_seed_other_samples(world, run):
+def test_the_same_seed_gives_the_same_and_another_seed_other_samples(module, run):
     def draw(seed):
-        world.ui.seedSpinBox.value = seed
-        result = run(world, samples=1).result
+        module.ui.seedSpinBox.value = seed
+        result = run(module, samples=1).result
         return slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(0)).copy()
 
     first, again, other = draw(1), draw(1), draw(2)
@@ -144,25 +144,25 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_samples(world, run)
     assert not np.array_equal(first, other)
 
 
-def test_input_refused_by_the_worker_is_reported_in_one_sentence(world, run, addVolume):
+def test_input_refused_by_the_worker_is_reported_in_one_sentence(module, run, addVolume):
     noise = np.random.default_rng(0).random((24, 24, 24), dtype=np.float32)
     hole = noise.copy()
     hole[3, 4, 5] = np.nan
     for voxels, spacing in [(hole, 6.0), (np.ones_like(noise), 6.0), (noise, 0.5)]:
-        world.ui.inputSelector.setCurrentNode(addVolume(voxels, name="Bad", spacing=spacing))
-        job = run(world)
+        module.ui.inputSelector.setCurrentNode(addVolume(voxels, name="Bad", spacing=spacing))
+        job = run(module)
         assert job.state == "failed"
         assert job.message.endswith(".") and "\n" not in job.message and "unexpected" not in job.message
-        assert world.ui.statusLabel.text == job.message and world.ui.statusIcon.visible
+        assert module.ui.statusLabel.text == job.message and module.ui.statusIcon.visible
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
 
 
-def test_a_model_with_another_checksum_is_refused(world, run, randomModel):
+def test_a_model_with_another_checksum_is_refused(module, run, randomModel):
     weights = randomModel / "model.safetensors"
     data = weights.read_bytes()
     try:
         weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        job = run(world)
+        job = run(module)
         assert job.state == "failed" and "checksum" in job.message
     finally:
         weights.write_bytes(data)
@@ -178,21 +178,21 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     monkeypatch.setattr(models, "SHIPPED", SHIPPED)
     head = demo.loadVolume(demo.findHead())
     head.SetName("MRHead")
-    world = openPanel("real")
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: not world.runner.busy, seconds=300, describe=lambda: world.runner.job)
-    review = Review(world.runner.job.result.segmentationNode)
+    module = openPanel("real")
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: not module.runner.busy, seconds=300, describe=lambda: module.runner.job)
+    review = Review(module.runner.job.result.segmentationNode)
     assert len(review.regions) >= 20 and review.regions[0].share < 0.15
-    world.ui.nextButton.click()
+    module.ui.nextButton.click()
     assert review.current.rank == 1
-    world.ui.sampleCheckBox.click()
-    world.ui.orderComboBox.currentIndex = world.ui.orderComboBox.findData("ventricles")
-    for button in (world.ui.worst1Button, world.ui.worst2Button, world.ui.worst3Button):
+    module.ui.sampleCheckBox.click()
+    module.ui.orderComboBox.currentIndex = module.ui.orderComboBox.findData("ventricles")
+    for button in (module.ui.worst1Button, module.ui.worst2Button, module.ui.worst3Button):
         button.click()
-    pumpUntil(lambda: not world.ui.profile3.pixmap.isNull(), seconds=5)
-    photograph("head", world.widget)
+    pumpUntil(lambda: not module.ui.profile3.pixmap.isNull(), seconds=5)
+    photograph("head", module.widget)
     for section in ("inputs", "result", "review", "samples", "correct", "report"):
-        photograph(section, world.widget, part=getattr(world.ui, f"{section}CollapsibleButton"))
+        photograph(section, module.widget, part=getattr(module.ui, f"{section}CollapsibleButton"))
 
 
 def addSliceViews(scene):
@@ -214,7 +214,7 @@ def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypat
 
 
 @pytest.mark.parametrize("story", ["test_reviewAndCorrect", "test_manyVolumes"])
-def test_the_self_test_of_the_module_with_a_random_model(world, story, monkeypatch):
+def test_the_self_test_of_the_module_with_a_random_model(module, story, monkeypatch):
     """The scene is not cleared, because it holds the choice of the model with random weights."""
     monkeypatch.setattr(slicer.mrmlScene, "Clear", lambda *_given: None, raising=False)
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("Head"))

@@ -36,24 +36,24 @@ def opened(openPanel, addHead, run, modulePanel, application, mrmlScene):
         for name in ("Red", "Yellow", "Green"):
             mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
         addHead("MRHead of a patient with a long name")
-        world = openPanel("seven", "0.01")
+        module = openPanel("seven", "0.01")
         modulePanel.resize(width, 900)
-        enter(world, modulePanel)
-        run(world, samples=4)
+        enter(module, modulePanel)
+        run(module, samples=4)
         settle(application)
-        return world
+        return module
 
     return open_
 
 
-def enter(world, modulePanel):
-    modulePanel.setModule(world.root)
-    world.root.isEntered = True
-    world.widget.enter()
+def enter(module, modulePanel):
+    modulePanel.setModule(module.root)
+    module.root.isEntered = True
+    module.widget.enter()
 
 
-def leave(world, modulePanel):
-    world.root.isEntered = False
+def leave(module, modulePanel):
+    module.root.isEntered = False
     modulePanel.setModule(None)
 
 
@@ -63,76 +63,78 @@ def settle(application):
         time.sleep(0.002)
 
 
-def shownWidgets(world):
+def shownWidgets(module):
     """Yields name, widget and rectangle in the panel of each visible widget."""
     import qt
 
     kinds = qt.QLabel, qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QTableWidget, qt.QSlider
-    for name, widget in sorted(vars(world.ui).items()):
+    for name, widget in sorted(vars(module.ui).items()):
         if isinstance(widget, kinds) and widget.visible:
-            corner = widget.mapTo(world.root, qt.QPoint(0, 0))
+            corner = widget.mapTo(module.root, qt.QPoint(0, 0))
             yield name, widget, qt.QRect(corner, widget.size)
 
 
-def faults(world):
+def faults(module):
     """Returns one line for each widget that is cut or overlaps another one."""
     import qt
 
-    found = []
-    shown = list(shownWidgets(world))
+    problems = []
+    shown = list(shownWidgets(module))
     for name, widget, place in shown:
         if isinstance(widget, qt.QLabel) and widget.text:
             if widget.wordWrap and widget.heightForWidth(widget.width) > widget.height:
-                found.append(f"{name} needs {widget.heightForWidth(widget.width)} pixels, has {widget.height}")
+                problems.append(f"{name} needs {widget.heightForWidth(widget.width)} pixels, has {widget.height}")
             if not widget.wordWrap and widget.sizeHint.width() > widget.width:
-                found.append(f"{name} is cut")
+                problems.append(f"{name} is cut")
         if isinstance(widget, (qt.QPushButton, qt.QCheckBox)):
             frame = 8 if isinstance(widget, qt.QPushButton) else 22
             if widget.fontMetrics().horizontalAdvance(widget.text) + frame > widget.width:
-                found.append(f"{name} is cut: {widget.text}")
+                problems.append(f"{name} is cut: {widget.text}")
         if isinstance(widget, qt.QTableWidget):
-            found += tableFaults(name, widget)
-        if place.right() >= world.root.width or place.bottom() >= world.root.height:
-            found.append(f"{name} leaves the panel")
-    wanted = world.root.layout().totalMinimumSize().width()
-    if wanted > world.root.width:
-        found.append(f"the panel needs {wanted} pixels, has {world.root.width}")
+            problems += tableFaults(name, widget)
+        if place.right() >= module.root.width or place.bottom() >= module.root.height:
+            problems.append(f"{name} leaves the panel")
+    needed = module.root.layout().totalMinimumSize().width()
+    if needed > module.root.width:
+        problems.append(f"the panel needs {needed} pixels, has {module.root.width}")
     for index, (name, _widget, place) in enumerate(shown):
-        found += [f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)]
-    return found
+        problems += [
+            f"{name} and {other} overlap" for other, _w, there in shown[index + 1 :] if place.intersects(there)
+        ]
+    return problems
 
 
 def tableFaults(name, table):
     import qt
 
-    found = []
+    problems = []
     metrics, header = table.fontMetrics(), table.horizontalHeader()
     for column in (column for column in range(table.columnCount) if not table.isColumnHidden(column)):
         title = table.horizontalHeaderItem(column).text()
-        wanted = header.fontMetrics().boundingRect(qt.QRect(0, 0, 1000, 1000), 0, title)
-        if wanted.width() > table.columnWidth(column) or wanted.height() > header.height:
-            found.append(f"{name}: the title {title!r} is cut")
+        needed = header.fontMetrics().boundingRect(qt.QRect(0, 0, 1000, 1000), 0, title)
+        if needed.width() > table.columnWidth(column) or needed.height() > header.height:
+            problems.append(f"{name}: the title {title!r} is cut")
         for row in range(table.rowCount):
             item = table.item(row, column)
             if item is None:
                 continue
             inside = qt.QRect(0, 0, table.columnWidth(column) - 6, 1000)
-            wanted = metrics.boundingRect(inside, qt.Qt.TextWordWrap, item.text())
-            if wanted.width() > inside.width() or wanted.height() > table.rowHeight(row):
-                found.append(f"{name}: {item.text()!r} is cut")
+            needed = metrics.boundingRect(inside, qt.Qt.TextWordWrap, item.text())
+            if needed.width() > inside.width() or needed.height() > table.rowHeight(row):
+                problems.append(f"{name}: {item.text()!r} is cut")
     if name == "volumesTable" and table.rowCount:
         last = table.rowCount - 1
         bottom = table.rowViewportPosition(last) + table.rowHeight(last)
         if bottom > table.viewport().height:
-            found.append(f"{name}: the last row ends at {bottom} of {table.viewport().height} pixels")
-    return found
+            problems.append(f"{name}: the last row ends at {bottom} of {table.viewport().height} pixels")
+    return problems
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
-    world = opened(width)
-    ui = world.ui
-    assert faults(world) == []
+    module = opened(width)
+    ui = module.ui
+    assert faults(module) == []
     for click in (
         ui.nextButton.click,
         ui.sampleCheckBox.click,
@@ -144,48 +146,48 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
     ):
         click()
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_layout_of_a_scene_opened_from_another_module(opened, modulePanel, application, mrmlScene, tmp_path, width):
-    world = opened(width)
-    world.ui.detailsCheckBox.click()
+    module = opened(width)
+    module.ui.detailsCheckBox.click()
     path = tmp_path / "case.mrb"
     assert mrmlScene.WriteToMRB(str(path))
     for _turn in range(2):
-        leave(world, modulePanel)
+        leave(module, modulePanel)
         mrmlScene.Clear(False)
         settle(application)
-        assert application.world.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
+        assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
         settle(application)
-        enter(world, modulePanel)
+        enter(module, modulePanel)
         settle(application)
-        assert world.ui.volumesTable.rowCount == 7 and world.ui.volumesLabel.visible
-        assert faults(world) == []
+        assert module.ui.volumesTable.rowCount == 7 and module.ui.volumesLabel.visible
+        assert faults(module) == []
 
 
 def test_layout_at_another_width(opened, modulePanel, application):
-    world = opened(560)
-    world.ui.detailsCheckBox.click()
+    module = opened(560)
+    module.ui.detailsCheckBox.click()
     for width in (400, 450, 420, 560):
         modulePanel.resize(width, 900)
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
 
 
 def test_layout_with_a_larger_font(opened, application):
     import qt
 
-    world = opened(560)
-    world.ui.detailsCheckBox.click()
+    module = opened(560)
+    module.ui.detailsCheckBox.click()
     before = qt.QApplication.font()
     try:
         larger = qt.QFont(before)
         larger.setPointSizeF(1.2 * before.pointSizeF())
         qt.QApplication.setFont(larger)
         settle(application)
-        assert faults(world) == []
+        assert faults(module) == []
     finally:
         qt.QApplication.setFont(before)
 
@@ -193,23 +195,23 @@ def test_layout_with_a_larger_font(opened, application):
 def test_the_review_buttons_are_visible_without_scrolling(opened, application):
     import qt
 
-    world = opened(400)
-    world.ui.nextButton.click()
+    module = opened(400)
+    module.ui.nextButton.click()
     settle(application)
-    assert world.ui.volumesTable.rowCount == 7 and world.ui.regionTable.rowCount >= 5
-    bottom = world.ui.skipButton.mapTo(world.root, qt.QPoint(0, world.ui.skipButton.height)).y()
+    assert module.ui.volumesTable.rowCount == 7 and module.ui.regionTable.rowCount >= 5
+    bottom = module.ui.skipButton.mapTo(module.root, qt.QPoint(0, module.ui.skipButton.height)).y()
     print(f"the review's buttons end at {bottom} pixels")
     assert bottom <= SCREEN
 
 
 def test_cut_and_overlapping_widgets_are_detected(opened, application):
     """Negative control."""
-    world = opened(400)
-    ui = world.ui
+    module = opened(400)
+    ui = module.ui
     ui.nextButton.setFixedWidth(20)
     ui.reviewLabel.setFixedHeight(10)
     ui.volumesTable.setFixedHeight(60)
     ui.skipButton.move(ui.flagButton.pos)
-    told = "\n".join(faults(world))
+    texts = "\n".join(faults(module))
     for words in ("nextButton is cut", "reviewLabel needs", "volumesTable: the last row", "overlap"):
-        assert words in told
+        assert words in texts

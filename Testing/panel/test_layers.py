@@ -21,10 +21,10 @@ def choose(ui, text):
 
 def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pumpUntil, photograph):
     addHead()
-    world = openPanel()
-    ui = world.ui
+    module = openPanel()
+    ui = module.ui
     assert not ui.layerComboBox.enabled and "There is no result yet" in ui.layerComboBox.toolTip
-    result = run(world, samples=4).result
+    result = run(module, samples=4).result
     review = Review(result.segmentationNode)
     assert ui.layerComboBox.currentText == "predictive entropy"
     ui.opacitySlider.value, ui.thresholdSlider.value = 0.4, 0.7
@@ -35,7 +35,7 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
     assert ui.layerLabel.text == "Entropy of the labels of the 4 samples: where the samples differ from each other."
     assert (ui.opacitySlider.value, ui.thresholdSlider.value) == pytest.approx((0.4, 0.7))
     assert Review(result.segmentationNode).regions == regions != review.regions
-    photograph("disagreement", world.widget, part=ui.resultCollapsibleButton)
+    photograph("disagreement", module.widget, part=ui.resultCollapsibleButton)
     ui.thresholdSlider.value = 0.5  # of the map, too: the table follows
     pumpUntil(lambda: abs(Review(result.segmentationNode).criteria.bits - 0.5) < 1e-6)
     ui.overlayCheckBox.click()
@@ -61,35 +61,37 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
 )
 def test_the_source_of_the_overlay_is_explained(openPanel, addHead, run, behaviour, sentence):
     addHead()
-    world = openPanel(behaviour, "0.01")
-    run(world, samples=3)
-    assert world.ui.layerLabel.text == sentence
+    module = openPanel(behaviour, "0.01")
+    run(module, samples=3)
+    assert module.ui.layerLabel.text == sentence
 
 
 def test_a_result_of_an_earlier_version_offers_the_entropy_alone(openPanel, addHead, run):
     addHead()
-    world = openPanel("old", "0.01")
-    assert run(world).state == "done"
-    assert world.ui.layerComboBox.count == 1 and not world.ui.layerComboBox.enabled
-    assert "no other overlay" in world.ui.layerComboBox.toolTip and world.ui.overlayCheckBox.enabled
+    module = openPanel("old", "0.01")
+    assert run(module).state == "done"
+    assert module.ui.layerComboBox.count == 1 and not module.ui.layerComboBox.enabled
+    assert "no other overlay" in module.ui.layerComboBox.toolTip and module.ui.overlayCheckBox.enabled
 
 
 def test_warnings_of_a_result_stay_in_sight(openPanel, addHead, run, photograph):
     addHead()
     other = addHead("Other")
-    world = openPanel("unfitted", "0.01")
-    run(world)
-    world.ui.inputSelector.setCurrentNode(other)  # the status line is about that one now
-    assert world.ui.warningsLabel.visible and "not fitted to labelled cases" in world.ui.warningsLabel.text
-    photograph("warning", world.widget, part=world.ui.resultCollapsibleButton)
-    world = openPanel("unlike", "0.01")
-    run(world)
-    first = world.ui.warningsLabel.text.splitlines()[0]
-    assert world.ui.warningsLabel.visible and first.startswith("⚠ The scan is unlike those that the model was made for")
-    photograph("unlike", world.widget, part=world.ui.resultCollapsibleButton)
-    tips = [world.ui.regionTable.item(row, 1).toolTip() for row in (0, 1)]
+    module = openPanel("unfitted", "0.01")
+    run(module)
+    module.ui.inputSelector.setCurrentNode(other)  # the status line is about that one now
+    assert module.ui.warningsLabel.visible and "not fitted to labelled cases" in module.ui.warningsLabel.text
+    photograph("warning", module.widget, part=module.ui.resultCollapsibleButton)
+    module = openPanel("unlike", "0.01")
+    run(module)
+    first = module.ui.warningsLabel.text.splitlines()[0]
+    assert module.ui.warningsLabel.visible and first.startswith(
+        "⚠ The scan is unlike those that the model was made for"
+    )
+    photograph("unlike", module.widget, part=module.ui.resultCollapsibleButton)
+    tips = [module.ui.regionTable.item(row, 1).toolTip() for row in (0, 1)]
     assert "Unlike the regions that the model was made for (distance 5.0, limit 2.3)." in tips[0]
     assert "Unlike" not in tips[1]
-    world = openPanel("good", "0.01")
-    run(world)
-    assert not world.ui.warningsLabel.visible
+    module = openPanel("good", "0.01")
+    run(module)
+    assert not module.ui.warningsLabel.visible

@@ -22,9 +22,9 @@ def layers():
 
 def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
     addHead()
-    world = openPanel()
-    ui = world.ui
-    run(world, samples=2)
+    module = openPanel()
+    ui = module.ui
+    run(module, samples=2)
     ui.inputSelector.setCurrentNode(None)
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
     ui.samplesSpinBox.value = 0  # the model's own: as many as in the last run
@@ -46,14 +46,14 @@ def test_an_estimate_of_another_version_is_ignored():
 
 def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead, run):
     addHead()
-    world = openPanel("exact", "0.001")
-    run(world, samples=4)
-    world.ui.inputSelector.setCurrentNode(None)
-    world.ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
-    world.ui.samplesSpinBox.value = 8
-    assert world.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")  # 3 s each, and 3 s around
-    world.ui.stepsSpinBox.value = 10
-    assert world.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")
+    module = openPanel("exact", "0.001")
+    run(module, samples=4)
+    module.ui.inputSelector.setCurrentNode(None)
+    module.ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
+    module.ui.samplesSpinBox.value = 8
+    assert module.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")  # 3 s each, and 3 s around
+    module.ui.stepsSpinBox.value = 10
+    assert module.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])
@@ -65,20 +65,20 @@ def test_previews_are_shown_and_removed(openPanel, addHead, addVolume, pumpUntil
         composite.SetForegroundVolumeID(other.GetID())
         composite.SetForegroundOpacity(0.3)
     before, nodes = layers(), slicer.mrmlScene.GetNumberOfNodes()
-    world = openPanel("good", "0.3")
-    world.ui.samplesSpinBox.value = 4
-    world.ui.segmentButton.click()
+    module = openPanel("good", "0.3")
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
     pumpUntil(lambda: "Head preview" in names())
     assert layers() != before and "Head preview entropy" in names("vtkMRMLScalarVolumeNode")
     assert not any(n.GetSaveWithScene() for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
-    pumpUntil(lambda: "the uncertainty changed by 0.0 %" in world.ui.statusLabel.text)
+    pumpUntil(lambda: "the uncertainty changed by 0.0 %" in module.ui.statusLabel.text)
     if ending == "cancelled":
-        world.ui.segmentButton.click()
+        module.ui.segmentButton.click()
         assert layers() == before
-    pumpUntil(lambda: not world.runner.busy)
+    pumpUntil(lambda: not module.runner.busy)
     assert "Head preview" not in names() and "Head preview entropy" not in names("vtkMRMLScalarVolumeNode")
     if ending == "done":
-        world.ui.overlayCheckBox.click()
+        module.ui.overlayCheckBox.click()
         assert layers() == before
     else:
         # The module's own node and the colours of the entropy stay.
@@ -87,32 +87,32 @@ def test_previews_are_shown_and_removed(openPanel, addHead, addVolume, pumpUntil
 
 def test_an_earlier_result_is_shown_again_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
     addHead()
-    world = openPanel("good", "0.2")
-    earlier = run(world, samples=1).result.segmentationNode
-    world.ui.samplesSpinBox.value = 4
-    world.ui.segmentButton.click()
+    module = openPanel("good", "0.2")
+    earlier = run(module, samples=1).result.segmentationNode
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
     pumpUntil(lambda: "Head preview" in names())
     assert not earlier.GetDisplayVisibility()
-    world.ui.segmentButton.click()
+    module.ui.segmentButton.click()
     assert earlier.GetDisplayVisibility()
 
 
 def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("good", "0.2")
-    world.ui.samplesSpinBox.value = 4
-    world.ui.segmentButton.click()
+    module = openPanel("good", "0.2")
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
     pumpUntil(lambda: "Head preview" in names())
     slicer.mrmlScene.RemoveNode(volumeNode)
-    pumpUntil(lambda: not world.runner.busy)
-    assert "Head preview" not in names() and "no longer in the scene" in world.ui.statusLabel.text
+    pumpUntil(lambda: not module.runner.busy)
+    assert "Head preview" not in names() and "no longer in the scene" in module.ui.statusLabel.text
 
 
 def test_only_the_new_result_is_visible_after_a_second_run(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.1")
-    earlier = run(world, samples=2).result.segmentationNode
-    later = run(world, samples=2).result.segmentationNode
+    module = openPanel("good", "0.1")
+    earlier = run(module, samples=2).result.segmentationNode
+    later = run(module, samples=2).result.segmentationNode
     assert later.GetDisplayVisibility() and not earlier.GetDisplayVisibility()
 
 
@@ -120,11 +120,11 @@ def test_an_earlier_overlay_is_shown_again_when_a_run_is_cancelled(openPanel, ad
     volumeNode = addHead()
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         composite.SetBackgroundVolumeID(volumeNode.GetID())
-    world = openPanel("good", "0.2")
-    run(world, samples=1)
+    module = openPanel("good", "0.2")
+    run(module, samples=1)
     before = layers()
-    world.ui.samplesSpinBox.value = 4
-    world.ui.segmentButton.click()
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
     pumpUntil(lambda: layers() != before)
-    world.ui.segmentButton.click()
+    module.ui.segmentButton.click()
     assert layers() == before

@@ -24,8 +24,8 @@ def test_the_self_test_of_the_module_passes(openPanel):
 def test_the_self_test_is_skipped_without_packages(openPanel, monkeypatch):
     from DiffusionSegmentationLib.runs import dependencies
 
-    world = openPanel()
-    world.backend.settings.workerPython = ""
+    module = openPanel()
+    module.backend.settings.workerPython = ""
     monkeypatch.setattr(dependencies, "isInstalled", lambda requirement: False)
     test = sys.modules["DiffusionSegmentation"].DiffusionSegmentationTest("test_segmentVolume")
     result = unittest.TestResult()
@@ -38,7 +38,7 @@ def test_a_script_can_segment_without_the_panel(openPanel, addHead):
 
     volumeNode, otherNode = addHead(), addHead("Other")
     slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
-    world = openPanel("good", "0.01")  # a panel that is open takes no part in it
+    module = openPanel("good", "0.01")  # a panel that is open takes no part in it
     parameterNode = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
 
     def shown():
@@ -51,7 +51,7 @@ def test_a_script_can_segment_without_the_panel(openPanel, addHead):
         roles = []
         parameterNode.GetNodeReferenceRoles(roles)
         references = {role: parameterNode.GetNodeReferenceID(role) for role in roles}
-        return layers, values, references, world.ui.resultLabel.text, world.ui.statusLabel.text
+        return layers, values, references, module.ui.resultLabel.text, module.ui.statusLabel.text
 
     before = shown()
     assert len(before[0]) == 3 and before[1] and before[2]
@@ -59,7 +59,7 @@ def test_a_script_can_segment_without_the_panel(openPanel, addHead):
     job = logic.segment(otherNode, Choices(samples=1))
     assert job.state == "done" and job.result.entropyNode.GetName() == "Other entropy"
     assert shown() == before
-    assert world.ui.segmentButton.text == "Segment" and world.ui.segmentButton.enabled
+    assert module.ui.segmentButton.text == "Segment" and module.ui.segmentButton.enabled
 
 
 def test_the_description_is_complete(application, openPanel):
@@ -86,18 +86,18 @@ def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel
 
 def test_reload_imports_all_modules_again_and_stops_the_worker(openPanel, addHead, monkeypatch):
     addHead()
-    world = openPanel()
-    client = world.runner.client
+    openedModule = openPanel()
+    client = openedModule.runner.client
     assert client.running
     before = {name: module for name, module in sys.modules.items() if name.startswith("DiffusionSegmentation")}
-    world.widget.onReload()
+    openedModule.widget.onReload()
     try:
         assert not client.running
         assert [name for name in before if "Lib" in name and sys.modules.get(name) is before[name]] == []
-        assert world.root.self() is not world.widget
-        ui = world.root.self().ui
+        assert openedModule.root.self() is not openedModule.widget
+        ui = openedModule.root.self().ui
         assert ui.inputSelector.currentNode() is not None
     finally:
-        world.root.self().cleanup()
+        openedModule.root.self().cleanup()
         sys.modules.update(before)  # the other tests go on with the modules that they know
-        world.widget.panel, world.widget.logic = None, None
+        openedModule.widget.panel, openedModule.widget.logic = None, None

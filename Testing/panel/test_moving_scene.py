@@ -25,11 +25,11 @@ def running(openPanel, addHead, pumpUntil):
 
     def start(name="Head"):
         volumeNode = addHead(name)
-        world = openPanel("good", "0.15")
-        world.ui.samplesSpinBox.value = 6
-        world.ui.segmentButton.click()
-        pumpUntil(lambda: previews() and world.runner.job.finishedSamples >= 2)
-        return world, volumeNode
+        module = openPanel("good", "0.15")
+        module.ui.samplesSpinBox.value = 6
+        module.ui.segmentButton.click()
+        pumpUntil(lambda: previews() and module.runner.job.finishedSamples >= 2)
+        return module, volumeNode
 
     return start
 
@@ -50,92 +50,92 @@ def moved():
     return transformNode
 
 
-def finish(world, pumpUntil):
-    pumpUntil(lambda: not world.runner.busy)
-    return world.runner.job
+def finish(module, pumpUntil):
+    pumpUntil(lambda: not module.runner.busy)
+    return module.runner.job
 
 
 def test_a_volume_that_is_renamed_gives_its_new_name_to_the_result(running, pumpUntil):
-    world, volumeNode = running()
+    module, volumeNode = running()
     volumeNode.SetName("Jonas before")
-    job = finish(world, pumpUntil)
+    job = finish(module, pumpUntil)
     assert job.state == "done" and segmentations() == ["Jonas before segmentation"]
     assert job.result.segmentationNode.GetNodeReference(VOLUME_ROLE) is volumeNode
 
 
 def test_a_volume_that_is_transformed_gives_its_transform_to_preview_and_result(running, pumpUntil):
-    world, volumeNode = running()
+    module, volumeNode = running()
     transformNode = moved()
     volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
-    pumpUntil(lambda: world.runner.job.finishedSamples >= 4 and previews()[0].GetTransformNodeID())
-    job = finish(world, pumpUntil)
+    pumpUntil(lambda: module.runner.job.finishedSamples >= 4 and previews()[0].GetTransformNodeID())
+    job = finish(module, pumpUntil)
     assert job.state == "done"
     for node in (job.result.segmentationNode, job.result.entropyNode):
         assert node.GetTransformNodeID() == transformNode.GetID()
 
 
 def test_a_volume_whose_geometry_is_edited_gets_no_misplaced_result(running, pumpUntil):
-    world, volumeNode = running()
+    module, volumeNode = running()
     volumeNode.SetSpacing(1.0, 1.0, 1.0)
-    job = finish(world, pumpUntil)
+    job = finish(module, pumpUntil)
     assert job.state == "failed" and "geometry was changed during the run" in job.message
     assert str(job.folder) in job.message and (job.folder / "segmentation.seg.nrrd").is_file()
     assert segmentations() == []
 
 
 def test_a_volume_that_is_removed_leaves_the_result_on_disk_and_no_preview(running, pumpUntil):
-    world, volumeNode = running()
+    module, volumeNode = running()
     slicer.mrmlScene.RemoveNode(volumeNode)
-    job = finish(world, pumpUntil)
-    assert job.state == "failed" and "no longer in the scene" in world.ui.statusLabel.text
+    job = finish(module, pumpUntil)
+    assert job.state == "failed" and "no longer in the scene" in module.ui.statusLabel.text
     assert (job.folder / "report.json").is_file() and segmentations() == []
 
 
 def test_removed_previews_are_shown_again(running, pumpUntil):
-    world, _ = running()
+    module, _ = running()
     for node in previews():
         slicer.mrmlScene.RemoveNode(node)
     pumpUntil(previews)
-    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
+    assert finish(module, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
 def test_loading_another_scene_ends_the_run(running, pumpUntil, addHead, tmp_path):
-    world, _ = running()
+    module, _ = running()
     other = slicer.vtkMRMLScene()
     node = other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
     node.SetText("theirs")
     path = tmp_path / "other.mrml"
     other.SetURL(str(path))
     assert other.Commit()
-    folder = world.runner.job.folder
+    folder = module.runner.job.folder
     slicer.mrmlScene.SetURL(str(path))
     assert slicer.mrmlScene.Connect()
     pumpUntil(lambda: not folder.exists())
-    assert world.runner.job.state == "cancelled" and "scene was closed" in world.runner.job.message
+    assert module.runner.job.state == "cancelled" and "scene was closed" in module.runner.job.message
     assert slicer.util.getNode("Of another case").GetText() == "theirs"
     assert segmentations() == []
-    world.widget.enter()
+    module.widget.enter()
     addHead("Next")
-    world.widget.enter()
-    world.ui.segmentButton.click()
-    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Next segmentation"]
+    module.widget.enter()
+    module.ui.segmentButton.click()
+    assert finish(module, pumpUntil).state == "done" and segmentations() == ["Next segmentation"]
 
 
 def test_adding_a_scene_does_not_disturb_the_run(running, pumpUntil, tmp_path):
-    world, _ = running()
+    module, _ = running()
     other = slicer.vtkMRMLScene()
     other.AddNewNodeByClass("vtkMRMLTextNode", "Of another case")
     other.SetURL(str(tmp_path / "other.mrml"))
     assert other.Commit()
     slicer.mrmlScene.SetURL(str(tmp_path / "other.mrml"))
     assert slicer.mrmlScene.Import()
-    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
+    assert finish(module, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
     assert slicer.util.getNode("Of another case")
 
 
 def test_no_result_is_added_while_a_scene_is_imported(running, pumpUntil):
-    world, _ = running()
-    mrmlScene, job = slicer.mrmlScene, world.runner.job
+    module, _ = running()
+    mrmlScene, job = slicer.mrmlScene, module.runner.job
     mrmlScene.StartState(slicer.vtkMRMLScene.ImportState)
     try:
         before, until = mrmlScene.GetNumberOfNodes(), time.monotonic() + 2
@@ -145,22 +145,22 @@ def test_no_result_is_added_while_a_scene_is_imported(running, pumpUntil):
         assert job.state == "running" and mrmlScene.GetNumberOfNodes() == before
     finally:
         mrmlScene.EndState(slicer.vtkMRMLScene.ImportState)
-    assert finish(world, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
+    assert finish(module, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
 def test_edits_and_removals_of_earlier_results_during_a_run_are_kept(openPanel, addHead, run, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("good", "0.1")
-    edited, removed = (run(world, samples=1).result for _ in range(2))
-    world.ui.samplesSpinBox.value = 4
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: world.runner.job.finishedSamples >= 1)
+    module = openPanel("good", "0.1")
+    edited, removed = (run(module, samples=1).result for _ in range(2))
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: module.runner.job.finishedSamples >= 1)
     segment = edited.segmentationNode.GetSegmentation().GetNthSegmentID(0)
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(edited.segmentationNode, segment, volumeNode)
     mask[:5] = 1
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, edited.segmentationNode, segment, volumeNode)
     removeResult(removed.segmentationNode)
-    assert finish(world, pumpUntil).state == "done"
+    assert finish(module, pumpUntil).state == "done"
     assert edited.segmentationNode.GetScene() is slicer.mrmlScene
     after = slicer.util.arrayFromSegmentBinaryLabelmap(edited.segmentationNode, segment, volumeNode)
     np.testing.assert_array_equal(after, mask)
@@ -168,29 +168,29 @@ def test_edits_and_removals_of_earlier_results_during_a_run_are_kept(openPanel, 
 
 
 def test_a_reload_during_a_run_ends_it_and_leaves_neither_process_nor_preview(running):
-    world, _ = running()
-    client, job = world.runner.client, world.runner.job
+    openedModule, _ = running()
+    client, job = openedModule.runner.client, openedModule.runner.job
     before = {name: module for name, module in sys.modules.items() if name.startswith("DiffusionSegmentation")}
-    world.widget.onReload()
+    openedModule.widget.onReload()
     try:
         assert not client.running and job.state == "cancelled" and not job.folder.exists()
         assert segmentations() == []
     finally:
-        world.root.self().cleanup()
+        openedModule.root.self().cleanup()
         sys.modules.update(before)
-        world.widget.panel, world.widget.logic = None, None
+        openedModule.widget.panel, openedModule.widget.logic = None, None
 
 
 def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("good", "0.02")
-    world.ui.samplesSpinBox.value = 1
+    module = openPanel("good", "0.02")
+    module.ui.samplesSpinBox.value = 1
     for _ in range(2):
-        world.ui.addVolumesButton.click()
-    assert world.ui.batchList.count == 1  # from the panel it is once in the list
-    world.widget.panel._batch.items += batch.ofVolumes([volumeNode])
-    world.ui.batchButton.click()
-    pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
+        module.ui.addVolumesButton.click()
+    assert module.ui.batchList.count == 1  # from the panel it is once in the list
+    module.widget.panel._batch.items += batch.ofVolumes([volumeNode])
+    module.ui.batchButton.click()
+    pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
     first, second = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert segmentations() == ["Head segmentation", "Head segmentation_1"]
     assert first.GetNodeReference(ENTROPY_ROLE) is not second.GetNodeReference(ENTROPY_ROLE)
@@ -198,12 +198,12 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
 
 def test_a_result_can_be_used_without_its_model(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.02")
-    job = run(world, samples=3)
+    module = openPanel("good", "0.02")
+    job = run(module, samples=3)
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", PARAMETERS)
     node.SetParameter("model", "from-a-colleague")
-    world.widget.enter()
-    ui = world.ui
+    module.widget.enter()
+    ui = module.ui
     assert not ui.segmentButton.enabled and "'from-a-colleague' is not installed" in ui.segmentButton.toolTip
     assert job.result.segmentationNode.GetNodeReference(ENTROPY_ROLE) is job.result.entropyNode
     assert ui.overlayCheckBox.enabled and ui.editButton.enabled and ui.nextButton.enabled

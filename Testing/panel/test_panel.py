@@ -30,72 +30,72 @@ def test_an_empty_scene_explains_what_to_do(openPanel):
 
 def test_the_first_volume_is_preselected_and_can_be_segmented(openPanel, addHead):
     volumeNode = addHead()
-    world = openPanel()
-    assert world.ui.inputSelector.currentNode() is volumeNode
-    assert world.ui.segmentButton.enabled and world.ui.segmentButton.text == "Segment"
-    assert world.ui.modelComboBox.currentText == "Brain structures (MR head)"
-    assert world.ui.samplesSpinBox.text == "Model default" and world.ui.samplesSpinBox.maximum == 64
-    assert world.ui.statusLabel.text.startswith("The run time can be estimated after the first run")
+    module = openPanel()
+    assert module.ui.inputSelector.currentNode() is volumeNode
+    assert module.ui.segmentButton.enabled and module.ui.segmentButton.text == "Segment"
+    assert module.ui.modelComboBox.currentText == "Brain structures (MR head)"
+    assert module.ui.samplesSpinBox.text == "Model default" and module.ui.samplesSpinBox.maximum == 64
+    assert module.ui.statusLabel.text.startswith("The run time can be estimated after the first run")
 
 
 def test_choices_are_kept_in_the_scene_and_settings_are_not(openPanel, addHead, pumpUntil):
     addHead()
-    world = openPanel()
-    world.ui.samplesSpinBox.value = 5
-    world.ui.seedSpinBox.value = 11
+    module = openPanel()
+    module.ui.samplesSpinBox.value = 5
+    module.ui.seedSpinBox.value = 11
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
     assert node.GetParameter("samples") == "5" and node.GetParameter("seed") == "11"
     node.SetParameter("samples", "3")
-    assert world.ui.samplesSpinBox.value == 3
-    pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
-    assert [world.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "CPU", "Quick GPU"]
-    assert "first supported GPU, otherwise the CPU" in world.ui.deviceComboBox.toolTip
-    world.ui.deviceComboBox.currentIndex = 2
-    assert world.backend.settings.device == "cuda:0"
+    assert module.ui.samplesSpinBox.value == 3
+    pumpUntil(lambda: module.ui.deviceComboBox.count == 3)
+    assert [module.ui.deviceComboBox.itemText(n) for n in range(3)] == ["Automatic", "CPU", "Quick GPU"]
+    assert "first supported GPU, otherwise the CPU" in module.ui.deviceComboBox.toolTip
+    module.ui.deviceComboBox.currentIndex = 2
+    assert module.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
-    world = openPanel()  # another start: the choice is kept, though no worker has named devices yet
-    assert world.ui.deviceComboBox.itemData(world.ui.deviceComboBox.currentIndex) == "cuda:0"
+    module = openPanel()  # another start: the choice is kept, though no worker has named devices yet
+    assert module.ui.deviceComboBox.itemData(module.ui.deviceComboBox.currentIndex) == "cuda:0"
 
 
 def test_the_default_number_of_samples_is_that_of_the_model(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.01")
-    job = run(world, samples=0)
+    module = openPanel("good", "0.01")
+    job = run(module, samples=0)
     assert job.choices.samples is None and job.report["samples"] == 8
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
     node.SetParameter("samples", "8")  # as in every scene of an earlier version
-    world = openPanel("good", "0.01")
-    assert world.ui.samplesSpinBox.text == "8" and run(world, samples=8).choices.samples == 8
+    module = openPanel("good", "0.01")
+    assert module.ui.samplesSpinBox.text == "8" and run(module, samples=8).choices.samples == 8
 
 
 def test_segment_becomes_cancel_and_progress_is_shown(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("good", "0.3")
-    world.ui.samplesSpinBox.value = 6
-    world.ui.segmentButton.click()
-    assert world.ui.segmentButton.text == "Cancel" and world.ui.progressBar.visible
-    assert not world.ui.keepButton.enabled and "first sample" in world.ui.keepButton.toolTip
-    pumpUntil(lambda: world.ui.keepButton.enabled)
-    assert world.ui.statusLabel.text.startswith("Drawing sample 2 of 6, ")
-    assert world.ui.statusLabel.text.endswith(" left")
-    assert 0 < world.ui.progressBar.value < world.ui.progressBar.maximum
-    photograph("running", world.widget)
-    world.ui.segmentButton.click()
-    assert world.ui.segmentButton.text == "Segment" and not world.ui.progressBar.visible
-    assert world.ui.statusLabel.text == "Cancelled; nothing was changed."
-    assert world.ui.inputSelector.currentNode() is volumeNode
+    module = openPanel("good", "0.3")
+    module.ui.samplesSpinBox.value = 6
+    module.ui.segmentButton.click()
+    assert module.ui.segmentButton.text == "Cancel" and module.ui.progressBar.visible
+    assert not module.ui.keepButton.enabled and "first sample" in module.ui.keepButton.toolTip
+    pumpUntil(lambda: module.ui.keepButton.enabled)
+    assert module.ui.statusLabel.text.startswith("Drawing sample 2 of 6, ")
+    assert module.ui.statusLabel.text.endswith(" left")
+    assert 0 < module.ui.progressBar.value < module.ui.progressBar.maximum
+    photograph("running", module.widget)
+    module.ui.segmentButton.click()
+    assert module.ui.segmentButton.text == "Segment" and not module.ui.progressBar.visible
+    assert module.ui.statusLabel.text == "Cancelled; nothing was changed."
+    assert module.ui.inputSelector.currentNode() is volumeNode
 
 
 def test_stop_and_keep(openPanel, addHead, pumpUntil):
     addHead()
-    world = openPanel("good", "0.2")
-    world.ui.samplesSpinBox.value = 30
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: world.ui.keepButton.enabled)
-    world.ui.keepButton.click()
-    pumpUntil(lambda: not world.runner.busy)
-    assert world.runner.job.state == "partial"
-    assert world.ui.statusLabel.text.startswith("Stopped after ")
+    module = openPanel("good", "0.2")
+    module.ui.samplesSpinBox.value = 30
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: module.ui.keepButton.enabled)
+    module.ui.keepButton.click()
+    pumpUntil(lambda: not module.runner.busy)
+    assert module.runner.job.state == "partial"
+    assert module.ui.statusLabel.text.startswith("Stopped after ")
 
 
 def test_the_overlay_is_shown_and_hiding_it_restores_the_layers(openPanel, addHead, photograph, run):
@@ -105,11 +105,11 @@ def test_the_overlay_is_shown_and_hiding_it_restores_the_layers(openPanel, addHe
         composite.SetBackgroundVolumeID(volumeNode.GetID())
         composite.SetForegroundVolumeID(otherNode.GetID())
         composite.SetForegroundOpacity(0.25)
-    world = openPanel("good", "0.01")
-    job = run(world)
+    module = openPanel("good", "0.01")
+    job = run(module)
     assert job.state == "done", job.message
-    ui, overlay = world.ui, Overlay(job.result.entropyNode)
-    photograph("done", world.widget)
+    ui, overlay = module.ui, Overlay(job.result.entropyNode)
+    photograph("done", module.widget)
     assert ui.resultLabel.text.startswith("Head segmentation: 2 samples, seed 0")
     assert ui.overlayCheckBox.enabled and ui.overlayCheckBox.checked and overlay.visible
     assert all(node.GetForegroundVolumeID() == job.result.entropyNode.GetID() for node in composites)
@@ -133,9 +133,9 @@ def test_the_tooltip_explains_the_number_of_samples(openPanel):
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):
     volumeNode = addHead()
-    world = openPanel("good", "0.01")
-    job = run(world)
-    world.ui.editButton.click()
+    module = openPanel("good", "0.01")
+    job = run(module)
+    module.ui.editButton.click()
     assert application.mainWindow.selectedModule == "SegmentEditor"
     editor = slicer.util.getModuleWidget("SegmentEditor").editor
     assert editor.segmentationNode is job.result.segmentationNode
@@ -145,72 +145,72 @@ def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead,
 def test_an_error_is_shown_until_another_volume_is_selected(openPanel, addHead, photograph, run):
     addHead()
     other = addHead("Other")
-    world = openPanel("crash")
-    run(world)
-    assert "ended unexpectedly" in world.ui.statusLabel.text and world.ui.statusIcon.visible
-    assert "bad_alloc" in world.ui.logText.plainText
-    world.ui.advancedCollapsibleButton.collapsed = False
-    photograph("error", world.widget)
-    assert world.ui.segmentButton.enabled
-    world.ui.inputSelector.setCurrentNode(other)
-    assert world.ui.statusLabel.text.startswith("The run time") and not world.ui.statusIcon.visible
+    module = openPanel("crash")
+    run(module)
+    assert "ended unexpectedly" in module.ui.statusLabel.text and module.ui.statusIcon.visible
+    assert "bad_alloc" in module.ui.logText.plainText
+    module.ui.advancedCollapsibleButton.collapsed = False
+    photograph("error", module.widget)
+    assert module.ui.segmentButton.enabled
+    module.ui.inputSelector.setCurrentNode(other)
+    assert module.ui.statusLabel.text.startswith("The run time") and not module.ui.statusIcon.visible
 
 
 def test_finished_samples_of_a_dead_run_are_one_click_away(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
-    world = openPanel("late-crash", "0.02")
-    world.ui.samplesSpinBox.value = 8
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: not world.runner.busy)
-    assert "2 samples were finished" in world.ui.statusLabel.text and world.ui.statusIcon.visible
-    assert world.ui.keepButton.visible and world.ui.keepButton.text == "Show the finished samples (2)"
-    assert world.runner.job.result is None and world.ui.segmentButton.enabled
-    photograph("finished", world.widget)
-    world.ui.keepButton.click()
-    pumpUntil(lambda: not world.runner.busy)
-    assert world.ui.resultLabel.text.startswith(f"{volumeNode.GetName()} segmentation: 2 samples")
-    assert world.ui.statusLabel.text.startswith("Stopped after 2 ") and not world.ui.keepButton.visible
+    module = openPanel("late-crash", "0.02")
+    module.ui.samplesSpinBox.value = 8
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: not module.runner.busy)
+    assert "2 samples were finished" in module.ui.statusLabel.text and module.ui.statusIcon.visible
+    assert module.ui.keepButton.visible and module.ui.keepButton.text == "Show the finished samples (2)"
+    assert module.runner.job.result is None and module.ui.segmentButton.enabled
+    photograph("finished", module.widget)
+    module.ui.keepButton.click()
+    pumpUntil(lambda: not module.runner.busy)
+    assert module.ui.resultLabel.text.startswith(f"{volumeNode.GetName()} segmentation: 2 samples")
+    assert module.ui.statusLabel.text.startswith("Stopped after 2 ") and not module.ui.keepButton.visible
 
 
 def test_if_gpu_memory_is_insufficient_the_cpu_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
     addHead()
-    world = openPanel("short", "0.1")
-    world.ui.samplesSpinBox.value = 2
-    assert not world.ui.cpuButton.visible
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: "fewer samples are drawn at a time" in world.ui.statusLabel.text)
-    photograph("short-of-memory", world.widget)
-    pumpUntil(lambda: not world.runner.busy)
-    assert "did not suffice" in world.ui.statusLabel.text and world.ui.cpuButton.visible
-    photograph("full-gpu", world.widget)
-    world.ui.cpuButton.click()
-    assert not world.ui.cpuButton.visible
-    pumpUntil(lambda: not world.runner.busy)
-    assert world.ui.statusLabel.text.startswith("Done: 2 samples") and not world.ui.cpuButton.visible
-    assert world.runner.job.choices.device == "cpu" and world.backend.settings.device == "auto"
+    module = openPanel("short", "0.1")
+    module.ui.samplesSpinBox.value = 2
+    assert not module.ui.cpuButton.visible
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: "fewer samples are drawn at a time" in module.ui.statusLabel.text)
+    photograph("short-of-memory", module.widget)
+    pumpUntil(lambda: not module.runner.busy)
+    assert "did not suffice" in module.ui.statusLabel.text and module.ui.cpuButton.visible
+    photograph("full-gpu", module.widget)
+    module.ui.cpuButton.click()
+    assert not module.ui.cpuButton.visible
+    pumpUntil(lambda: not module.runner.busy)
+    assert module.ui.statusLabel.text.startswith("Done: 2 samples") and not module.ui.cpuButton.visible
+    assert module.runner.job.choices.device == "cpu" and module.backend.settings.device == "auto"
 
 
 def test_a_missing_python_interpreter_is_reported(openPanel, addHead, run, tmp_path):
     addHead()
-    world = openPanel("real")
+    module = openPanel("real")
     python = tmp_path / "python"
     python.write_text("")
-    world.ui.pythonPathLineEdit.currentPath = str(python)
-    assert world.backend.settings.workerPython == str(python)
+    module.ui.pythonPathLineEdit.currentPath = str(python)
+    assert module.backend.settings.workerPython == str(python)
     python.unlink()  # after it was chosen
-    run(world)
-    assert "could not be started" in world.ui.statusLabel.text
+    run(module)
+    assert "could not be started" in module.ui.statusLabel.text
 
 
 def test_a_cleared_python_path_is_not_used(openPanel):
-    world = openPanel()
+    module = openPanel()
     for typed in (sys.executable[:5], sys.executable):
-        world.ui.pythonPathLineEdit.currentPath = typed
-    assert world.backend.settings.workerPython == sys.executable
-    world.ui.pythonPathLineEdit.currentPath = f"{sys.executable}-half-typed"
-    assert world.backend.settings.workerPython == sys.executable
-    world.ui.pythonPathLineEdit.currentPath = ""
-    assert world.backend.settings.workerPython == ""
+        module.ui.pythonPathLineEdit.currentPath = typed
+    assert module.backend.settings.workerPython == sys.executable
+    module.ui.pythonPathLineEdit.currentPath = f"{sys.executable}-half-typed"
+    assert module.backend.settings.workerPython == sys.executable
+    module.ui.pythonPathLineEdit.currentPath = ""
+    assert module.backend.settings.workerPython == ""
 
 
 def test_steps_are_the_model_default_or_at_least_two(openPanel):
@@ -241,13 +241,13 @@ def test_an_unsupported_volume_disables_the_button(openPanel, addVolume, make, w
 
 def test_a_missing_model_is_reported(openPanel, addHead):
     addHead()
-    world = openPanel()
+    module = openPanel()
     node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
     node.SetParameter("model", "from-a-colleague")
-    assert not world.ui.segmentButton.enabled
-    assert "'from-a-colleague' is not installed" in world.ui.segmentButton.toolTip
-    world.ui.modelComboBox.currentIndex = 0
-    assert node.GetParameter("model") == "brain-structures" and world.ui.segmentButton.enabled
+    assert not module.ui.segmentButton.enabled
+    assert "'from-a-colleague' is not installed" in module.ui.segmentButton.toolTip
+    module.ui.modelComboBox.currentIndex = 0
+    assert node.GetParameter("model") == "brain-structures" and module.ui.segmentButton.enabled
 
 
 def test_the_absence_of_models_is_reported(openPanel, addHead, modelFolder):
@@ -262,42 +262,42 @@ def test_missing_packages_are_reported_and_nothing_is_started(openPanel, addHead
     from DiffusionSegmentationLib.runs import dependencies
 
     addHead()
-    world = openPanel()
-    world.ui.pythonPathLineEdit.currentPath = ""
+    module = openPanel()
+    module.ui.pythonPathLineEdit.currentPath = ""
     monkeypatch.setattr(dependencies, "isInstalled", lambda requirement: requirement.name != "torch")
-    world.ui.segmentButton.click()
-    assert world.ui.statusLabel.text == "These Python packages are missing: torch."
-    assert not world.runner.busy
+    module.ui.segmentButton.click()
+    assert module.ui.statusLabel.text == "These Python packages are missing: torch."
+    assert not module.runner.busy
 
 
 def test_closing_the_scene_cancels_the_run(openPanel, addHead, pumpUntil, run):
     addHead()
-    world = openPanel("good", "0.3")
-    world.ui.segmentButton.click()
-    pumpUntil(lambda: world.runner.job.state == "running")
+    module = openPanel("good", "0.3")
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: module.runner.job.state == "running")
     slicer.mrmlScene.Clear(False)
-    assert world.runner.job.state == "cancelled"
-    assert not world.ui.segmentButton.enabled
+    assert module.runner.job.state == "cancelled"
+    assert not module.ui.segmentButton.enabled
     again = addHead("Again")
-    world.widget.enter()
-    assert world.ui.inputSelector.currentNode() is again and world.ui.segmentButton.enabled
-    assert run(world, samples=1).state == "done"
+    module.widget.enter()
+    assert module.ui.inputSelector.currentNode() is again and module.ui.segmentButton.enabled
+    assert run(module, samples=1).state == "done"
 
 
 def test_removing_a_result_disables_the_controls(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.01")
-    job = run(world)
+    module = openPanel("good", "0.01")
+    job = run(module)
     slicer.mrmlScene.RemoveNode(job.result.entropyNode)
-    world.widget.enter()
-    assert world.ui.overlayCheckBox.enabled and world.ui.layerComboBox.currentText == "sample disagreement"
+    module.widget.enter()
+    assert module.ui.overlayCheckBox.enabled and module.ui.layerComboBox.currentText == "sample disagreement"
     slicer.mrmlScene.RemoveNode(job.result.disagreementNode)
-    world.widget.enter()
-    assert not world.ui.overlayCheckBox.enabled and "was removed" in world.ui.overlayCheckBox.toolTip
-    assert not world.ui.layerComboBox.enabled and not world.ui.layerLabel.visible
-    assert world.ui.editButton.enabled
+    module.widget.enter()
+    assert not module.ui.overlayCheckBox.enabled and "was removed" in module.ui.overlayCheckBox.toolTip
+    assert not module.ui.layerComboBox.enabled and not module.ui.layerLabel.visible
+    assert module.ui.editButton.enabled
     slicer.mrmlScene.RemoveNode(job.result.segmentationNode)
-    assert not world.ui.editButton.enabled
+    assert not module.ui.editButton.enabled
 
 
 def test_torch_is_not_imported(openPanel, addHead, run):
@@ -307,12 +307,12 @@ def test_torch_is_not_imported(openPanel, addHead, run):
 
 
 def test_everything_fits_into_400_pixels(openPanel, addHead, photograph, pumpUntil):
-    world = openPanel()
-    photograph("empty", world.widget)
+    module = openPanel()
+    photograph("empty", module.widget)
     addHead("MRHead")
-    world.widget.enter()
-    pumpUntil(lambda: world.ui.deviceComboBox.count == 3)
-    photograph("idle", world.widget)
-    world.ui.advancedCollapsibleButton.collapsed = False
-    photograph("advanced", world.widget)
-    assert world.root.minimumSizeHint.width() <= 400
+    module.widget.enter()
+    pumpUntil(lambda: module.ui.deviceComboBox.count == 3)
+    photograph("idle", module.widget)
+    module.ui.advancedCollapsibleButton.collapsed = False
+    photograph("advanced", module.widget)
+    assert module.root.minimumSizeHint.width() <= 400

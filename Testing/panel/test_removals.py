@@ -33,33 +33,33 @@ def busyPanel(openPanel, addHead, run, mrmlScene):
         mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name).SetLayoutName(name)
     mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
     addHead(size=32)
-    world = openPanel()
-    result = run(world, samples=3).result
-    world.ui.nextButton.click()
-    world.ui.sampleCheckBox.click()
-    world.ui.sideBySideCheckBox.click()
-    world.ui.playButton.click()
-    world.ui.layerComboBox.currentIndex = 1
-    return world, result.segmentationNode
+    module = openPanel()
+    result = run(module, samples=3).result
+    module.ui.nextButton.click()
+    module.ui.sampleCheckBox.click()
+    module.ui.sideBySideCheckBox.click()
+    module.ui.playButton.click()
+    module.ui.layerComboBox.currentIndex = 1
+    return module, result.segmentationNode
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, application):
-    world, segmentationNode = busyPanel
-    ui = world.ui
+    module, segmentationNode = busyPanel
+    ui = module.ui
     node = segmentationNode if role == "segmentation" else segmentationNode.GetNodeReference(role)
     if role == "everything":
         slicer.mrmlScene.Clear()
-        world.widget.onSceneReady(None, None)
+        module.widget.onSceneReady(None, None)
     else:
         slicer.mrmlScene.RemoveNode(node)
-    world.widget.panel.refresh()
+    module.widget.panel.refresh()
     view = next(iter(slicer.util.getNodesByClass("vtkMRMLSliceNode")), None)
     if view is not None:
         view.Modified()
     for crosshair in slicer.util.getNodesByClass("vtkMRMLCrosshairNode"):
         crosshair.SetCursorPositionRAS([80.0, 80.0, 80.0])
-    world.widget.panel._samples._timer.timeout.emit()
+    module.widget.panel._samples._timer.timeout.emit()
     for button in (
         ui.nextButton,
         ui.doneButton,
@@ -80,7 +80,7 @@ def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, a
     ui.minimumSizeSpinBox.value = 60
     for _turn in range(20):
         application.processEvents()
-        world.widget.panel._review._onTimer()
-        world.widget.panel._corrections._onTimer()
+        module.widget.panel._review._onTimer()
+        module.widget.panel._corrections._onTimer()
     output = "".join(capfd.readouterr())
     assert "Traceback" not in output and "Error:" not in output, output[-3000:]

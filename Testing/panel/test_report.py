@@ -7,23 +7,23 @@ slicer_standin.likePythonQt(__name__)
 
 def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path, monkeypatch, photograph):
     addHead()
-    world = openPanel()
-    ui = world.ui
+    module = openPanel()
+    ui = module.ui
     assert not ui.reportButton.enabled and "no result yet" in ui.reportButton.toolTip
-    run(world)
+    run(module)
     answers = [str(tmp_path / "Bericht"), str(tmp_path / "nowhere" / "r.html"), ""]
-    asked = []
+    names = []
     monkeypatch.setattr(
         "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
-        lambda *given: asked.append(given[2]) or answers.pop(0),
+        lambda *given: names.append(given[2]) or answers.pop(0),
     )
     ui.reportButton.click()
     assert not ui.reportButton.enabled and ui.reportButton.toolTip == "The report is being written."
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
-    assert asked == ["segmentation report.html"]
+    assert names == ["segmentation report.html"]
     assert ui.reportLabel.text.startswith("Saved as ") and (tmp_path / "Bericht.html").stat().st_size > 10000
     assert (tmp_path / "Bericht.json").is_file() and (tmp_path / "Bericht.csv").is_file()
-    photograph("report", world.widget)
+    photograph("report", module.widget)
     ui.reportButton.click()
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
     assert ui.reportLabel.text.startswith("The report could not be written: ")

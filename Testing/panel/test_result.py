@@ -11,18 +11,18 @@ def test_a_key_toggles_the_outlines(openPanel, addHead, run):
     from PySide6.QtTest import QTest
 
     addHead()
-    world = openPanel()
-    assert not world.ui.outlinesCheckBox.enabled and not world.ui.outlinesCheckBox.checked
-    displayNode = run(world).result.segmentationNode.GetDisplayNode()
-    world.root.activateWindow()
+    module = openPanel()
+    assert not module.ui.outlinesCheckBox.enabled and not module.ui.outlinesCheckBox.checked
+    displayNode = run(module).result.segmentationNode.GetDisplayNode()
+    module.root.activateWindow()
     for shown in (False, True):
         slicer.app.processEvents()
-        QTest.keyClick(world.ui.segmentButton, "o")
-        assert bool(displayNode.GetVisibility2DOutline()) == shown == world.ui.outlinesCheckBox.checked
+        QTest.keyClick(module.ui.segmentButton, "o")
+        assert bool(displayNode.GetVisibility2DOutline()) == shown == module.ui.outlinesCheckBox.checked
     displayNode.SetVisibility(False)  # in Data
-    world.widget.enter()
-    assert not world.ui.outlinesCheckBox.checked
-    world.ui.outlinesCheckBox.click()
+    module.widget.enter()
+    assert not module.ui.outlinesCheckBox.checked
+    module.ui.outlinesCheckBox.click()
     assert displayNode.GetVisibility() and displayNode.GetVisibility2DOutline()
 
 
@@ -32,17 +32,17 @@ def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel,
     for composite in composites:
         composite.SetBackgroundVolumeID(volumeNode.GetID())
         composite.SetForegroundVolumeID(otherNode.GetID())
-    world = openPanel("good", "0.01")
-    ui = world.ui
+    module = openPanel("good", "0.01")
+    ui = module.ui
     assert not ui.removeResultButton.enabled
-    first = run(world).result
+    first = run(module).result
     before = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
-    run(world)
+    run(module)
     ui.nextButton.click()
     ui.sampleCheckBox.click()
-    asked, answers = [], [False, True, True]
+    calls, answers = [], [False, True, True]
     monkeypatch.setattr(
-        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: asked.append(given) or answers.pop(0)
+        "DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *given: calls.append(given) or answers.pop(0)
     )
     ui.removeResultButton.click()
     assert ui.resultLabel.text.startswith("Head segmentation_1")
@@ -51,17 +51,17 @@ def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel,
     assert {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")} <= before
     assert {composite.GetForegroundVolumeID() for composite in composites} == {otherNode.GetID()}
     ui.removeResultButton.click()
-    assert not ui.removeResultButton.enabled and asked[-1] == ("Head segmentation", 0)
+    assert not ui.removeResultButton.enabled and calls[-1] == ("Head segmentation", 0)
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == 2
 
 
 def test_several_runs_leave_only_overlays_in_the_volume_selectors(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.01")
+    module = openPanel("good", "0.01")
     for _turn in range(3):
-        run(world, samples=1)
+        run(module, samples=1)
     names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode")]
     assert len(names) == 7 and not any("region" in name for name in names)
-    segmentationNode = world.runner.job.result.segmentationNode
+    segmentationNode = module.runner.job.result.segmentationNode
     slicer.mrmlScene.RemoveNode(segmentationNode)  # in Data
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 6

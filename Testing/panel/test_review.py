@@ -15,18 +15,18 @@ slicer_standin.likePythonQt(__name__)
 def reviewed(openPanel, addHead, run):
     """The panel after a run on a head, and the review of its result."""
     addHead()
-    world = openPanel()
-    job = run(world)
-    return world, Review(job.result.segmentationNode)
+    module = openPanel()
+    job = run(module)
+    return module, Review(job.result.segmentationNode)
 
 
-def press(world, key):
+def press(module, key):
     """Press `key` in the active window of the panel."""
     from PySide6.QtTest import QTest
 
-    world.root.activateWindow()
+    module.root.activateWindow()
     slicer.app.processEvents()
-    QTest.keyClick(world.ui.segmentButton, key)
+    QTest.keyClick(module.ui.segmentButton, key)
     slicer.app.processEvents()
 
 
@@ -38,8 +38,8 @@ def test_without_a_result_the_section_is_disabled(openPanel):
 
 
 def test_next_goes_to_the_worst_region(reviewed, photograph):
-    world, review = reviewed
-    ui = world.ui
+    module, review = reviewed
+    ui = module.ui
     total = len(review.regions)
     assert ui.regionTable.rowCount == total > 10
     assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left, with ")
@@ -48,26 +48,26 @@ def test_next_goes_to_the_worst_region(reviewed, photograph):
     assert review.current.rank == 1
     assert ui.regionTable.currentRow() == 0 and ui.doneButton.enabled
     assert "matter" in ui.regionTable.item(0, 1).text() and "%" in ui.regionTable.item(0, 1).text()
-    photograph("review", world.widget)
+    photograph("review", module.widget)
 
 
 def test_ten_keys_confirm_ten_regions(reviewed):
-    world, review = reviewed
-    world.ui.nextButton.click()
+    module, review = reviewed
+    module.ui.nextButton.click()
     for rank in range(1, 11):
         assert review.current.rank == rank
-        press(world, "d")
+        press(module, "d")
     assert [review.state(region) for region in review.regions[:10]] == [DONE] * 10
-    assert world.ui.reviewLabel.text.startswith(f"{len(review.regions) - 10} of {len(review.regions)} regions left")
-    assert world.ui.regionTable.item(9, 4).text() == "✓" and world.ui.regionTable.item(10, 4).text() == ""
+    assert module.ui.reviewLabel.text.startswith(f"{len(review.regions) - 10} of {len(review.regions)} regions left")
+    assert module.ui.regionTable.item(9, 4).text() == "✓" and module.ui.regionTable.item(10, 4).text() == ""
 
 
 def test_each_key_sets_its_state(reviewed):
-    world, review = reviewed
-    press(world, "n")
-    press(world, "f")
-    press(world, "s")
-    press(world, "n")
+    module, review = reviewed
+    press(module, "n")
+    press(module, "f")
+    press(module, "s")
+    press(module, "n")
     assert [review.state(region) for region in review.regions[:3]] == [FLAGGED, SKIPPED, "open"]
     assert review.current.rank == 4
 
@@ -77,62 +77,62 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
     view = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
     view.SetFieldOfView(300.0, 240.0, 1.0)
     addHead()
-    world = openPanel()
-    review = Review(run(world).result.segmentationNode)
-    assert not world.ui.leaveButton.enabled
-    press(world, "n")
-    press(world, "d")
+    module = openPanel()
+    review = Review(run(module).result.segmentationNode)
+    assert not module.ui.leaveButton.enabled
+    press(module, "n")
+    press(module, "d")
     assert view.GetFieldOfView()[0] < 150 and review.current.rank == 2
-    press(world, "l")
+    press(module, "l")
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0) and view.GetSliceOffset() == 0
-    assert review.current is None and not world.ui.leaveButton.enabled
-    press(world, "n")
-    run(world)  # another result on show
+    assert review.current is None and not module.ui.leaveButton.enabled
+    press(module, "n")
+    run(module)  # another result on show
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
 
 
 def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
-    world, review = reviewed
+    module, review = reviewed
     count, share = review.remaining()
     assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
-    assert world.ui.reviewLabel.text.startswith(
+    assert module.ui.reviewLabel.text.startswith(
         f"{count} of {count} regions left, with {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
     )
-    shown = [float(world.ui.regionTable.item(row, 2).text()) for row in range(count)]
+    shown = [float(module.ui.regionTable.item(row, 2).text()) for row in range(count)]
     assert shown == sorted(shown, reverse=True) and shown[0] > 0
 
 
 def test_regions_of_thin_boundary_layers_are_in_brackets(openPanel, addHead, run):
     addHead()
-    world = openPanel("seams", "0.01")
-    review = Review(run(world).result.segmentationNode)
+    module = openPanel("seams", "0.01")
+    review = Review(run(module).result.segmentationNode)
     assert review.reviewableMl == 0 and len(review.regions) > 10
-    assert world.ui.reviewLabel.text.startswith(
+    assert module.ui.reviewLabel.text.startswith(
         f"{len(review.regions)} of {len(review.regions)} regions left. A further "
     )
-    assert world.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
+    assert module.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
 
 
 def test_a_click_on_a_row_goes_there(reviewed):
-    world, review = reviewed
-    world.ui.regionTable.cellClicked.emit(4, 1)
-    assert review.current.rank == 5 and world.ui.regionTable.currentRow() == 4
+    module, review = reviewed
+    module.ui.regionTable.cellClicked.emit(4, 1)
+    assert review.current.rank == 5 and module.ui.regionTable.currentRow() == 4
 
 
 def test_the_end_of_the_review_is_reported_and_the_outline_removed(reviewed):
-    world, review = reviewed
+    module, review = reviewed
     for region in review.regions[1:]:
         review.mark(region, DONE)
-    world.ui.nextButton.click()
-    world.ui.doneButton.click()
-    assert world.ui.reviewLabel.text == f"All {len(review.regions)} regions have been reviewed."
-    assert not world.ui.nextButton.enabled and "All regions" in world.ui.nextButton.toolTip
+    module.ui.nextButton.click()
+    module.ui.doneButton.click()
+    assert module.ui.reviewLabel.text == f"All {len(review.regions)} regions have been reviewed."
+    assert not module.ui.nextButton.enabled and "All regions" in module.ui.nextButton.toolTip
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
 
 
 def test_the_threshold_updates_the_table(reviewed, pumpUntil):
-    world, review = reviewed
-    ui, before = world.ui, review.regions
+    module, review = reviewed
+    ui, before = module.ui, review.regions
     ui.thresholdSlider.value = 0.95
     pumpUntil(lambda: Review(review.segmentationNode).criteria.bits == 0.95, seconds=10)
     fewer = Review(review.segmentationNode).regions
@@ -140,15 +140,15 @@ def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     assert fewer[0].expectedErrorMl < before[0].expectedErrorMl
     ui.minimumSizeSpinBox.value = 10000
     pumpUntil(lambda: ui.regionTable.rowCount < len(fewer), seconds=10)
-    assert world.widget.logic.getParameterNode().smallestRegion == 10000
+    assert module.widget.logic.getParameterNode().smallestRegion == 10000
 
 
 def test_only_regions_of_the_displayed_result_are_outlined(reviewed, run):
-    world, review = reviewed
-    world.ui.nextButton.click()
+    module, review = reviewed
+    module.ui.nextButton.click()
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")
-    run(world)
+    run(module)
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
-    world.widget.logic.getParameterNode().segmentation = review.segmentationNode
+    module.widget.logic.getParameterNode().segmentation = review.segmentationNode
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")
     assert review.current.rank == 1

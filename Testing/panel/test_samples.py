@@ -19,9 +19,9 @@ def browsed(openPanel, addHead, run, mrmlScene):
         node.SetLayoutName(name)
         assert node.SetOrientation({"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}[name])
     addHead()
-    world = openPanel()
-    job = run(world, samples=4)
-    return world, Browser(job.result.segmentationNode)
+    module = openPanel()
+    job = run(module, samples=4)
+    return module, Browser(job.result.segmentationNode)
 
 
 def sliceNode(name):
@@ -35,22 +35,22 @@ def test_without_a_result_there_is_nothing_to_browse(openPanel):
 
 
 def test_the_slider_goes_through_the_samples(browsed, photograph):
-    world, browser = browsed
-    ui = world.ui
+    module, browser = browsed
+    ui = module.ui
     assert not ui.sampleSlider.enabled and ui.sampleSlider.toolTip == "No sample is shown."
     ui.sampleCheckBox.click()
     assert browser.shown == 0 and ui.sampleSlider.maximum == 3
     assert ui.sampleText.text.startswith("Sample 1 of 4, Dice 1.000")
     ui.sampleSlider.value = 2
     assert browser.shown == 2 and ui.sampleText.text.startswith("Sample 3 of 4, Dice 0.98")
-    photograph("samples", world.widget)
+    photograph("samples", module.widget)
     ui.sampleCheckBox.click()
     assert browser.shown is None and not ui.sampleText.visible
 
 
 def test_a_sample_is_filled_and_the_result_outlined(browsed):
-    world, browser = browsed
-    world.ui.sampleCheckBox.click()
+    module, browser = browsed
+    module.ui.sampleCheckBox.click()
     sample = browser.segmentationNode.GetNodeReference("DiffusionSegmentation.ShownSample").GetDisplayNode()
     result = browser.segmentationNode.GetDisplayNode()
     assert sample.GetVisibility2DFill() and not sample.GetVisibility2DOutline()
@@ -58,22 +58,22 @@ def test_a_sample_is_filled_and_the_result_outlined(browsed):
 
 
 def test_the_sample_is_hidden_in_segment_editor(browsed, mrmlScene):
-    world, browser = browsed
+    module, browser = browsed
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
     layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    world.ui.sampleCheckBox.click()
-    world.ui.sideBySideCheckBox.click()
-    world.ui.editButton.click()
-    assert browser.shown is None and not world.ui.sampleCheckBox.checked
+    module.ui.sampleCheckBox.click()
+    module.ui.sideBySideCheckBox.click()
+    module.ui.editButton.click()
+    assert browser.shown is None and not module.ui.sampleCheckBox.checked
     assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 
 def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     addHead()
-    world = openPanel("exact", "0.001")
-    job = run(world, samples=0)
+    module = openPanel("exact", "0.001")
+    job = run(module, samples=0)
     assert (job.report["samples"], job.report["kept_samples"]) == (64, 16)
-    ui, browser = world.ui, Browser(job.result.segmentationNode)
+    ui, browser = module.ui, Browser(job.result.segmentationNode)
     ui.sampleCheckBox.click()
     assert ui.sampleSlider.maximum == 15
     ui.sampleSlider.value = 2
@@ -82,12 +82,12 @@ def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     indices = [browser.index(position) for position in range(16)]
     volumes = [browser.volumesMl["white_matter"][index] for index in indices]
     assert sorted(indices) == list(range(16)) and volumes == sorted(volumes)
-    photograph("kept", world.widget)
+    photograph("kept", module.widget)
 
 
 def test_an_order_by_volume_shows_the_volume(browsed):
-    world, browser = browsed
-    ui = world.ui
+    module, browser = browsed
+    ui = module.ui
     ui.sampleCheckBox.click()
     ui.orderComboBox.currentIndex = ui.orderComboBox.findData("white_matter")
     volumes = []
@@ -99,21 +99,21 @@ def test_an_order_by_volume_shows_the_volume(browsed):
 
 
 def test_play_shows_the_samples_in_a_loop(browsed):
-    world, browser = browsed
-    ui = world.ui
+    module, browser = browsed
+    ui = module.ui
     ui.sampleCheckBox.click()
     ui.playButton.click()
     assert ui.playButton.text == "Stop"
     for position in (1, 2, 3, 0):
-        world.widget.panel._samples._timer.timeout.emit()
+        module.widget.panel._samples._timer.timeout.emit()
         assert browser.position == position == ui.sampleSlider.value
     ui.playButton.click()
     assert ui.playButton.text == "Play"
 
 
 def test_side_by_side_shows_one_slice_twice_and_restores_the_views(browsed, mrmlScene):
-    world, browser = browsed
-    ui = world.ui
+    module, browser = browsed
+    ui = module.ui
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
     layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     red, yellow = sliceNode("Red"), sliceNode("Yellow")
@@ -137,16 +137,16 @@ def test_side_by_side_shows_one_slice_twice_and_restores_the_views(browsed, mrml
 
 
 def test_a_new_result_hides_the_old_sample(browsed, run):
-    world, browser = browsed
-    world.ui.sampleCheckBox.click()
-    run(world)
-    assert browser.shown is None and not world.ui.sampleCheckBox.checked
+    module, browser = browsed
+    module.ui.sampleCheckBox.click()
+    run(module)
+    assert browser.shown is None and not module.ui.sampleCheckBox.checked
 
 
 @pytest.mark.parametrize("lost", ["result", "samples"])
 def test_removing_nodes_restores_the_layout(browsed, mrmlScene, lost):
-    world, browser = browsed
-    ui = world.ui
+    module, browser = browsed
+    ui = module.ui
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
     layoutNode.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     ui.nextButton.click()

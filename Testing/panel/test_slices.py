@@ -24,9 +24,9 @@ def views(mrmlScene):
 
 def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views, pumpUntil, photograph):
     addHead()
-    world = openPanel()
-    result = run(world).result
-    ui = world.ui
+    module = openPanel()
+    result = run(module).result
+    ui = module.ui
     assert [ui.worst1Button.text, ui.worst2Button.text, ui.worst3Button.text] == [
         "Red: worst",
         "Yellow: worst",
@@ -42,18 +42,18 @@ def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views,
     before = ui.profile1.pixmap.toImage()
     views[0].SetSliceOffset(views[0].GetSliceOffset() + 30)
     pumpUntil(lambda: ui.profile1.pixmap.toImage() != before, seconds=5)
-    photograph("slices", world.widget)
+    photograph("slices", module.widget)
 
 
 def test_the_pointer_shows_class_probabilities(openPanel, addHead, run, views, mrmlScene):
     crosshair = mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
     addHead()
-    world = openPanel()
-    run(world)
+    module = openPanel()
+    run(module)
     crosshair.SetCursorPositionRAS([78.0, 78.0, 78.0])
-    assert "White matter" in world.ui.pointerLabel.text and world.ui.pointerLabel.text.endswith(" bits")
+    assert "White matter" in module.ui.pointerLabel.text and module.ui.pointerLabel.text.endswith(" bits")
     crosshair.SetCursorPositionRAS([1000.0, 0.0, 0.0])
-    assert world.ui.pointerLabel.text.startswith("Point at a voxel")
+    assert module.ui.pointerLabel.text.startswith("Point at a voxel")
 
 
 def test_without_a_result_the_rows_are_hidden(openPanel, views):

@@ -32,9 +32,9 @@ def test_both_bounds_have_the_digits_of_the_upper():
     [(1, "One sample gives no intervals; draw 8 or more."), (4, "Few samples"), (8, "not its accuracy")],
 )
 def test_few_samples_are_reported(count, words):
-    told = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
-    assert words in volumes.volumesNote(told)
-    assert ("Few" in volumes.volumesNote(told)) == (count == 4)
+    texts = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
+    assert words in volumes.volumesNote(texts)
+    assert ("Few" in volumes.volumesNote(texts)) == (count == 4)
 
 
 def test_measured_coverage_of_the_intervals_is_shown():
@@ -44,16 +44,16 @@ def test_measured_coverage_of_the_intervals_is_shown():
         "one head": {"coverage_90": None},
         "3 real heads": {"coverage_90": 0.71},
     }
-    told = volumes.coverageText({"model": {"card": {"spread": spread}}})
-    assert told == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
+    texts = volumes.coverageText({"model": {"card": {"spread": spread}}})
+    assert texts == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
 
 
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
-    (told,) = volumes.volumesOf({"volumes": [entry]})
-    assert told.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([told])
-    assert volumes.asTable([told], ",").splitlines()[1].startswith("A,,5.0,5.1,")
+    (texts,) = volumes.volumesOf({"volumes": [entry]})
+    assert texts.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([texts])
+    assert volumes.asTable([texts], ",").splitlines()[1].startswith("A,,5.0,5.1,")
 
 
 def headers(table):
@@ -65,18 +65,18 @@ def headers(table):
 )
 def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, photograph, behaviour, title, key):
     addHead()
-    world = openPanel(behaviour, "0.01")
-    table = world.ui.volumesTable
-    assert not world.ui.copyVolumesButton.visible and not world.ui.copyVolumesButton.enabled
-    assert "no result yet" in world.ui.copyVolumesButton.toolTip
-    report = run(world, samples=8).report
+    module = openPanel(behaviour, "0.01")
+    table = module.ui.volumesTable
+    assert not module.ui.copyVolumesButton.visible and not module.ui.copyVolumesButton.enabled
+    assert "no result yet" in module.ui.copyVolumesButton.toolTip
+    report = run(module, samples=8).report
     assert [column for column in range(5) if not table.isColumnHidden(column)] == [0, 1, 3]
     assert [table.item(row, 3).text() for row in range(2)] == [
         volumes.intervalText(entry["interval90_ml"]) for entry in report["volumes"]
     ]
-    assert headers(table)[3] == ["90 %", "(ml)"] and not world.ui.volumesLabel.visible
-    photograph(f"volumes-{behaviour}", world.widget, part=world.ui.resultCollapsibleButton)
-    world.ui.detailsCheckBox.click()
+    assert headers(table)[3] == ["90 %", "(ml)"] and not module.ui.volumesLabel.visible
+    photograph(f"volumes-{behaviour}", module.widget, part=module.ui.resultCollapsibleButton)
+    module.ui.detailsCheckBox.click()
     assert not any(table.isColumnHidden(column) for column in range(5))
     assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 %", "(ml)"], ["Samples"]]
     assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
@@ -89,36 +89,36 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
         assert f"mask {mask} ml" in table.item(row, 1).toolTip()
         plot = table.cellWidget(row, 4).pixmap.toImage()
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
-    assert "spread of the model's 8 samples" in world.ui.volumesLabel.text
-    photograph(f"volumes-{behaviour}-details", world.widget, part=world.ui.resultCollapsibleButton)
+    assert "spread of the model's 8 samples" in module.ui.volumesLabel.text
+    photograph(f"volumes-{behaviour}-details", module.widget, part=module.ui.resultCollapsibleButton)
 
 
 def test_few_samples_are_reported_without_details(openPanel, addHead, run):
     addHead()
-    world = openPanel("good", "0.01")
-    run(world, samples=4)
-    assert world.ui.volumesLabel.visible and world.ui.volumesLabel.text.startswith("Few samples make")
+    module = openPanel("good", "0.01")
+    run(module, samples=4)
+    assert module.ui.volumesLabel.visible and module.ui.volumesLabel.text.startswith("Few samples make")
 
 
 def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, tmp_path, monkeypatch):
     import qt
 
     addHead("Kopf é")
-    world = openPanel()
-    report = run(world, samples=3).report
-    world.ui.copyVolumesButton.click()
+    module = openPanel()
+    report = run(module, samples=3).report
+    module.ui.copyVolumesButton.click()
     lines = qt.QApplication.clipboard().text().splitlines()
     assert len(lines) == 3 and lines[0].split("\t")[:4] == ["segment", "expected_ml", "consensus_ml", "mean_ml"]
     target = tmp_path / "Volumen ü.csv"
-    asked = []
+    calls = []
     answers = [str(target), ""]
     monkeypatch.setattr(
         "DiffusionSegmentationLib.panel.dialogs.selectFileToSave",
-        lambda *given: asked.append(given[2]) or answers.pop(0),
+        lambda *given: calls.append(given[2]) or answers.pop(0),
     )
-    world.ui.saveVolumesButton.click()
-    world.ui.saveVolumesButton.click()  # given up
-    assert asked[0] == "segmentation volumes.csv"
+    module.ui.saveVolumesButton.click()
+    module.ui.saveVolumesButton.click()  # given up
+    assert calls[0] == "segmentation volumes.csv"
     with open(target, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["segment"] for row in rows] == [entry["name"] for entry in report["volumes"]]

@@ -85,7 +85,7 @@ def test_starting_and_stopping_do_not_block(listen):
     assert not listener.client.running
     ending.join(5.0)
     assert not ending.is_alive()
-    assert listener.reasons == []  # who stops it does not want to hear that it ended
+    assert listener.reasons == []  # a requested stop is not reported as an end
 
 
 def test_the_worker_ends_when_its_stdin_is_closed(listen):
@@ -96,7 +96,7 @@ def test_the_worker_ends_when_its_stdin_is_closed(listen):
     assert not isAlive(pid)
 
 
-def test_death_comes_after_everything_that_was_said(listen):
+def test_the_end_is_reported_after_all_messages(listen):
     listener = listen("crash")
     listener.until(lambda: listener.client.hello)
     listener.client.send(runMessage())

@@ -1,4 +1,4 @@
-"""A client of the worker, as small as it can be: a process, a thread that reads, a queue."""
+"""A minimal client of the worker: a process, a thread that reads, a queue."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ import pytest
 from diffusion_segmentation.worker import protocol as messages
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from small_inputs import write_ball, write_model  # noqa: E402
+
 ENGINE = HERE.parents[1] / "DiffusionSegmentation"
 PATIENCE_SECONDS = 30.0
-"""Only a test that fails waits so long."""
+"""Time limit (s) of a step; reached only by failing tests."""
 
 
 class Client:
-    """A worker process and what it said. `line` is sent as it is; every line that comes must be a message."""
+    """A worker process and its messages. `line` sends raw bytes; every received line must be a message."""
 
     def __init__(self, command: list[str], log: Path, python_path: list[Path]) -> None:
         self._log = log
@@ -64,7 +68,7 @@ class Client:
         self.send(type="run", job=job, model=model, folder=str(folder), **fields)
 
     def next(self, *types: str) -> dict[str, Any]:
-        """The next message, or the next of these types; others are passed over."""
+        """The next message, or the next of these types; others are skipped."""
         while True:
             message = self._arrived.get(timeout=PATIENCE_SECONDS)
             if message is None or isinstance(message, Exception):
@@ -73,7 +77,7 @@ class Client:
                 return message
 
     def rest(self) -> list[dict[str, Any]]:
-        """All that still comes until the worker ends."""
+        """All remaining messages until the worker ends."""
         return list(iter(lambda: self._arrived.get(timeout=PATIENCE_SECONDS), None))
 
     def log(self) -> str:
@@ -133,59 +137,17 @@ class Clients:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with small random networks for two classes and background: quick, and good for nothing else."""
-    import torch
-
-    from diffusion_segmentation.model import folder as model
-
-    torch.manual_seed(0)
-    network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    encoder, denoiser = model.build(network, 3)
-    with torch.no_grad():  # heads start at zero, which would make every voxel the same
-        for parameter in (*encoder.parameters(), *denoiser.parameters()):
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    labels = [
-        {
-            "label": n,
-            "id": name,
-            "name": name.title(),
-            "color": [1.0, 0.5 * n, 0.0],
-            "terminology": "a~b^c^d~e^f^g~^^~h~^^~^^",
-        }
-        for n, name in enumerate(("inner", "outer"), start=1)
-    ]
-    section = {
-        "schema": model.SCHEMA,
-        "name": "tiny",
-        "title": "Two random classes",
-        "map_source": "samples",
-        "working_spacing_mm": 4.0,
-        "window": [32, 32, 32],
-        "steps": {"cpu": 2, "gpu": 2},
-        "network": network,
-        "labels": labels,
-        "process": {"loss_curve": {"log_snr": [-12.0, 0.0, 8.0], "cross_entropy": [1.0, 0.5, 0.1]}},
-        "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
-    }
+    """A model folder with small random networks for two classes and background."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    model.save(folder, {"version": "0.0.1", "diffusion_segmentation": section}, encoder, denoiser)
+    write_model(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A volume of 40 x 44 x 36 voxels of 2.5 mm, oblique: a bright ball with noise, under a name with other letters."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    z, y, x = np.ogrid[-1:1:36j, -1:1:44j, -1:1:40j]
-    noise = np.random.default_rng(0).standard_normal((36, 44, 40))
-    image = sitk.GetImageFromArray((100 * (x**2 + y**2 + z**2 < 0.6) + 5 * noise).astype(np.float32))
-    image.SetSpacing((2.5, 2.5, 2.5))
-    image.SetOrigin((-40.0, 12.0, 7.0))
-    image.SetDirection((0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
+    """An oblique volume of a bright ball with noise, in a path with non-ASCII characters."""
     path = tmp_path_factory.mktemp("Bilder von Müller") / "Kugel 図.nrrd"
-    sitk.WriteImage(image, str(path))
+    write_ball(path, oblique=True)
     return path
 
 

@@ -78,7 +78,7 @@ def patient(job: Job) -> SimpleNamespace:
 
 
 def slow_to_end(job: Job) -> SimpleNamespace:
-    """Hears a cancel only after one long call, and says something before its end."""
+    """Reacts to a cancel only after one long call, and sends a message before its end."""
     job.tell("sampling")
     while not job.cancel():
         time.sleep(0.01)

@@ -85,7 +85,7 @@ def test_help_and_wrong_usage_need_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["train d", "evaluate m d", "study d", "calibrate m d"])
-def test_in_slicer_the_commands_of_the_extra_say_what_to_install(command: str, tmp_path: Path) -> None:
+def test_in_slicer_the_commands_of_the_extra_name_the_packages(command: str, tmp_path: Path) -> None:
     """The extension installs the files that CMakeLists.txt lists: no training, evaluation, study and calibration."""
     listed = re.findall(r"^  (diffusion_segmentation/\S+\.py)$", (ENGINE / "CMakeLists.txt").read_text(), re.MULTILINE)
     for name in (*listed, "lightning.py", "matplotlib.py"):

@@ -1,4 +1,4 @@
-"""The protocol as such: what is a message, on both sides."""
+"""The protocol: which messages are valid on each side."""
 
 from __future__ import annotations
 
@@ -101,24 +101,24 @@ def test_wrong_fields_are_refused_on_both_sides(wrong: dict[str, Any]) -> None:
     assert str(caught.value).endswith(".")
 
 
-def test_unknown_fields_are_let_through() -> None:
+def test_unknown_fields_are_accepted() -> None:
     assert messages.decode(messages.encode({"type": "bye", "later": [1]})) == {"type": "bye", "later": [1]}
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity"])
-def test_numbers_that_are_none_are_refused(value: bytes) -> None:
+def test_nan_and_infinite_numbers_are_refused(value: bytes) -> None:
     with pytest.raises(messages.MessageError, match="not valid JSON"):
         messages.decode(b'{"type":"bye","extra":' + value + b"}")
     with pytest.raises(messages.MessageError):
         messages.encode({"type": "bye", "extra": float(value)})
 
 
-def test_a_table_names_what_is_welcome() -> None:
+def test_a_table_lists_the_accepted_messages() -> None:
     with pytest.raises(messages.MessageError, match="unknown here"):
         messages.decode(messages.encode({"type": "bye"}), messages.FROM_WORKER)
 
 
-def test_too_long_is_refused_on_both_sides() -> None:
+def test_messages_that_are_too_long_are_refused_on_both_sides() -> None:
     filler = "x" * messages.MAX_LINE_BYTES
     with pytest.raises(messages.MessageError, match="too long"):
         messages.encode({"type": "bye", "filler": filler})

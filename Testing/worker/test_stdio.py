@@ -1,4 +1,4 @@
-"""Lines out of a stream of bytes, however it arrives."""
+"""Lines of a stream of bytes that arrives in any pieces."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_of_a_line_that_is_too_long_only_the_start_is_kept() -> None:
     assert list(read_lines(stream, 8)) == [b"xxxxxxxxx", b"12345678", b"123456789", b"next"]
 
 
-def test_writing_goes_on_until_all_is_written() -> None:
+def test_writing_continues_after_partial_writes() -> None:
     class Narrow(io.RawIOBase):
         def __init__(self) -> None:
             self.taken = b""

@@ -15,7 +15,7 @@ SOON = 2.0
 """Seconds; a worker is to end within one, the second is for a busy machine. What must not be waited for takes 60."""
 
 
-def test_hello_tells_protocol_versions_and_devices(workers) -> None:
+def test_hello_contains_protocol_versions_and_devices(workers) -> None:
     client = workers.fake(loading_seconds=0.01)
     hello = client.next()
     assert hello["type"] == "hello" and messages.compatible(hello) is None
@@ -23,20 +23,22 @@ def test_hello_tells_protocol_versions_and_devices(workers) -> None:
     assert hello["devices"] == [{"id": "cpu", "name": "Abacus", "totalBytes": 8, "freeBytes": 4}]
 
 
-def test_a_run_tells_its_stages_a_preview_and_the_report(workers, tmp_path: Path) -> None:
+def test_a_run_sends_its_stages_a_preview_and_the_report(workers, tmp_path: Path) -> None:
     folder = tmp_path / "Müller 図 1"
     folder.mkdir()
     client = workers.fake()
     client.run("1", "quick", folder, samples="auto", steps=3, seed=7)
-    said = [client.next()]
-    while said[-1]["type"] not in FINAL:
-        said.append(client.next())
-    assert {message["job"] for message in said} == {"1"}
-    assert [m["stage"] for m in said if m["type"] == "progress"] == "reading model encoding sampling writing".split()
-    assert said[0].items() >= {"sample": 1, "samples": 2, "step": 0, "steps": 5, "secondsLeft": 1.5}.items()
-    (preview,) = [m for m in said if m["type"] == "preview"]
+    received = [client.next()]
+    while received[-1]["type"] not in FINAL:
+        received.append(client.next())
+    assert {message["job"] for message in received} == {"1"}
+    assert [
+        m["stage"] for m in received if m["type"] == "progress"
+    ] == "reading model encoding sampling writing".split()
+    assert received[0].items() >= {"sample": 1, "samples": 2, "step": 0, "steps": 5, "secondsLeft": 1.5}.items()
+    (preview,) = [m for m in received if m["type"] == "preview"]
     assert preview["segmentation"] == str(folder / "p.seg.nrrd") and preview["samples"] == 0
-    done = said[-1]
+    done = received[-1]
     assert done["type"] == "done" and done["folder"] == str(folder)
     assert done["report"]["request"] == {
         "volume": str(folder / "a.nrrd"), "output": str(folder), "model": "quick", "samples": "auto", "steps": "3",
@@ -64,7 +66,7 @@ def test_cancel_drops_a_run(workers, tmp_path: Path) -> None:
     assert client.next() == {"type": "cancelled", "job": "1"}
 
 
-def test_a_dropped_run_is_answered_for_before_its_end_which_is_said_too(workers, tmp_path: Path) -> None:
+def test_a_dropped_run_is_acknowledged_before_its_end_is_reported(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "slow_to_end", tmp_path)
     client.next("progress")
@@ -88,7 +90,7 @@ def test_cancel_of_a_waiting_run_is_answered_at_once_and_it_never_starts(workers
     assert client.rest() == []
 
 
-def test_drop_outweighs_keep_whichever_comes_first(workers, tmp_path: Path) -> None:
+def test_drop_has_priority_over_keep_in_either_order(workers, tmp_path: Path) -> None:
     client = workers.fake()
     for job, order in (("1", (False, True)), ("2", (True, False))):
         client.run(job, "patient", tmp_path)
@@ -133,7 +135,7 @@ def test_a_broken_run_is_answered_with_its_job(workers, tmp_path: Path) -> None:
     assert error["type"] == "error" and error["job"] == "1"
 
 
-def test_a_second_job_of_the_same_name_harms_not_the_first(workers, tmp_path: Path) -> None:
+def test_a_second_job_of_the_same_name_does_not_affect_the_first(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "patient", tmp_path)
     client.next("progress")
@@ -157,7 +159,7 @@ def test_cancel_of_an_unknown_job_is_an_error_and_of_an_ended_one_is_not(workers
 
 
 @pytest.mark.skipif(os.name == "nt", reason="prints by the C library of POSIX")
-def test_what_libraries_print_and_read_stays_out_of_the_protocol(workers, tmp_path: Path) -> None:
+def test_libraries_cannot_print_into_or_read_from_the_protocol(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "noisy", tmp_path)
     client.run("2", "quick", tmp_path)
@@ -169,7 +171,7 @@ def test_what_libraries_print_and_read_stays_out_of_the_protocol(workers, tmp_pa
 
 
 @pytest.mark.parametrize("model", ["hungry", "hungry_torch", "hungry_cpu"])
-def test_too_little_memory_is_said_and_the_model_is_let_go(workers, tmp_path: Path, model: str) -> None:
+def test_too_little_memory_is_reported_and_the_model_unloaded(workers, tmp_path: Path, model: str) -> None:
     client = workers.fake()
     client.run("1", model, tmp_path)
     error = client.next()
@@ -184,7 +186,7 @@ def test_a_full_gpu_names_the_device_to_try(workers, tmp_path: Path) -> None:
     assert client.next("error")["tryDevice"] == "cpu"
 
 
-def test_a_worker_whose_gpu_is_lost_says_so_and_ends(workers, tmp_path: Path) -> None:
+def test_a_worker_whose_gpu_is_lost_reports_it_and_ends(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "reset_gpu", tmp_path)
     error = client.next("error")
@@ -192,7 +194,7 @@ def test_a_worker_whose_gpu_is_lost_says_so_and_ends(workers, tmp_path: Path) ->
     assert client.rest() == [] and client.process.wait(5) == 1
 
 
-def test_a_worker_whose_gpu_is_lost_while_it_is_cancelled_says_that_it_ends_too(workers, tmp_path: Path) -> None:
+def test_a_worker_whose_gpu_is_lost_during_a_cancel_reports_its_end(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "reset_when_cancelled", tmp_path)
     client.next("progress")
@@ -200,14 +202,14 @@ def test_a_worker_whose_gpu_is_lost_while_it_is_cancelled_says_that_it_ends_too(
     assert client.rest() == [{"type": "cancelled", "job": "1", "ends": True}] and client.process.wait(5) == 1
 
 
-def test_a_foreseen_error_keeps_its_kind_and_sentence(workers, tmp_path: Path) -> None:
+def test_an_expected_error_keeps_its_kind_and_sentence(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "wrong_input", tmp_path)
     error = client.next()
     assert error["kind"] == "input" and error["message"] == "The volume 'a.nrrd' is a 2-D image; give a 3-D volume."
 
 
-def test_an_unforeseen_error_is_one_sentence_with_the_traceback_beside_it(workers, tmp_path: Path) -> None:
+def test_an_unexpected_error_is_one_sentence_with_the_traceback_as_details(workers, tmp_path: Path) -> None:
     client = workers.fake()
     client.run("1", "defective", tmp_path)
     error = client.next()
@@ -225,20 +227,20 @@ def test_a_report_that_is_no_json_fails_its_job_only(workers, tmp_path: Path) ->
     assert client.next("done")["job"] == "2"
 
 
-def test_progress_is_limited_but_stages_and_last_steps_are_told(workers, tmp_path: Path) -> None:
+def test_progress_is_limited_but_stages_and_last_steps_are_sent(workers, tmp_path: Path) -> None:
     client = workers.fake()
     start = time.monotonic()
     client.run("1", "burst", tmp_path)
-    said = []
+    received = []
     while (message := client.next())["type"] == "progress":
-        said.append((message["stage"], message["step"]))
+        received.append((message["stage"], message["step"]))
     seconds = time.monotonic() - start
-    assert said[0] == ("sampling", 0)
-    assert said[-3:] == [("sampling", 999), ("writing", 0), ("writing", 1)]
-    assert 5 <= len(said) <= 10 * seconds + 5
+    assert received[0] == ("sampling", 0)
+    assert received[-3:] == [("sampling", 999), ("writing", 0), ("writing", 1)]
+    assert 5 <= len(received) <= 10 * seconds + 5
 
 
-def test_unload_lets_the_model_go(workers, tmp_path: Path) -> None:
+def test_unload_releases_the_model(workers, tmp_path: Path) -> None:
     client = workers.fake()
     for job, cleared in (("1", 0), ("2", 1)):
         client.run(job, "quick", tmp_path)
@@ -246,7 +248,7 @@ def test_unload_lets_the_model_go(workers, tmp_path: Path) -> None:
         client.send(type="unload")
 
 
-def test_an_idle_worker_lets_the_model_go_once(workers, tmp_path: Path) -> None:
+def test_an_idle_worker_unloads_the_model_once(workers, tmp_path: Path) -> None:
     client = workers.fake(idle_seconds=0.1)
     client.run("1", "quick", tmp_path)
     assert client.next("done")["report"]["cleared"] == 0

@@ -22,12 +22,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(client: Any, job: str, **fields: Any) -> list[dict[str, Any]]:
-    """Run a job to its end and return all that was said."""
+    """Run a job to its end and return all its messages."""
     client.run(job, **fields)
-    said = [client.next()]
-    while said[-1]["type"] not in FINAL:
-        said.append(client.next())
-    return said
+    received = [client.next()]
+    while received[-1]["type"] not in FINAL:
+        received.append(client.next())
+    return received
 
 
 def test_hello_comes_first_and_the_end_of_stdin_ends_it_soon(workers) -> None:
@@ -39,15 +39,17 @@ def test_hello_comes_first_and_the_end_of_stdin_ends_it_soon(workers) -> None:
     assert client.process.returncode == 0
 
 
-def test_a_run_tells_its_way_and_leaves_whole_files(real_worker, tiny_model: Path, ball: Path, folder: Path) -> None:
-    said = run(real_worker, "whole", model=str(tiny_model), folder=folder, volume=str(ball), samples=3)
-    stages = list(dict.fromkeys(m["stage"] for m in said if m["type"] == "progress"))
+def test_a_run_sends_its_progress_and_leaves_complete_files(
+    real_worker, tiny_model: Path, ball: Path, folder: Path
+) -> None:
+    received = run(real_worker, "whole", model=str(tiny_model), folder=folder, volume=str(ball), samples=3)
+    stages = list(dict.fromkeys(m["stage"] for m in received if m["type"] == "progress"))
     assert stages == ["reading", "model", "encoding", "sampling", "writing"]
-    previews = [m for m in said if m["type"] == "preview"]
+    previews = [m for m in received if m["type"] == "preview"]
     assert [m["samples"] for m in previews][:2] == [0, 1]
     assert all(Path(m[file]).is_file() for m in previews for file in ("segmentation", "entropy"))
-    assert said[-1]["type"] == "done", said[-1]
-    report = said[-1]["report"]
+    assert received[-1]["type"] == "done", received[-1]
+    report = received[-1]["report"]
     assert report["samples"] == 3 and report == json.loads((folder / "report.json").read_text(encoding="utf-8"))
     names = {path.name for path in folder.iterdir() if not path.name.startswith("preview")}
     assert names == {
@@ -119,7 +121,7 @@ def test_drop_leaves_no_result(real_worker, tiny_model: Path, ball: Path, folder
     ("wrong", "kind"),
     [({"volume": "missing.nrrd"}, "input"), ({"model": "no-such-model"}, "model"), ({"device": "cuda:99"}, "input")],
 )
-def test_what_cannot_run_is_said_and_survived(
+def test_runs_that_cannot_start_are_reported(
     real_worker, tiny_model: Path, ball: Path, folder: Path, wrong: dict[str, str], kind: str
 ) -> None:
     fields = {"model": str(tiny_model), "folder": folder, "volume": str(ball), "samples": 1}
@@ -128,8 +130,8 @@ def test_what_cannot_run_is_said_and_survived(
     assert run(real_worker, f"after {wrong}", **fields)[-1]["type"] == "done"
 
 
-def test_a_python_without_torch_is_said(workers, tmp_path: Path) -> None:
-    """The person chose a Python without torch: one sentence in place of hello, then the end."""
+def test_a_python_without_torch_is_reported(workers, tmp_path: Path) -> None:
+    """With a Python without torch: one sentence in place of hello, then the end."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")

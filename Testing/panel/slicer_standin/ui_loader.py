@@ -14,7 +14,7 @@ def loadUI(path):
     """`slicer.util.loadUI`. Raises RuntimeError for a file that is no widget."""
     tree = ElementTree.parse(path)
     connections = tree.getroot().find("connections")
-    wanted = [{child.tag: child.text for child in connection} for connection in connections]
+    expected = [{child.tag: child.text for child in connection} for connection in connections]
     connections.clear()  # QUiLoader connects by C++ signatures, which Python widgets do not have
     loader = QUiLoader()
     for widgetClass in CUSTOM.values():
@@ -25,7 +25,7 @@ def loadUI(path):
     if widget is None:
         raise RuntimeError(loader.errorString())
     children = vars(childWidgetVariables(widget)) | {widget.objectName(): widget}
-    for connection in wanted:
+    for connection in expected:
         signal = getattr(children[connection["sender"]], connection["signal"].split("(")[0])
         signal.connect(getattr(children[connection["receiver"]], connection["slot"].split("(")[0]))
     return widget

@@ -166,9 +166,9 @@ class ctkCollapsibleButton(QAbstractButton):
 
     def _force(self, child):
         self._forcing = True
-        wanted = child.property("visibilityToParent") is not False
-        child.setVisible(not self._collapsed and wanted)
-        if wanted:
+        visible = child.property("visibilityToParent") is not False
+        child.setVisible(not self._collapsed and visible)
+        if visible:
             child.setAttribute(Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
         self._forcing = False
 

@@ -20,7 +20,7 @@ ENGINE = "diffusion_segmentation"
 LIB = "DiffusionSegmentationLib"
 
 # Import order, top first; a name is a module or a package. Names in one row do not import each other.
-ENGINE_FLOORS = (
+ENGINE_LAYERS = (
     "__main__",
     "cli",
     "study",
@@ -36,7 +36,7 @@ ENGINE_FLOORS = (
     "arguments metrics phantoms runtime",
     "errors",
 )
-LIB_FLOORS = (
+LIB_LAYERS = (
     "panel headless",
     "report",
     "runs",
@@ -45,7 +45,7 @@ LIB_FLOORS = (
     "signals i18n coalescing_thread",
 )
 # Packages that need the extra [train]; segmenting needs none of them.
-DEVELOPERS = {"training", "calibration", "evaluation", "study"}
+TRAINING_PACKAGES = {"training", "calibration", "evaluation", "study"}
 # Modules of the engine that Slicer's own process, or the demo, imports, and what they load beyond the standard library.
 SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
@@ -59,7 +59,7 @@ def sources(package: str) -> list[Path]:
     return sorted((MODULE / package).rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def top_level(path: Path) -> str:
     """Module or package below the top package that a file belongs to: `networks` for networks/encoder.py."""
     return path.relative_to(MODULE).with_suffix("").parts[1]
 
@@ -95,30 +95,30 @@ def forbidden_imports(files: list[Path], forbidden: set[str]) -> list[str]:
 
 
 def test_every_module_is_in_a_row() -> None:
-    for package, floors in ((ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)):
-        rooms = {room(path) for path in sources(package)} - {"__init__"}
-        assert rooms - set(" ".join(floors).split()) == set(), "add it to a row of this file"
+    for package, layers in ((ENGINE, ENGINE_LAYERS), (LIB, LIB_LAYERS)):
+        names = {top_level(path) for path in sources(package)} - {"__init__"}
+        assert names - set(" ".join(layers).split()) == set(), "add it to a row of this file"
 
 
-@pytest.mark.parametrize(("title", "floors"), [("engine package", ENGINE_FLOORS), ("Slicer-side package", LIB_FLOORS)])
-def test_architecture_page_lists_the_packages_in_import_order(title: str, floors: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("title", "layers"), [("engine package", ENGINE_LAYERS), ("Slicer-side package", LIB_LAYERS)])
+def test_architecture_page_lists_the_packages_in_import_order(title: str, layers: tuple[str, ...]) -> None:
     page = (ROOT / "Documentation" / "architecture.md").read_text(encoding="utf-8")
     table = page.partition(f"| {title} | content |\n| --- | --- |\n")[2].partition("\n\n")[0]
     rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()]
-    assert [set(row) for row in rows] == [set(floor.split()) for floor in floors]
+    assert [set(row) for row in rows] == [set(layer.split()) for layer in layers]
 
 
-@pytest.mark.parametrize(("package", "floors"), [(ENGINE, ENGINE_FLOORS), (LIB, LIB_FLOORS)])
-def test_imports_run_downwards(package: str, floors: tuple[str, ...]) -> None:
-    height = {name: -index for index, floor in enumerate(floors) for name in floor.split()}
+@pytest.mark.parametrize(("package", "layers"), [(ENGINE, ENGINE_LAYERS), (LIB, LIB_LAYERS)])
+def test_imports_run_downwards(package: str, layers: tuple[str, ...]) -> None:
+    height = {name: -index for index, layer in enumerate(layers) for name in layer.split()}
     upward = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sources(package)
         for name, line in imports(path)
         if name.startswith(f"{package}.")
         and (target := name.split(".")[1]) in height
-        and target != room(path)
-        and height[target] >= height.get(room(path), 1)
+        and target != top_level(path)
+        and height[target] >= height.get(top_level(path), 1)
     ]
     assert upward == []
 
@@ -133,7 +133,7 @@ def test_engine_never_imports_slicer() -> None:
 
 
 def test_only_the_panel_needs_qt() -> None:
-    files = [path for path in sources(LIB) if room(path) != "panel"]
+    files = [path for path in sources(LIB) if top_level(path) != "panel"]
     assert forbidden_imports(files, {"qt", "ctk", "PythonQt", "PySide6"}) == []
 
 
@@ -159,7 +159,7 @@ def test_shared_modules_load_little(module: str) -> None:
 
 def test_dependencies_are_what_the_engine_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    always, developers = (
+    always, training = (
         {name.split(">")[0].strip() for name in names}
         for names in (project["dependencies"], project["optional-dependencies"]["train"])
     )
@@ -169,9 +169,9 @@ def test_dependencies_are_what_the_engine_imports() -> None:
         # atlas.py runs in an environment of its own, the only one that holds samseg.
         if path.name != "atlas.py":
             names = {name.split(".")[0] for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
-            foreign[room(path) in DEVELOPERS] |= {distribution.get(name, name) for name in names}
+            foreign[top_level(path) in TRAINING_PACKAGES] |= {distribution.get(name, name) for name in names}
     assert foreign[False] == always
-    assert foreign[True] - always == developers
+    assert foreign[True] - always == training
 
 
 def test_slicer_installs_what_the_wheel_depends_on() -> None:
