@@ -9,13 +9,12 @@ from diffusion_segmentation.evaluation.joint import (
     INDEPENDENT,
     REPEATED,
     WIDENED,
-    control_of,
     detects,
     halve_spread,
 )
 from diffusion_segmentation.evaluation.known_answer.samplers import independent_pixels
 from diffusion_segmentation.metrics.intervals import predictive_interval
-from diffusion_segmentation.metrics.joint import LAGS_MM, JointScores, joint_record
+from diffusion_segmentation.metrics.joint import CONTROLS, LAGS_MM, JointScores, joint_record
 
 CASES, SAMPLES = 30, 12
 SPACING = (2.0, 2.0, 2.0)
@@ -70,7 +69,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
 def test_each_measure_finds_out_its_control(scores, measure):
-    assert detects(measure, scores["perfect"], scores[control_of(measure)])
+    assert detects(measure, scores["perfect"], scores[CONTROLS[measure]])
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
 

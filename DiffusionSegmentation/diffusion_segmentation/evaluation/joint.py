@@ -93,7 +93,7 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
     measures = model.scores()
     controls = {name: JointScores(rows[name]).scores() for name in rows if name not in (MODEL, COPULA)}
     controls[WIDENED] = JointScores(rows[MODEL], widen=2.0).scores()
-    blind = [name for name in measures if (row := control_of(name)) and not detects(name, measures, controls[row])]
+    blind = [name for name in measures if name in CONTROLS and not detects(name, measures, controls[CONTROLS[name]])]
     dice = np.array([record["map_dice"] for record in rows[MODEL]])  # [cases, n + 1, structures]
     to_truth, to_samples = dice[:, 0].mean(1), dice[:, 1:].mean((1, 2))
     agreement = 1 - model.between[:, 0].mean(1)
@@ -124,11 +124,6 @@ def _paired_differences(a: JointScores, b: JointScores) -> dict[str, Any]:
         defined = np.isfinite(first) & np.isfinite(second)
         differences[name] = difference(first[defined], second[defined])
     return differences
-
-
-def control_of(measure: str) -> str | None:
-    """The wrong sampler that a measure must detect; None for a measure without one."""
-    return CONTROLS.get("variogram" if measure.startswith("variogram") else measure)
 
 
 def detects(name: str, model: Mapping[str, Measure], control: Mapping[str, Measure]) -> bool:

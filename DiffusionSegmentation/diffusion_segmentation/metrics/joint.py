@@ -35,10 +35,10 @@ CONTROLS = {
     "crps_ml": "intervals widened twofold",
     "energy_score": "the map repeated",
     "dice_ratio": "samples of halved spread",
-    "variogram": "independent voxels",
+    **{f"variogram_{lag:g}mm": "independent voxels" for lag in LAGS_MM},
     "specks": "independent voxels",
 }
-"""The wrong sampler that each measure must detect."""
+"""The wrong sampler that a measure must detect, for the measures that have one."""
 
 Statistic = Callable[[np.ndarray], tuple[float, np.ndarray | None]]
 """From the mask [cases] in the place of the truth to the value over all structures and those by structure."""

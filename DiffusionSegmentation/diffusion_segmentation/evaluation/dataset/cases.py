@@ -17,7 +17,7 @@ import torch
 from ...calibration.start import labelled
 from ...images.dataset import Case, Dataset
 from ...images.file_digest import files_sha256
-from ...images.label_file import IGNORED, relabel
+from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.volume import read_volume
 from ...model.folder import Model
 from ...runtime.devices import choose_device
@@ -29,7 +29,7 @@ from ..joint import SAMPLES as JOINT_SAMPLES
 from ..loop import Records, run_cases
 from ..store import CaseStore
 from .comparison import score_map, score_samples
-from .reading import RunOutputs, read_outputs, read_reference
+from .reading import RunOutputs, read_outputs
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Sources of the maps: labels, entropy and probabilities."""
@@ -104,7 +104,7 @@ def evaluate_cases(
         case = cases[index]
         image = read_volume(case.image)
         names = dataset.label_names, dataset.ignored
-        references = [read_reference(path, image, *names, order) for path in case.labels]
+        references = [relabel(read_labels(path, image, *names), order) for path in case.labels]
         ignored = np.any([reference == IGNORED for reference in references], 0)
         references = [np.where(ignored, np.uint8(0), reference) for reference in references]
         spacing = image.GetSpacing()[::-1]

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from ... import metrics
-from ..known_answer.posterior import BITS, LEVELS, volumes
+from ..known_answer.posterior import LEVELS, confidence, volumes
 from ..pooling import binned, finite
 from .reading import RunOutputs
 
@@ -44,10 +44,7 @@ def score_map(
     return {
         **{name: np.mean([one[name] for one in accuracy], 0).tolist() for name in accuracy[0]},
         "risk": float(np.mean([1 - one["dice"] for one in accuracy])),
-        "confidence": {
-            "threshold_mean": -metrics.threshold_mean(outputs.entropy, BITS),
-            "patch_max": -metrics.patch_max(outputs.entropy, spacing, PATCH_MM),
-        },
+        "confidence": confidence(outputs.entropy, spacing, PATCH_MM),
         **{name: np.sum([p[name] for p in parts], 0).tolist() for name in ("near", "everywhere", "levels", "by_class")},
         **{name: finite(np.mean([p[name] for p in parts])) for name in ("error_auroc", "error_aupr", "wrong")},
         "some_probabilities": parts[0]["some_probabilities"],
@@ -75,7 +72,7 @@ def _accuracy(
 def _calibration(
     outputs: RunOutputs, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray
 ) -> dict[str, Any]:
-    correct, confidence = outputs.labels == reference, outputs.confidence
+    correct, probability = outputs.labels == reference, outputs.confidence
     near = near_structures(outputs.labels, reference, spacing) & counted
     bits, wrong = outputs.entropy[near], ~correct[near]
     levels = []
@@ -88,8 +85,8 @@ def _calibration(
     # Evenly spaced, so that the same case gives the same voxels.
     stored = np.linspace(0, near.sum() - 1, min(STORED_VOXELS, int(near.sum()))).astype(int)
     return {
-        "near": binned(confidence[near], correct[near]),
-        "everywhere": binned(confidence[counted], correct[counted]),
+        "near": binned(probability[near], correct[near]),
+        "everywhere": binned(probability[counted], correct[counted]),
         "by_class": by_class,
         "levels": levels,
         "error_auroc": metrics.error_auroc(bits, wrong),

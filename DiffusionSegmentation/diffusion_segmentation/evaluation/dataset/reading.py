@@ -1,16 +1,13 @@
-"""Reading of the outputs of a run and of reference labels as arrays on the grid of the image."""
+"""Reading of the outputs of a run as arrays on the grid of the image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
-from ...images.label_file import read_labels, relabel
 
 
 @dataclass(frozen=True)
@@ -47,28 +44,14 @@ class RunOutputs:
         )
 
 
-def read_reference(
-    path: Path, image: sitk.Image, names: Sequence[str], ignored: int | None, order: Sequence[int]
-) -> np.ndarray:
-    """A label map uint8 [k, j, i] with the model's labels or IGNORED; `order` maps the file's labels to the model's.
-
-    `names` and `ignored` as for `read_labels`, which raises InputError.
-    """
-    return relabel(read_labels(path, image, names, ignored), order)
-
-
 def read_outputs(folder: Path, image: sitk.Image) -> RunOutputs:
     """The files that `segment` with `keep_samples` wrote into `folder` for this image."""
     return RunOutputs(
-        labels=_array(folder / "segmentation.seg.nrrd"),
-        entropy=_array(folder / "entropy.nrrd"),
+        labels=sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "segmentation.seg.nrrd"))),
+        entropy=sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "entropy.nrrd"))),
         probabilities=_sequence(folder / "probabilities.seq.nrrd", image, first=255),
         samples=_sequence(folder / "samples.seq.nrrd", image, first=0),
     )
-
-
-def _array(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,11 +18,13 @@ DPI = 150
 SIZE = (4.8, 3.9)
 
 
-def png(draw: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> bytes:
-    """A figure that `draw` fills, as PNG; `size` in inches. The same figure gives the same bytes."""
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure)
+def new_figure(size: tuple[float, float] = SIZE) -> Figure:
+    """An empty figure; `size` in inches."""
+    return Figure(figsize=size, layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
@@ -31,107 +32,93 @@ def png(draw: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> byt
 
 def reliability(series: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Accuracy over confidence with voxel counts below; `series` by name, each from `pooling.diagram`."""
-
-    def draw(figure: Figure) -> None:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
-        lowest = 1.0
-        for color, name, content in _colored(series):
-            diagram = {key: _array(content[key]) for key in ("confidence", "accuracy", "low", "high", "counts")}
-            filled = np.isfinite(diagram["confidence"])
-            x, y, low, high = (diagram[key][filled] for key in ("confidence", "accuracy", "low", "high"))
-            lowest = min([lowest, *x])
-            above.plot(x, y, "o-", ms=3, lw=1.2, color=color, label=name)
-            low, high = (np.where(np.isfinite(bound), bound, y) for bound in (low, high))
-            above.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-            below.stairs(diagram["counts"], np.linspace(0, 1, len(diagram["counts"]) + 1), color=color, lw=1.2)
-        has_counts = any(any(content["counts"]) for content in series.values())
-        above.set(ylabel="accuracy", xlim=(max(0, lowest - 0.05) if has_counts else 0, 1.005), ylim=(0, 1.02))
-        above.legend(fontsize=7, loc="upper left")
-        below.set(xlabel="probability of the chosen class", ylabel="voxels")
-        if has_counts:
-            below.set_yscale("log")
-
-    return png(draw)
+    figure = new_figure()
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+    lowest = 1.0
+    for color, name, content in _colored(series):
+        diagram = {key: np.array(values, float) for key, values in content.items()}  # NaN for None
+        filled = np.isfinite(diagram["confidence"])
+        x, y, low, high = (diagram[key][filled] for key in ("confidence", "accuracy", "low", "high"))
+        lowest = min([lowest, *x])
+        above.plot(x, y, "o-", ms=3, lw=1.2, color=color, label=name)
+        low, high = (np.where(np.isfinite(bound), bound, y) for bound in (low, high))
+        above.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+        below.stairs(diagram["counts"], np.linspace(0, 1, len(diagram["counts"]) + 1), color=color, lw=1.2)
+    has_counts = any(any(content["counts"]) for content in series.values())
+    above.set(ylabel="accuracy", xlim=(max(0, lowest - 0.05) if has_counts else 0, 1.005), ylim=(0, 1.02))
+    above.legend(fontsize=7, loc="upper left")
+    below.set(xlabel="probability of the chosen class", ylabel="voxels")
+    if has_counts:
+        below.set_yscale("log")
+    return png(figure)
 
 
 def risk_coverage(series: Mapping[str, Mapping[str, Any]], risk: str) -> bytes:
     """Mean risk of the most confident cases; `risk` is the label of the axis. Dashed: the best possible order."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for color, name, content in _colored(series):
-            axes.plot(content["share"], content["risk"], color=color, lw=1.4, label=name, drawstyle="steps-post")
-            axes.plot(content["share"], content["oracle"], color=color, lw=0.9, ls="--")
-        axes.set(xlabel="share of cases, most confident first", ylabel=risk, xlim=(0, 1.01))
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7, title="dashed: best possible order", title_fontsize=7)
-
-    return png(draw)
+    figure = new_figure()
+    axes = figure.subplots()
+    for color, name, content in _colored(series):
+        axes.plot(content["share"], content["risk"], color=color, lw=1.4, label=name, drawstyle="steps-post")
+        axes.plot(content["share"], content["oracle"], color=color, lw=0.9, ls="--")
+    axes.set(xlabel="share of cases, most confident first", ylabel=risk, xlim=(0, 1.01))
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7, title="dashed: best possible order", title_fontsize=7)
+    return png(figure)
 
 
 def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
     """Rank histograms as shares; `volumes` is their number, for the band of counting noise, None for no band."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        bins = len(next(iter(series.values())))
-        flat = 1 / bins
-        if volumes:
-            noise = 1.96 * np.sqrt(flat * (1 - flat) / volumes)
-            low, high = max(0, flat - noise), flat + noise
-            axes.axhspan(low, high, color="#dddddd", lw=0, label="perfect sampler, 95 % of bars")
-        axes.axhline(flat, color="black", lw=0.8, ls=":")
-        width = 0.8 / len(series)
-        for n, (color, name, counts) in enumerate(_colored(series)):
-            at = np.arange(bins) + (n - (len(series) - 1) / 2) * width
-            axes.bar(at, np.array(counts, float) / max(np.sum(counts), 1e-12), width, color=color, label=name)
-        axes.set(xlabel=f"samples with a smaller volume than the true one, of {bins - 1}", ylabel="share")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-        axes.legend(fontsize=7)
-
-    return png(draw)
+    figure = new_figure()
+    axes = figure.subplots()
+    bins = len(next(iter(series.values())))
+    flat = 1 / bins
+    if volumes:
+        noise = 1.96 * np.sqrt(flat * (1 - flat) / volumes)
+        low, high = max(0, flat - noise), flat + noise
+        axes.axhspan(low, high, color="#dddddd", lw=0, label="perfect sampler, 95 % of bars")
+    axes.axhline(flat, color="black", lw=0.8, ls=":")
+    width = 0.8 / len(series)
+    for n, (color, name, counts) in enumerate(_colored(series)):
+        at = np.arange(bins) + (n - (len(series) - 1) / 2) * width
+        axes.bar(at, np.array(counts, float) / max(np.sum(counts), 1e-12), width, color=color, label=name)
+    axes.set(xlabel=f"samples with a smaller volume than the true one, of {bins - 1}", ylabel="share")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.legend(fontsize=7)
+    return png(figure)
 
 
 def coverage(series: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> bytes:
     """Coverage of volume intervals over their level (%); scores with bounds by level."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot([0.4, 1], [0.4, 1], color="black", lw=0.8, ls=":")
-        for n, (color, name, levels) in enumerate(_colored(series)):
-            at = np.array(list(levels)) / 100 + 0.006 * (n - (len(series) - 1) / 2)
-            value, low, high = (_array([score[key] for score in levels.values()]) for key in ("value", "low", "high"))
-            reach = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
-            axes.errorbar(at, value, reach, fmt="o-", ms=4, lw=1.2, capsize=2, color=color, label=name)
-        axes.set(xlabel="level", ylabel="coverage", xlim=(0.45, 0.95), ylim=(0, 1.02), xticks=(0.5, 0.8, 0.9))
-        axes.legend(fontsize=7)
-
-    return png(draw)
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.plot([0.4, 1], [0.4, 1], color="black", lw=0.8, ls=":")
+    for n, (color, name, levels) in enumerate(_colored(series)):
+        at = np.array(list(levels)) / 100 + 0.006 * (n - (len(series) - 1) / 2)
+        scores = [[score["value"], score["low"], score["high"]] for score in levels.values()]
+        value, low, high = np.array(scores, float).T  # NaN for None
+        reach = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
+        axes.errorbar(at, value, reach, fmt="o-", ms=4, lw=1.2, capsize=2, color=color, label=name)
+    axes.set(xlabel="level", ylabel="coverage", xlim=(0.45, 0.95), ylim=(0, 1.02), xticks=(0.5, 0.8, 0.9))
+    axes.legend(fontsize=7)
+    return png(figure)
 
 
 def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]]) -> bytes:
     """Share of wrong voxels over entropy."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for color, name, levels in _colored(series):
-            filled = [level for level in levels if level["wrong"] is not None]
-            at = [" to ".join(f"{bits:g}" for bits in level["bits"]) for level in filled]
-            axes.plot(at, [level["wrong"] for level in filled], "o-", ms=4, lw=1.2, color=color, label=name)
-        axes.set(xlabel="entropy (bits)", ylabel="share of wrong voxels", ylim=(0, 1))
-        axes.tick_params("x", labelsize=7, rotation=30)
-        axes.legend(fontsize=7)
-
-    return png(draw)
+    figure = new_figure()
+    axes = figure.subplots()
+    for color, name, levels in _colored(series):
+        filled = [level for level in levels if level["wrong"] is not None]
+        at = [" to ".join(f"{bits:g}" for bits in level["bits"]) for level in filled]
+        axes.plot(at, [level["wrong"] for level in filled], "o-", ms=4, lw=1.2, color=color, label=name)
+    axes.set(xlabel="entropy (bits)", ylabel="share of wrong voxels", ylim=(0, 1))
+    axes.tick_params("x", labelsize=7, rotation=30)
+    axes.legend(fontsize=7)
+    return png(figure)
 
 
 def _colored(series: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     """Colour, name and content of each series."""
     free = iter(COLORS)
     return [(FIXED.get(name) or next(free), name, content) for name, content in series.items()]
-
-
-def _array(values: Any) -> np.ndarray:
-    """Numbers, NaN for None."""
-    return np.array([np.nan if value is None else value for value in values], float)

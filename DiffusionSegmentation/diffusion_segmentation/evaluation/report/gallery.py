@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 
-from .figures import COLORS, png
+from .figures import COLORS, new_figure, png
 
 PANEL_INCHES = 1.75
 OPACITY = 0.55
@@ -47,19 +46,18 @@ def strip(picture: Mapping[str, np.ndarray], truth: str, colors: Sequence[Sequen
     height = PANEL_INCHES * min(2.0, max(0.5, grey.shape[0] * aspect / grey.shape[1])) + 0.35
     options = {"aspect": aspect, "interpolation": "nearest"}
 
-    def draw(figure: Figure) -> None:
-        panels = dict(zip(headings, figure.subplots(1, len(headings)), strict=True))
-        for heading, axes in panels.items():
-            axes.set_title(heading, fontsize=8)
-            axes.set_axis_off()
-            if heading not in entropies:
-                axes.imshow(grey, cmap="gray", **options)
-        for heading, mask in maps.items():
-            overlay = {"cmap": palette, "vmin": 0.5, "vmax": palette.N + 0.5, "alpha": OPACITY, **options}
-            panels[heading].imshow(np.ma.masked_equal(mask, 0), **overlay)
-        scale = max(float(np.max(bits)) for bits in entropies.values()) or 1.0
-        for heading, bits in entropies.items():
-            image = panels[heading].imshow(bits.astype(float), cmap="magma", vmin=0, vmax=scale, **options)
-        figure.colorbar(image, ax=panels[heading], fraction=0.05, pad=0.02).ax.tick_params(labelsize=6)
-
-    return png(draw, (PANEL_INCHES * len(headings), height))
+    figure = new_figure((PANEL_INCHES * len(headings), height))
+    panels = dict(zip(headings, figure.subplots(1, len(headings)), strict=True))
+    for heading, axes in panels.items():
+        axes.set_title(heading, fontsize=8)
+        axes.set_axis_off()
+        if heading not in entropies:
+            axes.imshow(grey, cmap="gray", **options)
+    for heading, mask in maps.items():
+        overlay = {"cmap": palette, "vmin": 0.5, "vmax": palette.N + 0.5, "alpha": OPACITY, **options}
+        panels[heading].imshow(np.ma.masked_equal(mask, 0), **overlay)
+    scale = max(float(np.max(bits)) for bits in entropies.values()) or 1.0
+    for heading, bits in entropies.items():
+        image = panels[heading].imshow(bits.astype(float), cmap="magma", vmin=0, vmax=scale, **options)
+    figure.colorbar(image, ax=panels[heading], fraction=0.05, pad=0.02).ax.tick_params(labelsize=6)
+    return png(figure)

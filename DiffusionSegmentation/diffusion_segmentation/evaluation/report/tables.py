@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...metrics import GATES
-from ..joint import TITLES, control_of, within
+from ...metrics.joint import CONTROLS
+from ..joint import TITLES, within
 from ..known_answer.posterior import LEVELS
 from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, number, span
 
@@ -75,7 +76,7 @@ def joint(scores: Mapping[str, Any]) -> list[Table]:
     """Measures of joint samples with the band of a perfect sampler, and the three main ones by structure."""
     rows = []
     for name, title in TITLES.items():
-        one, control = scores["measures"][name], control_of(name)
+        one, control = scores["measures"][name], CONTROLS.get(name)
         wrong = Cell(number(scores["controls"][control][name]), control) if control else Cell("")
         band = f"{number(one['low'])} to {number(one['high'])}"
         rows.append([Cell(title), Cell(number(one["value"]), passed=one["inside"]), Cell(band), wrong])
