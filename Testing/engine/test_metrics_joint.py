@@ -5,6 +5,7 @@ import pytest
 
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.evaluation.joint import (
+    CONTROLS,
     HALVED,
     INDEPENDENT,
     REPEATED,
@@ -14,7 +15,7 @@ from diffusion_segmentation.evaluation.joint import (
 )
 from diffusion_segmentation.evaluation.known_answer.samplers import independent_pixels
 from diffusion_segmentation.metrics.intervals import predictive_interval
-from diffusion_segmentation.metrics.joint import CONTROLS, LAGS_MM, JointScores, joint_record
+from diffusion_segmentation.metrics.joint import LAGS_MM, JointScores, joint_record
 
 CASES, SAMPLES = 30, 12
 SPACING = (2.0, 2.0, 2.0)

@@ -33,12 +33,11 @@ from .known_answer import run as known
 from .known_answer import scores as known_scores
 from .known_answer.posterior import GROUP
 from .known_answer.samplers import ModelSamplers, Steps
-from .loop import Records, run_cases
 from .report.page import write_page
 from .report.sentences import evaluation_sentences
 from .report.spreadsheet import write_csv
 from .report.text import evaluation_text as text
-from .store import SCHEMA, CaseStore
+from .store import SCHEMA, CaseStore, Records, run_cases
 
 logger = logging.getLogger(__name__)
 

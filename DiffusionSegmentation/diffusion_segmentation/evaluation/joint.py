@@ -14,17 +14,26 @@ from scipy import stats
 from ..calibration.covariance import LabelledCase
 from ..calibration.start import samples
 from ..errors import ModelError
-from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
+from ..metrics.joint import LAGS_MM, JointScores, Measure, joint_record
 from ..model.folder import Model, Start
 from .known_answer.samplers import independent_pixels
 from .pooling import difference, finite
 
 SAMPLES, FEWEST_SAMPLES = 32, 3
 """Default and smallest number of samples per case; with one in the place of the truth, a spread needs two others."""
-MODEL, INDEPENDENT, HALVED, REPEATED, WIDENED = (
-    "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
-)  # fmt: skip
-"""Keys of the model's row and of the wrong samplers' rows."""
+MODEL = "samples"  # key of the model's row
+INDEPENDENT, HALVED, REPEATED = "independent voxels", "samples of halved spread", "the map repeated"
+WIDENED = "intervals widened twofold"
+CONTROLS = {
+    "z_rms": INDEPENDENT,
+    "coverage_90": INDEPENDENT,
+    "crps_ml": WIDENED,
+    "energy_score": REPEATED,
+    "dice_ratio": HALVED,
+    **{f"variogram_{lag:g}mm": INDEPENDENT for lag in LAGS_MM},
+    "specks": INDEPENDENT,
+}
+"""The wrong sampler that a measure must detect, for the measures that have one."""
 COPULA = "copula alone"  # key of the row of copula masks, from which the denoiser starts
 BLOCK_MM = 16.0  # edge of the blocks in which a sample of halved spread is replaced by the map
 SPECK_IDS = ("cortical_grey", "white_matter")

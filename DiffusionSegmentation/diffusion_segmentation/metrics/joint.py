@@ -4,8 +4,6 @@ The record of a case holds numbers of the truth (index 0) and of n samples (1 to
 computed with any of them in the place of the truth. With the truth there it is the score. With a random sample there,
 and the other n - 1 as samples, it is what a perfect sampler scores: the band (`band`) needs no further assumption.
 Masks are uint8 [*shape] with labels, 0 is background; spacing in mm; volumes in ml.
-
-Each measure has a wrong sampler that it must detect (`CONTROLS`).
 """
 
 from __future__ import annotations
@@ -28,17 +26,6 @@ LEVELS = (50, 80, 90)  # levels of the volume intervals (%)
 FEWEST_VOXELS = 20  # a structure with a smaller expected volume (voxels) in a case does not count there
 REPLICATES = 500
 MOST_Z = 100.0  # limit of |z|, which is infinite if all samples are equal
-
-CONTROLS = {
-    "z_rms": "independent voxels",
-    "coverage_90": "independent voxels",
-    "crps_ml": "intervals widened twofold",
-    "energy_score": "the map repeated",
-    "dice_ratio": "samples of halved spread",
-    **{f"variogram_{lag:g}mm": "independent voxels" for lag in LAGS_MM},
-    "specks": "independent voxels",
-}
-"""The wrong sampler that a measure must detect, for the measures that have one."""
 
 Statistic = Callable[[np.ndarray], tuple[float, np.ndarray | None]]
 """From the mask [cases] in the place of the truth to the value over all structures and those by structure."""

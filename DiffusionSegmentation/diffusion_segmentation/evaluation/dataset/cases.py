@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,8 +25,7 @@ from ...segmentation.sampler import sample_seeds
 from ...training.prepared import on_grid
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
-from ..loop import Records, run_cases
-from ..store import CaseStore
+from ..store import CaseStore, Records, run_cases
 from .comparison import score_map, score_samples
 from .reading import RunOutputs, read_outputs
 
@@ -156,10 +154,9 @@ class _SourceModels(engine.ModelCache):
         model = self.cache.get(name, device)
         if self.source == "samples" and not np.isinf(model.map_prior):
             return model  # as a user gets it, with the direct head weighted as k samples
-        metadata = copy.deepcopy(model.metadata)
-        metadata["diffusion_segmentation"].pop("map_prior", None)
-        metadata["diffusion_segmentation"]["map_source"] = self.source
-        return dataclasses.replace(model, metadata=metadata)
+        section = {key: value for key, value in model.section.items() if key != "map_prior"}
+        section["map_source"] = self.source
+        return dataclasses.replace(model, metadata={**model.metadata, "diffusion_segmentation": section})
 
 
 def _segment(

@@ -10,7 +10,7 @@ from ..dataset.cases import SOURCES
 from ..known_answer.posterior import LEVELS
 from ..known_answer.samplers import DIRECT, EXACT, FITTED
 from ..store import CaseStore, write_bytes
-from . import figures, gallery, tables
+from . import figures, tables
 from . import html as markup
 from .formatting import number
 
@@ -151,10 +151,10 @@ def _tables(*shown: tables.Table) -> str:
 def _cases(order: Mapping[str, float], store: CaseStore, truth: str, colors: Any, score: str) -> str:
     """Worst, median and best case by the numbers in `order`; `score` names these numbers."""
     strips = []
-    for word, name in gallery.pick(order).items():
+    for word, name in figures.pick_cases(order).items():
         picture = store.picture(name)
         if picture:
             caption = f"The {word} case, {name}: {score} {number(order[name])}."
-            image = gallery.strip(picture, truth, colors)
+            image = figures.case_strip(picture, truth, colors)
             strips.append(markup.figure(image, f"{caption} Image, label maps and entropy.", caption))
     return "".join(strips)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...metrics import GATES
-from ...metrics.joint import CONTROLS
-from ..joint import TITLES, within
+from ..joint import CONTROLS, TITLES, within
 from ..known_answer.posterior import LEVELS
 from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, number, span
 
