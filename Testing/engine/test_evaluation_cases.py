@@ -15,7 +15,7 @@ from diffusion_segmentation.evaluation import cost, evaluate, pooling
 from diffusion_segmentation.evaluation.dataset import cases
 from diffusion_segmentation.evaluation.dataset import comparison as against
 from diffusion_segmentation.evaluation.dataset import scores as case_scores
-from diffusion_segmentation.evaluation.dataset.reading import RunOutputs, read_outputs
+from diffusion_segmentation.evaluation.dataset.comparison import RunOutputs, read_outputs
 from diffusion_segmentation.evaluation.report import figures
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset

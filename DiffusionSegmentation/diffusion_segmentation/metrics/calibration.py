@@ -44,10 +44,7 @@ def table_ece(table: np.ndarray) -> float:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """ECE: mean gap between confidence and accuracy over equal-width bins, weighted by voxels (Guo et al. 2017).
-
-    `ece_floor` computes what a perfect model scores with few samples.
-    """
+    """ECE: mean gap between confidence and accuracy over equal-width bins, weighted by voxels (Guo et al. 2017)."""
     return table_ece(calibration_table(confidence, correct, bins))
 
 

@@ -26,8 +26,7 @@ from ...training.prepared import on_grid
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
 from ..store import CaseStore, Records, run_cases
-from .comparison import score_map, score_samples
-from .reading import RunOutputs, read_outputs
+from .comparison import RunOutputs, read_outputs, score_map, score_samples
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Sources of the maps: labels, entropy and probabilities."""

@@ -163,10 +163,7 @@ def entropy_bits(p: np.ndarray) -> np.ndarray:
 def confidence(
     bits: np.ndarray, spacing: Sequence[float] | None = None, patch: float = PATCH_VOXELS
 ) -> dict[str, float]:
-    """Confidence of a case: minus its entropy [*shape] in bits, aggregated in two ways.
-
-    `patch` has the unit of `spacing`, without a spacing voxels.
-    """
+    """Minus the entropy [*shape] in bits of a case, aggregated in two ways; without `spacing`, `patch` is in voxels."""
     return {
         "threshold_mean": -metrics.threshold_mean(bits, BITS),
         "patch_max": -metrics.patch_max(bits, spacing or (1.0,) * bits.ndim, patch),

@@ -122,10 +122,7 @@ def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]]) -> bytes:
 
 
 def pick_cases(order: Mapping[str, float]) -> dict[str, str]:
-    """Names of the worst, median and best case by a number that is large for bad ones: {"worst": name, ...}.
-
-    With fewer than three cases no case is shown twice.
-    """
+    """Names of the worst, median and best case by a number that is large for bad ones: {"worst": name, ...}."""
     ranked = sorted(order, key=lambda name: -order[name])
     last = len(ranked) - 1
     words = {last: "best", last // 2: "median", 0: "worst"}  # with few cases, a place has the last of its words

@@ -58,14 +58,12 @@ def _known(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _gates(title: str, row: Mapping[str, Any]) -> Iterator[Sentence]:
     """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
-    sure = True
-    for name, gate in row["gates"].items():
-        if not gate["passed"] or not gate["decided"]:
-            sure = False
-            text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
-            undecided = "" if gate["decided"] else "; not certain with these cases"
-            yield "open" if gate["passed"] else "fails", f"{text}{undecided}."
-    if sure:
+    unsure = {name: gate for name, gate in row["gates"].items() if not gate["passed"] or not gate["decided"]}
+    for name, gate in unsure.items():
+        text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
+        undecided = "" if gate["decided"] else "; not certain with these cases"
+        yield "open" if gate["passed"] else "fails", f"{text}{undecided}."
+    if not unsure:
         yield "holds", f"{title}: passes all {len(row['gates'])} gates."
 
 

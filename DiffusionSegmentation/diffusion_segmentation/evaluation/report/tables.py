@@ -133,8 +133,8 @@ def levels(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> Table:
 def samples(evaluation: Mapping[str, Any]) -> Table:
     """Coverage of the volume intervals, and with several raters the distances between samples and raters."""
     scores = evaluation["scores"]["samples"]
-    keys = {f"coverage of {level} % intervals": f"interval_{level}" for level in LEVELS}
-    rows = [[Cell(title), scored(scores[key])] for title, key in keys.items() if key in scores]
+    intervals = [f"interval_{level}" for level in LEVELS if f"interval_{level}" in scores]
+    rows = [[Cell(KNOWN_SCORES[key]), scored(scores[key])] for key in intervals]
     if "raters" in scores:
         raters = scores["raters"]
         sizes = f"n = {raters['n']}, m = {' and '.join(map(str, raters['m']))}"
