@@ -192,8 +192,7 @@ def picture(failed: list[dict[str, Any]], labels: list[dict]) -> bytes:
     colors = ListedColormap([(0, 0, 0, 0), *((*entry["color"], 0.75) for entry in labels)])
     top = np.log2(len(labels) + 1)
 
-    figure = figures.new_figure((9.6, 1.75 * len(failed) + 0.8))
-    axes = figure.subplots(len(failed), 6, squeeze=False)
+    figure, axes = figures.subplots(len(failed), 6, (9.6, 1.75 * len(failed) + 0.8), squeeze=False)
     for row, one in zip(axes, failed, strict=True):
         for plane in (0, 1):
             parts = [slices(one[key], one["labels"], plane) for key in ("image", "labels", "entropy")]

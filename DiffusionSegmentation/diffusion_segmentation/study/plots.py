@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..evaluation.report.figures import COLORS, new_figure, png
+from ..evaluation.report.figures import COLORS, png, subplots
 
 MARKS = "osD^vP"
 SHADES = ("#555555", "#a9a9a9", "#222222", "#cccccc")
@@ -23,9 +23,8 @@ def dots(
 
     `ideal` scores are drawn as a vertical line.
     """
-    figure = new_figure((WIDE[0], 1.1 + 0.28 * len(rows)))
-    names = list(rows)
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    size, names = (WIDE[0], 1.1 + 0.28 * len(rows)), list(rows)
+    figure, [panels] = subplots(1, len(measures), size, sharey=True, squeeze=False)
     for axes, (key, title) in zip(panels, measures.items(), strict=True):
         for at, name in enumerate(names):
             if rows[name][key] is not None:
@@ -44,8 +43,7 @@ def dots(
 
 def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: str, y: str, log: bool = True) -> bytes:
     """Scores with intervals over a number, one line per series."""
-    figure = new_figure((6.4, 3.9))
-    axes = figure.subplots()
+    figure, axes = subplots(size=(6.4, 3.9))
     ticks = sorted({at for points in series.values() for at, _ in points})
     for n, (name, points) in enumerate(series.items()):
         shift = 1.03 ** (n - (len(series) - 1) / 2) if log else 1
@@ -66,8 +64,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: st
 
 def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarray]]], levels: np.ndarray) -> bytes:
     """Error of x0 (left) and noise-prediction loss (right) over log-SNR; one line for each seed of a series."""
-    figure = new_figure((WIDE[0], WIDE[1] + 0.3))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = subplots(1, 2, (WIDE[0], WIDE[1] + 0.3))
     for n, (name, seeds) in enumerate(series.items()):
         for k, (curve, noise) in enumerate(seeds):
             error, loss = np.array(curve["error"]).mean(0), noise.mean(0)
@@ -83,8 +80,7 @@ def noise_levels(series: Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarr
 
 def path(grids: Sequence[np.ndarray], seeds: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     """Dice along the sampler's path and shares of voxels decided, over the steps; one line for each seed."""
-    figure = new_figure((6.4, 4.6))
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    figure, (above, below) = subplots(2, 1, (6.4, 4.6), sharex=True, height_ratios=(2, 1))
     steps = np.arange(1, len(grids[0]) + 1)
     names = {"own": "with the final sample", "reference": "with true masks"}
     for k, one in enumerate(seeds):
@@ -107,8 +103,7 @@ def heat(values: Mapping[str, float], columns: Sequence[str], marked: Mapping[st
     """Heat map of the value of each "row, column" key; `marked` maps words to the keys they are written on."""
     rows = list(dict.fromkeys(key.rpartition(", ")[0] for key in values))
 
-    figure = new_figure((6.8, 1.2 + 0.42 * len(rows)))
-    axes = figure.subplots()
+    figure, axes = subplots(size=(6.8, 1.2 + 0.42 * len(rows)))
     table = np.array([[values[f"{row}, {column}"] for column in columns] for row in rows])
     axes.imshow(table, cmap="Greys", aspect="auto", vmin=min(0, table.min()), vmax=table.max() * 1.3 or 1)
     for i, row in enumerate(rows):

@@ -21,9 +21,10 @@ PANEL_INCHES = 1.75
 OPACITY = 0.55
 
 
-def new_figure(size: tuple[float, float] = SIZE) -> Figure:
-    """An empty figure; `size` in inches."""
-    return Figure(figsize=size, layout="constrained")
+def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = SIZE, **options: Any) -> tuple[Figure, Any]:
+    """A new figure and its axes, as in `matplotlib.pyplot`; `size` in inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def png(figure: Figure) -> bytes:
@@ -35,8 +36,7 @@ def png(figure: Figure) -> bytes:
 
 def reliability(series: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Accuracy over confidence with voxel counts below; `series` by name, each from `pooling.diagram`."""
-    figure = new_figure()
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure, (above, below) = subplots(2, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
     lowest = 1.0
     for color, name, content in _colored(series):
@@ -59,8 +59,7 @@ def reliability(series: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 def risk_coverage(series: Mapping[str, Mapping[str, Any]], risk: str) -> bytes:
     """Mean risk of the most confident cases; `risk` is the label of the axis. Dashed: the best possible order."""
-    figure = new_figure()
-    axes = figure.subplots()
+    figure, axes = subplots()
     for color, name, content in _colored(series):
         axes.plot(content["share"], content["risk"], color=color, lw=1.4, label=name, drawstyle="steps-post")
         axes.plot(content["share"], content["oracle"], color=color, lw=0.9, ls="--")
@@ -72,8 +71,7 @@ def risk_coverage(series: Mapping[str, Mapping[str, Any]], risk: str) -> bytes:
 
 def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
     """Rank histograms as shares; `volumes` is their number, for the band of counting noise, None for no band."""
-    figure = new_figure()
-    axes = figure.subplots()
+    figure, axes = subplots()
     bins = len(next(iter(series.values())))
     flat = 1 / bins
     if volumes:
@@ -93,8 +91,7 @@ def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
 
 def coverage(series: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> bytes:
     """Coverage of volume intervals over their level (%); scores with bounds by level."""
-    figure = new_figure()
-    axes = figure.subplots()
+    figure, axes = subplots()
     axes.plot([0.4, 1], [0.4, 1], color="black", lw=0.8, ls=":")
     for n, (color, name, levels) in enumerate(_colored(series)):
         at = np.array(list(levels)) / 100 + 0.006 * (n - (len(series) - 1) / 2)
@@ -109,8 +106,7 @@ def coverage(series: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> bytes:
 
 def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]]) -> bytes:
     """Share of wrong voxels over entropy."""
-    figure = new_figure()
-    axes = figure.subplots()
+    figure, axes = subplots()
     for color, name, levels in _colored(series):
         filled = [level for level in levels if level["wrong"] is not None]
         at = [" to ".join(f"{bits:g}" for bits in level["bits"]) for level in filled]
@@ -148,8 +144,8 @@ def case_strip(picture: Mapping[str, np.ndarray], truth: str, colors: Sequence[S
     height = PANEL_INCHES * min(2.0, max(0.5, grey.shape[0] * aspect / grey.shape[1])) + 0.35
     options = {"aspect": aspect, "interpolation": "nearest"}
 
-    figure = new_figure((PANEL_INCHES * len(headings), height))
-    panels = dict(zip(headings, figure.subplots(1, len(headings)), strict=True))
+    figure, row = subplots(1, len(headings), (PANEL_INCHES * len(headings), height))
+    panels = dict(zip(headings, row, strict=True))
     for heading, axes in panels.items():
         axes.set_title(heading, fontsize=8)
         axes.set_axis_off()
