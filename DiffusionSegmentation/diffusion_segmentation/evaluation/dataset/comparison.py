@@ -206,9 +206,7 @@ def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:
     array = array[..., None] if array.ndim == 3 else array  # a sequence of one volume
     start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
     box = tuple(slice(a, a + n) for a, n in zip(start, array.shape, strict=False))
-    volumes = []
-    for number in range(array.shape[-1]):
-        volume = np.full(image.GetSize()[::-1], first if number == 0 else 0, np.uint8)
-        volume[box] = array[..., number]
-        volumes.append(volume)
-    return volumes
+    whole = np.zeros((array.shape[-1], *image.GetSize()[::-1]), np.uint8)
+    whole[0] = first
+    whole[:, *box] = np.moveaxis(array, -1, 0)
+    return list(whole)
