@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,7 @@ def _calibration(
     correct, probability = outputs.labels == reference, outputs.confidence
     near = near_structures(outputs.labels, reference, spacing) & counted
     bits, wrong = outputs.entropy[near], ~correct[near]
-    levels = []
-    for low, high in pairwise(ENTROPY_EDGES):
-        inside = (bits >= low) & (bits < high)
-        levels.append([int(inside.sum()), int(wrong[inside].sum())])
+    levels = np.stack([np.histogram(part, ENTROPY_EDGES)[0] for part in (bits, bits[wrong])], 1)
     by_class = [
         binned(p[near].astype(np.float32) / 255, reference[near] == c) for c, p in enumerate(outputs.probabilities)
     ][1:]
@@ -125,7 +121,7 @@ def _calibration(
         "near": binned(probability[near], correct[near]),
         "everywhere": binned(probability[counted], correct[counted]),
         "by_class": by_class,
-        "levels": levels,
+        "levels": levels.tolist(),
         "error_auroc": metrics.error_auroc(bits, wrong),
         "error_aupr": metrics.error_aupr(bits, wrong),
         "wrong": float(wrong.mean()) if wrong.size else 0.0,
