@@ -127,12 +127,8 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
 
 def _paired_differences(a: JointScores, b: JointScores) -> dict[str, Any]:
     """Scores of a minus those of b over the same cases, with 95 % bootstrap intervals."""
-    differences = {}
-    for name, first in a.case_scores().items():
-        second = b.case_scores()[name]
-        defined = np.isfinite(first) & np.isfinite(second)
-        differences[name] = difference(first[defined], second[defined])
-    return differences
+    second = b.case_scores()
+    return {name: difference(first, second[name]) for name, first in a.case_scores().items()}
 
 
 def detects(name: str, model: Mapping[str, Measure], control: Mapping[str, Measure]) -> bool:

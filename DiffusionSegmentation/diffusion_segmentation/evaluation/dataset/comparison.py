@@ -163,8 +163,8 @@ def score_samples(
         "inside": {},
     }
     if len(sampled) > 1:
-        inside = {str(level): metrics.covered(sampled.T, true, level / 100).mean(0) for level in LEVELS}
-        scores["inside"] = {level: share.tolist() for level, share in inside.items()}
+        for level in LEVELS:
+            scores["inside"][str(level)] = metrics.covered(sampled.T, true, level / 100).mean(0).tolist()
         if len(references) > 1:
             scores["raters"] = _raters(np.stack(outputs.samples), np.stack(references), classes)
     return scores

@@ -20,6 +20,11 @@ class Cell:
     small: str = ""
     passed: bool | None = None
 
+    @property
+    def plain(self) -> str:
+        """The text, and the small text in brackets."""
+        return f"{self.text} ({self.small})" if self.small else self.text
+
 
 @dataclass(frozen=True)
 class Table:
