@@ -138,8 +138,7 @@ def _on_phantom(request: EvaluationRequest, model: Model) -> Result:
 
 
 def _training_task(model: Model, name: str) -> str:
-    facts = model.section.get("training", {}).get("data", {})
-    trained = facts.get("task", "").partition(":")[0] if facts.get("kind") == "phantom" else ""
+    trained = model.section.get("training", {}).get("data", {}).get("task", "").partition(":")[0]
     text = "drawn for the evaluation, from random numbers that no training uses"
     return text if trained == name else f"{text}; the model's metadata list no training on this task"
 

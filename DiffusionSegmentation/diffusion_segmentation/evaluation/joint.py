@@ -90,8 +90,7 @@ def joint_case(model: Model, case: LabelledCase, count: int, seed: int) -> dict[
 def halve_spread(masks: np.ndarray, chosen: np.ndarray, block: int, rng: np.random.Generator) -> np.ndarray:
     """Masks [n, *shape] with a random half of their blocks (edge `block` voxels) replaced by the map `chosen`."""
     coins = rng.random((len(masks), *(-(-n // block) for n in chosen.shape))) < 0.5
-    for axis in range(1, coins.ndim):
-        coins = coins.repeat(block, axis)
+    coins = np.kron(coins, np.ones((1, *(block,) * chosen.ndim), bool))
     return np.where(coins[(slice(None), *(slice(n) for n in chosen.shape))], chosen, masks)
 
 

@@ -70,13 +70,9 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
     """
     classes, shape = len(marginals), marginals.shape[1:]
     products, scale = np.zeros((len(masks), classes - 1, len(LAGS_MM))), np.zeros((classes - 1, len(LAGS_MM)))
-    number = np.full(shape, -1)
     for label in range(1, classes):
         is_open = (marginals[label] > OPEN[0]) & (marginals[label] < OPEN[1])
-        count = int(is_open.sum())
-        if not count:
-            continue
-        number[is_open] = np.arange(count)
+        number = np.where(is_open, np.cumsum(is_open).reshape(shape) - 1, -1)  # of the open voxels
         p = marginals[label][is_open].astype(np.float32)
         residual = (masks[:, is_open] == label) - p
         sd = np.sqrt(p * (1 - p))
@@ -91,7 +87,6 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
                 first, second = first[pair], second[pair]
                 products[:, label - 1, column] += np.einsum("ij,ij->i", residual[:, first], residual[:, second])
                 scale[label - 1, column] += sd[first] @ sd[second]
-        number[is_open] = -1
     return products, scale
 
 
