@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 KINDS = ("memory", "geometry", "model", "input", "internal")
 
@@ -93,7 +94,8 @@ def _sentence(error: BaseException) -> str:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"'{name}' cannot be read or written: there is no permission; choose another folder."
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            name = _file_among(os.path.abspath(os.fspath(error.filename))) or name
+            path = Path(os.path.abspath(os.fsdecode(error.filename)))
+            name = next((one.name for one in (path, *path.parents) if os.path.isfile(one)), name)
             return f"'{name}' is a file and no folder; choose another name."
         if error.errno == errno.ENAMETOOLONG:
             return f"'{name[:60]} ...' is too long a name; choose a shorter one."
@@ -103,13 +105,6 @@ def _sentence(error: BaseException) -> str:
     if len(text) > 300:
         text = f"{text[:300]} ..."
     return f"An unexpected problem occurred ({type(error).__name__}: {text})."
-
-
-def _file_among(path: str) -> str:
-    """The name of the first file among a path and its parents; "" if there is none."""
-    while not os.path.isfile(path) and os.path.dirname(path) != path:
-        path = os.path.dirname(path)
-    return os.path.basename(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,6 @@ import numpy as np
 import SimpleITK as sitk
 from accuracy import BINS, LEVEL_REACH, LEVELS, array, by_class, score
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from robustness import noisy, relabelled, resampled
 from spread import by_structure, markdown
 
@@ -193,29 +192,27 @@ def picture(failed: list[dict[str, Any]], labels: list[dict]) -> bytes:
     colors = ListedColormap([(0, 0, 0, 0), *((*entry["color"], 0.75) for entry in labels)])
     top = np.log2(len(labels) + 1)
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(failed), 6, squeeze=False)
-        for row, one in zip(axes, failed, strict=True):
-            for plane in (0, 1):
-                parts = [slices(one[key], one["labels"], plane) for key in ("image", "labels", "entropy")]
-                spacing = np.array(one["image"].GetSpacing())
-                tall, wide = ((1, 0), (2, 0))[plane]
-                high = np.percentile(parts[0], 99.5)
-                for n, axis in enumerate(row[3 * plane : 3 * plane + 3]):
-                    look = {"aspect": spacing[tall] / spacing[wide], "interpolation": "nearest"}
-                    axis.imshow(parts[0], cmap="gray", vmin=0, vmax=high, **look)
-                    if n == 1:
-                        axis.imshow(parts[1], cmap=colors, vmin=0, vmax=len(labels), **look)
-                    if n == 2:
-                        over = np.ma.masked_less(parts[2], 0.05)
-                        shown = axis.imshow(over, cmap="inferno", vmin=0, vmax=top, **look)
-                    axis.set(xticks=[], yticks=[], facecolor="black")
-                    if row is axes[0]:
-                        axis.set_title(("image", "segmentation", "entropy")[n], fontsize=8)
-            row[0].set_ylabel(one["name"].replace(", ", ",\n"), fontsize=8)
-        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.4, aspect=40, label="entropy, bits")
-
-    return figures.png(draw, (9.6, 1.75 * len(failed) + 0.8))
+    figure, axes = figures.subplots(len(failed), 6, (9.6, 1.75 * len(failed) + 0.8), squeeze=False)
+    for row, one in zip(axes, failed, strict=True):
+        for plane in (0, 1):
+            parts = [slices(one[key], one["labels"], plane) for key in ("image", "labels", "entropy")]
+            spacing = np.array(one["image"].GetSpacing())
+            tall, wide = ((1, 0), (2, 0))[plane]
+            high = np.percentile(parts[0], 99.5)
+            for n, axis in enumerate(row[3 * plane : 3 * plane + 3]):
+                look = {"aspect": spacing[tall] / spacing[wide], "interpolation": "nearest"}
+                axis.imshow(parts[0], cmap="gray", vmin=0, vmax=high, **look)
+                if n == 1:
+                    axis.imshow(parts[1], cmap=colors, vmin=0, vmax=len(labels), **look)
+                if n == 2:
+                    over = np.ma.masked_less(parts[2], 0.05)
+                    shown = axis.imshow(over, cmap="inferno", vmin=0, vmax=top, **look)
+                axis.set(xticks=[], yticks=[], facecolor="black")
+                if row is axes[0]:
+                    axis.set_title(("image", "segmentation", "entropy")[n], fontsize=8)
+        row[0].set_ylabel(one["name"].replace(", ", ",\n"), fontsize=8)
+    figure.colorbar(shown, ax=axes, location="bottom", shrink=0.4, aspect=40, label="entropy, bits")
+    return figures.png(figure)
 
 
 def slices(image: sitk.Image, labels: sitk.Image, plane: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion_segmentation.evaluation.dataset.reading import RunOutputs
+from diffusion_segmentation.evaluation.dataset.comparison import RunOutputs
 
 
 def run_outputs(labels, sure=230, samples=()):

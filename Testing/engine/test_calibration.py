@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_segmentation.calibration import calibrate, covariance, start
 from diffusion_segmentation.calibration.covariance import LAGS, SCALES, LabelledCase, decompose, fit_covariance
-from diffusion_segmentation.calibration.prior import PRIORS, choose_prior, log_scores
+from diffusion_segmentation.calibration.start import PRIORS, choose_prior, log_scores
 from diffusion_segmentation.calibration.tetrachoric import ResidualProducts
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.errors import InputError

@@ -13,9 +13,10 @@ from scipy.spatial import KDTree
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.evaluation import evaluate
 from diffusion_segmentation.evaluation.dataset import cases
-from diffusion_segmentation.evaluation.dataset.reading import RunOutputs, read_outputs, read_reference
+from diffusion_segmentation.evaluation.dataset.comparison import RunOutputs, read_outputs
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset
+from diffusion_segmentation.images.label_file import read_labels, relabel
 from diffusion_segmentation.segmentation.pipeline import Request as SegmentRequest
 from diffusion_segmentation.segmentation.pipeline import segment
 
@@ -113,15 +114,15 @@ def test_references_are_checked_and_renumbered(a_data_set):
     path = a_data_set / "labelsTr" / "case1.nii.gz"
     raw = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     names = ("structure 2", "STRUCTURE-1")
-    np.testing.assert_array_equal(read_reference(path, image, names, None, [0, 2, 1]), np.array([0, 2, 1])[raw])
-    np.testing.assert_array_equal(read_reference(path, image, names[:1], 2, [0, 7]), np.array([0, 7, 255])[raw])
+    np.testing.assert_array_equal(relabel(read_labels(path, image, names), [0, 2, 1]), np.array([0, 2, 1])[raw])
+    np.testing.assert_array_equal(relabel(read_labels(path, image, names[:1], 2), [0, 7]), np.array([0, 7, 255])[raw])
     with pytest.raises(InputError, match="does not list"):
-        read_reference(path, image, names[:1], None, [0, 1])
+        read_labels(path, image, names[:1])
     with pytest.raises(InputError, match="grid"):
-        read_reference(a_data_set / "labelsTr" / "case2.nii.gz", image, names, None, [0, 1, 2])
+        read_labels(a_data_set / "labelsTr" / "case2.nii.gz", image, names)
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read"):
-        read_reference(path, image, names, None, [0, 1, 2])
+        read_labels(path, image, names)
 
 
 def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,7 @@ from diffusion_segmentation.evaluation.known_answer.samplers import (
     independent_pixels,
     mean_squared,
 )
-from diffusion_segmentation.evaluation.report import figures, gallery
+from diffusion_segmentation.evaluation.report import figures
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.model.folder import build, load, save
 from diffusion_segmentation.phantoms import phantom
@@ -270,7 +270,7 @@ def test_in_space_the_picture_is_the_most_uncertain_slice(tmp_path):
     picture = store.picture("case 1")
     np.testing.assert_array_equal(picture["image"], case.image[5].astype(np.float16))
     assert picture["entropy"].min() == 1 and picture["samples"].shape == (2, 16, 16)
-    assert gallery.strip(picture, "truth").startswith(b"\x89PNG")
+    assert figures.case_strip(picture, "truth").startswith(b"\x89PNG")
     rows = known_scores.summarise(list(records.values()))
     assert rows["adapted-2"]["gates"]["ged_u"]["decided"] is False, "one case decides nothing"
 

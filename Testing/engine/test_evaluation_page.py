@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_segmentation.evaluation import pooling
-from diffusion_segmentation.evaluation.report import figures, gallery, sentences, tables
+from diffusion_segmentation.evaluation.report import figures, sentences, tables
 from diffusion_segmentation.evaluation.report import html as markup
 from diffusion_segmentation.evaluation.report.formatting import number, one_in, percent, shown
 from diffusion_segmentation.evaluation.report.tables import Cell, Table
@@ -209,9 +209,9 @@ def test_figures_are_pictures_whatever_is_missing():
 
 
 def test_the_worst_the_median_and_the_best_are_shown_once_each():
-    assert gallery.pick({"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.2}) == {"worst": "b", "median": "c", "best": "a"}
-    assert gallery.pick({"a": 0.1, "b": 0.9}) == {"worst": "b", "best": "a"}
-    assert gallery.pick({"a": 0.1}) == {"worst": "a"} and gallery.pick({}) == {}
+    assert figures.pick_cases({"a": 0.1, "b": 0.9, "c": 0.5, "d": 0.2}) == {"worst": "b", "median": "c", "best": "a"}
+    assert figures.pick_cases({"a": 0.1, "b": 0.9}) == {"worst": "b", "best": "a"}
+    assert figures.pick_cases({"a": 0.1}) == {"worst": "a"} and figures.pick_cases({}) == {}
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (5.0, 0.5)])
@@ -220,8 +220,8 @@ def test_a_case_is_a_strip_of_pictures(spacing):
     picture = {name: rng.integers(0, 3, (12, 16)).astype(np.uint8) for name in ("truth", "consensus")}
     picture |= {"image": rng.random((12, 16)).astype(np.float16), "entropy": np.zeros((12, 16), np.float16)}
     picture |= {"samples": np.zeros((2, 12, 16), np.uint8), "spacing": np.array(spacing)}
-    plain = gallery.strip(picture, "reference")
-    exact = gallery.strip({**picture, "exact_entropy": picture["image"]}, "reference", [(1, 0, 0), (0, 0, 1)])
+    plain = figures.case_strip(picture, "reference")
+    exact = figures.case_strip({**picture, "exact_entropy": picture["image"]}, "reference", [(1, 0, 0), (0, 0, 1)])
     assert plain.startswith(PNG) and exact.startswith(PNG) and plain != exact
 
 

@@ -8,8 +8,7 @@ import pytest
 from diffusion_segmentation import metrics
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
 from diffusion_segmentation.evaluation import pooling
-from diffusion_segmentation.evaluation.loop import run_cases
-from diffusion_segmentation.evaluation.store import CaseStore
+from diffusion_segmentation.evaluation.store import CaseStore, run_cases
 
 
 def test_tables_of_cases_add_up_to_the_calibration_error_of_all_voxels():

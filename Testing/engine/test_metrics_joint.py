@@ -5,11 +5,11 @@ import pytest
 
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.evaluation.joint import (
+    CONTROLS,
     HALVED,
     INDEPENDENT,
     REPEATED,
     WIDENED,
-    control_of,
     detects,
     halve_spread,
 )
@@ -70,7 +70,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
 def test_each_measure_detects_its_negative_control(scores, measure):
-    assert detects(measure, scores["perfect"], scores[control_of(measure)])
+    assert detects(measure, scores["perfect"], scores[CONTROLS[measure]])
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
 

@@ -1,7 +1,4 @@
-"""`diffusion-segmentation calibrate MODEL DATA`: fits a model's start, prior and input statistics to unseen cases.
-
-Writes a copy of the model with them, and calibration.json with the scores of all starts compared.
-"""
+"""Fits a model's start, prior and input statistics to unseen cases, and writes a copy of the model with them."""
 
 from __future__ import annotations
 
@@ -99,7 +96,7 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
     calibrated = model.with_start(best.start)
     section = calibrated.section
     # The mean of copula masks is the direct head's probability exactly, so a prior would change nothing.
-    section["map_prior"] = 0 if best.start is not None and best.start.log_snr is None else best.prior
+    section["map_prior"] = 0 if calibrated.is_copula_only else best.prior
     section.pop("map_source", None)
     facts = source.facts()
     section["calibration"] = {

@@ -103,10 +103,9 @@ def adjust_shared(shared: float, missing: float, variance: np.ndarray) -> float:
 def volume_errors(case: LabelledCase, masks: np.ndarray) -> np.ndarray:
     """Squared error of the expected volume, and variance of the masks' volumes: [2, C], voxels^2."""
     classes = len(case.p)
-    true = np.bincount(case.labels.ravel(), minlength=classes)
-    volumes = np.stack([np.bincount(mask.ravel(), minlength=classes) for mask in masks])
+    true, *volumes = (np.bincount(mask.ravel(), minlength=classes) for mask in (case.labels, *masks))
     expected = case.p.reshape(classes, -1).sum(1, dtype=np.float64)
-    return np.stack([np.square(true - expected), volumes.var(0, ddof=1)]) * (expected > 1)
+    return np.stack([np.square(true - expected), np.var(volumes, 0, ddof=1)]) * (expected > 1)
 
 
 def decompose(correlations: np.ndarray, shared: np.ndarray | None = None) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Compares starts of the sampler: white noise, copula masks denoised from a log-SNR, and copula masks as they are."""
+"""Compares starts of the sampler: white noise, copula masks denoised from a log-SNR, and copula masks as they are.
+
+Each start comes with the best prior k of the map (n mean + k direct) / (n + k) of n samples and the direct head.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from ..model.folder import Model, Start
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
 from .covariance import LabelledCase
-from .prior import PRIORS, choose_prior, log_scores
 
 BLOCK_MM = 16.0  # edge of the blocks whose class volumes a denoised mask keeps
 DENOISED = ((-5.0, None), (-5.0, BLOCK_MM), (-3.0, None), (-3.0, BLOCK_MM), (-1.0, None))
@@ -26,7 +28,9 @@ denoiser was not trained are skipped; the copula alone and white noise are compa
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread counts as right
 SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
-
+PRIORS = (0, 1, 2, 4, 8, 12, 16, 24, 32)
+"""Candidate values of k; choosing the last means that the samples add nothing to the map."""
+MIN_PROBABILITY = 1e-4  # lower bound in a log score, because a class that no sample chose is still possible
 
 Sampled = tuple[np.ndarray, np.ndarray]  # masks uint8 [n, *shape] and mean probabilities [C, *shape]
 
@@ -113,6 +117,35 @@ def scored(
     prior, log_score, _ = choose_prior(scores)
     z_rms, coverage = overall["z_rms"].value, overall["coverage_90"].value
     return Candidate(name, start, energy, z_rms, coverage, prior, float(log_score.min()), joint.n)
+
+
+def log_scores(mean: np.ndarray, direct: np.ndarray, labels: np.ndarray, samples: int, near: np.ndarray) -> np.ndarray:
+    """Mean -log p of the labels in nats per voxel of `near` (bool [*shape]) for each of PRIORS; NaN without voxels.
+
+    mean float [C, *shape] of `samples` samples; direct float [C, *shape]; labels uint8 [*shape].
+    """
+    if not near.any():
+        return np.full(len(PRIORS), np.nan)
+    index = labels[None].astype(np.int64)
+    label_mean, label_direct = (np.take_along_axis(p, index, 0)[0][near] for p in (mean, direct))
+    mixed = ((samples * label_mean + k * label_direct) / (samples + k) for k in PRIORS)
+    return np.array([-np.log(np.maximum(p, MIN_PROBABILITY)).mean() for p in mixed])
+
+
+def choose_prior(scores: Sequence[np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
+    """Smallest k whose mean log score is within one standard error of the best; `scores` [N cases, len(PRIORS)].
+
+    Returns k, the mean scores, and the standard errors of their differences to the best.
+    """
+    table = np.asarray(scores)
+    table = table[np.isfinite(table).all(1)]
+    if not len(table):
+        return 0, np.full(len(PRIORS), np.nan), np.full(len(PRIORS), np.nan)
+    mean = table.mean(0)
+    differences = table - table[:, [int(mean.argmin())]]
+    error = differences.std(0, ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.zeros(len(PRIORS))
+    within = np.flatnonzero(differences.mean(0) <= error)
+    return PRIORS[int(within[0])], mean, error
 
 
 def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:

@@ -22,6 +22,7 @@ from ..phantoms.gaussian import excess
 MIN_PROBABILITY = 0.02
 """Voxels with a probability in [MIN_PROBABILITY, 1 - MIN_PROBABILITY] count; the labels of others carry little
 information on their latent values."""
+EDGE = -ndtri(MIN_PROBABILITY)
 BINS = 24
 CORRELATIONS = np.concatenate([np.linspace(-0.3, 0.9, 25), [0.94, 0.97, 0.99]])
 
@@ -29,8 +30,7 @@ CORRELATIONS = np.concatenate([np.linspace(-0.3, 0.9, 25), [0.94, 0.97, 0.99]])
 @lru_cache(maxsize=1)
 def expectations() -> np.ndarray:
     """Expected product of residuals [correlations, BINS, BINS] for thresholds at the bin centres."""
-    edge = -ndtri(MIN_PROBABILITY)
-    middle = -edge + (np.arange(BINS) + 0.5) * 2 * edge / BINS
+    middle = -EDGE + (np.arange(BINS) + 0.5) * 2 * EDGE / BINS
     return np.stack([excess(middle[:, None], middle[None], rho) for rho in CORRELATIONS])
 
 
@@ -53,13 +53,12 @@ class ResidualProducts:
 
         With `references` False only `sums` grow, for a case whose pairs another instance has counted.
         """
-        edge = -ndtri(MIN_PROBABILITY)
         for label, row in enumerate(p):
             uncertain = (row > MIN_PROBABILITY) & (row < 1 - MIN_PROBABILITY)
             if not uncertain.any():
                 continue
             thresholds = ndtri(np.clip(row, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
-            bins = np.clip(((thresholds + edge) / (2 * edge) * BINS).astype(int), 0, BINS - 1)
+            bins = np.clip(((thresholds + EDGE) / (2 * EDGE) * BINS).astype(int), 0, BINS - 1)
             if references:
                 count = np.bincount(bins[uncertain], minlength=BINS).astype(np.float64)
                 self.all_pairs[label] += np.einsum("i,rij,j->r", count, expectations(), count)

@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .known_answer.samplers import DIRECT, EXACT
+from .known_answer.samplers import DIRECT
 
 
-def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
     """Median and 95 % quantile of the seconds of the cases, without the first, which includes warming up."""
-    counted = list(seconds[1:]) or list(seconds)
-    if not counted:
-        return {"p50": None, "p95": None}
-    p50, p95 = np.quantile(counted, [0.5, 0.95])
+    p50, p95 = np.quantile(seconds[1:] or seconds, [0.5, 0.95])
     return {"p50": float(p50), "p95": float(p95)}
 
 
@@ -27,14 +24,14 @@ def row_costs(
     records: Sequence[Mapping[str, Any]], passes: Mapping[str, tuple[int, int]]
 ) -> dict[str, dict[str, float | int | None]]:
     """Cost of each row that runs the model: passes and seconds per case, and rho, the ratio to a direct pass."""
-    times = {key: quantiles([record["rows"][key]["seconds"] for record in records]) for key in passes if key != EXACT}
-    direct = times[DIRECT]["p50"] if DIRECT in times else None
+    times = {key: quantiles([record["rows"][key]["seconds"] for record in records]) for key in passes}
+    direct = times[DIRECT]["p50"]
     return {
         key: {
             "encoder_passes": passes[key][0],
             "denoiser_passes": passes[key][1],
             **seconds,
-            "rho": seconds["p50"] / direct if seconds["p50"] and direct else None,
+            "rho": seconds["p50"] / direct if direct > 0 else None,
         }
         for key, seconds in times.items()
     }

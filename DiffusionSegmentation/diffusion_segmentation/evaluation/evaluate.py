@@ -33,12 +33,11 @@ from .known_answer import run as known
 from .known_answer import scores as known_scores
 from .known_answer.posterior import GROUP
 from .known_answer.samplers import ModelSamplers, Steps
-from .loop import Records, run_cases
 from .report.page import write_page
 from .report.sentences import evaluation_sentences
 from .report.spreadsheet import write_csv
 from .report.text import evaluation_text as text
-from .store import SCHEMA, CaseStore
+from .store import SCHEMA, CaseStore, Records, run_cases
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +138,7 @@ def _on_phantom(request: EvaluationRequest, model: Model) -> Result:
 
 
 def _training_task(model: Model, name: str) -> str:
-    facts = model.section.get("training", {}).get("data", {})
-    trained = facts.get("task", "").partition(":")[0] if facts.get("kind") == "phantom" else ""
+    trained = model.section.get("training", {}).get("data", {}).get("task", "").partition(":")[0]
     text = "drawn for the evaluation, from random numbers that no training uses"
     return text if trained == name else f"{text}; the model's metadata list no training on this task"
 

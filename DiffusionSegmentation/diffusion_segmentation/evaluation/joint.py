@@ -14,17 +14,26 @@ from scipy import stats
 from ..calibration.covariance import LabelledCase
 from ..calibration.start import samples
 from ..errors import ModelError
-from ..metrics.joint import CONTROLS, LAGS_MM, JointScores, Measure, joint_record
+from ..metrics.joint import LAGS_MM, JointScores, Measure, joint_record
 from ..model.folder import Model, Start
 from .known_answer.samplers import independent_pixels
 from .pooling import difference, finite
 
 SAMPLES, FEWEST_SAMPLES = 32, 3
 """Default and smallest number of samples per case; with one in the place of the truth, a spread needs two others."""
-MODEL, INDEPENDENT, HALVED, REPEATED, WIDENED = (
-    "samples", "independent voxels", "samples of halved spread", "the map repeated", "intervals widened twofold",
-)  # fmt: skip
-"""Keys of the model's row and of the wrong samplers' rows."""
+MODEL = "samples"  # key of the model's row
+INDEPENDENT, HALVED, REPEATED = "independent voxels", "samples of halved spread", "the map repeated"
+WIDENED = "intervals widened twofold"
+CONTROLS = {
+    "z_rms": INDEPENDENT,
+    "coverage_90": INDEPENDENT,
+    "crps_ml": WIDENED,
+    "energy_score": REPEATED,
+    "dice_ratio": HALVED,
+    **{f"variogram_{lag:g}mm": INDEPENDENT for lag in LAGS_MM},
+    "specks": INDEPENDENT,
+}
+"""The wrong sampler that a measure must detect, for the measures that have one."""
 COPULA = "copula alone"  # key of the row of copula masks, from which the denoiser starts
 BLOCK_MM = 16.0  # edge of the blocks in which a sample of halved spread is replaced by the map
 SPECK_IDS = ("cortical_grey", "white_matter")
@@ -81,8 +90,7 @@ def joint_case(model: Model, case: LabelledCase, count: int, seed: int) -> dict[
 def halve_spread(masks: np.ndarray, chosen: np.ndarray, block: int, rng: np.random.Generator) -> np.ndarray:
     """Masks [n, *shape] with a random half of their blocks (edge `block` voxels) replaced by the map `chosen`."""
     coins = rng.random((len(masks), *(-(-n // block) for n in chosen.shape))) < 0.5
-    for axis in range(1, coins.ndim):
-        coins = coins.repeat(block, axis)
+    coins = np.kron(coins, np.ones((1, *(block,) * chosen.ndim), bool))
     return np.where(coins[(slice(None), *(slice(n) for n in chosen.shape))], chosen, masks)
 
 
@@ -93,7 +101,7 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
     measures = model.scores()
     controls = {name: JointScores(rows[name]).scores() for name in rows if name not in (MODEL, COPULA)}
     controls[WIDENED] = JointScores(rows[MODEL], widen=2.0).scores()
-    blind = [name for name in measures if (row := control_of(name)) and not detects(name, measures, controls[row])]
+    blind = [name for name in measures if name in CONTROLS and not detects(name, measures, controls[CONTROLS[name]])]
     dice = np.array([record["map_dice"] for record in rows[MODEL]])  # [cases, n + 1, structures]
     to_truth, to_samples = dice[:, 0].mean(1), dice[:, 1:].mean((1, 2))
     agreement = 1 - model.between[:, 0].mean(1)
@@ -118,17 +126,8 @@ def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
 
 def _paired_differences(a: JointScores, b: JointScores) -> dict[str, Any]:
     """Scores of a minus those of b over the same cases, with 95 % bootstrap intervals."""
-    differences = {}
-    for name, first in a.case_scores().items():
-        second = b.case_scores()[name]
-        defined = np.isfinite(first) & np.isfinite(second)
-        differences[name] = difference(first[defined], second[defined])
-    return differences
-
-
-def control_of(measure: str) -> str | None:
-    """The wrong sampler that a measure must detect; None for a measure without one."""
-    return CONTROLS.get("variogram" if measure.startswith("variogram") else measure)
+    second = b.case_scores()
+    return {name: difference(first, second[name]) for name, first in a.case_scores().items()}
 
 
 def detects(name: str, model: Mapping[str, Measure], control: Mapping[str, Measure]) -> bool:

@@ -33,9 +33,10 @@ def score(values: Any, statistic: Callable[[np.ndarray], float] = np.mean) -> Sc
     return {"value": finite(interval.estimate), "low": finite(interval.low), "high": finite(interval.high)}
 
 
-def difference(a: Sequence[float], b: Sequence[float]) -> Score:
-    """Mean of a - b over the same cases."""
-    return score(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+def difference(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float]) -> Score:
+    """Mean of a - b over the cases for which both are defined."""
+    differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return score(differences[np.isfinite(differences)])
 
 
 def above(score: Mapping[str, Any], threshold: float = 0.0) -> bool | None:

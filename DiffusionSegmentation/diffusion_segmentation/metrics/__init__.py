@@ -6,7 +6,7 @@ of the score that does not depend on it.
 
 # ruff: noqa: F401 - the names are imported for callers of the package
 from .accuracy import dice, hd95, lesion_f1, nsd
-from .bootstrap import Interval, interval
+from .bootstrap import interval
 from .calibration import ambiguous, calibration_table, ece_floor, expected_calibration_error, table_ece, within
 from .distribution import (
     EnergyDistance,
@@ -16,12 +16,11 @@ from .distribution import (
     energy_distance_exact,
     hungarian_iou,
     law_diversity,
-    pairwise_dice,
     pairwise_distance,
     randomised_pit,
     rank,
     rank_histogram,
 )
-from .gates import GATES, Gate, check
-from .intervals import covered, interval_method, predictive_bounds, predictive_interval
+from .gates import GATES, check
+from .intervals import covered, interval_method, predictive_interval
 from .uncertainty import aurc, e_aurc, error_aupr, error_auroc, patch_max, risk_coverage, threshold_mean

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -36,11 +37,7 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, classes: int, spacing_mm
     from monai.metrics import compute_hausdorff_distance
 
     spacing = _check_spacing(prediction, reference, spacing_mm)
-
-    def score(a: np.ndarray, b: np.ndarray) -> float:
-        pair = _tensor(a), _tensor(b)
-        return compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing).item()
-
+    score = _monai_score(compute_hausdorff_distance, percentile=95, spacing=spacing)
     diagonal = math.dist((0,) * prediction.ndim, np.multiply(prediction.shape, spacing))
     return _by_class(prediction, reference, classes, score, one_empty=diagonal, both_empty=0.0)
 
@@ -56,12 +53,8 @@ def nsd(
     """
     from monai.metrics import compute_surface_dice
 
-    spacing = _check_spacing(prediction, reference, spacing_mm)
-
-    def score(a: np.ndarray, b: np.ndarray) -> float:
-        pair, tolerance = (_tensor(a), _tensor(b)), [float(tolerance_mm)]
-        return compute_surface_dice(*pair, tolerance, True, spacing=spacing, use_subvoxels=True).item()
-
+    tolerance, spacing = [float(tolerance_mm)], _check_spacing(prediction, reference, spacing_mm)
+    score = _monai_score(compute_surface_dice, class_thresholds=tolerance, spacing=spacing, use_subvoxels=True)
     return _by_class(prediction, reference, classes, score, one_empty=0.0, both_empty=1.0)
 
 
@@ -100,11 +93,15 @@ def _by_class(
     return np.array(scores)
 
 
-def _tensor(mask: np.ndarray):
-    """The mask as MONAI expects it, [1, 1, *shape]."""
+def _monai_score(metric: Callable[..., Any], **options: Any) -> MaskScore:
+    """A score of MONAI, which takes tensors [1, 1, *shape], as a function of two masks."""
     import torch
 
-    return torch.from_numpy(mask)[None, None]
+    def score(a: np.ndarray, b: np.ndarray) -> float:
+        pair = (torch.from_numpy(mask)[None, None] for mask in (a, b))
+        return metric(*pair, include_background=True, **options).item()
+
+    return score
 
 
 def _check_grids(prediction: np.ndarray, reference: np.ndarray) -> None:

@@ -44,11 +44,7 @@ def table_ece(table: np.ndarray) -> float:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """ECE: mean gap between confidence and accuracy over equal-width bins, weighted by voxels (Guo et al. 2017).
-
-    A perfect model does not score 0 from few samples: about 0.06 from 8 hard masks where all voxels are ambiguous.
-    `ece_floor` computes this floor for given probabilities.
-    """
+    """ECE: mean gap between confidence and accuracy over equal-width bins, weighted by voxels (Guo et al. 2017)."""
     return table_ece(calibration_table(confidence, correct, bins))
 
 

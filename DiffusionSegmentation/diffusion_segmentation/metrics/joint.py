@@ -4,8 +4,6 @@ The record of a case holds numbers of the truth (index 0) and of n samples (1 to
 computed with any of them in the place of the truth. With the truth there it is the score. With a random sample there,
 and the other n - 1 as samples, it is what a perfect sampler scores: the band (`band`) needs no further assumption.
 Masks are uint8 [*shape] with labels, 0 is background; spacing in mm; volumes in ml.
-
-Each measure has a wrong sampler that it must detect (`CONTROLS`).
 """
 
 from __future__ import annotations
@@ -28,17 +26,6 @@ LEVELS = (50, 80, 90)  # levels of the volume intervals (%)
 FEWEST_VOXELS = 20  # a structure with a smaller expected volume (voxels) in a case does not count there
 REPLICATES = 500
 MOST_Z = 100.0  # limit of |z|, which is infinite if all samples are equal
-
-CONTROLS = {
-    "z_rms": "independent voxels",
-    "coverage_90": "independent voxels",
-    "crps_ml": "intervals widened twofold",
-    "energy_score": "the map repeated",
-    "dice_ratio": "samples of halved spread",
-    "variogram": "independent voxels",
-    "specks": "independent voxels",
-}
-"""The wrong sampler that each measure must detect."""
 
 Statistic = Callable[[np.ndarray], tuple[float, np.ndarray | None]]
 """From the mask [cases] in the place of the truth to the value over all structures and those by structure."""
@@ -83,13 +70,9 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
     """
     classes, shape = len(marginals), marginals.shape[1:]
     products, scale = np.zeros((len(masks), classes - 1, len(LAGS_MM))), np.zeros((classes - 1, len(LAGS_MM)))
-    number = np.full(shape, -1)
     for label in range(1, classes):
         is_open = (marginals[label] > OPEN[0]) & (marginals[label] < OPEN[1])
-        count = int(is_open.sum())
-        if not count:
-            continue
-        number[is_open] = np.arange(count)
+        number = np.where(is_open, np.cumsum(is_open).reshape(shape) - 1, -1)  # of the open voxels
         p = marginals[label][is_open].astype(np.float32)
         residual = (masks[:, is_open] == label) - p
         sd = np.sqrt(p * (1 - p))
@@ -104,7 +87,6 @@ def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[fl
                 first, second = first[pair], second[pair]
                 products[:, label - 1, column] += np.einsum("ij,ij->i", residual[:, first], residual[:, second])
                 scale[label - 1, column] += sd[first] @ sd[second]
-        number[is_open] = -1
     return products, scale
 
 

@@ -23,6 +23,7 @@ class VolumeLaw:
     variance: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
 class PhantomCase(ABC):
     """An image and the exact distribution of its label map, uint8 [*shape] with 0 as background."""
 

@@ -16,8 +16,6 @@ BLOCK = 2**23  # labels weighted at a time: 64 MiB of float64
 class EnumerableCase(PhantomCase):
     """A distribution as a list: label maps `masks` uint8 [masks, *shape] and their probabilities `weights` [masks]."""
 
-    image: np.ndarray
-    classes: int
     masks: np.ndarray
     weights: np.ndarray
 

@@ -25,8 +25,6 @@ class ProbitCase(PhantomCase):
     `depth` and `sigma` are [*shape], `thresholds` [classes - 1] ascending, all in voxels, as is `correlation`.
     """
 
-    image: np.ndarray
-    classes: int
     depth: np.ndarray
     sigma: np.ndarray
     thresholds: np.ndarray

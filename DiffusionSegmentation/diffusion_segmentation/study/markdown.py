@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.report.html import MARKS
-from ..evaluation.report.tables import Cell, Table
+from ..evaluation.report.tables import Table
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str]], footer: str) -> str:
@@ -33,7 +33,7 @@ def figure(path: str, caption: str) -> str:
 
 def table(content: Table) -> str:
     """Caption and table; the small text of a cell follows in brackets."""
-    rows = [[_cell(cell) for cell in row] for row in content.rows]
+    rows = [[escape(cell.plain) for cell in row] for row in content.rows]
     head = [escape(text) for text in content.head]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return f"{escape(content.caption)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -47,7 +47,3 @@ def facts(entries: Mapping[str, str]) -> str:
 def escape(text: str) -> str:
     """Text in one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
-
-
-def _cell(cell: Cell) -> str:
-    return escape(f"{cell.text} ({cell.small})" if cell.small else cell.text)

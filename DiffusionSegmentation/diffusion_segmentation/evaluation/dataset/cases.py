@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ import torch
 from ...calibration.start import labelled
 from ...images.dataset import Case, Dataset
 from ...images.file_digest import files_sha256
-from ...images.label_file import IGNORED, relabel
+from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.volume import read_volume
 from ...model.folder import Model
 from ...runtime.devices import choose_device
@@ -26,10 +25,8 @@ from ...segmentation.sampler import sample_seeds
 from ...training.prepared import on_grid
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
-from ..loop import Records, run_cases
-from ..store import CaseStore
-from .comparison import score_map, score_samples
-from .reading import RunOutputs, read_outputs, read_reference
+from ..store import CaseStore, Records, run_cases
+from .comparison import RunOutputs, read_outputs, score_map, score_samples
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Sources of the maps: labels, entropy and probabilities."""
@@ -104,7 +101,7 @@ def evaluate_cases(
         case = cases[index]
         image = read_volume(case.image)
         names = dataset.label_names, dataset.ignored
-        references = [read_reference(path, image, *names, order) for path in case.labels]
+        references = [relabel(read_labels(path, image, *names), order) for path in case.labels]
         ignored = np.any([reference == IGNORED for reference in references], 0)
         references = [np.where(ignored, np.uint8(0), reference) for reference in references]
         spacing = image.GetSpacing()[::-1]
@@ -156,10 +153,9 @@ class _SourceModels(engine.ModelCache):
         model = self.cache.get(name, device)
         if self.source == "samples" and not np.isinf(model.map_prior):
             return model  # as a user gets it, with the direct head weighted as k samples
-        metadata = copy.deepcopy(model.metadata)
-        metadata["diffusion_segmentation"].pop("map_prior", None)
-        metadata["diffusion_segmentation"]["map_source"] = self.source
-        return dataclasses.replace(model, metadata=metadata)
+        section = {key: value for key, value in model.section.items() if key != "map_prior"}
+        section["map_source"] = self.source
+        return dataclasses.replace(model, metadata={**model.metadata, "diffusion_segmentation": section})
 
 
 def _segment(

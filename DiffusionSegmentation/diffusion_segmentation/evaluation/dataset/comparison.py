@@ -1,4 +1,4 @@
-"""One case against its references: scores of the maps and of the samples, as numbers that can be pooled over cases.
+"""The outputs of a case's run against its references, as numbers that can be pooled over cases.
 
 With several raters the score of a label map is the mean over them; calibration counts the voxels of every rater.
 """
@@ -7,21 +7,57 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 
 from ... import metrics
-from ..known_answer.posterior import BITS, LEVELS, volumes
+from ..known_answer.posterior import LEVELS, confidence, volumes
 from ..pooling import binned, finite
-from .reading import RunOutputs
 
 NEAR_MM = 10.0  # radius of the region of interest around segmentation and reference
 PATCH_MM = 10.0
 ENTROPY_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 8.0)  # Bits
 STORED_VOXELS = 400  # voxels of a case whose probabilities are stored, for the floor of the calibration error
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """Outputs of `segment` for one image; all arrays [k, j, i] on the image's grid.
+
+    Outside the body, where nothing was computed, all is background with probability 1.
+    """
+
+    labels: np.ndarray  # most probable class, uint8
+    entropy: np.ndarray  # Bits, float32
+    probabilities: list[np.ndarray]  # by class, background first, uint8; 255 is 1
+    samples: list[np.ndarray]  # joint samples, uint8
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, float32."""
+        return reduce(np.maximum, self.probabilities).astype(np.float32) / np.float32(255)
+
+    def without(self, ignored: np.ndarray) -> RunOutputs:
+        """The same with certain background, in every sample, in the voxels of `ignored` (bool [k, j, i])."""
+        if not ignored.any():
+            return self
+
+        def cleared(array: np.ndarray, value: int = 0) -> np.ndarray:
+            return np.where(ignored, array.dtype.type(value), array)
+
+        first, *others = self.probabilities
+        return RunOutputs(
+            cleared(self.labels),
+            cleared(self.entropy),
+            [cleared(first, 255), *map(cleared, others)],
+            list(map(cleared, self.samples)),
+        )
 
 
 def score_map(
@@ -44,10 +80,7 @@ def score_map(
     return {
         **{name: np.mean([one[name] for one in accuracy], 0).tolist() for name in accuracy[0]},
         "risk": float(np.mean([1 - one["dice"] for one in accuracy])),
-        "confidence": {
-            "threshold_mean": -metrics.threshold_mean(outputs.entropy, BITS),
-            "patch_max": -metrics.patch_max(outputs.entropy, spacing, PATCH_MM),
-        },
+        "confidence": confidence(outputs.entropy, spacing, PATCH_MM),
         **{name: np.sum([p[name] for p in parts], 0).tolist() for name in ("near", "everywhere", "levels", "by_class")},
         **{name: finite(np.mean([p[name] for p in parts])) for name in ("error_auroc", "error_aupr", "wrong")},
         "some_probabilities": parts[0]["some_probabilities"],
@@ -75,23 +108,20 @@ def _accuracy(
 def _calibration(
     outputs: RunOutputs, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray
 ) -> dict[str, Any]:
-    correct, confidence = outputs.labels == reference, outputs.confidence
+    correct, probability = outputs.labels == reference, outputs.confidence
     near = near_structures(outputs.labels, reference, spacing) & counted
     bits, wrong = outputs.entropy[near], ~correct[near]
-    levels = []
-    for low, high in pairwise(ENTROPY_EDGES):
-        inside = (bits >= low) & (bits < high)
-        levels.append([int(inside.sum()), int(wrong[inside].sum())])
+    levels = np.stack([np.histogram(part, ENTROPY_EDGES)[0] for part in (bits, bits[wrong])], 1)
     by_class = [
         binned(p[near].astype(np.float32) / 255, reference[near] == c) for c, p in enumerate(outputs.probabilities)
     ][1:]
     # Evenly spaced, so that the same case gives the same voxels.
     stored = np.linspace(0, near.sum() - 1, min(STORED_VOXELS, int(near.sum()))).astype(int)
     return {
-        "near": binned(confidence[near], correct[near]),
-        "everywhere": binned(confidence[counted], correct[counted]),
+        "near": binned(probability[near], correct[near]),
+        "everywhere": binned(probability[counted], correct[counted]),
         "by_class": by_class,
-        "levels": levels,
+        "levels": levels.tolist(),
         "error_auroc": metrics.error_auroc(bits, wrong),
         "error_aupr": metrics.error_aupr(bits, wrong),
         "wrong": float(wrong.mean()) if wrong.size else 0.0,
@@ -133,8 +163,8 @@ def score_samples(
         "inside": {},
     }
     if len(sampled) > 1:
-        inside = {str(level): metrics.covered(sampled.T, true, level / 100).mean(0) for level in LEVELS}
-        scores["inside"] = {level: share.tolist() for level, share in inside.items()}
+        for level in LEVELS:
+            scores["inside"][str(level)] = metrics.covered(sampled.T, true, level / 100).mean(0).tolist()
         if len(references) > 1:
             scores["raters"] = _raters(np.stack(outputs.samples), np.stack(references), classes)
     return scores
@@ -153,3 +183,26 @@ def _raters(samples: np.ndarray, references: np.ndarray, classes: int) -> dict[s
         "hungarian_iou": metrics.hungarian_iou(samples, references, classes),
         "d_max": metrics.d_max(samples, references, classes),
     }
+
+
+def read_outputs(folder: Path, image: sitk.Image) -> RunOutputs:
+    """The files that `segment` with `keep_samples` wrote into `folder` for this image."""
+    return RunOutputs(
+        labels=sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "segmentation.seg.nrrd"))),
+        entropy=sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "entropy.nrrd"))),
+        probabilities=_sequence(folder / "probabilities.seq.nrrd", image, first=255),
+        samples=_sequence(folder / "samples.seq.nrrd", image, first=0),
+    )
+
+
+def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:
+    """The volumes of a sequence on the image's grid; outside their box the first volume is `first`, the others 0."""
+    stored = sitk.ReadImage(str(path))
+    array = sitk.GetArrayViewFromImage(stored)
+    array = array[..., None] if array.ndim == 3 else array  # a sequence of one volume
+    start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
+    box = tuple(slice(a, a + n) for a, n in zip(start, array.shape, strict=False))
+    whole = np.zeros((array.shape[-1], *image.GetSize()[::-1]), np.uint8)
+    whole[0] = first
+    whole[:, *box] = np.moveaxis(array, -1, 0)
+    return list(whole)

@@ -7,6 +7,7 @@ the truth: the same expectation with less noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -159,9 +160,11 @@ def entropy_bits(p: np.ndarray) -> np.ndarray:
     return -(p * np.log2(np.maximum(p, np.finfo(float).tiny))).sum(0)
 
 
-def confidence(bits: np.ndarray) -> dict[str, float]:
-    """Confidence of a case: minus its entropy [*shape] in bits, aggregated in two ways."""
+def confidence(
+    bits: np.ndarray, spacing: Sequence[float] | None = None, patch: float = PATCH_VOXELS
+) -> dict[str, float]:
+    """Minus the entropy [*shape] in bits of a case, aggregated in two ways; without `spacing`, `patch` is in voxels."""
     return {
         "threshold_mean": -metrics.threshold_mean(bits, BITS),
-        "patch_max": -metrics.patch_max(bits, (1.0,) * bits.ndim, PATCH_VOXELS),
+        "patch_max": -metrics.patch_max(bits, spacing or (1.0,) * bits.ndim, patch),
     }

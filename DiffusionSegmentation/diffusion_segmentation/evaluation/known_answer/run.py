@@ -11,8 +11,7 @@ from ...errors import InputError
 from ...model.folder import Model
 from ...phantoms import Phantom, PhantomCase
 from .. import cost
-from ..loop import Records, run_cases
-from ..store import CaseStore
+from ..store import CaseStore, Records, run_cases
 from .posterior import Truth, entropy_bits, score_case
 from .samplers import EXACT, Prediction, votes
 

@@ -64,18 +64,17 @@ class ModelSamplers:
     """The rows of a model: its sampler on each step grid, and the controls made from the same model."""
 
     def __init__(self, model: Model, steps: Sequence[Steps], samples: int, seed: int) -> None:
-        self.model, self.steps, self.samples, self.seed = model, steps, samples, seed
+        self.steps, self.samples, self.seed = steps, samples, seed
         self.plain = model.with_start(None)
-        has_nodes = model.start is not None and not model.is_copula_only
-        self.fitted_grid = model.step_grid(model.section["steps"]["cpu"]) if has_nodes else np.empty(0)
+        self.grids = {one.key: (self.plain, one.grid(self.plain)) for one in steps}
+        if model.start is not None:
+            fitted = np.empty(0) if model.is_copula_only else model.step_grid(model.section["steps"]["cpu"])
+            self.grids = {FITTED: (model, fitted), **self.grids}
 
     def __call__(self, image: np.ndarray, index: int) -> dict[str, Prediction]:
         """Predictions for the image [*shape] of case `index`, by row; every step grid gets the same noise."""
         seed, rows = sample_seeds(self.seed, 1, index)[0], {}
-        grids = {steps.key: (self.plain, steps.grid(self.plain)) for steps in self.steps}
-        if self.model.start is not None:
-            grids = {FITTED: (self.model, self.fitted_grid)} | grids
-        for key, (model, grid) in grids.items():
+        for key, (model, grid) in self.grids.items():
             output, seconds = self._draw(model, image, self.samples, grid, seed)
             rows[key] = Prediction(output.mean[0], output.masks[0], seconds)
         one_step = self.plain.step_grid(1)
@@ -99,14 +98,14 @@ class ModelSamplers:
     def passes(self) -> dict[str, tuple[int, int]]:
         """Passes of encoder and denoiser a case; the first step uses the direct head and needs no denoiser pass."""
         passes = {steps.key: (1, self.samples * (steps.count - 1)) for steps in self.steps}
-        if self.model.start is not None:
-            passes[FITTED] = (1, self.samples * len(self.fitted_grid))
+        if FITTED in self.grids:
+            passes[FITTED] = (1, self.samples * len(self.grids[FITTED][1]))
         return passes | {DIRECT: (1, 0)}
 
     @property
     def titles(self) -> dict[str, str]:
         """Names of the rows, in order."""
-        fitted = {FITTED: "fitted start"} if self.model.start is not None else {}
+        fitted = {FITTED: "fitted start"} if FITTED in self.grids else {}
         return fitted | {steps.key: steps.title for steps in self.steps} | CONTROLS | {EXACT: "exact sampler"}
 
 

@@ -48,10 +48,7 @@ def ideal(records: RecordList) -> dict[str, Score]:
 
 
 def covers_by_rank(records: RecordList) -> bool:
-    """Whether the coverage is taken from ranks, because most volumes are discrete.
-
-    Intervals then cover more or less than their level for any sampler, randomised ranks do not.
-    """
+    """Whether most volumes are discrete: intervals then cover more or less than their level for any sampler."""
     atoms = np.array([record["case"]["largest_atom"] for record in records])[_uncertain(records)]
     return bool(atoms.size) and float((atoms < COARSE).mean()) < 0.5
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
+from html import escape
 
 from .formatting import VERDICTS
 from .tables import Cell, Table
@@ -111,9 +111,6 @@ def figure(content: bytes, text: str, caption: str = "") -> str:
     return f'<figure><img alt="{escape(text)}" src="data:image/png;base64,{data}">{below}</figure>'
 
 
-def side_by_side(figures: Sequence[str]) -> str:
-    return f'<div class="figures">{"".join(figures)}</div>'
-
-
-def escape(text: str) -> str:
-    return html.escape(text, quote=True)
+def side_by_side(plots: Mapping[str, bytes]) -> str:
+    """PNGs by caption."""
+    return f'<div class="figures">{"".join(figure(content, caption) for caption, content in plots.items())}</div>'

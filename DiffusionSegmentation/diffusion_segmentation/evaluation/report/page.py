@@ -10,7 +10,7 @@ from ..dataset.cases import SOURCES
 from ..known_answer.posterior import LEVELS
 from ..known_answer.samplers import DIRECT, EXACT, FITTED
 from ..store import CaseStore, write_bytes
-from . import figures, gallery, tables
+from . import figures, tables
 from . import html as markup
 from .formatting import number
 
@@ -98,7 +98,7 @@ def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
     order = {name: record["rows"][first].get("ged_u", 0.0) for name, record in records.items()}
     return [
         ("Scores", _tables(*tables.known_scores(evaluation), tables.cost(caption, costs, cost["memory_bytes"], 3))),
-        ("Figures", _plots(plots)),
+        ("Figures", markup.side_by_side(plots)),
         ("Cases", _cases(order, store, "a true label map", None, f"GED of {titles[first]}, unbiased")),
         ("Definitions", markup.paragraph(READING_KNOWN)),
     ]
@@ -133,7 +133,7 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
     return [
         ("Scores", _tables(*shown)),
         *_heads(evaluation, records, store),
-        ("Figures", _plots(plots)),
+        ("Figures", markup.side_by_side(plots)),
         ("Cases", _cases(order, store, "reference", evaluation["colors"], "1 - Dice")),
         ("Definitions", markup.paragraph(READING_FOLDER)),
     ]
@@ -148,18 +148,13 @@ def _tables(*shown: tables.Table) -> str:
     return "".join(map(markup.table, shown))
 
 
-def _plots(plots: Mapping[str, bytes]) -> str:
-    """PNGs by caption."""
-    return markup.side_by_side([markup.figure(content, caption) for caption, content in plots.items()])
-
-
 def _cases(order: Mapping[str, float], store: CaseStore, truth: str, colors: Any, score: str) -> str:
     """Worst, median and best case by the numbers in `order`; `score` names these numbers."""
     strips = []
-    for word, name in gallery.pick(order).items():
+    for word, name in figures.pick_cases(order).items():
         picture = store.picture(name)
         if picture:
             caption = f"The {word} case, {name}: {score} {number(order[name])}."
-            image = gallery.strip(picture, truth, colors)
+            image = figures.case_strip(picture, truth, colors)
             strips.append(markup.figure(image, f"{caption} Image, label maps and entropy.", caption))
     return "".join(strips)

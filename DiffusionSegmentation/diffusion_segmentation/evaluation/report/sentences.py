@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...metrics import GATES
@@ -11,7 +11,8 @@ from ..known_answer.samplers import CONTROLS, EXACT, FITTED
 from ..pooling import FEWEST_CASES, above
 from .formatting import GATED_SCORES, number, one_in, percent, shown, span
 
-Sentence = dict[str, str]
+Sentence = tuple[str, str]  # verdict, a key of `formatting.VERDICTS`, and text
+
 FEW_CASES = 20  # percentile bootstrap intervals are too narrow below this number of cases
 WIDE = 0.2  # a coverage with a wider interval is not decided
 MAP_NAMES = {"samples": "samples", "direct": "direct head"}
@@ -19,136 +20,125 @@ TOLERATED_ECE = 0.01
 """The samples' ECE may exceed the direct head's by this much before the direct head's map is the better choice."""
 
 
-def evaluation_sentences(evaluation: Mapping[str, Any]) -> list[Sentence]:
+def evaluation_sentences(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     """The sentences of an evaluation, each {"verdict", "text"}; see `formatting.VERDICTS`."""
     kinds = {"known answer": _known, "synthetic heads": lambda evaluation: _joint(evaluation["joint"])}
-    sentences = kinds.get(evaluation["kind"], _folder)(evaluation)
-    cases = evaluation["data"]["cases"]
+    sentences = [*kinds.get(evaluation["kind"], _folder)(evaluation), *_few_cases(evaluation["data"]["cases"])]
+    return [{"verdict": verdict, "text": text[0].upper() + text[1:]} for verdict, text in sentences]
+
+
+def _few_cases(cases: int) -> Iterator[Sentence]:
     count = "1 case is" if cases == 1 else f"{cases} cases are"
     if cases < FEWEST_CASES:
-        sentences.append(_sentence("open", f"{count} too few for intervals; the minimum is {FEWEST_CASES}."))
+        yield "open", f"{count} too few for intervals; the minimum is {FEWEST_CASES}."
     elif cases < FEW_CASES:
-        sentences.append(_sentence("open", f"{count} few: intervals are too narrow below about {FEW_CASES} cases."))
-    return sentences
+        yield "open", f"{count} few: intervals are too narrow below about {FEW_CASES} cases."
 
 
-def _sentence(verdict: str, text: str) -> Sentence:
-    return {"verdict": verdict, "text": text[0].upper() + text[1:]}
-
-
-def _known(evaluation: Mapping[str, Any]) -> list[Sentence]:
+def _known(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     rows, titles, blind = evaluation["rows"], evaluation["titles"], evaluation["blind"]
-    sentences = []
     for key in (FITTED, *evaluation["steps"]):
         if key in rows:
-            sentences += _gates(titles[key], rows[key])
+            yield from _gates(titles[key], rows[key])
     for key in CONTROLS:
         if key in blind:
-            text = f"wrong sampler '{titles[key]}': passes all gates, so that passing them proves nothing here."
-            sentences.append(_sentence("fails", text))
+            yield "fails", f"wrong sampler '{titles[key]}': passes all gates, so that passing them proves nothing here."
         elif key in rows:
             failed = sum(not gate["passed"] for gate in rows[key]["gates"].values())
             gates = "1 gate" if failed == 1 else f"{failed} gates"
-            sentences.append(_sentence("holds", f"wrong sampler '{titles[key]}': detected by {gates}."))
+            yield "holds", f"wrong sampler '{titles[key]}': detected by {gates}."
     if EXACT in blind:
         failures = " ".join(rows[EXACT]["failures"])
-        text = f"the exact sampler fails, so there are too few cases or samples: {failures}"
-        sentences.append(_sentence("fails", text))
+        yield "fails", f"the exact sampler fails, so there are too few cases or samples: {failures}"
     else:
-        sentences.append(_sentence("holds", "the exact sampler passes every gate."))
-    return sentences + [_sentence("fact", note) for note in evaluation["notes"]]
+        yield "holds", "the exact sampler passes every gate."
+    for note in evaluation["notes"]:
+        yield "fact", note
 
 
-def _gates(title: str, row: Mapping[str, Any]) -> list[Sentence]:
+def _gates(title: str, row: Mapping[str, Any]) -> Iterator[Sentence]:
     """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
-    sentences = []
-    for name, gate in row["gates"].items():
+    unsure = {name: gate for name, gate in row["gates"].items() if not gate["passed"] or not gate["decided"]}
+    for name, gate in unsure.items():
         text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
         undecided = "" if gate["decided"] else "; not certain with these cases"
-        if not gate["passed"]:
-            sentences.append(_sentence("fails", f"{text}{undecided}."))
-        elif undecided:
-            sentences.append(_sentence("open", f"{text}{undecided}."))
-    return sentences or [_sentence("holds", f"{title}: passes all {len(row['gates'])} gates.")]
+        yield "open" if gate["passed"] else "fails", f"{text}{undecided}."
+    if not unsure:
+        yield "holds", f"{title}: passes all {len(row['gates'])} gates."
 
 
-def _folder(evaluation: Mapping[str, Any]) -> list[Sentence]:
+def _folder(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     scores, data, source = evaluation["scores"], evaluation["data"], evaluation["map_source"]
-    sentences = []
     if data["seen_in_training"]:
-        sentences.append(_sentence("fails", f"evaluated on {data['which']}."))
+        yield "fails", f"evaluated on {data['which']}."
     if evaluation.get("one_map"):
-        text = "the exact mean of the samples is the direct head's map; there is only one map."
-        sentences.append(_sentence("fact", text))
+        yield "fact", "the exact mean of the samples is the direct head's map; there is only one map."
     else:
-        sentences += _dice(scores)
-    sentences += _calibration(evaluation)
-    sentences.append(_coverage(scores["samples"]))
-    sentences += _entropy(scores["maps"][source], MAP_NAMES[source])
+        yield from _dice(scores)
+    yield from _calibration(evaluation)
+    yield _coverage(scores["samples"])
+    yield from _entropy(scores["maps"][source], MAP_NAMES[source])
     if not evaluation.get("one_map"):
-        sentences.append(_source(scores["difference"]["ece"], source))
+        yield _source(scores["difference"]["ece"], source)
     if data["raters"] > 1:
-        sentences.append(_raters(scores["samples"]["raters"]))
+        yield _raters(scores["samples"]["raters"])
     else:
-        sentences.append(_sentence("open", "one rater per case: the variability between raters is unknown."))
+        yield "open", "one rater per case: the variability between raters is unknown."
     if "joint" in evaluation:
-        sentences += _joint(evaluation["joint"])
+        yield from _joint(evaluation["joint"])
     for name, error in data["skipped"].items():
-        sentences.append(_sentence("fails", f"case {name} was skipped: {error}"))
-    return sentences
+        yield "fails", f"case {name} was skipped: {error}"
 
 
-def _dice(scores: Mapping[str, Any]) -> list[Sentence]:
+def _dice(scores: Mapping[str, Any]) -> Iterator[Sentence]:
+    for source, name in MAP_NAMES.items():
+        yield "fact", f"mean Dice of the {name}: {shown(scores['maps'][source]['dice'])}."
     gap = scores["difference"]["dice"]
     text, samples_better = f"mean Dice, samples minus direct head: {shown(gap)}", above(gap)
     if samples_better is None:
-        difference = _sentence("open", f"{text}; these cases do not decide which is better.")
+        yield "open", f"{text}; these cases do not decide which is better."
     else:
-        difference = _sentence("fact", f"{text}; the {MAP_NAMES['samples' if samples_better else 'direct']} is better.")
-    dice = {name: shown(scores["maps"][source]["dice"]) for source, name in MAP_NAMES.items()}
-    return [*(_sentence("fact", f"mean Dice of the {name}: {value}.") for name, value in dice.items()), difference]
+        yield "fact", f"{text}; the {MAP_NAMES['samples' if samples_better else 'direct']} is better."
 
 
-def _calibration(evaluation: Mapping[str, Any]) -> list[Sentence]:
+def _calibration(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     """ECE of the samples' map against its floor, and of the direct head's map if the model shows that one."""
-    scores, sentences = evaluation["scores"], []
+    scores = evaluation["scores"]
     texts = {s: f"ECE near the structures, {name}: {shown(scores['maps'][s]['ece'])}" for s, name in MAP_NAMES.items()}
     if evaluation["map_source"] == "direct":
-        sentences.append(_sentence("fact", f"{texts['direct']}."))
+        yield "fact", f"{texts['direct']}."
     low, floor = scores["maps"]["samples"]["ece"]["low"], scores["ece_floor"]
     if floor is None or low is None:
-        return [*sentences, _sentence("open", f"{texts['samples']}; these cases do not decide whether it is too high.")]
-    text = f"{texts['samples']}; a perfect sampler with {evaluation['samples']} samples: at most {number(floor)}."
-    return [*sentences, _sentence("holds" if low <= floor else "fails", text)]
+        yield "open", f"{texts['samples']}; these cases do not decide whether it is too high."
+    else:
+        perfect = f"a perfect sampler with {evaluation['samples']} samples: at most {number(floor)}"
+        yield "holds" if low <= floor else "fails", f"{texts['samples']}; {perfect}."
 
 
 def _coverage(samples: Mapping[str, Any]) -> Sentence:
     if "interval_90" not in samples:
-        return _sentence("open", "one sample a case: there are no volume intervals.")
+        return "open", "one sample a case: there are no volume intervals."
     coverage = samples["interval_90"]
     low, high = coverage["low"], coverage["high"]
     text = f"coverage of the 90 % volume intervals: {percent(coverage)} of {samples['volumes']} volumes"
     if low is None or (low <= 0.9 <= high and high - low > WIDE):
-        return _sentence("open", f"{text}; more cases are needed to decide.")
+        return "open", f"{text}; more cases are needed to decide."
     if low <= 0.9 <= high:
-        return _sentence("holds", f"{text}.")
-    return _sentence("fails", f"{text}; the intervals are too {'narrow' if high < 0.9 else 'wide'}.")
+        return "holds", f"{text}."
+    return "fails", f"{text}; the intervals are too {'narrow' if high < 0.9 else 'wide'}."
 
 
-def _entropy(maps: Mapping[str, Any], name: str) -> list[Sentence]:
+def _entropy(maps: Mapping[str, Any], name: str) -> Iterator[Sentence]:
     """Share of wrong voxels at three levels of entropy, and the AUROC of the entropy."""
-    sentences = []
     for level in maps["levels"]:
         low, high = level["bits"]
         if low in (0.0, 0.4, 1.0) and level["wrong"] is not None:
-            text = f"wrong voxels near the structures at {low:g} to {high:g} bits ({name}): {one_in(level['wrong'])}."
-            sentences.append(_sentence("fact", text))
+            text = f"wrong voxels near the structures at {low:g} to {high:g} bits ({name})"
+            yield "fact", f"{text}: {one_in(level['wrong'])}."
     auroc = maps["error_auroc"]
     if auroc["value"] is not None:
         verdict = "open" if auroc["low"] is None else "holds" if auroc["low"] > 0.5 else "fails"
-        text = f"AUROC of entropy for wrong voxels ({name}): {shown(auroc)}; chance is 0.5."
-        sentences.append(_sentence(verdict, text))
-    return sentences
+        yield verdict, f"AUROC of entropy for wrong voxels ({name}): {shown(auroc)}; chance is 0.5."
 
 
 def _source(gap: Mapping[str, Any], source: str) -> Sentence:
@@ -156,30 +146,27 @@ def _source(gap: Mapping[str, Any], source: str) -> Sentence:
     better = "direct" if gap["value"] is not None and gap["value"] > TOLERATED_ECE else "samples"
     text = f"ECE, samples minus direct head: {shown(gap)}; the model shows the map of the {MAP_NAMES[source]}"
     if better == source:
-        return _sentence("fact", f"{text}.")
-    return _sentence("open", f"{text}, but the {MAP_NAMES[better]} would be the better choice.")
+        return "fact", f"{text}."
+    return "open", f"{text}, but the {MAP_NAMES[better]} would be the better choice."
 
 
 def _raters(raters: Mapping[str, Any]) -> Sentence:
     ged = raters["ged_u"]
     undecided = ged["low"] is None or (ged["low"] <= 0.01 and ged["high"] > 0.05)
     verdict = "open" if undecided else "holds" if ged["low"] <= 0.01 else "fails"
-    text = f"GED between {raters['n']} samples and the raters, unbiased: {shown(ged)}; a perfect sampler: 0."
-    return _sentence(verdict, text)
+    return verdict, f"GED between {raters['n']} samples and the raters, unbiased: {shown(ged)}; a perfect sampler: 0."
 
 
-def _joint(scores: Mapping[str, Any]) -> list[Sentence]:
+def _joint(scores: Mapping[str, Any]) -> Iterator[Sentence]:
     """Whether the samples are distributed as the truth, by each measure that has a band."""
-    sentences = []
     for name in ("z_rms", "coverage_90", "dice_ratio", "variogram_2mm", "specks"):
         one = scores["measures"][name]
         if one["inside"] is not None:
-            text = f"{TITLES[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
-            sentences.append(_sentence("holds" if one["inside"] else "fails", text))
+            verdict = "holds" if one["inside"] else "fails"
+            yield verdict, f"{TITLES[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
     for name, one in (scores.get("against_copula") or {}).items():
         larger = above(one)
         verdict = "open" if larger is None else "holds" if larger == (name == "one_sample_dice") else "fails"
-        sentences.append(_sentence(verdict, f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(one)}."))
+        yield verdict, f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(one)}."
     for name in scores["blind"]:
-        sentences.append(_sentence("open", f"{TITLES[name]}: does not detect the wrong sampler on these cases."))
-    return sentences
+        yield "open", f"{TITLES[name]}: does not detect the wrong sampler on these cases."

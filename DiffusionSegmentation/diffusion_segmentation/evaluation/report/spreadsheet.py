@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..joint import MODEL
-from ..store import write_rows
+from ..store import Records, write_rows
 from .formatting import CLASS_SCORES
 
-Records = Mapping[str, Mapping[str, Any]]
 Rows = Iterator[list[Any]]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...metrics import GATES
-from ..joint import TITLES, control_of, within
+from ..joint import CONTROLS, TITLES, within
 from ..known_answer.posterior import LEVELS
 from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, number, span
 
@@ -19,6 +19,11 @@ class Cell:
     text: str
     small: str = ""
     passed: bool | None = None
+
+    @property
+    def plain(self) -> str:
+        """The text, and the small text in brackets."""
+        return f"{self.text} ({self.small})" if self.small else self.text
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def joint(scores: Mapping[str, Any]) -> list[Table]:
     """Measures of joint samples with the band of a perfect sampler, and the three main ones by structure."""
     rows = []
     for name, title in TITLES.items():
-        one, control = scores["measures"][name], control_of(name)
+        one, control = scores["measures"][name], CONTROLS.get(name)
         wrong = Cell(number(scores["controls"][control][name]), control) if control else Cell("")
         band = f"{number(one['low'])} to {number(one['high'])}"
         rows.append([Cell(title), Cell(number(one["value"]), passed=one["inside"]), Cell(band), wrong])
@@ -133,8 +138,8 @@ def levels(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> Table:
 def samples(evaluation: Mapping[str, Any]) -> Table:
     """Coverage of the volume intervals, and with several raters the distances between samples and raters."""
     scores = evaluation["scores"]["samples"]
-    keys = {f"coverage of {level} % intervals": f"interval_{level}" for level in LEVELS}
-    rows = [[Cell(title), scored(scores[key])] for title, key in keys.items() if key in scores]
+    intervals = [f"interval_{level}" for level in LEVELS if f"interval_{level}" in scores]
+    rows = [[Cell(KNOWN_SCORES[key]), scored(scores[key])] for key in intervals]
     if "raters" in scores:
         raters = scores["raters"]
         sizes = f"n = {raters['n']}, m = {' and '.join(map(str, raters['m']))}"

@@ -9,7 +9,7 @@ from typing import Any
 from ..joint import LAGS_MM, PAIRED_SCORES
 from . import tables
 from .formatting import VERDICTS, number, shown
-from .tables import Cell, Table
+from .tables import Table
 
 
 def evaluation_text(evaluation: Mapping[str, Any], folder: Path) -> str:
@@ -44,11 +44,8 @@ def joint_text(scores: Mapping[str, Any]) -> str:
 
 def table_lines(table: Table) -> list[str]:
     """Caption, headings and rows in aligned columns; * marks a cell that failed its requirement."""
-    rows = [list(table.head), *([_plain(cell) for cell in row] for row in table.rows)]
+    cells = ([cell.plain + "*" * (cell.passed is False) for cell in row] for row in table.rows)
+    rows = [list(table.head), *cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [f"{table.caption} (* outside the band)", *lines]
-
-
-def _plain(cell: Cell) -> str:
-    return cell.text + (f" ({cell.small})" if cell.small else "") + ("*" if cell.passed is False else "")
