@@ -371,7 +371,9 @@ def _answer(folder: Path) -> str:
         grid = model.with_start(None).step_grid(steps)
         own = model.step_grid(steps)
         if model.input_statistics is not None:
-            distance = model.input_statistics.input_distance(ScanSummary.of(model.input_statistics)).distance
+            distance = model.input_statistics.input_distance(
+                ScanSummary.none(*model.input_statistics.class_means.shape)
+            ).distance
             if not np.isfinite(distance):
                 return f"a distance of {distance}"
         sound = len(grid) == steps and 1 <= len(own) <= steps + 1 and (np.diff(own) > 0).all()

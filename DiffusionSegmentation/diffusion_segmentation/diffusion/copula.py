@@ -81,6 +81,11 @@ def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
     return reduce(np.multiply.outer, axes)
 
 
+def derived_seed(seed: int, index: int) -> int:
+    """Seed of the independent stream number `index` of a seed."""
+    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
+
+
 class LatentFields:
     """Unit-variance Gaussian fields over a frame, one for each class, with the correlation of a `Covariance`."""
 
@@ -98,8 +103,7 @@ class LatentFields:
 
         White noise in the half spectrum of a real field (E|W|^2 = 2) is filtered and transformed back.
         """
-        stream = int(np.random.SeedSequence(seed, spawn_key=(label,)).generate_state(1, np.uint64)[0] >> 1)
-        generator = torch.Generator().manual_seed(stream)
+        generator = torch.Generator().manual_seed(derived_seed(seed, label))
         half = (*self.period[:-1], self.period[-1] // 2 + 1)
         waves = torch.view_as_complex(torch.randn((*half, 2), generator=generator)).numpy()
         waves *= self._amplitude(label)

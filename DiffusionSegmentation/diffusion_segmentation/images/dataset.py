@@ -263,16 +263,12 @@ def _images(folder: Path) -> list[Path]:
     Of a pair .hdr and .img the .img file; of a header (.nhdr, .mhd) with its data in .img the header.
     """
     images = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
-
-    def stems(ending: str) -> set[str]:
-        return {_stem(path.name) for path in images if re.search(rf"\.{ending}$", path.name, re.IGNORECASE)}
-
-    headers = stems("(nhdr|mhd)")
-    covered = {"img": headers, "hdr": headers | stems(r"img(\.gz)?")}
+    endings = {path: path.name.lower().removesuffix(".gz").rpartition(".")[2] for path in images}
+    present = {(_stem(path.name), ending) for path, ending in endings.items()}
+    preferred = {"img": ("nhdr", "mhd"), "hdr": ("nhdr", "mhd", "img")}
 
     def is_covered(path: Path) -> bool:
-        ending = re.search(r"\.(img|hdr)(\.gz)?$", path.name.lower())
-        return ending is not None and _stem(path.name) in covered[ending.group(1)]
+        return any((_stem(path.name), ending) in present for ending in preferred.get(endings[path], ()))
 
     return [path for path in images if path.is_file() and not is_covered(path)]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import DiffusionSegmentationError, InputError
+from ..errors import InputError
 from .dataset import name_key
-from .headers import read_header
-from .volume import VolumeFile, missing_geometry
+from .volume import VolumeFile
 
 IGNORED = 255  # label of voxels that count neither in training nor in scores
 ROUNDING_TOLERANCE = 0.01  # maximum distance of a stored value from its label number
@@ -27,7 +26,7 @@ def read_labels(path: Path, image: sitk.Image, names: Sequence[str], ignored: in
     in the file that differ), GeometryError and OutOfMemoryError, as `read_volume`.
     """
     # A file without a voxel size takes that of its image; only the number of voxels can be compared.
-    file = VolumeFile(path, "label file", image.GetSpacing() if _lacks_spacing(path) else None)
+    file = VolumeFile(path, "label file", default_spacing=image.GetSpacing())
     name = file.name
     _require_same_names(file.metadata(), names, name)
     labels = file.read_as()
@@ -82,10 +81,3 @@ def _require_same_names(metadata: Mapping[str, str], names: Sequence[str], name:
                 f"{name} calls its label {value} '{segment_name}' and dataset.json calls it '{listed}'; fix one of "
                 "them."
             )
-
-
-def _lacks_spacing(path: Path) -> bool:
-    try:
-        return "spacing" in missing_geometry(path, read_header(path, ""))
-    except (OSError, RuntimeError, DiffusionSegmentationError):
-        return False  # reported when the file is read

@@ -23,10 +23,10 @@ from safetensors import torch as safetensors
 
 from ..diffusion.copula import Covariance
 from ..diffusion.process import adapted_grid
-from ..errors import ModelError
+from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
-from .metadata import METADATA, dims, file_error, lowest_log_snr, read_limited, read_metadata, shown
+from .metadata import METADATA, dims, file_error, folder_name, lowest_log_snr, read_limited, read_metadata
 from .metadata import SCHEMA as SCHEMA
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -301,16 +301,14 @@ def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tens
     if data is None:
         raise file_error(folder, *MISMATCH)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ModelError(
-            f"The weights of the model '{shown(folder)}' differ from their checksum; copy the whole model folder again."
-        )
+        raise file_error(folder, "weights", "differ from their checksum")
     try:
         stored = safetensors.load(data)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
         raise file_error(folder, WEIGHTS, "is damaged or of another format") from None
     if not all(tensor.dtype in WEIGHT_TYPES for tensor in stored.values()):
         raise ModelError(
-            f"The weights of the model '{shown(folder)}' are not stored as float16, bfloat16 or float32; "
+            f"The weights of the model '{folder_name(folder)}' are not stored as float16, bfloat16 or float32; "
             "choose another model."
         )
     state = {key: tensor.float() for key, tensor in stored.items()}

@@ -28,32 +28,23 @@ from .watershed import SEED_DISTANCE_MM, watershed_regions
 
 @dataclass
 class ResultWriter:
-    """Writes the results of the samples so far; maps and masks lie on the grid of the input.
-
-    Attributes:
-        projection: from the working grid to the grid of the input.
-        direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
-        settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
-            each sample and window).
-        input_distance: distance of the input from the scans that the model was made for; None without statistics.
-        voxel_distances: the same for each voxel, float32 [z, y, x] on the working grid.
-    """
+    """Writes the results of the samples so far; maps and masks lie on the grid of the input."""
 
     request: Request
     model: Model
     device: torch.device
     input: InputVolume
-    projection: Projection
-    direct: np.ndarray
+    projection: Projection  # from the working grid to the grid of the input
+    direct: np.ndarray  # class probabilities of the direct head, float32 [C, z, y, x] on the working grid
+    # Entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for each sample
+    # and window).
     settings: dict[str, Any]
-    input_distance: InputDistance | None
-    voxel_distances: np.ndarray | None
+    input_distance: InputDistance | None  # from the scans that the model was made for; None without statistics
+    voxel_distances: np.ndarray | None  # the same for each voxel, float32 [z, y, x] on the working grid
 
     def __post_init__(self) -> None:
         self._reference, self._compress = self.input.image, self.request.compress
         self._region_mm = self.request.region_mm or SEED_DISTANCE_MM
-        index, size = self.projection.box
-        self._inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -86,7 +77,7 @@ class ResultWriter:
             "consensus_ml": volumes_ml(labels, self.model.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
-        regions = self._rank_regions(input_regions, quantised, bits[self._inside])
+        regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
             **regions,
@@ -97,7 +88,7 @@ class ResultWriter:
     def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         section, start = self.model.section, self.model.start
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
-        scores = [dice(mask.whole(), labels[self._inside], self.model.classes)[1:] for mask in ensemble.masks]
+        scores = [dice(mask.whole(), labels[self.projection.inside], self.model.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
             "model": {

@@ -83,18 +83,17 @@ class _Run:
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
-        networks = self.model.encoder, self.model.denoiser
         with stage("reading"):
             self.input = read_input(self.request, file, self.model.section["input_range"])
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
-        with stage("encoding"), self.control.checked_in(*networks):
+        with stage("encoding"), self.control.checked_layers():
             projection = self._resample(self.input.image)
             self.encoded = self._encode()
             self._prepare_results(projection)
         self.partial.preview(self.writer.direct, 0)
-        with stage("sampling"), self.control.checked_in(*networks):
+        with stage("sampling"), self.control.checked_layers():
             stopped = self._sample()
         return self._write_results(stopped)
 

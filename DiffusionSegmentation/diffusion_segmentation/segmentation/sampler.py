@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ..diffusion.copula import Copula, Frame
+from ..diffusion.copula import Copula, Frame, derived_seed
 from ..diffusion.process import diffuse, one_hot_state
 from ..diffusion.solvers import dpm_solver_2m
 from ..model.folder import Model, Start
@@ -150,17 +150,11 @@ class EncodedVolume:
 
 @dataclass
 class CaseSamples:
-    """Joint samples of N small cases with C classes.
+    """Joint samples of N small cases with C classes."""
 
-    Attributes:
-        masks: uint8 [N, samples, *shape].
-        mean: mean class probabilities of the samples, float32 [N, C, *shape]; exact for copula masks.
-        direct: class probabilities of the direct head, float32 [N, C, *shape].
-    """
-
-    masks: np.ndarray
-    mean: np.ndarray
-    direct: np.ndarray
+    masks: np.ndarray  # uint8 [N, samples, *shape]
+    mean: np.ndarray  # mean class probabilities of the samples, float32 [N, C, *shape]; exact for copula masks
+    direct: np.ndarray  # class probabilities of the direct head, float32 [N, C, *shape]
 
 
 def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
@@ -235,8 +229,4 @@ def normalised(p: np.ndarray) -> np.ndarray:
 
 def sample_seeds(seed: int, count: int, first: int = 0) -> list[int]:
     """Seeds of the samples first, ..., first + count - 1 of a run: independent streams, whatever the grouping."""
-    entropy = np.random.SeedSequence(seed).entropy
-    return [
-        int(np.random.SeedSequence(entropy, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
-        for index in range(first, first + count)
-    ]
+    return [derived_seed(seed, index) for index in range(first, first + count)]

@@ -50,13 +50,6 @@ def read_header(path: Path, name: str) -> VolumeHeader:
     return VolumeHeader()
 
 
-def files_of_volume(path: Path, name: str) -> tuple[Path, ...]:
-    """The file and all others that belong to the volume, such as detached voxels. Raises as `read_header`."""
-    header, spacing_file = read_header(path, name), nnunet_spacing_file(path)
-    files = (path, *header.other_files, *header.data_files, *([spacing_file] if spacing_file else []))
-    return tuple(dict.fromkeys(files))
-
-
 def _other_half(path: Path, ending: str, name: str) -> Path:
     """The file with this ending in a NIfTI or Analyze pair. Raises InputError unless there is exactly one."""
     stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)

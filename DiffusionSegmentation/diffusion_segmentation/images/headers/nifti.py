@@ -17,7 +17,7 @@ from scipy import linalg
 from scipy.spatial.transform import Rotation
 
 from .nifti_rewrite import rewrite_nifti
-from .volume_header import VolumeHeader, incomplete, unreadable
+from .volume_header import VolumeHeader, incomplete, is_gzip, unreadable
 
 # Bytes of a voxel, and the NIfTI codes of the scalar types of that size.
 _VOXEL_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
@@ -105,10 +105,10 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
     header = NiftiHeader.parse(start)
     if header is None:
         raise unreadable(name)
-    fields, single = header.fields, header_file == data_file
+    fields = header.fields
     (datatype,), (offset,), (units,) = fields["datatype"], fields["offset"], fields["units"]
     # ITK reads header bytes as voxels where the offset points into the header.
-    if not header.size * single <= offset < 2**62:
+    if not header.size * (header_file == data_file) <= offset < 2**62:
         raise incomplete(name)
     affines, new_sform, note = header.affines(), None, ""
     sform = affines.get("sform", np.eye(4))
@@ -124,8 +124,7 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
             affines["sform"] = new_sform
     sized = all(0 < step < math.inf for step in fields["pixdim"][1:4])
     missing = () if affines else ("orientation",) if sized else ("orientation", "spacing")
-    with open(data_file, "rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
+    gzipped = is_gzip(data_file)
     rewrite: Callable[[Path, bool], Path] | None = None
     if header.size == 540 or new_sform is not None or not _itk_finds_files(path, header_file, data_file, gzipped):
         rewrite = partial(rewrite_nifti, header, header_file, data_file, int(offset), new_sform)
@@ -133,12 +132,12 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
     ras_to_lps = np.diag([-to_mm, -to_mm, to_mm, 1])
     return VolumeHeader(
         data_files=(data_file,),
-        other_files=(header_file,) * (not single),
+        header_file=header_file,
         raw=not gzipped,
         offset=int(offset),
         # ITK reports float for integer voxels with a scale.
         voxel_bytes=next((size for size, types in _VOXEL_BYTES.items() if datatype in types), 0),
-        gzip_file=data_file if gzipped else None,
+        compression="gzip" if gzipped else "",
         problem=problem,
         affines={key: ras_to_lps @ affine for key, affine in affines.items()},
         image_io="NiftiImageIO",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .volume_header import opened
 
 if TYPE_CHECKING:
     from .nifti import NiftiHeader
@@ -36,7 +37,7 @@ def rewrite_nifti(
     if header.size == 540:
         raw = header.as_nifti1()
     else:
-        with _opened(header_file) as file:
+        with opened(header_file) as file:
             raw = bytearray(file.read(header.size))
     if not header.magic:
         target, copy = folder / "volume.hdr", folder / "volume.img"
@@ -51,15 +52,9 @@ def rewrite_nifti(
             struct.pack_into(header.order + "12f", raw, 280, *sform[:3].ravel())
         target = copy = folder / "volume.nii"
         start = bytes(raw) + bytes(4)
-    with _opened(data_file) as source, open(copy, "wb") as file:
+    with opened(data_file) as source, open(copy, "wb") as file:
         file.write(start)
         if voxels:
             source.seek(offset)
             shutil.copyfileobj(source, file)
     return target
-
-
-def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else open(path, "rb")
