@@ -204,12 +204,12 @@ def test_a_card_that_is_short_of_memory(
 
 @pytest.mark.parametrize("start", [None, models.Start(Covariance((4.0,), np.full((3, 1), 0.9), np.full(3, 0.1)), -1.0)])
 def test_samples_of_a_card_are_those_of_a_cpu(card: list, a_model_folder: Path, start: models.Start | None) -> None:
-    images, found = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
+    image, found = np.random.default_rng(0).random((16, 16, 16), np.float32), []
     for device, steps in ((CPU, {"cpu": 4, "gpu": 2}), (CARD, {"cpu": 2, "gpu": 4})):
         model = models.load(a_model_folder).to(device).with_start(start)
         model.section["steps"] = steps
-        drawn = samples(model, labelled(model, images[0], images[0] > 0.5), 2, 0)
-        found.append((*drawn, *vars(draw(model, images, 3, model.step_grid(4), 0)).values()))
+        drawn = samples(model, labelled(model, image, image > 0.5), 2, 0)
+        found.append((*drawn, *vars(draw(model, image, 3, model.step_grid(4), 0)).values()))
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
 

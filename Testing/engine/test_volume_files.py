@@ -23,15 +23,15 @@ OTHER = VOXELS[::-1, ::-1] * 7 + 3
 
 def said(path: Path, **options) -> list[str]:
     """What is said of a file that is read."""
-    found: list[str] = []
-    read_volume(path, on_warning=found.append, **options)
-    return found
+    file = VolumeFile(path, **options)
+    file.read()
+    return file.warnings
 
 
 def refusal(path: Path, **options) -> str:
     """The one sentence by which a file is refused."""
     with pytest.raises((InputError, GeometryError)) as caught:
-        read_volume(path, **options)
+        VolumeFile(path, **options).read()
     sentence = str(caught.value)
     assert sentence.endswith(".") and ". " not in sentence and "; " in sentence and str(path.parent) not in sentence
     return sentence
@@ -192,7 +192,7 @@ def test_the_warning_says_which_way_the_axes_were_taken_to_run(tmp_path: Path, c
     path, spacing = make(tmp_path), (2, 2, 2) if wanted is None else None
     (sentence,) = said(path, spacing=spacing)
     assert "does not state its orientation" in sentence and (wanted is None or wanted in sentence)
-    direction = np.reshape(read_volume(path, spacing).GetDirection(), (3, 3))
+    direction = np.reshape(VolumeFile(path, spacing=spacing).read().GetDirection(), (3, 3))
     along = {"right to left": 0, "left to right": 0, "front to back": 1, "back to front": 1}
     words = sentence.partition("run from ")[2].partition(";")[0].replace(" and ", ", ").split(", ")
     for axis, way in zip(direction.T, words, strict=True):
@@ -310,7 +310,7 @@ SPACELESS = {
 def test_a_voxel_size_that_is_not_stated_is_asked_for(tmp_path: Path, kind: str) -> None:
     path = SPACELESS[kind](tmp_path)
     assert "does not say how large its voxels are" in refusal(path) and "--spacing" in refusal(path)
-    image = read_volume(path, (0.5, 1, 2), on_warning=lambda sentence: None)
+    image = VolumeFile(path, spacing=(0.5, 1, 2)).read()
     assert image.GetSpacing() == (0.5, 1, 2)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
 

@@ -12,7 +12,6 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,22 +45,17 @@ MIN_DETERMINANT = 0.999  # minimum determinant of the unit axes; below it they a
 WORKING_BYTES = 12  # measured peak memory, bytes a voxel: the image and two copies while ITK blurs it, float32 each
 
 
-def read_volume(
-    path: str | Path, spacing: Spacing | None = None, on_warning: Callable[[str], None] = logger.warning
-) -> sitk.Image:
-    """Read a 3-D scalar volume as float32: all values finite, at least two voxels along each axis.
-
-    `spacing`: voxel size along i, j, k in mm, for a file that does not state it. `on_warning` receives each sentence
-    about an assumption.
+def read_volume(path: Path) -> sitk.Image:
+    """Read a 3-D scalar volume as float32: all values finite, at least two voxels along each axis. Logs assumptions.
 
     Raises InputError (missing, unreadable, incomplete, colour, complex, 2-D, 4-D, NaN or infinite, constant),
     GeometryError (single slice, axes not orthogonal, position or voxel size missing or contradictory) and
     OutOfMemoryError (before any voxel is read). Messages name the file without its folder.
     """
-    file = VolumeFile(Path(path), spacing=spacing)
+    file = VolumeFile(path)
     image = file.read()
     for sentence in file.warnings:
-        on_warning(sentence)
+        logger.warning(sentence)
     return image
 
 

@@ -64,7 +64,7 @@ class ResultWriter:
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
         quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
-        working_regions = watershed_regions(error, (self.model.spacing,) * 3, self._region_mm, 2 * self._region_mm)
+        working_regions = watershed_regions(error, (self.model.spacing,) * 3, self._region_mm)
         input_regions = self.projection.nearest(working_regions)
         if self.request.keep_samples:
             disagreement = self.projection.consensus(ensemble.vote_shares)[1]

@@ -145,7 +145,7 @@ class _Run:
         """Run the encoder, with smaller windows if the memory is exhausted."""
         while True:
             tiling = self._tiling()
-            arguments = self.model, self.array, self.device, self.control.check, tiling, self.plan.store, self.frame
+            arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
             encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again

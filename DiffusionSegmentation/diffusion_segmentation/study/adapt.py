@@ -74,10 +74,10 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
     def predict(truth: Truth, index: int) -> Mapping[str, Prediction]:
-        image = np.ascontiguousarray(truth.case.image)[None]
+        image = np.ascontiguousarray(truth.case.image)
         with flush_denormals():
             samples = {name: draw(model, image, SAMPLES, grid, index) for name, grid in grids.items()}
-        return {name: Prediction(one.mean[0], one.masks[0]) for name, one in samples.items()}
+        return {name: Prediction(one.mean, one.masks) for name, one in samples.items()}
 
     by_seed = [score_cases(task, predict)]
     gain = compare(by_seed, NEW, OLD, "ged_u")
