@@ -318,7 +318,7 @@ def test_a_voxel_size_that_is_not_stated_is_asked_for(tmp_path: Path, kind: str)
 def test_a_voxel_size_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
     for path in (nifti(tmp_path / "a.nii"), written(tmp_path / "a.nrrd"), written(tmp_path / "a.vtk")):
         assert "states voxels of 2 x 2 x 2 mm" in refusal(path, spacing=(2, 2, 3))
-        assert read_volume(path, (2, 2, 2)).GetSpacing() == (2, 2, 2)
+        assert VolumeFile(path, spacing=(2, 2, 2)).read().GetSpacing() == (2, 2, 2)
 
 
 def test_the_voxel_size_that_nnunet_keeps_beside_a_tiff_is_taken(tmp_path: Path) -> None:
