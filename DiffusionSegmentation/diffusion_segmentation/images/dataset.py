@@ -39,31 +39,24 @@ OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "n
 
 @dataclass(frozen=True)
 class Case:
-    """An image and its label files, one for each rater.
+    """An image and its label files, one for each rater."""
 
-    `name` is the image's path below imagesTr or imagesTs without its endings, unique in the data set.
-    """
-
-    name: str
+    name: str  # the image's path below imagesTr or imagesTs without its endings, unique in the data set
     image: Path
     labels: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Content of dataset.json and the folders; `label_names` in the order of the labels, without background.
-
-    `modality` is "CT", "MR" or the text in dataset.json. `ignored` is the number of unlabelled voxels, which nnU-Net
-    calls "ignore", or None. `unlabelled` counts the images of imagesTr that belong to no case.
-    """
+    """Content of dataset.json and the folders."""
 
     name: str
-    modality: str
-    label_names: tuple[str, ...]
+    modality: str  # "CT", "MR" or the text in dataset.json
+    label_names: tuple[str, ...]  # in the order of the labels, without background
     training: tuple[Case, ...]
     test: tuple[Case, ...]
-    ignored: int | None = None
-    unlabelled: int = 0
+    ignored: int | None = None  # the number of unlabelled voxels, which nnU-Net calls "ignore"
+    unlabelled: int = 0  # images of imagesTr that belong to no case
 
 
 def read_dataset(folder: Path) -> Dataset:

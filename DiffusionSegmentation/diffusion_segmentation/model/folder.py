@@ -43,14 +43,11 @@ MISMATCH = "weights", "do not fit its metadata"
 
 @dataclass(frozen=True)
 class Start:
-    """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and denoised from there.
-
-    With `log_snr` None the copula mask is the sample and the denoiser is not used. With `kept_mm` the denoised sample
-    keeps the class volumes of the mask in blocks with this edge in mm (`networks.BlockVolumeConstraint`).
-    """
+    """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and then denoised."""
 
     covariance: Covariance
-    log_snr: float | None
+    log_snr: float | None  # None: the copula mask is the sample and the denoiser is not used
+    # Edge (mm) of blocks in which samples keep the class volumes of the mask (`networks.BlockVolumeConstraint`).
     kept_mm: float | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -61,15 +58,12 @@ class Start:
 
 @dataclass
 class Model:
-    """Networks in evaluation mode with the content of metadata.json.
-
-    `input_statistics` describe the scans that the model was made for; None if the folder has none.
-    """
+    """Networks in evaluation mode with the content of metadata.json."""
 
     metadata: dict[str, Any]
     encoder: Encoder
     denoiser: Denoiser
-    input_statistics: InputStatistics | None = None
+    input_statistics: InputStatistics | None = None  # of the scans that the model was made for, if the folder has them
 
     @property
     def section(self) -> dict[str, Any]:
@@ -106,7 +100,6 @@ class Model:
 
     @property
     def lowest_log_snr(self) -> float:
-        """See `metadata.lowest_log_snr`."""
         return lowest_log_snr(self.section)
 
     def with_start(self, start: Start | None) -> Model:

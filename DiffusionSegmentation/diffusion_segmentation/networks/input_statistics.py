@@ -87,15 +87,12 @@ def _double(sums: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class InputDistance:
-    """Largest distance of a scan from the training scans over KINDS and structures, in their standard deviations.
-
-    `limit` is that beyond which a scan counts as unlike; `kind` one of KINDS; `structure` a class.
-    """
+    """Largest distance of a scan from the training scans over KINDS and structures, in their standard deviations."""
 
     distance: float
-    limit: float
-    kind: str
-    structure: int
+    limit: float  # beyond which a scan counts as unlike
+    kind: str  # one of KINDS
+    structure: int  # a class
 
     @property
     def unlike(self) -> bool:

@@ -32,18 +32,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run in one of its stages: reading, model, encoding, sampling, writing.
-
-    `samples` is None while "auto" decides, `seconds_left` while it is unknown. `note` says how the run was changed.
-    """
+    """Progress of a run in one of its stages: reading, model, encoding, sampling, writing."""
 
     stage: str
     sample: int = 0
-    samples: int | None = None
+    samples: int | None = None  # None while "auto" decides
     step: int = 0
     steps: int | None = None
-    seconds_left: float | None = None
-    note: str = ""
+    seconds_left: float | None = None  # None while it is unknown
+    note: str = ""  # how the run was changed
 
 
 @dataclass(frozen=True)

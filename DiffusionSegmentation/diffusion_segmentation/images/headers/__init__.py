@@ -5,6 +5,7 @@ ITK trusts a header: it crashes on some, waits forever for the data of others, a
 
 from __future__ import annotations
 
+# ruff: noqa: F401 - some names are imported for callers of the package
 import re
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from .nifti import read_nifti
 from .nifti_rewrite import REWRITE_ERRORS
 from .nrrd import read_nrrd
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
-
-__all__ = ("REWRITE_ERRORS", "VolumeHeader", "incomplete", "unreadable")  # imported here for other packages
 
 
 def read_header(path: Path, name: str) -> VolumeHeader:

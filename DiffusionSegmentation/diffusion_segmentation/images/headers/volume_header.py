@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import InputError
 
 HEADER_BYTES = 2**20  # upper limit for the length of an NRRD or MetaImage header
+CHUNK_BYTES = 2**22
 DEFLATE_RATIO = 1100  # upper limit for the compression ratio of any encoding; deflate reaches 1032
 
 
@@ -62,18 +63,17 @@ class VolumeHeader:
 
     def _scan(self, file: BinaryIO | gzip.GzipFile, length: int) -> int | None:
         """Read `length` bytes of voxels and the end of the file, where gzip stores its checksum."""
-        count, rest, left = 0, b"", length
+        count = 0
         file.seek(self.offset)
-        while chunk := file.read(2**22):
-            chunk, left = chunk[: max(left, 0)], left - len(chunk)
-            if self.float_type and chunk:
-                rest += chunk
-                end = len(rest) - len(rest) % np.dtype(self.float_type).itemsize
-                count += int(np.count_nonzero(~np.isfinite(np.frombuffer(rest[:end], self.float_type))))
-                rest = rest[end:]
-            if left < 0:
-                break
-        return count if left <= 0 else None
+        for start in range(0, length, CHUNK_BYTES):
+            chunk = file.read(min(CHUNK_BYTES, length - start))
+            if len(chunk) < min(CHUNK_BYTES, length - start):
+                return None
+            if self.float_type:
+                whole = len(chunk) // np.dtype(self.float_type).itemsize
+                count += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, self.float_type, whole))))
+        file.read(CHUNK_BYTES)
+        return count
 
 
 def is_gzip(path: Path) -> bool:
