@@ -11,8 +11,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .meta import read_meta
-from .nifti import read_nifti
-from .nifti_rewrite import REWRITE_ERRORS
+from .nifti import REWRITE_ERRORS, read_nifti
 from .nrrd import read_nrrd
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
 
