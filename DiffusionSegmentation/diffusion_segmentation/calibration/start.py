@@ -118,8 +118,7 @@ def scored(
 def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     """Masks uint8 [count, *shape] with the model's start, and the samples' mean probabilities [C, *shape]."""
     device = next(model.encoder.parameters()).device
-    steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
-    grid = np.empty(0) if model.is_copula_only else model.step_grid(steps)
+    grid = np.empty(0) if model.is_copula_only else model.step_grid(model.default_steps(device))
     with flush_denormals():
         if model.dims == 2:
             drawn = draw(model, case.image, count, grid, seed)

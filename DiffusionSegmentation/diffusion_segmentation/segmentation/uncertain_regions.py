@@ -31,7 +31,7 @@ class UncertainRegion:
     reviewable_ml: float  # the part of it outside thin layers along borders
     share: float  # reviewable_ml relative to that of the whole volume
     volume_ml: float
-    classes: tuple[tuple[int, float], ...]  # (class, mean probability) of those in dispute, most probable first
+    classes: tuple[tuple[int, float], ...]  # (class, mean probability) in dispute, most probable first; background is 0
     mean_entropy: float  # bits
     peak_entropy: float
     peak: tuple[int, ...]  # array index [3] of the voxel with the largest probability of an error

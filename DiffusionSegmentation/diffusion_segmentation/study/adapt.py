@@ -70,7 +70,7 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
     adapted = with_curve(model, curve, task)
-    steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
+    steps = model.default_steps(device)
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
     def predict(truth: Truth, index: int) -> Mapping[str, Prediction]:
