@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import InputError
 
 HEADER_BYTES = 2**20  # upper limit for the length of an NRRD or MetaImage header
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 2**22  # read at a time
 DEFLATE_RATIO = 1100  # upper limit for the compression ratio of any encoding; deflate reaches 1032
 
 
@@ -52,7 +52,7 @@ class VolumeHeader:
                 with open(self.data_files[0], "rb") as file:
                     file.seek(self.offset)
                     inflater = zlib.decompressobj()
-                    count = len(inflater.decompress(file.read(), length + 1))
+                    count = len(inflater.decompress(file.read(), length + CHUNK_BYTES))
                 return 0 if count > length or (count == length and inflater.eof) else None
             if self.compression or self.float_type:
                 with opened(self.data_files[0]) as file:
