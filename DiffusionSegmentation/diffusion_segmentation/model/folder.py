@@ -294,7 +294,10 @@ def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tens
     if data is None:
         raise file_error(folder, *MISMATCH)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise file_error(folder, "weights", "differ from their checksum")
+        raise ModelError(
+            f"The weights of the model '{folder_name(folder)}' differ from their checksum; copy the whole model folder "
+            "again."
+        )
     try:
         stored = safetensors.load(data)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
