@@ -75,13 +75,13 @@ def compare(task: str, folder: Path, minutes: float, cases: int | None) -> None:
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         with flush_denormals(), torch.inference_mode():
-            samples = draw(model, image[None], SAMPLES, Steps(10).grid(model), seed)
+            samples = draw(model, image, SAMPLES, Steps(10).grid(model), seed)
             members = np.stack([probabilities(network, image) for network in ensemble])
             noisy = np.stack([probabilities(dropout, image) for _ in range(SAMPLES)])
             views = np.stack([back(probabilities(single, turn(image))) for turn, back in turns(image.ndim)])
         direct = probabilities(single, image)
         return {
-            "diffusion": Prediction(samples.mean[0], samples.masks[0]),
+            "diffusion": Prediction(samples.mean, samples.masks),
             "deep ensemble": mixture(members, rng),
             "MC dropout": mixture(noisy, rng),
             "test-time": mixture(views, rng),

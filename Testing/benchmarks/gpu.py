@@ -105,7 +105,7 @@ class Bench:
         return np.empty(0) if start and start.log_snr is None else self.model.step_grid(self.steps)
 
     def encode(self) -> EncodedVolume:
-        return EncodedVolume(self.model, self.image, self.device, lambda: None, self.tiling)
+        return EncodedVolume(self.model, self.image, self.device, self.tiling)
 
     def draw(self, encoded: EncodedVolume, count: int, first: int = 0) -> np.ndarray:
         """Class probabilities of samples [N, C, z, y, x], or their masks [N, z, y, x] where no network draws them."""

@@ -58,7 +58,7 @@ def ratios(name: str) -> None:
             encoder.append(seconds(lambda: model.encoder(torch.from_numpy(image)[None, None])))
             denoiser.append(seconds(lambda: class_softmax_(model.denoiser(*arguments))))
     for _ in range(3):
-        direct.append(seconds(lambda: EncodedVolume(model, image, cpu, lambda: None).direct()))
+        direct.append(seconds(lambda: EncodedVolume(model, image, cpu).direct()))
         sampling.append(seconds(lambda: samples_of(model, image, cpu, grid)))
     one, light = statistics.median(encoder), statistics.median(denoiser)
     fast, full = statistics.median(direct), statistics.median(sampling)
@@ -79,7 +79,7 @@ def denoiser_arguments(model: models.Model, image: np.ndarray) -> tuple[torch.Te
 
 def samples_of(model: models.Model, image: np.ndarray, device: torch.device, grid: np.ndarray) -> None:
     """Everything from image to the last sample, one after another as on a CPU; an empty grid denoises nothing."""
-    encoded = EncodedVolume(model, image, device, lambda: None)
+    encoded = EncodedVolume(model, image, device)
     for seed in sample_seeds(0, SAMPLES):
         if len(grid):
             encoded.sample([seed], grid)

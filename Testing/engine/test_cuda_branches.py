@@ -123,12 +123,12 @@ def test_a_graphics_card_with_too_little_memory(
 def test_samples_of_a_graphics_card_equal_those_of_the_cpu(
     card: list, a_model_folder: Path, start: models.Start | None
 ) -> None:
-    images, outputs = np.random.default_rng(0).random((2, 16, 16, 16), np.float32), []
+    image, outputs = np.random.default_rng(0).random((16, 16, 16), np.float32), []
     for device, steps in ((CPU, {"cpu": 4, "gpu": 2}), (CARD, {"cpu": 2, "gpu": 4})):
         model = models.load(a_model_folder).to(device).with_start(start)
         model.section["steps"] = steps
-        sampled = samples(model, labelled(model, images[0], images[0] > 0.5), 2, 0)
-        outputs.append((*sampled, *vars(draw(model, images, 3, model.step_grid(4), 0)).values()))
+        sampled = samples(model, labelled(model, image, image > 0.5), 2, 0)
+        outputs.append((*sampled, *vars(draw(model, image, 3, model.step_grid(4), 0)).values()))
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(*outputs, strict=True))
 
 

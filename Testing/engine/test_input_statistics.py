@@ -220,7 +220,7 @@ def test_windows_and_padding_count_no_cell_twice(known):
     inside = torch.zeros(tiling.cells)
     inside[:25, :14, :16] = 1
     torch.testing.assert_close(total, inside)
-    one, several = (EncodedVolume(model, image, CPU, lambda: None, cover) for cover in (None, tiling))
+    one, several = (EncodedVolume(model, image, CPU, cover) for cover in (None, tiling))
     assert one.voxel_distances.shape == image.shape == several.voxel_distances.shape
     assert one._summary.cells.sum() == pytest.approx(25 * 14 * 16) == several._summary.cells.sum()
     assert one.input_distance().distance == pytest.approx(several.input_distance().distance, rel=0.3)

@@ -11,7 +11,7 @@ from volume_files import nifti
 
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.label_file import IGNORED, read_labels, relabel
-from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.images.volume import VolumeFile, read_volume
 
 NAMES = ("liver", "tumour")
 LABELS = np.random.default_rng(0).integers(0, 3, (20, 22, 24)).astype(np.uint8)
@@ -151,7 +151,7 @@ def test_a_picture_of_labels_has_its_images_grid(tmp_path: Path, image: sitk.Ima
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "l.tif"))
     assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image), "the image says how it lies"
     sitk.WriteImage(sitk.GetImageFromArray(LABELS), str(tmp_path / "image.tif"))
-    image = read_volume(tmp_path / "image.tif", (2, 2, 5), on_warning=lambda sentence: None)
+    image = VolumeFile(tmp_path / "image.tif", spacing=(2, 2, 5)).read()
     np.testing.assert_array_equal(read_labels(tmp_path / "l.tif", image, NAMES), LABELS)
     sitk.WriteImage(sitk.GetImageFromArray(LABELS[1:]), str(tmp_path / "l.tif"))
     assert "does not lie on its image's grid" in refusal(tmp_path / "l.tif", image)

@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.uncertain_regions import Ranking, opened, reviewable_voxels
-from diffusion_segmentation.segmentation.watershed import EXTENT_MM, watershed_regions
+from diffusion_segmentation.segmentation.watershed import SEED_DISTANCE_MM, watershed_regions
 
 VOXEL = 0.027
 
@@ -62,7 +62,9 @@ def test_an_uncertain_sheet_is_divided_into_regions_of_limited_size(spacing):
     assert ((labels > 0) == (1 - p.max(0) >= 0.02)).all()
     for basin in range(1, labels.max() + 1):
         places = np.argwhere(labels == basin) * spacing
-        assert len(places) and pdist(places[:: max(1, len(places) // 500)]).max(initial=0) <= EXTENT_MM + 1e-6
+        assert (
+            len(places) and pdist(places[:: max(1, len(places) // 500)]).max(initial=0) <= 2 * SEED_DISTANCE_MM + 1e-6
+        )
     regions = regions_of(p, spacing)
     assert len(regions) >= 20 and regions[0].share < 0.15
     assert sum(region.share for region in regions) > 0.9

@@ -81,7 +81,7 @@ def a_model(denoiser: nn.Module, window=(64, 64, 64)) -> Model:
 
 
 def draw(model: Model, seeds, grid, shape=SHAPE) -> np.ndarray:
-    encoded = EncodedVolume(model, np.zeros(shape, np.float32), torch.device("cpu"), lambda: None)
+    encoded = EncodedVolume(model, np.zeros(shape, np.float32), torch.device("cpu"))
     return encoded.sample(seeds, grid)
 
 
@@ -151,7 +151,7 @@ def test_step_callback_can_stop_and_counts_up():
         if step == 3:
             raise KeyboardInterrupt
 
-    encoded = EncodedVolume(a_model(WholeOrNothing()), np.zeros(SHAPE, np.float32), torch.device("cpu"), lambda: None)
+    encoded = EncodedVolume(a_model(WholeOrNothing()), np.zeros(SHAPE, np.float32), torch.device("cpu"))
     with pytest.raises(KeyboardInterrupt):
         encoded.sample([1], FINE, stop_at_three)
     assert seen == [1, 2, 3]

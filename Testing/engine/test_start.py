@@ -130,7 +130,7 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
     agreement = {}
     for log_snr in (-11.0, 6.0):
         from_here = model.with_start(models.Start(model.start.covariance, log_snr))
-        encoded = EncodedVolume(from_here, image, CPU, lambda: None)
+        encoded = EncodedVolume(from_here, image, CPU)
         grid = from_here.step_grid(6)
         masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
         agreement[log_snr] = np.mean(masks)
@@ -144,7 +144,7 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
     gaps = {}
     for kept_mm in (None, 16.0):
         started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
-        encoded = EncodedVolume(started, image, CPU, lambda: None)
+        encoded = EncodedVolume(started, image, CPU)
         volumes = [
             [np.bincount(mask.ravel(), minlength=3) for mask in (volumes_drawn, encoded.start_mask(seed))]
             for seed in range(4)
@@ -157,9 +157,9 @@ def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
 def test_samples_do_not_depend_on_windows_or_on_which_are_drawn_together(denoised_folder):
     model = models.load(denoised_folder)
     image = np.random.default_rng(0).random((24, 16, 16), dtype=np.float32)
-    whole = EncodedVolume(model, image, CPU, lambda: None)
+    whole = EncodedVolume(model, image, CPU)
     tiling = Tiling(image.shape, (16, 16, 16), model.multiple, whole.tiling.padded)
-    smaller = EncodedVolume(model, image, CPU, lambda: None, tiling)
+    smaller = EncodedVolume(model, image, CPU, tiling)
     # The probabilities differ a little between windows; what is drawn belongs to the voxels.
     assert (whole.start_mask(4) == smaller.start_mask(4)).mean() > 0.9
     grid = model.step_grid(4)
@@ -173,9 +173,7 @@ def test_the_start_does_not_depend_on_the_crop(copula_folder):
     frame = (40, 36, 44)
     masks = []
     for offset in ((0, 0, 0), (4, 8, 4)):
-        encoded = EncodedVolume(
-            model, np.zeros((24, 24, 24), np.float32), CPU, lambda: None, frame=Frame(frame, offset)
-        )
+        encoded = EncodedVolume(model, np.zeros((24, 24, 24), np.float32), CPU, frame=Frame(frame, offset))
         encoded._marginals = torch.full_like(
             encoded._marginals, 1 / 3
         )  # everywhere: what the networks see of a crop's border is not the point

@@ -39,13 +39,11 @@ def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
     known = phantom(task)
     assert model.dims == len(known.shape) and model.classes == known.classes
     assert model.section["training"]["data"] == {"kind": "phantom", "task": task}
-    images = np.stack([known.draw(np.random.default_rng(n)).image for n in range(3)])
-    samples = draw(model, images, 4, model.step_grid(3), seed=1)
-    assert samples.masks.shape == (3, 4, *known.shape) and samples.masks.dtype == np.uint8
-    np.testing.assert_allclose(samples.mean.sum(1), 1, atol=1e-5)
-    # A case's samples do not depend on the cases beside it.
-    alone = draw(model, images[:1], 4, model.step_grid(3), seed=1)
-    assert (alone.masks[0] == samples.masks[0]).mean() > 0.999
+    image = known.draw(np.random.default_rng(0)).image
+    samples, again = (draw(model, image, 4, model.step_grid(3), seed=1) for _ in range(2))
+    assert samples.masks.shape == (4, *known.shape) and samples.masks.dtype == np.uint8
+    np.testing.assert_allclose(samples.mean.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(again.masks, samples.masks)
 
 
 def test_a_model_for_pictures_does_not_segment_volumes(config, tmp_path, a_head_file):

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from volume_files import SAME, VOXELS, nifti, read_warnings, refusal, remove_lines, write_analyze, write_image
 
-from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.images.volume import VolumeFile, read_volume
 
 UNORIENTED = {
     "NIfTI": lambda f: nifti(f / "a.nii", sform=None),
@@ -62,7 +62,7 @@ def test_the_warning_states_the_assumed_directions_of_the_axes(tmp_path: Path, c
     path, spacing = make(tmp_path), (2, 2, 2) if expected is None else None
     (sentence,) = read_warnings(path, spacing=spacing)
     assert "does not state its orientation" in sentence and (expected is None or expected in sentence)
-    direction = np.reshape(read_volume(path, spacing).GetDirection(), (3, 3))
+    direction = np.reshape(VolumeFile(path, spacing=spacing).read().GetDirection(), (3, 3))
     along = {"right to left": 0, "left to right": 0, "front to back": 1, "back to front": 1}
     words = sentence.partition("run from ")[2].partition(";")[0].replace(" and ", ", ").split(", ")
     for axis, way in zip(direction.T, words, strict=True):

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from volume_files import VOXELS, nifti, refusal, remove_lines, write_image
 
 from diffusion_segmentation.images.file_digest import files_sha256
-from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.images.volume import VolumeFile, read_volume
 
 SPACELESS = {
     "TIFF": lambda f: write_image(f / "a.tif"),
@@ -26,7 +26,7 @@ SPACELESS = {
 def test_a_missing_voxel_size_is_requested(tmp_path: Path, kind: str) -> None:
     path = SPACELESS[kind](tmp_path)
     assert "does not say how large its voxels are" in refusal(path) and "--spacing" in refusal(path)
-    image = read_volume(path, (0.5, 1, 2), on_warning=lambda sentence: None)
+    image = VolumeFile(path, spacing=(0.5, 1, 2)).read()
     assert image.GetSpacing() == (0.5, 1, 2)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VOXELS)
 
@@ -34,7 +34,7 @@ def test_a_missing_voxel_size_is_requested(tmp_path: Path, kind: str) -> None:
 def test_a_voxel_size_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
     for path in (nifti(tmp_path / "a.nii"), write_image(tmp_path / "a.nrrd"), write_image(tmp_path / "a.vtk")):
         assert "states voxels of 2 x 2 x 2 mm" in refusal(path, spacing=(2, 2, 3))
-        assert read_volume(path, (2, 2, 2)).GetSpacing() == (2, 2, 2)
+        assert VolumeFile(path, spacing=(2, 2, 2)).read().GetSpacing() == (2, 2, 2)
 
 
 def test_the_voxel_size_that_nnunet_keeps_beside_a_tiff_is_taken(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from diffusion_segmentation.errors import GeometryError, InputError
-from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.images.volume import VolumeFile
 
 VOXELS = np.random.default_rng(0).integers(1, 1000, (20, 22, 24)).astype(np.float32)
 """[k, j, i]"""
@@ -66,16 +66,16 @@ def nifti(
 
 
 def read_warnings(path: Path, **options) -> list[str]:
-    """Warnings of `read_volume`."""
-    warnings: list[str] = []
-    read_volume(path, on_warning=warnings.append, **options)
-    return warnings
+    """Warnings of a file that is read."""
+    file = VolumeFile(path, **options)
+    file.read()
+    return file.warnings
 
 
 def refusal(path: Path, **options) -> str:
-    """Error text of `read_volume`: one sentence that does not contain the folder's path."""
+    """Error text of a file that is not read: one sentence that does not contain the folder's path."""
     with pytest.raises((InputError, GeometryError)) as caught:
-        read_volume(path, **options)
+        VolumeFile(path, **options).read()
     sentence = str(caught.value)
     assert sentence.endswith(".") and ". " not in sentence and "; " in sentence and str(path.parent) not in sentence
     return sentence

@@ -191,7 +191,7 @@ def look_at_dataset(folder: Path) -> str:
     from diffusion_segmentation.images.dataset import read_dataset
     from diffusion_segmentation.images.file_digest import files_sha256
     from diffusion_segmentation.images.label_file import IGNORED, read_labels
-    from diffusion_segmentation.images.volume import read_volume
+    from diffusion_segmentation.images.volume import VolumeFile
 
     dataset = read_dataset(folder)
     names = [case.name for case in dataset.training]
@@ -199,7 +199,7 @@ def look_at_dataset(folder: Path) -> str:
         return "cases that cannot be told apart"
     for case in (*dataset.training[:2], *dataset.test[:1]):
         files_sha256(case.image, *case.labels)
-        image = read_volume(case.image, on_warning=lambda sentence: None)
+        image = VolumeFile(case.image).read()
         for path in case.labels:
             values = set(read_labels(path, image, dataset.label_names, dataset.ignored).ravel().tolist())
             if not values <= {*range(len(dataset.label_names) + 1), IGNORED}:

@@ -51,7 +51,9 @@ def _answer(folder: Path) -> str:
         grid = model.with_start(None).step_grid(steps)
         with_start = model.step_grid(steps)
         if model.input_statistics is not None:
-            distance = model.input_statistics.input_distance(ScanSummary.of(model.input_statistics)).distance
+            distance = model.input_statistics.input_distance(
+                ScanSummary.none(*model.input_statistics.class_means.shape)
+            ).distance
             if not np.isfinite(distance):
                 return f"a distance of {distance}"
         valid = len(grid) == steps and 1 <= len(with_start) <= steps + 1 and (np.diff(with_start) > 0).all()

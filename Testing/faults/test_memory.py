@@ -166,8 +166,8 @@ def test_a_seed_gives_the_same_noise_with_smaller_windows(a_model_folder: Path) 
     whole = Tiling(image.shape, (64, 64, 64), 16)
     smaller = Tiling(image.shape, (16, 16, 16), 16, whole.padded)
     assert whole.padded == smaller.padded == (32, 32, 32) != Tiling(image.shape, (16, 16, 16), 16).padded
-    cpu, nothing = torch.device("cpu"), lambda: None
-    noise, same = (segment.EncodedVolume(model, image, cpu, nothing, tiling)._noise(3) for tiling in (whole, smaller))
+    cpu = torch.device("cpu")
+    noise, same = (segment.EncodedVolume(model, image, cpu, tiling)._noise(3) for tiling in (whole, smaller))
     torch.testing.assert_close(noise, same, rtol=0, atol=0)
 
 

@@ -12,7 +12,7 @@ import pytest
 from handmade_volumes import NO_SPACE, ORIGIN, STEPS, VOXELS, assert_a_sentence, cut, meta, nifti, nrrd, zipped_meta
 
 from diffusion_segmentation.errors import GeometryError, InputError
-from diffusion_segmentation.images.intensity import NoContrast, body_box, normalise
+from diffusion_segmentation.images.intensity import body_box, normalise
 from diffusion_segmentation.images.label_file import read_labels
 from diffusion_segmentation.images.volume import read_volume
 
@@ -207,6 +207,6 @@ def test_a_volume_that_is_constant_except_for_a_few_voxels_is_refused() -> None:
     image = np.zeros((90, 90, 90), np.float32)
     image[40, 41, 42] = -7
     for look in (normalise, lambda image: body_box(image, 2)):
-        with pytest.raises(NoContrast, match="^The image is constant but for a few voxels; .*\\.$") as caught:
+        with pytest.raises(InputError, match="^The image is constant but for a few voxels; .*\\.$") as caught:
             look(image)
         assert caught.value.kind == "input"

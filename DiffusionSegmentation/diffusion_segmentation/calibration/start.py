@@ -151,14 +151,13 @@ def choose_prior(scores: Sequence[np.ndarray]) -> tuple[int, np.ndarray, np.ndar
 def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     """Masks uint8 [count, *shape] with the model's start, and the samples' mean probabilities [C, *shape]."""
     device = next(model.encoder.parameters()).device
-    steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
-    grid = np.empty(0) if model.is_copula_only else model.step_grid(steps)
+    grid = np.empty(0) if model.is_copula_only else model.step_grid(model.default_steps(device))
     with flush_denormals():
         if model.dims == 2:
-            drawn = draw(model, case.image[None], count, grid, seed)
-            masks, mean = drawn.masks[0], drawn.mean[0]
+            drawn = draw(model, case.image, count, grid, seed)
+            masks, mean = drawn.masks, drawn.mean
         else:
-            encoded, seeds = EncodedVolume(model, case.image, device, lambda: None), sample_seeds(seed, count)
+            encoded, seeds = EncodedVolume(model, case.image, device), sample_seeds(seed, count)
             if model.is_copula_only:
                 masks, mean = np.stack([encoded.start_mask(one) for one in seeds]), case.p
             else:
@@ -194,9 +193,9 @@ def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> LabelledCas
     with flush_denormals(), torch.inference_mode():
         if model.dims == 2:
             white = model.with_start(None)
-            p = draw(white, image[None], 1, white.step_grid(1), 0).direct[0]
+            p = draw(white, image, 1, white.step_grid(1), 0).direct
         else:
-            p = EncodedVolume(model, image, device, lambda: None).direct()
+            p = EncodedVolume(model, image, device).direct()
     p = p / p.sum(0)
     ignored = labels == IGNORED
     if not ignored.any():

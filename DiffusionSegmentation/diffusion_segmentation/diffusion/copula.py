@@ -33,14 +33,13 @@ class Covariance:
 
         shared_k + sum_s weights[k, s] * exp(-h^2 / (2 scales_mm[s]^2)),
 
-    where each row of `weights` and its `shared` sum to 1. `weights` is float64 [C, S]; `shared`, float64 [C], is the
-    part common to all voxels; background first. The Gaussians are band-limited to the voxel grid, so a width below the
-    voxel size approaches white noise (`gaussian_spectrum`).
+    where each row of `weights` and its `shared` sum to 1; background first. The Gaussians are band-limited to the voxel
+    grid, so a width below the voxel size approaches white noise (`gaussian_spectrum`).
     """
 
     scales_mm: tuple[float, ...]
-    weights: np.ndarray
-    shared: np.ndarray
+    weights: np.ndarray  # float64 [C, S]
+    shared: np.ndarray  # float64 [C], the part common to all voxels
 
     @classmethod
     def read(cls, entry: dict) -> Covariance:
@@ -62,12 +61,11 @@ class Covariance:
 class Frame:
     """Position of an array in the voxel grid for which noise is drawn.
 
-    `shape` is the size of that grid, `offset` the index of the array's first voxel in it. The noise at a voxel depends
-    on the seed and its index in the grid, not on the part of the grid that the array covers.
+    The noise at a voxel depends on the seed and its index in the grid, not on the part that the array covers.
     """
 
-    shape: tuple[int, ...]
-    offset: tuple[int, ...]
+    shape: tuple[int, ...]  # size of the grid
+    offset: tuple[int, ...]  # index of the array's first voxel in it
 
 
 def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
@@ -79,6 +77,11 @@ def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
     axes = [(axis / axis.mean()).astype(np.float32) for axis in axes]
     axes[-1] = axes[-1][: period[-1] // 2 + 1]
     return reduce(np.multiply.outer, axes)
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """Seed of the independent stream number `index` of a seed."""
+    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class LatentFields:
@@ -98,8 +101,7 @@ class LatentFields:
 
         White noise in the half spectrum of a real field (E|W|^2 = 2) is filtered and transformed back.
         """
-        stream = int(np.random.SeedSequence(seed, spawn_key=(label,)).generate_state(1, np.uint64)[0] >> 1)
-        generator = torch.Generator().manual_seed(stream)
+        generator = torch.Generator().manual_seed(derived_seed(seed, label))
         half = (*self.period[:-1], self.period[-1] // 2 + 1)
         waves = torch.view_as_complex(torch.randn((*half, 2), generator=generator)).numpy()
         waves *= self._amplitude(label)

@@ -24,6 +24,7 @@ def dpm_solver_2m(
     first: torch.Tensor | None,
     log_snr: np.ndarray,
     on_step: Callable[[int], None] = lambda step: None,
+    second_order: bool = True,
 ) -> torch.Tensor:
     """DPM-Solver++(2M) (Lu et al., "DPM-Solver++", 2022, algorithm 2), deterministic and of second order.
 
@@ -31,14 +32,15 @@ def dpm_solver_2m(
     the spread: where the exact posterior is known, 12 nodes leave less than 0.6 of DDIM's error (test_sampler.py).
 
     In pure noise the state carries no information, so `first` is the output of the direct head, which saves one pass.
-    From a correlated start it is None. `on_step` is called with the number of steps done.
+    From a correlated start it is None. `on_step` is called with the number of steps done. Without `second_order` x0 is
+    not extrapolated.
     """
     before = None
     for k, node in enumerate(log_snr):
         p = first if k == 0 and first is not None else denoise(x, float(node))
         if k + 1 < len(log_snr):
             ahead = p
-            if before is not None:
+            if second_order and before is not None:
                 stride = (log_snr[k + 1] - node) / (node - log_snr[k - 1])
                 ahead = torch.lerp(before, p, 1 + float(stride) / 2)
             x = ddim_step(x, ahead, float(node), float(log_snr[k + 1]))
@@ -49,11 +51,7 @@ def dpm_solver_2m(
 
 def ddim(denoise: Denoise, x: torch.Tensor, first: torch.Tensor | None, log_snr: np.ndarray) -> torch.Tensor:
     """First-order deterministic steps (Song et al. 2021, eq. 12 with eta = 0)."""
-    for k, node in enumerate(log_snr):
-        p = first if k == 0 and first is not None else denoise(x, float(node))
-        if k + 1 < len(log_snr):
-            x = ddim_step(x, p, float(node), float(log_snr[k + 1]))
-    return p
+    return dpm_solver_2m(denoise, x, first, log_snr, second_order=False)
 
 
 def ancestral(denoise: Denoise, x: torch.Tensor, first: torch.Tensor | None, log_snr: np.ndarray) -> torch.Tensor:

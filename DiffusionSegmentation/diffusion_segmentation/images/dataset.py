@@ -39,31 +39,24 @@ OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "n
 
 @dataclass(frozen=True)
 class Case:
-    """An image and its label files, one for each rater.
+    """An image and its label files, one for each rater."""
 
-    `name` is the image's path below imagesTr or imagesTs without its endings, unique in the data set.
-    """
-
-    name: str
+    name: str  # the image's path below imagesTr or imagesTs without its endings, unique in the data set
     image: Path
     labels: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Content of dataset.json and the folders; `label_names` in the order of the labels, without background.
-
-    `modality` is "CT", "MR" or the text in dataset.json. `ignored` is the number of unlabelled voxels, which nnU-Net
-    calls "ignore", or None. `unlabelled` counts the images of imagesTr that belong to no case.
-    """
+    """Content of dataset.json and the folders."""
 
     name: str
-    modality: str
-    label_names: tuple[str, ...]
+    modality: str  # "CT", "MR" or the text in dataset.json
+    label_names: tuple[str, ...]  # in the order of the labels, without background
     training: tuple[Case, ...]
     test: tuple[Case, ...]
-    ignored: int | None = None
-    unlabelled: int = 0
+    ignored: int | None = None  # the number of unlabelled voxels, which nnU-Net calls "ignore"
+    unlabelled: int = 0  # images of imagesTr that belong to no case
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -268,16 +261,12 @@ def _images(folder: Path) -> list[Path]:
     Of a pair .hdr and .img the .img file; of a header (.nhdr, .mhd) with its data in .img the header.
     """
     images = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
-
-    def stems(ending: str) -> set[str]:
-        return {_stem(path.name) for path in images if re.search(rf"\.{ending}$", path.name, re.IGNORECASE)}
-
-    headers = stems("(nhdr|mhd)")
-    covered = {"img": headers, "hdr": headers | stems(r"img(\.gz)?")}
+    endings = {path: path.name.lower().removesuffix(".gz").rpartition(".")[2] for path in images}
+    present = {(_stem(path.name), ending) for path, ending in endings.items()}
+    preferred = {"img": ("nhdr", "mhd"), "hdr": ("nhdr", "mhd", "img")}
 
     def is_covered(path: Path) -> bool:
-        ending = re.search(r"\.(img|hdr)(\.gz)?$", path.name.lower())
-        return ending is not None and _stem(path.name) in covered[ending.group(1)]
+        return any((_stem(path.name), ending) in present for ending in preferred.get(endings[path], ()))
 
     return [path for path in images if path.is_file() and not is_covered(path)]
 

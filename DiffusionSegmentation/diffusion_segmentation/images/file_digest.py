@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, shown
-from .headers import files_of_volume
+from .headers import nnunet_spacing_file, read_header
 
 
 def files_sha256(*paths: Path) -> str:
@@ -20,7 +20,9 @@ def files_sha256(*paths: Path) -> str:
     for path in paths:
         name = f"The file '{shown(path.name)}'"
         try:
-            for file in files_of_volume(path, name):
+            header, spacing_file = read_header(path, name), nnunet_spacing_file(path)
+            files = (path, header.header_file or path, *header.data_files, spacing_file or path)
+            for file in dict.fromkeys(files):
                 with open(file, "rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
+from .intensity import subsample
+
 MIN_FILL_SHARE = 0.001  # minimum share of all voxels that have the fill value; single damaged voxels are fewer
 # Maximum share of the other voxels below 0: interpolation across the border of the fill creates some.
 MAX_NEGATIVE_SHARE = 0.005
@@ -14,7 +16,6 @@ MIN_DISTANCE = 3.0
 # An image includes air at 0 if at least AIR_SHARE of the other voxels lie between 0 and AIR_LEVEL times their 99 %
 # quantile.
 AIR_SHARE, AIR_LEVEL = 0.2, 0.05
-MAX_SUBSAMPLE = 500_000  # voxels from which quantiles are computed
 
 
 def fill_value(values: np.ndarray) -> float | None:
@@ -25,10 +26,10 @@ def fill_value(values: np.ndarray) -> float | None:
     from their 99 % quantile.
     """
     lowest = values.min()
-    subsample = _subsample(values.ravel())
-    others = subsample[subsample > lowest]
-    fewest = MIN_FILL_SHARE * subsample.size
-    if not lowest < 0 or subsample.size - others.size < fewest or others.size < fewest:
+    some = subsample(values)
+    others = some[some > lowest]
+    fewest = MIN_FILL_SHARE * some.size
+    if not lowest < 0 or some.size - others.size < fewest or others.size < fewest:
         return None
     low, high = np.quantile(others, (0.25, 0.99))
     air = np.mean((others >= 0) & (others < AIR_LEVEL * high))
@@ -47,19 +48,10 @@ def replace_fill_value(image: sitk.Image) -> tuple[sitk.Image, float | None]:
     if fill is None:
         return image, None
     others = values[values > fill]
-    low = float(np.quantile(_subsample(others), 0.25))
+    low = float(np.quantile(subsample(others), 0.25))
     middle = fill + (low - fill) / 2
     air = 0.0 if low >= 0 else float(others[others > middle].min())
     replaced = np.where(values <= (min(middle, 0.0) if low >= 0 else middle), np.float32(air), values)
     result = sitk.GetImageFromArray(replaced)
     result.CopyInformation(image)
     return result, fill
-
-
-def _subsample(values: np.ndarray) -> np.ndarray:
-    return values[:: max(1, values.size // MAX_SUBSAMPLE)]
-
-
-def fill_warning(fill: float) -> str:
-    """The report's sentence about a replaced fill value."""
-    return f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view."

@@ -14,10 +14,6 @@ from ..errors import InputError
 CEILING = 1.5  # upper limit of normalised intensities; brighter voxels are fat, vessels or artefacts
 
 
-class NoContrast(InputError, ValueError):
-    """The image is constant except for a few voxels, so its intensities cannot be scaled."""
-
-
 def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> np.ndarray:
     """Image of any shape and unit as float32 in [0, CEILING]: air near 0, bright tissue near 1.
 
@@ -25,20 +21,24 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     high to 1. Without it, the 0.5 % quantile of the image maps to 0, and the 99 % quantile of the voxels above the mean
     to 1. The mean separates head from air, and a skull-stripped head from its zeros.
 
-    Raises NoContrast if the image is constant except for a few voxels.
+    Raises InputError if the image is constant except for a few voxels.
     """
     image = np.asarray(image, dtype=np.float32)
     if intensity and "window" in intensity:
         low, high = intensity["window"]
         return np.clip((image - np.float32(low)) / np.float32(high - low), 0, CEILING)
-    # Quantiles of at most about 500,000 voxels: within 0.2 % of the exact ones, 20 times faster.
-    subsample = image.ravel()[:: max(1, image.size // 500_000)]
-    low = np.quantile(subsample, 0.005)
-    bright = subsample[subsample > subsample.mean()]
+    some = subsample(image)
+    low = np.quantile(some, 0.005)
+    bright = some[some > some.mean()]
     high = np.quantile(bright, 0.99) if bright.size else low
     if not high > low:
-        raise NoContrast("The image is constant but for a few voxels; give a volume with contrast.")
+        raise InputError("The image is constant but for a few voxels; give a volume with contrast.")
     return np.clip((image - low) / (high - low), 0, CEILING)
+
+
+def subsample(values: np.ndarray) -> np.ndarray:
+    """About 500,000 of more voxels, flat: quantiles within 0.2 % of the exact ones, 20 times faster."""
+    return values.ravel()[:: max(1, values.size // 500_000)]
 
 
 def body_box(image: np.ndarray, margin: int) -> tuple[slice, ...]:

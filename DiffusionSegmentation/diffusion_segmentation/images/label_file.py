@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import DiffusionSegmentationError, InputError, shown
+from ..errors import InputError, shown
 from .dataset import name_key
-from .headers import read_header
-from .volume import VolumeFile, missing_geometry
+from .volume import VolumeFile
 
 IGNORED = 255  # label of voxels that count neither in training nor in scores
 ROUNDING_TOLERANCE = 0.01  # maximum distance of a stored value from its label number
@@ -60,7 +59,7 @@ def read_label_numbers(path: Path, image: sitk.Image, kind: str) -> tuple[np.nda
     layers), GeometryError and OutOfMemoryError, as `read_volume`.
     """
     # A file without a voxel size takes that of its image; only the number of voxels can be compared.
-    file = VolumeFile(path, kind, image.GetSpacing() if _lacks_spacing(path) else None)
+    file = VolumeFile(path, kind, default_spacing=image.GetSpacing())
     name, segments = file.name, _segments(file.metadata())
     labels = file.read_as()
     values = sitk.GetArrayViewFromImage(labels)
@@ -106,10 +105,3 @@ def _segments(metadata: Mapping[str, str]) -> dict[int, Segment]:
             continue
         segments[int(value)] = Segment(name, metadata.get(f"{segment}_Color", ""), metadata.get(f"{segment}_Tags", ""))
     return segments
-
-
-def _lacks_spacing(path: Path) -> bool:
-    try:
-        return "spacing" in missing_geometry(path, read_header(path, ""))
-    except (OSError, RuntimeError, DiffusionSegmentationError):
-        return False  # reported when the file is read

@@ -70,7 +70,8 @@ class Projection:
 
     Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
     and result. Outside the working grid everything is background (class 0). `p` is float32 [C, z, y, x] on the working
-    grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers.
+    grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers,
+    and `inside` its slices [k, j, i].
     """
 
     def __init__(self, working: sitk.Image, reference: sitk.Image) -> None:
@@ -81,24 +82,23 @@ class Projection:
         self._working_direction = working.GetDirection()
         self._spacing, self._origin = reference.GetSpacing(), np.array(reference.GetOrigin())
         self._direction = reference.GetDirection()
-        self.box = _covered_box(working, reference)
+        self.box = index, size = _covered_box(working, reference)
+        self.inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
     def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid, and class sums.
 
         The sums, float64 [C], of the probabilities over the voxels of `box` are expected voxel counts.
         """
-        index, size = self.box
         labels = np.zeros(self._shape, np.uint8)
         entropy = np.zeros(self._shape, np.float32)
-        inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
         max_entropy, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
         for slab, q in self._slabs(p):
-            labels[inside][slab] = _argmax(q)
+            labels[self.inside][slab] = _argmax(q)
             sums += q.sum((1, 2, 3), dtype=np.float64)
             # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
             bits = -(q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))).sum(0)
-            entropy[inside][slab] = np.clip(bits, 0, max_entropy)
+            entropy[self.inside][slab] = np.clip(bits, 0, max_entropy)
         return labels, entropy, sums
 
     def labels(self, p: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,22 +45,17 @@ MIN_DETERMINANT = 0.999  # minimum determinant of the unit axes; below it they a
 WORKING_BYTES = 12  # measured peak memory, bytes a voxel: the image and two copies while ITK blurs it, float32 each
 
 
-def read_volume(
-    path: str | Path, spacing: Spacing | None = None, on_warning: Callable[[str], None] = logger.warning
-) -> sitk.Image:
-    """Read a 3-D scalar volume as float32: all values finite, at least two voxels along each axis.
-
-    `spacing`: voxel size along i, j, k in mm, for a file that does not state it. `on_warning` receives each sentence
-    about an assumption.
+def read_volume(path: Path) -> sitk.Image:
+    """Read a 3-D scalar volume as float32: all values finite, at least two voxels along each axis. Logs assumptions.
 
     Raises InputError (missing, unreadable, incomplete, colour, complex, 2-D, 4-D, NaN or infinite, constant),
     GeometryError (single slice, axes not orthogonal, position or voxel size missing or contradictory) and
     OutOfMemoryError (before any voxel is read). Messages name the file without its folder.
     """
-    file = VolumeFile(Path(path), spacing=spacing)
+    file = VolumeFile(path)
     image = file.read()
     for sentence in file.warnings:
-        on_warning(sentence)
+        logger.warning(sentence)
     return image
 
 
@@ -73,8 +67,13 @@ class VolumeFile:
     sentences about assumptions; after reading, `non_finite`, the number of voxels that ITK replaced by 0.
     """
 
-    def __init__(self, path: Path, kind: str = "volume", spacing: Spacing | None = None) -> None:
-        """Check the header against the file. `kind` is what messages call the file. Raises as `read_volume`."""
+    def __init__(
+        self, path: Path, kind: str = "volume", spacing: Spacing | None = None, default_spacing: Spacing | None = None
+    ) -> None:
+        """Check the header against the file. `kind` is what messages call the file. Raises as `read_volume`.
+
+        A file that states a voxel size must agree with `spacing`; `default_spacing` is used only where it states none.
+        """
         self.name = name = f"The {kind} '{shown(path.name)}'"
         self._folder: tempfile.TemporaryDirectory | None = None  # of the copy that ITK reads
         try:
@@ -93,8 +92,8 @@ class VolumeFile:
         except RuntimeError as error:
             raise unreadable(name) from error
         _require_scalar_3d(reader, name)
-        self.missing = missing_geometry(path, header)
-        self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing)
+        self.missing = header.missing if header.image_io else _missing_by_format(path)
+        self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing, default_spacing)
         itk_spacing = np.array(reader.GetSpacing()[:3])
         self.itk_spacing = np.abs(itk_spacing)
         direction = np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1))[:3, :3]  # columns: unit axes
@@ -167,7 +166,7 @@ class VolumeFile:
                 raise InputError(f"{self.name} needs room on the disk for a copy; free some space.") from error
             raise incomplete(self.name) from error
 
-    def _voxel_size(self, path: Path, given: Spacing | None) -> Spacing:
+    def _voxel_size(self, path: Path, given: Spacing | None, default: Spacing | None) -> Spacing:
         """The voxel size, mm. Raises GeometryError if there is none or the file contradicts `given`."""
         stated = self._reader.GetSpacing()[:3]
         if "spacing" not in self.missing:
@@ -177,7 +176,7 @@ class VolumeFile:
                     f"{self.name} states voxels of {shown_spacing} mm; leave out the spacing, or correct it."
                 )
             return stated
-        spacing = given or _nnunet_spacing(path)
+        spacing = given or default or _nnunet_spacing(path)
         if spacing is None:
             raise GeometryError(
                 f"{self.name} does not say how large its voxels are; give their size in mm with --spacing I,J,K, or "
@@ -198,10 +197,8 @@ class VolumeFile:
         )
 
 
-def missing_geometry(path: Path, header: VolumeHeader) -> tuple[str, ...]:
-    """What a file does not state ("orientation", "spacing"), by its header or, without a parser, by its format."""
-    if header.image_io:
-        return header.missing
+def _missing_by_format(path: Path) -> tuple[str, ...]:
+    """What a file without a header parser does not state ("orientation", "spacing")."""
     image_io = sitk.ImageFileReader.GetImageIOFromFileName(itk_name(path))
     if image_io in STATES_ALL:
         return ()

@@ -23,10 +23,10 @@ from safetensors import torch as safetensors
 
 from ..diffusion.copula import Covariance
 from ..diffusion.process import adapted_grid
-from ..errors import ModelError
+from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
-from .metadata import METADATA, dims, file_error, lowest_log_snr, read_limited, read_metadata, shown
+from .metadata import METADATA, dims, file_error, folder_name, lowest_log_snr, read_limited, read_metadata
 from .metadata import SCHEMA as SCHEMA
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -43,14 +43,11 @@ MISMATCH = "weights", "do not fit its metadata"
 
 @dataclass(frozen=True)
 class Start:
-    """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and denoised from there.
-
-    With `log_snr` None the copula mask is the sample and the denoiser is not used. With `kept_mm` the denoised sample
-    keeps the class volumes of the mask in blocks with this edge in mm (`networks.BlockVolumeConstraint`).
-    """
+    """Correlated start of the sampler: a copula mask with this covariance, noised to `log_snr` and then denoised."""
 
     covariance: Covariance
-    log_snr: float | None
+    log_snr: float | None  # None: the copula mask is the sample and the denoiser is not used
+    # Edge (mm) of blocks in which samples keep the class volumes of the mask (`networks.BlockVolumeConstraint`).
     kept_mm: float | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -61,15 +58,12 @@ class Start:
 
 @dataclass
 class Model:
-    """Networks in evaluation mode with the content of metadata.json.
-
-    `input_statistics` describe the scans that the model was made for; None if the folder has none.
-    """
+    """Networks in evaluation mode with the content of metadata.json."""
 
     metadata: dict[str, Any]
     encoder: Encoder
     denoiser: Denoiser
-    input_statistics: InputStatistics | None = None
+    input_statistics: InputStatistics | None = None  # of the scans that the model was made for, if the folder has them
 
     @property
     def section(self) -> dict[str, Any]:
@@ -106,7 +100,6 @@ class Model:
 
     @property
     def lowest_log_snr(self) -> float:
-        """See `metadata.lowest_log_snr`."""
         return lowest_log_snr(self.section)
 
     def with_start(self, start: Start | None) -> Model:
@@ -302,7 +295,8 @@ def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tens
         raise file_error(folder, *MISMATCH)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ModelError(
-            f"The weights of the model '{shown(folder)}' differ from their checksum; copy the whole model folder again."
+            f"The weights of the model '{folder_name(folder)}' differ from their checksum; copy the whole model folder "
+            "again."
         )
     try:
         stored = safetensors.load(data)
@@ -310,7 +304,7 @@ def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tens
         raise file_error(folder, WEIGHTS, "is damaged or of another format") from None
     if not all(tensor.dtype in WEIGHT_TYPES for tensor in stored.values()):
         raise ModelError(
-            f"The weights of the model '{shown(folder)}' are not stored as float16, bfloat16 or float32; "
+            f"The weights of the model '{folder_name(folder)}' are not stored as float16, bfloat16 or float32; "
             "choose another model."
         )
     state = {key: tensor.float() for key, tensor in stored.items()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
-from ..errors import ModelError
+from ..errors import ModelError, shown
 
 SCHEMA = 1
 METADATA = "metadata.json"
@@ -44,7 +44,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise invalid
     if schema != SCHEMA:
         raise ModelError(
-            f"The model '{shown(folder)}' has schema version {schema} and this program reads "
+            f"The model '{folder_name(folder)}' has schema version {schema} and this program reads "
             f"version {SCHEMA}; update the older of the two."
         )
     entry = wrong_entry(metadata)
@@ -79,7 +79,7 @@ def read_limited(folder: Path, file: str, max_bytes: int) -> bytes | None:
 
     The file must not be a symbolic link; the folder may be one.
     """
-    name = shown(folder)
+    name = folder_name(folder)
     try:
         if not stat.S_ISREG(os.lstat(folder / file).st_mode):
             raise ModelError(f"The {file} of the model '{name}' is a link or not a file; copy the file itself there.")
@@ -94,14 +94,12 @@ def read_limited(folder: Path, file: str, max_bytes: int) -> bytes | None:
 
 def file_error(folder: Path, file: str, problem: str) -> ModelError:
     """Error about a file of a model folder that a new copy of the folder would fix."""
-    return ModelError(f"The {file} of the model '{shown(folder)}' {problem}; copy the whole model folder again.")
+    return ModelError(f"The {file} of the model '{folder_name(folder)}' {problem}; copy the whole model folder again.")
 
 
-def shown(folder: Path | str) -> str:
-    """Name of a model or of its folder for a message: printable, without its parents, about 100 characters at most."""
-    name = folder if isinstance(folder, str) else os.path.basename(os.path.abspath(folder))
-    name = _NOT_PRINTABLE.sub("?", name)
-    return name if len(name) <= 100 else f"{name[:100]} ..."
+def folder_name(folder: Path) -> str:
+    """Name of a model folder for a message, without its parents."""
+    return shown(os.path.basename(os.path.abspath(folder)))
 
 
 def _finite(text: str) -> float:

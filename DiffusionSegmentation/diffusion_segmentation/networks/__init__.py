@@ -1,21 +1,8 @@
 """Encoder and denoiser networks, the space-to-depth layout of their states, and statistics of their features."""
 
+# ruff: noqa: F401 - the names are imported for callers of the package
 from .block_constraint import BlockVolumeConstraint
 from .blocks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space, space_to_depth
 from .denoiser import Denoiser
 from .encoder import Encoder
 from .input_statistics import InputDistance, InputStatistics, ScanSummary
-
-__all__ = [
-    "CHANNELS_LAST",
-    "BlockVolumeConstraint",
-    "Denoiser",
-    "Encoder",
-    "InputDistance",
-    "InputStatistics",
-    "ScanSummary",
-    "class_softmax",
-    "class_softmax_",
-    "depth_to_space",
-    "space_to_depth",
-]

@@ -37,26 +37,19 @@ MAX_VALUE = 1e6  # largest number stored or reported. As a spread or limit it me
 class ScanSummary:
     """Sums over the cells (2^dims voxels) of a scan of C classes and F feature channels.
 
-    A cell counts for each class by its probability. `cells` [C] is their number, `features` [C, F] the sum of their
-    features, `bits` [C] that of their entropies, `square` [F, F] that of the features' outer products over all classes
-    but background; all float64.
+    A cell counts for each class by its probability. All sums are float64.
     """
 
-    cells: np.ndarray
-    features: np.ndarray
-    bits: np.ndarray
-    square: np.ndarray
+    cells: np.ndarray  # [C], number of cells
+    features: np.ndarray  # [C, F], sum of their features
+    bits: np.ndarray  # [C], that of their entropies
+    square: np.ndarray  # [F, F], that of the features' outer products over all classes but background
 
     @classmethod
     def none(cls, classes: int, channels: int) -> ScanSummary:
         """Sums over no cells."""
         by_class, square = np.zeros((classes, channels)), np.zeros((channels, channels))
         return cls(np.zeros(classes), by_class, np.zeros(classes), square)
-
-    @classmethod
-    def of(cls, input_statistics: InputStatistics) -> ScanSummary:
-        """Sums over no cells, with the classes and channels of `input_statistics`."""
-        return cls.none(*input_statistics.class_means.shape)
 
     def add(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
         """Add a window: features [1, F, *cells], class probabilities p [1, 2^dims * C, *cells], share [*cells].
@@ -94,15 +87,12 @@ def _double(sums: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class InputDistance:
-    """Largest distance of a scan from the training scans over KINDS and structures, in their standard deviations.
-
-    `limit` is that beyond which a scan counts as unlike; `kind` one of KINDS; `structure` a class.
-    """
+    """Largest distance of a scan from the training scans over KINDS and structures, in their standard deviations."""
 
     distance: float
-    limit: float
-    kind: str
-    structure: int
+    limit: float  # beyond which a scan counts as unlike
+    kind: str  # one of KINDS
+    structure: int  # a class
 
     @property
     def unlike(self) -> bool:

@@ -24,9 +24,8 @@ def claim_stdin() -> io.FileIO:
     """Return stdin, unbuffered; all other readers of stdin find the end of file."""
     # Unbuffered: a thread that waits in a buffered reader holds its lock, which crashes the interpreter at exit.
     stdin = os.fdopen(os.dup(0), "rb", buffering=0)
-    devnull = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(devnull, 0)
-    os.close(devnull)
+    with open(os.devnull, "rb") as devnull:
+        os.dup2(devnull.fileno(), 0)
     return stdin
 
 

@@ -30,7 +30,7 @@ class Ensemble:
         self.direct, self.prior = direct, prior
         self.masks: list[CompressedMask] = []
         self._volumes: list[np.ndarray] = []
-        self._mean: np.ndarray | None = direct if exact else None
+        self._mean = direct if exact else np.zeros_like(direct, np.float32)
         self._votes = np.zeros((self.classes, direct[0].size), np.uint16)
         self._voxels = np.arange(direct[0].size)
 
@@ -44,17 +44,13 @@ class Ensemble:
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
         labels = sample if self.exact else sample.argmax(0)
         self._votes[labels.ravel(), self._voxels] += 1
-        if self.exact:
-            return
-        if self._mean is None:
-            self._mean = sample.astype(np.float32, copy=True)
-        else:
+        if not self.exact:
             self._mean += (sample - self._mean) / len(self)
 
     @property
     def mean(self) -> np.ndarray:
         """Mean class probabilities [C, z, y, x] of the samples. Raises ValueError if there are none."""
-        if self._mean is None:
+        if not self.exact and not len(self):
             raise ValueError("There is no sample yet.")
         return self._mean
 

@@ -12,9 +12,10 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
 from ..images.file_digest import array_sha256
-from ..images.fill_value import fill_warning, replace_fill_value
+from ..images.fill_value import replace_fill_value
 from ..images.headers import read_header
-from ..images.volume import VolumeFile, missing_geometry
+from ..images.intensity import subsample
+from ..images.volume import VolumeFile
 from ..networks import InputDistance
 from .request import Request
 
@@ -31,17 +32,11 @@ MIN_CT_SHARE = 0.02  # least share of air, and of soft tissue, among the voxels 
 
 @dataclass(frozen=True)
 class InputVolume:
-    """Input volume of a run.
+    """Input volume of a run."""
 
-    Attributes:
-        image: float32, with air in place of the fill value outside the field of view.
-        sha256: digest of the stored voxels, the same for all file formats.
-        warnings: sentences about assumptions and about what is unusual for the model.
-    """
-
-    image: sitk.Image
-    sha256: str
-    warnings: list[str]
+    image: sitk.Image  # float32, with air in place of the fill value outside the field of view
+    sha256: str  # digest of the stored voxels, the same for all file formats
+    warnings: list[str]  # sentences about assumptions and about what is unusual for the model
 
 
 def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any]) -> InputVolume:
@@ -55,7 +50,7 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
         warnings += unstated_in_source(request.source, image)
     image, fill = replace_fill_value(image)
     if fill is not None:
-        warnings.append(fill_warning(fill))
+        warnings.append(f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view.")
     warnings += check_modality(sitk.GetArrayViewFromImage(image), input_range.get("modality"))
     return InputVolume(image, digest, warnings)
 
@@ -76,14 +71,13 @@ def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
-        no_spacing = "spacing" in missing_geometry(path, stored)
-        file = VolumeFile(path, spacing=image.GetSpacing() if no_spacing else None)
+        file = VolumeFile(path, default_spacing=image.GetSpacing())
     except (OSError, RuntimeError, InputError):
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
     assumed = [sentence.replace(file.name, name) for sentence in file.warnings]
-    if not no_spacing or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
+    if "spacing" not in file.missing or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
         return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [
@@ -124,8 +118,8 @@ def check_modality(values: np.ndarray, modality: str | None) -> list[str]:
     """Return a warning if the values look like CT and the model is for MR."""
     if modality != "MR" or values.min() > AIR[1]:
         return []
-    subset = values.ravel()[:: max(1, values.size // 500_000)]
-    shares = [np.mean((low <= subset) & (subset <= high)) for low, high in (AIR, SOFT_TISSUE)]
+    some = subsample(values)
+    shares = [np.mean((low <= some) & (some <= high)) for low, high in (AIR, SOFT_TISSUE)]
     if min(shares) < MIN_CT_SHARE:
         return []
     return ["The values look like CT, the model was made for MR; do not trust the result."]

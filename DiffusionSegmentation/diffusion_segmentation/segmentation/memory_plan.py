@@ -29,21 +29,14 @@ def max_group_size(device: torch.device) -> int:
 
 
 class MemoryPlan:
-    """Number of samples drawn together and size of the windows; `shrink` makes them smaller.
-
-    Attributes:
-        window: voxels [z, y, x]; the model's window at first.
-        store: device that holds the features of all windows.
-        notes: one sentence for each reduction.
-        frame: voxels of the whole working grid, for which a correlated start is drawn; None until it is known.
-    """
+    """Number of samples drawn together and size of the windows; `shrink` makes them smaller."""
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
-        self.window: tuple[int, ...] = tuple(model.section["window"])
-        self.store = device
-        self.notes: list[str] = []
-        self.frame: tuple[int, ...] | None = None
+        self.window: tuple[int, ...] = tuple(model.section["window"])  # voxels [z, y, x]
+        self.store = device  # holds the features of all windows
+        self.notes: list[str] = []  # one sentence for each reduction
+        self.frame: tuple[int, ...] | None = None  # the whole working grid, once known; correlated starts fill it
         self._max_group = max_group_size(device)
 
     def group_size(self, tiling: Tiling) -> int:

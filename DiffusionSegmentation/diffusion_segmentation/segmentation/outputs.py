@@ -67,8 +67,6 @@ class ResultWriter:
     def __post_init__(self) -> None:
         self._reference = self.input.image
         self._region_mm = self.region_mm or SEED_DISTANCE_MM
-        index, size = self.projection.box
-        self._inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -88,7 +86,7 @@ class ResultWriter:
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
         quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
-        working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, 2 * self._region_mm)
+        working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm)
         input_regions = self.projection.nearest(working_regions)
         if self.keep_samples and len(ensemble):
             disagreement = self.projection.consensus(ensemble.vote_shares)[1]
@@ -102,7 +100,7 @@ class ResultWriter:
             "consensus_ml": volumes_ml(labels, ensemble.classes, ensemble.voxel_ml),
             "expected_ml": expected * ensemble.voxel_ml,
         }
-        regions = self._rank_regions(input_regions, quantised, bits[self._inside])
+        regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
         return self._report(ensemble, labels, volumes) | {
             "windows": windows,
             **regions,
@@ -113,7 +111,7 @@ class ResultWriter:
     def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         distance = self.source.input_distance
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
-        scores = [dice(mask.whole(), labels[self._inside], ensemble.classes)[1:] for mask in ensemble.masks]
+        scores = [dice(mask.whole(), labels[self.projection.inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
             **self.source.report(ensemble),

@@ -84,18 +84,17 @@ class _Run:
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
-        networks = self.model.encoder, self.model.denoiser
         with stage("reading"):
             self.input = read_input(self.request, file, self.model.section["input_range"])
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
-        with stage("encoding"), self.control.checked_in(*networks):
+        with stage("encoding"), self.control.checked_layers():
             projection = self._resample(self.input.image)
             self.encoded = self._encode()
             self._prepare_results(projection)
         self.partial.preview(self.ensemble.direct, 0)
-        with stage("sampling"), self.control.checked_in(*networks):
+        with stage("sampling"), self.control.checked_layers():
             stopped = self._sample()
         return self._write_results(stopped)
 
@@ -147,7 +146,7 @@ class _Run:
         """Run the encoder, with smaller windows if the memory is exhausted."""
         while True:
             tiling = self._tiling()
-            arguments = self.model, self.array, self.device, self.control.check, tiling, self.plan.store, self.frame
+            arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
             encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again

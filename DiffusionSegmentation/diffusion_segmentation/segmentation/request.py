@@ -9,51 +9,38 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Request:
-    """Parameters of a run.
-
-    Attributes:
-        output: folder of the results.
-        model: name of a shipped model, or path of a model folder.
-        samples: None for the model's default; "auto" draws until the result has converged, at least 8 and at most 32
-            (or the model's default, if that is more).
-        steps: nodes of the step grid; None for the model's default.
-        region_mm: least distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most
-            twice that across.
-        keep_samples: also write samples, class probabilities and regions.
-        previews: write previews and partial results while the run goes on.
-        spacing: voxel size (mm) along i, j and k, for a volume file that does not state it.
-        source: file from which another program loaded `volume`; what its header leaves open becomes a warning.
-    """
+    """Parameters of a run."""
 
     volume: Path
-    output: Path
-    model: str = "brain-structures"
+    output: Path  # folder of the results
+    model: str = "brain-structures"  # name of a shipped model, or path of a model folder
+    # None for the model's default; "auto" draws until the result has converged, at least 8 and at most 32 (or the
+    # model's default, if that is more).
     samples: int | Literal["auto"] | None = None
-    steps: int | None = None
+    steps: int | None = None  # nodes of the step grid; None for the model's default
     seed: int = 0
     device: str = "auto"
+    # Least distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most twice that
+    # across.
     region_mm: float | None = None
-    keep_samples: bool = False
+    keep_samples: bool = False  # also write samples, class probabilities and regions
     compress: bool = True
-    previews: bool = False
-    spacing: tuple[float, float, float] | None = None
-    source: Path | None = None
+    previews: bool = False  # write previews and partial results while the run goes on
+    spacing: tuple[float, float, float] | None = None  # mm along i, j and k, for a file that does not state it
+    source: Path | None = None  # file from which `volume` was loaded; what its header leaves open becomes a warning
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run in one of its stages: reading, model, encoding, sampling, writing.
-
-    `samples` is None while "auto" decides, `seconds_left` while it is unknown. `note` says how the run was changed.
-    """
+    """Progress of a run in one of its stages: reading, model, encoding, sampling, writing."""
 
     stage: str
     sample: int = 0
-    samples: int | None = None
+    samples: int | None = None  # None while "auto" decides
     step: int = 0
     steps: int | None = None
-    seconds_left: float | None = None
-    note: str = ""
+    seconds_left: float | None = None  # None while it is unknown
+    note: str = ""  # how the run was changed
 
 
 @dataclass(frozen=True)

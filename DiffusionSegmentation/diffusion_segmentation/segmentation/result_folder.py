@@ -43,8 +43,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def require_replaceable(folder: Path) -> None:
     """Raise InputError if a file that a run would replace was not written by a run, or was changed since."""
-    problem = _user_file(folder)
-    if problem:
+    if problem := _user_file(folder):
         raise InputError(f"{problem}; move it away, or choose another folder.")
 
 
@@ -60,8 +59,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         new.mkdir()
         yield new
-        problem = _user_file(folder)
-        if problem:
+        if problem := _user_file(folder):
             separate = folder / f"result-{suffix}"
             os.replace(new, separate)
             raise InputError(f"{problem}; the new result is in '{separate.name}' there.")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import Cancelled
 from .request import Progress
@@ -59,10 +60,6 @@ class RunControl:
         if self.cancel() == "drop":
             raise Cancelled
 
-    @contextlib.contextmanager
-    def checked_in(self, *networks: nn.Module) -> Iterator[None]:
-        """Call `check` before each layer of `networks`: a pass over one window takes seconds on a CPU."""
-        with contextlib.ExitStack() as hooks:
-            for layer in (layer for network in networks for layer in network.modules()):
-                hooks.callback(layer.register_forward_pre_hook(lambda *_: self.check()).remove)
-            yield
+    def checked_layers(self) -> RemovableHandle:
+        """Context that calls `check` before each layer of any network: a pass over a window takes seconds on a CPU."""
+        return register_module_forward_pre_hook(lambda *_: self.check())

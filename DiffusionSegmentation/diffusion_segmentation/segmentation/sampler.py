@@ -13,13 +13,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ..diffusion.copula import Copula, Frame
+from ..diffusion.copula import Copula, Frame, derived_seed
 from ..diffusion.process import diffuse, one_hot_state
-from ..diffusion.solvers import dpm_solver_2m
+from ..diffusion.solvers import Denoise, dpm_solver_2m
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
-    BlockVolumeConstraint,
     InputDistance,
     ScanSummary,
     class_softmax,
@@ -41,7 +40,6 @@ class EncodedVolume:
         model: Model,
         image: np.ndarray,
         device: torch.device,
-        on_window: Callable[[], None],
         tiling: Tiling | None = None,
         store: torch.device | None = None,
         frame: Frame | None = None,
@@ -49,7 +47,6 @@ class EncodedVolume:
         """Encode `image`, normalised float32 [z, y, x].
 
         Args:
-            on_window: called after each window.
             tiling: windows; by default those of the model.
             store: device that holds the features of the windows; by default `device`.
             frame: position of `image` in the grid for which a correlated start is drawn; by default its own grid.
@@ -79,7 +76,6 @@ class EncodedVolume:
                 self._prepared.append(model.denoiser.prepare(features, direct).to(store))
                 self._direct.append(direct.to(store))
                 del features, direct  # before the next window allocates its own
-                on_window()
             self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
             self.voxel_distances = None
             if cell_distances:
@@ -112,13 +108,11 @@ class EncodedVolume:
             masks = None
             if self.start is not None:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
-            x, first, constraint = _initial_state(self.model, masks, noise, self._marginals, log_snr)
 
             def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
-                p = self.tiling.blend(self._window_probabilities(x, node))
-                return p if constraint is None else constraint(p)
+                return self.tiling.blend(self._window_probabilities(x, node))
 
-            return self._volume(dpm_solver_2m(denoise, x, first, log_snr, on_step))
+            return self._volume(_denoised(self.model, masks, noise, self._marginals, log_snr, denoise, on_step))
 
     def start_mask(self, seed: int) -> np.ndarray:
         """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
@@ -150,82 +144,68 @@ class EncodedVolume:
 
 @dataclass
 class CaseSamples:
-    """Joint samples of N small cases with C classes.
+    """Joint samples of a small case with C classes."""
 
-    Attributes:
-        masks: uint8 [N, samples, *shape].
-        mean: mean class probabilities of the samples, float32 [N, C, *shape]; exact for copula masks.
-        direct: class probabilities of the direct head, float32 [N, C, *shape].
+    masks: np.ndarray  # uint8 [samples, *shape]
+    mean: np.ndarray  # mean class probabilities of the samples, float32 [C, *shape]; exact for copula masks
+    direct: np.ndarray  # class probabilities of the direct head, float32 [C, *shape]
+
+
+@torch.inference_mode()
+def draw(model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
+    """Joint samples of a small case in two or three dimensions, on the device of the model.
+
+    `image` is normalised float32 [*shape]; each axis is a multiple of `model.multiple`. All samples pass the denoiser
+    together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU from one stream.
     """
-
-    masks: np.ndarray
-    mean: np.ndarray
-    direct: np.ndarray
-
-
-def draw(model: Model, images: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
-    """Joint samples of small cases in two or three dimensions, on the device of the model.
-
-    `images` is normalised float32 [N, *shape]; each axis is a multiple of `model.multiple`. All samples of a case pass
-    the denoiser together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU from one stream
-    for each case, so the samples of a case do not depend on the other cases.
-    """
-    with torch.inference_mode():
-        cases = [_draw_case(model, image, samples, log_snr, seed, index) for index, image in enumerate(images)]
-    return CaseSamples(*(np.stack(arrays) for arrays in zip(*cases, strict=True)))
-
-
-def _draw_case(
-    model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int, index: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks, mean and direct head of the case number `index`; see `CaseSamples`."""
     device, start = next(model.encoder.parameters()).device, model.start
     features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
     prepared = model.denoiser.prepare(features, logits)
-    generator = torch.Generator().manual_seed(sample_seeds(seed, 1, index)[0])
-    noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator)
+    generator = torch.Generator().manual_seed(derived_seed(seed, 0))
+    noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator).to(device).movedim(-1, 1)
     marginals = class_softmax(logits)
     direct = depth_to_space(marginals)[0].cpu().numpy()
     masks = None
     if start is not None:
-        masks = start_masks(start, direct, model.spacing, sample_seeds(seed + 1, samples, index * samples))
+        masks = start_masks(start, direct, model.spacing, sample_seeds(seed + 1, samples))
         if start.log_snr is None:
-            return masks, direct, direct
-    x, first, constraint = _initial_state(model, masks, noise.to(device).movedim(-1, 1), marginals, log_snr)
+            return CaseSamples(masks, direct, direct)
 
     def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
         time = torch.full((len(x),), node, device=device)
-        p = class_softmax_(model.denoiser(x, time, prepared, logits))
-        return p if constraint is None else constraint(p)
+        return class_softmax_(model.denoiser(x, time, prepared, logits))
 
-    p = depth_to_space(dpm_solver_2m(denoise, x, first, log_snr))
-    return p.argmax(1).to(torch.uint8).cpu().numpy(), p.mean(0).cpu().numpy(), direct
+    p = depth_to_space(_denoised(model, masks, noise, marginals, log_snr, denoise))
+    return CaseSamples(p.argmax(1).to(torch.uint8).cpu().numpy(), p.mean(0).cpu().numpy(), direct)
 
 
-def _initial_state(
-    model: Model, masks: np.ndarray | None, noise: torch.Tensor, marginals: torch.Tensor, log_snr: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor | None, BlockVolumeConstraint | None]:
-    """State at the first node, class probabilities of x0 there if they are known, and the constraint of samples.
+def _denoised(
+    model: Model,
+    masks: np.ndarray | None,
+    noise: torch.Tensor,
+    marginals: torch.Tensor,
+    log_snr: np.ndarray,
+    denoise: Denoise,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> torch.Tensor:
+    """Class probabilities [N, K, *cells] of x0 at the last node, from white `noise` of this shape.
 
-    From white `noise` [N, K, *cells] these are the `marginals` [1, K, *cells]; otherwise the state is that of the start
-    `masks` uint8 [N, *shape].
+    With the `masks` uint8 [N, *shape] of a correlated start the first state is a noised mask; otherwise the
+    probabilities at the first node are the `marginals` [1, K, *cells]. `denoise` runs the denoiser.
     """
     if masks is None:
-        return noise, marginals.expand(noise.shape), None
-    x = noised(masks, noise, model.classes, float(log_snr[0]))
-    return x, None, model.kept_blocks(masks, noise.device)
+        return dpm_solver_2m(denoise, noise, marginals.expand(noise.shape), log_snr, on_step)
+    labels = space_to_depth(torch.from_numpy(masks)[:, None].to(noise.device))
+    time = torch.full((len(masks),), float(log_snr[0]), device=noise.device)
+    x, constraint = diffuse(one_hot_state(labels, model.classes), noise, time), model.kept_blocks(masks, noise.device)
+    constrained = denoise if constraint is None else lambda x, node: constraint(denoise(x, node))
+    return dpm_solver_2m(constrained, x, None, log_snr, on_step)
 
 
 def start_masks(start: Start, p: np.ndarray, spacing_mm: float, seeds: Sequence[int]) -> np.ndarray:
     """Masks of a correlated start, uint8 [seeds, *shape], with the class probabilities `p` float32 [C, *shape]."""
     copula = Copula(start.covariance, normalised(p), spacing_mm)
     return np.stack([copula.draw(seed) for seed in seeds])
-
-
-def noised(masks: np.ndarray, noise: torch.Tensor, classes: int, log_snr: float) -> torch.Tensor:
-    """States at `log_snr` of masks uint8 [N, *shape], of the shape of the unit noise [N, 2^dims * C, *cells]."""
-    labels = space_to_depth(torch.from_numpy(masks)[:, None].to(noise.device))
-    return diffuse(one_hot_state(labels, classes), noise, torch.full((len(masks),), log_snr, device=noise.device))
 
 
 def normalised(p: np.ndarray) -> np.ndarray:
@@ -235,8 +215,4 @@ def normalised(p: np.ndarray) -> np.ndarray:
 
 def sample_seeds(seed: int, count: int, first: int = 0) -> list[int]:
     """Seeds of the samples first, ..., first + count - 1 of a run: independent streams, whatever the grouping."""
-    entropy = np.random.SeedSequence(seed).entropy
-    return [
-        int(np.random.SeedSequence(entropy, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
-        for index in range(first, first + count)
-    ]
+    return [derived_seed(seed, index) for index in range(first, first + count)]

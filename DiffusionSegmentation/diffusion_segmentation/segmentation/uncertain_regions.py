@@ -24,27 +24,17 @@ IN_DISPUTE = 0.05  # least mean probability of a class in a region to be listed 
 
 @dataclass(frozen=True)
 class UncertainRegion:
-    """One uncertain region.
+    """One uncertain region."""
 
-    Attributes:
-        basin: its label in the label map of watershed regions.
-        expected_error_ml: sum over its voxels of the probability that the consensus is wrong, times their volume.
-        reviewable_ml: the part of it outside thin layers along borders.
-        share: reviewable_ml relative to that of the whole volume.
-        classes: (class, mean probability) of the classes in dispute, most probable first; background is class 0.
-        mean_entropy, peak_entropy: bits.
-        peak: array index [3] of the voxel with the largest probability of an error.
-    """
-
-    basin: int
-    expected_error_ml: float
-    reviewable_ml: float
-    share: float
+    basin: int  # its label in the label map of watershed regions
+    expected_error_ml: float  # sum over its voxels of the probability that the consensus is wrong, times their volume
+    reviewable_ml: float  # the part of it outside thin layers along borders
+    share: float  # reviewable_ml relative to that of the whole volume
     volume_ml: float
-    classes: tuple[tuple[int, float], ...]
-    mean_entropy: float
+    classes: tuple[tuple[int, float], ...]  # (class, mean probability) in dispute, most probable first; background is 0
+    mean_entropy: float  # bits
     peak_entropy: float
-    peak: tuple[int, ...]
+    peak: tuple[int, ...]  # array index [3] of the voxel with the largest probability of an error
 
 
 @dataclass(frozen=True)

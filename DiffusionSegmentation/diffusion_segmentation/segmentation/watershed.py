@@ -10,24 +10,20 @@ from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
 SEED_DISTANCE_MM = 15.0
-EXTENT_MM = 30.0
 SMOOTHING_MM = 3.0
 MIN_ERROR = 0.02  # voxels with a lower probability of an error belong to no region
 
 
 def watershed_regions(
-    error: np.ndarray,
-    spacing_mm: Sequence[float],
-    seed_distance_mm: float = SEED_DISTANCE_MM,
-    extent_mm: float = EXTENT_MM,
+    error: np.ndarray, spacing_mm: Sequence[float], seed_distance_mm: float = SEED_DISTANCE_MM
 ) -> np.ndarray:
     """Watershed regions of the expected error: labels uint16 [z, y, x] from 1, 0 where `error` < MIN_ERROR.
 
     `error` [z, y, x] is the probability that the consensus is wrong, 1 - max p; `spacing_mm` is in the order of its
     axes. The uncertain voxels of a head form one connected sheet along tissue borders, so connected components cannot
     separate regions. Seeds are the maxima of the smoothed error, at least `seed_distance_mm` apart, and further voxels
-    until no uncertain voxel is farther than `extent_mm` / 2 from a seed. A watershed (Meyer, 1991) assigns the voxels;
-    those farther than `extent_mm` / 2 from their seed go to the nearest one. A region is thus at most `extent_mm` wide.
+    until no uncertain voxel is farther than that from a seed. A watershed (Meyer, 1991) assigns the voxels; those
+    farther than `seed_distance_mm` from their seed go to the nearest one. A region is thus at most twice as wide.
     """
     uncertain = error >= MIN_ERROR
     if not uncertain.any():
@@ -38,13 +34,12 @@ def watershed_regions(
     peaks = peaks if len(peaks) else np.argwhere(uncertain)[:1]
     order = np.argsort(-smooth[tuple(peaks.T)], kind="stable")
     seeds = _thinned(peaks[order], spacing, seed_distance_mm)
-    radius = extent_mm / 2
     while True:
         # SciPy's KDTree needs less memory, but recurses without end while denormal numbers are flushed, as in a run.
         background = np.ones(error.shape, bool)
         background[tuple(seeds.T)] = False
         distance, nearest = ndimage.distance_transform_edt(background, sampling=spacing, return_indices=True)
-        far = np.argwhere(uncertain & (distance > radius))
+        far = np.argwhere(uncertain & (distance > seed_distance_mm))
         if not len(far):
             break
         far = far[np.argsort(-smooth[tuple(far.T)], kind="stable")]
@@ -56,7 +51,7 @@ def watershed_regions(
     places = np.argwhere(uncertain)
     label = labels[tuple(places.T)]
     distance = np.linalg.norm((places - seeds[np.maximum(label, 1) - 1]) * spacing, axis=1)
-    reassigned = tuple(places[(label == 0) | (distance > radius)].T)
+    reassigned = tuple(places[(label == 0) | (distance > seed_distance_mm)].T)
     labels[reassigned] = markers[tuple(nearest[:, *reassigned])]
     labels[labels > np.iinfo(np.uint16).max] = 0  # seeds are numbered from the largest error
     return labels.astype(np.uint16)

@@ -70,14 +70,14 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
     adapted = with_curve(model, curve, task)
-    steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
+    steps = model.default_steps(device)
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
     def predict(truth: Truth, index: int) -> Mapping[str, Prediction]:
-        image = np.ascontiguousarray(truth.case.image)[None]
+        image = np.ascontiguousarray(truth.case.image)
         with flush_denormals():
             samples = {name: draw(model, image, SAMPLES, grid, index) for name, grid in grids.items()}
-        return {name: Prediction(one.mean[0], one.masks[0]) for name, one in samples.items()}
+        return {name: Prediction(one.mean, one.masks) for name, one in samples.items()}
 
     by_seed = [score_cases(task, predict)]
     gain = compare(by_seed, NEW, OLD, "ged_u")

@@ -78,7 +78,6 @@ class MessageSender:
         self._next_progress = time.monotonic() + SECONDS_BETWEEN_PROGRESS
 
     def preview(self, job: str, preview: Any) -> None:
-        """Send the `Preview` of a job."""
         paths = {"segmentation": str(preview.segmentation), "entropy": str(preview.entropy)}
         self.send({"type": "preview", "job": job, **paths, "samples": preview.samples})
 

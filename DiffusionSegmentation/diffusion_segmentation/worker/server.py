@@ -53,8 +53,7 @@ class _Run:
     message: Mapping[str, Any]
     started: bool = False
     cancel: Literal["keep", "drop"] | None = None
-    acknowledged: bool = False
-    """The client considers the run over; only the message at its end is still sent."""
+    acknowledged: bool = False  # the client considers the run over; only the message at its end is still sent
 
 
 class Worker:

@@ -76,14 +76,14 @@ class ModelSamplers:
         seed, rows = sample_seeds(self.seed, 1, index)[0], {}
         for key, (model, grid) in self.grids.items():
             output, seconds = self._draw(model, image, self.samples, grid, seed)
-            rows[key] = Prediction(output.mean[0], output.masks[0], seconds)
+            rows[key] = Prediction(output.mean, output.masks, seconds)
         one_step = self.plain.step_grid(1)
         single, seconds = self._draw(self.plain, image, 1, one_step, seed)
-        direct, rng = single.direct[0], np.random.default_rng(seed)
+        direct, rng = single.direct, np.random.default_rng(seed)
         rows[DIRECT] = Prediction(direct, independent_pixels(direct, self.samples, rng), seconds)
         repeated, _ = self._draw(self.plain, image, self.samples, one_step, seed)
-        rows["one-step"] = Prediction(repeated.mean[0], repeated.masks[0])
-        rows["mean-squared"] = Prediction(mean_squared(output.masks[0], len(direct)))
+        rows["one-step"] = Prediction(repeated.mean, repeated.masks)
+        rows["mean-squared"] = Prediction(mean_squared(output.masks, len(direct)))
         return rows
 
     @staticmethod
@@ -91,7 +91,7 @@ class ModelSamplers:
         """Samples of one case, and the seconds they took."""
         start = time.perf_counter()
         with flush_denormals():
-            output = draw(model, image[None], samples, grid, seed)
+            output = draw(model, image, samples, grid, seed)
         return output, time.perf_counter() - start
 
     @property

@@ -5,17 +5,15 @@ ITK trusts a header: it crashes on some, waits forever for the data of others, a
 
 from __future__ import annotations
 
+# ruff: noqa: F401 - some names are imported for callers of the package
 import re
 from pathlib import Path
 
 from ...errors import InputError
 from .meta import read_meta
-from .nifti import read_nifti
-from .nifti_rewrite import REWRITE_ERRORS
+from .nifti import REWRITE_ERRORS, read_nifti
 from .nrrd import read_nrrd
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
-
-__all__ = ("REWRITE_ERRORS", "VolumeHeader", "incomplete", "unreadable")  # imported here for other packages
 
 
 def read_header(path: Path, name: str) -> VolumeHeader:
@@ -48,13 +46,6 @@ def read_header(path: Path, name: str) -> VolumeHeader:
             "folder with dcm2niix."
         )
     return VolumeHeader()
-
-
-def files_of_volume(path: Path, name: str) -> tuple[Path, ...]:
-    """The file and all others that belong to the volume, such as detached voxels. Raises as `read_header`."""
-    header, spacing_file = read_header(path, name), nnunet_spacing_file(path)
-    files = (path, *header.other_files, *header.data_files, *([spacing_file] if spacing_file else []))
-    return tuple(dict.fromkeys(files))
 
 
 def _other_half(path: Path, ending: str, name: str) -> Path:

@@ -52,10 +52,9 @@ def read_meta(path: Path, start: bytes, name: str) -> VolumeHeader:
     return VolumeHeader(
         data_files=files,
         raw=not compressed and fields.get("BinaryData", "True")[:1] in tuple("Tt1"),
-        offset=0 if compressed else offset,
-        zlib_stream=(files[0], offset) if compressed and len(files) == 1 else None,
+        offset=offset,
+        compression="zlib" if compressed and len(files) == 1 else "",
         problem="" if metric else "is not measured in mm; convert it to mm",
-        other_files=(path,) * (not local),
         missing=tuple(key for key, names in stated.items() if not names),
         image_io="MetaImageIO",
     )

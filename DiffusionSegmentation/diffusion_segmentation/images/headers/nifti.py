@@ -1,9 +1,10 @@
-"""The header of a NIfTI-1, NIfTI-2 or Analyze file. Format: https://nifti.nimh.nih.gov"""
+"""NIfTI-1, NIfTI-2 and Analyze files: header, and a copy where ITK would misread it. https://nifti.nimh.nih.gov"""
 
 from __future__ import annotations
 
 import math
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,8 +17,7 @@ import numpy as np
 from scipy import linalg
 from scipy.spatial.transform import Rotation
 
-from .nifti_rewrite import rewrite_nifti
-from .volume_header import VolumeHeader, incomplete, unreadable
+from .volume_header import VolumeHeader, incomplete, is_gzip, opened, unreadable
 
 # Bytes of a voxel, and the NIfTI codes of the scalar types of that size.
 _VOXEL_BYTES = {1: (2, 256), 2: (4, 512), 4: (8, 16, 768), 8: (64, 1024, 1280)}
@@ -30,6 +30,8 @@ MAX_DIM = 2**15  # exclusive upper limit for the voxels along an axis in NIfTI-1
 SPACING_TOLERANCE = 0.01
 ROUNDED_COSINE = 1e-3  # cosine between two axes that rounding can explain: a quarter of a voxel over 256 voxels
 SKEWED_COSINE = 1e-5  # cosine between two axes of an sform above which ITK may refuse the file
+# Raised by `VolumeHeader.rewrite`: damaged file, full disk, or a header value that NIfTI-1 cannot store.
+REWRITE_ERRORS = (OSError, EOFError, zlib.error, ValueError, OverflowError, struct.error)
 
 _FIELDS = {
     # struct format and byte offset of each field in NIfTI-1 (348 bytes) and NIfTI-2 (540 bytes)
@@ -105,10 +107,10 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
     header = NiftiHeader.parse(start)
     if header is None:
         raise unreadable(name)
-    fields, single = header.fields, header_file == data_file
+    fields = header.fields
     (datatype,), (offset,), (units,) = fields["datatype"], fields["offset"], fields["units"]
     # ITK reads header bytes as voxels where the offset points into the header.
-    if not header.size * single <= offset < 2**62:
+    if not header.size * (header_file == data_file) <= offset < 2**62:
         raise incomplete(name)
     affines, new_sform, note = header.affines(), None, ""
     sform = affines.get("sform", np.eye(4))
@@ -124,21 +126,20 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
             affines["sform"] = new_sform
     sized = all(0 < step < math.inf for step in fields["pixdim"][1:4])
     missing = () if affines else ("orientation",) if sized else ("orientation", "spacing")
-    with open(data_file, "rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
+    gzipped = is_gzip(data_file)
     rewrite: Callable[[Path, bool], Path] | None = None
     if header.size == 540 or new_sform is not None or not _itk_finds_files(path, header_file, data_file, gzipped):
-        rewrite = partial(rewrite_nifti, header, header_file, data_file, int(offset), new_sform)
+        rewrite = partial(_rewrite, header, header_file, data_file, int(offset), new_sform)
     to_mm = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)
     ras_to_lps = np.diag([-to_mm, -to_mm, to_mm, 1])
     return VolumeHeader(
         data_files=(data_file,),
-        other_files=(header_file,) * (not single),
+        header_file=header_file,
         raw=not gzipped,
         offset=int(offset),
         # ITK reports float for integer voxels with a scale.
         voxel_bytes=next((size for size, types in _VOXEL_BYTES.items() if datatype in types), 0),
-        gzip_file=data_file if gzipped else None,
+        compression="gzip" if gzipped else "",
         problem=problem,
         affines={key: ras_to_lps @ affine for key, affine in affines.items()},
         image_io="NiftiImageIO",
@@ -147,6 +148,47 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
         note=note,
         rewrite=rewrite,
     )
+
+
+def _rewrite(
+    header: NiftiHeader,
+    header_file: Path,
+    data_file: Path,
+    offset: int,
+    sform: np.ndarray | None,
+    folder: Path,
+    voxels: bool,
+) -> Path:
+    """Write the volume uncompressed into `folder` and return the file that ITK opens; only its header without `voxels`.
+
+    `sform` (index to RAS, 4 x 4) replaces that of the file; an sform of zeros removes it. NIfTI-2 becomes NIfTI-1 and a
+    pair of files a single file. Analyze stays a pair, because ITK places it differently from NIfTI. Raises
+    REWRITE_ERRORS.
+    """
+    if header.size == 540:
+        raw = header.as_nifti1()
+    else:
+        with opened(header_file) as file:
+            raw = bytearray(file.read(header.size))
+    if not header.magic:
+        target, copy = folder / "volume.hdr", folder / "volume.img"
+        target.write_bytes(raw)
+        start, offset = b"", 0
+    else:
+        struct.pack_into(header.order + "f", raw, 108, 352)
+        struct.pack_into("4s", raw, 344, b"n+1")
+        if sform is not None and not sform.any():
+            struct.pack_into(header.order + "h", raw, 254, 0)
+        elif sform is not None:
+            struct.pack_into(header.order + "12f", raw, 280, *sform[:3].ravel())
+        target = copy = folder / "volume.nii"
+        start = bytes(raw) + bytes(4)
+    with opened(data_file) as source, open(copy, "wb") as file:
+        file.write(start)
+        if voxels:
+            source.seek(offset)
+            shutil.copyfileobj(source, file)
+    return target
 
 
 def _itk_finds_files(path: Path, header_file: Path, data_file: Path, gzipped: bool) -> bool:
