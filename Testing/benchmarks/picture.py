@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import slicer
+import slicer.util
 from matplotlib import image as image_files
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def overviews(result: result_nodes.Result, application: session.Application) -> 
     result.segmentationNode.GetDisplayNode().SetSliceIntersectionThickness(2)
     overlay = display.Overlay(result.entropyNode)
     overlay.threshold, overlay.opacity = THRESHOLD_BITS, OPACITY
-    for legend in display.nodesOfClass(application.scene, "vtkMRMLColorLegendDisplayNode"):
+    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
         legend.SetVisibility(False)
     return [application.sliceViews[name].render() for name in ("Red", "Green")]
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT / "DiffusionSegmentation"))
 
 from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished  # noqa: E402
 from DiffusionSegmentationLib.runs.worker_client import WorkerClient, workerCommand, workerEnvironment  # noqa: E402
-from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader  # noqa: E402
+from DiffusionSegmentationLib.scene.nrrd_files import ResultFileError, readHeader  # noqa: E402
 
 LIMITED = Path(__file__).with_name("limited_worker.py")
 FINAL = ("done", "partial", "cancelled", "error")
@@ -251,7 +251,7 @@ def broken_files(folder: Path) -> list[str]:
                 json.loads(path.read_text(encoding="utf-8"))
             else:
                 readHeader(path)
-        except (OSError, ValueError, NrrdError) as error:
+        except (OSError, ValueError, ResultFileError) as error:
             broken.append(f"{path.name}: {error}")
     return broken
 
@@ -263,7 +263,7 @@ def lost_previews(said: list[dict[str, Any]]) -> list[str]:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
             try:
                 readHeader(Path(message[name]))
-            except NrrdError as error:
+            except ResultFileError as error:
                 lost.append(f"preview of {message['samples']}: {error}")
     return lost
 

@@ -188,7 +188,7 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     for _ in range(2):
         world.ui.addVolumesButton.click()
     assert world.ui.batchList.count == 1  # from the panel it is once in the list
-    world.widget.panel._batch.items += batch.ofVolumes([volumeNode])
+    world.widget.panel._batch.items += [batch.Item(volumeNode.GetName(), node=volumeNode)]
     world.ui.batchButton.click()
     pumpUntil(lambda: world.ui.batchButton.text == "Segment all")
     first, second = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")

@@ -15,11 +15,10 @@ from ..runs.batch import Batch
 from ..runs.dependencies import DependencyError
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
-from ..scene import display
 from ..scene.display import VOLUME_ROLE, Overlay
 from ..scene.overlays import ResultOverlays
 from ..scene.preview import Preview
-from ..scene.result_nodes import removeOrphanedSequences, removeResult, resultsOf
+from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
 from .parameter_node import DiffusionSegmentationParameterNode, runChoices
@@ -165,8 +164,7 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        display.removeOrphanedSegmentations(slicer.mrmlScene)
-        removeOrphanedSequences(slicer.mrmlScene)
+        removeOrphans()
         if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
             self._hadResult = not self._hadResult
             for name in RESULT_SECTIONS:

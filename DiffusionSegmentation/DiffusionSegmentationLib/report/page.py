@@ -189,11 +189,8 @@ class Report:
         head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
         rows = []
         for region in self._review.regions:
-            review, error, peak = (
-                f"{region.reviewableMl:.2f}",
-                f"{region.expectedErrorMl:.2f}",
-                f"{region.peakBits:.2f}",
-            )
+            values = region.reviewableMl, region.expectedErrorMl, region.peakBits
+            review, error, peak = (f"{value:.2f}" for value in values)
             place = ", ".join(f"{mm:.0f}" for mm in region.peakRAS)
             numbers = [review, f"{100 * region.share:.1f} %", error, peak, place]
             rows.append([str(region.rank), _classes(region), *numbers, stateText(self._review.state(region))])

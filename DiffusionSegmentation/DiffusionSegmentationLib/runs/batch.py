@@ -5,12 +5,12 @@ A failed volume does not stop the batch. Results are named after their volume, a
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import slicer
+import slicer.util
 
 from ..i18n import tr as _
 from ..scene import display
@@ -19,9 +19,7 @@ from .dependencies import DependencyError
 from .job import Job
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-
-FINAL_STATES = {"done": DONE, "partial": DONE, "failed": FAILED, "cancelled": CANCELLED}
-"""State of an item by the state of its job."""
+"""States of an item; the last three are also states of a job."""
 
 FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 """Files of a folder that are loaded as volumes."""
@@ -29,7 +27,10 @@ FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 
 @dataclass
 class Item:
-    """One volume of a batch. If `node` is not in the scene, `load` adds one; `message` is one plain sentence."""
+    """One volume of a batch; `message` is one plain sentence.
+
+    If `node` is not in the scene when it is its turn, `load` adds one; without `load` the item fails.
+    """
 
     name: str
     load: Callable[[], slicer.vtkMRMLScalarVolumeNode] | None = None
@@ -37,11 +38,6 @@ class Item:
     message: str = ""
     result: Any = None
     node: slicer.vtkMRMLScalarVolumeNode | None = None
-
-
-def ofVolumes(volumeNodes: Iterable[slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
-    """Items for volumes of the scene; an item fails if its volume was removed before its turn."""
-    return [Item(node.GetName(), node=node) for node in volumeNodes]
 
 
 def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
@@ -67,11 +63,11 @@ def ofSequence(sequenceNode: slicer.vtkMRMLSequenceNode) -> list[Item]:
     return [Item(name, lambda n=n, name=name: add(n, name)) for n, name in enumerate(names)]
 
 
-def sequencesOfVolumes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSequenceNode]:
-    """The sequences of volumes in `scene`, without those of results."""
+def sequencesOfVolumes() -> list[slicer.vtkMRMLSequenceNode]:
+    """The sequences of volumes in the scene, without those of results."""
     return [
         node
-        for node in display.nodesOfClass(scene, "vtkMRMLSequenceNode")
+        for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode")
         if node.GetNumberOfDataNodes()
         and node.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
         and not node.GetNthDataNode(0).IsA("vtkMRMLLabelMapVolumeNode")
@@ -86,7 +82,6 @@ class Batch:
         self,
         submit: Callable[[slicer.vtkMRMLScalarVolumeNode], Job],
         cancel: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.items: list[Item] = []
         self.job: Job | None = None
@@ -94,7 +89,7 @@ class Batch:
         self.changed = Signal()
         self.problem = ""
         """Why the batch was stopped, one sentence."""
-        self._submit, self._cancel, self._clock = submit, cancel, clock
+        self._submit, self._cancel = submit, cancel
         self._current: Item | None = None
         self._startTime, self._finished = 0.0, 0
 
@@ -108,7 +103,7 @@ class Batch:
 
     def start(self) -> None:
         """Start with the first waiting item."""
-        self._startTime, self._finished, self.problem = self._clock(), 0, ""
+        self._startTime, self._finished, self.problem = time.monotonic(), 0, ""
         self._next()
 
     def update(self) -> None:
@@ -116,7 +111,7 @@ class Batch:
         item, job = self._current, self.job
         if item is None or job is None or job.active:
             return
-        item.state, item.result = FINAL_STATES[job.state], job.result
+        item.state, item.result = DONE if job.state == "partial" else job.state, job.result
         item.message = " ".join([job.message, *job.warnings])
         self._finished += 1
         self._next()
@@ -139,7 +134,7 @@ class Batch:
         if not self._finished or self._current is None:
             return None
         fraction = self.job.fraction or 0.0
-        secondsPerItem = (self._clock() - self._startTime) / (self._finished + fraction)
+        secondsPerItem = (time.monotonic() - self._startTime) / (self._finished + fraction)
         return secondsPerItem * (len(self.waiting) + 1 - fraction)
 
     def _next(self) -> None:

@@ -6,7 +6,6 @@ segments. Segments that the user has added are never changed.
 
 import numpy as np
 import slicer.util
-from vtk.util.numpy_support import vtk_to_numpy
 
 from ..i18n import tr as _
 from . import sequences, voxel_grids
@@ -125,15 +124,10 @@ class Labels:
         return np.maximum(start, extent[::2]), np.minimum(start + self.shape[::-1], extent[1::2] + 1)
 
 
-def _array(image: slicer.vtkOrientedImageData) -> np.ndarray:
-    """The voxels of `image`, [k, j, i] from the first of its extent, no copy."""
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-
-
 def _view(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The voxels with indices from `low` to below `high` (ijk), no copy."""
     first = np.array(image.GetExtent()[::2])
-    return voxel_grids.block(_array(image), low - first, tuple((high - low)[::-1]))
+    return voxel_grids.block(voxel_grids.imageArray(image), low - first, tuple((high - low)[::-1]))
 
 
 def _grow(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> None:
@@ -142,9 +136,9 @@ def _grow(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray)
     first, last = np.minimum(low, extent[::2]), np.maximum(high - 1, extent[1::2])
     if (first == extent[::2]).all() and (last == extent[1::2]).all():
         return
-    old, scalarType = _array(image).copy(), image.GetScalarType()
+    old, scalarType = voxel_grids.imageArray(image).copy(), image.GetScalarType()
     image.SetExtent(*np.stack([first, last], 1).ravel().tolist())
     image.AllocateScalars(scalarType, 1)
-    voxels = _array(image)
+    voxels = voxel_grids.imageArray(image)
     voxels[:] = 0
     voxel_grids.block(voxels, extent[::2] - first, old.shape)[:] = old

@@ -11,7 +11,6 @@ from ...coalescing_thread import CoalescingThread
 from ...i18n import tr as _
 from ...review import corrections
 from ...review.review import Review
-from ...scene import display
 from ...scene.display import Overlay
 from ...scene.label_map import Labels
 from ...scene.result_nodes import ENTROPY_ROLE, VOLUME_ROLE
@@ -84,7 +83,7 @@ class CorrectionsSection(Section):
         if self._segmentation is None:
             return {}
         areas = {CURRENT_REGION: _("current region")}
-        for roiNode in display.nodesOfClass(self._segmentation.GetScene(), "vtkMRMLMarkupsROINode"):
+        for roiNode in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
             areas[roiNode.GetID()] = _("ROI {name}").format(name=roiNode.GetName())
         segmentation = self._segmentation.GetSegmentation()
         modelIDs = {volume["id"] for volume in Browser(self._segmentation).report["volumes"]}
