@@ -27,8 +27,6 @@ RESOURCES = Path(__file__).parent / "Resources"
 
 
 class DiffusionSegmentation(ScriptedLoadableModule):
-    """Title, category, dependencies and help of the module."""
-
     def __init__(self, parent):
         super().__init__(parent)
         self.parent.title = _("Diffusion Segmentation")

@@ -1,4 +1,4 @@
-"""Runs of this application: settings, models, the runner and its worker process."""
+"""Runs of this application: settings, models, the runner, and its worker process, configured from the settings."""
 
 import shutil
 from pathlib import Path
@@ -18,8 +18,6 @@ from .settings import Settings, timingKey
 
 
 class Backend:
-    """Configures the worker from the settings and starts runs."""
-
     def __init__(self, requirementsPath: Path) -> None:
         self.settings = Settings()
         self._requirementsPath = requirementsPath

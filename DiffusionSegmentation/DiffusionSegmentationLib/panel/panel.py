@@ -21,7 +21,7 @@ from ..scene.preview import Preview
 from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
-from .parameter_node import DiffusionSegmentationParameterNode, runChoices
+from .parameter_node import DiffusionSegmentationParameterNode
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
@@ -200,7 +200,11 @@ class Panel:
         return self._engine.problem() or handover.problemOf(self._parameterNode.inputVolume)
 
     def _choices(self, device: str | None = None) -> Choices:
-        return runChoices(self._parameterNode, device or self._backend.settings.device)
+        """Return the choices of a run on `device`, by default that of the settings."""
+        node = self._parameterNode
+        device = device or self._backend.settings.device or "auto"
+        steps = node.steps if node.steps > 1 else None
+        return Choices(node.model, node.samples or None, steps, node.seed, device, node.regionMm)
 
     def _estimate(self) -> str:
         hasModel = bool(self._parameterNode.model)

@@ -43,10 +43,7 @@ def _sampleCount(folder: Path) -> int:
 
 
 def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:
-    """Remove this user's job and log folders that were not modified for `days`, on the returned thread.
-
-    Links and folders of other users are kept.
-    """
+    """Remove this user's job and log folders, no links, that were not modified for `days`, on the returned thread."""
     return _startThread(_sweep, temporaryFolder, days)
 
 

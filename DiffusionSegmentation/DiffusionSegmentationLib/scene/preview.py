@@ -121,10 +121,7 @@ class Preview:
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
     def end(self, restore: bool = True) -> None:
-        """Hide the preview; `restore` shows earlier overlays and results again.
-
-        The nodes are removed in the next calls of `poll`.
-        """
+        """Hide the preview, whose nodes `poll` removes; `restore` shows earlier overlays and results again."""
         self._takeBack(restore)
         self._requested = self._steps = self.change = None
         self._total = 0.0

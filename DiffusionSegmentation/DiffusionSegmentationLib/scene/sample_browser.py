@@ -52,13 +52,8 @@ class Browser:
 
     def index(self, position: int) -> int:
         """Number (from 0, as drawn) of the sample at `position` of the order."""
-        order = self.order
-        numbers = list(range(self.count))
-        if order == MOST_SIMILAR and self.dice:
-            numbers.sort(key=lambda n: -self.dice[n])
-        elif order in self.volumesMl:
-            numbers.sort(key=lambda n: self.volumesMl[order][n])
-        return numbers[position]
+        keys = {MOST_SIMILAR: [-dice for dice in self.dice], **self.volumesMl}.get(self.order)
+        return sorted(range(self.count), key=keys.__getitem__)[position] if keys else position
 
     @property
     def position(self) -> int:

@@ -16,8 +16,6 @@ MARKS = {WAITING: "", RUNNING: "▶", DONE: "✓", FAILED: "✗", CANCELLED: "�
 
 
 class BatchSection:
-    """Shows, fills and starts a batch."""
-
     def __init__(self, ui: Any, queue: Batch) -> None:
         self._ui = ui
         self._batch = queue

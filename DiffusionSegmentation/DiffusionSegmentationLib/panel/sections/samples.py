@@ -13,8 +13,6 @@ from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly, 
 
 
 class SamplesSection(Section):
-    """Shows the samples of a result."""
-
     TIMER_MILLISECONDS = 700
     """Time for which each sample is shown by Play."""
 

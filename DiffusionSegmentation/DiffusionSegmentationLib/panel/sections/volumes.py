@@ -24,8 +24,6 @@ NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
 
 
 class VolumesSection(Section):
-    """Shows, copies and saves the volumes of a result."""
-
     def __init__(self, ui: Any) -> None:
         super().__init__(ui)
         self._volumes: list[Volume] = []
