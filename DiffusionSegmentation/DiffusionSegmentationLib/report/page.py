@@ -73,7 +73,7 @@ class Report:
             yield
         texts = {
             ".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n",
-            ".csv": "\ufeff" + volumes.asTable(volumes.volumesOf(self._run), ","),
+            ".csv": "\ufeff" + volumes.asTable(self._run["volumes"], ","),
             path.suffix or ".html": self._page(slices, surfaces),
         }
         for suffix, text in texts.items():
@@ -148,11 +148,12 @@ class Report:
         return text.format(model=model["title"], **values)
 
     def _volumesTable(self) -> str:
-        rows = volumes.volumesOf(self._run)
+        rows = self._run["volumes"]
         cells = []
         for volume in rows:
-            intervals = map(volumes.intervalText, (volume.interval50, volume.interval90))
-            cells.append([volume.name, volumes.mlText(volume.shown), *intervals, volumes.mlText(volume.mask)])
+            intervals = map(volumes.intervalText, (volume["interval50_ml"], volume["interval90_ml"]))
+            shown, mask = map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))
+            cells.append([volume["name"], shown, *intervals, mask])
         shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
         notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
