@@ -182,9 +182,9 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     world.ui.segmentButton.click()
     pumpUntil(lambda: not world.runner.busy, seconds=300, describe=lambda: world.runner.job)
     review = Review(world.runner.job.result.segmentationNode)
-    assert len(review.regions) >= 20 and review.regions[0].share < 0.15
+    assert len(review.regions) >= 20 and review.regions[0]["share"] < 0.15
     world.ui.nextButton.click()
-    assert review.current.rank == 1
+    assert review.current["rank"] == 1
     world.ui.sampleCheckBox.click()
     world.ui.orderComboBox.currentIndex = world.ui.orderComboBox.findData("ventricles")
     for button in (world.ui.worst1Button, world.ui.worst2Button, world.ui.worst3Button):

@@ -114,9 +114,9 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
 
         ui.nextButton.click()
         review = Review(segmentationNode)
-        self.assertEqual(review.current.rank, 1)
+        self.assertEqual(review.current["rank"], 1)
         ui.doneButton.click()
-        self.assertEqual(review.current.rank, 2)
+        self.assertEqual(review.current["rank"], 2)
         views = slice_entropy.sliceNodes()
         if views:
             profiles = slice_entropy.Profiles(job.result.entropyNode)
@@ -137,7 +137,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ui.nextButton.click()
         self.assertTrue(ui.useSampleButton.enabled, ui.useSampleButton.toolTip)
         current = Review(segmentationNode).current
-        inside = slicer.util.arrayFromVolume(regionsVolume(segmentationNode)) == current.basin
+        inside = slicer.util.arrayFromVolume(regionsVolume(segmentationNode)) == current["basin"]
         ui.useSampleButton.click()
         sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
         self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))

@@ -3,6 +3,7 @@
 A failed volume does not stop the batch. Results are named after their volume, as for a single run. Independent of Qt.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -47,32 +48,28 @@ def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]
     return [Item(path.name, lambda path=path: load(str(path))) for path in paths]
 
 
-def ofSequence(sequenceNode: slicer.vtkMRMLSequenceNode) -> list[Item]:
-    """Items for the frames of a sequence of volumes; each is added to the scene as a volume when it is its turn."""
-
-    def add(index: int, name: str) -> slicer.vtkMRMLScalarVolumeNode:
-        frame = slicer.vtkMRMLScalarVolumeNode()
-        frame.CopyContent(sequenceNode.GetNthDataNode(index))
-        frame.SetName(name)
-        volumeNode = sequenceNode.GetScene().AddNode(frame)
-        volumeNode.CreateDefaultDisplayNodes()
-        return volumeNode
-
-    frames = range(sequenceNode.GetNumberOfDataNodes())
-    names = [f"{sequenceNode.GetName()} {sequenceNode.GetNthIndexValue(n)}" for n in frames]
-    return [Item(name, lambda n=n, name=name: add(n, name)) for n, name in enumerate(names)]
+def ofSequences() -> list[Item]:
+    """Items for the frames of the sequences of volumes in the scene, without those of results."""
+    items = []
+    for sequenceNode in slicer.util.getNodesByClass("vtkMRMLSequenceNode"):
+        count = sequenceNode.GetNumberOfDataNodes()
+        first = sequenceNode.GetNthDataNode(0) if count else None
+        isVolume = first and first.IsA("vtkMRMLScalarVolumeNode") and not first.IsA("vtkMRMLLabelMapVolumeNode")
+        isResult = sequenceNode.GetNodeReference(display.VOLUME_ROLE) is not None
+        for n in range(count) if isVolume and not isResult else ():
+            name = f"{sequenceNode.GetName()} {sequenceNode.GetNthIndexValue(n)}"
+            items.append(Item(name, functools.partial(_addFrame, sequenceNode, n, name)))
+    return items
 
 
-def sequencesOfVolumes() -> list[slicer.vtkMRMLSequenceNode]:
-    """The sequences of volumes in the scene, without those of results."""
-    return [
-        node
-        for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode")
-        if node.GetNumberOfDataNodes()
-        and node.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
-        and not node.GetNthDataNode(0).IsA("vtkMRMLLabelMapVolumeNode")
-        and node.GetNodeReference(display.VOLUME_ROLE) is None
-    ]
+def _addFrame(sequenceNode: slicer.vtkMRMLSequenceNode, index: int, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a frame to the scene as a volume."""
+    frame = slicer.vtkMRMLScalarVolumeNode()
+    frame.CopyContent(sequenceNode.GetNthDataNode(index))
+    frame.SetName(name)
+    volumeNode = slicer.mrmlScene.AddNode(frame)
+    volumeNode.CreateDefaultDisplayNodes()
+    return volumeNode
 
 
 class Batch:

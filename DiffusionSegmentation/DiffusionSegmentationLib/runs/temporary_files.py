@@ -27,7 +27,8 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
     The report is written last: a folder with a report is complete. The job folder itself is complete if the run ended
     but its last message was lost.
     """
-    for part in (folder, *sorted(folder.glob(f"{FINISHED}*"), key=_sampleCount, reverse=True)):
+    parts = sorted(folder.glob(f"{FINISHED}*"), key=lambda part: (len(part.name), part.name))  # by number
+    for part in (folder, *reversed(parts)):
         try:
             report = json.loads((part / "report.json").read_text(encoding="utf-8"))
             if isinstance(report["samples"], int):
@@ -35,11 +36,6 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
-
-
-def _sampleCount(folder: Path) -> int:
-    number = folder.name.removeprefix(FINISHED)
-    return int(number) if number.isdecimal() else 0
 
 
 def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:

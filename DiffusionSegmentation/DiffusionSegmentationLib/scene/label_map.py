@@ -44,7 +44,7 @@ class Labels:
         Raises LookupError, one sentence, if the segments are on another grid.
         """
         labels = np.zeros(self.shape, np.uint8)
-        for image, values in self._layers():
+        for image, values in self._layers().items():
             low, high = self._overlap(image)
             if (high <= low).any():
                 continue
@@ -60,7 +60,7 @@ class Labels:
 
     def stamp(self) -> tuple[int, ...]:
         """Modification times of the model's segments: equal as long as nothing was edited."""
-        return tuple(image.GetMTime() for image, _values in self._layers())
+        return tuple(image.GetMTime() for image in self._layers())
 
     def edited(self, current: np.ndarray | None = None) -> int:
         """Number of voxels where `current` (default: `current()`) differs from the consensus. Raises as `current`."""
@@ -78,7 +78,7 @@ class Labels:
         labels, mask = labels[box], mask[box]
         changed = mask & (labels != self.current()[box])
         views = []
-        for image, values in self._layers():
+        for image, values in self._layers().items():
             low = start + self._start(image)
             high = low + mask.shape[::-1]
             _grow(image, low, high)
@@ -93,9 +93,9 @@ class Labels:
             image.Modified()
         return int(np.count_nonzero(changed))
 
-    def _layers(self) -> list[tuple[slicer.vtkOrientedImageData, dict[int, int]]]:
+    def _layers(self) -> dict[slicer.vtkOrientedImageData, dict[int, int]]:
         """The images of the model's segments, each with a mapping from voxel value to label."""
-        layers: list[tuple[slicer.vtkOrientedImageData, dict[int, int]]] = []
+        layers: dict[slicer.vtkOrientedImageData, dict[int, int]] = {}
         for label, segmentID in self.segmentIDs.items():
             segment = self._segmentation.GetSegment(segmentID)
             if segment is None:
@@ -105,10 +105,7 @@ class Labels:
                 raise LookupError(
                     _("A segment has no binary labelmap; make it the source representation in Segmentations.")
                 )
-            values = next((values for other, values in layers if other is image), None)
-            if values is None:
-                layers.append((image, values := {}))
-            values[segment.GetLabelValue()] = label
+            layers.setdefault(image, {})[segment.GetLabelValue()] = label
         return layers
 
     def _start(self, image: slicer.vtkOrientedImageData) -> np.ndarray:

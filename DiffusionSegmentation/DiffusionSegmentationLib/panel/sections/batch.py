@@ -97,8 +97,7 @@ class BatchSection:
         self._add(items, _("All volumes of the scene have a result or are in the list."))
 
     def _onAddSequences(self, *_arguments: Any) -> None:
-        items = [item for sequence in batch.sequencesOfVolumes() for item in batch.ofSequence(sequence)]
-        self._add(items, _("The scene contains no sequence of volumes."))
+        self._add(batch.ofSequences(), _("The scene contains no sequence of volumes."))
 
     def _onAddFolder(self, *_arguments: Any) -> None:
         folder = dialogs.selectFolder(self._ui.addFolderButton, _("Select a folder of volumes"))

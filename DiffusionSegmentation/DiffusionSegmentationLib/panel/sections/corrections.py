@@ -107,7 +107,7 @@ class CorrectionsSection(Section):
         """Return the selected area as a mask on the grid of the result. Raises LookupError with one sentence."""
         area = self._area()
         if area == CURRENT_REGION:
-            return corrections.regionMask(self._segmentation, Review(self._segmentation).current.basin)
+            return corrections.regionMask(self._segmentation, Review(self._segmentation).current["basin"])
         if area.startswith(SEGMENT_PREFIX):
             return corrections.segmentMask(self._segmentation, area.removeprefix(SEGMENT_PREFIX))
         roiNode = self._segmentation.GetScene().GetNodeByID(area)

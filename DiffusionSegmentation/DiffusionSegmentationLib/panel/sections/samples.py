@@ -9,7 +9,7 @@ from ...scene.sample_browser import AS_DRAWN, Browser
 from ...scene.side_by_side import SideBySide
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly, signalsBlocked
+from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly
 
 
 class SamplesSection(Section):
@@ -46,9 +46,8 @@ class SamplesSection(Section):
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
         setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and SideBySide(browser.segmentationNode).active))
         fillComboBox(ui.orderComboBox, browser.orders() if browser else {}, browser.order if browser else AS_DRAWN)
-        with signalsBlocked(ui.sampleSlider):
-            ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
-            ui.sampleSlider.value = browser.position if browser else 0
+        setQuietly(ui.sampleSlider, "maximum", max(browser.count - 1, 0) if browser else 0)
+        setQuietly(ui.sampleSlider, "value", browser.position if browser else 0)
         ui.playButton.text = _("Stop") if self._timer.active else _("Play")
         ui.sampleText.text = "" if hidden else _sampleText(browser, shown)
         ui.sampleText.visible = not hidden
