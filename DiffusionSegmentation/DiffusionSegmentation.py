@@ -4,7 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-import slicer
 import slicer.util
 import vtk
 from slicer.i18n import tr as _

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import qt
-import slicer
 import slicer.util
 import vtk
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest

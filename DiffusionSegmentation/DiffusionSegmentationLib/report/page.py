@@ -44,8 +44,6 @@ def stateText(state: str) -> str:
 
 
 class Report:
-    """Collects the content of the report on one segmentation node and writes it."""
-
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Raises LookupError, one sentence, if a part of the result was removed."""
         self._node = segmentationNode

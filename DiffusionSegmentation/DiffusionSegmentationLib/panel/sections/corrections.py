@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ...coalescing_thread import CoalescingThread

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 
 from ...i18n import tr as _
