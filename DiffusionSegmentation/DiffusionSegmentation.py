@@ -4,7 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-import slicer
 import slicer.util
 import vtk
 from slicer.i18n import tr as _
@@ -27,8 +26,6 @@ RESOURCES = Path(__file__).parent / "Resources"
 
 
 class DiffusionSegmentation(ScriptedLoadableModule):
-    """Title, category, dependencies and help of the module."""
-
     def __init__(self, parent):
         super().__init__(parent)
         self.parent.title = _("Diffusion Segmentation")

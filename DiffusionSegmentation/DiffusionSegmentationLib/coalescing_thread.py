@@ -1,4 +1,4 @@
-"""A background thread that runs only the latest of several pending requests, e.g. those of a moving slider. No qt."""
+"""A background thread that calls one function at a time; a newer request replaces one that has not started. No qt."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,8 +6,6 @@ from typing import Any
 
 
 class CoalescingThread:
-    """Calls submitted functions on a thread, one at a time. A newer request replaces one that has not started."""
-
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1)
         self._calls: list[Future] = []

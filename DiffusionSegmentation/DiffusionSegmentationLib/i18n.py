@@ -5,11 +5,8 @@ context from the caller's file.
 """
 
 try:
-    from slicer.i18n import tr
+    from slicer.i18n import tr as tr
 except ImportError:
 
     def tr(text: str) -> str:
         return text
-
-
-__all__ = ["tr"]

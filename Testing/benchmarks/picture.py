@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import slicer
+import slicer.util
 from matplotlib import image as image_files
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def overviews(result: result_nodes.Result, application: session.Application) -> 
     result.segmentationNode.GetDisplayNode().SetSliceIntersectionThickness(2)
     overlay = display.Overlay(result.entropyNode)
     overlay.threshold, overlay.opacity = THRESHOLD_BITS, OPACITY
-    for legend in display.nodesOfClass(application.scene, "vtkMRMLColorLegendDisplayNode"):
+    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
         legend.SetVisibility(False)
     return [application.sliceViews[name].render() for name in ("Red", "Green")]
 
@@ -90,10 +90,10 @@ def samples(
     region = Review(result.segmentationNode).regions[0]
     display.Overlay(result.entropyNode).hide()
     view = application.sliceViews["Red"]
-    view.frame(region.peakRAS, ALTERNATIVE_MM)
+    view.frame(region["peak_ras_mm"], ALTERNATIVE_MM)
     result.segmentationNode.GetDisplayNode().SetVisibility(False)
     browser = Browser(result.segmentationNode)
-    browser.order = next(entry["id"] for entry in report["volumes"] if entry["name"] == region.classes[0][0])
+    browser.order = next(entry["id"] for entry in report["volumes"] if entry["name"] == region["classes"][0]["name"])
     pictures = []
     for position in (0, browser.count // 2, browser.count - 1):
         browser.hide()
@@ -102,7 +102,7 @@ def samples(
         smooth(sampleNode)
         sampleNode.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY)
         pictures.append(view.render())
-    return " or ".join(name.lower() for name, _ in region.classes[:2]), pictures
+    return " or ".join(part["name"].lower() for part in region["classes"][:2]), pictures
 
 
 def compose(

@@ -83,7 +83,7 @@ def main() -> None:
         tell("next region, drawn", median(lambda n: review.goTo(review.regions[n]), draw))
         tell("another sample, drawn", median(lambda n: browser.show(n % browser.count), draw))
         browser.hide()
-        mask = corrections.regionMask(node, review.regions[0].basin)
+        mask = corrections.regionMask(node, review.regions[0]["basin"])
         tell("a sample used in a region", median(lambda n: corrections.useSample(node, n % 2, mask)))
         tell("voxels changed by hand counted", median(lambda n: Labels(node).edited()))
         tell("profiles of the slices", median(lambda n: Profiles(result.entropyNode)))

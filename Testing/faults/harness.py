@@ -32,7 +32,7 @@ from worker_bench import FINAL, Bench, Slicer, bench
 
 from DiffusionSegmentationLib.runs.temporary_files import FINISHED, newestFinished
 from DiffusionSegmentationLib.runs.worker_client import workerCommand
-from DiffusionSegmentationLib.scene.nrrd_files import NrrdError, readHeader
+from DiffusionSegmentationLib.scene.nrrd_files import ResultFileError, readHeader
 
 END_SECONDS = 2.0
 """Processes of a worker must have ended this long after its death."""
@@ -88,7 +88,7 @@ def broken_files(folder: Path) -> list[str]:
                 json.loads(path.read_text(encoding="utf-8"))
             else:
                 readHeader(path)
-        except (OSError, ValueError, NrrdError) as error:
+        except (OSError, ValueError, ResultFileError) as error:
             broken.append(f"{path.name}: {error}")
     return broken
 
@@ -100,7 +100,7 @@ def lost_previews(messages: list[dict[str, Any]]) -> list[str]:
         for name in ("segmentation", "entropy") if message["type"] == "preview" else ():
             try:
                 readHeader(Path(message[name]))
-            except NrrdError as error:
+            except ResultFileError as error:
                 missing.append(f"preview of {message['samples']}: {error}")
     return missing
 

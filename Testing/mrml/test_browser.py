@@ -50,7 +50,7 @@ def test_samples_are_sorted_by_the_selected_order(result, job):
     assert [browser.index(n) for n in range(3)] == [0, 1, 2]
     browser.order = MOST_SIMILAR
     assert [browser.index(n) for n in range(3)] == [1, 2, 0]
-    assert [browser.dice(browser.index(n)) for n in range(3)] == [0.9, 0.8, 0.7]
+    assert [browser.dice[browser.index(n)] for n in range(3)] == [0.9, 0.8, 0.7]
     for entry in LABELS:
         browser.order = entry["id"]
         volumes = [(job.samples[browser.index(n)] == entry["label"]).sum() for n in range(3)]
@@ -60,7 +60,7 @@ def test_samples_are_sorted_by_the_selected_order(result, job):
 
 def test_older_reports_have_no_order_by_similarity(volumeNode, job):
     browser = Browser(importJob(volumeNode, job).segmentationNode)
-    assert MOST_SIMILAR not in browser.orders() and browser.dice(0) is None
+    assert MOST_SIMILAR not in browser.orders() and not browser.dice
     browser.order = MOST_SIMILAR
     assert browser.index(2) == 2
 

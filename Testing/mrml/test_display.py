@@ -11,7 +11,6 @@ from DiffusionSegmentationLib.scene.display import (
     COLORS,
     DEFAULT_OPACITY,
     Overlay,
-    nodesOfClass,
     outlined,
     removeNode,
     showOutlines,
@@ -320,5 +319,5 @@ def test_outlines_are_drawn_in_the_colours_of_the_segments_and_can_be_hidden(sho
 def test_all_results_share_one_colour_node(shown, volumeNode, tmp_path):
     importJob(volumeNode, segment(volumeNode, tmp_path))
 
-    names = [node.GetName() for node in nodesOfClass(slicer.mrmlScene, "vtkMRMLProceduralColorNode")]
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLProceduralColorNode")]
     assert names.count("Entropy (plasma)") == 1

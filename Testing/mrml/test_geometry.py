@@ -8,7 +8,7 @@ import vtk
 from mrml_cases import addLinearTransform, addVolume, importJob, obliqueIJKToRAS, segment
 
 from DiffusionSegmentationLib.runs.handover import Handover, HandoverError
-from DiffusionSegmentationLib.scene import result_nodes
+from DiffusionSegmentationLib.scene import nrrd_files
 
 GRIDS = {
     "as scanned": np.diag([-1.0, -1.0, 1.0, 1.0]),
@@ -109,7 +109,7 @@ def test_the_result_of_a_volume_moved_during_the_run_is_refused(volumeNode, job)
     volumeNode.SetOrigin(0, 0, 5)
     before = slicer.mrmlScene.GetNumberOfNodes()
 
-    with pytest.raises(result_nodes.SceneError, match="geometry"):
+    with pytest.raises(nrrd_files.ResultFileError, match="geometry"):
         importJob(volumeNode, job)
 
     assert slicer.mrmlScene.GetNumberOfNodes() == before

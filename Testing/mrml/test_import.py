@@ -144,7 +144,7 @@ def test_a_missing_or_truncated_file_does_not_change_the_scene(volumeNode, job, 
         path.write_bytes(content[:size])
     before = slicer.mrmlScene.GetNumberOfNodes()
 
-    with pytest.raises(nrrd_files.NrrdError, match=name):
+    with pytest.raises(nrrd_files.ResultFileError, match=name):
         importJob(volumeNode, job)
 
     assert slicer.mrmlScene.GetNumberOfNodes() == before
@@ -163,7 +163,7 @@ def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_p
     removed, retained = importJob(volumeNode, job), importJob(volumeNode, segment(volumeNode, tmp_path))
     slicer.mrmlScene.RemoveNode(removed.segmentationNode)
 
-    result_nodes.removeOrphanedSequences(slicer.mrmlScene)
+    result_nodes.removeOrphans()
 
     assert all(
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)

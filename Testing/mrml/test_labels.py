@@ -45,7 +45,7 @@ def test_a_sample_replaces_labels_only_inside_the_region(result, job):
     review = Review(result.segmentationNode)
     labels = Labels(result.segmentationNode)
     before = labels.current()
-    masks = [corrections.regionMask(result.segmentationNode, region.basin) for region in review.regions]
+    masks = [corrections.regionMask(result.segmentationNode, region["basin"]) for region in review.regions]
     mask = max(masks, key=lambda mask: (before != job.samples[2])[mask].sum())
     changed = corrections.useSample(result.segmentationNode, 2, mask)
     after = labels.current()

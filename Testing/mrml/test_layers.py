@@ -9,7 +9,7 @@ import slicer.util
 from mrml_cases import MAXIMUM_BITS, addVolume, importJob, segment, showInViews
 
 from DiffusionSegmentationLib.scene import result_nodes
-from DiffusionSegmentationLib.scene.display import Overlay, nodesOfClass
+from DiffusionSegmentationLib.scene.display import Overlay
 from DiffusionSegmentationLib.scene.label_map import Labels
 from DiffusionSegmentationLib.scene.overlays import ResultOverlays
 from DiffusionSegmentationLib.scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
@@ -116,7 +116,7 @@ def test_a_result_of_an_earlier_version_has_only_the_entropy(volumeNode, job):
 
     assert result.disagreementNode is None
     assert ResultOverlays(result.segmentationNode).roles == (ENTROPY_ROLE,)
-    assert not [n for n in nodesOfClass(slicer.mrmlScene, "vtkMRMLVolumeNode") if "disagreement" in n.GetName()]
+    assert not [n for n in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if "disagreement" in n.GetName()]
 
 
 @pytest.mark.parametrize("gone", [ENTROPY_ROLE, DISAGREEMENT_ROLE])

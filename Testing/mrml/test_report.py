@@ -102,7 +102,7 @@ def test_review_and_corrections_are_reported(result, job, tmp_path):
     review = Review(result.segmentationNode)
     review.mark(review.regions[0], DONE)
     review.mark(review.regions[1], FLAGGED)
-    masks = [corrections.regionMask(result.segmentationNode, region.basin) for region in review.regions]
+    masks = [corrections.regionMask(result.segmentationNode, region["basin"]) for region in review.regions]
     changed = sum(corrections.useSample(result.segmentationNode, 2, mask) for mask in masks)
     page = write(result, tmp_path / "r.html")
     content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
@@ -171,15 +171,15 @@ def test_a_picture_shows_position_and_orientation(application, tmp_path, flips, 
 def test_a_picture_has_overlay_and_outline(result):
     review = Review(result.segmentationNode)
     region = review.regions[0]
-    mask = corrections.regionMask(result.segmentationNode, region.basin)
+    mask = corrections.regionMask(result.segmentationNode, region["basin"])
     pictures = RegionPictures(result.segmentationNode)
-    picture, bare = pictures.slices(region.peakRAS, mask), pictures.slices(region.peakRAS)
+    picture, bare = pictures.slices(region["peak_ras_mm"], mask), pictures.slices(region["peak_ras_mm"])
     cyan = (picture == np.round(255 * np.array(OUTLINE_COLOR))).all(-1)
     above = picture[: len(picture) // 2 - 3]
     assert (np.ptp(above, axis=2)[:, :SLICE_PIXELS] == 0).all() and above.max() > 50  # the image alone
     assert cyan.sum() > 20 and not (bare == np.round(255 * np.array(OUTLINE_COLOR))).all(-1).any()
     result.entropyNode.GetScalarVolumeDisplayNode().SetThreshold(9, 10)
-    assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region.peakRAS)).max() > 40
+    assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region["peak_ras_mm"])).max() > 40
 
 
 def test_no_partial_files_remain(result, tmp_path):

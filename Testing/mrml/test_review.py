@@ -52,10 +52,10 @@ def outlined(result):
 def test_regions_are_those_of_the_report_worst_first(result, job):
     regions = Review(result.segmentationNode).regions
     assert len(regions) == len(job.report["regions"]) > 3
-    assert [region.rank for region in regions] == list(range(1, len(regions) + 1))
-    errors = [region.expectedErrorMl for region in regions]
+    assert [region["rank"] for region in regions] == list(range(1, len(regions) + 1))
+    errors = [region["expected_error_ml"] for region in regions]
     assert errors == sorted(errors, reverse=True)
-    assert regions[0].classes[0][0] in ("background", "Cortical grey matter", "Weiße Substanz")
+    assert regions[0]["classes"][0]["name"] in ("background", "Cortical grey matter", "Weiße Substanz")
 
 
 def test_next_goes_through_open_regions_and_starts_again(result):
@@ -74,11 +74,11 @@ def test_next_goes_through_open_regions_and_starts_again(result):
 
 def test_remaining_regions_and_their_share_are_counted(result):
     queue = Review(result.segmentationNode)
-    whole = sum(region.share for region in queue.regions)
+    whole = sum(region["share"] for region in queue.regions)
     assert queue.remaining() == (len(queue.regions), pytest.approx(whole))
     queue.mark(queue.regions[0], DONE)
     queue.mark(queue.regions[1], FLAGGED)
-    gone = queue.regions[0].share + queue.regions[1].share
+    gone = queue.regions[0]["share"] + queue.regions[1]["share"]
     assert queue.remaining() == (len(queue.regions) - 2, pytest.approx(whole - gone))
     queue.mark(queue.regions[1], OPEN)
     assert queue.remaining()[0] == len(queue.regions) - 1
@@ -100,13 +100,13 @@ def test_all_views_are_centered_on_a_region(tmp_path, transformed, application):
     region = queue.regions[1]
     queue.goTo(region)
     world = [0.0] * 3
-    volumeNode.TransformPointToWorld(region.peakRAS, world)
+    volumeNode.TransformPointToWorld(region["peak_ras_mm"], world)
     assert np.allclose([node.GetSliceToRAS().GetElement(n, 3) for n in range(3)], world, atol=1e-3)
     assert np.allclose(cameraNode.GetFocalPoint(), world, atol=1e-3)
     assert np.allclose(np.subtract(cameraNode.GetPosition(), world), side, atol=1e-3)
     # The worst voxel lies inside the outline, whatever the volume's axes and transform are.
     places = outlined(result)
-    assert np.linalg.norm(places - region.peakRAS, axis=1).min() < 2.5
+    assert np.linalg.norm(places - region["peak_ras_mm"], axis=1).min() < 2.5
     assert result.segmentationNode.GetNodeReference(OUTLINE).GetTransformNodeID() == volumeNode.GetTransformNodeID()
 
 
@@ -156,7 +156,7 @@ def test_exactly_the_current_region_is_outlined(result, sliceNodes):
     basins = slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))
     for region in queue.regions[:3]:
         queue.goTo(region)
-        assert len(outlined(result)) == (basins == region.basin).sum() > 0
+        assert len(outlined(result)) == (basins == region["basin"]).sum() > 0
         assert result.segmentationNode.GetNodeReference(OUTLINE).GetSegmentation().GetNumberOfSegments() == 1
     names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert sum("region" in name for name in names) == 1
@@ -170,7 +170,7 @@ def test_decisions_are_stored_with_the_segmentation(result):
     queue.goTo(queue.regions[1])
     again = Review(result.segmentationNode)  # as after a scene was saved and opened
     assert again.state(again.regions[2]) == FLAGGED and again.state(again.regions[0]) == OPEN
-    assert again.current.rank == 2
+    assert again.current["rank"] == 2
     json.loads(result.segmentationNode.GetAttribute("DiffusionSegmentation.Review"))
 
 
@@ -189,14 +189,16 @@ def ranked(result, criteria):
 def test_the_default_criteria_give_the_regions_of_the_report(result, job):
     again = ranked(result, RegionCriteria())
     reported = [entry["expected_error_ml"] for entry in job.report["regions"]]
-    assert [region.expectedErrorMl for region in again.regions] == reported
-    assert [region.basin for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
+    assert [region["expected_error_ml"] for region in again.regions] == reported
+    assert [region["basin"] for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
     assert (again.expectedErrorMl, again.reviewableMl) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
     # Places are those of the volume, though the arrays are those of a block of it.
     for region, entry in zip(again.regions, job.report["regions"], strict=True):
-        assert math.dist(region.peakRAS, entry["peak_ras_mm"]) < 0.02
-        low, high = bounds(result, region.basin)
-        assert (np.array(region.peakRAS) > low - 0.1).all() and (np.array(region.peakRAS) < high + 0.1).all()
+        assert math.dist(region["peak_ras_mm"], entry["peak_ras_mm"]) < 0.02
+        low, high = bounds(result, region["basin"])
+        assert (np.array(region["peak_ras_mm"]) > low - 0.1).all() and (
+            np.array(region["peak_ras_mm"]) < high + 0.1
+        ).all()
 
 
 def bounds(result, basin):
@@ -212,17 +214,17 @@ def test_another_threshold_gives_other_regions_and_keeps_decisions(result):
     queue = Review(result.segmentationNode)
     queue.mark(queue.regions[1], FLAGGED)
     queue.goTo(queue.regions[1])
-    basin = queue.regions[1].basin
+    basin = queue.regions[1]["basin"]
     smaller = ranked(result, RegionCriteria(0.5, 200))
     assert 0 < len(smaller.regions) < len(queue.regions)
-    assert all(region.volumeMl >= 0.2 for region in smaller.regions)
-    inside = [region for region in smaller.regions if region.basin == basin]
+    assert all(region["volume_ml"] >= 0.2 for region in smaller.regions)
+    inside = [region for region in smaller.regions if region["basin"] == basin]
     assert inside and smaller.state(inside[0]) == FLAGGED and smaller.current == inside[0]
     nothing = ranked(result, RegionCriteria(1.5, 1))
     assert nothing.regions == [] and nothing.criteria == RegionCriteria(1.5, 1) and nothing.current is None
     assert result.segmentationNode.GetNodeReference(OUTLINE) is None
     back = ranked(result, RegionCriteria())
-    assert back.state(next(region for region in back.regions if region.basin == basin)) == FLAGGED
+    assert back.state(next(region for region in back.regions if region["basin"] == basin)) == FLAGGED
 
 
 def test_only_the_latest_criteria_are_computed(result):
@@ -246,7 +248,7 @@ def test_without_the_region_map_only_the_outline_is_missing(result, sliceNodes):
     queue = Review(result.segmentationNode)
     queue.goTo(queue.regions[0])
     place = [sliceNodes[0].GetSliceToRAS().GetElement(n, 3) for n in range(3)]
-    assert np.allclose(place, queue.regions[0].peakRAS, atol=1e-3)
+    assert np.allclose(place, queue.regions[0]["peak_ras_mm"], atol=1e-3)
     assert result.segmentationNode.GetNodeReference(OUTLINE) is None
 
 

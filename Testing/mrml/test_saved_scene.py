@@ -168,7 +168,7 @@ def test_outlines_are_drawn(reopened):
 def test_a_second_result_uses_the_colors_of_the_scene(reopened, job):
     importJob(node(reopened, "Kopf é 頭"), job)
 
-    colors = display.nodesOfClass(reopened.scene, "vtkMRMLProceduralColorNode")
+    colors = slicer.util.getNodesByClass("vtkMRMLProceduralColorNode")
     assert [color.GetName() for color in colors].count("Entropy (plasma)") == 1
 
 

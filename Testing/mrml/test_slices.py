@@ -71,7 +71,7 @@ def test_the_position_follows_the_view(result):
 def test_views_are_in_the_order_of_the_layout(application):
     for name in ("Green", "Red", "Yellow", "Compare1"):
         slicer.mrmlScene.AddNode(slicer.vtkMRMLSliceNode()).SetLayoutName(name)
-    names = [node.GetLayoutName() for node in slice_entropy.sliceNodes(slicer.mrmlScene)]
+    names = [node.GetLayoutName() for node in slice_entropy.sliceNodes()]
     assert names[:3] == ["Red", "Yellow", "Green"] and "Compare1" not in names
 
 

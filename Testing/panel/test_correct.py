@@ -65,7 +65,7 @@ def test_the_shown_sample_replaces_the_result_in_the_current_region(corrected, p
     assert editor().undoStates == undo + 1 and labels.edited() > 0
     inside = (
         slicer.util.arrayFromVolume(regionsVolume(result.segmentationNode))
-        == Review(result.segmentationNode).current.basin
+        == Review(result.segmentationNode).current["basin"]
     )
     sample = slicer.util.arrayFromVolume(result.samplesNode.GetNthDataNode(1))
     assert np.array_equal(labels.current()[inside], sample[inside])

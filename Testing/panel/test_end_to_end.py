@@ -182,9 +182,9 @@ def test_a_head_has_many_regions_and_none_holds_most_of_the_error(
     module.ui.segmentButton.click()
     pumpUntil(lambda: not module.runner.busy, seconds=300, describe=lambda: module.runner.job)
     review = Review(module.runner.job.result.segmentationNode)
-    assert len(review.regions) >= 20 and review.regions[0].share < 0.15
+    assert len(review.regions) >= 20 and review.regions[0]["share"] < 0.15
     module.ui.nextButton.click()
-    assert review.current.rank == 1
+    assert review.current["rank"] == 1
     module.ui.sampleCheckBox.click()
     module.ui.orderComboBox.currentIndex = module.ui.orderComboBox.findData("ventricles")
     for button in (module.ui.worst1Button, module.ui.worst2Button, module.ui.worst3Button):

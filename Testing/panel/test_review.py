@@ -45,7 +45,7 @@ def test_next_goes_to_the_worst_region(reviewed, photograph):
     assert ui.reviewLabel.text.startswith(f"{total} of {total} regions left, with ")
     assert not ui.doneButton.enabled and "Go to a region first" in ui.doneButton.toolTip
     ui.nextButton.click()
-    assert review.current.rank == 1
+    assert review.current["rank"] == 1
     assert ui.regionTable.currentRow() == 0 and ui.doneButton.enabled
     assert "matter" in ui.regionTable.item(0, 1).text() and "%" in ui.regionTable.item(0, 1).text()
     photograph("review", module.widget)
@@ -55,7 +55,7 @@ def test_ten_keys_confirm_ten_regions(reviewed):
     module, review = reviewed
     module.ui.nextButton.click()
     for rank in range(1, 11):
-        assert review.current.rank == rank
+        assert review.current["rank"] == rank
         press(module, "d")
     assert [review.state(region) for region in review.regions[:10]] == [DONE] * 10
     assert module.ui.reviewLabel.text.startswith(f"{len(review.regions) - 10} of {len(review.regions)} regions left")
@@ -69,7 +69,7 @@ def test_each_key_sets_its_state(reviewed):
     press(module, "s")
     press(module, "n")
     assert [review.state(region) for region in review.regions[:3]] == [FLAGGED, SKIPPED, "open"]
-    assert review.current.rank == 4
+    assert review.current["rank"] == 4
 
 
 def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScene):
@@ -82,7 +82,7 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
     assert not module.ui.leaveButton.enabled
     press(module, "n")
     press(module, "d")
-    assert view.GetFieldOfView()[0] < 150 and review.current.rank == 2
+    assert view.GetFieldOfView()[0] < 150 and review.current["rank"] == 2
     press(module, "l")
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0) and view.GetSliceOffset() == 0
     assert review.current is None and not module.ui.leaveButton.enabled
@@ -110,13 +110,13 @@ def test_regions_of_thin_boundary_layers_are_in_brackets(openPanel, addHead, run
     assert module.ui.reviewLabel.text.startswith(
         f"{len(review.regions)} of {len(review.regions)} regions left. A further "
     )
-    assert module.ui.regionTable.item(0, 2).text() == f"({review.regions[0].expectedErrorMl:.2f})"
+    assert module.ui.regionTable.item(0, 2).text() == f"({review.regions[0]['expected_error_ml']:.2f})"
 
 
 def test_a_click_on_a_row_goes_there(reviewed):
     module, review = reviewed
     module.ui.regionTable.cellClicked.emit(4, 1)
-    assert review.current.rank == 5 and module.ui.regionTable.currentRow() == 4
+    assert review.current["rank"] == 5 and module.ui.regionTable.currentRow() == 4
 
 
 def test_the_end_of_the_review_is_reported_and_the_outline_removed(reviewed):
@@ -137,7 +137,7 @@ def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     pumpUntil(lambda: Review(review.segmentationNode).criteria.bits == 0.95, seconds=10)
     fewer = Review(review.segmentationNode).regions
     assert 0 < ui.regionTable.rowCount == len(fewer)
-    assert fewer[0].expectedErrorMl < before[0].expectedErrorMl
+    assert fewer[0]["expected_error_ml"] < before[0]["expected_error_ml"]
     ui.minimumSizeSpinBox.value = 10000
     pumpUntil(lambda: ui.regionTable.rowCount < len(fewer), seconds=10)
     assert module.widget.logic.getParameterNode().smallestRegion == 10000
@@ -151,4 +151,4 @@ def test_only_regions_of_the_displayed_result_are_outlined(reviewed, run):
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline") is None
     module.widget.logic.getParameterNode().segmentation = review.segmentationNode
     assert review.segmentationNode.GetNodeReference("DiffusionSegmentation.RegionOutline")
-    assert review.current.rank == 1
+    assert review.current["rank"] == 1

@@ -133,7 +133,7 @@ def test_side_by_side_shows_one_slice_twice_and_restores_the_views(browsed, mrml
     assert browser.segmentationNode.GetDisplayNode().GetViewNodeIDs() == ()
     ui.sideBySideCheckBox.click()
     ui.sampleCheckBox.click()  # without a sample there is nothing to show on the right
-    assert not SideBySide(browser.segmentationNode, browser.scene).active
+    assert not SideBySide(browser.segmentationNode).active
 
 
 def test_a_new_result_hides_the_old_sample(browsed, run):

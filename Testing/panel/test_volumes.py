@@ -32,7 +32,7 @@ def test_both_bounds_have_the_digits_of_the_upper():
     [(1, "One sample gives no intervals; draw 8 or more."), (4, "Few samples"), (8, "not its accuracy")],
 )
 def test_few_samples_are_reported(count, words):
-    texts = volumes.volumesOf({"volumes": [volume(samples_ml=[5.0] * count)]})
+    texts = [volume(samples_ml=[5.0] * count)]
     assert words in volumes.volumesNote(texts)
     assert ("Few" in volumes.volumesNote(texts)) == (count == 4)
 
@@ -51,9 +51,8 @@ def test_measured_coverage_of_the_intervals_is_shown():
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
-    (texts,) = volumes.volumesOf({"volumes": [entry]})
-    assert texts.shown == 5.1 and "Mean: average of the samples." in volumes.volumesNote([texts])
-    assert volumes.asTable([texts], ",").splitlines()[1].startswith("A,,5.0,5.1,")
+    assert volumes.shownMl(entry) == 5.1 and "Mean: average of the samples." in volumes.volumesNote([entry])
+    assert volumes.asTable([entry], ",").splitlines()[1].startswith("A,,5.0,5.1,")
 
 
 def headers(table):

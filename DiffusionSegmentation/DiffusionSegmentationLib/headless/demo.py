@@ -129,7 +129,8 @@ def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.Slic
 def volumesText(report: Mapping[str, Any]) -> str:
     """The expected volumes and their 90 % predictive intervals as a table."""
     lines = []
-    for volume in volumes.volumesOf(report):
-        interval = "" if volume.interval90 is None else "   ({:.0f} to {:.0f}, 90 %)".format(*volume.interval90)
-        lines.append(f"  {volume.name:<22}{volume.shown:6.0f} ml{interval}")
+    for volume in report["volumes"]:
+        bounds = volume["interval90_ml"]
+        interval = "   ({:.0f} to {:.0f}, 90 %)".format(*bounds) if bounds else ""
+        lines.append(f"  {volume['name']:<22}{volumes.shownMl(volume):6.0f} ml{interval}")
     return "\n".join(lines)

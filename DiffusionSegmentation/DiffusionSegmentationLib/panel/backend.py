@@ -1,11 +1,11 @@
-"""Runs of this application: settings, models, the runner and its worker process."""
+"""Runs of this application: settings, models, the runner, and its worker process, configured from the settings."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-import slicer
 import slicer.util
+from packaging.requirements import Requirement
 
 from ..i18n import tr as _
 from ..runs import dependencies, models
@@ -18,8 +18,6 @@ from .settings import Settings, timingKey
 
 
 class Backend:
-    """Configures the worker from the settings and starts runs."""
-
     def __init__(self, requirementsPath: Path) -> None:
         self.settings = Settings()
         self._requirementsPath = requirementsPath
@@ -32,7 +30,7 @@ class Backend:
 
     def warmUp(self) -> None:
         """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""
-        if self.runner.busy or self._client.running or self._needsPackages():
+        if self.runner.busy or self._client.running or self.missingPackages():
             return
         self._configure()
         self.runner.warmUp()
@@ -43,7 +41,7 @@ class Backend:
         Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
         self.runner.requireIdle()  # before any dialog, installation or restart
-        if self._needsPackages():
+        if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
         return self.runner.submit(volumeNode, choices)
@@ -63,9 +61,9 @@ class Backend:
             return _("The run time can be estimated after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)
 
-    def _needsPackages(self) -> bool:
-        """Return whether Slicer's Python lacks packages. Another interpreter reports that itself when it starts."""
-        return not self.settings.workerPython and bool(dependencies.missing(self._requirementsPath))
+    def missingPackages(self) -> list[Requirement]:
+        """Return what Slicer's Python lacks. Another interpreter reports that itself when it starts."""
+        return [] if self.settings.workerPython else dependencies.missing(self._requirementsPath)
 
     def _configure(self) -> None:
         python = self.settings.workerPython or shutil.which("PythonSlicer")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 
 from ..i18n import tr as _

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 
 from ..i18n import tr as _
@@ -15,14 +14,13 @@ from ..runs.batch import Batch
 from ..runs.dependencies import DependencyError
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
-from ..scene import display
 from ..scene.display import VOLUME_ROLE, Overlay
 from ..scene.overlays import ResultOverlays
 from ..scene.preview import Preview
-from ..scene.result_nodes import removeOrphanedSequences, removeResult, resultsOf
+from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
-from .parameter_node import DiffusionSegmentationParameterNode, runChoices
+from .parameter_node import DiffusionSegmentationParameterNode
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
@@ -165,8 +163,7 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        display.removeOrphanedSegmentations(slicer.mrmlScene)
-        removeOrphanedSequences(slicer.mrmlScene)
+        removeOrphans()
         if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
             self._hadResult = not self._hadResult
             for name in RESULT_SECTIONS:
@@ -202,7 +199,11 @@ class Panel:
         return self._engine.problem() or handover.problemOf(self._parameterNode.inputVolume)
 
     def _choices(self, device: str | None = None) -> Choices:
-        return runChoices(self._parameterNode, device or self._backend.settings.device)
+        """Return the choices of a run on `device`, by default that of the settings."""
+        node = self._parameterNode
+        device = device or self._backend.settings.device or "auto"
+        steps = node.steps if node.steps > 1 else None
+        return Choices(node.model, node.samples or None, steps, node.seed, device, node.regionMm)
 
     def _estimate(self) -> str:
         hasModel = bool(self._parameterNode.model)

@@ -24,15 +24,3 @@ class DiffusionSegmentationParameterNode:
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     regionMm: Annotated[int, WithinRange(5, 100)] = 15
     smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3
-
-
-def runChoices(parameterNode: DiffusionSegmentationParameterNode, device: str) -> Choices:
-    """Return the choices of a run on `device`; None stands for the model's default."""
-    return Choices(
-        model=parameterNode.model,
-        samples=parameterNode.samples or None,
-        steps=parameterNode.steps if parameterNode.steps > 1 else None,
-        seed=parameterNode.seed,
-        regionMm=parameterNode.regionMm,
-        device=device or "auto",
-    )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import qt
-import slicer
 import slicer.util
 import vtk
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
@@ -16,14 +15,11 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 from ..i18n import tr as _
 from ..report.page import Report
 from ..review.review import Review
-from ..runs import dependencies
 from ..scene import slice_entropy, voxel_grids
 from ..scene.display import Overlay
 from ..scene.label_map import Labels
 from ..scene.result_nodes import RUN_ATTRIBUTE, regionsVolume
 from ..scene.voxel_probe import VoxelProbe
-
-REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 
 
 class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
@@ -38,11 +34,9 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
     def setUp(self):
         slicer.mrmlScene.Clear()
         self.widget = slicer.util.getModuleWidget("DiffusionSegmentation")
-        backend = self.widget.logic.backend
-        if not backend.settings.workerPython:
-            missing = dependencies.missing(REQUIREMENTS)
-            if missing:
-                raise unittest.SkipTest(f"Slicer's Python lacks {', '.join(package.name for package in missing)}.")
+        missing = self.widget.logic.backend.missingPackages()
+        if missing:
+            raise unittest.SkipTest(f"Slicer's Python lacks {', '.join(package.name for package in missing)}.")
 
     def runTest(self):
         for name in unittest.defaultTestLoader.getTestCaseNames(type(self)):
@@ -119,10 +113,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
 
         ui.nextButton.click()
         review = Review(segmentationNode)
-        self.assertEqual(review.current.rank, 1)
+        self.assertEqual(review.current["rank"], 1)
         ui.doneButton.click()
-        self.assertEqual(review.current.rank, 2)
-        views = list(slice_entropy.sliceNodes(slicer.mrmlScene))
+        self.assertEqual(review.current["rank"], 2)
+        views = slice_entropy.sliceNodes()
         if views:
             profiles = slice_entropy.Profiles(job.result.entropyNode)
             ui.worst1Button.click()
@@ -142,7 +136,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         ui.nextButton.click()
         self.assertTrue(ui.useSampleButton.enabled, ui.useSampleButton.toolTip)
         current = Review(segmentationNode).current
-        inside = slicer.util.arrayFromVolume(regionsVolume(segmentationNode)) == current.basin
+        inside = slicer.util.arrayFromVolume(regionsVolume(segmentationNode)) == current["basin"]
         ui.useSampleButton.click()
         sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
         self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))

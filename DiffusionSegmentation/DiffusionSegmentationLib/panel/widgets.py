@@ -97,9 +97,8 @@ def makeTimer(milliseconds: int, slot: Callable[[], None]) -> Any:
 def fitColumns(table: Any, stretched: int) -> None:
     """Fit the columns of `table` to their contents; column `stretched` takes the remaining width."""
     header = table.horizontalHeader()
-    for column in range(table.columnCount):
-        mode = qt.QHeaderView.Stretch if column == stretched else qt.QHeaderView.ResizeToContents
-        header.setSectionResizeMode(column, mode)
+    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    header.setSectionResizeMode(stretched, qt.QHeaderView.Stretch)
 
 
 def setCell(table: Any, row: int, column: int, text: str, tooltip: str, centred: bool) -> None:

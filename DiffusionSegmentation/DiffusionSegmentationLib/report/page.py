@@ -44,8 +44,6 @@ def stateText(state: str) -> str:
 
 
 class Report:
-    """Collects the content of the report on one segmentation node and writes it."""
-
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Raises LookupError, one sentence, if a part of the result was removed."""
         self._node = segmentationNode
@@ -65,35 +63,27 @@ class Report:
         pictures = RegionPictures(self._node)
         slices, masks = [], []
         for region in self._review.regions[:PICTURED_REGIONS]:
-            masks.append(corrections.regionMask(self._node, region.basin))
-            slices.append((region, pictures.slices(region.peakRAS, masks[-1])))
+            masks.append(corrections.regionMask(self._node, region["basin"]))
+            slices.append((region, pictures.slices(region["peak_ras_mm"], masks[-1])))
             yield
         for picture in pictures.surfaceSteps(masks):
             surfaces = picture
             yield
         texts = {
             ".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n",
-            ".csv": "\ufeff" + volumes.asTable(volumes.volumesOf(self._run), ","),
+            ".csv": "\ufeff" + volumes.asTable(self._run["volumes"], ","),
             path.suffix or ".html": self._page(slices, surfaces),
         }
         for suffix, text in texts.items():
             writeCompletely(path.with_suffix(suffix), text)
 
     def content(self) -> dict[str, Any]:
-        regions = [
-            {
-                "rank": region.rank,
-                "basin": region.basin,
-                "state": self._review.state(region),
-                "expected_error_ml": region.expectedErrorMl,
-                "reviewable_ml": region.reviewableMl,
-                "share": region.share,
-                "volume_ml": region.volumeMl,
-                "classes": dict(region.classes),
-                "peak_ras_mm": list(region.peakRAS),
-            }
-            for region in self._review.regions
-        ]
+        regions = []
+        for region in self._review.regions:
+            identity = {"rank": region["rank"], "basin": region["basin"], "state": self._review.state(region)}
+            numbers = {key: region[key] for key in ("expected_error_ml", "reviewable_ml", "share", "volume_ml")}
+            classes = {part["name"]: part["share"] for part in region["classes"]}
+            regions.append({**identity, **numbers, "classes": classes, "peak_ras_mm": region["peak_ras_mm"]})
         criteria = self._review.criteria
         return {
             "volume": self._volumeName,
@@ -148,11 +138,12 @@ class Report:
         return text.format(model=model["title"], **values)
 
     def _volumesTable(self) -> str:
-        rows = volumes.volumesOf(self._run)
+        rows = self._run["volumes"]
         cells = []
         for volume in rows:
-            intervals = map(volumes.intervalText, (volume.interval50, volume.interval90))
-            cells.append([volume.name, volumes.mlText(volume.shown), *intervals, volumes.mlText(volume.mask)])
+            intervals = map(volumes.intervalText, (volume["interval50_ml"], volume["interval90_ml"]))
+            shown, mask = map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))
+            cells.append([volume["name"], shown, *intervals, mask])
         shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
         notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
@@ -180,23 +171,20 @@ class Report:
 
     def _regionText(self, region: Region) -> str:
         text = _("Region {rank}, {state}: {classes}; expected error {error:.2f} of {volume:.1f} ml.")
-        values = {"rank": region.rank, "state": stateText(self._review.state(region)), "classes": _classes(region)}
-        text = text.format(**values, error=region.expectedErrorMl, volume=region.volumeMl)
-        return f"{text} {status_texts.unlikeText(*region.unlike)}" if region.unlike else text
+        values = {"rank": region["rank"], "state": stateText(self._review.state(region)), "classes": _classes(region)}
+        text = text.format(**values, error=region["expected_error_ml"], volume=region["volume_ml"])
+        return f"{text} {status_texts.unlikeText(*region['unlike'])}" if region["unlike"] else text
 
     def _regionsTable(self) -> str:
         head = [_("Region"), _("Classes"), _("To review (ml)"), _("Share"), _("Expected error (ml)")]
         head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
         rows = []
         for region in self._review.regions:
-            review, error, peak = (
-                f"{region.reviewableMl:.2f}",
-                f"{region.expectedErrorMl:.2f}",
-                f"{region.peakBits:.2f}",
-            )
-            place = ", ".join(f"{mm:.0f}" for mm in region.peakRAS)
-            numbers = [review, f"{100 * region.share:.1f} %", error, peak, place]
-            rows.append([str(region.rank), _classes(region), *numbers, stateText(self._review.state(region))])
+            values = region["reviewable_ml"], region["expected_error_ml"], region["peak_entropy_bits"]
+            review, error, peak = (f"{value:.2f}" for value in values)
+            place = ", ".join(f"{mm:.0f}" for mm in region["peak_ras_mm"])
+            numbers = [review, f"{100 * region['share']:.1f} %", error, peak, place]
+            rows.append([str(region["rank"]), _classes(region), *numbers, stateText(self._review.state(region))])
         return _table(head, rows, textColumns=(1, 7)) if rows else ""
 
     def _editedText(self) -> str:
@@ -232,7 +220,7 @@ class Report:
 
 
 def _classes(region: Region) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in region.classes)
+    return ", ".join(f"{part['name']} {100 * part['share']:.0f} %" for part in region["classes"])
 
 
 def _paragraph(text: str, className: str = "") -> str:

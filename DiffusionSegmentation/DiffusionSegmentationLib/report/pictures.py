@@ -27,8 +27,6 @@ SURFACE_VOXELS = 500_000
 
 
 class RegionPictures:
-    """Draws slices and surfaces of one segmentation node."""
-
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Raises LookupError, one sentence, if a part of the result was removed."""
         self._labels = Labels(segmentationNode)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import slicer.util
-from vtk.util.numpy_support import vtk_to_numpy
 
 from ..i18n import tr as _
 from ..scene import voxel_grids
@@ -52,12 +51,10 @@ def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str
     labels = Labels(segmentationNode)
     image = slicer.vtkOrientedImageData()
     segmentationNode.GetBinaryLabelmapRepresentation(segmentID, image)
-    geometry = slicer.vtkOrientedImageData()
-    geometry.SetExtent(*(value for n in labels.shape[::-1] for value in (0, n - 1)))
-    geometry.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(labels.ijkToRAS))
+    geometry = voxel_grids.orientedImage(np.zeros(labels.shape, np.uint8), labels.ijkToRAS)
     resampled = slicer.vtkOrientedImageData()
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, geometry, resampled)
-    return vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(labels.shape) > 0
+    return voxel_grids.imageArray(resampled) > 0
 
 
 def makeReviewSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, bits: float) -> str:

@@ -7,7 +7,7 @@ saved with the scene. The current region is outlined by a separate segmentation,
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,23 +32,10 @@ DEFAULT_REACH_MM = 20.0
 """Shown around a region of unknown size."""
 
 
-@dataclass(frozen=True)
-class Region:
-    """An uncertain region: `rank` from 1, `basin` its number in the label map of regions, `reviewableMl` the part of
-    the expected error that can be reviewed, `share` of that of all regions, `classes` (name, mean probability),
-    `unlike` (feature distance from the regions of the training data, limit) if the distance exceeds the limit."""
-
-    rank: int
-    basin: int
-    expectedErrorMl: float
-    reviewableMl: float
-    share: float
-    volumeMl: float
-    classes: tuple[tuple[str, float], ...]
-    meanBits: float
-    peakBits: float
-    peakRAS: tuple[float, float, float]
-    unlike: tuple[float, float] | None = None
+Region = Mapping[str, Any]
+"""An uncertain region: its entry in the report, with `rank` from 1, and `unlike` (feature distance from the regions of
+the training data, limit), None up to the limit. `basin` is its number in the label map of regions, `reviewable_ml` the
+part of `expected_error_ml` that can be reviewed, `share` its share of that of all regions."""
 
 
 class Review:
@@ -65,20 +52,9 @@ class Review:
         # Only the report has distances; they do not depend on the threshold.
         distances = {entry["basin"]: entry["distance"] for entry in run.get("regions", []) if "distance" in entry}
         unlike = {basin: (value, limit) for basin, value in distances.items() if limit is not None and value > limit}
-        self.regions = [
-            Region(
-                rank=rank,
-                basin=entry["basin"],
-                expectedErrorMl=entry["expected_error_ml"],
-                reviewableMl=entry.get("reviewable_ml", entry["expected_error_ml"]),
-                share=entry["share"],
-                volumeMl=entry["volume_ml"],
-                classes=tuple((part["name"], part["share"]) for part in entry["classes"]),
-                meanBits=entry["mean_entropy_bits"],
-                peakBits=entry["peak_entropy_bits"],
-                peakRAS=tuple(entry["peak_ras_mm"]),
-                unlike=unlike.get(entry["basin"]),
-            )
+        self.regions: list[Region] = [
+            # Reports up to version 0.4 have no reviewable error.
+            {"reviewable_ml": entry["expected_error_ml"], **entry, "rank": rank, "unlike": unlike.get(entry["basin"])}
             for rank, entry in enumerate(ranked.get("regions", []), 1)
         ]
         self.expectedErrorMl: float | None = ranked.get("expected_error_ml")
@@ -99,32 +75,32 @@ class Review:
 
     def state(self, region: Region) -> str:
         """OPEN, DONE, FLAGGED or SKIPPED."""
-        return self._stored()["states"].get(str(region.basin), OPEN)
+        return self._stored()["states"].get(str(region["basin"]), OPEN)
 
     @property
     def current(self) -> Region | None:
         basin = self._stored()["current"]
-        return next((region for region in self.regions if region.basin == basin), None)
+        return next((region for region in self.regions if region["basin"] == basin), None)
 
     def mark(self, region: Region, state: str) -> None:
-        self._store(states=self._stored()["states"] | {str(region.basin): state})
+        self._store(states=self._stored()["states"] | {str(region["basin"]): state})
 
     def remaining(self) -> tuple[int, float]:
         """Number of open regions, and their share of the reviewable error."""
         regions = self._open()
-        return len(regions), sum(region.share for region in regions)
+        return len(regions), sum(region["share"] for region in regions)
 
     def next(self) -> Region | None:
         """The next open region after the current one, starting again at the worst one; None if none is open."""
         regions = self._open()
-        rank = self.current.rank if self.current else 0
-        return next((region for region in regions if region.rank > rank), regions[0] if regions else None)
+        rank = self.current["rank"] if self.current else 0
+        return next((region for region in regions if region["rank"] > rank), regions[0] if regions else None)
 
     def goTo(self, region: Region) -> None:
         """Make `region` the current one, outline it, and center all views on its most uncertain voxel."""
-        self._store(current=region.basin)
+        self._store(current=region["basin"])
         world = [0.0, 0.0, 0.0]
-        self.segmentationNode.TransformPointToWorld(region.peakRAS, world)
+        self.segmentationNode.TransformPointToWorld(region["peak_ras_mm"], world)
         image = self._outline(region)
         reach = DEFAULT_REACH_MM if image is None else self._reach(image, world)
         framing.showPlace(self.segmentationNode, world, reach)
@@ -166,7 +142,7 @@ class Review:
         regionsNode = regionsVolume(self.segmentationNode)
         if regionsNode is None:
             return None
-        mask = slicer.util.arrayFromVolume(regionsNode) == region.basin
+        mask = slicer.util.arrayFromVolume(regionsNode) == region["basin"]
         image = voxel_grids.croppedImage(mask, voxel_grids.ijkToRAS(regionsNode))
         if image is None:
             return None
@@ -174,7 +150,7 @@ class Review:
         if outlineNode is None:
             outlineNode = display.addTemporarySegmentation(self.segmentationNode, OUTLINE_ROLE, _("{name} region"))
             outlineNode.GetDisplayNode().SetSliceIntersectionThickness(OUTLINE_PIXELS)
-        segment = voxel_grids.segment(_("Region {rank}").format(rank=region.rank), OUTLINE_COLOR, image)
+        segment = voxel_grids.segment(_("Region {rank}").format(rank=region["rank"]), OUTLINE_COLOR, image)
         segmentation = outlineNode.GetSegmentation()
         segmentation.RemoveAllSegments()
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)

@@ -3,14 +3,15 @@
 A failed volume does not stop the batch. Results are named after their volume, as for a single run. Independent of Qt.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import slicer
+import slicer.util
 
 from ..i18n import tr as _
 from ..scene import display
@@ -19,9 +20,7 @@ from .dependencies import DependencyError
 from .job import Job
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-
-FINAL_STATES = {"done": DONE, "partial": DONE, "failed": FAILED, "cancelled": CANCELLED}
-"""State of an item by the state of its job."""
+"""States of an item; the last three are also states of a job."""
 
 FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 """Files of a folder that are loaded as volumes."""
@@ -29,7 +28,10 @@ FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 
 @dataclass
 class Item:
-    """One volume of a batch. If `node` is not in the scene, `load` adds one; `message` is one plain sentence."""
+    """One volume of a batch; `message` is one plain sentence.
+
+    If `node` is not in the scene when it is its turn, `load` adds one; without `load` the item fails.
+    """
 
     name: str
     load: Callable[[], slicer.vtkMRMLScalarVolumeNode] | None = None
@@ -39,11 +41,6 @@ class Item:
     node: slicer.vtkMRMLScalarVolumeNode | None = None
 
 
-def ofVolumes(volumeNodes: Iterable[slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
-    """Items for volumes of the scene; an item fails if its volume was removed before its turn."""
-    return [Item(node.GetName(), node=node) for node in volumeNodes]
-
-
 def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
     """Items for the volume files directly in `folder`, by name; `load` loads a file into the scene. Raises OSError."""
     paths = sorted(path for path in folder.iterdir() if path.name.lower().endswith(FILE_ENDINGS))
@@ -51,32 +48,28 @@ def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]
     return [Item(path.name, lambda path=path: load(str(path))) for path in paths]
 
 
-def ofSequence(sequenceNode: slicer.vtkMRMLSequenceNode) -> list[Item]:
-    """Items for the frames of a sequence of volumes; each is added to the scene as a volume when it is its turn."""
-
-    def add(index: int, name: str) -> slicer.vtkMRMLScalarVolumeNode:
-        frame = slicer.vtkMRMLScalarVolumeNode()
-        frame.CopyContent(sequenceNode.GetNthDataNode(index))
-        frame.SetName(name)
-        volumeNode = sequenceNode.GetScene().AddNode(frame)
-        volumeNode.CreateDefaultDisplayNodes()
-        return volumeNode
-
-    frames = range(sequenceNode.GetNumberOfDataNodes())
-    names = [f"{sequenceNode.GetName()} {sequenceNode.GetNthIndexValue(n)}" for n in frames]
-    return [Item(name, lambda n=n, name=name: add(n, name)) for n, name in enumerate(names)]
+def ofSequences() -> list[Item]:
+    """Items for the frames of the sequences of volumes in the scene, without those of results."""
+    items = []
+    for sequenceNode in slicer.util.getNodesByClass("vtkMRMLSequenceNode"):
+        count = sequenceNode.GetNumberOfDataNodes()
+        first = sequenceNode.GetNthDataNode(0) if count else None
+        isVolume = first and first.IsA("vtkMRMLScalarVolumeNode") and not first.IsA("vtkMRMLLabelMapVolumeNode")
+        isResult = sequenceNode.GetNodeReference(display.VOLUME_ROLE) is not None
+        for n in range(count) if isVolume and not isResult else ():
+            name = f"{sequenceNode.GetName()} {sequenceNode.GetNthIndexValue(n)}"
+            items.append(Item(name, functools.partial(_addFrame, sequenceNode, n, name)))
+    return items
 
 
-def sequencesOfVolumes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLSequenceNode]:
-    """The sequences of volumes in `scene`, without those of results."""
-    return [
-        node
-        for node in display.nodesOfClass(scene, "vtkMRMLSequenceNode")
-        if node.GetNumberOfDataNodes()
-        and node.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
-        and not node.GetNthDataNode(0).IsA("vtkMRMLLabelMapVolumeNode")
-        and node.GetNodeReference(display.VOLUME_ROLE) is None
-    ]
+def _addFrame(sequenceNode: slicer.vtkMRMLSequenceNode, index: int, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a frame to the scene as a volume."""
+    frame = slicer.vtkMRMLScalarVolumeNode()
+    frame.CopyContent(sequenceNode.GetNthDataNode(index))
+    frame.SetName(name)
+    volumeNode = slicer.mrmlScene.AddNode(frame)
+    volumeNode.CreateDefaultDisplayNodes()
+    return volumeNode
 
 
 class Batch:
@@ -86,7 +79,6 @@ class Batch:
         self,
         submit: Callable[[slicer.vtkMRMLScalarVolumeNode], Job],
         cancel: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.items: list[Item] = []
         self.job: Job | None = None
@@ -94,7 +86,7 @@ class Batch:
         self.changed = Signal()
         self.problem = ""
         """Why the batch was stopped, one sentence."""
-        self._submit, self._cancel, self._clock = submit, cancel, clock
+        self._submit, self._cancel = submit, cancel
         self._current: Item | None = None
         self._startTime, self._finished = 0.0, 0
 
@@ -108,7 +100,7 @@ class Batch:
 
     def start(self) -> None:
         """Start with the first waiting item."""
-        self._startTime, self._finished, self.problem = self._clock(), 0, ""
+        self._startTime, self._finished, self.problem = time.monotonic(), 0, ""
         self._next()
 
     def update(self) -> None:
@@ -116,7 +108,7 @@ class Batch:
         item, job = self._current, self.job
         if item is None or job is None or job.active:
             return
-        item.state, item.result = FINAL_STATES[job.state], job.result
+        item.state, item.result = DONE if job.state == "partial" else job.state, job.result
         item.message = " ".join([job.message, *job.warnings])
         self._finished += 1
         self._next()
@@ -139,7 +131,7 @@ class Batch:
         if not self._finished or self._current is None:
             return None
         fraction = self.job.fraction or 0.0
-        secondsPerItem = (self._clock() - self._startTime) / (self._finished + fraction)
+        secondsPerItem = (time.monotonic() - self._startTime) / (self._finished + fraction)
         return secondsPerItem * (len(self.waiting) + 1 - fraction)
 
     def _next(self) -> None:

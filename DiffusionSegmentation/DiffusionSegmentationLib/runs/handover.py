@@ -19,7 +19,7 @@ from .temporary_files import removeInBackground
 
 
 class HandoverError(Exception):
-    """The volume cannot be used; the text is one plain sentence."""
+    """The volume or a setting cannot be used; the text is one plain sentence."""
 
 
 class Handover:

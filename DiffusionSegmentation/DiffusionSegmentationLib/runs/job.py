@@ -13,10 +13,6 @@ from ..i18n import tr as _
 from .handover import HandoverError
 
 
-class ChoiceError(HandoverError, ValueError):
-    """An invalid setting; the text is one plain sentence."""
-
-
 def _isWhole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < protocol.INTEGER_LIMIT
 
@@ -37,19 +33,19 @@ class Choices:
     regionMm: int = 15
 
     def __post_init__(self) -> None:
-        """Raises ChoiceError, one sentence, for an invalid setting."""
+        """Raises HandoverError, one sentence, for an invalid setting."""
         if not self.model:
-            raise ChoiceError(_("Select a model."))
+            raise HandoverError(_("Select a model."))
         if not self.device:
-            raise ChoiceError(_("Select a device."))
+            raise HandoverError(_("Select a device."))
         if not (self.samples in (None, "auto") or _isWhole(self.samples, 1)):
-            raise ChoiceError(_("The number of samples must be 1 or more."))
+            raise HandoverError(_("The number of samples must be 1 or more."))
         if not (self.steps is None or _isWhole(self.steps, 2)):
-            raise ChoiceError(_("The number of steps must be 2 or more; with one step all samples are equal."))
+            raise HandoverError(_("The number of steps must be 2 or more; with one step all samples are equal."))
         if not _isWhole(self.seed, 0):
-            raise ChoiceError(_("The seed must be 0 or more."))
+            raise HandoverError(_("The seed must be 0 or more."))
         if not (isinstance(self.regionMm, int | float) and 5 <= self.regionMm <= 100):
-            raise ChoiceError(_("The distance of uncertain regions must be 5 to 100 mm."))
+            raise HandoverError(_("The distance of uncertain regions must be 5 to 100 mm."))
 
 
 @dataclass
@@ -97,7 +93,7 @@ class Job:
         return {"type": "run", "job": self.id, **folders, **asdict(self.choices)}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:
-        """Update the numbers from a `progress` message; `now` is on the clock of `started`."""
+        """Update the numbers from a `progress` message; `now` and `started` are values of time.monotonic."""
         if message["stage"] == "sampling":  # `sample` is the one being drawn
             self.finishedSamples = max(self.finishedSamples, message["sample"] - 1)
         self.secondsLeft = message["secondsLeft"]

@@ -30,16 +30,9 @@ class Entry:
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
     """The shipped models and those in `folders`, sorted by title; invalid folders are skipped."""
-    entries = [_entry(folder, folder.name) for folder in _subfolders(SHIPPED)]
-    entries += [_entry(folder, str(folder)) for parent in folders for folder in _subfolders(parent)]
+    entries = [_entry(folder, folder.name) for folder in SHIPPED.glob("*/")]
+    entries += [_entry(folder, str(folder)) for parent in folders for folder in parent.glob("*/")]
     return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.title)
-
-
-def _subfolders(parent: Path) -> list[Path]:
-    try:
-        return [path for path in parent.iterdir() if path.is_dir()]
-    except OSError:  # missing or unreadable
-        return []
 
 
 def _entry(folder: Path, key: str) -> Entry | None:

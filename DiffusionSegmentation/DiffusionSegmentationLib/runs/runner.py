@@ -44,7 +44,6 @@ class Runner:
         client: WorkerClient,
         importSteps: Callable[[Any, Path, dict], Iterator[Any]],
         temporaryFolder: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.changed = Signal()
@@ -52,7 +51,6 @@ class Runner:
         self.workerProblem: str | None = None
         self._importSteps = importSteps
         self._temporaryFolder = temporaryFolder
-        self._clock = clock
         self._handover: Handover | None = None
         self._import: Iterator[Any] | None = None
         self._finalState = ""
@@ -115,7 +113,9 @@ class Runner:
         except OSError as error:
             raise HandoverError(errors.explain(error)[1]) from error
         self._finishedSamples = None
-        self.job = Job(volumeNode.GetName(), choices, folder, started=self._clock(), message=_("Preparing the volume"))
+        self.job = Job(
+            volumeNode.GetName(), choices, folder, started=time.monotonic(), message=_("Preparing the volume")
+        )
         self._handover = handover
         handover.startWriting(folder / INPUT_NAME)
         self.warmUp()
@@ -181,7 +181,7 @@ class Runner:
 
     def _step(self) -> None:
         self.client.poll()
-        if (self._cancelled or self._workerEnding) and self._clock() > self._killTime:
+        if (self._cancelled or self._workerEnding) and time.monotonic() > self._killTime:
             self._killWorker()
         if self._import is not None:
             self._importStep()
@@ -194,7 +194,7 @@ class Runner:
             self.client.stop()
             self._onWorkerEnded("")
         else:
-            self._killed, self._killTime = True, self._clock() + CANCEL_SECONDS
+            self._killed, self._killTime = True, time.monotonic() + CANCEL_SECONDS
             self.client.kill()
 
     def _launchIfReady(self) -> None:
@@ -216,7 +216,7 @@ class Runner:
         kind = message["type"]
         if message.get("ends"):  # it has lost its GPU: the next run needs a new worker
             self._workerEnding, self._killed = True, False
-            self._killTime = self._clock() + CANCEL_SECONDS
+            self._killTime = time.monotonic() + CANCEL_SECONDS
         if kind == "hello":
             self._startProblem = None
             problem = protocol.compatible(message)
@@ -238,7 +238,7 @@ class Runner:
         kind = message["type"]
         if kind == "progress":
             job.message = status_texts.progressText(message)
-            job.applyProgress(message, self._clock())
+            job.applyProgress(message, time.monotonic())
         elif kind == "preview":
             job.finishedSamples = max(job.finishedSamples, message["samples"])
             if message["entropy"] is not None:
@@ -268,7 +268,7 @@ class Runner:
             if result is None:
                 return
             job.result = result
-            sentences = [status_texts.doneText(job.report, self._clock() - job.started)]
+            sentences = [status_texts.doneText(job.report, time.monotonic() - job.started)]
         except Exception as error:  # of any kind: the worker's files are complete, and the message names their folder
             logging.exception("The result could not be imported into the scene.")
             self._failImport(str(error))
@@ -313,7 +313,7 @@ class Runner:
         if job.state == "running" and self._import is None:
             with contextlib.suppress(Exception):
                 self.client.send({"type": "cancel", "job": job.id, "keep": False})
-            self._cancelled, self._killed, self._killTime = job, False, self._clock() + CANCEL_SECONDS
+            self._cancelled, self._killed, self._killTime = job, False, time.monotonic() + CANCEL_SECONDS
         self._closeImport()
 
     def _abort(self, sentence: str) -> None:

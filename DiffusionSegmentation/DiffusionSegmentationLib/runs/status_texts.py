@@ -76,12 +76,10 @@ def mapSource(report: Mapping) -> str:
     return text.format(average=average, samples=report["samples"], prior=report.get("map_prior", 0.0))
 
 
-def entropyText(report: Mapping) -> str:
-    return _("Entropy of {source}.").format(source=mapSource(report))
-
-
-def disagreementText(report: Mapping) -> str:
-    """One sentence on the overlay of the samples' disagreement."""
+def overlayText(report: Mapping, isEntropy: bool) -> str:
+    """One sentence on the overlay of the entropy, or on that of the samples' disagreement."""
+    if isEntropy:
+        return _("Entropy of {source}.").format(source=mapSource(report))
     if report["samples"] == 1:
         return _("One sample has no disagreement.")
     text = _("Entropy of the labels of the {samples} samples: where the samples differ from each other.")
@@ -96,7 +94,6 @@ def unlikeText(distance: float, limit: float) -> str:
 
 def warningsText(report: dict) -> str:
     """Warnings of a run, one per line; a warning that the scan is unlike the training scans is marked."""
-    warnings = report.get("warnings", [])
-    if warnings and report.get("input", {}).get("unlike_training"):
-        warnings = [f"⚠ {warnings[0]}", *warnings[1:]]
-    return "\n".join(warnings)
+    warnings = "\n".join(report.get("warnings", []))
+    isUnlike = report.get("input", {}).get("unlike_training")
+    return f"⚠ {warnings}" if warnings and isUnlike else warnings

@@ -27,7 +27,8 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
     The report is written last: a folder with a report is complete. The job folder itself is complete if the run ended
     but its last message was lost.
     """
-    for part in (folder, *sorted(folder.glob(f"{FINISHED}*"), key=_sampleCount, reverse=True)):
+    parts = sorted(folder.glob(f"{FINISHED}*"), key=lambda part: (len(part.name), part.name))  # by number
+    for part in (folder, *reversed(parts)):
         try:
             report = json.loads((part / "report.json").read_text(encoding="utf-8"))
             if isinstance(report["samples"], int):
@@ -37,16 +38,8 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
     return None
 
 
-def _sampleCount(folder: Path) -> int:
-    number = folder.name.removeprefix(FINISHED)
-    return int(number) if number.isdecimal() else 0
-
-
 def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:
-    """Remove this user's job and log folders that were not modified for `days`, on the returned thread.
-
-    Links and folders of other users are kept.
-    """
+    """Remove this user's job and log folders, no links, that were not modified for `days`, on the returned thread."""
     return _startThread(_sweep, temporaryFolder, days)
 
 

@@ -8,7 +8,7 @@ restored also after a reload of the module and in a reopened scene.
 
 from collections.abc import Iterator
 
-import slicer
+import slicer.util
 
 from diffusion_segmentation.segmentation.uncertain_regions import REVIEW_BITS
 
@@ -37,17 +37,6 @@ OPACITY_ATTRIBUTE = "DiffusionSegmentation.OverlayOpacity"
 OVERLAY_ROLE = "DiffusionSegmentation.Overlay"
 HIDDEN_ROLE = "DiffusionSegmentation.HiddenForeground"
 HIDDEN_OPACITY_ATTRIBUTE = "DiffusionSegmentation.HiddenForegroundOpacity"
-
-
-def nodesOfClass(scene: slicer.vtkMRMLScene, className: str) -> Iterator[slicer.vtkMRMLNode]:
-    """Yield the nodes of class `className` and its subclasses, oldest first."""
-    for index in range(scene.GetNumberOfNodesByClass(className)):
-        yield scene.GetNthNodeByClass(index, className)
-
-
-def nodesByLayoutName(scene: slicer.vtkMRMLScene, className: str) -> dict[str, slicer.vtkMRMLNode]:
-    """Slice or composite nodes by the name of their view, such as "Red"; of equal names the oldest."""
-    return {node.GetLayoutName(): node for node in reversed(list(nodesOfClass(scene, className)))}
 
 
 def styleSegmentation(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
@@ -89,14 +78,6 @@ def addTemporarySegmentation(
     styleSegmentation(node)
     segmentationNode.SetNodeReferenceID(role, node.GetID())
     return node
-
-
-def removeOrphanedSegmentations(scene: slicer.vtkMRMLScene) -> None:
-    """Remove temporary segmentations whose owner was removed."""
-    for node in list(nodesOfClass(scene, "vtkMRMLSegmentationNode")):
-        owner = node.GetAttribute(OWNER_ATTRIBUTE)
-        if owner is not None and scene.GetNodeByID(owner) is None:
-            removeNode(node)
 
 
 def removeNode(node: slicer.vtkMRMLNode | None) -> None:
@@ -153,7 +134,7 @@ def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float
 
 def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
     """The entropy colors of `scene`, created on first use, over 0 to 1: a volume's window scales them."""
-    for node in nodesOfClass(scene, "vtkMRMLProceduralColorNode"):
+    for node in slicer.util.getNodesByClass("vtkMRMLProceduralColorNode", scene):
         if node.GetAttribute(COLORS_ATTRIBUTE):
             return node
     node = slicer.vtkMRMLProceduralColorNode()
@@ -175,7 +156,6 @@ class Overlay:
 
     def __init__(self, entropyNode: slicer.vtkMRMLScalarVolumeNode) -> None:
         self._entropyNode = entropyNode
-        self._scene = entropyNode.GetScene()
 
     @property
     def visible(self) -> bool:
@@ -183,7 +163,7 @@ class Overlay:
 
     def show(self) -> None:
         """Put the entropy into the foreground, replacing another overlay if there is one."""
-        compositeNodes = list(nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode"))
+        compositeNodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         volumeID = self._entropyNode.GetNodeReferenceID(VOLUME_ROLE)
         showingVolume = [node for node in compositeNodes if volumeID and node.GetBackgroundVolumeID() == volumeID]
         for compositeNode in showingVolume or compositeNodes:
@@ -207,7 +187,7 @@ class Overlay:
 
     def hide(self) -> None:
         """Restore the previous foreground, except where the user has selected another one since."""
-        for compositeNode in nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode"):
+        for compositeNode in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             foregroundID = compositeNode.GetForegroundVolumeID()
             overlayWasRemoved = foregroundID is None and _hasOverlay(compositeNode)
             if foregroundID == self._entropyNode.GetID() or overlayWasRemoved:
@@ -241,7 +221,7 @@ class Overlay:
         self._entropyNode.GetScalarVolumeDisplayNode().SetLowerThreshold(bits)
 
     def _showing(self) -> list[slicer.vtkMRMLSliceCompositeNode]:
-        nodes = nodesOfClass(self._scene, "vtkMRMLSliceCompositeNode")
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         return [node for node in nodes if node.GetForegroundVolumeID() == self._entropyNode.GetID()]
 
     def _updateLegend(self) -> None:

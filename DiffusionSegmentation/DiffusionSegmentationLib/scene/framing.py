@@ -1,14 +1,10 @@
 """Zooming of all views to a place, and restoring of what they showed before."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import slicer
-import vtk
-
-from . import display
+import slicer.util
 
 BEFORE_ATTRIBUTE = "DiffusionSegmentation.ViewsBeforeReview"
 MARGIN = 2.0
@@ -22,56 +18,52 @@ def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[floa
 
     The previous views are stored on `segmentationNode`.
     """
-    scene = segmentationNode.GetScene()
     if segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is None:
-        states = {node.GetID(): sliceState(node) for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
-        states |= {camera.GetID(): _cameraState(camera) for camera in _cameras(scene)}
+        states = {node.GetID(): sliceState(node) for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+        states |= {camera.GetID(): _cameraState(camera) for camera in _cameras()}
         segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(states))
     width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
-    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         across, up, depth = node.GetFieldOfView()
         scale = width / min(across, up)
         node.SetFieldOfView(scale * across, scale * up, depth)
-    for camera in _cameras(scene):
+    for camera in _cameras():
         position, focalPoint, *others = _cameraState(camera)
         _setCamera(camera, np.add(position, world) - focalPoint, world, *others)
 
 
 def restoreViews(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
     """Restore the views as they were before `showPlace`; views added since stay as they are."""
-    scene, text = segmentationNode.GetScene(), segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
-    if text is None or scene is None:
+    text = segmentationNode.GetAttribute(BEFORE_ATTRIBUTE)
+    if text is None or segmentationNode.GetScene() is None:
         return
     segmentationNode.RemoveAttribute(BEFORE_ATTRIBUTE)
     states = json.loads(text)
-    for node in display.nodesOfClass(scene, "vtkMRMLSliceNode"):
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if node.GetID() in states:
             restoreSlice(node, *states[node.GetID()])
-    for camera in _cameras(scene):
+    for camera in _cameras():
         if camera.GetID() in states:
             _setCamera(camera, *states[camera.GetID()])
 
 
-def _cameras(scene: slicer.vtkMRMLScene) -> Iterator[slicer.vtkMRMLCameraNode]:
+def _cameras() -> list[slicer.vtkMRMLCameraNode]:
     logic = slicer.modules.cameras.logic()
-    yield from filter(None, map(logic.GetViewActiveCameraNode, display.nodesOfClass(scene, "vtkMRMLViewNode")))
+    return list(filter(None, map(logic.GetViewActiveCameraNode, slicer.util.getNodesByClass("vtkMRMLViewNode"))))
 
 
 def sliceState(node: slicer.vtkMRMLSliceNode) -> list[list[float]]:
     """[mm per pixel across and up, slice depth in mm], which do not depend on the size of the view, and the 16 elements
     of the slice-to-RAS matrix."""
     (across, up, depth), (columns, rows, _slices) = node.GetFieldOfView(), node.GetDimensions()
-    matrix = node.GetSliceToRAS()
-    elements = [matrix.GetElement(row, column) for row in range(4) for column in range(4)]
+    elements = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()).ravel().tolist()
     return [[across / max(columns, 1), up / max(rows, 1), depth], elements]
 
 
 def restoreSlice(node: slicer.vtkMRMLSliceNode, scale: list[float] | None, elements: list[float]) -> None:
     """Set what `sliceState` has returned, at the present size of the view. `scale` None leaves the field of view."""
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(elements)
-    node.GetSliceToRAS().DeepCopy(matrix)
+    node.GetSliceToRAS().DeepCopy(elements)
     node.UpdateMatrices()
     if scale is not None:
         columns, rows, _slices = node.GetDimensions()
@@ -85,10 +77,9 @@ def _cameraState(camera: slicer.vtkMRMLCameraNode) -> list[Any]:
 
 
 def _setCamera(camera: slicer.vtkMRMLCameraNode, position: Any, focalPoint: Any, viewUp: Any, scale: float) -> None:
-    wasModifying = camera.StartModify()
-    camera.SetPosition(*position)
-    camera.SetFocalPoint(*focalPoint)
-    camera.SetViewUp(*viewUp)
-    camera.SetParallelScale(scale)
-    camera.EndModify(wasModifying)
+    with slicer.util.NodeModify(camera):
+        camera.SetPosition(*position)
+        camera.SetFocalPoint(*focalPoint)
+        camera.SetViewUp(*viewUp)
+        camera.SetParallelScale(scale)
     camera.ResetClippingRange()

@@ -6,7 +6,6 @@ segments. Segments that the user has added are never changed.
 
 import numpy as np
 import slicer.util
-from vtk.util.numpy_support import vtk_to_numpy
 
 from ..i18n import tr as _
 from . import sequences, voxel_grids
@@ -45,7 +44,7 @@ class Labels:
         Raises LookupError, one sentence, if the segments are on another grid.
         """
         labels = np.zeros(self.shape, np.uint8)
-        for image, values in self._layers():
+        for image, values in self._layers().items():
             low, high = self._overlap(image)
             if (high <= low).any():
                 continue
@@ -61,7 +60,7 @@ class Labels:
 
     def stamp(self) -> tuple[int, ...]:
         """Modification times of the model's segments: equal as long as nothing was edited."""
-        return tuple(image.GetMTime() for image, _values in self._layers())
+        return tuple(image.GetMTime() for image in self._layers())
 
     def edited(self, current: np.ndarray | None = None) -> int:
         """Number of voxels where `current` (default: `current()`) differs from the consensus. Raises as `current`."""
@@ -79,7 +78,7 @@ class Labels:
         labels, mask = labels[box], mask[box]
         changed = mask & (labels != self.current()[box])
         views = []
-        for image, values in self._layers():
+        for image, values in self._layers().items():
             low = start + self._start(image)
             high = low + mask.shape[::-1]
             _grow(image, low, high)
@@ -94,9 +93,9 @@ class Labels:
             image.Modified()
         return int(np.count_nonzero(changed))
 
-    def _layers(self) -> list[tuple[slicer.vtkOrientedImageData, dict[int, int]]]:
+    def _layers(self) -> dict[slicer.vtkOrientedImageData, dict[int, int]]:
         """The images of the model's segments, each with a mapping from voxel value to label."""
-        layers: list[tuple[slicer.vtkOrientedImageData, dict[int, int]]] = []
+        layers: dict[slicer.vtkOrientedImageData, dict[int, int]] = {}
         for label, segmentID in self.segmentIDs.items():
             segment = self._segmentation.GetSegment(segmentID)
             if segment is None:
@@ -106,10 +105,7 @@ class Labels:
                 raise LookupError(
                     _("A segment has no binary labelmap; make it the source representation in Segmentations.")
                 )
-            values = next((values for other, values in layers if other is image), None)
-            if values is None:
-                layers.append((image, values := {}))
-            values[segment.GetLabelValue()] = label
+            layers.setdefault(image, {})[segment.GetLabelValue()] = label
         return layers
 
     def _start(self, image: slicer.vtkOrientedImageData) -> np.ndarray:
@@ -125,15 +121,10 @@ class Labels:
         return np.maximum(start, extent[::2]), np.minimum(start + self.shape[::-1], extent[1::2] + 1)
 
 
-def _array(image: slicer.vtkOrientedImageData) -> np.ndarray:
-    """The voxels of `image`, [k, j, i] from the first of its extent, no copy."""
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-
-
 def _view(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The voxels with indices from `low` to below `high` (ijk), no copy."""
     first = np.array(image.GetExtent()[::2])
-    return voxel_grids.block(_array(image), low - first, tuple((high - low)[::-1]))
+    return voxel_grids.block(voxel_grids.imageArray(image), low - first, tuple((high - low)[::-1]))
 
 
 def _grow(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray) -> None:
@@ -142,9 +133,9 @@ def _grow(image: slicer.vtkOrientedImageData, low: np.ndarray, high: np.ndarray)
     first, last = np.minimum(low, extent[::2]), np.maximum(high - 1, extent[1::2])
     if (first == extent[::2]).all() and (last == extent[1::2]).all():
         return
-    old, scalarType = _array(image).copy(), image.GetScalarType()
+    old, scalarType = voxel_grids.imageArray(image).copy(), image.GetScalarType()
     image.SetExtent(*np.stack([first, last], 1).ravel().tolist())
     image.AllocateScalars(scalarType, 1)
-    voxels = _array(image)
+    voxels = voxel_grids.imageArray(image)
     voxels[:] = 0
     voxel_grids.block(voxels, extent[::2] - first, old.shape)[:] = old

@@ -22,8 +22,8 @@ VOXEL_BYTES = {"uint8": 1, "uint16": 2, "float": 4}
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class NrrdError(Exception):
-    """A file is not a complete, uncompressed NRRD. `str(error)` is a clause without full stop."""
+class ResultFileError(Exception):
+    """A file is not a complete, uncompressed NRRD, or does not fit the scene; `str(error)` is a clause."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Header:
 
 
 def readHeader(path: Path) -> Header:
-    """Read the header of `path` and check that all voxels follow it. Raises NrrdError."""
+    """Read the header of `path` and check that all voxels follow it. Raises ResultFileError."""
     try:
         with open(path, "rb") as file:
             magic = file.readline()
@@ -55,9 +55,9 @@ def readHeader(path: Path) -> Header:
         isComplete = magic.startswith(b"NRRD") and fields["encoding"] == "raw"
         isComplete = isComplete and path.stat().st_size == offset + voxelBytes
     except (OSError, ValueError, KeyError) as error:
-        raise NrrdError(_("'{name}' is missing or broken").format(name=path.name)) from error
+        raise ResultFileError(_("'{name}' is missing or broken").format(name=path.name)) from error
     if not isComplete:
-        raise NrrdError(_("'{name}' is incomplete").format(name=path.name))
+        raise ResultFileError(_("'{name}' is incomplete").format(name=path.name))
     return Header(fields, sizes, offset)
 
 

@@ -58,7 +58,7 @@ class Preview:
         except StopIteration:
             self._steps = None
             return True
-        except (result_nodes.SceneError, nrrd_files.NrrdError):
+        except nrrd_files.ResultFileError:
             self._steps = None
         return False
 
@@ -93,7 +93,7 @@ class Preview:
     ) -> Iterator[None]:
         """Hide earlier results of the volume and add the nodes of the preview."""
         scene, name = volumeNode.GetScene(), volumeNode.GetName()
-        for earlier in display.nodesOfClass(scene, "vtkMRMLScalarVolumeNode"):
+        for earlier in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
                 self._hidden.append((earlier, Overlay(earlier).show))
         for earlier in result_nodes.resultsOf(volumeNode):
@@ -121,10 +121,7 @@ class Preview:
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
     def end(self, restore: bool = True) -> None:
-        """Hide the preview; `restore` shows earlier overlays and results again.
-
-        The nodes are removed in the next calls of `poll`.
-        """
+        """Hide the preview, whose nodes `poll` removes; `restore` shows earlier overlays and results again."""
         self._takeBack(restore)
         self._requested = self._steps = self.change = None
         self._total = 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import slicer
+import slicer.util
 
 from ..i18n import tr as _
 from . import display, nrrd_files, sequences, voxel_grids
@@ -28,10 +28,6 @@ PROBABILITIES_ROLE = "DiffusionSegmentation.Probabilities"
 
 SAME_GRID_MM = 1e-3
 """Tolerance at the corners of two equal grids."""
-
-
-class SceneError(Exception):
-    """Files that do not fit the scene. `str(error)` is a clause without full stop."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def importSteps(
     The nodes get the volume's transform and its parent in the subject hierarchy. They are styled (see display.py) but
     not shown in any view. Earlier results of the volume are hidden. If the iterator is closed early or a file is
     broken, all new nodes are removed.
-    Raises SceneError or NrrdError if a file cannot be read or its grid differs from the volume's.
+    Raises ResultFileError if a file cannot be read or its grid differs from the volume's.
     """
     segmentation = readSegmentation(folder / "segmentation.seg.nrrd")
     yield None
@@ -100,18 +96,20 @@ def resultsOf(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[slicer.vtkMRML
     """The segmentations of a volume's results, oldest first."""
     return [
         node
-        for node in display.nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode")
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         if node.GetAttribute(RUN_ATTRIBUTE) and node.GetNodeReference(VOLUME_ROLE) is volumeNode
     ]
 
 
-def removeOrphanedSequences(scene: slicer.vtkMRMLScene) -> None:
-    """Remove samples, probabilities and regions whose segmentation was removed; no node selector lists them."""
-    owners = display.nodesOfClass(scene, "vtkMRMLSegmentationNode")
-    referenced = {node.GetID() for owner in owners for node in _partsOf(owner)}
-    for node in list(display.nodesOfClass(scene, "vtkMRMLSequenceNode")):
-        if node.GetAttribute(RUN_ATTRIBUTE) is not None and node.GetID() not in referenced:
-            scene.RemoveNode(node)
+def removeOrphans() -> None:
+    """Remove nodes whose segmentation was removed: sequences, which no node selector lists, and temporary ones."""
+    segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    referenced = {node.GetID() for owner in segmentations for node in _partsOf(owner)}
+    parts = [node for node in segmentations if node.GetAttribute(display.OWNER_ATTRIBUTE)]
+    parts += [node for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if node.GetAttribute(RUN_ATTRIBUTE)]
+    for node in parts:
+        if node.GetID() not in referenced:
+            display.removeNode(node)
 
 
 def _partsOf(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[slicer.vtkMRMLNode]:
@@ -122,7 +120,7 @@ def _partsOf(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[slicer.vt
 
 
 def readSegmentation(path: Path) -> slicer.vtkSegmentation:
-    """Read a segmentation file of the worker. Raises SceneError or NrrdError."""
+    """Read a segmentation file of the worker. Raises ResultFileError."""
     scene = slicer.vtkMRMLScene()  # temporary: the reader reports an error if it cannot create a display node
     segmentationNode = scene.AddNode(slicer.vtkMRMLSegmentationNode())
     _read(slicer.vtkMRMLSegmentationStorageNode(), segmentationNode, path)
@@ -130,7 +128,7 @@ def readSegmentation(path: Path) -> slicer.vtkSegmentation:
 
 
 def readVolume(node: slicer.vtkMRMLVolumeNode, path: Path) -> slicer.vtkMRMLVolumeNode:
-    """Read a volume file of the worker into `node` and return it. Raises SceneError or NrrdError."""
+    """Read a volume file of the worker into `node` and return it. Raises ResultFileError."""
     storageNode = slicer.vtkMRMLVolumeArchetypeStorageNode()
     # Otherwise Slicer flips an axis of left-handed grids, and the grid differs from the volume's.
     storageNode.SetForceRightHandedIJKCoordinateSystem(False)
@@ -142,7 +140,7 @@ def _read(storageNode: slicer.vtkMRMLStorageNode, node: slicer.vtkMRMLStorableNo
     nrrd_files.readHeader(path)
     storageNode.SetFileName(str(path))
     if not storageNode.ReadData(node):
-        raise SceneError(_("'{name}' cannot be read").format(name=path.name))
+        raise nrrd_files.ResultFileError(_("'{name}' cannot be read").format(name=path.name))
 
 
 def _requireSameGrid(volumeNode: slicer.vtkMRMLVolumeNode, entropyNode: slicer.vtkMRMLVolumeNode) -> None:
@@ -151,7 +149,7 @@ def _requireSameGrid(volumeNode: slicer.vtkMRMLVolumeNode, entropyNode: slicer.v
     corners = np.vstack([np.c_[np.zeros(3), np.diag(dimensions)], np.ones(4)])  # the origin, and the end of each axis
     sameCorners = np.linalg.norm(difference @ corners, axis=0).max() < SAME_GRID_MM
     if entropyNode.GetImageData().GetDimensions() != dimensions or not sameCorners:
-        raise SceneError(_("the volume's geometry was changed during the run"))
+        raise nrrd_files.ResultFileError(_("the volume's geometry was changed during the run"))
 
 
 def _addSteps(

@@ -23,10 +23,10 @@ class Browser:
 
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self.segmentationNode = segmentationNode
-        self.scene = segmentationNode.GetScene()
         self.report = reportOf(segmentationNode)
         self._samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
-        self._dice: list[float] = self.report.get("samples_dice") or []
+        self.dice: list[float] = self.report.get("samples_dice") or []
+        """Dice of each sample with the consensus, averaged over the segments; empty if the report has none."""
         self.volumesMl: dict[str, list[float]] = {v["id"]: v["samples_ml"] for v in self.report["volumes"]}
         """Volumes of each segment in the samples, by segment ID, which is also the key of an order."""
 
@@ -38,7 +38,7 @@ class Browser:
     def orders(self) -> dict[str, str]:
         """Titles of the sort orders by key: AS_DRAWN, MOST_SIMILAR (to the result), or a segment ID for its volume."""
         titles = {AS_DRAWN: _("as drawn")}
-        if self._dice:
+        if self.dice:
             titles[MOST_SIMILAR] = _("most similar to the result first")
         return titles | {v["id"]: _("by volume of {name}").format(name=v["name"]) for v in self.report["volumes"]}
 
@@ -52,13 +52,8 @@ class Browser:
 
     def index(self, position: int) -> int:
         """Number (from 0, as drawn) of the sample at `position` of the order."""
-        order = self.order
-        numbers = list(range(self.count))
-        if order == MOST_SIMILAR and self._dice:
-            numbers.sort(key=lambda n: -self._dice[n])
-        elif order in self.volumesMl:
-            numbers.sort(key=lambda n: self.volumesMl[order][n])
-        return numbers[position]
+        keys = {MOST_SIMILAR: [-dice for dice in self.dice], **self.volumesMl}.get(self.order)
+        return sorted(range(self.count), key=keys.__getitem__)[position] if keys else position
 
     @property
     def position(self) -> int:
@@ -70,10 +65,6 @@ class Browser:
         """Number (from 0, as drawn) of the sample shown, or None."""
         sampleNode = self.segmentationNode.GetNodeReference(SAMPLE_ROLE)
         return None if sampleNode is None or not self.count else self.index(self.position)
-
-    def dice(self, index: int) -> float | None:
-        """Dice of sample `index` with the consensus, averaged over the segments; None if the report has none."""
-        return self._dice[index] if self._dice else None
 
     def show(self, position: int) -> None:
         """Show the sample at `position` of the order."""

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import slicer.util
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
-from . import nrrd_files
+from . import nrrd_files, voxel_grids
 
 WAIT_SECONDS = 0.005
 """Longest wait for the reading thread in one step."""
@@ -23,7 +22,7 @@ def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: st
     """Append the volumes in `path` to `sequenceNode`, yielding until all are read.
 
     `path` is a sequence as the worker writes it: uint8, list axis first, LPS. Each volume becomes a node of the volume
-    class `nodeClass`. Raises NrrdError.
+    class `nodeClass`. Raises ResultFileError.
     """
     header = nrrd_files.readHeader(path)
     volumeNode = nodeClass()
@@ -33,7 +32,7 @@ def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: st
     reader = concurrent.futures.ThreadPoolExecutor(1)
     try:
         voxels = np.memmap(path, np.uint8, "r", header.offset, header.sizes[::-1])  # [k, j, i, list]
-        reads = [reader.submit(_scalars, voxels[..., index]) for index in range(header.sizes[0])]
+        reads = [reader.submit(voxel_grids.scalars, voxels[..., index]) for index in range(header.sizes[0])]
         for index in range(len(reads)):
             while not concurrent.futures.wait(reads[:1], WAIT_SECONDS).done:
                 yield
@@ -44,7 +43,7 @@ def readInto(sequenceNode: slicer.vtkMRMLSequenceNode, path: Path, indexName: st
             sequenceNode.SetDataNodeAtValue(volumeNode, str(index))
             sequenceNode.GetDataNodeAtValue(str(index)).SetAndObserveImageData(image)
     except OSError as error:
-        raise nrrd_files.NrrdError(str(error)) from error
+        raise nrrd_files.ResultFileError(str(error)) from error
     finally:
         reader.shutdown(cancel_futures=True)  # waits for the current volume: the file is removed next
 
@@ -61,11 +60,3 @@ def arrays(sequenceNode: slicer.vtkMRMLSequenceNode | None) -> list[np.ndarray]:
     """The voxels [k, j, i] of each volume, no copies; empty if there is no sequence."""
     count = sequenceNode.GetNumberOfDataNodes() if sequenceNode is not None else 0
     return [slicer.util.arrayFromVolume(sequenceNode.GetNthDataNode(index)) for index in range(count)]
-
-
-def _scalars(voxels: np.ndarray) -> vtk.vtkUnsignedCharArray:
-    """A copy of `voxels` [k, j, i] in VTK's order (i fastest)."""
-    scalars = vtk.vtkUnsignedCharArray()
-    scalars.SetNumberOfValues(voxels.size)
-    vtk_to_numpy(scalars).reshape(voxels.shape)[:] = voxels
-    return scalars

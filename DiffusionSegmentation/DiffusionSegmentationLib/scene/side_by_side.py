@@ -2,9 +2,8 @@
 
 import json
 
-import slicer
+import slicer.util
 
-from . import display
 from .framing import restoreSlice, sliceState
 from .sample_browser import SAMPLE_ROLE
 
@@ -16,10 +15,9 @@ LEFT, RIGHT = "Red", "Yellow"
 class SideBySide:
     """Switches the layout. Stateless: the previous layout is stored on the segmentation node."""
 
-    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode, scene: slicer.vtkMRMLScene) -> None:
-        """`scene` is passed because `segmentationNode` may have been removed from it."""
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """`segmentationNode` may have been removed from the scene."""
         self._segmentationNode = segmentationNode
-        self._scene = scene
 
     @property
     def active(self) -> bool:
@@ -32,7 +30,7 @@ class SideBySide:
         composites = leftComposite, rightComposite = self._views("vtkMRMLSliceCompositeNode")
         if not (left and right and leftComposite and rightComposite):
             return
-        layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        layoutNode = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         scale, elements = sliceState(right)
         before = {
             "layout": layoutNode.GetViewArrangement() if layoutNode else None,
@@ -67,7 +65,7 @@ class SideBySide:
         for node in self._nodes():
             if node is not None and node.GetDisplayNode() is not None:
                 node.GetDisplayNode().RemoveAllViewNodeIDs()
-        layoutNode = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        layoutNode = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layoutNode is not None and before["layout"] is not None:
             layoutNode.SetViewArrangement(before["layout"])
         _left, right = self._views("vtkMRMLSliceNode")
@@ -84,5 +82,5 @@ class SideBySide:
         return self._segmentationNode, self._segmentationNode.GetNodeReference(SAMPLE_ROLE)
 
     def _views(self, className: str) -> list[slicer.vtkMRMLNode | None]:
-        nodes = display.nodesByLayoutName(self._scene, className)
+        nodes = {node.GetLayoutName(): node for node in reversed(slicer.util.getNodesByClass(className))}
         return [nodes.get(LEFT), nodes.get(RIGHT)]

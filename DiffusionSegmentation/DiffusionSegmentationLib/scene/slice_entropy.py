@@ -1,17 +1,15 @@
 """Uncertainty of each slice along the axes of the volume, and navigation to the most uncertain one."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import slicer.util
 
-from . import display, voxel_grids
+from . import voxel_grids
 
 
-def sliceNodes(scene: slicer.vtkMRMLScene) -> Iterator[slicer.vtkMRMLSliceNode]:
+def sliceNodes() -> list[slicer.vtkMRMLSliceNode]:
     """The slice views of Slicer's standard layouts: Red, Yellow, Green."""
-    nodes = {node.GetLayoutName(): node for node in display.nodesOfClass(scene, "vtkMRMLSliceNode")}
-    yield from (nodes[name] for name in ("Red", "Yellow", "Green") if name in nodes)
+    nodes = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+    return [nodes[name] for name in ("Red", "Yellow", "Green") if name in nodes]
 
 
 class Profiles:
@@ -32,8 +30,8 @@ class Profiles:
     def position(self, sliceNode: slicer.vtkMRMLSliceNode) -> float:
         """Position of the view's slice within `of`: 0 to 1, beyond that outside the volume."""
         axis, sign = self._axis(sliceNode)
-        center = [sliceNode.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
-        index = np.linalg.solve(self._ijkToWorld(), [*center, 1.0])[axis] + 0.5
+        center = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())[:, 3]
+        index = np.linalg.solve(self._ijkToWorld(), center)[axis] + 0.5
         part = index / len(self._sums[axis])
         return float(part if sign > 0 else 1 - part)
 
@@ -46,7 +44,7 @@ class Profiles:
 
     def _axis(self, sliceNode: slicer.vtkMRMLSliceNode) -> tuple[int, int]:
         """The volume axis closest to the view's normal, and the sign of its direction."""
-        normal = np.array([sliceNode.GetSliceToRAS().GetElement(row, 2) for row in range(3)])
+        normal = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())[:3, 2]
         directions = self._ijkToWorld()[:3, :3]
         along = normal @ (directions / np.linalg.norm(directions, axis=0))
         axis = int(np.abs(along).argmax())

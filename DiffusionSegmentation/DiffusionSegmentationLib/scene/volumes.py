@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..i18n import tr as _
@@ -12,49 +11,24 @@ ENOUGH_SAMPLES = 8
 """With fewer samples the 90 % interval is wide: +-2.1 standard deviations for 8, 2.6 for 4, 7.7 for 2."""
 
 
-@dataclass(frozen=True)
-class Volume:
-    """Volumes of one segment in ml. `expected` is None in reports up to version 0.3, intervals for one sample."""
-
-    segmentID: str
-    name: str
-    expected: float | None
-    mask: float
-    mean: float
-    interval50: tuple[float, float] | None
-    interval90: tuple[float, float] | None
-    samples: tuple[float, ...]
-
-    @property
-    def shown(self) -> float:
-        """The expected volume, or the mean of the samples if that is unknown."""
-        return self.mean if self.expected is None else self.expected
+Volume = Mapping[str, Any]
+"""Entry of one segment in the report: `id`, `name`, `consensus_ml` (of the mask), `mean_ml`, `samples_ml`,
+`expected_ml` (absent up to version 0.3), `interval50_ml` and `interval90_ml` (both bounds, or None for one sample)."""
 
 
-def volumesOf(report: Mapping[str, Any]) -> list[Volume]:
-    return [
-        Volume(
-            segmentID=entry["id"],
-            name=entry["name"],
-            expected=entry.get("expected_ml"),
-            mask=entry["consensus_ml"],
-            mean=entry["mean_ml"],
-            interval50=entry["interval50_ml"] and tuple(entry["interval50_ml"]),
-            interval90=entry["interval90_ml"] and tuple(entry["interval90_ml"]),
-            samples=tuple(entry["samples_ml"]),
-        )
-        for entry in report["volumes"]
-    ]
+def shownMl(volume: Volume) -> float:
+    """The expected volume, or the mean of the samples if that is unknown."""
+    return volume["mean_ml"] if volume.get("expected_ml") is None else volume["expected_ml"]
 
 
 def isExpected(volumes: Sequence[Volume]) -> bool:
     """Whether the volumes shown are expected volumes rather than means of samples."""
-    return all(volume.expected is not None for volume in volumes)
+    return all(volume.get("expected_ml") is not None for volume in volumes)
 
 
 def volumesNote(volumes: Sequence[Volume]) -> str:
     """Explanation of the columns, one sentence per line."""
-    count = len(volumes[0].samples) if volumes else 0
+    count = len(volumes[0]["samples_ml"]) if volumes else 0
     sentences = [
         _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
         _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
@@ -66,7 +40,7 @@ def volumesNote(volumes: Sequence[Volume]) -> str:
 
 def fewSamplesWarning(volumes: Sequence[Volume]) -> str:
     """One sentence if there are too few samples for useful intervals, otherwise empty."""
-    count = len(volumes[0].samples) if volumes else ENOUGH_SAMPLES
+    count = len(volumes[0]["samples_ml"]) if volumes else ENOUGH_SAMPLES
     if count >= ENOUGH_SAMPLES:
         return ""
     few = _("Few samples make the intervals wide; draw {enough} or more.")
@@ -104,12 +78,13 @@ def asTable(volumes: Sequence[Volume], delimiter: str) -> str:
     """All numbers as CSV with a header row."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    count = len(volumes[0].samples) if volumes else 0
+    count = len(volumes[0]["samples_ml"]) if volumes else 0
     bounds = [f"interval{level}_{bound}_ml" for level in (50, 90) for bound in ("low", "high")]
     samples = [f"sample{n}_ml" for n in range(count)]
-    writer.writerow(["segment", "expected_ml", "consensus_ml", "mean_ml", *bounds, *samples])
+    columns = "expected_ml", "consensus_ml", "mean_ml"
+    writer.writerow(["segment", *columns, *bounds, *samples])
     for volume in volumes:
-        intervals = [*(volume.interval50 or ("", "")), *(volume.interval90 or ("", ""))]
+        intervals = [*(volume["interval50_ml"] or ("", "")), *(volume["interval90_ml"] or ("", ""))]
         # The writer leaves cells of None empty.
-        writer.writerow([volume.name, volume.expected, volume.mask, volume.mean, *intervals, *volume.samples])
+        writer.writerow([volume["name"], *map(volume.get, columns), *intervals, *volume["samples_ml"]])
     return text.getvalue()

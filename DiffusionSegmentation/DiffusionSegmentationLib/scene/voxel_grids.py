@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import slicer.util
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 BINARY_LABELMAP = "Binary labelmap"
 """Name of the segment representation that holds voxels."""
@@ -52,10 +52,19 @@ def orientedImage(voxels: np.ndarray, matrix: np.ndarray, low: tuple[int, int, i
     """vtkOrientedImageData (uint8) with a copy of `voxels` [k, j, i], from index `low` (ijk) of grid `matrix`."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent(*(bound for a, n in zip(low, voxels.shape[::-1], strict=True) for bound in (a, a + n - 1)))
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    vtk_to_numpy(image.GetPointData().GetScalars())[:] = voxels.ravel()
+    image.GetPointData().SetScalars(scalars(voxels.astype(np.uint8, copy=False)))
     return image
+
+
+def scalars(voxels: np.ndarray) -> vtk.vtkDataArray:
+    """A copy of `voxels` [k, j, i] for the point data of an image."""
+    return numpy_to_vtk(voxels.ravel(), deep=True)
+
+
+def imageArray(image: slicer.vtkOrientedImageData) -> np.ndarray:
+    """The voxels of `image`, [k, j, i] from the first of its extent, no copy."""
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def segment(name: str, color: tuple[float, ...], image: slicer.vtkOrientedImageData) -> slicer.vtkSegment:

@@ -12,8 +12,6 @@ MOST_CLASSES, MIN_PROBABILITY = 4, 0.02
 
 
 class VoxelProbe:
-    """Looks up the class probabilities of one segmentation node."""
-
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._node = segmentationNode
         self._names = [_("background"), *(entry["name"] for entry in reportOf(segmentationNode)["volumes"])]

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import slicer
 import slicer.util
 
 from ...i18n import tr as _
 from ...runs import batch, status_texts
 from ...runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
-from ...scene import display
 from ...scene.display import VOLUME_ROLE
 from .. import dialogs
 from ..widgets import enable, setButton
@@ -18,8 +16,6 @@ MARKS = {WAITING: "", RUNNING: "▶", DONE: "✓", FAILED: "✗", CANCELLED: "�
 
 
 class BatchSection:
-    """Shows, fills and starts a batch."""
-
     def __init__(self, ui: Any, queue: Batch) -> None:
         self._ui = ui
         self._batch = queue
@@ -89,21 +85,19 @@ class BatchSection:
 
     def _onAddVolumes(self, *_arguments: Any) -> None:
         waiting = {item.name for item in self._batch.waiting}
-        results = display.nodesOfClass(slicer.mrmlScene, "vtkMRMLSegmentationNode")
+        results = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         segmented = {node.GetNodeReference(VOLUME_ROLE) for node in results}
-        volumes = [
-            node
-            for node in display.nodesOfClass(slicer.mrmlScene, "vtkMRMLScalarVolumeNode")
+        items = [
+            batch.Item(node.GetName(), node=node)
+            for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
             if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetNodeReference(VOLUME_ROLE))
             and node not in segmented
             and node.GetName() not in waiting
         ]
-        self._add(batch.ofVolumes(volumes), _("All volumes of the scene have a result or are in the list."))
+        self._add(items, _("All volumes of the scene have a result or are in the list."))
 
     def _onAddSequences(self, *_arguments: Any) -> None:
-        sequences = batch.sequencesOfVolumes(slicer.mrmlScene)
-        items = [item for sequence in sequences for item in batch.ofSequence(sequence)]
-        self._add(items, _("The scene contains no sequence of volumes."))
+        self._add(batch.ofSequences(), _("The scene contains no sequence of volumes."))
 
     def _onAddFolder(self, *_arguments: Any) -> None:
         folder = dialogs.selectFolder(self._ui.addFolderButton, _("Select a folder of volumes"))

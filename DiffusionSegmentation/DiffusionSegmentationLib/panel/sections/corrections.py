@@ -4,14 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from ...coalescing_thread import CoalescingThread
 from ...i18n import tr as _
 from ...review import corrections
 from ...review.review import Review
-from ...scene import display
 from ...scene.display import Overlay
 from ...scene.label_map import Labels
 from ...scene.result_nodes import ENTROPY_ROLE, VOLUME_ROLE
@@ -84,7 +82,7 @@ class CorrectionsSection(Section):
         if self._segmentation is None:
             return {}
         areas = {CURRENT_REGION: _("current region")}
-        for roiNode in display.nodesOfClass(self._segmentation.GetScene(), "vtkMRMLMarkupsROINode"):
+        for roiNode in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
             areas[roiNode.GetID()] = _("ROI {name}").format(name=roiNode.GetName())
         segmentation = self._segmentation.GetSegmentation()
         modelIDs = {volume["id"] for volume in Browser(self._segmentation).report["volumes"]}
@@ -108,7 +106,7 @@ class CorrectionsSection(Section):
         """Return the selected area as a mask on the grid of the result. Raises LookupError with one sentence."""
         area = self._area()
         if area == CURRENT_REGION:
-            return corrections.regionMask(self._segmentation, Review(self._segmentation).current.basin)
+            return corrections.regionMask(self._segmentation, Review(self._segmentation).current["basin"])
         if area.startswith(SEGMENT_PREFIX):
             return corrections.segmentMask(self._segmentation, area.removeprefix(SEGMENT_PREFIX))
         roiNode = self._segmentation.GetScene().GetNodeByID(area)

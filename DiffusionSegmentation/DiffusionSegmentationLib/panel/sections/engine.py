@@ -1,4 +1,4 @@
-"""Model in section "Inputs"; device, Python and log of the worker in section "Advanced"."""
+"""Model (kept in the scene) in section "Inputs"; device, Python (settings) and log of the worker in "Advanced"."""
 
 from typing import Any
 
@@ -12,8 +12,6 @@ from ..widgets import fillComboBox, setQuietly
 
 
 class EngineSection:
-    """Shows and changes model (kept in the scene), device and Python (application settings), and shows the log."""
-
     def __init__(self, ui: Any, backend: Backend) -> None:
         self._ui = ui
         self._backend = backend

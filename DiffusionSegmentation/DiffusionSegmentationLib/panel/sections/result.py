@@ -62,8 +62,7 @@ class ResultSection(Section):
         enable(missing or single, ui.layerComboBox)
         ui.layerLabel.visible = layers is not None
         if layers is not None:
-            explain = status_texts.entropyText if layers.chosen == ENTROPY_ROLE else status_texts.disagreementText
-            ui.layerLabel.text = explain(report)
+            ui.layerLabel.text = status_texts.overlayText(report, isEntropy=layers.chosen == ENTROPY_ROLE)
 
     def _layers(self) -> ResultOverlays | None:
         layers = ResultOverlays(self._segmentation) if self._segmentation else None

@@ -100,7 +100,8 @@ class ReviewSection(Section):
         if rows != self._rows:
             table.rowCount = len(rows)
             for row, (region, state) in enumerate(rows):
-                texts = str(region.rank), _classesText(region), _errorText(region), f"{region.peakBits:.1f}"
+                peak = f"{region['peak_entropy_bits']:.1f}"
+                texts = str(region["rank"]), _classesText(region), _errorText(region), peak
                 for column, text in enumerate((*texts, MARKS[state])):
                     setCell(table, row, column, text, _tooltip(region), centred=column != CLASSES_COLUMN)
             self._rows = rows
@@ -109,7 +110,7 @@ class ReviewSection(Section):
             if current is None:
                 table.clearSelection()
             else:
-                table.selectRow(current.rank - 1)
+                table.selectRow(current["rank"] - 1)
 
     def _onMark(self, state: str) -> None:
         self._review.mark(self._review.current, state)
@@ -149,20 +150,22 @@ def _progressText(review: Review, count: int, share: float) -> str:
 
 def _errorText(region: Region) -> str:
     """Return the reviewable expected error in ml; the whole one in brackets for a region of thin layers only."""
-    return f"{region.reviewableMl:.2f}" if region.reviewableMl else f"({region.expectedErrorMl:.2f})"
+    return f"{region['reviewable_ml']:.2f}" if region["reviewable_ml"] else f"({region['expected_error_ml']:.2f})"
 
 
 def _classesText(region: Region) -> str:
     # A line may break after the name, but not between number and unit.
-    return "\n".join(f"{name} {100 * share:.0f}\N{NO-BREAK SPACE}%" for name, share in region.classes[:LISTED_CLASSES])
+    parts = region["classes"][:LISTED_CLASSES]
+    return "\n".join(f"{part['name']} {100 * part['share']:.0f}\N{NO-BREAK SPACE}%" for part in parts)
 
 
 def _tooltip(region: Region) -> str:
-    lines = [f"{name}: {100 * share:.0f} %" for name, share in region.classes]
+    lines = [f"{part['name']}: {100 * part['share']:.0f} %" for part in region["classes"]]
     text = _("Volume {volume:.1f} ml, expected error {error:.2f} ml, of which {reviewable:.2f} ml can be reviewed")
-    lines.append(text.format(volume=region.volumeMl, error=region.expectedErrorMl, reviewable=region.reviewableMl))
+    error, reviewable = region["expected_error_ml"], region["reviewable_ml"]
+    lines.append(text.format(volume=region["volume_ml"], error=error, reviewable=reviewable))
     text = _("Entropy: mean {mean:.2f} bits, maximum {peak:.2f} bits")
-    lines.append(text.format(mean=region.meanBits, peak=region.peakBits))
-    if region.unlike:
-        lines.append(status_texts.unlikeText(*region.unlike))
+    lines.append(text.format(mean=region["mean_entropy_bits"], peak=region["peak_entropy_bits"]))
+    if region["unlike"]:
+        lines.append(status_texts.unlikeText(*region["unlike"]))
     return "\n".join(lines)

@@ -9,12 +9,10 @@ from ...scene.sample_browser import AS_DRAWN, Browser
 from ...scene.side_by_side import SideBySide
 from ...scene.volumes import mlText
 from ...signals import Signal
-from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly, signalsBlocked
+from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly
 
 
 class SamplesSection(Section):
-    """Shows the samples of a result."""
-
     TIMER_MILLISECONDS = 700
     """Time for which each sample is shown by Play."""
 
@@ -37,7 +35,7 @@ class SamplesSection(Section):
         if browser is not None and not browser.count:
             self._stop(browser)
         elif browser is not None and browser.shown is None:
-            _sideBySide(browser).stop()  # a scene may have been saved while a sample was shown
+            SideBySide(browser.segmentationNode).stop()  # a scene may have been saved while a sample was shown
         ui = self._ui
         shown = browser.shown if browser else None
         missing = missingResult(segmentation)
@@ -46,11 +44,10 @@ class SamplesSection(Section):
         enable(missing, ui.sampleCheckBox, ui.orderComboBox)
         enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
         setQuietly(ui.sampleCheckBox, "checked", shown is not None)
-        setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and _sideBySide(browser).active))
+        setQuietly(ui.sideBySideCheckBox, "checked", bool(browser and SideBySide(browser.segmentationNode).active))
         fillComboBox(ui.orderComboBox, browser.orders() if browser else {}, browser.order if browser else AS_DRAWN)
-        with signalsBlocked(ui.sampleSlider):
-            ui.sampleSlider.maximum = max(browser.count - 1, 0) if browser else 0
-            ui.sampleSlider.value = browser.position if browser else 0
+        setQuietly(ui.sampleSlider, "maximum", max(browser.count - 1, 0) if browser else 0)
+        setQuietly(ui.sampleSlider, "value", browser.position if browser else 0)
         ui.playButton.text = _("Stop") if self._timer.active else _("Play")
         ui.sampleText.text = "" if hidden else _sampleText(browser, shown)
         ui.sampleText.visible = not hidden
@@ -61,7 +58,7 @@ class SamplesSection(Section):
 
     def _stop(self, browser: Browser) -> None:
         self._timer.stop()
-        _sideBySide(browser).stop()
+        SideBySide(browser.segmentationNode).stop()
         browser.hide()
 
     def _onToggled(self, show: bool) -> None:
@@ -72,8 +69,6 @@ class SamplesSection(Section):
             self._update()
 
     def _onOrder(self, index: int) -> None:
-        if index < 0:
-            return
         self._browser.order = self._ui.orderComboBox.itemData(index)
         if self._browser.shown is not None:
             self._show(0)
@@ -89,22 +84,18 @@ class SamplesSection(Section):
         self._show((self._browser.position + 1) % self._browser.count)
 
     def _onSideBySide(self, on: bool) -> None:
-        views = _sideBySide(self._browser)
+        views = SideBySide(self._browser.segmentationNode)
         (views.start if on else views.stop)()
         self._update()
 
     def _show(self, position: int) -> None:
         self._browser.show(position)
-        _sideBySide(self._browser).refresh()
+        SideBySide(self._browser.segmentationNode).refresh()
         self._update()
 
     def _update(self) -> None:
         self.refresh(self._browser.segmentationNode)
         self.sampleChanged.emit()
-
-
-def _sideBySide(browser: Browser) -> SideBySide:
-    return SideBySide(browser.segmentationNode, browser.scene)
 
 
 def _sampleText(browser: Browser, index: int) -> str:
@@ -114,9 +105,8 @@ def _sampleText(browser: Browser, index: int) -> str:
     if drawn > browser.count:
         text = _("Sample {number} of the {count} kept ({drawn} drawn)")
     parts = [text.format(number=index + 1, count=browser.count, drawn=drawn)]
-    dice = browser.dice(index)
-    if dice is not None:
-        parts.append(_("Dice {dice:.3f} with the result").format(dice=dice))
+    if browser.dice:
+        parts.append(_("Dice {dice:.3f} with the result").format(dice=browser.dice[index]))
     if browser.order in browser.volumesMl:
         parts.append(_("{volume} ml").format(volume=mlText(browser.volumesMl[browser.order][index])))
     return ", ".join(parts) + "."

@@ -1,10 +1,10 @@
 """Slice views in section "Review": the entropy of each slice, and the class probabilities at the mouse pointer."""
 
-from collections.abc import Callable
 from typing import Any
 
 import slicer
 import vtk
+from slicer.util import VTKObservationMixin
 
 from ...i18n import tr as _
 from ...scene import slice_entropy
@@ -17,13 +17,14 @@ from ..widgets import Section, missingEntropy, setButton
 PLOT_HEIGHT = 18
 
 
-class SlicesSection(Section):
+class SlicesSection(Section, VTKObservationMixin):
     """Observes the slice views and the mouse pointer; redraws at most once per timer interval."""
 
     TIMER_MILLISECONDS = 40
 
     def __init__(self, ui: Any) -> None:
         super().__init__(ui)
+        VTKObservationMixin.__init__(self)
         self._rows = [(getattr(ui, f"profile{n}"), getattr(ui, f"worst{n}Button")) for n in (1, 2, 3)]
         for n, (_plot, button) in enumerate(self._rows):
             button.clicked.connect(lambda *_arguments, n=n: self._profiles.goToWorst(self._views[n]))
@@ -32,7 +33,6 @@ class SlicesSection(Section):
         """Node and modification time of the entropy for which the profiles were computed."""
         self._pointer: VoxelProbe | None = None
         self._views: list[slicer.vtkMRMLSliceNode] = []
-        self._observers: list[tuple[vtk.vtkObject, int]] = []
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         entropyNode = segmentation.GetNodeReference(ENTROPY_ROLE) if segmentation else None
@@ -59,23 +59,18 @@ class SlicesSection(Section):
     def close(self) -> None:
         """Stop drawing and remove all observers."""
         super().close()
-        for observed, tag in self._observers:
-            observed.RemoveObserver(tag)
-        self._observers = []
+        self.removeObservers()
 
     def _observe(self) -> None:
         self.close()
         scene = self._segmentation.GetScene() if self._segmentation else None
-        self._views = list(slice_entropy.sliceNodes(scene)) if scene else []
+        self._views = slice_entropy.sliceNodes() if scene else []
         for view in self._views:
-            self._addObserver(view, vtk.vtkCommand.ModifiedEvent, lambda *_arguments: self._timer.start())
+            self.addObserver(view, vtk.vtkCommand.ModifiedEvent, lambda *_arguments: self._timer.start())
         crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode") if scene else None
         if crosshair is not None:
             event = slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent
-            self._addObserver(crosshair, event, lambda *_arguments: self._onPointer(crosshair))
-
-    def _addObserver(self, observed: vtk.vtkObject, event: int, callback: Callable[..., None]) -> None:
-        self._observers.append((observed, observed.AddObserver(event, callback)))
+            self.addObserver(crosshair, event, lambda *_arguments: self._onPointer(crosshair))
 
     def _onTimer(self) -> None:
         self._timer.stop()

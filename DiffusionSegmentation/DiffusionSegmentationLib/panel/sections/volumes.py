@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 
 from ...i18n import tr as _
@@ -24,8 +23,6 @@ NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
 
 
 class VolumesSection(Section):
-    """Shows, copies and saves the volumes of a result."""
-
     def __init__(self, ui: Any) -> None:
         super().__init__(ui)
         self._volumes: list[Volume] = []
@@ -47,7 +44,7 @@ class VolumesSection(Section):
             return
         self._filledFor = state
         run = reportOf(segmentation) if report else {}
-        self._volumes = volumes.volumesOf(run) if report else []
+        self._volumes = run.get("volumes", [])
         notes = (volumes.volumesNote(self._volumes), volumes.coverageText(run)) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
@@ -64,21 +61,23 @@ class VolumesSection(Section):
         for column, (_title, tooltip) in enumerate(headers):
             table.horizontalHeaderItem(column).setToolTip(tooltip)
         table.rowCount = len(self._volumes)
+        intervalKeys = ("interval50_ml", "interval90_ml") if details else ("interval90_ml",)
         for row, volume in enumerate(self._volumes):
-            intervals = [volume.interval50, volume.interval90] if details else [volume.interval90]
-            texts = [volume.name, *map(volumes.mlText, (volume.shown, volume.mask))]
+            intervals = [volume[key] for key in intervalKeys]
+            texts = [volume["name"], *map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))]
             for column, text in enumerate([*texts, "\n".join(map(volumes.intervalText, intervals))]):
                 setCell(table, row, column, text, _tooltip(volume), centred=column != NAME_COLUMN)
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
             plot.toolTip = _tooltip(volume)
-            plot.pixmap = dotPlot(table, *PLOT_SIZE, volume.samples, volume.interval90, self._color(volume))
+            color = self._color(volume["id"])
+            plot.pixmap = dotPlot(table, *PLOT_SIZE, volume["samples_ml"], volume["interval90_ml"], color)
             table.setCellWidget(row, PLOT_COLUMN, plot)
         table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
         fitRows(table, sys.maxsize)
 
-    def _color(self, volume: Volume) -> Any:
-        segment = self._segmentation.GetSegmentation().GetSegment(volume.segmentID)
+    def _color(self, segmentID: str) -> Any:
+        segment = self._segmentation.GetSegmentation().GetSegment(segmentID)
         return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
 
     def _onCopy(self) -> None:
@@ -114,6 +113,7 @@ def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
 
 def _tooltip(volume: Volume) -> str:
     text = _("{name}: {shown} ml, mask {mask} ml; samples {low} to {high} ml, mean {mean} ml")
-    values = {"shown": volume.shown, "mask": volume.mask, "mean": volume.mean}
-    values |= {"low": min(volume.samples), "high": max(volume.samples)}
-    return text.format(name=volume.name, **{key: volumes.mlText(ml) for key, ml in values.items()})
+    samples = volume["samples_ml"]
+    values = {"shown": volumes.shownMl(volume), "mask": volume["consensus_ml"], "mean": volume["mean_ml"]}
+    values |= {"low": min(samples), "high": max(samples)}
+    return text.format(name=volume["name"], **{key: volumes.mlText(ml) for key, ml in values.items()})
