@@ -63,7 +63,7 @@ def test_an_import_of_masks_writes_the_files_of_a_result(real_worker, ball: Path
     image = sitk.ReadImage(str(ball))
     masks = []
     for level in (0.4, 0.5, 0.6):
-        masks.append(str(folder / f"mask{level}.nrrd"))
+        masks.append(str(ball.with_name(f"mask{level}.nrrd")))
         sitk.WriteImage(
             sitk.Cast(image > level * float(sitk.GetArrayViewFromImage(image).max()), sitk.sitkUInt8), masks[-1]
         )

@@ -1,6 +1,7 @@
 """Runs of this application: settings, models, the runner, and its worker process, configured from the settings."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,22 @@ class Backend:
         self._configure()
         self.runner.warmUp()
 
-    def submit(self, volumeNode: Any, choices: Choices) -> Job:
-        """Start a run. Asks to install missing packages if Slicer's Python is the interpreter of the worker.
+    def submit(self, volumeNode: Any, choices: Choices, masks: Sequence[Any] = ()) -> Job:
+        """Start a run, or the import of `masks` (see `Runner.submit`).
 
+        Asks to install missing packages if Slicer's Python is the interpreter of the worker.
         Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
         self.runner.requireIdle()  # before any dialog, installation or restart
         if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
-        return self.runner.submit(volumeNode, choices)
+        return self.runner.submit(volumeNode, choices, masks)
 
     def storeTiming(self, job: Job) -> None:
-        """Store how long `job` took, for the estimate of the next run."""
+        """Store how long `job` took, for the estimate of the next run; imports are not estimated."""
+        if job.masks:
+            return
         try:
             measured = RunMeasurement.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):

@@ -44,6 +44,11 @@ def selectFileToSave(parent: Any, title: str, name: str, filters: str) -> str:
     return qt.QFileDialog.getSaveFileName(parent, title, name, filters)
 
 
+def selectFiles(parent: Any, title: str, filters: str) -> list[str]:
+    """Ask for existing files; empty if cancelled."""
+    return list(qt.QFileDialog.getOpenFileNames(parent, title, "", filters))
+
+
 def selectFolder(parent: Any, title: str) -> str:
     """Ask for an existing folder; empty if cancelled."""
     return qt.QFileDialog.getExistingDirectory(parent, title)

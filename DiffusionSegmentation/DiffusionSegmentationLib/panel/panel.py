@@ -2,7 +2,7 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import qt
@@ -24,6 +24,7 @@ from .parameter_node import DiffusionSegmentationParameterNode
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
+from .sections.masks import MasksSection
 from .sections.report import ReportSection
 from .sections.result import ResultSection
 from .sections.review import VISIBLE_ROWS, ReviewSection
@@ -52,8 +53,7 @@ class Panel:
         self._backend = backend
         self._runner = backend.runner
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
-        self._guiTag: int | None = None
-        self._observerTag: int | None = None
+        self._tags: tuple[int, int] | None = None  # of the connected widgets and of the observer
         self._lastVolumeID: str | None = None
         self._hadResult = True  # the sections of the .ui file are open
         self._removing = False
@@ -72,7 +72,7 @@ class Panel:
         self._batch.changed.connect(self._onBatch)
         self._runner.changed.connect(self._onRunnerChanged)
         ui.segmentButton.clicked.connect(self._onSegment)
-        ui.cpuButton.clicked.connect(lambda *_arguments: self._start(self._runner.job.tryDevice))
+        ui.cpuButton.clicked.connect(lambda *_arguments: self._start(device=self._runner.job.tryDevice))
         ui.keepButton.clicked.connect(self._onKeep)
         self.refresh()
         self._textHeights = TextHeights(ui, [(ui.volumesTable, sys.maxsize), (ui.regionTable, VISIBLE_ROWS)])
@@ -81,6 +81,7 @@ class Panel:
         ui = self._ui
         self._engine = EngineSection(ui, self._backend)
         self._batchSection = BatchSection(ui, self._batch)
+        self._masks = MasksSection(ui, self._start)
         self._samples = SamplesSection(ui)
         self._review = ReviewSection(ui)
         self._corrections = CorrectionsSection(ui)
@@ -109,12 +110,12 @@ class Panel:
     def setParameterNode(self, parameterNode: DiffusionSegmentationParameterNode | None) -> None:
         """Show and edit the choices of `parameterNode`; None disables the panel, as while a scene is closed."""
         if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self._parameterNode.RemoveObserver(self._observerTag)
+            self._parameterNode.disconnectGui(self._tags[0])
+            self._parameterNode.RemoveObserver(self._tags[1])
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self._ui)
-            self._observerTag = parameterNode.AddObserver("ModifiedEvent", self._onParameterNode)
+            observerTag = parameterNode.AddObserver("ModifiedEvent", self._onParameterNode)
+            self._tags = parameterNode.connectGui(self._ui), observerTag
         self.refresh()
 
     def abandon(self) -> None:
@@ -163,6 +164,7 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
+        self._masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
         removeOrphans()
         if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
             self._hadResult = not self._hadResult
@@ -194,9 +196,12 @@ class Panel:
     # Start and stop
 
     def _problem(self) -> str | None:
+        return (self._parameterNode and self._engine.problem()) or self._volumeProblem()
+
+    def _volumeProblem(self) -> str | None:
         if self._parameterNode is None:
             return _("The scene is being closed.")
-        return self._engine.problem() or handover.problemOf(self._parameterNode.inputVolume)
+        return handover.problemOf(self._parameterNode.inputVolume)
 
     def _choices(self, device: str | None = None) -> Choices:
         """Return the choices of a run on `device`, by default that of the settings."""
@@ -215,8 +220,8 @@ class Panel:
         else:
             self._start()
 
-    def _start(self, device: str | None = None) -> None:
-        """Start a run on `device`, by default that of the settings; ask first if it could replace manual edits."""
+    def _start(self, masks: Sequence[slicer.vtkMRMLNode | str] = (), device: str | None = None) -> None:
+        """Start a run on `device` or the import of `masks`; ask first if the result could replace manual edits."""
         segmentation, volumeNode = self._parameterNode.segmentation, self._parameterNode.inputVolume
         answer = dialogs.KEEP
         if segmentation is not None and segmentation.GetNodeReference(VOLUME_ROLE) is volumeNode:
@@ -226,7 +231,8 @@ class Panel:
             return
         self._show("")
         choices = self._choices(device)
-        if self._follow(lambda: self._backend.submit(volumeNode, choices), _("The segmentation could not be started.")):
+        problem = _("The run could not be started.")
+        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), problem):
             self._jobVolume = volumeNode
             self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 

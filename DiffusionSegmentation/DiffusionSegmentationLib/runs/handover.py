@@ -5,6 +5,7 @@ modifications in the meantime.
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from diffusion_segmentation import errors
 from ..i18n import tr as _
 from ..scene import nrrd_files, voxel_grids
 from .temporary_files import removeInBackground
+
+MASK_NAME = "mask-{number}.seg.nrrd"
 
 
 class HandoverError(Exception):
@@ -30,8 +33,8 @@ class Handover:
     scene has.
     """
 
-    def __init__(self, volumeNode: Any) -> None:
-        """`volumeNode` is a vtkMRMLScalarVolumeNode or None. Raises HandoverError."""
+    def __init__(self, volumeNode: Any, masks: Sequence[Any] = ()) -> None:
+        """`volumeNode` is a vtkMRMLScalarVolumeNode or None; `masks` are written beside it. Raises HandoverError."""
         problem = problemOf(volumeNode)
         if problem is not None:
             raise HandoverError(problem)
@@ -39,6 +42,7 @@ class Handover:
         self.voxels = slicer.util.arrayFromVolume(volumeNode)
         self.ijkToRAS = voxel_grids.ijkToRAS(volumeNode)
         self.source: str | None = None
+        self._masks = masks
         self._image = volumeNode.GetImageData()
         self._modifiedTime = self._image.GetMTime()
         self._thread: threading.Thread | None = None
@@ -85,6 +89,8 @@ class Handover:
             if self._loadedFrom and Path(self._loadedFrom).is_file():
                 self.source = self._loadedFrom
             nrrd_files.write(path, self.voxels, self.ijkToRAS, self._stop)
+            for number, mask in enumerate(self._masks):
+                mask.write(path.with_name(MASK_NAME.format(number=number)), self._stop)
         except OSError as error:
             self._problem = errors.explain(error)[1]
 

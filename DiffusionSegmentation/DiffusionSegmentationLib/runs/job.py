@@ -53,6 +53,7 @@ class Job:
     """One run.
 
     state: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
+    masks: files that take the place of samples; empty if a model is run.
     message: one plain sentence. note: how the settings had to be changed, one sentence.
     fraction: elapsed part of the estimated time (0 to 1); None without an estimate.
     finishedSamples: number of samples known to be finished; a stop keeps at least these.
@@ -66,6 +67,7 @@ class Job:
     choices: Choices
     folder: Path
     started: float
+    masks: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = "queued"
     message: str = ""
@@ -88,8 +90,14 @@ class Job:
         return (self.report or {}).get("warnings", [])
 
     def request(self, volume: Path, source: str | None) -> dict[str, Any]:
-        """The `run` message for the worker; `volume` is the NRRD file, `source` the file the volume was loaded from."""
+        """The message that starts the job in the worker.
+
+        `volume` is the NRRD file, `source` the file the volume was loaded from.
+        """
         folders = {"folder": str(self.folder), "volume": str(volume), "source": source}
+        if self.masks:
+            own = {"masks": list(self.masks), "regionMm": self.choices.regionMm}
+            return {"type": "import", "job": self.id, **folders, **own}
         return {"type": "run", "job": self.id, **folders, **asdict(self.choices)}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:

@@ -106,8 +106,8 @@ class MaskNode:
         return HandoverError(sentence.format(name=self._name))
 
 
-def maskNodes(scene: Any) -> list[Any]:
+def maskNodes() -> list[Any]:
     """Segmentations and label maps of the scene, without those that this module adds for display only."""
     classes = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
-    nodes = [node for name in classes for node in slicer.util.getNodesByClass(name, scene)]
+    nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
     return [node for node in nodes if not node.GetAttribute(display.OWNER_ATTRIBUTE)]

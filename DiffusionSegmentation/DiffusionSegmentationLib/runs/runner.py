@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from diffusion_segmentation.worker import protocol
 from ..i18n import tr as _
 from ..signals import Signal
 from . import status_texts, temporary_files
-from .handover import Handover, HandoverError
+from .handover import MASK_NAME, Handover, HandoverError
 from .job import Choices, FinishedSamples, Job
+from .mask_nodes import MaskNode
 from .worker_client import WorkerClient
 
 INPUT_NAME = "input.nrrd"
@@ -101,13 +102,15 @@ class Runner:
         self._onCancelAcknowledged()  # otherwise the next worker would be killed
         self._startProblem = None
 
-    def submit(self, volumeNode: Any, choices: Choices) -> Job:
+    def submit(self, volumeNode: Any, choices: Choices, masks: Sequence[Any] = ()) -> Job:
         """Start a run and return its job. Raises HandoverError, one sentence, if the volume cannot be used.
 
-        Raises RuntimeError while another job is active.
+        `masks`, if there are any, take the place of a model's samples: segmentation or label map nodes, and names of
+        files, on the grid of the volume. Raises RuntimeError while another job is active.
         """
         self.requireIdle()
-        handover = Handover(volumeNode)
+        files = [mask for mask in masks if isinstance(mask, str)]
+        handover = Handover(volumeNode, [MaskNode(mask, volumeNode) for mask in masks if not isinstance(mask, str)])
         try:
             folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=self._temporaryFolder))
         except OSError as error:
@@ -116,6 +119,8 @@ class Runner:
         self.job = Job(
             volumeNode.GetName(), choices, folder, started=time.monotonic(), message=_("Preparing the volume")
         )
+        names = [MASK_NAME.format(number=number) for number in range(len(masks) - len(files))]
+        self.job.masks = (*(str(folder / name) for name in names), *files)
         self._handover = handover
         handover.startWriting(folder / INPUT_NAME)
         self.warmUp()

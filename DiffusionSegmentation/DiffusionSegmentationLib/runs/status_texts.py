@@ -40,6 +40,8 @@ def durationText(seconds: float) -> str:
 def doneText(report: Mapping, seconds: float) -> str:
     """One sentence for a finished run that took `seconds`."""
     values = {"samples": report["samples"], "requested": report["requested_samples"], "seconds": round(seconds)}
+    if "imported" in report:
+        return _("Done: {title} in {seconds} s.").format(title=report["model"]["title"], seconds=round(seconds))
     if not report["partial"]:
         return _("Done: {samples} samples in {seconds} s.").format(**values)
     if report["requested_samples"] == "auto":
@@ -70,6 +72,8 @@ def mapSource(report: Mapping) -> str:
             "{average}, mixed with the model's direct class probabilities, which are weighted as {prior:g} samples"
         ),
         "exact": _("the model's direct class probabilities, which are the exact average of its samples"),
+        "masks": _("the average of the {samples} imported masks"),
+        "probabilities": _("the imported class probabilities"),
     }
     text = texts.get(report["map_source"], _("the model's direct class probabilities; the samples are not used"))
     average = average.format(samples=report["samples"])

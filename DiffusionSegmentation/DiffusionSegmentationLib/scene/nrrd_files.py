@@ -6,8 +6,10 @@ Every header is checked before Slicer reads a file: its segmentation reader cras
 import math
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -61,8 +63,17 @@ def readHeader(path: Path) -> Header:
     return Header(fields, sizes, offset)
 
 
-def write(path: Path, voxels: np.ndarray, ijkToRAS: np.ndarray, stop: threading.Event) -> None:
-    """Write `voxels` [k, j, i] on the grid `ijkToRAS` (4 x 4, mm) until `stop` is set. Raises OSError."""
+def write(
+    path: Path,
+    voxels: np.ndarray,
+    ijkToRAS: np.ndarray,
+    stop: threading.Event,
+    keys: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write `voxels` [k, j, i] on the grid `ijkToRAS` (4 x 4, mm) until `stop` is set. Raises OSError.
+
+    `keys` are added to the header as key/value pairs.
+    """
     # repr round-trips exactly.
     vectors = [f"({','.join(repr(float(value)) for value in column)})" for column in (LPS_TO_RAS @ ijkToRAS)[:3].T]
     lines = [
@@ -76,10 +87,11 @@ def write(path: Path, voxels: np.ndarray, ijkToRAS: np.ndarray, stop: threading.
         f"endian: {sys.byteorder}",
         "encoding: raw",
         f"space origin: {vectors[3]}",
+        *(f"{key}:={value}".replace("\\", "\\\\").replace("\n", "\\n") for key, value in keys.items()),
     ]
     flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data
     with open(path, "wb", buffering=0) as file:
-        file.write(("\n".join(lines) + "\n\n").encode("ascii"))
+        file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
         for start in range(0, len(flat), CHUNK_BYTES):
             if stop.is_set():
                 return

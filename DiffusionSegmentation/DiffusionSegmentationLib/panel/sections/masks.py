@@ -38,7 +38,7 @@ class MasksSection:
 
     def _masks(self) -> list[tuple[slicer.vtkMRMLNode | str, str]]:
         """The masks in the order of the list, each with its key in `_checked`."""
-        return [(node, node.GetID()) for node in maskNodes(slicer.mrmlScene)] + [(path, path) for path in self._files]
+        return [(node, node.GetID()) for node in maskNodes()] + [(path, path) for path in self._files]
 
     def _chosen(self) -> list[tuple[slicer.vtkMRMLNode | str, str]]:
         return [(mask, key) for mask, key in self._masks() if key in self._checked]
