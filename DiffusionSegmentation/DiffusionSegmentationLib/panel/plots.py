@@ -14,7 +14,8 @@ def dotPlot(
     widget: Any, width: int, height: int, samples: Sequence[float], interval: Sequence[float] | None, color: Any
 ) -> Any:
     """Return a QPixmap with `samples` as dots in `color` over their `interval` as a line, scaled to the width."""
-    low, high = min([*samples, *(interval or [])]), max([*samples, *(interval or [])])
+    shown = [*samples, *(interval or [])]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
     margin = 4
 
     def x(value: float) -> float:

@@ -98,6 +98,8 @@ class Report:
     def command(self) -> str:
         """The command that repeats the run from a file of the volume."""
         run = self._run
+        if "imported" in run:
+            return "diffusion-segmentation import MASKS --volume VOLUME --output DIR"
         parts = ["diffusion-segmentation", "segment", "VOLUME", "--model", run["model"]["name"]]
         parts += ["--samples", run["samples"], "--seed", run["seed"], "--device", run["device"]]
         parts += ["--steps", run["steps"]] if run["steps"] else []
@@ -123,9 +125,7 @@ class Report:
         source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
         body += [f"<h2>{_e(_('Model and settings'))}</h2>", _paragraph(source), self._settingsTable()]
         body += map(_paragraph, self._cardSentences())
-        repeat = _(
-            "Volume, model, seed, device type and package versions being equal, this command repeats the result:"
-        )
+        repeat = _("Input, model, seed, device type and package versions being equal, this command repeats the result:")
         body.append(f"<p>{_e(repeat)} <code>{_e(self.command())}</code></p>")
         head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_e(title)}</title>"
         head += f"<style>{STYLE}</style>"
@@ -133,6 +133,8 @@ class Report:
 
     def _summary(self) -> str:
         run, model = self._run, self._run["model"]
+        if "imported" in run:
+            return _("Result of {title}. Not for clinical use.").format(title=model["title"])
         values = {"samples": run["samples"], "seed": run["seed"], "version": model.get("version", "")}
         text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
         return text.format(model=model["title"], **values)

@@ -32,11 +32,14 @@ SAME_GRID_MM = 1e-3
 
 @dataclass(frozen=True)
 class Result:
-    """The nodes of one run; `disagreementNode` is None for files of versions up to 0.3."""
+    """The nodes of one run; without samples, `samplesNode` and `disagreementNode` are None.
+
+    `disagreementNode` is None for files of versions up to 0.3, too.
+    """
 
     segmentationNode: slicer.vtkMRMLSegmentationNode
     entropyNode: slicer.vtkMRMLScalarVolumeNode
-    samplesNode: slicer.vtkMRMLSequenceNode
+    samplesNode: slicer.vtkMRMLSequenceNode | None
     regionsNode: slicer.vtkMRMLSequenceNode
     probabilitiesNode: slicer.vtkMRMLSequenceNode
     disagreementNode: slicer.vtkMRMLScalarVolumeNode | None
@@ -67,6 +70,8 @@ def importSteps(
         (SAMPLES_ROLE, "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode),
         (PROBABILITIES_ROLE, "probabilities.seq.nrrd", "class", slicer.vtkMRMLScalarVolumeNode),
     ):
+        if role == SAMPLES_ROLE and not report["samples"]:
+            continue
         parts[role] = slicer.vtkMRMLSequenceNode()
         yield from sequences.readInto(parts[role], folder / name, index, nodeClass)
     for role in parts.keys() & {ENTROPY_ROLE, DISAGREEMENT_ROLE}:

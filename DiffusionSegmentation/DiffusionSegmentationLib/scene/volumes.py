@@ -34,7 +34,7 @@ def volumesNote(volumes: Sequence[Volume]) -> str:
         _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
     ]
     if count > 1:
-        sentences.append(_("50 %, 90 %: spread of the model's {count} samples, not its accuracy.").format(count=count))
+        sentences.append(_("50 %, 90 %: spread of the {count} samples, not their accuracy.").format(count=count))
     return "\n".join(filter(None, [*sentences, fewSamplesWarning(volumes)]))
 
 
@@ -43,9 +43,10 @@ def fewSamplesWarning(volumes: Sequence[Volume]) -> str:
     count = len(volumes[0]["samples_ml"]) if volumes else ENOUGH_SAMPLES
     if count >= ENOUGH_SAMPLES:
         return ""
-    few = _("Few samples make the intervals wide; draw {enough} or more.")
-    one = _("One sample gives no intervals; draw {enough} or more.")
-    return (few if count > 1 else one).format(enough=ENOUGH_SAMPLES)
+    few = _("Few samples make the intervals wide; {enough} or more are better.")
+    one = _("One sample gives no intervals; {enough} or more are better.")
+    none = _("There are no samples, so there are no intervals.")
+    return (none, one, few)[min(count, 2)].format(enough=ENOUGH_SAMPLES)
 
 
 def coverageText(report: Mapping[str, Any]) -> str:

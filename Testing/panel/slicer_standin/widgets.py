@@ -103,6 +103,8 @@ class ctkCollapsibleButton(QAbstractButton):
     As in CTK, a child that is shown or hidden while the button is collapsed changes when the button is opened.
     """
 
+    contentsCollapsed = Signal(bool)
+
     HEADER_HEIGHT = 24
     COLLAPSED_HEIGHT = 10
 
@@ -188,6 +190,7 @@ class ctkCollapsibleButton(QAbstractButton):
             self.setMaximumHeight(self._openHeight)
         self._forceAll()
         self.updateGeometry()
+        self.contentsCollapsed.emit(collapsed)
 
     collapsed = Property(bool, lambda self: self._collapsed, _setCollapsed)
 

@@ -87,4 +87,5 @@ class ResultSection(Section):
 
 def _resultText(segmentation: slicer.vtkMRMLSegmentationNode, report: dict) -> str:
     values = {key: report[key] for key in ("samples", "seed")} | {"model": report["model"]["title"]}
-    return _("{name}: {samples} samples, seed {seed}, {model}").format(name=segmentation.GetName(), **values)
+    text = _("{name}: {model}") if "imported" in report else _("{name}: {samples} samples, seed {seed}, {model}")
+    return text.format(name=segmentation.GetName(), **values)

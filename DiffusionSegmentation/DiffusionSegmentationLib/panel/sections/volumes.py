@@ -112,8 +112,9 @@ def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
 
 
 def _tooltip(volume: Volume) -> str:
-    text = _("{name}: {shown} ml, mask {mask} ml; samples {low} to {high} ml, mean {mean} ml")
-    samples = volume["samples_ml"]
-    values = {"shown": volumes.shownMl(volume), "mask": volume["consensus_ml"], "mean": volume["mean_ml"]}
-    values |= {"low": min(samples), "high": max(samples)}
+    text, samples = _("{name}: {shown} ml, mask {mask} ml"), volume["samples_ml"]
+    values = {"shown": volumes.shownMl(volume), "mask": volume["consensus_ml"]}
+    if samples:
+        text += _("; samples {low} to {high} ml, mean {mean} ml")
+        values |= {"low": min(samples), "high": max(samples), "mean": volume["mean_ml"]}
     return text.format(name=volume["name"], **{key: volumes.mlText(ml) for key, ml in values.items()})

@@ -1,0 +1,182 @@
+"""The section Import masks, with the real worker: masks of the scene and of files become a result."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+import slicer.util
+import slicer_standin
+from vtk.util.numpy_support import vtk_to_numpy
+
+from DiffusionSegmentationLib.review.review import Review
+from DiffusionSegmentationLib.runs import handover
+from DiffusionSegmentationLib.runs.mask_nodes import MaskNode
+from DiffusionSegmentationLib.scene import voxel_grids
+from DiffusionSegmentationLib.scene.sample_browser import Browser
+
+slicer_standin.likePythonQt(__name__)
+
+
+def radiusOf(volumeNode):
+    size = volumeNode.GetImageData().GetDimensions()[0]
+    axis = np.linspace(-1, 1, size)
+    return np.sqrt(sum(part**2 for part in np.meshgrid(axis, axis, axis, indexing="ij")))
+
+
+def addSegmentation(volumeNode, name, segments):
+    """Add a segmentation with `segments`, name: mask [k, j, i], on the grid of `volumeNode`."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    for title, mask in segments.items():
+        image = voxel_grids.croppedImage(mask, voxel_grids.ijkToRAS(volumeNode))
+        node.GetSegmentation().AddSegment(voxel_grids.segment(title, (0.2, 0.5, 0.7), image), title.lower())
+    return node
+
+
+def addRaters(volumeNode):
+    """Add three segmentations that number their segments differently; return the radii of both segments."""
+    radius, radii = radiusOf(volumeNode), [(0.4, 0.7), (0.5, 0.75), (0.45, 0.65)]
+    for number, (inner, outer) in enumerate(radii):
+        masks = {"Core": radius < inner, "Shell": (radius >= inner) & (radius < outer)}
+        names = list(masks) if number % 2 else list(masks)[::-1]
+        addSegmentation(volumeNode, f"Rater {number}", {name: masks[name] for name in names})
+    return radius, radii
+
+
+def check(module, *names):
+    import qt
+
+    listWidget = module.ui.maskList
+    for row in range(listWidget.count):
+        if listWidget.item(row).text() in names:
+            listWidget.item(row).setCheckState(qt.Qt.Checked)
+
+
+def addFiles(module, monkeypatch, *paths):
+    from DiffusionSegmentationLib.panel import dialogs
+
+    monkeypatch.setattr(dialogs, "selectFiles", lambda *_arguments: list(map(str, paths)))
+    module.ui.addMasksButton.click()
+
+
+def start(module, pumpUntil):
+    assert module.ui.importButton.enabled, module.ui.importButton.toolTip
+    module.ui.importButton.click()
+    job = module.runner.job
+    pumpUntil(lambda: not job.active, seconds=120, describe=lambda: job)
+    return job
+
+
+@pytest.mark.slow
+def test_masks_of_three_raters_become_a_result(openPanel, addHead, pumpUntil, photograph):
+    head = addHead(size=40)
+    radius, radii = addRaters(head)
+    module = openPanel("real")
+    ui = module.ui
+    ui.masksCollapsibleButton.collapsed = False
+    assert [ui.maskList.item(row).text() for row in range(3)] == ["Rater 0", "Rater 1", "Rater 2"]
+    assert not ui.importButton.enabled and "two masks" in ui.importButton.toolTip
+    check(module, "Rater 0", "Rater 1", "Rater 2")
+    job = start(module, pumpUntil)
+    assert job.state == "done", (job.message, list(module.runner.client.log)[-20:])
+    assert job.message.startswith("Done: 3 imported masks in ")
+    volumes = {entry["name"]: entry["samples_ml"] for entry in job.report["volumes"]}
+    voxelMl = 4.0**3 / 1000
+    expected = [
+        ((radius < inner).sum() * voxelMl, ((radius >= inner) & (radius < outer)).sum() * voxelMl)
+        for inner, outer in radii
+    ]
+    assert volumes["Core"] == pytest.approx([core for core, _shell in expected], abs=1e-3)
+    assert volumes["Shell"] == pytest.approx([shell for _core, shell in expected], abs=1e-3)
+    segment = job.result.segmentationNode.GetSegmentation().GetSegment("core")
+    assert segment.GetName() == "Core" and segment.GetColor() == pytest.approx((0.2, 0.5, 0.7))
+    votes = sum(
+        ((radius < inner) + 2 * ((radius >= inner) & (radius < outer)) == 1).astype(int) for inner, outer in radii
+    )
+    entropy = slicer.util.arrayFromVolume(job.result.entropyNode)
+    assert (entropy[votes == 3] < 1e-4).all() and (entropy[(votes == 1) | (votes == 2)] > 0.9).all()
+    assert Browser(job.result.segmentationNode).count == 3
+    assert len(Review(job.result.segmentationNode).regions) > 3
+    assert "disagreement of 3 imported masks" in job.warnings[0]
+    assert ui.layerLabel.text.startswith("Entropy of the average of the 3 imported masks")
+    photograph("masks", module.widget, part=ui.masksCollapsibleButton)
+    photograph("masks-result", module.widget)
+
+
+@pytest.mark.slow
+def test_files_and_nodes_are_imported_together(openPanel, addHead, pumpUntil, tmp_path, monkeypatch):
+    head = addHead(size=24, oblique=True)
+    radius = radiusOf(head)
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    slicer.util.updateVolumeFromArray(labels, (radius < 0.5).astype(np.uint8))
+    matrix = slicer.util.vtkMatrixFromArray(voxel_grids.ijkToRAS(head))
+    labels.SetIJKToRASMatrix(matrix)
+    image = sitk.GetImageFromArray((radius < 0.6).astype(np.uint8))
+    lps = np.diag([-1, -1, 1, 1]) @ voxel_grids.ijkToRAS(head)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    path = tmp_path / "rater.nii.gz"
+    sitk.WriteImage(image, str(path))
+    module = openPanel("real")
+    module.ui.masksCollapsibleButton.collapsed = False
+    addFiles(module, monkeypatch, path)
+    assert [module.ui.maskList.item(row).text() for row in range(2)] == ["Labels", "rater.nii.gz"]
+    check(module, "Labels")
+    job = start(module, pumpUntil)
+    assert job.state == "done", job.message
+    assert [entry["name"] for entry in job.report["volumes"]] == ["Label 1"]
+    voxelMl = abs(np.linalg.det(lps[:3, :3])) / 1000
+    counts = [(radius < 0.5).sum() * voxelMl, (radius < 0.6).sum() * voxelMl]
+    assert job.report["volumes"][0]["samples_ml"] == pytest.approx(counts, rel=1e-3)
+    module.ui.clearMasksButton.click()
+    assert "rater.nii.gz" not in [module.ui.maskList.item(row).text() for row in range(module.ui.maskList.count)]
+
+
+@pytest.mark.slow
+def test_a_file_of_class_probabilities_has_no_samples(openPanel, addHead, pumpUntil, tmp_path, monkeypatch):
+    head = addHead(size=24)
+    foreground = np.clip(1.2 - radiusOf(head), 0, 1)
+    path = tmp_path / "case.npz"
+    np.savez_compressed(path, probabilities=np.stack([1 - foreground, foreground]).astype(np.float32))
+    module = openPanel("real")
+    module.ui.masksCollapsibleButton.collapsed = False
+    addFiles(module, monkeypatch, path)
+    job = start(module, pumpUntil)
+    assert job.state == "done", job.message
+    assert job.result.samplesNode is None and job.result.disagreementNode is None
+    assert not module.ui.sampleCheckBox.enabled
+    assert module.ui.layerLabel.text == "Entropy of the imported class probabilities."
+    assert module.ui.volumesTable.item(0, 3).text() == "–"
+    assert module.ui.reportButton.enabled
+
+
+def test_a_mask_on_another_grid_is_refused(openPanel, addHead, pumpUntil):
+    head, other = addHead(size=24), addHead("Other", size=20)
+    radius = radiusOf(other)
+    nodes = [addSegmentation(other, name, {"Core": radius < 0.5}) for name in ("One", "Two")]
+    with pytest.raises(handover.HandoverError, match="'One' does not lie on the grid of the volume"):
+        MaskNode(nodes[0], head)
+    module = openPanel("good", "0.01")
+    module.widget.logic.getParameterNode().inputVolume = head
+    module.ui.masksCollapsibleButton.collapsed = False
+    check(module, "One", "Two")
+    module.ui.importButton.click()
+    assert not module.runner.busy
+    assert (
+        module.ui.statusLabel.text == "'One' does not lie on the grid of the volume; resample it to the volume first."
+    )
+
+
+def test_a_segmentation_is_written_with_names_and_where_segments_overlap_the_last_one(addHead, tmp_path):
+    import threading
+
+    head = addHead(size=24, oblique=True)
+    radius = radiusOf(head)
+    node = addSegmentation(head, "Überlappung", {"Außen": radius < 0.8, "Innen": radius < 0.4})
+    path = tmp_path / "mask.seg.nrrd"
+    MaskNode(node, head).write(path, threading.Event())
+    image = sitk.ReadImage(str(path))
+    assert (sitk.GetArrayFromImage(image) == np.where(radius < 0.4, 2, radius < 0.8)).all()
+    assert [image.GetMetaData(f"Segment{n}_Name") for n in range(2)] == ["Außen", "Innen"]
+    assert vtk_to_numpy(head.GetImageData().GetPointData().GetScalars()).size == radius.size
