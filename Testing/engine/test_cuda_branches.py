@@ -265,7 +265,9 @@ def training(tmp_path: Path) -> train.Run:
     return train.Run(settings, train.Optimisation(batch=2, warm_up=1), source, None)
 
 
-@pytest.mark.parametrize(("cards", "asked"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))])
+@pytest.mark.parametrize(
+    ("cards", "asked"), [(0, ("cpu", 1, "auto")), (1, ("gpu", [0], "auto")), (2, ("gpu", [0, 1], "ddp"))]
+)
 def test_a_training_takes_all_cards(
     training: train.Run, cards: int, asked: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,12 +310,16 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
 
 
 def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks, load, go = [], fit.load_file, fit._Training.run
-    monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
-    monkeypatch.setattr(fit._Training, "run", lambda self: (clocks.append(self.clock), go(self))[1])
+    asked: list[Any] = []
+
+    def fitted(module: Any, batches: Any, budget: Any, checkpoint: Path, interval: Any, gpus: list[int]) -> None:
+        asked.append((budget.clock, gpus))
+        checkpoint.touch()
+
+    monkeypatch.setattr(fit, "fit", fitted)
     task, arm = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
     drawer = VariantSampler(fit.trained(arm, task, 0.01, tmp_path, str(CARD)), arm, task)
-    assert clocks == [fit.time.perf_counter]  # the process waits while the card works
+    assert asked == [(fit.time.perf_counter, [0])]  # the process waits while the card works
     assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"
 

@@ -1,6 +1,7 @@
 """Tasks, losses and trainings of a study."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import planted
@@ -151,34 +152,51 @@ def test_stochastic_network_learns_that_pixels_go_together():
 def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
     variant = Variant(TASK, form="direct")
     path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
-    steps = fit._Training._step
-    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: _stop_after(self, 3) or steps(self, *a))
+    step, began = fit.VariantTraining.training_step, []
+
+    def watched(self, *batch):
+        if self.global_step == 3 and not began:
+            raise KeyboardInterrupt
+        if path.with_suffix(".ckpt").exists():
+            began.append(self.global_step)
+        return step(self, *batch)
+
+    monkeypatch.setattr(fit.VariantTraining, "training_step", watched)
     with pytest.raises(KeyboardInterrupt):
         fit.trained(variant, task, 0.05, tmp_path, "cpu")
-    assert path.with_suffix(".checkpoint").exists() and not path.exists()
-    began = []
-    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: (began.append(self.step), steps(self, *a))[1])
+    assert path.with_suffix(".ckpt").exists() and not path.exists()
+    began.append(3)
     network = fit.trained(variant, task, 0.05, tmp_path, "cpu")
-    assert began[0] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
-    assert not path.with_suffix(".checkpoint").exists()
+    assert began[1] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
+    assert not path.with_suffix(".ckpt").exists()
     again = fit.trained(variant, task, 0.05, tmp_path, "cpu")
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
 
 
-def _stop_after(training, steps):
-    if training.step == steps:
-        raise KeyboardInterrupt
-
-
 def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
     variant = Variant(TASK, form="direct")
-    path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.checkpoint"
+    path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.ckpt"
     path.write_bytes(b"not a checkpoint")
     fit.trained(variant, task, 0.01, tmp_path, "cpu")
-    assert load_file(path.with_suffix(".safetensors"))
+    assert load_file(path.with_suffix(".safetensors")) and not path.exists()
+
+
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_path, monkeypatch):
+    variant, kept = Variant(TASK, form="direct"), []
+
+    def spoilt(network, *batch):
+        kept.append([weight.detach().clone() for weight in network.parameters()])
+        return loss(network, *batch) * (float("nan") if len(kept) in (2, 3) else 1)
+
+    loss = fit.direct_loss
+    monkeypatch.setattr(fit, "direct_loss", spoilt)
+    fit.trained(variant, task, 0.01, tmp_path, "cpu")
+    facts = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert (facts["iterations"], facts["skipped"]) == (len(kept), 2)
+    unchanged = [all(map(torch.equal, *pair)) for pair in pairwise(kept)]
+    assert unchanged == [False, True, True] + [False] * (len(unchanged) - 3)
 
 
 @pytest.mark.parametrize(

@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import lightning
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 
 from ..errors import InputError
 from ..networks import CHANNELS_LAST, Denoiser, Encoder
-from .density import Density
+from .loop import TrainingModule
 from .loss import cross_entropy, dice_loss, predictions
-from .optimiser import adamw, exponential_average, set_learning_rate
 from .settings import Optimisation
 
 
-class Segmenter(lightning.LightningModule):
+class Segmenter(TrainingModule):
     """Encoder and denoiser in training.
 
     The loss is the cross-entropy of the direct head plus that of the denoiser, each a mean over voxels and cases;
     `dice_weight` and `class_weights` change its optimum from the true posterior. With a frozen encoder its term is a
-    constant. The names of submodules are those of checkpoints.
+    constant.
     """
 
     def __init__(
@@ -35,19 +31,10 @@ class Segmenter(lightning.LightningModule):
         input_scale: float,
         done: Callable[[], float],
     ) -> None:
-        """`done` returns the completed share of the training, 0 to 1, which sets the learning rate."""
-        super().__init__()
+        super().__init__(optimisation, input_scale, done)
         self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
-        self.optimisation, self.done = optimisation, done
-        self.density = Density(input_scale, optimisation.density == "adapted", optimisation.lowest_log_snr)
         encoder.requires_grad_(optimisation.learns == "both")
         self.step_losses: dict[str, Any] = {}
-        self._rng = np.random.default_rng(optimisation.seed)
-
-    def on_fit_start(self) -> None:
-        """Seed the noise levels, differently for each device and after each resume."""
-        self._rng = np.random.default_rng([self.optimisation.seed, self.global_rank, self.global_step])
-        torch.manual_seed(int(self._rng.integers(2**62)))
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         image, labels = batch
@@ -77,29 +64,9 @@ class Segmenter(lightning.LightningModule):
             loss = loss + dice_weight * torch.stack([dice_loss(*head, self.classes) for head in heads]).sum()
         return direct.view(len(image), -1).mean(1), denoised.view(log_snr.shape), loss
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        o = self.optimisation
-        set_learning_rate(optimizer, o.learning_rate, self.global_step, o.warm_up, self.done())
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient's norm to 1. Raises InputError where it is not finite, before the weights change."""
-        if not torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0).isfinite():
-            raise InputError(
-                f"The gradient of iteration {self.global_step + 1} is not finite, so training stopped before it; go on "
-                "with --resume and a lower 'learning_rate' or 'precision' float32 in the configuration."
-            )
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.parameters(), self.optimisation.learning_rate)
-
-
-class Average(WeightAveraging):
-    """Exponential moving average of the weights. Lightning stores its state in a checkpoint under the class's name."""
-
-    def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, avg_fn=exponential_average(decay))
+    def handle_infinite_gradient(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raises InputError."""
+        raise InputError(
+            f"The gradient of iteration {self.global_step + 1} is not finite, so training stopped before it; go on "
+            "with --resume and a lower 'learning_rate' or 'precision' float32 in the configuration."
+        )
