@@ -312,8 +312,8 @@ def test_a_step_of_a_training_and_its_end_on_a_card(card: list, training: train.
 def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def fitted(module: Any, batches: Any, budget: Any, checkpoint: Path, interval: Any, gpus: list[int]) -> None:
-        asked.append((budget.clock, gpus))
+    def fitted(module: Any, journal: Any, checkpoint: Path, interval: Any, gpus: list[int]) -> None:
+        asked.append((journal.clock, gpus))
         checkpoint.touch()
 
     monkeypatch.setattr(fit, "fit", fitted)

@@ -21,8 +21,9 @@ from ..networks import CHANNELS_LAST
 from ..networks.blocks import ResidualBlock
 from ..runtime.floating_point import flush_denormals
 from ..training.folder import random_start
-from ..training.loop import Budget, TrainingModule, fit
+from ..training.loop import Journal, fit
 from ..training.settings import Optimisation
+from ..training.task import TrainingModule
 from .architectures.catalogue import ARCHITECTURES, flops, scaled
 from .architectures.interface import Architecture
 from .architectures.unet import UNet
@@ -92,20 +93,20 @@ def _train(network: Network, variant: Variant, task: Task, minutes: float, path:
     """Train until the time is over, then write the averaged weights and facts about the training."""
     dims, on_gpu = len(task.shape), device.type == "cuda"
     network.to(memory_format=CHANNELS_LAST[dims])  # type: ignore[call-overload]  # not in the stubs
-    budget = Budget(OPTIMISATION.iterations, minutes, time.perf_counter if on_gpu else time.process_time)
-    training = VariantTraining(network, variant, task, budget.done)
+    journal = Journal(OPTIMISATION.iterations, minutes, time.perf_counter if on_gpu else time.process_time)
+    training = VariantTraining(network, variant, task, journal.done)
     checkpoint = path.with_suffix(".ckpt")
-    if not _is_readable(checkpoint):
+    try:
+        torch.load(checkpoint, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         checkpoint.unlink(missing_ok=True)
     with flush_denormals():
-        fit(
-            training, training.batches(), budget, checkpoint, CHECKPOINT_INTERVAL, [device.index or 0] if on_gpu else []
-        )
+        fit(training, journal, checkpoint, CHECKPOINT_INTERVAL, [device.index or 0] if on_gpu else [])
     facts = {
         "arm": variant.title(),
-        "iterations": budget.done_iterations,
+        "iterations": journal.done_iterations,
         "skipped": int(training.skipped),
-        "seconds": round(budget.spent, 1),
+        "seconds": round(journal.spent, 1),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     if isinstance(network, Architecture):
@@ -114,14 +115,6 @@ def _train(network: Network, variant: Variant, task: Task, minutes: float, path:
     with atomic_file(path) as file:
         file.write(save({name: value.contiguous() for name, value in network.state_dict().items()}))
     checkpoint.unlink()
-
-
-def _is_readable(checkpoint: Path) -> bool:
-    try:
-        torch.load(checkpoint, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return False
-    return True
 
 
 class VariantTraining(TrainingModule):
@@ -166,7 +159,7 @@ class VariantTraining(TrainingModule):
         schedule = {"cosine": sample_log_snr, "linear": linear_log_snr}[self.variant.schedule]
         return schedule(uniform, self.variant.input_scale).view(DRAWS, images).T.contiguous()
 
-    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def train_dataloader(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images [N, 1, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`."""
         dims = len(self.task.shape)
         all_images, all_masks = map(np.array, self.task.arrays(TRAIN))
@@ -190,15 +183,14 @@ def half_windows(
     "image": anywhere, with all masks. "labels": half of them around a labelled voxel of one mask, which is then the
     only one; this samples rare structures more often and biases the network towards them.
     """
-    size, image_windows, mask_windows = [n // 2 for n in images.shape[1:]], [], []
+    size, windows = [n // 2 for n in images.shape[1:]], []
     for image, raters in zip(images, masks, strict=True):
-        around_labels = crops == "labels"
-        if around_labels:
+        if crops == "labels":
             raters = raters[rng.integers(len(raters))][None]
-        start = random_start(raters[0], size, around_labels, rng)
+        start = random_start(raters[0], size, crops == "labels", rng)
         window = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-        image_windows.append(image[window])
-        mask_windows.append(raters[(slice(None), *window)])
+        windows.append((image[window], raters[(slice(None), *window)]))
+    image_windows, mask_windows = zip(*windows, strict=True)
     return np.stack(image_windows), np.stack(mask_windows)
 
 

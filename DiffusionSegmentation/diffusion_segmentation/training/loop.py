@@ -1,4 +1,4 @@
-"""The training loop of a model and of a study's variants: optimisation, budget and Lightning's trainer."""
+"""The training loop of a model and of a study's variants: time limit, record, averaged weights, Lightning's trainer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import signal
 import time
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,57 +16,84 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .density import Density
-from .settings import Optimisation
+from .loss import BINS, bin_numbers
+from .task import TrainingModule
 
-MAX_WARM_UP = 0.1  # longest warm-up, as a share of the training: a time limit may leave few steps
+logger = logging.getLogger(__name__)
+
+ROWS = 60  # rows of the record: enough for a smooth curve in a readable file
+PRINT_SECONDS = 10
 
 
-class TrainingModule(lightning.LightningModule):
-    """Networks in training: optimiser, learning rate, gradient clipping, seeds, and the density of noise levels.
+class Journal(lightning.Callback):
+    """Ends a training after `iterations`, or after `minutes` of `clock` (s) over all resumed runs, and records it.
 
-    The names of submodules are those of checkpoints.
+    A row of the record has the mean losses of one sixtieth of the training: {"iteration", "direct", "denoised" [BINS]}
+    in nats a voxel, None for bins of log-SNR without draws. Lightning stores the state in a checkpoint under the
+    class's name.
     """
 
-    def __init__(self, optimisation: Optimisation, input_scale: float, done: Callable[[], float]) -> None:
-        """`done` returns the completed share of the training, 0 to 1, which sets the learning rate."""
-        super().__init__()
-        self.optimisation, self.done = optimisation, done
-        self.density = Density(input_scale, optimisation.density == "adapted", optimisation.lowest_log_snr)
-        self._rng = np.random.default_rng(optimisation.seed)
+    def __init__(self, iterations: int, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.iterations, self.clock = iterations, clock
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.spent, self.done_iterations = 0.0, 0
+        self.record: list[dict[str, Any]] = []
+        self._clear()
 
-    @abstractmethod
-    def handle_infinite_gradient(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called for a gradient that is not finite, before the weights change."""
+    def _clear(self) -> None:
+        self._direct: list[float] = []
+        self._sum, self._count = np.zeros(BINS), np.zeros(BINS)
 
-    def on_fit_start(self) -> None:
-        """Seed the noise levels, differently for each device and after each resume."""
-        self._rng = np.random.default_rng([self.optimisation.seed, self.global_rank, self.global_step])
-        torch.manual_seed(int(self._rng.integers(2**62)))
+    def done(self) -> float:
+        """Completed share of the training, by iterations or by time, whichever is further."""
+        return min(1.0, max(self.done_iterations / self.iterations, self.spent / self.seconds))
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the learning rate: a linear warm-up, and a cosine to 2 % of the peak."""
-        done, o = self.done(), self.optimisation
-        warm = min(1.0, max((self.global_step + 1) / o.warm_up, done / MAX_WARM_UP))
-        for group in optimizer.param_groups:
-            group["lr"] = o.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    def on_train_start(self, trainer: lightning.Trainer, task: Any) -> None:
+        self._last_step = self._last_print = self.clock()
+        trainer.should_stop = self.done() >= 1
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient's norm to 1."""
-        if not torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0).isfinite():
-            self.handle_infinite_gradient(optimizer)
+    def on_train_batch_end(self, trainer: lightning.Trainer, task: Any, *_: object) -> None:
+        now = self.clock()
+        self.spent += now - self._last_step
+        self._last_step = now
+        self.done_iterations = trainer.global_step
+        if task.step_losses:
+            self._record(task.step_losses, trainer.is_global_zero)
+        # All processes must stop at the same step, or the others would wait for ever.
+        if trainer.strategy.reduce_boolean_decision(self.done() >= 1, all=False):
+            trainer.should_stop = True
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on the parameters that require a gradient."""
-        # Fused: on a small network a step takes 1.3 ms instead of 9 (180 tensors, one CPU thread).
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trainable, lr=self.optimisation.learning_rate, weight_decay=1e-2, fused=True)
+    def _record(self, losses: dict[str, Any], prints: bool) -> None:
+        self._direct.append(losses["direct"])
+        bins = bin_numbers(losses["log_snr"])
+        self._sum += np.bincount(bins, losses["denoised"], BINS)
+        self._count += np.bincount(bins, minlength=BINS)
+        if len(self.record) < math.floor(ROWS * self.done()):
+            self._write_row()
+        if self._last_step - self._last_print > PRINT_SECONDS and prints:
+            self._last_print = self._last_step
+            left = self.spent * (1 - self.done()) / max(self.done(), 1e-9)
+            recent = np.mean(self._direct or [self.record[-1]["direct"]])
+            logger.info(
+                f"iteration {self.done_iterations}, cross-entropy {recent:.4f} nats (direct head), "
+                f"{left / 60:.0f} min left"
+            )
+
+    def _write_row(self) -> None:
+        with np.errstate(invalid="ignore"):
+            means = self._sum / self._count
+        denoised = [None if math.isnan(v) else float(f"{v:.5g}") for v in means]
+        direct = float(np.mean(self._direct))
+        self.record.append({"iteration": self.done_iterations, "direct": direct, "denoised": denoised})
+        self._clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.spent, "iterations": self.done_iterations, "record": self.record}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.spent, self.done_iterations, self.record = state["spent"], state["iterations"], list(state["record"])
 
 
 class Average(WeightAveraging):
@@ -79,59 +105,25 @@ class Average(WeightAveraging):
     def __init__(self, decay: float) -> None:
         def average(means: Any, current: Any, count: torch.Tensor | int) -> None:
             n = int(count)
-            torch._foreach_lerp_(means, current, 1 - min(decay, (n + 1) / (n + 10)))
+            get_ema_multi_avg_fn(min(decay, (n + 1) / (n + 10)))(means, current, n)
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
 
 
-class Budget(lightning.Callback):
-    """Ends a training after `iterations`, or after `minutes` of `clock` (s) over all resumed runs.
-
-    Lightning stores the state in a checkpoint under the class's name.
-    """
-
-    def __init__(self, iterations: int, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.iterations, self.clock = iterations, clock
-        self.seconds = math.inf if minutes is None else 60 * minutes
-        self.spent, self.done_iterations = 0.0, 0
-
-    def done(self) -> float:
-        """Completed share of the training, by iterations or by time, whichever is further."""
-        return min(1.0, max(self.done_iterations / self.iterations, self.spent / self.seconds))
-
-    def on_train_start(self, trainer: lightning.Trainer, task: Any) -> None:
-        self._last_step = self.clock()
-        trainer.should_stop = self.done() >= 1
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, task: Any, *_: object) -> None:
-        now = self.clock()
-        self.spent += now - self._last_step
-        self._last_step = now
-        self.done_iterations = trainer.global_step
-        # All processes must stop at the same step, or the others would wait for ever.
-        if trainer.strategy.reduce_boolean_decision(self.done() >= 1, all=False):
-            trainer.should_stop = True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"spent": self.spent, "iterations": self.done_iterations}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.spent, self.done_iterations = state["spent"], state["iterations"]
-
-
 def fit(
     module: TrainingModule,
-    data: lightning.LightningDataModule | Iterable[Any],
-    budget: Budget,
+    journal: Journal,
     checkpoint: Path,
     interval: timedelta,
     gpus: Sequence[int],
+    data: lightning.LightningDataModule | None = None,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> bool:
-    """Train to the end of `budget`, from `checkpoint` if it exists; the networks then hold the averaged weights.
+    """Train to the end of `journal`, from `checkpoint` if it exists; the networks then hold the averaged weights.
 
     Writes `checkpoint`, a .ckpt file, at each `interval`, at Ctrl+C or an error, and at the end. Trains on the CPU
-    where `gpus`, indices of devices, is empty. Returns whether this is the first of the processes, one for each GPU.
+    where `gpus`, indices of devices, is empty; without `data` the module loads its own. Returns whether this is the
+    first of the processes, one for each GPU.
     """
     # Lightning's advice is for developers.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -154,7 +146,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[budget, Average(optimisation.average), *callbacks, checkpoints],
+        callbacks=[journal, Average(optimisation.average), *callbacks, checkpoints],
     )
     resumed = str(checkpoint) if checkpoint.exists() else None
     on_interrupt = signal.getsignal(signal.SIGINT)

@@ -27,8 +27,7 @@ from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
 from .input_statistics import fit_input_statistics
-from .journal import Journal
-from .loop import fit
+from .loop import Journal, fit
 from .loss import loss_curve
 from .settings import Optimisation, merged, read_config, resolved_precision
 from .sources import SEED_STRIDE, Source, open_source
@@ -102,12 +101,13 @@ def main(
     return output
 
 
-class Run:
-    """One training: networks, data and Lightning's trainer."""
+class Run(lightning.LightningDataModule):
+    """One training: networks and data."""
 
     def __init__(
         self, settings: dict[str, Any], optimisation: Optimisation, source: Source, minutes: float | None
     ) -> None:
+        super().__init__()
         self.settings, self.optimisation, self.source = settings, optimisation, source
         section = settings["diffusion_segmentation"]
         _require_usable({**settings["bundle"], "diffusion_segmentation": {**section, "process": UNTRAINED}})
@@ -168,7 +168,14 @@ class Run:
     def go(self, checkpoint: Path) -> bool:
         """Train to the end, as `fit`, on all GPUs; returns whether this process writes the model."""
         gpus = range(torch.cuda.device_count())
-        return fit(self.task, _Loader(self), self.journal, checkpoint, CHECKPOINT_INTERVAL, gpus, [_Keeper(self)])
+        return fit(self.task, self.journal, checkpoint, CHECKPOINT_INTERVAL, gpus, self, [_Keeper(self)])
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The stream of training images, with another seed after each resume and on each device."""
+        optimisation, task = self.optimisation, self.task
+        stream = self.source.stream(optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank)
+        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
+        return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json: the configuration's entries, the loss curve, and a record of the training."""
@@ -221,22 +228,6 @@ class Run:
             return
         if input_statistics is not None:
             save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
-
-
-class _Loader(lightning.LightningDataModule):
-    """The stream of training images, with another seed after each resume and on each device."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run = run
-
-    def train_dataloader(self) -> torch.utils.data.DataLoader:
-        optimisation, task = self.run.optimisation, self.run.task
-        stream = self.run.source.stream(
-            optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank
-        )
-        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
-        return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
 
 
 class _Keeper(lightning.Callback):
