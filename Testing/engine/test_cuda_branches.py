@@ -318,7 +318,7 @@ def test_a_study_on_a_card(card: list, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(fit, "fit", fitted)
     task, arm = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
-    drawer = VariantSampler(fit.trained(arm, task, 0.01, tmp_path, str(CARD)), arm, task)
+    drawer = VariantSampler(fit.trained(arm, task, 0.01, tmp_path / "network.safetensors", str(CARD)), arm, task)
     assert asked == [(fit.time.perf_counter, [0])]  # the process waits while the card works
     assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"

@@ -151,7 +151,7 @@ def test_stochastic_network_learns_that_pixels_go_together():
 @pytest.mark.slow
 def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
     variant = Variant(TASK, form="direct")
-    path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
+    path = tmp_path / "network.safetensors"
     step, began = fit.VariantTraining.training_step, []
 
     def watched(self, *batch):
@@ -163,13 +163,13 @@ def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fit.VariantTraining, "training_step", watched)
     with pytest.raises(KeyboardInterrupt):
-        fit.trained(variant, task, 0.05, tmp_path, "cpu")
+        fit.trained(variant, task, 0.05, path, "cpu")
     assert path.with_suffix(".ckpt").exists() and not path.exists()
     began.append(3)
-    network = fit.trained(variant, task, 0.05, tmp_path, "cpu")
+    network = fit.trained(variant, task, 0.05, path, "cpu")
     assert began[1] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
     assert not path.with_suffix(".ckpt").exists()
-    again = fit.trained(variant, task, 0.05, tmp_path, "cpu")
+    again = fit.trained(variant, task, 0.05, path, "cpu")
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
@@ -177,10 +177,10 @@ def test_an_arm_trains_stops_and_goes_on(task, tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_begun_anew(task, tmp_path):
     variant = Variant(TASK, form="direct")
-    path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.ckpt"
-    path.write_bytes(b"not a checkpoint")
-    fit.trained(variant, task, 0.01, tmp_path, "cpu")
-    assert load_file(path.with_suffix(".safetensors")) and not path.exists()
+    path = tmp_path / "network.safetensors"
+    path.with_suffix(".ckpt").write_bytes(b"not a checkpoint")
+    fit.trained(variant, task, 0.01, path, "cpu")
+    assert load_file(path) and not path.with_suffix(".ckpt").exists()
 
 
 def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_path, monkeypatch):
@@ -192,8 +192,8 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_pa
 
     loss = fit.direct_loss
     monkeypatch.setattr(fit, "direct_loss", spoilt)
-    fit.trained(variant, task, 0.01, tmp_path, "cpu")
-    facts = json.loads(next(tmp_path.glob("*.json")).read_text())
+    fit.trained(variant, task, 0.01, tmp_path / "network.safetensors", "cpu")
+    facts = json.loads((tmp_path / "network.json").read_text())
     assert (facts["iterations"], facts["skipped"]) == (len(kept), 2)
     unchanged = [all(map(torch.equal, *pair)) for pair in pairwise(kept)]
     assert unchanged == [False, True, True] + [False] * (len(unchanged) - 3)
@@ -214,7 +214,7 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_pa
     ],
 )
 def test_every_kind_of_arm_trains(variant, task, tmp_path):
-    network = fit.trained(variant, task, 0.01, tmp_path, "cpu")
+    network = fit.trained(variant, task, 0.01, tmp_path / "network.safetensors", "cpu")
     before = fit.build(variant, task).state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())

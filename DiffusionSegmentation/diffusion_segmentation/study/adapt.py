@@ -12,7 +12,6 @@ samples on its step grid are closer to the truth than on the old grid. Writes
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -134,5 +133,4 @@ def _write_input_scale(path: Path, curve: dict[str, list[float]]) -> None:
     """The input scale b that puts the middle of the cosine schedule, 2 ln b, at the curve's half-point."""
     scale = math.exp(half_point(np.array(curve["log_snr"]), np.array(curve["cross_entropy"])) / 2)
     section = {"process": {"input_scale": round(float(np.clip(scale, 0.05, 1.0)), 3)}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"diffusion_segmentation": section}, indent=2) + "\n", encoding="utf-8")
+    write_report(path, {"diffusion_segmentation": section})

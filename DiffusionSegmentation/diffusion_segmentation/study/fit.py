@@ -75,15 +75,14 @@ def _add_dropout(network: nn.Module) -> None:
             block.norm2.register_forward_hook(drop)
 
 
-def trained(variant: Variant, task: Task, minutes: float, folder: Path, device: str) -> Any:
-    """The trained `Network` on `device`: from `folder` if it is finished, else trained from its last checkpoint.
+def trained(variant: Variant, task: Task, minutes: float, path: Path, device: str) -> Any:
+    """The trained `Network` on `device`: from the weights in `path`, or trained first, from its last checkpoint.
 
     `minutes` are those of a single network. On a CPU they are process time, so that other load does not count.
     """
-    path = folder / f"{variant.key(task.content, minutes, device)}.safetensors"
     network = build(variant, task)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         _train(network, variant, task, minutes * variant.share, path, torch.device(device))
     network.load_state_dict(load_file(path))
     return network.to(device).eval().requires_grad_(False)

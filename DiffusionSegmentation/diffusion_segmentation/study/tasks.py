@@ -91,15 +91,6 @@ class RatedTruth(Truth):
         self.anywhere, self.open = near, np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
-def require_divisible_by_16(question: str, task: Task) -> None:
-    """Raise InputError, one sentence, if a network cannot take windows of half the edge."""
-    if any(n % 16 for n in task.shape):
-        shape = "x".join(map(str, task.shape))
-        raise InputError(
-            f"{question} uses windows of half the edge, so edges must be multiples of 16; '{task.name}' has {shape}."
-        )
-
-
 def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
     """Write a task's arrays to `cache` unless they are there. Raises InputError, one sentence, on unusable data."""
     if Path(text).is_dir():

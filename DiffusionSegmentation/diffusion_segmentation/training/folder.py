@@ -62,11 +62,9 @@ class Folder:
         spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
         edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, 96))
         title, modality = self.dataset.name, self.dataset.modality
-        task, description = (
-            f"Segmentation of {', '.join(self.dataset.label_names)}",
-            f"{len(self.seen)} cases of {title}",
-        )
-        bundle = {"name": title, "task": task, "description": f"Trained on {description}.", "data_source": title}
+        description = f"Trained on {len(self.seen)} cases of {title}."
+        task = f"Segmentation of {', '.join(self.dataset.label_names)}"
+        bundle = {"name": title, "task": task, "description": description, "data_source": title}
         section = {
             "name": "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-") or "model",
             "title": title,
