@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from ..diffusion.process import alpha_sigma, linear_log_snr, sample_log_snr
+from ..diffusion.process import linear_log_snr, sample_log_snr
 from ..images.writing import atomic_file, write_report
 from ..networks import CHANNELS_LAST
 from ..networks.blocks import ResidualBlock
@@ -195,7 +195,6 @@ def half_windows(
 
 def _x0_error(variant: Variant, values: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
     """What the density of noise levels follows: the loss, converted to the error of x0 if it is that of v or noise."""
-    alpha, sigma = alpha_sigma(log_snr)
     if variant.loss == "eps" or variant.form == "image":
-        return (values * (sigma / alpha).square()).clamp(max=4.0)
-    return (values * sigma.square()).clamp(max=4.0) if variant.loss == "v" else values
+        return (values * torch.exp(-log_snr)).clamp(max=4.0)
+    return (values * torch.sigmoid(-log_snr)).clamp(max=4.0) if variant.loss == "v" else values

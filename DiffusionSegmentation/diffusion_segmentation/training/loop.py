@@ -71,7 +71,12 @@ class Journal(lightning.Callback):
         self._sum += np.bincount(bins, losses["denoised"], BINS)
         self._count += np.bincount(bins, minlength=BINS)
         if len(self.record) < math.floor(ROWS * self.done()):
-            self._write_row()
+            with np.errstate(invalid="ignore"):
+                means = self._sum / self._count
+            denoised = [None if math.isnan(v) else float(f"{v:.5g}") for v in means]
+            direct = float(np.mean(self._direct))
+            self.record.append({"iteration": self.done_iterations, "direct": direct, "denoised": denoised})
+            self._clear()
         if self._last_step - self._last_print > PRINT_SECONDS and prints:
             self._last_print = self._last_step
             left = self.spent * (1 - self.done()) / max(self.done(), 1e-9)
@@ -80,14 +85,6 @@ class Journal(lightning.Callback):
                 f"iteration {self.done_iterations}, cross-entropy {recent:.4f} nats (direct head), "
                 f"{left / 60:.0f} min left"
             )
-
-    def _write_row(self) -> None:
-        with np.errstate(invalid="ignore"):
-            means = self._sum / self._count
-        denoised = [None if math.isnan(v) else float(f"{v:.5g}") for v in means]
-        direct = float(np.mean(self._direct))
-        self.record.append({"iteration": self.done_iterations, "direct": direct, "denoised": denoised})
-        self._clear()
 
     def state_dict(self) -> dict[str, Any]:
         return {"spent": self.spent, "iterations": self.done_iterations, "record": self.record}
