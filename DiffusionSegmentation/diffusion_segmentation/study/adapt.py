@@ -27,7 +27,6 @@ from ..evaluation.known_answer.run import check_fits
 from ..evaluation.known_answer.samplers import Prediction
 from ..images.writing import write_report
 from ..model import folder as models
-from ..model.folder import Model
 from ..runtime.devices import choose_device
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import draw
@@ -68,7 +67,11 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     with flush_denormals():
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
-    adapted = with_curve(model, curve, task)
+    metadata = copy.deepcopy(model.metadata)
+    section = metadata["diffusion_segmentation"]
+    section["process"]["loss_curve"] = curve
+    section["adapted"] = {"data": task.name, "from": {"name": section["name"], "sha256": section["sha256"]}}
+    adapted = replace(model, metadata=metadata)
     steps = model.section["steps"]["cpu" if device.type == "cpu" else "gpu"]
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
@@ -102,15 +105,6 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
 def text(result: dict[str, Any], output: Path) -> str:
     """The result for a terminal."""
     return f"{result['sentence']}\nThe model with the new grid is {output / 'model'}"
-
-
-def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model:
-    """The same networks with another loss curve; the metadata name its data and the original model."""
-    metadata = copy.deepcopy(model.metadata)
-    section = metadata["diffusion_segmentation"]
-    section["process"]["loss_curve"] = curve
-    section["adapted"] = {"data": task.name, "from": {"name": section["name"], "sha256": section["sha256"]}}
-    return replace(model, metadata=metadata)
 
 
 def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:

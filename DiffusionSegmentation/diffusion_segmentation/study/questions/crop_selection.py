@@ -67,7 +67,12 @@ class CropSelection(Question):
             seeds = [results[name, seed] for seed in context.seeds]
             excess = {(c, row): combine_seeds([score(r[c][row], pooled_excess) for r in seeds]) for c, row in kinds}
             both = {row: [np.stack([r["labels"][row], r["image"][row]], 1) for r in seeds] for row in ROWS}
-            more = {row: combine_seeds([score(x, _excess_difference) for x in both[row]]) for row in ROWS}
+            more = {
+                row: combine_seeds(
+                    [score(x, lambda x: pooled_excess(x[:, 0]) - pooled_excess(x[:, 1])) for x in both[row]]
+                )
+                for row in ROWS
+            }
             summary.numbers[name] = {f"{c}, {row}": value for (c, row), value in excess.items()} | {"more": more}
             for row, difference in more.items():
                 summary.add(*_sentence(name, row, difference))
@@ -85,10 +90,6 @@ class CropSelection(Question):
 def pooled_excess(x: np.ndarray) -> float:
     """Mean of p - exact over the ambiguous voxels of all cases, from [cases, (sum of p - exact, voxels, ...)]."""
     return float(x[:, 0].sum() / max(x[:, 1].sum(), 1))
-
-
-def _excess_difference(x: np.ndarray) -> float:
-    return pooled_excess(x[:, 0]) - pooled_excess(x[:, 1])
 
 
 def _random_half(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...]:
