@@ -16,9 +16,8 @@ from diffusion_segmentation.study import tasks
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.defaults import labels
 from diffusion_segmentation.training.folder import Folder, _place
-from diffusion_segmentation.training.loss import dice_loss
+from diffusion_segmentation.training.loss import dice_loss, losses
 from diffusion_segmentation.training.settings import Optimisation, merged
-from diffusion_segmentation.training.task import Segmenter
 
 SMALL = {
     "diffusion_segmentation": {
@@ -311,15 +310,15 @@ def test_ignored_voxels_do_not_train(folder):
 def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    optimisation = Optimisation(dice_weight=dice_weight, class_weights=class_weights)
-    task = Segmenter(*models.build(network, 2), 2, optimisation, 0.5, lambda: 0.0)
+    encoder, denoiser = models.build(network, 2)
     image, labels = torch.rand(1, 1, 16, 16, 16), torch.randint(0, 2, (1, 1, 16, 16, 16), dtype=torch.uint8)
     some = labels.clone()
     some[..., :8] = IGNORED
 
     def loss(masks):
         torch.manual_seed(1)
-        return task._losses(image, masks, torch.full((1, 2), -20.0))[2]
+        levels = torch.full((1, 2), -20.0)
+        return losses(encoder, denoiser, image, masks, 2, levels, class_weights, dice_weight)[2]
 
     # In pure noise the state says nothing of the labels, so the loss is that of the voxels that count.
     half = loss(some)
@@ -331,7 +330,7 @@ def test_what_is_ignored_adds_nothing_to_the_loss(dice_weight, class_weights):
     other[..., 8:] = 1 - other[..., 8:]
     assert half.isfinite() and not torch.isclose(loss(other), half)
     assert loss(torch.full_like(labels, IGNORED)).isfinite()
-    gradient = torch.autograd.grad(loss(torch.full_like(labels, IGNORED)), task.encoder.parameters(), allow_unused=True)
+    gradient = torch.autograd.grad(loss(torch.full_like(labels, IGNORED)), encoder.parameters(), allow_unused=True)
     assert all(g is None or g.abs().max() < 1e-6 for g in gradient)
 
 

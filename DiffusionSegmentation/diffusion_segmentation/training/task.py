@@ -13,7 +13,7 @@ import torch
 from ..errors import InputError
 from ..networks import CHANNELS_LAST, Denoiser, Encoder
 from .density import Density
-from .loss import cross_entropy, dice_loss, predictions
+from .loss import losses
 from .settings import Optimisation
 
 MAX_WARM_UP = 0.1  # longest warm-up, as a share of the training: a time limit may leave few steps
@@ -89,7 +89,8 @@ class Segmenter(TrainingModule):
         image, labels = batch
         image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
         log_snr = self.density.draw(len(image), self.optimisation.draws, self._rng).to(image.device)
-        direct, denoised, loss = self._losses(image, labels, log_snr)
+        networks, o = (self.encoder, self.denoiser), self.optimisation
+        direct, denoised, loss = losses(*networks, image, labels, self.classes, log_snr, o.class_weights, o.dice_weight)
         self.step_losses = {
             "direct": float(direct.detach().mean()),
             "log_snr": log_snr.flatten().cpu().numpy(),
@@ -97,18 +98,3 @@ class Segmenter(TrainingModule):
         }
         self.density.record(self.step_losses["log_snr"], self.step_losses["denoised"])
         return loss
-
-    def _losses(
-        self, image: torch.Tensor, labels: torch.Tensor, log_snr: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Cross-entropies of the direct head [N] and the denoiser [N, K], and the minimised loss."""
-        heads = predictions(self.encoder, self.denoiser, image, labels, self.classes, log_snr)
-        weights, dice_weight = self.optimisation.class_weights, self.optimisation.dice_weight
-        direct, denoised = (cross_entropy(*head, self.classes) for head in heads)
-        loss = direct.mean() + denoised.mean()
-        if weights:
-            factors = torch.tensor(weights, device=loss.device)
-            loss = torch.stack([cross_entropy(*head, self.classes, factors).mean() for head in heads]).sum()
-        if dice_weight:
-            loss = loss + dice_weight * torch.stack([dice_loss(*head, self.classes) for head in heads]).sum()
-        return direct.view(len(image), -1).mean(1), denoised.view(log_snr.shape), loss
