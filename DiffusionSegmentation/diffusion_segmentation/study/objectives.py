@@ -7,7 +7,6 @@ from torch import nn
 
 from ..diffusion.process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..networks import class_softmax, space_to_depth
-from ..networks.blocks import voxels_per_cell
 from ..training.loss import cross_entropy, dice_loss, targets
 from .architectures.interface import Architecture
 from .stochastic import Stochastic
@@ -101,12 +100,6 @@ def probabilities(output: torch.Tensor, loss: str, x: torch.Tensor, log_snr: tor
     elif loss == "v":
         output = diffuse(x, -output, log_snr)
     return ((output + 1) / 2).clamp(0, 1)
-
-
-def normalised(p: torch.Tensor, classes: int) -> torch.Tensor:
-    """Probabilities [N, cells * classes, ...] whose classes sum to 1 in every voxel."""
-    by_class = p.unflatten(1, (classes, voxels_per_cell(p))).clamp_min(1e-6)
-    return (by_class / by_class.sum(1, keepdim=True)).flatten(1, 2)
 
 
 def _target(loss: str, x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
