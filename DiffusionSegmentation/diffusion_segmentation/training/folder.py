@@ -181,7 +181,8 @@ class Windows(torch.utils.data.IterableDataset):
             }
             if augment is not None:
                 case = augment(case)
-            image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
+            # Not as MetaTensor, MONAI's subclass, which supports fewer operations.
+            image, labels = (torch.as_tensor(case[part]).as_subclass(torch.Tensor) for part in ("image", "labels"))
             yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
 
 
