@@ -185,7 +185,7 @@ def training(tmp_path: Path) -> train.Run:
 
 
 @pytest.mark.parametrize(
-    ("cards", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", 1, "auto")), (2, ("gpu", 2, "ddp"))]
+    ("cards", "expected"), [(0, ("cpu", 1, "auto")), (1, ("gpu", [0], "auto")), (2, ("gpu", [0, 1], "ddp"))]
 )
 def test_a_training_uses_all_graphics_cards(
     training: train.Run, cards: int, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,11 +229,17 @@ def test_a_training_step_and_its_end_on_a_graphics_card(card: list, training: tr
 
 
 def test_a_study_runs_on_a_graphics_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timers, load, go = [], fit.load_file, fit._Training.run
-    monkeypatch.setattr(fit, "load_file", lambda path, device: {k: v.to(device) for k, v in load(path).items()})
-    monkeypatch.setattr(fit._Training, "run", lambda self: (timers.append(self.clock), go(self))[1])
+    calls: list[Any] = []
+
+    def fitted(module: Any, journal: Any, checkpoint: Path, interval: Any, gpus: list[int]) -> None:
+        calls.append((journal.clock, gpus))
+        checkpoint.touch()
+
+    monkeypatch.setattr(fit, "fit", fitted)
     task, variant = prepare(PHANTOM, tmp_path, Sizes(4, 2, 2)), Variant(PHANTOM, state="shuffled")
-    drawer = VariantSampler(fit.trained(variant, task, 0.01, tmp_path, str(CARD)), variant, task)
-    assert timers == [fit.time.perf_counter]  # the process waits while the card works
+    drawer = VariantSampler(
+        fit.trained(variant, task, 0.01, tmp_path / "network.safetensors", str(CARD)), variant, task
+    )
+    assert calls == [(fit.time.perf_counter, [0])]  # the process waits while the card works
     assert drawer.device == CARD and drawer.sample(task.case(0).image, 2, np.linspace(-8, 5, 3), 0).masks.shape[0] == 2
     assert pool.processes("cuda:0") == 1 and study._machine("cuda:0", 1) == "Stand-in"

@@ -1,6 +1,7 @@
 """Tasks, losses and trainings of a study."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,35 +151,50 @@ def test_stochastic_network_learns_that_pixels_go_together():
 @pytest.mark.slow
 def test_training_of_a_variant_stops_and_resumes(task, tmp_path, monkeypatch):
     variant = Variant(TASK, form="direct")
-    path = tmp_path / f"{variant.key(task.content, 0.05, 'cpu')}.safetensors"
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", 0)
-    steps = fit._Training._step
-    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: _stop_after(self, 3) or steps(self, *a))
+    path = tmp_path / "network.safetensors"
+    step, steps = fit.VariantTraining.training_step, []
+
+    def watched(self, *batch):
+        steps.append(self.global_step)
+        if steps == [0, 1, 2, 3]:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    monkeypatch.setattr(fit.VariantTraining, "training_step", watched)
     with pytest.raises(KeyboardInterrupt):
-        fit.trained(variant, task, 0.05, tmp_path, "cpu")
-    assert path.with_suffix(".checkpoint").exists() and not path.exists()
-    began = []
-    monkeypatch.setattr(fit._Training, "_step", lambda self, *a: (began.append(self.step), steps(self, *a))[1])
-    network = fit.trained(variant, task, 0.05, tmp_path, "cpu")
-    assert began[0] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == began[-1] + 1
-    assert not path.with_suffix(".checkpoint").exists()
-    again = fit.trained(variant, task, 0.05, tmp_path, "cpu")
+        fit.trained(variant, task, 0.05, path, "cpu")
+    assert path.with_suffix(".ckpt").exists() and not path.exists()
+    network = fit.trained(variant, task, 0.05, path, "cpu")
+    assert steps[4] == 3 and json.loads(path.with_suffix(".json").read_text())["iterations"] == steps[-1] + 1
+    assert not path.with_suffix(".ckpt").exists()
+    again = fit.trained(variant, task, 0.05, path, "cpu")
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
 
 
-def _stop_after(training, steps):
-    if training.step == steps:
-        raise KeyboardInterrupt
-
-
 def test_a_damaged_checkpoint_restarts_the_training(task, tmp_path):
     variant = Variant(TASK, form="direct")
-    path = tmp_path / f"{variant.key(task.content, 0.01, 'cpu')}.checkpoint"
-    path.write_bytes(b"not a checkpoint")
-    fit.trained(variant, task, 0.01, tmp_path, "cpu")
-    assert load_file(path.with_suffix(".safetensors"))
+    path = tmp_path / "network.safetensors"
+    path.with_suffix(".ckpt").write_bytes(b"not a checkpoint")
+    fit.trained(variant, task, 0.01, path, "cpu")
+    assert load_file(path) and not path.with_suffix(".ckpt").exists()
+
+
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_path, monkeypatch):
+    variant, weights = Variant(TASK, form="direct"), []
+
+    def spoilt(network, *batch):
+        weights.append([weight.detach().clone() for weight in network.parameters()])
+        return loss(network, *batch) * (float("nan") if len(weights) in (2, 3) else 1)
+
+    loss = fit.direct_loss
+    monkeypatch.setattr(fit, "direct_loss", spoilt)
+    fit.trained(variant, task, 0.01, tmp_path / "network.safetensors", "cpu")
+    facts = json.loads((tmp_path / "network.json").read_text())
+    assert (facts["iterations"], facts["skipped"]) == (len(weights), 2)
+    unchanged = [all(map(torch.equal, *pair)) for pair in pairwise(weights)]
+    assert unchanged == [False, True, True] + [False] * (len(unchanged) - 3)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +212,7 @@ def test_a_damaged_checkpoint_restarts_the_training(task, tmp_path):
     ],
 )
 def test_every_kind_of_variant_trains(variant, task, tmp_path):
-    network = fit.trained(variant, task, 0.01, tmp_path, "cpu")
+    network = fit.trained(variant, task, 0.01, tmp_path / "network.safetensors", "cpu")
     before = fit.build(variant, task).state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())

@@ -70,13 +70,13 @@ def test_tissues_are_not_equally_bright_everywhere(atlas, heads):
 
 def test_voxels_of_scans_are_0_7_to_3_mm_and_two_of_five_have_slices():
     rng = np.random.default_rng(0)
-    voxels = np.sort([scanner.Acquisition.draw(rng).voxel_mm for _ in range(600)], axis=1)
+    voxels = np.sort([scanner.draw_voxel_size(rng) for _ in range(600)], axis=1)
     low, high = scanner.IN_PLANE_MM
     assert low <= voxels.min() and voxels[:, 1].max() <= high
     assert voxels[:, 0].max() > 2.5
     sliced = voxels[:, 2] > voxels[:, 1] + 1e-6
     assert 0.28 < sliced.mean() < 0.42 and 5 < voxels[:, 2].max() <= scanner.THICKNESS_MM[1]
-    assert scanner.Acquisition((6.0, 1.0, 0.7)).grid((120, 120, 120), 1.0) == (20, 120, 120)
+    assert scanner.scan_grid((120, 120, 120), 1.0, (6.0, 1.0, 0.7)) == (20, 120, 120)
 
 
 def test_thick_slices_average_along_their_axis_only():

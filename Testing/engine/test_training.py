@@ -94,12 +94,11 @@ def test_bf16_is_refused_on_processors_without_it(config, heads, tmp_path, proce
 
 
 def test_a_gradient_that_is_not_finite_ends_the_training_with_finite_weights(config, heads, tmp_path, monkeypatch):
-    def spoilt(self, image, labels, log_snr):
-        direct, denoised, loss = whole(self, image, labels, log_snr)
-        return direct, denoised, loss * (float("nan") if self.global_step == 3 else 1)
+    def spoilt(self, *batch):
+        return step(self, *batch) * (float("nan") if self.global_step == 3 else 1)
 
-    whole = train.Segmenter._losses
-    monkeypatch.setattr(train.Segmenter, "_losses", spoilt)
+    step = train.Segmenter.training_step
+    monkeypatch.setattr(train.Segmenter, "training_step", spoilt)
     with pytest.raises(InputError, match="gradient of iteration 4 is not finite"):
         train.main(heads, tmp_path / "model", config)
     checkpoint = torch.load(tmp_path / "model" / "checkpoint.ckpt", weights_only=True)
@@ -240,7 +239,8 @@ def test_before_training_the_denoiser_loss_is_that_of_independent_voxels():
         {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
     )
     labels = torch.randint(0, 4, (1, 1, 8, 8, 8))
-    direct, denoised = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), labels, 4, torch.tensor([[-12.0, 8.0]]))
+    levels = torch.tensor([[-12.0, 8.0]])
+    direct, denoised, _ = losses(encoder, denoiser, torch.rand(1, 1, 8, 8, 8), labels, 4, levels)
     assert denoised[0, 0].item() == pytest.approx(direct.item(), abs=0.02)
     assert denoised[0, 1].item() < 1e-4
 
@@ -250,7 +250,7 @@ def test_denoiser_loss_does_not_move_the_direct_head():
     encoder, denoiser = build(
         {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}, 4
     )
-    _, denoised = losses(
+    _, denoised, _ = losses(
         encoder, denoiser, torch.rand(1, 1, 8, 8, 8), torch.randint(0, 4, (1, 1, 8, 8, 8)), 4, torch.tensor([[-1.0]])
     )
     denoised.mean().backward()

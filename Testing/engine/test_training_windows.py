@@ -9,9 +9,8 @@ from ball_dataset import ball, change_dataset, open_dataset
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.label_file import IGNORED
 from diffusion_segmentation.model import folder as models
-from diffusion_segmentation.training.loss import dice_loss
+from diffusion_segmentation.training.loss import dice_loss, losses
 from diffusion_segmentation.training.settings import Optimisation
-from diffusion_segmentation.training.task import Segmenter
 
 
 def test_windows_keep_the_label_volume_and_draw_raters_at_random(ball_dataset):
@@ -96,15 +95,15 @@ def test_ignored_voxels_do_not_train(ball_dataset):
 def test_ignored_voxels_add_nothing_to_the_loss(dice_weight, class_weights):
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    optimisation = Optimisation(dice_weight=dice_weight, class_weights=class_weights)
-    task = Segmenter(*models.build(network, 2), 2, optimisation, 0.5, lambda: 0.0)
+    encoder, denoiser = models.build(network, 2)
     image, labels = torch.rand(1, 1, 16, 16, 16), torch.randint(0, 2, (1, 1, 16, 16, 16), dtype=torch.uint8)
     some = labels.clone()
     some[..., :8] = IGNORED
 
     def loss(masks):
         torch.manual_seed(1)
-        return task._losses(image, masks, torch.full((1, 2), -20.0))[2]
+        levels = torch.full((1, 2), -20.0)
+        return losses(encoder, denoiser, image, masks, 2, levels, class_weights, dice_weight)[2]
 
     # In pure noise the state has no information about the labels: the loss is that of the other voxels.
     half = loss(some)
@@ -116,7 +115,7 @@ def test_ignored_voxels_add_nothing_to_the_loss(dice_weight, class_weights):
     other[..., 8:] = 1 - other[..., 8:]
     assert half.isfinite() and not torch.isclose(loss(other), half)
     assert loss(torch.full_like(labels, IGNORED)).isfinite()
-    gradient = torch.autograd.grad(loss(torch.full_like(labels, IGNORED)), task.encoder.parameters(), allow_unused=True)
+    gradient = torch.autograd.grad(loss(torch.full_like(labels, IGNORED)), encoder.parameters(), allow_unused=True)
     assert all(g is None or g.abs().max() < 1e-6 for g in gradient)
 
 

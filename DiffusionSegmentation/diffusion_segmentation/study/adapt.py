@@ -12,7 +12,6 @@ samples on its step grid are closer to the truth than on the old grid. Writes
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -28,7 +27,6 @@ from ..evaluation.known_answer.run import check_fits
 from ..evaluation.known_answer.samplers import Prediction
 from ..images.writing import write_report
 from ..model import folder as models
-from ..model.folder import Model
 from ..runtime.devices import choose_device
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import draw
@@ -69,7 +67,11 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     with flush_denormals():
         networks, lowest = (model.encoder, model.denoiser), model.lowest_log_snr
         curve = loss_curve(*networks, _batches(task), model.classes, device, lowest=lowest)
-    adapted = with_curve(model, curve, task)
+    metadata = copy.deepcopy(model.metadata)
+    section = metadata["diffusion_segmentation"]
+    section["process"]["loss_curve"] = curve
+    section["adapted"] = {"data": task.name, "from": {"name": section["name"], "sha256": section["sha256"]}}
+    adapted = replace(model, metadata=metadata)
     steps = model.default_steps(device)
     grids = {OLD: model.step_grid(steps), NEW: adapted.step_grid(steps)}
 
@@ -105,15 +107,6 @@ def text(result: dict[str, Any], output: Path) -> str:
     return f"{result['sentence']}\nThe model with the new grid is {output / 'model'}"
 
 
-def with_curve(model: Model, curve: dict[str, list[float]], task: Task) -> Model:
-    """The same networks with another loss curve; the metadata name its data and the original model."""
-    metadata = copy.deepcopy(model.metadata)
-    section = metadata["diffusion_segmentation"]
-    section["process"]["loss_curve"] = curve
-    section["adapted"] = {"data": task.name, "from": {"name": section["name"], "sha256": section["sha256"]}}
-    return replace(model, metadata=metadata)
-
-
 def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Validation images [N, 1, *shape] with the first mask of each [N, 1, *shape]."""
     images, masks = (np.array(array[:MAX_CURVE_CASES]) for array in task.arrays(VALIDATION))
@@ -134,5 +127,4 @@ def _write_input_scale(path: Path, curve: dict[str, list[float]]) -> None:
     """The input scale b that puts the middle of the cosine schedule, 2 ln b, at the curve's half-point."""
     scale = math.exp(half_point(np.array(curve["log_snr"]), np.array(curve["cross_entropy"])) / 2)
     section = {"process": {"input_scale": round(float(np.clip(scale, 0.05, 1.0)), 3)}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"diffusion_segmentation": section}, indent=2) + "\n", encoding="utf-8")
+    write_report(path, {"diffusion_segmentation": section})

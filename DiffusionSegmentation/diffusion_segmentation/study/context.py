@@ -41,7 +41,7 @@ class Context:
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
-        return trained(variant, self.tasks[variant.task], self.minutes, self.folder / "arms", self.device)
+        return trained(variant, self.tasks[variant.task], self.minutes, self.weights(variant), self.device)
 
     def sampler(self, variant: Variant) -> VariantSampler:
         return VariantSampler(self.network(variant), variant, self.tasks[variant.task])

@@ -7,7 +7,6 @@ from torch import nn
 
 from ..diffusion.process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..networks import class_softmax, space_to_depth
-from ..networks.blocks import voxels_per_cell
 from ..training.loss import cross_entropy, dice_loss, targets
 from .architectures.interface import Architecture
 from .stochastic import Stochastic
@@ -95,20 +94,16 @@ def probabilities(output: torch.Tensor, loss: str, x: torch.Tensor, log_snr: tor
     """
     if loss in ("ce", "dice"):
         return class_softmax(output)
-    alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-    x0 = output if loss == "mse" else alpha * x - sigma * output if loss == "v" else (x - sigma * output) / alpha
-    return ((x0 + 1) / 2).clamp(0, 1)
-
-
-def normalised(p: torch.Tensor, classes: int) -> torch.Tensor:
-    """Probabilities [N, cells * classes, ...] whose classes sum to 1 in every voxel."""
-    by_class = p.unflatten(1, (classes, voxels_per_cell(p))).clamp_min(1e-6)
-    return (by_class / by_class.sum(1, keepdim=True)).flatten(1, 2)
+    if loss == "eps":
+        alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
+        output = (x - sigma * output) / alpha
+    elif loss == "v":
+        output = diffuse(x, -output, log_snr)
+    return ((output + 1) / 2).clamp(0, 1)
 
 
 def _target(loss: str, x0: torch.Tensor, noise: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
     """What a network with a squared-error loss predicts: x0, v or the noise."""
     if loss == "v":
-        alpha, sigma = (a.view(-1, *(1,) * (x0.ndim - 1)) for a in alpha_sigma(log_snr))
-        return alpha * noise - sigma * x0
+        return diffuse(noise, -x0, log_snr)
     return x0 if loss == "mse" else noise

@@ -41,20 +41,19 @@ def dots(
     return png(figure)
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: str, y: str, log: bool = True) -> bytes:
-    """Scores with intervals over a number, one line per series."""
+def lines(series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], x: str, y: str) -> bytes:
+    """Scores with intervals over a number on a logarithmic axis, one line per series."""
     figure, axes = subplots(size=(6.4, 3.9))
     ticks = sorted({at for points in series.values() for at, _ in points})
     for n, (name, points) in enumerate(series.items()):
-        shift = 1.03 ** (n - (len(series) - 1) / 2) if log else 1
+        shift = 1.03 ** (n - (len(series) - 1) / 2)
         at = [place * shift for place, _ in points]
         color, mark = COLORS[n % len(COLORS)], MARKS[n % len(MARKS)]
         axes.plot(at, [score["value"] for _, score in points], color=color, lw=1.3, label=name, marker=mark, ms=4)
         for place, (_, score) in zip(at, points, strict=True):
             _bar(axes, score, place, color, mark, upright=True)
     axes.axhline(0, color="black", lw=0.8, ls=":")
-    if log:
-        axes.set_xscale("log")
+    axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel=x, ylabel=y)

@@ -62,7 +62,7 @@ def run(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             if process not in before:
-                process.terminate()
+                process.kill()  # Lightning delays SIGTERM, and the process would go on to the next job
                 process.join(5)
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..errors import InputError
 from .context import Context, Measurement
 from .summary import Summary
 from .tasks import Task
@@ -21,9 +22,16 @@ class Question(ABC):
     title: ClassVar[str]
     why: ClassVar[str]  # what is compared and which claim it tests, in two or three sentences
 
+    halves_windows: ClassVar[bool] = False  # whether networks see windows of half a task's edge
+
     def check(self, task: Task) -> None:
         """Raise InputError, one sentence, if the question does not apply to this task."""
-        return
+        if self.halves_windows and any(n % 16 for n in task.shape):
+            shape = "x".join(map(str, task.shape))
+            raise InputError(
+                f"{self.key} uses windows of half the edge, so edges must be multiples of 16; '{task.name}' has "
+                f"{shape}."
+            )
 
     def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
         """The variants to train for the task `name` and a seed; by default the diffusion model."""

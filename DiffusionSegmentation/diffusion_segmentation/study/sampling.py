@@ -18,7 +18,7 @@ from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import sample_seeds
 from .architectures.interface import Architecture
 from .curves import loss_over_levels
-from .objectives import network_input, normalised, probabilities
+from .objectives import network_input, probabilities
 from .stochastic import Stochastic
 from .tasks import TRAIN, VALIDATION, Task
 from .variants import Variant
@@ -109,7 +109,9 @@ class VariantSampler:
         return one_hot_state(space_to_depth(labels).long(), self.network.classes).to(self.device)
 
     def _volume(self, cells: torch.Tensor) -> np.ndarray:
-        return depth_to_space(normalised(cells, self.network.classes)).float().cpu().numpy()
+        """Probabilities [N, C, *shape] whose classes sum to 1 in every voxel."""
+        p = depth_to_space(cells).clamp_min(1e-6)
+        return (p / p.sum(1, keepdim=True)).float().cpu().numpy()
 
 
 def direct_probabilities(network: Architecture, image: np.ndarray) -> np.ndarray:

@@ -91,15 +91,6 @@ class RatedTruth(Truth):
         self.anywhere, self.open = near, np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
-def require_divisible_by_16(question: str, task: Task) -> None:
-    """Raise InputError, one sentence, if a network cannot take windows of half the edge."""
-    if any(n % 16 for n in task.shape):
-        shape = "x".join(map(str, task.shape))
-        raise InputError(
-            f"{question} uses windows of half the edge, so edges must be multiples of 16; '{task.name}' has {shape}."
-        )
-
-
 def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
     """Write a task's arrays to `cache` unless they are there. Raises InputError, one sentence, on unusable data."""
     if Path(text).is_dir():
@@ -116,7 +107,7 @@ def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
     content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
     folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
     for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
-        if not _is_complete(folder, part):
+        if not (folder / f"{part}.json").is_file():
             rng = np.random.default_rng(PART_SEEDS[part])
             cases = [kind.draw(rng) for _ in range(count)]
             _write(folder, part, [case.image for case in cases], [case.sample(rng, MASKS) for case in cases])
@@ -145,7 +136,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     key = json_digest(identity, 12)
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"
     for part, cases in parts.items():
-        if _is_complete(folder, part):
+        if (folder / f"{part}.json").is_file():
             continue
         pairs = source.prepare(cases)
         if part == TEST:
@@ -169,10 +160,6 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
     window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
     fill = [(0, max(0, n - m)) for n, m in zip(shape, whole.shape, strict=True)]
     return np.pad(whole[window].astype(np.float32), fill), np.pad(labels[:, *window], [(0, 0), *fill])
-
-
-def _is_complete(folder: Path, part: str) -> bool:
-    return (folder / f"{part}.json").is_file()
 
 
 def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.ndarray]) -> None:

@@ -63,11 +63,9 @@ class Folder:
         spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
         edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, 96))
         title, modality = self.dataset.name, self.dataset.modality
-        task, description = (
-            f"Segmentation of {', '.join(self.dataset.label_names)}",
-            f"{len(self.seen)} cases of {title}",
-        )
-        bundle = {"name": title, "task": task, "description": f"Trained on {description}.", "data_source": title}
+        description = f"Trained on {len(self.seen)} cases of {title}."
+        task = f"Segmentation of {', '.join(self.dataset.label_names)}"
+        bundle = {"name": title, "task": task, "description": description, "data_source": title}
         section = {
             "name": "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-") or "model",
             "title": title,
@@ -184,7 +182,8 @@ class Windows(torch.utils.data.IterableDataset):
             }
             if augment is not None:
                 case = augment(case)
-            image, labels = torch.as_tensor(case["image"]), torch.as_tensor(case["labels"])
+            # Not as MetaTensor, MONAI's subclass, which supports fewer operations.
+            image, labels = (torch.as_tensor(case[part]).as_subclass(torch.Tensor) for part in ("image", "labels"))
             yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,26 +19,21 @@ _DICE = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)
 
 
 def losses(
-    encoder: Encoder, denoiser: Denoiser, image: torch.Tensor, labels: torch.Tensor, classes: int, log_snr: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropies in nats a voxel: of the direct head for each image [N], and of the denoiser for each draw [N, K].
+    encoder: Encoder,
+    denoiser: Denoiser,
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    log_snr: torch.Tensor,
+    class_weights: Sequence[float] | None = None,
+    dice_weight: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropies in nats a voxel of the direct head [N] and the denoiser [N, K], and the minimised loss.
 
     image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K] with one noise field each: the K
     draws of an image share the encoder's cost. R divides K: masks of R raters, or R draws from a known posterior, each
     used for K / R draws. Voxels labelled IGNORED do not count. Plain cross-entropy, because its optimum is the true
     conditional; Dice terms and class weights move the optimum.
-    """
-    heads = predictions(encoder, denoiser, image, labels, classes, log_snr)
-    direct, denoised = (cross_entropy(logits, target, classes) for logits, target in heads)
-    return direct.view(len(image), -1).mean(1), denoised.view(log_snr.shape)
-
-
-def predictions(
-    encoder: Encoder, denoiser: Denoiser, image: torch.Tensor, labels: torch.Tensor, classes: int, log_snr: torch.Tensor
-) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Logits and labels of the direct head [N * R, 8C or 8, ...] and of the denoiser [N * K, 8C or 8, ...].
-
-    Arguments as for `losses`; everything in space-to-depth layout.
     """
     features, direct = encoder(image)
     target = targets(labels)
@@ -49,7 +44,15 @@ def predictions(
     # Detached: the direct head is trained by its own loss only, and is a given of the denoiser as in sampling.
     prepared = denoiser.prepare(features, direct)
     denoised = denoiser(x, log_snr.flatten(), repeat_each(prepared, draws), repeat_each(direct.detach(), draws))
-    return (repeat_each(direct, raters), target), (denoised, repeat_each(target, draws // raters))
+    heads = [(repeat_each(direct, raters), target), (denoised, repeat_each(target, draws // raters))]
+    of_direct, of_denoiser = (cross_entropy(*head, classes) for head in heads)
+    loss = of_direct.mean() + of_denoiser.mean()
+    if class_weights:
+        weights = torch.tensor(class_weights, device=loss.device)
+        loss = torch.stack([cross_entropy(*head, classes, weights).mean() for head in heads]).sum()
+    if dice_weight:
+        loss = loss + dice_weight * torch.stack([dice_loss(*head, classes) for head in heads]).sum()
+    return of_direct.view(len(image), -1).mean(1), of_denoiser.view(log_snr.shape), loss
 
 
 def targets(labels: torch.Tensor) -> torch.Tensor:

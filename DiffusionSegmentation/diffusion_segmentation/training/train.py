@@ -10,8 +10,6 @@ import datetime
 import json
 import logging
 import os
-import signal
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ import lightning
 import monai
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
@@ -30,17 +27,17 @@ from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
 from .input_statistics import fit_input_statistics
-from .journal import Journal
+from .loop import Journal, fit
 from .loss import loss_curve
 from .settings import Optimisation, merged, read_config, resolved_precision
 from .sources import SEED_STRIDE, Source, open_source
-from .task import Average, Segmenter
+from .task import Segmenter
 from .training_plot import plot_training
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.ckpt"
-CHECKPOINT_MINUTES = 3
+CHECKPOINT_INTERVAL = datetime.timedelta(minutes=3)
 MAX_NAMES = 10  # names of held-out cases that are printed; the model's metadata have all of them
 UNTRAINED = {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}
 """Placeholder of the metadata's entry `process`, to validate the other entries before the training."""
@@ -104,12 +101,13 @@ def main(
     return output
 
 
-class Run:
-    """One training: networks, data and Lightning's trainer."""
+class Run(lightning.LightningDataModule):
+    """One training: networks and data."""
 
     def __init__(
         self, settings: dict[str, Any], optimisation: Optimisation, source: Source, minutes: float | None
     ) -> None:
+        super().__init__()
         self.settings, self.optimisation, self.source = settings, optimisation, source
         section = settings["diffusion_segmentation"]
         _require_usable({**settings["bundle"], "diffusion_segmentation": {**section, "process": UNTRAINED}})
@@ -142,9 +140,9 @@ class Run:
                 )
         weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
         state = self.task.state_dict()
-        fit = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
-        share = sum(value.numel() for value in fit.values()) / sum(value.numel() for value in state.values())
-        encoder_fits = all(key in fit for key in state if key.startswith("encoder."))
+        fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
+        share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in state.values())
+        encoder_fits = all(key in fitting for key in state if key.startswith("encoder."))
         if share < MIN_WEIGHTS_SHARE or (optimisation.learns == "denoiser" and not encoder_fits):
             raise ModelError(
                 f"Only {share:.0%} of the weights of '{name}' fit the network of the configuration; start from a model "
@@ -157,7 +155,7 @@ class Run:
                     f"start there, which '{name}' does not have; calibrate that model first."
                 )
             self.start = Start(model.start.covariance, optimisation.lowest_log_snr).as_json()
-        self.task.load_state_dict(fit, strict=False)
+        self.task.load_state_dict(fitting, strict=False)
         self.started_from = {
             "name": name,
             "version": model.metadata.get("version"),
@@ -168,42 +166,16 @@ class Run:
         logger.info(f"starting from {name}: {share:.0%} of the weights")
 
     def go(self, checkpoint: Path) -> bool:
-        """Train to the end, from the checkpoint if there is one; the networks then hold the averaged weights.
+        """Train to the end, as `fit`, on all GPUs; returns whether this process writes the model."""
+        gpus = range(torch.cuda.device_count())
+        return fit(self.task, self.journal, checkpoint, CHECKPOINT_INTERVAL, gpus, self, [_Keeper(self)])
 
-        Returns whether this process writes the model: each of several GPUs has a process.
-        """
-        gpus = torch.cuda.device_count()
-        # Lightning's advice is for developers.
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", module="lightning")
-        every = datetime.timedelta(minutes=CHECKPOINT_MINUTES)
-        checkpoints = ModelCheckpoint(
-            checkpoint.parent, checkpoint.stem, train_time_interval=every, enable_version_counter=False
-        )
-        trainer = lightning.Trainer(
-            accelerator="gpu" if gpus else "cpu",
-            devices=gpus or 1,
-            strategy="ddp" if gpus > 1 else "auto",
-            precision="bf16-mixed" if self.optimisation.precision == "bf16" else "32-true",
-            max_steps=self.optimisation.iterations,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[self.journal, Average(self.optimisation.average), _Keeper(self, checkpoint), checkpoints],
-        )
-        resumed = str(checkpoint) if checkpoint.exists() else None
-        on_interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            trainer.fit(self.task, _Loader(self), ckpt_path=resumed, weights_only=True)
-        except SystemExit:
-            # Lightning turns Ctrl+C into sys.exit(1) and leaves the signal ignored.
-            if trainer.interrupted:
-                signal.signal(signal.SIGINT, on_interrupt)
-                raise KeyboardInterrupt from None
-            raise
-        trainer.save_checkpoint(checkpoint)
-        return trainer.is_global_zero
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The stream of training images, with another seed after each resume and on each device."""
+        optimisation, task = self.optimisation, self.task
+        stream = self.source.stream(optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank)
+        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
+        return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json: the configuration's entries, the loss curve, and a record of the training."""
@@ -258,34 +230,14 @@ class Run:
             save(folder, metadata, self.task.encoder, self.task.denoiser, input_statistics)
 
 
-class _Loader(lightning.LightningDataModule):
-    """The stream of training images, with another seed after each resume and on each device."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run = run
-
-    def train_dataloader(self) -> torch.utils.data.DataLoader:
-        optimisation, task = self.run.optimisation, self.run.task
-        stream = self.run.source.stream(
-            optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank
-        )
-        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
-        return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
-
-
 class _Keeper(lightning.Callback):
-    """Saves a checkpoint at Ctrl+C or an error, and in every checkpoint the model that training started from.
+    """Saves in every checkpoint the model that training started from.
 
     Lightning stores the state in a checkpoint under the class's name.
     """
 
-    def __init__(self, run: Run, checkpoint: Path) -> None:
-        self.run, self.checkpoint = run, checkpoint
-
-    def on_exception(self, trainer: lightning.Trainer, task: Any, exception: BaseException) -> None:
-        if trainer.global_step:
-            trainer.save_checkpoint(self.checkpoint)
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def state_dict(self) -> dict[str, Any]:
         return {"started_from": self.run.started_from, "start": self.run.start}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .loss import bin_centres
@@ -15,7 +14,6 @@ from .loss import bin_centres
 def plot_training(path: Path, record: list[dict[str, Any]], curve: dict[str, list[float]], grid: np.ndarray) -> None:
     """Write a PNG: left the record of `Journal`, right the loss curve with the nodes of the step grid."""
     figure = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     over_time, over_levels = figure.subplots(1, 2)
     iterations = [row["iteration"] for row in record]
     over_time.plot(iterations, [row["direct"] for row in record], label="direct head", color="tab:blue")

@@ -15,7 +15,6 @@ from ..question import Question, Results
 from ..sampling import direct_probabilities
 from ..scores import combine_seeds, magnitude
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, slug
-from ..tasks import Task, require_divisible_by_16
 from ..variants import Variant
 from .comparison import score_csv
 
@@ -29,6 +28,7 @@ class CropSelection(Question):
 
     key = "A9"
     title = "Windows chosen by the mask"
+    halves_windows = True
     why = (
         "Training windows are often placed around labelled voxels, to see rare structures more often. The training "
         "data are then biased, and structures that may be absent become too probable. The excess is the mean of the "
@@ -37,9 +37,6 @@ class CropSelection(Question):
 
     def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
         return tuple(Variant(name, seed, crops=crops, halved=True) for crops in CROPS)
-
-    def check(self, task: Task) -> None:
-        require_divisible_by_16(self.key, task)
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
         task = context.tasks[name]
@@ -70,7 +67,12 @@ class CropSelection(Question):
             seeds = [results[name, seed] for seed in context.seeds]
             excess = {(c, row): combine_seeds([score(r[c][row], pooled_excess) for r in seeds]) for c, row in kinds}
             both = {row: [np.stack([r["labels"][row], r["image"][row]], 1) for r in seeds] for row in ROWS}
-            more = {row: combine_seeds([score(x, _excess_difference) for x in both[row]]) for row in ROWS}
+            more = {
+                row: combine_seeds(
+                    [score(x, lambda x: pooled_excess(x[:, 0]) - pooled_excess(x[:, 1])) for x in both[row]]
+                )
+                for row in ROWS
+            }
             summary.numbers[name] = {f"{c}, {row}": value for (c, row), value in excess.items()} | {"more": more}
             for row, difference in more.items():
                 summary.add(*_sentence(name, row, difference))
@@ -88,10 +90,6 @@ class CropSelection(Question):
 def pooled_excess(x: np.ndarray) -> float:
     """Mean of p - exact over the ambiguous voxels of all cases, from [cases, (sum of p - exact, voxels, ...)]."""
     return float(x[:, 0].sum() / max(x[:, 1].sum(), 1))
-
-
-def _excess_difference(x: np.ndarray) -> float:
-    return pooled_excess(x[:, 0]) - pooled_excess(x[:, 1])
 
 
 def _random_half(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...]:

@@ -18,16 +18,6 @@ from ..variants import Variant
 from .comparison import Comparison, measure_titles
 
 
-def mean(samples: Samples) -> np.ndarray:
-    """Mean of the samples' probabilities, an unbiased estimate of the marginals."""
-    return samples.softmax.mean(0)
-
-
-def majority(samples: Samples) -> np.ndarray:
-    """Share of the samples' masks with each class."""
-    return votes(samples.masks, samples.softmax.shape[1])
-
-
 def staple(samples: Samples) -> np.ndarray:
     """STAPLE (Warfield et al. 2004, SimpleITK) of each class separately, normalised over the classes.
 
@@ -67,16 +57,14 @@ def step_uncertainty(samples: Samples) -> np.ndarray:
 
 
 RULES: dict[str, Callable[[Samples], np.ndarray]] = {
-    "mean probability": mean,
-    "majority": majority,
+    "mean probability": lambda samples: samples.softmax.mean(0),  # an unbiased estimate of the marginals
+    "majority": lambda samples: votes(samples.masks, samples.softmax.shape[1]),
     "STAPLE": staple,
     "medoid sample": medoid,
     # What MedSegDiff's `staple` returns (guided_diffusion/utils.py).
     "squared mean (MedSegDiff)": lambda samples: mean_squared(samples.masks, samples.softmax.shape[1]),
     "step uncertainty (Diff-UNet)": step_uncertainty,
 }
-
-
 MEAN = next(iter(RULES))
 
 

@@ -20,7 +20,6 @@ from ..architectures.interface import Condition
 from ..context import Context
 from ..question import Results
 from ..scores import combine_seeds, score_cases
-from ..tasks import Task, require_divisible_by_16
 from ..variants import Variant
 from .comparison import Comparison, Scores, measure_titles
 
@@ -38,6 +37,7 @@ class Windows(Comparison):
 
     key = "A10"
     title = "One noise field or separate noise per window"
+    halves_windows = True
     why = (
         "A volume larger than a window is sampled in windows. With separate noise, adjacent windows need not agree: "
         "they meet at seams, and averaging their disagreement reduces the spread of the whole. The seam score is the "
@@ -48,9 +48,6 @@ class Windows(Comparison):
         "seams": "seams (1 is none)",
     }
     plotted = ("ged_u", "spread", "seams")
-
-    def check(self, task: Task) -> None:
-        require_divisible_by_16(self.key, task)
 
     def titles(self, context: Context, name: str) -> dict[str, str]:
         return TITLES

@@ -45,18 +45,13 @@ a boundary drawn from one field moves like a surface."""
 SHAPE_LAS = (181, 217, 181)  # 1 mm; x to L, y to A, z to S, as the atlas's template has them
 
 
-def structures(table: Path) -> dict[int, int]:
-    """FreeSurfer label number -> atlas class, from the atlas's own compressionLookupTable.txt."""
-    rows = (line.split() for line in table.read_text().splitlines() if line.strip())
-    return {int(row[0]): int(row[1]) for row in rows}
-
-
 def main(output: Path) -> None:
     import samseg
     from samseg import gems
 
     folder = Path(samseg.__file__).parent / "atlas" / "20Subjects_smoothing2_down2_smoothingForAffine2"
-    number = structures(folder / "compressionLookupTable.txt")
+    table = (line.split() for line in (folder / "compressionLookupTable.txt").read_text().splitlines() if line.strip())
+    number = {int(label): int(structure) for label, structure, *_ in table}  # of the atlas, by FreeSurfer's label
     collection = gems.KvlMeshCollection()
     collection.read(str(folder / "atlas_level2.txt.gz"))
     raster = collection.reference_mesh.rasterize(SHAPE_LAS, -1)  # uint16 [x, y, z, structure], 65535 = 1
@@ -68,15 +63,11 @@ def main(output: Path) -> None:
     priors = np.stack([np.round(np.minimum(m, 65535) / 257).astype(np.uint8) for m in merged])
     np.savez_compressed(
         output,
-        priors=orient(priors),
+        # From [tissue, x to L, y to A, z to S] to [tissue, z to S, y to P, x to L].
+        priors=np.ascontiguousarray(priors.transpose(0, 3, 2, 1)[:, :, ::-1]),
         tissues=np.array(list(TISSUES)),
         classes=np.array([c for _, c in TISSUES.values()], dtype=np.uint8),
     )
-
-
-def orient(priors: np.ndarray) -> np.ndarray:
-    """Atlas axes [tissue, x to L, y to A, z to S] as numpy's [tissue, z to S, y to P, x to L]."""
-    return np.ascontiguousarray(priors.transpose(0, 3, 2, 1)[:, :, ::-1])
 
 
 if __name__ == "__main__":

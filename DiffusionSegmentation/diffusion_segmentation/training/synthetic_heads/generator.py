@@ -31,7 +31,7 @@ from .priors import Atlas, draw_tissues
 from .random_fields import resized, smooth_noise
 from .scalp_and_skull import layer_scalp_and_skull
 from .scan_probabilities import TRAINING_SCANS, ScanProbabilities
-from .scanner import Acquisition, nearest, simulate_scan
+from .scanner import draw_voxel_size, nearest, scan_grid, simulate_scan
 from .ventricles import VentricleWall
 
 SPACING_MM = 2.0  # working spacing of the shipped model
@@ -116,7 +116,7 @@ def render_scan(
     stripping or cutting are background in the labels.
     """
     shape = tuple(n // 2 for n in tissue.shape)
-    grid = Acquisition.draw(rng, probabilities.slices).grid(tissue.shape, step_mm)
+    grid = scan_grid(tissue.shape, step_mm, draw_voxel_size(rng, probabilities.slices))
     keep = draw_mask(tissue, atlas, step_mm, rng, probabilities)
     if keep is not None:
         keep = resized(keep, grid) > 0.5

@@ -40,14 +40,10 @@ def add_meninges(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> 
     sagittal = (across < narrows[skull]) & (skull < 50) & (cerebellum > 36) & high
     transverse = (skull < rng.uniform(12, 30)) & (cerebellum < 30) & (cerebrum < 37)
     inner[fluid & (sagittal | transverse)] = numbers["blood"]
-    inner[fluid & _vessels(inner.shape, rng)] = numbers["blood"]
-
-
-def _vessels(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Thin winding tubes, bool of `shape`, few or many."""
+    # Thin winding tubes, few or many.
     scale = rng.uniform(7, 14)
-    first, second = (smooth_noise(shape, scale, rng) for _ in range(2))
-    return first**2 + second**2 < (rng.uniform(0.5, 1.6) / scale) ** 2
+    first, second = (smooth_noise(inner.shape, scale, rng) for _ in range(2))
+    inner[fluid & (first**2 + second**2 < (rng.uniform(0.5, 1.6) / scale) ** 2)] = numbers["blood"]
 
 
 def _any_of(tissue: np.ndarray, numbers: list[int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,24 +14,18 @@ IN_PLANE_MM = (0.7, 3.0)
 THICKNESS_MM = (2.0, 7.0)
 
 
-@dataclass(frozen=True)
-class Acquisition:
-    """Voxel size in mm (z, y, x) of a scan."""
+def draw_voxel_size(rng: np.random.Generator, slices: float = TRAINING_SCANS.slices) -> np.ndarray:
+    """Voxel size in mm [3]: slices of 2 to 7 mm along any axis with probability `slices`, else isotropic."""
+    in_plane = np.exp(rng.uniform(*np.log(IN_PLANE_MM))) if rng.random() < 0.5 else rng.uniform(0.7, 1.3)
+    voxel = np.full(3, in_plane)
+    if rng.random() < slices:
+        voxel[rng.integers(3)] = max(in_plane, np.exp(rng.uniform(*np.log(THICKNESS_MM))))
+    return voxel
 
-    voxel_mm: tuple[float, ...]
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, slices: float = TRAINING_SCANS.slices) -> Acquisition:
-        """Slices of 2 to 7 mm along any axis with probability `slices`, else isotropic voxels."""
-        in_plane = np.exp(rng.uniform(*np.log(IN_PLANE_MM))) if rng.random() < 0.5 else rng.uniform(0.7, 1.3)
-        voxel = np.full(3, in_plane)
-        if rng.random() < slices:
-            voxel[rng.integers(3)] = max(in_plane, np.exp(rng.uniform(*np.log(THICKNESS_MM))))
-        return cls(tuple(float(v) for v in voxel))
-
-    def grid(self, shape: tuple[int, ...], fine_mm: float) -> tuple[int, ...]:
-        """Voxels of the scan of a box of `shape` fine voxels: at least two per axis and at most `shape`."""
-        return tuple(min(n, max(2, round(n * fine_mm / v))) for n, v in zip(shape, self.voxel_mm, strict=True))
+def scan_grid(shape: tuple[int, ...], fine_mm: float, voxel_mm: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """Voxels of the scan of a box of `shape` fine voxels: at least two per axis and at most `shape`."""
+    return tuple(min(n, max(2, round(n * fine_mm / float(v)))) for n, v in zip(shape, voxel_mm, strict=True))
 
 
 def simulate_scan(
