@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ configure_logging()  # as the command and the worker do: tests read warnings and
 
 # One thread: the networks of the tests are too small to gain from more. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Models that the user has added are not those of the tests.
+os.environ["DIFFUSION_SEGMENTATION_MODELS"] = os.path.join(tempfile.gettempdir(), "diffusion-segmentation-no-models")
 
 # A shell starts background jobs with SIGINT ignored. Child processes of pytest would inherit that, and the tests of
 # Ctrl+C would wait forever.

@@ -23,6 +23,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     options.rest = rest
+    if options.command == "models" and (options.action == "list") != (options.target is None):
+        parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -85,7 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_result(imported)
     _add_json(imported, "the report")
 
-    models = add_command("models", "list the installed models")
+    models = add_command(
+        "models",
+        "list, add and remove installed models",
+        "List the installed models, add the one in a folder or archive, or remove one that was added.",
+    )
+    models.add_argument("action", choices=("list", "add", "remove"), nargs="?", default="list", help="default: list")
+    models.add_argument("target", metavar="FOLDER|FILE|NAME", type=_name, nargs="?", help="what to add or remove")
+    models.add_argument("--name", metavar="N", help="name of the added model, default: its own")
     _add_json(models, "their metadata")
 
     train = add_command(

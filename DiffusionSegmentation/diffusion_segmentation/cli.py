@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import parse
@@ -71,9 +72,15 @@ def _import(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     show = _output(options)
-    from .model import folder
+    from .model import installed
 
-    return show(folder.available(), lambda models, _: terminal.catalogue(models))
+    if options.action == "list":
+        return show(installed.installed(), lambda models, _: terminal.catalogue(models))
+    if options.action == "add":
+        folder = installed.add(Path(options.target), options.name)
+        return show({"folder": str(folder)}, lambda added, _: f"Added the model '{folder.name}' in {folder}")
+    folder = installed.remove(options.target)
+    return show({"folder": str(folder)}, lambda removed, _: f"Removed the model '{folder.name}'")
 
 
 def _train(options: argparse.Namespace) -> int:

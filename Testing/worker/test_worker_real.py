@@ -71,11 +71,7 @@ def test_an_import_of_masks_writes_the_files_of_a_result(real_worker, ball: Path
     received = [real_worker.next()]
     while received[-1]["type"] not in FINAL:
         received.append(real_worker.next())
-    assert [(m["step"], m["steps"]) for m in received if m["type"] == "progress" and m["steps"]] == [
-        (1, 3),
-        (2, 3),
-        (3, 3),
-    ]
+    assert (3, 3) in [(m["step"], m["steps"]) for m in received if m["type"] == "progress"]
     assert received[-1]["type"] == "done", received[-1]
     assert received[-1]["report"]["samples"] == 3
     assert {"samples.seq.nrrd", "regions.nrrd", "report.json"} <= {path.name for path in folder.iterdir()}

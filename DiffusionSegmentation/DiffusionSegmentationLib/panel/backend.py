@@ -8,6 +8,8 @@ from typing import Any
 import slicer.util
 from packaging.requirements import Requirement
 
+from diffusion_segmentation.runtime.locations import user_models
+
 from ..i18n import tr as _
 from ..runs import dependencies, models
 from ..runs.estimate import RunMeasurement
@@ -26,8 +28,8 @@ class Backend:
         self.runner = Runner(self._client, result_nodes.importSteps, slicer.app.temporaryPath)
 
     def models(self) -> list[models.Entry]:
-        folder = self.settings.modelsFolder
-        return models.models((Path(folder),) if folder else ())
+        folders = filter(None, (self.settings.modelsFolder, user_models()))
+        return models.models(tuple(map(Path, folders)))
 
     def warmUp(self) -> None:
         """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""

@@ -26,6 +26,7 @@ from ..diffusion.process import adapted_grid
 from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
+from ..runtime.locations import user_models
 from .metadata import METADATA, dims, file_error, folder_name, lowest_log_snr, read_limited, read_metadata
 from .metadata import SCHEMA as SCHEMA
 
@@ -192,16 +193,22 @@ def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
 
 
 def find(name: str) -> Path:
-    """Folder of a shipped model (`name`) or of any other (`name` is its path). Raises ModelError if there is none."""
-    shipped = [SHIPPED / name] if name and name == Path(name).name else []
-    for folder in (*shipped, Path(name)):
+    """Folder of an installed model (`name`) or of any other (`name` is its path).
+
+    A shipped model comes before one of the user. Raises ModelError if there is none.
+    """
+    installed = [root / name for root in (SHIPPED, user_models())] if name and name == Path(name).name else []
+    for folder in (*installed, Path(name)):
         try:
             if (folder / METADATA).is_file():
                 return folder
         except (OSError, ValueError):  # invalid file name, or no permission
             continue
-    names = ", ".join(m["diffusion_segmentation"]["name"] for m in available()) or "none"
-    raise ModelError(f"There is no model '{shown(name)}'; give the name of a shipped one ({names}) or a model folder.")
+    models = available() + available(user_models())
+    names = ", ".join(m["diffusion_segmentation"]["name"] for m in models) or "none"
+    raise ModelError(
+        f"There is no model '{shown(name)}'; give the name of an installed one ({names}) or a model folder."
+    )
 
 
 def load(folder: Path) -> Model:

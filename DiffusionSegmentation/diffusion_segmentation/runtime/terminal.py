@@ -106,7 +106,11 @@ def _origin(report: Mapping[str, Any]) -> str:
 
 
 def catalogue(models: Sequence[Mapping[str, Any]]) -> str:
-    """A list of models, given by their metadata, as text: one a line."""
-    sections = [metadata["diffusion_segmentation"] for metadata in models]
-    width = max((len(section["name"]) for section in sections), default=0)
-    return "\n".join(f"{s['name']:<{width}}  {s['title']}" for s in sections) or "No models are installed."
+    """A list of models, given by their metadata, as text: name, title, size and source, one a line."""
+    rows = []
+    for metadata in models:
+        section, where = metadata["diffusion_segmentation"], metadata["installed"]
+        rows.append((section["name"], section["title"], f"{where['bytes'] / 1e6:.1f} MB", where["source"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines) or "No models are installed."
