@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "import",
         "map the disagreement of masks that other programs or people made",
         "Take MASKS, label maps of raters, folds of a network, augmented runs or different tools, in place of samples: "
-        "their mean is the class probability and their disagreement the uncertainty. nnU-Net's .npz files of class "
-        "probabilities can be given as well.",
+        "their mean is the class probability and their disagreement the uncertainty. Files of class probabilities, "
+        "such as nnU-Net's .npz, can be given as well.",
     )
     imported.add_argument("masks", metavar="MASK", type=_path, nargs="+", help="label maps, or .npz probabilities")
     imported.add_argument("--volume", metavar="FILE", type=_path, required=True, help="the volume they were made from")

@@ -179,6 +179,30 @@ def test_one_probability_file_has_a_map_but_no_intervals(tmp_path: Path, a_volum
     assert not (tmp_path / "result" / "samples.seq.nrrd").exists()
 
 
+@pytest.mark.parametrize("kind", ["4-D NIfTI", "4-D NRRD", "vectors", "uint8 vectors"])
+def test_a_volume_of_several_values_a_voxel_has_class_probabilities(tmp_path: Path, a_volume: Path, kind: str) -> None:
+    foreground = np.where(ball(4), 0.8, np.where(ball(7), 0.4, 0.0)).astype(np.float32)
+    p = [1 - foreground, foreground]
+    path = tmp_path / ("p.nii.gz" if kind == "4-D NIfTI" else "p.nrrd")
+    if kind.startswith("4-D"):
+        image = sitk.JoinSeries([image_of(part) for part in p])
+    elif kind == "vectors":
+        image = sitk.Compose([image_of(part) for part in p])
+    else:
+        image = sitk.Compose([image_of(np.rint(255 * part).astype(np.uint8)) for part in p])
+    sitk.WriteImage(image, str(path))
+    report = import_masks(ImportRequest(a_volume, tmp_path / "result", (path,))).report
+    assert report["volumes"][0]["expected_ml"] == pytest.approx(foreground.sum() * 3 / 1000, rel=1e-3)
+    assert (read(tmp_path / "result" / "segmentation.seg.nrrd") == ball(4)).all()
+
+
+def test_probabilities_on_another_grid_are_refused(tmp_path: Path, a_volume: Path) -> None:
+    image = sitk.Compose([image_of(np.full(SHAPE, 0.5, np.float32))] * 2)
+    image.SetOrigin((0, 0, 0))
+    sitk.WriteImage(image, str(tmp_path / "p.nrrd"))
+    refused("volume's grid", ImportRequest(a_volume, tmp_path / "result", (tmp_path / "p.nrrd",)))
+
+
 def test_probability_files_of_folds_are_averaged(tmp_path: Path, a_volume: Path) -> None:
     folds = [np.where(ball(5, x), 0.8, 0.1) for x in (11, 13)]
     paths = tuple(

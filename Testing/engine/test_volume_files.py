@@ -139,8 +139,9 @@ def test_files_of_other_programs_are_refused_with_a_remedy(tmp_path: Path, name:
 
 def test_size_and_spacing_are_read_from_the_header_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nifti(tmp_path / "a.nii.gz")
-    for name in ("_executed", "memory"):
-        monkeypatch.setattr(volume, name, None)  # what reads voxels or asks for their memory
+    # What reads voxels, and what asks for their memory.
+    monkeypatch.setattr(VolumeFile, "_executed", None)
+    monkeypatch.setattr(volume, "memory", None)
     file = VolumeFile(path)
     assert file.size == (24, 22, 20) and file.spacing == (2, 2, 2) and file.warnings == []
 

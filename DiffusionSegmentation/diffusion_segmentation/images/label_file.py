@@ -63,15 +63,7 @@ def read_label_numbers(path: Path, image: sitk.Image, kind: str) -> tuple[np.nda
     name, segments = file.name, _segments(file.metadata())
     labels = file.read_as()
     values = sitk.GetArrayViewFromImage(labels)
-    if "spacing" in file.missing:  # origin and direction of the image must be those that ITK assumes
-        same = np.allclose(image.GetDirection(), np.eye(3).ravel()) and not any(image.GetOrigin())
-    else:
-        same = (
-            np.allclose(labels.GetOrigin(), image.GetOrigin(), atol=0.01)
-            and np.allclose(labels.GetSpacing(), image.GetSpacing(), rtol=1e-3)
-            and np.allclose(labels.GetDirection(), image.GetDirection(), atol=1e-3)
-        )
-    if labels.GetSize() != image.GetSize() or not same:
+    if not file.is_on(labels, image):
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
     if file.non_finite:
         raise InputError(f"{name} has voxels that are no numbers; write 0 or a label there.")

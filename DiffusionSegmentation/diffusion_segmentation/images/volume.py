@@ -91,7 +91,7 @@ class VolumeFile:
             raise InputError(f"{name} cannot be opened; check that you may read it.") from error
         except RuntimeError as error:
             raise unreadable(name) from error
-        _require_scalar_3d(reader, name)
+        self._require_shape()
         self.missing = header.missing if header.image_io else _missing_by_format(path)
         self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing, default_spacing)
         itk_spacing = np.array(reader.GetSpacing()[:3])
@@ -105,7 +105,8 @@ class VolumeFile:
             self.warnings.append(self._assumed_orientation())
         self._voxels = math.prod(reader.GetSize())
         pixel = sitk.Image([1, 1, 1], reader.GetPixelIDValue())
-        self._bytes = self._voxels * (header.voxel_bytes or pixel.GetSizeOfPixelComponent())
+        voxel_bytes = header.voxel_bytes or pixel.GetSizeOfPixelComponent() * reader.GetNumberOfComponents()
+        self._bytes = self._voxels * voxel_bytes
         if not header.can_hold(self._bytes):
             raise incomplete(name)
 
@@ -119,6 +120,18 @@ class VolumeFile:
                 "0."
             )
         return image
+
+    def is_on(self, grid: sitk.Image, of: sitk.Image) -> bool:
+        """Whether `grid`, that of this file's voxels, is the grid of the image `of`."""
+        if grid.GetSize() != of.GetSize():
+            return False
+        if "spacing" in self.missing:  # origin and direction of the image must be those that ITK assumes
+            return bool(np.allclose(of.GetDirection(), np.eye(3).ravel()) and not any(of.GetOrigin()))
+        return bool(
+            np.allclose(grid.GetOrigin(), of.GetOrigin(), atol=0.01)
+            and np.allclose(grid.GetSpacing(), of.GetSpacing(), rtol=1e-3)
+            and np.allclose(grid.GetDirection(), of.GetDirection(), atol=1e-3)
+        )
 
     def metadata(self) -> dict[str, str]:
         """The header's key/value pairs besides the geometry."""
@@ -138,11 +151,44 @@ class VolumeFile:
             raise incomplete(self.name)
         self.non_finite = non_finite
         self._rewritten(Path(self._reader.GetFileName()), voxels=True)
-        image = _executed(self._reader, self.name, pixel_type)
+        image = self._executed(pixel_type)
         if self._folder is not None:
             self._folder.cleanup()  # the copy is as large as the volume
-        if self.spacing != image.GetSpacing() and "spacing" in self.missing:
-            image.SetSpacing(self.spacing)
+        if self.spacing != image.GetSpacing()[:3] and "spacing" in self.missing:
+            image.SetSpacing([*self.spacing, *image.GetSpacing()[3:]])
+        return image
+
+    def _require_shape(self) -> None:
+        """Raise InputError unless there is one value for each voxel of a volume."""
+        reader, name, size = self._reader, self.name, self._reader.GetSize()
+        if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()):
+            raise InputError(f"{name} has complex values; give its magnitude.")
+        if reader.GetNumberOfComponents() != 1 and reader.HasMetaDataKey("Segment0_ID"):
+            raise InputError(f"{name} has overlapping segments; export it from Slicer as a label map.")
+        if reader.GetNumberOfComponents() != 1:
+            raise InputError(f"{name} has {reader.GetNumberOfComponents()} values a voxel; give a grey-value volume.")
+        if len(size) == 2:
+            raise InputError(f"{name} is a 2-D image; give a 3-D volume.")
+        if len(size) > 3:
+            if math.prod(size[3:]) != 1:
+                raise InputError(f"{name} is a series of {math.prod(size[3:])} volumes; give one of them.")
+            reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+        if min(size[:3]) < 2:
+            raise GeometryError(f"{name} has {' x '.join(map(str, size[:3]))} voxels; give a volume of several slices.")
+
+    def _executed(self, pixel_type: int) -> sitk.Image:
+        self._reader.SetOutputPixelType(pixel_type)
+        try:
+            image = self._reader.Execute()
+        except RuntimeError as error:
+            no_memory = is_out_of_memory(error)
+            raise (OutOfMemoryError(explain(error)[1]) if no_memory else incomplete(self.name)) from error
+        n = image.GetDimension()
+        directions = np.reshape(image.GetDirection(), (n, n))
+        lengths = np.linalg.norm(directions, axis=0)
+        if np.abs(lengths - 1).max() > 1e-6:
+            image.SetDirection((directions / lengths).ravel().tolist())
+            image.SetSpacing((lengths * image.GetSpacing()).tolist())
         return image
 
     def _open(self, path: Path) -> sitk.ImageFileReader:
@@ -233,19 +279,6 @@ def itk_name(path: Path) -> str:
     return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
-def _executed(reader: sitk.ImageFileReader, name: str, pixel_type: int) -> sitk.Image:
-    reader.SetOutputPixelType(pixel_type)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise (OutOfMemoryError(explain(error)[1]) if is_out_of_memory(error) else incomplete(name)) from error
-    lengths = np.linalg.norm(np.reshape(image.GetDirection(), (3, 3)), axis=0)
-    if np.abs(lengths - 1).max() > 1e-6:
-        image.SetDirection((np.reshape(image.GetDirection(), (3, 3)) / lengths).ravel().tolist())
-        image.SetSpacing((lengths * image.GetSpacing()).tolist())
-    return image
-
-
 def _check_geometry(
     direction: np.ndarray, origin: Spacing, size: Spacing, spacing: Spacing, header: VolumeHeader, name: str
 ) -> str:
@@ -286,24 +319,6 @@ def _check_geometry(
 def _sheared(affine: np.ndarray) -> bool:
     """Whether the axes of an affine, 4 x 4, are not orthogonal."""
     return bool(abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))) < MIN_DETERMINANT)
-
-
-def _require_scalar_3d(reader: sitk.ImageFileReader, name: str) -> None:
-    size = reader.GetSize()
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()):
-        raise InputError(f"{name} has complex values; give its magnitude.")
-    if reader.GetNumberOfComponents() != 1 and reader.HasMetaDataKey("Segment0_ID"):
-        raise InputError(f"{name} has overlapping segments; export it from Slicer as a label map.")
-    if reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{name} has {reader.GetNumberOfComponents()} values a voxel; give a grey-value volume.")
-    if len(size) == 2:
-        raise InputError(f"{name} is a 2-D image; give a 3-D volume.")
-    if len(size) > 3:
-        if math.prod(size[3:]) != 1:
-            raise InputError(f"{name} is a series of {math.prod(size[3:])} volumes; give one of them.")
-        reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
-    if min(size[:3]) < 2:
-        raise GeometryError(f"{name} has {' x '.join(map(str, size[:3]))} voxels; give a volume of several slices.")
 
 
 def _check_values(image: sitk.Image, name: str) -> None:

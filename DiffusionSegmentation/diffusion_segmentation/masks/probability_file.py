@@ -1,7 +1,8 @@
-"""Class probabilities that nnU-Net stores as .npz."""
+"""Files of class probabilities: nnU-Net's .npz, and volumes with several values a voxel."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -10,27 +11,55 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, shown
+from ..images.channels import ChannelFile, channel_count
 from ..images.dataset import MAX_LABELS
 from ..runtime import memory
 
 KEYS = ("probabilities", "softmax")  # of nnU-Net versions 2 and 1
 SUM_TOLERANCE = 0.02  # largest difference of a voxel's sum from 1; float16 rounds by 0.001
+NOT_ON_GRID = "{name} does not lie on the volume's grid; give the volume that it was made from."
 READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError)
 
 
 def is_probability_file(path: Path) -> bool:
-    """Whether a file is read as class probabilities, and not as a mask."""
-    return path.suffix.lower() == ".npz"
+    """Whether a file is read as class probabilities, and not as a mask: .npz, or several values a voxel."""
+    return path.suffix.lower() == ".npz" or channel_count(path) > 1
 
 
 def read_probabilities(path: Path, image: sitk.Image) -> np.ndarray:
-    """Class probabilities of a .npz file, float32 [C, k, j, i], on the grid of `image`; background is class 0.
+    """Class probabilities of a file, float32 [C, k, j, i], on the grid of `image`; background is class 0.
 
-    No pickled object is loaded. Raises InputError (unreadable, another grid, no probabilities of exclusive classes) and
-    OutOfMemoryError, before any value is read.
+    The file is an .npz of nnU-Net, or a volume with several values a voxel (a fourth axis or vectors), as fractions or
+    as uint8, where 255 is 1. No pickled object is loaded. Raises InputError (unreadable, another grid, no probabilities
+    of exclusive classes), GeometryError and OutOfMemoryError.
     """
     name = f"The probability file '{shown(path.name)}'"
-    shape = image.GetSize()[::-1]
+    p = _read_npz(path, name, image) if path.suffix.lower() == ".npz" else _read_volume(path, name, image)
+    total = p.sum(0)
+    if not np.abs(total - 1).max() <= SUM_TOLERANCE or p.min() < 0:  # `not <=` so that NaN is refused
+        raise InputError(
+            f"{name} has values that do not sum to 1 in a voxel; probabilities of overlapping regions cannot be used."
+        )
+    return p / total
+
+
+def _read_volume(path: Path, name: str, image: sitk.Image) -> np.ndarray:
+    file = ChannelFile(path, "probability file", default_spacing=image.GetSpacing())
+    _require_classes(file.channels, name)
+    values, grid = file.read_channels()
+    if not file.is_on(grid, image):
+        raise InputError(NOT_ON_GRID.format(name=name))
+    if file.non_finite:
+        raise InputError(f"{name} has voxels that are no numbers; write it again.")
+    return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
+
+
+def _require_classes(count: int, name: str) -> None:
+    if not 2 <= count <= MAX_LABELS:
+        raise InputError(f"{name} has {count} classes; 2 to {MAX_LABELS} can be shown.")
+
+
+def _read_npz(path: Path, name: str, image: sitk.Image) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive:
             key = next((key for key in KEYS if f"{key}.npy" in archive.namelist()), None)
@@ -39,24 +68,17 @@ def read_probabilities(path: Path, image: sitk.Image) -> np.ndarray:
                     f"{name} has no entry 'probabilities'; let nnU-Net write it with --save_probabilities."
                 )
             with archive.open(f"{key}.npy") as stream:
-                stored_shape, dtype = _header(stream)
-            if len(stored_shape) != 4 or dtype.kind != "f":
+                shape, dtype = _header(stream)
+            if len(shape) != 4 or dtype.kind != "f":
                 raise InputError(f"{name} has no class probabilities; let nnU-Net write it with --save_probabilities.")
-            if stored_shape[1:] != shape:
-                raise InputError(f"{name} does not lie on the volume's grid; give the volume that it was made from.")
-            if not 2 <= stored_shape[0] <= MAX_LABELS:
-                raise InputError(f"{name} has {stored_shape[0]} classes; 2 to {MAX_LABELS} can be shown.")
-            memory.require((dtype.itemsize + 12) * int(np.prod(stored_shape)), name, "close other programs")
+            if shape[1:] != image.GetSize()[::-1]:
+                raise InputError(NOT_ON_GRID.format(name=name))
+            _require_classes(shape[0], name)
+            memory.require((dtype.itemsize + 12) * math.prod(shape), name, "close other programs")
             with archive.open(f"{key}.npy") as stream:
-                p = np.lib.format.read_array(stream, allow_pickle=False).astype(np.float32, copy=False)
+                return np.lib.format.read_array(stream, allow_pickle=False).astype(np.float32, copy=False)
     except READ_ERRORS as error:
         raise InputError(f"{name} cannot be read; write it again.") from error
-    total = p.sum(0)
-    if not np.abs(total - 1).max() <= SUM_TOLERANCE or p.min() < 0:  # `not <=` so that NaN is refused
-        raise InputError(
-            f"{name} has values that do not sum to 1 in a voxel; probabilities of overlapping regions cannot be used."
-        )
-    return p / total
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

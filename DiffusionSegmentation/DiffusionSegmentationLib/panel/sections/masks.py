@@ -60,8 +60,9 @@ class MasksSection:
 
     def _refreshButtons(self) -> None:
         chosen = self._chosen()
-        tooFew = len(chosen) < 2 and not any(key.lower().endswith(".npz") for _mask, key in chosen)
-        problem = self._problem or (_("Check two masks or more.") if tooFew else None)
+        # One file can have class probabilities, which the worker finds out.
+        tooFew = len(chosen) < 2 and not any(isinstance(mask, str) for mask, _key in chosen)
+        problem = self._problem or (_("Check two masks or more, or a file of probabilities.") if tooFew else None)
         tip = _("Make a result of the checked masks.")
         setButton(self._ui.importButton, _("Import"), tip, problem)
         enable(None if self._files else _("No file was added."), self._ui.clearMasksButton)
