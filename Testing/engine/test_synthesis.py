@@ -4,6 +4,7 @@ import atlases
 import numpy as np
 import pytest
 
+from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.intensity import CEILING, body_box, normalise
 from diffusion_segmentation.training import sources
 from diffusion_segmentation.training.synthetic_heads import generator as synthesis
@@ -122,10 +123,10 @@ def test_scans_are_whole_heads_that_no_other_stream_draws(atlas_file, monkeypatc
     assert all(np.array_equal(*pair) for pair in zip(scans, heads.scans(3, 0), strict=True))
 
 
-def test_normalise_is_blind_to_scale_and_offset_and_refuses_a_constant():
+def test_normalise_does_not_depend_on_scale_and_offset_and_refuses_a_constant():
     image = np.random.default_rng(0).gamma(2, 100, (20, 20, 20)).astype(np.float32)
     np.testing.assert_allclose(normalise(7 * image + 300), normalise(image), atol=1e-4)
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError):
         normalise(np.full((4, 4, 4), 3.0))
 
 
