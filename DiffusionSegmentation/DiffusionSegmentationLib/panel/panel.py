@@ -81,7 +81,7 @@ class Panel:
         ui = self._ui
         self._engine = EngineSection(ui, self._backend)
         self._batchSection = BatchSection(ui, self._batch)
-        self._masks = MasksSection(ui, self._start)
+        self.masks = MasksSection(ui, self._start)
         self._samples = SamplesSection(ui)
         self._review = ReviewSection(ui)
         self._corrections = CorrectionsSection(ui)
@@ -122,6 +122,7 @@ class Panel:
         """Cancel the run and the batch, because the scene is being closed."""
         self._batch.cancel()
         self._batch.clear()
+        self.masks.clear()
         self._runner.abandon()
         self._pendingSteps.clear()
         self._preview.close()
@@ -164,7 +165,7 @@ class Panel:
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        self._masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
+        self.masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
         removeOrphans()
         if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
             self._hadResult = not self._hadResult
@@ -231,8 +232,7 @@ class Panel:
             return
         self._show("")
         choices = self._choices(device)
-        problem = _("The run could not be started.")
-        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), problem):
+        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), _("The run could not be started.")):
             self._jobVolume = volumeNode
             self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 

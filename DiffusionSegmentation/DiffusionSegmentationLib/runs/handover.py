@@ -34,7 +34,10 @@ class Handover:
     """
 
     def __init__(self, volumeNode: Any, masks: Sequence[Any] = ()) -> None:
-        """`volumeNode` is a vtkMRMLScalarVolumeNode or None; `masks` are written beside it. Raises HandoverError."""
+        """`volumeNode` is a vtkMRMLScalarVolumeNode or None. Raises HandoverError.
+
+        `masks`, each a MaskNode (see mask_nodes.py), are written to the same folder.
+        """
         problem = problemOf(volumeNode)
         if problem is not None:
             raise HandoverError(problem)
@@ -71,7 +74,11 @@ class Handover:
     def problem(self) -> str | None:
         """After writing: one sentence why the file is not usable, or None."""
         if self._problem is None and self.changed():
-            return _("The volume was modified while it was sent to the worker; start again.")
+            return _("The volume was modified while it was sent to the background process; start again.")
+        modified = next((mask.name for mask in self._masks if mask.changed()), None)
+        if self._problem is None and modified is not None:
+            sentence = _("The mask '{name}' was modified while it was sent to the background process; start again.")
+            return sentence.format(name=modified)
         return self._problem
 
     def join(self) -> None:

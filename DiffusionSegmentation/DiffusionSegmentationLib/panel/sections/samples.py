@@ -39,7 +39,7 @@ class SamplesSection(Section):
         ui = self._ui
         shown = browser.shown if browser else None
         missing = missingResult(segmentation)
-        missing = missing or (None if browser.count else _("The samples of this result were removed."))
+        missing = missing or (None if browser.count else _missingSamples(browser))
         hidden = missing or (None if shown is not None else _("No sample is shown."))
         enable(missing, ui.sampleCheckBox, ui.orderComboBox)
         enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
@@ -96,6 +96,12 @@ class SamplesSection(Section):
     def _update(self) -> None:
         self.refresh(self._browser.segmentationNode)
         self.sampleChanged.emit()
+
+
+def _missingSamples(browser: Browser) -> str:
+    if not browser.report["samples"]:
+        return _("This result has no samples.")
+    return _("The samples of this result were removed.")
 
 
 def _sampleText(browser: Browser, index: int) -> str:
