@@ -170,7 +170,7 @@ def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
     ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
     ui.nextButton.click()
     ui.useSampleButton.click()
-    assert ui.editedLabel.text == "The sample equals the result in this area; nothing was changed."
+    assert ui.editedLabel.text == "The sample is identical to the result in this area; nothing was changed."
 
 
 def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):

@@ -63,8 +63,8 @@ def test_samples_between_two_previews_count_too(makeBench, addHead):
             8,
             "Stopped after 3 of 8 samples; the result uses these and the model's direct class probabilities.",
         ),
-        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes use these."),
-        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes use these."),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the volume intervals use these."),
+        ("exact", "auto", "Stopped after 3 samples; only the volume intervals use these."),
     ],
 )
 def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, requested, sentence):

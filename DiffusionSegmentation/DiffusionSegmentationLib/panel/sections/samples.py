@@ -20,7 +20,7 @@ class SamplesSection(Section):
         super().__init__(ui)
         self._browser: Browser | None = None
         self.sampleChanged = Signal()
-        """Emitted when another sample is shown, or none."""
+        """Emitted when another sample, or none, is shown."""
         ui.sampleCheckBox.toggled.connect(self._onToggled)
         ui.orderComboBox.currentIndexChanged.connect(self._onOrder)
         ui.sampleSlider.valueChanged.connect(self._show)
@@ -105,7 +105,7 @@ def _missingSamples(browser: Browser) -> str:
 
 
 def _sampleText(browser: Browser, index: int) -> str:
-    """Return number, Dice and, if sorted by the volume of a structure, that volume of sample `index`."""
+    """Describe sample `index`: number, Dice and, if sorted by the volume of a structure, that volume."""
     drawn = browser.report["samples"]
     text = _("Sample {number} of {count}")
     if drawn > browser.count:
