@@ -22,7 +22,7 @@ MASK_NAME = "mask-{number}.seg.nrrd"
 
 
 class HandoverError(Exception):
-    """The volume or a setting cannot be used; the text is one plain sentence."""
+    """A volume, a mask or a setting cannot be used; the text is one plain sentence."""
 
 
 class Handover:
