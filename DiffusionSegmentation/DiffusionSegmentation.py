@@ -94,9 +94,11 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeListChanged(self, _caller, _event, node):
-        """Refresh for ROI nodes, in which a sample can be used, and for the nodes of results."""
+        """Refresh for ROI nodes, which can limit corrections, for the nodes of results, and for possible masks."""
         if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(RUN_ATTRIBUTE):
             self.panel.refresh()
+        elif node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
+            self.panel.masks.updateList()
 
     def onSceneStartClose(self, _caller, _event):
         self.panel.abandon()

@@ -1,4 +1,4 @@
-"""A background thread that calls one function at a time; a newer request replaces one that has not started. No qt."""
+"""A background thread that calls one function at a time; a newer request replaces a waiting one. Independent of Qt."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +12,7 @@ class CoalescingThread:
 
     @property
     def busy(self) -> bool:
-        """True from `submit` until `poll` has returned the result."""
+        """True from `submit` until `poll` has returned the last result."""
         return bool(self._calls)
 
     def submit(self, function: Callable[[], Any]) -> None:

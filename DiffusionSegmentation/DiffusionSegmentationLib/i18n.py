@@ -1,4 +1,4 @@
-"""Translation: Slicer's `tr` inside Slicer; on slicer-core, which has no translator, the text itself.
+"""Translation by Slicer's `tr`; on slicer-core, which has no translator, texts are returned as they are.
 
 Import it as `from .i18n import tr as _`: lupdate searches for `_("...")`, and Slicer's `tr` takes the translation
 context from the caller's file.

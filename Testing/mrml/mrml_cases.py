@@ -112,7 +112,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     disagreement = -(votes * np.log2(np.maximum(votes, 1e-9))).sum(0)
     largest = np.where(entropy > 1, 0.55, 0.98).astype(np.float32)
     p = np.stack([np.where(labels == c, largest, (1 - largest) / 2) for c in range(3)])
-    # Three blocks along each axis in place of the engine's watershed, which takes its time on a head at 1 mm.
+    # Three blocks along each axis instead of the engine's watershed, which is slow on a head at 1 mm.
     k, j, i = (3 * np.arange(n) // n for n in labels.shape)
     zones = (1 + i + 3 * j[:, None] + 9 * k[:, None, None]).astype(np.uint16) * (entropy > 1)
     inside = np.zeros(labels.shape, bool)

@@ -72,7 +72,7 @@ def test_all_views_show_the_head_with_outlines_and_overlay(application, head, tm
     for view in application.sliceViews.values():
         picture = view.render().astype(int)
         assert (np.ptp(picture, axis=2) > 40).sum() > 100  # colours of outlines and overlay
-        assert (picture.max(axis=2)[35:85, 35:85] > 60).mean() > 0.5  # and the head in the middle
+        assert (picture.max(axis=2)[35:85, 35:85] > 60).mean() > 0.5  # the head in the middle
 
 
 def test_progress_includes_the_remaining_time(application, head, tmp_path):

@@ -133,7 +133,7 @@ def test_opacity_is_kept_while_hidden_and_across_objects(shown, views):
 
 def test_legend_is_shown_in_each_view_with_the_overlay(shown, views):
     overlay = Overlay(shown.entropyNode)
-    overlay.threshold = 1.3  # so that the legend is all there is of the overlay
+    overlay.threshold = 1.3  # so that only the legend of the overlay is drawn
     for view in views.values():
         assert not coloured(view.render()).any()
     overlay.show()

@@ -168,7 +168,7 @@ def test_unlisted_nodes_are_removed_with_the_segmentation(volumeNode, job, tmp_p
     assert all(
         node.GetScene() is None for node in (removed.samplesNode, removed.probabilitiesNode, removed.regionsNode)
     )
-    assert removed.entropyNode.GetScene() is slicer.mrmlScene  # a person sees it, and may want it
+    assert removed.entropyNode.GetScene() is slicer.mrmlScene  # selectors list it, and the user may want to keep it
     assert all(node.GetScene() for node in (retained.samplesNode, retained.probabilitiesNode, retained.regionsNode))
     result_nodes.removeResult(retained.segmentationNode)
     assert retained.regionsNode.GetScene() is None and retained.entropyNode.GetScene() is None

@@ -61,7 +61,7 @@ def test_a_switch_keeps_opacity_threshold_and_the_stored_foreground(result, view
     assert shown == {"Red": node, "Yellow": node, "Green": None}
     assert views["Red"].compositeNode.GetForegroundOpacity() == 0.4
     layers.threshold = 0.5
-    assert Overlay(result.entropyNode).threshold == 0.5  # what reviews and corrections go by
+    assert Overlay(result.entropyNode).threshold == 0.5  # which review and corrections use
     Overlay(result.disagreementNode).threshold = 0.9  # by hand, in Volumes
     layers.chosen = ENTROPY_ROLE
     assert layers.threshold == 0.9

@@ -66,7 +66,7 @@ def test_next_goes_through_open_regions_and_starts_again(result):
     queue.mark(second, DONE)
     assert queue.next() is third
     queue.goTo(queue.regions[-1])
-    assert queue.next() is first  # behind the last it begins again
+    assert queue.next() is first  # after the last one it starts again
     for region in queue.regions:
         queue.mark(region, SKIPPED)
     assert queue.next() is None
@@ -121,7 +121,7 @@ def test_views_zoom_to_a_region_and_are_restored(result, sliceNodes):
             rasToSlice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()))
             across = (np.c_[outlined(result), np.ones(len(outlined(result)))] @ rasToSlice.T)[:, :2]
             half = np.array(node.GetFieldOfView()[:2]) / 2
-            assert (np.abs(across) < half).all() and half.min() < 40  # whole, and not lost in the head
+            assert (np.abs(across) < half).all() and half.min() < 40  # the whole region, and not much more
         ratio = sliceNodes[0].GetFieldOfView()
         assert ratio[0] / ratio[1] == pytest.approx(2)
     Review(result.segmentationNode).leave()  # as after a scene was saved and opened
@@ -192,7 +192,7 @@ def test_the_default_criteria_give_the_regions_of_the_report(result, job):
     assert [region["expected_error_ml"] for region in again.regions] == reported
     assert [region["basin"] for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
     assert (again.expectedErrorMl, again.reviewableMl) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
-    # Places are those of the volume, though the arrays are those of a block of it.
+    # Positions refer to the volume, although the arrays cover only a block of it.
     for region, entry in zip(again.regions, job.report["regions"], strict=True):
         assert math.dist(region["peak_ras_mm"], entry["peak_ras_mm"]) < 0.02
         low, high = bounds(result, region["basin"])

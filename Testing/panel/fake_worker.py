@@ -5,7 +5,7 @@
 `good` makes samples by thresholding the volume, one every SECONDS, and previews after 1, 2, 4, 8, ... of them, as the
 engine does. `direct`, `both` and `exact` report that their maps are a direct prediction: wholly, partly, or as the
 exact mean of samples without steps. `unfitted` warns of its spread, `unlike` also of the volume. `seams` is uncertain
-along boundaries only. `seven` has the structures of the included model. `old` writes the files of version 0.3. Every
+only along boundaries. `seven` has the structures of the included model. `old` writes the files of version 0.3. Every
 other behaviour is a kind of failure.
 """
 

@@ -101,7 +101,7 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
     module.ui.samplesSpinBox.value = 1
     module.widget.logic.getParameterNode().inputVolume = None
     module.ui.addFolderButton.click()
-    module.ui.addFolderButton.click()  # given up
+    module.ui.addFolderButton.click()  # the dialog was cancelled
     assert lines(module) == ["a.nrrd", "b.nii.gz", "c.mha"]
     module.ui.batchButton.click()
     pumpUntil(lambda: module.ui.batchButton.text == "Segment all")
@@ -125,7 +125,7 @@ def test_the_frames_of_a_sequence(openPanel, mrmlScene, addHead, pumpUntil):
     assert segmentations() == ["Cine 0 segmentation", "Cine 1.5 segmentation"]
     module.ui.clearBatchButton.click()
     module.ui.addSequenceButton.click()
-    assert len(lines(module)) == 2  # the samples and probabilities of results are no sequences of a person's
+    assert len(lines(module)) == 2  # samples and probabilities of results are not offered
 
 
 @pytest.mark.parametrize("button", ["addVolumesButton", "addSequenceButton"])

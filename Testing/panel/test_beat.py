@@ -21,7 +21,7 @@ LARGEST_GAP_AT_IMPORT_SECONDS = 0.3
 
 @pytest.fixture
 def beat(application):
-    """Intervals of the timer: (end, seconds) by time.monotonic(), without the time spent waiting for a core."""
+    """Intervals of the timer, (end by time.monotonic(), seconds), without the time spent waiting for a core."""
     import qt
 
     gaps = []
@@ -46,7 +46,7 @@ def queued():
     return int(statistics.read_text().split()[1]) / 1e9 if statistics.exists() else 0.0
 
 
-def live(application, condition):
+def processEventsUntil(application, condition):
     while not condition():
         application.qt.processEvents()
         time.sleep(0.001)
@@ -98,12 +98,12 @@ def hasNoLargeGap(module, application, beat, start):
             importing.append(time.monotonic())
 
     module.runner.changed.connect(onChanged)
-    live(application, lambda: len(beat) > 5)
+    processEventsUntil(application, lambda: len(beat) > 5)
     beat.clear()
     start()
-    live(application, lambda: not module.runner.busy and not module.widget.panel.settling)
+    processEventsUntil(application, lambda: not module.runner.busy and not module.widget.panel.settling)
     ended = len(beat)
-    live(application, lambda: len(beat) > ended + 5)
+    processEventsUntil(application, lambda: len(beat) > ended + 5)
     module.runner.changed.disconnect(onChanged)
     assert module.runner.job.state == "done", module.runner.job.message
     atImport = sorted((seconds for end, seconds in beat if end >= importing[0]), reverse=True)
@@ -114,7 +114,7 @@ def hasNoLargeGap(module, application, beat, start):
     return before < LARGEST_GAP_SECONDS and first < LARGEST_GAP_AT_IMPORT_SECONDS and second < LARGEST_GAP_SECONDS
 
 
-# Another program on the machine lengthens a gap now and then, the panel's own work each time.
+# Other programs on the machine lengthen a gap now and then; the panel's own work does so each time.
 
 
 def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(moduleWithHead, application, beat):
@@ -150,15 +150,15 @@ def test_the_timer_detects_a_blocked_thread(application, beat):
             pass
 
     for block in (compute, lambda: time.sleep(0.15)):
-        live(application, lambda: len(beat) > 3)
+        processEventsUntil(application, lambda: len(beat) > 3)
         beat.clear()
         qt.QTimer.singleShot(0, block)
-        live(application, lambda: len(beat) > 3)
+        processEventsUntil(application, lambda: len(beat) > 3)
         assert max(seconds for _end, seconds in beat) > LARGEST_GAP_SECONDS
 
 
-def settled_turn(module, pumpUntil):
-    """Start a run and return after its end, while steps of showing its result remain."""
+def runUntilSettling(module, pumpUntil):
+    """Start a run and return after its end, while steps that show its result remain."""
     module.ui.segmentButton.click()
     pumpUntil(lambda: not module.runner.busy and module.widget.panel.settling, seconds=20)
 
@@ -166,14 +166,14 @@ def settled_turn(module, pumpUntil):
 def test_the_segment_button_is_updated_before_the_result_is_shown(openPanel, addHead, pumpUntil):
     addHead()
     module = openPanel("good", "0.01")
-    settled_turn(module, pumpUntil)
+    runUntilSettling(module, pumpUntil)
     assert module.ui.segmentButton.text == "Segment"
 
 
 def test_closing_the_scene_while_a_result_is_shown_leaves_no_preview(openPanel, addHead, pumpUntil):
     addHead()
     module = openPanel("good", "0.01")
-    settled_turn(module, pumpUntil)
+    runUntilSettling(module, pumpUntil)
     slicer.mrmlScene.Clear()
     panel = module.widget.panel
     assert not panel.settling and panel._preview._nodes == [] and panel._preview._overlay is None

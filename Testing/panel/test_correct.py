@@ -1,4 +1,4 @@
-"""Corrections: the editor's mask, samples in place of the result, the segment of uncertain voxels, manual edits."""
+"""Corrections: mask of Segment Editor, samples in place of the result, segment of uncertain voxels, manual edits."""
 
 import numpy as np
 import pytest
@@ -143,7 +143,7 @@ def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pu
     monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: "replace")
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
     module.ui.segmentButton.click()
-    module.ui.segmentButton.click()  # cancelled
+    module.ui.segmentButton.click()  # cancel
     pumpUntil(lambda: not module.runner.busy)
     assert result.segmentationNode.GetScene() is not None
 
@@ -152,13 +152,13 @@ def test_a_removed_area_is_reported_and_adds_no_undo_step(corrected, mrmlScene, 
     module, result = corrected
     ui = module.ui
     roiNode = mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
-    assert ui.areaComboBox.count == 2  # listed as soon as it is there
+    assert ui.areaComboBox.count == 2  # listed as soon as it was added
     ui.sampleCheckBox.click()
     ui.areaComboBox.currentIndex = 1
     mrmlScene.RemoveNode(roiNode)
     assert ui.areaComboBox.count == 1
     ui.nextButton.click()
-    ui.minimumSizeSpinBox.value = 10000  # the region under review is none any more
+    ui.minimumSizeSpinBox.value = 10000  # the current region is no longer listed
     pumpUntil(lambda: Review(result.segmentationNode).current is None, seconds=10)
     pumpUntil(lambda: not ui.useSampleButton.enabled, seconds=5)
     assert ui.useSampleButton.toolTip == "Go to a region first."
@@ -170,7 +170,7 @@ def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
     ui.sampleCheckBox.click()  # the first sample of the fake worker is the result
     ui.nextButton.click()
     ui.useSampleButton.click()
-    assert ui.editedLabel.text == "The sample equals the result in this area; nothing was changed."
+    assert ui.editedLabel.text == "The sample is identical to the result in this area; nothing was changed."
 
 
 def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
@@ -179,7 +179,7 @@ def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
     module.ui.editButton.click()
     node = editor().mrmlSegmentEditorNode()
     assert node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head entropy"
-    run(module)  # another result is on show
+    run(module)  # another result is displayed
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 

@@ -205,7 +205,7 @@ def test_the_review_buttons_are_visible_without_scrolling(opened, application):
 
 
 def test_cut_and_overlapping_widgets_are_detected(opened, application):
-    """Negative control."""
+    """Negative control: faults that are made here are found."""
     module = opened(400)
     ui = module.ui
     ui.nextButton.setFixedWidth(20)

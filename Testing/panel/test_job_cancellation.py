@@ -20,7 +20,7 @@ def test_cancelling_is_immediate_and_leaves_nothing(makeBench, addHead):
     assert time.monotonic() - started < 0.5
     assert bench.runner.job.state == "cancelled" and not bench.runner.busy
     assert resultNodes() == [] and bench.leftovers() == []
-    again = bench.runner.submit(addHead(), Choices(samples=1))  # the same worker, once it has let go
+    again = bench.runner.submit(addHead(), Choices(samples=1))  # by the same worker, after its acknowledgement
     assert bench.finish() is again and again.state == "done"
 
 
@@ -47,7 +47,7 @@ def test_stop_and_keep_gives_the_samples_so_far(makeBench, addHead):
 def test_samples_between_two_previews_count_too(makeBench, addHead):
     bench = makeBench("good", "0.2")
     job = bench.runner.submit(addHead(), Choices(samples=20))
-    bench.until(lambda: job.finishedSamples == 3)  # the previews are of 2 and of 4
+    bench.until(lambda: job.finishedSamples == 3)  # the previews have 2 and 4 samples
     bench.runner.cancel(keep=True)
     bench.finish()
     assert job.state == "partial" and job.report["samples"] == 3
@@ -63,8 +63,8 @@ def test_samples_between_two_previews_count_too(makeBench, addHead):
             8,
             "Stopped after 3 of 8 samples; the result uses these and the model's direct class probabilities.",
         ),
-        ("direct", 8, "Stopped after 3 of 8 samples; only the intervals of the volumes use these."),
-        ("exact", "auto", "Stopped after 3 samples; only the intervals of the volumes use these."),
+        ("direct", 8, "Stopped after 3 of 8 samples; only the volume intervals use these."),
+        ("exact", "auto", "Stopped after 3 samples; only the volume intervals use these."),
     ],
 )
 def test_the_message_of_a_stopped_run_names_what_uses_its_samples(source, requested, sentence):
@@ -97,7 +97,7 @@ def test_a_worker_that_acknowledges_cancel_and_hangs_is_killed(makeBench, addHea
 def test_a_worker_that_cannot_be_killed_is_abandoned(makeBench, addHead, monkeypatch):
     monkeypatch.setattr(runner, "CANCEL_SECONDS", 0.3)
     bench = makeBench("hangs")
-    monkeypatch.setattr(bench.runner.client, "kill", lambda: None)  # as where a process waits within a driver
+    monkeypatch.setattr(bench.runner.client, "kill", lambda: None)  # as for a process that is blocked in a driver
     job = bench.runner.submit(addHead(), Choices())
     bench.until(lambda: job.state == "running")
     bench.runner.cancel()
@@ -111,7 +111,7 @@ def test_files_that_a_cancelled_run_writes_late_are_removed(makeBench, addHead):
     bench.until(lambda: job.state == "running")
     bench.runner.cancel()
     bench.until(lambda: bench.leftovers() == [])
-    bench.until(lambda: bench.leftovers() != [])  # after it was removed
+    bench.until(lambda: bench.leftovers() != [])  # after the folder was removed
     bench.until(lambda: bench.leftovers() == [])
 
 
@@ -124,6 +124,8 @@ def test_the_run_after_a_lost_gpu_waits_for_another_worker(makeBench, addHead, c
         bench.runner.cancel()
     bench.finish()
     assert (lost.state, lost.tryDevice) == (("cancelled", None) if cancelled else ("failed", "cpu"))
-    again = bench.runner.submit(slicer.util.getNode("Head"), Choices(samples=1, seed=1))  # while the worker still dies
+    again = bench.runner.submit(
+        slicer.util.getNode("Head"), Choices(samples=1, seed=1)
+    )  # while the worker is still ending
     assert bench.finish() is again and again.state == "done" and bench.runner.workerProblem is None
     assert sum(line.startswith("run ") for line in bench.runner.client.log) == 2

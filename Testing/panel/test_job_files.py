@@ -13,7 +13,7 @@ from DiffusionSegmentationLib.runs.handover import HandoverError
 from DiffusionSegmentationLib.runs.runner import Choices
 
 
-def test_samples_finished_before_a_death_are_offered(makeBench, addHead):
+def test_samples_finished_before_a_crash_are_offered(makeBench, addHead):
     bench = makeBench("late-crash", "0.01")
     volumeNode = addHead()
     job = bench.runner.submit(volumeNode, Choices(samples=8))
@@ -33,7 +33,7 @@ def test_finished_samples_are_not_shown_on_another_volume(makeBench, addHead):
     job = bench.runner.submit(volumeNode, Choices(samples=8))
     bench.finish()
     slicer.mrmlScene.RemoveNode(volumeNode)
-    other = addHead()  # gets the ID of the one before
+    other = addHead()  # gets the ID of the removed one
     assert other.GetName() == "Head"
     with pytest.raises(HandoverError, match="no longer in the scene; the finished samples are kept in"):
         bench.runner.recover()
@@ -73,7 +73,7 @@ def test_only_old_folders_are_removed(tmp_path):
     for path in (outside, *temporary.rglob("*")):
         os.utime(path, (long_ago, long_ago), follow_symlinks=False)
     os.utime(temporary / "DiffusionSegmentation-new")
-    os.utime(temporary / "DiffusionSegmentation-busy" / "input.nrrd")  # somebody still writes into it
+    os.utime(temporary / "DiffusionSegmentation-busy" / "input.nrrd")  # is still being written
     temporary_files.sweep(str(temporary)).join(10)
     left = sorted(path.name for path in temporary.iterdir())
     assert left == [f"DiffusionSegmentation-{n}" for n in ("busy", "link", "new")] + ["Other-old"]
@@ -112,7 +112,7 @@ def test_volume_names_are_in_no_file_and_no_log(makeBench, addHead, caplog):
     for path in (job.folder, *job.folder.rglob("*")):
         assert "Mustermann" not in path.name
         assert path.is_dir() or b"Mustermann" not in path.read_bytes()
-    slicer.mrmlScene.RemoveNode(volumeNode)  # which is told on the screen
+    slicer.mrmlScene.RemoveNode(volumeNode)  # the message on the screen names the volume
     bench.finish()
     assert "Mustermann" in job.message
     assert "Mustermann" not in caplog.text + "".join(bench.runner.client.log)

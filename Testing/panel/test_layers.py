@@ -36,7 +36,7 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
     assert (ui.opacitySlider.value, ui.thresholdSlider.value) == pytest.approx((0.4, 0.7))
     assert Review(result.segmentationNode).regions == regions != review.regions
     photograph("disagreement", module.widget, part=ui.resultCollapsibleButton)
-    ui.thresholdSlider.value = 0.5  # of the map, too: the table follows
+    ui.thresholdSlider.value = 0.5  # also that of the entropy: the table is updated
     pumpUntil(lambda: abs(Review(result.segmentationNode).criteria.bits - 0.5) < 1e-6)
     ui.overlayCheckBox.click()
     assert foregrounds() == {None}
@@ -74,12 +74,12 @@ def test_a_result_of_an_earlier_version_offers_the_entropy_alone(openPanel, addH
     assert "no other overlay" in module.ui.layerComboBox.toolTip and module.ui.overlayCheckBox.enabled
 
 
-def test_warnings_of_a_result_stay_in_sight(openPanel, addHead, run, photograph):
+def test_warnings_of_a_result_stay_visible(openPanel, addHead, run, photograph):
     addHead()
     other = addHead("Other")
     module = openPanel("unfitted", "0.01")
     run(module)
-    module.ui.inputSelector.setCurrentNode(other)  # the status line is about that one now
+    module.ui.inputSelector.setCurrentNode(other)  # the status line now refers to that volume
     assert module.ui.warningsLabel.visible and "not fitted to labelled cases" in module.ui.warningsLabel.text
     photograph("warning", module.widget, part=module.ui.resultCollapsibleButton)
     module = openPanel("unlike", "0.01")

@@ -1,4 +1,4 @@
-"""Estimated run time, and previews during a run, which leave nothing behind."""
+"""Estimated run time, and previews during a run, whose nodes are removed."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def test_the_estimate_follows_volume_samples_and_steps(openPanel, addHead, run):
     run(module, samples=2)
     ui.inputSelector.setCurrentNode(None)
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
-    ui.samplesSpinBox.value = 0  # the model's own: as many as in the last run
+    ui.samplesSpinBox.value = 0  # model default: as many as in the last run
     assert ui.statusLabel.text.startswith("Estimated from the last run: a few seconds, ")
     ui.samplesSpinBox.value = 8
     assert ui.statusLabel.text == "Estimated from the last run: about 25 s, about 1.6 GB of memory."
-    ui.stepsSpinBox.value = 10  # twice as many as the model's own
+    ui.stepsSpinBox.value = 10  # twice the model default
     assert ui.statusLabel.text.startswith("Estimated from the last run: about 50 s")
-    addHead("Large", size=50)  # the same space, finer
+    addHead("Large", size=50)  # the same size in mm, smaller voxels
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Large"))
     assert ui.statusLabel.text.startswith("Estimated from the last run: about 50 s")
 
@@ -51,7 +51,9 @@ def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead,
     module.ui.inputSelector.setCurrentNode(None)
     module.ui.inputSelector.setCurrentNode(slicer.util.getNode("Head"))
     module.ui.samplesSpinBox.value = 8
-    assert module.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")  # 3 s each, and 3 s around
+    assert module.ui.statusLabel.text.startswith(
+        "Estimated from the last run: about 25 s"
+    )  # 3 s per sample and 3 s in addition
     module.ui.stepsSpinBox.value = 10
     assert module.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")
 

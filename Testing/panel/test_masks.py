@@ -1,4 +1,6 @@
-"""The section Import masks, with the real worker: masks of the scene and of files become a result."""
+"""The section Import masks: list and check boxes, files for the worker, and imports with the real worker."""
+
+import threading
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 import slicer_standin
+import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DiffusionSegmentationLib.review.review import Review
@@ -49,6 +52,14 @@ def check(module, *names):
     for row in range(listWidget.count):
         if listWidget.item(row).text() in names:
             listWidget.item(row).setCheckState(qt.Qt.Checked)
+
+
+def listed(module):
+    """Return whether each mask of the list is checked, by the text of its row."""
+    import qt
+
+    items = [module.ui.maskList.item(row) for row in range(module.ui.maskList.count)]
+    return {item.text(): item.checkState() == qt.Qt.Checked for item in items}
 
 
 def addFiles(module, monkeypatch, *paths):
@@ -146,6 +157,7 @@ def test_a_file_of_class_probabilities_has_no_samples(openPanel, addHead, pumpUn
     assert job.state == "done", job.message
     assert job.result.samplesNode is None and job.result.disagreementNode is None
     assert not module.ui.sampleCheckBox.enabled
+    assert module.ui.sampleCheckBox.toolTip == "This result has no samples."
     assert module.ui.layerLabel.text == "Entropy of the imported class probabilities."
     assert module.ui.volumesTable.item(0, 3).text() == "–"
     assert module.ui.reportButton.enabled
@@ -168,15 +180,102 @@ def test_a_mask_on_another_grid_is_refused(openPanel, addHead, pumpUntil):
     )
 
 
-def test_a_segmentation_is_written_with_names_and_where_segments_overlap_the_last_one(addHead, tmp_path):
-    import threading
+def test_the_list_follows_the_scene(openPanel, addHead):
+    head = addHead(size=8)
+    nodes = [addSegmentation(head, name, {}) for name in ("One", "Two")]
+    module = openPanel("good", "0.01")
+    module.ui.masksCollapsibleButton.collapsed = False
+    check(module, "Two")
+    addSegmentation(head, "Three", {})
+    slicer.mrmlScene.RemoveNode(nodes[0])
+    assert listed(module) == {"Two": True, "Three": False}
+    check(module, "Three")
+    assert listed(module) == {"Two": True, "Three": True} and module.ui.importButton.enabled
+    slicer.mrmlScene.RemoveNode(nodes[1])
+    assert listed(module) == {"Three": True} and not module.ui.importButton.enabled
 
+
+def test_a_change_before_the_list_is_updated_does_not_move_the_checks(openPanel, addHead):
+    head = addHead(size=8)
+    nodes = [addSegmentation(head, name, {}) for name in ("One", "Two", "Three")]
+    module = openPanel("good", "0.01")
+    nodes[0].SetHideFromEditors(True)  # no event of the scene
+    check(module, "Two")
+    module.widget.panel.masks.updateList()
+    assert listed(module) == {"Two": True, "Three": False}
+
+
+def test_the_checks_are_not_those_of_a_closed_scene(openPanel, addHead, monkeypatch, tmp_path):
+    module = openPanel("good", "0.01")
+    first = addSegmentation(addHead(size=8), "First", {})
+    addFiles(module, monkeypatch, tmp_path / "mask.nrrd")
+    check(module, "First")
+    assert listed(module) == {"First": True, "mask.nrrd": True}
+    nodeID = first.GetID()
+    module.root.isEntered = False
+    slicer.mrmlScene.Clear(False)
+    second = addSegmentation(addHead(size=8), "Second", {})
+    assert second.GetID() == nodeID
+    module.widget.enter()
+    assert listed(module) == {"Second": False}
+
+
+def test_temporary_nodes_are_not_listed(openPanel, addHead):
+    head = addHead(size=8)
+    addSegmentation(head, "Rater", {})
+    addSegmentation(head, "Head preview", {}).SetSaveWithScene(False)
+    assert listed(openPanel("good", "0.01")) == {"Rater": False}
+
+
+def test_masks_are_not_mixed_with_probabilities(openPanel, addHead, monkeypatch, tmp_path):
+    addHead(size=8)
+    module = openPanel("good", "0.01")
+    addFiles(module, monkeypatch, tmp_path / "case.NPZ")
+    assert module.ui.importButton.enabled
+    addFiles(module, monkeypatch, tmp_path / "mask.nii.gz")
+    assert not module.ui.importButton.enabled and "not both" in module.ui.importButton.toolTip
+    module.ui.clearMasksButton.click()
+    assert listed(module) == {} and not module.ui.clearMasksButton.enabled
+
+
+def test_a_mask_under_a_nonlinear_transform_is_refused(addHead):
+    head = addHead(size=8)
+    node = addSegmentation(head, "Rater", {"Core": radiusOf(head) < 0.5})
+    warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "Warp")
+    warp.SetAndObserveTransformToParent(vtk.vtkThinPlateSplineTransform())
+    node.SetAndObserveTransformNodeID(warp.GetID())
+    with pytest.raises(handover.HandoverError, match="'Rater' is under the non-linear transform 'Warp'"):
+        MaskNode(node, head)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "label map"])
+def test_a_mask_that_changes_during_the_handover_is_detected(addHead, tmp_path, kind):
+    head = addHead(size=8)
+    if kind == "segmentation":
+        node = addSegmentation(head, "Rater", {"Core": radiusOf(head) < 0.5})
+        image = node.GetSegmentation().GetSegment("core").GetRepresentation(voxel_grids.BINARY_LABELMAP)
+    else:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Rater")
+        slicer.util.updateVolumeFromArray(node, (radiusOf(head) < 0.5).astype(np.uint8))
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(voxel_grids.ijkToRAS(head)))
+        image = node.GetImageData()
+    held = handover.Handover(head, [MaskNode(node, head)])
+    held.startWriting(tmp_path / "volume.nrrd")
+    held.join()
+    assert held.problem() is None
+    image.GetPointData().GetScalars().Modified()
+    assert held.problem().startswith("The mask 'Rater' was modified while")
+
+
+def test_a_segmentation_is_written_with_names_and_where_segments_overlap_the_last_one(addHead, tmp_path):
     head = addHead(size=24, oblique=True)
     radius = radiusOf(head)
     node = addSegmentation(head, "Überlappung", {"Außen": radius < 0.8, "Innen": radius < 0.4})
+    node.GetSegmentation().GetSegment("innen").SetTag("TerminologyEntry", "Segmentation category~SCT^1^Brain~~^^~~^^")
     path = tmp_path / "mask.seg.nrrd"
     MaskNode(node, head).write(path, threading.Event())
     image = sitk.ReadImage(str(path))
     assert (sitk.GetArrayFromImage(image) == np.where(radius < 0.4, 2, radius < 0.8)).all()
     assert [image.GetMetaData(f"Segment{n}_Name") for n in range(2)] == ["Außen", "Innen"]
+    assert image.GetMetaData("Segment1_Tags") == "TerminologyEntry:Segmentation category~SCT^1^Brain~~^^~~^^|"
     assert vtk_to_numpy(head.GetImageData().GetPointData().GetScalars()).size == radius.size

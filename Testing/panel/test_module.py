@@ -38,7 +38,7 @@ def test_a_script_can_segment_without_the_panel(openPanel, addHead):
 
     volumeNode, otherNode = addHead(), addHead("Other")
     slicer.util.setSliceViewerLayers(background=volumeNode, foreground=otherNode, foregroundOpacity=0.25)
-    module = openPanel("good", "0.01")  # a panel that is open takes no part in it
+    module = openPanel("good", "0.01")  # the open panel does not show the run
     parameterNode = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
 
     def shown():
@@ -66,9 +66,8 @@ def test_the_description_is_complete(application, openPanel):
     parent = openPanel().root and application.modules["DiffusionSegmentation"]
     assert parent.title == "Diffusion Segmentation" and parent.categories == ["Segmentation"]
     assert parent.contributors and "Not for clinical use" in parent.helpText
-    assert (
-        "where the result is uncertain" in parent.helpText and "disagree" not in parent.helpText
-    )  # whatever its maps are
+    assert "where the result is uncertain" in parent.helpText
+    assert "disagree" not in parent.helpText  # not every map is made of samples
 
 
 def test_sample_data_is_offered_and_nothing_is_downloaded(application, openPanel):
@@ -99,5 +98,5 @@ def test_reload_imports_all_modules_again_and_stops_the_worker(openPanel, addHea
         assert ui.inputSelector.currentNode() is not None
     finally:
         openedModule.root.self().cleanup()
-        sys.modules.update(before)  # the other tests go on with the modules that they know
+        sys.modules.update(before)  # other tests use the modules imported before
         openedModule.widget.panel, openedModule.widget.logic = None, None

@@ -187,7 +187,7 @@ def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     module.ui.samplesSpinBox.value = 1
     for _ in range(2):
         module.ui.addVolumesButton.click()
-    assert module.ui.batchList.count == 1  # from the panel it is once in the list
+    assert module.ui.batchList.count == 1  # the panel adds it only once
     module.widget.panel._batch.items += [batch.Item(volumeNode.GetName(), node=volumeNode)]
     module.ui.batchButton.click()
     pumpUntil(lambda: module.ui.batchButton.text == "Segment all")

@@ -53,7 +53,7 @@ def test_choices_are_kept_in_the_scene_and_settings_are_not(openPanel, addHead, 
     module.ui.deviceComboBox.currentIndex = 2
     assert module.backend.settings.device == "cuda:0"
     assert "cuda" not in str(node.GetParameterNamesAsCommaSeparatedList())
-    module = openPanel()  # another start: the choice is kept, though no worker has named devices yet
+    module = openPanel()  # another start: the choice is kept, although no worker has reported devices yet
     assert module.ui.deviceComboBox.itemData(module.ui.deviceComboBox.currentIndex) == "cuda:0"
 
 
@@ -156,7 +156,7 @@ def test_an_error_is_shown_until_another_volume_is_selected(openPanel, addHead, 
     assert module.ui.statusLabel.text.startswith("The run time") and not module.ui.statusIcon.visible
 
 
-def test_finished_samples_of_a_dead_run_are_one_click_away(openPanel, addHead, photograph, pumpUntil):
+def test_finished_samples_of_a_crashed_run_can_be_shown_with_one_click(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
     module = openPanel("late-crash", "0.02")
     module.ui.samplesSpinBox.value = 8
@@ -172,7 +172,7 @@ def test_finished_samples_of_a_dead_run_are_one_click_away(openPanel, addHead, p
     assert module.ui.statusLabel.text.startswith("Stopped after 2 ") and not module.ui.keepButton.visible
 
 
-def test_if_gpu_memory_is_insufficient_the_cpu_is_one_click_away(openPanel, addHead, photograph, pumpUntil):
+def test_if_gpu_memory_is_insufficient_one_click_starts_the_run_on_the_cpu(openPanel, addHead, photograph, pumpUntil):
     addHead()
     module = openPanel("short", "0.1")
     module.ui.samplesSpinBox.value = 2

@@ -27,5 +27,5 @@ def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path,
     ui.reportButton.click()
     pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
     assert ui.reportLabel.text.startswith("The report could not be written: ")
-    ui.reportButton.click()  # given up
+    ui.reportButton.click()  # the dialog was cancelled
     assert ui.reportButton.enabled

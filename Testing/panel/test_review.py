@@ -87,7 +87,7 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0) and view.GetSliceOffset() == 0
     assert review.current is None and not module.ui.leaveButton.enabled
     press(module, "n")
-    run(module)  # another result on show
+    run(module)  # another result is displayed
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
 
 

@@ -116,7 +116,7 @@ def test_the_volumes_go_to_the_clipboard_and_to_a_file(openPanel, addHead, run, 
         lambda *given: calls.append(given[2]) or answers.pop(0),
     )
     module.ui.saveVolumesButton.click()
-    module.ui.saveVolumesButton.click()  # given up
+    module.ui.saveVolumesButton.click()  # the dialog was cancelled
     assert calls[0] == "segmentation volumes.csv"
     with open(target, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))

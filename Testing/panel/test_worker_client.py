@@ -104,7 +104,7 @@ def test_the_end_is_reported_after_all_messages(listen):
     assert "ended unexpectedly (exit code 134)" in listener.reasons[0]
     assert "bad_alloc" in listener.client.log[-1]
     assert not listener.client.running
-    listener.client.send(runMessage())  # to nobody: no error
+    listener.client.send(runMessage())  # no worker receives it: no error
     listener.client.poll()
 
 

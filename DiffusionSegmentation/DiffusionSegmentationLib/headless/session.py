@@ -34,10 +34,10 @@ class Application:
 
     def __init__(self) -> None:
         self.scene = slicer.vtkMRMLScene()
-        # The wheel's own version, "slicer-core 4.0.0", makes Slicer warn that a scene may not load. All that is saved
-        # here exists in Slicer 5.10.
+        # The version of the wheel, "slicer-core 4.0.0", makes Slicer warn that a scene may not load. Slicer 5.10 can
+        # load all that is saved here.
         self.scene.SetVersion("Slicer 5.10.0 0")
-        # Nodes get subject hierarchy items from Qt plug-ins in Slicer.
+        # In Slicer, Qt plug-ins create the subject hierarchy items of nodes.
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)  # creates the node
         self.scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _addItem)
         self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _removeItem)
@@ -83,7 +83,7 @@ class Application:
 
 @vtk.calldata_type(vtk.VTK_OBJECT)
 def _addItem(scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
-    # A scene being loaded has its own items.
+    # A scene that is being loaded has its own items.
     if any(map(node.IsA, CLASSES_WITH_ITEMS)) and not scene.IsImporting():
         # Not stored: loading a scene replaces the hierarchy node.
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)

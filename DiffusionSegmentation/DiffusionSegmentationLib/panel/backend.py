@@ -1,4 +1,4 @@
-"""Runs of this application: settings, models, the runner, and its worker process, configured from the settings."""
+"""What the panel and scripts need to start runs: settings, models, runner and worker process."""
 
 import shutil
 from collections.abc import Sequence
@@ -68,13 +68,15 @@ class Backend:
         return measured.text(volumeNode, choices.samples, choices.steps)
 
     def missingPackages(self) -> list[Requirement]:
-        """Return what Slicer's Python lacks. Another interpreter reports that itself when it starts."""
+        """Return the packages that Slicer's Python lacks. Another interpreter reports them itself when it starts."""
         return [] if self.settings.workerPython else dependencies.missing(self._requirementsPath)
 
     def _configure(self) -> None:
         python = self.settings.workerPython or shutil.which("PythonSlicer")
         if python is None:
-            raise dependencies.DependencyError(_("Slicer's Python was not found; choose a Python in Advanced."))
+            raise dependencies.DependencyError(
+                _("Slicer's Python was not found; select a Python interpreter under Advanced.")
+            )
         command = workerCommand(python)
         if command != self._client.command:
             self.runner.stopWorker()

@@ -11,7 +11,7 @@ KEEP, REPLACE, CANCEL = "keep", "replace", "cancel"
 
 
 def keepReplaceOrCancel(name: str, voxels: int) -> str:
-    """Ask what to do with the segmentation `name`, which has `voxels` edited voxels, before its volume is run again.
+    """Ask, before its volume is run again, what to do with the segmentation `name`, of which `voxels` were edited.
 
     Returns KEEP, REPLACE or CANCEL; KEEP without a dialog while Slicer runs tests.
     """
@@ -19,9 +19,9 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
         return KEEP
     box = qt.QMessageBox(slicer.util.mainWindow())
     box.icon = qt.QMessageBox.Question
-    box.windowTitle = _("Segment again")
+    box.windowTitle = _("Edited result")
     box.text = _("{count} voxels of '{name}' were edited manually.").format(name=name, count=voxels)
-    box.informativeText = _("Keep it beside the new result, or replace it by the new result?")
+    box.informativeText = _("Keep it in addition to the new result, or replace it?")
     keep = box.addButton(_("Keep both"), qt.QMessageBox.AcceptRole)
     replace = box.addButton(_("Replace"), qt.QMessageBox.DestructiveRole)
     box.addButton(qt.QMessageBox.Cancel)
@@ -32,7 +32,7 @@ def keepReplaceOrCancel(name: str, voxels: int) -> str:
 
 
 def confirmRemoval(name: str, voxels: int) -> bool:
-    """Ask whether to remove the result `name`, which has `voxels` edited voxels."""
+    """Ask whether to remove the result `name`, in which `voxels` voxels were edited."""
     text = _("Remove '{name}' and all its nodes?").format(name=name)
     if voxels:
         text += " " + _("{count} voxels were edited manually.").format(count=voxels)

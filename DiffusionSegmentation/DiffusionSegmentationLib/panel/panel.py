@@ -42,7 +42,7 @@ RESULT_SECTIONS = ("result", "review", "samples", "correct", "report")  # opened
 
 
 class Panel:
-    """Edits the choices of a parameter node, starts and stops runs, and shows the latest result of its own runs.
+    """Edits the choices in a parameter node, starts and stops runs, and shows the latest result of its own runs.
 
     Scripts share the runner: their runs keep the panel busy, but their results are not shown.
     `ui` has the widgets of DiffusionSegmentation.ui as attributes.
@@ -53,9 +53,9 @@ class Panel:
         self._backend = backend
         self._runner = backend.runner
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
-        self._tags: tuple[int, int] | None = None  # of the connected widgets and of the observer
+        self._tags: tuple[int, int] | None = None  # of the connection to the widgets, and of the observer
         self._lastVolumeID: str | None = None
-        self._hadResult = True  # the sections of the .ui file are open
+        self._hadResult = True  # in the .ui file, the sections of a result are open
         self._removing = False
         self._job: Job | None = None
         """The active run that this panel has started outside of the batch."""
@@ -81,7 +81,7 @@ class Panel:
         ui = self._ui
         self._engine = EngineSection(ui, self._backend)
         self._batchSection = BatchSection(ui, self._batch)
-        self._masks = MasksSection(ui, self._start)
+        self.masks = MasksSection(ui, self._start)
         self._samples = SamplesSection(ui)
         self._review = ReviewSection(ui)
         self._corrections = CorrectionsSection(ui)
@@ -122,6 +122,7 @@ class Panel:
         """Cancel the run and the batch, because the scene is being closed."""
         self._batch.cancel()
         self._batch.clear()
+        self.masks.clear()
         self._runner.abandon()
         self._pendingSteps.clear()
         self._preview.close()
@@ -160,13 +161,13 @@ class Panel:
         if volumeID != self._lastVolumeID:
             self._lastVolumeID = volumeID
             if volumeID is not None and not self._runner.busy:
-                self._message, self._messageIsError = "", False  # it is about another volume
+                self._message, self._messageIsError = "", False  # it was about another volume
         self._engine.refresh(parameterNode)
         self._refreshRun()
         self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        self._masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
+        self.masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
         removeOrphans()
-        if self._hadResult != (self._result() is not None):  # afterwards the user opens and closes the sections
+        if self._hadResult != (self._result() is not None):  # otherwise only the user opens and closes sections
             self._hadResult = not self._hadResult
             for name in RESULT_SECTIONS:
                 getattr(self._ui, f"{name}CollapsibleButton").collapsed = not self._hadResult
@@ -190,7 +191,7 @@ class Panel:
     def _onParameterNode(self, _caller: Any, _event: Any) -> None:
         if not self._pendingSteps:
             self.refresh()
-        elif self._refreshChoices not in self._pendingSteps:  # already done, before this change
+        elif self._refreshChoices not in self._pendingSteps:  # that step was done before this change
             self._pendingSteps.append(self._refreshChoices)
 
     # Start and stop
@@ -231,8 +232,7 @@ class Panel:
             return
         self._show("")
         choices = self._choices(device)
-        problem = _("The run could not be started.")
-        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), problem):
+        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), _("The run could not be started.")):
             self._jobVolume = volumeNode
             self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 
@@ -244,7 +244,7 @@ class Panel:
             self._follow(self._runner.recover, _("The finished samples could not be shown."))
 
     def _follow(self, start: Callable[[], object], problem: str) -> bool:
-        """Follow the run that `start` starts; return False if it fails, which is shown, as `problem` if unexpected."""
+        """Call `start` and follow its run; if it fails, show why (`problem` for unexpected errors) and return False."""
         with slicer.util.tryWithErrorDisplay(problem):
             try:
                 start()
@@ -265,7 +265,7 @@ class Panel:
 
     def _poll(self) -> None:
         """Do one step of the runner and one of the pending steps; Slicer handles its events between two calls."""
-        if slicer.mrmlScene.IsImporting():  # the result's nodes would be mixed with those of the imported scene
+        if slicer.mrmlScene.IsImporting():  # the nodes of a result would be mixed with those of the scene
             return
         self._runner.poll()
         if self._pendingSteps:
@@ -296,18 +296,18 @@ class Panel:
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        """Show the end of a run of this panel; its result in steps, of which each takes a noticeable time."""
+        """Show that a run of this panel has ended, and its result in steps, each of which takes noticeable time."""
         self._job = self._jobVolume = None
         self._backend.storeTiming(job)
         self._message, self._messageIsError = job.message, job.state == "failed"
-        self._refreshRun()  # so that the button shows at once what a click does
+        self._refreshRun()  # first, so that the Segment button is up to date
         if job.result is None or self._parameterNode is None:
             self._preview.end()
             self.refresh()
             return
         replaced, self._replacedResult = self._replacedResult, None
         self._pendingSteps += [
-            # The new overlay replaces that of the preview, so that the views show nothing else in between.
+            # The new overlay replaces that of the preview before the preview ends: the views show nothing else between.
             Overlay(job.result.entropyNode).show,
             lambda: self._preview.end(restore=False),
             lambda: setattr(self._parameterNode, "segmentation", job.result.segmentationNode),

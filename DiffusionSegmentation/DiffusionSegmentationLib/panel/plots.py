@@ -7,7 +7,7 @@ from typing import Any
 import qt
 
 TRANSLUCENT_FROM = 17
-"""From this number of dots on they are translucent, so that overlaps are visible."""
+"""With this number of dots or more, dots are translucent, so that overlaps are visible."""
 
 
 def dotPlot(

@@ -1,8 +1,8 @@
 """Heights of labels and tables whose text wraps.
 
-Qt's height-for-width passes through every layout above a label, and layouts that change while hidden keep a stale
-value: in Slicer the last lines overlapped the next widget until the panel was resized. Height-for-width is therefore
-off, and the heights are set again after each layout of the enclosing section.
+Qt passes height-for-width through every layout above a label, and layouts that change while hidden keep a stale value:
+in Slicer the last lines overlapped the next widget until the panel was resized. Height-for-width is therefore off, and
+the heights are set again each time the enclosing section is laid out.
 """
 
 from collections.abc import Sequence

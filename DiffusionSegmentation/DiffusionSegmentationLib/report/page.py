@@ -1,4 +1,4 @@
-"""HTML report of a result: volumes, review, corrections, settings, and pictures of the worst regions.
+"""HTML report of a result: volumes, review, corrections, settings, and pictures of the most uncertain regions.
 
 The page is one file that needs no others; the same content is written as JSON and the volumes as CSV beside it.
 """
@@ -96,7 +96,7 @@ class Report:
         }
 
     def command(self) -> str:
-        """The command that repeats the run from a file of the volume."""
+        """The command that repeats the run, with the file of the volume as VOLUME."""
         run = self._run
         if "imported" in run:
             return "diffusion-segmentation import MASKS --volume VOLUME --output DIR"
@@ -125,7 +125,9 @@ class Report:
         source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
         body += [f"<h2>{_e(_('Model and settings'))}</h2>", _paragraph(source), self._settingsTable()]
         body += map(_paragraph, self._cardSentences())
-        repeat = _("Input, model, seed, device type and package versions being equal, this command repeats the result:")
+        repeat = _(
+            "With the same input, model, seed, device type and package versions, this command reproduces the result:"
+        )
         body.append(f"<p>{_e(repeat)} <code>{_e(self.command())}</code></p>")
         head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_e(title)}</title>"
         head += f"<style>{STYLE}</style>"
@@ -164,8 +166,8 @@ class Report:
             expected, reviewable = map(volumes.mlText, (review.expectedErrorMl, review.reviewableMl))
             error = _(
                 "The expected error is {expected} ml, of which {reviewable} ml can be reviewed; {share:.0f} % of that"
-                " is in regions not reviewed. The rest is below the threshold or along borders, within one voxel of"
-                " the model to each side."
+                " is in regions that were not reviewed. The rest is below the threshold or within one model voxel of"
+                " a border."
             )
             share = 100 * review.remaining()[1]
             text = f"{text} {error.format(expected=expected, reviewable=reviewable, share=share)}"
@@ -178,7 +180,7 @@ class Report:
         return f"{text} {status_texts.unlikeText(*region['unlike'])}" if region["unlike"] else text
 
     def _regionsTable(self) -> str:
-        head = [_("Region"), _("Classes"), _("To review (ml)"), _("Share"), _("Expected error (ml)")]
+        head = [_("Region"), _("Classes"), _("Reviewable error (ml)"), _("Share"), _("Expected error (ml)")]
         head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
         rows = []
         for region in self._review.regions:
@@ -217,7 +219,7 @@ class Report:
             text = text.format(name=name, dice=scores["mean_dice"], ece=scores["ece"])
             wrong = scores["wrong_at_entropy"].get("0.4")
             if wrong:
-                text += _("; of the voxels with about 0.4 bits 1 in {count} was wrong").format(count=round(1 / wrong))
+                text += _("; 1 in {count} voxels with about 0.4 bits was wrong").format(count=round(1 / wrong))
             yield text + "."
 
 

@@ -23,7 +23,7 @@ PLANES = (2, 1, 0)
 SHELL_COLOR, REGION_COLOR = (0.45, 0.52, 0.6), (0.85, 0.0, 0.35)
 
 SURFACE_VOXELS = 500_000
-"""Surfaces of larger label maps are made from every second (third, ...) voxel."""
+"""Surfaces of label maps with more voxels are made from every second (third, ...) voxel."""
 
 
 class RegionPictures:

@@ -32,7 +32,7 @@ def regionMask(segmentationNode: slicer.vtkMRMLSegmentationNode, basin: int) -> 
 
 
 def roiMask(segmentationNode: slicer.vtkMRMLSegmentationNode, roiNode: slicer.vtkMRMLMarkupsROINode) -> np.ndarray:
-    """Mask of the voxels whose centers are in `roiNode`, a box of any orientation; as regionMask."""
+    """Mask of the voxels whose centers are in `roiNode`, a box of any orientation. Otherwise as regionMask."""
     labels = Labels(segmentationNode)
     objectToWorld = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
     parentNode = segmentationNode.GetParentTransformNode()
@@ -47,7 +47,7 @@ def roiMask(segmentationNode: slicer.vtkMRMLSegmentationNode, roiNode: slicer.vt
 
 
 def segmentMask(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> np.ndarray:
-    """Mask of a segment, for example a painted one; as regionMask."""
+    """Mask of a segment, for example a painted one. Otherwise as regionMask."""
     labels = Labels(segmentationNode)
     image = slicer.vtkOrientedImageData()
     segmentationNode.GetBinaryLabelmapRepresentation(segmentID, image)

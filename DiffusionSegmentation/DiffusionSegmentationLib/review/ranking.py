@@ -1,4 +1,4 @@
-"""Uncertain regions of a result at another threshold, ranked as in the report, computed on a thread."""
+"""Computes the uncertain regions of a result at another threshold on a thread, ranked as in the report."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -27,15 +27,16 @@ OUTLINE_SEGMENT = "region"
 OUTLINE_COLOR = (0.0, 1.0, 1.0)
 """Cyan occurs neither in the entropy colors nor in the structures of the shipped model."""
 OUTLINE_PIXELS = 3
-"""Thicker than the outlines of the segments."""
+"""Width of the outline: thicker than those of the segments."""
 DEFAULT_REACH_MM = 20.0
-"""Shown around a region of unknown size."""
+"""Distance shown around a region of unknown size."""
 
 
 Region = Mapping[str, Any]
-"""An uncertain region: its entry in the report, with `rank` from 1, and `unlike` (feature distance from the regions of
-the training data, limit), None up to the limit. `basin` is its number in the label map of regions, `reviewable_ml` the
-part of `expected_error_ml` that can be reviewed, `share` its share of that of all regions."""
+"""An uncertain region: its entry in the report, with `rank` from 1, and `unlike`: (feature distance from the regions
+of the training data, limit), or None within the limit. `basin` is its number in the label map of regions,
+`reviewable_ml` the part of `expected_error_ml` that can be reviewed, `share` (0 to 1) its share of that of all
+regions."""
 
 
 class Review:
@@ -86,7 +87,7 @@ class Review:
         self._store(states=self._stored()["states"] | {str(region["basin"]): state})
 
     def remaining(self) -> tuple[int, float]:
-        """Number of open regions, and their share of the reviewable error."""
+        """Number of open regions, and their share (0 to 1) of the reviewable error."""
         regions = self._open()
         return len(regions), sum(region["share"] for region in regions)
 

@@ -30,7 +30,7 @@ FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 class Item:
     """One volume of a batch; `message` is one plain sentence.
 
-    If `node` is not in the scene when it is its turn, `load` adds one; without `load` the item fails.
+    If `node` is not in the scene when the item is processed, `load` adds a node; without `load` the item fails.
     """
 
     name: str
@@ -49,7 +49,7 @@ def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]
 
 
 def ofSequences() -> list[Item]:
-    """Items for the frames of the sequences of volumes in the scene, without those of results."""
+    """Items for the frames of all volume sequences in the scene, except those of results."""
     items = []
     for sequenceNode in slicer.util.getNodesByClass("vtkMRMLSequenceNode"):
         count = sequenceNode.GetNumberOfDataNodes()
@@ -114,7 +114,7 @@ class Batch:
         self._next()
 
     def cancel(self) -> None:
-        """Cancel the current run and stop; its item waits again, finished results are kept."""
+        """Cancel the current run, whose item then waits again, and stop. Finished results are kept."""
         if self._current is not None:
             item, self._current, self.job = self._current, None, None
             item.state, item.message = WAITING, ""
@@ -147,7 +147,7 @@ class Batch:
                 self.problem = str(error)
                 break
             except Exception as error:  # of any kind, from any file reader
-                # Neither the message nor the name of the volume, which may identify a patient: logs are passed on.
+                # Users share logs: no message and no volume name, which may identify a patient.
                 logging.warning("A volume of the list could not be segmented (%s).", type(error).__name__)
                 item.state, item.message = FAILED, str(error)
                 self._finished += 1

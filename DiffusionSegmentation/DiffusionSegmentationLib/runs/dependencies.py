@@ -1,4 +1,4 @@
-"""Python packages that Slicer's own Python needs to run the worker: check and, with the user's consent, installation.
+"""Checks for, and installs with the user's consent, the packages that Slicer's Python needs to run the worker.
 
 The check imports nothing: torch in Slicer's process would lock its files and break a later upgrade. torch is installed
 by the PyTorch extension only, which imports it once after the installation; then a restart is offered.
@@ -39,7 +39,7 @@ def isInstalled(requirement: Requirement) -> bool:
 
 
 def missing(requirementsPath: Path) -> list[Requirement]:
-    """The missing packages; torch first, because others would install a wrong build of it."""
+    """The missing packages; torch first, because other packages would install a wrong build of it."""
     return [need for need in [TORCH, *readRequirements(requirementsPath)] if not isInstalled(need)]
 
 
@@ -60,7 +60,7 @@ def ensure(requirementsPath: Path) -> None:
         _installTorch()
     if others:
         _installOthers(others)
-    restart = _("PyTorch was installed. It is best to restart Slicer now. Restart?")
+    restart = _("PyTorch was installed. Restarting Slicer is recommended. Restart now?")
     if TORCH in needs and slicer.util.confirmYesNoDisplay(restart):
         slicer.util.restart()  # returns; Slicer restarts when its event loop has ended
         raise DependencyError(_("Slicer is restarting; click Segment again afterwards."))
@@ -70,13 +70,13 @@ def _installTorch() -> None:
     try:
         import PyTorchUtils
     except ImportError:
-        sentence = _("Install the extension 'PyTorch' with the Extensions Manager, or choose a Python in Advanced.")
+        sentence = _("Install the extension 'PyTorch' with the Extensions Manager, or select a Python under Advanced.")
         raise DependencyError(sentence) from None
     try:
         torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
             askConfirmation=True, torchVersionRequirement=str(TORCH.specifier)
         )
-    except Exception as error:  # anything from pip, the extension's patch of pip, or the import of torch
+    except Exception as error:  # from pip, from the extension's patch of pip, or from the import of torch
         logging.exception("PyTorch could not be installed.")
         sentence = _("PyTorch could not be installed ({reason}); the Python console shows why.")
         raise DependencyError(sentence.format(reason=error)) from error
@@ -86,7 +86,7 @@ def _installTorch() -> None:
 
 def _installOthers(requirements: list[str]) -> None:
     """Ask, and install with slicer.packaging, or with slicer.util in Slicer 5.10, which has no slicer.packaging."""
-    declined = DependencyError(_("The segmentation needs Python packages that were not installed."))
+    declined = DependencyError(_("The segmentation needs Python packages, which were not installed."))
     try:
         packaging = importlib.import_module("slicer.packaging")
     except ImportError:

@@ -1,7 +1,7 @@
 """Estimate of duration and memory of a run, from the last run with the same model on the same device.
 
-Both grow with the space that the volume covers, the sampling time also with samples x steps. The estimate is rough if
-the volume is much larger or smaller than that of the last run, because the body fills another part of it.
+Both grow with the physical size of the volume, the sampling time also with samples x steps. The estimate is rough if
+the volume is much larger or smaller than that of the last run, because the body fills another fraction of it.
 """
 
 import json
@@ -59,7 +59,7 @@ class RunMeasurement:
         return json.dumps(asdict(self))
 
     def text(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, samples: int | None, steps: int | None) -> str:
-        """The estimate for `volumeNode` as one sentence; None stands for the number of the measured run."""
+        """The estimate for `volumeNode` as one sentence. None: as many samples or steps as in the measured run."""
         size = np.multiply(volumeNode.GetImageData().GetDimensions(), volumeNode.GetSpacing())
         growth = float(np.prod(size)) / 1e6 / self.liters
         evaluations = (samples or self.samples) * (steps or self.steps if self.steps else 1)

@@ -1,4 +1,4 @@
-"""Hand-over of a volume to the worker: checked on the GUI thread, written as NRRD on another thread.
+"""Hand-over of a volume to the worker: it is checked on the GUI thread and written as NRRD on another thread.
 
 The voxels are not copied: a copy of a 512 x 512 x 1000 CT would block the GUI for 0.2 s. `changed` detects
 modifications in the meantime.
@@ -22,19 +22,22 @@ MASK_NAME = "mask-{number}.seg.nrrd"
 
 
 class HandoverError(Exception):
-    """The volume or a setting cannot be used; the text is one plain sentence."""
+    """A volume, a mask or a setting cannot be used; the text is one plain sentence."""
 
 
 class Handover:
     """One volume, as it was at construction, and the thread that writes it.
 
     `voxels` is a view [k, j, i] of the array of `volumeNode`, `ijkToRAS` 4 x 4 in mm without the parent transform.
-    `source`, set by the writing, is the file the volume was loaded from, or None; its header may lack geometry that the
+    `source`, set while writing, is the file the volume was loaded from, or None; its header may lack geometry that the
     scene has.
     """
 
     def __init__(self, volumeNode: Any, masks: Sequence[Any] = ()) -> None:
-        """`volumeNode` is a vtkMRMLScalarVolumeNode or None; `masks` are written beside it. Raises HandoverError."""
+        """`volumeNode` is a vtkMRMLScalarVolumeNode or None. Raises HandoverError.
+
+        `masks`, each a MaskNode (see mask_nodes.py), are written to the same folder.
+        """
         problem = problemOf(volumeNode)
         if problem is not None:
             raise HandoverError(problem)
@@ -69,9 +72,13 @@ class Handover:
         return self._thread is not None and self._thread.is_alive()
 
     def problem(self) -> str | None:
-        """After writing: one sentence why the file is not usable, or None."""
+        """After writing: why the files cannot be used, one sentence, or None."""
         if self._problem is None and self.changed():
-            return _("The volume was modified while it was sent to the worker; start again.")
+            return _("The volume was modified while it was sent to the background process; start again.")
+        modified = next((mask.name for mask in self._masks if mask.changed()), None)
+        if self._problem is None and modified is not None:
+            sentence = _("The mask '{name}' was modified while it was sent to the background process; start again.")
+            return sentence.format(name=modified)
         return self._problem
 
     def join(self) -> None:
@@ -85,7 +92,7 @@ class Handover:
 
     def _write(self, path: Path) -> None:
         try:
-            # On this thread: a disconnected network drive responds only after seconds.
+            # On this thread, because a disconnected network drive takes seconds to respond.
             if self._loadedFrom and Path(self._loadedFrom).is_file():
                 self.source = self._loadedFrom
             nrrd_files.write(path, self.voxels, self.ijkToRAS, self._stop)
@@ -96,7 +103,7 @@ class Handover:
 
 
 def problemOf(volumeNode: Any) -> str | None:
-    """One sentence why `volumeNode` (or None) cannot be used, or None if it can. Reads no voxels."""
+    """Why `volumeNode`, or None, cannot be segmented, as one sentence; None if it can. Reads no voxels."""
     if volumeNode is None:
         return _("Select the volume to segment.")
     image = volumeNode.GetImageData()

@@ -21,8 +21,8 @@ def _isWhole(value: Any, least: int) -> bool:
 class Choices:
     """Settings of a run: `model` is a name or folder, `samples` a number or "auto".
 
-    None for `samples` or `steps` stands for the model's default. `regionMm` (5 to 100 mm) is the distance between
-    uncertain regions.
+    None for `samples` or `steps` stands for the model's default. `regionMm` (5 to 100 mm) is the minimum
+    distance between the centers of uncertain regions.
     """
 
     model: str = "brain-structures"
@@ -45,7 +45,7 @@ class Choices:
         if not _isWhole(self.seed, 0):
             raise HandoverError(_("The seed must be 0 or more."))
         if not (isinstance(self.regionMm, int | float) and 5 <= self.regionMm <= 100):
-            raise HandoverError(_("The distance of uncertain regions must be 5 to 100 mm."))
+            raise HandoverError(_("The region spacing must be 5 to 100 mm."))
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Job:
 
     state: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
     masks: files that take the place of samples; empty if a model is run.
-    message: one plain sentence. note: how the settings had to be changed, one sentence.
+    message: one plain sentence. note: which settings had to be changed, and how; one sentence.
     fraction: elapsed part of the estimated time (0 to 1); None without an estimate.
     finishedSamples: number of samples known to be finished; a stop keeps at least these.
     preview: files of segmentation and entropy so far, and the number of samples in them.
@@ -96,8 +96,8 @@ class Job:
         """
         folders = {"folder": str(self.folder), "volume": str(volume), "source": source}
         if self.masks:
-            own = {"masks": list(self.masks), "regionMm": self.choices.regionMm}
-            return {"type": "import", "job": self.id, **folders, **own}
+            parameters = {"masks": list(self.masks), "regionMm": self.choices.regionMm}
+            return {"type": "import", "job": self.id, **folders, **parameters}
         return {"type": "run", "job": self.id, **folders, **asdict(self.choices)}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:

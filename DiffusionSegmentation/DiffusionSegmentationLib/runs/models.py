@@ -17,7 +17,7 @@ MAX_METADATA_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. `key` is the worker's `model`: the name of a shipped model, the folder of another one.
+    """One model. `key` is `model` in messages to the worker: the name of a shipped model, or the folder of another one.
 
     `structures` are the names of its segments, without the background.
     """

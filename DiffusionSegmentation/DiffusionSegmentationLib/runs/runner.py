@@ -1,4 +1,4 @@
-"""Execution of runs: a volume is sent to the worker, the result is imported into the scene. One run at a time.
+"""Runs, one at a time: a volume is sent to the worker, and the result is imported into the scene.
 
 Nothing blocks: `Runner.poll`, called by a timer (Slicer) or a loop (headless), advances all work. Independent of Qt.
 """
@@ -219,7 +219,7 @@ class Runner:
     def _onMessage(self, message: dict) -> None:
         self._hasChanged = True
         kind = message["type"]
-        if message.get("ends"):  # it has lost its GPU: the next run needs a new worker
+        if message.get("ends"):  # the worker has lost its GPU: the next run needs a new one
             self._workerEnding, self._killed = True, False
             self._killTime = time.monotonic() + CANCEL_SECONDS
         if kind == "hello":
@@ -230,7 +230,7 @@ class Runner:
                 self._onWorkerEnded(problem)
         elif kind == "error" and message["job"] is None:
             logging.error("Worker: %s\n%s", message["message"], message["details"])
-            if self.client.hello is None:  # why it cannot start; it ends next
+            if self.client.hello is None:  # why the worker cannot start; it ends next
                 self._startProblem = message["message"]
         elif self._cancelled is not None and message["job"] == self._cancelled.id:
             if kind in ("done", "partial", "cancelled", "error") and message.get("over") is not False:
@@ -274,7 +274,7 @@ class Runner:
                 return
             job.result = result
             sentences = [status_texts.doneText(job.report, time.monotonic() - job.started)]
-        except Exception as error:  # of any kind: the worker's files are complete, and the message names their folder
+        except Exception as error:  # of any kind: the worker's files are complete and kept
             logging.exception("The result could not be imported into the scene.")
             self._failImport(str(error))
             return
@@ -290,7 +290,7 @@ class Runner:
 
     def _onWorkerEnded(self, sentence: str) -> None:
         self._hasChanged = True
-        if self._cancelled is not None or self._workerEnding:  # belongs to the previous run
+        if self._cancelled is not None or self._workerEnding:  # this was the worker of the previous run
             self._workerEnding = False
             self._onCancelAcknowledged()
             if self.busy:
@@ -341,5 +341,5 @@ class Runner:
         job = self.job
         job.state, job.message = state, message
         self._hasChanged = True
-        handover, self._handover = self._handover, None  # it references the voxels of a volume that may be removed
+        handover, self._handover = self._handover, None  # it keeps the voxels of a volume that may be removed in memory
         self._removal = handover.discard(job.folder / INPUT_NAME if keepFiles else job.folder)

@@ -1,4 +1,4 @@
-"""Texts on a run for the user: progress, duration, outcome, and what the result shows."""
+"""Texts for the user about a run: progress, duration, outcome, and what the result shows."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def progressText(progress: Mapping) -> str:
 
 
 def statusText(job: Job) -> str:
-    """Activity of an active job, remaining time if known, and a note if its settings had to be changed."""
+    """What an active job is doing, the remaining time if known, and a note if its settings had to be changed."""
     text = job.message
     if job.secondsLeft is not None:
         text = _("{activity}, {duration} left").format(activity=text, duration=durationText(job.secondsLeft))
@@ -52,7 +52,7 @@ def doneText(report: Mapping, seconds: float) -> str:
         "samples": _("the result uses these."),
         "both": _("the result uses these and the model's direct class probabilities."),
     }
-    return f"{stopped}; {uses.get(report['map_source'], _('only the intervals of the volumes use these.'))}"
+    return f"{stopped}; {uses.get(report['map_source'], _('only the volume intervals use these.'))}"
 
 
 def recoverableText(finished: FinishedSamples) -> str:

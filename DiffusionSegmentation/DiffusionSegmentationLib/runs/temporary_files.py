@@ -39,7 +39,7 @@ def newestFinished(folder: Path) -> tuple[Path, dict] | None:
 
 
 def sweep(temporaryFolder: str | None = None, days: float = DAYS) -> threading.Thread:
-    """Remove this user's job and log folders, no links, that were not modified for `days`, on the returned thread."""
+    """Remove this user's job and log folders (not links) that were not modified for `days`, on the returned thread."""
     return _startThread(_sweep, temporaryFolder, days)
 
 

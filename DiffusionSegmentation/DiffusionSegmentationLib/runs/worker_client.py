@@ -40,7 +40,8 @@ def workerEnvironment(startup: Mapping[str, str]) -> dict[str, str]:
 class WorkerClient:
     """One worker at a time; `start` starts a new one after the last has ended.
 
-    Signals, all fired by `poll`: `received` (message), `ended` (why, one sentence; not after `stop`), `logged` (line).
+    Signals, all emitted by `poll`: `received` (message), `ended` (reason, one sentence; not after `stop`) and
+    `logged` (line).
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -55,7 +56,7 @@ class WorkerClient:
 
     @property
     def running(self) -> bool:
-        """Whether the worker was started and neither was `stop` called nor has `poll` reported its end."""
+        """Whether the worker was started, was not stopped by `stop`, and its end was not reported by `poll`."""
         return self._process is not None
 
     def start(self) -> None:
@@ -90,7 +91,7 @@ class WorkerClient:
     def stop(self, graceSeconds: float = 2.0) -> threading.Thread | None:
         """Ask the worker to end, and kill it and its children after `graceSeconds`; does not wait for it.
 
-        None of its messages is emitted any more. The returned thread ends with the worker.
+        Its messages are no longer emitted. The returned thread ends with the worker.
         """
         process = self._process
         if process is None:
@@ -128,7 +129,7 @@ class WorkerClient:
 
     def _reason(self, end: End, killed: bool) -> str:
         if end.error is not None:
-            sentence = _("The Python for the segmentation could not be started ({reason}). Check it under Advanced.")
+            sentence = _("The Python interpreter could not be started ({reason}). Check its path under Advanced.")
             return sentence.format(reason=end.error)
         if killed:
             return _("The background process was stopped.")

@@ -24,7 +24,7 @@ NICENESS = 5
 
 @dataclass(frozen=True)
 class End:
-    """End of a process: its exit code, or the error why it could not be started."""
+    """End of a process: its exit code, or the error that prevented its start."""
 
     code: int | None = None
     error: str | None = None

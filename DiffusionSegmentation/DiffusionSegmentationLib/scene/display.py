@@ -28,7 +28,7 @@ OUTLINE_PIXELS = 1
 """Thicker outlines would cover most of the overlay in the cortex, where borders are a few voxels apart."""
 
 OWNER_ATTRIBUTE = "DiffusionSegmentation.Beside"
-"""Of a temporary segmentation: ID of the segmentation that it belongs to."""
+"""Attribute of a temporary segmentation: ID of the segmentation that it belongs to."""
 VOLUME_ROLE = "DiffusionSegmentation.Volume"
 """Reference of every node of a result to the segmented volume."""
 
@@ -133,7 +133,7 @@ def styleEntropy(entropyNode: slicer.vtkMRMLScalarVolumeNode, maximumBits: float
 
 
 def _colorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLProceduralColorNode:
-    """The entropy colors of `scene`, created on first use, over 0 to 1: a volume's window scales them."""
+    """The entropy colors of `scene`, created on first use. They cover 0 to 1; the window of a volume scales them."""
     for node in slicer.util.getNodesByClass("vtkMRMLProceduralColorNode", scene):
         if node.GetAttribute(COLORS_ATTRIBUTE):
             return node

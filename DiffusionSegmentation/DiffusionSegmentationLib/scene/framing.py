@@ -1,4 +1,4 @@
-"""Zooming of all views to a place, and restoring of what they showed before."""
+"""Zooms all views to a place, and restores what they showed before."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ MIN_WIDTH_MM = 60.0
 def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[float], reachMm: float) -> None:
     """Center all views on `world` (RAS, mm) and show `reachMm` around it, with a margin.
 
-    The previous views are stored on `segmentationNode`.
+    The state of the views before is stored on `segmentationNode`.
     """
     if segmentationNode.GetAttribute(BEFORE_ATTRIBUTE) is None:
         states = {node.GetID(): sliceState(node) for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
@@ -62,7 +62,7 @@ def sliceState(node: slicer.vtkMRMLSliceNode) -> list[list[float]]:
 
 
 def restoreSlice(node: slicer.vtkMRMLSliceNode, scale: list[float] | None, elements: list[float]) -> None:
-    """Set what `sliceState` has returned, at the present size of the view. `scale` None leaves the field of view."""
+    """Restore what `sliceState` has returned, at the current size of the view. `scale` None: keep the field of view."""
     node.GetSliceToRAS().DeepCopy(elements)
     node.UpdateMatrices()
     if scale is not None:

@@ -59,7 +59,7 @@ class Labels:
         return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / 1000
 
     def stamp(self) -> tuple[int, ...]:
-        """Modification times of the model's segments: equal as long as nothing was edited."""
+        """Modification times of the model's segments; unchanged as long as nothing is edited."""
         return tuple(image.GetMTime() for image in self._layers())
 
     def edited(self, current: np.ndarray | None = None) -> int:

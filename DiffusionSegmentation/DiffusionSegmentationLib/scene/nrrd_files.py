@@ -25,7 +25,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class ResultFileError(Exception):
-    """A file is not a complete, uncompressed NRRD, or does not fit the scene; `str(error)` is a clause."""
+    """A file is not a complete, uncompressed NRRD, or does not match the scene. `str(error)` is a clause."""
 
 
 @dataclass(frozen=True)

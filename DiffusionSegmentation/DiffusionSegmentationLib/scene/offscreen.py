@@ -23,7 +23,7 @@ LAYOUTS = {
 """Orientation and bar color of the slice views in Slicer's layouts."""
 
 SUPERSAMPLING = 2
-"""Views are drawn enlarged by this factor and averaged down: outlines and text are not antialiased."""
+"""Views are drawn enlarged by this factor and then averaged, because outlines and text are not antialiased."""
 
 GAP_PIXELS = 6
 GAP_COLOR = (38, 42, 48)
@@ -99,7 +99,7 @@ class SliceView:
         return self.redraw()
 
     def redraw(self) -> np.ndarray:
-        """As render, but only what has changed is computed again, as on a screen."""
+        """As `render`, but computes only what has changed, as on a screen."""
         layers = self.logic.GetImageDataConnection()
         self._layers.SetVisibility(layers is not None)
         self._mapper.SetInputConnection(layers)

@@ -34,7 +34,7 @@ class ResultOverlays:
 
     @property
     def chosen(self) -> str:
-        """Role of the selected overlay, shown or not; the other one if its volume was removed."""
+        """Role of the selected overlay, whether shown or not; that of the other one if its volume was removed."""
         role = self._segmentationNode.GetAttribute(LAYER_ATTRIBUTE)
         return role if role in self._overlays else self.roles[0]
 

@@ -1,4 +1,4 @@
-"""Preview of an active run in the views: outlines and entropy of the samples so far. Independent of Qt."""
+"""Preview of an active run in the views: outlines and entropy of the samples drawn so far. Independent of Qt."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ class Preview:
     def __init__(self) -> None:
         self._nodes: list[slicer.vtkMRMLNode] = []
         self._hidden: list[tuple[slicer.vtkMRMLNode, Callable[[], None]]] = []
-        """Nodes of earlier results, and how to show each again."""
+        """Nodes of earlier results, each with a function that shows it again."""
         self._overlay: Overlay | None = None
         self._requested: tuple[str, int] | None = None
         self._steps: Iterator[None] | None = None
@@ -32,10 +32,10 @@ class Preview:
         """Relative change of the summed entropy since the previous preview; None for the first."""
 
     def show(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, job: str, files: tuple[Path, Path], count: int) -> None:
-        """Show segmentation and entropy in `files`, made of `count` samples, in the next calls of `poll`.
+        """Show the segmentation and entropy in `files`, computed from `count` samples, in the next calls of `poll`.
 
-        Has no effect if that was requested before. If a file is missing or broken, or the volume was removed, the
-        previous preview stays.
+        Has no effect if this preview was requested before. The previous preview stays if a file is missing or broken or
+        if the volume was removed.
         """
         if self._requested != (job, count):
             self._requested = job, count
@@ -82,7 +82,7 @@ class Preview:
             yield
             entropyNode.SetAndObserveImageData(entropy.GetImageData())
         else:
-            self._takeBack()
+            self._discardNodes()
             yield from self._addSteps(volumeNode, segmentation, entropy)
 
     def _addSteps(
@@ -122,7 +122,7 @@ class Preview:
 
     def end(self, restore: bool = True) -> None:
         """Hide the preview, whose nodes `poll` removes; `restore` shows earlier overlays and results again."""
-        self._takeBack(restore)
+        self._discardNodes(restore)
         self._requested = self._steps = self.change = None
         self._total = 0.0
 
@@ -132,7 +132,7 @@ class Preview:
         while self._removals:
             self.poll()
 
-    def _takeBack(self, restore: bool = True) -> None:
+    def _discardNodes(self, restore: bool = True) -> None:
         if self._overlay is not None:
             self._overlay.hide()
         self._removals += map(display.removeSteps, self._nodes)

@@ -34,7 +34,7 @@ SAME_GRID_MM = 1e-3
 class Result:
     """The nodes of one run; without samples, `samplesNode` and `disagreementNode` are None.
 
-    `disagreementNode` is None for files of versions up to 0.3, too.
+    `disagreementNode` is also None for files of versions up to 0.3.
     """
 
     segmentationNode: slicer.vtkMRMLSegmentationNode
@@ -48,7 +48,7 @@ class Result:
 def importSteps(
     volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, report: Mapping[str, Any]
 ) -> Iterator[Result | None]:
-    """Import the result files in `folder` into the scene of `volumeNode`; yields None a step, then the Result.
+    """Import the result files in `folder` into the scene of `volumeNode`; yields None after each step, then the Result.
 
     The nodes get the volume's transform and its parent in the subject hierarchy. They are styled (see display.py) but
     not shown in any view. Earlier results of the volume are hidden. If the iterator is closed early or a file is

@@ -28,7 +28,7 @@ class Profiles:
         return self._sums[axis][::sign]
 
     def position(self, sliceNode: slicer.vtkMRMLSliceNode) -> float:
-        """Position of the view's slice within `of`: 0 to 1, beyond that outside the volume."""
+        """Position of the view's slice within `of`, from 0 to 1; other values are outside the volume."""
         axis, sign = self._axis(sliceNode)
         center = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())[:, 3]
         index = np.linalg.solve(self._ijkToWorld(), center)[axis] + 0.5

@@ -29,7 +29,7 @@ class VoxelProbe:
         return [(name, float(array[tuple(kji)]) / 255) for name, array in zip(self._names, voxels, strict=True)]
 
     def textAt(self, world: tuple[float, float, float]) -> str:
-        """The most probable classes at `world` and the entropy; empty outside the result."""
+        """The most probable classes and the entropy at `world`; empty outside the result."""
         classes = self.sharesAt(world)
         if classes is None:
             return ""

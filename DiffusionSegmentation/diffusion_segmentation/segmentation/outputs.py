@@ -34,6 +34,7 @@ class ResultSource:
         input_distance: distance of the input from the scans that the model was made for; None without statistics.
         region_distances: the same for each watershed region [n], from their label map and the probability [z, y, x]
             that the consensus is wrong, both on the working grid, with the limit; None without statistics.
+        mutual_information: bits, float32 [k, j, i] on the grid of the input; None unless the samples are networks.
     """
 
     labels: list[dict[str, Any]]
@@ -41,6 +42,7 @@ class ResultSource:
     report: Callable[[Ensemble], dict[str, Any]]
     input_distance: InputDistance | None = None
     region_distances: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]] | None = None
+    mutual_information: np.ndarray | None = None
 
     @property
     def names(self) -> list[str]:
@@ -84,6 +86,9 @@ class ResultWriter:
         """Write the result files of the samples so far into `folder`; returns their report, which `finish` writes."""
         p, reference, compress, box = ensemble.map, self._reference, self.compress, self.projection.box
         labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        if self.source.mutual_information is not None:
+            path = folder / "mutual_information.nrrd"
+            writing.write_volume(path, self.source.mutual_information, reference, compress)
         quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
         working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm)

@@ -20,6 +20,7 @@ FILES = (
     "segmentation.seg.nrrd",
     "entropy.nrrd",
     "disagreement.nrrd",
+    "mutual_information.nrrd",
     "samples.seq.nrrd",
     "probabilities.seq.nrrd",
     "regions.nrrd",

@@ -254,7 +254,7 @@ class ctkPathLineEdit(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit, 1)
         layout.addWidget(self._button)
-        # CTK's validator takes an empty path, and one that does not exist, for unfinished, and tells nobody of it.
+        # CTK's validator takes an empty path, and one that does not exist, for unfinished and emits no signal.
         self._edit.textChanged.connect(
             lambda path: self.currentPathChanged.emit(path) if os.path.isfile(path) else None
         )

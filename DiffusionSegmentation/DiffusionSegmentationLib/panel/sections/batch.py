@@ -94,16 +94,16 @@ class BatchSection:
             and node not in segmented
             and node.GetName() not in waiting
         ]
-        self._add(items, _("All volumes of the scene have a result or are in the list."))
+        self._add(items, _("All volumes in the scene have a result or are already in the list."))
 
     def _onAddSequences(self, *_arguments: Any) -> None:
-        self._add(batch.ofSequences(), _("The scene contains no sequence of volumes."))
+        self._add(batch.ofSequences(), _("The scene contains no volume sequences."))
 
     def _onAddFolder(self, *_arguments: Any) -> None:
         folder = dialogs.selectFolder(self._ui.addFolderButton, _("Select a folder of volumes"))
         if not folder:
             return
-        problem = _("The folder contains no NRRD, NIfTI or MetaImage file.")
+        problem = _("The folder contains no NRRD, NIfTI or MetaImage files.")
         try:
             items = batch.ofFolder(Path(folder), slicer.util.loadVolume)
         except OSError as error:

@@ -69,7 +69,7 @@ class CorrectionsSection(Section):
             editorNode.SetSourceVolumeIntensityMaskRange(bits, self._maskMaximum())
 
     def countEdited(self) -> int:
-        """Count the voxels that differ from the model's result now; 0 if the comparison is not possible."""
+        """Count the voxels that now differ from the model's result; 0 if they cannot be compared."""
         try:
             return Labels(self._segmentation).edited()
         except LookupError:
@@ -126,10 +126,10 @@ class CorrectionsSection(Section):
 
         def use() -> None:
             if area.startswith(SEGMENT_PREFIX):
-                # In the labelmap of the model's segments it would block their voxels.
+                # In the labelmap that the model's segments share, its voxels could not be changed.
                 self._segmentation.GetSegmentation().SeparateSegmentLabelmap(area.removeprefix(SEGMENT_PREFIX))
             if not corrections.useSample(self._segmentation, Browser(self._segmentation).shown, mask):
-                raise LookupError(_("The sample equals the result in this area; nothing was changed."))
+                raise LookupError(_("The sample is identical to the result in this area; nothing was changed."))
 
         self._change(use)
 
@@ -226,11 +226,11 @@ class CorrectionsSection(Section):
             editor.setSourceVolumeNode(self._segmentation.GetNodeReference(VOLUME_ROLE))
 
     def _unmaskEditor(self) -> None:
-        """Clear the mask set by this section, whatever is edited now: its range in bits fits no other volume.
+        """Clear the mask set by this section, whatever is edited now: its range, in bits, is wrong for other volumes.
 
-        Effects such as Threshold and Level tracing use the image again.
+        Effects such as Threshold and Level tracing then use the image again.
         """
-        node = self._maskedEditorNode or self._editorNode()  # a loaded scene may hold a mask set by an earlier panel
+        node = self._maskedEditorNode or self._editorNode()  # a mask in a loaded scene was set by an earlier panel
         source = node.GetSourceVolumeNode() if node else None
         image = source.GetNodeReference(VOLUME_ROLE) if source else None
         if self._maskedEditorNode is not None or image is not None:

@@ -64,7 +64,7 @@ class EngineSection:
         devices = {"auto": _("Automatic")} | {device["id"]: device["name"] for device in self._runner.devices()}
         devices.setdefault(selected, selected)
         if "cpu" in devices:
-            devices["cpu"] = _("CPU")  # the worker's name is often only "x86_64"
+            devices["cpu"] = _("CPU")  # the name given by the worker is often only "x86_64"
         fillComboBox(self._ui.deviceComboBox, devices, selected)
         self._ui.deviceComboBox.toolTip = (
             _("Compute device. Automatic uses the first supported GPU, otherwise the CPU.")

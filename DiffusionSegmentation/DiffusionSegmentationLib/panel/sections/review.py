@@ -31,7 +31,7 @@ class ReviewSection(Section):
         self._ranker: Ranker | None = None
         self._bits = RegionCriteria().bits
         self.regionChanged = Signal()
-        """Emitted when another region is the current one, or none."""
+        """Emitted when another region, or none, has become the current one."""
         table = ui.regionTable
         fitColumns(table, CLASSES_COLUMN)
         table.cellClicked.connect(lambda row, _column: self._goTo(self._review.regions[row]))
@@ -134,7 +134,7 @@ class ReviewSection(Section):
 
 
 def _progressText(review: Review, count: int, share: float) -> str:
-    """Return how many regions are left (`count`), and their `share` (0 to 1) of the error that can be reviewed."""
+    """Say how many regions are left (`count`), and their `share` (0 to 1) of the error that can be reviewed."""
     if not count:
         return _("All {total} regions have been reviewed.").format(total=len(review.regions))
     values = {"count": count, "total": len(review.regions), "share": round(100 * share)}
@@ -149,7 +149,7 @@ def _progressText(review: Review, count: int, share: float) -> str:
 
 
 def _errorText(region: Region) -> str:
-    """Return the reviewable expected error in ml; the whole one in brackets for a region of thin layers only."""
+    """Return the reviewable expected error in ml; if there is none, the whole expected error in brackets."""
     return f"{region['reviewable_ml']:.2f}" if region["reviewable_ml"] else f"({region['expected_error_ml']:.2f})"
 
 

@@ -20,7 +20,7 @@ class SamplesSection(Section):
         super().__init__(ui)
         self._browser: Browser | None = None
         self.sampleChanged = Signal()
-        """Emitted when another sample is shown, or none."""
+        """Emitted when another sample, or none, is shown."""
         ui.sampleCheckBox.toggled.connect(self._onToggled)
         ui.orderComboBox.currentIndexChanged.connect(self._onOrder)
         ui.sampleSlider.valueChanged.connect(self._show)
@@ -39,7 +39,7 @@ class SamplesSection(Section):
         ui = self._ui
         shown = browser.shown if browser else None
         missing = missingResult(segmentation)
-        missing = missing or (None if browser.count else _("The samples of this result were removed."))
+        missing = missing or (None if browser.count else _missingSamples(browser))
         hidden = missing or (None if shown is not None else _("No sample is shown."))
         enable(missing, ui.sampleCheckBox, ui.orderComboBox)
         enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
@@ -98,8 +98,14 @@ class SamplesSection(Section):
         self.sampleChanged.emit()
 
 
+def _missingSamples(browser: Browser) -> str:
+    if not browser.report["samples"]:
+        return _("This result has no samples.")
+    return _("The samples of this result were removed.")
+
+
 def _sampleText(browser: Browser, index: int) -> str:
-    """Return number, Dice and, if sorted by the volume of a structure, that volume of sample `index`."""
+    """Describe sample `index`: number, Dice and, if sorted by the volume of a structure, that volume."""
     drawn = browser.report["samples"]
     text = _("Sample {number} of {count}")
     if drawn > browser.count:

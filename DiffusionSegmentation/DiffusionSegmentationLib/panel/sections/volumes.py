@@ -19,7 +19,7 @@ from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCe
 
 PLOT_SIZE = 48, 16
 NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
-"""The columns for mask and plot are shown with the details only."""
+"""The mask and plot columns are shown only with the details."""
 
 
 class VolumesSection(Section):
@@ -95,7 +95,7 @@ class VolumesSection(Section):
 
 
 def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
-    """Return title and tooltip of each column; without `details` the intervals are those of 90 % only."""
+    """Return title and tooltip of each column; without `details` only for the 90 % intervals."""
     if volumes.isExpected(shown):
         expected = _("Expected"), _("Expected volume: sum of the class probabilities over all voxels.")
     else:
