@@ -214,6 +214,22 @@ def test_probability_files_of_folds_are_averaged(tmp_path: Path, a_volume: Path)
     assert (read(tmp_path / "result" / "segmentation.seg.nrrd") == (np.mean(folds, 0) > 0.5)).all()
 
 
+def bits(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+def test_mutual_information_is_what_the_folds_disagree_on(tmp_path: Path, a_volume: Path) -> None:
+    agreed, disputed = ball(3), ball(7) & ~ball(3)
+    folds = [np.where(agreed, 0.5, np.where(disputed, p, 0.01)) for p in (0.1, 0.9)]
+    paths = tuple(
+        probabilities(tmp_path / f"fold{n}.npz", np.stack([1 - p, p]).astype(np.float32)) for n, p in enumerate(folds)
+    )
+    import_masks(ImportRequest(a_volume, tmp_path / "result", paths))
+    information = read(tmp_path / "result" / "mutual_information.nrrd")
+    assert np.abs(information - (bits(np.mean(folds, 0)) - np.mean([bits(p) for p in folds], 0))).max() < 1e-5
+    assert information[agreed].max() < 1e-6 < 0.5 < information[disputed].min()
+
+
 def refused(sentence: str, request: ImportRequest) -> None:
     with pytest.raises(InputError, match=sentence):
         import_masks(request)

@@ -163,6 +163,28 @@ def test_a_file_of_class_probabilities_has_no_samples(openPanel, addHead, pumpUn
     assert module.ui.reportButton.enabled
 
 
+@pytest.mark.slow
+def test_the_mutual_information_of_probability_files_is_an_overlay(
+    openPanel, addHead, pumpUntil, tmp_path, monkeypatch
+):
+    radius = radiusOf(addHead(size=24))
+    paths = []
+    for p in (0.1, 0.9):
+        foreground = np.where(radius < 0.4, 0.5, np.where(radius < 0.7, p, 0.01))
+        paths.append(tmp_path / f"fold{p}.npz")
+        np.savez_compressed(paths[-1], probabilities=np.stack([1 - foreground, foreground]).astype(np.float32))
+    module = openPanel("real")
+    ui = module.ui
+    ui.masksCollapsibleButton.collapsed = False
+    addFiles(module, monkeypatch, *paths)
+    assert start(module, pumpUntil).state == "done"
+    assert ui.layerComboBox.itemText(2) == "mutual information"
+    ui.layerComboBox.currentIndex = 2
+    assert ui.layerLabel.text.startswith("Part of the entropy in which the 2 sets")
+    node = slicer.util.getNode("Head mutual information")
+    assert slicer.util.arrayFromVolume(node)[radius < 0.3].max() < 1e-6
+
+
 def test_a_mask_on_another_grid_is_refused(openPanel, addHead, pumpUntil):
     head, other = addHead(size=24), addHead("Other", size=20)
     radius = radiusOf(other)
@@ -227,15 +249,13 @@ def test_temporary_nodes_are_not_listed(openPanel, addHead):
     assert listed(openPanel("good", "0.01")) == {"Rater": False}
 
 
-def test_masks_are_not_mixed_with_probabilities(openPanel, addHead, monkeypatch, tmp_path):
+def test_one_file_can_be_imported_because_it_can_have_class_probabilities(openPanel, addHead, monkeypatch, tmp_path):
     addHead(size=8)
     module = openPanel("good", "0.01")
+    assert not module.ui.importButton.enabled and "file of class probabilities" in module.ui.importButton.toolTip
     addFiles(module, monkeypatch, tmp_path / "case.NPZ")
     assert module.ui.importButton.enabled
-    addFiles(module, monkeypatch, tmp_path / "mask.nii.gz")
-    assert not module.ui.importButton.enabled and "not both" in module.ui.importButton.toolTip
-    module.ui.clearMasksButton.click()
-    assert listed(module) == {} and not module.ui.clearMasksButton.enabled
+
 
 
 def test_a_mask_under_a_nonlinear_transform_is_refused(addHead):

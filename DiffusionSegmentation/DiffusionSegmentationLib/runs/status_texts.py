@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..i18n import tr as _
+from ..scene.result_nodes import ENTROPY_ROLE, INFORMATION_ROLE
 from .job import FinishedSamples, Job
 
 
@@ -80,10 +81,13 @@ def mapSource(report: Mapping) -> str:
     return text.format(average=average, samples=report["samples"], prior=report.get("map_prior", 0.0))
 
 
-def overlayText(report: Mapping, isEntropy: bool) -> str:
-    """One sentence on the overlay of the entropy, or on that of the samples' disagreement."""
-    if isEntropy:
+def overlayText(report: Mapping, role: str) -> str:
+    """One sentence on the overlay with this role."""
+    if role == ENTROPY_ROLE:
         return _("Entropy of {source}.").format(source=mapSource(report))
+    if role == INFORMATION_ROLE:
+        text = _("Part of the entropy in which the {samples} sets of class probabilities disagree.")
+        return text.format(samples=report["samples"])
     if report["samples"] == 1:
         return _("One sample has no disagreement.")
     text = _("Entropy of the labels of the {samples} samples: where the samples differ from each other.")

@@ -1,13 +1,13 @@
-"""The uncertainty overlays of a result, one shown at a time: entropy and sample disagreement.
+"""The uncertainty overlays of a result, one shown at a time: entropy, sample disagreement and mutual information.
 
-Both share opacity and threshold. The selection is stored on the segmentation node and saved with the scene. Review and
+They share opacity and threshold. The selection is stored on the segmentation node and saved with the scene. Review and
 corrections always use the entropy, whichever overlay is shown.
 """
 
 import slicer
 
 from .display import Overlay
-from .result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE
+from .result_nodes import OVERLAY_FILES
 
 LAYER_ATTRIBUTE = "DiffusionSegmentation.OverlayLayer"
 
@@ -28,13 +28,13 @@ class ResultOverlays:
     def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """`roles` are the node references of the existing overlays, entropy first."""
         self._segmentationNode = segmentationNode
-        nodes = {role: segmentationNode.GetNodeReference(role) for role in (ENTROPY_ROLE, DISAGREEMENT_ROLE)}
+        nodes = {role: segmentationNode.GetNodeReference(role) for role in OVERLAY_FILES}
         self._overlays = {role: Overlay(node) for role, node in nodes.items() if node is not None}
         self.roles = tuple(self._overlays)
 
     @property
     def chosen(self) -> str:
-        """Role of the selected overlay, whether shown or not; that of the other one if its volume was removed."""
+        """Role of the selected overlay, whether shown or not; that of the first one if its volume was removed."""
         role = self._segmentationNode.GetAttribute(LAYER_ATTRIBUTE)
         return role if role in self._overlays else self.roles[0]
 

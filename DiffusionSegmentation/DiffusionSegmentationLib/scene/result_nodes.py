@@ -22,6 +22,13 @@ from .display import VOLUME_ROLE
 RUN_ATTRIBUTE = "DiffusionSegmentation.Run"
 ENTROPY_ROLE = "DiffusionSegmentation.Entropy"
 DISAGREEMENT_ROLE = "DiffusionSegmentation.Disagreement"
+INFORMATION_ROLE = "DiffusionSegmentation.MutualInformation"
+OVERLAY_FILES = {
+    ENTROPY_ROLE: "entropy.nrrd",
+    DISAGREEMENT_ROLE: "disagreement.nrrd",
+    INFORMATION_ROLE: "mutual_information.nrrd",
+}
+"""Files of the overlays by role; results without samples, or of version 0.3 and older, have the first only."""
 SAMPLES_ROLE = "DiffusionSegmentation.Samples"
 REGIONS_ROLE = "DiffusionSegmentation.Regions"
 PROBABILITIES_ROLE = "DiffusionSegmentation.Probabilities"
@@ -58,7 +65,7 @@ def importSteps(
     segmentation = readSegmentation(folder / "segmentation.seg.nrrd")
     yield None
     parts: dict[str, slicer.vtkMRMLStorableNode] = {}
-    for role, name in ((ENTROPY_ROLE, "entropy.nrrd"), (DISAGREEMENT_ROLE, "disagreement.nrrd")):
+    for role, name in OVERLAY_FILES.items():
         if role == ENTROPY_ROLE or (folder / name).exists():
             parts[role] = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / name)
             yield None
@@ -74,7 +81,7 @@ def importSteps(
             continue
         parts[role] = slicer.vtkMRMLSequenceNode()
         yield from sequences.readInto(parts[role], folder / name, index, nodeClass)
-    for role in parts.keys() & {ENTROPY_ROLE, DISAGREEMENT_ROLE}:
+    for role in parts.keys() & OVERLAY_FILES.keys():
         _requireSameGrid(volumeNode, parts[role])
     yield from _addSteps(volumeNode, segmentation, parts, report)
 
@@ -187,14 +194,16 @@ def _addSteps(
         _setHierarchyParent(volumeNode, segmentationNode)
         yield None
         for role, node in parts.items():
-            node.SetName(_name(volumeNode, role.rpartition(".")[2].lower()))
+            suffix = OVERLAY_FILES.get(role, role.rpartition(".")[2].lower()).removesuffix(".nrrd").replace("_", " ")
+            node.SetName(_name(volumeNode, suffix))
             added.append(scene.AddNode(node))
             segmentationNode.SetNodeReferenceID(role, node.GetID())
             # Sequence nodes cannot have a transform.
             if node.IsA("vtkMRMLVolumeNode"):
                 node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
                 yield None
-                title = _("Entropy (bits)") if role == ENTROPY_ROLE else _("Disagreement (bits)")
+                titles = {ENTROPY_ROLE: _("Entropy (bits)"), DISAGREEMENT_ROLE: _("Disagreement (bits)")}
+                title = titles.get(role, _("Mutual information (bits)"))
                 display.styleEntropy(node, report["max_entropy_bits"], title)
             _setHierarchyParent(volumeNode, node)
             yield None

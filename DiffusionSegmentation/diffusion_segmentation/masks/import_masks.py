@@ -108,6 +108,8 @@ class _Imported:
         masks: label maps of the box.
         kind: "masks" or "probabilities".
         digests: SHA-256 of the voxels of each file, in the order given.
+        mutual_information: of label and file, in bits, float32 [k, j, i] on the whole grid; None for masks, whose
+            entropy it would be, and for one file.
     """
 
     labels: list[dict[str, Any]]
@@ -117,6 +119,7 @@ class _Imported:
     kind: Literal["masks", "probabilities"]
     digests: list[str]
     warnings: list[str]
+    mutual_information: np.ndarray | None = None
 
 
 def _require_same_kind(masks: tuple[Path, ...]) -> None:
@@ -177,6 +180,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
 
 def _probabilities(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
     mean: np.ndarray | None = None
+    entropy = np.zeros(image.GetSize()[::-1], np.float32)  # mean over the files
     masks, digests = [], []
     for path in _counted(request.masks, control):
         p = read_probabilities(path, image)
@@ -188,6 +192,7 @@ def _probabilities(request: ImportRequest, image: sitk.Image, control: RunContro
         digests.append(array_sha256(p))
         masks.append(CompressedMask(p.argmax(0)))
         mean = p if mean is None else mean + (p - mean) / len(masks)
+        entropy += (_entropy_bits(p) - entropy) / len(masks)
     assert mean is not None
     box = _EmptyBox(image)
     box.include(1 - mean[0] >= MIN_PROBABILITY)
@@ -201,7 +206,18 @@ def _probabilities(request: ImportRequest, image: sitk.Image, control: RunContro
         return _Imported(table, inside, mean[:, *inside].copy(), [], "probabilities", digests, [NO_SAMPLES, *warnings])
     spread = SPREAD.format(count=len(masks), what="files of class probabilities")
     cropped = [CompressedMask(mask.whole()[inside]) for mask in masks]
-    return _Imported(table, inside, mean[:, *inside].copy(), cropped, "probabilities", digests, [spread, *warnings])
+    # Houlsby et al. (2011), "Bayesian Active Learning for Classification and Preference Learning", equation 2.
+    information = np.maximum(_entropy_bits(mean) - entropy, 0)
+    p = mean[:, *inside].copy()
+    return _Imported(table, inside, p, cropped, "probabilities", digests, [spread, *warnings], information)
+
+
+def _entropy_bits(p: np.ndarray) -> np.ndarray:
+    """Entropy in bits, float32 [k, j, i], of class probabilities [C, k, j, i]; one class at a time to save memory."""
+    bits = np.zeros(p.shape[1:], np.float32)
+    for part in p:
+        bits -= part * np.log2(np.maximum(part, np.finfo(np.float32).tiny))
+    return bits
 
 
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
@@ -240,7 +256,7 @@ def _write(
             "memory_bytes": peak_memory(torch.device("cpu")),
         }
 
-    source = ResultSource(imported.labels, spacing, entries)
+    source = ResultSource(imported.labels, spacing, entries, mutual_information=imported.mutual_information)
     projection = Projection(working, volume.image)
     writer = ResultWriter(volume, source, projection, request.compress, request.keep_samples, request.region_mm)
     kept = MAX_MASKS if request.keep_samples else 0

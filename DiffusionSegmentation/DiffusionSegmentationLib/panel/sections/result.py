@@ -9,7 +9,7 @@ from ...i18n import tr as _
 from ...runs import status_texts
 from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
 from ...scene.overlays import ResultOverlays
-from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, reportOf
+from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, INFORMATION_ROLE, reportOf
 from ...signals import Signal
 from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
@@ -56,13 +56,17 @@ class ResultSection(Section):
     def _fillLayers(self, layers: ResultOverlays | None, report: dict, missing: str | None) -> None:
         """List the overlays of the result and explain the selected one."""
         ui, roles = self._ui, layers.roles if layers else ()
-        titles = {ENTROPY_ROLE: _("predictive entropy"), DISAGREEMENT_ROLE: _("sample disagreement")}
+        titles = {
+            ENTROPY_ROLE: _("predictive entropy"),
+            DISAGREEMENT_ROLE: _("sample disagreement"),
+            INFORMATION_ROLE: _("mutual information"),
+        }
         fillComboBox(ui.layerComboBox, {role: titles[role] for role in roles}, layers.chosen if layers else None)
         single = None if len(roles) > 1 else _("This result has no other overlay.")
         enable(missing or single, ui.layerComboBox)
         ui.layerLabel.visible = layers is not None
         if layers is not None:
-            ui.layerLabel.text = status_texts.overlayText(report, isEntropy=layers.chosen == ENTROPY_ROLE)
+            ui.layerLabel.text = status_texts.overlayText(report, layers.chosen)
 
     def _layers(self) -> ResultOverlays | None:
         layers = ResultOverlays(self._segmentation) if self._segmentation else None
