@@ -254,7 +254,7 @@ def page(
         f"**What for.** {metadata['description']} {metadata['intended_use']}",
         f"**Data.** {metadata['data_source']}. {metadata['copyright']}",
         f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}. The direct "
-        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats a voxel.",
+        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats per voxel.",
         "## How good",
         "\n".join(f"- **{HEADS[name][0]}**, {HEADS[name][2]}: {HEADS[name][1]}." for name in scores),
         "None of these heads was trained on. The reference is SAMSEG's segmentation, a silver reference from "

@@ -131,5 +131,5 @@ def text(result: dict[str, Any], output: Path) -> str:
     if not result["sound"]:
         lines.append("No start has the right spread; do not rely on this model's intervals.")
     if not result["compared_apart"]:
-        lines.append("There were too few cases to compare the starts on others than those of the fit.")
+        lines.append("There were too few cases to compare the starts on cases that the covariance was not fitted to.")
     return "\n".join([*lines, f"The calibrated model is {output}"])

@@ -27,9 +27,9 @@ MIN_CELLS = 30.0  # cells of a structure below which its mean is not compared
 MIN_SCANS = 5  # scans below which their variation cannot be estimated
 FALSE_ALARM_RATE = 0.01  # share of scans like those of the fit beyond the limit, if distances are normally distributed
 SHRINKAGE = 0.1  # shrinkage of the covariances towards a multiple of the identity, needed for few scans
-MAD_TO_SD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+MAD_TO_SD = 1.4826  # standard deviation of a normal distribution divided by its median absolute deviation
 MIN_SPREAD = np.array([0.05, 0.05, 0.02])[:, None]
-"""For each of KINDS, in natural logarithms and bits: identical scans have none."""
+"""Smallest spread for each of KINDS (natural logarithm twice, bits), because identical scans have a spread of 0."""
 MAX_VALUE = 1e6  # largest number stored or reported. As a spread or limit it means unknown: nothing lies beyond it
 
 

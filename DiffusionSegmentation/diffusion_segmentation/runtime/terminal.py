@@ -106,7 +106,7 @@ def _origin(report: Mapping[str, Any]) -> str:
 
 
 def catalogue(models: Sequence[Mapping[str, Any]]) -> str:
-    """A list of models, given by their metadata, as text: one a line."""
+    """A list of models, given by their metadata, as text: one per line."""
     sections = [metadata["diffusion_segmentation"] for metadata in models]
     width = max((len(section["name"]) for section in sections), default=0)
     return "\n".join(f"{s['name']:<{width}}  {s['title']}" for s in sections) or "No models are installed."

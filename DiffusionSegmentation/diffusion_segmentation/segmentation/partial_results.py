@@ -70,7 +70,7 @@ class PartialResults:
         else:
             self.remove()
             self._saved = folder
-        # At most a tenth of the time goes into it; writing a head at 1 mm takes 2 s.
+        # Partial results take at most a tenth of the time; writing a head at 1 mm takes 2 s.
         self._next = time.monotonic() + max(INTERVAL_SECONDS, 10 * (time.monotonic() - start))
 
     def remove(self) -> None:

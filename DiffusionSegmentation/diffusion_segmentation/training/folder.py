@@ -42,7 +42,7 @@ class Folder:
     """
 
     def __init__(self, folder: Path, prepared: Path) -> None:
-        """Read the listing. Raises InputError where the folder is no data set."""
+        """Read the listing. Raises InputError where the folder is not a data set."""
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
         cases = sorted(self.dataset.training, key=_place)

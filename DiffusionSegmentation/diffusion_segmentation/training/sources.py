@@ -30,7 +30,7 @@ TYPICAL_SCANS = ScanProbabilities(any_contrast=0, cut=0)
 """The most frequent kind of head scans, with the artefacts of training."""
 SEED_STRIDE = 1_000_003
 LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
-"""Voxels of a phantom above which it gets fewer draws, of all draws of a step, and of a batch of unseen cases."""
+"""Voxels: of a phantom above which it gets fewer draws; of all draws of a step; of a batch of unseen cases."""
 UNSEEN_STREAM = 7  # third part of a seed: training streams have two parts, so the streams share no case
 
 
@@ -91,8 +91,8 @@ def open_source(text: str, output: Path) -> Source:
     if text.partition(":")[0] in PHANTOMS:
         return Phantoms(text)
     raise InputError(
-        f"'{text}' is no folder of labelled images, no file of tissue priors (.npz) and none of the tasks with a known "
-        f"answer ({', '.join(PHANTOMS)})."
+        f"'{text}' is neither a folder of labelled images, a file of tissue priors (.npz), nor one of the tasks "
+        f"with a known answer ({', '.join(PHANTOMS)})."
     )
 
 
@@ -165,7 +165,7 @@ class Phantoms(Source):
             "labels": label_table(task.label_names),
             "network": {"dims": dims},
         }
-        # Fewer images and draws a step on large grids, so that a step takes no longer than on small ones.
+        # Fewer images and draws per step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4
         optimisation = {
             "iterations": 12_000 if dims == 2 else 6_000,

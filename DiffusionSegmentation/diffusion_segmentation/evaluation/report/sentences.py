@@ -117,7 +117,7 @@ def _calibration(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _coverage(samples: Mapping[str, Any]) -> Sentence:
     if "interval_90" not in samples:
-        return "open", "one sample a case: there are no volume intervals."
+        return "open", "one sample per case: there are no volume intervals."
     coverage = samples["interval_90"]
     low, high = coverage["low"], coverage["high"]
     text = f"coverage of the 90 % volume intervals: {percent(coverage)} of {samples['volumes']} volumes"
