@@ -62,7 +62,9 @@ def require_fit(model: Model, source: Source) -> None:
     settings = source.settings()["diffusion_segmentation"]
     dims = settings["network"].get("dims", 3)
     if dims != model.dims:
-        raise InputError(f"The model was made for {model.dims} axes and the data have {dims}; choose data of its kind.")
+        raise InputError(
+            f"The model was made for {model.dims} axes and the data have {dims}; choose data of the same kind."
+        )
     source.order(model.labels)
     fixed = source.facts().get("kind") == "phantom"  # folders and heads are resampled to the model's spacing
     if fixed and settings["working_spacing_mm"] != model.spacing:

@@ -80,8 +80,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
         evaluation, records, store = _on_heads(request, model)
     else:
         raise InputError(
-            f"'{request.dataset}' is neither a folder of labelled images, a file of tissue priors (.npz), nor one of the "
-            f"tasks with a known answer ({', '.join(PHANTOMS)})."
+            f"'{request.dataset}' is neither a folder of labelled images, a file of tissue priors (.npz), nor one of "
+            f"the tasks with a known answer ({', '.join(PHANTOMS)})."
         )
     evaluation["sentences"] = evaluation_sentences(evaluation)
     write_report(request.output / "evaluation.json", evaluation)

@@ -206,7 +206,7 @@ def _probabilities(request: ImportRequest, image: sitk.Image, control: RunContro
 
 
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Names of the label numbers, if they are given or lie beside all masks, and a sentence on the latter."""
+    """Names of the label numbers, if given or found beside all masks, and a warning if they were found there."""
     if request.labels is not None:
         return read_label_names(request.labels.parent if request.labels.is_file() else request.labels), []
     folders = {path.resolve().parent for path in request.masks}

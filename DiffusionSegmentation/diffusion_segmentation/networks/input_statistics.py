@@ -65,7 +65,7 @@ class ScanSummary:
         self.bits += _double(p.flatten(1) @ (bits * weight).flatten() / len(bits))
 
     def add_square(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
-        """Add a window to `square`, which only a fit needs; arguments as of `add`."""
+        """Add a window to `square`, which only a fit needs; arguments as for `add`."""
         h = features[0].float().flatten(1)
         weight = (1 - p[0, : voxels_per_cell(p)].mean(0)).flatten() * share.flatten()
         self.square += _double((h * weight) @ h.T)
@@ -152,7 +152,7 @@ class InputStatistics(nn.Module):
         """Squared Mahalanobis distance of each cell from its classes over F, float32 [1, 1, *cells].
 
         The mean over all classes but background, weighted by their probabilities; 1 on average for the cells of the
-        fit. Arguments as of `ScanSummary.add`.
+        fit. Arguments as for `ScanSummary.add`.
         """
         middle, between_cells = self.class_means.mean(0).to(p.device), self.between_cells.to(p.device)
         class_means = self.class_means.to(p.device) - middle  # float32 loses differences of large means

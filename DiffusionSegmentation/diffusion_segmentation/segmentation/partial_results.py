@@ -19,7 +19,7 @@ from .run_control import RunControl
 logger = logging.getLogger(__name__)
 
 PREFIX = "finished-"  # of the folder with the results of the first N samples, finished-N
-INTERVAL_SECONDS = 20.0  # least time between partial results: how much sampling is lost if the process is killed
+INTERVAL_SECONDS = 20.0  # minimum time between partial results: sampling time that is lost if the process is killed
 
 
 class PartialResults:

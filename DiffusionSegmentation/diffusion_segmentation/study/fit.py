@@ -64,7 +64,7 @@ def build(variant: Variant, task: Task) -> Network:
 
 
 def _add_dropout(network: nn.Module) -> None:
-    """MC dropout (Gal and Ghahramani 2016): drops whole channels in every block, when sampling too."""
+    """MC dropout (Gal and Ghahramani 2016): drops whole channels in every block, also when sampling."""
 
     def drop(_: nn.Module, __: Any, h: torch.Tensor) -> torch.Tensor:
         keep = torch.rand(*h.shape[:2], *(1,) * (h.ndim - 2), device=h.device) >= DROPOUT_RATE

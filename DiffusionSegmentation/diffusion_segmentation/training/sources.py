@@ -25,7 +25,7 @@ UNSEEN_SEED = 2**40
 WINDOW = (64, 64, 64)
 """Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 WHOLE_MM = ((192, 224, 192), (256, 224, 192))
-"""Whole heads, without and with much of the neck, in multiples of 16 voxels of 2 mm."""
+"""Size of whole heads (mm), without and with much of the neck; multiples of 16 voxels of 2 mm."""
 TYPICAL_SCANS = ScanProbabilities(any_contrast=0, cut=0)
 """The most frequent kind of head scans, with the artefacts of training."""
 SEED_STRIDE = 1_000_003
@@ -70,7 +70,7 @@ class Source(Protocol):
         if [entry["id"] for entry in labels] != [entry["id"] for entry in own]:
             names, data = ", ".join(entry["name"] for entry in labels), self.facts().get("task", "heads")
             raise InputError(
-                f"The model segments {names}, which are not the structures of the {data}; choose data of its kind."
+                f"The model segments {names}, which are not the structures of the {data}; choose data of the same kind."
             )
         return list(range(len(labels) + 1))
 

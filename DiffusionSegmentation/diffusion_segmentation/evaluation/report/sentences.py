@@ -57,7 +57,7 @@ def _known(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 
 def _gates(title: str, row: Mapping[str, Any]) -> Iterator[Sentence]:
-    """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
+    """One sentence for each gate that a row fails or may fail; one if it surely passes all of them."""
     unsure = {name: gate for name, gate in row["gates"].items() if not gate["passed"] or not gate["decided"]}
     for name, gate in unsure.items():
         text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
