@@ -18,7 +18,7 @@ from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
-CASES = {2: 200, 3: 72}  # default number of cases by number of axes, for data that are generated without end
+CASES = {2: 200, 3: 72}  # default for the largest number of cases, by number of axes
 MIN_CASES = 3
 COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
 
