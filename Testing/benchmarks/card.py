@@ -258,8 +258,8 @@ def page(
         "## How good",
         "\n".join(f"- **{HEADS[name][0]}**, {HEADS[name][2]}: {HEADS[name][1]}." for name in scores),
         "None of these heads was trained on. The reference is SAMSEG's segmentation, a silver reference from "
-        "the same atlas as the training heads, so the numbers are optimistic. In brackets are 95 % intervals over cubes "
-        "of 30 mm of the one head (a block bootstrap); they do not cover the variation between persons.",
+        "the same atlas as the training heads, so the numbers are optimistic. In brackets are 95 % intervals over "
+        "cubes of 30 mm of the one head (a block bootstrap); they do not cover the variation between persons.",
         table(["Dice", *names], overlap),
         "Within 10 mm of the brain:",
         table(["uncertainty", *names], error_rows),
@@ -284,8 +284,8 @@ def spread_parts(joint: dict[str, dict[str, Any]]) -> list[str]:
     return [
         "## What the intervals hold",
         "For a perfect sampler the truth is distributed like one more sample. In brackets is the range of a perfect "
-        "sampler with as many samples and cases in 99 % of evaluations. For real heads the reference is SAMSEG's, which "
-        "places borders differently; this difference of protocols explains part of the values outside the range.",
+        "sampler with as many samples and cases in 99 % of evaluations. For real heads the reference is SAMSEG's, "
+        "which places borders differently; this difference of protocols explains part of the values outside the range.",
         markdown(joint),
         f"By structure, {title}; * lies outside the band of a perfect sampler:",
         by_structure(first),
