@@ -34,7 +34,7 @@ def parse_demo(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command `demo`, which runs in a process of its own; as `parse`."""
     parser = argparse.ArgumentParser(
         prog="diffusion-segmentation demo",
-        description="Segment a real head on Slicer's own libraries and show where the segmentation is uncertain.",
+        description="Segment a real head with Slicer's own libraries and show where the segmentation is uncertain.",
         allow_abbrev=False,
     )
     parser.add_argument("--volume", metavar="FILE", type=_path, help="default: a head from an installed package")
@@ -81,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("masks", metavar="MASK", type=_path, nargs="+", help="label maps, or .npz probabilities")
     imported.add_argument("--volume", metavar="FILE", type=_path, required=True, help="the volume they were made from")
     imported.add_argument(
-        "--labels", metavar="FILE", type=_path, help="dataset.json with the names of the numbers; default: beside masks"
+        "--labels",
+        metavar="FILE",
+        type=_path,
+        help="dataset.json with the names of the labels; default: the one beside the masks",
     )
     _add_output(imported, "folder for the results")
     _add_result(imported)
@@ -105,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(train)
     _add_output(train, "folder for the model")
-    train.add_argument("--config", metavar="FILE", type=_path, help="JSON file with settings that differ from default")
+    train.add_argument(
+        "--config", metavar="FILE", type=_path, help="JSON file with settings that differ from the defaults"
+    )
     train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
     train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
@@ -119,16 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(evaluate)
     _add_data(evaluate, "dataset")
-    _add_output(evaluate, "folder for page and scores")
+    _add_output(evaluate, "folder for the report and the scores")
     evaluate.add_argument(
-        "--samples", metavar="N", type=_positive, help="per case; default: set by the model, heads 32, phantoms 64"
+        "--samples",
+        metavar="N",
+        type=_positive,
+        help="samples of each case; default: set by the model, 32 for heads, 64 for phantoms",
     )
     evaluate.add_argument(
-        "--steps", metavar="K", type=_steps, nargs="+", default=[], help="for phantoms several, as 5 10 uniform:10"
+        "--steps",
+        metavar="K",
+        type=_steps,
+        nargs="+",
+        default=[],
+        help="for phantoms several numbers, such as 5 10 uniform:10",
     )
-    evaluate.add_argument("--cases", metavar="N", type=_positive, help="default: all, of a phantom 400 (3D: 100)")
     evaluate.add_argument(
-        "--window", metavar="ZxYxX", type=_window, help="voxels of a synthetic head, default: 64x64x64"
+        "--cases", metavar="N", type=_positive, help="default: all; 100 heads, 400 phantoms (100 in 3D)"
+    )
+    evaluate.add_argument(
+        "--window", metavar="ZxYxX", type=_window, help="size of a synthetic head in voxels, default: 64x64x64"
     )
     _add_common(evaluate, "the scores")
 
@@ -141,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(calibrate)
     _add_data(calibrate)
     _add_output(calibrate, "folder for the calibrated model")
-    calibrate.add_argument("--cases", metavar="N", type=_positive, help="maximum; default: all, of generated data 60")
+    calibrate.add_argument(
+        "--cases", metavar="N", type=_positive, help="largest number of cases; default: 72, or 200 in 2D"
+    )
     calibrate.add_argument(
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
     )
@@ -157,12 +174,15 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("data", metavar="DATA", type=_name, nargs="+", help="folder of labelled images, or phantom")
     _add_output(study, "folder for the report")
     study.add_argument("--budget", metavar="M", type=_minutes, default=85.0, help="total minutes, default: %(default)g")
-    study.add_argument("--only", metavar="A1,A3", help="these questions, in full; default: the short A1, A3 and A4")
+    study.add_argument("--only", metavar="A1,A3", help="questions to answer in full; default: A1, A3 and A4 in short")
     study.add_argument(
         "--seeds", metavar="N", type=_positive, default=2, help="networks of each kind, default: %(default)s"
     )
     study.add_argument(
-        "--adapt", metavar="NAME|DIR", type=_name, help="instead, fit this model's steps to DATA and report the gain"
+        "--adapt",
+        metavar="NAME|DIR",
+        type=_name,
+        help="train nothing; fit the steps of this model to DATA and report the gain",
     )
     _add_common(study, "the findings", seed=False)
 

@@ -96,7 +96,7 @@ def _sentence(error: BaseException) -> str:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             path = Path(os.path.abspath(os.fsdecode(error.filename)))
             name = next((one.name for one in (path, *path.parents) if os.path.isfile(one)), name)
-            return f"'{name}' is a file and no folder; choose another name."
+            return f"'{name}' is a file, not a folder; choose another name."
         if error.errno == errno.ENAMETOOLONG:
             return f"'{name[:60]} ...' is too long a name; choose a shorter one."
     if isinstance(error, ModuleNotFoundError):

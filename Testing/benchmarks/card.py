@@ -249,17 +249,17 @@ def page(
         outside.append([one["name"], *cells, f"{one['entropy_bits']:.2f}", " ".join(one["warnings"]) or "none"])
     parts = [
         f"# Model card: {metadata['name']} {metadata['version']}",
-        "Made by `python Testing/run.py bench card HEADS --spread TITLE=FILE ...`; the scores are in the model's "
-        "`metadata.json`, too.",
+        "Made by `python Testing/run.py bench card HEADS --spread TITLE=FILE ...`; the scores are also in "
+        "the model's `metadata.json`.",
         f"**What for.** {metadata['description']} {metadata['intended_use']}",
         f"**Data.** {metadata['data_source']}. {metadata['copyright']}",
         f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}. The direct "
-        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats a voxel.",
+        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats per voxel.",
         "## How good",
         "\n".join(f"- **{HEADS[name][0]}**, {HEADS[name][2]}: {HEADS[name][1]}." for name in scores),
         "None of these heads was trained on. The reference is SAMSEG's segmentation, a silver reference from "
-        "the same atlas as the training heads, so the numbers flatter. In brackets are 95 % intervals over cubes of 30 "
-        "mm of the one head (a block bootstrap); they say nothing of other persons.",
+        "the same atlas as the training heads, so the numbers are optimistic. In brackets are 95 % intervals over "
+        "cubes of 30 mm of the one head (a block bootstrap); they do not cover the variation between persons.",
         table(["Dice", *names], overlap),
         "Within 10 mm of the brain:",
         table(["uncertainty", *names], error_rows),
@@ -269,9 +269,9 @@ def page(
         "![Image, segmentation and entropy for inputs unlike those that the model was made for](failures.png)",
         table(["input", "mean Dice", "calibration error", "AUROC", "mean entropy inside, bits", "warning"], outside),
         "All but the last two are made from Colin27. The tumour is `brain2` of pyradiomics 3.0.1 (BSD-3), the macaque "
-        "INIA19 of mricron-data (BSD-3); they have no reference. Where a picture is wrong and dark in the column of "
-        "the entropy, the entropy does not know that it is wrong: it tells what the model finds plausible among its "
-        "own classes. That a scan is unlike those that the model was made for is what the warnings have to say.",
+        "INIA19 of mricron-data (BSD-3); they have no reference. Where a segmentation is wrong and the entropy dark, "
+        "the entropy does not show the error: it measures doubt between the classes of the model. The warnings are "
+        "for scans unlike those that the model was made for.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -283,9 +283,9 @@ def spread_parts(joint: dict[str, dict[str, Any]]) -> list[str]:
     title, first = next(iter(joint.items()))
     return [
         "## What the intervals hold",
-        "For an honest sampler the truth is one more sample. In brackets is what a perfect sampler of as many samples "
-        "and cases scores in 99 % of evaluations. Of real heads the reference is SAMSEG's, with borders of its own: "
-        "what misses there is partly a difference of protocols, and no more is claimed.",
+        "For a perfect sampler the truth is distributed like one more sample. In brackets is the range of a perfect "
+        "sampler with as many samples and cases in 99 % of evaluations. For real heads the reference is SAMSEG's, "
+        "which places borders differently; this difference of protocols explains part of the values outside the range.",
         markdown(joint),
         f"By structure, {title}; * lies outside the band of a perfect sampler:",
         by_structure(first),

@@ -140,7 +140,7 @@ def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_pat
 
 @pytest.mark.parametrize("data", ["lesions:32x32", "boundary:16x16x16"])
 def test_data_of_another_kind_are_refused(a_small_model, tmp_path, data):
-    with pytest.raises(InputError, match="choose data of its kind"):
+    with pytest.raises(InputError, match="choose data of the same kind"):
         calibrate.calibrate(str(a_small_model), data, tmp_path / "model", cases=4)
     assert not (tmp_path / "model").exists()
 

@@ -129,7 +129,7 @@ def failing(error: BaseException) -> Callable[[], Any]:
             1,
             "'x' cannot be read or written: there is no permission",
         ),
-        (FileExistsError(17, "File exists", "notes.txt"), 1, "'notes.txt' is a file and no folder;"),
+        (FileExistsError(17, "File exists", "notes.txt"), 1, "'notes.txt' is a file, not a folder;"),
         (KeyboardInterrupt(), 130, "Cancelled."),
         (Cancelled(), 130, "Cancelled."),
     ],
@@ -347,4 +347,4 @@ def test_a_tilde_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_an_output_folder_that_is_a_file_is_named(below: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "afile").write_text("")
     assert cli.main(["segment", "a.nii", "--output", str(tmp_path / "afile" / below)]) == 1
-    assert capsys.readouterr().err == "'afile' is a file and no folder; choose another name.\n"
+    assert capsys.readouterr().err == "'afile' is a file, not a folder; choose another name.\n"

@@ -95,7 +95,7 @@ def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts
 def test_a_model_of_other_structures_or_another_grid_is_refused(a_fitted_folder, tmp_path):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
-    with pytest.raises(InputError, match="choose data of its kind"):
+    with pytest.raises(InputError, match="choose data of the same kind"):
         evaluate.evaluate(
             evaluate.EvaluationRequest(str(a_fitted_folder), str(priors), tmp_path / "scores", device="cpu")
         )

@@ -232,7 +232,7 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
     result = evaluate.evaluate(request)
     assert list(result["rows"]) == [samplers.FITTED, *CONTROLS, EXACT]
     text = evaluate.text(result, request.output)
-    assert "Fitted start" in text and "Nothing was drawn with 2 adapted steps, 3 uniform steps: step grids" in text
+    assert "Fitted start" in text and "No samples were drawn with 2 adapted steps, 3 uniform steps: step grids" in text
     assert "fitted start" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
 
 

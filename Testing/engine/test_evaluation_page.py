@@ -82,7 +82,7 @@ def test_failed_claims_on_a_folder(folder):
     scores["samples"]["interval_90"] = about(0.85, 0.2)
     assert verdict(folder, "more cases are needed") == "open"
     del scores["samples"]["interval_90"]
-    assert verdict(folder, "one sample a case") == "open"
+    assert verdict(folder, "one sample per case") == "open"
     scores["maps"]["samples"]["ece"] = about(0.2)
     assert verdict(folder, "ECE near the structures, samples: 0.200") == "fails"
     scores["maps"]["samples"]["error_auroc"] = about(0.5)

@@ -258,7 +258,7 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path, a_volume: Path,
     sitk.WriteImage(shifted, str(tmp_path / "shifted.nii.gz"))
     refused("image's grid", ImportRequest(a_volume, output, (masks[0], tmp_path / "shifted.nii.gz")))
     sitk.WriteImage(image_of(np.random.default_rng(0).normal(size=SHAPE)), str(tmp_path / "grey.nii.gz"))
-    refused("no label numbers", ImportRequest(a_volume, output, (masks[0], tmp_path / "grey.nii.gz")))
+    refused("not label numbers", ImportRequest(a_volume, output, (masks[0], tmp_path / "grey.nii.gz")))
     for name in "fg":
         sitk.WriteImage(image_of(np.zeros(SHAPE, np.uint8)), str(tmp_path / f"{name}.nii.gz"))
     refused("masks are empty", ImportRequest(a_volume, output, (tmp_path / "f.nii.gz", tmp_path / "g.nii.gz")))

@@ -60,7 +60,8 @@ def test_each_image_comes_with_several_draws_from_its_posterior(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("nowhere", "'nowhere' is no folder"), ("lesions:3", "3 is not possible"), ("p.npz", "'p.npz'")]
+    ("text", "words"),
+    [("nowhere", "'nowhere' is neither a folder"), ("lesions:3", "3 is not possible"), ("p.npz", "'p.npz'")],
 )
 def test_unknown_data_are_refused_in_one_sentence(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:

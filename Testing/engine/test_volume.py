@@ -59,7 +59,7 @@ def not_finite(value: float) -> sitk.Image:
 
 
 REFUSED = {
-    "colour": (sitk.GetImageFromArray(ramp(4, 5, 6, 3), isVector=True), InputError, "3 values a voxel"),
+    "colour": (sitk.GetImageFromArray(ramp(4, 5, 6, 3), isVector=True), InputError, "3 values per voxel"),
     "complex": (sitk.GetImageFromArray(ramp(4, 5, 6).astype(np.complex64)), InputError, "complex"),
     "4-D": (sitk.GetImageFromArray(ramp(2, 4, 5, 6), isVector=False), InputError, "series of 2 volumes"),
     "2-D": (sitk.GetImageFromArray(ramp(5, 6)), InputError, "2-D"),

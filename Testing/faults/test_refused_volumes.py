@@ -31,7 +31,7 @@ def sform(*changed: tuple[int, int, float]) -> np.ndarray:
 NAN = float("nan")
 PACKED = zlib.compress(VOXELS.tobytes())
 DAMAGED, UNREADABLE, LACKS = "damaged or incomplete", "cannot be read", "lacks its data file"
-NO_SIZE, AXES, CONTRADICTS = "how large its voxels are", "at right angles", "contradicts itself"
+NO_SIZE, AXES, CONTRADICTS = "how large its voxels are", "at right angles", "contradictory positions"
 NUMBERS = "no valid numbers in the field"
 
 REFUSED = {
@@ -61,7 +61,7 @@ REFUSED = {
             kinds="vector domain domain domain",
             space_directions="none (2,0,0) (0,3,0) (0,0,4)",
         ),
-        "3 values a voxel",
+        "3 values per voxel",
     ),
     "a sequence, list first": (
         lambda f: nrrd(
@@ -72,7 +72,7 @@ REFUSED = {
             kinds="list domain domain domain",
             space_directions="none (2,0,0) (0,3,0) (0,0,4)",
         ),
-        "2 values a voxel",
+        "2 values per voxel",
     ),
     # Fewer voxels than promised
     "NIfTI cut": (lambda f: nifti(f / "a.nii", VOXELS.tobytes()[:50]), DAMAGED),
@@ -139,9 +139,9 @@ REFUSED = {
     "shear, MetaImage": (lambda f: meta(f / "a.mha", TransformMatrix="1 0 0 .3 .95 0 0 0 1"), AXES),
     "shear, NIfTI": (lambda f: nifti(f / "a.nii", sform=sform((0, 1, 1))), "sheared sform"),
     "two axes in one": (lambda f: nrrd(f / "a.nrrd", space_directions="(2,0,0) (3,0,0) (0,0,4)"), "in one plane"),
-    "an axis of no length": (lambda f: nrrd(f / "a.nrrd", space_directions="(2,0,0) (0,3,0) (0,0,0)"), "where it lies"),
+    "an axis of no length": (lambda f: nrrd(f / "a.nrrd", space_directions="(2,0,0) (0,3,0) (0,0,0)"), "its position"),
     "spacing 0": (lambda f: nrrd(f / "a.nrrd", **NO_SPACE, spacings="0 3 4"), UNREADABLE),
-    "spacing 0, MetaImage": (lambda f: meta(f / "a.mha", ElementSpacing="0 3 4"), "no extent"),
+    "spacing 0, MetaImage": (lambda f: meta(f / "a.mha", ElementSpacing="0 3 4"), "zero length"),
     "spacing 0, NIfTI": (lambda f: nifti(f / "a.nii", pixdim=(1, 0, 3, 4)), CONTRADICTS),
     "spacing 0 and no matrix, NIfTI": (lambda f: nifti(f / "a.nii", codes=(0, 0), pixdim=(1, 0, 3, 4)), NO_SIZE),
     "negative spacing, NIfTI": (lambda f: nifti(f / "a.nii", pixdim=(1, -2, 3, 4)), CONTRADICTS),
@@ -163,7 +163,7 @@ REFUSED = {
     "two origins": (lambda f: meta(f / "a.mha", Comment="x\nOffset = 1 1 1"), DAMAGED),
     "a far origin": (lambda f: nrrd(f / "a.nrrd", space_origin="(1e300,0,0)"), "a kilometre"),
     "sform NaN": (lambda f: nifti(f / "a.nii", sform=sform((0, 0, NAN))), UNREADABLE),
-    "sform without a place": (lambda f: nifti(f / "a.nii", sform=sform((0, 3, NAN))), "where it lies"),
+    "sform without a place": (lambda f: nifti(f / "a.nii", sform=sform((0, 3, NAN))), "its position"),
     "sform of another size": (lambda f: nifti(f / "a.nii", sform=sform((0, 0, 1), (1, 1, 1), (2, 2, 1))), CONTRADICTS),
     "qform NaN": (lambda f: nifti(f / "a.nii", codes=(1, 0), qform=(NAN, 0, 0, 10, 20, 30)), CONTRADICTS),
     "qform without a place": (lambda f: nifti(f / "a.nii", codes=(1, 0), qform=(0, 0, 0, NAN, 0, 0)), CONTRADICTS),
@@ -207,6 +207,6 @@ def test_a_volume_that_is_constant_except_for_a_few_voxels_is_refused() -> None:
     image = np.zeros((90, 90, 90), np.float32)
     image[40, 41, 42] = -7
     for look in (normalise, lambda image: body_box(image, 2)):
-        with pytest.raises(InputError, match="^The image is constant but for a few voxels; .*\\.$") as caught:
+        with pytest.raises(InputError, match="^The image is constant except for a few voxels; .*\\.$") as caught:
             look(image)
         assert caught.value.kind == "input"

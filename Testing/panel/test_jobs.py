@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_sentence(makeBench, addHead, monkeypatch):
         ("crash", "ended unexpectedly (exit code 134)"),
         ("no-start", "No module named 'torch'"),
         ("no-engine", "The Python package 'monai' is missing; install it and try again."),
-        ("foreign", "speaks protocol 99"),
+        ("foreign", "uses protocol 99"),
         ("memory", "The memory did not suffice."),
     ],
 )

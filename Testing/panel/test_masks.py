@@ -257,7 +257,6 @@ def test_one_file_can_be_imported_because_it_can_have_class_probabilities(openPa
     assert module.ui.importButton.enabled
 
 
-
 def test_a_mask_under_a_nonlinear_transform_is_refused(addHead):
     head = addHead(size=8)
     node = addSegmentation(head, "Rater", {"Core": radiusOf(head) < 0.5})

@@ -76,13 +76,15 @@ def intervalText(interval: tuple[float, float] | None) -> str:
 
 
 def asTable(volumes: Sequence[Volume], delimiter: str) -> str:
-    """All numbers as CSV with a header row."""
+    """All numbers as CSV with a header row; further numbers of the report get columns named by their keys."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     count = len(volumes[0]["samples_ml"]) if volumes else 0
     bounds = [f"interval{level}_{bound}_ml" for level in (50, 90) for bound in ("low", "high")]
     samples = [f"sample{n}_ml" for n in range(count)]
-    columns = "expected_ml", "consensus_ml", "mean_ml"
+    columns = ["expected_ml", "consensus_ml", "mean_ml"]
+    first = volumes[0] if volumes else {}
+    columns += [key for key, value in first.items() if isinstance(value, float) and key not in columns]
     writer.writerow(["segment", *columns, *bounds, *samples])
     for volume in volumes:
         intervals = [*(volume["interval50_ml"] or ("", "")), *(volume["interval90_ml"] or ("", ""))]

@@ -18,7 +18,7 @@ from ..training.sources import Source, open_source
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
-CASES = {2: 200, 3: 72}  # default number of cases by number of axes, for data that are generated without end
+CASES = {2: 200, 3: 72}  # default for the largest number of cases, by number of axes
 MIN_CASES = 3
 COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
 
@@ -62,7 +62,9 @@ def require_fit(model: Model, source: Source) -> None:
     settings = source.settings()["diffusion_segmentation"]
     dims = settings["network"].get("dims", 3)
     if dims != model.dims:
-        raise InputError(f"The model was made for {model.dims} axes and the data have {dims}; choose data of its kind.")
+        raise InputError(
+            f"The model was made for {model.dims} axes and the data have {dims}; choose data of the same kind."
+        )
     source.order(model.labels)
     fixed = source.facts().get("kind") == "phantom"  # folders and heads are resampled to the model's spacing
     if fixed and settings["working_spacing_mm"] != model.spacing:
@@ -131,5 +133,5 @@ def text(result: dict[str, Any], output: Path) -> str:
     if not result["sound"]:
         lines.append("No start has the right spread; do not rely on this model's intervals.")
     if not result["compared_apart"]:
-        lines.append("There were too few cases to compare the starts on others than those of the fit.")
+        lines.append("There were too few cases to compare the starts on cases that the covariance was not fitted to.")
     return "\n".join([*lines, f"The calibrated model is {output}"])

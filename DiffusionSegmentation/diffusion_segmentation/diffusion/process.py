@@ -5,7 +5,7 @@ The state is x0 = 2 * onehot(label) - 1 over all classes, background included. N
     x = alpha * x0 + sigma * eps,   alpha^2 = sigmoid(lambda),   sigma^2 = sigmoid(-lambda),
 
 where lambda = ln(alpha^2 / sigma^2) is the log-SNR (Kingma et al., "Variational Diffusion Models", 2021, section 3).
-lambda takes the place of time: it rises from LOG_SNR_MIN (pure noise) to LOG_SNR_MAX (the mask is legible).
+lambda takes the place of time: it rises from LOG_SNR_MIN (pure noise) to LOG_SNR_MAX (the mask is almost clean).
 Everything that depends on lambda is computed in float32 or better.
 """
 

@@ -80,8 +80,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
         evaluation, records, store = _on_heads(request, model)
     else:
         raise InputError(
-            f"'{request.dataset}' is no folder of labelled images, no file of tissue priors (.npz) and none of the "
-            f"tasks with a known answer ({', '.join(PHANTOMS)})."
+            f"'{request.dataset}' is neither a folder of labelled images, a file of tissue priors (.npz), nor one of "
+            f"the tasks with a known answer ({', '.join(PHANTOMS)})."
         )
     evaluation["sentences"] = evaluation_sentences(evaluation)
     write_report(request.output / "evaluation.json", evaluation)
@@ -104,8 +104,8 @@ def _on_phantom(request: EvaluationRequest, model: Model) -> Result:
     if model.lowest_log_snr > LOG_SNR_MIN:
         if request.steps:
             notes.append(
-                f"Nothing was drawn with {', '.join(one.title for one in steps)}: step grids start from white noise, "
-                "and this model's denoiser was trained for its own start alone."
+                f"No samples were drawn with {', '.join(one.title for one in steps)}: step grids start from white "
+                "noise, and this model's denoiser was trained for its own start alone."
             )
         steps = []  # the model cannot start from white noise
     samplers = ModelSamplers(model.to(device), steps, samples, request.seed)

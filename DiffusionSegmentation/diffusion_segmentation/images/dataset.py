@@ -60,7 +60,7 @@ class Dataset:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read the list of cases, but no image. Raises InputError if the folder is no such data set."""
+    """Read the list of cases, but no image. Raises InputError if the folder is not such a data set."""
     listing = _read_json(folder)
     label_names, ignored = _labels(listing.get("labels"), folder.name)
     modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
@@ -109,13 +109,13 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not UTF-8; save it as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{file} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; fix it there or just "
+            f"{file} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; fix it there or just "
             "before."
         ) from None
     except (RecursionError, ValueError):
-        raise InputError(f"{file} is no valid JSON; write it again.") from None
+        raise InputError(f"{file} is not valid JSON; write it again.") from None
     if not isinstance(listing, dict):
-        raise InputError(f"{file} is no JSON object; it must begin with a brace.")
+        raise InputError(f"{file} is not a JSON object; it must begin with a brace.")
     return listing
 
 
@@ -142,7 +142,7 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
     if sorted(names) != list(range(len(labels))) or len(names) < 2:
         raise InputError(f"{file} does not list its labels as numbers from 0 (background) on; fix it.")
     if len(names) > MAX_LABELS:
-        raise InputError(f"{file} has {len(names) - 1} labels and at most {MAX_LABELS - 1} can be trained; join some.")
+        raise InputError(f"{file} has {len(names) - 1} labels and at most {MAX_LABELS - 1} can be trained; merge some.")
     if not all(_is_valid_name(label, MAX_LABEL_LENGTH) for label in names.values()):
         raise InputError(
             f"{file} has a label whose name is empty, longer than {MAX_LABEL_LENGTH} characters or not printable; "
@@ -171,7 +171,7 @@ def _modality(channels: Any, folder: str) -> str:
         raise InputError(f'The dataset.json of \'{folder}\' has no name for its channel; write {{"0": "MRI"}}.')
     if len(names) != 1:
         raise InputError(
-            f"The data set '{folder}' has {len(names)} images a case; this program segments one image, so keep one "
+            f"The data set '{folder}' has {len(names)} images per case; this program segments one image, so keep one "
             "channel of it."
         )
     return modality_of(str(names[0]))

@@ -32,12 +32,12 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     bright = some[some > some.mean()]
     high = np.quantile(bright, 0.99) if bright.size else low
     if not high > low:
-        raise InputError("The image is constant but for a few voxels; give a volume with contrast.")
+        raise InputError("The image is constant except for a few voxels; give a volume with contrast.")
     return np.clip((image - low) / (high - low), 0, CEILING)
 
 
 def subsample(values: np.ndarray) -> np.ndarray:
-    """About 500,000 of more voxels, flat: quantiles within 0.2 % of the exact ones, 20 times faster."""
+    """At most about 500,000 of the voxels, flattened: quantiles within 0.2 % of the exact ones, 20 times faster."""
     return values.ravel()[:: max(1, values.size // 500_000)]
 
 

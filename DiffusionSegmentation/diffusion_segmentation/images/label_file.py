@@ -66,14 +66,14 @@ def read_label_numbers(path: Path, image: sitk.Image, kind: str) -> tuple[np.nda
     if not file.is_on(labels, image):
         raise InputError(f"{name} does not lie on its image's grid; resample it to the image.")
     if file.non_finite:
-        raise InputError(f"{name} has voxels that are no numbers; write 0 or a label there.")
+        raise InputError(f"{name} has voxels that are not numbers; write 0 or a label there.")
     if values.dtype.kind == "f":
         rounded = np.rint(values)
         # `not <=` so that NaN is refused.
         if not (difference := np.abs(values - rounded)).max() <= ROUNDING_TOLERANCE:
             value = values.ravel()[int(np.argmax(difference))]
             raise InputError(
-                f"{name} has values such as {value:.4g}, which are no label numbers; resample labels to the nearest "
+                f"{name} has values such as {value:.4g}, which are not label numbers; resample labels to the nearest "
                 "voxel."
             )
         values = rounded

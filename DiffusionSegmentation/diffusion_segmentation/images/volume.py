@@ -40,9 +40,9 @@ AXIS_DIRECTIONS = [
 ]
 # Differences of larger float32 values overflow. No scanner produces such values; some programs mark missing data.
 MAX_VALUE = 1e30
-MAX_ORIGIN_MM = 1e6  # A first voxel farther from the origin, 1 km, indicates a damaged header
+MAX_ORIGIN_MM = 1e6  # 1 km; a first voxel farther from the origin indicates a damaged header
 MIN_DETERMINANT = 0.999  # minimum determinant of the unit axes; below it they are not orthogonal
-WORKING_BYTES = 12  # measured peak memory, bytes a voxel: the image and two copies while ITK blurs it, float32 each
+WORKING_BYTES = 12  # measured peak memory, bytes per voxel: the image and two copies while ITK blurs it, float32 each
 
 
 def read_volume(path: Path) -> sitk.Image:
@@ -166,7 +166,7 @@ class VolumeFile:
         if reader.GetNumberOfComponents() != 1 and reader.HasMetaDataKey("Segment0_ID"):
             raise InputError(f"{name} has overlapping segments; export it from Slicer as a label map.")
         if reader.GetNumberOfComponents() != 1:
-            raise InputError(f"{name} has {reader.GetNumberOfComponents()} values a voxel; give a grey-value volume.")
+            raise InputError(f"{name} has {reader.GetNumberOfComponents()} values per voxel; give a grey-value volume.")
         if len(size) == 2:
             raise InputError(f"{name} is a 2-D image; give a 3-D volume.")
         if len(size) > 3:
@@ -268,8 +268,8 @@ def _nnunet_spacing(path: Path) -> Spacing | None:
 def itk_name(path: Path) -> str:
     """The name by which ITK can open a file.
 
-    On Windows ITK decodes names in the ANSI code page; the short name (PROGRA~1), ASCII where the volume creates such
-    names, replaces others.
+    On Windows ITK decodes names in the ANSI code page. Other names than ASCII are replaced by their short
+    names (PROGRA~1), where the disk has them.
     """
     if sys.platform != "win32" or str(path).isascii():
         return str(path)
@@ -289,19 +289,19 @@ def _check_geometry(
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
     if not np.isfinite(affine).all():
-        raise GeometryError(f"{name} does not say where it lies; correct its origin, spacing and directions.")
+        raise GeometryError(f"{name} does not state its position; correct its origin, spacing and directions.")
     if np.abs(origin).max() > MAX_ORIGIN_MM:
-        raise GeometryError(f"{name} lies more than a kilometre from where its coordinates begin; correct its origin.")
+        raise GeometryError(f"{name} lies more than a kilometre from the origin of its coordinates; correct that.")
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     if np.linalg.matrix_rank(direction) < 3 or not steps.all():
-        raise GeometryError(f"{name} has axes of no extent or in one plane; correct its spacing and directions.")
+        raise GeometryError(f"{name} has axes of zero length or in one plane; correct its spacing and directions.")
     if _sheared(affine):
         raise GeometryError(f"{name} has axes that are not at right angles; resample it onto a rectangular grid.")
     corners = np.array([(*corner, 1) for corner in itertools.product(*[(0, n - 1) for n in size])]).T
     distances = {key: np.abs((other - affine) @ corners).max() for key, other in header.affines.items()}
     agrees = {key: bool(distance <= steps.min() / 2) for key, distance in distances.items()}  # False for NaN
     if agrees and not any(agrees.values()):
-        raise GeometryError(f"{name} contradicts itself about where its voxels lie; export it again.")
+        raise GeometryError(f"{name} has contradictory positions in its header; export it again.")
     if all(agrees.values()):
         return ""
     used, other = sorted(agrees, key=agrees.__getitem__, reverse=True)
@@ -311,8 +311,8 @@ def _check_geometry(
     angle = math.degrees(math.acos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
     sheared = ", which is sheared," if _sheared(header.affines[other]) else ""
     return (
-        f"has two places in its header, {angle:.0f} degrees and up to {distances[other]:.0f} mm apart; its {used} was "
-        f"used and its {other}{sheared} left aside"
+        f"has two positions in its header, {angle:.0f} degrees and up to {distances[other]:.0f} mm apart; its {used} "
+        f"was used and its {other}{sheared} was ignored"
     )
 
 

@@ -2,7 +2,7 @@
 
 Each file is written under a temporary name in its folder and then renamed, so a file that exists is complete. The same
 input gives the same bytes: no file depends on time, path or machine. NRRD is written here because SimpleITK supports
-neither list axes nor detecting a full disk.
+no list axes and does not detect a full disk.
 """
 
 from __future__ import annotations

@@ -39,13 +39,14 @@ BOX_MARGIN = 2  # voxels around all foreground that the result covers
 BYTES_PER_CLASS = 15  # peak memory for each voxel and class: probabilities, votes, quantised and interpolated copies
 MIN_PROBABILITY = 1 / 255  # of foreground; voxels below it everywhere lie outside the box
 SPREAD = (
-    "The uncertainty is the disagreement of {count} imported {what}; errors that they have in common are no part of it."
+    "The uncertainty is the disagreement of {count} imported {what}; it does not include errors that they have in "
+    "common."
 )
 NO_SAMPLES = (
     "The uncertainty is that of an imported file of class probabilities; without samples of the whole volume there are "
     "no volume intervals and no alternatives."
 )
-TIES = "In {ml:.3g} ml as many masks chose one label as another; the consensus has the lower label there."
+TIES = "In {ml:.3g} ml two labels are tied for the most masks; the consensus has the lower label there."
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
         name = f"The mask '{shown(path.name)}'"
         numbers, indices = np.unique(values, return_inverse=True)
         if len(numbers) > 256:
-            raise InputError(f"{name} has {len(numbers)} different values, which is no label map; give a label map.")
+            raise InputError(f"{name} has {len(numbers)} different values and is not a label map; give a label map.")
         box.include(values != 0)
         dense.append((CompressedMask(indices.reshape(values.shape).astype(np.uint8)), numbers))
         digests.append(array_sha256(values))
@@ -221,7 +222,7 @@ def _entropy_bits(p: np.ndarray) -> np.ndarray:
 
 
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Names of the label numbers, if they are given or lie beside all masks, and a sentence on the latter."""
+    """Names of the label numbers, if given or found beside all masks, and a warning if they were found there."""
     if request.labels is not None:
         return read_label_names(request.labels.parent if request.labels.is_file() else request.labels), []
     folders = {path.resolve().parent for path in request.masks}

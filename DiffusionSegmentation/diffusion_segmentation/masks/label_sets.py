@@ -1,4 +1,4 @@
-"""Common labels of several masks: names decide over numbers."""
+"""Common labels of several masks: names take precedence over numbers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _matched_by_number(masks: Sequence[LabelSet], names: Sequence[str] | None) -
 
 def _table(names: Sequence[str]) -> list[dict[str, Any]]:
     if len(names) >= MAX_LABELS:
-        raise InputError(f"The masks have {len(names)} labels and at most {MAX_LABELS - 1} can be shown; join some.")
+        raise InputError(f"The masks have {len(names)} labels and at most {MAX_LABELS - 1} can be shown; merge some.")
     return label_table(names)
 
 
@@ -133,7 +133,7 @@ def _missing(table: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[int, 
     if not shares:
         return []
     text = ", ".join(shares[:MAX_NAMED]) + f" and {len(shares) - MAX_NAMED} more" * (len(shares) > MAX_NAMED)
-    return [f"Not every mask has the labels {text}; where a mask lacks a label, it was taken for empty."]
+    return [f"Not every mask has the labels {text}; where a mask lacks a label, the label was taken to be empty."]
 
 
 def _lower(name: str) -> str:

@@ -9,7 +9,8 @@ number of samples:
 - ged_u, chimera_share, and coverage of the predictive intervals of 8 samples. Where a class can be absent, intervals
   of an exact sampler cover up to 94 % of the truth; there, take the coverage from ranks (`randomised_pit`).
 
-A sampler that repeats one mask and a sampler that draws voxels independently must fail; otherwise the gates are blind.
+A sampler that repeats one mask and a sampler that draws voxels independently must fail; otherwise the gates show
+nothing.
 """
 
 from __future__ import annotations

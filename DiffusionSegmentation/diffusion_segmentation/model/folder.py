@@ -36,7 +36,7 @@ INPUT_STATISTICS = "input_statistics"
 """Prefix of the tensors of `InputStatistics`, and name of their entry in the metadata."""
 MAX_WEIGHTS = 100_000_000  # 20 times the shipped model; 400 MB as float32
 MAX_HEADER_BYTES = 2**20
-MIN_NODE_DISTANCE = 0.5  # least log-SNR between a correlated start and the next node of the step grid
+MIN_NODE_DISTANCE = 0.5  # minimum distance in log-SNR between a correlated start and the next node of the step grid
 DEFAULT_SAMPLES, DEFAULT_COPULA_SAMPLES = 8, 64
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 MISMATCH = "weights", "do not fit its metadata"

@@ -10,8 +10,8 @@ from torch.nn import functional
 from .blocks import AVERAGE_POOL, INTERPOLATION, class_softmax, voxels_per_cell
 
 ROUNDS = 3
-"""Each takes 3 % of a denoiser's pass. Where three classes meet in a block, two rounds leave about a fifth of the error
-in the volumes, three about an eighth."""
+"""Each round takes 3 % of the time of a denoiser's pass. Where three classes meet in a block, two rounds leave about a
+fifth of the error in the volumes, three about an eighth."""
 MAX_SHIFT = 3.0  # logits per round
 MIN_VARIANCE = 2e-3
 """Mean p (1 - p) of a block, added to the step's denominator: a block with nothing uncertain is not shifted."""

@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     def network_output(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor
     ) -> torch.Tensor:
-        """Output of the head alone, without gain and closed form, for targets that are no logits. As `forward`."""
+        """Output of the head alone, without gain and closed form, for targets that are not logits. As `forward`."""
         return self.head(self._hidden(x, log_snr, prepared, direct)[0]).float()
 
     def _hidden(

@@ -27,9 +27,9 @@ MIN_CELLS = 30.0  # cells of a structure below which its mean is not compared
 MIN_SCANS = 5  # scans below which their variation cannot be estimated
 FALSE_ALARM_RATE = 0.01  # share of scans like those of the fit beyond the limit, if distances are normally distributed
 SHRINKAGE = 0.1  # shrinkage of the covariances towards a multiple of the identity, needed for few scans
-MAD_TO_SD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+MAD_TO_SD = 1.4826  # standard deviation of a normal distribution divided by its median absolute deviation
 MIN_SPREAD = np.array([0.05, 0.05, 0.02])[:, None]
-"""For each of KINDS, in natural logarithms and bits: identical scans have none."""
+"""Smallest spread for each of KINDS (natural logarithm twice, bits), because identical scans have a spread of 0."""
 MAX_VALUE = 1e6  # largest number stored or reported. As a spread or limit it means unknown: nothing lies beyond it
 
 
@@ -65,7 +65,7 @@ class ScanSummary:
         self.bits += _double(p.flatten(1) @ (bits * weight).flatten() / len(bits))
 
     def add_square(self, features: torch.Tensor, p: torch.Tensor, share: torch.Tensor) -> None:
-        """Add a window to `square`, which only a fit needs; arguments as of `add`."""
+        """Add a window to `square`, which only a fit needs; arguments as for `add`."""
         h = features[0].float().flatten(1)
         weight = (1 - p[0, : voxels_per_cell(p)].mean(0)).flatten() * share.flatten()
         self.square += _double((h * weight) @ h.T)
@@ -152,7 +152,7 @@ class InputStatistics(nn.Module):
         """Squared Mahalanobis distance of each cell from its classes over F, float32 [1, 1, *cells].
 
         The mean over all classes but background, weighted by their probabilities; 1 on average for the cells of the
-        fit. Arguments as of `ScanSummary.add`.
+        fit. Arguments as for `ScanSummary.add`.
         """
         middle, between_cells = self.class_means.mean(0).to(p.device), self.between_cells.to(p.device)
         class_means = self.class_means.to(p.device) - middle  # float32 loses differences of large means

@@ -18,10 +18,10 @@ TINY = 1e-9
 class PooledEvidence(nn.Module):
     """Posterior mean shift of each class's logit over blocks of several sizes, given the noisy state.
 
-    A voxel of a noisy state carries little information on its label, a block much on its number of labels of a class:
-    the evidence of N voxels grows with N, the noise with its root. Given a shift d of a class's logit common to a
-    block, the state's expectation moves by 2 alpha w d at a voxel, w = p (1 - p) of the direct head. So the score
-    statistic of d (Cox and Hinkley, "Theoretical Statistics", 1974) is, to first order in d,
+    A voxel of a noisy state carries little information on its label, but a block carries much on how many of its
+    voxels have a class: the evidence of N voxels grows with N, the noise with its root. Given a shift d of a class's
+    logit common to a block, the state's expectation moves by 2 alpha w d at a voxel, w = p (1 - p) of the direct head.
+    So the score statistic of d (Cox and Hinkley, "Theoretical Statistics", 1974) is, to first order in d,
 
         S = sum w (x - alpha (2 p - 1)),    E[S] = 2 alpha d A,    Var[S] = 4 alpha^2 sum w^3 + sigma^2 A = V,
 

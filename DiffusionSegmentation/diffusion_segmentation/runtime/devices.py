@@ -108,7 +108,7 @@ def explain_gpu_error(error: RuntimeError, device: torch.device) -> DiffusionSeg
     if "no kernel image" in text or "not compatible with the current pytorch" in text:
         return GpuError("The installed PyTorch does not support this graphics card; use the CPU.")
     if "busy or unavailable" in text:
-        return GpuError("Another program has the graphics card for itself; close it, or use the CPU.")
+        return GpuError("Another program has exclusive use of the graphics card; close it, or use the CPU.")
     if type(error).__name__ == "AcceleratorError" or "cuda error" in text:
         return DeviceLostError("The graphics card stopped working; segment again, or use the CPU.")
     if device.type == "cuda":

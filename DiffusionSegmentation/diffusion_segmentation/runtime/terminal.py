@@ -106,7 +106,7 @@ def _origin(report: Mapping[str, Any]) -> str:
 
 
 def catalogue(models: Sequence[Mapping[str, Any]]) -> str:
-    """A list of models, given by their metadata, as text: name, title, size and source, one a line."""
+    """A list of models, given by their metadata, as text: name, title, size and source, one per line."""
     rows = []
     for metadata in models:
         section, where = metadata["diffusion_segmentation"], metadata["installed"]

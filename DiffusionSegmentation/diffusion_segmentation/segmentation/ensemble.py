@@ -10,7 +10,7 @@ from ..images.compressed_mask import CompressedMask
 from ..metrics import dice
 from ..metrics.intervals import predictive_interval
 
-MAX_MASKS = 16  # number of masks that are stored, the first ones; of a head at 1 mm each takes 7 MB in Slicer
+MAX_MASKS = 16  # the first masks are stored, up to this number; a mask of a head at 1 mm takes 7 MB in Slicer
 
 
 class Ensemble:
@@ -38,7 +38,7 @@ class Ensemble:
         return len(self._volumes)
 
     def add(self, sample: np.ndarray, mask: np.ndarray) -> None:
-        """Add a sample: probabilities [C, z, y, x], with `exact` labels uint8 [z, y, x]; and its mask, input grid."""
+        """Add a sample: probabilities [C, z, y, x] (`exact`: labels uint8 [z, y, x]), and mask on the input grid."""
         if len(self.masks) < self.max_masks:
             self.masks.append(CompressedMask(mask))
         self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
@@ -100,7 +100,7 @@ class Convergence:
         self._last: tuple[np.ndarray, float, np.ndarray] | None = None
 
     def reached(self, ensemble: Ensemble) -> bool:
-        """Compare with the previous call; False at the first."""
+        """Whether the criteria hold since the previous call; False at the first call."""
         p = ensemble.map
         labels = p.argmax(0).astype(np.uint8)
         entropy = float(-(p * np.log2(np.maximum(p, 1e-12))).sum())

@@ -27,7 +27,7 @@ AIR, SOFT_TISSUE = (-1100.0, -900.0), (-200.0, 200.0)  # ranges in Hounsfield un
 PLACES = {"features": "{}", "volume": "the volume of {}", "entropy": "the entropy of {}"}
 """Words for the largest part of the distance, by `networks.input_statistics.KINDS`."""
 
-MIN_CT_SHARE = 0.02  # least share of air, and of soft tissue, among the voxels of a CT
+MIN_CT_SHARE = 0.02  # minimum share of air, and of soft tissue, among the voxels of a CT
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from ..runtime import devices, memory
 from .tiling import Tiling
 
 STATES_PER_SAMPLE = 12
-"""Peak memory of drawing a sample and adding it to the statistics, in arrays of the size of the state; measured."""
+"""Peak memory of drawing a sample and adding it to the statistics, as multiples of the state; measured."""
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
-"""Peak memory of the encoder on a window, in arrays of the size of the finest features and of the state; measured."""
+"""Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
 RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and slabs; measured
 SMALLER_WINDOWS = "the model uses smaller windows; with more memory the result can differ"
 MIN_WINDOW_SHARE = 0.5
-"""Of the model's window edge. The networks need context: masks of the shipped model from the same seeds agree by a Dice
-of 0.95 with half the window and of 0.44 with a quarter of it."""
+"""Smallest window edge as a share of the model's. The networks need context: masks of the shipped model from the same
+seeds have a Dice of 0.95 with those of the full window if the edge is halved, and of 0.44 if it is quartered."""
 
 
 def max_group_size(device: torch.device) -> int:
-    """Most samples to draw together: one on a CPU, where two take at least twice as long (allocator reuse fails)."""
+    """Largest number of samples to draw together: one on a CPU, where two take at least twice as long."""
     return 1 if device.type == "cpu" else 8
 
 
@@ -83,6 +83,7 @@ class MemoryPlan:
         return sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
 
     def _state_bytes(self, cells: tuple[int, ...] | list[int]) -> int:
+        """Bytes of the state, float32 [2^dims * C, *cells]."""
         return 4 * 2**self.model.dims * self.model.classes * math.prod(cells)
 
     def shrink(self, group: int, tiling: Tiling) -> str:

@@ -1,4 +1,4 @@
-"""What result files and report state of the model that drew the samples."""
+"""What result files and report state about the model that drew the samples."""
 
 from __future__ import annotations
 

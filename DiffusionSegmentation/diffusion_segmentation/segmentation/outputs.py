@@ -55,7 +55,7 @@ class ResultWriter:
     """Writes the results of the samples so far; maps and masks lie on the grid of the input.
 
     Attributes:
-        region_mm: least distance between the seeds of uncertain regions; None for the default.
+        region_mm: minimum distance between the seeds of uncertain regions; None for the default.
         projection: from the working grid to the grid of the input.
     """
 

@@ -19,7 +19,7 @@ from .run_control import RunControl
 logger = logging.getLogger(__name__)
 
 PREFIX = "finished-"  # of the folder with the results of the first N samples, finished-N
-INTERVAL_SECONDS = 20.0  # least time between partial results: how much sampling is lost if the process is killed
+INTERVAL_SECONDS = 20.0  # minimum time between partial results: sampling time that is lost if the process is killed
 
 
 class PartialResults:
@@ -70,7 +70,7 @@ class PartialResults:
         else:
             self.remove()
             self._saved = folder
-        # At most a tenth of the time goes into it; writing a head at 1 mm takes 2 s.
+        # Partial results take at most a tenth of the time; writing a head at 1 mm takes 2 s.
         self._next = time.monotonic() + max(INTERVAL_SECONDS, 10 * (time.monotonic() - start))
 
     def remove(self) -> None:

@@ -109,7 +109,7 @@ class _Run:
             raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
 
     def _choose_settings(self) -> None:
-        """Set steps and number of samples, where the request leaves them open as the model advises."""
+        """Set steps and number of samples; where the request leaves them open, to the model's defaults."""
         request, model = self.request, self.model
         self.copula_only = model.is_copula_only
         if request.steps == 1 and not self.copula_only:
@@ -160,7 +160,7 @@ class _Run:
         direct = encoded.direct()
         self._require_finite(direct)
         settings = {
-            # From white noise the first node takes the direct head's probabilities and no pass of the denoiser.
+            # From white noise the first node uses the direct head's probabilities, without a pass of the denoiser.
             "denoiser_passes": len(self.grid) - int(model.start is None),
             "seed": request.seed,
             "steps": self.steps,
@@ -180,7 +180,7 @@ class _Run:
         self.ensemble = Ensemble(normalised(direct), model.map_prior, voxel_ml, masks, exact=self.copula_only)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
-        """Finite but absurd weights can give NaN, which would become background with an entropy of 0 bits."""
+        """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""
         if not np.isfinite(probabilities.sum(dtype=np.float64)):
             name = self.model.section["title"]
             raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")

@@ -20,8 +20,8 @@ class Request:
     steps: int | None = None  # nodes of the step grid; None for the model's default
     seed: int = 0
     device: str = "auto"
-    # Least distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most twice that
-    # across.
+    # Minimum distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most twice as
+    # wide.
     region_mm: float | None = None
     keep_samples: bool = False  # also write samples, class probabilities and regions
     compress: bool = True

@@ -188,10 +188,10 @@ def _denoised(
     denoise: Denoise,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> torch.Tensor:
-    """Class probabilities [N, K, *cells] of x0 at the last node, from white `noise` of this shape.
+    """Class probabilities [N, 2^dims * C, *cells] of x0 at the last node, from white `noise` of this shape.
 
     With the `masks` uint8 [N, *shape] of a correlated start the first state is a noised mask; otherwise the
-    probabilities at the first node are the `marginals` [1, K, *cells]. `denoise` runs the denoiser.
+    probabilities at the first node are the `marginals` [1, 2^dims * C, *cells]. `denoise` runs the denoiser.
     """
     if masks is None:
         return dpm_solver_2m(denoise, noise, marginals.expand(noise.shape), log_snr, on_step)

@@ -61,7 +61,7 @@ class Tiling:
             yield inside[window] * self._weight / self._total[window]
 
     def blend(self, outputs: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Combine one output [N, K, ...] for each window into [N, K, *cells], the weighted mean in overlaps."""
+        """Blend one output [N, channels, ...] per window into [N, channels, *cells]: in overlaps the weighted mean."""
         if len(self.windows) == 1:
             (output,) = outputs
             return output

@@ -19,7 +19,7 @@ REVIEW_BITS = 0.8  # default threshold of the entropy (bits) of an uncertain vox
 
 REPORTED = 50  # largest number of regions in a report
 
-IN_DISPUTE = 0.05  # least mean probability of a class in a region to be listed as in dispute
+IN_DISPUTE = 0.05  # minimum mean probability of a class in a region that is listed as in dispute there
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RankedRegions:
 
 
 def reviewable_voxels(working_mm: float, spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """Least thickness (voxels of `spacing_mm`) of a reviewable part: more than two voxels of the model, `working_mm`.
+    """Minimum thickness (voxels of `spacing_mm`) of a reviewable part: more than two voxels of the model, `working_mm`.
 
     A tolerance of 1e-3 voxels absorbs rounding of the spacing.
     """
@@ -75,7 +75,7 @@ class Ranking:
             probabilities: one array [z, y, x] for each class, float in [0, 1] or uint8 in units of 1 / 255.
             entropy: bits [z, y, x].
             voxel_ml: volume of a voxel.
-            thickness: least size [z, y, x] in voxels of a reviewable part.
+            thickness: minimum size [z, y, x] in voxels of a reviewable part.
         """
         if any(part.shape != regions.shape for part in (entropy, *probabilities)):
             raise InputError("Regions, probabilities and entropy do not lie on one grid.")

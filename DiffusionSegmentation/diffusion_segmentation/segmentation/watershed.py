@@ -23,7 +23,8 @@ def watershed_regions(
     axes. The uncertain voxels of a head form one connected sheet along tissue borders, so connected components cannot
     separate regions. Seeds are the maxima of the smoothed error, at least `seed_distance_mm` apart, and further voxels
     until no uncertain voxel is farther than that from a seed. A watershed (Meyer, 1991) assigns the voxels; those
-    farther than `seed_distance_mm` from their seed go to the nearest one. A region is thus at most twice as wide.
+    farther than `seed_distance_mm` from their seed go to the nearest one. A region is thus at most
+    2 x `seed_distance_mm` wide.
     """
     uncertain = error >= MIN_ERROR
     if not uncertain.any():

@@ -36,11 +36,11 @@ WIDTH = {2: 16, 3: 8}  # channels of `Pair` by number of axes; other architectur
 BATCH = {2: 8, 3: 2}
 DRAWS = 8  # noise levels per image, which share the cost of its encoding
 OPTIMISATION = Optimisation(iterations=10**9, learning_rate=2e-3, warm_up=100, precision="float32", density="adapted")
-"""Common to all variants; the time ends a training before the iterations do."""
+"""Settings of all variants; trainings end by time, never by the number of iterations."""
 CHECKPOINT_INTERVAL = timedelta(minutes=1)
 
 Network = Architecture | Stochastic | UNet
-"""Of a variant with the form "diffusion" or "direct", "stochastic", and "mask" or "image"."""
+"""Class by the variant's form: "diffusion" and "direct"; "stochastic"; "mask" and "image"."""
 
 
 def build(variant: Variant, task: Task) -> Network:
@@ -64,7 +64,7 @@ def build(variant: Variant, task: Task) -> Network:
 
 
 def _add_dropout(network: nn.Module) -> None:
-    """MC dropout (Gal and Ghahramani 2016): drops whole channels in every block, when sampling too."""
+    """MC dropout (Gal and Ghahramani 2016): drops whole channels in every block, also when sampling."""
 
     def drop(_: nn.Module, __: Any, h: torch.Tensor) -> torch.Tensor:
         keep = torch.rand(*h.shape[:2], *(1,) * (h.ndim - 2), device=h.device) >= DROPOUT_RATE

@@ -90,7 +90,7 @@ def network_input(
 def probabilities(output: torch.Tensor, loss: str, x: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
     """Class probabilities of x0 [N, cells * classes, ...] from the output at the state x [N, ...] and log_snr [N].
 
-    x0 from outputs that are no logits is clipped to its range; the classes then need not sum to 1.
+    x0 from outputs that are not logits is clipped to its range; the classes then need not sum to 1.
     """
     if loss in ("ce", "dice"):
         return class_softmax(output)

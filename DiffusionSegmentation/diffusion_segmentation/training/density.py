@@ -49,7 +49,7 @@ class Density(nn.Module):
         return torch.where(replaced, flat, levels).view(draws, images).T.contiguous()
 
     def record(self, log_snr: np.ndarray, loss: np.ndarray) -> None:
-        """Add the cross-entropies [N] in nats a voxel at the log-SNR [N] of one training step to the curve."""
+        """Add the cross-entropies [N] in nats per voxel at the log-SNR [N] of one training step to the curve."""
         where, decay = bin_numbers(log_snr), (1 - 1 / AVERAGED_DRAWS) ** len(loss)
         self.total.mul_(decay).add_(torch.as_tensor(np.bincount(where, loss, BINS)).to(self.total.device))
         self.count.mul_(decay).add_(torch.as_tensor(np.bincount(where, minlength=BINS)).to(self.count.device))

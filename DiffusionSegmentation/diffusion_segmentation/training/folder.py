@@ -42,7 +42,7 @@ class Folder:
     """
 
     def __init__(self, folder: Path, prepared: Path) -> None:
-        """Read the listing. Raises InputError where the folder is no data set."""
+        """Read the listing. Raises InputError where the folder is not a data set."""
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
         cases = sorted(self.dataset.training, key=_place)
@@ -94,14 +94,14 @@ class Folder:
         return Windows(pairs, optimisation, seed, augment=True)
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Windows of the held-out cases without augmentation; of the training case if there is but one."""
+        """Windows of the held-out cases without augmentation; of the training case if there is only one."""
         windows = iter(Windows(self._unseen_pairs(), optimisation, optimisation.seed, augment=False))
         for _ in range(UNSEEN_WINDOWS):
             image, labels = next(windows)
             yield image[None], labels[None, :1]
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Whole held-out cases, each with the labels of one rater; the training case if there is but one."""
+        """Whole held-out cases, each with the labels of one rater; the training case if there is only one."""
         rng = np.random.default_rng(seed)
         for image_path, masks_path in self._unseen_pairs()[:count]:
             masks = np.load(masks_path)
@@ -138,7 +138,7 @@ def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> Non
     """Raise InputError where no case has a label, and warn of labels that no case has."""
     counts = np.array([np.bincount(np.load(masks).ravel(), minlength=256) for _, masks in pairs])[:, 1 : len(names) + 1]
     if not counts.any():
-        raise InputError(f"None of the {len(pairs)} training cases has a labelled voxel; look at the label files.")
+        raise InputError(f"None of the {len(pairs)} training cases has a labelled voxel; check the label files.")
     if empty := int((~counts.any(1)).sum()):
         logger.info(f"{empty} of {len(pairs)} training cases have no labelled voxel")
     for name, voxels in zip(names, counts.sum(0), strict=True):

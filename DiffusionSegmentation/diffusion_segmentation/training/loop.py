@@ -31,7 +31,7 @@ class Journal(lightning.Callback):
     """Ends a training after `iterations`, or after `minutes` of `clock` (s) over all resumed runs, and records it.
 
     A row of the record has the mean losses of one sixtieth of the training: {"iteration", "direct", "denoised" [BINS]}
-    in nats a voxel, None for bins of log-SNR without draws. Lightning stores the state in a checkpoint under the
+    in nats per voxel, None for bins of log-SNR without draws. Lightning stores the state in a checkpoint under the
     class's name.
     """
 
@@ -61,7 +61,7 @@ class Journal(lightning.Callback):
         self.done_iterations = trainer.global_step
         if task.step_losses:
             self._record(task.step_losses, trainer.is_global_zero)
-        # All processes must stop at the same step, or the others would wait for ever.
+        # All processes must stop at the same step, or the others would wait forever.
         if trainer.strategy.reduce_boolean_decision(self.done() >= 1, all=False):
             trainer.should_stop = True
 

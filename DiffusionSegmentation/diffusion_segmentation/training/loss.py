@@ -28,7 +28,7 @@ def losses(
     class_weights: Sequence[float] | None = None,
     dice_weight: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropies in nats a voxel of the direct head [N] and the denoiser [N, K], and the minimised loss.
+    """Cross-entropies in nats per voxel of the direct head [N] and the denoiser [N, K], and the minimised loss.
 
     image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K] with one noise field each: the K
     draws of an image share the encoder's cost. R divides K: masks of R raters, or R draws from a known posterior, each
@@ -41,7 +41,7 @@ def losses(
     x0 = repeat_each(one_hot_state(target, classes), draws // raters)
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())
-    # Detached: the direct head is trained by its own loss only, and is a given of the denoiser as in sampling.
+    # Detached: the direct head is trained by its own loss only, and is a fixed input of the denoiser, as in sampling.
     prepared = denoiser.prepare(features, direct)
     denoised = denoiser(x, log_snr.flatten(), repeat_each(prepared, draws), repeat_each(direct.detach(), draws))
     heads = [(repeat_each(direct, raters), target), (denoised, repeat_each(target, draws // raters))]
@@ -102,7 +102,7 @@ def loss_curve(
     on_step: Callable[[int, int], None] = lambda done, of: None,
     lowest: float = LOG_SNR_MIN,
 ) -> dict[str, list[float]]:
-    """The denoiser's cross-entropy (nats a voxel) at the centres of the bins of log-SNR above `lowest`.
+    """The denoiser's cross-entropy (nats per voxel) at the centres of the bins of log-SNR above `lowest`.
 
     Measured on `batches` (image [N, 1, z, y, x], labels [N, 1, z, y, x]) after training. Every case is evaluated at
     every noise level: cases differ tenfold in difficulty, which would dominate a curve of the training's random draws.

@@ -14,7 +14,7 @@ from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError
 
 MAX_LOWEST_LOG_SNR = 3.0
-"""A loss curve from there on still has six bins; above it the state nearly determines the classes."""
+"""Largest `lowest_log_snr`: six bins of the loss curve lie above it, where the state nearly determines the classes."""
 CHOICES = {
     "precision": ("auto", "bf16", "float32"),
     "density": ("cosine", "adapted"),

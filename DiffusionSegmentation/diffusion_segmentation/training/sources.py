@@ -25,12 +25,12 @@ UNSEEN_SEED = 2**40
 WINDOW = (64, 64, 64)
 """Voxels of the synthetic heads for calibration and evaluation, as in most windows of the training."""
 WHOLE_MM = ((192, 224, 192), (256, 224, 192))
-"""Whole heads, without and with much of the neck, in multiples of 16 voxels of 2 mm."""
+"""Size of whole heads (mm), without and with much of the neck; multiples of 16 voxels of 2 mm."""
 TYPICAL_SCANS = ScanProbabilities(any_contrast=0, cut=0)
 """The most frequent kind of head scans, with the artefacts of training."""
 SEED_STRIDE = 1_000_003
 LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
-"""Voxels of a phantom above which it gets fewer draws, of all draws of a step, and of a batch of unseen cases."""
+"""Voxels: of a phantom above which it gets fewer draws; of all draws of a step; of a batch of unseen cases."""
 UNSEEN_STREAM = 7  # third part of a seed: training streams have two parts, so the streams share no case
 
 
@@ -70,7 +70,7 @@ class Source(Protocol):
         if [entry["id"] for entry in labels] != [entry["id"] for entry in own]:
             names, data = ", ".join(entry["name"] for entry in labels), self.facts().get("task", "heads")
             raise InputError(
-                f"The model segments {names}, which are not the structures of the {data}; choose data of its kind."
+                f"The model segments {names}, which are not the structures of the {data}; choose data of the same kind."
             )
         return list(range(len(labels) + 1))
 
@@ -91,8 +91,8 @@ def open_source(text: str, output: Path) -> Source:
     if text.partition(":")[0] in PHANTOMS:
         return Phantoms(text)
     raise InputError(
-        f"'{text}' is no folder of labelled images, no file of tissue priors (.npz) and none of the tasks with a known "
-        f"answer ({', '.join(PHANTOMS)})."
+        f"'{text}' is neither a folder of labelled images, a file of tissue priors (.npz), nor one of the tasks "
+        f"with a known answer ({', '.join(PHANTOMS)})."
     )
 
 
@@ -165,7 +165,7 @@ class Phantoms(Source):
             "labels": label_table(task.label_names),
             "network": {"dims": dims},
         }
-        # Fewer images and draws a step on large grids, so that a step takes no longer than on small ones.
+        # Fewer images and draws per step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4
         optimisation = {
             "iterations": 12_000 if dims == 2 else 6_000,

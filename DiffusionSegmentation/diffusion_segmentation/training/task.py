@@ -53,8 +53,8 @@ class TrainingModule(lightning.LightningModule):
     def handle_infinite_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         """Called for a gradient that is not finite, before the weights change. Raises InputError."""
         raise InputError(
-            f"The gradient of iteration {self.global_step + 1} is not finite, so training stopped before it; go on "
-            "with --resume and a lower 'learning_rate' or 'precision' float32 in the configuration."
+            f"The gradient of iteration {self.global_step + 1} is not finite, so training stopped before it; "
+            "continue with --resume and a lower 'learning_rate' or 'precision' float32 in the configuration."
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -40,7 +40,7 @@ CHECKPOINT = "checkpoint.ckpt"
 CHECKPOINT_INTERVAL = datetime.timedelta(minutes=3)
 MAX_NAMES = 10  # names of held-out cases that are printed; the model's metadata have all of them
 UNTRAINED = {"loss_curve": {"log_snr": [-1.0, 1.0], "cross_entropy": [1.0, 0.0]}}
-"""Placeholder of the metadata's entry `process`, to validate the other entries before the training."""
+"""Placeholder for the metadata's entry `process`, with which the other entries are validated before the training."""
 MIN_WEIGHTS_SHARE = 0.25  # share of the weights that a model to start from must supply
 
 
@@ -61,12 +61,12 @@ def main(
     (losses over time and noise level) and training.png.
 
     Raises InputError when data or configuration are missing or wrong, or when `output` holds a checkpoint and `resume`
-    is not set; ModelError when `start` is no model or few of its weights fit.
+    is not set; ModelError when `start` is not a model or few of its weights fit.
     """
     checkpoint = output / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise InputError(
-            "The output folder holds an unfinished training; add --resume to go on with it or choose another folder."
+            "The output folder holds an unfinished training; add --resume to continue it or choose another folder."
         )
     source = open_source(data, output)
     settings = merged(source.settings(), read_config(config) if config else {})
@@ -213,7 +213,7 @@ class Run(lightning.LightningDataModule):
             return loss_curve(task.encoder, task.denoiser, unseen, self.classes, device, counter, lowest)
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Write model, training.json and training.png, and then add the input statistics, whose failure is no error."""
+        """Write model, training.json and training.png, then add the input statistics; if that fails, only log it."""
         save(folder, metadata, self.task.encoder, self.task.denoiser)
         section = metadata["diffusion_segmentation"]
         curve, record = section["process"]["loss_curve"], self.journal.record

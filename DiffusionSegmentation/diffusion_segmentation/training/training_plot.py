@@ -21,7 +21,7 @@ def plot_training(path: Path, record: list[dict[str, Any]], curve: dict[str, lis
     if len(rows):
         means = [row[~np.isnan(row)].mean() if not np.isnan(row).all() else np.nan for row in rows]
         over_time.plot(iterations, means, label="denoiser, all noise levels", color="tab:orange")
-    over_time.set(xlabel="iteration", ylabel="cross-entropy, nats a voxel", title="Training", yscale="log")
+    over_time.set(xlabel="iteration", ylabel="cross-entropy, nats per voxel", title="Training", yscale="log")
     if len(rows) and not np.isnan(rows[-1]).all():
         late = rows[-max(1, len(rows) // 10) :]
         known = ~np.isnan(late).all(0)
@@ -30,7 +30,9 @@ def plot_training(path: Path, record: list[dict[str, Any]], curve: dict[str, lis
     over_levels.plot(curve["log_snr"], curve["cross_entropy"], color="tab:orange", label="unseen cases")
     for n, node in enumerate(grid):
         over_levels.axvline(node, color="tab:green", lw=0.8, label=f"{len(grid)} adapted steps" if n == 0 else None)
-    over_levels.set(xlabel="log-SNR (noise to mask)", ylabel="cross-entropy, nats a voxel", title="Loss by noise level")
+    over_levels.set(
+        xlabel="log-SNR (noise to mask)", ylabel="cross-entropy, nats per voxel", title="Loss by noise level"
+    )
     over_time.legend()
     over_levels.legend()
     figure.savefig(path, dpi=110)

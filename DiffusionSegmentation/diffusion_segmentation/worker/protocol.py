@@ -1,4 +1,4 @@
-"""The protocol between Slicer and the worker: a JSON object a line, UTF-8, with "type" and, for a run, "job".
+"""The protocol between Slicer and the worker: one JSON object per line, UTF-8, with "type" and, for a run, "job".
 
 The only module that both sides import; standard library only. Unknown fields are accepted, so that one side can add a
 field without breaking the other. A missing or wrongly typed field is refused, when sending and when receiving.
@@ -118,7 +118,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 
 
 class MessageError(DiffusionSegmentationError):
-    """A line or object that is no message of the protocol.
+    """A line or object that is not a message of the protocol.
 
     `job` is that of a malformed `run` or `import` message, if it could be read; otherwise None.
     """
@@ -168,7 +168,7 @@ def compatible(hello: Mapping[str, Any]) -> str | None:
     if hello["protocol"] == PROTOCOL:
         return None
     return (
-        f"The background process speaks protocol {hello['protocol']}, but {PROTOCOL} is needed; "
+        f"The background process uses protocol {hello['protocol']}, but {PROTOCOL} is needed; "
         "install the same version of DiffusionSegmentation on both sides."
     )
 
@@ -190,4 +190,4 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
 
 
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

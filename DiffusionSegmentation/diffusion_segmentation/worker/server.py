@@ -32,7 +32,7 @@ from . import protocol as messages
 from .sender import MessageSender, error_message
 
 IDLE_SECONDS = 600.0  # models are unloaded after this time without a job
-GRACE_SECONDS = 0.5  # time that a run has to end after the end of stdin; one pass of a network can take longer
+GRACE_SECONDS = 0.5  # time allowed for a run to end after the end of stdin; one pass of a network can take longer
 CANCEL_GRACE_SECONDS = 0.5  # grace period before a cancelled run is acknowledged; a second message follows at its end
 FLUSH_SECONDS = 2.0  # maximum time that a worker without an engine waits until the client has read the error
 
@@ -259,7 +259,7 @@ def _import_request(message: Mapping[str, Any]) -> Any:
 
 
 def _common(message: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run` and `import` have in common."""
+    """Parameters that the messages `run` and `import` share."""
     return {
         "volume": Path(message["volume"]),
         "output": Path(message["folder"]),

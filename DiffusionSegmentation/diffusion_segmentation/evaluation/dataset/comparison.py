@@ -44,7 +44,7 @@ class RunOutputs:
         return reduce(np.maximum, self.probabilities).astype(np.float32) / np.float32(255)
 
     def without(self, ignored: np.ndarray) -> RunOutputs:
-        """The same with certain background, in every sample, in the voxels of `ignored` (bool [k, j, i])."""
+        """A copy whose voxels in `ignored` (bool [k, j, i]) are background, with probability 1 and in each sample."""
         if not ignored.any():
             return self
 

@@ -42,7 +42,7 @@ class Steps:
         """From "10" or "uniform:10". Raises InputError for anything else and for fewer than two steps."""
         kind, _, count = text.rpartition(":")
         if kind not in ("", "uniform") or not count.isdecimal() or int(count) < 2:
-            raise InputError(f"'{text}' is no number of steps; give 2 or more, such as 10 or uniform:10.")
+            raise InputError(f"'{text}' is not a number of steps; give 2 or more, such as 10 or uniform:10.")
         return cls(int(count), kind == "uniform")
 
     @property
@@ -54,7 +54,7 @@ class Steps:
         return f"{self.count} {'uniform' if self.uniform else 'adapted'} steps"
 
     def grid(self, model: Model) -> np.ndarray:
-        """Log-SNR nodes [count], rising. Like the adapted grid, the uniform one leaves the last step to the softmax."""
+        """Log-SNR nodes [count], rising; without LOG_SNR_MAX, because the last node's probabilities are the result."""
         if self.uniform:
             return np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, self.count + 1)[:-1]
         return model.step_grid(self.count)
@@ -96,7 +96,7 @@ class ModelSamplers:
 
     @property
     def passes(self) -> dict[str, tuple[int, int]]:
-        """Passes of encoder and denoiser a case; the first step uses the direct head and needs no denoiser pass."""
+        """Passes of encoder and denoiser per case; the first step uses the direct head and needs no denoiser pass."""
         passes = {steps.key: (1, self.samples * (steps.count - 1)) for steps in self.steps}
         if FITTED in self.grids:
             passes[FITTED] = (1, self.samples * len(self.grids[FITTED][1]))

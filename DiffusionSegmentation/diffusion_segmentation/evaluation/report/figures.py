@@ -121,7 +121,7 @@ def pick_cases(order: Mapping[str, float]) -> dict[str, str]:
     """Names of the worst, median and best case by a number that is large for bad ones: {"worst": name, ...}."""
     ranked = sorted(order, key=lambda name: -order[name])
     last = len(ranked) - 1
-    words = {last: "best", last // 2: "median", 0: "worst"}  # with few cases, a place has the last of its words
+    words = {last: "best", last // 2: "median", 0: "worst"}  # later entries win: with one case it is the worst
     return {words[place]: name for place, name in enumerate(ranked) if place in words}
 
 

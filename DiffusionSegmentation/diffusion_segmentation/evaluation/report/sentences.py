@@ -57,7 +57,7 @@ def _known(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 
 def _gates(title: str, row: Mapping[str, Any]) -> Iterator[Sentence]:
-    """One sentence for each gate that a row fails or does not surely pass; one if it passes all of them."""
+    """One sentence for each gate that a row fails or may fail; one if it surely passes all of them."""
     unsure = {name: gate for name, gate in row["gates"].items() if not gate["passed"] or not gate["decided"]}
     for name, gate in unsure.items():
         text = f"{title}: {GATED_SCORES[name]} {shown(row['scores'][name])}, required {GATES[name].bounds}"
@@ -117,7 +117,7 @@ def _calibration(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _coverage(samples: Mapping[str, Any]) -> Sentence:
     if "interval_90" not in samples:
-        return "open", "one sample a case: there are no volume intervals."
+        return "open", "one sample per case: there are no volume intervals."
     coverage = samples["interval_90"]
     low, high = coverage["low"], coverage["high"]
     text = f"coverage of the 90 % volume intervals: {percent(coverage)} of {samples['volumes']} volumes"

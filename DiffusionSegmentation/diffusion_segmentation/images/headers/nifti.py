@@ -59,7 +59,7 @@ class NiftiHeader:
 
     @classmethod
     def parse(cls, start: bytes) -> NiftiHeader | None:
-        """Parse the first bytes of a file, gzipped or not; None if they are no such header."""
+        """Parse the first bytes of a file, gzipped or not; None if they are not such a header."""
         if start.startswith(b"\x1f\x8b"):
             try:
                 start = zlib.decompressobj(wbits=31).decompress(start, 1024)
@@ -118,7 +118,7 @@ def read_nifti(path: Path, header_file: Path, data_file: Path, start: bytes, nam
     if len(affines) == 2 and not (np.isfinite(sform).all() and np.linalg.matrix_rank(sform[:3, :3]) == 3):
         new_sform = np.zeros((4, 4))
         del affines["sform"]
-        note = "has an sform without extent, so its qform was used"
+        note = "has an sform with axes of zero length or in one plane, so its qform was used"
     problem = _contradiction(affines)
     if list(affines) == ["sform"]:
         new_sform, problem, note = _straightened(sform, fields["dim"][1:4])
@@ -210,7 +210,7 @@ def _itk_finds_files(path: Path, header_file: Path, data_file: Path, gzipped: bo
 
 
 def _straightened(sform: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray | None, str, str]:
-    """An only sform with the nearest orthogonal axes and the same spacing, a problem, and a note.
+    """For a file with an sform only: the sform with the nearest orthogonal axes, a problem, and a note.
 
     None if its axes are orthogonal already. A problem if straightening moves a voxel by half a voxel or more.
     """

@@ -15,7 +15,7 @@ FILE_PATTERN = r"(.*%0?\d{0,2}d[^%]*?)\s+(-?\d{1,18})\s+(-?\d{1,18})\s+(-?\d{1,1
 
 
 def lines(text: bytes) -> list[str]:
-    """Split at the line ends that ITK knows; str.splitlines splits at further characters."""
+    """Split at the line ends that ITK recognises; str.splitlines splits at further characters."""
     return re.split("\r\n|\n|\r", text.decode("utf-8", "surrogateescape"))
 
 

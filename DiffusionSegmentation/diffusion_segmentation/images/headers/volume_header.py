@@ -88,7 +88,7 @@ def opened(path: Path) -> BinaryIO | gzip.GzipFile:
 
 
 def unreadable(name: str) -> InputError:
-    """The error for a file that is no volume, or has a format that ITK cannot read."""
+    """The error for a file that is not a volume, or has a format that ITK cannot read."""
     return InputError(f"{name} cannot be read; give an NRRD, NIfTI or MetaImage file.")
 
 

@@ -48,7 +48,7 @@ class StepGrids(Question):
     why = (
         "Öttl et al. propose to adapt the process to the task. The same weights are sampled on step grids that ignore "
         "the task (uniform in the time of the cosine schedule, uniform in log-SNR) and on grids that follow it (from "
-        "the model's own loss curve, and from the fingerprint alone, which needs masks and no images)."
+        "the model's own loss curve, and from the fingerprint alone, which needs masks but no images)."
     )
 
     def variants(self, name: str, seed: int) -> tuple[Variant, ...]:

@@ -180,7 +180,7 @@ def _table(numbers: dict[str, Any]) -> Table:
         "Half-point: log-SNR at which the error of x0 is half of that in pure noise. Rise: how far the "
         "noise-prediction loss rises again as noise is added, as a share of its maximum. Each with the range of the "
         "seeds' 95 % intervals. The noise-prediction loss is the error of x0 times the signal-to-noise ratio: at the "
-        "right end it magnifies 2,000-fold the small error of a network trained for classes"
+        "right end it multiplies the small error of a network trained for classes by 2,000"
     )
     return Table(caption, head, rows)
 

@@ -31,7 +31,7 @@ def with_motion(image: np.ndarray, axis: int, rng: np.random.Generator) -> np.nd
     other = (axis + 1) % 3
     steps = rng.random(lines) < rng.uniform(0.5, 4) / lines
     paths = [np.cumsum(steps * rng.normal(0, rng.uniform(0.3, 1.5), lines)) for _ in range(2)]
-    # The centre of k-space, which determines the visible position, defines rest.
+    # Displacements are relative to that at the centre of k-space, which determines the visible position.
     first, second = (torch.fft.ifftshift(torch.from_numpy(p - p[lines // 2]).float()) for p in paths)
     space = torch.fft.fftn(torch.from_numpy(image), dim=(axis, other))
     along = _along(torch.fft.fftfreq(lines) * first, axis)

@@ -19,7 +19,7 @@ MIN_CONTRAST = 0.12
 """Standard deviation of the means of fluid, grey and white matter below which a contrast is drawn again, at most three
 times: scans without contrast are rare and teach little."""
 PARTLY_FLUID = {"narrow sulcus": "cerebral cortex", "cerebellar fissure": "cerebellar cortex"}
-"""Tissues thinner than a voxel -> tissue with which their fluid shares it."""
+"""Tissue of voxels that are only partly fluid -> tissue that fills the rest of them."""
 
 
 def draw_intensities(

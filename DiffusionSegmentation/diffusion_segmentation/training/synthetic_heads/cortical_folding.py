@@ -74,7 +74,7 @@ def _band(size: np.ndarray, wavelength: float, rng: np.random.Generator) -> np.n
     """Noise float32 of `size` around one wavelength in voxels, of equal amplitude everywhere."""
     field = rng.standard_normal(size, dtype=np.float32)
     sigma = wavelength / 5.5
-    for _ in range(2):  # twice, for a narrow band: sulci neither fade out nor widen to lakes
+    for _ in range(2):  # twice, for a narrow band: sulci neither fade out nor widen into wide areas of fluid
         field = ndimage.gaussian_filter(field, sigma) - ndimage.gaussian_filter(field, 1.6 * sigma)
     return field / np.sqrt(ndimage.gaussian_filter(field**2, 0.6 * wavelength) + 1e-12)
 

@@ -154,8 +154,8 @@ class SyntheticHeads(torch.utils.data.IterableDataset):
     """Endless stream of (image float32 [1, z, y, x], labels uint8 [1, z, y, x]), each in one of several `shapes`.
 
     Small windows show more heads per hour, large ones the whole head; training on both keeps the group norms from
-    relying on one field of view. Drawing an anatomy takes longer than deforming and rendering it, so each worker keeps
-    `bank` anatomies, replaces one at every fourth use, and renders two scans of every deformed map.
+    depending on one field of view. Drawing an anatomy takes longer than deforming and rendering it, so each worker
+    keeps `bank` anatomies, replaces one at every fourth use, and renders two scans of every deformed map.
     """
 
     def __init__(

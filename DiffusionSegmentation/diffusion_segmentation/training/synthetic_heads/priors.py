@@ -30,7 +30,11 @@ DIVIDED = {
     "blood": "csf",
 }
 """Tissues of a drawn map that the atlas does not have -> tissue of the atlas whose class they share."""
-NECK = ("muscle", "spinal cord", "spinal fluid")  # tissues of the neck only, which is below the atlas and background
+NECK = (
+    "muscle",
+    "spinal cord",
+    "spinal fluid",
+)  # tissues of the neck, which lies below the atlas and is background in the labels
 FIRST_INSIDE = "csf"  # first tissue inside the skull in the atlas's order, which runs inwards
 SHEETS = ("csf", "cerebellar cortex", "cerebral cortex")
 """Tissues of the second stage in the same order; all tissues after them belong to the core."""
