@@ -29,7 +29,7 @@ def test_both_bounds_have_the_digits_of_the_upper():
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(1, "One sample gives no intervals; 8 or more are better."), (4, "Few samples"), (8, "not their accuracy")],
+    [(1, "One sample gives no intervals; 8 or more are better."), (4, "Few samples"), (8, "not an accuracy")],
 )
 def test_few_samples_are_reported(count, words):
     texts = [volume(samples_ml=[5.0] * count)]

@@ -14,6 +14,7 @@ from ..i18n import tr as _
 from ..runs import dependencies, models
 from ..runs.estimate import RunMeasurement
 from ..runs.job import Choices, Job
+from ..runs.model_command import ModelCommand
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
 from ..scene import result_nodes
@@ -30,6 +31,13 @@ class Backend:
     def models(self) -> list[models.Entry]:
         folders = filter(None, (self.settings.modelsFolder, user_models()))
         return models.models(tuple(map(Path, folders)))
+
+    def modelCommand(self, arguments: Sequence[str]) -> ModelCommand:
+        """Start the command `models` with `arguments` in the worker's Python. Raises DependencyError, one sentence."""
+        if self.missingPackages():
+            dependencies.ensure(self._requirementsPath)
+        environment = workerEnvironment(slicer.util.startupEnvironment())
+        return ModelCommand(workerCommand(self._python()), environment, arguments)
 
     def warmUp(self) -> None:
         """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""
@@ -71,13 +79,16 @@ class Backend:
         """Return the packages that Slicer's Python lacks. Another interpreter reports them itself when it starts."""
         return [] if self.settings.workerPython else dependencies.missing(self._requirementsPath)
 
-    def _configure(self) -> None:
+    def _python(self) -> str:
         python = self.settings.workerPython or shutil.which("PythonSlicer")
         if python is None:
             raise dependencies.DependencyError(
                 _("Slicer's Python was not found; select a Python interpreter under Advanced.")
             )
-        command = workerCommand(python)
+        return python
+
+    def _configure(self) -> None:
+        command = workerCommand(self._python())
         if command != self._client.command:
             self.runner.stopWorker()
             self._client.command = command

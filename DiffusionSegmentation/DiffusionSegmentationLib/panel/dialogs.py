@@ -39,6 +39,12 @@ def confirmRemoval(name: str, voxels: int) -> bool:
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
 
 
+def confirmModelRemoval(title: str) -> bool:
+    """Ask whether to delete an added model."""
+    text = _("Delete the model '{title}' from this computer?").format(title=title)
+    return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove model"))
+
+
 def selectFileToSave(parent: Any, title: str, name: str, filters: str) -> str:
     """Ask for the path of a new file, `name` by default; empty if cancelled."""
     return qt.QFileDialog.getSaveFileName(parent, title, name, filters)

@@ -79,7 +79,7 @@ class Panel:
 
     def _createSections(self) -> None:
         ui = self._ui
-        self._engine = EngineSection(ui, self._backend)
+        self._engine = EngineSection(ui, self._backend, self.refresh)
         self._batchSection = BatchSection(ui, self._batch)
         self.masks = MasksSection(ui, self._start)
         self._samples = SamplesSection(ui)

@@ -8,6 +8,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_segmentation.runtime.locations import user_models
+
 from .worker_client import ENGINE_FOLDER
 
 SHIPPED = ENGINE_FOLDER / "diffusion_segmentation" / "models"
@@ -19,20 +21,25 @@ MAX_METADATA_BYTES = 4 * 2**20
 class Entry:
     """One model. `key` is `model` in messages to the worker: the name of a shipped model, or the folder of another one.
 
-    `structures` are the names of its segments, without the background.
+    `structures` are the names of its segments, without the background. `bytes` is the size of its folder, `source` what
+    it was added from, empty for a shipped one. `isAdded`: it was added with `models add`.
     """
 
     key: str
     title: str
     description: str
     structures: tuple[str, ...]
+    folder: Path
+    bytes: int
+    source: str
+    isAdded: bool
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
     """The shipped models and those in `folders`, sorted by title; invalid folders are skipped."""
     entries = [_entry(folder, folder.name) for folder in SHIPPED.glob("*/")]
     entries += [_entry(folder, str(folder)) for parent in folders for folder in parent.glob("*/")]
-    return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.title)
+    return sorted((entry for entry in entries if entry is not None), key=lambda entry: (entry.title, entry.key))
 
 
 def _entry(folder: Path, key: str) -> Entry | None:
@@ -47,6 +54,16 @@ def _entry(folder: Path, key: str) -> Entry | None:
         structures = tuple(label["name"] for label in section["labels"])
         if not all(isinstance(text, str) for text in (title, description, *structures)):
             return None
-        return Entry(key, title, description, structures)
+        size, isAdded = sum(file.st_size for file in files), folder.parent == user_models()
+        source = "" if folder.parent == SHIPPED else _source(folder)
+        return Entry(key, title, description, structures, folder, size, source, isAdded)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _source(folder: Path) -> str:
+    """The file or folder from which a model was added; its own folder if that is not known."""
+    try:
+        return str(json.loads((folder / "source.json").read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(folder)

@@ -34,7 +34,7 @@ def volumesNote(volumes: Sequence[Volume]) -> str:
         _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
     ]
     if count > 1:
-        sentences.append(_("50 %, 90 %: spread of the {count} samples, not their accuracy.").format(count=count))
+        sentences.append(_("50 %, 90 %: spread of the {count} samples, not an accuracy.").format(count=count))
     return "\n".join(filter(None, [*sentences, fewSamplesWarning(volumes)]))
 
 

@@ -1,4 +1,4 @@
-"""Volumes with several values a voxel: a fourth axis, or vectors."""
+"""Volumes with several values per voxel: a fourth axis, or vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of class probabilities: nnU-Net's .npz, and volumes with several values a voxel."""
+"""Files of class probabilities: nnU-Net's .npz, and volumes with several values per voxel."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipf
 
 
 def is_probability_file(path: Path) -> bool:
-    """Whether a file is read as class probabilities, and not as a mask: .npz, or several values a voxel."""
+    """Whether a file is read as class probabilities, and not as a mask: .npz, or several values per voxel."""
     return path.suffix.lower() == ".npz" or channel_count(path) > 1
 
 
 def read_probabilities(path: Path, image: sitk.Image) -> np.ndarray:
     """Class probabilities of a file, float32 [C, k, j, i], on the grid of `image`; background is class 0.
 
-    The file is an .npz of nnU-Net, or a volume with several values a voxel (a fourth axis or vectors), as fractions or
-    as uint8, where 255 is 1. No pickled object is loaded. Raises InputError (unreadable, another grid, no probabilities
-    of exclusive classes), GeometryError and OutOfMemoryError.
+    The file is an .npz of nnU-Net, or a volume with several values per voxel (a fourth axis or vectors), as fractions
+    or as uint8, where 255 is 1. No pickled object is loaded. Raises InputError (unreadable, another grid, no
+    probabilities of exclusive classes), GeometryError and OutOfMemoryError.
     """
     name = f"The probability file '{shown(path.name)}'"
     p = _read_npz(path, name, image) if path.suffix.lower() == ".npz" else _read_volume(path, name, image)

@@ -1,5 +1,6 @@
 """Model (kept in the scene) in section "Inputs"; device, Python (settings) and log of the worker in "Advanced"."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ctk
@@ -8,15 +9,19 @@ import qt
 from ...i18n import tr as _
 from ..backend import Backend
 from ..parameter_node import DiffusionSegmentationParameterNode
-from ..widgets import fillComboBox, setQuietly
+from ..widgets import fillComboBox, setQuietly, signalsBlocked
+from .models import ModelsSection
 
 
 class EngineSection:
-    def __init__(self, ui: Any, backend: Backend) -> None:
+    def __init__(self, ui: Any, backend: Backend, modelsChanged: Callable[[], None]) -> None:
+        """`modelsChanged` is called after a model was added or removed."""
         self._ui = ui
         self._backend = backend
         self._runner = backend.runner
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
+        self._modelsChanged = modelsChanged
+        self._models = ModelsSection(ui, backend, self._onModelsChanged)
         self._fillModels()
         self._fillDevices()
         ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
@@ -29,6 +34,7 @@ class EngineSection:
         self._runner.client.logged.connect(self._onLogged)
 
     def close(self) -> None:
+        self._models.close()
         self._runner.client.logged.disconnect(self._onLogged)
 
     def problem(self) -> str | None:
@@ -49,14 +55,19 @@ class EngineSection:
         combo.toolTip = combo.itemData(index, qt.Qt.ToolTipRole) if index >= 0 else hint
         self._fillDevices()
 
+    def _onModelsChanged(self) -> None:
+        self._fillModels()
+        self._modelsChanged()
+
     def _fillModels(self) -> None:
         combo = self._ui.modelComboBox
-        combo.clear()
-        for entry in self._backend.models():
-            combo.addItem(entry.title, entry.key)
-            tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
-            combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)
-        combo.currentIndex = -1
+        with signalsBlocked(combo):  # the choice in the scene stays
+            combo.clear()
+            for entry in self._backend.models():
+                combo.addItem(entry.title, entry.key)
+                tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
+                combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)
+            combo.currentIndex = -1
 
     def _fillDevices(self) -> None:
         """List "auto", the devices found by the worker, and the selected one, which may not be found (yet)."""

@@ -1,0 +1,77 @@
+"""The list of installed models: added from folders and archives, chosen, and removed, with the real engine."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import slicer.util
+import slicer_standin
+
+slicer_standin.likePythonQt(__name__)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_SEGMENTATION_MODELS", str(tmp_path / "added"))
+    # The worker's environment is that in which Slicer was started.
+    startup = dict(slicer.util.startupEnvironment()) | {"DIFFUSION_SEGMENTATION_MODELS": str(tmp_path / "added")}
+    monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: startup)
+    return tmp_path / "added"
+
+
+def rows(module):
+    table = module.ui.modelsTable
+    return [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
+
+
+def choose(monkeypatch, path):
+    from DiffusionSegmentationLib.panel import dialogs
+
+    monkeypatch.setattr(dialogs, "selectFolder", lambda *_arguments: str(path))
+    monkeypatch.setattr(dialogs, "selectFiles", lambda *_arguments: [str(path)])
+    monkeypatch.setattr(dialogs, "confirmModelRemoval", lambda _title: True)
+
+
+def changed(module, pumpUntil):
+    """Wait for the end of the command; return its message."""
+    pumpUntil(lambda: module.ui.addModelFolderButton.enabled, seconds=60)
+    return module.ui.modelsLabel.text
+
+
+@pytest.mark.slow
+def test_a_model_is_added_chosen_and_removed(openPanel, addHead, randomModel, root, pumpUntil, monkeypatch, photograph):
+    addHead(size=8)
+    module = openPanel("real")
+    ui = module.ui
+    ui.advancedCollapsibleButton.collapsed = False
+    assert [row[0] for row in rows(module)] == ["Brain structures (MR head)"] and rows(module)[0][2] == "included"
+    ui.modelsTable.selectRow(0)
+    assert not ui.removeModelButton.enabled and "Only models that were added" in ui.removeModelButton.toolTip
+    choose(monkeypatch, randomModel)
+    ui.addModelFolderButton.click()
+    assert not ui.addModelFolderButton.enabled and ui.modelsLabel.text == "Checking the model"
+    assert changed(module, pumpUntil).startswith("Added the model 'random' in ")
+    assert [row[0] for row in rows(module)] == ["Brain structures (MR head)", "Random weights"]
+    assert rows(module)[1][2] == Path(randomModel).name
+    photograph("models", module.widget, part=ui.advancedCollapsibleButton)
+    assert module.widget.logic.getParameterNode().model == "brain-structures"
+    ui.modelComboBox.currentIndex = 1
+    assert module.widget.logic.getParameterNode().model == str(root / "random")
+    ui.modelsTable.selectRow(1)
+    assert ui.removeModelButton.enabled
+    ui.removeModelButton.click()
+    assert changed(module, pumpUntil) == "Removed the model 'random'"
+    assert not (root / "random").exists() and len(rows(module)) == 1
+    assert not ui.segmentButton.enabled and "is not installed" in ui.segmentButton.toolTip
+
+
+@pytest.mark.slow
+def test_an_archive_without_a_model_is_refused_with_a_sentence(openPanel, root, pumpUntil, monkeypatch, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "readme.txt").write_text("x")
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "folder")
+    module = openPanel("real")
+    choose(monkeypatch, archive)
+    module.ui.addModelArchiveButton.click()
+    assert changed(module, pumpUntil) == "The archive 'a.zip' has no model; give the archive of one model folder."
+    assert len(rows(module)) == 1
