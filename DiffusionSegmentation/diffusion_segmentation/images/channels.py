@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ..errors import DiffusionSegmentationError, InputError
 from .volume import VolumeFile
 
 
@@ -47,5 +47,5 @@ def channel_count(path: Path) -> int:
     """Number of volumes in a file; 1 if its header cannot be read, which reading it reports."""
     try:
         return ChannelFile(path).channels
-    except (InputError, OSError):
+    except (DiffusionSegmentationError, OSError):
         return 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,9 @@ class Dataset:
 
 def read_dataset(folder: Path) -> Dataset:
     """Read the list of cases, but no image. Raises InputError if the folder is not such a data set."""
-    listing = _read_json(folder)
-    label_names, ignored = _labels(listing.get("labels"), folder.name)
+    file = f"The dataset.json of '{folder.name}'"
+    listing = _read_json(folder / "dataset.json", file)
+    label_names, ignored = _labels(listing.get("labels"), file)
     modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
     # "dataset" of nnU-Net v2: {case: {"images", "label"}}; "training" of the Decathlon and nnU-Net v1:
     # [{"image", "label"}]; without either the cases of the folders.
@@ -80,7 +82,7 @@ def read_dataset(folder: Path) -> Dataset:
     used = {case.image.resolve() for case in training}
     name = str(listing.get("name", folder.name))
     return Dataset(
-        name=name if _is_valid_name(name, MAX_NAME_LENGTH) else "Model",
+        name=name if is_valid_name(name, MAX_NAME_LENGTH) else "Model",
         modality=modality,
         label_names=label_names,
         ignored=ignored,
@@ -90,20 +92,29 @@ def read_dataset(folder: Path) -> Dataset:
     )
 
 
-def read_label_names(folder: Path) -> tuple[str, ...]:
-    """Names of the labels 1, 2, ... in the dataset.json of a folder. Raises InputError."""
-    return _labels(_read_json(folder).get("labels"), folder.name)[0]
+def read_label_names(path: Path) -> tuple[str, ...]:
+    """Names of the labels 1, 2, ... in a file like dataset.json, or in the dataset.json of a folder.
+
+    Raises InputError.
+    """
+    if path.is_dir():
+        path, file = path / "dataset.json", f"The dataset.json of '{shown(path.name)}'"
+    else:
+        file = f"The list of labels '{shown(path.name)}'"
+        if not path.is_file():
+            raise InputError(f"{file} does not exist; check its name and folder.")
+    return _labels(_read_json(path, file).get("labels"), file)[0]
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    file = f"The dataset.json of '{folder.name}'"
+def _read_json(path: Path, file: str) -> dict[str, Any]:
+    """The object in a dataset.json; `file` is what messages call it."""
     try:
         # utf-8-sig: editors on Windows add a byte order mark.
-        listing = json.loads((folder / "dataset.json").read_text(encoding="utf-8-sig"))
+        listing = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError:
         raise InputError(
-            f"The folder '{folder.name}' has no dataset.json that can be read; lay it out as the Medical Segmentation "
-            "Decathlon or nnU-Net do."
+            f"The folder '{path.parent.name}' has no {path.name} that can be read; lay it out as the Medical "
+            "Segmentation Decathlon or nnU-Net do."
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{file} is not UTF-8; save it as UTF-8.") from None
@@ -119,17 +130,16 @@ def _read_json(folder: Path) -> dict[str, Any]:
     return listing
 
 
-def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
+def _labels(labels: Any, file: str) -> tuple[tuple[str, ...], int | None]:
     """Label names in the order of their numbers, and the number of the label "ignore".
 
-    `labels` is {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}.
+    `labels` is {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}; `file` is what messages call it.
     """
-    file = f"The dataset.json of '{folder}'"
     if not isinstance(labels, dict):
         raise InputError(f'{file} has no "labels"; list them, background as 0.')
     if any(isinstance(value, list) for value in labels.values()):
         raise InputError(
-            f"{file} has regions made of several labels, which this program does not train; list each label by its one "
+            f"{file} has regions made of several labels, which this program does not use; list each label by its one "
             "number."
         )
     try:
@@ -142,8 +152,8 @@ def _labels(labels: Any, folder: str) -> tuple[tuple[str, ...], int | None]:
     if sorted(names) != list(range(len(labels))) or len(names) < 2:
         raise InputError(f"{file} does not list its labels as numbers from 0 (background) on; fix it.")
     if len(names) > MAX_LABELS:
-        raise InputError(f"{file} has {len(names) - 1} labels and at most {MAX_LABELS - 1} can be trained; merge some.")
-    if not all(_is_valid_name(label, MAX_LABEL_LENGTH) for label in names.values()):
+        raise InputError(f"{file} has {len(names) - 1} labels and at most {MAX_LABELS - 1} can be used; merge some.")
+    if not all(is_valid_name(label, MAX_LABEL_LENGTH) for label in names.values()):
         raise InputError(
             f"{file} has a label whose name is empty, longer than {MAX_LABEL_LENGTH} characters or not printable; "
             "rename it."
@@ -184,10 +194,10 @@ def modality_of(text: str) -> str:
     mr = bool(MR_WORDS & words) or {"magnetic", "resonance"} <= words
     if ct != mr and not OTHER_WORDS & words:
         return "CT" if ct else "MR"
-    return text.strip() if _is_valid_name(text.strip(), MAX_NAME_LENGTH) else "not stated"
+    return text.strip() if is_valid_name(text.strip(), MAX_NAME_LENGTH) else "not stated"
 
 
-def _is_valid_name(text: str, max_length: int) -> bool:
+def is_valid_name(text: str, max_length: int) -> bool:
     """Whether a text can be written to file headers as a name."""
     return 0 < len(text) <= max_length and text.isprintable() and not text.isspace()
 
@@ -206,7 +216,7 @@ def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
             f"An entry of the cases in the dataset.json of '{folder.name}' has no image or label, or several images; "
             "fix it."
         ) from None
-    if not _is_valid_name(case.name, MAX_LABEL_LENGTH):
+    if not is_valid_name(case.name, MAX_LABEL_LENGTH):
         raise InputError(f"A case in the dataset.json of '{folder.name}' has an invalid name; rename its file.")
     return case
 
@@ -307,5 +317,5 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
 
 
 def name_key(name: str) -> str:
-    """A name without punctuation and capitals, for comparison."""
-    return "".join(c for c in name.lower() if c.isalnum())
+    """A name without punctuation and capitals, for comparison; composed, because macOS decomposes accents."""
+    return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c.isalnum())

@@ -17,7 +17,7 @@ import torch
 
 from ..errors import InputError, shown
 from ..images.compressed_mask import CompressedMask
-from ..images.dataset import read_label_names
+from ..images.dataset import MAX_LABELS, read_label_names
 from ..images.file_digest import array_sha256
 from ..images.label_file import read_label_numbers
 from ..images.label_table import label_table
@@ -31,22 +31,33 @@ from ..segmentation.model_source import peak_memory
 from ..segmentation.outputs import ResultSource, ResultWriter, finish
 from ..segmentation.request import Outcome, Progress
 from ..segmentation.run_control import RunControl
-from .label_sets import LabelSet, common_labels
-from .probability_file import is_probability_file, read_probabilities
+from . import plausibility
+from .label_sets import LabelSet, common_labels, named_segments
+from .probability_file import has_order_of_mask, is_probability_file, read_probabilities
 
 MAX_MASKS = 64  # masks that are stored for the sample browser; all count in the statistics
 BOX_MARGIN = 2  # voxels around all foreground that the result covers
-BYTES_PER_CLASS = 15  # peak memory for each voxel and class: probabilities, votes, quantised and interpolated copies
 MIN_PROBABILITY = 1 / 255  # of foreground; voxels below it everywhere lie outside the box
+EXCLUDED_SHARE = 0.001  # largest share of the foreground's probability outside the box
 SPREAD = (
-    "The uncertainty is the disagreement of {count} imported {what}; it does not include errors that they have in "
+    "The uncertainty is the disagreement of {count} imported masks; it does not include errors that they have in "
     "common."
+)
+SPREAD_OF_FILES = (
+    "The entropy is that of the mean of {count} imported files of class probabilities: their disagreement, and what "
+    "each is unsure of. The volume intervals are those of their most probable masks alone and can miss the expected "
+    "volume."
 )
 NO_SAMPLES = (
     "The uncertainty is that of an imported file of class probabilities; without samples of the whole volume there are "
     "no volume intervals and no alternatives."
 )
-TIES = "In {ml:.3g} ml two labels are tied for the most masks; the consensus has the lower label there."
+NO_GRID = (
+    "Files of class probabilities state no grid, and their voxels were taken in the order of the volume's; check left "
+    "and right against the volume."
+)
+NOT_USED = "The dataset.json beside the masks has no list of labels that can be used, so the labels have no names."
+UNNAMED = "The segments have no names of their own and were matched by number; check that the numbers mean the same."
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class ImportRequest:
 
     Attributes:
         masks: label maps, or .npz files of class probabilities, on the grid of `volume`.
-        labels: dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
+        labels: a dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
             or if a dataset.json lies beside them.
         region_mm, keep_samples, compress, spacing, source: as for `segmentation.request.Request`.
     """
@@ -81,7 +92,8 @@ def import_masks(
     Raises InputError and GeometryError for unusable files, OutOfMemoryError, Cancelled, and DiffusionSegmentationError
     if a file cannot be written.
     """
-    _require_same_kind(request.masks)
+    plausibility.require_same_kind(request.masks)
+    plausibility.require_other_files(request.masks, request.volume, request.output)
     control = RunControl(progress, cancel)
     with result_folder.new_folder(request.output):
         result_folder.require_replaceable(request.output)
@@ -123,16 +135,6 @@ class _Imported:
     mutual_information: np.ndarray | None = None
 
 
-def _require_same_kind(masks: tuple[Path, ...]) -> None:
-    probabilities = [is_probability_file(path) for path in masks]
-    if any(probabilities) and not all(probabilities):
-        raise InputError("There are masks and files of class probabilities; give one kind.")
-    if len({path.resolve() for path in masks}) < len(masks):
-        raise InputError("One file was given twice; give each mask once.")
-    if len(masks) == 1 and not probabilities[0]:
-        raise InputError("One mask has no uncertainty; give two masks or more, or a file of class probabilities.")
-
-
 def _read_volume(request: ImportRequest) -> InputVolume:
     file = VolumeFile(request.volume, spacing=request.spacing)
     image = file.read()
@@ -147,22 +149,26 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
     sets: list[LabelSet] = []
     dense: list[tuple[CompressedMask, np.ndarray]] = []  # indices into the numbers that occur, and these numbers
     digests: list[str] = []
-    box = _EmptyBox(image)
+    box, unnamed = _EmptyBox(image), False
     for path in _counted(request.masks, control):
         values, segments = read_label_numbers(path, image, "mask")
         name = f"The mask '{shown(path.name)}'"
         numbers, indices = np.unique(values, return_inverse=True)
         if len(numbers) > 256:
-            raise InputError(f"{name} has {len(numbers)} different values and is not a label map; give a label map.")
+            raise InputError(
+                f"{name} has {len(numbers)} different values and at most {MAX_LABELS} can be shown; give a label map, "
+                "or merge labels."
+            )
         box.include(values != 0)
         dense.append((CompressedMask(indices.reshape(values.shape).astype(np.uint8)), numbers))
         digests.append(array_sha256(values))
-        sets.append(LabelSet(name, frozenset(int(n) for n in numbers if n != 0), segments))
+        sets.append(LabelSet(name, frozenset(int(n) for n in numbers if n != 0), named_segments(segments)))
+        unnamed |= bool(segments) and not sets[-1].is_named
     names, warnings = _label_names(request, all(mask.is_named for mask in sets))
     common = common_labels(sets, names)
     inside, classes = box.slices(), len(common.table) + 1
     shape = tuple(part.stop - part.start for part in inside)
-    memory.require(BYTES_PER_CLASS * classes * int(np.prod(shape)), "The import", "give fewer labels")
+    _require_memory(classes, inside)
     votes, masks = np.zeros((classes, *shape), np.uint16), []
     for (mask, numbers), table in zip(dense, common.numbers, strict=True):
         control.check()
@@ -170,21 +176,20 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
         labels = lookup[mask.whole()[inside]]
         np.put_along_axis(votes, labels[None], np.take_along_axis(votes, labels[None], 0) + 1, 0)
         masks.append(CompressedMask(labels))
-    first = votes.max(0)
-    ties = (votes == first).sum(0) > 1
-    if ties.any():
-        warnings.append(TIES.format(ml=float(ties.sum() * np.prod(image.GetSpacing())) / 1000))
+    voxel_ml = float(np.prod(image.GetSpacing())) / 1000
+    warnings = [SPREAD.format(count=len(masks)), *common.warnings, *warnings, *[UNNAMED] * (unnamed and classes > 2)]
+    warnings += plausibility.vote_warnings(votes, masks, voxel_ml)
     p = votes / np.float32(len(masks))
-    warnings = [SPREAD.format(count=len(masks), what="masks"), *common.warnings, *warnings]
     return _Imported(common.table, inside, p, masks, "masks", digests, warnings)
 
 
 def _probabilities(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
     mean: np.ndarray | None = None
     entropy = np.zeros(image.GetSize()[::-1], np.float32)  # mean over the files
-    masks, digests = [], []
+    masks, digests, ordered = [], [], True
     for path in _counted(request.masks, control):
         p = read_probabilities(path, image)
+        ordered &= path.suffix.lower() != ".npz" or has_order_of_mask(path, p, image, request.volume)
         if mean is not None and len(p) != len(mean):
             raise InputError(
                 f"The probability file '{shown(path.name)}' has {len(p)} classes and the first one {len(mean)}; give "
@@ -196,16 +201,21 @@ def _probabilities(request: ImportRequest, image: sitk.Image, control: RunContro
         entropy += (_entropy_bits(p) - entropy) / len(masks)
     assert mean is not None
     box = _EmptyBox(image)
-    box.include(1 - mean[0] >= MIN_PROBABILITY)
-    inside = box.slices()
+    foreground = 1 - mean[0]
+    box.include(foreground >= MIN_PROBABILITY)
+    inside, total = box.slices(), foreground.sum(dtype=np.float64)
+    if total - foreground[inside].sum(dtype=np.float64) > EXCLUDED_SHARE * total:
+        inside = tuple(slice(0, n) for n in foreground.shape)
     names, warnings = _label_names(request, False)
+    warnings += [] if ordered else [NO_GRID]
+    _require_memory(len(mean), inside)
     count = len(mean) - 1
     if names is not None and len(names) != count:
         raise InputError(f"The list of labels has {len(names)} names and the files have {count} classes; fix one.")
     table = label_table(names or [f"Label {n}" for n in range(1, count + 1)])
     if len(masks) == 1:
         return _Imported(table, inside, mean[:, *inside].copy(), [], "probabilities", digests, [NO_SAMPLES, *warnings])
-    spread = SPREAD.format(count=len(masks), what="files of class probabilities")
+    spread = SPREAD_OF_FILES.format(count=len(masks))
     cropped = [CompressedMask(mask.whole()[inside]) for mask in masks]
     # Houlsby et al. (2011), "Bayesian Active Learning for Classification and Preference Learning", equation 2.
     information = np.maximum(_entropy_bits(mean) - entropy, 0)
@@ -224,14 +234,28 @@ def _entropy_bits(p: np.ndarray) -> np.ndarray:
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
     """Names of the label numbers, if given or found beside all masks, and a warning if they were found there."""
     if request.labels is not None:
-        return read_label_names(request.labels.parent if request.labels.is_file() else request.labels), []
+        return read_label_names(request.labels), []
     folders = {path.resolve().parent for path in request.masks}
     if are_named or not all((folder / "dataset.json").is_file() for folder in folders):
         return None, []
-    names = {read_label_names(folder) for folder in folders}
+    try:
+        names = {read_label_names(folder) for folder in folders}
+    except InputError:
+        return None, [NOT_USED]
     if len(names) > 1:
         raise InputError("The masks lie beside different dataset.json; choose one with --labels.")
     return names.pop(), ["The names of the labels are those of dataset.json beside the masks."]
+
+
+def _require_memory(classes: int, box: tuple[slice, ...]) -> None:
+    """Raise OutOfMemoryError if the memory does not suffice for a result in the box.
+
+    Measured: votes, regions and their seeds need 7 bytes for each voxel and class and 100 for each voxel; with many
+    classes the interpolated copies of probabilities and votes need more.
+    """
+    voxels = int(np.prod([part.stop - part.start for part in box]))
+    advice = "give fewer labels, or crop volume and masks"
+    memory.require(max(7 * classes + 100, 15 * classes + 20) * voxels, "The import", advice)
 
 
 def _write(

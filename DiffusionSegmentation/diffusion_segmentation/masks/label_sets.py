@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..images.dataset import MAX_LABELS, name_key
+from ..images.dataset import MAX_LABEL_LENGTH, MAX_LABELS, is_valid_name, name_key
 from ..images.label_file import Segment
 from ..images.label_table import label_table
 
 MAX_NAMED = 3  # labels or masks that a warning lists by name
+IGNORED_TAKEN = (
+    "The label 255 was taken for a structure; if it marks voxels that are to be ignored, write 0 or another label "
+    "there."
+)
 
 
 @dataclass(frozen=True)
@@ -40,21 +46,47 @@ class CommonLabels:
     warnings: list[str]
 
 
+def named_segments(segments: Mapping[int, Segment]) -> dict[int, Segment]:
+    """The segments whose name says what they are: not "Segment_1". Names from a terminology do, though generated."""
+    return {n: segment for n, segment in segments.items() if n and not re.fullmatch(r"Segment[_ ]\d+", segment.name)}
+
+
 def common_labels(masks: Sequence[LabelSet], names: Sequence[str] | None = None) -> CommonLabels:
     """Labels common to `masks`, from 1.
 
-    Masks that name all their labels are matched by name, whatever their numbers; others by number, and `names`, if
-    given, are those of the numbers 1, 2, ... A label that a mask lacks is empty there, which becomes a warning.
+    `names`, if given, are those of the numbers 1, 2, ...; a label that a mask names itself is matched to them by its
+    name. Without `names`, masks that name all their labels are matched by name, whatever their numbers, and others by
+    number. A label that a mask lacks is empty there, which becomes a warning.
 
-    Raises InputError if no mask has a label, if there are too many labels, if a number has no name in `names`, or if
-    only some masks have names.
+    Raises InputError if no mask has a label, if there are too many labels, if a label has no entry in `names`, if only
+    some masks have names, and if names or numbers are invalid or contradict each other.
     """
     if not any(mask.numbers for mask in masks):
         raise InputError("All masks are empty; give masks with labels.")
+    for mask in masks:
+        _check(mask)
+    if names is not None:
+        return _matched_to_names(masks, names)
     named = [mask.is_named and bool(mask.segments) for mask in masks]
-    if any(named) and names is None:
-        return _matched_by_name(masks, named)
-    return _matched_by_number(masks, names)
+    return _matched_by_name(masks, named) if any(named) else _matched_by_number(masks)
+
+
+def _check(mask: LabelSet) -> None:
+    if min(mask.numbers, default=1) < 1:
+        raise InputError(f"{mask.name} has the label {min(mask.numbers)}; give labels numbers from 1 on.")
+    seen: dict[str, str] = {}
+    for number, segment in mask.segments.items():
+        if not is_valid_name(segment.name, MAX_LABEL_LENGTH):
+            raise InputError(
+                f"{mask.name} has a label {number} whose name is longer than {MAX_LABEL_LENGTH} characters or not "
+                "printable; rename it."
+            )
+        if _key(segment) in seen:
+            raise InputError(
+                f"{mask.name} has two labels, '{seen[_key(segment)]}' and '{segment.name}', whose names differ at most "
+                "in capitals and punctuation; rename or join them."
+            )
+        seen[_key(segment)] = segment.name
 
 
 def _matched_by_name(masks: Sequence[LabelSet], named: Sequence[bool]) -> CommonLabels:
@@ -66,39 +98,79 @@ def _matched_by_name(masks: Sequence[LabelSet], named: Sequence[bool]) -> Common
                 "give the names of the numbers with --labels."
             )
     segments: dict[str, Segment] = {}
-    numbers_of_name: dict[str, set[int]] = {}
     for mask in masks:
-        for number, segment in mask.segments.items():
-            key = name_key(segment.name) or segment.name
-            segments.setdefault(key, segment)
-            numbers_of_name.setdefault(key, set()).add(number)
+        for segment in mask.segments.values():
+            segments.setdefault(_key(segment), segment)
     table = _table([segment.name for segment in segments.values()])
     for entry, segment in zip(table, segments.values(), strict=True):
         entry |= _appearance(segment)
     labels = {key: label for label, key in enumerate(segments, 1)}
-    numbers = [
-        {number: labels[name_key(segment.name) or segment.name] for number, segment in mask.segments.items()}
-        for mask in masks
-    ]
-    warnings = _missing(table, numbers)
-    if any(len(different) > 1 for different in numbers_of_name.values()):
-        warnings.append("The masks number their labels differently and were matched by name.")
-    return CommonLabels(table, numbers, warnings)
+    numbers = [{number: labels[_key(segment)] for number, segment in mask.segments.items()} for mask in masks]
+    return CommonLabels(table, numbers, [*_missing(table, numbers), *_matches(masks, table, numbers)])
 
 
-def _matched_by_number(masks: Sequence[LabelSet], names: Sequence[str] | None) -> CommonLabels:
+def _matched_to_names(masks: Sequence[LabelSet], names: Sequence[str]) -> CommonLabels:
+    labels = {name_key(name) or name: label for label, name in enumerate(names, 1)}
+    numbers: list[dict[int, int]] = []
+    for mask in masks:
+        own = {n: labels[_key(segment)] for n, segment in mask.segments.items() if _key(segment) in labels}
+        for number in sorted(mask.numbers - set(own)):
+            if number in mask.segments:
+                name = mask.segments[number].name
+                raise InputError(f"{mask.name} has the label '{name}', which is not in the list of labels; fix one.")
+            if number > len(names):
+                raise InputError(
+                    f"{mask.name} has the label {number}, which has no name in the list of labels; add it."
+                )
+        if not mask.is_named and any(number != label for number, label in own.items()):
+            raise InputError(
+                f"{mask.name} names only some of its labels, and they have other numbers in the list of labels; name "
+                "all of them."
+            )
+        numbers.append({number: number for number in mask.numbers} | own)
+    table = _table(names)
+    return CommonLabels(table, numbers, [*_missing(table, numbers), *_matches(masks, table, numbers)])
+
+
+def _matched_by_number(masks: Sequence[LabelSet]) -> CommonLabels:
+    """Match by number; names that some labels have must not contradict it."""
+    segments: dict[int, Segment] = {}
+    for mask in masks:
+        for number, segment in mask.segments.items():
+            same = {_key(other): n for n, other in segments.items()}
+            known = segments.setdefault(number, segment)
+            if _key(known) != _key(segment) or same.get(_key(segment), number) != number:
+                raise InputError(
+                    f"The masks name only some of their labels, and {_lower(mask.name)} gives '{segment.name}' another "
+                    "number than another mask; name all labels."
+                )
     occurring = sorted(set().union(*(mask.numbers for mask in masks)))
-    if names is None:
-        table = _table([f"Label {number}" for number in occurring])
-        labels = {number: label for label, number in enumerate(occurring, 1)}
-    else:
-        if occurring[0] < 1 or occurring[-1] > len(names):
-            unknown = next(number for number in occurring if not 1 <= number <= len(names))
-            raise InputError(f"A mask has the label {unknown}, which has no name in the list of labels; add it.")
-        table = _table(names)
-        labels = {number: number for number in range(1, len(names) + 1)}
+    table = _table([segments[n].name if n in segments else f"Label {n}" for n in occurring])
+    labels = {number: label for label, number in enumerate(occurring, 1)}
     numbers = [{number: labels[number] for number in mask.numbers} for mask in masks]
-    return CommonLabels(table, numbers, _missing(table, numbers))
+    warnings = [IGNORED_TAKEN] if 255 in occurring and 254 not in occurring and 255 not in segments else []
+    return CommonLabels(table, numbers, [*_missing(table, numbers), *warnings])
+
+
+def _matches(
+    masks: Sequence[LabelSet], table: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[int, int]]
+) -> list[str]:
+    """Warnings about numbers, and about names, that differ between masks and were taken for one label."""
+    used: dict[int, set[int]] = {}
+    names = {entry["label"]: {_plain(entry["name"]): entry["name"]} for entry in table}
+    for mask, labels in zip(masks, numbers, strict=True):
+        for number, label in labels.items():
+            used.setdefault(label, set()).add(number)
+            if number in mask.segments:
+                names[label].setdefault(_plain(mask.segments[number].name), mask.segments[number].name)
+    warnings = []
+    if any(len(different) > 1 for different in used.values()):
+        warnings.append("The masks number their labels differently and were matched by name.")
+    for different in names.values():
+        if len(different) > 1:
+            quoted = " and ".join(f"'{name}'" for name in different.values())
+            warnings.append(f"The names {quoted} were taken for one label.")
+    return warnings
 
 
 def _table(names: Sequence[str]) -> list[dict[str, Any]]:
@@ -118,7 +190,7 @@ def _appearance(segment: Segment) -> dict[str, Any]:
         entry["color"] = color
     for tag in segment.tags.split("|"):
         key, _, value = tag.partition(":")
-        if key == "TerminologyEntry" and value.count("~") == 6:
+        if key == "TerminologyEntry" and value.count("~") == 6 and value.isprintable():
             entry["terminology"] = value
     return entry
 
@@ -134,6 +206,15 @@ def _missing(table: Sequence[Mapping[str, Any]], numbers: Sequence[Mapping[int, 
         return []
     text = ", ".join(shares[:MAX_NAMED]) + f" and {len(shares) - MAX_NAMED} more" * (len(shares) > MAX_NAMED)
     return [f"Not every mask has the labels {text}; where a mask lacks a label, the label was taken to be empty."]
+
+
+def _key(segment: Segment) -> str:
+    return name_key(segment.name) or segment.name
+
+
+def _plain(name: str) -> str:
+    """A name without capitals, with composed accents: what differs after that may be another structure."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _lower(name: str) -> str:
