@@ -244,7 +244,7 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
         ("boundary:16x16", 8, "same structures"),
         ("lesions:18x18", 8, "multiple of 4"),
         ("lesions:2x2", 8, "phantom has"),
-        ("nowhere", 8, "no folder of labelled images"),
+        ("nowhere", 8, "neither a folder of labelled images"),
     ],
 )
 def test_incompatible_task_and_model_are_refused_in_one_sentence(untrained, tmp_path, task, samples, words):
