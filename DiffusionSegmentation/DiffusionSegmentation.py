@@ -20,6 +20,7 @@ from DiffusionSegmentationLib.panel.panel import Panel
 from DiffusionSegmentationLib.panel.parameter_node import DiffusionSegmentationParameterNode
 from DiffusionSegmentationLib.panel.self_test import DiffusionSegmentationTest  # noqa: F401 (Slicer looks for it here)
 from DiffusionSegmentationLib.runs.job import Choices, Job
+from DiffusionSegmentationLib.runs.mask_nodes import isMask
 from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE
 
 RESOURCES = Path(__file__).parent / "Resources"
@@ -97,7 +98,7 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Refresh for ROI nodes, which can limit corrections, for the nodes of results, and for possible masks."""
         if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(RUN_ATTRIBUTE):
             self.panel.refresh()
-        elif node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
+        elif isMask(node) and not slicer.mrmlScene.IsBatchProcessing():  # afterwards the panel is refreshed once
             self.panel.masks.updateList()
 
     def onSceneStartClose(self, _caller, _event):

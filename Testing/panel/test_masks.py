@@ -242,11 +242,19 @@ def test_the_checks_are_not_those_of_a_closed_scene(openPanel, addHead, monkeypa
     assert listed(module) == {"Second": False}
 
 
-def test_temporary_nodes_are_not_listed(openPanel, addHead):
-    head = addHead(size=8)
-    addSegmentation(head, "Rater", {})
-    addSegmentation(head, "Head preview", {}).SetSaveWithScene(False)
-    assert listed(openPanel("good", "0.01")) == {"Rater": False}
+def test_temporary_nodes_are_not_listed(openPanel, addHead, pumpUntil):
+    addHead()
+    module = openPanel("good", "0.05")
+    module.ui.samplesSpinBox.value = 4
+    module.ui.segmentButton.click()
+    pumpUntil(lambda: slicer.mrmlScene.GetFirstNodeByName("Head preview") is not None)
+    assert listed(module) == {}
+    pumpUntil(lambda: not module.runner.busy)
+    module.ui.sampleCheckBox.click()
+    module.ui.nextButton.click()
+    names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
+    assert names == {"Head segmentation", "Head sample", "Head region"}
+    assert listed(module) == {"Head segmentation": False}
 
 
 def test_one_file_can_be_imported_because_it_can_have_class_probabilities(openPanel, addHead, monkeypatch, tmp_path):

@@ -57,6 +57,20 @@ def test_choices_are_kept_in_the_scene_and_settings_are_not(openPanel, addHead, 
     assert module.ui.deviceComboBox.itemData(module.ui.deviceComboBox.currentIndex) == "cuda:0"
 
 
+def test_widgets_are_bound_to_one_parameter_node(openPanel):
+    module = openPanel()
+    module.widget.enter()  # wraps the node again
+    node = slicer.mrmlScene.GetSingletonNode("DiffusionSegmentation", "vtkMRMLScriptedModuleNode")
+    modifications = []
+    tag = node.AddObserver("ModifiedEvent", lambda _caller, _event: modifications.append(node.GetParameter("seed")))
+    module.ui.seedSpinBox.value = 5
+    assert modifications == ["5"]
+    module.widget.panel.setParameterNode(None)
+    module.ui.seedSpinBox.value = 6
+    node.RemoveObserver(tag)
+    assert modifications == ["5"] and node.GetParameter("seed") == "5"
+
+
 def test_the_default_number_of_samples_is_that_of_the_model(openPanel, addHead, run):
     addHead()
     module = openPanel("good", "0.01")

@@ -20,7 +20,7 @@ from ..scene.preview import Preview
 from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
-from .parameter_node import DiffusionSegmentationParameterNode
+from .parameter_node import DiffusionSegmentationParameterNode, connectWidgets
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
@@ -115,7 +115,7 @@ class Panel:
         self._parameterNode = parameterNode
         if parameterNode is not None:
             observerTag = parameterNode.AddObserver("ModifiedEvent", self._onParameterNode)
-            self._tags = parameterNode.connectGui(self._ui), observerTag
+            self._tags = connectWidgets(parameterNode, self._ui), observerTag
         self.refresh()
 
     def abandon(self) -> None:

@@ -109,9 +109,10 @@ class Report:
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
         body = [f"<h1>{_e(title)}</h1>", _paragraph(self._summary(), "note")]
         body += [f"<p><b>{_e(warning)}</b></p>" for warning in self._run.get("warnings", [])]
-        body += [f"<h2>{_e(_('Volumes'))}</h2>", self._volumesTable()]
-        body += [f"<h2>{_e(_('Uncertain regions'))}</h2>", _paragraph(self._reviewText())]
-        caption = _("The {count} worst regions, seen from the front right.")
+        body += [_heading(_("Volumes")), self._volumesTable()]
+        body += [_heading(_("Uncertain regions")), _paragraph(self._reviewText())]
+        caption = _("The {count} most uncertain regions, seen from the front right.")
+        caption = caption if slices else _("The segmentation, seen from the front right.")
         body.append(_figure(surfaces, caption.format(count=len(slices))))
         body += [_figure(picture, self._regionText(region)) for region, picture in slices]
         if slices:
@@ -121,9 +122,9 @@ class Report:
             )
             body.append(_paragraph(text.format(mm=SLICE_MM), "note"))
         body.append(self._regionsTable())
-        body += [f"<h2>{_e(_('Corrections'))}</h2>", _paragraph(self._editedText())]
+        body += [_heading(_("Corrections")), _paragraph(self._editedText())]
         source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
-        body += [f"<h2>{_e(_('Model and settings'))}</h2>", _paragraph(source), self._settingsTable()]
+        body += [_heading(_("Model and settings")), _paragraph(source), self._settingsTable()]
         body += map(_paragraph, self._cardSentences())
         repeat = _(
             "With the same input, model, seed, device type and package versions, this command reproduces the result:"
@@ -199,10 +200,11 @@ class Report:
 
     def _settingsTable(self) -> str:
         run, model, source = self._run, self._run["model"], self._run.get("input", {})
+        steps = run.get("steps") or _("none")
         rows = [
             [_("Model"), f"{model['title']} {model.get('version', '')}"],
             [_("Checksum of the model"), model["sha256"]],
-            [_("Samples, steps, seed"), f"{run['samples']}, {run.get('steps') or _('none')}, {run['seed']}"],
+            [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {run['seed']}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
             [_("Checksum of the voxels"), source.get("sha256", "")],
@@ -225,6 +227,10 @@ class Report:
 
 def _classes(region: Region) -> str:
     return ", ".join(f"{part['name']} {100 * part['share']:.0f} %" for part in region["classes"])
+
+
+def _heading(text: str) -> str:
+    return f"<h2>{_e(text)}</h2>"
 
 
 def _paragraph(text: str, className: str = "") -> str:

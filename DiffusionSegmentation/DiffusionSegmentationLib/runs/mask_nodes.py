@@ -19,6 +19,8 @@ from ..i18n import tr as _
 from ..scene import nrrd_files, voxel_grids
 from .handover import HandoverError
 
+MASK_CLASSES = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -129,8 +131,12 @@ class MaskNode:
         return HandoverError(sentence.format(name=self.name))
 
 
+def isMask(node: Any) -> bool:
+    """Whether `node` is a segmentation or label map; False for temporary ones such as previews, which are not saved."""
+    isListed = node.GetSaveWithScene() and not node.GetHideFromEditors()
+    return bool(isListed) and any(map(node.IsA, MASK_CLASSES))
+
+
 def maskNodes() -> list[Any]:
-    """Segmentations and label maps of the scene, without temporary ones such as previews, which are not saved."""
-    classes = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
-    nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
-    return [node for node in nodes if node.GetSaveWithScene() and not node.GetHideFromEditors()]
+    """The masks in the scene, segmentations first."""
+    return [node for name in MASK_CLASSES for node in slicer.util.getNodesByClass(name) if isMask(node)]

@@ -53,7 +53,8 @@ def doneText(report: Mapping, seconds: float) -> str:
         "samples": _("the result uses these."),
         "both": _("the result uses these and the model's direct class probabilities."),
     }
-    return f"{stopped}; {uses.get(report['map_source'], _('only the volume intervals use these.'))}"
+    use = uses.get(report["map_source"], _("only the volume intervals use these."))
+    return f"{stopped}; {use}"
 
 
 def recoverableText(finished: FinishedSamples) -> str:

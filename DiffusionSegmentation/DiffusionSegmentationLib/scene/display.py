@@ -70,9 +70,11 @@ def addTemporarySegmentation(
     """
     scene, volumeNode = segmentationNode.GetScene(), segmentationNode.GetNodeReference(VOLUME_ROLE)
     name = volumeNode.GetName() if volumeNode else segmentationNode.GetName()
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(title.format(name=name)))
-    node.SetSaveWithScene(False)
+    node = slicer.vtkMRMLSegmentationNode()
+    node.SetName(scene.GenerateUniqueName(title.format(name=name)))
+    node.SetSaveWithScene(False)  # before observers are told of the node: they list only nodes that are saved
     node.SetAttribute(OWNER_ATTRIBUTE, segmentationNode.GetID())
+    scene.AddNode(node)
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
     styleSegmentation(node)

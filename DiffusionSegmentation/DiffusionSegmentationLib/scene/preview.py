@@ -92,7 +92,7 @@ class Preview:
         entropy: slicer.vtkMRMLScalarVolumeNode,
     ) -> Iterator[None]:
         """Hide earlier results of the volume and add the nodes of the preview."""
-        scene, name = volumeNode.GetScene(), volumeNode.GetName()
+        name = volumeNode.GetName()
         for earlier in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             if earlier.GetNodeReference(VOLUME_ROLE) is volumeNode and Overlay(earlier).visible:
                 self._hidden.append((earlier, Overlay(earlier).show))
@@ -100,24 +100,25 @@ class Preview:
             if earlier.GetDisplayVisibility():
                 earlier.SetDisplayVisibility(False)
                 self._hidden.append((earlier, functools.partial(earlier.SetDisplayVisibility, True)))
-        segmentationNode = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} preview").format(name=name))
+        segmentationNode = slicer.vtkMRMLSegmentationNode()
+        segmentationNode.SetName(_("{name} preview").format(name=name))
         self._addNode(segmentationNode, volumeNode)
         segmentationNode.CreateDefaultDisplayNodes()
         display.styleSegmentation(segmentationNode)
         segmentationNode.SetAndObserveSegmentation(segmentation)
         yield
         entropy.SetName(_("{name} preview entropy").format(name=name))
-        entropyNode = scene.AddNode(entropy)
-        self._addNode(entropyNode, volumeNode)
-        entropyNode.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
-        display.styleEntropy(entropyNode, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
+        self._addNode(entropy, volumeNode)
+        entropy.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
+        display.styleEntropy(entropy, math.log2(segmentation.GetNumberOfSegments() + 1), _("Entropy (bits)"))
         yield
-        self._overlay = Overlay(entropyNode)
+        self._overlay = Overlay(entropy)
         self._overlay.show()
 
     def _addNode(self, node: slicer.vtkMRMLTransformableNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> None:
+        node.SetSaveWithScene(False)  # before observers are told of the node: they list only nodes that are saved
+        volumeNode.GetScene().AddNode(node)
         self._nodes.append(node)
-        node.SetSaveWithScene(False)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
     def end(self, restore: bool = True) -> None:

@@ -68,22 +68,19 @@ def parameterNodeWrapper(cls):
         event, callback, priority
     )
     cls.RemoveObserver = lambda self, tag: self.parameterNode.RemoveObserver(tag)
-    cls.connectGui = lambda self, gui: _Connection(self, gui, fields)
+    # Without connectGui, whose connections Slicer cannot end (issue 7547).
+    cls.connectParametersToGui = lambda self, widgets: _Connection(self, widgets, fields)
     cls.disconnectGui = lambda self, tag: tag.disconnect()
     return cls
 
 
 class _Connection:
-    """Widgets with the dynamic property SlicerParameterName, bound to the fields of that name, both ways."""
+    """Widgets by the name of the field that each is bound to, both ways."""
 
-    def __init__(self, wrapper, gui, fields):
+    def __init__(self, wrapper, widgets, fields):
         self._wrapper = wrapper
         self._slots = []
-        self._widgets = {
-            widget.property("SlicerParameterName"): widget
-            for widget in vars(gui).values()
-            if widget.property("SlicerParameterName")
-        }
+        self._widgets = widgets
         for name, widget in self._widgets.items():
             if isinstance(widget, QSpinBox):
                 for allowed in fields[name].ranges:

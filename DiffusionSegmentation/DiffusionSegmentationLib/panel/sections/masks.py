@@ -93,7 +93,7 @@ class MasksSection:
         self._start([mask for key, mask in self._masks().items() if key in self._checked])
 
     def _onAddFiles(self, *_arguments: Any) -> None:
-        filters = f"{_('Masks')} {PATTERNS}"
+        filters = _("Masks") + " " + PATTERNS
         paths = dialogs.selectFiles(self._ui.addMasksButton, _("Select masks"), filters)
         self._files += [path for path in paths if path not in self._files]
         self._checked.update(paths)
