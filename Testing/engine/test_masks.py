@@ -239,32 +239,6 @@ def probabilities(path: Path, p: np.ndarray, key: str = "probabilities") -> Path
     return path
 
 
-def test_one_probability_file_has_a_map_but_no_intervals(tmp_path: Path, a_volume: Path) -> None:
-    foreground = np.where(ball(4), 0.9, np.where(ball(7), 0.3, 0.0))
-    path = probabilities(tmp_path / "case.npz", np.stack([1 - foreground, foreground]).astype(np.float16))
-    report = import_masks(ImportRequest(a_volume, tmp_path / "result", (path,), keep_samples=True)).report
-    assert report["samples"] == 0
-    volume = report["volumes"][0]
-    assert volume["interval90_ml"] is None and volume["samples_ml"] == []
-    assert volume["expected_ml"] == pytest.approx(foreground.sum() * 3 / 1000, rel=1e-3)
-    assert "without samples" in report["warnings"][0]
-    p = np.maximum(foreground, 1e-12)
-    entropy = -(p * np.log2(p) + (1 - foreground) * np.log2(1 - foreground))
-    assert np.abs(read(tmp_path / "result" / "entropy.nrrd") - entropy).max() < 2e-3  # float16
-    assert not (tmp_path / "result" / "samples.seq.nrrd").exists()
-
-
-def test_probability_files_of_folds_are_averaged(tmp_path: Path, a_volume: Path) -> None:
-    folds = [np.where(ball(5, x), 0.8, 0.1) for x in (11, 13)]
-    paths = tuple(
-        probabilities(tmp_path / f"fold{n}.npz", np.stack([1 - p, p]).astype(np.float32)) for n, p in enumerate(folds)
-    )
-    report = import_masks(ImportRequest(a_volume, tmp_path / "result", paths, keep_samples=True)).report
-    assert report["samples"] == 2
-    assert report["volumes"][0]["expected_ml"] == pytest.approx(np.mean(folds) * np.prod(SHAPE) * 3 / 1000, rel=1e-4)
-    assert (read(tmp_path / "result" / "segmentation.seg.nrrd") == (np.mean(folds, 0) > 0.5)).all()
-
-
 def refused(sentence: str, request: ImportRequest) -> None:
     with pytest.raises(InputError, match=sentence):
         import_masks(request)
