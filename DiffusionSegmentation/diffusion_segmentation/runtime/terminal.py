@@ -96,7 +96,7 @@ def _origin(report: Mapping[str, Any]) -> str:
     """Sentences on the source of the samples and on the meaning of their intervals."""
     samples, model = report["samples"], report["model"]
     if "imported" in report:
-        intervals = " The intervals are for one more mask from the same source." if samples else ""
+        intervals = " The intervals are for one more mask, if it varies as these do." if samples else ""
         return f"From {model['title']}.{intervals}"
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     return (

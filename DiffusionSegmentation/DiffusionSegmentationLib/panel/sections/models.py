@@ -67,7 +67,7 @@ class ModelsSection:
         self._add(dialogs.selectFolder(self._ui.addModelFolderButton, _("Select a model folder")))
 
     def _onAddArchive(self, *_arguments: Any) -> None:
-        filters = f"{_('Archives of models')} {ARCHIVES}"
+        filters = _("Archives of models") + f" {ARCHIVES}"
         for path in dialogs.selectFiles(self._ui.addModelArchiveButton, _("Select an archive of a model"), filters)[:1]:
             self._add(path)
 
