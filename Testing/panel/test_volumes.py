@@ -29,7 +29,7 @@ def test_both_bounds_have_the_digits_of_the_upper():
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(1, "One sample gives no intervals; 8 or more are better."), (4, "Few samples"), (8, "not its accuracy")],
+    [(1, "One sample gives no intervals; 8 or more are better."), (4, "Few samples"), (8, "not their accuracy")],
 )
 def test_few_samples_are_reported(count, words):
     texts = [volume(samples_ml=[5.0] * count)]
@@ -88,7 +88,7 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
         assert f"mask {mask} ml" in table.item(row, 1).toolTip()
         plot = table.cellWidget(row, 4).pixmap.toImage()
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
-    assert "spread of the model's 8 samples" in module.ui.volumesLabel.text
+    assert "spread of the 8 samples" in module.ui.volumesLabel.text
     photograph(f"volumes-{behaviour}-details", module.widget, part=module.ui.resultCollapsibleButton)
 
 
