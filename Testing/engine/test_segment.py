@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from diffusion_segmentation.errors import Cancelled, GeometryError, InputError
+from diffusion_segmentation.images.volume import VolumeFile
 from diffusion_segmentation.segmentation import partial_results
 from diffusion_segmentation.segmentation.ensemble import Ensemble
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, choose_device, devices, segment
@@ -296,7 +297,7 @@ def test_a_volume_that_does_not_fit_is_refused_by_its_header_alone(a_model_folde
     path.write_bytes(f"{header}encoding: raw\nspace origin: (0,0,0)\n\n".encode())
     with open(path, "r+b") as file:
         file.truncate(path.stat().st_size + 2 * 512 * 512 * 900)
-    monkeypatch.setattr("diffusion_segmentation.images.volume._executed", lambda *_: pytest.fail("voxels were read"))
+    monkeypatch.setattr(VolumeFile, "_executed", lambda *_: pytest.fail("voxels were read"))
     with pytest.raises(GeometryError, match="field of view is 460.8 x 460.8 x 1800 mm"):
         segment(Request(path, tmp_path / "out", str(a_model_folder), device="cpu"))
     assert not (tmp_path / "out").exists()

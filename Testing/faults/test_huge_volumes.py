@@ -38,7 +38,7 @@ def test_a_huge_volume_is_refused_with_its_memory_before_it_is_read(
 ) -> None:
     path = HUGE_FILES[kind](data_folder)
     monkeypatch.setattr(memory, "available_memory", lambda: 12_000_000_000)
-    monkeypatch.setattr(volume, "_executed", lambda *_: pytest.fail("its voxels were read"))
+    monkeypatch.setattr(volume.VolumeFile, "_executed", lambda *_: pytest.fail("its voxels were read"))
     with pytest.raises(OutOfMemoryError, match=r"needs about 75\.5 GB of memory and 12\.0 GB are free") as caught:
         read_volume(path)
     assert caught.value.kind == "memory"
