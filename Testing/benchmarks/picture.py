@@ -5,7 +5,7 @@
 Segments VOLUME with the shipped model, draws it with Slicer's slice views off-screen and puts these together with two
 sections of the panel. FOLDER holds panel-result-light.png and panel-review-light.png, which
 
-    QT_SCALE_FACTOR=1.5 .venv/bin/python -m pytest Testing/panel/test_end_to_end.py -k head_has_many --screenshots FOLDER
+    QT_SCALE_FACTOR=1.5 .venv/bin/python -m pytest Testing/panel/test_end_to_end.py -k many_regions --screenshots FOLDER
 
 draws. The outlines are those of closed surfaces, and the threshold of the overlay is lower than in the panel.
 """
