@@ -51,6 +51,7 @@ SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
     f"{ENGINE}.arguments": set(),
+    f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),
     f"{ENGINE}.segmentation.uncertain_regions": {"numpy"},
 }

@@ -46,7 +46,7 @@ def test_the_page_is_self_contained(result, job, tmp_path):
     assert not re.search(r"(src|href)=['\"](?!data:)", page) and "@import" not in page and "url(" not in page
     pictures = [
         decoded(base64.b64decode(data), tmp_path / "x.png")
-        for data in re.findall(r"data:image/png;base64,([^']+)", page)
+        for data in re.findall(r"data:image/png;base64,([^\"]+)", page)
     ]
     assert len(pictures) == 1 + min(PICTURED_REGIONS, len(job.report["regions"]))
     assert all(np.ptp(picture) > 100 for picture in pictures)

@@ -3,15 +3,16 @@
 The page is one file that needs no others; the same content is written as JSON and the volumes as CSV beside it.
 """
 
-import base64
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from html import escape as _e
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import slicer
+
+from diffusion_segmentation.runtime.html_page import figure, heading, page, paragraph, text_table
 
 from ..i18n import tr as _
 from ..review import corrections
@@ -25,18 +26,6 @@ from ..scene.result_nodes import reportOf
 from .pictures import SLICE_MM, RegionPictures
 
 PICTURED_REGIONS = 6
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2rem }
-table { border-collapse: collapse; margin: .6rem 0 } th, td { padding: .25rem .8rem; text-align: right;
-  border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left } th { font-weight: 600 }
-td.text, th.text { text-align: left } figure { margin: 1rem 0; break-inside: avoid }
-img { max-width: 100%; display: block }
-figcaption { color: #444; margin-top: .3rem } code { background: #f2f2f2; padding: .1rem .3rem; word-break: break-all }
-.note { color: #555 } @media print { body { margin: 0 } }
-"""
 
 
 def stateText(state: str) -> str:
@@ -107,10 +96,10 @@ class Report:
 
     def _page(self, slices: Sequence[tuple[Region, Any]], surfaces: Any) -> str:
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
-        body = [f"<h1>{_e(title)}</h1>", _paragraph(self._summary(), "note")]
-        body += [f"<p><b>{_e(warning)}</b></p>" for warning in self._run.get("warnings", [])]
-        body += [_heading(_("Volumes")), self._volumesTable()]
-        body += [_heading(_("Uncertain regions")), _paragraph(self._reviewText())]
+        body = [paragraph(self._summary(), "note")]
+        body += [f"<p><b>{escape(warning)}</b></p>" for warning in self._run.get("warnings", [])]
+        body += [heading(_("Volumes")), self._volumesTable()]
+        body += [heading(_("Uncertain regions")), paragraph(self._reviewText())]
         caption = _("The {count} most uncertain regions, seen from the front right.")
         caption = caption if slices else _("The segmentation, seen from the front right.")
         body.append(_figure(surfaces, caption.format(count=len(slices))))
@@ -120,19 +109,17 @@ class Report:
                 "Axial, coronal and sagittal slices ({mm:.0f} mm); image only (top), with overlay (bottom). The"
                 " patient's right and front are at the left."
             )
-            body.append(_paragraph(text.format(mm=SLICE_MM), "note"))
+            body.append(paragraph(text.format(mm=SLICE_MM), "note"))
         body.append(self._regionsTable())
-        body += [_heading(_("Corrections")), _paragraph(self._editedText())]
+        body += [heading(_("Corrections")), paragraph(self._editedText())]
         source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
-        body += [_heading(_("Model and settings")), _paragraph(source), self._settingsTable()]
-        body += map(_paragraph, self._cardSentences())
+        body += [heading(_("Model and settings")), paragraph(source), self._settingsTable()]
+        body += map(paragraph, self._cardSentences())
         repeat = _(
             "With the same input, model, seed, device type and package versions, this command reproduces the result:"
         )
-        body.append(f"<p>{_e(repeat)} <code>{_e(self.command())}</code></p>")
-        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_e(title)}</title>"
-        head += f"<style>{STYLE}</style>"
-        return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+        body.append(f"<p>{escape(repeat)} <code>{escape(self.command())}</code></p>")
+        return page(title, "".join(body))
 
     def _summary(self) -> str:
         run, model = self._run, self._run["model"]
@@ -152,7 +139,7 @@ class Report:
         shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
         head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
         notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
-        return _table(head, cells) + _paragraph(notes.strip(), "note")
+        return text_table(head, cells) + paragraph(notes.strip(), "note")
 
     def _reviewText(self) -> str:
         review = self._review
@@ -190,7 +177,7 @@ class Report:
             place = ", ".join(f"{mm:.0f}" for mm in region["peak_ras_mm"])
             numbers = [review, f"{100 * region['share']:.1f} %", error, peak, place]
             rows.append([str(region["rank"]), _classes(region), *numbers, stateText(self._review.state(region))])
-        return _table(head, rows, textColumns=(1, 7)) if rows else ""
+        return text_table(head, rows, left=(1, 7)) if rows else ""
 
     def _editedText(self) -> str:
         if not self._edited:
@@ -210,7 +197,7 @@ class Report:
             [_("Checksum of the voxels"), source.get("sha256", "")],
             [_("Versions"), ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())],
         ]
-        return _table([_("Setting"), _("Value")], [row for row in rows if row[1].strip()], textColumns=(1,))
+        return text_table([_("Setting"), _("Value")], [row for row in rows if row[1].strip()], left=(1,))
 
     def _cardSentences(self) -> Iterator[str]:
         """Description, intended use and measured accuracy from the model card."""
@@ -229,25 +216,5 @@ def _classes(region: Region) -> str:
     return ", ".join(f"{part['name']} {100 * part['share']:.0f} %" for part in region["classes"])
 
 
-def _heading(text: str) -> str:
-    return f"<h2>{_e(text)}</h2>"
-
-
-def _paragraph(text: str, className: str = "") -> str:
-    return f"<p{className and f' class={className}'}>{_e(text)}</p>"
-
-
 def _figure(picture: Any, caption: str) -> str:
-    data = base64.b64encode(offscreen.png(picture)).decode("ascii")
-    return f"<figure><img alt='' src='data:image/png;base64,{data}'><figcaption>{_e(caption)}</figcaption></figure>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], textColumns: tuple[int, ...] = ()) -> str:
-    """HTML table; `textColumns` are aligned left."""
-
-    def line(kind: str, values: Sequence[str]) -> str:
-        classes = (" class=text" if column in textColumns else "" for column in range(len(values)))
-        cells = (f"<{kind}{name}>{_e(value)}</{kind}>" for name, value in zip(classes, values, strict=True))
-        return f"<tr>{''.join(cells)}</tr>"
-
-    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+    return figure(offscreen.png(picture), "", caption)
