@@ -43,7 +43,7 @@ figure img { max-width: 100%; height: auto; display: block; }
 figcaption { margin-top: .2rem; max-width: 46rem; }
 td.text, th.text { text-align: left; }
 .note { color: var(--soft); }
-code { background: #f2f2f4; padding: .1rem .3rem; word-break: break-all; }
+code { background: #f2f2f4; padding: .1rem .3rem; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 @media print {
   body { margin: 0; max-width: none; font-size: 10pt; }
