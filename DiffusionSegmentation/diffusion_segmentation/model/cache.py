@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..runtime.devices import empty_cache
 from .folder import METADATA, Model, find, load
 
 
@@ -15,6 +16,7 @@ class ModelCache:
 
     def __init__(self) -> None:
         self._loaded: tuple[tuple[Path, str, float], Model] | None = None
+        self._device = torch.device("cpu")
 
     def get(self, name: str, device: torch.device) -> Model:
         """Model with this name or path on `device`, loaded again if its files changed. Raises ModelError."""
@@ -26,11 +28,11 @@ class ModelCache:
         key = folder, str(device), modified
         if self._loaded is None or self._loaded[0] != key:
             self.clear()
+            self._device = device
             self._loaded = key, load(folder).to(device)
         return self._loaded[1]
 
     def clear(self) -> None:
         """Drop the model and release its memory."""
         self._loaded = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache(self._device)

@@ -21,6 +21,7 @@ from monai.transforms import (
 
 from ..errors import InputError
 from ..images.dataset import Case, label_order, read_dataset
+from ..images.intensity import CEILING
 from ..images.label_file import IGNORED
 from ..images.label_table import label_table
 from ..images.volume import VolumeFile
@@ -184,7 +185,7 @@ class Windows(torch.utils.data.IterableDataset):
                 case = augment(case)
             # Not as MetaTensor, MONAI's subclass, which supports fewer operations.
             image, labels = (torch.as_tensor(case[part]).as_subclass(torch.Tensor) for part in ("image", "labels"))
-            yield image.float().clamp(0, 1.5), labels.round().to(torch.uint8)
+            yield image.float().clamp(0, CEILING), labels.round().to(torch.uint8)
 
 
 def random_start(labels: np.ndarray, size: Sequence[int], around_labels: bool, rng: np.random.Generator) -> list[int]:
