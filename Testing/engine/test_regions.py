@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.uncertain_regions import Ranking, opened, reviewable_voxels
-from diffusion_segmentation.segmentation.watershed import SEED_DISTANCE_MM, watershed_regions
+from diffusion_segmentation.segmentation.watershed import SEED_DISTANCE_MM, _thinned, watershed_regions
 
 VOXEL = 0.027
 
@@ -150,3 +150,13 @@ def test_few_samples_find_the_places_that_the_exact_probabilities_name(name):
         truth = 1 - case.marginals.max(0)
         shares.append(held(mean, truth) / held(case.marginals.astype(np.float32), truth))
     assert np.mean(shares) >= 0.95 and min(shares) >= 0.75
+
+
+def test_thinning_is_greedy_and_keeps_the_distance():
+    rng, spacing, shape = np.random.default_rng(0), np.array([3.0, 1.0, 1.5]), (10, 24, 20)
+    places = rng.permutation(np.argwhere(rng.random(shape) < 0.6))
+    expected, left = [], places
+    while len(left):
+        expected.append(left[0])
+        left = left[np.linalg.norm((left - left[0]) * spacing, axis=1) >= 5.0]
+    np.testing.assert_array_equal(_thinned(places, shape, spacing, 5.0), expected)
