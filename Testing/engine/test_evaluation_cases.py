@@ -125,6 +125,7 @@ def test_references_are_checked_and_renumbered(a_data_set):
         read_labels(path, image, names)
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_the_page(a_model_folder, a_data_set, tmp_path, capsys, monkeypatch):
     request = evaluate.EvaluationRequest(
         str(a_model_folder), str(a_data_set), tmp_path / "out", 3, ("2",), device="cpu"

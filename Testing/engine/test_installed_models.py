@@ -131,6 +131,7 @@ def test_what_is_no_model_is_refused_and_leaves_nothing(
         installed.remove("../..")
 
 
+@pytest.mark.slow
 def test_command_lists_adds_and_removes(a_model_folder: Path, root: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "diffusion_segmentation", "models", *arguments]

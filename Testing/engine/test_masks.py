@@ -301,6 +301,7 @@ def test_a_cancelled_import_writes_nothing(tmp_path: Path, a_volume: Path, masks
     assert not (tmp_path / "result").exists()
 
 
+@pytest.mark.slow
 def test_command_prints_volumes_and_the_meaning_of_the_spread(
     tmp_path: Path, a_volume: Path, masks: tuple[Path, ...]
 ) -> None:

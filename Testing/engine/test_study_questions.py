@@ -74,6 +74,7 @@ def test_a1_compares_the_claim_with_its_control(study_context, dice, ce, claims,
 # A2, with real samples from networks with the exact answer
 
 
+@pytest.mark.slow
 def test_a2_a_network_without_image_or_state_is_worse(study_context, monkeypatch):
     task = study_context.tasks[TASK]
     cases = [task.case(n) for n in range(len(task.cases))]
@@ -122,6 +123,7 @@ def test_a4_finds_the_better_grid(study_context, adapted, cosine, verdict):
     assert against_cosine == [verdict] * len(adaptation.STEPS)
 
 
+@pytest.mark.slow
 def test_a4_advice_follows_the_fingerprint(study_context):
     assert adaptation.recommended_scale(0.0) == 1.0
     assert adaptation.recommended_scale(2 * np.log(0.2)) == 0.2

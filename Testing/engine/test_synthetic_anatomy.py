@@ -154,6 +154,7 @@ def test_skin_lies_outside_fat_and_marrow_inside_bone(anatomies, atlas):
     assert marrow.min() > 1 and marrow.mean() > compact.mean() + 0.5
 
 
+@pytest.mark.slow
 def test_ventricles_are_those_of_every_age(atlas):
     """Slits and balloons about the atlas's size, where without the wall's shift all have nearly one size."""
     wall = ventricles.VentricleWall.of(atlas)

@@ -132,6 +132,7 @@ def test_the_highest_of_the_lowest_noise_levels_makes_a_model_that_loads(config,
         train.main(TASK, tmp_path / "other", changed(config, lowest_log_snr=3.1), start=started)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_its_lowest_noise_level(config, started, tmp_path):
     folder = train.main(TASK, tmp_path / "model", changed(config, lowest_log_snr=-3.0), start=started)
     before = (folder / "checkpoint.ckpt").read_bytes()

@@ -224,6 +224,7 @@ sys.addaudithook(look)
 """
 
 
+@pytest.mark.slow
 def test_a_run_uses_no_network_and_reveals_no_names(bench: Bench, tmp_path: Path) -> None:
     home = tmp_path / PATIENT
     home.mkdir()

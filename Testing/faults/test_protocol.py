@@ -161,6 +161,7 @@ def test_an_incomplete_last_line_is_ignored(worker: Worker) -> None:
     assert worker.process.wait(PATIENCE_SECONDS) == 0 and worker._lines.empty()
 
 
+@pytest.mark.slow
 def test_a_real_worker_survives_invalid_input() -> None:
     worker = Worker(["-m", "diffusion_segmentation", "worker"], subprocess.DEVNULL)
     try:
@@ -207,6 +208,7 @@ def test_a_client_that_does_not_read_delays_no_run(worker: Worker, tmp_path: Pat
     assert worker.next("done")["job"] == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2], ids=["it ends well", "it fails"])
 def test_a_dropped_run_that_does_not_listen_is_acknowledged_once(worker: Worker, samples: int) -> None:
     worker.read()

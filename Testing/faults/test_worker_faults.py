@@ -35,18 +35,21 @@ def files_in(*folders: Path) -> list[str]:
     return sorted(path.name for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["stage sampling", "preview of 2", "masks half written"])
 def test_a_death_at_a_boundary_loses_nothing_and_leaves_no_process(bench: Bench, moment: str) -> None:
     row = harness.death(bench, moment, BOUNDARIES[moment])
     assert (row.lost, row.left) == ([], []), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["preview of 4", "masks half written"])
 def test_a_death_with_little_memory_loses_nothing_and_leaves_no_process(bench: Bench, moment: str) -> None:
     row = harness.death(bench, moment, BOUNDARIES[moment], limited=True)
     assert (row.lost, row.left) == ([], []), row
 
 
+@pytest.mark.slow
 def test_a_run_with_little_memory_reports_it_and_completes(bench: Bench) -> None:
     slicer = bench.slicer(limited=True)
     try:
@@ -62,6 +65,7 @@ def test_a_run_with_little_memory_reports_it_and_completes(bench: Bench) -> None
     shutil.rmtree(run["folder"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", harness.KILLS)
 def test_a_death_at_any_moment_loses_nothing_and_leaves_no_process(bench: Bench, kill: str) -> None:
     at = random.Random(kill).uniform(0, 2)
@@ -69,12 +73,14 @@ def test_a_death_at_any_moment_loses_nothing_and_leaves_no_process(bench: Bench,
     assert (row.lost, row.left) == ([], []), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [harness.ORPHANS[0], harness.ORPHANS[3]], ids=["import", "sampling"])
 def test_the_worker_ends_with_its_parent(bench: Bench, case: tuple[str, str, float]) -> None:
     row = harness.orphans(bench, *case)
     assert (row.lost, row.left) == ([], []), row
 
 
+@pytest.mark.slow
 def test_twenty_started_and_cancelled_runs_leave_nothing(bench: Bench, slicer: Slicer) -> None:
     slicer.finish(slicer.run(samples=1, steps=2))  # so that what is opened once is open
     for folder in bench.jobs.iterdir():
@@ -129,6 +135,7 @@ def test_keep_while_the_files_are_written_keeps_all(slicer: Slicer) -> None:
     assert kind == "done" and slicer.of(run["job"], "done")[0]["report"]["samples"] == 2
 
 
+@pytest.mark.slow
 def test_cancel_during_the_import_of_torch_is_acknowledged_soon(bench: Bench) -> None:
     slicer = bench.slicer()
     try:

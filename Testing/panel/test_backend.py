@@ -52,6 +52,7 @@ def test_the_worker_of_an_active_run_cannot_be_restarted(openPanel, addHead):
     assert module.runner.client.running
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_of_the_old_worker_does_not_end_the_new_one(
     openPanel, addHead, chooseWorker, monkeypatch, pumpUntil
 ):

@@ -62,6 +62,7 @@ def test_the_list_shows_the_warnings_of_results(openPanel, addHead, pumpUntil):
     assert line.startswith("✓ One: Done: 8 samples") and "not fitted to labelled cases" in line
 
 
+@pytest.mark.slow
 def test_a_cancelled_batch_keeps_finished_results_and_can_be_resumed(openPanel, addHead, pumpUntil):
     for name in ("One", "Two", "Three"):
         addHead(name, size=24)

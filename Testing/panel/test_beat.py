@@ -117,6 +117,7 @@ def hasNoLargeGap(module, application, beat, start):
 # Other programs on the machine lengthen a gap now and then; the panel's own work does so each time.
 
 
+@pytest.mark.slow
 def test_no_gap_during_a_run_on_a_head_of_seven_million_voxels(moduleWithHead, application, beat):
     module, _volumeNode = moduleWithHead
     module.ui.samplesSpinBox.value = 3

@@ -27,6 +27,7 @@ def module(openRealPanel, addHead, fittedModel):
     return openRealPanel()
 
 
+@pytest.mark.slow
 def test_from_click_to_overlay(module, run, photograph):
     job = run(module, samples=2)
     assert job.state == "done", (job.message, list(module.runner.client.log)[-20:])
@@ -42,6 +43,7 @@ def test_from_click_to_overlay(module, run, photograph):
     photograph("real", module.widget)
 
 
+@pytest.mark.slow
 def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     module, fittedModel, run, pumpUntil, application, tmp_path, photograph, capfd
 ):
@@ -101,6 +103,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_returning_to_a_threshold_restores_the_regions_of_the_report(module, run, pumpUntil):
     ui = module.ui
     result = run(module, samples=3).result
@@ -133,6 +136,7 @@ def lookOf(ui):
     return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_seed_other_samples(module, run):
     def draw(seed):
         module.ui.seedSpinBox.value = seed
@@ -144,6 +148,7 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_samples(module, run
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_input_refused_by_the_worker_is_reported_in_one_sentence(module, run, addVolume):
     noise = np.random.default_rng(0).random((24, 24, 24), dtype=np.float32)
     hole = noise.copy()
@@ -157,6 +162,7 @@ def test_input_refused_by_the_worker_is_reported_in_one_sentence(module, run, ad
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
 
 
+@pytest.mark.slow
 def test_a_model_with_another_checksum_is_refused(module, run, randomModel):
     weights = randomModel / "model.safetensors"
     data = weights.read_bytes()
@@ -213,6 +219,7 @@ def test_the_self_test_of_the_module_with_the_shipped_model(openPanel, monkeypat
     assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", ["test_reviewAndCorrect", "test_manyVolumes"])
 def test_the_self_test_of_the_module_with_a_random_model(module, story, monkeypatch):
     """The scene is not cleared, because it holds the choice of the model with random weights."""

@@ -149,6 +149,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
         assert faults(module) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_layout_of_a_scene_opened_from_another_module(opened, modulePanel, application, mrmlScene, tmp_path, width):
     module = opened(width)

@@ -105,6 +105,7 @@ def test_a_worker_that_cannot_be_killed_is_abandoned(makeBench, addHead, monkeyp
     assert bench.finish() is again and again.state == "done"
 
 
+@pytest.mark.slow
 def test_files_that_a_cancelled_run_writes_late_are_removed(makeBench, addHead):
     bench = makeBench("writes-late")
     job = bench.runner.submit(addHead(), Choices())

@@ -19,6 +19,7 @@ def choose(ui, text):
     ui.layerComboBox.currentIndex = [ui.layerComboBox.itemText(n) for n in range(2)].index(text)
 
 
+@pytest.mark.slow
 def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pumpUntil, photograph):
     addHead()
     module = openPanel()
@@ -74,6 +75,7 @@ def test_a_result_of_an_earlier_version_offers_the_entropy_alone(openPanel, addH
     assert "no other overlay" in module.ui.layerComboBox.toolTip and module.ui.overlayCheckBox.enabled
 
 
+@pytest.mark.slow
 def test_warnings_of_a_result_stay_visible(openPanel, addHead, run, photograph):
     addHead()
     other = addHead("Other")

@@ -58,6 +58,7 @@ def test_samples_without_steps_are_estimated_by_their_number(openPanel, addHead,
     assert module.ui.statusLabel.text.startswith("Estimated from the last run: about 25 s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["done", "cancelled"])
 def test_previews_are_shown_and_removed(openPanel, addHead, addVolume, pumpUntil, ending):
     volumeNode = addHead()
@@ -99,6 +100,7 @@ def test_an_earlier_result_is_shown_again_when_a_run_is_cancelled(openPanel, add
     assert earlier.GetDisplayVisibility()
 
 
+@pytest.mark.slow
 def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, pumpUntil):
     volumeNode = addHead()
     module = openPanel("good", "0.2")
@@ -110,6 +112,7 @@ def test_a_volume_that_is_removed_meanwhile_has_no_preview(openPanel, addHead, p
     assert "Head preview" not in names() and "no longer in the scene" in module.ui.statusLabel.text
 
 
+@pytest.mark.slow
 def test_only_the_new_result_is_visible_after_a_second_run(openPanel, addHead, run):
     addHead()
     module = openPanel("good", "0.1")

@@ -3,6 +3,7 @@
 import sys
 import unittest
 
+import pytest
 import slicer
 import slicer.util
 import slicer_standin
@@ -10,6 +11,7 @@ import slicer_standin
 slicer_standin.likePythonQt(__name__)
 
 
+@pytest.mark.slow
 def test_the_self_test_of_the_module_passes(openPanel):
     """`DiffusionSegmentationTest` is written for Slicer; running it here keeps it up to date."""
     openPanel("good", "0.05")

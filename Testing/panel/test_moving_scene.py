@@ -55,6 +55,7 @@ def finish(module, pumpUntil):
     return module.runner.job
 
 
+@pytest.mark.slow
 def test_a_volume_that_is_renamed_gives_its_new_name_to_the_result(running, pumpUntil):
     module, volumeNode = running()
     volumeNode.SetName("Jonas before")
@@ -74,6 +75,7 @@ def test_a_volume_that_is_transformed_gives_its_transform_to_preview_and_result(
         assert node.GetTransformNodeID() == transformNode.GetID()
 
 
+@pytest.mark.slow
 def test_a_volume_whose_geometry_is_edited_gets_no_misplaced_result(running, pumpUntil):
     module, volumeNode = running()
     volumeNode.SetSpacing(1.0, 1.0, 1.0)
@@ -83,6 +85,7 @@ def test_a_volume_whose_geometry_is_edited_gets_no_misplaced_result(running, pum
     assert segmentations() == []
 
 
+@pytest.mark.slow
 def test_a_volume_that_is_removed_leaves_the_result_on_disk_and_no_preview(running, pumpUntil):
     module, volumeNode = running()
     slicer.mrmlScene.RemoveNode(volumeNode)
@@ -91,6 +94,7 @@ def test_a_volume_that_is_removed_leaves_the_result_on_disk_and_no_preview(runni
     assert (job.folder / "report.json").is_file() and segmentations() == []
 
 
+@pytest.mark.slow
 def test_removed_previews_are_shown_again(running, pumpUntil):
     module, _ = running()
     for node in previews():
@@ -99,6 +103,7 @@ def test_removed_previews_are_shown_again(running, pumpUntil):
     assert finish(module, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
+@pytest.mark.slow
 def test_loading_another_scene_ends_the_run(running, pumpUntil, addHead, tmp_path):
     module, _ = running()
     other = slicer.vtkMRMLScene()
@@ -121,6 +126,7 @@ def test_loading_another_scene_ends_the_run(running, pumpUntil, addHead, tmp_pat
     assert finish(module, pumpUntil).state == "done" and segmentations() == ["Next segmentation"]
 
 
+@pytest.mark.slow
 def test_adding_a_scene_does_not_disturb_the_run(running, pumpUntil, tmp_path):
     module, _ = running()
     other = slicer.vtkMRMLScene()
@@ -133,6 +139,7 @@ def test_adding_a_scene_does_not_disturb_the_run(running, pumpUntil, tmp_path):
     assert slicer.util.getNode("Of another case")
 
 
+@pytest.mark.slow
 def test_no_result_is_added_while_a_scene_is_imported(running, pumpUntil):
     module, _ = running()
     mrmlScene, job = slicer.mrmlScene, module.runner.job
@@ -148,6 +155,7 @@ def test_no_result_is_added_while_a_scene_is_imported(running, pumpUntil):
     assert finish(module, pumpUntil).state == "done" and segmentations() == ["Head segmentation"]
 
 
+@pytest.mark.slow
 def test_edits_and_removals_of_earlier_results_during_a_run_are_kept(openPanel, addHead, run, pumpUntil):
     volumeNode = addHead()
     module = openPanel("good", "0.1")
@@ -167,6 +175,7 @@ def test_edits_and_removals_of_earlier_results_during_a_run_are_kept(openPanel, 
     assert removed.segmentationNode.GetScene() is None and len(segmentations()) == 2
 
 
+@pytest.mark.slow
 def test_a_reload_during_a_run_ends_it_and_leaves_neither_process_nor_preview(running):
     openedModule, _ = running()
     client, job = openedModule.runner.client, openedModule.runner.job

@@ -71,6 +71,7 @@ def test_widgets_are_bound_to_one_parameter_node(openPanel):
     assert modifications == ["5"] and node.GetParameter("seed") == "5"
 
 
+@pytest.mark.slow
 def test_the_default_number_of_samples_is_that_of_the_model(openPanel, addHead, run):
     addHead()
     module = openPanel("good", "0.01")
@@ -186,6 +187,7 @@ def test_finished_samples_of_a_crashed_run_can_be_shown_with_one_click(openPanel
     assert module.ui.statusLabel.text.startswith("Stopped after 2 ") and not module.ui.keepButton.visible
 
 
+@pytest.mark.slow
 def test_if_gpu_memory_is_insufficient_one_click_starts_the_run_on_the_cpu(openPanel, addHead, photograph, pumpUntil):
     addHead()
     module = openPanel("short", "0.1")

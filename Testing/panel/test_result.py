@@ -1,5 +1,6 @@
 """The section Results: outlines, removal, and the nodes that selectors of other modules list."""
 
+import pytest
 import slicer
 import slicer.util
 import slicer_standin
@@ -55,6 +56,7 @@ def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel,
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == 2
 
 
+@pytest.mark.slow
 def test_several_runs_leave_only_overlays_in_the_volume_selectors(openPanel, addHead, run):
     addHead()
     module = openPanel("good", "0.01")
