@@ -53,8 +53,8 @@ NO_SAMPLES = (
     "no volume intervals and no alternatives."
 )
 NO_GRID = (
-    "Files of class probabilities state no grid, and their voxels were taken in the order of the volume's; check left "
-    "and right against the volume."
+    "Files of the type .npz state no grid, and their voxels were taken in the order of the volume's; check left and "
+    "right against the volume."
 )
 NOT_USED = "The dataset.json beside the masks has no list of labels that can be used, so the labels have no names."
 UNNAMED = "The segments have no names of their own and were matched by number; check that the numbers mean the same."
@@ -65,7 +65,7 @@ class ImportRequest:
     """Parameters of an import.
 
     Attributes:
-        masks: label maps, or .npz files of class probabilities, on the grid of `volume`.
+        masks: label maps, or files of class probabilities, on the grid of `volume`.
         labels: a dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
             or if a dataset.json lies beside them.
         region_mm, keep_samples, compress, spacing, source: as for `segmentation.request.Request`.

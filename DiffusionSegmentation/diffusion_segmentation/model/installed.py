@@ -88,7 +88,9 @@ def remove(name: str) -> Path:
 def _free(root: Path, name: str) -> Path:
     """Folder of a new model. Raises ModelError if the name is unusable or taken."""
     if not NAME.fullmatch(name):
-        raise ModelError(f"'{shown(name)}' cannot be the name of a model; use letters, digits, '-', '_' and '.'.")
+        raise ModelError(
+            f"'{shown(name)}' cannot be the name of a model; give one of letters, digits, '-', '_' and '.' with --name."
+        )
     if (root / name).exists() or (SHIPPED / name).exists():
         raise ModelError(f"There is a model '{name}' already; give another name with --name, or remove it first.")
     return root / name
