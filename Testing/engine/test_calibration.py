@@ -124,6 +124,7 @@ def a_small_model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "COMPARED", 3)
     monkeypatch.setattr(calibrate, "SAMPLES", 4)

@@ -66,6 +66,7 @@ def test_the_stand_in_detects_tensors_that_were_not_moved(card: list) -> None:
     assert torch.autograd.grad((p := there.requires_grad_()).square().sum(), p)[0].device == CARD
 
 
+@pytest.mark.slow
 def test_a_run_on_a_graphics_card_equals_that_on_the_cpu(
     card: list, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def drawn_heads(monkeypatch, a_fitted_folder):
     monkeypatch.setattr(evaluate, "require_fit", lambda model, source: None)
 
 
+@pytest.mark.slow
 def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_folder, tmp_path):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
@@ -62,6 +63,7 @@ def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_fold
     assert len(lines) == 1 + 20 * 2 and lines[0].startswith("case,structure,true_ml,expected_ml")
 
 
+@pytest.mark.slow
 def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeypatch):
     priors = tmp_path / "priors.npz"
     np.savez(priors)
@@ -73,6 +75,7 @@ def test_finished_heads_are_kept(drawn_heads, a_fitted_folder, tmp_path, monkeyp
     assert evaluate.evaluate(request)["joint"] == first["joint"]
 
 
+@pytest.mark.slow
 def test_a_denoiser_that_only_adds_noise_is_worse_than_the_copula_that_it_starts_from(
     drawn_heads, a_fitted_folder, tmp_path
 ):

@@ -192,6 +192,7 @@ def test_uniform_steps_are_uniform_and_leave_the_last_share(untrained):
     assert Steps.read("uniform:4").title == "4 uniform steps" and Steps.read("7").key == "adapted-7"
 
 
+@pytest.mark.slow
 def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monkeypatch):
     request = evaluate.EvaluationRequest(
         str(untrained), "lesions:16x16", tmp_path / "out", 8, ("2", "uniform:3"), 3, device="cpu"
@@ -218,6 +219,7 @@ def test_an_untrained_model_fails_from_command_to_page(untrained, tmp_path, monk
         evaluate.evaluate(evaluate.EvaluationRequest(**{**vars(request), "seed": 1}))
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone(untrained, tmp_path, monkeypatch):
     model = load(untrained)
     covariance = {"scales_mm": [3.0], "weights": [[0.9]] * 3, "shared": [0.1] * 3}

@@ -185,6 +185,7 @@ def test_input_statistics_that_do_not_match_their_entry_are_refused(known, tmp_p
         models.load(folder)
 
 
+@pytest.mark.slow
 def test_the_warning_of_an_unusual_scan_comes_first_and_the_report_has_its_numbers(
     known, a_head_file, tmp_path, capsys
 ):

@@ -90,6 +90,7 @@ def test_large_grids_can_be_drawn(text):
     assert samples.shape == (2, *task.shape) == (2, *case.image.shape) and (samples > 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["boundary", "lesions", "template"])
 def test_largest_grid_takes_seconds_and_less_than_a_gibibyte(name):
     started, n = time.perf_counter(), 64

@@ -93,6 +93,7 @@ def test_sigma_and_brightness_differ_between_the_objects_of_a_case(several):
         assert np.ptp(case.sigma) > 0.05 * case.sigma.mean() and np.ptp(brightness) > 0.01
 
 
+@pytest.mark.slow
 def test_the_largest_task_has_ten_thousand_uncertain_voxels():
     """The largest task excludes samplers that are right for few voxels only."""
     rng = np.random.default_rng(8)

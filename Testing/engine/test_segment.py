@@ -80,6 +80,7 @@ def test_the_report_names_the_uncertain_regions_and_their_file_shows_them(reques
         assert around(entropy, (-right, -front, up)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_larger_regions_are_fewer(request_for, tmp_path):
     small, large = (segment(request_for(output=tmp_path / str(mm), region_mm=mm)).report for mm in (8.0, 30.0))
     assert small["region_mm"] == 8.0
@@ -118,6 +119,7 @@ def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(reques
     assert len(report["samples_dice"]) == 4
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_another_seed_other_samples(request_for, tmp_path):
     first, again, other = (
         request_for(output=tmp_path / name, seed=seed, keep_samples=True)
@@ -220,6 +222,7 @@ def test_a_run_continues_if_its_samples_cannot_be_stored(request_for, monkeypatc
     assert "could not be kept" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_auto_stops_between_its_bounds(request_for):
     report = segment(request_for(samples="auto")).report
     assert 8 <= report["samples"] <= 32 and report["requested_samples"] == "auto"
@@ -253,6 +256,7 @@ def test_one_step_is_refused_before_any_work(request_for):
     assert not request.output.exists()
 
 
+@pytest.mark.slow
 def test_maps_of_a_direct_model_do_not_come_from_the_samples(request_for, a_model_folder, tmp_path):
     """The shipped model's case: one sample or four, segmentation and entropy are the direct head's."""
     folder = tmp_path / "direct"

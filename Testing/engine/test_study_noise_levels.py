@@ -44,6 +44,7 @@ def _a3(tmp_path, shifts, humps=(False, False)):
     return noise_levels.NoiseLevels().summarise(context, results)
 
 
+@pytest.mark.slow
 def test_a3_only_a_shifted_task_has_another_fingerprint(tmp_path):
     shifted = _a3(tmp_path, (-3.0, 1.0)).sentences[-1]
     assert shifted["verdict"] == "holds" and "fingerprints differ" in shifted["text"]

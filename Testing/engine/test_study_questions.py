@@ -38,6 +38,7 @@ FACTS = {"iterations": 1, "parameters": 1, "operations": 1}
 # A1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("diffusion", "direct", "verdict"), [
     (planted.exact, planted.pixels, "holds"),
     (planted.pixels, planted.exact, "fails"),
@@ -144,6 +145,7 @@ def test_a4_advice_follows_the_fingerprint(study_context):
 # A5, A6, A8 and the architectures share their form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", [variations.Targets(), variations.Losses(), variations.Architectures()])
 def test_rows_find_the_better_of_every_pair_and_its_opposite(study_context, question):
     better = {a for a, _ in list(question.pairs().values())[:1]}

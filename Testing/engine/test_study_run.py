@@ -249,6 +249,7 @@ def test_a_process_that_dies_is_reported_in_one_sentence():
         list(pool.run(jobs, 1, "training", "networks"))
 
 
+@pytest.mark.slow
 def test_an_exception_of_a_job_is_raised_and_ends_the_others():
     started = time.monotonic()
     with pytest.raises(ZeroDivisionError):

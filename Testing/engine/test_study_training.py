@@ -129,6 +129,7 @@ def test_grids_and_solvers_agree_on_the_exact_denoiser():
         assert abs(float(p.mean()) - 0.5) < 0.03 and float(((p > 0.99) | (p < 0.01)).float().mean()) > 0.97, name
 
 
+@pytest.mark.slow
 def test_stochastic_network_learns_that_pixels_go_together():
     torch.manual_seed(0)
     network = Stochastic(2, 2, 8)
@@ -197,6 +198,7 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(task, tmp_pa
     assert unchanged == [False, True, True] + [False] * (len(unchanged) - 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [

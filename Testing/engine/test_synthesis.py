@@ -36,6 +36,7 @@ def test_smooth_noise_has_unit_variance_and_the_correlation_asked_for():
     assert neighbours(fine) < 0.35 < 0.8 < neighbours(coarse)
 
 
+@pytest.mark.slow
 def test_drawn_tissues_have_the_marginals_of_the_atlas(atlas):
     rng = np.random.default_rng(1)
     count = 24
@@ -98,6 +99,7 @@ def test_item_is_an_image_and_its_labels_on_one_grid_and_repeats_with_its_seed(a
     assert not np.array_equal(first[0][0], first[1][0]), "two faces of one head are the same"
 
 
+@pytest.mark.slow
 def test_training_and_unseen_heads_have_the_spacing_of_the_model(atlas_file):
     """On a finer grid neighbours are more often of one structure."""
 

@@ -197,6 +197,7 @@ def test_a_labelling_rule_weights_the_shares_of_a_voxel():
     assert even.label(tissue, keep).tolist() == [[[0, 2]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [2.0, 1.5])
 def test_heads_are_drawn_at_the_spacing_asked_for(atlas, heads, spacing):
     """The volume in ml does not depend on the grid it is drawn on."""

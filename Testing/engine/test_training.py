@@ -69,6 +69,7 @@ def processor(monkeypatch):
     return has
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amx", [False, True])
 def test_training_makes_a_model_that_loads(config, heads, tmp_path, processor, amx):
     processor(amx)
@@ -117,6 +118,7 @@ def test_the_loss_falls_below_that_of_guessing(config, heads, tmp_path):
     assert training["direct_cross_entropy"] < 0.9 * guessing < np.log(8)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp_path):
     output = tmp_path / "model"
     train.main(heads, output, config)
@@ -142,6 +144,7 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate * falling)
 
 
+@pytest.mark.slow
 def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
     messages = []
     for module in ("train", "input_statistics"):
@@ -155,6 +158,7 @@ def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
     assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_the_training(config, heads, tmp_path):
     settings = json.loads(config.read_text())
     settings["optimisation"]["iterations"] = 10**9
@@ -163,6 +167,7 @@ def test_the_time_limit_ends_the_training(config, heads, tmp_path):
     assert models.load(folder).section["training"]["iterations"] < 10**6
 
 
+@pytest.mark.slow
 def test_start_takes_the_weights_that_fit_and_says_whose(config, heads, tmp_path):
     first = train.main(heads, tmp_path / "first", config)
     settings = json.loads(config.read_text())

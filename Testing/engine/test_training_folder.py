@@ -202,6 +202,7 @@ def test_a_study_on_a_folder_restarts_when_a_label_is_corrected(ball_dataset, tm
         tasks.prepare(str(ball_dataset), tmp_path / "cache", sizes)
 
 
+@pytest.mark.slow
 def test_from_files_to_a_segmentation(ball_dataset, tmp_path, capsys):
     (ball_dataset / "imagesTr" / "unlabelled_0000.nii.gz").write_bytes(b"")
     config = tmp_path / "config.json"

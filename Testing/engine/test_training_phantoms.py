@@ -46,6 +46,7 @@ def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
     np.testing.assert_array_equal(again.masks, samples.masks)
 
 
+@pytest.mark.slow
 def test_a_model_for_pictures_does_not_segment_volumes(config, tmp_path, a_head_file):
     folder = train.main("boundary:16x16", tmp_path / "model", config)
     with pytest.raises(ModelError, match="2-D"):
@@ -69,6 +70,7 @@ def test_unknown_data_are_refused_in_one_sentence(text, words, tmp_path):
     assert str(caught.value).endswith(".")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_resume_continues(config, tmp_path, monkeypatch):
     training_step = train.Segmenter.training_step
 
@@ -125,6 +127,7 @@ def test_a_model_that_could_not_be_loaded_is_not_saved(config, tmp_path, monkeyp
     assert not (tmp_path / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_highest_of_the_lowest_noise_levels_makes_a_model_that_loads(config, started, tmp_path):
     changed(config, lowest_log_snr=3.0)
     assert models.load(train.main(TASK, tmp_path / "model", config, start=started)).lowest_log_snr == 3

@@ -145,6 +145,7 @@ def test_subcommands_and_their_options_exist(command: str) -> None:
     assert {option for option in options if option not in help_text} == set()
 
 
+@pytest.mark.slow
 def test_files_of_the_table_are_written() -> None:
     names = re.findall(r"^\| `([\w.]+\.(?:nrrd|json))` \|", PAGES["command-line.md"], re.MULTILINE)
     assert len(names) == 8

@@ -118,11 +118,12 @@ def test_the_atlas_is_converted_by_a_script_that_exists(script: ModuleType) -> N
     assert script.ATLAS.is_file()
 
 
-def test_fast_skips_slow_tests_and_uses_two_processes_per_core(script: ModuleType) -> None:
-    assert script.run_layers(["--fast", "worker", "-k", "cancel"]) == 0
+@pytest.mark.parametrize(("layer", "per_core"), [("worker", 1), ("panel", 2)])
+def test_fast_skips_slow_tests_and_uses_all_cores(script: ModuleType, layer: str, per_core: int) -> None:
+    assert script.run_layers(["--fast", layer, "-k", "cancel"]) == 0
     (command,) = script.calls
-    options = f"-m not slow --numprocesses {2 * os.cpu_count()} --dist worksteal --timeout 60"
-    assert command.endswith(f"worker {options} -k cancel")
+    options = f"-m not slow --dist worksteal --timeout 60 --numprocesses {per_core * os.cpu_count()}"
+    assert command.endswith(f"{layer} {options} -k cancel")
 
 
 def test_all_tests_run_without_fast(script: ModuleType) -> None:

@@ -74,6 +74,7 @@ def test_wheel_contains_both_packages(wheel: Path) -> None:
     assert contained == files
 
 
+@pytest.mark.slow
 def test_segments_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     head = np.zeros((40, 48, 40), np.float32)
     z, y, x = np.ogrid[-1:1:40j, -1:1:48j, -1:1:40j]

@@ -236,11 +236,12 @@ def pumpUntil(application):
         while not condition():
             assert time.monotonic() < deadline, describe()
             application.processEvents()
-            time.sleep(0.005)
+            time.sleep(0.002)
         widget = getattr(slicer.modules, "DiffusionSegmentationWidget", None)
         while widget is not None and widget.panel is not None and widget.panel.settling:
-            assert time.monotonic() < deadline, "what the end of a run brings along"
+            assert time.monotonic() < deadline, "the end of a run took too long"
             application.processEvents()
+            time.sleep(0.001)
         application.processEvents()
 
     return pump

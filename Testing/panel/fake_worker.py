@@ -71,6 +71,7 @@ def main(behaviour: str, seconds: float) -> None:
             run(message, behaviour, seconds, inbox)
         elif message["type"] == "cancel":
             say({"type": "cancelled", "job": message["job"]})
+    os._exit(0)  # a normal exit waits 1 s for the lock of stdin, which the listening thread holds
 
 
 def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> None:

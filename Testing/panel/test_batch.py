@@ -24,6 +24,7 @@ def lines(module):
     return [listed.item(row).text() for row in range(listed.count)]
 
 
+@pytest.mark.slow
 def test_a_batch_segments_all_volumes_of_the_scene(openPanel, addHead, addVolume, pumpUntil, photograph):
     addHead("One")
     addVolume(np.zeros((1, 8, 8), np.int16), name="Flat")

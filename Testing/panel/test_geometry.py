@@ -130,6 +130,7 @@ def tableFaults(name, table):
     return problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
     module = opened(width)
@@ -168,6 +169,7 @@ def test_layout_of_a_scene_opened_from_another_module(opened, modulePanel, appli
         assert faults(module) == []
 
 
+@pytest.mark.slow
 def test_layout_at_another_width(opened, modulePanel, application):
     module = opened(560)
     module.ui.detailsCheckBox.click()

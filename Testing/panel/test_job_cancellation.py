@@ -94,6 +94,7 @@ def test_a_worker_that_acknowledges_cancel_and_hangs_is_killed(makeBench, addHea
     assert sum(line.startswith("run ") for line in bench.runner.client.log) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_killed_is_abandoned(makeBench, addHead, monkeypatch):
     monkeypatch.setattr(runner, "CANCEL_SECONDS", 0.3)
     bench = makeBench("hangs")
@@ -116,6 +117,7 @@ def test_files_that_a_cancelled_run_writes_late_are_removed(makeBench, addHead):
     bench.until(lambda: bench.leftovers() == [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_the_run_after_a_lost_gpu_waits_for_another_worker(makeBench, addHead, cancelled):
     bench = makeBench("lost")

@@ -40,6 +40,7 @@ def test_finished_samples_are_not_shown_on_another_volume(makeBench, addHead):
     assert resultNodes() == [] and (job.folder / "finished-2" / "report.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_next_run_works_and_leaves_finished_samples_on_disk(makeBench, addHead):
     bench = makeBench("late-crash", "0.01")
     job = bench.runner.submit(addHead(), Choices(samples=8))

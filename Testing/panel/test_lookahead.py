@@ -88,6 +88,7 @@ def test_previews_are_shown_and_removed(openPanel, addHead, addVolume, pumpUntil
         assert slicer.mrmlScene.GetNumberOfNodes() <= nodes + 3
 
 
+@pytest.mark.slow
 def test_an_earlier_result_is_shown_again_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
     addHead()
     module = openPanel("good", "0.2")
@@ -121,6 +122,7 @@ def test_only_the_new_result_is_visible_after_a_second_run(openPanel, addHead, r
     assert later.GetDisplayVisibility() and not earlier.GetDisplayVisibility()
 
 
+@pytest.mark.slow
 def test_an_earlier_overlay_is_shown_again_when_a_run_is_cancelled(openPanel, addHead, run, pumpUntil):
     volumeNode = addHead()
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):

@@ -64,6 +64,7 @@ def test_a_volume_that_is_renamed_gives_its_new_name_to_the_result(running, pump
     assert job.result.segmentationNode.GetNodeReference(VOLUME_ROLE) is volumeNode
 
 
+@pytest.mark.slow
 def test_a_volume_that_is_transformed_gives_its_transform_to_preview_and_result(running, pumpUntil):
     module, volumeNode = running()
     transformNode = moved()

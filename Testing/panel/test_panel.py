@@ -171,6 +171,7 @@ def test_an_error_is_shown_until_another_volume_is_selected(openPanel, addHead, 
     assert module.ui.statusLabel.text.startswith("The run time") and not module.ui.statusIcon.visible
 
 
+@pytest.mark.slow
 def test_finished_samples_of_a_crashed_run_can_be_shown_with_one_click(openPanel, addHead, photograph, pumpUntil):
     volumeNode = addHead()
     module = openPanel("late-crash", "0.02")
@@ -286,6 +287,7 @@ def test_missing_packages_are_reported_and_nothing_is_started(openPanel, addHead
     assert not module.runner.busy
 
 
+@pytest.mark.slow
 def test_closing_the_scene_cancels_the_run(openPanel, addHead, pumpUntil, run):
     addHead()
     module = openPanel("good", "0.3")

@@ -1,10 +1,12 @@
 """The section Report: written in steps, with errors reported."""
 
+import pytest
 import slicer_standin
 
 slicer_standin.likePythonQt(__name__)
 
 
+@pytest.mark.slow
 def test_a_click_writes_the_report(openPanel, addHead, run, pumpUntil, tmp_path, monkeypatch, photograph):
     addHead()
     module = openPanel()

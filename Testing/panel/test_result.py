@@ -27,6 +27,7 @@ def test_a_key_toggles_the_outlines(openPanel, addHead, run):
     assert displayNode.GetVisibility() and displayNode.GetVisibility2DOutline()
 
 
+@pytest.mark.slow
 def test_removing_a_result_removes_all_nodes_and_shows_the_one_before(openPanel, addHead, run, monkeypatch):
     volumeNode, otherNode = addHead(), addHead("Other")
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")

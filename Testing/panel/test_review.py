@@ -72,6 +72,7 @@ def test_each_key_sets_its_state(reviewed):
     assert review.current["rank"] == 4
 
 
+@pytest.mark.slow
 def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScene):
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrmlScene)
     view = mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")

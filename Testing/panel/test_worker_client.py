@@ -220,6 +220,7 @@ def test_a_group_is_not_killed_after_its_leader_was_reaped(monkeypatch):
     assert not any(killed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="groups of processes")
 @pytest.mark.parametrize("waits", [True, False])
 def test_children_of_a_worker_that_ended_by_itself_end_too(monkeypatch, tmp_path, waits):
