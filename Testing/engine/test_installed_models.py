@@ -86,7 +86,8 @@ def test_links_in_an_archive_are_refused(a_model_folder: Path, tmp_path: Path, r
 def test_a_file_that_is_too_large_is_not_unpacked(
     a_model_folder: Path, tmp_path: Path, root: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(installed.LIMITS, models.WEIGHTS, 1000)
+    monkeypatch.setattr("diffusion_segmentation.model.weights.MAX_WEIGHTS", 10)
+    monkeypatch.setattr("diffusion_segmentation.model.weights.MAX_HEADER_BYTES", 1000)
     with pytest.raises(ModelError, match="larger than 0 MB"):
         installed.add(zipped(a_model_folder, tmp_path / "bomb.zip"), "mine")
     assert list(root.iterdir()) == []

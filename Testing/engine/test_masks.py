@@ -15,7 +15,6 @@ from diffusion_segmentation.errors import Cancelled, InputError
 from diffusion_segmentation.images import writing
 from diffusion_segmentation.images.label_file import Segment
 from diffusion_segmentation.images.label_table import label_table
-from diffusion_segmentation.masks import import_masks as module
 from diffusion_segmentation.masks.import_masks import ImportRequest, import_masks
 from diffusion_segmentation.masks.label_sets import LabelSet, common_labels
 
@@ -130,7 +129,7 @@ def test_a_volume_of_the_same_result_is_the_same_file(tmp_path: Path, a_volume: 
 def test_more_masks_than_are_stored_all_count(
     tmp_path: Path, a_volume: Path, masks: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_MASKS", 3)
+    monkeypatch.setattr("diffusion_segmentation.segmentation.members.MAX_MASKS", 3)
     report = import_masks(ImportRequest(a_volume, tmp_path / "result", masks, keep_samples=True)).report
     assert (report["samples"], report["kept_samples"]) == (5, 3)
     assert len(report["volumes"][0]["samples_ml"]) == 5

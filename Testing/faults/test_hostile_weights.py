@@ -17,6 +17,7 @@ from model_folders import rewrite, sentence
 from safetensors.torch import save as stored
 
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.weights import WEIGHT_TYPES
 
 pytestmark = pytest.mark.usefixtures("time_limit")
 
@@ -94,7 +95,7 @@ def test_invalid_weights_are_refused(model_folder: Path, words: str, make: Calla
     assert words in sentence(model_folder)
 
 
-@pytest.mark.parametrize("dtype", models.WEIGHT_TYPES)
+@pytest.mark.parametrize("dtype", WEIGHT_TYPES)
 def test_weights_are_used_as_float32(model_folder: Path, dtype: torch.dtype) -> None:
     rewrite(model_folder, stored({name: tensor.to(dtype) for name, tensor in weights(model_folder).items()}))
     model = models.load(model_folder)

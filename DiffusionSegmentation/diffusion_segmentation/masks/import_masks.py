@@ -21,24 +21,27 @@ from ..images.dataset import MAX_LABELS, read_label_names
 from ..images.file_digest import array_sha256
 from ..images.label_file import read_label_numbers
 from ..images.label_table import label_table
-from ..images.resampling import Projection
 from ..images.volume import VolumeFile
-from ..runtime import memory
 from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
-from ..segmentation.input_volume import InputVolume, unstated_in_source
+from ..segmentation.input_volume import InputVolume, read_unchanged
+from ..segmentation.members import (
+    EmptyBox,
+    Members,
+    ProbabilityMean,
+    WriteOptions,
+    require_memory,
+    voxel_ml,
+    write_members,
+)
 from ..segmentation.model_source import peak_memory
-from ..segmentation.outputs import ResultSource, ResultWriter, finish
+from ..segmentation.outputs import finish
 from ..segmentation.request import Outcome, Progress
 from ..segmentation.run_control import RunControl
 from . import plausibility
 from .label_sets import LabelSet, common_labels, named_segments
 from .probability_file import has_order_of_mask, is_probability_file, read_probabilities
 
-MAX_MASKS = 64  # masks that are stored for the sample browser; all count in the statistics
-BOX_MARGIN = 2  # voxels around all foreground that the result covers
-MIN_PROBABILITY = 1 / 255  # of foreground; voxels below it everywhere lie outside the box
-EXCLUDED_SHARE = 0.001  # largest share of the foreground's probability outside the box
 SPREAD = (
     "The uncertainty is the disagreement of {count} imported masks; it does not include errors that they have in "
     "common."
@@ -98,7 +101,7 @@ def import_masks(
     with result_folder.new_folder(request.output):
         result_folder.require_replaceable(request.output)
         with control.stage("reading"):
-            volume = _read_volume(request)
+            volume = read_unchanged(VolumeFile(request.volume, spacing=request.spacing), request.source)
             members = _probabilities if is_probability_file(request.masks[0]) else _masks
             imported = members(request, volume.image, control)
         warnings = [*imported.warnings, *volume.warnings]
@@ -112,36 +115,19 @@ def import_masks(
 
 @dataclass(frozen=True)
 class _Imported:
-    """Imported masks in a box of the grid.
+    """Imported masks, or class probabilities.
 
     Attributes:
         labels: table of labels.
-        box: slices [k, j, i] of the box.
-        probabilities: mean class probabilities float32 [C, kb, jb, ib].
-        masks: label maps of the box.
         kind: "masks" or "probabilities".
         digests: SHA-256 of the voxels of each file, in the order given.
-        mutual_information: of label and file, in bits, float32 [k, j, i] on the whole grid; None for masks, whose
-            entropy it would be, and for one file.
     """
 
+    members: Members
     labels: list[dict[str, Any]]
-    box: tuple[slice, ...]
-    probabilities: np.ndarray
-    masks: list[CompressedMask]
     kind: Literal["masks", "probabilities"]
     digests: list[str]
     warnings: list[str]
-    mutual_information: np.ndarray | None = None
-
-
-def _read_volume(request: ImportRequest) -> InputVolume:
-    file = VolumeFile(request.volume, spacing=request.spacing)
-    image = file.read()
-    warnings = list(file.warnings)
-    if request.source is not None:
-        warnings += unstated_in_source(request.source, image)
-    return InputVolume(image, array_sha256(sitk.GetArrayViewFromImage(image)), warnings)
 
 
 def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
@@ -149,7 +135,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
     sets: list[LabelSet] = []
     dense: list[tuple[CompressedMask, np.ndarray]] = []  # indices into the numbers that occur, and these numbers
     digests: list[str] = []
-    box, unnamed = _EmptyBox(image), False
+    box, unnamed = EmptyBox(image.GetSize()[::-1]), False
     for path in _counted(request.masks, control):
         values, segments = read_label_numbers(path, image, "mask")
         name = f"The mask '{shown(path.name)}'"
@@ -168,7 +154,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
     common = common_labels(sets, names)
     inside, classes = box.slices(), len(common.table) + 1
     shape = tuple(part.stop - part.start for part in inside)
-    _require_memory(classes, inside)
+    require_memory(classes, inside)
     votes, masks = np.zeros((classes, *shape), np.uint16), []
     for (mask, numbers), table in zip(dense, common.numbers, strict=True):
         control.check()
@@ -176,59 +162,34 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
         labels = lookup[mask.whole()[inside]]
         np.put_along_axis(votes, labels[None], np.take_along_axis(votes, labels[None], 0) + 1, 0)
         masks.append(CompressedMask(labels))
-    voxel_ml = float(np.prod(image.GetSpacing())) / 1000
     warnings = [SPREAD.format(count=len(masks)), *common.warnings, *warnings, *[UNNAMED] * (unnamed and classes > 2)]
-    warnings += plausibility.vote_warnings(votes, masks, voxel_ml)
+    warnings += plausibility.vote_warnings(votes, masks, voxel_ml(image))
     p = votes / np.float32(len(masks))
-    return _Imported(common.table, inside, p, masks, "masks", digests, warnings)
+    return _Imported(Members(inside, p, masks), common.table, "masks", digests, warnings)
 
 
 def _probabilities(request: ImportRequest, image: sitk.Image, control: RunControl) -> _Imported:
-    mean: np.ndarray | None = None
-    entropy = np.zeros(image.GetSize()[::-1], np.float32)  # mean over the files
-    masks, digests, ordered = [], [], True
+    mean = ProbabilityMean(image.GetSize()[::-1])
+    digests, ordered = [], True
     for path in _counted(request.masks, control):
         p = read_probabilities(path, image)
         ordered &= path.suffix.lower() != ".npz" or has_order_of_mask(path, p, image, request.volume)
-        if mean is not None and len(p) != len(mean):
+        if len(mean) and len(p) != len(mean.mean):
             raise InputError(
-                f"The probability file '{shown(path.name)}' has {len(p)} classes and the first one {len(mean)}; give "
-                "files of one data set."
+                f"The probability file '{shown(path.name)}' has {len(p)} classes and the first one {len(mean.mean)}; "
+                "give files of one data set."
             )
         digests.append(array_sha256(p))
-        masks.append(CompressedMask(p.argmax(0)))
-        mean = p if mean is None else mean + (p - mean) / len(masks)
-        entropy += (_entropy_bits(p) - entropy) / len(masks)
-    assert mean is not None
-    box = _EmptyBox(image)
-    foreground = 1 - mean[0]
-    box.include(foreground >= MIN_PROBABILITY)
-    inside, total = box.slices(), foreground.sum(dtype=np.float64)
-    if total - foreground[inside].sum(dtype=np.float64) > EXCLUDED_SHARE * total:
-        inside = tuple(slice(0, n) for n in foreground.shape)
+        mean.add(p)
     names, warnings = _label_names(request, False)
     warnings += [] if ordered else [NO_GRID]
-    _require_memory(len(mean), inside)
-    count = len(mean) - 1
+    count = len(mean.mean) - 1
+    members = mean.members()
     if names is not None and len(names) != count:
         raise InputError(f"The list of labels has {len(names)} names and the files have {count} classes; fix one.")
     table = label_table(names or [f"Label {n}" for n in range(1, count + 1)])
-    if len(masks) == 1:
-        return _Imported(table, inside, mean[:, *inside].copy(), [], "probabilities", digests, [NO_SAMPLES, *warnings])
-    spread = SPREAD_OF_FILES.format(count=len(masks))
-    cropped = [CompressedMask(mask.whole()[inside]) for mask in masks]
-    # Houlsby et al. (2011), "Bayesian Active Learning for Classification and Preference Learning", equation 2.
-    information = np.maximum(_entropy_bits(mean) - entropy, 0)
-    p = mean[:, *inside].copy()
-    return _Imported(table, inside, p, cropped, "probabilities", digests, [spread, *warnings], information)
-
-
-def _entropy_bits(p: np.ndarray) -> np.ndarray:
-    """Entropy in bits, float32 [k, j, i], of class probabilities [C, k, j, i]; one class at a time to save memory."""
-    bits = np.zeros(p.shape[1:], np.float32)
-    for part in p:
-        bits -= part * np.log2(np.maximum(part, np.finfo(np.float32).tiny))
-    return bits
+    spread = NO_SAMPLES if len(mean) == 1 else SPREAD_OF_FILES.format(count=len(mean))
+    return _Imported(members, table, "probabilities", digests, [spread, *warnings])
 
 
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
@@ -247,24 +208,9 @@ def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ..
     return names.pop(), ["The names of the labels are those of dataset.json beside the masks."]
 
 
-def _require_memory(classes: int, box: tuple[slice, ...]) -> None:
-    """Raise OutOfMemoryError if the memory does not suffice for a result in the box.
-
-    Measured: votes, regions and their seeds need 7 bytes for each voxel and class and 100 for each voxel; with many
-    classes the interpolated copies of probabilities and votes need more.
-    """
-    voxels = int(np.prod([part.stop - part.start for part in box]))
-    advice = "give fewer labels, or crop volume and masks"
-    memory.require(max(7 * classes + 100, 15 * classes + 20) * voxels, "The import", advice)
-
-
 def _write(
     request: ImportRequest, volume: InputVolume, imported: _Imported, warnings: list[str], folder: Path
 ) -> dict[str, Any]:
-    k, j, i = imported.box
-    working = volume.image[i.start : i.stop, j.start : j.stop, k.start : k.stop]
-    spacing = working.GetSpacing()[::-1]
-
     def entries(ensemble: Ensemble) -> dict[str, Any]:
         title = f"{len(imported.digests)} imported {imported.kind}" if ensemble else "imported probabilities"
         return {
@@ -281,40 +227,8 @@ def _write(
             "memory_bytes": peak_memory(torch.device("cpu")),
         }
 
-    source = ResultSource(imported.labels, spacing, entries, mutual_information=imported.mutual_information)
-    projection = Projection(working, volume.image)
-    writer = ResultWriter(volume, source, projection, request.compress, request.keep_samples, request.region_mm)
-    kept = MAX_MASKS if request.keep_samples else 0
-    ensemble = Ensemble(imported.probabilities, 0.0, float(np.prod(spacing)) / 1000, kept, exact=True)
-    for mask in imported.masks:
-        labels = mask.whole()
-        ensemble.add(labels, labels)
-    return writer.write(folder, ensemble, 0, warnings)
-
-
-class _EmptyBox:
-    """Smallest box around all included voxels of a grid, with a margin."""
-
-    def __init__(self, image: sitk.Image) -> None:
-        self._shape = image.GetSize()[::-1]
-        self._low, self._high = list(self._shape), [0, 0, 0]
-
-    def include(self, voxels: np.ndarray) -> None:
-        """Enlarge the box by the true `voxels`, bool [k, j, i]."""
-        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
-            used = np.flatnonzero(voxels.any(others))
-            if used.size:
-                self._low[axis] = min(self._low[axis], int(used[0]))
-                self._high[axis] = max(self._high[axis], int(used[-1]) + 1)
-
-    def slices(self) -> tuple[slice, ...]:
-        """The box; the whole grid if nothing was included. Slices have two voxels or more."""
-        if self._high[0] == 0:
-            return tuple(slice(0, n) for n in self._shape)
-        return tuple(
-            slice(max(0, low - BOX_MARGIN), min(n, high + BOX_MARGIN))
-            for low, high, n in zip(self._low, self._high, self._shape, strict=True)
-        )
+    options = WriteOptions(request.compress, request.keep_samples, request.region_mm)
+    return write_members(folder, volume, imported.members, imported.labels, entries, options, warnings)
 
 
 def _counted(paths: tuple[Path, ...], control: RunControl) -> Any:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from ..diffusion.copula import Covariance
@@ -27,19 +26,24 @@ from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
 from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
 from ..runtime.locations import user_models
-from .metadata import METADATA, dims, file_error, folder_name, lowest_log_snr, read_limited, read_metadata
+from .metadata import (
+    DIFFUSION,
+    METADATA,
+    dims,
+    file_error,
+    folder_name,
+    kind,
+    lowest_log_snr,
+    read_metadata,
+)
 from .metadata import SCHEMA as SCHEMA
+from .weights import MAX_WEIGHTS, MISMATCH, WEIGHTS, has_weights, read_weights
 
 SHIPPED = Path(__file__).parents[1] / "models"
-WEIGHTS = "model.safetensors"
 INPUT_STATISTICS = "input_statistics"
 """Prefix of the tensors of `InputStatistics`, and name of their entry in the metadata."""
-MAX_WEIGHTS = 100_000_000  # 20 times the shipped model; 400 MB as float32
-MAX_HEADER_BYTES = 2**20
 MIN_NODE_DISTANCE = 0.5  # minimum distance in log-SNR between a correlated start and the next node of the step grid
 DEFAULT_SAMPLES, DEFAULT_COPULA_SAMPLES = 8, 64
-WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
-MISMATCH = "weights", "do not fit its metadata"
 
 
 @dataclass(frozen=True)
@@ -180,13 +184,19 @@ def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
     """Metadata of the models in the folder `root`, ordered by name.
 
-    Subfolders that fail to load, or whose name differs from the model's name, are omitted.
+    Subfolders that fail to load, or whose name differs from the model's name, are omitted. Of models of other kinds
+    only the metadata and the sizes of the files are checked.
     """
     models = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         try:
-            if read_metadata(folder)["diffusion_segmentation"]["name"] == folder.name:
+            metadata = read_metadata(folder)
+            if metadata["diffusion_segmentation"]["name"] != folder.name:
+                continue
+            if kind(metadata["diffusion_segmentation"]) == DIFFUSION:
                 models.append(load(folder).metadata)
+            elif has_weights(folder, metadata):
+                models.append(metadata)
         except ModelError:
             continue
     return models
@@ -219,12 +229,17 @@ def load(folder: Path) -> Model:
     """
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
+    if kind(section) != DIFFUSION:
+        raise ModelError(
+            f"The model '{folder_name(folder)}' is an nnU-Net, which has no denoiser; only `segment` can run it."
+        )
     classes = len(section["labels"]) + 1
     encoder, denoiser = _build_on_meta_device(section["network"], classes)
     stated = section.get(INPUT_STATISTICS)
     input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if stated else None
     modules = _module_dict(encoder, denoiser, input_statistics)
-    state = _read_weights(folder, section["sha256"], sum(tensor.numel() for tensor in modules.state_dict().values()))
+    count = sum(tensor.numel() for tensor in modules.state_dict().values())
+    state = read_weights(folder, WEIGHTS, section["sha256"], count)
     try:
         modules.load_state_dict(state, assign=True)
     except RuntimeError:
@@ -293,28 +308,3 @@ def _build_on_meta_device(network: dict[str, Any], classes: int) -> tuple[Encode
             f"{MAX_WEIGHTS / 1e6:.0f} million; choose a smaller model."
         )
     return networks
-
-
-def _read_weights(folder: Path, sha256: str, count: int) -> dict[str, torch.Tensor]:
-    """Tensors of model.safetensors as float32, by name; at most `count` weights. Raises ModelError."""
-    data = read_limited(folder, WEIGHTS, 4 * count + MAX_HEADER_BYTES)
-    if data is None:
-        raise file_error(folder, *MISMATCH)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ModelError(
-            f"The weights of the model '{folder_name(folder)}' differ from their checksum; copy the whole model folder "
-            "again."
-        )
-    try:
-        stored = safetensors.load(data)
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError):
-        raise file_error(folder, WEIGHTS, "is damaged or of another format") from None
-    if not all(tensor.dtype in WEIGHT_TYPES for tensor in stored.values()):
-        raise ModelError(
-            f"The weights of the model '{folder_name(folder)}' are not stored as float16, bfloat16 or float32; "
-            "choose another model."
-        )
-    state = {key: tensor.float() for key, tensor in stored.items()}
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise file_error(folder, "weights", "are not all finite numbers")
-    return state

@@ -8,19 +8,21 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import ModelError, explain, shown
 from ..runtime.locations import user_models
-from .folder import MAX_WEIGHTS, SHIPPED, WEIGHTS, available, load
-from .metadata import MAX_BYTES, METADATA
+from . import nnunet_metadata
+from .folder import SHIPPED, available, load
+from .metadata import DIFFUSION, MAX_BYTES, METADATA, kind, read_metadata
+from .weights import read_weights, weight_files
 
 SOURCE = "source.json"  # where an installed model comes from; written beside its metadata
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-LIMITS = {METADATA: MAX_BYTES, WEIGHTS: 4 * MAX_WEIGHTS + 2**20}  # largest files (bytes) that are unpacked
 MAX_MEMBERS = 10_000  # of an archive
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -45,18 +47,22 @@ def add(source: Path, name: str | None = None) -> Path:
     """Install the model in a folder, a .zip or a .tar archive (plain or compressed) as `name`, by default its own name;
     returns its folder.
 
-    Only the two files of a model are read; they are checked completely before anything is installed. Raises ModelError
-    if there is no valid model, or if the name is taken.
+    Only the files of a model are read; they are checked completely before anything is installed. Raises ModelError if
+    there is no valid model, or if the name is taken.
     """
+    return install(partial(_copy_model, source), source, name)
+
+
+def install(write: Callable[[Path], None], source: Path, name: str | None = None) -> Path:
+    """Install the model that `write` puts into the folder that it is given, as `add` does; returns its folder."""
     root = user_models()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".adding-", dir=root) as temporary:
             folder = Path(temporary) / "model"
             folder.mkdir()
-            for file, stream in _files(source):
-                _copy(stream, folder / file, LIMITS[file])
-            section = load(folder).section
+            write(folder)
+            section = _checked(folder)
             name = name or section["name"]
             target = _free(root, name)
             if name != section["name"]:
@@ -96,22 +102,48 @@ def _free(root: Path, name: str) -> Path:
     return root / name
 
 
-def _files(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of the two files of a model."""
+def _copy_model(source: Path, folder: Path) -> None:
+    """Copy the files of a model into `folder`: the metadata, and the weights that they name."""
+    with _files(source) as opened:
+        _copy(opened(METADATA), folder / METADATA, MAX_BYTES)
+        for file, limit in weight_files(read_metadata(folder)).items():
+            _copy(opened(file), folder / file, limit)
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """Our section of the metadata of the model in `folder`, which is checked completely. Raises ModelError."""
+    section = read_metadata(folder)["diffusion_segmentation"]
+    if kind(section) == DIFFUSION:
+        return load(folder).section
+    for fold in section["folds"]:
+        read_weights(folder, fold["file"], fold["sha256"], nnunet_metadata.MAX_FOLD_WEIGHTS)
+    return section
+
+
+@contextmanager
+def _files(source: Path) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Function that opens a file of the model in a folder or an archive, by its name."""
     if source.is_dir():
-        yield from ((file, _opened(source, file)) for file in LIMITS)
+        yield partial(_opened, source)
         return
     with _archive(source) as members:
         paths = [PurePosixPath(path) for path in members]
-        folders = [path.parent for path in paths if path.name == METADATA and path.with_name(WEIGHTS) in paths]
+        weights = {path.parent for path in paths if path.suffix == ".safetensors"}
+        folders = [path.parent for path in paths if path.name == METADATA and path.parent in weights]
         if len(folders) != 1:
             count = "no model" if not folders else f"{len(folders)} models"
             raise ModelError(f"The archive '{shown(source.name)}' has {count}; give the archive of one model folder.")
-        for file in LIMITS:
-            stream = members[str(folders[0] / file)]()
+
+        def opened(file: str) -> IO[bytes]:
+            open_member = members.get(str(folders[0] / file))
+            if open_member is None:
+                raise ModelError(f"The model in '{shown(source.name)}' has no {file}; archive the whole model folder.")
+            stream = open_member()
             if stream is None:
                 raise ModelError(f"The {file} in '{shown(source.name)}' is a link; put the file itself there.")
-            yield file, stream
+            return stream
+
+        yield opened
 
 
 def _opened(folder: Path, file: str) -> IO[bytes]:

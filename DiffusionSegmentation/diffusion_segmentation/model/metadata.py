@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,13 +17,26 @@ from typing import Any
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ..errors import ModelError, shown
+from . import nnunet_metadata
+from .checks import (
+    are_integers,
+    are_numbers,
+    is_integer,
+    is_interval,
+    is_line,
+    is_number,
+    is_text,
+    valid_digest,
+    valid_labels,
+    valid_model_name,
+)
+
+Rules = dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]]
 
 SCHEMA = 1
+DIFFUSION, NNUNET = "diffusion", "nnunet"  # kinds of models: an encoder with a denoiser, folds of an nnU-Net
 METADATA = "metadata.json"
 MAX_BYTES = 4 * 2**20  # of metadata.json; its longest part, the list of training cases, can have about 100,000 entries
-
-# Control characters, line separators, bidirectional overrides (a name could imitate another one), lone surrogates.
-_NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -55,13 +67,22 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def wrong_entry(metadata: dict[str, Any]) -> str | None:
     """Name of the first entry that is missing or invalid; None if there is none."""
-    for entry, is_valid in _RULES.items():
+    section = metadata["diffusion_segmentation"]
+    rules = _RULES_OF_KINDS.get(kind(section))
+    if rules is None:
+        return "kind"
+    for entry, is_valid in rules.items():
         try:
-            if not is_valid(metadata, metadata["diffusion_segmentation"]):
+            if not is_valid(metadata, section):
                 return entry
         except (KeyError, TypeError, AttributeError, ValueError):
             return entry
     return None
+
+
+def kind(section: dict[str, Any]) -> Any:
+    """Kind of a model, by our section of its metadata: DIFFUSION unless it states another one."""
+    return section.get("kind", DIFFUSION)
 
 
 def dims(network: dict[str, Any]) -> int:
@@ -118,60 +139,19 @@ def _depth_within(value: Any, depth: int) -> bool:
     )
 
 
-def _line(text: Any, max_length: int) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= max_length and not (text.isspace() or _NOT_PRINTABLE.search(text))
-
-
-def _text(text: Any) -> bool:
-    return isinstance(text, str) and len(text) <= 10_000 and not _NOT_PRINTABLE.search(re.sub(r"[\t\r\n]", "", text))
-
-
-def _integer(number: Any, low: int, high: int) -> bool:
-    return type(number) is int and low <= number <= high  # not a bool
-
-
-def _integers(numbers: Any, low: int, high: int, multiple: int = 1) -> bool:
-    return all(_integer(number, low, high) and number % multiple == 0 for number in numbers)
-
-
-def _number(number: Any, low: float, high: float) -> bool:
-    return type(number) in (int, float) and low <= number <= high
-
-
-def _numbers(numbers: Any, low: float, high: float) -> bool:
-    return all(_number(number, low, high) for number in numbers)
-
-
-def _interval(pair: Any, low: float, high: float, min_width: float = 0.0) -> bool:
-    first, second = pair
-    return _numbers(pair, low, high) and second - first >= min_width
-
-
-def _valid_labels(labels: Any) -> bool:
-    return (
-        isinstance(labels, list)
-        and 1 <= len(labels) < 128
-        and all(_integer(entry["label"], number, number) for number, entry in enumerate(labels, 1))
-        and all(_line(entry[key], 200) for entry in labels for key in ("id", "name"))
-        and len({entry["id"] for entry in labels}) == len(labels)
-        and all(entry["terminology"] == "" or _line(entry["terminology"], 1000) for entry in labels)
-        and all(len(entry["color"]) == 3 and _numbers(entry["color"], 0, 1) for entry in labels)
-    )
-
-
 def _valid_network(network: dict[str, Any]) -> bool:
     encoder, denoiser = network["encoder"], network["denoiser"]
     pools = denoiser.get("pools", ())
     return (
-        _integer(dims(network), 2, 3)
+        is_integer(dims(network), 2, 3)
         and 2 <= len(encoder["channels"]) == len(encoder["blocks"]) <= 6
         and len(denoiser["channels"]) == 2
-        and _integers((*encoder["channels"], *denoiser["channels"]), 8, 512, multiple=8)
-        and _integers((*encoder["blocks"], denoiser["blocks"]), 1, 8)
-        and _integer(denoiser.get("strata", 0), 0, 64)
-        and _number(denoiser.get("gain", 0.0), 0, 64)
+        and are_integers((*encoder["channels"], *denoiser["channels"]), 8, 512, multiple=8)
+        and are_integers((*encoder["blocks"], denoiser["blocks"]), 1, 8)
+        and is_integer(denoiser.get("strata", 0), 0, 64)
+        and is_number(denoiser.get("gain", 0.0), 0, 64)
         and len(pools) <= 8
-        and _integers(pools, 0, 1024)
+        and are_integers(pools, 0, 1024)
     )
 
 
@@ -180,9 +160,9 @@ def _valid_curve(curve: dict[str, Any]) -> bool:
     log_snr, losses = curve["log_snr"], curve["cross_entropy"]
     return (
         2 <= len(log_snr) == len(losses) <= 10_000
-        and _numbers(log_snr, LOG_SNR_MIN, LOG_SNR_MAX)
+        and are_numbers(log_snr, LOG_SNR_MIN, LOG_SNR_MAX)
         and all(low < high for low, high in pairwise(log_snr))
-        and _numbers(losses, 0, 1e6)
+        and are_numbers(losses, 0, 1e6)
     )
 
 
@@ -195,12 +175,12 @@ def _valid_start(section: dict[str, Any]) -> bool:
     scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
     return (
         1 <= len(scales) <= 16
-        and _numbers(scales, 1e-2, 500)
+        and are_numbers(scales, 1e-2, 500)
         and len(weights) == len(shared) == len(section["labels"]) + 1
-        and all(len(row) == len(scales) and _numbers(row, 0, 1) for row in weights)
-        and all(_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
-        and (log_snr is None or _number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
-        and (start.get("kept_mm") is None or _number(start["kept_mm"], 1e-2, 500))
+        and all(len(row) == len(scales) and are_numbers(row, 0, 1) for row in weights)
+        and all(is_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
+        and (log_snr is None or is_number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
+        and (start.get("kept_mm") is None or is_number(start["kept_mm"], 1e-2, 500))
     )
 
 
@@ -215,44 +195,52 @@ def _valid_card(card: Any) -> bool:
     wrong_shares = (share for head in heads.values() for share in head["wrong_at_entropy"].values())
     coverages = (entry.get("coverage_90") for entry in spread.values())
     return (
-        all(_line(name, 200) for name in (*heads, *spread))
-        and all(_numbers((head["mean_dice"], head["ece"]), 0, 1) for head in heads.values())
-        and all(share is None or share == 0 or _number(share, 1e-9, 1) for share in wrong_shares)
-        and all(coverage is None or _number(coverage, 0, 1) for coverage in coverages)
+        all(is_line(name, 200) for name in (*heads, *spread))
+        and all(are_numbers((head["mean_dice"], head["ece"]), 0, 1) for head in heads.values())
+        and all(share is None or share == 0 or is_number(share, 1e-9, 1) for share in wrong_shares)
+        and all(coverage is None or is_number(coverage, 0, 1) for coverage in coverages)
     )
 
 
 # Validity of each entry, by the name that a message gives it; called with the whole metadata and our section.
-_RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
-    "version": lambda metadata, _: _line(metadata["version"], 100),
-    "description": lambda metadata, _: _text(metadata.get("description", "")),
-    "intended_use": lambda metadata, _: _text(metadata.get("intended_use", "")),
-    "name": lambda _, s: _line(s["name"], 100) and not re.search(r"[/\\]", s["name"]) and s["name"].strip(". ") != "",
-    "title": lambda _, s: _line(s["title"], 200),
-    "sha256": lambda _, s: re.fullmatch("[0-9a-f]{64}", s["sha256"]) is not None,
+_COMMON_RULES: Rules = {
+    "version": lambda metadata, _: is_line(metadata["version"], 100),
+    "description": lambda metadata, _: is_text(metadata.get("description", "")),
+    "intended_use": lambda metadata, _: is_text(metadata.get("intended_use", "")),
+    "name": lambda _, s: valid_model_name(s["name"]),
+    "title": lambda _, s: is_line(s["title"], 200),
+    "sha256": lambda _, s: valid_digest(s["sha256"]),
+    "labels": lambda _, s: valid_labels(s["labels"]),
+}
+_DIFFUSION_RULES: Rules = {
     "map_source": lambda _, s: "map_prior" in s or s["map_source"] in ("samples", "direct"),
-    "map_prior": lambda _, s: _number(s.get("map_prior", 0), 0, 32),
+    "map_prior": lambda _, s: is_number(s.get("map_prior", 0), 0, 32),
     "start": lambda _, s: _valid_start(s),
-    "working_spacing_mm": lambda _, s: _number(s["working_spacing_mm"], 0.2, 10),
-    "labels": lambda _, s: _valid_labels(s["labels"]),
+    "working_spacing_mm": lambda _, s: is_number(s["working_spacing_mm"], 0.2, 10),
     "network": lambda _, s: _valid_network(s["network"]),
     # Smaller windows would be too many for one head, larger ones exceed any memory.
     "window": lambda _, s: (
-        len(s["window"]) == dims(s["network"]) and _integers(s["window"], 8, 1024) and math.prod(s["window"]) <= 2**25
+        len(s["window"]) == dims(s["network"])
+        and are_integers(s["window"], 8, 1024)
+        and math.prod(s["window"]) <= 2**25
     ),
-    "steps": lambda _, s: _integers((s["steps"]["cpu"], s["steps"]["gpu"]), 1, 1000),
+    "steps": lambda _, s: are_integers((s["steps"]["cpu"], s["steps"]["gpu"]), 1, 1000),
     "process": lambda _, s: (
-        _valid_curve(s["process"]["loss_curve"]) and _number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)
+        _valid_curve(s["process"]["loss_curve"]) and is_number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)
     ),
-    "intensity": lambda _, s: s.get("intensity") is None or _interval(s["intensity"]["window"], -1e6, 1e6, 1e-3),
+    "intensity": lambda _, s: s.get("intensity") is None or is_interval(s["intensity"]["window"], -1e6, 1e6, 1e-3),
     "input_range": lambda _, s: (
-        all(_interval(s["input_range"][key], 1e-3, 1e5) for key in ("spacing_mm", "extent_mm"))
-        and (s["input_range"].get("modality") is None or _line(s["input_range"]["modality"], 100))
+        all(is_interval(s["input_range"][key], 1e-3, 1e5) for key in ("spacing_mm", "extent_mm"))
+        and (s["input_range"].get("modality") is None or is_line(s["input_range"]["modality"], 100))
     ),
     "training": lambda _, s: _valid_provenance(s.get("training", {})),
     "calibration": lambda _, s: _valid_provenance(s.get("calibration", {})),
     "input_statistics": lambda _, s: (
-        s.get("input_statistics") is None or _integer(s["input_statistics"]["scans"], 1, 1_000_000)
+        s.get("input_statistics") is None or is_integer(s["input_statistics"]["scans"], 1, 1_000_000)
     ),
     "card": lambda _, s: _valid_card(s.get("card", {})),
+}
+_RULES_OF_KINDS = {
+    DIFFUSION: {**_COMMON_RULES, **_DIFFUSION_RULES},
+    NNUNET: {**_COMMON_RULES, **nnunet_metadata.RULES},
 }

@@ -34,7 +34,7 @@ MIN_CT_SHARE = 0.02  # minimum share of air, and of soft tissue, among the voxel
 class InputVolume:
     """Input volume of a run."""
 
-    image: sitk.Image  # float32, with air in place of the fill value outside the field of view
+    image: sitk.Image  # float32; for our own models with air in place of the fill value outside the field of view
     sha256: str  # digest of the stored voxels, the same for all file formats
     warnings: list[str]  # sentences about assumptions and about what is unusual for the model
 
@@ -53,6 +53,15 @@ def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any
         warnings.append(f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view.")
     warnings += check_modality(sitk.GetArrayViewFromImage(image), input_range.get("modality"))
     return InputVolume(image, digest, warnings)
+
+
+def read_unchanged(file: VolumeFile, source: Path | None) -> InputVolume:
+    """Read the volume in `file` as it is, for results of others; `source` is the file from which it was loaded."""
+    image = file.read()
+    warnings = list(file.warnings)
+    if source is not None:
+        warnings += unstated_in_source(source, image)
+    return InputVolume(image, array_sha256(sitk.GetArrayViewFromImage(image)), warnings)
 
 
 def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:

@@ -1,0 +1,182 @@
+"""Results of several class probabilities of one volume: files that others made, or the folds of a network.
+
+Their mean is the map, their most probable masks take the place of samples, and their disagreement is the mutual
+information of label and member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..images.compressed_mask import CompressedMask
+from ..images.resampling import Projection
+from ..runtime import memory
+from .ensemble import Ensemble
+from .input_volume import InputVolume
+from .outputs import ResultSource, ResultWriter
+
+MAX_MASKS = 64  # masks that are stored for the sample browser; all count in the statistics
+BOX_MARGIN = 2  # voxels around all foreground that the result covers
+MIN_PROBABILITY = 1 / 255  # of foreground; voxels below it everywhere lie outside the box
+EXCLUDED_SHARE = 0.001  # largest share of the foreground's probability outside the box
+
+
+@dataclass(frozen=True)
+class Members:
+    """Masks of several members, and the mean of their class probabilities, in a box of the volume's grid.
+
+    Attributes:
+        box: slices [k, j, i] of the box.
+        probabilities: mean class probabilities float32 [C, kb, jb, ib].
+        masks: label maps of the box.
+        mutual_information: of label and member, in bits, float32 [k, j, i] on the whole grid; None for masks, whose
+            entropy it would be, and for one member.
+    """
+
+    box: tuple[slice, ...]
+    probabilities: np.ndarray
+    masks: list[CompressedMask]
+    mutual_information: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a result is written; see `segmentation.request.Request`."""
+
+    compress: bool
+    keep_samples: bool
+    region_mm: float | None
+
+
+class ProbabilityMean:
+    """Running statistics of the class probabilities of members, each on the whole grid of a volume."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
+        self._entropy = np.zeros(self._shape, np.float32)  # mean over the members
+        self._masks: list[CompressedMask] = []
+        self._mean: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean class probabilities float32 [C, k, j, i]. Raises ValueError if there is no member yet."""
+        if self._mean is None:
+            raise ValueError("There is no member yet.")
+        return self._mean
+
+    def add(self, p: np.ndarray) -> None:
+        """Add the class probabilities float32 [C, k, j, i] of a member, which become part of this object."""
+        self._masks.append(CompressedMask(p.argmax(0)))
+        self._entropy += (entropy_bits(p) - self._entropy) / len(self)
+        self._mean = p if self._mean is None else self._mean + (p - self._mean) / len(self)
+
+    def members(self) -> Members:
+        """The members so far, in a box around their foreground. A single one is a mean without masks.
+
+        Raises OutOfMemoryError if the memory does not suffice for their result.
+        """
+        mean = self.mean
+        inside = _foreground_box(mean)
+        require_memory(len(mean), inside)
+        p = mean[:, *inside].copy()
+        if len(self) == 1:
+            return Members(inside, p, [])
+        cropped = [CompressedMask(mask.whole()[inside]) for mask in self._masks]
+        # Houlsby et al. (2011), "Bayesian Active Learning for Classification and Preference Learning", equation 2.
+        return Members(inside, p, cropped, np.maximum(entropy_bits(mean) - self._entropy, 0))
+
+
+class EmptyBox:
+    """Smallest box around all included voxels of a grid [k, j, i], with a margin."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
+        self._low, self._high = list(self._shape), [0, 0, 0]
+
+    def include(self, voxels: np.ndarray) -> None:
+        """Enlarge the box by the true `voxels`, bool [k, j, i]."""
+        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+            used = np.flatnonzero(voxels.any(others))
+            if used.size:
+                self._low[axis] = min(self._low[axis], int(used[0]))
+                self._high[axis] = max(self._high[axis], int(used[-1]) + 1)
+
+    def slices(self) -> tuple[slice, ...]:
+        """The box; the whole grid if nothing was included. Slices have two voxels or more."""
+        if self._high[0] == 0:
+            return tuple(slice(0, n) for n in self._shape)
+        return tuple(
+            slice(max(0, low - BOX_MARGIN), min(n, high + BOX_MARGIN))
+            for low, high, n in zip(self._low, self._high, self._shape, strict=True)
+        )
+
+
+def write_members(
+    folder: Path,
+    volume: InputVolume,
+    members: Members,
+    labels: list[dict[str, Any]],
+    report: Callable[[Ensemble], dict[str, Any]],
+    options: WriteOptions,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Write the result files of `members` into `folder`; returns their report, which `outputs.finish` writes.
+
+    `labels` is the table of labels, and `report` returns the entries of the report on the members and their source.
+    """
+    k, j, i = members.box
+    working = volume.image[i.start : i.stop, j.start : j.stop, k.start : k.stop]
+    spacing = working.GetSpacing()[::-1]
+    source = ResultSource(labels, spacing, report, mutual_information=members.mutual_information)
+    projection = Projection(working, volume.image)
+    writer = ResultWriter(volume, source, projection, options.compress, options.keep_samples, options.region_mm)
+    kept = MAX_MASKS if options.keep_samples else 0
+    ensemble = Ensemble(members.probabilities, 0.0, voxel_ml(volume.image), kept, exact=True)
+    for mask in members.masks:
+        whole = mask.whole()
+        ensemble.add(whole, whole)
+    return writer.write(folder, ensemble, 0, warnings)
+
+
+def require_memory(classes: int, box: tuple[slice, ...]) -> None:
+    """Raise OutOfMemoryError if the memory does not suffice for a result in the box.
+
+    Measured: votes, regions and their seeds need 7 bytes for each voxel and class and 100 for each voxel; with many
+    classes the interpolated copies of probabilities and votes need more.
+    """
+    voxels = int(np.prod([part.stop - part.start for part in box]))
+    advice = "give fewer labels, or crop volume and masks"
+    memory.require(max(7 * classes + 100, 15 * classes + 20) * voxels, "The import", advice)
+
+
+def entropy_bits(p: np.ndarray) -> np.ndarray:
+    """Entropy in bits, float32 [k, j, i], of class probabilities [C, k, j, i]; one class at a time to save memory."""
+    bits = np.zeros(p.shape[1:], np.float32)
+    for part in p:
+        bits -= part * np.log2(np.maximum(part, np.finfo(np.float32).tiny))
+    return bits
+
+
+def voxel_ml(image: sitk.Image) -> float:
+    """Volume of a voxel in ml."""
+    return float(np.prod(image.GetSpacing())) / 1000
+
+
+def _foreground_box(p: np.ndarray) -> tuple[slice, ...]:
+    """Box around all voxels with foreground; the whole grid if it excludes too much of the foreground's probability."""
+    box = EmptyBox(p.shape[1:])
+    foreground = 1 - p[0]
+    box.include(foreground >= MIN_PROBABILITY)
+    inside, total = box.slices(), foreground.sum(dtype=np.float64)
+    if total - foreground[inside].sum(dtype=np.float64) > EXCLUDED_SHARE * total:
+        return tuple(slice(0, n) for n in foreground.shape)
+    return inside
