@@ -46,15 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     show = _output(options)
-    from .segmentation import pipeline
+    from . import any_model
 
-    request = pipeline.Request(
+    request = any_model.Request(
         **_pick(options, "volume output model samples steps seed device region_mm spacing keep_samples"),
         compress=True,
         previews=False,
     )
     with terminal.ProgressLine() as progress:
-        report = pipeline.segment(request, progress=progress).report
+        report = any_model.segment(request, progress=progress).report
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
     return show(report, terminal.summary)
@@ -77,7 +77,9 @@ def _models(options: argparse.Namespace) -> int:
     if options.action == "list":
         return show(installed.installed(), lambda models, _: terminal.catalogue(models))
     if options.action == "add":
-        folder = installed.add(Path(options.target), options.name)
+        from . import any_model
+
+        folder = any_model.add(Path(options.target), options.name)
         return show({"folder": str(folder)}, lambda added, _: f"Added the model '{folder.name}' in {folder}")
     folder = installed.remove(options.target)
     return show({"folder": str(folder)}, lambda removed, _: f"Removed the model '{folder.name}'")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import platform
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -114,3 +116,15 @@ def explain_gpu_error(error: RuntimeError, device: torch.device) -> DiffusionSeg
     if device.type == "cuda":
         return GpuError(f"The graphics card failed ({first_line}); use the CPU, or a newer driver.")
     return None
+
+
+@contextlib.contextmanager
+def explained_gpu_errors(device: Callable[[], torch.device]) -> Iterator[None]:
+    """Context that raises the explained error for one of the GPU of a run; `device` returns the run's device."""
+    try:
+        yield
+    except RuntimeError as error:
+        problem = explain_gpu_error(error, device())
+        if problem is None:
+            raise
+        raise problem from error

@@ -19,7 +19,7 @@ from ..images.intensity import body_box, normalise
 from ..images.resampling import Projection, working_image
 from ..images.volume import VolumeFile
 from ..model.cache import ModelCache
-from ..runtime.devices import choose_device, empty_cache, explain_gpu_error, out_of_memory_error
+from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors, out_of_memory_error
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
@@ -59,14 +59,8 @@ def segment(
     GpuError, Cancelled, and DiffusionSegmentationError if a file cannot be written.
     """
     run = _Run(request, RunControl(progress, cancel), preview)
-    try:
-        with result_folder.new_folder(request.output), flush_denormals():
-            return run.segment(models or ModelCache())
-    except RuntimeError as error:
-        problem = explain_gpu_error(error, run.device)
-        if problem is None:
-            raise
-        raise problem from error
+    with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output), flush_denormals():
+        return run.segment(models or ModelCache())
 
 
 class _Run:

@@ -59,7 +59,7 @@ class _Run:
 class Worker:
     """Serves one client.
 
-    `engine` runs the jobs: by default the module `diffusion_segmentation.segmentation.pipeline`, imported on start, or
+    `engine` runs the jobs: by default the module `diffusion_segmentation.any_model`, imported on start, or
     another object with its `Request`, `ModelCache`, `segment` and `devices`.
     """
 
@@ -88,7 +88,7 @@ class Worker:
         """
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
         try:
-            engine = self._engine or importlib.import_module("diffusion_segmentation.segmentation.pipeline")
+            engine = self._engine or importlib.import_module("diffusion_segmentation.any_model")
             models = engine.ModelCache()
             hello = {"type": "hello", "protocol": messages.PROTOCOL, "versions": versions()}
             self._sender.send({**hello, "devices": engine.devices()})

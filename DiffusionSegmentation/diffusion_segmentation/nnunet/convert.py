@@ -1,0 +1,170 @@
+"""Conversion of a trained nnU-Net v2 folder into a model folder.
+
+dataset.json, plans.json              written by nnU-Net
+fold_N/checkpoint_final.pth           one for each fold; fold_all only if there is no other one
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import ModelError
+from ..images.label_table import label_table
+from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
+from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_folds, fold_file
+from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from .plans import MALFORMED, nnunet_entry
+from .refusal import Refusal
+
+PLANS, DATASET = "plans.json", "dataset.json"
+MAX_JSON_BYTES = 16 * 2**20
+INTENDED_USE = "Research; an nnU-Net that others trained, whose training data this program does not know."
+
+
+def is_nnunet_folder(folder: Path) -> bool:
+    """Whether a folder looks like the result of a training of nnU-Net v2."""
+    return (folder / PLANS).is_file() and not (folder / METADATA).is_file()
+
+
+def convert(source: Path, folder: Path) -> None:
+    """Write the nnU-Net in `source` as a model into the empty `folder`. Raises ModelError."""
+    try:
+        _convert(source, folder)
+    except Refusal as refusal:
+        raise refusal.for_folder(source) from refusal.__cause__
+
+
+def _convert(source: Path, folder: Path) -> None:
+    plans, dataset = (_read_json(source, file) for file in (PLANS, DATASET))
+    names, inputs = _label_names(dataset), _input_names(dataset)
+    if len(inputs) > 1:
+        raise Refusal(f"needs {len(inputs)} inputs, and only models of one can be run; choose another model")
+    entries: list[dict[str, Any]] = []
+    first: Checkpoint | None = None
+    for name, path in _checkpoints(source):
+        checkpoint = read_checkpoint(path)
+        first = first or checkpoint
+        if not _agree(first, checkpoint):
+            raise Refusal(f"has folds of different networks, such as '{path.parent.name}'; keep folds of one training")
+        entries.append(_write_fold(folder, name, checkpoint.weights))
+    assert first is not None
+    entry = nnunet_entry(plans, first.configuration, first.trainer, first.mirror_axes, len(inputs))
+    metadata = _metadata(plans, dataset, names, inputs, entries, entry)
+    wrong = wrong_entry(metadata)
+    if wrong is not None:
+        raise Refusal(f"has values that cannot be used for '{wrong}'; choose another model")
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+    (folder / METADATA).write_text(text, encoding="utf-8")
+
+
+def _metadata(
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    names: list[str],
+    inputs: list[str],
+    folds: list[dict[str, Any]],
+    entry: dict[str, Any],
+) -> dict[str, Any]:
+    data = plans.get("dataset_name")
+    data = data if isinstance(data, str) else "nnU-Net"
+    description = dataset.get("description", "")
+    section = {
+        "schema": SCHEMA,
+        "kind": NNUNET,
+        "name": re.sub(r"[^A-Za-z0-9_-]+", "_", f"{data}-{entry['configuration']}").strip("_-")[:64],
+        "title": f"{data} (nnU-Net {entry['configuration']})",
+        "sha256": digest_of_folds(folds),
+        "labels": label_table(names),
+        "inputs": [{"name": name} for name in inputs],
+        "folds": folds,
+        "nnunet": entry,
+    }
+    return {
+        "version": "1",
+        "description": description if isinstance(description, str) else "",
+        "intended_use": INTENDED_USE,
+        "diffusion_segmentation": section,
+    }
+
+
+def _read_json(source: Path, file: str) -> dict[str, Any]:
+    try:
+        data = read_limited(source, file, MAX_JSON_BYTES)
+    except ModelError:
+        raise Refusal(f"has no {file} that can be read; copy its whole folder again") from None
+    try:
+        content = json.loads((data or b"").decode("utf-8"))
+        json.dumps(content, ensure_ascii=False, allow_nan=True).encode("utf-8")  # refuses lone surrogates
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise Refusal(f"has a {file} that is not valid; copy its whole folder again")
+    return content
+
+
+def _label_names(dataset: dict[str, Any]) -> list[str]:
+    """Names of the labels 1, 2, ...; an ignored label, which no voxel is predicted to have, is left out."""
+    try:
+        labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+        single = {name: value[0] if isinstance(value, list) else value for name, value in labels.items()}
+        overlapping = any(isinstance(value, list) and len(value) > 1 for value in labels.values())
+        numbers = {value: name for name, value in single.items()} if not overlapping else {}
+        in_order = all(type(number) is int for number in numbers) and sorted(numbers) == list(range(len(single)))
+    except MALFORMED:
+        raise Refusal("has no list of labels in its dataset.json that can be used; copy its folder again") from None
+    if overlapping:
+        raise Refusal("predicts overlapping regions, which have no probabilities that sum to 1; choose another model")
+    if not in_order or numbers.get(0) != "background" or len(single) < 2:
+        raise Refusal("has labels other than 'background' 0 and names for 1, 2, ...; choose another model")
+    return [numbers[number] for number in range(1, len(numbers))]
+
+
+def _input_names(dataset: dict[str, Any]) -> list[str]:
+    try:
+        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+        inputs = [names[str(n)] for n in range(len(names))]
+    except MALFORMED:
+        raise Refusal("has no list of inputs in its dataset.json that can be used; copy its folder again") from None
+    if not inputs or not all(isinstance(name, str) for name in inputs):
+        raise Refusal("has no list of inputs in its dataset.json that can be used; copy its folder again")
+    return inputs
+
+
+def _checkpoints(source: Path) -> list[tuple[str, Path]]:
+    """Name of each fold with the path of its checkpoint."""
+    found = {path.name.removeprefix("fold_"): path for path in sorted(source.glob("fold_*"))}
+    folds = {name: path / CHECKPOINT for name, path in found.items() if FOLD_NAME.fullmatch(name)}
+    if len(folds) > 1:
+        folds.pop("all", None)  # as nnU-Net does
+    if not folds:
+        raise Refusal("has no fold: a folder such as fold_0; copy its whole folder again")
+    if len(folds) > MAX_FOLDS:
+        raise Refusal(f"has more than {MAX_FOLDS} folds; keep those that you need")
+    for name, path in folds.items():
+        if not path.exists():
+            raise Refusal(f"has no {CHECKPOINT} in fold_{name}; finish the training of this fold, or remove its folder")
+    return list(folds.items())
+
+
+def _agree(first: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints are folds of one training."""
+    shapes = ({name: tensor.shape for name, tensor in one.weights.items()} for one in (first, other))
+    settings = ((one.configuration, one.trainer, one.mirror_axes) for one in (first, other))
+    return len({str(shape) for shape in shapes}) == 1 == len({str(setting) for setting in settings})
+
+
+def _write_fold(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write the weights of a fold; returns its entry in the metadata."""
+    path = folder / fold_file(name)
+    stored = {key: (t.float() if t.dtype in (torch.float64, torch.int64) else t).clone() for key, t in weights.items()}
+    save_file({key: tensor.detach().contiguous() for key, tensor in stored.items()}, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": name, "file": path.name, "bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,161 @@
+"""Predictions of the folds of an nnU-Net by nnU-Net's own preprocessing, sliding window and resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import Cancelled
+from ..segmentation.run_control import RunControl, SamplingStopped
+from .library import quiet
+from .model import NnunetModel
+
+STEP_SIZE = 0.5  # of the windows, as a share of their edges; nnU-Net's default
+
+
+@dataclass(frozen=True)
+class Case:
+    """A preprocessed volume.
+
+    Attributes:
+        data: float32 [inputs, z, y, x] on the network's grid.
+        properties: of nnU-Net, with which logits return to the grid of `image`.
+        image: the volume as nnU-Net's reader returns it; its axes can be turned.
+        orientation: of the axes of the volume as it was read, such as "LPS".
+    """
+
+    data: torch.Tensor
+    properties: dict[str, Any]
+    image: sitk.Image
+    orientation: str
+
+
+class Prediction:
+    """Predicts one volume after another with each fold of a model on a device.
+
+    `on_pass` is called after each pass of the network with the number of passes so far and of all, for one fold.
+    Cancelling raises Cancelled, or SamplingStopped, as `control` says, before the next layer of the network.
+    """
+
+    def __init__(
+        self, model: NnunetModel, device: torch.device, control: RunControl, on_pass: Callable[[int, int], None]
+    ) -> None:
+        with quiet():
+            from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+            self._model = model
+            self._plans, self._dataset = PlansManager(model.plans()), model.dataset()
+            self._configuration = self._plans.get_configuration(model.settings["configuration"])
+            self._watched = _Watched(model.network, model.classes, control, on_pass)
+            self._predictor = _predictor(self._watched, device)
+            arguments = self._plans, self._configuration, None, self._dataset, model.settings["trainer"]
+            self._predictor.manual_initialization(self._watched, *arguments, model.settings["mirror_axes"] or None)
+
+    def preprocessed(self, image: sitk.Image) -> Case:
+        """Crop, normalise and resample a volume as nnU-Net does."""
+        orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+        if self._model.settings["reoriented"]:
+            image = sitk.DICOMOrient(image, "RAS")
+        values = sitk.GetArrayFromImage(image)[None]
+        properties: dict[str, Any] = {"spacing": list(image.GetSpacing()[::-1])}
+        with quiet():
+            preprocessor = self._configuration.preprocessor_class(verbose=False)
+            settings = self._plans, self._configuration, self._dataset
+            data, _, properties = preprocessor.run_case_npy(values, None, properties, *settings)
+        return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, image, orientation)
+
+    def logits(self, case: Case, fold: dict[str, Any]) -> torch.Tensor:
+        """Logits [C, z, y, x] on the network's grid of a fold, by its entry in the metadata. Raises ModelError."""
+        self._model.load_fold(fold)
+        self._watched.start()
+        with quiet():
+            logits = self._predictor.predict_sliding_window_return_logits(case.data)
+        if self._watched.stopped is not None:
+            raise self._watched.stopped
+        return logits.to("cpu")
+
+    def probabilities(self, case: Case, logits: torch.Tensor) -> np.ndarray:
+        """Class probabilities float32 [C, k, j, i] of logits on the grid of the volume as it was read."""
+        with quiet():
+            from nnunetv2.inference import export_prediction as export
+
+            settings = self._plans, self._configuration, self._plans.get_label_manager(self._dataset), case.properties
+            _, p = export.convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, *settings, return_probabilities=True, num_threads_torch=torch.get_num_threads()
+            )
+        p = np.ascontiguousarray(p, np.float32)
+        return self._turned_back(case, p) if self._model.settings["reoriented"] else p
+
+    def _turned_back(self, case: Case, p: np.ndarray) -> np.ndarray:
+        def turned(values: np.ndarray) -> np.ndarray:
+            image = sitk.GetImageFromArray(values)
+            image.CopyInformation(case.image)
+            return sitk.GetArrayFromImage(sitk.DICOMOrient(image, case.orientation))
+
+        return np.stack([turned(values) for values in p])
+
+
+class _Watched(torch.nn.Module):
+    """A network whose passes are counted and can be cancelled.
+
+    An exception in nnU-Net's loop over the windows would leave its thread waiting forever, with the volume. So after a
+    cancel the passes return zeros until the loop has ended, and `_Windows` end it after the windows that are queued.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, heads: int, control: RunControl, on_pass: Callable[[int, int], None]
+    ) -> None:
+        super().__init__()
+        self.network, self.windows = network, _Windows(self)
+        self._heads, self._control, self._on_pass = heads, control, on_pass
+        self.start()
+
+    def start(self) -> None:
+        """Begin with another fold."""
+        self.stopped: Cancelled | SamplingStopped | None = None
+        self._passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stopped is None:
+            try:
+                with self._control.checked_layers():
+                    output = self.network(x)
+                self._passes += 1
+                self._on_pass(self._passes, self.windows.passes)
+                return output
+            except (Cancelled, SamplingStopped) as stopped:
+                self.stopped = stopped
+        return x.new_zeros((len(x), self._heads, *x.shape[2:]))
+
+
+class _Windows(list[Any]):
+    """Windows of a volume, which end once the network is stopped."""
+
+    def __init__(self, network: _Watched) -> None:
+        super().__init__()
+        self._network, self.passes = network, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for window in super().__iter__():
+            if self._network.stopped is not None:
+                return
+            yield window
+
+
+def _predictor(watched: _Watched, device: torch.device) -> Any:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    class Predictor(nnUNetPredictor):
+        """nnU-Net's predictor with windows that can end early. A version without this method ends later."""
+
+        def _internal_get_sliding_window_slicers(self, image_size: tuple[int, ...]) -> list[Any]:
+            watched.windows[:] = super()._internal_get_sliding_window_slicers(image_size)
+            watched.windows.passes = len(watched.windows) * 2 ** len(self.allowed_mirroring_axes or ())
+            return watched.windows
+
+    return Predictor(STEP_SIZE, device=device, allow_tqdm=False)

@@ -1,0 +1,206 @@
+"""Segmentation of one volume by the folds of an nnU-Net.
+
+The mean of their class probabilities is the map and their most probable masks take the place of samples, as for an
+import of several files of class probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import GeometryError, ModelError
+from ..images.resampling import Projection
+from ..images.volume import VolumeFile
+from ..runtime import memory
+from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
+from ..segmentation import result_folder
+from ..segmentation.ensemble import Ensemble
+from ..segmentation.input_volume import read_unchanged
+from ..segmentation.members import EmptyBox, ProbabilityMean, WriteOptions, write_members
+from ..segmentation.model_source import peak_memory
+from ..segmentation.outputs import ResultSource, ResultWriter, finish
+from ..segmentation.partial_results import PartialResults, output_folder
+from ..segmentation.request import Outcome, Preview, Progress, Request
+from ..segmentation.run_control import RunControl, SamplingStopped
+from .library import require_nnunetv2
+from .model import NnunetModel, read_model
+from .prediction import Case, Prediction
+
+FOLDS = (
+    "The entropy is that of the mean of {count} folds of one nnU-Net: their disagreement, and what each is unsure of. "
+    "Folds are no samples of the possible masks of the whole volume, so the volume intervals are those of their most "
+    "probable masks alone."
+)
+ONE_FOLD = (
+    "The uncertainty is that of the class probabilities of one fold of an nnU-Net; without samples of the whole volume "
+    "there are no volume intervals and no alternatives, and what the network does not know is not in it."
+)
+FEATURES_PER_PASS = 6
+"""Peak memory of a pass of the network, as multiples of its finest features."""
+
+
+def segment(
+    request: Request,
+    folder: Path,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    preview: Callable[[Preview], None] = lambda preview: None,
+    cancel: Callable[[], Literal["keep", "drop"] | None] = lambda: None,
+) -> Outcome:
+    """Segment as `segmentation.pipeline.segment` does, with the nnU-Net in the model folder `folder`.
+
+    Samples, steps and seed of the request have no meaning here and are ignored. With "keep" the finished folds become
+    the result. Raises as `segmentation.pipeline.segment`.
+    """
+    run = _Run(request, RunControl(progress, cancel), preview)
+    with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output):
+        return run.segment(folder)
+
+
+class _Run:
+    """One run of `segment`; its methods are in the order in which they are called."""
+
+    def __init__(self, request: Request, control: RunControl, preview: Callable[[Preview], None]) -> None:
+        self.request, self.control, self.preview = request, control, preview
+        self.device = torch.device("cpu")
+
+    def segment(self, folder: Path) -> Outcome:
+        stage = self.control.stage
+        result_folder.require_replaceable(self.request.output)
+        with stage("reading"):
+            file = VolumeFile(self.request.volume, spacing=self.request.spacing)
+        with stage("model"):
+            self._load_model(folder)
+        with stage("reading"):
+            self.volume = read_unchanged(file, self.request.source)
+            self._require_memory(self.volume.image)
+        self._prepare_results()
+        with stage("encoding"):
+            case = self.prediction.preprocessed(self.volume.image)
+        with stage("sampling"):
+            stopped = self._predict(case)
+        return self._write_results(stopped)
+
+    def _load_model(self, folder: Path) -> None:
+        require_nnunetv2()
+        self.model = read_model(folder)
+        self.device = choose_device(self.request.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.prediction = Prediction(self.model, self.device, self.control, self._on_pass)
+
+    def _require_memory(self, image: sitk.Image) -> None:
+        """Raise OutOfMemoryError, with both figures, if the run cannot fit into this computer's memory."""
+        needed = required_bytes(self.model, image, on_cpu=self.device.type == "cpu")
+        memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
+
+    def _prepare_results(self) -> None:
+        """Set `mean` and `partial`, which writes previews and finished folds while the run goes on."""
+        image = self.volume.image
+        self.mean = ProbabilityMean(image.GetSize()[::-1])
+        source = ResultSource(self.model.labels, image.GetSpacing()[::-1], self._report_entries)
+        writer = ResultWriter(self.volume, source, Projection(image, image), self.request.compress)
+        self.partial = PartialResults(self.request, self.control, writer, self.preview)
+
+    def _predict(self, case: Case) -> bool:
+        """Add the prediction of each fold to `mean`; returns whether the run was stopped early."""
+        folds = self.model.folds
+        for number, fold in enumerate(folds, 1):
+            try:
+                self.control.check()
+                logits = self.prediction.logits(case, fold)
+            except SamplingStopped:
+                return True
+            p = self.prediction.probabilities(case, logits)
+            del logits
+            self._require_finite(p)
+            self.control.check_dropped()
+            self.mean.add(p)
+            self.control.samples = len(self.mean)
+            empty_cache(self.device)
+            if number < len(folds):
+                self.partial.preview(self.mean.mean, len(self.mean))
+                self.partial.save(len(self.mean), self._write)
+        return False
+
+    def _on_pass(self, done: int, passes: int) -> None:
+        folds, finished = len(self.model.folds), len(self.mean)
+        share = (finished + done / max(passes, done)) / folds
+        left = (time.monotonic() - self.control.stage_start) * (1 - share) / share
+        self.control.progress(Progress("sampling", finished + 1, folds, done, max(passes, done), left))
+
+    def _require_finite(self, p: np.ndarray) -> None:
+        """Raise ModelError for NaN, as very large weights can give."""
+        if not np.isfinite(p.sum(dtype=np.float64)):
+            title = self.model.section["title"]
+            raise ModelError(f"The model '{title}' gives no numbers for this volume; choose another model.")
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        """Write the results of the folds so far into `folder`; returns their report."""
+        request, count = self.request, len(self.mean)
+        spread = FOLDS.format(count=count) if count > 1 else ONE_FOLD
+        options = WriteOptions(request.compress, request.keep_samples, request.region_mm)
+        entries, warnings = self._report_entries, [spread, *self.volume.warnings]
+        return write_members(folder, self.volume, self.mean.members(), self.model.labels, entries, options, warnings)
+
+    def _report_entries(self, ensemble: Ensemble) -> dict[str, Any]:
+        model, section = self.model, self.model.section
+        return {
+            "model": {
+                **{key: section[key] for key in ("name", "title", "sha256")},
+                "version": model.metadata["version"],
+                **{key: model.metadata.get(key, "") for key in ("description", "intended_use")},
+                "card": {},
+            },
+            "folds": {
+                "names": [fold["name"] for fold in model.folds[: len(self.mean)]],
+                **{key: model.settings[key] for key in ("configuration", "trainer", "plans")},
+            },
+            "map_source": "folds",
+            "map_prior": None,
+            "start": {"kind": "folds", "log_snr": None},
+            "seed": self.request.seed,
+            "steps": 0,
+            "requested_samples": len(model.folds),
+            "denoiser_passes": 0,
+            "device": self.device.type if self.device.type == "cpu" else str(self.device),
+            "memory_bytes": peak_memory(self.device),
+        }
+
+    def _write_results(self, stopped: bool) -> Outcome:
+        with result_folder.replacing(output_folder(self.request, self.control)) as folder:
+            with self.control.stage("writing"):
+                report = self._write(folder)
+            self.control.check_dropped()
+            finish(folder, report, self.control.timings, stopped)
+        self.partial.remove()
+        return Outcome(report, stopped)
+
+
+def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
+    """Peak memory (bytes) of a run. Raises GeometryError if the volume has no voxel on the network's grid.
+
+    nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice, beside the running mean.
+    """
+    settings = model.settings
+    box = EmptyBox(image.GetSize()[::-1])
+    box.include(sitk.GetArrayViewFromImage(image) != 0)
+    shape = [part.stop - part.start for part in box.slices()]
+    order, spacing = settings["transpose"], image.GetSpacing()[::-1]
+    target = [*[None] * (3 - len(settings["spacing_mm"])), *settings["spacing_mm"]]
+    grid = [shape[a] if mm is None else round(shape[a] * spacing[a] / mm) for a, mm in zip(order, target, strict=True)]
+    if min(grid) < 1:
+        raise GeometryError("The volume is smaller than one voxel of the model's grid; choose another volume or model.")
+    patch = [*[1] * (3 - len(settings["patch_size"])), *settings["patch_size"]]
+    working = math.prod(max(n, edge) for n, edge in zip(grid, patch, strict=True))
+    voxels = image.GetNumberOfPixels()
+    features = 4 * settings["network"]["features_per_stage"][0] * math.prod(patch) if on_cpu else 0
+    logits = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes
+    return logits + 24 * working + FEATURES_PER_PASS * features
