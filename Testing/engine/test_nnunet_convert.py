@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +39,8 @@ def refusal(folder: Path, root: Path) -> str:
     with pytest.raises(ModelError) as caught:
         any_model.add(folder)
     sentence = str(caught.value)
-    assert sentence.count(".") == sentence.count(".json") + sentence.count(".pth") + sentence.count("2.6") + 1, sentence
-    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 400
+    assert len(re.findall(r"[.?!](?=\s|$)", sentence)) == 1 and sentence.endswith("."), sentence
+    assert "\n" not in sentence and len(sentence) < 400
     assert list(root.iterdir()) == []
     return sentence
 
@@ -179,8 +181,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_run_is_refused_in_one_sentence(case: str, tmp_path: Path, root: Path) -> None:
-    import re
-
     changes, words = REFUSED[case]
     assert re.search(words, refusal(write_folder(tmp_path / "trained", **changes), root))
 
@@ -279,9 +279,9 @@ def test_a_pickle_never_runs(
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     assert "contains more than weights" in refusal(trained, root)
     assert not canary.exists()
-    with pytest.raises((pickle.UnpicklingError, OSError, TypeError, RuntimeError, AttributeError)):
-        torch.load(path, weights_only=False)["nothing"]
-    assert canary.exists() or write is zipped_pickle  # the canary is alive
+    with contextlib.suppress(Exception):
+        torch.load(path, weights_only=False)
+    assert canary.exists()  # it would have been created
 
 
 @pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"])

@@ -28,6 +28,8 @@ ENGINE_LAYERS = (
     "calibration",
     "training",
     "worker",
+    "any_model",
+    "nnunet",
     "masks",
     "segmentation",
     "model",
@@ -161,19 +163,23 @@ def test_shared_modules_load_little(module: str) -> None:
 
 def test_dependencies_are_what_the_engine_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    always, training = (
+    extras = project["optional-dependencies"]
+    always, training, nnunet = (
         {name.split(">")[0].strip() for name in names}
-        for names in (project["dependencies"], project["optional-dependencies"]["train"])
+        for names in (project["dependencies"], extras["train"], extras["nnunet"])
     )
-    distribution = {"skimage": "scikit-image"}
-    foreign: dict[bool, set[str]] = {True: set(), False: set()}
+    distribution = {"skimage": "scikit-image", "dynamic_network_architectures": "nnunetv2"}  # a dependency of nnunetv2
+    foreign: dict[str, set[str]] = {"": set(), "train": set(), "nnunet": set()}
     for path in sources(ENGINE):
         # atlas.py runs in an environment of its own, the only one that holds samseg.
         if path.name != "atlas.py":
             names = {name.split(".")[0] for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
-            foreign[top_level(path) in TRAINING_PACKAGES] |= {distribution.get(name, name) for name in names}
-    assert foreign[False] == always
-    assert foreign[True] - always == training
+            package = top_level(path)
+            extra = "train" if package in TRAINING_PACKAGES else "nnunet" if package == "nnunet" else ""
+            foreign[extra] |= {distribution.get(name, name) for name in names}
+    assert foreign[""] == always
+    assert foreign["train"] - always == training
+    assert foreign["nnunet"] - always == nnunet
 
 
 def test_slicer_installs_what_the_wheel_depends_on() -> None:

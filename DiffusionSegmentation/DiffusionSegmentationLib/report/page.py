@@ -90,7 +90,8 @@ class Report:
         if "imported" in run:
             return "diffusion-segmentation import MASKS --volume VOLUME --output DIR"
         parts = ["diffusion-segmentation", "segment", "VOLUME", "--model", run["model"]["name"]]
-        parts += ["--samples", run["samples"], "--seed", run["seed"], "--device", run["device"]]
+        sampling = [] if "folds" in run else ["--samples", run["samples"], "--seed", run["seed"]]
+        parts += [*sampling, "--device", run["device"]]
         parts += ["--steps", run["steps"]] if run["steps"] else []
         return shlex.join(map(str, [*parts, "--output", "DIR"]))
 
@@ -125,6 +126,9 @@ class Report:
         run, model = self._run, self._run["model"]
         if "imported" in run:
             return _("Result of {title}. Not for clinical use.").format(title=model["title"])
+        if "folds" in run:
+            text = _("{count} folds of {title}. Not for clinical use.")
+            return text.format(count=len(run["folds"]["names"]), title=model["title"])
         values = {"samples": run["samples"], "seed": run["seed"], "version": model.get("version", "")}
         text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
         return text.format(model=model["title"], **values)

@@ -44,12 +44,16 @@ def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
 
 def _entry(folder: Path, key: str) -> Entry | None:
     try:
-        # Both files must be regular ones: an incomplete copy lacks one, and reading a pipe would block Slicer.
-        files = [(folder / name).lstat() for name in ("metadata.json", "model.safetensors")]
-        if not all(stat.S_ISREG(file.st_mode) for file in files) or files[0].st_size > MAX_METADATA_BYTES:
+        # All files must be regular ones: an incomplete copy lacks one, and reading a pipe would block Slicer.
+        file = (folder / "metadata.json").lstat()
+        if not stat.S_ISREG(file.st_mode) or file.st_size > MAX_METADATA_BYTES:
             return None
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         section = metadata["diffusion_segmentation"]
+        folds = section["folds"] if section.get("kind") == "nnunet" else [{"file": "model.safetensors"}]
+        files = [file, *((folder / fold["file"]).lstat() for fold in folds)]
+        if not all(stat.S_ISREG(file.st_mode) for file in files):
+            return None
         title, description = section["title"], metadata.get("description", "")
         structures = tuple(label["name"] for label in section["labels"])
         if not all(isinstance(text, str) for text in (title, description, *structures)):

@@ -43,6 +43,8 @@ def doneText(report: Mapping, seconds: float) -> str:
     values = {"samples": report["samples"], "requested": report["requested_samples"], "seconds": round(seconds)}
     if "imported" in report:
         return _("Done: {title} in {seconds} s.").format(title=report["model"]["title"], seconds=round(seconds))
+    if "folds" in report:
+        return _foldsText(report, round(seconds))
     if not report["partial"]:
         return _("Done: {samples} samples in {seconds} s.").format(**values)
     if report["requested_samples"] == "auto":
@@ -55,6 +57,14 @@ def doneText(report: Mapping, seconds: float) -> str:
     }
     use = uses.get(report["map_source"], _("only the volume intervals use these."))
     return f"{stopped}; {use}"
+
+
+def _foldsText(report: Mapping, seconds: int) -> str:
+    count, requested = len(report["folds"]["names"]), report["requested_samples"]
+    if not report["partial"]:
+        return _("Done: {count} folds in {seconds} s.").format(count=count, seconds=seconds)
+    text = _("Stopped after {count} of {requested} folds; the result uses these.")
+    return text.format(count=count, requested=requested)
 
 
 def recoverableText(finished: FinishedSamples) -> str:
@@ -76,6 +86,7 @@ def mapSource(report: Mapping) -> str:
         "exact": _("the model's direct class probabilities, which are the exact average of its samples"),
         "masks": _("the average of the {samples} imported masks"),
         "probabilities": _("the imported class probabilities"),
+        "folds": _("the average class probabilities of the model's folds"),
     }
     text = texts.get(report["map_source"], _("the model's direct class probabilities; the samples are not used"))
     average = average.format(samples=report["samples"])

@@ -80,9 +80,10 @@ def wrong_entry(metadata: dict[str, Any]) -> str | None:
     return None
 
 
-def kind(section: dict[str, Any]) -> Any:
-    """Kind of a model, by our section of its metadata: DIFFUSION unless it states another one."""
-    return section.get("kind", DIFFUSION)
+def kind(section: dict[str, Any]) -> str:
+    """Kind of a model, by our section of its metadata: DIFFUSION unless it states another one; "" if it is no text."""
+    stated = section.get("kind", DIFFUSION)
+    return stated if isinstance(stated, str) else ""
 
 
 def dims(network: dict[str, Any]) -> int:

@@ -112,10 +112,11 @@ def _valid_patch(nnunet: dict[str, Any]) -> bool:
 
 
 def _valid_resampling(resampling: dict[str, Any]) -> bool:
-    return all(
-        all(RESAMPLING[resampling[what]["function"]][option](value) for option, value in entry["options"].items())
-        for what in RESAMPLED
-        for entry in (resampling[what],)
+    return set(resampling) == set(RESAMPLED) and all(
+        set(entry) == {"function", "options"}
+        and all(RESAMPLING[entry["function"]][option](value) for option, value in entry["options"].items())
+        and entry["function"] in RESAMPLING
+        for entry in resampling.values()
     )
 
 

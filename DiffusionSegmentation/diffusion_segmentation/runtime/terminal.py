@@ -98,6 +98,9 @@ def _origin(report: Mapping[str, Any]) -> str:
     if "imported" in report:
         intervals = " The intervals are for one more mask, if it varies as these do." if samples else ""
         return f"From {model['title']}.{intervals}"
+    if "folds" in report:
+        intervals = " The intervals are the spread of the masks of the folds, not their accuracy." if samples else ""
+        return f"{len(report['folds']['names'])} folds of {model['title']}, on {report['device']}.{intervals}"
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     return (
         f"{samples} samples{steps}; seed {report['seed']}, model {model['name']} {model['version']}, on "
