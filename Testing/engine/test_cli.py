@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_segmentation import cli, segmentation
+import diffusion_segmentation
+from diffusion_segmentation import cli
 from diffusion_segmentation.arguments import parse
 from diffusion_segmentation.errors import Cancelled, GeometryError
 
@@ -33,7 +34,7 @@ REPORT = {
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Takes the place of `segmentation.pipeline`; `asked` is the last request, `answer` what happens."""
+    """Takes the place of `any_model`; `asked` is the last request, `answer` what happens."""
     stand_in = SimpleNamespace(request=None, answer=lambda: SimpleNamespace(report=REPORT, partial=False))
 
     def segment(request: Any, progress: Callable[[Any], None]) -> Any:
@@ -43,8 +44,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return stand_in.answer()
 
     module = SimpleNamespace(segment=segment, Request=lambda **fields: SimpleNamespace(**fields))
-    monkeypatch.setitem(sys.modules, "diffusion_segmentation.segmentation.pipeline", module)
-    monkeypatch.setattr(segmentation, "pipeline", module, raising=False)  # another test may have imported the real one
+    monkeypatch.setitem(sys.modules, "diffusion_segmentation.any_model", module)
+    monkeypatch.setattr(
+        diffusion_segmentation, "any_model", module, raising=False
+    )  # another test may have imported the real one
     return stand_in
 
 
