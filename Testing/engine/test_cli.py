@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import diffusion_segmentation
 from diffusion_segmentation import cli
 from diffusion_segmentation.arguments import parse
 from diffusion_segmentation.errors import Cancelled, GeometryError
@@ -45,9 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     module = SimpleNamespace(segment=segment, Request=lambda **fields: SimpleNamespace(**fields))
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.any_model", module)
-    monkeypatch.setattr(
-        diffusion_segmentation, "any_model", module, raising=False
-    )  # another test may have imported the real one
+    monkeypatch.setattr("diffusion_segmentation.any_model", module, raising=False)  # the real one may be imported
     return stand_in
 
 

@@ -24,7 +24,7 @@ from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
 from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
 from ..segmentation.input_volume import read_unchanged
-from ..segmentation.members import EmptyBox, ProbabilityMean, WriteOptions, write_members
+from ..segmentation.members import EmptyBox, ProbabilityMean, WriteOptions, result_bytes, write_members
 from ..segmentation.model_source import peak_memory
 from ..segmentation.outputs import ResultSource, ResultWriter, finish
 from ..segmentation.partial_results import PartialResults, output_folder
@@ -43,8 +43,8 @@ ONE_FOLD = (
     "The uncertainty is that of the class probabilities of one fold of an nnU-Net; without samples of the whole volume "
     "there are no volume intervals and no alternatives, and what the network does not know is not in it."
 )
-FEATURES_PER_PASS = 6
-"""Peak memory of a pass of the network, as multiples of its finest features."""
+FEATURES_PER_PASS = 12
+"""Peak memory of a pass of the network, as multiples of its finest features; measured (Testing/benchmarks/nnunet.py)."""
 
 
 def segment(
@@ -188,6 +188,7 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     """Peak memory (bytes) of a run. Raises GeometryError if the volume has no voxel on the network's grid.
 
     nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice, beside the running mean.
+    On a CPU the memory of the passes is not returned before the result is written.
     """
     settings = model.settings
     box = EmptyBox(image.GetSize()[::-1])
@@ -202,5 +203,5 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     working = math.prod(max(n, edge) for n, edge in zip(grid, patch, strict=True))
     voxels = image.GetNumberOfPixels()
     features = 4 * settings["network"]["features_per_stage"][0] * math.prod(patch) if on_cpu else 0
-    logits = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes
-    return logits + 24 * working + FEATURES_PER_PASS * features
+    prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes + 24 * working
+    return max(prediction, result_bytes(model.classes, voxels)) + FEATURES_PER_PASS * features

@@ -148,14 +148,18 @@ def write_members(
 
 
 def require_memory(classes: int, box: tuple[slice, ...]) -> None:
-    """Raise OutOfMemoryError if the memory does not suffice for a result in the box.
+    """Raise OutOfMemoryError if the memory does not suffice for a result in the box."""
+    voxels = int(np.prod([part.stop - part.start for part in box]))
+    memory.require(result_bytes(classes, voxels), "The result", "give fewer labels, or crop the volume and its masks")
+
+
+def result_bytes(classes: int, voxels: int) -> int:
+    """Peak memory (bytes) of writing a result of this many voxels.
 
     Measured: votes, regions and their seeds need 7 bytes for each voxel and class and 100 for each voxel; with many
     classes the interpolated copies of probabilities and votes need more.
     """
-    voxels = int(np.prod([part.stop - part.start for part in box]))
-    advice = "give fewer labels, or crop volume and masks"
-    memory.require(max(7 * classes + 100, 15 * classes + 20) * voxels, "The import", advice)
+    return max(7 * classes + 100, 15 * classes + 20) * voxels
 
 
 def entropy_bits(p: np.ndarray) -> np.ndarray:
