@@ -16,6 +16,7 @@ from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import Cancelled, GeometryError, ModelError
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.nnunet.prediction import Prediction
+from diffusion_segmentation.runtime import terminal
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
 from diffusion_segmentation.segmentation.request import Progress, Request
 from diffusion_segmentation.segmentation.run_control import RunControl
@@ -158,6 +159,7 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     assert report["folds"]["names"] == ["0", "1"] and report["folds"]["configuration"] == "3d_fullres"
     assert report["model"]["name"] == "mine" and "no samples of the possible masks" in report["warnings"][0]
     assert [volume["name"] for volume in report["volumes"]] == ["ball", "core"]
+    assert "2 folds of Dataset001_Ball (nnU-Net 3d_fullres), on cpu." in terminal.summary(report, tmp_path)
     steps = [p for p in seen if p.stage == "sampling" and p.steps]
     assert {p.sample for p in steps} == {1, 2} and all(p.samples == 2 and p.step <= p.steps for p in steps)
     assert steps[-1].step == steps[-1].steps and steps[-1].seconds_left == pytest.approx(0, abs=0.1)

@@ -75,3 +75,32 @@ def test_an_archive_without_a_model_is_refused_with_a_sentence(openPanel, root, 
     module.ui.addModelArchiveButton.click()
     assert changed(module, pumpUntil) == "The archive 'a.zip' has no model; give the archive of one model folder."
     assert len(rows(module)) == 1
+
+
+@pytest.mark.slow
+def test_a_trained_nnunet_is_added_and_listed(openPanel, root, pumpUntil, monkeypatch, tmp_path):
+    from nnunet_folders import write_folder
+
+    module = openPanel("real")
+    module.ui.advancedCollapsibleButton.collapsed = False
+    choose(monkeypatch, write_folder(tmp_path / "trained"))
+    module.ui.addModelFolderButton.click()
+    assert changed(module, pumpUntil).startswith("Added the model 'Dataset001_Ball-3d_fullres' in ")
+    assert rows(module)[1][0] == "Dataset001_Ball (nnU-Net 3d_fullres)" and rows(module)[1][2] == "trained"
+    (root / "Dataset001_Ball-3d_fullres" / "fold_1.safetensors").unlink()
+    from DiffusionSegmentationLib.runs import models
+
+    assert [entry.title for entry in models.models((root,))] == ["Brain structures (MR head)"]
+
+
+@pytest.mark.parametrize(
+    ("partial", "sentence"),
+    [(False, "Done: 2 folds in 12 s."), (True, "Stopped after 2 of 5 folds; the result uses these.")],
+)
+def test_texts_name_the_folds_of_an_nnunet(partial, sentence):
+    from DiffusionSegmentationLib.runs import status_texts
+
+    report = {"samples": 2, "requested_samples": 5, "partial": partial, "map_source": "folds"}
+    report |= {"folds": {"names": ["0", "1"]}, "model": {"title": "Ball"}}
+    assert status_texts.doneText(report, 12.3) == sentence
+    assert status_texts.mapSource(report) == "the average class probabilities of the model's folds"

@@ -44,7 +44,8 @@ ONE_FOLD = (
     "there are no volume intervals and no alternatives, and what the network does not know is not in it."
 )
 FEATURES_PER_PASS = 12
-"""Peak memory of a pass of the network, as multiples of its finest features; measured (Testing/benchmarks/nnunet.py)."""
+"""Peak memory of a pass of the network, as multiples of its finest features; measured by the benchmark `nnunet`."""
+WEIGHT_COPIES = 3  # of a fold while it is loaded: file, tensors, network
 
 
 def segment(
@@ -204,4 +205,6 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     voxels = image.GetNumberOfPixels()
     features = 4 * settings["network"]["features_per_stage"][0] * math.prod(patch) if on_cpu else 0
     prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes + 24 * working
-    return max(prediction, result_bytes(model.classes, voxels)) + FEATURES_PER_PASS * features
+    weights = max(fold["bytes"] for fold in model.folds)
+    result = result_bytes(model.classes, voxels)
+    return max(prediction, result) + FEATURES_PER_PASS * features + WEIGHT_COPIES * weights
