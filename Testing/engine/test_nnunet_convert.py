@@ -170,6 +170,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "configuration": ({"init_args": {"configuration": "3d_mine"}}, "plans.json that is incomplete"),
     "circle": ({"plans_json": configured(inherits_from="3d_fullres")}, "in a circle"),
     "window": ({"plans_json": configured(patch_size=[15, 24, 16])}, "entry for 'patch_size'"),
+    "one voxel": ({"plans_json": configured(patch_size=[2, 2, 2])}, "entry for 'patch_size'"),
     "wrong types": ({"plans_json": configured(spacing="fine")}, "plans.json|'spacing'"),
     "no number": ({"plans_json": configured(spacing=[float("nan")] * 3)}, "entry for 'spacing'"),
     "no weights": ({"network_weights": {}}, "not one of nnU-Net's"),

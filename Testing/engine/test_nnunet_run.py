@@ -238,6 +238,18 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, a_volume: Path) 
         any_model.segment(Request(a_volume, tmp_path / "result", "other"))
 
 
+@pytest.mark.parametrize("size", [1e6, 1e30])
+def test_weights_that_give_no_numbers_are_refused(size: float, tmp_path: Path, a_volume: Path) -> None:
+    trained = write_folder(tmp_path / "trained", folds=("0",), trained=True)
+    path = trained / "fold_0/checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"]["decoder.seg_layers.0.weight"].mul_(size)
+    torch.save(content, path)
+    any_model.add(trained, "large")
+    with pytest.raises(ModelError, match="gives no numbers for this volume"):
+        any_model.segment(Request(a_volume, tmp_path / "result", "large"))
+
+
 def test_altered_weights_are_refused(installed: str, root: Path, tmp_path: Path, a_volume: Path) -> None:
     file = root / installed / "fold_1.safetensors"
     data = bytearray(file.read_bytes())

@@ -102,12 +102,15 @@ def _valid_folds(section: dict[str, Any]) -> bool:
 
 
 def _valid_patch(nnunet: dict[str, Any]) -> bool:
-    patch, strides = nnunet["patch_size"], nnunet["network"]["strides"]
+    """Whether the window suits the strides of the network, whose norms need two voxels at the coarsest stage."""
+    patch = nnunet["patch_size"]
+    factors = [math.prod(steps) for steps in zip(*nnunet["network"]["strides"], strict=True)]
     return (
-        len(patch) == _axes(nnunet)
+        len(patch) == len(factors) == _axes(nnunet)
         and are_integers(patch, 1, 4096)
         and math.prod(patch) <= MAX_PATCH
-        and all(n % math.prod(steps) == 0 for n, *steps in zip(patch, *strides, strict=True))
+        and all(n % factor == 0 for n, factor in zip(patch, factors, strict=True))
+        and math.prod(patch) > math.prod(factors)
     )
 
 

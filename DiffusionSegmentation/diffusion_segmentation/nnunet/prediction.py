@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import Cancelled
+from ..errors import Cancelled, ModelError
 from ..segmentation.run_control import RunControl, SamplingStopped
 from .library import quiet
 from .model import NnunetModel
@@ -73,8 +74,13 @@ class Prediction:
         """Logits [C, z, y, x] on the network's grid of a fold, by its entry in the metadata. Raises ModelError."""
         self._model.load_fold(fold)
         self._watched.start()
-        with quiet():
-            logits = self._predictor.predict_sliding_window_return_logits(case.data)
+        try:
+            with quiet(), _benchmarked_convolutions(self._predictor.device):
+                logits = self._predictor.predict_sliding_window_return_logits(case.data)
+        except RuntimeError as error:
+            if "Encountered inf" not in str(error):
+                raise
+            raise no_numbers(self._model) from None
         if self._watched.stopped is not None:
             raise self._watched.stopped
         return logits.to("cpu")
@@ -158,4 +164,22 @@ def _predictor(watched: _Watched, device: torch.device) -> Any:
             watched.windows.passes = len(watched.windows) * 2 ** len(self.allowed_mirroring_axes or ())
             return watched.windows
 
-    return Predictor(STEP_SIZE, device=device, allow_tqdm=False)
+    with _benchmarked_convolutions(device):  # nnU-Net sets it for the whole process
+        return Predictor(STEP_SIZE, device=device, allow_tqdm=False)
+
+
+@contextlib.contextmanager
+def _benchmarked_convolutions(device: torch.device) -> Iterator[None]:
+    """Context in which cuDNN chooses the fastest convolutions, as nnU-Net wants; other models run without it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def no_numbers(model: NnunetModel) -> ModelError:
+    """The error for a model that gives NaN or infinite values, as very large weights can."""
+    title = model.section["title"]
+    return ModelError(f"The model '{title}' gives no numbers for this volume; choose another model.")

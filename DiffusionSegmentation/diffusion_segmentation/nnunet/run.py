@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import GeometryError, ModelError
+from ..errors import GeometryError
 from ..images.resampling import Projection
 from ..images.volume import VolumeFile
 from ..runtime import memory
@@ -32,7 +32,7 @@ from ..segmentation.request import Outcome, Preview, Progress, Request
 from ..segmentation.run_control import RunControl, SamplingStopped
 from .library import require_nnunetv2
 from .model import NnunetModel, read_model
-from .prediction import Case, Prediction
+from .prediction import Case, Prediction, no_numbers
 
 FOLDS = (
     "The entropy is that of the mean of {count} folds of one nnU-Net: their disagreement, and what each is unsure of. "
@@ -121,7 +121,8 @@ class _Run:
                 return True
             p = self.prediction.probabilities(case, logits)
             del logits
-            self._require_finite(p)
+            if not np.isfinite(p.sum(dtype=np.float64)):
+                raise no_numbers(self.model)
             self.control.check_dropped()
             self.mean.add(p)
             self.control.samples = len(self.mean)
@@ -136,12 +137,6 @@ class _Run:
         share = (finished + done / max(passes, done)) / folds
         left = (time.monotonic() - self.control.stage_start) * (1 - share) / share
         self.control.progress(Progress("sampling", finished + 1, folds, done, max(passes, done), left))
-
-    def _require_finite(self, p: np.ndarray) -> None:
-        """Raise ModelError for NaN, as very large weights can give."""
-        if not np.isfinite(p.sum(dtype=np.float64)):
-            title = self.model.section["title"]
-            raise ModelError(f"The model '{title}' gives no numbers for this volume; choose another model.")
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the folds so far into `folder`; returns their report."""
