@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunet_folders import plans, write_folder
+from nnunet_folders import dataset, plans, random_network, write_folder
 
 from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import Cancelled, GeometryError, ModelError
@@ -128,6 +128,25 @@ def test_logits_and_labels_of_each_fold_are_those_of_nnunet(variant: str, tmp_pa
         assert p.shape == (3, 18, 40, 26) and np.abs(p.sum(0) - 1).max() < 1e-5
         assert len(np.unique(labels)) > 1, "the comparison would be idle"
         np.testing.assert_array_equal(p.argmax(0), labels_on_grid(variant, labels, a_volume))
+
+
+def test_a_checkpoint_of_a_real_trainer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    folder = write_folder(tmp_path / "trained", folds=("0",))
+    trainer = nnUNetTrainer({**plans(), "continue_training": False}, "3d_fullres", 0, dataset(), device=CPU)
+    trainer.network = random_network(plans(), 0)
+    trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
+    trainer.inference_allowed_mirroring_axes = (0, 1, 2)
+    trainer.logger.log("mean_fg_dice", np.float64(0.5), 0)
+    trainer.logger.log("dice_per_class_or_region", [np.float32(0.5)], 0)
+    trainer.save_checkpoint(str(folder / "fold_0/checkpoint_final.pth"))
+    model = read_model(any_model.add(folder, "real"))
+    model.load_fold(model.folds[0])
+    expected = trainer.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
 
 
 @pytest.fixture
