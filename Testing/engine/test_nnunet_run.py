@@ -92,7 +92,7 @@ def nnunet_logits(predictor: Any, volume: Path) -> tuple[torch.Tensor, np.ndarra
     values, properties = reader.read_images([str(volume)])
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     settings = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
-    data, _, _ = preprocessor.run_case_npy(values, None, dict(properties), *settings)
+    data = preprocessor.run_case_npy(values, None, dict(properties), *settings)[0]
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
     return logits, predictor.predict_single_npy_array(values, dict(properties))
 

@@ -67,7 +67,8 @@ class Prediction:
         with quiet():
             preprocessor = self._configuration.preprocessor_class(verbose=False)
             settings = self._plans, self._configuration, self._dataset
-            data, _, properties = preprocessor.run_case_npy(values, None, properties, *settings)
+            # It adds to the properties; whether it also returns them depends on the version.
+            data = preprocessor.run_case_npy(values, None, properties, *settings)[0]
         return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, image, orientation)
 
     def logits(self, case: Case, fold: dict[str, Any]) -> torch.Tensor:
