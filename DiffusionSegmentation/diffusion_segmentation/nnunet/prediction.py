@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -165,7 +166,8 @@ def _predictor(watched: _Watched, device: torch.device) -> Any:
             watched.windows.passes = len(watched.windows) * 2 ** len(self.allowed_mirroring_axes or ())
             return watched.windows
 
-    with _benchmarked_convolutions(device):  # nnU-Net sets it for the whole process
+    # nnU-Net switches the convolutions of the whole process, and prints about an option that it does not use on a CPU.
+    with _benchmarked_convolutions(device), contextlib.redirect_stdout(io.StringIO()):
         return Predictor(STEP_SIZE, device=device, allow_tqdm=False)
 
 
