@@ -25,6 +25,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rest = rest
     if options.command == "models" and (options.action == "list") != (options.target is None):
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
+    if options.command == "segment" and bool(options.volume) == bool(options.input):
+        parser.error("`segment` takes VOLUME, or --input NAME=FILE for each input of the model")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -65,7 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     segment = add_command("segment", "segment a volume and map its uncertainty")
-    segment.add_argument("volume", metavar="VOLUME", type=_path, help="NRRD, NIfTI or another file SimpleITK reads")
+    volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
+    segment.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
+    segment.add_argument(
+        "--input",
+        metavar="NAME=FILE",
+        type=_named_path,
+        action="append",
+        default=[],
+        help="an input of the model by its name, in place of VOLUME; repeat it for each",
+    )
     _add_output(segment, "folder for the results")
     _add_sampling(segment)
     _add_common(segment, "the report")
@@ -114,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
     train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
+    train.add_argument("--slices", action="store_true", help="train on the slices of volumes, as on pictures")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
 
     evaluate = add_command(
@@ -244,6 +256,11 @@ def _name(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_name(text))
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, separator, file = text.partition("=")
+    return _checked(text, (name, Path(file)), bool(name and separator and file), "NAME=FILE such as FLAIR=flair.nii.gz")
 
 
 def _checked(text: str, value: Any, valid: bool, requirement: str) -> Any:

@@ -48,8 +48,12 @@ def _segment(options: argparse.Namespace) -> int:
     show = _output(options)
     from . import any_model
 
+    named = dict(options.input)
+    if len(named) < len(options.input):
+        raise DiffusionSegmentationError("An input was given twice with --input; give each one once.")
     request = any_model.Request(
-        **_pick(options, "volume output model samples steps seed device region_mm spacing keep_samples"),
+        volume=named or (options.volume[0] if len(options.volume) == 1 else tuple(options.volume)),
+        **_pick(options, "output model samples steps seed device region_mm spacing keep_samples"),
         compress=True,
         previews=False,
     )
@@ -89,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     from .training import train
 
-    train.main(options.data, options.output, options.config, options.minutes, options.resume, options.start)
+    train.main(**_pick(options, "data output config minutes resume start slices"))
     return 0
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from diffusion_segmentation import cli
-from diffusion_segmentation.arguments import parse
 from diffusion_segmentation.errors import Cancelled, GeometryError
 
 REPORT = {
@@ -82,7 +81,6 @@ def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
         "segmentate a --output o",
         "segment a",
         "segment --output o",
-        "segment a b --output o",
         "segment a --output o --samples 0",
         "segment a --output o --samples some",
         "segment a --output o --steps -1",
@@ -315,32 +313,16 @@ def test_demo_without_the_libraries_of_slicer_names_the_packages(
     assert "pip install 'diffusion-segmentation[demo]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [("2,2,5", (2.0, 2.0, 5.0)), ("0.5x0.5x2", (0.5, 0.5, 2.0))],
-)
-def test_a_voxel_size_is_three_numbers(given: str, expected: tuple[float, ...]) -> None:
-    assert parse(["segment", "a.tif", "--output", "out", "--spacing", given]).spacing == expected
+def test_several_inputs_are_passed_on_in_order_or_by_name(engine: SimpleNamespace) -> None:
+    assert cli.main(["segment", "t1.nii", "flair.nii", "--output", "o"]) == 0
+    assert engine.request.volume == (Path("t1.nii"), Path("flair.nii"))
+    assert cli.main("segment --input FLAIR=f.nii --input T1=a=b.nii --output o".split()) == 0
+    assert engine.request.volume == {"FLAIR": Path("f.nii"), "T1": Path("a=b.nii")}
 
 
-@pytest.mark.parametrize("given", ["2", "2,2", "0,1,1", "-1,1,1", "a,b,c", "inf,1,1", "1,1,1,1", ""])
-def test_other_voxel_sizes_are_wrong_usage(given: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as caught:
-        parse(["segment", "a.tif", "--output", "out", f"--spacing={given}"])
-    assert caught.value.code == 2 and "--spacing" in capsys.readouterr().err
-
-
-def test_a_tilde_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    options = parse(["segment", "~/a.nii", "--output=~/x", "--model=~/m"])
-    assert (options.volume, options.output, options.model) == (tmp_path / "a.nii", tmp_path / "x", str(tmp_path / "m"))
-    options = parse(["evaluate", "~/m", "~/data", "--output=~/x"])
-    assert (options.model, options.dataset, options.output) == (
-        str(tmp_path / "m"),
-        str(tmp_path / "data"),
-        tmp_path / "x",
-    )
+def test_an_input_given_twice_is_an_error(engine: SimpleNamespace, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main("segment --input T1=a --input T1=b --output o".split()) == 1
+    assert "given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "x", "x/y"])

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from diffusion_segmentation.errors import InputError
-from diffusion_segmentation.images.dataset import modality_of, read_dataset
+from diffusion_segmentation.images.dataset import read_dataset
+from diffusion_segmentation.images.input_names import modality_of
 
 
 def touch(*paths):
@@ -35,7 +36,7 @@ def test_decathlon_layout_with_one_and_with_several_raters(tmp_path):
     ]
     write(tmp_path, training=pairs, **DECATHLON)
     dataset = read_dataset(tmp_path)
-    assert dataset.label_names == ("liver", "tumour") and dataset.modality == "CT" and dataset.name == "Livers"
+    assert dataset.label_names == ("liver", "tumour") and dataset.modalities == ("CT",) and dataset.name == "Livers"
     assert [(case.name, len(case.labels)) for case in dataset.training] == [("a", 1), ("b", 2)]
     assert dataset.test == ()
 
@@ -56,7 +57,10 @@ def test_nnunet_layout_with_raters_and_test_cases(tmp_path):
         (None, "no dataset.json"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions made of several labels"),
         ({"labels": {"0": "background", "2": "liver"}}, "numbers from 0"),
-        ({"labels": {"background": 0, "a": 1}, "channel_names": {"0": "T1", "1": "T2"}}, "2 images per case"),
+        (
+            {"labels": {"background": 0, "a": 1}, "channel_names": dict(enumerate("abcdefghijklmnopq"))},
+            "17 channels per case and at most 16",
+        ),
         ({"labels": {"background": 0, "a": 1}}, "no labelled case"),
         ({"labels": {"background": 0, "a\nb": 1}}, "a label whose name is empty, longer than 200"),
         ({"labels": {"background": 0, "a" * 201: 1}}, "a label whose name is empty, longer than 200"),
@@ -98,7 +102,9 @@ def test_lists_of_cases(tmp_path, case):
     touch(*(tmp_path / name for name in (*names, "c2.nii.gz", "c2-label.nii.gz")))
     write(tmp_path, training=LISTS[case], **DECATHLON)
     (listed_case,) = read_dataset(tmp_path).training
-    assert listed_case.name in ("c0", "c1", "c2") and listed_case.image.is_file() and listed_case.labels[0].is_file()
+    assert (
+        listed_case.name in ("c0", "c1", "c2") and listed_case.images[0].is_file() and listed_case.labels[0].is_file()
+    )
 
 
 def test_the_dictionary_of_nnunet_v2(tmp_path):
@@ -108,7 +114,7 @@ def test_the_dictionary_of_nnunet_v2(tmp_path):
     assert [case.name for case in read_dataset(tmp_path).training] == ["case a", "case b"]
     listed["case a"]["images"] *= 2
     write(tmp_path, dataset=listed, **NNUNET)
-    assert "several images" in refusal(tmp_path)
+    assert "has 2 images and its dataset.json lists 1 channel" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("end", ["nii", "nrrd", "nhdr", "mha", "mhd", "tif", "png", "img", "seg.nrrd", "NII.GZ"])
@@ -120,7 +126,9 @@ def test_cases_of_all_supported_extensions_are_listed(tmp_path, end):
     touch(*(tmp_path / "labelsTr" / other for other in ("p.json", "p.raw.gz.txt", "._p.nii.gz")))
     write(tmp_path, **NNUNET)
     (case,) = read_dataset(tmp_path).training
-    assert case.name == "p" and case.image.suffix == f".{end}"[-len(case.image.suffix) :] and len(case.labels) == 1
+    assert (
+        case.name == "p" and case.images[0].suffix == f".{end}"[-len(case.images[0].suffix) :] and len(case.labels) == 1
+    )
 
 
 SAME_NAMES = {
@@ -268,7 +276,7 @@ def test_the_modality_is_recognised_by_whole_words(tmp_path, text, modality):
     touch(tmp_path / "imagesTr" / "p_0000.nii.gz", tmp_path / "labelsTr" / "p.nii.gz")
     for channels in ({"0": text}, [text], text):
         write(tmp_path, labels=NNUNET["labels"], modality=channels)
-        assert read_dataset(tmp_path).modality == modality
+        assert read_dataset(tmp_path).modalities == (modality,)
 
 
 SOUND = '{"labels": {"background": 0, "a": 1}}'

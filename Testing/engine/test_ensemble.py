@@ -12,7 +12,7 @@ def random_ensemble(count: int, spread: float = 1.0) -> tuple[Ensemble, np.ndarr
     rng = np.random.default_rng(count)
     p = rng.dirichlet([1.0, 2.0, 3.0], size=(1, 4, 5, 6)) + spread * rng.random((count, 4, 5, 6, 3))
     p = np.moveaxis(p / p.sum(-1, keepdims=True), -1, 1).astype(np.float32)
-    ensemble = Ensemble(DIRECT, 0.0, voxel_ml=0.5)
+    ensemble = Ensemble(DIRECT, 0.0, voxel_size=0.5)
     for sample in p:
         ensemble.add(sample, sample.argmax(0).astype(np.uint8))
     return ensemble, p

@@ -16,6 +16,7 @@ from diffusion_segmentation.evaluation.dataset import cases
 from diffusion_segmentation.evaluation.dataset.comparison import RunOutputs, read_outputs
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.images.dataset import Case, Dataset, label_order, read_dataset
+from diffusion_segmentation.images.input_names import ONE_INPUT
 from diffusion_segmentation.images.label_file import read_labels, relabel
 from diffusion_segmentation.segmentation.pipeline import Request as SegmentRequest
 from diffusion_segmentation.segmentation.pipeline import segment
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
 def data(names, test=(), **facts):
     """A data set of cases with these names, and the section of a model that was trained as `facts` say."""
-    listed, tested = (tuple(Case(name, None, ()) for name in part) for part in (names, test))
-    return Dataset("Balls", "MRI", ("ball",), listed, tested), {"training": {"data": facts}}
+    listed, tested = (tuple(Case(name, (), ()) for name in part) for part in (names, test))
+    return Dataset("Balls", ONE_INPUT, ("MRI",), ("ball",), listed, tested), {"training": {"data": facts}}
 
 
 def chosen(names, test=(), **facts):
@@ -58,11 +59,11 @@ def test_otherwise_all_cases_are_used_with_a_remark():
 
 def test_labels_are_matched_by_name_and_never_by_number_alone():
     labels = [{"label": 1, "id": "left_kidney", "name": "Left kidney"}, {"label": 2, "id": "liver", "name": "Liver"}]
-    dataset = Dataset("Abdomen", "CT", ("liver", "Left Kidney"), (), ())
+    dataset = Dataset("Abdomen", ONE_INPUT, ("CT",), ("liver", "Left Kidney"), (), ())
     assert label_order(dataset, labels) == [0, 2, 1]
     for names in (("liver",), ("liver", "spleen"), ("liver", "left kidney", "spleen"), ("liver", "Liver")):
         with pytest.raises(InputError, match="must be the same"):
-            label_order(Dataset("Abdomen", "CT", names, (), ()), labels)
+            label_order(Dataset("Abdomen", ONE_INPUT, ("CT",), names, (), ()), labels)
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_numbers_near_zero_survive_a_segmentation(a_model_folder, a_data_set):
     """Networks flush such numbers to zero; surface distances crash if that setting stays, see `flush_denormals`."""
     case = read_dataset(a_data_set).training[1]
     settings = cases.Settings(str(a_model_folder), 1, 2, 0, "cpu")
-    cases._segment(case, sitk.ReadImage(str(case.image), sitk.sitkFloat32), settings, cases.engine.ModelCache())
+    cases._segment(case, sitk.ReadImage(str(case.images[0]), sitk.sitkFloat32), settings, cases.engine.ModelCache())
     assert np.nextafter(0.0, 1.0) > 0
     KDTree(np.concatenate([np.zeros((60, 3)), np.ones((40, 3))]), leafsize=32)
 

@@ -303,7 +303,7 @@ def test_features_that_are_not_finite_are_refused_in_one_sentence(known):
 
 def test_calibrate_with_too_few_scans_keeps_the_statistics_and_reports_none(known, tmp_path, monkeypatch):
     source = SimpleNamespace(configure=lambda section: None, scans=lambda count, seed: iter(()))
-    monkeypatch.setattr(calibrate, "open_source", lambda *_: source)
+    monkeypatch.setattr(calibrate, "open_source", lambda *_, **__: source)
     monkeypatch.setattr(calibrate, "require_fit", lambda *_: None)
     monkeypatch.setattr(calibrate, "fitted", lambda model, *_: (model, {"model": "known", "starts": []}))
     arguments = (str(known), "few", tmp_path / "new")

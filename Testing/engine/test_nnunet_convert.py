@@ -150,7 +150,7 @@ def configured(**changes: Any) -> dict[str, Any]:
 
 UNSAFE = "os.system"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "several inputs": ({"dataset_json": dataset(channels=("T1", "FLAIR"))}, "needs 2 inputs"),
+    "several inputs": ({"dataset_json": dataset(channels=("T1", "FLAIR"))}, "has 2 inputs in its dataset.json and 1"),
     "regions": ({"dataset_json": dataset({"background": 0, "whole": [1, 2], "core": 2})}, "overlapping regions"),
     "gap in the labels": ({"dataset_json": dataset({"background": 0, "ball": 2})}, "labels other than"),
     "no background": ({"dataset_json": dataset({"ball": 1, "core": 2})}, "labels other than"),

@@ -32,10 +32,10 @@ def regions_of(p, spacing, threshold=0.0, **options):
 
 def test_regions_are_ranked_by_the_expected_wrong_volume():
     first, second = regions_of(two_spots(), (3, 3, 3))
-    assert first.expected_error_ml == pytest.approx(64 * 0.4 * VOXEL, rel=1e-5)
-    assert second.expected_error_ml == pytest.approx(27 * 0.3 * VOXEL, rel=1e-5)
+    assert first.expected_error == pytest.approx(64 * 0.4 * VOXEL, rel=1e-5)
+    assert second.expected_error == pytest.approx(27 * 0.3 * VOXEL, rel=1e-5)
     assert first.share == pytest.approx(25.6 / (25.6 + 8.1), rel=1e-5)
-    assert first.volume_ml == pytest.approx(64 * VOXEL) and second.volume_ml == pytest.approx(27 * VOXEL)
+    assert first.volume == pytest.approx(64 * VOXEL) and second.volume == pytest.approx(27 * VOXEL)
     assert all(2 <= at <= 5 for at in first.peak)
     assert all(low <= at <= high for low, at, high in zip((7, 7, 14), second.peak, (9, 9, 16), strict=True))
 
@@ -73,9 +73,9 @@ def test_an_uncertain_sheet_is_divided_into_regions_of_limited_size(spacing):
 def test_a_higher_threshold_leaves_fewer_voxels_and_omits_small_parts():
     p = two_spots()
     p[:2, 2, 2, 2] = 0.9, 0.1
-    assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
-    assert [r.volume_ml for r in regions_of(p, (3, 3, 3), 0.9)] == pytest.approx([63 * VOXEL])
-    assert len(regions_of(p, (3, 3, 3), smallest_ml=1.0)) == 1
+    assert [r.volume for r in regions_of(p, (3, 3, 3), 0.5)] == pytest.approx([63 * VOXEL, 27 * VOXEL])
+    assert [r.volume for r in regions_of(p, (3, 3, 3), 0.9)] == pytest.approx([63 * VOXEL])
+    assert len(regions_of(p, (3, 3, 3), smallest=1.0)) == 1
     assert regions_of(p, (3, 3, 3), 1.2) == ()
 
 
@@ -85,7 +85,7 @@ def test_quantised_probabilities_give_the_same_regions():
     labels = watershed_regions(1 - p.max(0), (3, 3, 3))
     coarse = Ranking(labels, list(np.round(255 * p).astype(np.uint8)), entropy_of(p), VOXEL).at(0.0).regions
     assert [r.basin for r in coarse] == [r.basin for r in exact]
-    assert [r.expected_error_ml for r in coarse] == pytest.approx([r.expected_error_ml for r in exact], rel=0.01)
+    assert [r.expected_error for r in coarse] == pytest.approx([r.expected_error for r in exact], rel=0.01)
 
 
 def test_certain_voxels_give_no_region():
@@ -106,8 +106,12 @@ def test_a_block_is_opened_to_what_holds_a_block_of_the_size():
 
 
 def test_more_than_a_voxel_of_the_model_to_each_side_is_thick():
-    assert reviewable_voxels(2.0, (1.0, 2.0, 0.7)) == (5, 3, 6)
-    assert reviewable_voxels(2.0, (1.0000001, 1.9999999, 6.0)) == (5, 3, 1)  # a file's rounding changes nothing
+    assert reviewable_voxels(2.0, (1.0, 2.0, 0.7), (9, 9, 9)) == (5, 3, 6)
+    assert reviewable_voxels(2.0, (1.0000001, 1.9999999, 6.0), (9, 9, 9)) == (
+        5,
+        3,
+        1,
+    )  # a file's rounding changes nothing
 
 
 def test_a_seam_along_a_border_is_ranked_after_reviewable_regions():
@@ -119,11 +123,11 @@ def test_a_seam_along_a_border_is_ranked_after_reviewable_regions():
     labels[2:4, 2:14, 2:14], labels[4:7, 30:34, 30:34] = 1, 2
     regions = Ranking(labels, list(p), entropy_of(p), 1.0, (3, 3, 3)).at(0.5)
     assert [region.basin for region in regions.regions] == [2, 1]
-    assert [region.reviewable_ml for region in regions.regions] == pytest.approx([48 * 0.4, 0])
+    assert [region.reviewable for region in regions.regions] == pytest.approx([48 * 0.4, 0])
     assert [region.share for region in regions.regions] == pytest.approx([1, 0])
-    assert (regions.expected_error_ml, regions.reviewable_ml) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
+    assert (regions.expected_error, regions.reviewable) == pytest.approx((288 * 0.5 + 48 * 0.4, 48 * 0.4))
     thin = Ranking(labels, list(p), entropy_of(p), 1.0, (9, 9, 9)).at(0.5)
-    assert [region.basin for region in thin.regions] == [1, 2] and thin.reviewable_ml == 0
+    assert [region.basin for region in thin.regions] == [1, 2] and thin.reviewable == 0
 
 
 def test_arrays_of_different_grids_are_refused():

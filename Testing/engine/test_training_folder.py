@@ -183,7 +183,7 @@ def test_some_cases_remain_for_training_with_any_names(ball_dataset, count):
 
 
 def folder_place(name):
-    return _place(Case(name, None, ()))
+    return _place(Case(name, (), ()))
 
 
 def test_a_study_on_a_folder_restarts_when_a_label_is_corrected(ball_dataset, tmp_path):

@@ -188,18 +188,18 @@ def write(rng: random.Random, folder: Path) -> None:
 
 def look_at_dataset(folder: Path) -> str:
     """Read a data set: its listing, and content, images and labels of the first cases."""
+    from diffusion_segmentation.images.case_files import CaseFiles
     from diffusion_segmentation.images.dataset import read_dataset
     from diffusion_segmentation.images.file_digest import files_sha256
     from diffusion_segmentation.images.label_file import IGNORED, read_labels
-    from diffusion_segmentation.images.volume import VolumeFile
 
     dataset = read_dataset(folder)
     names = [case.name for case in dataset.training]
     if len(set(names)) < len(names) or not all(case.labels for case in dataset.training):
         return "cases that cannot be told apart"
     for case in (*dataset.training[:2], *dataset.test[:1]):
-        files_sha256(case.image, *case.labels)
-        image = VolumeFile(case.image).read()
+        files_sha256(*case.files)
+        image = CaseFiles(case.images).read(dataset.inputs)[0]
         for path in case.labels:
             values = set(read_labels(path, image, dataset.label_names, dataset.ignored).ravel().tolist())
             if not values <= {*range(len(dataset.label_names) + 1), IGNORED}:

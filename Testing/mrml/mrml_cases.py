@@ -120,7 +120,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     zones *= inside
     quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     spacing = reference.GetSpacing()
-    thickness = uncertain_regions.reviewable_voxels(WORKING_MM, spacing[::-1])
+    thickness = uncertain_regions.reviewable_voxels(WORKING_MM, spacing[::-1], zones[block].shape)
     ranking = uncertain_regions.Ranking(zones[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
     regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
 

@@ -193,7 +193,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     zones = watershed_regions(1 - p.max(0), reference.GetSpacing()[::-1])
     spacing = reference.GetSpacing()
     workingMm = 20.0 if behaviour == "seams" else WORKING_MM
-    thickness = uncertain_regions.reviewable_voxels(workingMm, spacing[::-1])
+    thickness = uncertain_regions.reviewable_voxels(workingMm, spacing[::-1], zones.shape)
     ranking = uncertain_regions.Ranking(zones, quantised, entropy, np.prod(spacing) / 1000, thickness)
     regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
     writing.write_volume(folder / f"{prefix}regions.nrrd", zones, reference, False, box)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import slicer.util
 
 from diffusion_segmentation.segmentation.uncertain_regions import (
@@ -12,6 +11,7 @@ from diffusion_segmentation.segmentation.uncertain_regions import (
     Ranking,
     as_json,
     reviewable_voxels,
+    voxel_size,
 )
 
 from ..coalescing_thread import CoalescingThread
@@ -51,8 +51,9 @@ class Ranker(CoalescingThread):
         start = voxel_grids.offset(self._ijkToRAS, voxel_grids.ijkToRAS(entropyNode))
         self._entropy = voxel_grids.block(slicer.util.arrayFromVolume(entropyNode), start, self._regions.shape)
         spacing = regionsNode.GetSpacing()
-        self._voxelMl = float(np.prod(spacing)) / 1000
-        self._thickness = reviewable_voxels(report["working_spacing_mm"], spacing[::-1])
+        self._unit = report.get("unit", "ml")
+        self._voxelSize, _unit = voxel_size(spacing[::-1], self._regions.shape)
+        self._thickness = reviewable_voxels(report["working_spacing_mm"], spacing[::-1], self._regions.shape)
         self._ranking: Ranking | None = None
 
     def ask(self, criteria: RegionCriteria) -> None:
@@ -61,9 +62,10 @@ class Ranker(CoalescingThread):
 
     def _compute(self, criteria: RegionCriteria) -> tuple[RegionCriteria, dict[str, Any]]:
         if self._ranking is None:
-            self._ranking = Ranking(self._regions, self._probabilities, self._entropy, self._voxelMl, self._thickness)
-        regions = self._ranking.at(criteria.bits, criteria.smallestMm3 / 1000, REPORTED)
-        return criteria, as_json(regions, self._names, self._ras)
+            self._ranking = Ranking(self._regions, self._probabilities, self._entropy, self._voxelSize, self._thickness)
+        smallest = criteria.smallestMm3 / 1000 if self._unit == "ml" else None
+        regions = self._ranking.at(criteria.bits, smallest, REPORTED)
+        return criteria, as_json(regions, self._names, self._ras, self._unit)
 
     def _ras(self, kji: tuple[int, int, int]) -> list[float]:
         """Center of a voxel in mm (RAS of the volume, without parent transform)."""

@@ -39,7 +39,7 @@ def calibrate(
     model.
     """
     loaded = models.load(models.find(model)).to(choose_device(device))
-    source = open_source(data, output)
+    source = open_source(data, output, slices=loaded.dims == 2)
     require_fit(loaded, source)
     source.configure(loaded.section)
     if scans_only:

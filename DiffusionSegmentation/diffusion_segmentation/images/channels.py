@@ -10,6 +10,9 @@ import SimpleITK as sitk
 from ..errors import DiffusionSegmentationError, InputError
 from .volume import VolumeFile
 
+_READABLE = {1: (2, 3, 4), 3: (4,)}
+"""Channels of pictures that can be read as another number: with transparency, or grey values stored as colours."""
+
 
 class ChannelFile(VolumeFile):
     """A file with a valid header that holds `channels` volumes on one grid; 1 for an ordinary volume."""
@@ -19,12 +22,52 @@ class ChannelFile(VolumeFile):
     def _require_shape(self) -> None:
         size, components = self._reader.GetSize(), self._reader.GetNumberOfComponents()
         self._is_4d = len(size) == 4 and size[3] > 1 and components == 1
-        is_vector = len(size) == 3 and components > 1 and not self._reader.HasMetaDataKey("Segment0_ID")
+        is_vector = len(size) in (2, 3) and components > 1 and not self._reader.HasMetaDataKey("Segment0_ID")
         self.channels = size[3] if self._is_4d else components if is_vector else 1
-        if self.channels == 1:
+        if self.channels == 1 or (len(size) == 2 and not self._pictures):
             super()._require_shape()
-        elif min(size[:3]) < 2 or "complex" in sitk.GetPixelIDValueAsString(self._reader.GetPixelIDValue()):
-            raise InputError(f"{self.name} is no volume of several slices with real values; give one.")
+        elif "complex" in sitk.GetPixelIDValueAsString(self._reader.GetPixelIDValue()):
+            raise InputError(f"{self.name} has complex values; give its magnitude.")
+        else:
+            self._require_extent()
+
+    def require_channels(self, count: int) -> None:
+        """Raise InputError unless the file has `count` channels, or a picture can be read as such."""
+        if self.channels == count or (self.size[2] == 1 and self.channels in _READABLE.get(count, ())):
+            return
+        if self._is_4d:
+            raise InputError(f"{self.name} is a series of {self.channels} volumes; give one of them.")
+        wanted = "give a grey-value volume" if count == 1 else f"the model needs {count}, as in a colour picture"
+        values = "1 value" if self.channels == 1 else f"{self.channels} values"
+        raise InputError(f"{self.name} has {values} per voxel; {wanted}.")
+
+    def read_images(self, count: int) -> list[sitk.Image]:
+        """`count` float32 images, one for each channel; transparency is left out, and equal colours are one grey value.
+
+        Call once. Raises InputError and OutOfMemoryError.
+        """
+        self.require_channels(count)
+        stored = self.read_as(sitk.sitkFloat32 if self.channels == 1 or self._is_4d else sitk.sitkVectorFloat32)
+        if self.non_finite:
+            self.warnings.append(
+                f"{self.name} has {self.non_finite} values that are not a number or infinite, and they were taken for "
+                "0."
+            )
+        if self.channels == 1:
+            images = [stored]
+        elif self._is_4d:
+            images = [stored[:, :, :, n] for n in range(self.channels)]
+        else:
+            images = [sitk.VectorIndexSelectionCast(stored, n) for n in range(self.channels)]
+        if len(images) > count and len(images) % 2 == 0:
+            self.warnings.append(f"The transparency of {_lower(self.name)} was ignored.")
+            images = images[:-1]
+        if len(images) > count:
+            grey = sitk.GetArrayViewFromImage(images[0])
+            if not all(np.array_equal(grey, sitk.GetArrayViewFromImage(image)) for image in images[1:]):
+                raise InputError(f"{self.name} has colours; the model needs one grey value per pixel.")
+            images = images[:1]
+        return images
 
     def read_channels(self) -> tuple[np.ndarray, sitk.Image]:
         """The values [channels, k, j, i] in the file's type, and an empty image with their grid. Call once.
@@ -49,3 +92,7 @@ def channel_count(path: Path) -> int:
         return ChannelFile(path).channels
     except (DiffusionSegmentationError, OSError):
         return 1
+
+
+def _lower(name: str) -> str:
+    return name[0].lower() + name[1:]

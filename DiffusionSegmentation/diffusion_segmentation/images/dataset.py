@@ -4,15 +4,15 @@
     imagesTr/  labelsTr/           training
     imagesTs/  labelsTs/           test, where labels exist
 
-In nnU-Net's layout an image is CASE_0000.nii.gz and its label file CASE.nii.gz. Several raters of a case have several
-label files: a list in dataset.json, or CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
+In nnU-Net's layout an image is CASE_0000.nii.gz, further inputs are CASE_0001.nii.gz and so on, and the label file is
+CASE.nii.gz. A single file can hold all inputs along a fourth axis, or the colours of a picture. Several raters of a
+case have several label files: a list in dataset.json, or CASE_rater1.nii.gz, CASE_rater2.nii.gz and so on.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import InputError, shown
+from .input_names import MAX_CHANNELS, MAX_NAME_LENGTH, Input, inputs_named, is_valid_name, modality_of, name_key
 
-MAX_LABEL_LENGTH, MAX_NAME_LENGTH = 200, 100  # characters of the name of a label, and of a data set or modality
+MAX_LABEL_LENGTH = 200  # characters of the name of a label
 MAX_LABELS = 250  # including background. Masks are uint8, of which 255 marks ignored voxels
 
 ENDINGS = re.compile(
@@ -29,22 +30,19 @@ ENDINGS = re.compile(
     re.IGNORECASE,
 )
 
-CT_WORDS = {"ct", "cta", "cbct", "ncct", "cect", "ldct", "hrct"}
-MR_WORDS = {
-    *("mr", "mri", "mra", "t1", "t2", "t1w", "t2w", "pd", "pdw", "flair", "swi", "dwi", "adc", "mprage", "t1c", "t1ce"),
-    *("t1gd", "t2f", "t1n", "t2star", "t1wce", "t2flair", "mp2rage", "bold", "tof"),
-}
-# Together with a word of CT_WORDS or MR_WORDS these describe another modality, or another intensity scale.
-OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "no", "emission", "ultrasound"}
-
 
 @dataclass(frozen=True)
 class Case:
-    """An image and its label files, one for each rater."""
+    """The images of a case and its label files, one for each rater."""
 
-    name: str  # the image's path below imagesTr or imagesTs without its endings, unique in the data set
-    image: Path
+    name: str  # the first image's path below imagesTr or imagesTs without its endings, unique in the data set
+    images: tuple[Path, ...]  # one for each input, or one file with all of them
     labels: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the case."""
+        return (*self.images, *self.labels)
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ class Dataset:
     """Content of dataset.json and the folders."""
 
     name: str
-    modality: str  # "CT", "MR" or the text in dataset.json
+    inputs: tuple[Input, ...]
+    modalities: tuple[str, ...]  # of each input: "CT", "MR" or the text in dataset.json
     label_names: tuple[str, ...]  # in the order of the labels, without background
     training: tuple[Case, ...]
     test: tuple[Case, ...]
@@ -65,30 +64,33 @@ def read_dataset(folder: Path) -> Dataset:
     file = f"The dataset.json of '{folder.name}'"
     listing = _read_json(folder / "dataset.json", file)
     label_names, ignored = _labels(listing.get("labels"), file)
-    modality = _modality(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
+    names = _channel_names(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
+    inputs = inputs_named(names)
+    count = len(inputs)
     # "dataset" of nnU-Net v2: {case: {"images", "label"}}; "training" of the Decathlon and nnU-Net v1:
     # [{"image", "label"}]; without either the cases of the folders.
     if isinstance(listing.get("dataset"), dict) and listing["dataset"]:
-        training = [_listed(folder, entry, str(name)) for name, entry in listing["dataset"].items()]
+        training = [_listed(folder, entry, count, str(name)) for name, entry in listing["dataset"].items()]
     elif isinstance(listing.get("training"), list) and listing["training"]:
-        training = [_listed(folder, entry) for entry in listing["training"]]
+        training = [_listed(folder, entry, count) for entry in listing["training"]]
     else:
-        training = _paired(folder, "Tr")
+        training = _paired(folder, "Tr", count)
     if not training:
         raise InputError(
             f"The data set '{folder.name}' has no labelled case in imagesTr and labelsTr; put them there, or list them "
             "in its dataset.json."
         )
-    used = {case.image.resolve() for case in training}
+    used = {path.resolve() for case in training for path in case.images}
     name = str(listing.get("name", folder.name))
     return Dataset(
         name=name if is_valid_name(name, MAX_NAME_LENGTH) else "Model",
-        modality=modality,
+        inputs=inputs,
+        modalities=tuple(modality_of(name) for name in (names if len(names) == count else ["Colour"])),
         label_names=label_names,
         ignored=ignored,
         unlabelled=len({path.resolve() for path in _images(folder / "imagesTr")} - used),
         training=_unique(training, folder.name),
-        test=_unique(_paired(folder, "Ts"), folder.name),
+        test=_unique(_paired(folder, "Ts", count), folder.name),
     )
 
 
@@ -173,48 +175,38 @@ def _labels(labels: Any, file: str) -> tuple[tuple[str, ...], int | None]:
     return tuple(names[n] for n in range(1, len(names) if ignored is None else last)), ignored
 
 
-def _modality(channels: Any, folder: str) -> str:
-    """CT, MR or the name of the only channel. Raises InputError for several channels or none."""
+def _channel_names(channels: Any, folder: str) -> list[str]:
+    """Names of the channels in their order. Raises InputError if there are none, or too many."""
     names = [channels] if isinstance(channels, str) else channels
-    names = list(names.values()) if isinstance(names, dict) else names
+    if isinstance(names, dict):
+        in_order = [names.get(str(number)) for number in range(len(names))]
+        names = list(names.values()) if None in in_order else in_order
     if not isinstance(names, list) or not names:
         raise InputError(f'The dataset.json of \'{folder}\' has no name for its channel; write {{"0": "MRI"}}.')
-    if len(names) != 1:
+    if len(names) > MAX_CHANNELS:
         raise InputError(
-            f"The data set '{folder}' has {len(names)} images per case; this program segments one image, so keep one "
-            "channel of it."
+            f"The data set '{folder}' has {len(names)} channels per case and at most {MAX_CHANNELS} can be used; keep "
+            "the ones that matter."
         )
-    return modality_of(str(names[0]))
+    return [str(name) for name in names]
 
 
-def modality_of(text: str) -> str:
-    """CT or MR if a channel's name has a word for exactly one of them, else the name."""
-    words = set(re.findall(r"[a-z0-9]+", text.lower()))
-    ct = bool(CT_WORDS & words) or {"computed", "tomography"} <= words
-    mr = bool(MR_WORDS & words) or {"magnetic", "resonance"} <= words
-    if ct != mr and not OTHER_WORDS & words:
-        return "CT" if ct else "MR"
-    return text.strip() if is_valid_name(text.strip(), MAX_NAME_LENGTH) else "not stated"
-
-
-def is_valid_name(text: str, max_length: int) -> bool:
-    """Whether a text can be written to file headers as a name."""
-    return 0 < len(text) <= max_length and text.isprintable() and not text.isspace()
-
-
-def _listed(folder: Path, entry: Any, name: str | None = None) -> Case:
+def _listed(folder: Path, entry: Any, inputs: int, name: str | None = None) -> Case:
     try:
-        image, labels = entry.get("image", entry.get("images")), entry["label"]
-        image = image[0] if isinstance(image, list) and len(image) == 1 else image
+        images, labels = entry.get("image", entry.get("images")), entry["label"]
+        images = [images] if isinstance(images, str) else images
         labels = [labels] if isinstance(labels, str) else labels
-        if not isinstance(image, str) or not labels or not all(isinstance(label, str) for label in labels):
+        if not images or not labels or not all(isinstance(path, str) for path in (*images, *labels)):
             raise TypeError
-        name = name or _case_name(image)
-        case = Case(name, _existing(folder, image), tuple(_existing(folder, label) for label in labels))
+        own = _case_name(images[0])
+        name = name or (re.sub(r"_0000$", "", own) if len(images) > 1 else own)
+        files = [_existing(folder, image) for image in images]
+        if len(files) == 1 < inputs:
+            files = _all_channels(files[0], inputs)
+        case = Case(name, _as_many(files, inputs, name, folder.name), tuple(_existing(folder, one) for one in labels))
     except (KeyError, TypeError, AttributeError):
         raise InputError(
-            f"An entry of the cases in the dataset.json of '{folder.name}' has no image or label, or several images; "
-            "fix it."
+            f"An entry of the cases in the dataset.json of '{folder.name}' has no image or label; fix it."
         ) from None
     if not is_valid_name(case.name, MAX_LABEL_LENGTH):
         raise InputError(f"A case in the dataset.json of '{folder.name}' has an invalid name; rename its file.")
@@ -241,7 +233,28 @@ def _existing(folder: Path, listed: str) -> Path:
     raise InputError(f"The data set '{folder.name}' lacks the file '{shown(path.name)}' that it lists; put it there.")
 
 
-def _paired(folder: Path, part: str) -> list[Case]:
+def _all_channels(first: Path, inputs: int) -> list[Path]:
+    """The files of all inputs beside that of the first, case_0000.nii.gz; only it if its name has no such number."""
+    ending = first.name[len(_stem(first.name)) :]
+    case = re.sub(r"_0000$", "", _stem(first.name))
+    if case == _stem(first.name):
+        return [first]
+    others = [first.with_name(f"{case}_{number:04d}{ending}") for number in range(1, inputs)]
+    return [first, *(path for path in others if path.is_file())]
+
+
+def _as_many(files: Sequence[Path], inputs: int, case: str, folder: str) -> tuple[Path, ...]:
+    """`files`, of which there must be one for each input or one with all of them. Raises InputError."""
+    if len(files) in (1, inputs):
+        return tuple(files)
+    channels = "1 channel" if inputs == 1 else f"{inputs} channels"
+    raise InputError(
+        f"The case '{shown(case)}' of '{folder}' has {len(files)} images and its dataset.json lists {channels}; add "
+        "what is missing, named as in case_0000, case_0001, or correct the list."
+    )
+
+
+def _paired(folder: Path, part: str, inputs: int) -> list[Case]:
     """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, that have a label."""
     images = _images(folder / f"images{part}")
     image_names = {re.sub(r"_0000$", "", _stem(path.name)) for path in images}
@@ -255,13 +268,14 @@ def _paired(folder: Path, part: str) -> list[Case]:
         name = _stem(path.name)
         name = name if name in labels else re.sub(r"_0000$", "", name)
         if name in labels:
+            files = _all_channels(path, inputs) if inputs > 1 else [path]
             stems = [_stem(file.name) for file in labels[name]]
             if len(stems) > 1 and (name in stems or len(set(stems)) < len(stems)):
                 raise InputError(
                     f"The case '{name}' has {len(stems)} label files, '{labels[name][0].name}' and "
                     f"'{labels[name][1].name}'; keep one, or name those of several raters {name}_rater1, {name}_rater2."
                 )
-            cases.append(Case(name, path, tuple(labels[name])))
+            cases.append(Case(name, _as_many(files, inputs, name, folder.name), tuple(labels[name])))
     return cases
 
 
@@ -285,7 +299,7 @@ def _unique(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
     """The cases. Raises InputError if two have the same name or file: scores and splits are stored by name."""
     cases = tuple(cases)
     names = Counter((case.name, case.name) for case in cases)
-    files = Counter((str(path), shown(path.name)) for case in cases for path in (case.image, *case.labels))
+    files = Counter((str(path), shown(path.name)) for case in cases for path in case.files)
     for what, counts in (("name", names), ("file", files)):
         for (_, label), count in counts.most_common(1):
             if count > 1:
@@ -314,8 +328,3 @@ def label_order(dataset: Dataset, labels: Sequence[Mapping[str, Any]]) -> list[i
             f"{', '.join(entry['name'] for entry in labels)}; they must be the same to be compared."
         )
     return [0, *order]
-
-
-def name_key(name: str) -> str:
-    """A name without punctuation and capitals, for comparison; composed, because macOS decomposes accents."""
-    return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c.isalnum())

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, shown
-from .dataset import name_key
+from .input_names import name_key
 from .volume import VolumeFile
 
 IGNORED = 255  # label of voxels that count neither in training nor in scores
@@ -64,7 +64,7 @@ def read_label_numbers(path: Path, image: sitk.Image, kind: str) -> tuple[np.nda
     layers, two segments of one number), GeometryError and OutOfMemoryError, as `read_volume`.
     """
     # A file without a voxel size takes that of its image; only the number of voxels can be compared.
-    file = VolumeFile(path, kind, default_spacing=image.GetSpacing())
+    file = VolumeFile(path, kind, default_spacing=image.GetSpacing(), pictures=image.GetSize()[2] == 1)
     name = file.name
     segments = _segments(file.metadata(), name)
     labels = file.read_as()

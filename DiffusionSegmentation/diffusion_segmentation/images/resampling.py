@@ -1,8 +1,8 @@
 """Resampling between a volume's own grid and the model's working grid.
 
 Physical space is LPS in mm, as in SimpleITK. The *input grid* is the volume's own: any size, spacing and oblique
-directions; arrays are indexed [k, j, i]. The *working grid* is the model's: isotropic, axes along L, P and S; arrays
-are indexed [z, y, x].
+directions; arrays are indexed [k, j, i]. The *working grid* is the model's: isotropic, axes along L, P and S, or for
+models of pictures isotropic within the slices of the input; arrays are indexed [z, y, x].
 """
 
 from __future__ import annotations
@@ -53,13 +53,48 @@ def working_image(
     return sitk.Resample(smoothed, size, _IDENTITY, sitk.sitkLinear, origin, spacing, axes, outside, sitk.sitkFloat32)
 
 
-def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Blur along the input axes that are finer than `spacing_mm`, to prevent aliasing.
+def working_picture(image: sitk.Image, spacing_mm: float, outside: float | None = None) -> sitk.Image:
+    """`image` (float32) with pixels of `spacing_mm` in its own slices, which stay as they are.
+
+    The grid is centred on the image and exceeds it by less than one pixel in all.
+    """
+    extent = [n * mm for n, mm in zip(image.GetSize()[:2], image.GetSpacing()[:2], strict=True)]
+    size = [max(1, math.ceil(mm / spacing_mm - 1e-4)) for mm in extent]
+    size, spacing = [*size, image.GetSize()[2]], [spacing_mm, spacing_mm, image.GetSpacing()[2]]
+    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    axes = np.reshape(image.GetDirection(), (3, 3))
+    origin = (np.array(centre) - axes @ [(n - 1) / 2 * mm for n, mm in zip(size, spacing, strict=True)]).tolist()
+    if outside is None:
+        outside = float(sitk.GetArrayViewFromImage(image).min())
+    smoothed, linear = _antialiased(image, spacing_mm, axes=2), sitk.sitkLinear
+    return sitk.Resample(
+        smoothed, size, _IDENTITY, linear, origin, spacing, image.GetDirection(), outside, sitk.sitkFloat32
+    )
+
+
+def on_grid_of(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """`image` (float32) on the grid of `reference`; outside the image it has the image's minimum."""
+    outside = float(sitk.GetArrayViewFromImage(image).min())
+    smoothed = _antialiased(image, min(reference.GetSpacing()))
+    return sitk.Resample(smoothed, reference, _IDENTITY, sitk.sitkLinear, outside, sitk.sitkFloat32)
+
+
+def overlap(image: sitk.Image, reference: sitk.Image) -> float:
+    """Share of the voxels of `reference` that lie in `image`."""
+    ones = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    ones.CopyInformation(image)
+    inside = sitk.Resample(ones, reference, _IDENTITY, sitk.sitkNearestNeighbor, 0)
+    return float(sitk.GetArrayViewFromImage(inside).mean())
+
+
+def _antialiased(image: sitk.Image, spacing_mm: float, axes: int = 3) -> sitk.Image:
+    """Blur along the first `axes` input axes where they are finer than `spacing_mm`, to prevent aliasing.
 
     A voxel of width w is modelled as a Gaussian of FWHM w; the blur has the variance
     (spacing_mm^2 - w^2) / (8 ln 2) in mm^2. Coarser axes are not blurred.
     """
-    variance = [max(0.0, spacing_mm**2 - w**2) / (8 * math.log(2)) for w in image.GetSpacing()]
+    variance = [max(0.0, spacing_mm**2 - w**2) / (8 * math.log(2)) for w in image.GetSpacing()[:axes]]
+    variance += [0.0] * (3 - axes)
     if not any(variance):
         return image
     return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64, maximumError=0.001, useImageSpacing=True)
@@ -71,14 +106,14 @@ class Projection:
     Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
     and result. Outside the working grid everything is background (class 0). `p` is float32 [C, z, y, x] on the working
     grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers,
-    and `inside` its slices [k, j, i].
+    and `inside` its slices [k, j, i]; `working_spacing` is that of the working grid along x, y, z.
     """
 
     def __init__(self, working: sitk.Image, reference: sitk.Image) -> None:
         """Use the geometry of the two images. Raises GeometryError if they have no voxel in common."""
         # Only the numbers: a reference to an image would keep its voxels in memory.
         self._working_shape, self._shape = working.GetSize()[::-1], reference.GetSize()[::-1]
-        self._working_spacing, self._working_origin = working.GetSpacing(), working.GetOrigin()
+        self.working_spacing, self._working_origin = working.GetSpacing(), working.GetOrigin()
         self._working_direction = working.GetDirection()
         self._spacing, self._origin = reference.GetSpacing(), np.array(reference.GetOrigin())
         self._direction = reference.GetDirection()
@@ -155,7 +190,7 @@ class Projection:
         if array.shape != self._working_shape:
             raise ValueError(f"an array of shape {array.shape} does not lie on the working grid {self._working_shape}")
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing(self._working_spacing)
+        image.SetSpacing(self.working_spacing)
         image.SetOrigin(self._working_origin)
         image.SetDirection(self._working_direction)
         return image

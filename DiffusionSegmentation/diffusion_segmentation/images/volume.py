@@ -6,27 +6,27 @@ Physical space is LPS in mm, as in SimpleITK; arrays are indexed [k, j, i].
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import logging
 import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError, OutOfMemoryError, explain, is_out_of_memory, shown
 from ..runtime import memory
-from .headers import REWRITE_ERRORS, VolumeHeader, incomplete, nnunet_spacing_file, read_header, unreadable
+from .geometry_checks import Spacing, check_geometry
+from .headers import REWRITE_ERRORS, incomplete, nnunet_spacing_file, read_header, unreadable
 
 logger = logging.getLogger(__name__)
 
 # ITK prints several lines about a file besides the exception that is raised here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-Spacing = tuple[float, float, float]  # voxel size along i, j and k, mm
 
 # ITK readers of formats without a header parser here: their files state spacing and orientation, or spacing only.
 # Others, such as TIFF, state neither.
@@ -40,8 +40,6 @@ AXIS_DIRECTIONS = [
 ]
 # Differences of larger float32 values overflow. No scanner produces such values; some programs mark missing data.
 MAX_VALUE = 1e30
-MAX_ORIGIN_MM = 1e6  # 1 km; a first voxel farther from the origin indicates a damaged header
-MIN_DETERMINANT = 0.999  # minimum determinant of the unit axes; below it they are not orthogonal
 WORKING_BYTES = 12  # measured peak memory, bytes per voxel: the image and two copies while ITK blurs it, float32 each
 
 
@@ -68,12 +66,20 @@ class VolumeFile:
     """
 
     def __init__(
-        self, path: Path, kind: str = "volume", spacing: Spacing | None = None, default_spacing: Spacing | None = None
+        self,
+        path: Path,
+        kind: str = "volume",
+        spacing: Spacing | None = None,
+        default_spacing: Spacing | None = None,
+        pictures: bool = False,
     ) -> None:
         """Check the header against the file. `kind` is what messages call the file. Raises as `read_volume`.
 
         A file that states a voxel size must agree with `spacing`; `default_spacing` is used only where it states none.
+        With `pictures` a 2-D image or a single slice is accepted, too; it becomes a volume of one slice, whose pixels
+        measure 1 where nothing states their size.
         """
+        self._pictures = pictures
         self.name = name = f"The {kind} '{shown(path.name)}'"
         self._folder: tempfile.TemporaryDirectory | None = None  # of the copy that ITK reads
         try:
@@ -93,15 +99,18 @@ class VolumeFile:
             raise unreadable(name) from error
         self._require_shape()
         self.missing = header.missing if header.image_io else _missing_by_format(path)
-        self.size, self.spacing = reader.GetSize()[:3], self._voxel_size(path, spacing, default_spacing)
-        itk_spacing = np.array(reader.GetSpacing()[:3])
+        self.size, self.spacing = _of_volume(reader.GetSize(), 1), self._voxel_size(path, spacing, default_spacing)
+        itk_spacing = np.array(_of_volume(reader.GetSpacing(), 1.0))
         self.itk_spacing = np.abs(itk_spacing)
-        direction = np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1))[:3, :3]  # columns: unit axes
+        direction = np.eye(3)  # columns: unit axes
+        stated = np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1))[:3, :3]
+        direction[: len(stated), : len(stated)] = stated
         # ITK moves the sign of a negative spacing into the direction when it reads the voxels.
         self.direction = (direction * np.where(itk_spacing < 0, -1, 1)).ravel().tolist()
-        two_affines = _check_geometry(direction, reader.GetOrigin()[:3], self.size, self.spacing, header, name)
+        origin = _of_volume(reader.GetOrigin(), 0.0)
+        two_affines = check_geometry(direction, origin, self.size, self.spacing, header, name)
         self.warnings = [f"{name} {words}." for words in (header.note, two_affines) if words]
-        if "orientation" in self.missing:
+        if "orientation" in self.missing and self.size[2] > 1:
             self.warnings.append(self._assumed_orientation())
         self._voxels = math.prod(reader.GetSize())
         pixel = sitk.Image([1, 1, 1], reader.GetPixelIDValue())
@@ -113,7 +122,7 @@ class VolumeFile:
     def read(self) -> sitk.Image:
         """The volume as `read_volume` returns it. Raises InputError and OutOfMemoryError."""
         image = self.read_as(sitk.sitkFloat32)
-        _check_values(image, self.name)
+        check_values(image, self.name)
         if self.non_finite:
             self.warnings.append(
                 f"{self.name} has {self.non_finite} voxels that are not a number or infinite, and they were taken for "
@@ -154,6 +163,8 @@ class VolumeFile:
         image = self._executed(pixel_type)
         if self._folder is not None:
             self._folder.cleanup()  # the copy is as large as the volume
+        if image.GetDimension() == 2:
+            image = sitk.JoinSeries(image, 0.0, 1.0)
         if self.spacing != image.GetSpacing()[:3] and "spacing" in self.missing:
             image.SetSpacing([*self.spacing, *image.GetSpacing()[3:]])
         return image
@@ -167,14 +178,26 @@ class VolumeFile:
             raise InputError(f"{name} has overlapping segments; export it from Slicer as a label map.")
         if reader.GetNumberOfComponents() != 1:
             raise InputError(f"{name} has {reader.GetNumberOfComponents()} values per voxel; give a grey-value volume.")
-        if len(size) == 2:
+        if len(size) == 2 and not self._pictures:
             raise InputError(f"{name} is a 2-D image; give a 3-D volume.")
         if len(size) > 3:
             if math.prod(size[3:]) != 1:
                 raise InputError(f"{name} is a series of {math.prod(size[3:])} volumes; give one of them.")
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
-        if min(size[:3]) < 2:
-            raise GeometryError(f"{name} has {' x '.join(map(str, size[:3]))} voxels; give a volume of several slices.")
+        self._require_extent()
+
+    def require_volume(self) -> None:
+        """Raise GeometryError for a single slice, which `pictures` accepts."""
+        if self.size[2] == 1:
+            shape = " x ".join(map(str, self.size))
+            raise GeometryError(f"{self.name} has {shape} voxels; give a volume of several slices.")
+
+    def _require_extent(self) -> None:
+        """Raise GeometryError unless there are two voxels along each axis; with `pictures`, along the first two."""
+        size = self._reader.GetSize()[:3]
+        if min(size[: 2 if self._pictures else 3]) < 2:
+            shape = " x ".join(map(str, size))
+            raise GeometryError(f"{self.name} has {shape} voxels; give a volume of several slices.")
 
     def _executed(self, pixel_type: int) -> sitk.Image:
         self._reader.SetOutputPixelType(pixel_type)
@@ -214,7 +237,7 @@ class VolumeFile:
 
     def _voxel_size(self, path: Path, given: Spacing | None, default: Spacing | None) -> Spacing:
         """The voxel size, mm. Raises GeometryError if there is none or the file contradicts `given`."""
-        stated = self._reader.GetSpacing()[:3]
+        stated = _of_volume(self._reader.GetSpacing(), 1.0)
         if "spacing" not in self.missing:
             if given is not None and not np.allclose(given, stated, rtol=1e-3):
                 shown_spacing = " x ".join(f"{step:.4g}" for step in stated)
@@ -223,6 +246,8 @@ class VolumeFile:
                 )
             return stated
         spacing = given or default or _nnunet_spacing(path)
+        if spacing is None and self._pictures and _of_volume(self._reader.GetSize(), 1)[2] == 1:
+            spacing = (1.0, 1.0, 1.0)  # pixels
         if spacing is None:
             raise GeometryError(
                 f"{self.name} does not say how large its voxels are; give their size in mm with --spacing I,J,K, or "
@@ -241,6 +266,12 @@ class VolumeFile:
             f"{self.name} does not state its orientation, so its axes were taken to run from {', '.join(runs[:2])} "
             f"and {runs[2]}; check left and right against the image."
         )
+
+
+def _of_volume(values: Sequence[Any], third: Any) -> tuple[Any, Any, Any]:
+    """The first three of `values`, one for each axis; for a 2-D image `third` is that of its only slice."""
+    i, j, k = (*values, third)[:3]
+    return i, j, k
 
 
 def _missing_by_format(path: Path) -> tuple[str, ...]:
@@ -279,49 +310,7 @@ def itk_name(path: Path) -> str:
     return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
-def _check_geometry(
-    direction: np.ndarray, origin: Spacing, size: Spacing, spacing: Spacing, header: VolumeHeader, name: str
-) -> str:
-    """Raise GeometryError unless the axes are orthogonal and the affine is one of the header's.
-
-    Returns the end of a warning where the header has two different affines and ITK uses one of them, else "".
-    """
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = direction * spacing, origin
-    if not np.isfinite(affine).all():
-        raise GeometryError(f"{name} does not state its position; correct its origin, spacing and directions.")
-    if np.abs(origin).max() > MAX_ORIGIN_MM:
-        raise GeometryError(f"{name} lies more than a kilometre from the origin of its coordinates; correct that.")
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.linalg.matrix_rank(direction) < 3 or not steps.all():
-        raise GeometryError(f"{name} has axes of zero length or in one plane; correct its spacing and directions.")
-    if _sheared(affine):
-        raise GeometryError(f"{name} has axes that are not at right angles; resample it onto a rectangular grid.")
-    corners = np.array([(*corner, 1) for corner in itertools.product(*[(0, n - 1) for n in size])]).T
-    distances = {key: np.abs((other - affine) @ corners).max() for key, other in header.affines.items()}
-    agrees = {key: bool(distance <= steps.min() / 2) for key, distance in distances.items()}  # False for NaN
-    if agrees and not any(agrees.values()):
-        raise GeometryError(f"{name} has contradictory positions in its header; export it again.")
-    if all(agrees.values()):
-        return ""
-    used, other = sorted(agrees, key=agrees.__getitem__, reverse=True)
-    if not np.isfinite(distances[other]):
-        return ""
-    rotation = np.linalg.inv(header.affines[used][:3, :3]) @ header.affines[other][:3, :3]
-    angle = math.degrees(math.acos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-    sheared = ", which is sheared," if _sheared(header.affines[other]) else ""
-    return (
-        f"has two positions in its header, {angle:.0f} degrees and up to {distances[other]:.0f} mm apart; its {used} "
-        f"was used and its {other}{sheared} was ignored"
-    )
-
-
-def _sheared(affine: np.ndarray) -> bool:
-    """Whether the axes of an affine, 4 x 4, are not orthogonal."""
-    return bool(abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))) < MIN_DETERMINANT)
-
-
-def _check_values(image: sitk.Image, name: str) -> None:
+def check_values(image: sitk.Image, name: str) -> None:
     values = sitk.GetArrayViewFromImage(image)
     # One pass without a mask: the double-precision sum of float32 values is finite unless a value is NaN or infinite.
     if not np.isfinite(values.sum(dtype=np.float64)):

@@ -16,12 +16,13 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import InputError, shown
+from ..images.case_files import CaseFiles
 from ..images.compressed_mask import CompressedMask
 from ..images.dataset import MAX_LABELS, read_label_names
 from ..images.file_digest import array_sha256
+from ..images.input_names import Input
 from ..images.label_file import read_label_numbers
 from ..images.label_table import label_table
-from ..images.volume import VolumeFile
 from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
 from ..segmentation.input_volume import InputVolume, read_unchanged
@@ -31,7 +32,6 @@ from ..segmentation.members import (
     ProbabilityMean,
     WriteOptions,
     require_memory,
-    voxel_ml,
     write_members,
 )
 from ..segmentation.model_source import peak_memory
@@ -101,7 +101,9 @@ def import_masks(
     with result_folder.new_folder(request.output):
         result_folder.require_replaceable(request.output)
         with control.stage("reading"):
-            volume = read_unchanged(VolumeFile(request.volume, spacing=request.spacing), request.source)
+            files = CaseFiles(request.volume, request.spacing)
+            colours = files.first.channels if files.is_picture else 1
+            volume = read_unchanged(files, request.source, (Input("Image", colours),))
             members = _probabilities if is_probability_file(request.masks[0]) else _masks
             imported = members(request, volume.image, control)
         warnings = [*imported.warnings, *volume.warnings]
@@ -163,7 +165,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
         np.put_along_axis(votes, labels[None], np.take_along_axis(votes, labels[None], 0) + 1, 0)
         masks.append(CompressedMask(labels))
     warnings = [SPREAD.format(count=len(masks)), *common.warnings, *warnings, *[UNNAMED] * (unnamed and classes > 2)]
-    warnings += plausibility.vote_warnings(votes, masks, voxel_ml(image))
+    warnings += plausibility.vote_warnings(votes, masks)
     p = votes / np.float32(len(masks))
     return _Imported(Members(inside, p, masks), common.table, "masks", digests, warnings)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..images.dataset import MAX_LABEL_LENGTH, MAX_LABELS, is_valid_name, name_key
+from ..images.dataset import MAX_LABEL_LENGTH, MAX_LABELS
+from ..images.input_names import is_valid_name, name_key
 from ..images.label_file import Segment
 from ..images.label_table import label_table
 

@@ -21,7 +21,7 @@ DISJOINT = (
     "No two masks have a labelled voxel in common; if each is a mask of another structure, the result means nothing; "
     "merge them into one label map first."
 )
-TIES = "In {ml:.3g} ml two labels are tied for the most masks; the consensus has the lower label there."
+TIES = "In {voxels} voxels two labels are tied for the most masks; the consensus has the lower label there."
 
 
 def require_same_kind(masks: Sequence[Path]) -> None:
@@ -45,7 +45,7 @@ def require_other_files(masks: Sequence[Path], volume: Path, output: Path) -> No
         raise InputError(f"The result would replace '{shown(min(taken).name)}', which is read; choose another folder.")
 
 
-def vote_warnings(votes: np.ndarray, masks: Sequence[CompressedMask], voxel_ml: float) -> list[str]:
+def vote_warnings(votes: np.ndarray, masks: Sequence[CompressedMask]) -> list[str]:
     """Warnings about masks that are perhaps copies or of different structures, and about ties.
 
     `votes` uint16 [C, k, j, i] are the numbers of `masks` that have each class.
@@ -55,7 +55,7 @@ def vote_warnings(votes: np.ndarray, masks: Sequence[CompressedMask], voxel_ml: 
     if sum(bool(mask.whole().any()) for mask in masks) > 1 and (len(masks) - votes[0]).max() == 1:
         warnings.append(DISJOINT)
     tied = _tied_voxels(votes)
-    return [*warnings, TIES.format(ml=tied * voxel_ml)] if tied else warnings
+    return [*warnings, TIES.format(voxels=tied)] if tied else warnings
 
 
 def _tied_voxels(votes: np.ndarray) -> int:

@@ -292,7 +292,7 @@ def _build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
     channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
     options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
     return (
-        Encoder(classes, channels, tuple(encoder["blocks"]), axes),
+        Encoder(classes, channels, tuple(encoder["blocks"]), axes, network.get("inputs", 1)),
         Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options),
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ..errors import ModelError, shown
+from ..images.input_names import MAX_CHANNELS, intensities_of, valid_inputs
 from . import nnunet_metadata
 from .checks import (
     are_integers,
@@ -145,6 +146,7 @@ def _valid_network(network: dict[str, Any]) -> bool:
     pools = denoiser.get("pools", ())
     return (
         is_integer(dims(network), 2, 3)
+        and is_integer(network.get("inputs", 1), 1, MAX_CHANNELS)
         and 2 <= len(encoder["channels"]) == len(encoder["blocks"]) <= 6
         and len(denoiser["channels"]) == 2
         and are_integers((*encoder["channels"], *denoiser["channels"]), 8, 512, multiple=8)
@@ -229,7 +231,10 @@ _DIFFUSION_RULES: Rules = {
     "process": lambda _, s: (
         _valid_curve(s["process"]["loss_curve"]) and is_number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)
     ),
-    "intensity": lambda _, s: s.get("intensity") is None or is_interval(s["intensity"]["window"], -1e6, 1e6, 1e-3),
+    "inputs": lambda _, s: valid_inputs(s, s["network"].get("inputs", 1)),
+    "intensity": lambda _, s: all(
+        entry is None or is_interval(entry["window"], -1e6, 1e6, 1e-3) for entry in intensities_of(s)
+    ),
     "input_range": lambda _, s: (
         all(is_interval(s["input_range"][key], 1e-3, 1e5) for key in ("spacing_mm", "extent_mm"))
         and (s["input_range"].get("modality") is None or is_line(s["input_range"]["modality"], 100))

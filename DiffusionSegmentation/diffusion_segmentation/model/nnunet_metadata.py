@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..images.input_names import valid_inputs
 from .checks import are_integers, are_numbers, is_integer, is_line, is_number, valid_digest
 
 MAX_FOLDS = 100
@@ -181,6 +182,6 @@ _PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "folds": lambda _, s: _valid_folds(s),
-    "inputs": lambda _, s: len(s["inputs"]) == 1 and all(is_line(entry["name"], 200) for entry in s["inputs"]),
+    "inputs": lambda _, s: valid_inputs(s, len(s["inputs"])),
     "nnunet": lambda _, s: wrong_part(s["nnunet"]) is None and len(s["nnunet"]["normalization"]) == len(s["inputs"]),
 }

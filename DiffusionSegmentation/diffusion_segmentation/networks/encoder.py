@@ -16,15 +16,18 @@ class Encoder(nn.Module):
     Input and output are in space-to-depth layout (cells of 2^dims voxels as channels), so the logits have the image's
     resolution. A convolution on cells costs an eighth of one on voxels, and many channels use a CPU well.
 
-    Input: normalised image [N, 1, z, y, x] or [N, 1, y, x]; each axis a multiple of `Encoder.multiple(channels)`.
+    Input: normalised images [N, inputs, z, y, x] or [N, inputs, y, x]; each axis a multiple of
+    `Encoder.multiple(channels)`.
     Output: features [N, channels[0], z/2, y/2, x/2] for the denoiser, and the direct head's logits float32
     [N, 8 * classes, z/2, y/2, x/2]; in two dimensions without z and with 4 * classes.
     """
 
-    def __init__(self, classes: int, channels: tuple[int, ...], blocks: tuple[int, ...], dims: int = 3) -> None:
+    def __init__(
+        self, classes: int, channels: tuple[int, ...], blocks: tuple[int, ...], dims: int = 3, inputs: int = 1
+    ) -> None:
         """`channels` and residual `blocks` of each level, finest first."""
         super().__init__()
-        self.stem = CONV[dims](2**dims, channels[0], 3, padding=1)
+        self.stem = CONV[dims](inputs * 2**dims, channels[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(c, b, dims) for c, b in zip(channels, blocks, strict=True))
         self.shrink = nn.ModuleList(CONV[dims](a, b, 2, stride=2) for a, b in pairwise(channels))
         self.grow = nn.ModuleList(CONV_TRANSPOSE[dims](b, a, 2, stride=2) for a, b in pairwise(channels))

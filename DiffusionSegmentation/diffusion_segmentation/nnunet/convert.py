@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..errors import ModelError
+from ..images.input_names import valid_names
 from ..images.label_table import label_table
 from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
 from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_folds, fold_file
@@ -44,8 +45,6 @@ def convert(source: Path, folder: Path) -> None:
 def _convert(source: Path, folder: Path) -> None:
     plans, dataset = (_read_json(source, file) for file in (PLANS, DATASET))
     names, inputs = _label_names(dataset), _input_names(dataset)
-    if len(inputs) > 1:
-        raise Refusal(f"needs {len(inputs)} inputs, and only models of one can be run; choose another model")
     entries: list[dict[str, Any]] = []
     first: Checkpoint | None = None
     for name, path in _checkpoints(source):
@@ -82,7 +81,7 @@ def _metadata(
         "title": f"{data} (nnU-Net {entry['configuration']})",
         "sha256": digest_of_folds(folds),
         "labels": label_table(names),
-        "inputs": [{"name": name} for name in inputs],
+        "inputs": [{"name": name} for name in valid_names(inputs)],
         "folds": folds,
         "nnunet": entry,
     }

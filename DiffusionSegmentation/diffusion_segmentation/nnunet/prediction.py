@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,14 @@ class Prediction:
             arguments = self._plans, self._configuration, None, self._dataset, model.settings["trainer"]
             self._predictor.manual_initialization(self._watched, *arguments, model.settings["mirror_axes"] or None)
 
-    def preprocessed(self, image: sitk.Image) -> Case:
-        """Crop, normalise and resample a volume as nnU-Net does."""
+    def preprocessed(self, images: Sequence[sitk.Image]) -> Case:
+        """Crop, normalise and resample the inputs of a case, all on one grid, as nnU-Net does."""
+        image = images[0]
         orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
         if self._model.settings["reoriented"]:
-            image = sitk.DICOMOrient(image, "RAS")
-        values = sitk.GetArrayFromImage(image)[None]
+            images = [sitk.DICOMOrient(one, "RAS") for one in images]
+            image = images[0]
+        values = np.stack([sitk.GetArrayFromImage(one) for one in images])
         properties: dict[str, Any] = {"spacing": list(image.GetSpacing()[::-1])}
         with quiet():
             preprocessor = self._configuration.preprocessor_class(verbose=False)

@@ -17,8 +17,9 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import GeometryError
+from ..images.case_files import CaseFiles
+from ..images.input_names import inputs_of
 from ..images.resampling import Projection
-from ..images.volume import VolumeFile
 from ..runtime import memory
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
 from ..segmentation import result_folder
@@ -76,15 +77,16 @@ class _Run:
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            file = VolumeFile(self.request.volume, spacing=self.request.spacing)
+            files = CaseFiles(self.request.volume, self.request.spacing)
         with stage("model"):
             self._load_model(folder)
         with stage("reading"):
-            self.volume = read_unchanged(file, self.request.source)
+            files.first.require_volume()
+            self.volume = read_unchanged(files, self.request.source, inputs_of(self.model.section))
             self._require_memory(self.volume.image)
         self._prepare_results()
         with stage("encoding"):
-            case = self.prediction.preprocessed(self.volume.image)
+            case = self.prediction.preprocessed(self.volume.channels)
         with stage("sampling"):
             stopped = self._predict(case)
         return self._write_results(stopped)

@@ -73,18 +73,24 @@ def _progress_text(progress: Any) -> str:
     return text
 
 
+UNITS = {"ml": ("ml", "volume", "voxel"), "mm2": ("mm²", "area", "pixel"), "px": ("px", "area", "pixel")}
+"""For the unit of a report's sizes: its symbol, what it measures, and what is counted."""
+
+
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """A report as text: volumes with intervals, settings, warnings and the result folder."""
-    width = max(len(volume["name"]) for volume in report["volumes"])
-    lines = [f"{'':<{width}}  {'expected ml':>11}  {'90 % interval ml':>18}  {'mask ml':>8}"]
+    width, key = max(len(volume["name"]) for volume in report["volumes"]), report.get("unit", "ml")
+    unit, what, cell = UNITS[key]
+    headings = (f"{'expected ' + unit:>13}", f"{'90 % interval ' + unit:>20}", f"{'mask ' + unit:>10}")
+    lines = ["  ".join([" " * width, *headings])]
     for volume in report["volumes"]:
-        bounds = volume["interval90_ml"]  # None for a single sample
-        interval = f"{bounds[0]:7.1f} to {bounds[1]:7.1f}" if bounds else "-"
-        expected, mask = f"{volume['expected_ml']:11.1f}", f"{volume['consensus_ml']:8.1f}"
-        lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>18}  {mask}")
+        bounds = volume[f"interval90_{key}"]  # None for a single sample
+        interval = f"{bounds[0]:8.1f} to {bounds[1]:8.1f}" if bounds else "-"
+        expected, mask = f"{volume[f'expected_{key}']:13.1f}", f"{volume[f'consensus_{key}']:10.1f}"
+        lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>20}  {mask}")
     lines += [
         _origin(report),
-        "The expected volume is the sum of the class probabilities; the mask counts each voxel as its most probable "
+        f"The expected {what} is the sum of the class probabilities; the mask counts each {cell} as its most probable "
         "structure, which can differ.",
         *report["warnings"],
         f"Results are in {folder}",

@@ -24,9 +24,9 @@ class Ensemble:
     """
 
     def __init__(
-        self, direct: np.ndarray, prior: float, voxel_ml: float, max_masks: int = MAX_MASKS, exact: bool = False
+        self, direct: np.ndarray, prior: float, voxel_size: float, max_masks: int = MAX_MASKS, exact: bool = False
     ) -> None:
-        self.classes, self.voxel_ml, self.max_masks, self.exact = len(direct), voxel_ml, max_masks, exact
+        self.classes, self.voxel_size, self.max_masks, self.exact = len(direct), voxel_size, max_masks, exact
         self.direct, self.prior = direct, prior
         self.masks: list[CompressedMask] = []
         self._volumes: list[np.ndarray] = []
@@ -41,7 +41,7 @@ class Ensemble:
         """Add a sample: probabilities [C, z, y, x] (`exact`: labels uint8 [z, y, x]), and mask on the input grid."""
         if len(self.masks) < self.max_masks:
             self.masks.append(CompressedMask(mask))
-        self._volumes.append(volumes_ml(mask, self.classes, self.voxel_ml))
+        self._volumes.append(class_sizes(mask, self.classes, self.voxel_size))
         labels = sample if self.exact else sample.argmax(0)
         self._votes[labels.ravel(), self._voxels] += 1
         if not self.exact:
@@ -80,13 +80,13 @@ class Ensemble:
 
     @property
     def volumes(self) -> np.ndarray:
-        """Volumes (ml) [samples, C], background included."""
+        """Volumes or areas [samples, C] in the unit of `voxel_size`, background included."""
         return np.array(self._volumes).reshape(len(self), self.classes)
 
 
-def volumes_ml(mask: np.ndarray, classes: int, voxel_ml: float) -> np.ndarray:
-    """Volume (ml) of each class [C]."""
-    return np.bincount(mask.ravel(), minlength=classes)[:classes] * voxel_ml
+def class_sizes(mask: np.ndarray, classes: int, voxel_size: float) -> np.ndarray:
+    """Volume or area of each class [C], in the unit of `voxel_size`."""
+    return np.bincount(mask.ravel(), minlength=classes)[:classes] * voxel_size
 
 
 class Convergence:

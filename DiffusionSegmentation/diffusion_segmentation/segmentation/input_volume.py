@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
+from ..images.case_files import CaseFiles
 from ..images.file_digest import array_sha256
 from ..images.fill_value import replace_fill_value
 from ..images.headers import read_header
+from ..images.input_names import ONE_INPUT, Input, inputs_of
 from ..images.intensity import subsample
 from ..images.volume import VolumeFile
 from ..networks import InputDistance
@@ -34,34 +36,53 @@ MIN_CT_SHARE = 0.02  # minimum share of air, and of soft tissue, among the voxel
 class InputVolume:
     """Input volume of a run."""
 
-    image: sitk.Image  # float32; for our own models with air in place of the fill value outside the field of view
-    sha256: str  # digest of the stored voxels, the same for all file formats
+    image: sitk.Image  # the first channel, float32, whose grid is that of the result
+    sha256: str  # digest of its stored voxels, the same for all file formats
     warnings: list[str]  # sentences about assumptions and about what is unusual for the model
+    # All channels on the grid of the first, for our own models with air in place of the fill value outside the field
+    # of view.
+    channels: Sequence[sitk.Image] = ()
+    further_sha256: Mapping[str, str] = field(default_factory=dict)  # digests of the other inputs, by their names
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether there is a single slice."""
+        return self.image.GetSize()[2] == 1
 
 
-def read_input(request: Request, file: VolumeFile, input_range: Mapping[str, Any]) -> InputVolume:
-    """Read the volume of `request` from `file`; `input_range` is the model's. Raises as `read_volume`, `check_grid`."""
+def read_input(request: Request, files: CaseFiles, section: Mapping[str, Any]) -> InputVolume:
+    """Read the inputs of `request` from `files` for the model of `section`, our section of its metadata.
+
+    Raises as `CaseFiles.read` and `check_grid`.
+    """
+    input_range, inputs = section["input_range"], inputs_of(section)
+    axes = section["network"].get("dims", 3)
+    files.require_fit(inputs)
     # Before reading voxels, which takes gigabytes for a whole-body CT.
-    warnings = check_grid(file.size, file.spacing, input_range)
-    image = file.read()
-    warnings = [*file.warnings, *warnings]
-    digest = array_sha256(sitk.GetArrayViewFromImage(image))
-    if request.source is not None:
-        warnings += unstated_in_source(request.source, image)
-    image, fill = replace_fill_value(image)
-    if fill is not None:
+    warnings = check_grid(files.first.size[:axes], files.first.spacing[:axes], input_range)
+    read = read_unchanged(files, request.source, inputs, warnings)
+    warnings, filled = read.warnings, [replace_fill_value(channel) for channel in read.channels]
+    for fill in sorted({fill for _, fill in filled if fill is not None}):
         warnings.append(f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view.")
-    warnings += check_modality(sitk.GetArrayViewFromImage(image), input_range.get("modality"))
-    return InputVolume(image, digest, warnings)
+    channels = [channel for channel, _ in filled]
+    warnings += check_modality(sitk.GetArrayViewFromImage(channels[0]), input_range.get("modality"))
+    return replace(read, image=channels[0], warnings=warnings, channels=channels)
 
 
-def read_unchanged(file: VolumeFile, source: Path | None) -> InputVolume:
-    """Read the volume in `file` as it is, for results of others; `source` is the file from which it was loaded."""
-    image = file.read()
-    warnings = list(file.warnings)
+def read_unchanged(
+    files: CaseFiles, source: Path | None, inputs: Sequence[Input] = ONE_INPUT, warnings: Sequence[str] = ()
+) -> InputVolume:
+    """Read the inputs in `files` as they are, for results of other models; `warnings` follow those of the files.
+
+    `source` is the file from which the first one was loaded. Raises as `CaseFiles.read`.
+    """
+    channels = files.read(inputs)
+    warnings = [*files.warnings, *warnings]
+    digests = [array_sha256(sitk.GetArrayViewFromImage(channel)) for channel in channels]
     if source is not None:
-        warnings += unstated_in_source(source, image)
-    return InputVolume(image, array_sha256(sitk.GetArrayViewFromImage(image)), warnings)
+        warnings += unstated_in_source(source, channels[0])
+    names = [f"{one.name} {n + 1}" if one.channels > 1 else one.name for one in inputs for n in range(one.channels)]
+    return InputVolume(channels[0], digests[0], warnings, channels, dict(zip(names[1:], digests[1:], strict=True)))
 
 
 def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
@@ -80,7 +101,7 @@ def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
-        file = VolumeFile(path, default_spacing=image.GetSpacing())
+        file = VolumeFile(path, default_spacing=image.GetSpacing(), pictures=True)
     except (OSError, RuntimeError, InputError):
         return []
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):

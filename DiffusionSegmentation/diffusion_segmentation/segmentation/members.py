@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..images.compressed_mask import CompressedMask
 from ..images.resampling import Projection
 from ..runtime import memory
 from .ensemble import Ensemble
 from .input_volume import InputVolume
-from .outputs import ResultSource, ResultWriter
+from .outputs import ResultSource, ResultWriter, geometry
+from .uncertain_regions import voxel_size
 
 MAX_MASKS = 64  # masks that are stored for the sample browser; all count in the statistics
 BOX_MARGIN = 2  # voxels around all foreground that the result covers
@@ -140,7 +140,7 @@ def write_members(
     projection = Projection(working, volume.image)
     writer = ResultWriter(volume, source, projection, options.compress, options.keep_samples, options.region_mm)
     kept = MAX_MASKS if options.keep_samples else 0
-    ensemble = Ensemble(members.probabilities, 0.0, voxel_ml(volume.image), kept, exact=True)
+    ensemble = Ensemble(members.probabilities, 0.0, voxel_size(*geometry(volume.image))[0], kept, exact=True)
     for mask in members.masks:
         whole = mask.whole()
         ensemble.add(whole, whole)
@@ -168,11 +168,6 @@ def entropy_bits(p: np.ndarray) -> np.ndarray:
     for part in p:
         bits -= part * np.log2(np.maximum(part, np.finfo(np.float32).tiny))
     return bits
-
-
-def voxel_ml(image: sitk.Image) -> float:
-    """Volume of a voxel in ml."""
-    return float(np.prod(image.GetSpacing())) / 1000
 
 
 def _foreground_box(p: np.ndarray) -> tuple[slice, ...]:

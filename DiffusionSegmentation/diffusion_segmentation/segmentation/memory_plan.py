@@ -36,13 +36,18 @@ class MemoryPlan:
         self.window: tuple[int, ...] = tuple(model.section["window"])  # voxels [z, y, x]
         self.store = device  # holds the features of all windows
         self.notes: list[str] = []  # one sentence for each reduction
+        self.slices = 1  # of a stack whose slices are encoded one by one
         self.frame: tuple[int, ...] | None = None  # the whole working grid, once known; correlated starts fill it
         self._max_group = max_group_size(device)
 
     def group_size(self, tiling: Tiling) -> int:
         """Number of samples to draw together: what fits into half of a GPU's free memory, halved by each `shrink`."""
         free = devices.free_bytes(self.device)
-        fitting = math.inf if free is None else 0.5 * free / (STATES_PER_SAMPLE * self._state_bytes(tiling.cells))
+        fitting = (
+            math.inf
+            if free is None
+            else 0.5 * free / (self.slices * STATES_PER_SAMPLE * self._state_bytes(tiling.cells))
+        )
         return max(1, int(min(self._max_group, fitting)))
 
     def require(self, tiling: Callable[[], Tiling], voxels: int, box_voxels: int) -> None:
@@ -72,7 +77,7 @@ class MemoryPlan:
         """Peak memory (bytes) of drawing one sample and adding it to the statistics, whatever their number."""
         start, frame = self.model.start, self.frame or tiling.padded
         fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
-        return STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._stored_bytes(tiling) + fields
+        return self.slices * STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._stored_bytes(tiling) + fields
 
     def _stored_bytes(self, tiling: Tiling) -> int:
         """Bytes of the denoiser's features and the direct head's logits of all windows."""
@@ -80,7 +85,7 @@ class MemoryPlan:
         pooled = 2 * self.model.classes if denoiser.get("pools") else 0
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
         sizes = ([s.stop - s.start for s in window] for window in tiling.windows)
-        return sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
+        return self.slices * sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
 
     def _state_bytes(self, cells: tuple[int, ...] | list[int]) -> int:
         """Bytes of the state, float32 [2^dims * C, *cells]."""

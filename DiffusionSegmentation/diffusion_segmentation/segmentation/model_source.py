@@ -21,6 +21,7 @@ def model_source(
     device: torch.device,
     settings: dict[str, Any],
     direct: np.ndarray,
+    spacing_mm: tuple[float, float, float],
     input_distance: InputDistance | None,
     voxel_distances: np.ndarray | None,
 ) -> ResultSource:
@@ -30,6 +31,7 @@ def model_source(
         settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
             each sample and window).
         direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
+        spacing_mm: voxel size [z, y, x] of the working grid.
         input_distance: distance of the input from the scans that the model was made for; None without statistics.
         voxel_distances: the same for each voxel, float32 [z, y, x] on the working grid.
     """
@@ -38,7 +40,7 @@ def model_source(
         region_distances = partial(_region_distances, statistics, voxel_distances)
     return ResultSource(
         model.labels,
-        (model.spacing,) * 3,
+        spacing_mm,
         partial(_report, model, device, settings, direct),
         input_distance,
         region_distances,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..images import writing
 from ..images.resampling import Projection
@@ -17,7 +18,7 @@ from ..metrics.intervals import interval_method, predictive_interval
 from ..networks import InputDistance
 from ..runtime.versions import versions
 from . import result_folder, uncertain_regions
-from .ensemble import Ensemble, volumes_ml
+from .ensemble import Ensemble, class_sizes
 from .input_volume import InputVolume
 from .uncertain_regions import Ranking
 from .watershed import SEED_DISTANCE_MM, watershed_regions
@@ -69,6 +70,7 @@ class ResultWriter:
     def __post_init__(self) -> None:
         self._reference = self.input.image
         self._region_mm = self.region_mm or SEED_DISTANCE_MM
+        self._voxel_size, self._unit = uncertain_regions.voxel_size(*geometry(self._reference))
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -102,8 +104,8 @@ class ResultWriter:
             writing.write_sequence(probabilities, quantised, reference, box, compress, index_name="class")
             writing.write_volume(folder / "regions.nrrd", input_regions, reference, compress, box)
         volumes = {
-            "consensus_ml": volumes_ml(labels, ensemble.classes, ensemble.voxel_ml),
-            "expected_ml": expected * ensemble.voxel_ml,
+            "consensus": class_sizes(labels, ensemble.classes, ensemble.voxel_size),
+            "expected": expected * ensemble.voxel_size,
         }
         regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
         return self._report(ensemble, labels, volumes) | {
@@ -123,6 +125,7 @@ class ResultWriter:
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
             "working_spacing_mm": min(self.source.spacing_mm),
+            "unit": self._unit,
             "classes": ensemble.classes,
             "max_entropy_bits": math.log2(ensemble.classes),
             "volumes": [self._volume(ensemble, entry, volumes) for entry in self.source.labels],
@@ -133,37 +136,38 @@ class ResultWriter:
                 "size_ijk": list(self._reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
                 "sha256": self.input.sha256,
+                **({"further_sha256": dict(self.input.further_sha256)} if self.input.further_sha256 else {}),
                 **(distance.as_json(self.source.names) if distance else {}),
             },
         }
 
     def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
-        samples = ensemble.volumes[:, entry["label"]]
+        samples, unit = ensemble.volumes[:, entry["label"]], self._unit
         intervals = {}
         for level in (50, 90):
             interval = predictive_interval(samples, level / 100)
-            intervals[f"interval{level}_ml"] = None if interval is None else [round(bound, 4) for bound in interval]
+            intervals[f"interval{level}_{unit}"] = None if interval is None else [round(bound, 4) for bound in interval]
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
-            **{name: round(float(ml[entry["label"]]), 4) for name, ml in volumes.items()},
-            "mean_ml": round(float(samples.mean()), 4) if len(samples) else None,
+            **{f"{name}_{unit}": round(float(sizes[entry["label"]]), 4) for name, sizes in volumes.items()},
+            f"mean_{unit}": round(float(samples.mean()), 4) if len(samples) else None,
             **intervals,
             "method": interval_method(len(samples)) if len(samples) else None,
-            "samples_ml": [round(float(v), 4) for v in samples],
+            f"samples_{unit}": [round(float(v), 4) for v in samples],
         }
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""
         spacing, start = self._reference.GetSpacing(), np.array(self.projection.box[0])
-        thickness = uncertain_regions.reviewable_voxels(min(self.source.spacing_mm), spacing[::-1])
-        ranking = Ranking(regions, quantised, bits, math.prod(spacing) / 1000, thickness)
+        thickness = uncertain_regions.reviewable_voxels(min(self.source.spacing_mm), spacing[::-1], regions.shape)
+        ranking = Ranking(regions, quantised, bits, self._voxel_size, thickness)
 
         def ras(kji: tuple[int, ...]) -> tuple[float, float, float]:
             left, posterior, superior = self._reference.TransformIndexToPhysicalPoint((start + kji[::-1]).tolist())
             return -left, -posterior, superior
 
         ranked = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
-        return uncertain_regions.as_json(ranked, self.source.names, ras)
+        return uncertain_regions.as_json(ranked, self.source.names, ras, self._unit)
 
     def _add_region_distances(
         self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray
@@ -178,6 +182,11 @@ class ResultWriter:
         for entry in entries:
             entry["distance"] = round(float(distances[entry["basin"] - 1]), 2)
         return {"region_limit": round(limit, 2)}
+
+
+def geometry(image: sitk.Image) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Spacing (mm) and shape of an image in the order of its array, [k, j, i]."""
+    return image.GetSpacing()[::-1], image.GetSize()[::-1]
 
 
 def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:

@@ -15,24 +15,27 @@ import torch
 
 from ..diffusion.copula import Frame
 from ..errors import InputError, ModelError, is_out_of_memory
-from ..images.intensity import body_box, normalise
-from ..images.resampling import Projection, working_image
-from ..images.volume import VolumeFile
+from ..images.case_files import CaseFiles
+from ..images.intensity import body_box, normalise_channels
+from ..images.resampling import Projection
+from ..images.working_grid import Grid
 from ..model.cache import ModelCache
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors, out_of_memory_error
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
+from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .model_source import model_source
-from .outputs import ResultWriter, finish
+from .outputs import ResultWriter, finish, geometry
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .run_control import RunControl, SamplingStopped
 from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
+from .uncertain_regions import voxel_size
 
 AUTO_SAMPLES = (8, 32)
 AUTO_INTERVAL = 4  # with `samples` "auto" convergence is checked after every 4 samples
@@ -74,17 +77,18 @@ class _Run:
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            file = VolumeFile(self.request.volume, spacing=self.request.spacing)
+            files = CaseFiles(self.request.volume, self.request.spacing)
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
         with stage("reading"):
-            self.input = read_input(self.request, file, self.model.section["input_range"])
+            self._require_dimensions(files)
+            self.input = read_input(self.request, files, self.model.section)
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
         with stage("encoding"), self.control.checked_layers():
-            projection = self._resample(self.input.image)
+            projection = self._resample()
             self.encoded = self._encode()
             self._prepare_results(projection)
         self.partial.preview(self.ensemble.direct, 0)
@@ -99,8 +103,11 @@ class _Run:
             raise out_of_memory_error(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        if self.model.dims != 3:
-            raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
+
+    def _require_dimensions(self, files: CaseFiles) -> None:
+        """Raise GeometryError for a picture and a model of volumes."""
+        if files.is_picture and self.model.dims == 3:
+            files.first.require_volume()
 
     def _choose_settings(self) -> None:
         """Set steps and number of samples; where the request leaves them open, to the model's defaults."""
@@ -116,14 +123,25 @@ class _Run:
         self.samples = max(AUTO_SAMPLES[1], usual) if request.samples == "auto" else request.samples or usual
         self.plan = MemoryPlan(model, self.device)
 
-    def _resample(self, image: sitk.Image) -> Projection:
-        """Set `array`, the normalised intensities [z, y, x] of the body on the working grid; checks the memory."""
-        whole = working_image(image, self.model.spacing)
+    def _resample(self) -> Projection:
+        """Set `array`, the normalised channels of the body on the working grid, and check the memory.
+
+        They are float32 [channels, z, y, x], for a model of pictures of the whole slices of the input.
+        """
+        grid, image = Grid.of(self.model.section), self.input.image
+        whole = grid.resampled(image)
         values = sitk.GetArrayViewFromImage(whole)
-        box = body_box(values, round(BODY_MARGIN_MM / self.model.spacing))
+        box = tuple(slice(0, n) for n in values.shape)
+        if grid.dims == 3:
+            box = body_box(values, round(BODY_MARGIN_MM / grid.spacing_mm))
         body = whole[tuple(box[::-1])]
-        self.frame = Frame(values.shape, tuple(part.start for part in box))
-        self.array = normalise(sitk.GetArrayViewFromImage(body), self.model.section.get("intensity"))
+        axes = slice(3 - grid.dims, None)
+        self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
+        further = (sitk.GetArrayFromImage(grid.resampled(channel))[box] for channel in self.input.channels[1:])
+        self.array = normalise_channels([sitk.GetArrayFromImage(body), *further], grid.intensities)
+        if grid.dims == 2 and len(values) > 1:
+            self.warnings.append(INDEPENDENT.format(count=len(values)))
+            self.plan.slices = len(values)
         projection = Projection(body, image)
         self.plan.frame = self.frame.shape
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
@@ -133,15 +151,17 @@ class _Run:
 
     def _tiling(self) -> Tiling:
         """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""
-        full = Tiling(self.array.shape, self.model.section["window"], self.model.multiple)
-        return Tiling(self.array.shape, self.plan.window, self.model.multiple, full.padded)
+        shape = self.array.shape[-self.model.dims :]
+        full = Tiling(shape, self.model.section["window"], self.model.multiple)
+        return Tiling(shape, self.plan.window, self.model.multiple, full.padded)
 
-    def _encode(self) -> EncodedVolume:
+    def _encode(self) -> EncodedVolume | EncodedSlices:
         """Run the encoder, with smaller windows if the memory is exhausted."""
         while True:
             tiling = self._tiling()
             arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
-            encoded = _unless_out_of_memory(partial(EncodedVolume, *arguments))
+            kind = EncodedVolume if self.model.dims == 3 else EncodedSlices
+            encoded = _unless_out_of_memory(partial(kind, *arguments))
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
@@ -161,7 +181,8 @@ class _Run:
             "requested_samples": request.samples or self.samples,
         }
         distance = encoded.input_distance()
-        source = model_source(model, self.device, settings, direct, distance, encoded.voxel_distances)
+        spacing = projection.working_spacing[::-1]
+        source = model_source(model, self.device, settings, direct, spacing, distance, encoded.voxel_distances)
         options = request.compress, request.keep_samples, request.region_mm
         self.writer = ResultWriter(self.input, source, projection, *options)
         unlike = check_input_distance(distance, model.names)
@@ -169,9 +190,9 @@ class _Run:
         for warning in unlike:
             self.control.notify(warning)
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
-        voxel_ml = float(np.prod(self.input.image.GetSpacing())) / 1000
+        size, _ = voxel_size(*geometry(self.input.image))
         masks = MAX_MASKS if request.keep_samples else 0
-        self.ensemble = Ensemble(normalised(direct), model.map_prior, voxel_ml, masks, exact=self.copula_only)
+        self.ensemble = Ensemble(normalised(direct), model.map_prior, size, masks, exact=self.copula_only)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..images.case_files import Volumes
+
 
 @dataclass(frozen=True)
 class Request:
     """Parameters of a run."""
 
-    volume: Path
+    volume: Volumes  # file, files in the order of the model's inputs, or files by the names of inputs
     output: Path  # folder of the results
     model: str = "brain-structures"  # name of a shipped model, or path of a model folder
     # None for the model's default; "auto" draws until the result has converged, at least 8 and at most 32 (or the
@@ -27,7 +29,9 @@ class Request:
     compress: bool = True
     previews: bool = False  # write previews and partial results while the run goes on
     spacing: tuple[float, float, float] | None = None  # mm along i, j and k, for a file that does not state it
-    source: Path | None = None  # file from which `volume` was loaded; what its header leaves open becomes a warning
+    source: Path | None = (
+        None  # file from which the first input was loaded; what its header leaves open becomes a warning
+    )
 
 
 @dataclass(frozen=True)

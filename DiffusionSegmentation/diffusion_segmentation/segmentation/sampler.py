@@ -6,6 +6,7 @@ windows would not give a joint sample.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +27,11 @@ from ..networks import (
     depth_to_space,
     space_to_depth,
 )
-from .tiling import Tiling
+from .tiling import Tiling, channels_first
 
 
 class EncodedVolume:
-    """Encoder output of a volume, from which samples are drawn.
+    """Encoder output of a volume, from which samples are drawn; for models of pictures all arrays lack the axis z.
 
     `voxel_distances` are those of `InputStatistics`, float32 [z, y, x]; None if the model has no statistics.
     """
@@ -44,7 +45,7 @@ class EncodedVolume:
         store: torch.device | None = None,
         frame: Frame | None = None,
     ) -> None:
-        """Encode `image`, normalised float32 [z, y, x].
+        """Encode `image`, normalised float32 [channels, z, y, x] or [channels, y, x]; see `channels_first`.
 
         Args:
             tiling: windows; by default those of the model.
@@ -53,13 +54,14 @@ class EncodedVolume:
         """
         self.model, self.device = model, device
         self.start, self._frame = model.start, frame
-        self.tiling = tiling or Tiling(image.shape, model.section["window"], model.multiple)
+        image = channels_first(image, model.dims)
+        self.tiling = tiling or Tiling(image.shape[1:], model.section["window"], model.multiple)
         store = store or device
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
         self._summary = ScanSummary.none(model.classes, model.section["network"]["encoder"]["channels"][0])
         statistics = model.input_statistics
-        padded = torch.from_numpy(self.tiling.pad(image))[None, None]
+        padded = torch.from_numpy(self.tiling.pad(image))[None]
         cell_distances: list[torch.Tensor] = []
         with torch.inference_mode():
             for window, share in zip(self.tiling.windows, self.tiling.shares(), strict=True):
@@ -80,7 +82,7 @@ class EncodedVolume:
             self.voxel_distances = None
             if cell_distances:
                 cells = self.tiling.blend(cell_distances)[0, 0].cpu().numpy()
-                voxels = cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+                voxels = functools.reduce(lambda array, axis: array.repeat(2, axis), range(model.dims), cells)
                 self.voxel_distances = voxels[tuple(slice(n) for n in self.tiling.shape)]
 
     def direct(self) -> np.ndarray:
@@ -128,14 +130,14 @@ class EncodedVolume:
         """Yield one window at a time: all together are larger than the state, because windows overlap."""
         time = torch.full((len(x),), log_snr, device=self.device)
         for window, prepared, direct in zip(self.tiling.windows, self._prepared, self._direct, strict=True):
-            crop = x[(..., *window)].contiguous(memory_format=CHANNELS_LAST[3])
+            crop = x[(..., *window)].contiguous(memory_format=CHANNELS_LAST[self.model.dims])
             prepared, direct = prepared.to(self.device), direct.to(self.device)
             yield class_softmax_(self.model.denoiser(crop, time, prepared, direct))
 
     def _noise(self, seed: int) -> torch.Tensor:
         """Unit noise for the whole volume, drawn on the CPU so that a seed gives the same noise for every device."""
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((1, *self.tiling.cells, 8 * self.model.classes), generator=generator)
+        noise = torch.randn((1, *self.tiling.cells, 2**self.model.dims * self.model.classes), generator=generator)
         return noise.to(self.device).movedim(-1, 1)  # channels last in memory, as the denoiser needs it
 
     def _volume(self, cells: torch.Tensor) -> np.ndarray:
@@ -155,11 +157,12 @@ class CaseSamples:
 def draw(model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
     """Joint samples of a small case in two or three dimensions, on the device of the model.
 
-    `image` is normalised float32 [*shape]; each axis is a multiple of `model.multiple`. All samples pass the denoiser
-    together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU from one stream.
+    `image` is normalised float32 [channels, *shape], see `channels_first`; each axis is a multiple of `model.multiple`.
+    All samples pass the denoiser together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU
+    from one stream.
     """
     device, start = next(model.encoder.parameters()).device, model.start
-    features, logits = model.encoder(torch.from_numpy(image)[None, None].to(device))
+    features, logits = model.encoder(torch.from_numpy(channels_first(image, model.dims))[None].to(device))
     prepared = model.denoiser.prepare(features, logits)
     generator = torch.Generator().manual_seed(derived_seed(seed, 0))
     noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator).to(device).movedim(-1, 1)

@@ -41,8 +41,10 @@ class Tiling:
             self._total[part] += self._weight
 
     def pad(self, image: np.ndarray) -> np.ndarray:
-        """Pad `image` [z, y, x] with zeros (air) to `padded`."""
-        return np.pad(image, [(0, b - a) for a, b in zip(image.shape, self.padded, strict=True)])
+        """Pad `image` [..., z, y, x] with zeros (air) to `padded`."""
+        leading = image.ndim - len(self.padded)
+        after = [b - a for a, b in zip(image.shape[leading:], self.padded, strict=True)]
+        return np.pad(image, [*[(0, 0)] * leading, *((0, n) for n in after)])
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """Remove the padding of `volume` [..., z, y, x]."""
@@ -71,6 +73,11 @@ class Tiling:
                 blended, weight = output.new_zeros((*output.shape[:2], *self.cells)), self._weight.to(output)
             blended[(..., *window)] += output * weight
         return blended.div_(self._total.to(blended))
+
+
+def channels_first(image: np.ndarray, dims: int) -> np.ndarray:
+    """`image` as [channels, *shape]; an image of one channel may come without that axis, [*shape]."""
+    return image if image.ndim > dims else image[None]
 
 
 def _up(n: int, multiple: int) -> int:

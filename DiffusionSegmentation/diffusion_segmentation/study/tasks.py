@@ -121,6 +121,8 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
         raise InputError(f"A study needs {MIN_CASES} labelled cases or more: some to train, validate and test on.")
     if source.dataset.ignored is not None:
         raise InputError("A study needs every voxel labelled; remove the label 'ignore' and relabel its voxels.")
+    if len(source.grid.intensities) > 1:
+        raise InputError("A study compares networks of one grey-value input; keep one channel of the data.")
     settings = source.settings()
     source.configure(settings["diffusion_segmentation"])
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": PART_SEEDS[TRAIN]})
@@ -128,7 +130,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     parts = {TRAIN: source.seen[fifth:], VALIDATION: source.seen[:fifth], TEST: source.held_out}
     identity = {
         "folder": source.dataset.name,
-        "cases": [[case.name, files_sha256(case.image, *case.labels)] for case in source.dataset.training],
+        "cases": [[case.name, files_sha256(*case.files)] for case in source.dataset.training],
         "labels": source.dataset.label_names,
         "sizes": asdict(sizes),
         "schema": 2,
@@ -152,8 +154,11 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
 
 
 def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The window of a test case centred on everything that any rater has marked."""
-    whole, labels = (np.load(path, mmap_mode="r") for path in (image, masks))
+    """The window of a test case centred on everything that any rater has marked; of pictures, in the fullest slice."""
+    whole, labels = np.load(image, mmap_mode="r")[0], np.load(masks, mmap_mode="r")
+    if len(shape) == 2:
+        at = int(np.count_nonzero(labels, axis=(0, 2, 3)).argmax())
+        whole, labels = whole[at], labels[:, at]
     marked = np.argwhere(labels.any(0))
     centre = marked.mean(0) if len(marked) else np.array(whole.shape) / 2
     start = [int(np.clip(c - n / 2, 0, max(0, m - n))) for c, n, m in zip(centre, shape, whole.shape, strict=True)]

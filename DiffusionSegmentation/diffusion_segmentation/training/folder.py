@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ from monai.transforms import (
     RandAdjustContrastd,
     RandAffined,
     RandBiasFieldd,
+    RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
 )
 
 from ..errors import InputError
+from ..images.case_files import CaseFiles
 from ..images.dataset import Case, label_order, read_dataset
+from ..images.input_names import channel_count, name_key
 from ..images.intensity import CEILING
 from ..images.label_file import IGNORED
 from ..images.label_table import label_table
-from ..images.volume import VolumeFile
+from ..images.working_grid import Grid
 from . import defaults
 from .prepared import prepare
 from .settings import Optimisation, merged
@@ -33,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.2  # share of the cases held out of training, on which the step grid is measured
 UNSEEN_WINDOWS = 16
+LARGEST_PICTURE = 512
+"""Median length (pixels) of the longer edge of pictures on the working grid; larger ones are made smaller."""
+LARGEST_WINDOW = {2: 256, 3: 96}
+"""Largest edge (voxels) of training windows, by number of axes."""
+CT_WINDOW = [-200.0, 300.0]  # Hounsfield units
 MIN_HELD_OUT_SCANS = 20  # held-out cases below which the input statistics are fitted to training cases too
 
 
@@ -42,8 +52,11 @@ class Folder:
     Implements `sources.Source`.
     """
 
-    def __init__(self, folder: Path, prepared: Path) -> None:
-        """Read the listing. Raises InputError where the folder is not a data set."""
+    def __init__(self, folder: Path, prepared: Path, slices: bool = False) -> None:
+        """Read the listing and the headers; with `slices` volumes are stacks of pictures.
+
+        Raises InputError where the folder is not a data set, or has both pictures and volumes.
+        """
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
         cases = sorted(self.dataset.training, key=_place)
@@ -51,40 +64,83 @@ class Folder:
         held_out = [case for n, case in enumerate(cases) if _place(case) < HELD_OUT_SHARE or n == 0]
         self.held_out = held_out[: len(cases) // 2]
         self.seen = [case for case in cases if case not in self.held_out]
-        self.spacing = 1.0
-        self.intensity: dict[str, Any] | None = None
+        self._slices = slices
+
+    @cached_property
+    def _files(self) -> list[CaseFiles]:
+        """All training cases. Raises InputError where there are both pictures and volumes."""
+        files = [CaseFiles(case.images) for case in self.dataset.training]
+        pictures = sum(one.is_picture for one in files)
+        if 0 < pictures < len(files) and not self._slices:
+            raise InputError(
+                f"The data set '{self.folder.name}' has {pictures} pictures and {len(files) - pictures} volumes; keep "
+                "one kind, or train on slices with --slices."
+            )
+        return files
+
+    @property
+    def dims(self) -> int:
+        """2 for pictures, and for volumes as stacks of them; 3 for volumes."""
+        return 2 if self._slices or self._files[0].is_picture else 3
+
+    @cached_property
+    def grid(self) -> Grid:
+        """How the model sees its images, by default at 1 mm; `configure` replaces it."""
+        inputs = self.dataset.inputs
+        return Grid(1.0, inputs, [None] * channel_count(inputs), self.dims)
 
     def settings(self) -> dict[str, Any]:
         """Configuration for this data set: its median voxel spacing, and windows that fit into its smallest image."""
-        spacings, extents = [], []
-        for case in self.dataset.training:
-            file = VolumeFile(case.image)
-            spacings.append(file.spacing)
-            extents.append([n * s for n, s in zip(file.size, file.spacing, strict=True)])
-        spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
-        edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, 96))
-        title, modality = self.dataset.name, self.dataset.modality
+        axes, dataset = self.dims, self.dataset
+        spacings = [files.first.spacing[:axes] for files in self._files]
+        firsts = [files.first for files in self._files]
+        extents = [[n * s for n, s in zip(file.size, file.spacing, strict=True)][:axes] for file in firsts]
+        spacing = float(np.clip(np.median(spacings), 0.4, 4.0))
+        if axes == 2:  # large pictures are made smaller, so that a window shows what a structure belongs to
+            spacing = max(float(np.median(spacings)), float(np.median(np.max(extents, 1))) / LARGEST_PICTURE)
+        spacing = float(np.round(np.clip(spacing, 0.2, 10), 2))
+        largest = LARGEST_WINDOW[axes]
+        edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, largest))
+        title, modality = dataset.name, dataset.modalities[0]
         description = f"Trained on {len(self.seen)} cases of {title}."
-        task = f"Segmentation of {', '.join(self.dataset.label_names)}"
+        task = f"Segmentation of {', '.join(dataset.label_names)}"
         bundle = {"name": title, "task": task, "description": description, "data_source": title}
+        windows = [{"window": CT_WINDOW} if name == "CT" else None for name in dataset.modalities]
+        intensity: Any = windows[0] if len(windows) == 1 else windows
         section = {
             "name": "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-") or "model",
             "title": title,
+            "inputs": [one.as_json() for one in dataset.inputs],
             "working_spacing_mm": spacing,
             "input_range": {
                 "modality": modality,
                 "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
                 "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
             },
-            "labels": label_table(self.dataset.label_names),
-            **({"intensity": {"window": [-200.0, 300.0]}} if modality == "CT" else {}),
+            "labels": label_table(dataset.label_names),
+            **({"intensity": intensity} if any(windows) else {}),
+            "network": {"inputs": channel_count(dataset.inputs)},
         }
-        changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": {"shapes": [[edge] * 3]}}
-        return merged(defaults.config("folder"), changes)
+        changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": {"shapes": [[edge] * axes]}}
+        return merged(defaults.config("folder" if axes == 3 else "pictures"), changes)
 
     def configure(self, section: dict[str, Any]) -> None:
-        """Take working spacing and intensity scale from the model's section."""
-        self.spacing, self.intensity = section["working_spacing_mm"], section.get("intensity")
+        """Take working grid, inputs and intensity scales from the model's section.
+
+        Raises InputError where the model has other inputs or another number of axes than the data.
+        """
+        grid = Grid.of(section)
+        if grid.dims != self.dims:
+            wanted = "volumes" if grid.dims == 3 else "pictures or, with --slices, slices of volumes"
+            raise InputError(f"The model is for {wanted}, and the data set '{self.folder.name}' has others.")
+        names = [[name_key(one.name) for one in inputs] for inputs in (grid.inputs, self.dataset.inputs)]
+        if names[0] != names[1] and max(map(len, names)) > 1:
+            shown_names = [", ".join(one.name for one in inputs) for inputs in (grid.inputs, self.dataset.inputs)]
+            raise InputError(
+                f"The model has the inputs {shown_names[0]} and the data set '{self.folder.name}' {shown_names[1]}; "
+                "give them in the same order and with the same names."
+            )
+        self.grid = grid
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Random augmented windows of the training cases."""
@@ -102,17 +158,24 @@ class Folder:
             yield image[None], labels[None, :1]
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Whole held-out cases, each with the labels of one rater; the training case if there is only one."""
+        """Whole held-out cases, each with the labels of one rater; the training case if there is only one.
+
+        Of a stack of slices the one with most labelled pixels.
+        """
         rng = np.random.default_rng(seed)
         for image_path, masks_path in self._unseen_pairs()[:count]:
             masks = np.load(masks_path)
-            yield np.load(image_path).astype(np.float32), masks[int(rng.integers(len(masks)))]
+            labels = masks[int(rng.integers(len(masks)))]
+            at = int(np.sum((labels > 0) & (labels != IGNORED), axis=(1, 2)).argmax())
+            image = np.load(image_path).astype(np.float32)
+            yield (image, labels) if self.dims == 3 else (image[:, at], labels[at])
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
-        """Whole held-out cases, followed by training cases where they are few."""
+        """Whole held-out cases, followed by training cases where they are few; of a stack the middle slice."""
         cases = [*self.held_out, *self.seen[: max(0, MIN_HELD_OUT_SCANS - len(self.held_out))]]
         for image_path, _ in self.prepare(cases[:count]):
-            yield np.load(image_path).astype(np.float32)
+            image = np.load(image_path).astype(np.float32)
+            yield image if self.dims == 3 else image[:, image.shape[1] // 2]
 
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         """See `dataset.label_order`."""
@@ -129,7 +192,7 @@ class Folder:
 
     def prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
         """Images and labels on the working grid, see `prepared.prepare`."""
-        return prepare(cases, self.dataset, self.spacing, self.intensity, self.prepared)
+        return prepare(cases, self.dataset, self.grid, self.prepared)
 
     def _unseen_pairs(self) -> list[tuple[Path, Path]]:
         return self.prepare(self.held_out or self.seen)
@@ -153,8 +216,9 @@ def _place(case: Case) -> float:
 
 
 class Windows(torch.utils.data.IterableDataset):
-    """Endless random windows (image float32 [1, z, y, x], labels uint8 [K, z, y, x]) of prepared cases.
+    """Endless random windows (image float32 [channels, z, y, x], labels uint8 [K, z, y, x]) of prepared cases.
 
+    Windows of two axes lie in a slice, [channels, y, x] and [K, y, x].
     K is 1 for cases of one rater; otherwise a rater is chosen for each draw of noise, so that the model learns the
     raters' spread and not their mean.
     """
@@ -168,19 +232,20 @@ class Windows(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
-        augment = augmentation() if self.augment else None
+        augment = augmentation(len(self.optimisation.shapes[0])) if self.augment else None
         if augment is not None:  # its truth value would seed the transforms anew
             augment.set_random_state(int(rng.integers(2**31)))
         while True:
             image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
-            shape = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
+            plane = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
+            shape = (*[1] * (3 - len(plane)), *plane)
             raters = rng.integers(len(labels), size=self.masks)
             start = random_start(labels[raters[0]], shape, self.optimisation.crops == "labels", rng)
             window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
-            case = {
-                "image": torch.from_numpy(_padded(image[window].astype(np.float32), shape))[None],
-                "labels": torch.from_numpy(np.stack([_padded(labels[(r, *window)], shape) for r in raters])),
-            }
+            windows = {"image": image[(slice(None), *window)].astype(np.float32), "labels": labels[(raters, *window)]}
+            case = {key: torch.from_numpy(_padded(part, shape)) for key, part in windows.items()}
+            if len(plane) == 2:
+                case = {key: part[:, 0] for key, part in case.items()}
             if augment is not None:
                 case = augment(case)
             # Not as MetaTensor, MONAI's subclass, which supports fewer operations.
@@ -204,22 +269,27 @@ def random_start(labels: np.ndarray, size: Sequence[int], around_labels: bool, r
 
 
 def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pads an image smaller than the window with zeros (air, background) at the far ends."""
-    return np.pad(array, [(0, n - m) for m, n in zip(array.shape, shape, strict=True)])
+    """Pads arrays [N, *smaller] with zeros (air, background) at the far ends to [N, *shape]."""
+    return np.pad(array, [(0, 0), *((0, n - m) for m, n in zip(array.shape[1:], shape, strict=True))])
 
 
-def augmentation() -> Compose:
-    """Mild augmentation, as between scanners and positions; strong augmentation would widen the learnt posterior."""
+def augmentation(axes: int) -> Compose:
+    """Mild augmentation, as between scanners and positions; strong augmentation would widen the learnt posterior.
+
+    Pictures are also mirrored and turned by any angle.
+    """
     both, sigma = ("image", "labels"), (0.25, 0.8)
+    turns = (0.17, 0.17, 0.17) if axes == 3 else math.pi
     return Compose(
         [
+            RandFlipd(both, prob=0.5 if axes == 2 else 0.0, spatial_axis=0),
             RandAffined(
                 both,
                 prob=0.5,
-                rotate_range=(0.17, 0.17, 0.17),
-                scale_range=(0.1, 0.1, 0.1),
+                rotate_range=turns,
+                scale_range=(0.1,) * axes,
                 mode=("bilinear", "nearest"),
-                padding_mode="zeros",
+                padding_mode="zeros" if axes == 3 else "reflection",
             ),
             RandBiasFieldd("image", prob=0.3, coeff_range=(0.0, 0.2)),
             RandAdjustContrastd("image", prob=0.3, gamma=(0.8, 1.25)),

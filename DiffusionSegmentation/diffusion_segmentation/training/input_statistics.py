@@ -13,7 +13,7 @@ from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import AVERAGE_POOL, voxels_per_cell
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
-from ..segmentation.tiling import Tiling
+from ..segmentation.tiling import Tiling, channels_first
 from .sources import Source
 
 SCANS = {2: 200, 3: 64}  # scans by number of axes; in 3-D half as many more would take minutes on a CPU
@@ -47,7 +47,7 @@ def fit_input_statistics(
 
 
 def summarised(encoder: Encoder, image: np.ndarray, section: dict[str, Any]) -> ScanSummary:
-    """Summary of the normalised `image` float32 [*shape], in the windows that a segmentation run uses."""
+    """Summary of the normalised `image` float32 [channels, *shape], in the windows that a segmentation run uses."""
     summary = ScanSummary.none(len(section["labels"]) + 1, section["network"]["encoder"]["channels"][0])
     for features, p, share in _windows(encoder, image, section):
         summary.add(features, p, share)
@@ -65,7 +65,7 @@ def cube_distances(
         error = (1 - by_class.amax(1)).mean(1, keepdim=True) * (share > 0)
         edges = [min(REGION_CELLS, n) for n in error.shape[2:]]
         parts = (error, error * input_statistics.cell_distances(features, p))
-        mean, weighted = (AVERAGE_POOL[image.ndim](part, edges) for part in parts)
+        mean, weighted = (AVERAGE_POOL[part.ndim - 2](part, edges) for part in parts)
         distances.append((weighted / mean)[mean > MIN_ERROR].cpu().double().numpy())
     return np.concatenate(distances)
 
@@ -75,8 +75,9 @@ def _windows(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Features, class probabilities and share of each window, as `ScanSummary.add` takes them."""
     device, channels = next(encoder.parameters()).device, section["network"]["encoder"]["channels"]
-    tiling = Tiling(image.shape, section["window"], Encoder.multiple(tuple(channels)))
-    padded = torch.from_numpy(tiling.pad(image))[None, None]
+    image = channels_first(image, section["network"].get("dims", 3))
+    tiling = Tiling(image.shape[1:], section["window"], Encoder.multiple(tuple(channels)))
+    padded = torch.from_numpy(tiling.pad(image))[None]
     with torch.inference_mode(), flush_denormals():
         for window, share in zip(tiling.windows, tiling.shares(), strict=True):
             features = encoder.raw_features(padded[:, :, *tiling.voxels(window)].to(device))

@@ -14,6 +14,7 @@ import torch
 from ..errors import InputError
 from ..images.label_table import label_table
 from ..phantoms import PHANTOMS, phantom
+from ..segmentation.tiling import channels_first
 from . import defaults
 from .folder import Folder
 from .settings import Optimisation, merged, read_config
@@ -45,18 +46,23 @@ class Source(Protocol):
         return
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
-        """Endless pairs: image float32 [1, *shape], labels uint8 [R, *shape], R = 1 or a divisor of the draws."""
+        """Endless pairs: image float32 [channels, *shape], labels uint8 [R, *shape].
+
+        R is 1 or a divisor of the draws.
+        """
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches outside the training stream: image [N, 1, *shape], labels [N, 1, *shape]."""
+        """Batches outside the training stream: image [N, channels, *shape], labels [N, 1, *shape]."""
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """At most `count` different cases outside the training stream: image float32, labels uint8, both [*shape]."""
+        """At most `count` different cases outside the training stream: image float32 [channels, *shape], labels
+        uint8 [*shape]; an image of one channel can lack that axis."""
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
-        """At most `count` images float32 [*shape] as the model will segment them, with their whole field of view.
+        """At most `count` images float32 [channels, *shape] as the model will segment them.
 
-        Outside the training stream, if there are enough. A smaller `count` gives the first of them.
+        They have their whole field of view and lie outside the training stream, if there are enough. A smaller `count`
+        gives the first of them.
         """
         for image, _ in self.labelled(count, seed):
             yield image
@@ -78,14 +84,15 @@ class Source(Protocol):
         """Description of the data for the model's metadata."""
 
 
-def open_source(text: str, output: Path) -> Source:
+def open_source(text: str, output: Path, slices: bool = False) -> Source:
     """The source given as a folder, an .npz of tissue priors, or the name of a phantom such as lesions:32x32.
 
-    A folder's prepared images are kept in `output`. Raises InputError.
+    A folder's prepared images are kept in `output`; with `slices` its volumes are stacks of pictures. Raises
+    InputError.
     """
     path = Path(text)
     if path.is_dir():
-        return Folder(path, output / "prepared")
+        return Folder(path, output / "prepared", slices)
     if path.suffix == ".npz":
         return Heads(path)
     if text.partition(":")[0] in PHANTOMS:
@@ -208,4 +215,5 @@ class _PhantomStream(torch.utils.data.IterableDataset):
         rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
         while True:
             case = self.task.draw(rng)
-            yield torch.from_numpy(case.image)[None], torch.from_numpy(case.sample(rng, self.draws))
+            image = channels_first(case.image, len(self.task.shape))
+            yield torch.from_numpy(image), torch.from_numpy(case.sample(rng, self.draws))

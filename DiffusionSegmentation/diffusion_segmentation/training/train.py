@@ -51,13 +51,15 @@ def main(
     minutes: float | None = None,
     resume: bool = False,
     start: str | None = None,
+    slices: bool = False,
 ) -> Path:
     """Train, and write the model folder `output`; returns it.
 
     `data` is what `open_source` takes: a folder of labelled images, tissue priors, or the name of a phantom. `config`
     is a JSON file whose entries replace those that the data suggest. Training ends after the configured iterations or,
     if given, after `minutes`; the learning rate falls along whichever ends first. With `start`, the name of a shipped
-    model or a model folder, training starts from those of its weights that fit. The folder also gets training.json
+    model or a model folder, training starts from those of its weights that fit. With `slices` a model of pictures is
+    trained on the slices of volumes. The folder also gets training.json
     (losses over time and noise level) and training.png.
 
     Raises InputError when data or configuration are missing or wrong, or when `output` holds a checkpoint and `resume`
@@ -68,7 +70,7 @@ def main(
         raise InputError(
             "The output folder holds an unfinished training; add --resume to continue it or choose another folder."
         )
-    source = open_source(data, output)
+    source = open_source(data, output, slices)
     settings = merged(source.settings(), read_config(config) if config else {})
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved_precision(optimisation.precision))

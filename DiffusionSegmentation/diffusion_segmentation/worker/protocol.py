@@ -56,6 +56,10 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_name, value))
 
 
+def _files(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_name, value)) and all(map(_name, value.values()))
+
+
 def _millimetres(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
 
@@ -67,7 +71,8 @@ Table = Mapping[str, Mapping[str, Check]]
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.
 OPTIONAL: Table = {
     # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
-    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name)},
+    # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
+    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "inputs": _or_null(_files)},
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.

@@ -248,7 +248,10 @@ def end_process() -> NoReturn:
 
 def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     names = ("model", "samples", "steps", "seed", "device")
-    return engine.Request(**_common(message), **{name: message[name] for name in names}, previews=True)
+    common = _common(message)
+    if inputs := message.get("inputs"):
+        common["volume"] = {name: Path(path) for name, path in inputs.items()}
+    return engine.Request(**common, **{name: message[name] for name in names}, previews=True)
 
 
 def _import_request(message: Mapping[str, Any]) -> Any:

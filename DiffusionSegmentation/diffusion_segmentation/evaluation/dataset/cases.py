@@ -17,12 +17,12 @@ from ...calibration.start import labelled
 from ...images.dataset import Case, Dataset
 from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, read_labels, relabel
-from ...images.volume import read_volume
+from ...images.working_grid import Grid
 from ...model.folder import Model
 from ...runtime.devices import choose_device
 from ...segmentation import pipeline as engine
 from ...segmentation.sampler import sample_seeds
-from ...training.prepared import on_grid
+from ...training.prepared import on_grid, read_case
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
 from ..store import CaseStore, Records, run_cases
@@ -99,7 +99,7 @@ def evaluate_cases(
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         case = cases[index]
-        image = read_volume(case.image)
+        image = read_case(case, dataset.inputs)[0]
         names = dataset.label_names, dataset.ignored
         references = [relabel(read_labels(path, image, *names), order) for path in case.labels]
         ignored = np.any([reference == IGNORED for reference in references], 0)
@@ -120,23 +120,26 @@ def evaluate_cases(
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, image, dataset, order, cache.get(settings.model, device), settings, index),
+            "joint": _joint(case, dataset, order, cache.get(settings.model, device), settings, index),
         }
         return record, _picture(image, references[0], outputs["samples"], spacing)
 
     def files(index: int) -> dict[str, Any]:
-        return {"content": files_sha256(cases[index].image, *cases[index].labels)}
+        return {"content": files_sha256(*cases[index].files)}
 
     return run_cases([case.name for case in cases], work, store, files)
 
 
 def _joint(
-    case: Case, image: sitk.Image, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int
+    case: Case, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int
 ) -> dict[str, Any]:
     """Record of the joint samples on the working grid against the first rater."""
-    intensity, names = model.section.get("intensity"), dataset.label_names
-    values, labels = on_grid(image, case.labels[:1], model.spacing, intensity, names, dataset.ignored)
+    grid = Grid.of(model.section)
+    values, labels = on_grid(read_case(case, grid.inputs), case.labels[:1], grid, dataset.label_names, dataset.ignored)
     truth = relabel(labels[0], order)
+    if model.dims == 2:  # of a stack the slice with most labelled pixels
+        at = int(np.sum((truth > 0) & (truth != IGNORED), axis=(1, 2)).argmax())
+        values, truth = values[:, at], truth[at]
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
     return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed)
@@ -163,7 +166,7 @@ def _segment(
 ) -> tuple[RunOutputs, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         options = dataclasses.asdict(settings) | {"keep_samples": True, "compress": False}
-        request = engine.Request(case.image, Path(folder), **options)
+        request = engine.Request(case.images, Path(folder), **options)
         report = engine.segment(request, models=models).report
         return read_outputs(Path(folder), image), report
 

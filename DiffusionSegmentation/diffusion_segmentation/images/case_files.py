@@ -1,0 +1,113 @@
+"""Files of a case: one or several images that are segmented together, such as T1 and FLAIR, or a colour picture.
+
+Each input is a file of its own, or all of them are volumes of one file (a fourth axis, as in the Decathlon). A colour
+picture is one input with several channels. All lie on the grid of the first input; others are resampled to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import GeometryError, InputError
+from .channels import ChannelFile
+from .input_names import Input, channel_count, missing_input, order_by_name
+from .resampling import on_grid_of, overlap
+from .volume import Spacing, check_values
+
+LOW_OVERLAP = 0.5
+"""Share of the first input's voxels that another input should cover at least."""
+
+
+Volumes = Path | Sequence[Path] | Mapping[str, Path]
+"""Files of a case: one file, files in the order of the model's inputs, or files by the names of inputs."""
+
+
+class CaseFiles:
+    """The files of one case, with valid headers; `read` reads their voxels.
+
+    `warnings` are sentences about assumptions and about what was resampled.
+    """
+
+    def __init__(self, files: Volumes, spacing: Spacing | None = None) -> None:
+        """Check the headers. Raises as `volume.VolumeFile`, and InputError if one file is given twice."""
+        self._names = tuple(files) if isinstance(files, Mapping) else None
+        paths = [files] if isinstance(files, Path) else [*(files.values() if isinstance(files, Mapping) else files)]
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise InputError("The same file was given for two inputs; give each input its own file.")
+        self._files = [ChannelFile(path, spacing=spacing, pictures=True) for path in paths]
+        self.warnings: list[str] = []
+
+    @property
+    def first(self) -> ChannelFile:
+        """The file of the first input, whose grid is that of the result."""
+        return self._files[0]
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the first file has a single slice."""
+        return self.first.size[2] == 1
+
+    def require_fit(self, inputs: Sequence[Input]) -> None:
+        """Order the files as `inputs`, those of a model. Raises InputError, which names what is missing."""
+        if self._names is not None:
+            self._files = [self._files[at] for at in order_by_name(self._names, inputs)]
+            self._names = None
+        if self._holds_all(inputs):
+            return
+        if len(self._files) < len(inputs):
+            raise InputError(missing_input(inputs[len(self._files)].name, inputs, len(self._files)))
+        if len(self._files) > len(inputs):
+            names = ", ".join(one.name for one in inputs)
+            raise InputError(
+                f"{len(self._files)} files were given and the model has {len(inputs)} "
+                f"input{'s' * (len(inputs) > 1)} ({names}); give one file for each."
+            )
+        for file, one in zip(self._files, inputs, strict=True):
+            file.require_channels(one.channels)
+
+    def read(self, inputs: Sequence[Input]) -> list[sitk.Image]:
+        """The channels of all inputs, float32, on the grid of the first. Call once.
+
+        Raises as `require_fit`, `VolumeFile.read`, and GeometryError if an input has no voxel in common with the first.
+        """
+        self.require_fit(inputs)
+        stacked = self._holds_all(inputs)
+        images: list[sitk.Image] = []
+        for number, file in enumerate(self._files):
+            channels = file.read_images(channel_count(inputs) if stacked else inputs[number].channels)
+            self.warnings += file.warnings
+            for channel in channels:
+                check_values(channel, file.name)
+            if number and not same_grid(channels[0], images[0]):
+                channels = self._resampled(channels, images[0], inputs[number].name, file.name)
+            images += channels
+        return images
+
+    def _holds_all(self, inputs: Sequence[Input]) -> bool:
+        """Whether the only file has all inputs of several along its fourth axis."""
+        return len(self._files) == 1 < len(inputs) and self._files[0].channels == channel_count(inputs)
+
+    def _resampled(self, channels: list[sitk.Image], first: sitk.Image, name: str, file: str) -> list[sitk.Image]:
+        share = overlap(channels[0], first)
+        if share == 0:
+            raise GeometryError(f"{file} has no voxel in common with the first input; choose images of one place.")
+        self.warnings.append(f"The input {name} was resampled to the grid of the first input.")
+        if share < LOW_OVERLAP:
+            self.warnings.append(
+                f"The input {name} covers only {100 * share:.0f} % of the first input; check that they belong together."
+            )
+        return [on_grid_of(channel, first) for channel in channels]
+
+
+def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
+    """Whether two images lie on one grid, within 1 % of a voxel at their corners."""
+    if one.GetSize() != other.GetSize():
+        return False
+    corners = [[0, 0, 0], [n - 1 for n in one.GetSize()]]
+    corners += [[n - 1 if axis == a else 0 for axis, n in enumerate(one.GetSize())] for a in range(3)]
+    apart = [np.subtract(*(image.TransformIndexToPhysicalPoint(c) for image in (one, other))) for c in corners]
+    return bool(np.abs(apart).max() < min(one.GetSpacing()) / 100)
