@@ -51,8 +51,9 @@ def test_unknown_phantoms_are_refused_in_one_sentence(text):
 def test_case_is_what_it_promises(text):
     task, case = phantom(text), case_of(text)
     assert task.classes == case.classes == len(task.label_names) + 1
-    assert case.image.dtype == np.float32 and case.image.shape == task.shape
-    assert -1.2 < case.image.min() and case.image.max() < 2.2 and 0 < case.image.mean() < 1.5
+    image = case.image if len(task.inputs) == 1 else case.image.sum(0)
+    assert image.dtype == np.float32 and image.shape == case.shape == task.shape
+    assert -1.2 < image.min() and image.max() < 2.2 and 0 < image.mean() < 1.5
     assert case.marginals.dtype == np.float64 and case.marginals.shape == (task.classes, *task.shape)
     assert case.marginals.min() >= -1e-12
     np.testing.assert_allclose(case.marginals.sum(0), 1, atol=1e-12)
@@ -87,7 +88,7 @@ def test_published_cases_are_what_they_were(text):
 def test_large_grids_can_be_drawn(text):
     task, case = phantom(text), case_of(text)
     samples = case.sample(np.random.default_rng(0), 2)
-    assert samples.shape == (2, *task.shape) == (2, *case.image.shape) and (samples > 0).any()
+    assert samples.shape == (2, *task.shape) == (2, *case.shape) and (samples > 0).any()
 
 
 @pytest.mark.slow
@@ -113,7 +114,7 @@ def test_largest_grid_takes_seconds_and_less_than_a_gibibyte(name):
 def test_marginals_and_volumes_are_those_of_many_samples(text):
     case = case_of(text)
     # In 3D one field takes a millisecond.
-    n = 20_000 if case.image.ndim == 2 else 400 if text.startswith("probit") else 4_000
+    n = 20_000 if len(phantom(text).shape) == 2 else 400 if text.startswith("probit") else 4_000
     samples = case.sample(np.random.default_rng(2), n).reshape(n, -1)
     for label in range(case.classes):
         p, seen = case.marginals[label].ravel(), (samples == label).mean(0)
@@ -131,7 +132,7 @@ def test_marginals_and_volumes_are_those_of_many_samples(text):
 def test_list_of_label_maps_is_the_whole_law(text):
     case = case_of(text)
     masks, weights = case.support()
-    assert masks.dtype == np.uint8 and masks.shape[1:] == case.image.shape and weights.shape == (len(masks),)
+    assert masks.dtype == np.uint8 and masks.shape[1:] == case.shape and weights.shape == (len(masks),)
     assert weights.min() >= 0 and weights.sum() == pytest.approx(1, abs=1e-12)
     law = case.volumes()
     for label in range(1, case.classes):
@@ -164,3 +165,11 @@ def test_cases_differ_in_how_uncertain_they_are(name):
     task, rng = phantom(f"{name}:24x24"), np.random.default_rng(0)
     spread = [np.sqrt(task.draw(rng).volumes().variance.sum()) for _ in range(10)]
     assert max(spread) > 1.3 * min(spread) + 1
+
+
+def test_the_inputs_of_split_tell_nothing_alone_and_everything_together():
+    case, plain = case_of("split:64x48"), case_of("boundary:64x48")
+    assert case.image.shape == (2, 64, 48) and np.array_equal(case.marginals, plain.marginals)
+    np.testing.assert_allclose(case.image.sum(0), plain.image, atol=1e-6)
+    for channel in case.image:
+        assert abs(np.corrcoef(channel.ravel(), plain.image.ravel())[0, 1]) < 0.3

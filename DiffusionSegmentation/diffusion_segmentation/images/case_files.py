@@ -80,8 +80,9 @@ class CaseFiles:
         for number, file in enumerate(self._files):
             channels = file.read_images(channel_count(inputs) if stacked else inputs[number].channels)
             self.warnings += file.warnings
-            for channel in channels:
-                check_values(channel, file.name)
+            constant = [_is_constant(channel) for channel in channels]
+            for channel in channels:  # a single colour of a picture may be constant
+                check_values(channel, file.name, may_be_constant=not stacked and not all(constant))
             if number and not same_grid(channels[0], images[0]):
                 channels = self._resampled(channels, images[0], inputs[number].name, file.name)
             images += channels
@@ -101,6 +102,11 @@ class CaseFiles:
                 f"The input {name} covers only {100 * share:.0f} % of the first input; check that they belong together."
             )
         return [on_grid_of(channel, first) for channel in channels]
+
+
+def _is_constant(image: sitk.Image) -> bool:
+    values = sitk.GetArrayViewFromImage(image)
+    return bool(values.min() == values.max())
 
 
 def same_grid(one: sitk.Image, other: sitk.Image) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,6 @@ def normalise(image: np.ndarray, intensity: Mapping[str, Any] | None = None) -> 
     if not high > low:
         raise InputError("The image is constant except for a few voxels; give a volume with contrast.")
     return np.clip((image - low) / (high - low), 0, CEILING)
-
-
-def normalise_channels(channels: Sequence[np.ndarray], intensities: Sequence[Mapping[str, Any] | None]) -> np.ndarray:
-    """Each channel by itself, as `normalise`, float32 [channels, *shape]; one entry of `intensities` for each."""
-    return np.stack([normalise(channel, entry) for channel, entry in zip(channels, intensities, strict=True)])
 
 
 def subsample(values: np.ndarray) -> np.ndarray:

@@ -310,7 +310,8 @@ def itk_name(path: Path) -> str:
     return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
-def check_values(image: sitk.Image, name: str) -> None:
+def check_values(image: sitk.Image, name: str, may_be_constant: bool = False) -> None:
+    """Raise InputError for NaN, infinite or enormous values, or the same value everywhere."""
     values = sitk.GetArrayViewFromImage(image)
     # One pass without a mask: the double-precision sum of float32 values is finite unless a value is NaN or infinite.
     if not np.isfinite(values.sum(dtype=np.float64)):
@@ -318,5 +319,5 @@ def check_values(image: sitk.Image, name: str) -> None:
     lowest, highest = values.min(), values.max()
     if max(-lowest, highest) > MAX_VALUE:
         raise InputError(f"{name} has voxels beyond {MAX_VALUE:g}, which no scanner gives; replace them and try again.")
-    if lowest == highest:
+    if lowest == highest and not may_be_constant:
         raise InputError(f"{name} has the same value everywhere; give a volume with contrast.")

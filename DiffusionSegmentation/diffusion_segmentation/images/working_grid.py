@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 from .input_names import Input, inputs_of, intensities_of
+from .intensity import normalise
 from .resampling import working_image, working_picture
 
 
@@ -32,3 +34,18 @@ class Grid:
         if self.dims == 2:
             return working_picture(image, self.spacing_mm, outside)
         return working_image(image, self.spacing_mm, outside=outside)
+
+    def normalised(self, channels: Iterable[np.ndarray]) -> np.ndarray:
+        """Each channel by itself, as `normalise`, float32 [channels, *shape]. Raises InputError for a constant input.
+
+        One colour of several may be constant; it becomes 0.
+        """
+        of_colours = [one.channels > 1 for one in self.inputs for _ in range(one.channels)]
+        return np.stack(
+            [
+                np.zeros(channel.shape, np.float32)
+                if colour and channel.min() == channel.max()
+                else normalise(channel, intensity)
+                for channel, intensity, colour in zip(channels, self.intensities, of_colours, strict=True)
+            ]
+        )

@@ -1,11 +1,12 @@
 """Tasks with a known answer: each case is an image and the exact distribution of the label map given that image.
 
 Real data sets have no known posterior to compare a sampler's uncertainty with. Here the probability of every voxel, the
-variance of every volume and, except for `probit`, every possible label map are known. The four tasks:
+variance of every volume and, except for `probit`, every possible label map are known. The tasks:
 
 - `boundary`: one random number moves all borders; detects samplers whose masks vary too little.
 - `probit`: layers with correlated random borders; detects independent voxels and wrong smoothness.
 - `lesions`: whole objects are present or absent, some together; detects lost modes and partial lesions.
+- `split`: two inputs whose sum is the image of `boundary`; detects models that do not use an input.
 - `template`: noise hides the object; detects networks that do not compute a posterior.
 """
 
@@ -18,11 +19,12 @@ from .boundary import Boundary
 from .case import Phantom, PhantomCase, VolumeLaw
 from .lesions import Lesions
 from .probit import Probit
+from .split import Split
 from .template import Template
 
 __all__ = ["PHANTOMS", "Phantom", "PhantomCase", "VolumeLaw", "phantom"]
 
-PHANTOMS: dict[str, type[Phantom]] = {kind.name: kind for kind in (Boundary, Probit, Lesions, Template)}
+PHANTOMS: dict[str, type[Phantom]] = {kind.name: kind for kind in (Boundary, Probit, Lesions, Template, Split)}
 
 
 def phantom(text: str) -> Phantom:

@@ -27,8 +27,13 @@ class VolumeLaw:
 class PhantomCase(ABC):
     """An image and the exact distribution of its label map, uint8 [*shape] with 0 as background."""
 
-    image: np.ndarray  # float32 [*shape], about 0 to 1.5
+    image: np.ndarray  # float32 [*shape], about 0 to 1.5; of a task of several inputs [inputs, *shape]
     classes: int  # number of classes including background
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the label map."""
+        return self.image.shape
 
     @property
     @abstractmethod
@@ -62,6 +67,8 @@ class Phantom(ABC):
     shape: tuple[int, ...] = (32, 32)
 
     name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ("Image",)
+    """Names of the inputs."""
 
     def __post_init__(self) -> None:
         edges = all(SHORTEST_EDGE <= n <= LONGEST_EDGE for n in self.shape)

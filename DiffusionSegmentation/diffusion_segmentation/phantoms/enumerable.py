@@ -25,7 +25,7 @@ class EnumerableCase(PhantomCase):
         blocks = np.array_split(flat, -(-flat.size // BLOCK), axis=1)
         shares = [np.stack([self.weights @ (block == label) for label in range(self.classes)]) for block in blocks]
         # Rounding can give probabilities above 1.
-        return np.minimum(np.concatenate(shares, axis=1), 1).reshape(self.classes, *self.image.shape)
+        return np.minimum(np.concatenate(shares, axis=1), 1).reshape(self.classes, *self.shape)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         return self._on_grid(self.masks[rng.choice(len(self.weights), n, p=self.weights)])
@@ -55,7 +55,7 @@ class EnumerableCase(PhantomCase):
 
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
         """Label maps [n, *shape] from one value for each column of `masks`."""
-        return values.reshape(len(values), *self.image.shape)
+        return values.reshape(len(values), *self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from ..diffusion.copula import Frame
 from ..errors import InputError, ModelError, is_out_of_memory
 from ..images.case_files import CaseFiles
-from ..images.intensity import body_box, normalise_channels
+from ..images.intensity import body_box
 from ..images.resampling import Projection
 from ..images.working_grid import Grid
 from ..model.cache import ModelCache
@@ -138,7 +138,7 @@ class _Run:
         axes = slice(3 - grid.dims, None)
         self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
         further = (sitk.GetArrayFromImage(grid.resampled(channel))[box] for channel in self.input.channels[1:])
-        self.array = normalise_channels([sitk.GetArrayFromImage(body), *further], grid.intensities)
+        self.array = grid.normalised([sitk.GetArrayFromImage(body), *further])
         if grid.dims == 2 and len(values) > 1:
             self.warnings.append(INDEPENDENT.format(count=len(values)))
             self.plan.slices = len(values)

@@ -102,8 +102,13 @@ def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
     )
 
 
+ONE_INPUT_ONLY = "A study compares networks of one grey-value input; keep one channel of the data."
+
+
 def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
     kind = phantom(text)
+    if len(kind.inputs) > 1:
+        raise InputError(ONE_INPUT_ONLY)
     content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
     folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
     for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
@@ -122,7 +127,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
     if source.dataset.ignored is not None:
         raise InputError("A study needs every voxel labelled; remove the label 'ignore' and relabel its voxels.")
     if len(source.grid.intensities) > 1:
-        raise InputError("A study compares networks of one grey-value input; keep one channel of the data.")
+        raise InputError(ONE_INPUT_ONLY)
     settings = source.settings()
     source.configure(settings["diffusion_segmentation"])
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": PART_SEEDS[TRAIN]})

@@ -18,7 +18,7 @@ from ..images.dataset import Case, Dataset
 from ..images.file_digest import files_sha256
 from ..images.fill_value import replace_fill_value
 from ..images.input_names import Input
-from ..images.intensity import body_box, normalise_channels
+from ..images.intensity import body_box
 from ..images.label_file import IGNORED, read_labels
 from ..images.working_grid import Grid
 from ..segmentation.result_folder import new_folder
@@ -75,7 +75,7 @@ def on_grid(
     box = tuple(slice(None) for _ in range(3))
     if grid.dims == 3:
         box = body_box(working[0], round(8 / grid.spacing_mm))
-    values = normalise_channels([channel[box] for channel in working], grid.intensities).astype(np.float16)
+    values = grid.normalised([channel[box] for channel in working]).astype(np.float16)
     return values, np.stack([_labels(path, images[0], grid, names, ignored)[box] for path in labels])
 
 

@@ -170,7 +170,8 @@ class Phantoms(Source):
             "title": f"Known-answer task: {task.name}",
             "window": list(task.shape),
             "labels": label_table(task.label_names),
-            "network": {"dims": dims},
+            "inputs": [{"name": name} for name in task.inputs],
+            "network": {"dims": dims, "inputs": len(task.inputs)},
         }
         # Fewer images and draws per step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4

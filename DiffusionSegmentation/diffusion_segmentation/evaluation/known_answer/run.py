@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ...model.folder import Model
 from ...phantoms import Phantom, PhantomCase
+from ...segmentation.tiling import channels_first
 from .. import cost
 from ..store import CaseStore, Records, run_cases
 from .posterior import Truth, entropy_bits, score_case
@@ -58,12 +59,12 @@ def evaluate_known(task: Phantom, predict: Predict, cases: int, samples: int, se
 
 
 def _picture(case: PhantomCase, truth: Truth, prediction: Prediction) -> dict[str, np.ndarray]:
-    """Arrays for a picture of a prediction, in 3D of the slice with the largest entropy."""
+    """Arrays for a picture of a prediction with its first input, in 3D of the slice with the largest entropy."""
     bits = entropy_bits(prediction.probabilities)
     at = () if bits.ndim == 2 else (int(bits.sum((1, 2)).argmax()),)
     masks = np.zeros((2, *bits.shape), np.uint8) if prediction.masks is None else prediction.masks[:2]
     return {
-        "image": case.image[at].astype(np.float16),
+        "image": channels_first(case.image, bits.ndim)[(0, *at)].astype(np.float16),
         "truth": truth.draws[0][at],
         "consensus": prediction.probabilities.argmax(0).astype(np.uint8)[at],
         "entropy": bits[at].astype(np.float16),
