@@ -198,11 +198,11 @@ def _listed(folder: Path, entry: Any, inputs: int, name: str | None = None) -> C
         labels = [labels] if isinstance(labels, str) else labels
         if not images or not labels or not all(isinstance(path, str) for path in (*images, *labels)):
             raise TypeError
-        own = _case_name(images[0])
-        name = name or (re.sub(r"_0000$", "", own) if len(images) > 1 else own)
         files = [_existing(folder, image) for image in images]
         if len(files) == 1 < inputs:
             files = _all_channels(files[0], inputs)
+        own = _case_name(images[0])
+        name = name or (re.sub(r"_0000$", "", own) if len(files) > 1 else own)
         case = Case(name, _as_many(files, inputs, name, folder.name), tuple(_existing(folder, one) for one in labels))
     except (KeyError, TypeError, AttributeError):
         raise InputError(

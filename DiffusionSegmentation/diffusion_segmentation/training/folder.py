@@ -73,8 +73,8 @@ class Folder:
         pictures = sum(one.is_picture for one in files)
         if 0 < pictures < len(files) and not self._slices:
             raise InputError(
-                f"The data set '{self.folder.name}' has {pictures} pictures and {len(files) - pictures} volumes; keep "
-                "one kind, or train on slices with --slices."
+                f"The data set '{self.folder.name}' has both pictures ({pictures}) and volumes "
+                f"({len(files) - pictures}); keep one kind, or train on slices with --slices."
             )
         return files
 
