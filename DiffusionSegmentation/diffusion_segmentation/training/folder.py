@@ -40,7 +40,7 @@ HELD_OUT_SHARE = 0.2  # share of the cases held out of training, on which the st
 UNSEEN_WINDOWS = 16
 LARGEST_PICTURE = 512
 """Median length (pixels) of the longer edge of pictures on the working grid; larger ones are made smaller."""
-LARGEST_WINDOW = {2: 256, 3: 96}
+LARGEST_WINDOW = {2: 128, 3: 96}
 """Largest edge (voxels) of training windows, by number of axes."""
 CT_WINDOW = [-200.0, 300.0]  # Hounsfield units
 MIN_HELD_OUT_SCANS = 20  # held-out cases below which the input statistics are fitted to training cases too
