@@ -71,7 +71,8 @@ def a_model_folder(tmp_path_factory) -> Path:
     """A model folder with random weights: three classes, 4 mm."""
     import torch
 
-    from diffusion_segmentation.model.folder import build, save
+    from diffusion_segmentation.model.building import build
+    from diffusion_segmentation.model.folder import save
 
     description = metadata()
     torch.manual_seed(7)

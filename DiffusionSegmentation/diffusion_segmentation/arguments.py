@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
     train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
+    train.add_argument("--on", metavar="NAME|DIR", type=_name, help="train a sampler on top of this model as it is")
     train.add_argument("--slices", action="store_true", help="train on the slices of volumes, as on pictures")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
 

@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     from .training import train
 
-    train.main(**_pick(options, "data output config minutes resume start slices"))
+    train.main(**_pick(options, "data output config minutes resume start slices on"))
     return 0
 
 

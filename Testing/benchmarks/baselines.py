@@ -34,6 +34,7 @@ from diffusion_segmentation.evaluation.known_answer.samplers import Prediction, 
 from diffusion_segmentation.evaluation.known_answer.scores import summarise
 from diffusion_segmentation.evaluation.store import CaseStore
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.building import build
 from diffusion_segmentation.networks import Encoder, class_softmax, depth_to_space, space_to_depth
 from diffusion_segmentation.networks.blocks import ResidualBlock
 from diffusion_segmentation.runtime.floating_point import flush_denormals
@@ -103,7 +104,7 @@ def trained(task: str, path: Path, minutes: float, seed: int, dropped: float = 0
     optimisation, section = Optimisation.read(settings["optimisation"]), settings["diffusion_segmentation"]
     torch.manual_seed(seed)
     classes = len(section["labels"]) + 1
-    network, _ = models.build(section["network"], classes)
+    network, _ = build(section["network"], classes)
     if dropped:
         for block in network.modules():
             if isinstance(block, ResidualBlock):

@@ -12,6 +12,7 @@ from diffusion_segmentation.calibration.tetrachoric import ResidualProducts
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.building import build
 from diffusion_segmentation.training.sources import Phantoms
 
 
@@ -119,7 +120,7 @@ def a_small_model(tmp_path_factory):
     models.save(
         folder,
         {"version": "0", **settings["bundle"], "diffusion_segmentation": section},
-        *models.build(section["network"], 2),
+        *build(section["network"], 2),
     )
     return folder
 

@@ -24,7 +24,8 @@ from diffusion_segmentation.evaluation.known_answer.samplers import (
 )
 from diffusion_segmentation.evaluation.report import figures
 from diffusion_segmentation.evaluation.store import CaseStore
-from diffusion_segmentation.model.folder import build, load, save
+from diffusion_segmentation.model.building import build
+from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.phantoms import phantom
 
 SAMPLES = 64

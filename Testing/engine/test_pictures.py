@@ -9,7 +9,8 @@ import torch
 
 from diffusion_segmentation.errors import GeometryError, ModelError
 from diffusion_segmentation.images.working_grid import Grid
-from diffusion_segmentation.model.folder import build, save
+from diffusion_segmentation.model.building import build
+from diffusion_segmentation.model.folder import save
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 NETWORK = {

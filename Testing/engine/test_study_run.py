@@ -16,6 +16,7 @@ from ball_dataset import write_ball_dataset
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.building import build
 from diffusion_segmentation.study import adapt, elapsed_time, pool, report, study
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes
@@ -154,7 +155,7 @@ def flat_model(tmp_path_factory):
     """An untrained model of `boundary`, with a loss curve that gives bad steps."""
     settings = Phantoms("boundary:16x16").settings()
     section = settings["diffusion_segmentation"]
-    encoder, denoiser = models.build(section["network"], 2)
+    encoder, denoiser = build(section["network"], 2)
     levels = np.linspace(-12, 8, 24)
     late = (levels < 7).astype(float)
     section |= {

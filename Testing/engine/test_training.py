@@ -9,7 +9,7 @@ import torch
 from diffusion_segmentation.diffusion.copula import Covariance
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
-from diffusion_segmentation.model.folder import build
+from diffusion_segmentation.model.building import build
 from diffusion_segmentation.training import sources, train
 from diffusion_segmentation.training.density import Density
 from diffusion_segmentation.training.loss import loss_curve, losses

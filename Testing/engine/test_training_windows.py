@@ -8,7 +8,7 @@ from ball_dataset import ball, change_dataset, open_dataset
 
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.label_file import IGNORED
-from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.building import build
 from diffusion_segmentation.training.loss import dice_loss, losses
 from diffusion_segmentation.training.settings import Optimisation
 
@@ -95,7 +95,7 @@ def test_ignored_voxels_do_not_train(ball_dataset):
 def test_ignored_voxels_add_nothing_to_the_loss(dice_weight, class_weights):
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    encoder, denoiser = models.build(network, 2)
+    encoder, denoiser = build(network, 2)
     image, labels = torch.rand(1, 1, 16, 16, 16), torch.randint(0, 2, (1, 1, 16, 16, 16), dtype=torch.uint8)
     some = labels.clone()
     some[..., :8] = IGNORED

@@ -255,7 +255,8 @@ def write_sound(folder: Path) -> None:
     """The model that is damaged."""
     import torch
 
-    from diffusion_segmentation.model.folder import build, save
+    from diffusion_segmentation.model.building import build
+    from diffusion_segmentation.model.folder import save
     from diffusion_segmentation.networks import InputStatistics
 
     torch.manual_seed(0)

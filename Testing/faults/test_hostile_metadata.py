@@ -13,6 +13,7 @@ from model_folders import Edit, change, read, sentence
 
 from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.building import build
 
 pytestmark = pytest.mark.usefixtures("time_limit")
 
@@ -147,7 +148,7 @@ def test_a_network_that_is_too_large_is_refused_before_it_is_allocated(
     monkeypatch.setattr(torch, "empty", empty)
     assert "1267 million weights" in sentence(model_folder)
     with pytest.raises(ModelError, match="million weights"):
-        models.build(read(model_folder)["diffusion_segmentation"]["network"], 3)
+        build(read(model_folder)["diffusion_segmentation"]["network"], 3)
 
 
 FOREIGN: dict[str, bytes | Callable[[bytes], bytes]] = {

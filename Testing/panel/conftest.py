@@ -28,7 +28,8 @@ import unittest
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 import conftest, torch
-from diffusion_segmentation.model.folder import build, save
+from diffusion_segmentation.model.building import build
+from diffusion_segmentation.model.folder import save
 torch.manual_seed(7)
 metadata = conftest.metadata()
 encoder, denoiser = build(metadata["diffusion_segmentation"]["network"], 3)

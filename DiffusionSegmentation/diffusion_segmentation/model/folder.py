@@ -24,8 +24,17 @@ from ..diffusion.copula import Covariance
 from ..diffusion.process import adapted_grid
 from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
-from ..networks import CHANNELS_LAST, BlockVolumeConstraint, Denoiser, Encoder, InputStatistics, space_to_depth
+from ..networks import (
+    CHANNELS_LAST,
+    BlockVolumeConstraint,
+    Denoiser,
+    Encoder,
+    FrozenHead,
+    InputStatistics,
+    space_to_depth,
+)
 from ..runtime.locations import user_models
+from .building import build_on_meta_device, conventions
 from .metadata import (
     DIFFUSION,
     METADATA,
@@ -37,7 +46,7 @@ from .metadata import (
     read_metadata,
 )
 from .metadata import SCHEMA as SCHEMA
-from .weights import MAX_WEIGHTS, MISMATCH, WEIGHTS, has_weights, read_weights
+from .weights import MISMATCH, WEIGHTS, has_weights, read_weights
 
 SHIPPED = Path(__file__).parents[1] / "models"
 INPUT_STATISTICS = "input_statistics"
@@ -66,7 +75,7 @@ class Model:
     """Networks in evaluation mode with the content of metadata.json."""
 
     metadata: dict[str, Any]
-    encoder: Encoder
+    encoder: Encoder | FrozenHead
     denoiser: Denoiser
     input_statistics: InputStatistics | None = None  # of the scans that the model was made for, if the folder has them
 
@@ -145,7 +154,8 @@ class Model:
     @property
     def multiple(self) -> int:
         """Window edges are multiples of this number of voxels."""
-        return Encoder.multiple(tuple(self.section["network"]["encoder"]["channels"]))
+        encoder = self.encoder.frozen if isinstance(self.encoder, FrozenHead) else self.encoder
+        return max(2 ** len(self.section["network"]["encoder"]["channels"]), 2 ** len(encoder.down))
 
     def step_grid(self, steps: int) -> np.ndarray:
         """Rising log-SNR nodes [<= `steps`] from the training loss curve; see `adapted_grid`.
@@ -173,12 +183,6 @@ class Model:
             layout = CHANNELS_LAST[self.dims]
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch types lack memory_format
         return self
-
-
-def build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    """Networks with random weights from a valid entry `network`. Raises ModelError if they are too large."""
-    _build_on_meta_device(network, classes)
-    return _build(network, classes)
 
 
 def available(root: Path = SHIPPED) -> list[dict[str, Any]]:
@@ -234,7 +238,8 @@ def load(folder: Path) -> Model:
             f"The model '{folder_name(folder)}' is an nnU-Net, which has no denoiser; only `segment` can run it."
         )
     classes = len(section["labels"]) + 1
-    encoder, denoiser = _build_on_meta_device(section["network"], classes)
+    on_top = section.get("frozen") is not None
+    encoder, denoiser = build_on_meta_device(section["network"], classes, on_top)
     stated = section.get(INPUT_STATISTICS)
     input_statistics = InputStatistics(classes, section["network"]["encoder"]["channels"][0]) if stated else None
     modules = _module_dict(encoder, denoiser, input_statistics)
@@ -249,23 +254,55 @@ def load(folder: Path) -> Model:
     ):
         raise file_error(folder, *MISMATCH)
     modules.eval().requires_grad_(False)
-    return Model(metadata, encoder, denoiser, input_statistics)
+    whole = FrozenHead(_frozen_model(folder, section), encoder, section["frozen"]["temperature"]) if on_top else encoder
+    return Model(metadata, whole, denoiser, input_statistics)
+
+
+def find_by_digest(name: str, sha256: str, beside: Path) -> Path:
+    """Folder of the model with this name and checksum: an installed one, or one that lies in the folder `beside`.
+
+    Raises ModelError if there is none.
+    """
+    candidates = [root / name for root in (SHIPPED, user_models())]
+    candidates += sorted(path for path in beside.iterdir() if path.is_dir()) if beside.is_dir() else []
+    for folder in candidates:
+        try:
+            if read_metadata(folder)["diffusion_segmentation"]["sha256"] == sha256:
+                return folder
+        except ModelError:
+            continue
+    raise ModelError(
+        f"This model needs the model '{name}' that it was trained on (checksum {sha256[:12]}); add it with "
+        "`diffusion-segmentation models add`, or put its folder beside this one."
+    )
+
+
+def _frozen_model(folder: Path, section: dict[str, Any]) -> Encoder:
+    """The encoder of the model that the model in `folder` was trained on top of. Raises ModelError."""
+    frozen = section["frozen"]
+    model = load(find_by_digest(frozen["name"], frozen["sha256"], folder.resolve().parent))
+    if isinstance(model.encoder, FrozenHead) or conventions(model.section) != conventions(section):
+        raise file_error(folder, METADATA, f"does not fit the model '{frozen['name']}' that it was trained on")
+    return model.encoder
 
 
 def save(
     folder: Path,
     metadata: dict[str, Any],
-    encoder: Encoder,
+    encoder: Encoder | FrozenHead,
     denoiser: Denoiser,
     input_statistics: InputStatistics | None = None,
 ) -> None:
     """Write a model folder: float16 weights, then metadata with their checksum, each file atomically.
 
+    Weights of a frozen model on which this one was trained are not written.
+
     `input_statistics` stay float32: float16 is too coarse for an inverse covariance.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {}
-    for name, tensor in _module_dict(encoder, denoiser, input_statistics).state_dict().items():
+    trained = encoder.thin if isinstance(encoder, FrozenHead) else encoder
+    for name, tensor in _module_dict(trained, denoiser, input_statistics).state_dict().items():
         tensor = tensor.detach()
         state[name] = (tensor if name.startswith(f"{INPUT_STATISTICS}.") else tensor.half()).contiguous().cpu()
     data = safetensors.save(state)
@@ -285,26 +322,3 @@ def _module_dict(encoder: Encoder, denoiser: Denoiser, input_statistics: InputSt
     """All stored modules; its keys are the prefixes of the stored tensors."""
     optional = {} if input_statistics is None else {INPUT_STATISTICS: input_statistics}
     return torch.nn.ModuleDict({"encoder": encoder, "denoiser": denoiser, **optional})
-
-
-def _build(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
-    channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
-    options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
-    return (
-        Encoder(classes, channels, tuple(encoder["blocks"]), axes, network.get("inputs", 1)),
-        Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options),
-    )
-
-
-def _build_on_meta_device(network: dict[str, Any], classes: int) -> tuple[Encoder, Denoiser]:
-    """Networks whose weights take no memory. Raises ModelError if they have more than MAX_WEIGHTS."""
-    with torch.device("meta"):
-        networks = _build(network, classes)
-    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    if count > MAX_WEIGHTS:
-        raise ModelError(
-            f"The model's metadata describe a network of {count / 1e6:.0f} million weights and the limit is "
-            f"{MAX_WEIGHTS / 1e6:.0f} million; choose a smaller model."
-        )
-    return networks

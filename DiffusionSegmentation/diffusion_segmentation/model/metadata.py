@@ -187,6 +187,15 @@ def _valid_start(section: dict[str, Any]) -> bool:
     )
 
 
+def _valid_frozen(frozen: Any) -> bool:
+    """Whether the model stands alone, or names the frozen one on which it was trained by its checksum."""
+    return frozen is None or (
+        valid_model_name(frozen["name"])
+        and valid_digest(frozen["sha256"])
+        and is_number(frozen["temperature"], 0.05, 20)
+    )
+
+
 def _valid_provenance(entry: Any) -> bool:
     """Whether `training` or `calibration` describes its data in the form that an evaluation reads."""
     return isinstance(entry, dict) and isinstance(entry.get("data", {}), dict)
@@ -228,6 +237,7 @@ _DIFFUSION_RULES: Rules = {
         and math.prod(s["window"]) <= 2**25
     ),
     "steps": lambda _, s: are_integers((s["steps"]["cpu"], s["steps"]["gpu"]), 1, 1000),
+    "frozen": lambda _, s: _valid_frozen(s.get("frozen")),
     "process": lambda _, s: (
         _valid_curve(s["process"]["loss_curve"]) and is_number(lowest_log_snr(s), LOG_SNR_MIN, LOG_SNR_MAX)
     ),

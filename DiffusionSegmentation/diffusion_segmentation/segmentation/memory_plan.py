@@ -9,6 +9,7 @@ import torch
 
 from ..diffusion.copula import field_bytes
 from ..model.folder import Model
+from ..networks import FrozenHead
 from ..runtime import devices, memory
 from .tiling import Tiling
 
@@ -70,7 +71,8 @@ class MemoryPlan:
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""
         size = [n // 2 for n in _largest_window(tiling)]
-        features = 4 * self.model.section["network"]["encoder"]["channels"][0] * math.prod(size)
+        encoder = self.model.encoder.frozen if isinstance(self.model.encoder, FrozenHead) else self.model.encoder
+        features = 4 * encoder.stem.out_channels * math.prod(size)
         return FEATURES_PER_PASS * features + STATES_PER_PASS * self._state_bytes(size) + self._stored_bytes(tiling)
 
     def sampling_bytes(self, tiling: Tiling) -> int:

@@ -20,6 +20,7 @@ from ..diffusion.solvers import Denoise, dpm_solver_2m
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
+    FrozenHead,
     InputDistance,
     ScanSummary,
     class_softmax,
@@ -66,7 +67,7 @@ class EncodedVolume:
         with torch.inference_mode():
             for window, share in zip(self.tiling.windows, self.tiling.shares(), strict=True):
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
-                if statistics is None:
+                if statistics is None or isinstance(model.encoder, FrozenHead):
                     features, direct = model.encoder(crop)
                 else:
                     raw = model.encoder.raw_features(crop)

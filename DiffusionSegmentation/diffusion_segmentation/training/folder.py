@@ -59,12 +59,21 @@ class Folder:
         """
         self.folder, self.prepared = folder, prepared
         self.dataset = read_dataset(folder)
-        cases = sorted(self.dataset.training, key=_place)
+        self._divide(sorted(self.dataset.training, key=_place))
+        self._slices = slices
+
+    def without(self, names: set[str]) -> int:
+        """Leave out the cases with these names, and hold out as many of the others; returns how many remain."""
+        cases = [case for case in sorted(self.dataset.training, key=_place) if case.name not in names]
+        self._divide(cases)
+        return len(cases)
+
+    def _divide(self, cases: Sequence[Case]) -> None:
+        """Set `held_out` and `seen`, from cases ordered by `_place`."""
         # In a small data set at least one case is held out, and at most half of them.
         held_out = [case for n, case in enumerate(cases) if _place(case) < HELD_OUT_SHARE or n == 0]
         self.held_out = held_out[: len(cases) // 2]
         self.seen = [case for case in cases if case not in self.held_out]
-        self._slices = slices
 
     @cached_property
     def _files(self) -> list[CaseFiles]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import ModelError
-from ..networks import Encoder, InputStatistics, ScanSummary, class_softmax
+from ..networks import AnyEncoder, Encoder, FrozenHead, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import AVERAGE_POOL, voxels_per_cell
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
@@ -23,13 +23,17 @@ MIN_ERROR = 0.05  # mean error probability of its voxels above which a cube coun
 
 
 def fit_input_statistics(
-    encoder: Encoder, section: dict[str, Any], source: Source, seed: int
+    encoder: AnyEncoder, section: dict[str, Any], source: Source, seed: int
 ) -> InputStatistics | None:
     """Input statistics of `encoder` on the scans of `source`; None for too few scans. Shows its progress.
+
+    None, too, for an encoder on top of a frozen model, whose own features they would not describe.
 
     `section` is the model's, with which `source` was configured. Raises ModelError where the encoder's features are not
     finite or out of range.
     """
+    if isinstance(encoder, FrozenHead):
+        return None
     count, scans = SCANS[section["network"].get("dims", 3)], []
     with ProgressLine() as line:
         counter = StepCounter(line, "fitting the input statistics to unseen scans")

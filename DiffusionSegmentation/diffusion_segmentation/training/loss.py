@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 from ..images.label_file import IGNORED
-from ..networks import CHANNELS_LAST, Denoiser, Encoder, space_to_depth
+from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, space_to_depth
 
 BINS = 24  # bins of log-SNR in which losses are recorded
 _EDGES = np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)
@@ -19,7 +19,7 @@ _DICE = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)
 
 
 def losses(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     denoiser: Denoiser,
     image: torch.Tensor,
     labels: torch.Tensor,
@@ -94,7 +94,7 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch
 
 
 def loss_curve(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     denoiser: Denoiser,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     classes: int,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..networks import CHANNELS_LAST, Denoiser, Encoder
+from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, FrozenHead
 from .density import Density
 from .loss import losses
 from .settings import Optimisation
@@ -74,7 +74,7 @@ class Segmenter(TrainingModule):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         denoiser: Denoiser,
         classes: int,
         optimisation: Optimisation,
@@ -83,7 +83,8 @@ class Segmenter(TrainingModule):
     ) -> None:
         super().__init__(optimisation, input_scale, done)
         self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
-        encoder.requires_grad_(optimisation.learns == "both")
+        trained = encoder.thin if isinstance(encoder, FrozenHead) else encoder
+        trained.requires_grad_(optimisation.learns == "both")
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         image, labels = batch

@@ -21,11 +21,13 @@ import torch
 
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
-from ..model.folder import Model, Start, build, find, load, save
+from ..model.building import build, conventions
+from ..model.folder import Model, Start, find, load, save
 from ..model.metadata import wrong_entry
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
+from . import on_top
 from .input_statistics import fit_input_statistics
 from .loop import Journal, fit
 from .loss import loss_curve
@@ -52,6 +54,7 @@ def main(
     resume: bool = False,
     start: str | None = None,
     slices: bool = False,
+    on: str | None = None,
 ) -> Path:
     """Train, and write the model folder `output`; returns it.
 
@@ -59,7 +62,8 @@ def main(
     is a JSON file whose entries replace those that the data suggest. Training ends after the configured iterations or,
     if given, after `minutes`; the learning rate falls along whichever ends first. With `start`, the name of a shipped
     model or a model folder, training starts from those of its weights that fit. With `slices` a model of pictures is
-    trained on the slices of volumes. The folder also gets training.json
+    trained on the slices of volumes. With `on`, a model as for `start`, that model stays as it is and is the direct
+    head; only a thin encoder, the denoiser and a temperature are trained (`on_top`). The folder also gets training.json
     (losses over time and noise level) and training.png.
 
     Raises InputError when data or configuration are missing or wrong, or when `output` holds a checkpoint and `resume`
@@ -71,12 +75,17 @@ def main(
             "The output folder holds an unfinished training; add --resume to continue it or choose another folder."
         )
     source = open_source(data, output, slices)
-    settings = merged(source.settings(), read_config(config) if config else {})
+    settings, changes = source.settings(), read_config(config) if config else {}
+    frozen = load(find(on)) if on else None
+    if frozen is not None:
+        settings = on_top.settings_on(frozen, settings)
+        source = on_top.unseen_part(source, frozen)
+    settings = merged(settings, changes)
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved_precision(optimisation.precision))
     for sentence in optimisation.warnings():
         logger.warning(sentence)
-    run = Run(settings, optimisation, source, minutes)
+    run = Run(settings, optimisation, source, minutes, frozen)
     facts = source.facts()
     if held_out := facts.get("held_out"):
         names = ", ".join(held_out[:MAX_NAMES]) + ", ..." * (len(held_out) > MAX_NAMES)
@@ -107,7 +116,12 @@ class Run(lightning.LightningDataModule):
     """One training: networks and data."""
 
     def __init__(
-        self, settings: dict[str, Any], optimisation: Optimisation, source: Source, minutes: float | None
+        self,
+        settings: dict[str, Any],
+        optimisation: Optimisation,
+        source: Source,
+        minutes: float | None,
+        frozen: Model | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.optimisation, self.source = settings, optimisation, source
@@ -118,7 +132,11 @@ class Run(lightning.LightningDataModule):
         if optimisation.class_weights and len(optimisation.class_weights) != self.classes:
             raise InputError(f"'class_weights' in the training configuration must be {self.classes} numbers.")
         torch.manual_seed(optimisation.seed)
-        encoder, denoiser = build(section["network"], self.classes)
+        if frozen is not None:
+            on_top.require_same_labels(source, frozen)
+            section["frozen"]["temperature"] = on_top.fitted_temperature(frozen, source.unseen(optimisation))
+        arguments = (frozen.encoder, section["frozen"]["temperature"]) if frozen is not None else ()
+        encoder, denoiser = build(section["network"], self.classes, *arguments)
         self.journal = Journal(optimisation.iterations, minutes)
         self.task = Segmenter(
             encoder, denoiser, self.classes, optimisation, section["process"]["input_scale"], self.journal.done
@@ -134,7 +152,7 @@ class Run(lightning.LightningDataModule):
         """
         optimisation, name = self.optimisation, model.section["name"]
         if optimisation.builds_on_start:
-            ours, theirs = _conventions(self.settings["diffusion_segmentation"]), _conventions(model.section)
+            ours, theirs = conventions(self.settings["diffusion_segmentation"]), conventions(model.section)
             if different := [key for key in ours if ours[key] != theirs[key]]:
                 raise ModelError(
                     f"'{name}' and the configuration differ in '{different[0]}', and the parts of the model that are "
@@ -254,16 +272,6 @@ class _Keeper(lightning.Callback):
                 f"The unfinished training has {lowest:g} for its 'lowest_log_snr' and the configuration "
                 f"{self.run.optimisation.lowest_log_snr:g}; set it back or choose another folder."
             )
-
-
-def _conventions(section: dict[str, Any]) -> dict[str, Any]:
-    """Entries that determine how networks see an image and what their classes mean."""
-    return {
-        "labels": [entry["id"] for entry in section["labels"]],
-        "working_spacing_mm": section["working_spacing_mm"],
-        "intensity": section.get("intensity"),
-        "dims": section["network"].get("dims", 3),
-    }
 
 
 def _require_usable(metadata: dict[str, Any]) -> None:
