@@ -5,6 +5,7 @@ Each start comes with the best prior k of the map (n mean + k direct) / (n + k) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread coun
 SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
 PRIORS = (0, 1, 2, 4, 8, 12, 16, 24, 32)
 """Candidate values of k; choosing the last means that the samples add nothing to the map."""
+SMALL_PIXELS = 2**16
+"""Largest picture whose samples are drawn together."""
 MIN_PROBABILITY = 1e-4  # lower bound in a log score, because a class that no sample chose is still possible
 
 Sampled = tuple[np.ndarray, np.ndarray]  # masks uint8 [n, *shape] and mean probabilities [C, *shape]
@@ -153,7 +156,7 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     device = next(model.encoder.parameters()).device
     grid = np.empty(0) if model.is_copula_only else model.step_grid(model.default_steps(device))
     with flush_denormals():
-        if model.dims == 2:
+        if _is_small(model, case.image):
             drawn = draw(model, case.image, count, grid, seed)
             masks, mean = drawn.masks, drawn.mean
         else:
@@ -167,6 +170,12 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
         masks = np.where(case.ignored, np.uint8(0), masks)
         mean = mean if mean is case.p else np.where(case.ignored, case.p, mean)
     return masks, mean
+
+
+def _is_small(model: Model, image: np.ndarray) -> bool:
+    """Whether all samples of an image can pass the denoiser together, without windows."""
+    shape = image.shape[-model.dims :]
+    return model.dims == 2 and math.prod(shape) <= SMALL_PIXELS and not any(n % model.multiple for n in shape)
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
@@ -191,7 +200,7 @@ def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> LabelledCas
     """A case with the direct head's probabilities; `labels` may contain IGNORED."""
     device = next(model.encoder.parameters()).device
     with flush_denormals(), torch.inference_mode():
-        if model.dims == 2:
+        if _is_small(model, image):
             white = model.with_start(None)
             p = draw(white, image, 1, white.step_grid(1), 0).direct
         else:

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..errors import InputError
 from .loss import BINS, bin_numbers
 from .task import TrainingModule
 
@@ -120,7 +121,7 @@ def fit(
 
     Writes `checkpoint`, a .ckpt file, at each `interval`, at Ctrl+C or an error, and at the end. Trains on the CPU
     where `gpus`, indices of devices, is empty; without `data` the module loads its own. Returns whether this is the
-    first of the processes, one for each GPU.
+    first of the processes, one for each GPU. Raises InputError if the checkpoint is of other networks.
     """
     # Lightning's advice is for developers.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -146,6 +147,8 @@ def fit(
         callbacks=[journal, Average(optimisation.average), *callbacks, checkpoints],
     )
     resumed = str(checkpoint) if checkpoint.exists() else None
+    if resumed:
+        _require_same_networks(module, checkpoint)
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
@@ -157,3 +160,14 @@ def fit(
         raise
     trainer.save_checkpoint(checkpoint)
     return trainer.is_global_zero
+
+
+def _require_same_networks(module: torch.nn.Module, checkpoint: Path) -> None:
+    """Raise InputError, before anything is overwritten, unless a checkpoint has the weights of `module`."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    own = module.state_dict()
+    if {name: tensor.shape for name, tensor in stored.items()} != {name: t.shape for name, t in own.items()}:
+        raise InputError(
+            "The unfinished training has other networks than this command describes; continue it with the options and "
+            "the configuration that it began with."
+        )
