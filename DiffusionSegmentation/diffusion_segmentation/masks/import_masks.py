@@ -27,9 +27,9 @@ from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
 from ..segmentation.input_volume import InputVolume, read_unchanged
 from ..segmentation.members import (
-    EmptyBox,
     Members,
     ProbabilityMean,
+    VoxelBox,
     WriteOptions,
     require_memory,
     write_members,
@@ -137,7 +137,7 @@ def _masks(request: ImportRequest, image: sitk.Image, control: RunControl) -> _I
     sets: list[LabelSet] = []
     dense: list[tuple[CompressedMask, np.ndarray]] = []  # indices into the numbers that occur, and these numbers
     digests: list[str] = []
-    box, unnamed = EmptyBox(image.GetSize()[::-1]), False
+    box, unnamed = VoxelBox(image.GetSize()[::-1]), False
     for path in _counted(request.masks, control):
         values, segments = read_label_numbers(path, image, "mask")
         name = f"The mask '{shown(path.name)}'"

@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
 import torch
 
 from ..errors import ModelError
 from ..model.metadata import NNUNET, file_error, kind, read_metadata
 from ..model.nnunet_metadata import INTENSITIES, MAX_FOLD_WEIGHTS, NETWORKS
 from ..model.weights import MISMATCH, read_weights
+from .orientation import Turn
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class NnunetModel:
     def folds(self) -> list[dict[str, Any]]:
         """Entries of the folds in the metadata."""
         return self.section["folds"]
+
+    def turn(self, image: sitk.Image) -> Turn:
+        """How nnU-Net's reader turns the axes of a volume for this model."""
+        return Turn.to_ras(image.GetDirection()) if self.settings["reoriented"] else Turn()
 
     @cached_property
     def network(self) -> torch.nn.Module:

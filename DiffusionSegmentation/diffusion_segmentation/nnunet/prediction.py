@@ -16,6 +16,7 @@ from ..errors import Cancelled, ModelError
 from ..segmentation.run_control import RunControl, SamplingStopped
 from .library import quiet
 from .model import NnunetModel
+from .orientation import Turn
 
 STEP_SIZE = 0.5  # of the windows, as a share of their edges; nnU-Net's default
 
@@ -27,14 +28,14 @@ class Case:
     Attributes:
         data: float32 [inputs, z, y, x] on the network's grid.
         properties: of nnU-Net, with which logits return to the grid of `image`.
-        image: the volume as nnU-Net's reader returns it; its axes can be turned.
-        orientation: of the axes of the volume as it was read, such as "LPS".
+        turn: of the axes of the volume by nnU-Net's reader.
+        shape: of the volume as it was read, [k, j, i].
     """
 
     data: torch.Tensor
     properties: dict[str, Any]
-    image: sitk.Image
-    orientation: str
+    turn: Turn
+    shape: tuple[int, ...]
 
 
 class Prediction:
@@ -60,19 +61,15 @@ class Prediction:
 
     def preprocessed(self, images: Sequence[sitk.Image]) -> Case:
         """Crop, normalise and resample the inputs of a case, all on one grid, as nnU-Net does."""
-        image = images[0]
-        orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
-        if self._model.settings["reoriented"]:
-            images = [sitk.DICOMOrient(one, "RAS") for one in images]
-            image = images[0]
-        values = np.stack([sitk.GetArrayFromImage(one) for one in images])
-        properties: dict[str, Any] = {"spacing": list(image.GetSpacing()[::-1])}
+        turn = self._model.turn(images[0])
+        values = turn.array(np.stack([sitk.GetArrayFromImage(image) for image in images]))
+        properties: dict[str, Any] = {"spacing": turn.sizes(images[0].GetSpacing()[::-1])}
         with quiet():
             preprocessor = self._configuration.preprocessor_class(verbose=False)
             settings = self._plans, self._configuration, self._dataset
             # It adds to the properties; whether it also returns them depends on the version.
             data = preprocessor.run_case_npy(values, None, properties, *settings)[0]
-        return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, image, orientation)
+        return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, turn, image.GetSize()[::-1])
 
     def logits(self, case: Case, fold: dict[str, Any]) -> torch.Tensor:
         """Logits [C, z, y, x] on the network's grid of a fold, by its entry in the metadata. Raises ModelError."""
@@ -98,16 +95,9 @@ class Prediction:
             _, p = export.convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, *settings, return_probabilities=True, num_threads_torch=torch.get_num_threads()
             )
-        p = np.ascontiguousarray(p, np.float32)
-        return self._turned_back(case, p) if self._model.settings["reoriented"] else p
-
-    def _turned_back(self, case: Case, p: np.ndarray) -> np.ndarray:
-        def turned(values: np.ndarray) -> np.ndarray:
-            image = sitk.GetImageFromArray(values)
-            image.CopyInformation(case.image)
-            return sitk.GetArrayFromImage(sitk.DICOMOrient(image, case.orientation))
-
-        return np.stack([turned(values) for values in p])
+        p = np.ascontiguousarray(case.turn.undone(p), np.float32)
+        assert p.shape[1:] == case.shape, "the probabilities do not lie on the grid of the volume"
+        return p
 
 
 class _Watched(torch.nn.Module):

@@ -25,7 +25,7 @@ from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
 from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
 from ..segmentation.input_volume import read_unchanged
-from ..segmentation.members import EmptyBox, ProbabilityMean, WriteOptions, result_bytes, write_members
+from ..segmentation.members import ProbabilityMean, VoxelBox, WriteOptions, result_bytes, write_members
 from ..segmentation.model_source import peak_memory
 from ..segmentation.outputs import ResultSource, ResultWriter, finish
 from ..segmentation.partial_results import PartialResults, output_folder
@@ -189,14 +189,16 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     On a CPU the memory of the passes is not returned before the result is written.
     """
     settings = model.settings
-    box = EmptyBox(image.GetSize()[::-1])
+    box = VoxelBox(image.GetSize()[::-1], margin=0)  # nnU-Net crops to it
     box.include(sitk.GetArrayViewFromImage(image) != 0)
-    shape = [part.stop - part.start for part in box.slices()]
-    order, spacing = settings["transpose"], image.GetSpacing()[::-1]
+    turn, order = model.turn(image), settings["transpose"]
+    shape, spacing = turn.sizes(box.shape), turn.sizes(image.GetSpacing()[::-1])
     target = [*[None] * (3 - len(settings["spacing_mm"])), *settings["spacing_mm"]]
     grid = [shape[a] if mm is None else round(shape[a] * spacing[a] / mm) for a, mm in zip(order, target, strict=True)]
     if min(grid) < 1:
-        raise GeometryError("The volume is smaller than one voxel of the model's grid; choose another volume or model.")
+        raise GeometryError(
+            "What is not 0 in the volume is smaller than one voxel of the model's grid; choose another volume or model."
+        )
     patch = [*[1] * (3 - len(settings["patch_size"])), *settings["patch_size"]]
     working = math.prod(max(n, edge) for n, edge in zip(grid, patch, strict=True))
     voxels = image.GetNumberOfPixels()

@@ -95,11 +95,11 @@ class ProbabilityMean:
         return Members(inside, p, cropped, np.maximum(entropy_bits(mean) - self._entropy, 0))
 
 
-class EmptyBox:
-    """Smallest box around all included voxels of a grid [k, j, i], with a margin."""
+class VoxelBox:
+    """Smallest box around all included voxels of a grid [k, j, i], with a margin in voxels."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self._shape = tuple(shape)
+    def __init__(self, shape: Sequence[int], margin: int = BOX_MARGIN) -> None:
+        self._shape, self._margin = tuple(shape), margin
         self._low, self._high = list(self._shape), [0, 0, 0]
 
     def include(self, voxels: np.ndarray) -> None:
@@ -111,13 +111,18 @@ class EmptyBox:
                 self._high[axis] = max(self._high[axis], int(used[-1]) + 1)
 
     def slices(self) -> tuple[slice, ...]:
-        """The box; the whole grid if nothing was included. Slices have two voxels or more."""
+        """The box; the whole grid if nothing was included. With a margin slices have two voxels or more."""
         if self._high[0] == 0:
             return tuple(slice(0, n) for n in self._shape)
         return tuple(
-            slice(max(0, low - BOX_MARGIN), min(n, high + BOX_MARGIN))
+            slice(max(0, low - self._margin), min(n, high + self._margin))
             for low, high, n in zip(self._low, self._high, self._shape, strict=True)
         )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Edges of the box in voxels [k, j, i]."""
+        return tuple(part.stop - part.start for part in self.slices())
 
 
 def write_members(
@@ -172,7 +177,7 @@ def entropy_bits(p: np.ndarray) -> np.ndarray:
 
 def _foreground_box(p: np.ndarray) -> tuple[slice, ...]:
     """Box around all voxels with foreground; the whole grid if it excludes too much of the foreground's probability."""
-    box = EmptyBox(p.shape[1:])
+    box = VoxelBox(p.shape[1:])
     foreground = 1 - p[0]
     box.include(foreground >= MIN_PROBABILITY)
     inside, total = box.slices(), foreground.sum(dtype=np.float64)
