@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from diffusion_segmentation import any_model
+from diffusion_segmentation.errors import ModelError
 
 LABELS = {"background": 0, "ball": 1, "core": 2}
 
@@ -109,7 +113,13 @@ def stand_in_weights(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def checkpoint(weights: dict[str, torch.Tensor], plans: dict[str, Any], fold: int, **changes: Any) -> dict[str, Any]:
+def checkpoint(
+    weights: dict[str, torch.Tensor],
+    plans: dict[str, Any],
+    fold: int,
+    dataset_json: dict[str, Any] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     """Content of checkpoint_final.pth, with the entries and types of `nnUNetTrainer.save_checkpoint`."""
     [configuration] = plans["configurations"]
     axes = len(plans["configurations"][configuration].get("patch_size", (1, 1, 1)))
@@ -126,7 +136,7 @@ def checkpoint(weights: dict[str, torch.Tensor], plans: dict[str, Any], fold: in
         "logging": {**history, "dice_per_class_or_region": [[np.float32(0.5), np.int64(1), np.bool_(True)]]},
         "_best_ema": np.float64(0.4),
         "current_epoch": 1000,
-        "init_args": {**init, "dataset_json": dataset(), "unpack_dataset": True},
+        "init_args": {**init, "dataset_json": dataset_json or dataset(), "unpack_dataset": True},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": tuple(range(axes)),
         **changes,
@@ -147,7 +157,21 @@ def write_folder(
         path = folder / f"fold_{fold}"
         path.mkdir(parents=True)
         weights = random_network(plans_json, n).state_dict() if trained else stand_in_weights(n)
-        torch.save(checkpoint(weights, plans_json, n, **changes), path / "checkpoint_final.pth")
+        torch.save(checkpoint(weights, plans_json, n, dataset_json, **changes), path / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans_json), encoding="utf-8")
     (folder / "dataset.json").write_text(json.dumps(dataset_json or dataset()), encoding="utf-8")
     return folder
+
+
+def refusal(folder: Path, root: Path) -> str:
+    """The sentence with which a folder is refused; nothing is left behind in the folder of models `root`."""
+    try:
+        installed = any_model.add(folder)
+    except ModelError as error:
+        sentence = str(error)
+    else:
+        raise AssertionError(f"{installed} was installed")
+    assert len(re.findall(r"[.?!](?=\s|$)", sentence)) == 1 and sentence.endswith("."), sentence
+    assert "\n" not in sentence and len(sentence) < 400
+    assert list(root.iterdir()) == []
+    return sentence

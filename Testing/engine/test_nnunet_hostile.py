@@ -3,6 +3,7 @@ imported."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nnunet_folders import dataset, plans, write_folder
+import torch
+from nnunet_folders import checkpoint, dataset, plans, stand_in_weights, write_folder
 
 from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.model.nnunet_metadata import digest_of_model
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
 
@@ -103,13 +106,17 @@ def test_faults_of_a_trained_folder(
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "installed"))
     draw, accepted = random.Random(int(residual)), 0
     sound = plans(residual=residual)
-    trained = write_folder(tmp_path / "trained", sound)
+    trained = write_folder(tmp_path / "trained", sound, folds=("0",))
     for number in range(FOLDERS // 2):
         which = draw.choice(("plans", "plans", "plans", "dataset"))
         content = damaged(sound if which == "plans" else dataset(), draw)
         files = {"plans": sound, "dataset": dataset()} | {which: content}
         for file, value in files.items():
             (trained / f"{file}.json").write_text(json.dumps(value), encoding="utf-8")
+        if number % 4:  # the same faults in the checkpoint, with which the files are compared
+            trained_with = {"configuration": "3d_fullres", "plans": files["plans"], "dataset_json": files["dataset"]}
+            weights = checkpoint(stand_in_weights(0), sound, 0, init_args=trained_with)
+            torch.save(weights, trained / "fold_0/checkpoint_final.pth")
         name = f"model-{number}"
         if outcome(lambda name=name: any_model.add(trained, name)):
             accepted += 1
@@ -126,7 +133,11 @@ def test_faults_of_the_metadata_of_a_converted_folder(
     sound = json.loads((folder / "metadata.json").read_text())
     draw, accepted = random.Random(2), 0
     for _ in range(FOLDERS):
-        (folder / "metadata.json").write_text(json.dumps(damaged(sound, draw)), encoding="utf-8")
+        content = damaged(sound, draw)
+        with contextlib.suppress(KeyError, TypeError):  # the author of a hostile folder can compute its checksum
+            section = content["diffusion_segmentation"]
+            section["sha256"] = digest_of_model(section)
+        (folder / "metadata.json").write_text(json.dumps(content), encoding="utf-8")
         accepted += outcome(lambda: build(folder))
     print(f"{accepted} of {FOLDERS} folders were accepted")
     assert 0 < accepted < FOLDERS and not bait.exists()

@@ -63,6 +63,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     entry = wrong_entry(metadata)
     if entry is not None:
         raise file_error(folder, METADATA, f"is incomplete or wrong in its entry '{entry}'")
+    section = metadata["diffusion_segmentation"]
+    if kind(section) == NNUNET and section["sha256"] != nnunet_metadata.digest_of_model(section):
+        raise file_error(folder, METADATA, "differs from its checksum")
     return metadata
 
 

@@ -2,6 +2,7 @@
 
     folds      name, file, bytes and sha256 of the weights of each fold
     inputs     name of each input
+    sha256     of these entries and the labels
     nnunet     what running needs of nnU-Net's plans; texts are names from the tables below, never names to import
 
 Lists along axes are in the order of the network's axes, which is that of the volume's [k, j, i] after `transpose`.
@@ -10,9 +11,10 @@ Lists along axes are in the order of the network's axes, which is that of the vo
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..images.input_names import valid_inputs
@@ -70,9 +72,10 @@ def fold_file(name: str) -> str:
     return f"fold_{name}.safetensors"
 
 
-def digest_of_folds(folds: Sequence[dict[str, Any]]) -> str:
-    """SHA-256 of all weights: that of the digests of the folds, in their order."""
-    return hashlib.sha256("".join(fold["sha256"] for fold in folds).encode()).hexdigest()
+def digest_of_model(section: dict[str, Any]) -> str:
+    """SHA-256 of all that a result depends on: the digests of the weights, the labels, the inputs and the settings."""
+    content = {name: section[name] for name in ("folds", "labels", "inputs", "nnunet")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def wrong_part(nnunet: dict[str, Any]) -> str | None:
@@ -98,7 +101,6 @@ def _valid_folds(section: dict[str, Any]) -> bool:
         and all(FOLD_NAME.fullmatch(fold["name"]) and fold["file"] == fold_file(fold["name"]) for fold in folds)
         and len({fold["name"] for fold in folds}) == len(folds)
         and all(is_integer(fold["bytes"], 1, 5 * MAX_FOLD_WEIGHTS) and valid_digest(fold["sha256"]) for fold in folds)
-        and section["sha256"] == digest_of_folds(folds)
     )
 
 

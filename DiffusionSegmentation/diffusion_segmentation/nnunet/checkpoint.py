@@ -38,12 +38,24 @@ TRAINERS = re.compile(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a checkpoint that running needs; `weights` has each tensor of the network once."""
+    """Content of a checkpoint that conversion needs.
+
+    Attributes:
+        weights: each tensor of the network once.
+        plans, dataset: content of plans.json and dataset.json at the training.
+    """
 
     weights: dict[str, torch.Tensor]
     configuration: str
     trainer: str
     mirror_axes: list[int]
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of each tensor."""
+        return {name: tensor.shape for name, tensor in self.weights.items()}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -51,17 +63,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = _load(path)
     fold = path.parent.name
     try:
-        trainer, configuration = content["trainer_name"], content["init_args"]["configuration"]
+        trainer, arguments = content["trainer_name"], content["init_args"]
+        configuration, plans, dataset = (arguments[name] for name in ("configuration", "plans", "dataset_json"))
         mirrored = content.get("inference_allowed_mirroring_axes") or ()
         weights = _canonical(content["network_weights"])
         if not (isinstance(trainer, str) and isinstance(configuration, str) and all(type(n) is int for n in mirrored)):
             raise TypeError("wrong types")
+        if not (isinstance(plans, dict) and isinstance(dataset, dict)):
+            raise TypeError("without the settings of its training")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError):
         raise Refusal(f"has a checkpoint in '{fold}' that is not one of nnU-Net's; copy its folder again") from None
     if not TRAINERS.fullmatch(trainer):
         shown = f"'{trainer[:60]}'" if trainer.isprintable() else "an unnamed trainer"
         raise Refusal(f"was trained by {shown}, whose predictions can differ from the plans; choose another model")
-    return Checkpoint(weights, configuration, trainer, sorted(mirrored))
+    return Checkpoint(weights, configuration, trainer, sorted(mirrored), plans, dataset)
 
 
 def _load(path: Path) -> Any:

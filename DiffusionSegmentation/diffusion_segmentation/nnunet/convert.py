@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..images.input_names import valid_names
 from ..images.label_table import label_table
 from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
-from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_folds, fold_file
+from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_model, fold_file
 from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from .plans import MALFORMED, nnunet_entry
 from .refusal import Refusal
@@ -45,17 +45,18 @@ def convert(source: Path, folder: Path) -> None:
 def _convert(source: Path, folder: Path) -> None:
     plans, dataset = (_read_json(source, file) for file in (PLANS, DATASET))
     names, inputs = _label_names(dataset), _input_names(dataset)
-    entries: list[dict[str, Any]] = []
-    first: Checkpoint | None = None
+    folds: list[dict[str, Any]] = []
+    entry: dict[str, Any] = {}
+    shapes: dict[str, torch.Size] = {}
     for name, path in _checkpoints(source):
         checkpoint = read_checkpoint(path)
-        first = first or checkpoint
-        if not _agree(first, checkpoint):
+        own = _entry(plans, checkpoint, len(inputs))
+        _require_same_training(path.parent.name, checkpoint, own, dataset)
+        entry, shapes = entry or own, shapes or checkpoint.shapes
+        if (own, checkpoint.shapes) != (entry, shapes):
             raise Refusal(f"has folds of different networks, such as '{path.parent.name}'; keep folds of one training")
-        entries.append(_write_fold(folder, name, checkpoint.weights))
-    assert first is not None
-    entry = nnunet_entry(plans, first.configuration, first.trainer, first.mirror_axes, len(inputs))
-    metadata = _metadata(plans, dataset, names, inputs, entries, entry)
+        folds.append(_write_fold(folder, name, checkpoint.weights))
+    metadata = _metadata(plans, dataset, names, inputs, folds, entry)
     wrong = wrong_entry(metadata)
     if wrong is not None:
         raise Refusal(f"has values that cannot be used for '{wrong}'; choose another model")
@@ -74,17 +75,17 @@ def _metadata(
     data = plans.get("dataset_name")
     data = data if isinstance(data, str) else "nnU-Net"
     description = dataset.get("description", "")
-    section = {
+    section: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": NNUNET,
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", f"{data}-{entry['configuration']}").strip("_-")[:64],
         "title": f"{data} (nnU-Net {entry['configuration']})",
-        "sha256": digest_of_folds(folds),
         "labels": label_table(names),
         "inputs": [{"name": name} for name in valid_names(inputs)],
         "folds": folds,
         "nnunet": entry,
     }
+    section["sha256"] = digest_of_model(section)
     return {
         "version": "1",
         "description": description if isinstance(description, str) else "",
@@ -152,11 +153,24 @@ def _checkpoints(source: Path) -> list[tuple[str, Path]]:
     return list(folds.items())
 
 
-def _agree(first: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints are folds of one training."""
-    shapes = ({name: tensor.shape for name, tensor in one.weights.items()} for one in (first, other))
-    settings = ((one.configuration, one.trainer, one.mirror_axes) for one in (first, other))
-    return len({str(shape) for shape in shapes}) == 1 == len({str(setting) for setting in settings})
+def _entry(plans: dict[str, Any], checkpoint: Checkpoint, inputs: int) -> dict[str, Any]:
+    return nnunet_entry(plans, checkpoint.configuration, checkpoint.trainer, checkpoint.mirror_axes, inputs)
+
+
+def _require_same_training(fold: str, checkpoint: Checkpoint, entry: dict[str, Any], dataset: dict[str, Any]) -> None:
+    """Raise Refusal unless a checkpoint was trained with the plans, whose entry is given, and with the dataset.json."""
+    trained = checkpoint.dataset
+    for file, is_same in (
+        (PLANS, lambda: _entry(checkpoint.plans, checkpoint, len(entry["normalization"])) == entry),
+        (DATASET, lambda: _label_names(trained) == _label_names(dataset)),
+        (DATASET, lambda: _input_names(trained) == _input_names(dataset)),
+    ):
+        try:
+            same = is_same()
+        except Refusal:
+            same = False
+        if not same:
+            raise Refusal(f"has a {file} of another training than '{fold}'; copy both again")
 
 
 def _write_fold(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
