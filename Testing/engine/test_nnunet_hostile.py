@@ -94,7 +94,9 @@ def build(folder: Path) -> None:
     if importlib.util.find_spec("nnunetv2"):
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        assert sum(parameter.numel() for parameter in model.network.parameters()) > 0
+        from diffusion_segmentation.nnunet.network import FoldNetwork
+
+        assert sum(parameter.numel() for parameter in FoldNetwork(model).module.parameters()) > 0
         configuration = PlansManager(model.plans()).get_configuration(model.settings["configuration"])
         assert configuration.resampling_fn_data and configuration.preprocessor_class
 

@@ -12,13 +12,18 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import Cancelled, ModelError
-from ..segmentation.run_control import RunControl, SamplingStopped
+from ..errors import ModelError, is_out_of_memory
+from ..runtime.devices import empty_cache
+from ..segmentation.run_control import RunControl
 from .library import quiet
 from .model import NnunetModel
+from .network import FoldNetwork
 from .orientation import Turn
+from .watched import Watch, WatchedNetwork
 
-STEP_SIZE = 0.5  # of the windows, as a share of their edges; nnU-Net's default
+SUMS_IN_MAIN_MEMORY = (
+    "The memory of the GPU did not suffice for the logits of the volume; they are kept in main memory."
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Case:
 
     Attributes:
         data: float32 [inputs, z, y, x] on the network's grid.
-        properties: of nnU-Net, with which logits return to the grid of `image`.
+        properties: of nnU-Net, with which logits return to the grid of the volume.
         turn: of the axes of the volume by nnU-Net's reader.
         shape: of the volume as it was read, [k, j, i].
     """
@@ -51,13 +56,18 @@ class Prediction:
         with quiet():
             from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-            self._model = model
+            from .predictor import Predictor
+
+            self._model, self._device, self._control = model, device, control
             self._plans, self._dataset = PlansManager(model.plans()), model.dataset()
             self._configuration = self._plans.get_configuration(model.settings["configuration"])
-            self._watched = _Watched(model.network, model.classes, control, on_pass)
-            self._predictor = _predictor(self._watched, device)
+            self._network, self._watch = FoldNetwork(model), Watch(control, on_pass)
+            watched = WatchedNetwork(self._network.module, model.classes, self._watch)
+            # nnU-Net switches the convolutions of the whole process, and prints about a GPU's option on a CPU.
+            with _benchmarked_convolutions(device), contextlib.redirect_stdout(io.StringIO()):
+                self._predictor = Predictor(self._watch, device)
             arguments = self._plans, self._configuration, None, self._dataset, model.settings["trainer"]
-            self._predictor.manual_initialization(self._watched, *arguments, model.settings["mirror_axes"] or None)
+            self._predictor.manual_initialization(watched, *arguments, model.settings["mirror_axes"] or None)
 
     def preprocessed(self, images: Sequence[sitk.Image]) -> Case:
         """Crop, normalise and resample the inputs of a case, all on one grid, as nnU-Net does."""
@@ -73,17 +83,28 @@ class Prediction:
 
     def logits(self, case: Case, fold: dict[str, Any]) -> torch.Tensor:
         """Logits [C, z, y, x] on the network's grid of a fold, by its entry in the metadata. Raises ModelError."""
-        self._model.load_fold(fold)
-        self._watched.start()
+        self._network.load(fold)
         try:
-            with quiet(), _benchmarked_convolutions(self._predictor.device):
+            return self._logits(case)
+        except RuntimeError as error:
+            if not (self._predictor.perform_everything_on_device and is_out_of_memory(error)):
+                raise
+        self._predictor.perform_everything_on_device = False
+        self._control.notify(SUMS_IN_MAIN_MEMORY)
+        empty_cache(self._device)
+        return self._logits(case)
+
+    def _logits(self, case: Case) -> torch.Tensor:
+        self._watch.restart()
+        try:
+            with quiet(), _benchmarked_convolutions(self._device):
                 logits = self._predictor.predict_sliding_window_return_logits(case.data)
         except RuntimeError as error:
             if "Encountered inf" not in str(error):
                 raise
             raise no_numbers(self._model) from None
-        if self._watched.stopped is not None:
-            raise self._watched.stopped
+        if self._watch.error is not None:
+            raise self._watch.error
         return logits.to("cpu")
 
     def probabilities(self, case: Case, logits: torch.Tensor) -> np.ndarray:
@@ -98,69 +119,6 @@ class Prediction:
         p = np.ascontiguousarray(case.turn.undone(p), np.float32)
         assert p.shape[1:] == case.shape, "the probabilities do not lie on the grid of the volume"
         return p
-
-
-class _Watched(torch.nn.Module):
-    """A network whose passes are counted and can be cancelled.
-
-    An exception in nnU-Net's loop over the windows would leave its thread waiting forever, with the volume. So after a
-    cancel the passes return zeros until the loop has ended, and `_Windows` end it after the windows that are queued.
-    """
-
-    def __init__(
-        self, network: torch.nn.Module, heads: int, control: RunControl, on_pass: Callable[[int, int], None]
-    ) -> None:
-        super().__init__()
-        self.network, self.windows = network, _Windows(self)
-        self._heads, self._control, self._on_pass = heads, control, on_pass
-        self.start()
-
-    def start(self) -> None:
-        """Begin with another fold."""
-        self.stopped: Cancelled | SamplingStopped | None = None
-        self._passes = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.stopped is None:
-            try:
-                with self._control.checked_layers():
-                    output = self.network(x)
-                self._passes += 1
-                self._on_pass(self._passes, self.windows.passes)
-                return output
-            except (Cancelled, SamplingStopped) as stopped:
-                self.stopped = stopped
-        return x.new_zeros((len(x), self._heads, *x.shape[2:]))
-
-
-class _Windows(list[Any]):
-    """Windows of a volume, which end once the network is stopped."""
-
-    def __init__(self, network: _Watched) -> None:
-        super().__init__()
-        self._network, self.passes = network, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for window in super().__iter__():
-            if self._network.stopped is not None:
-                return
-            yield window
-
-
-def _predictor(watched: _Watched, device: torch.device) -> Any:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    class Predictor(nnUNetPredictor):
-        """nnU-Net's predictor with windows that can end early. A version without this method ends later."""
-
-        def _internal_get_sliding_window_slicers(self, image_size: tuple[int, ...]) -> list[Any]:
-            watched.windows[:] = super()._internal_get_sliding_window_slicers(image_size)
-            watched.windows.passes = len(watched.windows) * 2 ** len(self.allowed_mirroring_axes or ())
-            return watched.windows
-
-    # nnU-Net switches the convolutions of the whole process, and prints about an option that it does not use on a CPU.
-    with _benchmarked_convolutions(device), contextlib.redirect_stdout(io.StringIO()):
-        return Predictor(STEP_SIZE, device=device, allow_tqdm=False)
 
 
 @contextlib.contextmanager

@@ -62,8 +62,13 @@ def segment(
     the result. Raises as `segmentation.pipeline.segment`.
     """
     run = _Run(request, RunControl(progress, cancel), preview)
-    with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output):
-        return run.segment(folder)
+    try:
+        with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output):
+            return run.segment(folder)
+    finally:
+        device = run.device
+        vars(run).clear()  # its parts refer to it, so that its network and volumes would stay for a while
+        empty_cache(device)
 
 
 class _Run:
@@ -138,7 +143,9 @@ class _Run:
         folds, finished = len(self.model.folds), len(self.mean)
         share = (finished + done / max(passes, done)) / folds
         left = (time.monotonic() - self.control.stage_start) * (1 - share) / share
-        self.control.progress(Progress("sampling", finished + 1, folds, done, max(passes, done), left))
+        self.control.progress(
+            Progress("sampling", finished + 1, folds, done, max(passes, done), left, self.control.note)
+        )
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the folds so far into `folder`; returns their report."""
