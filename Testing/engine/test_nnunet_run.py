@@ -19,8 +19,10 @@ from diffusion_segmentation.nnunet.network import FoldNetwork
 from diffusion_segmentation.nnunet.prediction import Prediction
 from diffusion_segmentation.runtime import terminal
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
+from diffusion_segmentation.segmentation import outputs, watershed
 from diffusion_segmentation.segmentation.request import Progress, Request
 from diffusion_segmentation.segmentation.run_control import RunControl
+from diffusion_segmentation.segmentation.uncertain_regions import Ranking
 
 pytest.importorskip("nnunetv2")
 
@@ -201,6 +203,30 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     information = bits - bits_of(folds).mean(0)
     np.testing.assert_allclose(read("mutual_information.nrrd"), np.maximum(information, 0), atol=1e-4)
     np.testing.assert_array_equal(read("segmentation.seg.nrrd"), folds.mean(0).argmax(0))
+
+
+def test_a_seam_is_as_wide_as_voxels_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A boundary that the network sees at 4 mm is uncertain over some voxels of 1 mm and still not reviewable."""
+    coarse = plans()
+    coarse["configurations"]["3d_fullres"]["spacing"] = [5.0, 4.0, 4.0]
+    any_model.add(write_folder(tmp_path / "trained", coarse, trained=True), "coarse")
+    image = sitk.GetImageFromArray(np.random.default_rng(0).random((30, 30, 30), np.float32))
+    sitk.WriteImage(image, str(tmp_path / "noise.nrrd"))
+    seen: list[Any] = []
+
+    def ranking(*arguments: Any) -> Ranking:
+        seen.append(arguments[4])
+        return Ranking(*arguments)
+
+    def watershed_regions(error: np.ndarray, spacing_mm: Any, region_mm: float) -> np.ndarray:
+        seen.append(spacing_mm)
+        return watershed.watershed_regions(error, spacing_mm, region_mm)
+
+    monkeypatch.setattr(outputs, "Ranking", ranking)
+    monkeypatch.setattr(outputs, "watershed_regions", watershed_regions)
+    report = any_model.segment(Request(tmp_path / "noise.nrrd", tmp_path / "result", "coarse")).report
+    assert report["working_spacing_mm"] == 4.0
+    assert seen == [(1.0, 1.0, 1.0), (9, 9, 9)]  # regions are sought on the grid of the volume
 
 
 def test_one_fold_has_entropy_but_no_samples(tmp_path: Path, a_volume: Path) -> None:

@@ -153,7 +153,8 @@ class _Run:
         spread = FOLDS.format(count=count) if count > 1 else ONE_FOLD
         options = WriteOptions(request.compress, request.keep_samples, request.region_mm)
         entries, warnings = self._report_entries, [spread, *self.volume.warnings]
-        return write_members(folder, self.volume, self.mean.members(), self.model.labels, entries, options, warnings)
+        members, edge = self.mean.members(), min(self.model.settings["spacing_mm"])
+        return write_members(folder, self.volume, members, self.model.labels, entries, options, warnings, edge)
 
     def _report_entries(self, ensemble: Ensemble) -> dict[str, Any]:
         model, section = self.model, self.model.section

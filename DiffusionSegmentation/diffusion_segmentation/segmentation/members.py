@@ -133,15 +133,18 @@ def write_members(
     report: Callable[[Ensemble], dict[str, Any]],
     options: WriteOptions,
     warnings: list[str],
+    model_spacing_mm: float | None = None,
 ) -> dict[str, Any]:
     """Write the result files of `members` into `folder`; returns their report, which `outputs.finish` writes.
 
-    `labels` is the table of labels, and `report` returns the entries of the report on the members and their source.
+    `labels` is the table of labels, and `report` returns the entries of the report on the members and their source. For
+    `model_spacing_mm` see `ResultSource`.
     """
     k, j, i = members.box
     working = volume.image[i.start : i.stop, j.start : j.stop, k.start : k.stop]
     spacing = working.GetSpacing()[::-1]
-    source = ResultSource(labels, spacing, report, mutual_information=members.mutual_information)
+    information = members.mutual_information
+    source = ResultSource(labels, spacing, report, mutual_information=information, model_spacing_mm=model_spacing_mm)
     projection = Projection(working, volume.image)
     writer = ResultWriter(volume, source, projection, options.compress, options.keep_samples, options.region_mm)
     kept = MAX_MASKS if options.keep_samples else 0

@@ -36,6 +36,7 @@ class ResultSource:
         region_distances: the same for each watershed region [n], from their label map and the probability [z, y, x]
             that the consensus is wrong, both on the working grid, with the limit; None without statistics.
         mutual_information: bits, float32 [k, j, i] on the grid of the input; None unless the samples are networks.
+        model_spacing_mm: smallest edge of a voxel of the network; None if the working grid is the network's.
     """
 
     labels: list[dict[str, Any]]
@@ -44,6 +45,12 @@ class ResultSource:
     input_distance: InputDistance | None = None
     region_distances: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]] | None = None
     mutual_information: np.ndarray | None = None
+    model_spacing_mm: float | None = None
+
+    @property
+    def finest_mm(self) -> float:
+        """Smallest edge of a voxel on which the probabilities were predicted; seams are a multiple of it wide."""
+        return min(self.spacing_mm) if self.model_spacing_mm is None else self.model_spacing_mm
 
     @property
     def names(self) -> list[str]:
@@ -124,7 +131,7 @@ class ResultWriter:
             **self.source.report(ensemble),
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
-            "working_spacing_mm": min(self.source.spacing_mm),
+            "working_spacing_mm": self.source.finest_mm,
             "unit": self._unit,
             "classes": ensemble.classes,
             "max_entropy_bits": math.log2(ensemble.classes),
@@ -159,7 +166,7 @@ class ResultWriter:
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""
         spacing, start = self._reference.GetSpacing(), np.array(self.projection.box[0])
-        thickness = uncertain_regions.reviewable_voxels(min(self.source.spacing_mm), spacing[::-1], regions.shape)
+        thickness = uncertain_regions.reviewable_voxels(self.source.finest_mm, spacing[::-1], regions.shape)
         ranking = Ranking(regions, quantised, bits, self._voxel_size, thickness)
 
         def ras(kji: tuple[int, ...]) -> tuple[float, float, float]:
