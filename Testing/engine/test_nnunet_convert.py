@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import DiffusionSegmentationError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model import installed
+from diffusion_segmentation.nnunet import library
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
 from diffusion_segmentation.segmentation.request import Request
@@ -124,8 +126,24 @@ def test_without_nnunet_a_run_says_how_to_install_it(
 ) -> None:
     any_model.add(write_folder(tmp_path / "trained"), "mine")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"install it with: pip install 'diffusion-segmentation\[nnunet\]'"):
+    with pytest.raises(ModelError, match=r'nnunetv2 that runs it is missing; .*: pip install "nnunetv2>=2.5,<3"$'):
         any_model.segment(Request(a_head_file, tmp_path / "result", "mine"))
+
+
+@pytest.mark.parametrize(("version", "suits"), [("2.4.2", False), ("2.5", True), ("2.10.1", True), ("3.0a1", False)])
+def test_the_version_of_nnunet_is_checked(version: str, suits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    if suits:
+        library.require_nnunetv2()
+    else:
+        with pytest.raises(ModelError, match=f"Version {version} of nnunetv2 cannot run this model; install it"):
+            library.require_nnunetv2()
+
+
+def test_the_package_that_messages_name_is_that_of_the_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"]["nnunet"] == [library.REQUIREMENT]
 
 
 def test_what_needs_a_denoiser_refuses_an_nnunet(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from nnunet_folders import dataset, plans, random_network, write_folder
 
 from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import GeometryError, ModelError
+from diffusion_segmentation.nnunet import run
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.nnunet.network import FoldNetwork
 from diffusion_segmentation.nnunet.prediction import Prediction
@@ -160,6 +161,16 @@ def installed(tmp_path: Path) -> str:
     return "mine"
 
 
+def test_settings_without_effect_are_named_if_they_were_set() -> None:
+    def warning(**settings: Any) -> list[str]:
+        return run.unused_settings(Request(Path("a.nrrd"), Path("result"), **settings))
+
+    assert warning() == []
+    assert warning(seed=9) == ["An nnU-Net draws no samples, so the seed that was set had no effect."]
+    [sentence] = warning(samples="auto", steps=4, seed=9)
+    assert "the number of samples, the number of steps and the seed that were set" in sentence
+
+
 def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     installed: str, tmp_path: Path, a_volume: Path
 ) -> None:
@@ -183,6 +194,8 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     assert report["model"]["name"] == "mine" and "no samples of the possible masks" in report["warnings"][0]
     assert [volume["name"] for volume in report["volumes"]] == ["ball", "core"]
     assert "2 folds of Dataset001_Ball (nnU-Net 3d_fullres), on cpu." in terminal.summary(report, tmp_path)
+    assert report["seed"] is None and not any("no effect" in warning for warning in report["warnings"])
+    assert {"nnunetv2", "dynamic-network-architectures", "torch"} <= set(report["versions"])
     steps = [p for p in seen if p.stage == "sampling" and p.steps]
     assert {p.sample for p in steps} == {1, 2} and all(p.samples == 2 and p.step <= p.steps for p in steps)
     assert steps[-1].step == steps[-1].steps and steps[-1].seconds_left == pytest.approx(0, abs=0.1)

@@ -192,10 +192,11 @@ class Report:
     def _settingsTable(self) -> str:
         run, model, source = self._run, self._run["model"], self._run.get("input", {})
         steps = run.get("steps") or _("none")
+        seed = _("none") if run["seed"] is None else run["seed"]
         rows = [
             [_("Model"), f"{model['title']} {model.get('version', '')}"],
             [_("Checksum of the model"), model["sha256"]],
-            [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {run['seed']}"],
+            [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {seed}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
             [_("Checksum of the voxels"), source.get("sha256", "")],

@@ -22,6 +22,7 @@ from ..images.input_names import inputs_of
 from ..images.resampling import Projection
 from ..runtime import memory
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
+from ..runtime.versions import versions
 from ..segmentation import result_folder
 from ..segmentation.ensemble import Ensemble
 from ..segmentation.input_volume import read_unchanged
@@ -31,7 +32,7 @@ from ..segmentation.outputs import ResultSource, ResultWriter, finish
 from ..segmentation.partial_results import PartialResults, output_folder
 from ..segmentation.request import Outcome, Preview, Progress, Request
 from ..segmentation.run_control import RunControl, SamplingStopped
-from .library import require_nnunetv2
+from .library import PACKAGES, require_nnunetv2
 from .model import NnunetModel, read_model
 from .prediction import Case, Prediction, no_numbers
 
@@ -58,8 +59,8 @@ def segment(
 ) -> Outcome:
     """Segment as `segmentation.pipeline.segment` does, with the nnU-Net in the model folder `folder`.
 
-    Samples, steps and seed of the request have no meaning here and are ignored. With "keep" the finished folds become
-    the result. Raises as `segmentation.pipeline.segment`.
+    Samples, steps and seed of the request have no meaning here, which a warning says if they were set. With "keep" the
+    finished folds become the result. Raises as `segmentation.pipeline.segment`.
     """
     run = _Run(request, RunControl(progress, cancel), preview)
     try:
@@ -152,9 +153,10 @@ class _Run:
         request, count = self.request, len(self.mean)
         spread = FOLDS.format(count=count) if count > 1 else ONE_FOLD
         options = WriteOptions(request.compress, request.keep_samples, request.region_mm)
-        entries, warnings = self._report_entries, [spread, *self.volume.warnings]
+        entries, warnings = self._report_entries, [spread, *unused_settings(request), *self.volume.warnings]
         members, edge = self.mean.members(), min(self.model.settings["spacing_mm"])
-        return write_members(folder, self.volume, members, self.model.labels, entries, options, warnings, edge)
+        report = write_members(folder, self.volume, members, self.model.labels, entries, options, warnings, edge)
+        return report | {"versions": versions(*PACKAGES)}
 
     def _report_entries(self, ensemble: Ensemble) -> dict[str, Any]:
         model, section = self.model, self.model.section
@@ -172,7 +174,7 @@ class _Run:
             "map_source": "folds",
             "map_prior": None,
             "start": {"kind": "folds", "log_snr": None},
-            "seed": self.request.seed,
+            "seed": None,
             "steps": 0,
             "requested_samples": len(model.folds),
             "denoiser_passes": 0,
@@ -188,6 +190,16 @@ class _Run:
             finish(folder, report, self.control.timings, stopped)
         self.partial.remove()
         return Outcome(report, stopped)
+
+
+def unused_settings(request: Request) -> list[str]:
+    """A warning about settings of the request that differ from their defaults and have no effect."""
+    names = {"samples": "number of samples", "steps": "number of steps", "seed": "seed"}
+    given = [f"the {text}" for name, text in names.items() if getattr(request, name) != getattr(Request, name)]
+    if not given:
+        return []
+    listed = " and ".join(filter(None, [", ".join(given[:-1]), given[-1]]))
+    return [f"An nnU-Net draws no samples, so {listed} that {'were' if given[1:] else 'was'} set had no effect."]
 
 
 def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:

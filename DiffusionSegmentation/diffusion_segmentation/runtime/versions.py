@@ -9,10 +9,10 @@ import platform
 from .. import __version__
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package, Python and the main dependencies that are installed."""
+def versions(*others: str) -> dict[str, str]:
+    """Versions of this package, Python, the main dependencies and `others`, as far as they are installed."""
     result = {"diffusion_segmentation": __version__, "python": platform.python_version()}
-    for package in ("torch", "monai", "numpy", "SimpleITK"):
+    for package in ("torch", "monai", "numpy", "SimpleITK", *others):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             result[package] = importlib.metadata.version(package)
     return result
