@@ -133,6 +133,7 @@ class _Run:
                 raise no_numbers(self.model)
             self.control.check_dropped()
             self.mean.add(p)
+            del p  # a volume of all classes, beside the next fold's
             self.control.samples = len(self.mean)
             empty_cache(self.device)
             if number < len(folds):

@@ -77,7 +77,11 @@ class ProbabilityMean:
         """Add the class probabilities float32 [C, k, j, i] of a member, which become part of this object."""
         self._masks.append(CompressedMask(p.argmax(0)))
         self._entropy += (entropy_bits(p) - self._entropy) / len(self)
-        self._mean = p if self._mean is None else self._mean + (p - self._mean) / len(self)
+        if self._mean is None:
+            self._mean = p
+        else:
+            for mean, added in zip(self._mean, p, strict=True):  # one class at a time to save memory
+                mean += (added - mean) / np.float32(len(self))
 
     def members(self) -> Members:
         """The members so far, in a box around their foreground. A single one is a mean without masks.
