@@ -191,8 +191,12 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     assert json.loads((tmp_path / "result/report.json").read_text()) == report
     assert (report["samples"], report["requested_samples"], report["map_source"]) == (2, 2, "folds")
     assert report["folds"]["names"] == ["0", "1"] and report["folds"]["configuration"] == "3d_fullres"
-    assert report["model"]["name"] == "mine" and "no samples of the possible masks" in report["warnings"][0]
+    assert report["model"]["name"] == "mine" and "not samples of the possible masks" in report["warnings"][0]
     assert [volume["name"] for volume in report["volumes"]] == ["ball", "core"]
+    for volume in report["volumes"]:
+        assert volume["interval50_ml"] is volume["interval90_ml"] is None and volume["method"] == "range"
+        assert volume["range_ml"] == [min(volume["samples_ml"]), max(volume["samples_ml"])]
+    assert "range of folds ml" in terminal.summary(report, tmp_path)
     assert "2 folds of Dataset001_Ball (nnU-Net 3d_fullres), on cpu." in terminal.summary(report, tmp_path)
     assert report["seed"] is None and not any("no effect" in warning for warning in report["warnings"])
     assert {"nnunetv2", "dynamic-network-architectures", "torch"} <= set(report["versions"])
@@ -247,6 +251,7 @@ def test_one_fold_has_entropy_but_no_samples(tmp_path: Path, a_volume: Path) -> 
     report = any_model.segment(Request(a_volume, tmp_path / "result", "single")).report
     assert report["samples"] == 0 and report["folds"]["names"] == ["all"]
     assert report["volumes"][0]["interval90_ml"] is None and "no volume intervals" in report["warnings"][0]
+    assert "range_ml" not in report["volumes"][0] and "One fold of Dataset001" in terminal.summary(report, tmp_path)
     assert not (tmp_path / "result/mutual_information.nrrd").exists()
 
 

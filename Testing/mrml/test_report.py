@@ -78,6 +78,16 @@ def test_the_page_names_the_source_of_its_numbers(volumeNode, job, tmp_path, sou
     assert "Expected: sum of the class probabilities." in page
 
 
+@pytest.mark.parametrize(("names", "sentence"), [(["0", "1"], "2 folds of "), (["all"], "One fold of ")])
+def test_the_page_of_folds_has_no_seed_and_a_range_in_place_of_intervals(volumeNode, job, tmp_path, names, sentence):
+    job.report |= {"folds": {"names": names}, "map_source": "folds", "map_prior": None, "seed": None, "steps": 0}
+    for entry in job.report["volumes"]:
+        entry |= {"interval50_ml": None, "interval90_ml": None, "method": "range", "range_ml": [1.0, 2.0]}
+    page = write(importJob(volumeNode, job), tmp_path / "r.html")
+    assert "<th>Expected (ml)</th><th>Range of the folds (ml)</th><th>Mask (ml)</th>" in page and "1.00–2.00" in page
+    assert sentence in page and "3, none, none" in page and "None" not in page
+
+
 def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path):
     for entry in job.report["volumes"]:
         del entry["expected_ml"]

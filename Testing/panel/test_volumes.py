@@ -62,6 +62,14 @@ def test_a_new_number_of_the_report_is_a_column_of_the_csv():
     assert "label" not in head and "method" not in head
 
 
+def test_folds_have_a_range_in_place_of_intervals():
+    entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
+    assert volumes.isRange([entry]) and not volumes.isRange([volume()]) and not volumes.isRange([])
+    assert "smallest and largest mask of 2 folds" in volumes.volumesNote([entry])
+    assert "Few samples" not in volumes.volumesNote([entry]) and not volumes.fewSamplesWarning([entry])
+    assert volumes.asTable([entry], ",").splitlines()[1].endswith(",,,,,4.5,5.5")
+
+
 def headers(table):
     return [table.horizontalHeaderItem(column).text().split("\n") for column in range(5)]
 

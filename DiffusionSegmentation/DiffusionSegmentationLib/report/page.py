@@ -127,8 +127,12 @@ class Report:
         if "imported" in run:
             return _("Result of {title}. Not for clinical use.").format(title=model["title"])
         if "folds" in run:
-            text = _("{count} folds of {title}. Not for clinical use.")
-            return text.format(count=len(run["folds"]["names"]), title=model["title"])
+            count = len(run["folds"]["names"])
+            one, several = (
+                _("One fold of {title}. Not for clinical use."),
+                _("{count} folds of {title}. Not for clinical use."),
+            )
+            return (one if count == 1 else several).format(count=count, title=model["title"])
         values = {"samples": run["samples"], "seed": run["seed"], "version": model.get("version", "")}
         text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
         return text.format(model=model["title"], **values)
@@ -136,12 +140,15 @@ class Report:
     def _volumesTable(self) -> str:
         rows = self._run["volumes"]
         cells = []
+        titles = {"interval50_ml": _("50 % (ml)"), "interval90_ml": _("90 % (ml)")}
+        if volumes.isRange(rows):
+            titles = {"range_ml": _("Range of the folds (ml)")}
         for volume in rows:
-            intervals = map(volumes.intervalText, (volume["interval50_ml"], volume["interval90_ml"]))
+            intervals = [volumes.intervalText(volume[key]) for key in titles]
             shown, mask = map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))
             cells.append([volume["name"], shown, *intervals, mask])
         shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
-        head = [_("Structure"), shown, _("50 % (ml)"), _("90 % (ml)"), _("Mask (ml)")]
+        head = [_("Structure"), shown, *titles.values(), _("Mask (ml)")]
         notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
 

@@ -13,7 +13,8 @@ ENOUGH_SAMPLES = 8
 
 Volume = Mapping[str, Any]
 """Entry of one segment in the report: `id`, `name`, `consensus_ml` (of the mask), `mean_ml`, `samples_ml`,
-`expected_ml` (absent up to version 0.3), `interval50_ml` and `interval90_ml` (both bounds, or None for one sample)."""
+`expected_ml` (absent up to version 0.3), `interval50_ml` and `interval90_ml` (both bounds, or None for one sample), and
+for folds in their place `range_ml` (smallest and largest)."""
 
 
 def shownMl(volume: Volume) -> float:
@@ -26,6 +27,11 @@ def isExpected(volumes: Sequence[Volume]) -> bool:
     return all(volume.get("expected_ml") is not None for volume in volumes)
 
 
+def isRange(volumes: Sequence[Volume]) -> bool:
+    """Whether the volumes have the range of several folds in place of intervals."""
+    return bool(volumes) and all("range_ml" in volume for volume in volumes)
+
+
 def volumesNote(volumes: Sequence[Volume]) -> str:
     """Explanation of the columns, one sentence per line."""
     count = len(volumes[0]["samples_ml"]) if volumes else 0
@@ -33,7 +39,10 @@ def volumesNote(volumes: Sequence[Volume]) -> str:
         _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
         _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
     ]
-    if count > 1:
+    if isRange(volumes):
+        text = _("Folds: smallest and largest mask of {count} folds, not an interval for the true volume.")
+        sentences.append(text.format(count=count))
+    elif count > 1:
         sentences.append(_("50 %, 90 %: spread of the {count} samples, not an accuracy.").format(count=count))
     return "\n".join(filter(None, [*sentences, fewSamplesWarning(volumes)]))
 
@@ -41,7 +50,7 @@ def volumesNote(volumes: Sequence[Volume]) -> str:
 def fewSamplesWarning(volumes: Sequence[Volume]) -> str:
     """One sentence if there are too few samples for useful intervals, otherwise empty."""
     count = len(volumes[0]["samples_ml"]) if volumes else ENOUGH_SAMPLES
-    if count >= ENOUGH_SAMPLES:
+    if count >= ENOUGH_SAMPLES or isRange(volumes):
         return ""
     few = _("Few samples make the intervals wide; {enough} or more are better.")
     one = _("One sample gives no intervals; {enough} or more are better.")

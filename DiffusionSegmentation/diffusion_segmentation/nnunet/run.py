@@ -38,8 +38,8 @@ from .prediction import Case, Prediction, no_numbers
 
 FOLDS = (
     "The entropy is that of the mean of {count} folds of one nnU-Net: their disagreement, and what each is unsure of. "
-    "Folds are no samples of the possible masks of the whole volume, so the volume intervals are those of their most "
-    "probable masks alone."
+    "Folds are not samples of the possible masks of the whole volume, so in place of volume intervals there is the "
+    "range of the volumes of their most probable masks."
 )
 ONE_FOLD = (
     "The uncertainty is that of the class probabilities of one fold of an nnU-Net; without samples of the whole volume "
@@ -153,10 +153,17 @@ class _Run:
         """Write the results of the folds so far into `folder`; returns their report."""
         request, count = self.request, len(self.mean)
         spread = FOLDS.format(count=count) if count > 1 else ONE_FOLD
-        options = WriteOptions(request.compress, request.keep_samples, request.region_mm)
-        entries, warnings = self._report_entries, [spread, *unused_settings(request), *self.volume.warnings]
-        members, edge = self.mean.members(), min(self.model.settings["spacing_mm"])
-        report = write_members(folder, self.volume, members, self.model.labels, entries, options, warnings, edge)
+        report = write_members(
+            folder,
+            self.volume,
+            self.mean.members(),
+            self.model.labels,
+            self._report_entries,
+            WriteOptions(request.compress, request.keep_samples, request.region_mm),
+            [spread, *unused_settings(request), *self.volume.warnings],
+            model_spacing_mm=min(self.model.settings["spacing_mm"]),
+            are_draws=False,
+        )
         return report | {"versions": versions(*PACKAGES)}
 
     def _report_entries(self, ensemble: Ensemble) -> dict[str, Any]:

@@ -81,10 +81,10 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     """A report as text: volumes with intervals, settings, warnings and the result folder."""
     width, key = max(len(volume["name"]) for volume in report["volumes"]), report.get("unit", "ml")
     unit, what, cell = UNITS[key]
-    headings = (f"{'expected ' + unit:>13}", f"{'90 % interval ' + unit:>20}", f"{'mask ' + unit:>10}")
-    lines = ["  ".join([" " * width, *headings])]
+    spread = f"{'range of folds' if 'folds' in report else '90 % interval'} {unit}"
+    lines = ["  ".join([" " * width, f"{'expected ' + unit:>13}", f"{spread:>20}", f"{'mask ' + unit:>10}"])]
     for volume in report["volumes"]:
-        bounds = volume[f"interval90_{key}"]  # None for a single sample
+        bounds = volume.get(f"range_{key}") or volume[f"interval90_{key}"]  # None for a single sample
         interval = f"{bounds[0]:8.1f} to {bounds[1]:8.1f}" if bounds else "-"
         expected, mask = f"{volume[f'expected_{key}']:13.1f}", f"{volume[f'consensus_{key}']:10.1f}"
         lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>20}  {mask}")
@@ -105,8 +105,9 @@ def _origin(report: Mapping[str, Any]) -> str:
         intervals = " The intervals are for one more mask, if it varies as these do." if samples else ""
         return f"From {model['title']}.{intervals}"
     if "folds" in report:
-        intervals = " The intervals are the spread of the masks of the folds, not their accuracy." if samples else ""
-        return f"{len(report['folds']['names'])} folds of {model['title']}, on {report['device']}.{intervals}"
+        spread = " The range is that of the masks of the folds, not of the true volume." if samples else ""
+        count = len(report["folds"]["names"])
+        return f"{'One fold' if count == 1 else f'{count} folds'} of {model['title']}, on {report['device']}.{spread}"
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     return (
         f"{samples} samples{steps}; seed {report['seed']}, model {model['name']} {model['version']}, on "

@@ -138,17 +138,25 @@ def write_members(
     options: WriteOptions,
     warnings: list[str],
     model_spacing_mm: float | None = None,
+    are_draws: bool = True,
 ) -> dict[str, Any]:
     """Write the result files of `members` into `folder`; returns their report, which `outputs.finish` writes.
 
     `labels` is the table of labels, and `report` returns the entries of the report on the members and their source. For
-    `model_spacing_mm` see `ResultSource`.
+    `model_spacing_mm` and `are_draws` see `ResultSource`.
     """
     k, j, i = members.box
     working = volume.image[i.start : i.stop, j.start : j.stop, k.start : k.stop]
     spacing = working.GetSpacing()[::-1]
     information = members.mutual_information
-    source = ResultSource(labels, spacing, report, mutual_information=information, model_spacing_mm=model_spacing_mm)
+    source = ResultSource(
+        labels,
+        spacing,
+        report,
+        mutual_information=information,
+        model_spacing_mm=model_spacing_mm,
+        are_draws=are_draws,
+    )
     projection = Projection(working, volume.image)
     writer = ResultWriter(volume, source, projection, options.compress, options.keep_samples, options.region_mm)
     kept = MAX_MASKS if options.keep_samples else 0

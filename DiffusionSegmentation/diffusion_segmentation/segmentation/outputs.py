@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class ResultSource:
             that the consensus is wrong, both on the working grid, with the limit; None without statistics.
         mutual_information: bits, float32 [k, j, i] on the grid of the input; None unless the samples are networks.
         model_spacing_mm: smallest edge of a voxel of the network; None if the working grid is the network's.
+        are_draws: whether the masks are draws whose spread predicts the next one; if not, their volumes have a range
+            and no intervals.
     """
 
     labels: list[dict[str, Any]]
@@ -46,6 +48,7 @@ class ResultSource:
     region_distances: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]] | None = None
     mutual_information: np.ndarray | None = None
     model_spacing_mm: float | None = None
+    are_draws: bool = True
 
     @property
     def finest_mm(self) -> float:
@@ -150,17 +153,19 @@ class ResultWriter:
 
     def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         samples, unit = ensemble.volumes[:, entry["label"]], self._unit
-        intervals = {}
+        spread: dict[str, Any] = {"method": interval_method(len(samples)) if len(samples) else None}
         for level in (50, 90):
-            interval = predictive_interval(samples, level / 100)
-            intervals[f"interval{level}_{unit}"] = None if interval is None else [round(bound, 4) for bound in interval]
+            interval = predictive_interval(samples, level / 100) if self.source.are_draws else None
+            spread[f"interval{level}_{unit}"] = None if interval is None else _rounded(interval)
+        if len(samples) and not self.source.are_draws:
+            bounds = float(samples.min()), float(samples.max())
+            spread |= {"method": "range", f"range_{unit}": _rounded(bounds)}
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
             **{f"{name}_{unit}": round(float(sizes[entry["label"]]), 4) for name, sizes in volumes.items()},
             f"mean_{unit}": round(float(samples.mean()), 4) if len(samples) else None,
-            **intervals,
-            "method": interval_method(len(samples)) if len(samples) else None,
-            f"samples_{unit}": [round(float(v), 4) for v in samples],
+            **spread,
+            f"samples_{unit}": _rounded(samples.tolist()),
         }
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
@@ -194,6 +199,10 @@ class ResultWriter:
 def geometry(image: sitk.Image) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Spacing (mm) and shape of an image in the order of its array, [k, j, i]."""
     return image.GetSpacing()[::-1], image.GetSize()[::-1]
+
+
+def _rounded(sizes: Sequence[float]) -> list[float]:
+    return [round(size, 4) for size in sizes]
 
 
 def finish(folder: Path, report: dict[str, Any], timings: dict[str, float], stopped: bool) -> None:

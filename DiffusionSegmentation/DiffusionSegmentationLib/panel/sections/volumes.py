@@ -62,6 +62,8 @@ class VolumesSection(Section):
             table.horizontalHeaderItem(column).setToolTip(tooltip)
         table.rowCount = len(self._volumes)
         intervalKeys = ("interval50_ml", "interval90_ml") if details else ("interval90_ml",)
+        if volumes.isRange(self._volumes):
+            intervalKeys = ("range_ml",)
         for row, volume in enumerate(self._volumes):
             intervals = [volume[key] for key in intervalKeys]
             texts = [volume["name"], *map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))]
@@ -102,11 +104,14 @@ def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
         expected = _("Mean"), _("Mean volume of the samples.")
     both = _("50 % and 90 % prediction intervals for the volume of one further sample.")
     ninety = _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy.")
+    spread = (_("50 %\n90 %\n(ml)"), both) if details else (_("90 %\n(ml)"), ninety)
+    if volumes.isRange(shown):
+        spread = _("Folds\n(ml)"), _("Smallest and largest mask of the folds: not an interval for the true volume.")
     return [
         (_("Structure"), _("Structures of the model.")),
         (f"{expected[0]}\n(ml)", expected[1]),
         (_("Mask\n(ml)"), _("Volume of the segmentation, in which each voxel has its most probable structure.")),
-        (_("50 %\n90 %\n(ml)"), both) if details else (_("90 %\n(ml)"), ninety),
+        spread,
         (_("Samples"), _("Dots: volume of each sample. Line: 90 % interval.")),
     ]
 
