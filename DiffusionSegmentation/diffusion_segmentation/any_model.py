@@ -5,7 +5,6 @@ It has what the worker needs of an engine: `Request`, `ModelCache`, `segment` an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal
 from .errors import ModelError
 from .model import installed
 from .model.folder import find
-from .model.metadata import MAX_BYTES, METADATA, NNUNET, read_limited
+from .model.metadata import NNUNET, folder_name, kind, read_metadata
 from .segmentation import pipeline
 from .segmentation.pipeline import ModelCache as ModelCache
 from .segmentation.pipeline import devices as devices
@@ -41,22 +40,35 @@ def segment(
 
 
 def add(source: Path, name: str | None = None) -> Path:
-    """Install a model as `installed.add` does, or a trained nnU-Net v2 folder, which is converted; returns its folder.
+    """Install a model as `installed.add` does, or a trained nnU-Net v2, which is converted; returns its folder.
 
-    Raises ModelError.
+    A trained nnU-Net is a folder, or a .zip or .tar archive of one. Raises ModelError.
     """
-    from .nnunet.convert import convert, is_nnunet_folder
+    from .nnunet.convert import convert
+    from .nnunet.trained_folder import trained_folder
 
-    if is_nnunet_folder(source):
-        return installed.install(partial(convert, source), source, name)
-    return installed.add(source, name)
+    with trained_folder(source) as trained:
+        if trained is None:
+            return installed.add(source, name)
+        return installed.install(partial(convert, trained), source, name)
 
 
 def _nnunet_folder(model: str) -> Path | None:
-    """Folder of a model whose metadata say that it is an nnU-Net; None for any other model, and if there is none."""
+    """Folder of a model that is an nnU-Net; None for any other model, whose own reader says what is wrong with it.
+
+    Raises ModelError if there is none, or a trained nnU-Net that was not added.
+    """
+    from .nnunet.trained_folder import is_trained_folder
+
     try:
         folder = find(model)
-        data = read_limited(folder, METADATA, MAX_BYTES)
-        return folder if json.loads(data or b"")["diffusion_segmentation"].get("kind") == NNUNET else None
-    except (ModelError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except ModelError:
+        if is_trained_folder(Path(model)):
+            name = folder_name(Path(model))
+            sentence = "is a trained nnU-Net; add it first with `diffusion-segmentation models add`."
+            raise ModelError(f"'{name}' {sentence}") from None
+        raise
+    try:
+        return folder if kind(read_metadata(folder)["diffusion_segmentation"]) == NNUNET else None
+    except ModelError:
         return None

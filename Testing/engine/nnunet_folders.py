@@ -173,5 +173,5 @@ def refusal(folder: Path, root: Path) -> str:
         raise AssertionError(f"{installed} was installed")
     assert len(re.findall(r"[.?!](?=\s|$)", sentence)) == 1 and sentence.endswith("."), sentence
     assert "\n" not in sentence and len(sentence) < 400
-    assert list(root.iterdir()) == []
+    assert not root.exists() or list(root.iterdir()) == []
     return sentence

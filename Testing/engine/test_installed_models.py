@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.model import archive, installed
 from diffusion_segmentation.model import folder as models
-from diffusion_segmentation.model import installed
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
 
 
@@ -150,5 +150,5 @@ def test_command_lists_adds_and_removes(a_model_folder: Path, root: Path) -> Non
 
 def test_streams_are_closed(a_model_folder: Path, root: Path) -> None:
     stream = io.BytesIO(b"12345")
-    installed._copy(stream, a_model_folder / "x", 5)
+    archive.copy(stream, a_model_folder / "x", 5)
     assert stream.closed and (a_model_folder / "x").read_bytes() == b"12345"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,37 @@ def test_a_converted_folder_can_be_added_elsewhere(tmp_path: Path, root: Path) -
     folder = any_model.add(write_folder(tmp_path / "trained"), "mine")
     assert any_model.add(folder, "copy") == root / "copy"
     assert read_model(root / "copy").section["sha256"] == read_model(folder).section["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+@pytest.mark.parametrize("inner", [".", "Dataset001_Ball/nnUNetTrainer__nnUNetPlans__3d_fullres"])
+def test_an_archive_of_a_trained_folder_is_converted(kind: str, inner: str, tmp_path: Path, root: Path) -> None:
+    trained = write_folder(tmp_path / "packed" / inner, folds=("0", "1"))
+    (trained / "crossval_results_folds_0_1").mkdir()
+    (trained / "crossval_results_folds_0_1/postprocessing.pkl").write_bytes(b"a pickle")
+    (trained / "fold_0/other.txt").write_text("not read")
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "packed"))
+    folder = any_model.add(archive, "mine")
+    assert [fold["name"] for fold in read_model(folder).folds] == ["0", "1"]
+    assert read_model(folder).section["has_postprocessing"] is True
+    assert [path.name for path in root.iterdir()] == ["mine"]
+    assert any_model.add(trained, "other") and (
+        read_model(root / "other").section["sha256"] == read_model(folder).section["sha256"]
+    )
+
+
+def test_an_archive_of_a_converted_folder_is_no_trained_one(tmp_path: Path, root: Path) -> None:
+    folder = any_model.add(write_folder(tmp_path / "trained", folds=("0",)), "mine")
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", folder))
+    assert any_model.add(archive, "copy") == root / "copy" and read_model(root / "copy").folds
+
+
+def test_a_name_that_is_taken_is_refused_before_the_conversion(tmp_path: Path, monkeypatch: Any) -> None:
+    trained = write_folder(tmp_path / "trained", folds=("0",))
+    any_model.add(trained, "mine")
+    monkeypatch.setattr("diffusion_segmentation.nnunet.convert.read_checkpoint", None)
+    with pytest.raises(ModelError, match="There is a model 'mine' already"):
+        any_model.add(trained, "mine")
 
 
 def test_altered_weights_are_not_added(tmp_path: Path, root: Path) -> None:

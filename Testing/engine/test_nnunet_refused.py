@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 import pytest
 import torch
 from nnunet_folders import checkpoint, dataset, plans, refusal, stand_in_weights, write_folder
+from safetensors import SafetensorError
 
+from diffusion_segmentation import any_model
+from diffusion_segmentation.errors import ModelError, explain
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
+from diffusion_segmentation.segmentation.request import Request
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +129,14 @@ def damage_link(folder: Path) -> None:
     path.symlink_to(path.rename(folder / "elsewhere.pth"))
 
 
+def damage_no_plans(folder: Path) -> None:
+    (folder / "plans.json").unlink()
+
+
+def damage_fold_twice(folder: Path) -> None:
+    shutil.copytree(folder / "fold_0", folder / "fold_00")
+
+
 DAMAGE: dict[Callable[[Path], None], str] = {
     damage_missing_dataset: "has no dataset.json",
     damage_no_fold: "has no fold",
@@ -130,6 +144,8 @@ DAMAGE: dict[Callable[[Path], None], str] = {
     damage_cut_off: "damaged or contains more than weights",
     damage_other_network: "folds of different networks",
     damage_json: "plans.json that is not valid",
+    damage_no_plans: "The nnU-Net in 'trained' has no plans.json that can be read; copy its whole folder again",
+    damage_fold_twice: "has a fold twice, such as fold_0 and fold_00",
     damage_link: "has a link in place of the checkpoint",
 }
 
@@ -141,3 +157,79 @@ def test_damaged_folders_are_refused_in_one_sentence(
     trained = write_folder(tmp_path / "trained")
     damage(trained)
     assert DAMAGE[damage] in refusal(trained, root)
+
+
+def test_folders_beside_a_trained_one_are_refused_with_its_name(tmp_path: Path, root: Path) -> None:
+    for name in ("a__3d_fullres", "b__2d"):
+        write_folder(tmp_path / "Dataset001_Ball" / name, folds=("0",))
+    sentence = refusal(tmp_path / "Dataset001_Ball/b__2d/fold_0", root)
+    assert "'fold_0' is one fold of an nnU-Net; give the folder 'b__2d' above it" in sentence
+    sentence = refusal(tmp_path / "Dataset001_Ball", root)
+    assert (
+        "'Dataset001_Ball' has folders of trained nnU-Nets in it; give one of these: 'a__3d_fullres', 'b__2d'."
+        in sentence
+    )
+    both = Path(shutil.make_archive(str(tmp_path / "both"), "zip", tmp_path / "Dataset001_Ball"))
+    assert "The archive 'both.zip' has 2 nnU-Nets; give the archive of one" in refusal(both, root)
+
+
+def test_digits_of_other_scripts_are_no_fold(tmp_path: Path, root: Path) -> None:
+    assert "has no fold" in refusal(write_folder(tmp_path / "trained", folds=("\u0663",)), root)
+
+
+def test_a_damaged_archive_of_a_trained_folder_is_refused(tmp_path: Path, root: Path) -> None:
+    write_folder(tmp_path / "packed", folds=("0",))
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "packed"))
+    data = bytearray(archive.read_bytes())
+    data[200] ^= 255
+    archive.write_bytes(data)
+    sentence = refusal(archive, root)
+    assert "archive.zip' is damaged" in sentence or "copy its" in sentence
+
+
+def test_a_trained_folder_that_was_not_added_cannot_be_run(tmp_path: Path) -> None:
+    trained = write_folder(tmp_path / "trained", folds=("0",))
+    with pytest.raises(ModelError, match="'trained' is a trained nnU-Net; add it first with `diffusion-segmentation"):
+        any_model.segment(Request(tmp_path / "a.nrrd", tmp_path / "result", str(trained)))
+    with pytest.raises(ModelError, match="There is no model 'nothing'"):
+        any_model.segment(Request(tmp_path / "a.nrrd", tmp_path / "result", "nothing"))
+
+
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "sentence"),
+    [
+        ("convert.save_file", SafetensorError(FULL), "The disk is full; free some space"),
+        ("checkpoint.torch.load", MemoryError(), None),
+        ("checkpoint.torch.load", RuntimeError("DefaultCPUAllocator: can't allocate memory"), None),
+    ],
+)
+def test_problems_of_the_computer_are_not_blamed_on_an_archive(
+    place: str, error: Exception, sentence: str | None, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = write_folder(tmp_path / "trained", folds=("0",))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"diffusion_segmentation.nnunet.{place}", fail)
+    if sentence is not None:
+        assert sentence in refusal(trained, root)
+        return
+    with pytest.raises(type(error)) as caught:
+        any_model.add(trained)
+    assert explain(caught.value)[0] == "memory" and list(root.iterdir()) == []
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, is_file = write_folder(tmp_path / "trained", folds=("0",)), Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path.parent == trained:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert "cannot be read or written: there is no permission" in refusal(trained, root)

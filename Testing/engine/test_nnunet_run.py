@@ -14,7 +14,7 @@ from nnunet_folders import dataset, plans, random_network, write_folder
 
 from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import GeometryError, ModelError
-from diffusion_segmentation.nnunet import run
+from diffusion_segmentation.nnunet import run_warnings
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.nnunet.network import FoldNetwork
 from diffusion_segmentation.nnunet.prediction import Prediction
@@ -161,16 +161,6 @@ def installed(tmp_path: Path) -> str:
     return "mine"
 
 
-def test_settings_without_effect_are_named_if_they_were_set() -> None:
-    def warning(**settings: Any) -> list[str]:
-        return run.unused_settings(Request(Path("a.nrrd"), Path("result"), **settings))
-
-    assert warning() == []
-    assert warning(seed=9) == ["An nnU-Net draws no samples, so the seed that was set had no effect."]
-    [sentence] = warning(samples="auto", steps=4, seed=9)
-    assert "the number of samples, the number of steps and the seed that were set" in sentence
-
-
 def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     installed: str, tmp_path: Path, a_volume: Path
 ) -> None:
@@ -196,6 +186,7 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
     for volume in report["volumes"]:
         assert volume["interval50_ml"] is volume["interval90_ml"] is None and volume["method"] == "range"
         assert volume["range_ml"] == [min(volume["samples_ml"]), max(volume["samples_ml"])]
+    assert run_warnings.NOT_AXIAL in report["warnings"]  # the slices of the volume are stacked from anterior
     assert "range of folds ml" in terminal.summary(report, tmp_path)
     assert "2 folds of Dataset001_Ball (nnU-Net 3d_fullres), on cpu." in terminal.summary(report, tmp_path)
     assert report["seed"] is None and not any("no effect" in warning for warning in report["warnings"])
@@ -298,6 +289,16 @@ def test_weights_that_give_no_numbers_are_refused(size: float, tmp_path: Path, a
     any_model.add(trained, "large")
     with pytest.raises(ModelError, match="gives no numbers for this volume"):
         any_model.segment(Request(a_volume, tmp_path / "result", "large"))
+
+
+def test_a_missing_fold_is_noticed_before_the_first_one_runs(
+    installed: str, root: Path, tmp_path: Path, a_volume: Path
+) -> None:
+    (root / installed / "fold_1.safetensors").unlink()
+    seen: list[Progress] = []
+    with pytest.raises(ModelError, match="The weights of the model 'mine' are incomplete; copy"):
+        any_model.segment(Request(a_volume, tmp_path / "result", installed), seen.append)
+    assert {progress.stage for progress in seen} == {"reading", "model"}
 
 
 def test_altered_weights_are_refused(installed: str, root: Path, tmp_path: Path, a_volume: Path) -> None:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ModelError, explain, shown
 from ..runtime.locations import user_models
-from . import nnunet_metadata
+from . import archive, nnunet_metadata
 from .folder import SHIPPED, available, load
 from .metadata import DIFFUSION, MAX_BYTES, METADATA, kind, read_metadata
 from .weights import read_weights, weight_files
 
 SOURCE = "source.json"  # where an installed model comes from; written beside its metadata
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MAX_MEMBERS = 10_000  # of an archive
-ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def installed() -> list[dict[str, Any]]:
@@ -58,6 +54,8 @@ def install(write: Callable[[Path], None], source: Path, name: str | None = None
     root = user_models()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            _free(root, name)  # before gigabytes are written
         with tempfile.TemporaryDirectory(prefix=".adding-", dir=root) as temporary:
             folder = Path(temporary) / "model"
             folder.mkdir()
@@ -70,8 +68,6 @@ def install(write: Callable[[Path], None], source: Path, name: str | None = None
             facts = {"source": str(source.resolve())}
             (folder / SOURCE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
             folder.rename(target)
-    except ARCHIVE_ERRORS as error:
-        raise ModelError(f"The archive '{shown(source.name)}' is damaged; copy it again.") from error
     except OSError as error:
         raise ModelError(explain(error)[1]) from error
     return target
@@ -105,9 +101,9 @@ def _free(root: Path, name: str) -> Path:
 def _copy_model(source: Path, folder: Path) -> None:
     """Copy the files of a model into `folder`: the metadata, and the weights that they name."""
     with _files(source) as opened:
-        _copy(opened(METADATA), folder / METADATA, MAX_BYTES)
+        archive.copy(opened(METADATA), folder / METADATA, MAX_BYTES)
         for file, limit in weight_files(read_metadata(folder)).items():
-            _copy(opened(file), folder / file, limit)
+            archive.copy(opened(file), folder / file, limit)
 
 
 def _checked(folder: Path) -> dict[str, Any]:
@@ -126,24 +122,12 @@ def _files(source: Path) -> Iterator[Callable[[str], IO[bytes]]]:
     if source.is_dir():
         yield partial(_opened, source)
         return
-    with _archive(source) as members:
-        paths = [PurePosixPath(path) for path in members]
-        weights = {path.parent for path in paths if path.suffix == ".safetensors"}
-        folders = [path.parent for path in paths if path.name == METADATA and path.parent in weights]
+    with archive.members(source) as members:
+        folders = archive.model_folders(members)
         if len(folders) != 1:
             count = "no model" if not folders else f"{len(folders)} models"
             raise ModelError(f"The archive '{shown(source.name)}' has {count}; give the archive of one model folder.")
-
-        def opened(file: str) -> IO[bytes]:
-            open_member = members.get(str(folders[0] / file))
-            if open_member is None:
-                raise ModelError(f"The model in '{shown(source.name)}' has no {file}; archive the whole model folder.")
-            stream = open_member()
-            if stream is None:
-                raise ModelError(f"The {file} in '{shown(source.name)}' is a link; put the file itself there.")
-            return stream
-
-        yield opened
+        yield lambda file: archive.opened(source, members, folders[0] / file)
 
 
 def _opened(folder: Path, file: str) -> IO[bytes]:
@@ -151,31 +135,6 @@ def _opened(folder: Path, file: str) -> IO[bytes]:
     if not path.is_file() or path.is_symlink():
         raise ModelError(f"The folder '{shown(folder.name)}' has no {file}; give a model folder.")
     return path.open("rb")
-
-
-@contextmanager
-def _archive(source: Path) -> Iterator[dict[str, Any]]:
-    """Functions that open the members of an archive, by path."""
-    if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as zipped:
-            yield {name: lambda name=name: zipped.open(name) for name in zipped.namelist()[:MAX_MEMBERS]}
-    elif source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as tar:
-            members = [member for member, _ in zip(tar, range(MAX_MEMBERS), strict=False)]
-            yield {m.name: lambda m=m: tar.extractfile(m) if m.isreg() else None for m in members}
-    else:
-        raise ModelError(f"'{shown(source.name)}' is no model folder and no .zip or .tar archive; give one of these.")
-
-
-def _copy(stream: IO[bytes], path: Path, limit: int) -> None:
-    """Write a stream to a file. Raises ModelError if it is longer than `limit` bytes."""
-    with stream, path.open("wb") as file:
-        left = limit
-        while chunk := stream.read(min(2**20, left + 1)):
-            left -= len(chunk)
-            if left < 0:
-                raise ModelError(f"The {path.name} is larger than {limit / 1e6:.0f} MB; it is no model's.")
-            file.write(chunk)
 
 
 def _rename(folder: Path, name: str) -> None:

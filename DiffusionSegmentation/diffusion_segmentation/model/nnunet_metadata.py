@@ -3,6 +3,7 @@
     folds      name, file, bytes and sha256 of the weights of each fold
     inputs     name of each input
     sha256     of these entries and the labels
+    has_postprocessing   whether nnU-Net determined a postprocessing, which is not applied; may be missing
     nnunet     what running needs of nnU-Net's plans; texts are names from the tables below, never names to import
 
 Lists along axes are in the order of the network's axes, which is that of the volume's [k, j, i] after `transpose`.
@@ -24,7 +25,7 @@ MAX_FOLDS = 100
 MAX_FOLD_WEIGHTS = 500_000_000  # the largest network of nnU-Net's planners has 102 million
 MAX_STAGES, MAX_CHANNELS, MAX_BLOCKS = 12, 2048, 32
 MAX_PATCH = 2**25  # voxels
-FOLD_NAME = re.compile(r"all|\d{1,3}")
+FOLD_NAME = re.compile(r"all|[0-9]{1,3}")
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 NETWORKS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 """Classes of networks, and their argument for the number of blocks in each stage of the encoder."""
@@ -183,6 +184,7 @@ _PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
+    "has_postprocessing": lambda _, s: _is_flag(s.get("has_postprocessing", False)),
     "folds": lambda _, s: _valid_folds(s),
     "inputs": lambda _, s: valid_inputs(s, len(s["inputs"])),
     "nnunet": lambda _, s: wrong_part(s["nnunet"]) is None and len(s["nnunet"]["normalization"]) == len(s["inputs"]),

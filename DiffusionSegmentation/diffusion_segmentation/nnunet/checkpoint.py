@@ -31,7 +31,8 @@ TRAINERS = re.compile(
     r"|nnUNetTrainer(Vanilla)?(Adam|Adan)(1en1|1en3|3en4|CosAnneal)?"
     r"|nnUNetTrainer(CELoss|CELoss_5epochs|DiceLoss|DiceCELoss_noSmooth|DiceTopK10Loss|Topk10Loss|Topk10LossLS01)"
     r"|nnUNetTrainer(CosAnneal|NoDeepSupervision|_warmup|_probabilisticOversampling(_0\d\d)?)"
-    r"|nnUNetTrainerBenchmark_5epochs(_noDataLoading)?|nnUNet_Trainer_BS8"
+    r"|nnUNetTrainerBenchmark_5epochs(_noDataLoading)?|nnUNet_Trainer_BS8",
+    re.ASCII,
 )
 """nnU-Net's own trainers that train the network of the plans and predict as `nnUNetTrainer` does."""
 

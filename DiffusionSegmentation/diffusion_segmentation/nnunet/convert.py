@@ -1,18 +1,19 @@
 """Conversion of a trained nnU-Net v2 folder into a model folder.
 
-dataset.json, plans.json              written by nnU-Net
-fold_N/checkpoint_final.pth           one for each fold; fold_all only if there is no other one
+The files are listed in `trained_folder`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..errors import ModelError
@@ -23,19 +24,16 @@ from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_model, fold_
 from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from .plans import MALFORMED, nnunet_entry
 from .refusal import Refusal
+from .trained_folder import DATASET, MAX_JSON_BYTES, PLANS, has_postprocessing
 
-PLANS, DATASET = "plans.json", "dataset.json"
-MAX_JSON_BYTES = 16 * 2**20
 INTENDED_USE = "Research; an nnU-Net that others trained, whose training data this program does not know."
 
 
-def is_nnunet_folder(folder: Path) -> bool:
-    """Whether a folder looks like the result of a training of nnU-Net v2."""
-    return (folder / PLANS).is_file() and not (folder / METADATA).is_file()
-
-
 def convert(source: Path, folder: Path) -> None:
-    """Write the nnU-Net in `source` as a model into the empty `folder`. Raises ModelError."""
+    """Write the nnU-Net in `source` as a model into the empty `folder`.
+
+    Raises ModelError, and OSError if the folder cannot be written.
+    """
     try:
         _convert(source, folder)
     except Refusal as refusal:
@@ -57,6 +55,8 @@ def _convert(source: Path, folder: Path) -> None:
             raise Refusal(f"has folds of different networks, such as '{path.parent.name}'; keep folds of one training")
         folds.append(_write_fold(folder, name, checkpoint.weights))
     metadata = _metadata(plans, dataset, names, inputs, folds, entry)
+    if has_postprocessing(source):
+        metadata["diffusion_segmentation"]["has_postprocessing"] = True
     wrong = wrong_entry(metadata)
     if wrong is not None:
         raise Refusal(f"has values that cannot be used for '{wrong}'; choose another model")
@@ -145,6 +145,9 @@ def _checkpoints(source: Path) -> list[tuple[str, Path]]:
         folds.pop("all", None)  # as nnU-Net does
     if not folds:
         raise Refusal("has no fold: a folder such as fold_0; copy its whole folder again")
+    numbers = [int(name) for name in folds if name != "all"]
+    if len(set(numbers)) < len(numbers):
+        raise Refusal("has a fold twice, such as fold_0 and fold_00; remove one of them")
     if len(folds) > MAX_FOLDS:
         raise Refusal(f"has more than {MAX_FOLDS} folds; keep those that you need")
     for name, path in folds.items():
@@ -177,7 +180,19 @@ def _write_fold(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> di
     """Write the weights of a fold; returns its entry in the metadata."""
     path = folder / fold_file(name)
     stored = {key: (t.float() if t.dtype in (torch.float64, torch.int64) else t).clone() for key, t in weights.items()}
-    save_file({key: tensor.detach().contiguous() for key, tensor in stored.items()}, path)
+    try:
+        save_file({key: tensor.detach().contiguous() for key, tensor in stored.items()}, path)
+    except SafetensorError as error:
+        raise _os_error(error, path) from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": name, "file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _os_error(error: SafetensorError, path: Path) -> OSError:
+    """The error of the system, such as that of a full disk, of which safetensors has only the text."""
+    number = re.search(r"\(os error ([0-9]+)\)", str(error))
+    if number is None:
+        return OSError(str(error))
+    code = int(number[1])
+    return OSError(code, os.strerror(code), str(path), code)  # only Windows reads the second code

@@ -13,8 +13,9 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import ModelError
-from ..model.metadata import NNUNET, kind, read_metadata
+from ..model.metadata import NNUNET, file_error, kind, read_metadata
 from ..model.nnunet_metadata import INTENSITIES
+from ..model.weights import has_weights
 from .orientation import Turn
 
 
@@ -49,6 +50,11 @@ class NnunetModel:
     def folds(self) -> list[dict[str, Any]]:
         """Entries of the folds in the metadata."""
         return self.section["folds"]
+
+    def require_weights(self) -> None:
+        """Raise ModelError unless the files of all folds are there, with the sizes that the metadata state."""
+        if not has_weights(self.folder, self.metadata):
+            raise file_error(self.folder, "weights", "are incomplete")
 
     def turn(self, image: sitk.Image) -> Turn:
         """How nnU-Net's reader turns the axes of a volume for this model."""

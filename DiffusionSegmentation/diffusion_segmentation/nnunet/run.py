@@ -35,6 +35,7 @@ from ..segmentation.run_control import RunControl, SamplingStopped
 from .library import PACKAGES, require_nnunetv2
 from .model import NnunetModel, read_model
 from .prediction import Case, Prediction, no_numbers
+from .run_warnings import run_warnings
 
 FOLDS = (
     "The entropy is that of the mean of {count} folds of one nnU-Net: their disagreement, and what each is unsure of. "
@@ -100,6 +101,7 @@ class _Run:
     def _load_model(self, folder: Path) -> None:
         require_nnunetv2()
         self.model = read_model(folder)
+        self.model.require_weights()
         self.device = choose_device(self.request.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -160,7 +162,7 @@ class _Run:
             self.model.labels,
             self._report_entries,
             WriteOptions(request.compress, request.keep_samples, request.region_mm),
-            [spread, *unused_settings(request), *self.volume.warnings],
+            [spread, *run_warnings(request, self.model, self.volume.image), *self.volume.warnings],
             model_spacing_mm=min(self.model.settings["spacing_mm"]),
             are_draws=False,
         )
@@ -198,16 +200,6 @@ class _Run:
             finish(folder, report, self.control.timings, stopped)
         self.partial.remove()
         return Outcome(report, stopped)
-
-
-def unused_settings(request: Request) -> list[str]:
-    """A warning about settings of the request that differ from their defaults and have no effect."""
-    names = {"samples": "number of samples", "steps": "number of steps", "seed": "seed"}
-    given = [f"the {text}" for name, text in names.items() if getattr(request, name) != getattr(Request, name)]
-    if not given:
-        return []
-    listed = " and ".join(filter(None, [", ".join(given[:-1]), given[-1]]))
-    return [f"An nnU-Net draws no samples, so {listed} that {'were' if given[1:] else 'was'} set had no effect."]
 
 
 def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:

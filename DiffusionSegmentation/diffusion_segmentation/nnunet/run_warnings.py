@@ -1,0 +1,40 @@
+"""Warnings about what a run of an nnU-Net assumes, and about what it does not do."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..segmentation.request import Request
+from .model import NnunetModel
+
+POSTPROCESSING = (
+    "nnU-Net determined a postprocessing of this model's masks, such as keeping the largest part; it is not applied."
+)
+NOT_AXIAL = (
+    "The slices of this volume do not lie from inferior to superior, and the model takes the axes of a volume as they "
+    "are stored; unless its training volumes were stored like this one, resample the volume to axial slices."
+)
+
+
+def run_warnings(request: Request, model: NnunetModel, image: sitk.Image) -> list[str]:
+    """Warnings of a run with this model on a volume as it was read."""
+    postprocessing = [POSTPROCESSING] if model.section.get("has_postprocessing") else []
+    not_axial = [] if model.settings["reoriented"] or is_axial(image) else [NOT_AXIAL]
+    return [*not_axial, *postprocessing, *_unused_settings(request)]
+
+
+def is_axial(image: sitk.Image) -> bool:
+    """Whether the slices of a volume are stacked closest to the axis from inferior to superior."""
+    stacked = np.abs(np.reshape(image.GetDirection(), (3, 3))[:, 2])
+    return bool(stacked[2] >= stacked.max() - 1e-6)
+
+
+def _unused_settings(request: Request) -> list[str]:
+    """A warning about settings of the request that differ from their defaults and have no effect."""
+    names = {"samples": "number of samples", "steps": "number of steps", "seed": "seed"}
+    given = [f"the {text}" for name, text in names.items() if getattr(request, name) != getattr(Request, name)]
+    if not given:
+        return []
+    listed = " and ".join(filter(None, [", ".join(given[:-1]), given[-1]]))
+    return [f"An nnU-Net draws no samples, so {listed} that {'were' if given[1:] else 'was'} set had no effect."]
