@@ -205,8 +205,9 @@ class _Run:
 def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     """Peak memory (bytes) of a run. Raises GeometryError if the volume has no voxel on the network's grid.
 
-    nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice, beside the running mean.
-    On a CPU the memory of the passes is not returned before the result is written.
+    nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice. The running mean lies
+    beside the predictions of all folds but the first, and beside the result, with the entropies of mean and folds. On a
+    CPU the memory of the passes is not returned before the result is written.
     """
     settings = model.settings
     box = VoxelBox(image.GetSize()[::-1], margin=0)  # nnU-Net crops to it
@@ -223,7 +224,9 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     working = math.prod(max(n, edge) for n, edge in zip(grid, patch, strict=True))
     voxels = image.GetNumberOfPixels()
     features = 4 * settings["network"]["features_per_stage"][0] * math.prod(patch) if on_cpu else 0
-    prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes + 24 * working
+    several = len(model.folds) > 1
+    mean = 4 * (model.classes + 1) * voxels
+    prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes + 28 * working
+    result = result_bytes(model.classes, voxels) + mean + several * 16 * voxels + 8 * working
     weights = max(fold["bytes"] for fold in model.folds)
-    result = result_bytes(model.classes, voxels)
-    return max(prediction, result) + FEATURES_PER_PASS * features + WEIGHT_COPIES * weights
+    return max(prediction + several * mean, result) + FEATURES_PER_PASS * features + WEIGHT_COPIES * weights

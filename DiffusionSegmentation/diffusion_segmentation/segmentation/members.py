@@ -176,10 +176,10 @@ def require_memory(classes: int, box: tuple[slice, ...]) -> None:
 def result_bytes(classes: int, voxels: int) -> int:
     """Peak memory (bytes) of writing a result of this many voxels.
 
-    Measured: votes, regions and their seeds need 7 bytes for each voxel and class and 100 for each voxel; with many
-    classes the interpolated copies of probabilities and votes need more.
+    Measured where all voxels are uncertain: probabilities, votes, regions and their seeds need 11 bytes for each voxel
+    and class and 155 for each voxel; with many classes the interpolated copies of probabilities and votes need more.
     """
-    return max(7 * classes + 100, 15 * classes + 20) * voxels
+    return max(11 * classes + 155, 19 * classes + 20) * voxels
 
 
 def entropy_bits(p: np.ndarray) -> np.ndarray:
