@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..images.input_names import valid_inputs
-from .checks import are_integers, are_numbers, is_integer, is_line, is_number, valid_digest
+from .checks import MAX_HEADER_BYTES, are_integers, are_numbers, is_integer, is_line, is_number, valid_digest
 
 MAX_FOLDS = 100
 MAX_FOLD_WEIGHTS = 500_000_000  # the largest network of nnU-Net's planners has 102 million
+MAX_FOLD_BYTES = 4 * MAX_FOLD_WEIGHTS + MAX_HEADER_BYTES
 MAX_STAGES, MAX_CHANNELS, MAX_BLOCKS = 12, 2048, 32
 MAX_PATCH = 2**25  # voxels
 FOLD_NAME = re.compile(r"all|[0-9]{1,3}")
@@ -101,7 +102,7 @@ def _valid_folds(section: dict[str, Any]) -> bool:
         and 1 <= len(folds) <= MAX_FOLDS
         and all(FOLD_NAME.fullmatch(fold["name"]) and fold["file"] == fold_file(fold["name"]) for fold in folds)
         and len({fold["name"] for fold in folds}) == len(folds)
-        and all(is_integer(fold["bytes"], 1, 5 * MAX_FOLD_WEIGHTS) and valid_digest(fold["sha256"]) for fold in folds)
+        and all(is_integer(fold["bytes"], 1, MAX_FOLD_BYTES) and valid_digest(fold["sha256"]) for fold in folds)
     )
 
 
@@ -121,8 +122,8 @@ def _valid_patch(nnunet: dict[str, Any]) -> bool:
 def _valid_resampling(resampling: dict[str, Any]) -> bool:
     return set(resampling) == set(RESAMPLED) and all(
         set(entry) == {"function", "options"}
-        and all(RESAMPLING[entry["function"]][option](value) for option, value in entry["options"].items())
         and entry["function"] in RESAMPLING
+        and all(RESAMPLING[entry["function"]][option](value) for option, value in entry["options"].items())
         for entry in resampling.values()
     )
 

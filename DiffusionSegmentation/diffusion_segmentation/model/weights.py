@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from ..errors import ModelError
+from .checks import MAX_HEADER_BYTES
 from .metadata import DIFFUSION, file_error, folder_name, kind, read_limited
 
 WEIGHTS = "model.safetensors"
 MAX_WEIGHTS = 100_000_000  # 20 times the shipped model; 400 MB as float32
-MAX_HEADER_BYTES = 2**20
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 MISMATCH = "weights", "do not fit its metadata"
 

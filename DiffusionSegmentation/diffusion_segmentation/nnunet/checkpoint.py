@@ -19,10 +19,11 @@ import torch
 
 from ..errors import is_out_of_memory
 from ..model.nnunet_metadata import MAX_FOLD_WEIGHTS
+from ..model.weights import WEIGHT_TYPES
 from .refusal import Refusal
 
 CHECKPOINT = "checkpoint_final.pth"
-WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CHECKPOINT_TYPES = (*WEIGHT_TYPES, torch.float64)
 MAX_TENSORS = 10_000
 TRAINERS = re.compile(
     r"nnUNetTrainer(_?\d{1,5}epochs?)?(_?NoMirroring)?"
@@ -132,7 +133,7 @@ def _is_weight(key: Any, tensor: Any) -> bool:
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
         and tensor.device.type == "cpu"
-        and (tensor.dtype in WEIGHT_TYPES or (tensor.dtype == torch.int64 and tensor.ndim == 0))
+        and (tensor.dtype in CHECKPOINT_TYPES or (tensor.dtype == torch.int64 and tensor.ndim == 0))
     )
 
 

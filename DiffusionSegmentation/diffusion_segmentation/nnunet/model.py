@@ -102,5 +102,5 @@ def read_model(folder: Path) -> NnunetModel:
     """The converted nnU-Net in a model folder. Raises ModelError."""
     metadata = read_metadata(folder)
     if kind(metadata["diffusion_segmentation"]) != NNUNET:
-        raise ModelError("This model is no nnU-Net; choose another one.")
+        raise ModelError("This model is not an nnU-Net; choose another one.")
     return NnunetModel(folder, metadata)

@@ -14,7 +14,9 @@ from ..model.nnunet_metadata import (
     CONFIGURATIONS,
     INTENSITIES,
     NETWORKS,
+    NONLINS,
     NORMALIZATIONS,
+    NORMS,
     RESAMPLED,
     RESAMPLING,
     wrong_part,
@@ -31,13 +33,7 @@ READERS = {
 NETWORK_PATH = re.compile(r"dynamic_network_architectures\.architectures\.(?:unet|residual_unet)\.(\w+)")
 LAYER_PATH = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)")
 CONVOLUTIONS = {"Conv2d": 2, "Conv3d": 3}  # with their number of axes
-NORMS = {
-    "InstanceNorm2d": ("instance", 2),
-    "InstanceNorm3d": ("instance", 3),
-    "BatchNorm2d": ("batch", 2),
-    "BatchNorm3d": ("batch", 3),
-}
-NONLINS = ("LeakyReLU", "ReLU")
+NORM_LAYERS = {f"{norm.capitalize()}Norm{axes}d": (norm, axes) for norm in NORMS for axes in (2, 3)}
 DROPOUTS = ("Dropout", "Dropout2d", "Dropout3d")  # have no effect in a run
 MAX_INHERITANCE = 20
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
@@ -133,10 +129,7 @@ def _network(configuration: Mapping[str, Any], axes: int) -> dict[str, Any]:
     """The entry `network` of the metadata, from the plans of any version of nnU-Net 2."""
     if "architecture" not in configuration:
         return _network_of_old_plans(configuration, axes)
-    path = configuration["architecture"]["network_class_name"]
-    matched = NETWORK_PATH.fullmatch(path)
-    _require("network", matched[1] if matched else path, NETWORKS)
-    name = NETWORK_PATH.fullmatch(path)[1]  # type: ignore[index]  # `_require` refuses a path that does not match
+    name = _class_name("network", configuration["architecture"]["network_class_name"], NETWORK_PATH, NETWORKS)
     options = dict(configuration["architecture"]["arch_kwargs"])
     blocks = options.pop(NETWORKS[name])
     stages = options.pop("n_stages")
@@ -186,16 +179,22 @@ def _network_of_old_plans(configuration: Mapping[str, Any], axes: int) -> dict[s
     }
 
 
-def _layer(path: Any, known: Any) -> str:
-    """Name of a class of torch.nn in a table, from its import path. Raises Refusal."""
-    matched = LAYER_PATH.fullmatch(path) if isinstance(path, str) else None
-    name = matched[1] if matched else path
-    _require("layer", name, known)
+def _class_name(what: str, path: Any, pattern: re.Pattern[str], known: Any) -> str:
+    """Name of a class in a table, from its import path, which must have the pattern. Raises Refusal."""
+    matched = pattern.fullmatch(path) if isinstance(path, str) else None
+    name = matched[1] if matched else None
+    _require(what, path if name is None else name, () if name is None else known)
+    assert name is not None
     return name
 
 
+def _layer(path: Any, known: Any) -> str:
+    """Name of a class of torch.nn in a table, from its import path. Raises Refusal."""
+    return _class_name("layer", path, LAYER_PATH, known)
+
+
 def _norm(path: Any, options: Any, axes: int) -> dict[str, Any]:
-    norm, of_axes = NORMS[_layer(path, NORMS)]
+    norm, of_axes = NORM_LAYERS[_layer(path, NORM_LAYERS)]
     if of_axes != axes:
         raise Refusal("has plans whose layers differ in their number of axes; choose another model")
     options = {"eps": 1e-5, "affine": norm == "batch", **(options or {})}  # defaults of torch.nn
