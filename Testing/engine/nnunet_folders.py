@@ -73,10 +73,13 @@ def plans(axes: int = 3, residual: bool = False) -> dict[str, Any]:
     }
 
 
-def dataset(labels: dict[str, Any] = LABELS, channels: tuple[str, ...] = ("MR",)) -> dict[str, Any]:
-    """Content of dataset.json."""
+def dataset(
+    labels: dict[str, Any] = LABELS, channels: tuple[str, ...] = ("MR",), order: list[int] | None = None
+) -> dict[str, Any]:
+    """Content of dataset.json; `order` is that of regions."""
     names = {str(n): name for n, name in enumerate(channels)}
-    return {"channel_names": names, "labels": dict(labels), "numTraining": 5, "file_ending": ".nii.gz"}
+    content = {"channel_names": names, "labels": dict(labels), "numTraining": 5, "file_ending": ".nii.gz"}
+    return content if order is None else {**content, "regions_class_order": order}
 
 
 def random_network(plans: dict[str, Any], seed: int, classes: int = 3) -> torch.nn.Module:

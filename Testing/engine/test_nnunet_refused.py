@@ -37,11 +37,24 @@ def configured(**changes: Any) -> dict[str, Any]:
     return content
 
 
+def regions(order: list[int] | None, **labels: Any) -> dict[str, Any]:
+    return {"dataset_json": dataset({"background": 0, **labels}, order=order)}
+
+
 UNSAFE = "os.system"
 TRAINED_WITH = {"configuration": "3d_fullres", "plans": plans(), "dataset_json": dataset()}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "several inputs": ({"dataset_json": dataset(channels=("T1", "FLAIR"))}, "has 2 inputs in its dataset.json and 1"),
-    "regions": ({"dataset_json": dataset({"background": 0, "whole": [1, 2], "core": 2})}, "overlapping regions"),
+    "regions": (regions([1, 2], a=[1, 2], b=[2, 3]), "overlapping regions"),
+    "regions the wrong way": (
+        {"dataset_json": dataset({"background": 0, "a": 1, "b": [1, 2]}, order=[1, 2])},
+        "overlap",
+    ),
+    "order of regions": (
+        {"dataset_json": dataset({"background": 0, "a": [1, 2], "b": 2}, order=[1, 3])},
+        "labels other",
+    ),
+    "no order of regions": (regions(None, a=[1, 2], b=2), "no list of labels"),
     "gap in the labels": ({"dataset_json": dataset({"background": 0, "ball": 2})}, "labels other than"),
     "no background": ({"dataset_json": dataset({"ball": 1, "core": 2})}, "labels other than"),
     "cascade": ({"plans_json": configured(previous_stage="3d_lowres")}, "second stage of a cascade"),

@@ -36,7 +36,7 @@ def test_settings_without_effect_are_named_if_they_were_set(tmp_path: Path) -> N
     model = converted(tmp_path / "model", write_folder(tmp_path / "trained", folds=("0",)))
 
     def warnings(**settings: Any) -> list[str]:
-        return run_warnings(Request(Path("a.nrrd"), Path("result"), **settings), model, image())
+        return run_warnings(Request(Path("a.nrrd"), Path("result"), **settings), model, image(), [])
 
     assert warnings() == []
     assert warnings(seed=9) == ["An nnU-Net draws no samples, so the seed that was set had no effect."]
@@ -48,8 +48,8 @@ def test_settings_without_effect_are_named_if_they_were_set(tmp_path: Path) -> N
 def test_slices_that_are_not_axial_are_a_warning_unless_the_model_turns_volumes(reader: str, tmp_path: Path) -> None:
     content = {**plans(), "image_reader_writer": reader}
     model = converted(tmp_path / "model", write_folder(tmp_path / "trained", content, folds=("0",)))
-    assert run_warnings(REQUEST, model, image()) == run_warnings(REQUEST, model, image(TILTED)) == []
-    assert run_warnings(REQUEST, model, image(SAGITTAL)) == ([NOT_AXIAL] if reader == "SimpleITKIO" else [])
+    assert run_warnings(REQUEST, model, image(), []) == run_warnings(REQUEST, model, image(TILTED), []) == []
+    assert run_warnings(REQUEST, model, image(SAGITTAL), []) == ([NOT_AXIAL] if reader == "SimpleITKIO" else [])
 
 
 @pytest.mark.parametrize("place", ["postprocessing.pkl", "crossval_results_folds_0_1/postprocessing.pkl"])
@@ -57,4 +57,4 @@ def test_a_postprocessing_is_not_applied_and_a_warning(place: str, tmp_path: Pat
     trained = write_folder(tmp_path / "trained", folds=("0",))
     (trained / place).parent.mkdir(exist_ok=True)
     (trained / place).write_bytes(b"a pickle")
-    assert run_warnings(REQUEST, converted(tmp_path / "model", trained), image()) == [POSTPROCESSING]
+    assert run_warnings(REQUEST, converted(tmp_path / "model", trained), image(), []) == [POSTPROCESSING]

@@ -2,6 +2,7 @@
 
     folds      name, file, bytes and sha256 of the weights of each fold
     inputs     name of each input
+    regions    for a network of nested regions, the label of what each has more than the next one; missing for others
     sha256     of these entries and the labels
     has_postprocessing   whether nnU-Net determined a postprocessing, which is not applied; may be missing
     nnunet     what running needs of nnU-Net's plans; texts are names from the tables below, never names to import
@@ -77,6 +78,7 @@ def fold_file(name: str) -> str:
 def digest_of_model(section: dict[str, Any]) -> str:
     """SHA-256 of all that a result depends on: the digests of the weights, the labels, the inputs and the settings."""
     content = {name: section[name] for name in ("folds", "labels", "inputs", "nnunet")}
+    content |= {"regions": section["regions"]} if "regions" in section else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -153,6 +155,10 @@ def _valid_network(nnunet: dict[str, Any]) -> bool:
     )
 
 
+def _valid_regions(order: Any, labels: int) -> bool:
+    return isinstance(order, list) and are_integers(order, 1, labels) and len(set(order)) == len(order) == labels
+
+
 def _valid_intensities(nnunet: dict[str, Any]) -> bool:
     """Whether there are statistics for each input: any finite numbers, with a spread to divide by."""
     return len(nnunet["intensities"]) == len(nnunet["normalization"]) and all(
@@ -185,6 +191,7 @@ _PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
+    "regions": lambda _, s: "regions" not in s or _valid_regions(s["regions"], len(s["labels"])),
     "has_postprocessing": lambda _, s: _is_flag(s.get("has_postprocessing", False)),
     "folds": lambda _, s: _valid_folds(s),
     "inputs": lambda _, s: valid_inputs(s, len(s["inputs"])),

@@ -22,6 +22,7 @@ from ..images.label_table import label_table
 from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
 from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_model, fold_file
 from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from .labels import Labels, read_labels
 from .plans import MALFORMED, nnunet_entry
 from .refusal import Refusal
 from .trained_folder import DATASET, MAX_JSON_BYTES, PLANS, has_postprocessing
@@ -42,7 +43,7 @@ def convert(source: Path, folder: Path) -> None:
 
 def _convert(source: Path, folder: Path) -> None:
     plans, dataset = (_read_json(source, file) for file in (PLANS, DATASET))
-    names, inputs = _label_names(dataset), _input_names(dataset)
+    labels, inputs = read_labels(dataset), _input_names(dataset)
     folds: list[dict[str, Any]] = []
     entry: dict[str, Any] = {}
     shapes: dict[str, torch.Size] = {}
@@ -54,7 +55,7 @@ def _convert(source: Path, folder: Path) -> None:
         if (own, checkpoint.shapes) != (entry, shapes):
             raise Refusal(f"has folds of different networks, such as '{path.parent.name}'; keep folds of one training")
         folds.append(_write_fold(folder, name, checkpoint.weights))
-    metadata = _metadata(plans, dataset, names, inputs, folds, entry)
+    metadata = _metadata(plans, dataset, labels, inputs, folds, entry)
     if has_postprocessing(source):
         metadata["diffusion_segmentation"]["has_postprocessing"] = True
     wrong = wrong_entry(metadata)
@@ -67,7 +68,7 @@ def _convert(source: Path, folder: Path) -> None:
 def _metadata(
     plans: dict[str, Any],
     dataset: dict[str, Any],
-    names: list[str],
+    labels: Labels,
     inputs: list[str],
     folds: list[dict[str, Any]],
     entry: dict[str, Any],
@@ -80,10 +81,11 @@ def _metadata(
         "kind": NNUNET,
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", f"{data}-{entry['configuration']}").strip("_-")[:64],
         "title": f"{data} (nnU-Net {entry['configuration']})",
-        "labels": label_table(names),
+        "labels": label_table(labels.names),
         "inputs": [{"name": name} for name in valid_names(inputs)],
         "folds": folds,
         "nnunet": entry,
+        **({"regions": labels.regions} if labels.regions else {}),
     }
     section["sha256"] = digest_of_model(section)
     return {
@@ -107,23 +109,6 @@ def _read_json(source: Path, file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refusal(f"has a {file} that is not valid; copy its whole folder again")
     return content
-
-
-def _label_names(dataset: dict[str, Any]) -> list[str]:
-    """Names of the labels 1, 2, ...; an ignored label, which no voxel is predicted to have, is left out."""
-    try:
-        labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-        single = {name: value[0] if isinstance(value, list) else value for name, value in labels.items()}
-        overlapping = any(isinstance(value, list) and len(value) > 1 for value in labels.values())
-        numbers = {value: name for name, value in single.items()} if not overlapping else {}
-        in_order = all(type(number) is int for number in numbers) and sorted(numbers) == list(range(len(single)))
-    except MALFORMED:
-        raise Refusal("has no list of labels in its dataset.json that can be used; copy its folder again") from None
-    if overlapping:
-        raise Refusal("predicts overlapping regions, which have no probabilities that sum to 1; choose another model")
-    if not in_order or numbers.get(0) != "background" or len(single) < 2:
-        raise Refusal("has labels other than 'background' 0 and names for 1, 2, ...; choose another model")
-    return [numbers[number] for number in range(1, len(numbers))]
 
 
 def _input_names(dataset: dict[str, Any]) -> list[str]:
@@ -165,7 +150,7 @@ def _require_same_training(fold: str, checkpoint: Checkpoint, entry: dict[str, A
     trained = checkpoint.dataset
     for file, is_same in (
         (PLANS, lambda: _entry(checkpoint.plans, checkpoint, len(entry["normalization"])) == entry),
-        (DATASET, lambda: _label_names(trained) == _label_names(dataset)),
+        (DATASET, lambda: read_labels(trained) == read_labels(dataset)),
         (DATASET, lambda: _input_names(trained) == _input_names(dataset)),
     ):
         try:

@@ -17,6 +17,7 @@ from ..model.metadata import NNUNET, file_error, kind, read_metadata
 from ..model.nnunet_metadata import INTENSITIES
 from ..model.weights import has_weights
 from .orientation import Turn
+from .regions import nnunet_dataset
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class NnunetModel:
     def classes(self) -> int:
         """Number of classes, background included."""
         return len(self.labels) + 1
+
+    @property
+    def regions(self) -> list[int] | None:
+        """For a network of nested regions, the label of what each has more than the next one; None for others."""
+        return self.section.get("regions")
+
+    @property
+    def heads(self) -> int:
+        """Number of logits of each voxel."""
+        return len(self.labels) if self.regions else self.classes
 
     @property
     def folds(self) -> list[dict[str, Any]]:
@@ -94,8 +105,9 @@ class NnunetModel:
     def dataset(self) -> dict[str, Any]:
         """Content of a dataset.json with the labels and inputs of this model."""
         labels = {"background": 0, **{f"label {entry['label']}": entry["label"] for entry in self.labels}}
+        content = {"labels": labels} if self.regions is None else nnunet_dataset(self.regions)
         channels = {str(n): f"input {n}" for n in range(len(self.section["inputs"]))}
-        return {"labels": labels, "channel_names": channels, "file_ending": ".nrrd"}
+        return {**content, "channel_names": channels, "file_ending": ".nrrd"}
 
 
 def read_model(folder: Path) -> NnunetModel:

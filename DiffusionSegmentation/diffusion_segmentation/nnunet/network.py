@@ -23,7 +23,7 @@ class FoldNetwork:
 
     def __init__(self, model: NnunetModel) -> None:
         with torch.device("meta"):
-            network = _network(model.settings, len(model.section["inputs"]), model.classes)
+            network = _network(model.settings, len(model.section["inputs"]), model.heads)
         if sum(parameter.numel() for parameter in network.parameters()) > MAX_FOLD_WEIGHTS:
             raise file_error(model.folder, *MISMATCH)
         self._folder = model.folder
@@ -42,7 +42,7 @@ class FoldNetwork:
             own[name].copy_(tensor)
 
 
-def _network(settings: dict[str, Any], inputs: int, classes: int) -> torch.nn.Module:
+def _network(settings: dict[str, Any], inputs: int, heads: int) -> torch.nn.Module:
     from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
     network, axes = settings["network"], len(settings["patch_size"])
@@ -57,7 +57,7 @@ def _network(settings: dict[str, Any], inputs: int, classes: int) -> torch.nn.Mo
     copied = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder", "conv_bias")
     return classes_of_networks[network["class"]](
         input_channels=inputs,
-        num_classes=classes,
+        num_classes=heads,
         n_stages=len(network["features_per_stage"]),
         conv_op={2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[axes],
         norm_op=norms[network["norm"], axes],

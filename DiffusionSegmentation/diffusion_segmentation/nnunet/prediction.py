@@ -19,6 +19,7 @@ from .library import quiet
 from .model import NnunetModel
 from .network import FoldNetwork
 from .orientation import Turn
+from .regions import class_probabilities
 from .watched import Watch, WatchedNetwork
 
 SUMS_IN_MAIN_MEMORY = (
@@ -48,6 +49,8 @@ class Prediction:
 
     `on_pass` is called after each pass of the network with the number of passes so far and of all, for one fold.
     Cancelling raises Cancelled, or SamplingStopped, as `control` says, before the next layer of the network.
+    `differing` has, for each prediction of nested regions, the share of voxels whose most probable class is not the
+    label that nnU-Net gives them.
     """
 
     def __init__(
@@ -59,10 +62,11 @@ class Prediction:
             from .predictor import Predictor
 
             self._model, self._device, self._control = model, device, control
+            self.differing: list[float] = []
             self._plans, self._dataset = PlansManager(model.plans()), model.dataset()
             self._configuration = self._plans.get_configuration(model.settings["configuration"])
             self._network, self._watch = FoldNetwork(model), Watch(control, on_pass)
-            watched = WatchedNetwork(self._network.module, model.classes, self._watch)
+            watched = WatchedNetwork(self._network.module, model.heads, self._watch)
             # nnU-Net switches the convolutions of the whole process, and prints about a GPU's option on a CPU.
             with _benchmarked_convolutions(device), contextlib.redirect_stdout(io.StringIO()):
                 self._predictor = Predictor(self._watch, device)
@@ -113,9 +117,12 @@ class Prediction:
             from nnunetv2.inference import export_prediction as export
 
             settings = self._plans, self._configuration, self._plans.get_label_manager(self._dataset), case.properties
-            _, p = export.convert_predicted_logits_to_segmentation_with_correct_shape(
+            mask, p = export.convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, *settings, return_probabilities=True, num_threads_torch=torch.get_num_threads()
             )
+        if self._model.regions is not None:
+            p = class_probabilities(p, self._model.regions)
+            self.differing.append(float(np.mean(p.argmax(0) != mask)))
         p = np.ascontiguousarray(case.turn.undone(p), np.float32)
         assert p.shape[1:] == case.shape, "the probabilities do not lie on the grid of the volume"
         return p

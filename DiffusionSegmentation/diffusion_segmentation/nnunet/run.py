@@ -155,6 +155,7 @@ class _Run:
         """Write the results of the folds so far into `folder`; returns their report."""
         request, count = self.request, len(self.mean)
         spread = FOLDS.format(count=count) if count > 1 else ONE_FOLD
+        warnings = run_warnings(request, self.model, self.volume.image, self.prediction.differing)
         report = write_members(
             folder,
             self.volume,
@@ -162,7 +163,7 @@ class _Run:
             self.model.labels,
             self._report_entries,
             WriteOptions(request.compress, request.keep_samples, request.region_mm),
-            [spread, *run_warnings(request, self.model, self.volume.image), *self.volume.warnings],
+            [spread, *warnings, *self.volume.warnings],
             model_spacing_mm=min(self.model.settings["spacing_mm"]),
             are_draws=False,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -17,11 +19,18 @@ NOT_AXIAL = (
 )
 
 
-def run_warnings(request: Request, model: NnunetModel, image: sitk.Image) -> list[str]:
-    """Warnings of a run with this model on a volume as it was read."""
+REGIONS = (
+    "The model predicts regions that contain each other; a label here is the most probable class, where nnU-Net takes "
+    "each region above a probability of 0.5, and the folds' masks differ from nnU-Net's in {share:.2g} % of the voxels."
+)
+
+
+def run_warnings(request: Request, model: NnunetModel, image: sitk.Image, differing: Sequence[float]) -> list[str]:
+    """Warnings of a run with this model on a volume as it was read; for `differing` see `Prediction`."""
     postprocessing = [POSTPROCESSING] if model.section.get("has_postprocessing") else []
     not_axial = [] if model.settings["reoriented"] or is_axial(image) else [NOT_AXIAL]
-    return [*not_axial, *postprocessing, *_unused_settings(request)]
+    regions = [REGIONS.format(share=100 * float(np.mean(differing)))] if differing else []
+    return [*not_axial, *regions, *postprocessing, *_unused_settings(request)]
 
 
 def is_axial(image: sitk.Image) -> bool:
