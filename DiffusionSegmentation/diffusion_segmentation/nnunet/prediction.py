@@ -83,7 +83,7 @@ class Prediction:
             settings = self._plans, self._configuration, self._dataset
             # It adds to the properties; whether it also returns them depends on the version.
             data = preprocessor.run_case_npy(values, None, properties, *settings)[0]
-        return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, turn, image.GetSize()[::-1])
+        return Case(torch.from_numpy(np.ascontiguousarray(data)), properties, turn, images[0].GetSize()[::-1])
 
     def logits(self, case: Case, fold: dict[str, Any]) -> torch.Tensor:
         """Logits [C, z, y, x] on the network's grid of a fold, by its entry in the metadata. Raises ModelError."""
