@@ -83,13 +83,13 @@ def compare(trained: Path, folder: Path, volume: Path, rounds: int) -> None:
         theirs = [nnUNetPredictor(device=CPU, allow_tqdm=False) for _ in model.folds]
         for number, predictor in enumerate(theirs):
             predictor.initialize_from_trained_model_folder(str(trained), (number,))
-    case = ours.preprocessed(image)
+    case = ours.preprocessed([image])
     expected = theirs[0].predict_logits_from_preprocessed_data(case.data)
     difference = float((ours.logits(case, model.folds[0]).float() - expected.float()).abs().max())
     print(f"largest difference of the logits: {difference:g}, their deviation: {float(expected.float().std()):.2g}")
 
     def segment_ours() -> None:
-        case = ours.preprocessed(image)
+        case = ours.preprocessed([image])
         for fold in model.folds:
             ours.probabilities(case, ours.logits(case, fold))
 
@@ -112,7 +112,7 @@ def compare(trained: Path, folder: Path, volume: Path, rounds: int) -> None:
 def memory_of_run(folder: Path, volume: Path, output: Path) -> tuple[int, int]:
     """Estimate, and peak memory of a run above that of the process with all packages, in bytes."""
     model = read_model(folder)
-    estimate = run.required_bytes(model, sitk.ReadImage(str(volume), sitk.sitkFloat32), on_cpu=True)
+    estimate = run.required_bytes(model, [sitk.ReadImage(str(volume), sitk.sitkFloat32)], on_cpu=True)
     Prediction(model, CPU, RunControl(lambda _: None, lambda: None), lambda done, of: None)  # imports nnU-Net
     before = status("VmRSS")
     run.segment(Request(volume, output, str(folder)), folder)

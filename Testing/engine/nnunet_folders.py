@@ -89,7 +89,8 @@ def random_network(plans: dict[str, Any], seed: int, classes: int = 3) -> torch.
     [configuration] = plans["configurations"].values()
     torch.manual_seed(seed)
     architecture = configuration["architecture"]
-    options = architecture["arch_kwargs"], architecture["_kw_requires_import"], 1, classes
+    inputs = len(configuration["normalization_schemes"])
+    options = architecture["arch_kwargs"], architecture["_kw_requires_import"], inputs, classes
     network = get_network_from_plans(architecture["network_class_name"], *options, deep_supervision=False)
     with torch.no_grad():  # nnU-Net's start gives nearly the same logit everywhere
         for parameter in network.parameters():

@@ -105,7 +105,7 @@ def test_a_full_gpu_keeps_the_logits_in_main_memory_after_one_failure(
     model = read_model(tmp_path / "installed/mine")
     control = RunControl(lambda progress: notes.append(progress.note), lambda: None)
     predicted = Prediction(model, CPU, control, lambda done, of: None)
-    case = predicted.preprocessed(sitk.ReadImage(str(a_volume), sitk.sitkFloat32))
+    case = predicted.preprocessed([sitk.ReadImage(str(a_volume), sitk.sitkFloat32)])
     expected = predicted.logits(case, model.folds[0])
     predicted._predictor.perform_everything_on_device = True  # as on a GPU
     failing(RuntimeError("CUDA out of memory. Tried to allocate 1 GiB"), 5, 1)

@@ -64,15 +64,15 @@ def a_model(tmp_path: Path) -> Callable[[str], NnunetModel]:
 def test_a_volume_is_measured_after_its_axes_are_turned(a_model: Callable[[str], NnunetModel]) -> None:
     model = a_model("SimpleITKIOWithReorient")
     # Two slices of 1 mm from left to right: along the model's slices of 5 mm only in their stored order.
-    assert run.required_bytes(model, image_of(np.ones((2, 40, 40)), K_TO_LEFT, (1, 1, 1)), on_cpu=True) > 0
+    assert run.required_bytes(model, [image_of(np.ones((2, 40, 40)), K_TO_LEFT, (1, 1, 1))], on_cpu=True) > 0
     with pytest.raises(GeometryError, match="smaller than one voxel"):
-        run.required_bytes(model, image_of(np.ones((2, 40, 40)), np.eye(3).ravel(), (1, 1, 1)), on_cpu=True)
+        run.required_bytes(model, [image_of(np.ones((2, 40, 40)), np.eye(3).ravel(), (1, 1, 1))], on_cpu=True)
 
 
 def test_only_what_is_not_0_is_measured(a_model: Callable[[str], NnunetModel]) -> None:
     model, values = a_model("SimpleITKIO"), np.zeros((20, 30, 30))
     values[10:12, 5:25, 5:25] = 1
     with pytest.raises(GeometryError, match="What is not 0 in the volume is smaller than one voxel"):
-        run.required_bytes(model, image_of(values, np.eye(3).ravel(), (1, 1, 1)), on_cpu=True)
+        run.required_bytes(model, [image_of(values, np.eye(3).ravel(), (1, 1, 1))], on_cpu=True)
     values[12, 5, 5] = 1
-    assert run.required_bytes(model, image_of(values, np.eye(3).ravel(), (1, 1, 1)), on_cpu=True) > 0
+    assert run.required_bytes(model, [image_of(values, np.eye(3).ravel(), (1, 1, 1))], on_cpu=True) > 0

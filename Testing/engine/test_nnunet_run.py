@@ -13,7 +13,7 @@ import torch
 from nnunet_folders import dataset, plans, random_network, write_folder
 
 from diffusion_segmentation import any_model
-from diffusion_segmentation.errors import GeometryError, ModelError
+from diffusion_segmentation.errors import GeometryError, InputError, ModelError
 from diffusion_segmentation.nnunet import run_warnings
 from diffusion_segmentation.nnunet.model import read_model
 from diffusion_segmentation.nnunet.network import FoldNetwork
@@ -118,7 +118,7 @@ def test_logits_and_labels_of_each_fold_are_those_of_nnunet(variant: str, tmp_pa
     model = read_model(any_model.add(trained, "mine"))
     image = sitk.ReadImage(str(a_volume), sitk.sitkFloat32)
     prediction = Prediction(model, CPU, RunControl(lambda _: None, lambda: None), lambda done, of: None)
-    case = prediction.preprocessed(image)
+    case = prediction.preprocessed([image])
     for number, fold in enumerate(model.folds):
         logits = prediction.logits(case, fold)
         expected, labels = nnunet_logits(predictor_of(trained, (number,)), a_volume)
@@ -132,6 +132,39 @@ def test_logits_and_labels_of_each_fold_are_those_of_nnunet(variant: str, tmp_pa
         assert p.shape == (3, 18, 40, 26) and np.abs(p.sum(0) - 1).max() < 1e-5
         assert len(np.unique(labels)) > 1, "the comparison would be idle"
         np.testing.assert_array_equal(p.argmax(0), labels_on_grid(variant, labels, a_volume))
+
+
+def test_two_inputs_give_the_logits_of_nnunet_in_the_order_of_the_model(tmp_path: Path, a_volume: Path) -> None:
+    content = plans()
+    content["configurations"]["3d_fullres"] |= {
+        "normalization_schemes": ["ZScoreNormalization", "CTNormalization"],
+        "use_mask_for_norm": [False, False],
+    }
+    content["foreground_intensity_properties_per_channel"]["1"] = {
+        **content["foreground_intensity_properties_per_channel"]["0"],
+        "mean": 30.0,
+    }
+    trained = write_folder(tmp_path / "trained", content, dataset(channels=("T1", "FLAIR")), ("0",), trained=True)
+    any_model.add(trained, "two")
+    first = sitk.ReadImage(str(a_volume), sitk.sitkFloat32)
+    second = sitk.Flip(first, (False, True, False))
+    second.CopyInformation(first)
+    sitk.WriteImage(second + 5, str(tmp_path / "flair.nrrd"))
+    files = {"flair": tmp_path / "flair.nrrd", "t1": a_volume}
+    any_model.segment(Request(files, tmp_path / "out", "two", device="cpu"))
+    predictor = predictor_of(trained, (0,))
+    values, properties = predictor.plans_manager.image_reader_writer_class().read_images(
+        [str(a_volume), str(tmp_path / "flair.nrrd")]
+    )
+    expected = predictor.predict_single_npy_array(values, dict(properties))
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd")))
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(found, expected)
+    swapped = predictor.predict_single_npy_array(values[::-1].copy(), dict(properties))
+    assert (swapped != expected).any()
+    with pytest.raises(InputError, match="The input 'FLAIR' is missing"):
+        any_model.segment(Request(a_volume, tmp_path / "one", "two", device="cpu"))
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_checkpoint_of_a_real_trainer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +233,7 @@ def test_a_run_has_the_mean_of_the_folds_and_their_masks_as_samples(
 
     model = read_model(tmp_path / "installed" / "mine")
     prediction = Prediction(model, CPU, RunControl(lambda _: None, lambda: None), lambda done, of: None)
-    case = prediction.preprocessed(sitk.ReadImage(str(a_volume), sitk.sitkFloat32))
+    case = prediction.preprocessed([sitk.ReadImage(str(a_volume), sitk.sitkFloat32)])
     folds = np.stack([prediction.probabilities(case, prediction.logits(case, fold)) for fold in model.folds])
 
     def bits_of(p: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +90,7 @@ class _Run:
         with stage("reading"):
             files.first.require_volume()
             self.volume = read_unchanged(files, self.request.source, inputs_of(self.model.section))
-            self._require_memory(self.volume.image)
+            self._require_memory(self.volume.channels)
         self._prepare_results()
         with stage("encoding"):
             case = self.prediction.preprocessed(self.volume.channels)
@@ -107,9 +107,9 @@ class _Run:
             torch.cuda.reset_peak_memory_stats(self.device)
         self.prediction = Prediction(self.model, self.device, self.control, self._on_pass)
 
-    def _require_memory(self, image: sitk.Image) -> None:
+    def _require_memory(self, images: Sequence[sitk.Image]) -> None:
         """Raise OutOfMemoryError, with both figures, if the run cannot fit into this computer's memory."""
-        needed = required_bytes(self.model, image, on_cpu=self.device.type == "cpu")
+        needed = required_bytes(self.model, images, on_cpu=self.device.type == "cpu")
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
 
     def _prepare_results(self) -> None:
@@ -203,16 +203,19 @@ class _Run:
         return Outcome(report, stopped)
 
 
-def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
-    """Peak memory (bytes) of a run. Raises GeometryError if the volume has no voxel on the network's grid.
+def required_bytes(model: NnunetModel, images: Sequence[sitk.Image], on_cpu: bool) -> int:
+    """Peak memory (bytes) of a run on these inputs.
+
+    Raises GeometryError if the volume has no voxel on the network's grid.
 
     nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice. The running mean lies
     beside the predictions of all folds but the first, and beside the result, with the entropies of mean and folds. On a
     CPU the memory of the passes is not returned before the result is written.
     """
-    settings = model.settings
+    settings, image = model.settings, images[0]
     box = VoxelBox(image.GetSize()[::-1], margin=0)  # nnU-Net crops to it
-    box.include(sitk.GetArrayViewFromImage(image) != 0)
+    for one in images:
+        box.include(sitk.GetArrayViewFromImage(one) != 0)
     turn, order = model.turn(image), settings["transpose"]
     shape, spacing = turn.sizes(box.shape), turn.sizes(image.GetSpacing()[::-1])
     target = [*[None] * (3 - len(settings["spacing_mm"])), *settings["spacing_mm"]]
@@ -227,7 +230,8 @@ def required_bytes(model: NnunetModel, image: sitk.Image, on_cpu: bool) -> int:
     features = 4 * settings["network"]["features_per_stage"][0] * math.prod(patch) if on_cpu else 0
     several = len(model.folds) > 1
     mean = 4 * (model.classes + 1) * voxels
-    prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes + 28 * working
+    prediction = max(10 * working + 6 * voxels, 2 * working + 14 * voxels) * model.classes
+    prediction += 28 * working * len(images)
     result = result_bytes(model.classes, voxels) + mean + several * 16 * voxels + 8 * working
     weights = max(fold["bytes"] for fold in model.folds)
     return max(prediction + several * mean, result) + FEATURES_PER_PASS * features + WEIGHT_COPIES * weights

@@ -44,6 +44,7 @@ def model_source(
         partial(_report, model, device, settings, direct),
         input_distance,
         region_distances,
+        model_spacing_mm=model.spacing,  # of pictures, whose working grid has the slices of the input
     )
 
 
