@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import slicer.util
@@ -95,11 +96,13 @@ class DiffusionSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeListChanged(self, _caller, _event, node):
-        """Refresh for ROI nodes, which can limit corrections, for the nodes of results, and for possible masks."""
+        """Refresh for ROI nodes, which can limit corrections, nodes of results, and possible masks and inputs."""
         if node.IsA("vtkMRMLMarkupsROINode") or node.GetAttribute(RUN_ATTRIBUTE):
             self.panel.refresh()
         elif isMask(node) and not slicer.mrmlScene.IsBatchProcessing():  # afterwards the panel is refreshed once
             self.panel.masks.updateList()
+        elif node.IsA("vtkMRMLScalarVolumeNode"):
+            self.panel.inputs.volumesChanged()
 
     def onSceneStartClose(self, _caller, _event):
         self.panel.abandon()
@@ -134,14 +137,21 @@ class DiffusionSegmentationLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
         return DiffusionSegmentationParameterNode(super().getParameterNode())
 
-    def segment(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices | None = None) -> Job:
+    def segment(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        choices: Choices | None = None,
+        inputs: Mapping[str, slicer.vtkMRMLScalarVolumeNode] | None = None,
+    ) -> Job:
         """Segment `volumeNode` and return the finished job; Slicer processes events meanwhile.
+
+        `inputs`, for a model of several, are all volumes by the names of its inputs, `volumeNode` being the first.
 
         `job.state` is "done", "failed" or "cancelled". The result nodes are `job.result.segmentationNode`,
         `.entropyNode`, `.disagreementNode` and `.samplesNode`. Slice views and panel do not change.
         Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
-        job = self.backend.submit(volumeNode, choices or Choices())
+        job = self.backend.submit(volumeNode, choices or Choices(), inputs=inputs)
         while job.active:
             self.backend.runner.poll()
             slicer.app.processEvents()

@@ -1,4 +1,4 @@
-"""Imports run downwards only, and the Slicer side imports nothing of the engine but four modules.
+"""Imports run downwards only, and the Slicer side imports nothing of the engine but SHARED_MODULES.
 
 Read from the source: an import inside a function counts too, one under TYPE_CHECKING does not.
 Documentation/architecture.md describes the packages in the same order.
@@ -52,6 +52,7 @@ TRAINING_PACKAGES = {"training", "calibration", "evaluation", "study"}
 SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
+    f"{ENGINE}.images.input_names": set(),
     f"{ENGINE}.arguments": set(),
     f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),

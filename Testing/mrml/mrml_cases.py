@@ -96,15 +96,18 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     """Do what a run does: write the volume, read it as the worker does, and write results as the worker does."""
     folder.mkdir(parents=True, exist_ok=True)
     handover = Handover(volumeNode)
-    handover.startWriting(folder / "input.nrrd")
+    handover.startWriting(folder)
     handover.join()
     reference = sitk.ReadImage(str(folder / "input.nrrd"))
+    if reference.GetNumberOfComponentsPerPixel() > 1:
+        reference = sitk.VectorIndexSelectionCast(reference, 0)
+    isPicture = reference.GetSize()[2] == 1
     voxels = sitk.GetArrayFromImage(reference)
     quarter, half = np.quantile(voxels, [0.25, 0.5])
     labels = ((voxels > quarter).astype(np.uint8) + (voxels > half)).astype(np.uint8)
-    labels[0] = labels[:, 0] = 0
+    labels[: 0 if isPicture else 1] = labels[:, 0] = 0
     entropy = np.where(voxels > half, 1.2, 0.1).astype(np.float32)
-    index, size = (2, 1, 3), tuple(extent - 4 for extent in reference.GetSize())
+    index, size = (2, 1, 0 if isPicture else 3), tuple(max(extent - 4, 1) for extent in reference.GetSize())
     block = tuple(slice(start, start + extent) for start, extent in zip(index[::-1], size[::-1], strict=True))
     whole = [np.roll(labels, shift, axis=2) for shift in range(samples)]
     masks = [np.ascontiguousarray(mask[block]) for mask in whole]
@@ -121,7 +124,8 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     quantised = [np.rint(255 * part[block]).astype(np.uint8) for part in p]
     spacing = reference.GetSpacing()
     thickness = uncertain_regions.reviewable_voxels(WORKING_MM, spacing[::-1], zones[block].shape)
-    ranking = uncertain_regions.Ranking(zones[block], quantised, entropy[block], np.prod(spacing) / 1000, thickness)
+    voxel, unit = uncertain_regions.voxel_size(spacing[::-1], zones.shape)
+    ranking = uncertain_regions.Ranking(zones[block], quantised, entropy[block], voxel, thickness)
     regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
 
     def ras(kji: tuple[int, int, int]) -> np.ndarray:
@@ -142,9 +146,10 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "samples": samples,
         "kept_samples": samples,
         "warnings": [],
-        "volumes": [volume(entry, masks, reference) for entry in LABELS],
+        "volumes": [volume(entry, masks, voxel, unit) for entry in LABELS],
+        "unit": unit,
         "working_spacing_mm": WORKING_MM,
-        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in LABELS)], ras),
+        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in LABELS)], ras, unit),
     }
     writing.write_volume(folder / "regions.nrrd", zones[block], reference, False, (index, size))
     writing.write_segmentation(folder / "segmentation.seg.nrrd", labels, reference, LABELS, compress=False)
@@ -157,19 +162,27 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
     return Job(folder, labels, entropy, masks, report, quantised, disagreement)
 
 
-def volume(entry: dict, masks: list[np.ndarray], reference: sitk.Image) -> dict:
-    """The entry of one class in the report, as the engine writes it."""
-    ml = [float((labels == entry["label"]).sum() * np.prod(reference.GetSpacing()) / 1000) for labels in masks]
-    mean = float(np.mean(ml))
+def volume(entry: dict, masks: list[np.ndarray], voxel: float, unit: str) -> dict:
+    """The entry of one class in the report, as the engine writes it; `voxel` is the size of a voxel in `unit`."""
+    sizes = [float((labels == entry["label"]).sum() * voxel) for labels in masks]
+    mean = float(np.mean(sizes))
     return {key: entry[key] for key in ("label", "id", "name")} | {
-        "consensus_ml": 1.2 * mean,
-        "expected_ml": 1.01 * mean,
-        "mean_ml": mean,
-        "interval50_ml": [0.98 * mean, 1.02 * mean],
-        "interval90_ml": [0.9 * mean, 1.1 * mean],
+        f"consensus_{unit}": 1.2 * mean,
+        f"expected_{unit}": 1.01 * mean,
+        f"mean_{unit}": mean,
+        f"interval50_{unit}": [0.98 * mean, 1.02 * mean],
+        f"interval90_{unit}": [0.9 * mean, 1.1 * mean],
         "method": "t-predictive",
-        "samples_ml": ml,
+        f"samples_{unit}": sizes,
     }
+
+
+def addPicture(name: str = "Photo", spacing: float = 1.0) -> slicer.vtkMRMLVectorVolumeNode:
+    """Add what Slicer makes of a PNG file: one slice, here 90 x 60 pixels, red from left to right, green downwards."""
+    j, i = np.indices((60, 90))
+    colours = np.stack([255 * i / 89, 255 * j / 59, np.full(i.shape, 40)], -1)[None].astype(np.uint8)
+    matrix = np.diag([-spacing, -spacing, 1.0, 1.0])
+    return slicer.util.addVolumeFromArray(colours, matrix, name, "vtkMRMLVectorVolumeNode")
 
 
 def importJob(volumeNode: slicer.vtkMRMLScalarVolumeNode, job: Job) -> result_nodes.Result:

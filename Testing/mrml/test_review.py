@@ -191,7 +191,7 @@ def test_the_default_criteria_give_the_regions_of_the_report(result, job):
     reported = [entry["expected_error_ml"] for entry in job.report["regions"]]
     assert [region["expected_error_ml"] for region in again.regions] == reported
     assert [region["basin"] for region in again.regions] == [entry["basin"] for entry in job.report["regions"]]
-    assert (again.expectedErrorMl, again.reviewableMl) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
+    assert (again.expectedError, again.reviewable) == (job.report["expected_error_ml"], job.report["reviewable_ml"])
     # Positions refer to the volume, although the arrays cover only a block of it.
     for region, entry in zip(again.regions, job.report["regions"], strict=True):
         assert math.dist(region["peak_ras_mm"], entry["peak_ras_mm"]) < 0.02

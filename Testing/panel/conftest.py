@@ -23,7 +23,7 @@ MODULE = Path(__file__).resolve().parents[2] / "DiffusionSegmentation" / "Diffus
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 
 MAKE_MODEL = """
-import sys
+import json, sys
 import unittest
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
@@ -32,6 +32,10 @@ from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import save
 torch.manual_seed(7)
 metadata = conftest.metadata()
+section = metadata["diffusion_segmentation"]
+changes = json.loads(sys.argv[4])
+section["network"] |= changes.pop("network", {})
+section |= changes
 encoder, denoiser = build(metadata["diffusion_segmentation"]["network"], 3)
 torch.nn.init.normal_(denoiser.head.weight, std=0.5)
 save(Path(sys.argv[3]), metadata, encoder, denoiser)
@@ -114,19 +118,36 @@ def modelFolder(tmp_path, monkeypatch):
 
     folder = tmp_path / "models" / "brain-structures"
     folder.mkdir(parents=True)
+    writeModel(folder, "Brain structures (MR head)")
+    monkeypatch.setattr(models, "SHIPPED", folder.parent)
+    return folder
+
+
+def writeModel(folder, title, **changes):
+    """Write the metadata that the panel reads; `changes` are further entries of our section."""
     names = ["Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter"]
     section = {
         "schema": 1,
-        "name": "brain-structures",
-        "title": "Brain structures (MR head)",
+        "name": folder.name,
+        "title": title,
         "labels": [{"label": n, "id": f"s{n}", "name": name} for n, name in enumerate(names, 1)],
         "input_range": {"spacing_mm": [0.3, 8.0], "extent_mm": [60, 500], "modality": "MR"},
+        **changes,
     }
     metadata = {"description": "Seven structures on MR heads.", "diffusion_segmentation": section}
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(models, "SHIPPED", folder.parent)
-    return folder
+
+
+@pytest.fixture
+def addModel(modelFolder):
+    """Adds a model, listed under its title, to the included ones; called with further entries of its section."""
+
+    def add(name, **changes):
+        (modelFolder.parent / name).mkdir()
+        writeModel(modelFolder.parent / name, name.title(), **changes)
+
+    return add
 
 
 @pytest.fixture
@@ -195,10 +216,21 @@ def makeBench(tmp_path):
 @pytest.fixture(scope="session")
 def randomModel(tmp_path_factory):
     """A model folder with random weights, written by another process, because this one must not import torch."""
-    folder = tmp_path_factory.mktemp("Modelle ü") / "random"
+    return _makeModel(tmp_path_factory.mktemp("Modelle ü") / "random")
+
+
+def _makeModel(folder, **changes):
+    """`changes` are entries of our section of the metadata."""
     testing = Path(__file__).resolve().parents[1]
-    subprocess.run([sys.executable, "-c", MAKE_MODEL, testing, worker_client.ENGINE_FOLDER, folder], check=True)
+    arguments = [testing, worker_client.ENGINE_FOLDER, folder, json.dumps(changes)]
+    subprocess.run([sys.executable, "-c", MAKE_MODEL, *arguments], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def makeModel():
+    """Makes a model folder as `randomModel`, with other entries in its metadata."""
+    return _makeModel
 
 
 @pytest.fixture(scope="session")

@@ -159,8 +159,11 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     from diffusion_segmentation.segmentation import uncertain_regions
     from diffusion_segmentation.segmentation.watershed import watershed_regions
 
+    inputs = {name: sitk.ReadImage(path) for name, path in (request.get("inputs") or {}).items()}
     reference = sitk.ReadImage(request["volume"])
     voxels = sitk.GetArrayFromImage(reference).astype(np.float32)
+    if voxels.ndim == 4:  # colours
+        reference, voxels = sitk.VectorIndexSelectionCast(reference, 0), voxels[..., :3].mean(-1)
     unit = (voxels - voxels.min()) / (voxels.max() - voxels.min())
     table, borders = LABELS, np.array([0.3, 0.6])
     if behaviour == "seven":
@@ -194,7 +197,8 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     spacing = reference.GetSpacing()
     workingMm = 20.0 if behaviour == "seams" else WORKING_MM
     thickness = uncertain_regions.reviewable_voxels(workingMm, spacing[::-1], zones.shape)
-    ranking = uncertain_regions.Ranking(zones, quantised, entropy, np.prod(spacing) / 1000, thickness)
+    size, suffix = uncertain_regions.voxel_size(spacing[::-1], zones.shape)
+    ranking = uncertain_regions.Ranking(zones, quantised, entropy, size, thickness)
     regions = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
     writing.write_volume(folder / f"{prefix}regions.nrrd", zones, reference, False, box)
 
@@ -213,13 +217,16 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "device": request["device"],
         "classes": classes,
         "max_entropy_bits": round(float(np.log2(classes)), 3),
-        "volumes": [volume(entry, sampled, labels, reference) for entry in table],
+        "volumes": [volume(entry, sampled, labels, size, suffix) for entry in table],
+        **({"unit": suffix} if suffix != "ml" else {}),
         "samples_dice": [1 - 0.02 * abs(float(np.sin(2 * n))) for n in range(stored)],
         "working_spacing_mm": workingMm,
-        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in table)], ras),
+        **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in table)], ras, suffix),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
-        "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())},
+        "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())}
+        | ({"names": list(inputs)} if inputs else {}),
+        "means": {name: float(sitk.GetArrayViewFromImage(image).mean()) for name, image in inputs.items()},
         "warnings": {"unfitted": [UNFITTED], "unlike": [UNLIKE, UNFITTED]}.get(behaviour, []),
         "kept_samples": stored,
         "map_prior": {"direct": None, "both": 4.0}.get(behaviour, 0.0),
@@ -239,21 +246,20 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     return {"folder": str(folder), "report": report}
 
 
-def volume(entry: dict, sampled: list, labels, reference) -> dict:
-    """Return the report's entry of one class."""
+def volume(entry: dict, sampled: list, labels, voxel: float, suffix: str) -> dict:
+    """Return the report's entry of one class; `voxel` is the size of a voxel in the unit `suffix`."""
     import numpy as np
 
-    voxel_ml = np.prod(reference.GetSpacing()) / 1000
-    ml = np.array([(mask == entry["label"]).sum() for mask in sampled]) * voxel_ml
-    mean, spread = ml.mean(), ml.std()
-    intervals = {f"interval{p}_ml": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
+    sizes = np.array([(mask == entry["label"]).sum() for mask in sampled]) * voxel
+    mean, spread = sizes.mean(), sizes.std()
+    intervals = {f"interval{p}_{suffix}": [mean - w * spread, mean + w * spread] for p, w in ((50, 0.7), (90, 2.0))}
     return {key: entry[key] for key in ("label", "id", "name")} | {
-        "consensus_ml": (labels == entry["label"]).sum() * voxel_ml,
-        "expected_ml": mean + 0.1 * spread,
-        "mean_ml": mean,
+        f"consensus_{suffix}": (labels == entry["label"]).sum() * voxel,
+        f"expected_{suffix}": mean + 0.1 * spread,
+        f"mean_{suffix}": mean,
         **(intervals if len(sampled) > 1 else dict.fromkeys(intervals)),
         "method": "t-predictive",
-        "samples_ml": list(ml),
+        f"samples_{suffix}": list(sizes),
     }
 
 

@@ -91,7 +91,8 @@ def test_the_files_of_a_folder(openPanel, mrmlScene, pumpUntil, tmp_path, monkey
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / "old.seg.nrrd").write_bytes(b"")
 
-    def load(path):
+    def load(path, properties):
+        assert properties == {"singleFile": True}
         if path.endswith(".mha"):
             raise RuntimeError("Failed to load node from file.")
         return demo.loadVolume(Path(path))

@@ -287,7 +287,7 @@ def test_a_mask_that_changes_during_the_handover_is_detected(addHead, tmp_path, 
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(voxel_grids.ijkToRAS(head)))
         image = node.GetImageData()
     held = handover.Handover(head, [MaskNode(node, head)])
-    held.startWriting(tmp_path / "volume.nrrd")
+    held.startWriting(tmp_path)
     held.join()
     assert held.problem() is None
     image.GetPointData().GetScalars().Modified()

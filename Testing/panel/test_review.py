@@ -6,7 +6,7 @@ import slicer.util
 import slicer_standin
 
 from DiffusionSegmentationLib.review.review import DONE, FLAGGED, SKIPPED, Review
-from DiffusionSegmentationLib.scene.volumes import mlText
+from DiffusionSegmentationLib.scene.units import sizeText
 
 slicer_standin.likePythonQt(__name__)
 
@@ -95,9 +95,9 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
 def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
     module, review = reviewed
     count, share = review.remaining()
-    assert 0 < review.reviewableMl < review.expectedErrorMl and 0.3 < share < 1.001
+    assert 0 < review.reviewable < review.expectedError and 0.3 < share < 1.001
     assert module.ui.reviewLabel.text.startswith(
-        f"{count} of {count} regions left, with {100 * share:.0f} % of the {mlText(review.reviewableMl)} ml"
+        f"{count} of {count} regions left, with {100 * share:.0f} % of the {sizeText(review.reviewable)} ml"
     )
     shown = [float(module.ui.regionTable.item(row, 2).text()) for row in range(count)]
     assert shown == sorted(shown, reverse=True) and shown[0] > 0
@@ -107,7 +107,7 @@ def test_regions_of_thin_boundary_layers_are_in_brackets(openPanel, addHead, run
     addHead()
     module = openPanel("seams", "0.01")
     review = Review(run(module).result.segmentationNode)
-    assert review.reviewableMl == 0 and len(review.regions) > 10
+    assert review.reviewable == 0 and len(review.regions) > 10
     assert module.ui.reviewLabel.text.startswith(
         f"{len(review.regions)} of {len(review.regions)} regions left. A further "
     )

@@ -80,7 +80,7 @@ def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     assert ui.sampleText.text.startswith("Sample 3 of the 16 kept (64 drawn), Dice 0.9")
     ui.orderComboBox.currentIndex = ui.orderComboBox.findData("white_matter")
     indices = [browser.index(position) for position in range(16)]
-    volumes = [browser.volumesMl["white_matter"][index] for index in indices]
+    volumes = [browser.sizes["white_matter"][index] for index in indices]
     assert sorted(indices) == list(range(16)) and volumes == sorted(volumes)
     photograph("kept", module.widget)
 
@@ -93,7 +93,7 @@ def test_an_order_by_volume_shows_the_volume(browsed):
     volumes = []
     for position in range(4):
         ui.sampleSlider.value = position
-        volumes.append(browser.volumesMl["white_matter"][browser.shown])
+        volumes.append(browser.sizes["white_matter"][browser.shown])
         assert ui.sampleText.text.endswith(" ml.")
     assert volumes == sorted(volumes) and volumes[0] < volumes[-1]
 

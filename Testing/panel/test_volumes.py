@@ -5,7 +5,8 @@ import csv
 import pytest
 import slicer_standin
 
-from DiffusionSegmentationLib.scene import volumes
+from DiffusionSegmentationLib.scene.units import Unit, sizeText
+from DiffusionSegmentationLib.scene.volumes import Sizes, intervalText
 
 slicer_standin.likePythonQt(__name__)
 
@@ -16,15 +17,26 @@ def volume(**values):
 
 
 @pytest.mark.parametrize(
-    ("ml", "text"), [(1234.4, "1234"), (99.96, "100"), (51.26, "51.3"), (9.996, "10.0"), (0.416, "0.42"), (0, "0.00")]
+    ("size", "text"), [(1234.4, "1234"), (99.96, "100"), (51.26, "51.3"), (9.996, "10.0"), (0.416, "0.42"), (0, "0.00")]
 )
-def test_a_volume_has_three_digits(ml, text):
-    assert volumes.mlText(ml) == text
+def test_a_size_has_three_digits(size, text):
+    assert sizeText(size) == text
+
+
+@pytest.mark.parametrize(
+    ("report", "text", "size"), [({}, "ml", 0.06), ({"unit": "mm2"}, "mm²", 30.0), ({"unit": "px"}, "px", 30.0)]
+)
+def test_sizes_have_the_unit_of_the_report(report, text, size):
+    unit = Unit.of(report)
+    assert unit.text == text and unit.key("mean") == f"mean_{report.get('unit', 'ml')}"
+    assert unit.ofVoxels(10, (1.5, 2.0, 2.0)) == pytest.approx(size) and unit.either("volume", "area") == (
+        "volume" if text == "ml" else "area"
+    )
 
 
 def test_both_bounds_have_the_digits_of_the_upper():
-    assert volumes.intervalText((9.5, 102.3)) == "10–102" and volumes.intervalText((0.5, 0.75)) == "0.50–0.75"
-    assert volumes.intervalText(None) == "–"
+    assert intervalText((9.5, 102.3)) == "10–102" and intervalText((0.5, 0.75)) == "0.50–0.75"
+    assert intervalText(None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -33,31 +45,32 @@ def test_both_bounds_have_the_digits_of_the_upper():
 )
 def test_few_samples_are_reported(count, words):
     texts = [volume(samples_ml=[5.0] * count)]
-    assert words in volumes.volumesNote(texts)
-    assert ("Few" in volumes.volumesNote(texts)) == (count == 4)
+    note = Sizes({"volumes": texts}).note()
+    assert words in note and ("Few" in note) == (count == 4)
 
 
 def test_measured_coverage_of_the_intervals_is_shown():
-    assert volumes.coverageText({"model": {"card": {}}}) == volumes.coverageText({}) == ""
+    assert Sizes({"model": {"card": {}}}).coverageText() == Sizes({}).coverageText() == ""
     spread = {
         "100 heads": {"coverage_90": 0.914},
         "one head": {"coverage_90": None},
         "3 real heads": {"coverage_90": 0.71},
     }
-    texts = volumes.coverageText({"model": {"card": {"spread": spread}}})
+    texts = Sizes({"model": {"card": {"spread": spread}}}).coverageText()
     assert texts == "Measured: 90 % intervals contain the true volume in 91 % of 100 heads, 71 % of 3 real heads."
 
 
 def test_a_report_of_an_earlier_version_shows_the_mean():
     entry = volume(mean_ml=5.1)
     del entry["expected_ml"]
-    assert volumes.shownMl(entry) == 5.1 and "Mean: average of the samples." in volumes.volumesNote([entry])
-    assert volumes.asTable([entry], ",").splitlines()[1].startswith("A,,5.0,5.1,")
+    sizes = Sizes({"volumes": [entry]})
+    assert sizes.shown(entry) == 5.1 and "Mean: average of the samples." in sizes.note()
+    assert sizes.asTable(",").splitlines()[1].startswith("A,,5.0,5.1,")
 
 
 def test_a_new_number_of_the_report_is_a_column_of_the_csv():
     entry = volume() | {"label": 1, "method": "quantile", "surface_mm2": 12.5}
-    head, row = volumes.asTable([entry], ",").splitlines()
+    head, row = Sizes({"volumes": [entry]}).asTable(",").splitlines()
     assert dict(zip(head.split(","), row.split(","), strict=True))["surface_mm2"] == "12.5"
     assert "label" not in head and "method" not in head
 
@@ -86,7 +99,7 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
     report = run(module, samples=8).report
     assert [column for column in range(5) if not table.isColumnHidden(column)] == [0, 1, 3]
     assert [table.item(row, 3).text() for row in range(2)] == [
-        volumes.intervalText(entry["interval90_ml"]) for entry in report["volumes"]
+        intervalText(entry["interval90_ml"]) for entry in report["volumes"]
     ]
     assert headers(table)[3] == ["90 %", "(ml)"] and not module.ui.volumesLabel.visible
     photograph(f"volumes-{behaviour}", module.widget, part=module.ui.resultCollapsibleButton)

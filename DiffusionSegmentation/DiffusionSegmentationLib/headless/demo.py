@@ -19,7 +19,8 @@ from ..runs import status_texts
 from ..runs.job import Choices
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient
-from ..scene import display, offscreen, result_nodes, volumes
+from ..scene import display, offscreen, result_nodes
+from ..scene.volumes import Sizes
 
 COLIN27 = Path("/usr/share/mricron/templates/ch2.nii.gz")
 """Colin27, whole head at 1 mm, of Debian's package `mricron-data`."""
@@ -129,10 +130,10 @@ def save(mrmlScene: slicer.vtkMRMLScene, sliceViews: Mapping[str, offscreen.Slic
 
 
 def volumesText(report: Mapping[str, Any]) -> str:
-    """The expected volumes and their 90 % predictive intervals as a table."""
-    lines = []
-    for volume in report["volumes"]:
-        bounds = volume["interval90_ml"]
+    """The expected volumes or areas and their 90 % predictive intervals as a table."""
+    lines, sizes = [], Sizes(report)
+    for segment in sizes.segments:
+        bounds = sizes.interval(segment, 90)
         interval = "   ({:.0f} to {:.0f}, 90 %)".format(*bounds) if bounds else ""
-        lines.append(f"  {volume['name']:<22}{volumes.shownMl(volume):6.0f} ml{interval}")
+        lines.append(f"  {segment['name']:<22}{sizes.shown(segment):6.0f} {sizes.unit.text}{interval}")
     return "\n".join(lines)

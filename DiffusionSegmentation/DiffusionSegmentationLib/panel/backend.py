@@ -1,7 +1,7 @@
 """What the panel and scripts need to start runs: settings, models, runner and worker process."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from packaging.requirements import Requirement
 from diffusion_segmentation.runtime.locations import user_models
 
 from ..i18n import tr as _
-from ..runs import dependencies, models
+from ..runs import dependencies, input_volumes, models
 from ..runs.estimate import RunMeasurement
+from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
 from ..runs.model_command import ModelCommand
 from ..runs.runner import Runner
@@ -46,17 +47,33 @@ class Backend:
         self._configure()
         self.runner.warmUp()
 
-    def submit(self, volumeNode: Any, choices: Choices, masks: Sequence[Any] = ()) -> Job:
-        """Start a run, or the import of `masks` (see `Runner.submit`).
+    def submit(
+        self,
+        volumeNode: Any,
+        choices: Choices,
+        masks: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Start a run, or the import of `masks`, for which only `volumeNode` is used; see `Runner.submit`.
 
         Asks to install missing packages if Slicer's Python is the interpreter of the worker.
         Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
         """
         self.runner.requireIdle()  # before any dialog, installation or restart
+        problem = None if masks else self._misfit(volumeNode, choices.model, inputs)
+        if problem is not None:
+            raise HandoverError(problem)
         if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
-        return self.runner.submit(volumeNode, choices, masks)
+        return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
+
+    def _misfit(self, volumeNode: Any, key: str, inputs: Mapping[str, Any] | None) -> str | None:
+        """Why the model cannot segment the volumes, one sentence; None if it can, or if the model is not known here."""
+        model = next((entry for entry in self.models() if entry.key == key), None)
+        if model is None:
+            return None
+        return input_volumes.problemOf(model, inputs or {model.inputs[0].name: volumeNode})
 
     def storeTiming(self, job: Job) -> None:
         """Store how long `job` took, for the estimate of the next run; imports are not estimated."""

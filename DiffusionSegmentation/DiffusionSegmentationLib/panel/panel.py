@@ -3,13 +3,13 @@
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import qt
 import slicer.util
 
 from ..i18n import tr as _
-from ..runs import handover
 from ..runs.batch import Batch
 from ..runs.dependencies import DependencyError
 from ..runs.handover import HandoverError
@@ -24,6 +24,7 @@ from .parameter_node import DiffusionSegmentationParameterNode, connectWidgets
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
+from .sections.inputs import InputsSection
 from .sections.masks import MasksSection
 from .sections.report import ReportSection
 from .sections.result import ResultSection
@@ -80,6 +81,7 @@ class Panel:
     def _createSections(self) -> None:
         ui = self._ui
         self._engine = EngineSection(ui, self._backend, self.refresh)
+        self.inputs = InputsSection(ui)
         self._batchSection = BatchSection(ui, self._batch)
         self.masks = MasksSection(ui, self._start)
         self._samples = SamplesSection(ui)
@@ -101,7 +103,7 @@ class Panel:
         self._timer.stop()
         self._pendingSteps.clear()
         self._preview.close()
-        for section in (*self._resultSections, self._engine):
+        for section in (*self._resultSections, self._engine, self.inputs):
             section.close()
         self._textHeights.close()
         self.setParameterNode(None)
@@ -163,9 +165,10 @@ class Panel:
             if volumeID is not None and not self._runner.busy:
                 self._message, self._messageIsError = "", False  # it was about another volume
         self._engine.refresh(parameterNode)
+        self.inputs.refresh(parameterNode, self._engine.model())
         self._refreshRun()
-        self._batchSection.refresh(self._runner.busy and not self._batch.busy)
-        self.masks.refresh(_("A run is active.") if self._runner.busy else self._volumeProblem())
+        self._batchSection.refresh(self._engine.model(), self._runner.busy and not self._batch.busy)
+        self.masks.refresh(_("A run is active.") if self._runner.busy else self.inputs.volumeProblem())
         removeOrphans()
         if self._hadResult != (self._result() is not None):  # otherwise only the user opens and closes sections
             self._hadResult = not self._hadResult
@@ -197,12 +200,9 @@ class Panel:
     # Start and stop
 
     def _problem(self) -> str | None:
-        return (self._parameterNode and self._engine.problem()) or self._volumeProblem()
-
-    def _volumeProblem(self) -> str | None:
         if self._parameterNode is None:
             return _("The scene is being closed.")
-        return handover.problemOf(self._parameterNode.inputVolume)
+        return self._engine.problem() or self.inputs.problem()
 
     def _choices(self, device: str | None = None) -> Choices:
         """Return the choices of a run on `device`, by default that of the settings."""
@@ -231,8 +231,8 @@ class Panel:
         if answer == dialogs.CANCEL:
             return
         self._show("")
-        choices = self._choices(device)
-        if self._follow(lambda: self._backend.submit(volumeNode, choices, masks), _("The run could not be started.")):
+        submit = partial(self._backend.submit, volumeNode, self._choices(device), masks, self.inputs.volumes())
+        if self._follow(submit, _("The run could not be started.")):
             self._jobVolume = volumeNode
             self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 

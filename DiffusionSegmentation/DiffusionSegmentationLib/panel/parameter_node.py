@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from diffusion_segmentation.images.input_names import name_key
+
 from ..review.ranking import SMALLEST_MM3
 from ..runs.job import Choices
 
@@ -24,6 +26,23 @@ class DiffusionSegmentationParameterNode:
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     regionMm: Annotated[int, WithinRange(5, 100)] = 15
     smallestRegion: Annotated[int, WithinRange(1, 10000)] = SMALLEST_MM3
+
+
+def furtherInput(parameterNode: DiffusionSegmentationParameterNode, name: str) -> vtkMRMLScalarVolumeNode | None:
+    """The volume of a further input of a model by its name, so that models of equal inputs share the choice."""
+    return parameterNode.parameterNode.GetNodeReference(_role(name))
+
+
+def setFurtherInput(
+    parameterNode: DiffusionSegmentationParameterNode, name: str, node: vtkMRMLScalarVolumeNode | None
+) -> None:
+    if furtherInput(parameterNode, name) is not node:
+        parameterNode.parameterNode.SetNodeReferenceID(_role(name), node.GetID() if node is not None else None)
+
+
+def _role(name: str) -> str:
+    """Role of the reference to the volume of an input: letters and digits, because scene files separate by others."""
+    return f"inputVolume-{name_key(name)}"
 
 
 def connectWidgets(parameterNode: DiffusionSegmentationParameterNode, ui: Any) -> int:

@@ -19,10 +19,12 @@ from ..review import corrections
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ..runs import status_texts
 from ..runs.temporary_files import writeCompletely
-from ..scene import offscreen, volumes
+from ..scene import offscreen
 from ..scene.display import VOLUME_ROLE
 from ..scene.label_map import Labels
 from ..scene.result_nodes import reportOf
+from ..scene.units import sizeText
+from ..scene.volumes import Sizes, intervalText
 from .pictures import SLICE_MM, RegionPictures
 
 PICTURED_REGIONS = 6
@@ -39,8 +41,10 @@ class Report:
         self._run = reportOf(segmentationNode)
         self._review = Review(segmentationNode)
         labels = Labels(segmentationNode)
+        self._sizes = Sizes(self._run)
+        self._unit = self._sizes.unit
         self._edited = labels.edited()
-        self._editedMl = self._edited * labels.voxelMl
+        self._editedSize, self._editedCount = labels.sizeOf(self._edited), labels.countText(self._edited)
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
         self._volumeName = volumeNode.GetName() if volumeNode else ""
 
@@ -50,17 +54,17 @@ class Report:
         All pictures are made before anything is written. Raises OSError, LookupError.
         """
         pictures = RegionPictures(self._node)
-        slices, masks = [], []
+        slices, masks, surfaces = [], [], None
         for region in self._review.regions[:PICTURED_REGIONS]:
             masks.append(corrections.regionMask(self._node, region["basin"]))
             slices.append((region, pictures.slices(region["peak_ras_mm"], masks[-1])))
             yield
-        for picture in pictures.surfaceSteps(masks):
+        for picture in () if self._unit.isArea else pictures.surfaceSteps(masks):
             surfaces = picture
             yield
         texts = {
             ".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n",
-            ".csv": "\ufeff" + volumes.asTable(self._run["volumes"], ","),
+            ".csv": "\ufeff" + self._sizes.asTable(","),
             path.suffix or ".html": self._page(slices, surfaces),
         }
         for suffix, text in texts.items():
@@ -70,26 +74,31 @@ class Report:
         regions = []
         for region in self._review.regions:
             identity = {"rank": region["rank"], "basin": region["basin"], "state": self._review.state(region)}
-            numbers = {key: region[key] for key in ("expected_error_ml", "reviewable_ml", "share", "volume_ml")}
+            keys = [self._unit.key(name) for name in ("expected_error", "reviewable")]
+            numbers = dict(zip(keys, (region["expected_error"], region["reviewable"]), strict=True))
+            numbers |= {"share": region["share"], self._unit.key("volume"): region["volume"]}
             classes = {part["name"]: part["share"] for part in region["classes"]}
             regions.append({**identity, **numbers, "classes": classes, "peak_ras_mm": region["peak_ras_mm"]})
         criteria = self._review.criteria
+        smallest = {} if self._unit.isArea else {"smallest_mm3": criteria.smallestMm3}
         return {
             "volume": self._volumeName,
             "segmentation": self._node.GetName(),
             "run": self._run,
             "command": self.command(),
             "edited_voxels": self._edited,
-            "edited_ml": round(self._editedMl, 4),
-            "review": {"threshold_bits": criteria.bits, "smallest_mm3": criteria.smallestMm3, "regions": regions},
+            self._unit.key("edited"): round(self._editedSize, 4),
+            "review": {"threshold_bits": criteria.bits, **smallest, "regions": regions},
         }
 
     def command(self) -> str:
-        """The command that repeats the run, with the file of the volume as VOLUME."""
+        """The command that repeats the run, with the file of the volume as VOLUME, or of several as VOLUME1 etc."""
         run = self._run
         if "imported" in run:
             return "diffusion-segmentation import MASKS --volume VOLUME --output DIR"
-        parts = ["diffusion-segmentation", "segment", "VOLUME", "--model", run["model"]["name"]]
+        names = run.get("input", {}).get("names", [])
+        inputs = [part for n, name in enumerate(names, 1) for part in ("--input", f"{name}=VOLUME{n}")] or ["VOLUME"]
+        parts = ["diffusion-segmentation", "segment", *inputs, "--model", run["model"]["name"]]
         sampling = [] if "folds" in run else ["--samples", run["samples"], "--seed", run["seed"]]
         parts += [*sampling, "--device", run["device"]]
         parts += ["--steps", run["steps"]] if run["steps"] else []
@@ -99,13 +108,16 @@ class Report:
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
         body = [paragraph(self._summary(), "note")]
         body += [f"<p><b>{escape(warning)}</b></p>" for warning in self._run.get("warnings", [])]
-        body += [heading(_("Volumes")), self._volumesTable()]
+        body += [heading(self._unit.either(_("Volumes"), _("Areas"))), self._volumesTable()]
         body += [heading(_("Uncertain regions")), paragraph(self._reviewText())]
-        caption = _("The {count} most uncertain regions, seen from the front right.")
-        caption = caption if slices else _("The segmentation, seen from the front right.")
-        body.append(_figure(surfaces, caption.format(count=len(slices))))
+        if surfaces is not None:
+            caption = _("The {count} most uncertain regions, seen from the front right.")
+            caption = caption if slices else _("The segmentation, seen from the front right.")
+            body.append(_figure(surfaces, caption.format(count=len(slices))))
         body += [_figure(picture, self._regionText(region)) for region, picture in slices]
-        if slices:
+        if slices and self._unit.isArea:
+            body.append(paragraph(_("The whole picture: image only (left), with overlay (right)."), "note"))
+        elif slices:
             text = _(
                 "Axial, coronal and sagittal slices ({mm:.0f} mm); image only (top), with overlay (bottom). The"
                 " patient's right and front are at the left."
@@ -138,18 +150,15 @@ class Report:
         return text.format(model=model["title"], **values)
 
     def _volumesTable(self) -> str:
-        rows = self._run["volumes"]
-        cells = []
-        titles = {"interval50_ml": _("50 % (ml)"), "interval90_ml": _("90 % (ml)")}
-        if volumes.isRange(rows):
-            titles = {"range_ml": _("Range of the folds (ml)")}
-        for volume in rows:
-            intervals = [volumes.intervalText(volume[key]) for key in titles]
-            shown, mask = map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))
-            cells.append([volume["name"], shown, *intervals, mask])
-        shown = _("Expected (ml)") if volumes.isExpected(rows) else _("Mean (ml)")
-        head = [_("Structure"), shown, *titles.values(), _("Mask (ml)")]
-        notes = " ".join([*volumes.volumesNote(rows).splitlines(), volumes.coverageText(self._run)])
+        sizes, cells = self._sizes, []
+        for segment in sizes.segments:
+            intervals = map(intervalText, sizes.bounds(segment, (50, 90)))
+            shown, mask = map(sizeText, (sizes.shown(segment), sizes.mask(segment)))
+            cells.append([segment["name"], shown, *intervals, mask])
+        shown = _("Expected") if sizes.areExpected else _("Mean")
+        spread = [_("Range of the folds")] if sizes.areRanges else ["50 %", "90 %"]
+        head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]
+        notes = " ".join([*sizes.note().splitlines(), sizes.coverageText()])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
 
     def _reviewText(self) -> str:
@@ -161,10 +170,10 @@ class Report:
         )
         counts = {state: states.count(state) for state in (DONE, FLAGGED, SKIPPED, OPEN)}
         text = text.format(total=len(states), bits=review.criteria.bits, **counts)
-        if review.reviewableMl is not None:
-            expected, reviewable = map(volumes.mlText, (review.expectedErrorMl, review.reviewableMl))
+        if review.reviewable is not None:
+            expected, reviewable = map(self._unit.textOf, (review.expectedError, review.reviewable))
             error = _(
-                "The expected error is {expected} ml, of which {reviewable} ml can be reviewed; {share:.0f} % of that"
+                "The expected error is {expected}, of which {reviewable} can be reviewed; {share:.0f} % of that"
                 " is in regions that were not reviewed. The rest is below the threshold or within one model voxel of"
                 " a border."
             )
@@ -173,18 +182,20 @@ class Report:
         return text
 
     def _regionText(self, region: Region) -> str:
-        text = _("Region {rank}, {state}: {classes}; expected error {error:.2f} of {volume:.1f} ml.")
+        text = _("Region {rank}, {state}: {classes}; expected error {error} of {size}.")
         values = {"rank": region["rank"], "state": stateText(self._review.state(region)), "classes": _classes(region)}
-        text = text.format(**values, error=region["expected_error_ml"], volume=region["volume_ml"])
+        error, size = sizeText(region["expected_error"]), self._unit.textOf(region["volume"])
+        text = text.format(**values, error=error, size=size)
         return f"{text} {status_texts.unlikeText(*region['unlike'])}" if region["unlike"] else text
 
     def _regionsTable(self) -> str:
-        head = [_("Region"), _("Classes"), _("Reviewable error (ml)"), _("Share"), _("Expected error (ml)")]
-        head += [_("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
+        unit = {"unit": self._unit.text}
+        head = [_("Region"), _("Classes"), _("Reviewable error ({unit})").format(**unit), _("Share")]
+        head += [_("Expected error ({unit})").format(**unit), _("Peak (bits)"), _("Position (RAS, mm)"), _("State")]
         rows = []
         for region in self._review.regions:
-            values = region["reviewable_ml"], region["expected_error_ml"], region["peak_entropy_bits"]
-            review, error, peak = (f"{value:.2f}" for value in values)
+            review, error = map(sizeText, (region["reviewable"], region["expected_error"]))
+            peak = f"{region['peak_entropy_bits']:.2f}"
             place = ", ".join(f"{mm:.0f}" for mm in region["peak_ras_mm"])
             numbers = [review, f"{100 * region['share']:.1f} %", error, peak, place]
             rows.append([str(region["rank"]), _classes(region), *numbers, stateText(self._review.state(region))])
@@ -193,8 +204,7 @@ class Report:
     def _editedText(self) -> str:
         if not self._edited:
             return _("The segmentation was not edited.")
-        text = _("{count} voxels ({volume} ml) were edited manually.")
-        return text.format(count=self._edited, volume=volumes.mlText(self._editedMl))
+        return _("{voxels} were edited manually.").format(voxels=self._editedCount)
 
     def _settingsTable(self) -> str:
         run, model, source = self._run, self._run["model"], self._run.get("input", {})

@@ -16,6 +16,8 @@ from ..scene.result_nodes import ENTROPY_ROLE
 SLICE_PIXELS = 240
 SLICE_MM = 110.0
 """Side of a slice picture: large enough to recognize the anatomy."""
+PICTURE_PIXELS = 360
+"""Width of a picture that has been segmented, of which the report shows the whole."""
 
 PLANES = (2, 1, 0)
 """RAS axes of the normals of the axial, coronal and sagittal plane."""
@@ -38,7 +40,7 @@ class RegionPictures:
         self._image = self._onBlock(volumeNode)
         volumeDisplay = volumeNode.GetScalarVolumeDisplayNode() if volumeNode else None
         limits = volumeDisplay and (volumeDisplay.GetWindowLevelMin(), volumeDisplay.GetWindowLevelMax())
-        self._window = limits or (0.0, 1.0)
+        self._window = limits or (0.0, 1.0)  # of colors, too
         entropyNode = segmentationNode.GetNodeReference(ENTROPY_ROLE)
         self._bits = self._onBlock(entropyNode)
         entropyDisplay = entropyNode.GetScalarVolumeDisplayNode() if entropyNode else None
@@ -46,7 +48,7 @@ class RegionPictures:
         self._maximumBits = entropyDisplay.GetWindowLevelMax() if entropyDisplay else 1.0
 
     def _onBlock(self, node: slicer.vtkMRMLVolumeNode | None) -> np.ndarray:
-        """The voxels of a volume on the block of the result; zeros if there is no volume."""
+        """A volume on the block of the result, [k, j, i] or colors [k, j, i, value]; zeros if there is no volume."""
         if node is None or node.GetImageData() is None:
             return np.zeros(self._labels.shape, np.float32)
         start = voxel_grids.offset(self._matrix, voxel_grids.ijkToRAS(node))
@@ -56,18 +58,33 @@ class RegionPictures:
         """Axial, coronal and sagittal slice through `ras` (mm), the patient's right and front at the left.
 
         Top row: image only. Bottom row: with entropy, outlines of the segments and of `region`, bool [k, j, i] on the
-        block of the result. Returns uint8 [row, column, RGB].
+        block of the result. Of a picture, the whole without and with these beside each other.
+        Returns uint8 [row, column, RGB].
         """
+        if self._labels.unit.isArea:
+            size = np.array(self._labels.shape[::-1])
+            spacing = np.linalg.norm(self._matrix[:3, :3], axis=0)
+            center = self._matrix @ [*(size - 1) / 2, 1.0]
+            plane = next(axis for axis, (ijkAxis, _sign) in self._axes.items() if ijkAxis == 2)
+            pair = self._slice(plane, center[:3], region, PICTURE_PIXELS, float((size * spacing)[:2].max()))
+            return offscreen.joined(pair, axis=1)
         pairs = [self._slice(plane, np.array(ras), region) for plane in PLANES]
         return offscreen.joined((offscreen.joined(row, axis=1) for row in zip(*pairs, strict=True)), axis=0)
 
-    def _slice(self, plane: int, ras: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _slice(
+        self,
+        plane: int,
+        ras: np.ndarray,
+        region: np.ndarray | None,
+        pixels: int = SLICE_PIXELS,
+        sideMm: float = SLICE_MM,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Image without and with overlay; nearest-neighbor sampling along the voxel axes closest to the plane."""
         center = np.linalg.solve(self._matrix, [*ras, 1.0])[:3]
-        offsets = SLICE_MM / 2 - (np.arange(SLICE_PIXELS) + 0.5) / SLICE_PIXELS * SLICE_MM
+        offsets = sideMm / 2 - (np.arange(pixels) + 0.5) / pixels * sideMm
         across, up = [axis for axis in (0, 1, 2) if axis != plane]
         index = [None] * 3  # [k, j, i], to broadcast to [row, column]
-        inside = np.ones((SLICE_PIXELS, SLICE_PIXELS), bool)
+        inside = np.ones((pixels, pixels), bool)
         for rasAxis, mm in ((across, offsets[None, :]), (up, offsets[:, None]), (plane, np.zeros((1, 1)))):
             ijkAxis, sign = self._axes[rasAxis]
             spacing = np.linalg.norm(self._matrix[:3, ijkAxis])
@@ -76,9 +93,7 @@ class RegionPictures:
             inside &= (voxels >= 0) & (voxels < size)
             index[2 - ijkAxis] = np.clip(voxels, 0, size - 1)
         at = tuple(index)
-        low, high = self._window
-        grey = np.clip((self._image[at].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * inside
-        plain = np.repeat(grey[..., None], 3, 2)
+        plain = self._colorsAt(at) * inside[..., None]
         painted = plain.copy()
         uncertain = inside & (self._bits[at] >= self._threshold)
         colors = _colors(self._bits[at][uncertain] / self._maximumBits)
@@ -90,6 +105,14 @@ class RegionPictures:
         if region is not None:
             painted[_edge(region[at] & inside)] = OUTLINE_COLOR
         return tuple((255 * picture).round().astype(np.uint8) for picture in (plain, painted))
+
+    def _colorsAt(self, at: tuple[np.ndarray, ...]) -> np.ndarray:
+        """The image as displayed, RGB from 0 to 1 [row, column, RGB]."""
+        values = self._image[at].astype(np.float32)
+        values = values if values.ndim == 3 else values[..., None]
+        values = values[..., :3] if values.shape[2] >= 3 else np.repeat(values[..., :1], 3, 2)
+        low, high = self._window
+        return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
     def surfaceSteps(self, regions: list[np.ndarray], pixels: int = 420) -> Iterator[np.ndarray | None]:
         """The segmentation as a translucent shell around the `regions`, seen from the front right.

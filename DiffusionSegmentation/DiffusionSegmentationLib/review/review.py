@@ -16,6 +16,7 @@ import slicer.util
 from ..i18n import tr as _
 from ..scene import display, framing, voxel_grids
 from ..scene.result_nodes import regionsVolume, reportOf
+from ..scene.units import Unit
 from .ranking import RegionCriteria
 
 OPEN, DONE, FLAGGED, SKIPPED = "open", "done", "flagged", "skipped"
@@ -34,9 +35,9 @@ DEFAULT_REACH_MM = 20.0
 
 Region = Mapping[str, Any]
 """An uncertain region: its entry in the report, with `rank` from 1, and `unlike`: (feature distance from the regions
-of the training data, limit), or None within the limit. `basin` is its number in the label map of regions,
-`reviewable_ml` the part of `expected_error_ml` that can be reviewed, `share` (0 to 1) its share of that of all
-regions."""
+of the training data, limit), or None within the limit. `basin` is its number in the label map of regions. Sizes have
+keys without the unit: `volume`, `expected_error`, and `reviewable`, the part of it that can be reviewed; `share` (0 to
+1) is its share of that of all regions."""
 
 
 class Review:
@@ -53,14 +54,14 @@ class Review:
         # Only the report has distances; they do not depend on the threshold.
         distances = {entry["basin"]: entry["distance"] for entry in run.get("regions", []) if "distance" in entry}
         unlike = {basin: (value, limit) for basin, value in distances.items() if limit is not None and value > limit}
+        self.unit = unit = Unit.of(run)
         self.regions: list[Region] = [
-            # Reports up to version 0.4 have no reviewable error.
-            {"reviewable_ml": entry["expected_error_ml"], **entry, "rank": rank, "unlike": unlike.get(entry["basin"])}
+            {**entry, **_sizes(entry, unit), "rank": rank, "unlike": unlike.get(entry["basin"])}
             for rank, entry in enumerate(ranked.get("regions", []), 1)
         ]
-        self.expectedErrorMl: float | None = ranked.get("expected_error_ml")
-        """Expected error of the whole volume and its reviewable part; None in reports up to version 0.4."""
-        self.reviewableMl: float | None = ranked.get("reviewable_ml")
+        self.expectedError: float | None = ranked.get(unit.key("expected_error"))
+        """Expected error of the whole volume and its reviewable part, in `unit`; None in reports up to version 0.4."""
+        self.reviewable: float | None = ranked.get(unit.key("reviewable"))
 
     def replaceRegions(self, criteria: RegionCriteria, regions: dict[str, Any]) -> "Review":
         """The review with the `regions` that a Ranker has computed for `criteria`.
@@ -133,7 +134,8 @@ class Review:
 
     def _reach(self, image: Any, world: list[float]) -> float:
         """Largest distance (mm, along a world axis) of the segment `image` from `world`."""
-        extent = np.array(image.GetExtent(), float) + np.tile([-0.5, 0.5], 3)
+        half = 0.0 if self.unit.isArea else 0.5  # the thickness of a picture has no meaning
+        extent = np.add(image.GetExtent(), [-0.5, 0.5, -0.5, 0.5, -half, half])
         corners = np.stack([*np.meshgrid(*extent.reshape(3, 2)), np.ones((2, 2, 2))]).reshape(4, -1)
         points = voxel_grids.toWorld(self.segmentationNode) @ voxel_grids.imageToRAS(image) @ corners
         return float(np.abs(points[:3] - np.array(world)[:, None]).max())
@@ -156,3 +158,10 @@ class Review:
         segmentation.RemoveAllSegments()
         segmentation.AddSegment(segment, OUTLINE_SEGMENT)
         return image
+
+
+def _sizes(entry: Mapping[str, Any], unit: Unit) -> dict[str, float]:
+    """The sizes of a region in the report; the reviewable error is the expected one in reports up to version 0.4."""
+    error = entry[unit.key("expected_error")]
+    reviewable = entry.get(unit.key("reviewable"), error)
+    return {"expected_error": error, "reviewable": reviewable, "volume": entry[unit.key("volume")]}

@@ -24,6 +24,8 @@ WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "faile
 
 FILE_ENDINGS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 """Files of a folder that are loaded as volumes."""
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+"""The same for models of pictures, beside those of volumes."""
 
 
 @dataclass
@@ -41,9 +43,12 @@ class Item:
     node: slicer.vtkMRMLScalarVolumeNode | None = None
 
 
-def ofFolder(folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode]) -> list[Item]:
+def ofFolder(
+    folder: Path, load: Callable[[str], slicer.vtkMRMLScalarVolumeNode], withPictures: bool = False
+) -> list[Item]:
     """Items for the volume files directly in `folder`, by name; `load` loads a file into the scene. Raises OSError."""
-    paths = sorted(path for path in folder.iterdir() if path.name.lower().endswith(FILE_ENDINGS))
+    endings = FILE_ENDINGS + PICTURE_ENDINGS * withPictures
+    paths = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings))
     paths = [path for path in paths if not path.name.lower().endswith((".seg.nrrd", ".seq.nrrd"))]
     return [Item(path.name, lambda path=path: load(str(path))) for path in paths]
 

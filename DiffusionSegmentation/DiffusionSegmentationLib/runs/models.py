@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion_segmentation.images.input_names import ONE_INPUT, Input, inputs_of
 from diffusion_segmentation.runtime.locations import user_models
 
 from .worker_client import ENGINE_FOLDER
@@ -22,7 +23,8 @@ class Entry:
     """One model. `key` is `model` in messages to the worker: the name of a shipped model, or the folder of another one.
 
     `structures` are the names of its segments, without the background. `bytes` is the size of its folder, `source` what
-    it was added from, empty for a shipped one. `isAdded`: it was added with `models add`.
+    it was added from, empty for a shipped one. `isAdded`: it was added with `models add`. `inputs` are the volumes that
+    it segments together. `isForPictures`: it segments single slices.
     """
 
     key: str
@@ -33,6 +35,8 @@ class Entry:
     bytes: int
     source: str
     isAdded: bool
+    inputs: tuple[Input, ...] = ONE_INPUT
+    isForPictures: bool = False
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
@@ -56,11 +60,16 @@ def _entry(folder: Path, key: str) -> Entry | None:
             return None
         title, description = section["title"], metadata.get("description", "")
         structures = tuple(label["name"] for label in section["labels"])
-        if not all(isinstance(text, str) for text in (title, description, *structures)):
+        inputs = inputs_of(section)
+        names = [one.name for one in inputs]
+        if not all(isinstance(text, str) for text in (title, description, *structures, *names)):
             return None
+        if not all(isinstance(one.channels, int) for one in inputs):
+            return None
+        isForPictures = section.get("kind") != "nnunet" and section.get("network", {}).get("dims") == 2
         size, isAdded = sum(file.st_size for file in files), folder.parent == user_models()
         source = "" if folder.parent == SHIPPED else _source(folder)
-        return Entry(key, title, description, structures, folder, size, source, isAdded)
+        return Entry(key, title, description, structures, folder, size, source, isAdded, inputs, isForPictures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from diffusion_segmentation.worker import protocol
 from ..i18n import tr as _
 from ..signals import Signal
 from . import status_texts, temporary_files
-from .handover import MASK_NAME, Handover, HandoverError
+from .handover import INPUT_NAME, MASK_NAME, Handover, HandoverError
 from .job import Choices, FinishedSamples, Job
 from .mask_nodes import MaskNode
 from .worker_client import WorkerClient
-
-INPUT_NAME = "input.nrrd"
 
 CANCEL_SECONDS = 10.0
 """Grace period before the worker is killed for not acknowledging a cancelled run."""
@@ -102,15 +100,22 @@ class Runner:
         self._onCancelAcknowledged()  # otherwise the next worker would be killed
         self._startProblem = None
 
-    def submit(self, volumeNode: Any, choices: Choices, masks: Sequence[Any] = ()) -> Job:
-        """Start a run and return its job. Raises HandoverError, one sentence, if the volume cannot be used.
+    def submit(
+        self,
+        volumeNode: Any,
+        choices: Choices,
+        masks: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Start a run and return its job. Raises HandoverError, one sentence, if a volume cannot be used.
 
         `masks`, if there are any, take the place of a model's samples: segmentation or label map nodes, and names of
-        files, on the grid of the volume. Raises RuntimeError while another job is active.
+        files, on the grid of the volume. `inputs`: see Handover. Raises RuntimeError while another job is active.
         """
         self.requireIdle()
         files = [mask for mask in masks if isinstance(mask, str)]
-        handover = Handover(volumeNode, [MaskNode(mask, volumeNode) for mask in masks if not isinstance(mask, str)])
+        maskNodes = [MaskNode(mask, volumeNode) for mask in masks if not isinstance(mask, str)]
+        handover = Handover(volumeNode, maskNodes, inputs)
         try:
             folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=self._temporaryFolder))
         except OSError as error:
@@ -119,10 +124,10 @@ class Runner:
         self.job = Job(
             volumeNode.GetName(), choices, folder, started=time.monotonic(), message=_("Preparing the volume")
         )
-        names = [MASK_NAME.format(number=number) for number in range(len(masks) - len(files))]
-        self.job.masks = (*(str(folder / name) for name in names), *files)
+        self.job.masks = (*(str(folder / MASK_NAME.format(number=n)) for n in range(len(maskNodes))), *files)
+        self.job.inputs = handover.inputFiles(folder)
         self._handover = handover
-        handover.startWriting(folder / INPUT_NAME)
+        handover.startWriting(folder)
         self.warmUp()
         self.changed.emit()
         return self.job
@@ -342,4 +347,4 @@ class Runner:
         job.state, job.message = state, message
         self._hasChanged = True
         handover, self._handover = self._handover, None  # it keeps the voxels of a volume that may be removed in memory
-        self._removal = handover.discard(job.folder / INPUT_NAME if keepFiles else job.folder)
+        self._removal = handover.discard(job.folder, keepFiles)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ def _sweep(temporaryFolder: str | None, days: float) -> None:
             continue
 
 
-def removeInBackground(path: Path, after: Callable[[], None] = lambda: None) -> threading.Thread:
-    """Remove the file or folder `path` after `after` has returned, on the returned thread."""
-    return _startThread(_remove, path, after)
+def removeInBackground(*paths: Path, after: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Remove the files or folders `paths` after `after` has returned, on the returned thread."""
+    return _startThread(_removeAll, paths, after)
 
 
 def _startThread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
@@ -67,8 +67,13 @@ def _startThread(function: Callable[..., None], *arguments: Any) -> threading.Th
     return thread
 
 
-def _remove(path: Path, after: Callable[[], None]) -> None:
+def _removeAll(paths: Sequence[Path], after: Callable[[], None]) -> None:
     after()
+    for path in paths:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
     for _attempt in range(20):  # a virus scanner (Windows) or a worker about to end may hold a file open
         with contextlib.suppress(OSError):
             if path.is_dir():

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import slicer.util
 
+from .display import VOLUME_ROLE
+
 BEFORE_ATTRIBUTE = "DiffusionSegmentation.ViewsBeforeReview"
 MARGIN = 2.0
 """Width of a view relative to the size of what it shows."""
 MIN_WIDTH_MM = 60.0
-"""Narrower views show too little context."""
+"""Narrower views show too little context, unless the whole volume is smaller."""
 
 
 def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[float], reachMm: float) -> None:
@@ -22,7 +24,7 @@ def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[floa
         states = {node.GetID(): sliceState(node) for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
         states |= {camera.GetID(): _cameraState(camera) for camera in _cameras()}
         segmentationNode.SetAttribute(BEFORE_ATTRIBUTE, json.dumps(states))
-    width = max(2 * MARGIN * reachMm, MIN_WIDTH_MM)
+    width = max(2 * MARGIN * reachMm, min(MIN_WIDTH_MM, _sizeMm(segmentationNode)))
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         across, up, depth = node.GetFieldOfView()
@@ -31,6 +33,15 @@ def showPlace(segmentationNode: slicer.vtkMRMLSegmentationNode, world: list[floa
     for camera in _cameras():
         position, focalPoint, *others = _cameraState(camera)
         _setCamera(camera, np.add(position, world) - focalPoint, world, *others)
+
+
+def _sizeMm(segmentationNode: slicer.vtkMRMLSegmentationNode) -> float:
+    """Longest side of the segmented volume, or of the picture without its thickness; infinite if it was removed."""
+    volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
+    if volumeNode is None or volumeNode.GetImageData() is None:
+        return float("inf")
+    sides = zip(volumeNode.GetImageData().GetDimensions(), volumeNode.GetSpacing(), strict=True)
+    return max((count * mm for count, mm in sides if count > 1), default=float("inf"))
 
 
 def restoreViews(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:

@@ -10,6 +10,7 @@ import slicer.util
 from ..i18n import tr as _
 from . import sequences, voxel_grids
 from .result_nodes import PROBABILITIES_ROLE, reportOf
+from .units import Unit
 
 
 class Labels:
@@ -27,7 +28,9 @@ class Labels:
             raise LookupError(_("The class probabilities of this result were removed."))
         self.ijkToRAS = voxel_grids.ijkToRAS(probabilitiesNode.GetNthDataNode(0))
         self.shape = self._probabilities[0].shape
-        self.segmentIDs = {entry["label"]: entry["id"] for entry in reportOf(segmentationNode)["volumes"]}
+        report = reportOf(segmentationNode)
+        self.segmentIDs = {entry["label"]: entry["id"] for entry in report["volumes"]}
+        self.unit = Unit.of(report)
 
     def consensus(self) -> np.ndarray:
         """The labels as computed, uint8."""
@@ -54,9 +57,16 @@ class Labels:
                 target[source == value] = label
         return labels
 
-    @property
-    def voxelMl(self) -> float:
-        return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / 1000
+    def sizeOf(self, count: int) -> float:
+        """Size of `count` voxels in `unit`."""
+        return self.unit.ofVoxels(count, tuple(np.linalg.norm(self.ijkToRAS[:3, :3], axis=0).tolist()))
+
+    def countText(self, count: int) -> str:
+        """`count` voxels or pixels with their size."""
+        text = self.unit.either(_("{count} voxels ({size})"), _("{count} pixels ({size})"))
+        if self.unit.suffix == "px":
+            text = _("{count} pixels")
+        return text.format(count=count, size=self.unit.textOf(self.sizeOf(count)))
 
     def stamp(self) -> tuple[int, ...]:
         """Modification times of the model's segments; unchanged as long as nothing is edited."""

@@ -72,18 +72,20 @@ def write(
 ) -> None:
     """Write `voxels` [k, j, i] on the grid `ijkToRAS` (4 x 4, mm) until `stop` is set. Raises OSError.
 
-    `keys` are added to the header as key/value pairs.
+    Voxels with several values, such as colours, are [k, j, i, value]. `keys` are added to the header as pairs of key
+    and value.
     """
     # repr round-trips exactly.
     vectors = [f"({','.join(repr(float(value)) for value in column)})" for column in (LPS_TO_RAS @ ijkToRAS)[:3].T]
+    isVector = voxels.ndim == 4
     lines = [
         "NRRD0004",
         f"type: {voxels.dtype.name.replace('float64', 'double').replace('float32', 'float')}",
-        "dimension: 3",
+        f"dimension: {voxels.ndim}",
         "space: left-posterior-superior",
-        "sizes: {2} {1} {0}".format(*voxels.shape),
-        f"space directions: {' '.join(vectors[:3])}",
-        "kinds: domain domain domain",
+        f"sizes: {' '.join(map(str, (*voxels.shape[3:], *voxels.shape[2::-1])))}",
+        f"space directions: {'none ' * isVector}{' '.join(vectors[:3])}",
+        f"kinds: {'vector ' * isVector}domain domain domain",
         f"endian: {sys.byteorder}",
         "encoding: raw",
         f"space origin: {vectors[3]}",

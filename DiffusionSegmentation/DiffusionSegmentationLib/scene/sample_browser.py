@@ -11,6 +11,7 @@ import slicer.util
 from ..i18n import tr as _
 from . import display, voxel_grids
 from .result_nodes import SAMPLES_ROLE, reportOf
+from .volumes import Sizes
 
 BROWSER_ATTRIBUTE = "DiffusionSegmentation.Browser"
 SAMPLE_ROLE = "DiffusionSegmentation.ShownSample"
@@ -27,8 +28,10 @@ class Browser:
         self._samplesNode = segmentationNode.GetNodeReference(SAMPLES_ROLE)
         self.dice: list[float] = self.report.get("samples_dice") or []
         """Dice of each sample with the consensus, averaged over the segments; empty if the report has none."""
-        self.volumesMl: dict[str, list[float]] = {v["id"]: v["samples_ml"] for v in self.report["volumes"]}
-        """Volumes of each segment in the samples, by segment ID, which is also the key of an order."""
+        sizes = Sizes(self.report)
+        self.unit = sizes.unit
+        self.sizes: dict[str, list[float]] = {segment["id"]: sizes.samples(segment) for segment in sizes.segments}
+        """Sizes of each segment in the samples, by segment ID, which is also the key of an order."""
 
     @property
     def count(self) -> int:
@@ -36,11 +39,12 @@ class Browser:
         return self._samplesNode.GetNumberOfDataNodes() if self._samplesNode else 0
 
     def orders(self) -> dict[str, str]:
-        """Titles of the sort orders by key: AS_DRAWN, MOST_SIMILAR (to the result), or a segment ID for its volume."""
+        """Titles of the sort orders by key: AS_DRAWN, MOST_SIMILAR (to the result), or a segment ID for its size."""
         titles = {AS_DRAWN: _("as drawn")}
         if self.dice:
             titles[MOST_SIMILAR] = _("most similar to the result first")
-        return titles | {v["id"]: _("by volume of {name}").format(name=v["name"]) for v in self.report["volumes"]}
+        bySize = self.unit.either(_("by volume of {name}"), _("by area of {name}"))
+        return titles | {entry["id"]: bySize.format(name=entry["name"]) for entry in self.report["volumes"]}
 
     @property
     def order(self) -> str:
@@ -52,7 +56,7 @@ class Browser:
 
     def index(self, position: int) -> int:
         """Number (from 0, as drawn) of the sample at `position` of the order."""
-        keys = {MOST_SIMILAR: [-dice for dice in self.dice], **self.volumesMl}.get(self.order)
+        keys = {MOST_SIMILAR: [-dice for dice in self.dice], **self.sizes}.get(self.order)
         return sorted(range(self.count), key=keys.__getitem__)[position] if keys else position
 
     @property

@@ -1,4 +1,4 @@
-"""Volumes of a result's segments with their predictive intervals, as text and as CSV. Independent of Slicer and Qt."""
+"""Sizes of a result's segments with their predictive intervals, as text and as CSV. Independent of Slicer and Qt."""
 
 import csv
 import io
@@ -6,97 +6,128 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..i18n import tr as _
+from .units import Unit, sizeText
 
 ENOUGH_SAMPLES = 8
 """With fewer samples the 90 % interval is wide: +-2.1 standard deviations for 8, 2.6 for 4, 7.7 for 2."""
 
 
-Volume = Mapping[str, Any]
-"""Entry of one segment in the report: `id`, `name`, `consensus_ml` (of the mask), `mean_ml`, `samples_ml`,
-`expected_ml` (absent up to version 0.3), `interval50_ml` and `interval90_ml` (both bounds, or None for one sample), and
-for folds in their place `range_ml` (smallest and largest)."""
+Segment = Mapping[str, Any]
+"""Entry of one segment in the report: `id`, `name`, and with the ending of the unit `consensus` (of the mask), `mean`,
+`samples`, `expected` (absent up to version 0.3), `interval50` and `interval90` (bounds, or None for one sample); for
+folds of a model in their place `range` (smallest and largest)."""
 
 
-def shownMl(volume: Volume) -> float:
-    """The expected volume, or the mean of the samples if that is unknown."""
-    return volume["mean_ml"] if volume.get("expected_ml") is None else volume["expected_ml"]
+class Sizes:
+    """Volumes, or areas in a picture, of the `segments` of a report, in `unit`."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        self.unit = Unit.of(report)
+        self.segments: Sequence[Segment] = report.get("volumes", [])
+        self._report = report
+
+    def shown(self, segment: Segment) -> float:
+        """The expected size, or the mean of the samples if that is unknown."""
+        expected = segment.get(self.unit.key("expected"))
+        return self.mean(segment) if expected is None else expected
+
+    def mean(self, segment: Segment) -> float:
+        """Mean of the samples."""
+        return segment[self.unit.key("mean")]
+
+    def mask(self, segment: Segment) -> float:
+        """Size in the segmentation."""
+        return segment[self.unit.key("consensus")]
+
+    def samples(self, segment: Segment) -> list[float]:
+        return segment[self.unit.key("samples")]
+
+    def interval(self, segment: Segment, level: int) -> Sequence[float] | None:
+        """Bounds of the predictive interval of `level` (50 or 90) %; None with fewer than two samples."""
+        return segment[self.unit.key(f"interval{level}")]
+
+    def bounds(self, segment: Segment, levels: Sequence[int]) -> list[Sequence[float] | None]:
+        """The intervals of these levels; for folds of a model the range of their masks in place of them."""
+        if self.areRanges:
+            return [segment[self.unit.key("range")]]
+        return [self.interval(segment, level) for level in levels]
+
+    @property
+    def areRanges(self) -> bool:
+        """Whether the sizes have the range of several folds in place of intervals."""
+        return bool(self.segments) and all(self.unit.key("range") in segment for segment in self.segments)
+
+    @property
+    def areExpected(self) -> bool:
+        """Whether the sizes shown are expected sizes rather than means of samples."""
+        return all(segment.get(self.unit.key("expected")) is not None for segment in self.segments)
+
+    @property
+    def _count(self) -> int:
+        """Number of samples."""
+        return len(self.samples(self.segments[0])) if self.segments else 0
+
+    def note(self) -> str:
+        """Explanation of the columns, one sentence per line."""
+        sentences = [
+            _("Expected: sum of the class probabilities.") if self.areExpected else _("Mean: average of the samples."),
+            self.unit.either(
+                _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
+                _("Mask: area of the segment in the segmentation; it can be outside the intervals."),
+            ),
+        ]
+        if self.areRanges:
+            text = _("Folds: smallest and largest mask of {count} folds, not an interval for the true size.")
+            sentences.append(text.format(count=self._count))
+        elif self._count > 1:
+            text = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
+            sentences.append(text.format(count=self._count))
+        return "\n".join(filter(None, [*sentences, self.fewSamplesWarning()]))
+
+    def fewSamplesWarning(self) -> str:
+        """One sentence if there are too few samples for useful intervals, otherwise empty."""
+        if not self.segments or self._count >= ENOUGH_SAMPLES or self.areRanges:
+            return ""
+        few = _("Few samples make the intervals wide; {enough} or more are better.")
+        one = _("One sample gives no intervals; {enough} or more are better.")
+        none = _("There are no samples, so there are no intervals.")
+        return (none, one, few)[min(self._count, 2)].format(enough=ENOUGH_SAMPLES)
+
+    def coverageText(self) -> str:
+        """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none."""
+        card = self._report.get("model", {}).get("card", {})
+        shares = [
+            _("{share} % of {cases}").format(share=round(100 * scores["coverage_90"]), cases=cases)
+            for cases, scores in card.get("spread", {}).items()
+            if scores.get("coverage_90") is not None
+        ]
+        text = self.unit.either(
+            _("Measured: 90 % intervals contain the true volume in {shares}."),
+            _("Measured: 90 % intervals contain the true area in {shares}."),
+        )
+        return text.format(shares=", ".join(shares)) if shares else ""
+
+    def asTable(self, delimiter: str) -> str:
+        """All numbers as CSV with a header row; further numbers of the report get columns named by their keys."""
+        text, key = io.StringIO(), self.unit.key
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        bounds = [key(f"interval{level}_{bound}") for level in (50, 90) for bound in ("low", "high")]
+        samples = [key(f"sample{n}") for n in range(self._count)]
+        columns = [key("expected"), key("consensus"), key("mean")]
+        first = self.segments[0] if self.segments else {}
+        columns += [name for name, value in first.items() if isinstance(value, float) and name not in columns]
+        writer.writerow(["segment", *columns, *bounds, *samples])
+        for segment in self.segments:
+            intervals = [bound for level in (50, 90) for bound in self.interval(segment, level) or ("", "")]
+            # The writer leaves cells of None empty.
+            writer.writerow([segment["name"], *map(segment.get, columns), *intervals, *self.samples(segment)])
+        return text.getvalue()
 
 
-def isExpected(volumes: Sequence[Volume]) -> bool:
-    """Whether the volumes shown are expected volumes rather than means of samples."""
-    return all(volume.get("expected_ml") is not None for volume in volumes)
-
-
-def isRange(volumes: Sequence[Volume]) -> bool:
-    """Whether the volumes have the range of several folds in place of intervals."""
-    return bool(volumes) and all("range_ml" in volume for volume in volumes)
-
-
-def volumesNote(volumes: Sequence[Volume]) -> str:
-    """Explanation of the columns, one sentence per line."""
-    count = len(volumes[0]["samples_ml"]) if volumes else 0
-    sentences = [
-        _("Expected: sum of the class probabilities.") if isExpected(volumes) else _("Mean: average of the samples."),
-        _("Mask: volume of the segment in the segmentation; it can be outside the intervals."),
-    ]
-    if isRange(volumes):
-        text = _("Folds: smallest and largest mask of {count} folds, not an interval for the true volume.")
-        sentences.append(text.format(count=count))
-    elif count > 1:
-        sentences.append(_("50 %, 90 %: spread of the {count} samples, not an accuracy.").format(count=count))
-    return "\n".join(filter(None, [*sentences, fewSamplesWarning(volumes)]))
-
-
-def fewSamplesWarning(volumes: Sequence[Volume]) -> str:
-    """One sentence if there are too few samples for useful intervals, otherwise empty."""
-    count = len(volumes[0]["samples_ml"]) if volumes else ENOUGH_SAMPLES
-    if count >= ENOUGH_SAMPLES or isRange(volumes):
-        return ""
-    few = _("Few samples make the intervals wide; {enough} or more are better.")
-    one = _("One sample gives no intervals; {enough} or more are better.")
-    none = _("There are no samples, so there are no intervals.")
-    return (none, one, few)[min(count, 2)].format(enough=ENOUGH_SAMPLES)
-
-
-def coverageText(report: Mapping[str, Any]) -> str:
-    """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none."""
-    card = report.get("model", {}).get("card", {})
-    shares = [
-        _("{share} % of {cases}").format(share=round(100 * scores["coverage_90"]), cases=cases)
-        for cases, scores in card.get("spread", {}).items()
-        if scores.get("coverage_90") is not None
-    ]
-    text = _("Measured: 90 % intervals contain the true volume in {shares}.")
-    return text.format(shares=", ".join(shares)) if shares else ""
-
-
-def mlText(ml: float) -> str:
-    """A volume with about three digits: 1234, 51.3, 0.42."""
-    return f"{ml:.{0 if ml >= 99.95 else 1 if ml >= 9.995 else 2}f}"
-
-
-def intervalText(interval: tuple[float, float] | None) -> str:
+def intervalText(interval: Sequence[float] | None) -> str:
     """Both bounds with the decimals of the upper one; a dash for None."""
     if interval is None:
         return "–"
     low, high = interval
-    digits = len(mlText(high).partition(".")[2])
+    digits = len(sizeText(high).partition(".")[2])
     return f"{low:.{digits}f}–{high:.{digits}f}"
-
-
-def asTable(volumes: Sequence[Volume], delimiter: str) -> str:
-    """All numbers as CSV with a header row; further numbers of the report get columns named by their keys."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    count = len(volumes[0]["samples_ml"]) if volumes else 0
-    bounds = [f"interval{level}_{bound}_ml" for level in (50, 90) for bound in ("low", "high")]
-    samples = [f"sample{n}_ml" for n in range(count)]
-    columns = ["expected_ml", "consensus_ml", "mean_ml"]
-    first = volumes[0] if volumes else {}
-    columns += [key for key, value in first.items() if isinstance(value, float) and key not in columns]
-    writer.writerow(["segment", *columns, *bounds, *samples])
-    for volume in volumes:
-        intervals = [*(volume["interval50_ml"] or ("", "")), *(volume["interval90_ml"] or ("", ""))]
-        # The writer leaves cells of None empty.
-        writer.writerow([volume["name"], *map(volume.get, columns), *intervals, *volume["samples_ml"]])
-    return text.getvalue()

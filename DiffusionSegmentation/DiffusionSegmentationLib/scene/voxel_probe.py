@@ -37,5 +37,5 @@ class VoxelProbe:
         p = np.array([share for _name, share in classes if share > 0])
         return _("{classes}; {bits:.2f} bits").format(
             classes=", ".join(f"{name} {100 * share:.0f} %" for name, share in listed[:MOST_CLASSES]),
-            bits=max(float(-(p * np.log2(p)).sum()), 0.0),
+            bits=max(0.0, float(-(p * np.log2(p)).sum())),  # the first of equal ones: -0.0 would be shown
         )

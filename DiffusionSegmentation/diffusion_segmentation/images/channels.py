@@ -8,10 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import DiffusionSegmentationError, InputError
+from .input_names import READABLE_PICTURES
 from .volume import VolumeFile
-
-_READABLE = {1: (2, 3, 4), 3: (4,)}
-"""Channels of pictures that can be read as another number: with transparency, or grey values stored as colours."""
 
 
 class ChannelFile(VolumeFile):
@@ -33,7 +31,7 @@ class ChannelFile(VolumeFile):
 
     def require_channels(self, count: int) -> None:
         """Raise InputError unless the file has `count` channels, or a picture can be read as such."""
-        if self.channels == count or (self.size[2] == 1 and self.channels in _READABLE.get(count, ())):
+        if self.channels == count or (self.size[2] == 1 and self.channels in READABLE_PICTURES.get(count, ())):
             return
         if self._is_4d:
             raise InputError(f"{self.name} is a series of {self.channels} volumes; give one of them.")

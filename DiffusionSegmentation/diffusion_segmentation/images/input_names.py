@@ -22,6 +22,8 @@ MR_WORDS = {
 }
 COLOUR_CHANNELS = (("red", "green", "blue"), ("r", "g", "b"), ("rgb",), ("colour",), ("color",))
 """Names of channels, as `name_key` returns them, of pictures whose files have three values per pixel."""
+READABLE_PICTURES = {1: (2, 3, 4), 3: (4,)}
+"""Channels of pictures that can be read as another number: with transparency, or grey values stored as colours."""
 # Together with a word of CT_WORDS or MR_WORDS these describe another modality, or another intensity scale.
 OTHER_WORDS = {"pet", "spect", "us", "fdg", "oct", "perfusion", "non", "not", "no", "emission", "ultrasound"}
 

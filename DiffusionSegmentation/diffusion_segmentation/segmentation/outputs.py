@@ -146,6 +146,7 @@ class ResultWriter:
                 "size_ijk": list(self._reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
                 "sha256": self.input.sha256,
+                **({"names": list(self.input.names)} if len(self.input.names) > 1 else {}),
                 **({"further_sha256": dict(self.input.further_sha256)} if self.input.further_sha256 else {}),
                 **(distance.as_json(self.source.names) if distance else {}),
             },

@@ -62,6 +62,8 @@ class qMRMLNodeComboBox(QComboBox):
 
     def setCurrentNode(self, node):
         self.setCurrentIndex(self.findData(node.GetID() if node is not None else ""))
+        if self.signalsBlocked():  # the next change is announced, also back to the node that was announced last
+            self._shown = self.currentData()
 
     def _fill(self):
         current = self.currentData()

@@ -8,6 +8,7 @@ import slicer.util
 from ...i18n import tr as _
 from ...runs import batch, status_texts
 from ...runs.batch import CANCELLED, DONE, FAILED, RUNNING, WAITING, Batch
+from ...runs.models import Entry
 from ...scene.display import VOLUME_ROLE
 from .. import dialogs
 from ..widgets import enable, setButton
@@ -20,23 +21,28 @@ class BatchSection:
         self._ui = ui
         self._batch = queue
         self._problem = ""
+        self._model: Entry | None = None
         ui.addVolumesButton.clicked.connect(self._onAddVolumes)
         ui.addSequenceButton.clicked.connect(self._onAddSequences)
         ui.addFolderButton.clicked.connect(self._onAddFolder)
         ui.clearBatchButton.clicked.connect(lambda *_arguments: queue.clear())
         ui.batchButton.clicked.connect(self._onStart)
 
-    def refresh(self, otherRun: bool) -> None:
-        """Show the batch. `otherRun`: a run that does not belong to the batch is active."""
+    def refresh(self, model: Entry | None, otherRun: bool) -> None:
+        """Show the batch for `model`, the selected one. `otherRun`: a run outside of the batch is active."""
         ui, queue = self._ui, self._batch
+        self._model = model
+        several = None
+        if model is not None and len(model.inputs) > 1 and not queue.busy:
+            several = _("The batch takes models of one input; choose another model.")
         busy = _("The batch is running.") if queue.busy else None
-        enable(busy, ui.addVolumesButton, ui.addSequenceButton, ui.addFolderButton)
+        enable(busy or several, ui.addVolumesButton, ui.addSequenceButton, ui.addFolderButton)
         empty = None if queue.items else _("The list is empty.")
         enable(busy or empty, ui.clearBatchButton)
         if queue.busy:
             setButton(ui.batchButton, _("Cancel all"), _("Stop the batch. Finished results are kept."))
         else:
-            problem = empty or (None if queue.waiting else _("All volumes in the list have been processed."))
+            problem = several or empty or (None if queue.waiting else _("All volumes in the list have been processed."))
             problem = problem or (_("Another run is active.") if otherRun else None)
             tip = _("Segment the volumes in the list one after another.")
             setButton(ui.batchButton, _("Segment all"), tip, problem)
@@ -45,7 +51,7 @@ class BatchSection:
         ended = sum(item.state in (DONE, FAILED, CANCELLED) for item in queue.items)
         ui.batchProgressBar.maximum = 1000 * max(len(queue.items), 1)
         ui.batchProgressBar.value = round(1000 * (ended + ((queue.job.fraction or 0) if queue.job else 0)))
-        ui.batchLabel.text = self._problem or queue.problem or self._summary(ended)
+        ui.batchLabel.text = several or self._problem or queue.problem or self._summary(ended)
         ui.batchLabel.visible = bool(ui.batchLabel.text)
 
     def _fillList(self) -> None:
@@ -103,9 +109,11 @@ class BatchSection:
         folder = dialogs.selectFolder(self._ui.addFolderButton, _("Select a folder of volumes"))
         if not folder:
             return
-        problem = _("The folder contains no NRRD, NIfTI or MetaImage files.")
+        problem, withPictures = _("The folder contains no NRRD, NIfTI or MetaImage files."), False
+        if self._model is not None and self._model.isForPictures:
+            problem, withPictures = _("The folder contains no pictures and no volume files."), True
         try:
-            items = batch.ofFolder(Path(folder), slicer.util.loadVolume)
+            items = batch.ofFolder(Path(folder), _loadFile, withPictures)
         except OSError as error:
             items, problem = [], _("The folder cannot be read: {reason}.").format(reason=error.strerror)
         self._add(items, problem)
@@ -113,3 +121,8 @@ class BatchSection:
     def _onStart(self, *_arguments: Any) -> None:
         self._problem = ""
         (self._batch.cancel if self._batch.busy else self._batch.start)()
+
+
+def _loadFile(path: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Load one file; Slicer would take numbered pictures for the slices of one volume."""
+    return slicer.util.loadVolume(path, {"singleFile": True})

@@ -14,7 +14,6 @@ from ...scene.display import Overlay
 from ...scene.label_map import Labels
 from ...scene.result_nodes import ENTROPY_ROLE, VOLUME_ROLE
 from ...scene.sample_browser import Browser
-from ...scene.volumes import mlText
 from ...signals import Signal
 from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResult, setQuietly
 
@@ -252,6 +251,4 @@ def _countText(labels: Labels, current: np.ndarray) -> str:
     count = labels.edited(current)
     if not count:
         return _("No voxel has been edited.")
-    return _("{count} voxels ({volume} ml) have been edited.").format(
-        count=count, volume=mlText(count * labels.voxelMl)
-    )
+    return _("{voxels} have been edited.").format(voxels=labels.countText(count))

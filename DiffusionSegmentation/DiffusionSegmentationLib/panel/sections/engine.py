@@ -7,6 +7,7 @@ import ctk
 import qt
 
 from ...i18n import tr as _
+from ...runs.models import Entry
 from ..backend import Backend
 from ..parameter_node import DiffusionSegmentationParameterNode
 from ..widgets import fillComboBox, setQuietly, signalsBlocked
@@ -22,6 +23,7 @@ class EngineSection:
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
         self._modelsChanged = modelsChanged
         self._models = ModelsSection(ui, backend, self._onModelsChanged)
+        self._entries: dict[str, Entry] = {}
         self._fillModels()
         self._fillDevices()
         ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
@@ -44,6 +46,10 @@ class EngineSection:
             return _("The model '{name}' is not installed; choose another one.").format(name=self._parameterNode.model)
         return None
 
+    def model(self) -> Entry | None:
+        """The selected model, if it is installed."""
+        return self._entries.get(self._parameterNode.model) if self._parameterNode else None
+
     def refresh(self, parameterNode: DiffusionSegmentationParameterNode | None) -> None:
         """Show the model of `parameterNode` and the devices found by the worker."""
         self._parameterNode = parameterNode
@@ -61,9 +67,10 @@ class EngineSection:
 
     def _fillModels(self) -> None:
         combo = self._ui.modelComboBox
+        self._entries = {entry.key: entry for entry in self._backend.models()}
         with signalsBlocked(combo):  # the choice in the scene stays
             combo.clear()
-            for entry in self._backend.models():
+            for entry in self._entries.values():
                 combo.addItem(entry.title, entry.key)
                 tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
                 combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)

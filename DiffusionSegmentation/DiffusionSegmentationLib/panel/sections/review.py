@@ -9,13 +9,13 @@ from ...i18n import tr as _
 from ...review.ranking import Ranker, RegionCriteria
 from ...review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ...runs import status_texts
-from ...scene.volumes import mlText
+from ...scene.units import Unit, sizeText
 from ...signals import Signal
 from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
 
 VISIBLE_ROWS = 5
 LISTED_CLASSES = 2
-CLASSES_COLUMN = 1
+CLASSES_COLUMN, ERROR_COLUMN = 1, 2
 MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
 
 
@@ -70,6 +70,10 @@ class ReviewSection(Section):
         enable(finished, ui.nextButton)
         enable(noCurrent, ui.doneButton, ui.flagButton, ui.skipButton, ui.leaveButton)
         enable(problem, ui.regionTable)
+        unit = review.unit if review else Unit()
+        ui.regionTable.horizontalHeaderItem(ERROR_COLUMN).setText(_("Expected\nerror ({unit})").format(unit=unit.text))
+        # Regions of pictures have a minimum in pixels that cannot be chosen.
+        ui.minimumSizeLabel.visible = ui.minimumSizeSpinBox.visible = not unit.isArea
         ui.reviewLabel.text = problem or _progressText(review, count, share)
         self._fillTable(review.regions if review else [], current)
 
@@ -100,10 +104,10 @@ class ReviewSection(Section):
         if rows != self._rows:
             table.rowCount = len(rows)
             for row, (region, state) in enumerate(rows):
-                peak = f"{region['peak_entropy_bits']:.1f}"
+                peak, tooltip = f"{region['peak_entropy_bits']:.1f}", _tooltip(region, self._review.unit)
                 texts = str(region["rank"]), _classesText(region), _errorText(region), peak
                 for column, text in enumerate((*texts, MARKS[state])):
-                    setCell(table, row, column, text, _tooltip(region), centred=column != CLASSES_COLUMN)
+                    setCell(table, row, column, text, tooltip, centred=column != CLASSES_COLUMN)
             self._rows = rows
             fitRows(table, VISIBLE_ROWS)
         with signalsBlocked(table):
@@ -138,19 +142,19 @@ def _progressText(review: Review, count: int, share: float) -> str:
     if not count:
         return _("All {total} regions have been reviewed.").format(total=len(review.regions))
     values = {"count": count, "total": len(review.regions), "share": round(100 * share)}
-    if review.reviewableMl is None:
+    if review.reviewable is None:
         return _("{count} of {total} regions left, with {share} % of the expected error.").format(**values)
     text = _("{count} of {total} regions left.")
-    if review.reviewableMl:
-        text = _("{count} of {total} regions left, with {share} % of the {reviewable} ml of reviewable expected error.")
-    text += " " + _("A further {rest} ml lie in thin boundary layers or below the threshold.")
-    rest = review.expectedErrorMl - review.reviewableMl
-    return text.format(**values, reviewable=mlText(review.reviewableMl), rest=mlText(rest))
+    if review.reviewable:
+        text = _("{count} of {total} regions left, with {share} % of the {reviewable} of reviewable expected error.")
+    text += " " + _("A further {rest} lie in thin boundary layers or below the threshold.")
+    rest = review.unit.textOf(review.expectedError - review.reviewable)
+    return text.format(**values, reviewable=review.unit.textOf(review.reviewable), rest=rest)
 
 
 def _errorText(region: Region) -> str:
-    """Return the reviewable expected error in ml; if there is none, the whole expected error in brackets."""
-    return f"{region['reviewable_ml']:.2f}" if region["reviewable_ml"] else f"({region['expected_error_ml']:.2f})"
+    """Return the reviewable expected error; if there is none, the whole expected error in brackets."""
+    return sizeText(region["reviewable"]) if region["reviewable"] else f"({sizeText(region['expected_error'])})"
 
 
 def _classesText(region: Region) -> str:
@@ -159,11 +163,14 @@ def _classesText(region: Region) -> str:
     return "\n".join(f"{part['name']} {100 * part['share']:.0f}\N{NO-BREAK SPACE}%" for part in parts)
 
 
-def _tooltip(region: Region) -> str:
+def _tooltip(region: Region, unit: Unit) -> str:
     lines = [f"{part['name']}: {100 * part['share']:.0f} %" for part in region["classes"]]
-    text = _("Volume {volume:.1f} ml, expected error {error:.2f} ml, of which {reviewable:.2f} ml can be reviewed")
-    error, reviewable = region["expected_error_ml"], region["reviewable_ml"]
-    lines.append(text.format(volume=region["volume_ml"], error=error, reviewable=reviewable))
+    text = unit.either(
+        _("Volume {size}, expected error {error}, of which {reviewable} can be reviewed"),
+        _("Area {size}, expected error {error}, of which {reviewable} can be reviewed"),
+    )
+    size, error, reviewable = (unit.textOf(region[key]) for key in ("volume", "expected_error", "reviewable"))
+    lines.append(text.format(size=size, error=error, reviewable=reviewable))
     text = _("Entropy: mean {mean:.2f} bits, maximum {peak:.2f} bits")
     lines.append(text.format(mean=region["mean_entropy_bits"], peak=region["peak_entropy_bits"]))
     if region["unlike"]:

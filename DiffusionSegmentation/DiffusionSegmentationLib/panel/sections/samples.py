@@ -7,7 +7,6 @@ import slicer
 from ...i18n import tr as _
 from ...scene.sample_browser import AS_DRAWN, Browser
 from ...scene.side_by_side import SideBySide
-from ...scene.volumes import mlText
 from ...signals import Signal
 from ..widgets import Section, enable, fillComboBox, missingResult, setQuietly
 
@@ -105,7 +104,7 @@ def _missingSamples(browser: Browser) -> str:
 
 
 def _sampleText(browser: Browser, index: int) -> str:
-    """Describe sample `index`: number, Dice and, if sorted by the volume of a structure, that volume."""
+    """Describe sample `index`: number, Dice and, if sorted by the size of a structure, that size."""
     drawn = browser.report["samples"]
     text = _("Sample {number} of {count}")
     if drawn > browser.count:
@@ -113,6 +112,6 @@ def _sampleText(browser: Browser, index: int) -> str:
     parts = [text.format(number=index + 1, count=browser.count, drawn=drawn)]
     if browser.dice:
         parts.append(_("Dice {dice:.3f} with the result").format(dice=browser.dice[index]))
-    if browser.order in browser.volumesMl:
-        parts.append(_("{volume} ml").format(volume=mlText(browser.volumesMl[browser.order][index])))
+    if browser.order in browser.sizes:
+        parts.append(browser.unit.textOf(browser.sizes[browser.order][index]))
     return ", ".join(parts) + "."

@@ -1,7 +1,6 @@
-"""Volume table of section "Results": expected volume, mask volume, intervals and samples of each structure."""
+"""Table of section "Results": expected volume or area, that of the mask, intervals and samples of each structure."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import slicer.util
 
 from ...i18n import tr as _
 from ...runs.temporary_files import writeCompletely
-from ...scene import volumes
 from ...scene.result_nodes import RUN_ATTRIBUTE, reportOf
-from ...scene.volumes import Volume
+from ...scene.units import sizeText
+from ...scene.volumes import Segment, Sizes, intervalText
 from .. import dialogs
 from ..plots import dotPlot
 from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell
@@ -25,7 +24,7 @@ NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
 class VolumesSection(Section):
     def __init__(self, ui: Any) -> None:
         super().__init__(ui)
-        self._volumes: list[Volume] = []
+        self._sizes = Sizes({})
         self._filledFor: tuple | None = None
         """Report and text colour for which the table was last filled."""
         self._notes = ""
@@ -44,36 +43,33 @@ class VolumesSection(Section):
             return
         self._filledFor = state
         run = reportOf(segmentation) if report else {}
-        self._volumes = run.get("volumes", [])
-        notes = (volumes.volumesNote(self._volumes), volumes.coverageText(run)) if report else ()
+        self._sizes = Sizes(run)
+        notes = (self._sizes.note(), self._sizes.coverageText()) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
 
     def _fillTable(self) -> None:
-        ui, table, details = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked
-        ui.volumesLabel.text = self._notes if details else volumes.fewSamplesWarning(self._volumes)
+        ui, table, details, sizes = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked, self._sizes
+        ui.volumesLabel.text = self._notes if details else sizes.fewSamplesWarning()
         ui.volumesLabel.visible = bool(ui.volumesLabel.text)
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
             table.setColumnHidden(column, not details)
-        headers = _headers(self._volumes, details)
+        headers = _headers(sizes, details)
         table.setHorizontalHeaderLabels([title for title, _tooltip in headers])
         for column, (_title, tooltip) in enumerate(headers):
             table.horizontalHeaderItem(column).setToolTip(tooltip)
-        table.rowCount = len(self._volumes)
-        intervalKeys = ("interval50_ml", "interval90_ml") if details else ("interval90_ml",)
-        if volumes.isRange(self._volumes):
-            intervalKeys = ("range_ml",)
-        for row, volume in enumerate(self._volumes):
-            intervals = [volume[key] for key in intervalKeys]
-            texts = [volume["name"], *map(volumes.mlText, (volumes.shownMl(volume), volume["consensus_ml"]))]
-            for column, text in enumerate([*texts, "\n".join(map(volumes.intervalText, intervals))]):
-                setCell(table, row, column, text, _tooltip(volume), centred=column != NAME_COLUMN)
+        table.rowCount = len(sizes.segments)
+        for row, segment in enumerate(sizes.segments):
+            intervals = sizes.bounds(segment, (50, 90) if details else (90,))
+            texts = [segment["name"], *map(sizeText, (sizes.shown(segment), sizes.mask(segment)))]
+            for column, text in enumerate([*texts, "\n".join(map(intervalText, intervals))]):
+                setCell(table, row, column, text, _tooltip(sizes, segment), centred=column != NAME_COLUMN)
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
-            plot.toolTip = _tooltip(volume)
-            color = self._color(volume["id"])
-            plot.pixmap = dotPlot(table, *PLOT_SIZE, volume["samples_ml"], volume["interval90_ml"], color)
+            plot.toolTip = _tooltip(sizes, segment)
+            color = self._color(segment["id"])
+            plot.pixmap = dotPlot(table, *PLOT_SIZE, sizes.samples(segment), sizes.interval(segment, 90), color)
             table.setCellWidget(row, PLOT_COLUMN, plot)
         table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
         fitRows(table, sys.maxsize)
@@ -83,43 +79,61 @@ class VolumesSection(Section):
         return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
 
     def _onCopy(self) -> None:
-        qt.QApplication.clipboard().setText(volumes.asTable(self._volumes, "\t"))
+        qt.QApplication.clipboard().setText(self._sizes.asTable("\t"))
 
     def _onSave(self) -> None:
-        name = _("segmentation volumes.csv")  # without the volume's name, which may identify a patient
+        # Without the volume's name, which may identify a patient.
+        name = self._sizes.unit.either(_("segmentation volumes.csv"), _("segmentation areas.csv"))
         filters = _("Comma-separated values (*.csv)")
         path = dialogs.selectFileToSave(self._ui.saveVolumesButton, _("Save the volumes"), name, filters)
         if not path:
             return
         with slicer.util.tryWithErrorDisplay(_("The volumes could not be saved.")):
             # Spreadsheets need the byte order mark to read names with non-ASCII characters.
-            writeCompletely(Path(path), volumes.asTable(self._volumes, ","), encoding="utf-8-sig")
+            writeCompletely(Path(path), self._sizes.asTable(","), encoding="utf-8-sig")
 
 
-def _headers(shown: Sequence[Volume], details: bool) -> list[tuple[str, str]]:
+def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
     """Return title and tooltip of each column; without `details` only for the 90 % intervals."""
-    if volumes.isExpected(shown):
-        expected = _("Expected"), _("Expected volume: sum of the class probabilities over all voxels.")
+    unit = sizes.unit
+    if sizes.areExpected:
+        volume = _("Expected volume: sum of the class probabilities over all voxels.")
+        expected = _("Expected"), unit.either(volume, _("Expected area: sum of the class probabilities of all pixels."))
     else:
-        expected = _("Mean"), _("Mean volume of the samples.")
-    both = _("50 % and 90 % prediction intervals for the volume of one further sample.")
-    ninety = _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy.")
-    spread = (_("50 %\n90 %\n(ml)"), both) if details else (_("90 %\n(ml)"), ninety)
-    if volumes.isRange(shown):
-        spread = _("Folds\n(ml)"), _("Smallest and largest mask of the folds: not an interval for the true volume.")
+        expected = _("Mean"), unit.either(_("Mean volume of the samples."), _("Mean area of the samples."))
+    mask = unit.either(
+        _("Volume of the segmentation, in which each voxel has its most probable structure."),
+        _("Area of the segmentation, in which each pixel has its most probable structure."),
+    )
+    both = unit.either(
+        _("50 % and 90 % prediction intervals for the volume of one further sample."),
+        _("50 % and 90 % prediction intervals for the area of one further sample."),
+    )
+    ninety = unit.either(
+        _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy."),
+        _("90 % prediction interval for the area of one further sample: a measure of spread, not of accuracy."),
+    )
+    dots = unit.either(
+        _("Dots: volume of each sample. Line: 90 % interval."), _("Dots: area of each sample. Line: 90 % interval.")
+    )
+    spread = (f"50 %\n90 %\n({unit.text})", both) if details else (f"90 %\n({unit.text})", ninety)
+    if sizes.areRanges:
+        folds = _("Smallest and largest mask of the folds: not an interval for the true size.")
+        spread = _("Folds\n({unit})").format(unit=unit.text), folds
     return [
         (_("Structure"), _("Structures of the model.")),
-        (f"{expected[0]}\n(ml)", expected[1]),
-        (_("Mask\n(ml)"), _("Volume of the segmentation, in which each voxel has its most probable structure.")),
+        (f"{expected[0]}\n({unit.text})", expected[1]),
+        (_("Mask\n({unit})").format(unit=unit.text), mask),
         spread,
-        (_("Samples"), _("Dots: volume of each sample. Line: 90 % interval.")),
+        (_("Samples"), dots),
     ]
 
 
-def _tooltip(volume: Volume) -> str:
-    text, samples = _("{name}: {shown} ml, mask {mask} ml"), volume["samples_ml"]
-    values = {"shown": volumes.shownMl(volume), "mask": volume["consensus_ml"]}
+def _tooltip(sizes: Sizes, segment: Segment) -> str:
+    text, samples = _("{name}: {shown} {unit}, mask {mask} {unit}"), sizes.samples(segment)
+    values = {"shown": sizes.shown(segment), "mask": sizes.mask(segment)}
     if samples:
-        text += _("; samples {low} to {high} ml, mean {mean} ml")
-        values |= {"low": min(samples), "high": max(samples), "mean": volume["mean_ml"]}
-    return text.format(name=volume["name"], **{key: volumes.mlText(ml) for key, ml in values.items()})
+        text += _("; samples {low} to {high} {unit}, mean {mean} {unit}")
+        values |= {"low": min(samples), "high": max(samples), "mean": sizes.mean(segment)}
+    texts = {key: sizeText(size) for key, size in values.items()}
+    return text.format(name=segment["name"], unit=sizes.unit.text, **texts)
