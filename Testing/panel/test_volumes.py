@@ -77,10 +77,11 @@ def test_a_new_number_of_the_report_is_a_column_of_the_csv():
 
 def test_folds_have_a_range_in_place_of_intervals():
     entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
-    assert volumes.isRange([entry]) and not volumes.isRange([volume()]) and not volumes.isRange([])
-    assert "smallest and largest mask of 2 folds" in volumes.volumesNote([entry])
-    assert "Few samples" not in volumes.volumesNote([entry]) and not volumes.fewSamplesWarning([entry])
-    assert volumes.asTable([entry], ",").splitlines()[1].endswith(",,,,,4.5,5.5")
+    sizes = Sizes({"volumes": [entry]})
+    assert sizes.areRanges and sizes.bounds(entry, (50, 90)) == [[4.5, 5.5]]
+    assert not Sizes({"volumes": [volume()]}).areRanges and not Sizes({}).areRanges
+    assert "smallest and largest mask of 2 folds" in sizes.note() and "Few samples" not in sizes.note()
+    assert not sizes.fewSamplesWarning() and sizes.asTable(",").splitlines()[1].endswith(",,,,,4.5,5.5")
 
 
 def headers(table):

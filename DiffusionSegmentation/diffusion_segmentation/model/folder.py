@@ -154,8 +154,10 @@ class Model:
     @property
     def multiple(self) -> int:
         """Window edges are multiples of this number of voxels."""
-        encoder = self.encoder.frozen if isinstance(self.encoder, FrozenHead) else self.encoder
-        return max(2 ** len(self.section["network"]["encoder"]["channels"]), 2 ** len(encoder.down))
+        levels = len(self.section["network"]["encoder"]["channels"])
+        if isinstance(self.encoder, FrozenHead):
+            levels = max(levels, len(self.encoder.frozen.down))
+        return 2**levels
 
     def step_grid(self, steps: int) -> np.ndarray:
         """Rising log-SNR nodes [<= `steps`] from the training loss curve; see `adapted_grid`.
