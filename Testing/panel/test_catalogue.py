@@ -29,6 +29,9 @@ def test_invalid_models_are_not_listed(modelFolder, tmp_path):
         ("deep", "[" * 100_000),
         ("long", sound + " " * models.MAX_METADATA_BYTES),
         ("wrong", sound.replace('"Brain structures (MR head)"', "7")),
+        ("unnamed", sound.replace('"labels"', '"inputs": [{"nam": "T1"}], "labels"')),
+        ("no text", sound.replace('"labels"', '"inputs": [{"name": 7}], "labels"')),
+        ("no number", sound.replace('"labels"', '"inputs": [{"name": "T1", "channels": "3"}], "labels"')),
     ]:
         folder = modelFolder.parent / name
         folder.mkdir()
@@ -49,3 +52,12 @@ def test_links_and_pipes_are_not_listed(modelFolder):
         (folder / "model.safetensors").write_bytes(b"weights")
         make(folder / "metadata.json")
     assert [entry.key for entry in models.models()] == ["brain-structures"]
+
+
+def test_a_model_lists_its_inputs_and_whether_it_is_for_pictures(modelFolder, addModel):
+    addModel("several", inputs=[{"name": "T1"}, {"name": "FLAIR"}])
+    addModel("colours", inputs=[{"name": "Colour", "channels": 3}], network={"dims": 2})
+    brain, colours, several = models.models()
+    assert [(one.name, one.channels) for one in several.inputs] == [("T1", 1), ("FLAIR", 1)]
+    assert [(one.name, one.channels) for one in colours.inputs] == [("Colour", 3)] and colours.isForPictures
+    assert len(brain.inputs) == 1 and not brain.isForPictures and not several.isForPictures

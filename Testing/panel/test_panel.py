@@ -143,7 +143,7 @@ def test_the_overlay_is_shown_and_hiding_it_restores_the_layers(openPanel, addHe
 
 def test_the_tooltip_explains_the_number_of_samples(openPanel):
     tip = openPanel().ui.samplesSpinBox.toolTip
-    assert "more precise volume intervals" in tip and "if the model computes it from the samples" in tip
+    assert "more precise intervals" in tip and "if the model computes it from the samples" in tip
 
 
 def test_edit_opens_segment_editor_with_the_volume_as_source(openPanel, addHead, application, run):

@@ -83,6 +83,7 @@ def test_a_colour_picture_from_click_to_report(
     ui.detailsCheckBox.checked = True
     assert headers(ui.volumesTable)[1:4] == [f"Expected ({unit})", f"Mask ({unit})", f"50 % 90 % ({unit})"]
     assert float(ui.volumesTable.item(0, 2).text()) == pytest.approx(entry[f"consensus_{suffix}"], rel=0.01)
+    assert ui.copyVolumesButton.text == "Copy areas"
     assert f" {unit}, mask " in ui.volumesTable.item(0, 1).toolTip()
     assert "Mask: area of the segment" in ui.volumesLabel.text and "volume" not in ui.volumesLabel.text
     assert headers(ui.regionTable)[2] == f"Expected error ({unit})"
@@ -125,7 +126,7 @@ def test_the_second_result_of_a_volume_has_its_own_unit_again(module, run, addHe
     select(module, "Brain structures (MR head)")
     module.ui.inputSelector.setCurrentNode(addHead())
     run(module)
-    assert headers(module.ui.volumesTable)[1] == "Expected (ml)"
+    assert headers(module.ui.volumesTable)[1] == "Expected (ml)" and module.ui.copyVolumesButton.text == "Copy volumes"
     assert headers(module.ui.regionTable)[2] == "Expected error (ml)" and not module.ui.minimumSizeSpinBox.isHidden()
 
 

@@ -107,7 +107,8 @@ class InputsSection:
         selector.addEnabled = selector.removeEnabled = False
         self._ui.inputsCollapsibleButton.layout().insertRow(number, label, selector)
         selector.setMRMLScene(slicer.mrmlScene)
-        selector.currentNodeChanged.connect(lambda node: self._onSelected(number, node))
+        # The signal has two overloads, with the node and with whether there is one.
+        selector.currentNodeChanged.connect(lambda *_arguments: self._onSelected(number, selector.currentNode()))
         self._further.append((label, selector))
 
     def _onSelected(self, number: int, node: slicer.vtkMRMLScalarVolumeNode | None) -> None:

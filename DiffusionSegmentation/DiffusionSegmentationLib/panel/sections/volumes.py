@@ -55,6 +55,7 @@ class VolumesSection(Section):
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
             table.setColumnHidden(column, not details)
+        ui.copyVolumesButton.text = sizes.unit.either(_("Copy volumes"), _("Copy areas"))
         headers = _headers(sizes, details)
         table.setHorizontalHeaderLabels([title for title, _tooltip in headers])
         for column, (_title, tooltip) in enumerate(headers):
