@@ -10,10 +10,11 @@ def write_model(folder: Path) -> None:
     import torch
 
     from diffusion_segmentation.model import folder as model
+    from diffusion_segmentation.model.building import build
 
     torch.manual_seed(0)
     network = {"encoder": {"channels": [8, 8], "blocks": [1, 1]}, "denoiser": {"channels": [8, 8], "blocks": 1}}
-    encoder, denoiser = model.build(network, 3)
+    encoder, denoiser = build(network, 3)
     with torch.no_grad():  # the last layers are initialised to zero, which would make all voxels equal
         for parameter in (*encoder.parameters(), *denoiser.parameters()):
             parameter.add_(0.1 * torch.randn_like(parameter))
