@@ -261,7 +261,12 @@ def _path(text: str) -> Path:
 
 def _named_path(text: str) -> tuple[str, Path]:
     name, separator, file = text.partition("=")
-    return _checked(text, (name, Path(file)), bool(name and separator and file), "NAME=FILE such as FLAIR=flair.nii.gz")
+    return _checked(
+        text,
+        (name, _path(file) if file else Path()),
+        bool(name and separator and file),
+        "NAME=FILE such as FLAIR=flair.nii.gz",
+    )
 
 
 def _checked(text: str, value: Any, valid: bool, requirement: str) -> Any:

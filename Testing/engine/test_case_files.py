@@ -58,6 +58,35 @@ def test_a_fourth_axis_holds_all_inputs(tmp_path):
     assert channels[0].GetDimension() == 3
 
 
+def test_files_with_a_fourth_axis_say_what_they_were_taken_for(tmp_path):
+    files = CaseFiles(write(tmp_path / "c.nii.gz", sitk.JoinSeries([image(0), image(1)])))
+    files.read(TWO)
+    assert files.warnings == ["The volumes of the volume 'c.nii.gz' were taken for T1, FLAIR."]
+
+
+def test_a_series_is_no_colour_and_colours_are_no_inputs(tmp_path):
+    series = write(tmp_path / "cine.nii.gz", sitk.JoinSeries([image(n, size=(8, 7, 1)) for n in range(4)]))
+    for inputs in (COLOUR, (Input("Image"),)):
+        assert "is a series of 4 volumes; give one of them" in refusal(series, inputs)
+    colours = picture(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (9, 11, 3)))
+    assert "The input 'FLAIR' is missing" in refusal(colours, (Input("T1"), Input("FLAIR"), Input("T2")))
+
+
+@pytest.mark.parametrize("stated_first", [True, False])
+def test_a_picture_without_a_position_lies_on_the_grid_of_the_other(tmp_path, stated_first):
+    values = np.random.default_rng(0).integers(0, 255, (9, 11)).astype(np.uint8)
+    stated = sitk.GetImageFromArray(values[None])
+    stated.SetSpacing((0.8, 0.8, 3.0))
+    stated.SetOrigin((4, 5, 6))
+    paths = [write(tmp_path / "stated.nrrd", stated), picture(tmp_path / "plain.png", values)]
+    files = CaseFiles(paths if stated_first else paths[::-1])
+    first, second = files.read(TWO)
+    np.testing.assert_array_equal(*arrays([first, second]))
+    assert first.GetOrigin() == second.GetOrigin() and any("does not state its position" in w for w in files.warnings)
+    other = picture(tmp_path / "other.png", values[:-1])
+    assert "differ in size" in refusal([paths[0], other], TWO)
+
+
 def test_another_grid_is_resampled_to_that_of_the_first_with_a_warning(tmp_path):
     plain = sitk.Image([8, 8, 8], sitk.sitkFloat32)
     ramp = sitk.GetImageFromArray(np.arange(8.0, dtype=np.float32)[:, None, None] + np.zeros((8, 8, 8), np.float32))

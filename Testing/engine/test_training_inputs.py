@@ -9,7 +9,7 @@ from test_training_folder import SMALL
 
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.dataset import read_dataset
-from diffusion_segmentation.images.input_names import Input
+from diffusion_segmentation.images.input_names import Input, require_same_inputs
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.training import train
@@ -181,3 +181,19 @@ def test_data_of_other_inputs_than_the_model_are_refused(two_inputs, tmp_path, c
     listing(two_inputs, {str(n): name for n, name in enumerate(channels)})
     with pytest.raises(InputError, match="The model (has the inputs T1, FLAIR|is for volumes)"):
         Folder(two_inputs, tmp_path / "p", slices=change == "dims").configure(section)
+
+
+def test_pixels_of_micrometres_keep_their_size(colour_pictures):
+    for path in [*(colour_pictures / "imagesTr").iterdir(), *(colour_pictures / "labelsTr").iterdir()]:
+        picture = sitk.ReadImage(str(path))
+        picture.SetSpacing((0.004, 0.004))
+        path.unlink()
+        sitk.WriteImage(picture, str(path.with_suffix(".nrrd")))
+    section = Folder(colour_pictures, colour_pictures.parent / "p").settings()["diffusion_segmentation"]
+    assert section["working_spacing_mm"] == 0.004
+
+
+def test_an_evaluation_on_inputs_in_another_order_is_refused(two_inputs):
+    with pytest.raises(InputError, match="The model has the inputs T1, FLAIR and the data set 'x' FLAIR, T1"):
+        require_same_inputs((Input("T1"), Input("FLAIR")), (Input("FLAIR"), Input("T1")), "x")
+    require_same_inputs((Input("MRI"),), (Input("T1"),), "x")

@@ -84,7 +84,9 @@ def test_without_the_frozen_model_one_sentence_names_it(frozen_and_sampler, tmp_
 @pytest.mark.slow
 def test_another_model_of_that_name_is_not_taken(frozen_and_sampler, tmp_path):
     alone = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
-    train.main(TASK, tmp_path / "frozen", frozen_and_sampler[0].parent / "tiny.json", on=str(frozen_and_sampler[0]))
+    settings = {**TINY, "optimisation": {**TINY["optimisation"], "seed": 2}}
+    (tmp_path / "other.json").write_text(json.dumps(settings))
+    train.main(TASK, tmp_path / "frozen", tmp_path / "other.json")
     with pytest.raises(ModelError, match="needs the model"):
         models.load(alone)
 
@@ -136,6 +138,7 @@ def test_cases_that_the_frozen_model_was_trained_on_are_left_out(ball_dataset, t
     (tmp_path / "small.json").write_text(json.dumps(config))
     sampler = train.main(str(ball_dataset), tmp_path / "sampler", tmp_path / "small.json", on=str(frozen))
     assert isinstance(models.load(sampler).encoder, FrozenHead)
+    assert not models.load(sampler).encoder.thin.head.weight.requires_grad
     change_dataset(ball_dataset, {"labels": {"background": 0, "vessel": 1}})
     with pytest.raises(InputError, match="must be the same"):
         train.main(str(ball_dataset), tmp_path / "other", tmp_path / "small.json", on=str(frozen))
@@ -152,9 +155,42 @@ def test_the_others_are_divided_anew(ball_dataset, tmp_path):
 def test_a_training_on_top_is_resumed(frozen_and_sampler, tmp_path):
     frozen, settings = str(frozen_and_sampler[0]), json.loads(json.dumps(TINY))
     settings["optimisation"]["iterations"] = 5
+    shutil.copytree(frozen_and_sampler[0], tmp_path / "frozen")
     sampler = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
     (tmp_path / "more.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match="has other networks"):
         train.main(TASK, sampler, tmp_path / "more.json", resume=True)
     train.main(TASK, sampler, tmp_path / "more.json", resume=True, on=frozen)
     assert json.loads((sampler / "metadata.json").read_text())["diffusion_segmentation"]["training"]["iterations"] == 5
+
+
+def test_cases_of_the_frozen_model_count_as_seen(ball_dataset, tmp_path):
+    source = Folder(ball_dataset, tmp_path / "prepared")
+    seen_before = {case.name for case in source.seen[:2]}
+    source.without(seen_before)
+    facts = source.facts()
+    assert seen_before <= set(facts["cases"]) and not seen_before & set(facts["held_out"])
+    again = Folder(ball_dataset, tmp_path / "prepared")
+    again.hold_out(facts)
+    assert [case.name for case in again.held_out] == facts["held_out"]
+    section = {"training": {"data": {}, "started_from": {"training": {"data": facts}}}}
+    assert on_top.seen_cases(section, source.dataset.name) == set(facts["cases"])
+
+
+@pytest.mark.slow
+def test_a_training_on_top_of_another_model_is_not_resumed(frozen_and_sampler, tmp_path):
+    settings = json.loads(json.dumps(TINY))
+    settings["optimisation"] |= {"iterations": 5, "seed": 1}
+    (tmp_path / "more.json").write_text(json.dumps(settings))
+    other = train.main(TASK, tmp_path / "other", tmp_path / "more.json")
+    sampler = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
+    before = (sampler / "checkpoint.ckpt").read_bytes()
+    with pytest.raises(InputError, match="on top of another model"):
+        train.main(TASK, sampler, tmp_path / "more.json", resume=True, on=str(other))
+    assert (sampler / "checkpoint.ckpt").read_bytes() == before
+
+
+def test_a_frozen_model_that_the_result_would_not_find_is_refused_before_the_training(frozen_and_sampler, tmp_path):
+    with pytest.raises(ModelError, match="put its folder beside"):
+        train.main(TASK, tmp_path / "elsewhere" / "sampler", on=str(frozen_and_sampler[0]))
+    assert not (tmp_path / "elsewhere").exists()

@@ -13,6 +13,7 @@ from ..model.folder import Model
 from ..networks.input_statistics import MIN_SCANS
 from ..runtime.devices import choose_device
 from ..runtime.terminal import ProgressLine, StepCounter
+from ..training.folder import Folder
 from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
 from .covariance import fit_covariance
@@ -42,6 +43,12 @@ def calibrate(
     source = open_source(data, output, slices=loaded.dims == 2)
     require_fit(loaded, source)
     source.configure(loaded.section)
+    if isinstance(source, Folder):
+        source.hold_out(loaded.section.get("training", {}).get("data", {}))
+    if frozen := loaded.section.get("frozen"):
+        models.find_by_digest(frozen["name"], frozen["sha256"], output.resolve().parent)
+        if scans_only:
+            raise InputError("A sampler on top of a frozen model has no input statistics; calibrate it without this.")
     if scans_only:
         calibrated, result = loaded, {"model": loaded.section["name"]}
     else:

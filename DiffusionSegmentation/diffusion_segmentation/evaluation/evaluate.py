@@ -18,6 +18,7 @@ from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError, ModelError
 from ..images.dataset import label_order, read_dataset
 from ..images.file_digest import files_sha256
+from ..images.input_names import inputs_of, require_same_inputs
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
@@ -183,6 +184,7 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     if len(request.steps) > 1 or any(":" in text for text in request.steps):
         raise InputError("Cases in a folder are segmented with one number of adapted steps; give one, such as 10.")
     dataset = read_dataset(Path(request.dataset))
+    require_same_inputs(inputs_of(model.section), dataset.inputs, dataset.name)
     order = label_order(dataset, model.labels)
     choice = cases.choose(dataset, model.section)
     chosen = choice.cases[: request.cases]

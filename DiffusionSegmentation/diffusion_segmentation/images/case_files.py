@@ -78,19 +78,41 @@ class CaseFiles:
         stacked = self._holds_all(inputs)
         images: list[sitk.Image] = []
         for number, file in enumerate(self._files):
-            channels = file.read_images(channel_count(inputs) if stacked else inputs[number].channels)
+            channels = file.read_all() if stacked else file.read_images(inputs[number].channels)
             self.warnings += file.warnings
+            if stacked:
+                names = ", ".join(one.name for one in inputs)
+                self.warnings.append(f"The volumes of {file.name[0].lower()}{file.name[1:]} were taken for {names}.")
             constant = [_is_constant(channel) for channel in channels]
             for channel in channels:  # a single colour of a picture may be constant
                 check_values(channel, file.name, may_be_constant=not stacked and not all(constant))
-            if number and not same_grid(channels[0], images[0]):
+            if number and (file.missing or self.first.missing):
+                self._place(file, channels, images[0])
+            elif number and not same_grid(channels[0], images[0]):
                 channels = self._resampled(channels, images[0], inputs[number].name, file.name)
             images += channels
         return images
 
     def _holds_all(self, inputs: Sequence[Input]) -> bool:
         """Whether the only file has all inputs of several along its fourth axis."""
-        return len(self._files) == 1 < len(inputs) and self._files[0].channels == channel_count(inputs)
+        file = self._files[0]
+        several = file.is_4d or not self.is_picture  # the values of a picture are colours
+        return len(self._files) == 1 < len(inputs) and several and file.channels == channel_count(inputs)
+
+    def _place(self, file: ChannelFile, channels: list[sitk.Image], first: sitk.Image) -> None:
+        """Put the channels on the grid of the first input, where one of the two files does not state its own."""
+        if channels[0].GetSize() != first.GetSize():
+            raise GeometryError(
+                f"{file.name} and the first input differ in size, and one does not state its position; save both on "
+                "one grid."
+            )
+        for channel in channels:
+            channel.CopyInformation(first)
+        if bool(file.missing) != bool(self.first.missing):
+            self.warnings.append(
+                f"{file.name} was taken to lie on the grid of the first input, because one of the two does not state "
+                "its position."
+            )
 
     def _resampled(self, channels: list[sitk.Image], first: sitk.Image, name: str, file: str) -> list[sitk.Image]:
         share = overlap(channels[0], first)

@@ -16,12 +16,13 @@ class ChannelFile(VolumeFile):
     """A file with a valid header that holds `channels` volumes on one grid; 1 for an ordinary volume."""
 
     channels: int
+    is_4d: bool  # whether they lie along a fourth axis
 
     def _require_shape(self) -> None:
         size, components = self._reader.GetSize(), self._reader.GetNumberOfComponents()
-        self._is_4d = len(size) == 4 and size[3] > 1 and components == 1
+        self.is_4d = len(size) == 4 and size[3] > 1 and components == 1
         is_vector = len(size) in (2, 3) and components > 1 and not self._reader.HasMetaDataKey("Segment0_ID")
-        self.channels = size[3] if self._is_4d else components if is_vector else 1
+        self.channels = size[3] if self.is_4d else components if is_vector else 1
         if self.channels == 1 or (len(size) == 2 and not self._pictures):
             super()._require_shape()
         elif "complex" in sitk.GetPixelIDValueAsString(self._reader.GetPixelIDValue()):
@@ -31,9 +32,11 @@ class ChannelFile(VolumeFile):
 
     def require_channels(self, count: int) -> None:
         """Raise InputError unless the file has `count` channels, or a picture can be read as such."""
-        if self.channels == count or (self.size[2] == 1 and self.channels in READABLE_PICTURES.get(count, ())):
+        if not self.is_4d and (
+            self.channels == count or (self.size[2] == 1 and self.channels in READABLE_PICTURES.get(count, ()))
+        ):
             return
-        if self._is_4d:
+        if self.is_4d:
             raise InputError(f"{self.name} is a series of {self.channels} volumes; give one of them.")
         wanted = "give a grey-value volume" if count == 1 else f"the model needs {count}, as in a colour picture"
         values = "1 value" if self.channels == 1 else f"{self.channels} values"
@@ -45,18 +48,7 @@ class ChannelFile(VolumeFile):
         Call once. Raises InputError and OutOfMemoryError.
         """
         self.require_channels(count)
-        stored = self.read_as(sitk.sitkFloat32 if self.channels == 1 or self._is_4d else sitk.sitkVectorFloat32)
-        if self.non_finite:
-            self.warnings.append(
-                f"{self.name} has {self.non_finite} values that are not a number or infinite, and they were taken for "
-                "0."
-            )
-        if self.channels == 1:
-            images = [stored]
-        elif self._is_4d:
-            images = [stored[:, :, :, n] for n in range(self.channels)]
-        else:
-            images = [sitk.VectorIndexSelectionCast(stored, n) for n in range(self.channels)]
+        images = self.read_all()
         if len(images) > count and len(images) % 2 == 0:
             self.warnings.append(f"The transparency of {_lower(self.name)} was ignored.")
             images = images[:-1]
@@ -66,6 +58,20 @@ class ChannelFile(VolumeFile):
                 raise InputError(f"{self.name} has colours; the model needs one grey value per pixel.")
             images = images[:1]
         return images
+
+    def read_all(self) -> list[sitk.Image]:
+        """A float32 image for each channel. Call once. Raises InputError and OutOfMemoryError."""
+        stored = self.read_as(sitk.sitkFloat32 if self.channels == 1 or self.is_4d else sitk.sitkVectorFloat32)
+        if self.non_finite:
+            self.warnings.append(
+                f"{self.name} has {self.non_finite} values that are not a number or infinite, and they were taken for "
+                "0."
+            )
+        if self.channels == 1:
+            return [stored]
+        if self.is_4d:
+            return [stored[:, :, :, n] for n in range(self.channels)]
+        return [sitk.VectorIndexSelectionCast(stored, n) for n in range(self.channels)]
 
     def read_channels(self) -> tuple[np.ndarray, sitk.Image]:
         """The values [channels, k, j, i] in the file's type, and an empty image with their grid. Call once.
@@ -79,7 +85,7 @@ class ChannelFile(VolumeFile):
         grid.SetSpacing(stored.GetSpacing()[:3])
         grid.SetOrigin(stored.GetOrigin()[:3])
         grid.SetDirection(np.reshape(stored.GetDirection(), (n, n))[:3, :3].ravel().tolist())
-        if not self._is_4d:
+        if not self.is_4d:
             values = values[None] if self.channels == 1 else np.moveaxis(values, -1, 0)
         return values, grid
 

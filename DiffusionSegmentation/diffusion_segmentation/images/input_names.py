@@ -89,6 +89,17 @@ def order_by_name(names: Sequence[str], inputs: Sequence[Input]) -> list[int]:
     return [given.index(key) for key in keys]
 
 
+def require_same_inputs(model: Sequence[Input], data: Sequence[Input], data_name: str) -> None:
+    """Raise InputError unless a model of several inputs, and the data set `data_name`, have the same in one order."""
+    names = [[name_key(one.name) for one in inputs] for inputs in (model, data)]
+    if names[0] != names[1] and max(map(len, names)) > 1:
+        ours, theirs = (", ".join(one.name for one in inputs) for inputs in (model, data))
+        raise InputError(
+            f"The model has the inputs {ours} and the data set '{data_name}' {theirs}; give them in the same order and "
+            "with the same names."
+        )
+
+
 def missing_input(name: str, inputs: Sequence[Input], given: int) -> str:
     names = ", ".join(one.name for one in inputs)
     return f"The input '{name}' is missing: the model has the inputs {names}, and {given} of them were given; add it."

@@ -261,12 +261,12 @@ def load(folder: Path) -> Model:
 
 
 def find_by_digest(name: str, sha256: str, beside: Path) -> Path:
-    """Folder of the model with this name and checksum: an installed one, or one that lies in the folder `beside`.
+    """Folder of the model with this checksum: an installed one, or one that lies in the folder `beside`.
 
-    Raises ModelError if there is none.
+    Raises ModelError, which names it as `name`, if there is none.
     """
-    candidates = [root / name for root in (SHIPPED, user_models())]
-    candidates += sorted(path for path in beside.iterdir() if path.is_dir()) if beside.is_dir() else []
+    roots = [root for root in (SHIPPED, user_models(), beside) if root.is_dir()]
+    candidates = [path for root in roots for path in sorted(root.iterdir()) if path.is_dir()]
     for folder in candidates:
         try:
             if read_metadata(folder)["diffusion_segmentation"]["sha256"] == sha256:

@@ -231,7 +231,9 @@ _DIFFUSION_RULES: Rules = {
     "map_source": lambda _, s: "map_prior" in s or s["map_source"] in ("samples", "direct"),
     "map_prior": lambda _, s: is_number(s.get("map_prior", 0), 0, 32),
     "start": lambda _, s: _valid_start(s),
-    "working_spacing_mm": lambda _, s: is_number(s["working_spacing_mm"], 0.2, 10),
+    "working_spacing_mm": lambda _, s: is_number(
+        s["working_spacing_mm"], *((0.2, 10) if dims(s["network"]) == 3 else (1e-3, 100))
+    ),
     "network": lambda _, s: _valid_network(s["network"]),
     # Smaller windows would be too many for one head, larger ones exceed any memory.
     "window": lambda _, s: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from monai.transforms import (
 from ..errors import InputError
 from ..images.case_files import CaseFiles
 from ..images.dataset import Case, label_order, read_dataset
-from ..images.input_names import channel_count, name_key
+from ..images.input_names import channel_count, require_same_inputs
 from ..images.intensity import CEILING
 from ..images.label_file import IGNORED
 from ..images.label_table import label_table
@@ -40,6 +40,8 @@ HELD_OUT_SHARE = 0.2  # share of the cases held out of training, on which the st
 UNSEEN_WINDOWS = 16
 LARGEST_PICTURE = 512
 """Median length (pixels) of the longer edge of pictures on the working grid; larger ones are made smaller."""
+PIXEL_SIZES = (1e-3, 100.0)
+"""Smallest and largest working spacing of pictures."""
 LARGEST_WINDOW = {2: 128, 3: 96}
 """Largest edge (voxels) of training windows, by number of axes."""
 CT_WINDOW = [-200.0, 300.0]  # Hounsfield units
@@ -61,12 +63,22 @@ class Folder:
         self.dataset = read_dataset(folder)
         self._divide(sorted(self.dataset.training, key=_place))
         self._slices = slices
+        self._seen_before: list[str] = []
 
     def without(self, names: set[str]) -> int:
-        """Leave out the cases with these names, and hold out as many of the others; returns how many remain."""
+        """Leave out the cases with these names, which a frozen model has seen; returns how many remain."""
+        self._seen_before = sorted(names)
         cases = [case for case in sorted(self.dataset.training, key=_place) if case.name not in names]
         self._divide(cases)
         return len(cases)
+
+    def hold_out(self, facts: Mapping[str, Any]) -> None:
+        """Divide the cases as a training on this data set did, by the entry `data` of its record; others are unseen."""
+        if facts.get("kind") == "folder" and facts.get("name") == self.dataset.name:
+            trained = set(facts.get("cases", ()))
+            cases = sorted(self.dataset.training, key=_place)
+            self.seen = [case for case in cases if case.name in trained]
+            self.held_out = [case for case in cases if case.name not in trained]
 
     def _divide(self, cases: Sequence[Case]) -> None:
         """Set `held_out` and `seen`, from cases ordered by `_place`."""
@@ -104,10 +116,10 @@ class Folder:
         spacings = [files.first.spacing[:axes] for files in self._files]
         firsts = [files.first for files in self._files]
         extents = [[n * s for n, s in zip(file.size, file.spacing, strict=True)][:axes] for file in firsts]
-        spacing = float(np.clip(np.median(spacings), 0.4, 4.0))
+        spacing = float(np.round(np.clip(np.median(spacings), 0.4, 4.0), 2))
         if axes == 2:  # large pictures are made smaller, so that a window shows what a structure belongs to
             spacing = max(float(np.median(spacings)), float(np.median(np.max(extents, 1))) / LARGEST_PICTURE)
-        spacing = float(np.round(np.clip(spacing, 0.2, 10), 2))
+            spacing = float(f"{np.clip(spacing, *PIXEL_SIZES):.3g}")
         largest = LARGEST_WINDOW[axes]
         edge = int(np.clip(16 * (np.min(extents) / spacing // 16), 32, largest))
         title, modality = dataset.name, dataset.modalities[0]
@@ -142,13 +154,7 @@ class Folder:
         if grid.dims != self.dims:
             wanted = "volumes" if grid.dims == 3 else "pictures or, with --slices, slices of volumes"
             raise InputError(f"The model is for {wanted}, and the data set '{self.folder.name}' has others.")
-        names = [[name_key(one.name) for one in inputs] for inputs in (grid.inputs, self.dataset.inputs)]
-        if names[0] != names[1] and max(map(len, names)) > 1:
-            shown_names = [", ".join(one.name for one in inputs) for inputs in (grid.inputs, self.dataset.inputs)]
-            raise InputError(
-                f"The model has the inputs {shown_names[0]} and the data set '{self.folder.name}' {shown_names[1]}; "
-                "give them in the same order and with the same names."
-            )
+        require_same_inputs(grid.inputs, self.dataset.inputs, self.folder.name)
         self.grid = grid
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
@@ -191,11 +197,14 @@ class Folder:
         return label_order(self.dataset, labels)
 
     def facts(self) -> dict[str, Any]:
-        """Names of training and held-out cases, so that an evaluation can exclude the former."""
+        """Names of training and held-out cases, so that an evaluation can exclude the former.
+
+        Cases that a frozen model has seen are among the former.
+        """
         return {
             "kind": "folder",
             "name": self.dataset.name,
-            "cases": [case.name for case in self.seen],
+            "cases": [*(case.name for case in self.seen), *self._seen_before],
             "held_out": [case.name for case in self.held_out],
         }
 

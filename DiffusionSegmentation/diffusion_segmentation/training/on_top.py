@@ -58,10 +58,12 @@ def unseen_part(source: Source, frozen: Model) -> Source:
 
     Raises InputError if too few remain.
     """
-    facts = frozen.section.get("training", {}).get("data", {})
-    if not isinstance(source, Folder) or facts.get("kind") != "folder" or facts.get("name") != source.dataset.name:
+    if not isinstance(source, Folder):
         return source
-    remaining = source.without(set(facts.get("cases", ())))
+    seen = seen_cases(frozen.section, source.dataset.name)
+    if not seen:
+        return source
+    remaining = source.without(seen)
     if remaining < FEWEST_CASES:
         raise InputError(
             f"'{frozen.section['name']}' was trained on all but {remaining} of these cases, and its errors on the "
@@ -69,6 +71,17 @@ def unseen_part(source: Source, frozen: Model) -> Source:
         )
     logger.info(f"training on the {remaining} cases that {frozen.section['name']} has not seen")
     return source
+
+
+def seen_cases(section: dict[str, Any], name: str) -> set[str]:
+    """Cases of the data set `name` on which a model was trained, or the model that it started from."""
+    training, seen = section.get("training", {}), set()
+    while training:
+        facts = training.get("data", {})
+        if facts.get("kind") == "folder" and facts.get("name") == name:
+            seen |= set(facts.get("cases", ()))
+        training = (training.get("started_from") or {}).get("training") or {}
+    return seen
 
 
 def require_same_labels(source: Source, frozen: Model) -> None:

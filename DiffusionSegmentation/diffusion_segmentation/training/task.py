@@ -85,6 +85,8 @@ class Segmenter(TrainingModule):
         self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
         trained = encoder.thin if isinstance(encoder, FrozenHead) else encoder
         trained.requires_grad_(optimisation.learns == "both")
+        if isinstance(encoder, FrozenHead):
+            encoder.thin.head.requires_grad_(False)  # the frozen network is the direct head
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         image, labels = batch

@@ -22,8 +22,9 @@ import torch
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
 from ..model.building import build, conventions
-from ..model.folder import Model, Start, find, load, save
+from ..model.folder import Model, Start, find, find_by_digest, load, save
 from ..model.metadata import wrong_entry
+from ..networks import FrozenHead
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
@@ -78,8 +79,9 @@ def main(
     settings, changes = source.settings(), read_config(config) if config else {}
     frozen = load(find(on)) if on else None
     if frozen is not None:
-        settings = on_top.settings_on(frozen, settings)
         source = on_top.unseen_part(source, frozen)
+        settings = on_top.settings_on(frozen, source.settings())
+        find_by_digest(frozen.section["name"], frozen.section["sha256"], output.resolve().parent)
     settings = merged(settings, changes)
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved_precision(optimisation.precision))
@@ -159,7 +161,8 @@ class Run(lightning.LightningDataModule):
                     "not trained would be wrong; make them the same."
                 )
         weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
-        state = self.task.state_dict()
+        frozen = "encoder.frozen."
+        state = {key: value for key, value in self.task.state_dict().items() if not key.startswith(frozen)}
         fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
         share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in state.values())
         encoder_fits = all(key in fitting for key in state if key.startswith("encoder."))
@@ -260,10 +263,12 @@ class _Keeper(lightning.Callback):
         self.run = run
 
     def state_dict(self) -> dict[str, Any]:
-        return {"started_from": self.run.started_from, "start": self.run.start}
+        frozen = self.run.settings["diffusion_segmentation"].get("frozen")
+        return {"started_from": self.run.started_from, "start": self.run.start, "frozen": frozen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises InputError where the configuration has another `lowest_log_snr` than the training so far."""
+        self._restore_frozen(state.get("frozen"))
         self.run.started_from = state["started_from"]
         self.run.start = state.get("start")  # checkpoints of version 0.4 have none
         lowest = self.run.start["log_snr"] if self.run.start else LOG_SNR_MIN
@@ -272,6 +277,18 @@ class _Keeper(lightning.Callback):
                 f"The unfinished training has {lowest:g} for its 'lowest_log_snr' and the configuration "
                 f"{self.run.optimisation.lowest_log_snr:g}; set it back or choose another folder."
             )
+
+    def _restore_frozen(self, stored: dict[str, Any] | None) -> None:
+        """Take the temperature of the training so far. Raises InputError for another frozen model than it had."""
+        frozen, encoder = self.run.settings["diffusion_segmentation"].get("frozen"), self.run.task.encoder
+        if stored is None or frozen is None or not isinstance(encoder, FrozenHead):
+            return  # `fit` has compared the networks
+        if stored["sha256"] != frozen["sha256"]:
+            raise InputError(
+                f"The unfinished training is on top of another model '{stored['name']}' (checksum "
+                f"{stored['sha256'][:12]}); name that one with --on or choose another folder."
+            )
+        frozen["temperature"] = encoder.temperature = stored["temperature"]
 
 
 def _require_usable(metadata: dict[str, Any]) -> None:

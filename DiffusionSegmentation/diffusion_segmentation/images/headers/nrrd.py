@@ -87,6 +87,6 @@ def _missing_geometry(fields: Mapping[str, str]) -> tuple[str, ...]:
     vectors = [[number(part) for part in vector.split(",")] for vector in directions]
     spacings = [number(part) for part in fields.get("spacings", "").split()]
     spaced_axes = sum(all(map(math.isfinite, vector)) for vector in vectors) + sum(map(math.isfinite, spacings))
-    if spaced_axes < 3:
+    if spaced_axes < (2 if fields.get("spacedimension", "").strip() == "2" else 3):
         return ("orientation", "spacing")
     return () if ANATOMICAL.fullmatch(fields.get("space", "").strip()) and directions else ("orientation",)
