@@ -128,7 +128,7 @@ def test_a_run_frees_its_network(
 
     monkeypatch.setattr(Prediction, "__init__", kept)
     emptied: list[torch.device] = []
-    monkeypatch.setattr("diffusion_segmentation.nnunet.run.empty_cache", emptied.append)
+    monkeypatch.setattr("diffusion_segmentation.segmentation.predicted_run.empty_cache", emptied.append)
     gc.disable()
     try:
         any_model.segment(Request(a_volume, tmp_path / "result", installed))

@@ -12,8 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import ModelError, is_out_of_memory
+from ..errors import is_out_of_memory
 from ..runtime.devices import empty_cache
+from ..segmentation.predicted_run import no_numbers
 from ..segmentation.run_control import RunControl
 from .library import quiet
 from .model import NnunetModel
@@ -106,7 +107,7 @@ class Prediction:
         except RuntimeError as error:
             if "Encountered inf" not in str(error):
                 raise
-            raise no_numbers(self._model) from None
+            raise no_numbers(self._model.section) from None
         if self._watch.error is not None:
             raise self._watch.error
         return logits.to("cpu")
@@ -137,9 +138,3 @@ def _benchmarked_convolutions(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-def no_numbers(model: NnunetModel) -> ModelError:
-    """The error for a model that gives NaN or infinite values, as very large weights can."""
-    title = model.section["title"]
-    return ModelError(f"The model '{title}' gives no numbers for this volume; choose another model.")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..segmentation.request import Request
 from .model import NnunetModel
 
 POSTPROCESSING = (
@@ -18,32 +17,21 @@ NOT_AXIAL = (
     "are stored; unless its training volumes were stored like this one, resample the volume to axial slices."
 )
 
-
 REGIONS = (
     "The model predicts regions that contain each other; a label here is the most probable class, where nnU-Net takes "
     "each region above a probability of 0.5, and the folds' masks differ from nnU-Net's in {share:.2g} % of the voxels."
 )
 
 
-def run_warnings(request: Request, model: NnunetModel, image: sitk.Image, differing: Sequence[float]) -> list[str]:
+def run_warnings(model: NnunetModel, image: sitk.Image, differing: Sequence[float]) -> list[str]:
     """Warnings of a run with this model on a volume as it was read; for `differing` see `Prediction`."""
     postprocessing = [POSTPROCESSING] if model.section.get("has_postprocessing") else []
     not_axial = [] if model.settings["reoriented"] or is_axial(image) else [NOT_AXIAL]
     regions = [REGIONS.format(share=100 * float(np.mean(differing)))] if differing else []
-    return [*not_axial, *regions, *postprocessing, *_unused_settings(request)]
+    return [*not_axial, *regions, *postprocessing]
 
 
 def is_axial(image: sitk.Image) -> bool:
     """Whether the slices of a volume are stacked closest to the axis from inferior to superior."""
     stacked = np.abs(np.reshape(image.GetDirection(), (3, 3))[:, 2])
     return bool(stacked[2] >= stacked.max() - 1e-6)
-
-
-def _unused_settings(request: Request) -> list[str]:
-    """A warning about settings of the request that differ from their defaults and have no effect."""
-    names = {"samples": "number of samples", "steps": "number of steps", "seed": "seed"}
-    given = [f"the {text}" for name, text in names.items() if getattr(request, name) != getattr(Request, name)]
-    if not given:
-        return []
-    listed = " and ".join(filter(None, [", ".join(given[:-1]), given[-1]]))
-    return [f"An nnU-Net draws no samples, so {listed} that {'were' if given[1:] else 'was'} set had no effect."]
