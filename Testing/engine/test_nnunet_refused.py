@@ -214,9 +214,9 @@ FULL = "Error while serializing: I/O error: No space left on device (os error 28
 @pytest.mark.parametrize(
     ("place", "error", "sentence"),
     [
-        ("convert.save_file", SafetensorError(FULL), "The disk is full; free some space"),
-        ("checkpoint.torch.load", MemoryError(), None),
-        ("checkpoint.torch.load", RuntimeError("DefaultCPUAllocator: can't allocate memory"), None),
+        ("model.weights.safetensors.save_file", SafetensorError(FULL), "The disk is full; free some space"),
+        ("model.pickled_weights.torch.load", MemoryError(), None),
+        ("model.pickled_weights.torch.load", RuntimeError("DefaultCPUAllocator: can't allocate memory"), None),
     ],
 )
 def test_problems_of_the_computer_are_not_blamed_on_an_archive(
@@ -227,7 +227,7 @@ def test_problems_of_the_computer_are_not_blamed_on_an_archive(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(f"diffusion_segmentation.nnunet.{place}", fail)
+    monkeypatch.setattr(f"diffusion_segmentation.{place}", fail)
     if sentence is not None:
         assert sentence in refusal(trained, root)
         return

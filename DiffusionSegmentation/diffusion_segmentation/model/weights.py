@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,31 @@ def has_weights(folder: Path, metadata: dict[str, Any]) -> bool:
     except OSError:
         return False
     return kind(metadata["diffusion_segmentation"]) == DIFFUSION or sizes == weight_files(metadata)
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write tensors to a new file of weights, those of other types as float32; returns its size and SHA-256.
+
+    Raises OSError.
+    """
+    stored = {key: t if t.dtype in WEIGHT_TYPES else t.float() for key, t in weights.items()}
+    try:
+        # Clones: the format refuses tensors that share memory.
+        safetensors.save_file({key: tensor.detach().clone().contiguous() for key, tensor in stored.items()}, path)
+    except SafetensorError as error:
+        raise _os_error(error, path) from error
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _os_error(error: SafetensorError, path: Path) -> OSError:
+    """The error of the system, such as that of a full disk, of which safetensors has only the text."""
+    number = re.search(r"\(os error ([0-9]+)\)", str(error))
+    if number is None:
+        return OSError(str(error))
+    code = int(number[1])
+    return OSError(code, os.strerror(code), str(path), code)  # only Windows reads the second code
 
 
 def read_weights(folder: Path, file: str, sha256: str, count: int) -> dict[str, torch.Tensor]:

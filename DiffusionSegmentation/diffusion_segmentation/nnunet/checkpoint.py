@@ -1,30 +1,20 @@
-"""Reading a checkpoint of nnU-Net without running what a pickle can contain.
-
-`torch.load(weights_only=True)` builds tensors, containers and the classes of an allow-list, and calls nothing else.
-"""
+"""Reading a checkpoint of nnU-Net without running what a pickle can contain."""
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..errors import is_out_of_memory
 from ..model.nnunet_metadata import MAX_FOLD_WEIGHTS
-from ..model.weights import WEIGHT_TYPES
-from .refusal import Refusal
+from ..model.pickled_weights import MAX_TENSORS, is_weight, read_pickled
+from ..model.refusal import Refusal
 
 CHECKPOINT = "checkpoint_final.pth"
-CHECKPOINT_TYPES = (*WEIGHT_TYPES, torch.float64)
-MAX_TENSORS = 10_000
 TRAINERS = re.compile(
     r"nnUNetTrainer(_?\d{1,5}epochs?)?(_?NoMirroring)?"
     r"|nnUNetTrainer(_DASegOrd0|DA5|DAOrd0|DA5ord0|DA5Segord0|DA5_10epochs|NoDA|_noDummy2DDA)(_?NoMirroring)?"
@@ -62,8 +52,8 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU. Raises Refusal."""
-    content = _load(path)
     fold = path.parent.name
+    content = read_pickled(path, "checkpoint", f"'{fold}'")
     try:
         trainer, arguments = content["trainer_name"], content["init_args"]
         configuration, plans, dataset = (arguments[name] for name in ("configuration", "plans", "dataset_json"))
@@ -81,60 +71,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(weights, configuration, trainer, sorted(mirrored), plans, dataset)
 
 
-def _load(path: Path) -> Any:
-    """Content of a checkpoint. Any exception of a reader that is fed with foreign bytes is a refusal."""
-    name = f"'{path.parent.name}'"
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Refusal(f"has a link in place of the checkpoint in {name}; copy the file itself there")
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"  # the format since PyTorch 1.6, which can be mapped into memory
-        with _allowed_classes():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Refusal:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise Refusal(
-            f"has a checkpoint in {name} that is damaged or contains more than weights and numbers, which is not "
-            "loaded; copy its folder again from a source that you trust"
-        ) from None
-
-
-def _allowed_classes() -> AbstractContextManager[Any]:
-    """Context in which numbers of NumPy, of which checkpoints have the history of the training, can be loaded."""
-    if not hasattr(torch.serialization, "safe_globals"):
-        raise Refusal("can be read with PyTorch 2.6 and newer only; update PyTorch")
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
-    # Files name the function by its place in NumPy 1 or 2.
-    named = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    return torch.serialization.safe_globals([np.dtype, *kinds, *named])
-
-
 def _canonical(state: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     """Weights without their second names: nnU-Net's networks register each layer once more in `all_modules`, and the
     encoder in the decoder. Raises TypeError or ValueError if they are not the weights of a network.
     """
-    if not 0 < len(state) <= MAX_TENSORS or not all(map(_is_weight, state, state.values())):
+    if not 0 < len(state) <= MAX_TENSORS or not all(map(is_weight, state, state.values())):
         raise TypeError("not the weights of a network")
     weights = {key: tensor for key, tensor in state.items() if not any(_same(state, tensor, k) for k in _first(key))}
     if sum(tensor.numel() for tensor in weights.values()) > MAX_FOLD_WEIGHTS:
         raise ValueError("too many weights")
     return weights
-
-
-def _is_weight(key: Any, tensor: Any) -> bool:
-    return (
-        isinstance(key, str)
-        and 0 < len(key) <= 200
-        and key.isascii()
-        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and (tensor.dtype in CHECKPOINT_TYPES or (tensor.dtype == torch.int64 and tensor.ndim == 0))
-    )
 
 
 def _first(key: str) -> list[str]:

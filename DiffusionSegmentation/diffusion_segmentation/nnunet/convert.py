@@ -5,26 +5,23 @@ The files are listed in `trained_folder`.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from ..errors import ModelError
 from ..images.input_names import valid_names
 from ..images.label_table import label_table
 from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
 from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLDS, digest_of_model, fold_file
+from ..model.refusal import Refusal
+from ..model.weights import write_weights
 from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from .labels import Labels, read_labels
 from .plans import MALFORMED, nnunet_entry
-from .refusal import Refusal
 from .trained_folder import DATASET, MAX_JSON_BYTES, PLANS, has_postprocessing
 
 INTENDED_USE = "Research; an nnU-Net that others trained, whose training data this program does not know."
@@ -38,7 +35,7 @@ def convert(source: Path, folder: Path) -> None:
     try:
         _convert(source, folder)
     except Refusal as refusal:
-        raise refusal.for_folder(source) from refusal.__cause__
+        raise refusal.for_model("The nnU-Net", source) from refusal.__cause__
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -164,20 +161,4 @@ def _require_same_training(fold: str, checkpoint: Checkpoint, entry: dict[str, A
 def _write_fold(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Write the weights of a fold; returns its entry in the metadata."""
     path = folder / fold_file(name)
-    stored = {key: (t.float() if t.dtype in (torch.float64, torch.int64) else t).clone() for key, t in weights.items()}
-    try:
-        save_file({key: tensor.detach().contiguous() for key, tensor in stored.items()}, path)
-    except SafetensorError as error:
-        raise _os_error(error, path) from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": name, "file": path.name, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def _os_error(error: SafetensorError, path: Path) -> OSError:
-    """The error of the system, such as that of a full disk, of which safetensors has only the text."""
-    number = re.search(r"\(os error ([0-9]+)\)", str(error))
-    if number is None:
-        return OSError(str(error))
-    code = int(number[1])
-    return OSError(code, os.strerror(code), str(path), code)  # only Windows reads the second code
+    return {"name": name, "file": path.name, **write_weights(path, weights)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from ..model.refusal import Refusal
 from .plans import MALFORMED
-from .refusal import Refusal
 
 OUT_OF_ORDER = "has labels other than 'background' 0 and names for 1, 2, ...; choose another model"
 

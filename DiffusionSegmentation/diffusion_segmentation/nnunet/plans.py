@@ -21,7 +21,7 @@ from ..model.nnunet_metadata import (
     RESAMPLING,
     wrong_part,
 )
-from .refusal import Refusal
+from ..model.refusal import Refusal
 
 READERS = {
     "SimpleITKIO": False,
