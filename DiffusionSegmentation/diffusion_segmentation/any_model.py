@@ -13,7 +13,7 @@ from typing import Literal
 from .errors import ModelError
 from .model import installed
 from .model.folder import find
-from .model.metadata import NNUNET, folder_name, kind, read_metadata
+from .model.metadata import MONAI, NNUNET, folder_name, kind, read_metadata
 from .segmentation import pipeline
 from .segmentation.pipeline import ModelCache as ModelCache
 from .segmentation.pipeline import devices as devices
@@ -29,46 +29,64 @@ def segment(
     models: ModelCache | None = None,
 ) -> Outcome:
     """Segment as `pipeline.segment` does, with a model of any kind."""
-    folder = _nnunet_folder(request.model)
+    kind_of_model, folder = _foreign(request.model)
     if folder is None:
         return pipeline.segment(request, progress, preview, cancel, models)
     if models is not None:
         models.clear()  # its memory is for the network of this run
-    from .nnunet import run
+    if kind_of_model == NNUNET:
+        from .nnunet import run as nnunet_run
 
-    return run.segment(request, folder, progress, preview, cancel)
+        return nnunet_run.segment(request, folder, progress, preview, cancel)
+    from .monai_bundle import run as monai_run
+
+    return monai_run.segment(request, folder, progress, preview, cancel)
 
 
 def add(source: Path, name: str | None = None) -> Path:
-    """Install a model as `installed.add` does, or a trained nnU-Net v2, which is converted; returns its folder.
+    """Install a model as `installed.add` does, or one that others trained, which is converted; returns its folder.
 
-    A trained nnU-Net is a folder, or a .zip or .tar archive of one. Raises ModelError.
+    A trained nnU-Net v2 or a MONAI bundle is a folder, or a .zip or .tar archive of one. Raises ModelError.
     """
+    from .monai_bundle.archive import bundle_folder
+    from .monai_bundle.convert import convert as convert_bundle
     from .nnunet.convert import convert
     from .nnunet.trained_folder import trained_folder
 
     with trained_folder(source) as trained:
-        if trained is None:
-            return installed.add(source, name)
-        return installed.install(partial(convert, trained), source, name)
+        if trained is not None:
+            return installed.install(partial(convert, trained), source, name)
+    with bundle_folder(source) as bundle:
+        if bundle is not None:
+            return installed.install(partial(convert_bundle, bundle), source, name)
+    return installed.add(source, name)
 
 
-def _nnunet_folder(model: str) -> Path | None:
-    """Folder of a model that is an nnU-Net; None for any other model, whose own reader says what is wrong with it.
+def _foreign(model: str) -> tuple[str, Path | None]:
+    """Kind and folder of a model that others trained; no folder for any other, whose own reader says what is wrong.
 
-    Raises ModelError if there is none, or a trained nnU-Net that was not added.
+    Raises ModelError if there is none, or one that was not added.
     """
-    from .nnunet.trained_folder import is_trained_folder
-
     try:
         folder = find(model)
     except ModelError:
-        if is_trained_folder(Path(model)):
-            name = folder_name(Path(model))
-            sentence = "is a trained nnU-Net; add it first with `diffusion-segmentation models add`."
-            raise ModelError(f"'{name}' {sentence}") from None
+        what = _not_added(Path(model))
+        if what is not None:
+            sentence = f"is a {what}; add it first with `diffusion-segmentation models add`."
+            raise ModelError(f"'{folder_name(Path(model))}' {sentence}") from None
         raise
     try:
-        return folder if kind(read_metadata(folder)["diffusion_segmentation"]) == NNUNET else None
+        stated = kind(read_metadata(folder)["diffusion_segmentation"])
     except ModelError:
-        return None
+        return "", None
+    return stated, folder if stated in (NNUNET, MONAI) else None
+
+
+def _not_added(folder: Path) -> str | None:
+    """What a folder is that can be added; None for any other."""
+    from .monai_bundle.archive import is_bundle
+    from .nnunet.trained_folder import is_trained_folder
+
+    if is_trained_folder(folder):
+        return "trained nnU-Net"
+    return "MONAI bundle" if is_bundle(folder) else None

@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     models = add_command(
         "models",
         "list, add and remove installed models",
-        "List the installed models, add the one in a folder or archive or a trained nnU-Net v2 folder, or remove one "
-        "that was added.",
+        "List the installed models, add the one in a folder or archive, a trained nnU-Net v2 folder or a MONAI bundle, "
+        "or remove one that was added.",
     )
     models.add_argument("action", choices=("list", "add", "remove"), nargs="?", default="list", help="default: list")
     models.add_argument("target", metavar="FOLDER|FILE|NAME", type=_name, nargs="?", help="what to add or remove")

@@ -29,7 +29,7 @@ ENGINE_LAYERS = (
     "training",
     "worker",
     "any_model",
-    "nnunet",
+    "nnunet monai_bundle",
     "masks",
     "segmentation",
     "model",

@@ -24,6 +24,11 @@ def rows(module):
     return [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
 
 
+def choices(module):
+    combo = module.ui.modelComboBox
+    return [combo.itemText(index) for index in range(combo.count)]
+
+
 def choose(monkeypatch, path):
     from DiffusionSegmentationLib.panel import dialogs
 
@@ -87,10 +92,34 @@ def test_a_trained_nnunet_is_added_and_listed(openPanel, root, pumpUntil, monkey
     module.ui.addModelFolderButton.click()
     assert changed(module, pumpUntil).startswith("Added the model 'Dataset001_Ball-3d_fullres' in ")
     assert rows(module)[1][0] == "Dataset001_Ball (nnU-Net 3d_fullres)" and rows(module)[1][2] == "trained"
+    assert choices(module) == ["Brain structures (MR head)", "Dataset001_Ball (nnU-Net 3d_fullres) (no samples yet)"]
     (root / "Dataset001_Ball-3d_fullres" / "fold_1.safetensors").unlink()
     from DiffusionSegmentationLib.runs import models
 
     assert [entry.title for entry in models.models((root,))] == ["Brain structures (MR head)"]
+
+
+@pytest.mark.slow
+def test_a_monai_bundle_is_added_listed_and_marked(openPanel, root, pumpUntil, monkeypatch, tmp_path):
+    from monai_bundles import write_bundle
+
+    module = openPanel("real")
+    module.ui.advancedCollapsibleButton.collapsed = False
+    choose(monkeypatch, write_bundle(tmp_path / "bundle"))
+    module.ui.addModelFolderButton.click()
+    assert changed(module, pumpUntil).startswith("Added the model 'bundle' in ")
+    assert [row[0] for row in rows(module)] == ["Ball and core (MONAI UNet)", "Brain structures (MR head)"]
+    assert choices(module) == ["Ball and core (MONAI UNet) (no samples yet)", "Brain structures (MR head)"]
+
+
+def test_texts_of_a_network_without_samples():
+    from DiffusionSegmentationLib.runs import status_texts
+
+    report = {"samples": 0, "requested_samples": 1, "partial": False, "map_source": "network"}
+    report |= {"network": {"class": "UNet", "bundle": "1"}, "model": {"title": "Ball"}}
+    assert status_texts.doneText(report, 12.3) == "Done in 12 s."
+    assert status_texts.mapSource(report) == "the class probabilities of the model's network"
+    assert not status_texts.isSampled(report) and status_texts.isSampled({"samples": 3})
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Report:
         names = run.get("input", {}).get("names", [])
         inputs = [part for n, name in enumerate(names, 1) for part in ("--input", f"{name}=VOLUME{n}")] or ["VOLUME"]
         parts = ["diffusion-segmentation", "segment", *inputs, "--model", run["model"]["name"]]
-        sampling = [] if "folds" in run else ["--samples", run["samples"], "--seed", run["seed"]]
+        sampling = ["--samples", run["samples"], "--seed", run["seed"]] if status_texts.isSampled(run) else []
         parts += [*sampling, "--device", run["device"]]
         parts += ["--steps", run["steps"]] if run["steps"] else []
         return shlex.join(map(str, [*parts, "--output", "DIR"]))
@@ -145,6 +145,8 @@ class Report:
                 _("{count} folds of {title}. Not for clinical use."),
             )
             return (one if count == 1 else several).format(count=count, title=model["title"])
+        if "network" in run:
+            return _("By {title}. Not for clinical use.").format(title=model["title"])
         values = {"samples": run["samples"], "seed": run["seed"], "version": model.get("version", "")}
         text = _("{samples} samples by {model} {version}, seed {seed}. Not for clinical use.")
         return text.format(model=model["title"], **values)

@@ -23,8 +23,9 @@ class Entry:
     """One model. `key` is `model` in messages to the worker: the name of a shipped model, or the folder of another one.
 
     `structures` are the names of its segments, without the background. `bytes` is the size of its folder, `source` what
-    it was added from, empty for a shipped one. `isAdded`: it was added with `models add`. `inputs` are the volumes that
-    it segments together. `isForPictures`: it segments single slices.
+    it was added from, empty for a shipped one. `isAdded`: it was added with `models add`. `isSampling`: it draws
+    samples of the whole volume; models of other kinds, which others trained, give class probabilities alone. `inputs`
+    are the volumes that it segments together. `isForPictures`: it segments single slices.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Entry:
     bytes: int
     source: str
     isAdded: bool
+    isSampling: bool
     inputs: tuple[Input, ...] = ONE_INPUT
     isForPictures: bool = False
 
@@ -69,7 +71,9 @@ def _entry(folder: Path, key: str) -> Entry | None:
         isForPictures = section.get("kind") != "nnunet" and section.get("network", {}).get("dims") == 2
         size, isAdded = sum(file.st_size for file in files), folder.parent == user_models()
         source = "" if folder.parent == SHIPPED else _source(folder)
-        return Entry(key, title, description, structures, folder, size, source, isAdded, inputs, isForPictures)
+        isSampling = section.get("kind", "diffusion") == "diffusion"
+        where = folder, size, source, isAdded
+        return Entry(key, title, description, structures, *where, isSampling, inputs, isForPictures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

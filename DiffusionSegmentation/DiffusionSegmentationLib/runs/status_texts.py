@@ -21,6 +21,11 @@ def progressText(progress: Mapping) -> str:
     return texts.get(stage, _("Working"))
 
 
+def isSampled(report: Mapping) -> bool:
+    """Whether a result has samples of a model of ours, drawn with a seed."""
+    return not {"imported", "folds", "network"} & set(report)
+
+
 def statusText(job: Job) -> str:
     """What an active job is doing, the remaining time if known, and a note if its settings had to be changed."""
     text = job.message
@@ -45,6 +50,8 @@ def doneText(report: Mapping, seconds: float) -> str:
         return _("Done: {title} in {seconds} s.").format(title=report["model"]["title"], seconds=round(seconds))
     if "folds" in report:
         return _foldsText(report, round(seconds))
+    if "network" in report:
+        return _("Done in {seconds} s.").format(seconds=round(seconds))
     if not report["partial"]:
         return _("Done: {samples} samples in {seconds} s.").format(**values)
     if report["requested_samples"] == "auto":
@@ -87,6 +94,7 @@ def mapSource(report: Mapping) -> str:
         "masks": _("the average of the {samples} imported masks"),
         "probabilities": _("the imported class probabilities"),
         "folds": _("the average class probabilities of the model's folds"),
+        "network": _("the class probabilities of the model's network"),
     }
     text = texts.get(report["map_source"], _("the model's direct class probabilities; the samples are not used"))
     average = average.format(samples=report["samples"])

@@ -38,6 +38,7 @@ from .building import build_on_meta_device, conventions
 from .metadata import (
     DIFFUSION,
     METADATA,
+    NNUNET,
     dims,
     file_error,
     folder_name,
@@ -236,8 +237,9 @@ def load(folder: Path) -> Model:
     metadata = read_metadata(folder)
     section = metadata["diffusion_segmentation"]
     if kind(section) != DIFFUSION:
+        what = "an nnU-Net" if kind(section) == NNUNET else "a network of MONAI"
         raise ModelError(
-            f"The model '{folder_name(folder)}' is an nnU-Net, which has no denoiser; only `segment` can run it."
+            f"The model '{folder_name(folder)}' is {what}, which has no denoiser; only `segment` can run it."
         )
     classes = len(section["labels"]) + 1
     on_top = section.get("frozen") is not None

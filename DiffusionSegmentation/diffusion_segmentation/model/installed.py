@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from ..errors import ModelError, explain, shown
 from ..runtime.locations import user_models
-from . import archive, nnunet_metadata
+from . import archive, monai_metadata, nnunet_metadata
 from .folder import SHIPPED, available, load
-from .metadata import DIFFUSION, MAX_BYTES, METADATA, kind, read_metadata
-from .weights import read_weights, weight_files
+from .metadata import DIFFUSION, MAX_BYTES, METADATA, NNUNET, kind, read_metadata
+from .weights import WEIGHTS, read_weights, weight_files
 
 SOURCE = "source.json"  # where an installed model comes from; written beside its metadata
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -111,6 +111,9 @@ def _checked(folder: Path) -> dict[str, Any]:
     section = read_metadata(folder)["diffusion_segmentation"]
     if kind(section) == DIFFUSION:
         return load(folder).section
+    if kind(section) != NNUNET:
+        read_weights(folder, WEIGHTS, section["weights"]["sha256"], monai_metadata.MAX_NETWORK_WEIGHTS)
+        return section
     for fold in section["folds"]:
         read_weights(folder, fold["file"], fold["sha256"], nnunet_metadata.MAX_FOLD_WEIGHTS)
     return section

@@ -18,7 +18,7 @@ from typing import Any
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
 from ..errors import ModelError, shown
 from ..images.input_names import MAX_CHANNELS, intensities_of, valid_inputs
-from . import nnunet_metadata
+from . import monai_metadata, nnunet_metadata
 from .checks import (
     are_integers,
     are_numbers,
@@ -35,7 +35,8 @@ from .checks import (
 Rules = dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]]
 
 SCHEMA = 1
-DIFFUSION, NNUNET = "diffusion", "nnunet"  # kinds of models: an encoder with a denoiser, folds of an nnU-Net
+DIFFUSION, NNUNET, MONAI = "diffusion", "nnunet", "monai"
+"""Kinds of models: an encoder with a denoiser, folds of an nnU-Net, a network of MONAI."""
 METADATA = "metadata.json"
 MAX_BYTES = 4 * 2**20  # of metadata.json; its longest part, the list of training cases, can have about 100,000 entries
 
@@ -64,7 +65,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if entry is not None:
         raise file_error(folder, METADATA, f"is incomplete or wrong in its entry '{entry}'")
     section = metadata["diffusion_segmentation"]
-    if kind(section) == NNUNET and section["sha256"] != nnunet_metadata.digest_of_model(section):
+    digest = _DIGESTS.get(kind(section))
+    if digest is not None and section["sha256"] != digest(section):
         raise file_error(folder, METADATA, "differs from its checksum")
     return metadata
 
@@ -261,7 +263,9 @@ _DIFFUSION_RULES: Rules = {
     ),
     "card": lambda _, s: _valid_card(s.get("card", {})),
 }
+_DIGESTS = {NNUNET: nnunet_metadata.digest_of_model, MONAI: monai_metadata.digest_of_model}
 _RULES_OF_KINDS = {
     DIFFUSION: {**_COMMON_RULES, **_DIFFUSION_RULES},
     NNUNET: {**_COMMON_RULES, **nnunet_metadata.RULES},
+    MONAI: {**_COMMON_RULES, **monai_metadata.RULES},
 }

@@ -14,7 +14,7 @@ from safetensors import torch as safetensors
 
 from ..errors import ModelError
 from .checks import MAX_HEADER_BYTES
-from .metadata import DIFFUSION, file_error, folder_name, kind, read_limited
+from .metadata import DIFFUSION, NNUNET, file_error, folder_name, kind, read_limited
 
 WEIGHTS = "model.safetensors"
 MAX_WEIGHTS = 100_000_000  # 20 times the shipped model; 400 MB as float32
@@ -27,6 +27,8 @@ def weight_files(metadata: dict[str, Any]) -> dict[str, int]:
     section = metadata["diffusion_segmentation"]
     if kind(section) == DIFFUSION:
         return {WEIGHTS: 4 * MAX_WEIGHTS + MAX_HEADER_BYTES}
+    if kind(section) != NNUNET:
+        return {WEIGHTS: section["weights"]["bytes"]}
     return {fold["file"]: fold["bytes"] for fold in section["folds"]}
 
 

@@ -108,6 +108,8 @@ def _origin(report: Mapping[str, Any]) -> str:
         spread = " The range is that of the masks of the folds, not of the true volume." if samples else ""
         count = len(report["folds"]["names"])
         return f"{'One fold' if count == 1 else f'{count} folds'} of {model['title']}, on {report['device']}.{spread}"
+    if "network" in report:
+        return f"By {model['title']}, on {report['device']}."
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     return (
         f"{samples} samples{steps}; seed {report['seed']}, model {model['name']} {model['version']}, on "

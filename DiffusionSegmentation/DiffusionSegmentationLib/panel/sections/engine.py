@@ -71,7 +71,8 @@ class EngineSection:
         with signalsBlocked(combo):  # the choice in the scene stays
             combo.clear()
             for entry in self._entries.values():
-                combo.addItem(entry.title, entry.key)
+                title = entry.title if entry.isSampling else _("{title} (no samples yet)").format(title=entry.title)
+                combo.addItem(title, entry.key)
                 tooltip = "\n".join(filter(None, [entry.description, ", ".join(entry.structures)]))
                 combo.setItemData(combo.count - 1, tooltip, qt.Qt.ToolTipRole)
             combo.currentIndex = -1

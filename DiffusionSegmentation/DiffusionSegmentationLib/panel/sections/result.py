@@ -91,6 +91,6 @@ class ResultSection(Section):
 
 def _resultText(segmentation: slicer.vtkMRMLSegmentationNode, report: dict) -> str:
     values = {key: report[key] for key in ("samples", "seed")} | {"model": report["model"]["title"]}
-    isSampled = "imported" not in report and "folds" not in report
+    isSampled = status_texts.isSampled(report)
     text = _("{name}: {samples} samples, seed {seed}, {model}") if isSampled else _("{name}: {model}")
     return text.format(name=segmentation.GetName(), **values)
