@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 import weakref
 from pathlib import Path
@@ -13,8 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from monai_bundles import (
     NETWORKS,
     SCALED,
@@ -27,23 +24,15 @@ from monai_bundles import (
     transforms,
     write_bundle,
 )
+from monai_comparison import CROP, NORMALISED, compare, prediction_of, write_ball
 
 from diffusion_segmentation import any_model
 from diffusion_segmentation.errors import Cancelled, GeometryError, ModelError
-from diffusion_segmentation.monai_bundle.model import read_model
 from diffusion_segmentation.monai_bundle.prediction import Prediction
 from diffusion_segmentation.runtime import memory, terminal
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
 from diffusion_segmentation.segmentation.request import Progress, Request
-from diffusion_segmentation.segmentation.run_control import RunControl
 
-CPU = torch.device("cpu")
-HAS_NIBABEL = importlib.util.find_spec("nibabel") is not None
-"""MONAI reads NIfTI and orients volumes with it; without it, volumes are given to the parsed transforms after these."""
-TURNED = (0.8, -0.6, 0, 0, 0, -1, 0.6, 0.8, 0)
-"""Oblique directions whose axes are not in the order of the patient's."""
-CROP = {"_target_": "CropForegroundd", "source_key": "image", "margin": 1}
-NORMALISED = {"_target_": "NormalizeIntensityd", "nonzero": True, "channel_wise": True}
 PERCENTILES = {
     "_target_": "ScaleIntensityRangePercentilesd",
     **{"lower": 1, "upper": 99, "b_min": -1, "b_max": 1, "clip": True, "channel_wise": True},
@@ -88,56 +77,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def a_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ball in zeros: anisotropic, oblique, 26 x 40 x 18 voxels."""
-    k, j, i = np.ogrid[:18, :40, :26]
-    radius = np.sqrt(((k - 8) / 8) ** 2 + ((j - 20) / 15) ** 2 + ((i - 12) / 11) ** 2)
-    noise = np.random.default_rng(0).standard_normal((18, 40, 26))
-    image = sitk.GetImageFromArray(((60 + 10 * noise + 40 * (radius < 0.4)) * (radius < 1)).astype(np.float32))
-    image.SetSpacing((1.7, 2.0, 5.0))
-    image.SetOrigin((-30.0, 11.0, 4.0))
-    image.SetDirection(TURNED)
-    path = tmp_path_factory.mktemp("volumes") / "ball.nii.gz"
-    sitk.WriteImage(image, str(path))
-    return path
-
-
-def read_as_monai(path: Path) -> MetaTensor:
-    """A volume with the content that MONAI's readers give it."""
-    image = sitk.ReadImage(str(path), sitk.sitkFloat32)
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    values = torch.from_numpy(sitk.GetArrayFromImage(image).transpose(2, 1, 0).copy())
-    to_ras = torch.from_numpy(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return MetaTensor(values, affine=to_ras, meta={"original_channel_dim": float("nan")})
-
-
-def monai_result(bundle: Path, volume: Path) -> tuple[MetaTensor, torch.Tensor, np.ndarray]:
-    """The preprocessed volume, logits and labels [k, j, i] of MONAI's own parser, transforms and inferer."""
-    parser = ConfigParser()
-    parser.read_config(bundle / "configs/inference.json")
-    before = parser.get_parsed_content("preprocessing")
-    # Without the last one, SaveImaged, which needs a package that writes files.
-    after = [parser.get_parsed_content(f"postprocessing::transforms::{n}") for n in range(3)]
-    if HAS_NIBABEL:
-        data = before({"image": str(volume)})
-    else:
-        data = {"image": read_as_monai(volume)}
-        for transform in before.transforms[1:]:
-            data = transform(data)
-    model = parser.get_parsed_content("network_def").eval()
-    model.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
-    with torch.no_grad():
-        data["pred"] = parser.get_parsed_content("inferer")(data["image"][None], model)[0]
-    logits = torch.as_tensor(data["pred"]).clone()
-    image = data["image"]
-    for transform in after:
-        data = transform(data)
-    return image, logits, data["pred"].numpy()[0].transpose(2, 1, 0)
-
-
-def prediction_of(folder: Path) -> Prediction:
-    return Prediction(read_model(folder), CPU, RunControl(lambda _: None, lambda: None), lambda done, of: None)
+    return write_ball(tmp_path_factory.mktemp("volumes") / "ball.nii.gz")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -147,21 +87,7 @@ def test_logits_and_labels_are_those_of_monai(variant: str, tmp_path: Path, a_vo
         pytest.importorskip(NEEDS[variant])
     names = ("ball",) if variant == "sigmoid" else ("background", "ball", "core")
     bundle = write_bundle(tmp_path / "bundle", VARIANTS[variant], metadata(names))
-    prediction = prediction_of(any_model.add(bundle, "mine"))
-    data = prediction.preprocessed(sitk.ReadImage(str(a_volume), sitk.sitkFloat32))
-    logits = prediction.logits(data)
-    image, expected, labels = monai_result(bundle, a_volume)
-    assert data.shape == image.shape and float((data - torch.as_tensor(image)).abs().max()) < 1e-4
-    difference = float((logits - expected).abs().max())
-    print(f"{variant}: logits differ by {difference:g}, their deviation is {expected.std():.3g}")
-    assert logits.shape == expected.shape and expected.std() > 0.05 and difference <= 1e-4
-    p = prediction.probabilities(logits)
-    assert p.shape == (len(names) + (variant == "sigmoid"), 18, 40, 26) and np.abs(p.sum(0) - 1).max() < 1e-5
-    assert len(np.unique(labels)) > 1, "the comparison would be idle"
-    ties = np.diff(np.sort(p, 0)[-2:], axis=0)[0] < 1e-4
-    print(f"{(p.argmax(0) != labels).sum()} of {labels.size} labels differ, {ties.sum()} voxels are ties")
-    assert ties.mean() < 0.01
-    np.testing.assert_array_equal(p.argmax(0)[~ties], labels[~ties])
+    compare(any_model.add(bundle, "mine"), bundle, variant, a_volume)
 
 
 def test_weights_within_a_checkpoint_give_the_same(tmp_path: Path, a_volume: Path) -> None:
@@ -171,7 +97,7 @@ def test_weights_within_a_checkpoint_give_the_same(tmp_path: Path, a_volume: Pat
     for n, content in enumerate((state, {"model": state, "epoch": 3}, {"state_dict": state})):
         bundle = write_bundle(tmp_path / f"bundle{n}", weights=content)
         prediction = prediction_of(any_model.add(bundle, f"model{n}"))
-        results.append(prediction.logits(prediction.preprocessed(image)))
+        results.append(prediction.logits(prediction.preprocessed([image])))
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
@@ -211,7 +137,7 @@ def test_a_run_has_the_labels_and_entropy_of_the_class_probabilities(
     assert steps[-1].step == steps[-1].steps > 1 and steps[-1].seconds_left == pytest.approx(0, abs=0.1)
     prediction = prediction_of(root / "mine")
     image = sitk.ReadImage(str(a_volume), sitk.sitkFloat32)
-    p = prediction.probabilities(prediction.logits(prediction.preprocessed(image)))
+    p = prediction.probabilities(prediction.logits(prediction.preprocessed([image])))
 
     def read(name: str) -> np.ndarray:
         return sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "result" / name)))
@@ -262,14 +188,6 @@ def test_a_network_that_cannot_see_the_whole_volume_is_refused(tmp_path: Path, a
     any_model.add(write_bundle(tmp_path / "bundle", inference(inferer={"_target_": "SimpleInferer"})), "simple")
     with pytest.raises(GeometryError, match="cannot see 22 x 32 x 29 voxels at once"):
         any_model.segment(Request(a_volume, tmp_path / "result", "simple"))
-
-
-def test_several_inputs_are_refused(tmp_path: Path, a_volume: Path) -> None:
-    config = inference()
-    config["network_def"]["in_channels"] = 2
-    any_model.add(write_bundle(tmp_path / "bundle", config, metadata(inputs=("T1", "T2"))), "two")
-    with pytest.raises(ModelError, match="needs 2 inputs"):
-        any_model.segment(Request(a_volume, tmp_path / "result", "two"))
 
 
 def test_weights_that_give_no_numbers_are_refused(tmp_path: Path, a_volume: Path) -> None:

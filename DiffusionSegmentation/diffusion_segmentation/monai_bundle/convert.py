@@ -125,8 +125,13 @@ def _label_names(described: dict[str, Any], entry: dict[str, Any]) -> list[str]:
 
 
 def _input_names(described: dict[str, Any], count: int) -> list[str]:
+    """Names of the inputs, one for each channel; a single one can lack its name."""
     names = _channel_names(described, "inputs", "image")
-    return valid_names(names if names is not None and len(names) == count else [""] * count)
+    if names is None or len(names) != count:
+        if count > 1:
+            raise Refusal(f"has no names of its {count} inputs in its metadata.json; choose another model")
+        names = [""]
+    return valid_names(names)
 
 
 def _checked_network(entry: dict[str, Any]) -> torch.nn.Module:

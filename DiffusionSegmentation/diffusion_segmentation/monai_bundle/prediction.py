@@ -35,12 +35,15 @@ class Prediction:
         self._network = model.network.to(device)
         self._preprocessing = Preprocessing(model.settings["preprocessing"], model.settings["interpolation"])
 
-    def preprocessed(self, image: sitk.Image) -> torch.Tensor:
-        """The volume as the network sees it, float32 [1, i, j, k]. Raises GeometryError if nothing is left of it."""
-        return self._preprocessing(image)
+    def preprocessed(self, images: Sequence[sitk.Image]) -> torch.Tensor:
+        """Inputs on one grid as the network sees them, float32 [inputs, i, j, k].
+
+        Raises GeometryError if nothing is left of them.
+        """
+        return self._preprocessing(images)
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:
-        """Outputs of the network [C, i, j, k] for a preprocessed volume, on the CPU."""
+        """Outputs of the network [C, i, j, k] for a preprocessed case, on the CPU."""
         shape = data.shape[1:]
         passes, done = window_count(shape, self._model.settings["inferer"]), 0
         window = window_size(shape, self._model.settings["inferer"])

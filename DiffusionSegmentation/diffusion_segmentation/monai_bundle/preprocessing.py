@@ -1,4 +1,4 @@
-"""Preprocessing of a volume by MONAI's transforms, and the way back of class probabilities.
+"""Preprocessing of the inputs of a case by MONAI's transforms, and the way back of class probabilities.
 
 Arrays are in the order of MONAI's readers, [i, j, k]; affines lead from their indices to RAS in mm.
 """
@@ -33,16 +33,19 @@ Undo = Callable[[MetaTensor], MetaTensor]
 
 
 class Preprocessing:
-    """The transforms of an entry `preprocessing` of the metadata, for one volume."""
+    """The transforms of an entry `preprocessing` of the metadata, for one case."""
 
     def __init__(self, entries: Sequence[dict[str, Any]], interpolation: str) -> None:
         self._entries, self._interpolation = entries, interpolation
         self._undo: list[Undo] = []
 
-    def __call__(self, image: sitk.Image) -> torch.Tensor:
-        """The volume as the network sees it, float32 [1, i, j, k]. Raises GeometryError if nothing is left of it."""
+    def __call__(self, images: Sequence[sitk.Image]) -> torch.Tensor:
+        """Inputs on one grid as the network sees them, float32 [inputs, i, j, k].
+
+        Raises GeometryError if nothing is left of them.
+        """
         self._undo.clear()
-        data = as_tensor(image)
+        data = as_tensor(images)
         for entry in self._entries:
             data = self._applied(entry, data)
             if min(data.shape) < 1:
@@ -98,13 +101,20 @@ class Preprocessing:
         return np.clip(result, 0, 1, out=result)
 
 
-def as_tensor(image: sitk.Image) -> MetaTensor:
-    """A volume as MONAI's readers return it, float32 [1, i, j, k]."""
-    values = np.array(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), np.float32, order="C")
+def as_tensor(images: Sequence[sitk.Image]) -> MetaTensor:
+    """Volumes on one grid as MONAI's readers return them, float32 [inputs, i, j, k]."""
+    values = np.empty((len(images), *images[0].GetSize()), np.float32)
+    for channel, image in zip(values, images, strict=True):
+        channel[:] = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)
+    return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(affine_of(images[0])))
+
+
+def affine_of(image: sitk.Image) -> np.ndarray:
+    """Affine [4, 4] from the indices [i, j, k] of a volume to RAS in mm."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(LPS_TO_RAS @ affine))
+    return LPS_TO_RAS @ affine
 
 
 def orientation(affine: np.ndarray, axcodes: str) -> tuple[list[int], list[int]]:

@@ -11,14 +11,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import GeometryError, ModelError
+from ..errors import GeometryError
 from ..segmentation.members import result_bytes
 from ..segmentation.predicted_run import PredictedRun
 from ..segmentation.request import Outcome, Preview, Progress, Request
 from .model import MonaiModel, read_model
 from .network import sketch
 from .prediction import Prediction, window_size
-from .preprocessing import as_tensor, orientation
+from .preprocessing import affine_of, orientation
 
 MEANING = (
     "The uncertainty is that of the class probabilities of one network; without samples of the whole volume there are "
@@ -27,7 +27,8 @@ MEANING = (
 LAYERS_PER_PASS = 3
 """Peak memory of a pass of the network, as multiples of the input and output of its largest layer."""
 WEIGHT_COPIES = 3  # while they are loaded: file, tensors as stored and as float32
-RESAMPLING_BYTES = 64  # for each voxel: MONAI computes positions and values as float64
+POSITION_BYTES, VALUE_BYTES = 48, 16
+"""Of resampling, for each voxel, and for each voxel and channel: MONAI computes positions and values as float64."""
 
 
 def segment(
@@ -54,10 +55,6 @@ class _Run(PredictedRun):
 
     def read_model(self, folder: Path) -> dict[str, Any]:
         self.model = read_model(folder)
-        inputs = len(self.model.section["inputs"])
-        if inputs > 1:
-            title = self.model.section["title"]
-            raise ModelError(f"The model '{title}' needs {inputs} inputs, and a run has one; choose another model.")
         self.model.require_weights()
         return self.model.metadata
 
@@ -65,10 +62,10 @@ class _Run(PredictedRun):
         self.prediction = Prediction(self.model, self.device, self.control, self.on_pass)
 
     def required_bytes(self) -> int:
-        return required_bytes(self.model, self.volume.image, on_cpu=self.device.type == "cpu")
+        return required_bytes(self.model, self.volume.channels, on_cpu=self.device.type == "cpu")
 
     def preprocess(self) -> None:
-        self.data = self.prediction.preprocessed(self.volume.image)
+        self.data = self.prediction.preprocessed(self.volume.channels)
 
     def probabilities(self, number: int) -> np.ndarray:
         return self.prediction.probabilities(self.prediction.logits(self.data))
@@ -87,14 +84,16 @@ class _Run(PredictedRun):
         return {"network": {"class": settings["network"]["class"], "bundle": settings["bundle"]}}
 
 
-def required_bytes(model: MonaiModel, image: sitk.Image, on_cpu: bool) -> int:
-    """Peak memory (bytes) of a run. Raises GeometryError if the volume has no voxel on the network's grid.
+def required_bytes(model: MonaiModel, images: Sequence[sitk.Image], on_cpu: bool) -> int:
+    """Peak memory (bytes) of a run on these inputs.
+
+    Raises GeometryError if the volume has no voxel on the network's grid.
 
     Beside a pass there are the outputs of the network and the weights of their windows; then the probabilities on the
     grid of the volume, of which one class is resampled at a time. The memory of resampling is not returned before the
     result is written.
     """
-    settings = model.settings
+    settings, image, inputs = model.settings, images[0], len(images)
     shape, _ = grid(settings["preprocessing"], image)
     if min(shape) < 1:
         raise GeometryError("The volume is smaller than one voxel of the model's grid; choose another volume or model.")
@@ -103,11 +102,13 @@ def required_bytes(model: MonaiModel, image: sitk.Image, on_cpu: bool) -> int:
     voxels = image.GetNumberOfPixels()
     features = LAYERS_PER_PASS * sketch(settings["network"], window).bytes_of_layer if on_cpu else 0
     classes = model.classes
-    resampling = RESAMPLING_BYTES * max(working, voxels)
-    prediction = (8 * classes + 16) * working + features
+    resampling = (POSITION_BYTES + VALUE_BYTES) * max(working, voxels)
+    preprocessing = resampling + VALUE_BYTES * (inputs - 1) * max(working, voxels) + 4 * inputs * voxels
+    prediction = (8 * classes + 8 + 8 * inputs) * working + features
     back = 8 * classes * working + 8 * classes * voxels + resampling
     weights = WEIGHT_COPIES * model.section["weights"]["bytes"]
-    return max(prediction, back, resampling + result_bytes(classes, voxels)) + 8 * voxels + weights
+    result = resampling + result_bytes(classes, voxels)
+    return max(preprocessing, prediction, back, result) + (4 + 4 * inputs) * voxels + weights
 
 
 def grid(preprocessing: Sequence[dict[str, Any]], image: sitk.Image) -> tuple[list[int], list[float]]:
@@ -117,7 +118,7 @@ def grid(preprocessing: Sequence[dict[str, Any]], image: sitk.Image) -> tuple[li
     most voxels.
     """
     shape, spacing = list(image.GetSize()), list(image.GetSpacing())
-    affine = as_tensor(image[:1, :1, :1]).affine.numpy()
+    affine = affine_of(image)
     shapes = [shape]
     for entry in preprocessing:
         if entry["transform"] == "Orientation":

@@ -15,9 +15,12 @@ from .configuration import Component, Configuration
 
 READING = ("LoadImage", "EnsureChannelFirst", "AddChannel", "EnsureType", "ToTensor", "ToDevice")
 """Transforms that bring a volume into the form [1, i, j, k] of float32, which it has already."""
+NO_CHANNELS: tuple[Any, ...] = (None, "no_channel", "$float('nan')")
+CHANNELS: tuple[Any, ...] = (*NO_CHANNELS, 0, -1, 3)
+"""Places of several inputs in their files; they are stacked here in the order of their names."""
 READING_OPTIONS: dict[str, tuple[Any, ...]] = {
     "dtype": (None, "float32", "$torch.float32", "$np.float32", "$numpy.float32", "torch.float32"),
-    "channel_dim": (None, "no_channel", "$float('nan')"),
+    "channel_dim": NO_CHANNELS,
     "data_type": ("tensor",),
     "track_meta": (None, True),
 }
@@ -38,7 +41,7 @@ def translated(configuration: Configuration) -> dict[str, Any]:
     activation, interpolation = _postprocessing(configuration, network["options"]["out_channels"])
     return {
         "network": network,
-        "preprocessing": _preprocessing(configuration),
+        "preprocessing": _preprocessing(configuration, network["options"]["in_channels"]),
         "inferer": _inferer(configuration),
         "activation": activation,
         "interpolation": interpolation,
@@ -80,9 +83,9 @@ def _network(configuration: Configuration) -> dict[str, Any]:
     return {"class": name, "options": options}
 
 
-def _preprocessing(configuration: Configuration) -> list[dict[str, Any]]:
+def _preprocessing(configuration: Configuration, inputs: int) -> list[dict[str, Any]]:
     transforms = _transforms(configuration, "preprocessing")
-    entries = [_transform(component) for component in transforms]
+    entries = [_transform(component, inputs) for component in transforms]
     if not any(_array_name(component) == "LoadImage" for component in transforms):
         raise Refusal("has no LoadImaged in its preprocessing; choose another model")
     return [entry for entry in entries if entry is not None]
@@ -104,7 +107,7 @@ def _array_name(component: Component) -> str:
     return re.sub("(d|D|Dict)$", "", component.target)
 
 
-def _transform(component: Component) -> dict[str, Any] | None:
+def _transform(component: Component, inputs: int) -> dict[str, Any] | None:
     """Entry of a transform of the image; None if it only brings the volume into the form that it has."""
     name = _array_name(component)
     if name == component.target or (name not in TRANSFORMS and name not in READING):
@@ -115,7 +118,7 @@ def _transform(component: Component) -> dict[str, Any] | None:
     if keys not in ("image", ["image"]):
         raise Refusal(f"has a {component.target} that is not for 'image' alone; choose another model")
     if name in READING:
-        for option, allowed in READING_OPTIONS.items():
+        for option, allowed in {**READING_OPTIONS, **({"channel_dim": CHANNELS} if inputs > 1 else {})}.items():
             if not component.is_one_of(option, allowed):
                 raise Refusal(
                     f"has a value for '{option}' of {component.target} that cannot be used; choose another model"
