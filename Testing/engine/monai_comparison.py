@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from diffusion_segmentation.monai_bundle.model import read_model
 from diffusion_segmentation.monai_bundle.prediction import Prediction
 from diffusion_segmentation.segmentation.run_control import RunControl
 
-HAS_NIBABEL = importlib.util.find_spec("nibabel") is not None
-"""MONAI reads NIfTI and orients volumes with it; without it, volumes are given to the parsed transforms after these."""
 TURNED = (0.8, -0.6, 0, 0, 0, -1, 0.6, 0.8, 0)
 """Oblique directions whose axes are not in the order of the patient's."""
 CROP = {"_target_": "CropForegroundd", "source_key": "image", "margin": 1}
@@ -36,19 +33,6 @@ def write_ball(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def read_as_monai(*paths: Path) -> MetaTensor:
-    """A volume, or several on one grid, with the content that MONAI's readers give them."""
-    images = [sitk.ReadImage(str(path), sitk.sitkFloat32) for path in paths]
-    image = images[0]
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    stacked = np.stack([sitk.GetArrayFromImage(one).transpose(2, 1, 0) for one in images])
-    values = torch.from_numpy(stacked if len(images) > 1 else stacked[0].copy())
-    to_ras = torch.from_numpy(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return MetaTensor(values, affine=to_ras, meta={"original_channel_dim": 0 if len(images) > 1 else float("nan")})
-
-
 def monai_result(bundle: Path, *volumes: Path) -> tuple[MetaTensor, torch.Tensor, np.ndarray]:
     """The preprocessed volume, logits and labels [k, j, i] of MONAI's own parser, transforms and inferer."""
     parser = ConfigParser()
@@ -56,12 +40,7 @@ def monai_result(bundle: Path, *volumes: Path) -> tuple[MetaTensor, torch.Tensor
     before = parser.get_parsed_content("preprocessing")
     # Without the last one, SaveImaged, which needs a package that writes files.
     after = [parser.get_parsed_content(f"postprocessing::transforms::{n}") for n in range(3)]
-    if HAS_NIBABEL:
-        data = before({"image": str(volumes[0]) if len(volumes) == 1 else [*map(str, volumes)]})
-    else:
-        data = {"image": read_as_monai(*volumes)}
-        for transform in before.transforms[1:]:
-            data = transform(data)
+    data = before({"image": str(volumes[0]) if len(volumes) == 1 else [*map(str, volumes)]})
     model = parser.get_parsed_content("network_def").eval()
     model.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
     with torch.no_grad():

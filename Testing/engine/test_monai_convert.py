@@ -105,7 +105,6 @@ def test_a_configuration_in_yaml_is_read(tmp_path: Path) -> None:
 
 
 def test_the_size_of_images_of_old_networks_is_left_out(tmp_path: Path) -> None:
-    pytest.importorskip("einops")
     definition = network("SwinUNETR")
     config = inference(network_def={**definition, "img_size": 96})
     config["inferer"]["roi_size"] = [64, 32, 32]
