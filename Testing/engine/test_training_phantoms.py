@@ -47,10 +47,10 @@ def test_a_phantoms_name_is_enough_to_train_on_it(task, config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_for_pictures_does_not_segment_volumes(config, tmp_path, a_head_file):
+def test_a_model_for_pictures_segments_volumes_slice_by_slice_and_says_so(config, tmp_path, a_head_file):
     folder = train.main("boundary:16x16", tmp_path / "model", config)
-    with pytest.raises(ModelError, match="2-D"):
-        segment(Request(a_head_file, tmp_path / "out", str(folder), device="cpu"))
+    report = segment(Request(a_head_file, tmp_path / "out", str(folder), samples=1, steps=2, device="cpu")).report
+    assert any("slices were segmented one by one" in warning for warning in report["warnings"])
 
 
 def test_each_image_comes_with_several_draws_from_its_posterior(tmp_path):
