@@ -1,6 +1,8 @@
 """The list of installed models: added from folders and archives, chosen, and removed, with the real engine."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ def root(tmp_path, monkeypatch):
     startup = dict(slicer.util.startupEnvironment()) | {"DIFFUSION_SEGMENTATION_MODELS": str(tmp_path / "added")}
     monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: startup)
     return tmp_path / "added"
+
+
+def written(folder, module, function):
+    """The folder that a function of a module of the engine's tests writes; in a process that may import torch."""
+    testing = Path(__file__).resolve().parents[1]
+    code = "import sys, pathlib; sys.path[:0] = sys.argv[1:3]; import {0}; {0}.{1}(pathlib.Path(sys.argv[3]))"
+    paths = testing / "engine", testing.parent / "DiffusionSegmentation", folder
+    subprocess.run([sys.executable, "-c", code.format(module, function), *map(str, paths)], check=True)
+    return folder
 
 
 def rows(module):
@@ -84,11 +95,9 @@ def test_an_archive_without_a_model_is_refused_with_a_sentence(openPanel, root, 
 
 @pytest.mark.slow
 def test_a_trained_nnunet_is_added_and_listed(openPanel, root, pumpUntil, monkeypatch, tmp_path):
-    from nnunet_folders import write_folder
-
     module = openPanel("real")
     module.ui.advancedCollapsibleButton.collapsed = False
-    choose(monkeypatch, write_folder(tmp_path / "trained"))
+    choose(monkeypatch, written(tmp_path / "trained", "nnunet_folders", "write_folder"))
     module.ui.addModelFolderButton.click()
     assert changed(module, pumpUntil).startswith("Added the model 'Dataset001_Ball-3d_fullres' in ")
     assert rows(module)[1][0] == "Dataset001_Ball (nnU-Net 3d_fullres)" and rows(module)[1][2] == "trained"
@@ -101,11 +110,9 @@ def test_a_trained_nnunet_is_added_and_listed(openPanel, root, pumpUntil, monkey
 
 @pytest.mark.slow
 def test_a_monai_bundle_is_added_listed_and_marked(openPanel, root, pumpUntil, monkeypatch, tmp_path):
-    from monai_bundles import write_bundle
-
     module = openPanel("real")
     module.ui.advancedCollapsibleButton.collapsed = False
-    choose(monkeypatch, write_bundle(tmp_path / "bundle"))
+    choose(monkeypatch, written(tmp_path / "bundle", "monai_bundles", "write_bundle"))
     module.ui.addModelFolderButton.click()
     assert changed(module, pumpUntil).startswith("Added the model 'bundle' in ")
     assert [row[0] for row in rows(module)] == ["Ball and core (MONAI UNet)", "Brain structures (MR head)"]
