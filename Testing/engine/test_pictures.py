@@ -11,6 +11,7 @@ from diffusion_segmentation.errors import GeometryError, ModelError
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import save
+from diffusion_segmentation.segmentation.input_volume import unstated_in_source
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 NETWORK = {
@@ -84,6 +85,12 @@ def test_a_colour_picture_gets_labels_on_its_pixels_and_areas(a_model, tmp_path)
     (volume,) = report["volumes"]
     assert report["unit"] == "px" and volume["consensus_px"] == 140 and len(volume["samples_px"]) == 2
     assert report["expected_error_px"] >= 0 and not any(key.endswith("_ml") for key in (*report, *volume))
+
+
+def test_a_picture_without_a_size_is_not_said_to_have_one(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(bright_square()[..., 0]), str(tmp_path / "grey.png"))
+    image = sitk.GetImageFromArray(bright_square()[None, ..., 0])
+    assert unstated_in_source(tmp_path / "grey.png", image) == []
 
 
 def test_pixels_with_a_size_give_mm2(a_model, tmp_path):

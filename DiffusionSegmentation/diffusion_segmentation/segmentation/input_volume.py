@@ -109,7 +109,8 @@ def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
     if file.size != image.GetSize() or not np.allclose(file.direction, image.GetDirection(), atol=1e-3):
         return []
     assumed = [sentence.replace(file.name, name) for sentence in file.warnings]
-    if "spacing" not in file.missing or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
+    in_pixels = file.size[2] == 1  # its report has areas in pixels, which assume no size
+    if in_pixels or "spacing" not in file.missing or not np.allclose(file.itk_spacing, image.GetSpacing(), rtol=1e-3):
         return assumed
     shown = " x ".join(f"{step:.4g}" for step in image.GetSpacing())
     return [
