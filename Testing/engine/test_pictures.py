@@ -10,9 +10,11 @@ import torch
 from diffusion_segmentation.errors import GeometryError, ModelError
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
-from diffusion_segmentation.model.folder import save
+from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.segmentation.input_volume import unstated_in_source
+from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import Request, segment
+from diffusion_segmentation.segmentation.tiling import Tiling
 
 NETWORK = {
     "dims": 2,
@@ -176,3 +178,12 @@ def test_the_working_grid_of_a_picture_covers_it_in_its_own_plane(spacing):
     np.testing.assert_allclose(*centres, atol=1e-6)
     for size, step, n in zip(working.GetSize()[:2], working.GetSpacing()[:2], (33, 21), strict=True):
         assert -1e-6 <= size * step - n * 1.3 < step
+
+
+def test_a_stack_needs_the_memory_of_all_its_slices(tmp_path):
+    covariance = {"scales_mm": [3.0], "weights": [[0.9]] * 2, "shared": [0.1] * 2}
+    model_of_pictures(tmp_path / "model", start={"covariance": covariance, "log_snr": None})
+    plan, tiling = MemoryPlan(load(tmp_path / "model"), torch.device("cpu")), Tiling((32, 32), (32, 32), 4)
+    one = plan.sampling_bytes(tiling)
+    plan.slices = 5
+    assert plan.sampling_bytes(tiling) == 5 * one

@@ -81,7 +81,8 @@ class MemoryPlan:
         """Peak memory (bytes) of drawing one sample and adding it to the statistics, whatever their number."""
         start, frame = self.model.start, self.frame or tiling.padded
         fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
-        return self.slices * STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._stored_bytes(tiling) + fields
+        slice_bytes = STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + fields
+        return self.slices * slice_bytes + self._stored_bytes(tiling)
 
     def _stored_bytes(self, tiling: Tiling) -> int:
         """Bytes of the denoiser's features and the direct head's logits of all windows."""
