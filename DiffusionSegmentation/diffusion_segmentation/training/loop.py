@@ -139,6 +139,7 @@ def fit(
         devices=list(gpus) or 1,
         strategy="ddp" if len(gpus) > 1 else "auto",
         precision="bf16-mixed" if optimisation.precision == "bf16" else "32-true",
+        benchmark=bool(gpus),  # the windows have few shapes
         max_steps=optimisation.iterations,
         logger=False,
         enable_progress_bar=False,

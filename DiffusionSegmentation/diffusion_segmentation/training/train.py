@@ -197,7 +197,8 @@ class Run(lightning.LightningDataModule):
         """The stream of training images, with another seed after each resume and on each device."""
         optimisation, task = self.optimisation, self.task
         stream = self.source.stream(optimisation, optimisation.seed + task.global_step + SEED_STRIDE * task.global_rank)
-        workers = max(1, (os.cpu_count() or 2) // 2 // max(1, torch.cuda.device_count()))
+        cores, gpus = os.cpu_count() or 2, torch.cuda.device_count()
+        workers = max(1, cores // gpus - 1 if gpus else cores // 2)  # the CPU also trains where there is no GPU
         return torch.utils.data.DataLoader(stream, optimisation.batch, num_workers=workers, prefetch_factor=4)
 
     def metadata(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The neck below the atlas, so that a model learns to label its muscles and spine as background.
 
 The atlas ends below the chin, scans of 25 cm do not. Muscles have the intensity of cortex, and the fat between them
-folds like white matter: a network trained without them labels them as brain. The neck is not anatomically accurate.
+folds like white matter: a network trained without them labels them as brain, and the tongue, a textured mass with a
+dark rim, as cerebellum. Neck and tongue are not anatomically accurate.
 
 Arrays are [z, y, x] at 1 mm, z to S, y to P, x to L.
 """
@@ -28,7 +29,30 @@ def add_neck(tissue: np.ndarray, atlas: Atlas, rng: np.random.Generator) -> np.n
     cord = ndimage.center_of_mass(stem)[1:] if stem.any() else ((tissue.shape[1] - 1) / 2, (tissue.shape[2] - 1) / 2)
     whole = np.concatenate([draw_neck(bottom, cord, numbers, rng), tissue])
     end_brainstem(whole, numbers, rng)
+    add_tongue(whole, cord, numbers, rng)
     return whole
+
+
+def add_tongue(
+    tissue: np.ndarray, cord: tuple[float, float], tissues: Mapping[str, int], rng: np.random.Generator
+) -> None:
+    """Put a tongue into the soft tissue of a tissue map with its neck, in place: muscle with fat, under air or fluid.
+
+    `cord` is (y, x) where the brainstem leaves the head; the tongue lies ahead of it, about where head and neck meet.
+    """
+    z, y, x = (np.arange(n, dtype=np.float32) for n in tissue.shape)
+    centre = rng.uniform(DEPTH - 35, DEPTH + 10), cord[0] - rng.uniform(55, 85), cord[1] + rng.normal(0, 3)
+    radii = rng.uniform(13, 26), rng.uniform(20, 34), rng.uniform(14, 26)
+    parts = [((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), centre, radii, strict=True)]
+    squared = parts[0][:, None, None] + parts[1][:, None] + parts[2]
+    soft = tissue == tissues["soft tissue"]
+    inside = soft & (squared < 1)
+    rim = rng.choice(["skull, air", "spinal fluid", "soft tissue, fat"])
+    width = rng.uniform(0, 4) / min(radii)
+    tissue[soft & ~inside & (squared < (1 + width) ** 2) & (z > centre[0])[:, None, None]] = tissues[rim]
+    tissue[inside] = tissues["muscle"]
+    sheets = smooth_noise(tissue.shape, rng.uniform(2.5, 7), rng)
+    tissue[inside & (np.abs(sheets) < rng.uniform(0.02, 0.4))] = tissues["soft tissue, fat"]
 
 
 def draw_neck(
