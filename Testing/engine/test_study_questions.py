@@ -1,5 +1,7 @@
 """Questions of the study find differences that were put into the data, and none where there are none."""
 
+from dataclasses import replace
+
 import numpy as np
 import planted
 import pytest
@@ -17,6 +19,7 @@ from diffusion_segmentation.study.questions import (
     complete,
     crop_selection,
     direct_or_diffusion,
+    frozen,
     fusion,
     sample_count,
     short,
@@ -255,6 +258,33 @@ def test_a10_detects_seams():
     assert windows.seam_rate(np.array([windows.seams(speckled)])) > 3
 
 
+# A11
+
+
+def test_a11_prefers_what_has_the_true_spread(study_context):
+    rows = dict.fromkeys(frozen.TITLES, planted.pixels) | {frozen.DICE: planted.exact, frozen.OWN: planted.exact}
+    summary = frozen.Frozen().summarise(study_context, planted.results(study_context, rows))
+    by_pair = summary.numbers[TASK]["differences"]
+    assert by_pair[frozen.COPULA["dice"]]["ged_u"]["verdict"] == BETTER
+    assert by_pair[frozen.ENSEMBLE]["ged_u"]["verdict"] == BETTER
+    assert by_pair[frozen.OWN]["ged_u"]["verdict"] == OPEN
+
+
+def test_a11_trains_on_top_of_a_network_that_stays_as_it_is(study_context):
+    context = replace(study_context, minutes=0.01, seeds=(0,))
+    question = frozen.Frozen()
+    assert {v.frozen.loss for v in question.variants(TASK, 0) if v.frozen} == {"ce", "dice"}
+    records = question.measure(context, TASK, 0)["records"]
+    assert set(records[0]["rows"]) == set(frozen.TITLES) and all("ged_u" in row for row in records[0]["rows"].values())
+    on_top = Variant(TASK, on="dice")
+    below, network = context.network(on_top.frozen), context.network(on_top)
+    for name, weights in below.encoder.state_dict().items():
+        assert torch.equal(network.encoder.frozen.state_dict()[name], weights)
+    image = torch.from_numpy(context.tasks[TASK].case(0).image)[None, None]
+    logits = below.direct(image) / network.encoder.temperature
+    torch.testing.assert_close(network.head(network.encode(image)), logits)
+
+
 # Fusion
 
 
@@ -286,9 +316,9 @@ def test_fusion_prefers_the_mean_to_its_square(study_context):
 def test_questions_are_chosen_by_name():
     assert [q.key for q in chosen("a3, A1")] == ["A3", "A1"]
     assert {q.key for q in short()} == {"A1", "A3", "A4"}
-    assert set(complete()) == {"architectures", "fusion", *(f"A{n}" for n in range(1, 11))}
-    with pytest.raises(InputError, match="A11"):
-        chosen("A11")
+    assert set(complete()) == {"architectures", "fusion", *(f"A{n}" for n in range(1, 12))}
+    with pytest.raises(InputError, match="A12"):
+        chosen("A12")
 
 
 def test_no_claim_holds_if_all_rows_are_equal(study_context):

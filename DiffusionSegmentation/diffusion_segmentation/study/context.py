@@ -41,7 +41,9 @@ class Context:
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
-        return trained(variant, self.tasks[variant.task], self.minutes, self.weights(variant), self.device)
+        frozen = self.network(variant.frozen).cpu() if variant.frozen else None
+        task, path = self.tasks[variant.task], self.weights(variant)
+        return trained(variant, task, self.minutes, path, self.device, frozen)
 
     def sampler(self, variant: Variant) -> VariantSampler:
         return VariantSampler(self.network(variant), variant, self.tasks[variant.task])

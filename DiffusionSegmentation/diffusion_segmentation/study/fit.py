@@ -22,14 +22,16 @@ from ..networks.blocks import ResidualBlock
 from ..runtime.floating_point import flush_denormals
 from ..training.folder import random_start
 from ..training.loop import Journal, fit
+from ..training.on_top import fitted_temperature
 from ..training.settings import Optimisation
 from ..training.task import TrainingModule
 from .architectures.catalogue import ARCHITECTURES, flops, scaled
 from .architectures.interface import Architecture
+from .architectures.pair import OnTop, Pair
 from .architectures.unet import UNet
 from .objectives import denoising_loss, direct_loss, image_loss, mask_loss
 from .stochastic import Stochastic
-from .tasks import TRAIN, Task
+from .tasks import TRAIN, VALIDATION, Task
 from .variants import DROPOUT_RATE, Variant
 
 WIDTH = {2: 16, 3: 8}  # channels of `Pair` by number of axes; other architectures get the width of equal cost
@@ -43,9 +45,14 @@ Network = Architecture | Stochastic | UNet
 """Class by the variant's form: "diffusion" and "direct"; "stochastic"; "mask" and "image"."""
 
 
-def build(variant: Variant, task: Task) -> Network:
-    """The variant's network, initialised from its seed."""
+TEMPERATURE_CASES = 48  # validation cases to which the temperature of a frozen network is fitted
+
+
+def build(variant: Variant, task: Task, frozen: Pair | None = None) -> Network:
+    """The variant's network, initialised from its seed; `frozen` is the trained network of `variant.frozen`."""
     torch.manual_seed(variant.random_seed)
+    if frozen is not None:
+        return OnTop(frozen, fitted_temperature(frozen, _validation_batches(task)))
     dims, classes, width = len(task.shape), task.classes, WIDTH[len(task.shape)]
     if variant.form == "stochastic":
         return Stochastic(classes, dims, width)
@@ -63,6 +70,12 @@ def build(variant: Variant, task: Task) -> Network:
     return network
 
 
+def _validation_batches(task: Task) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images [1, 1, *shape] and masks [1, R, *shape] of validation cases."""
+    for image, masks in zip(*(array[:TEMPERATURE_CASES] for array in task.arrays(VALIDATION)), strict=True):
+        yield torch.from_numpy(np.array(image))[None, None], torch.from_numpy(np.array(masks))[None]
+
+
 def _add_dropout(network: nn.Module) -> None:
     """MC dropout (Gal and Ghahramani 2016): drops whole channels in every block, also when sampling."""
 
@@ -75,12 +88,13 @@ def _add_dropout(network: nn.Module) -> None:
             block.norm2.register_forward_hook(drop)
 
 
-def trained(variant: Variant, task: Task, minutes: float, path: Path, device: str) -> Any:
+def trained(variant: Variant, task: Task, minutes: float, path: Path, device: str, frozen: Pair | None = None) -> Any:
     """The trained `Network` on `device`: from the weights in `path`, or trained first, from its last checkpoint.
 
     `minutes` are those of a single network. On a CPU they are process time, so that other load does not count.
+    `frozen` is as for `build`.
     """
-    network = build(variant, task)
+    network = build(variant, task, frozen)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         _train(network, variant, task, minutes * variant.share, path, torch.device(device))

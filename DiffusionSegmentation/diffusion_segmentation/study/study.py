@@ -105,8 +105,12 @@ def study(options: StudyOptions) -> dict[str, Any]:
 
 
 def required_variants(questions: Sequence[Question], tasks: Sequence[str], seeds: Sequence[int]) -> list[Variant]:
-    """Every variant once; the short trainings last, so that all processes end at about the same time."""
+    """Every variant once, with those on top of which others are trained.
+
+    The short trainings are last, so that all processes end at about the same time.
+    """
     variants = [v for question in questions for task in tasks for seed in seeds for v in question.variants(task, seed)]
+    variants = [one for v in variants for one in (v.frozen, v) if one is not None]
     return sorted(dict.fromkeys(variants), key=lambda variant: -variant.share)
 
 
@@ -119,11 +123,15 @@ def training_minutes(budget: float, variants: Sequence[Variant], processes: int)
 
 
 def _train(context: Context, variants: Sequence[Variant], processes: int, elapsed: ElapsedTime) -> None:
-    jobs = [(v.share, _train_one, (context, v)) for v in variants if not context.weights(v).exists()]
-    if len(jobs) < len(variants):
-        logger.info(f"training: {len(variants) - len(jobs)} networks are in the cache")
-    for _ in pool.run(jobs, processes, "training", "networks") if jobs else ():
-        elapsed.save()
+    missing = [v for v in variants if not context.weights(v).exists()]
+    if len(missing) < len(variants):
+        logger.info(f"training: {len(variants) - len(missing)} networks are in the cache")
+    on_top = [v for v in missing if v.frozen]
+    # Two processes must not train the same frozen network.
+    for stage, part in (("training", [v for v in missing if not v.frozen]), ("training on top of others", on_top)):
+        jobs = [(v.share, _train_one, (context, v)) for v in part]
+        for _ in pool.run(jobs, processes, stage, "networks") if jobs else ():
+            elapsed.save()
 
 
 def _train_one(context: Context, variant: Variant) -> None:

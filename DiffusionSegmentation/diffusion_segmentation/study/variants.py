@@ -32,12 +32,19 @@ class Variant:
     halved: bool = False  # whether it is trained on windows of half the edge
     crops: str = "image"
     """Position of these windows: uniform (image), or half of them around a labelled voxel (labels), which is biased."""
+    on: str = ""
+    """Loss of the direct network of the same task and seed on top of which a diffusion model is trained, if any."""
     member: int = -1  # index in a deep ensemble, 0 to ENSEMBLE_SIZE - 1; -1 for a single network
 
     @property
     def share(self) -> float:
         """Training time as a share of a single network's."""
         return 1.0 if self.member < 0 else 1 / ENSEMBLE_SIZE
+
+    @property
+    def frozen(self) -> Variant | None:
+        """The direct network on top of which this variant is trained."""
+        return Variant(self.task, self.seed, form="direct", loss=self.on) if self.on else None
 
     @property
     def random_seed(self) -> int:
@@ -54,15 +61,16 @@ class Variant:
         parts += [self.architecture] if self.architecture != "pair" else []
         parts += [f"state {self.state}"] if self.state != "mask" else []
         parts += [f"{self.schedule} {self.input_scale:g}"] if self.schedule != "adapted" else []
+        parts += [f"on top of direct, {self.on}"] if self.on else []
         parts += ["dropout"] if self.dropout else []
         parts += [f"crops by {self.crops}"] if self.halved else []
         parts += [f"member {self.member + 1}"] if self.member >= 0 else []
         return f"{', '.join(parts)}, seed {self.seed}"
 
 
-def ensemble(task: str, seed: int) -> list[Variant]:
+def ensemble(task: str, seed: int, loss: str = "ce") -> list[Variant]:
     """The members of a deep ensemble (Lakshminarayanan et al. 2017); they differ in their random seeds only."""
-    return [Variant(task, seed, form="direct", member=member) for member in range(ENSEMBLE_SIZE)]
+    return [Variant(task, seed, form="direct", loss=loss, member=member) for member in range(ENSEMBLE_SIZE)]
 
 
 def json_digest(content: object, digits: int = 16) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from scipy.optimize import minimize_scalar
 
 from ..errors import InputError, ModelError
 from ..model.folder import Model
-from ..networks import CHANNELS_LAST, FrozenHead
+from ..networks import CHANNELS_LAST, AnyEncoder, FrozenHead
 from . import defaults
 from .folder import Folder
-from .loss import cross_entropy, targets
+from .loss import cross_entropy, repeat_each, targets
 from .settings import merged
 from .sources import Source
 
@@ -90,7 +90,17 @@ def require_same_labels(source: Source, frozen: Model) -> None:
         raise InputError("The data number the labels in another order than the model; give them the same numbers.")
 
 
-def fitted_temperature(frozen: Model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+class Segmenter(Protocol):
+    """A network whose encoder returns features and logits: a model, or one of a study."""
+
+    @property
+    def encoder(self) -> AnyEncoder: ...
+
+    @property
+    def classes(self) -> int: ...
+
+
+def fitted_temperature(frozen: Segmenter, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Temperature by which the frozen logits are divided, of the lowest cross-entropy on `batches` (Guo et al. 2017).
 
     Networks that were trained with Dice are over-confident: theirs is above 1.
@@ -99,7 +109,7 @@ def fitted_temperature(frozen: Model, batches: Iterable[tuple[torch.Tensor, torc
     with torch.inference_mode():
         for image, masks in batches:
             image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
-            logits.append(frozen.encoder(image)[1])
+            logits.append(repeat_each(frozen.encoder(image)[1], masks.shape[1]))
             labels.append(targets(masks))
 
     def loss(log_t: float) -> float:

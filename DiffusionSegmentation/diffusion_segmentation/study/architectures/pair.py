@@ -6,6 +6,7 @@ import torch
 
 from ...networks.denoiser import Denoiser
 from ...networks.encoder import Encoder
+from ...networks.frozen_head import AnyEncoder, FrozenHead
 from .interface import Architecture, Condition
 
 
@@ -16,6 +17,7 @@ class Pair(Architecture):
     """
 
     name = "pair"
+    encoder: AnyEncoder
 
     def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
         super().__init__(classes, dims, width, closed_form)
@@ -39,3 +41,16 @@ class Pair(Architecture):
 
     def direct(self, image: torch.Tensor) -> torch.Tensor:
         return self.encoder(image)[1]
+
+
+class OnTop(Pair):
+    """A thin encoder and the denoiser on top of a frozen direct network, as `train --on` makes them."""
+
+    name = "on top"
+
+    def __init__(self, frozen: Pair, temperature: float) -> None:
+        super().__init__(frozen.classes, frozen.dims, frozen.width)
+        assert isinstance(frozen.encoder, Encoder)
+        width = frozen.width
+        thin = Encoder(frozen.classes, (width, 2 * width), (1, 1), frozen.dims, 1 + frozen.classes)
+        self.encoder = FrozenHead(frozen.encoder, thin, temperature)

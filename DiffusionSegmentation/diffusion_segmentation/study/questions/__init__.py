@@ -7,6 +7,7 @@ from ..question import Question
 from .adaptation import Adaptation, StepGrids
 from .crop_selection import CropSelection
 from .direct_or_diffusion import DICE, DIRECT, DROPOUT, ENSEMBLE, STOCHASTIC, DirectOrDiffusion
+from .frozen import Frozen
 from .fusion import Fusion
 from .noise_levels import NoiseLevels
 from .sample_count import SampleCount
@@ -33,6 +34,7 @@ def complete() -> dict[str, Question]:
         Losses(),
         CropSelection(),
         Windows(),
+        Frozen(),
         Fusion(),
     )
     return {question.key: question for question in questions}
