@@ -5,11 +5,21 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffusion_segmentation.training.synthetic_heads import cerebellum, cortex, meninges, scalp_and_skull, ventricles
+from diffusion_segmentation.training.synthetic_heads import (
+    cerebellum,
+    cortex,
+    meninges,
+    neck,
+    scalp_and_skull,
+    ventricles,
+)
 from diffusion_segmentation.training.synthetic_heads import generator as synthesis
 from diffusion_segmentation.training.synthetic_heads import random_fields as fields
 from diffusion_segmentation.training.synthetic_heads.cortical_folding import FoldGrid
+from diffusion_segmentation.training.synthetic_heads.neck import DEPTH
 from diffusion_segmentation.training.synthetic_heads.priors import DIVIDED, Atlas, draw_tissues
+
+NAMES = ("air", "soft tissue", "soft tissue, fat", "muscle", "skull, air", "spinal fluid", "brainstem")
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +218,21 @@ def test_the_brainstem_ends_at_planes_that_differ(atlas):
         ends.append(np.flatnonzero(stem.sum((1, 2)) > 20)[0])
         assert atlas.classes[atlas.numbers["spinal cord"]] == 0
     assert np.ptp(ends) >= 6
+
+
+def test_a_tongue_is_a_mass_of_muscle_in_soft_tissue_alone():
+    numbers = {name: number for number, name in enumerate(NAMES)}
+    block = np.full((DEPTH + 60, 160, 100), numbers["soft tissue"], np.uint8)
+    block[:, :, 50:60] = numbers["brainstem"]
+    for seed in range(6):
+        tissue = block.copy()
+        neck.add_tongue(tissue, (130.0, 50.0), numbers, np.random.default_rng(seed))
+        assert np.array_equal(tissue == numbers["brainstem"], block == numbers["brainstem"])
+        muscle = np.argwhere(tissue == numbers["muscle"])
+        assert len(muscle) > 5000 and muscle[:, 1].max() < 130 - 15  # ahead of the spine
+        assert np.ptp(muscle[:, 0]) < 60 and np.ptp(muscle[:, 1]) < 75
+        sheets = (tissue == numbers["soft tissue, fat"])[muscle[:, 0].min() : muscle[:, 0].max() + 1]
+        assert sheets.any()
 
 
 def test_an_anatomy_repeats_with_its_seed_and_no_other(atlas):
