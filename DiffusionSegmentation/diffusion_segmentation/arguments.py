@@ -78,9 +78,27 @@ def _parser() -> argparse.ArgumentParser:
         help="an input of the model by its name, in place of VOLUME; repeat it for each",
     )
     _add_output(segment, "folder for the results")
+    segment.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        action="append",
+        default=[],
+        help="a question to answer, such as 'volume(ventricles) > 40'; repeat it for more",
+    )
     _add_sampling(segment)
     _add_common(segment, "the report")
     _add_result(segment)
+
+    ask = add_command(
+        "ask",
+        "ask the samples of a finished result",
+        "Answer QUESTIONS from the samples in RESULT, the output folder of `segment --keep-samples`: numbers such as "
+        "'volume(ventricles)' or 'diameter(lesion)' with predictive intervals, and statements such as "
+        "'distance(tumour, vessel) < 5' with their probability.",
+    )
+    ask.add_argument("result", metavar="RESULT", type=_path, help="folder of a finished result")
+    ask.add_argument("question", metavar="QUESTION", nargs="+", help="for example 'volume(ventricles) > 40'")
+    _add_json(ask, "the answers")
 
     imported = add_command(
         "import",

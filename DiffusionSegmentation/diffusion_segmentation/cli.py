@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,6 +54,7 @@ def _segment(options: argparse.Namespace) -> int:
     request = any_model.Request(
         volume=named or (options.volume[0] if len(options.volume) == 1 else tuple(options.volume)),
         **_pick(options, "output model samples steps seed device region_mm spacing keep_samples"),
+        ask=tuple(options.ask),
         compress=True,
         previews=False,
     )
@@ -61,7 +62,24 @@ def _segment(options: argparse.Namespace) -> int:
         report = any_model.segment(request, progress=progress).report
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
-    return show(report, terminal.summary)
+    return show(report, _summary)
+
+
+def _summary(report: Mapping[str, Any], folder: Path) -> str:
+    """The report as text, with the answers to the questions of the run."""
+    from .measurements import answer
+
+    return "\n".join(filter(None, [terminal.summary(report, folder), answer.text(report.get("answers", ()))]))
+
+
+def _ask(options: argparse.Namespace) -> int:
+    show = _output(options)
+    from .measurements import answer
+    from .segmentation.asked import ask
+
+    with terminal.ProgressLine() as line:
+        answers = ask(options.result, options.question, terminal.StepCounter(line, "measuring the samples"))
+    return show(answers, lambda found, _: answer.text(found))
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -188,6 +206,7 @@ def _worker(options: argparse.Namespace) -> NoReturn:
 
 COMMANDS = {
     "segment": _segment,
+    "ask": _ask,
     "import": _import,
     "models": _models,
     "train": _train,

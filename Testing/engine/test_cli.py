@@ -60,6 +60,7 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "region_mm": None,
         "spacing": None,
         "keep_samples": False,
+        "ask": (),
         "compress": True,
         "previews": False,
     }
@@ -67,10 +68,10 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
 
 def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
     words = "segment a --output o --model m --samples auto --steps 3 --seed 7 --device cuda:1 --region-mm 20"
-    words += " --keep-samples"
+    words += " --keep-samples --ask volume(all) --ask pieces(all)>1"
     assert cli.main(words.split()) == 0
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
-    chosen["region_mm"] = 20.0
+    chosen |= {"region_mm": 20.0, "ask": ("volume(all)", "pieces(all)>1")}
     assert vars(engine.request).items() >= chosen.items()
 
 

@@ -35,6 +35,7 @@ ENGINE_LAYERS = (
     "model",
     "networks",
     "diffusion images",
+    "measurements",
     "arguments metrics phantoms runtime",
     "errors",
 )

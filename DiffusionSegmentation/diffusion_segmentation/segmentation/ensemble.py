@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,15 +21,24 @@ class Ensemble:
     `max_masks` masks, stored compressed, the memory does not grow with the number of samples.
 
     `direct` are the probabilities of the direct head, `prior` is the k of `map`. With `exact`, `direct` is the exact
-    mean of the samples, as for copula masks, and takes the place of their running mean.
+    mean of the samples, as for copula masks, and takes the place of their running mean. `measure` returns measurements
+    of a mask, which `measured` keeps.
     """
 
     def __init__(
-        self, direct: np.ndarray, prior: float, voxel_size: float, max_masks: int = MAX_MASKS, exact: bool = False
+        self,
+        direct: np.ndarray,
+        prior: float,
+        voxel_size: float,
+        max_masks: int = MAX_MASKS,
+        exact: bool = False,
+        measure: Callable[[np.ndarray], list[float]] = lambda mask: [],
     ) -> None:
         self.classes, self.voxel_size, self.max_masks, self.exact = len(direct), voxel_size, max_masks, exact
         self.direct, self.prior = direct, prior
         self.masks: list[CompressedMask] = []
+        self.measured: list[list[float]] = []
+        self._measure = measure
         self._volumes: list[np.ndarray] = []
         self._mean = direct if exact else np.zeros_like(direct, np.float32)
         self._votes = np.zeros((self.classes, direct[0].size), np.uint16)
@@ -42,6 +52,7 @@ class Ensemble:
         if len(self.masks) < self.max_masks:
             self.masks.append(CompressedMask(mask))
         self._volumes.append(class_sizes(mask, self.classes, self.voxel_size))
+        self.measured.append(self._measure(mask))
         labels = sample if self.exact else sample.argmax(0)
         self._votes[labels.ravel(), self._voxels] += 1
         if not self.exact:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..images.compressed_mask import CompressedMask
 from ..images.resampling import Projection
+from ..measurements.question import Question
 from ..runtime import memory
 from .ensemble import Ensemble
 from .input_volume import InputVolume
@@ -52,6 +53,7 @@ class WriteOptions:
     compress: bool
     keep_samples: bool
     region_mm: float | None
+    questions: Sequence[Question] = ()
 
 
 class ProbabilityMean:
@@ -158,9 +160,10 @@ def write_members(
         are_draws=are_draws,
     )
     projection = Projection(working, volume.image)
-    writer = ResultWriter(volume, source, projection, options.compress, options.keep_samples, options.region_mm)
+    chosen = options.compress, options.keep_samples, options.region_mm, options.questions
+    writer = ResultWriter(volume, source, projection, *chosen)
     kept = MAX_MASKS if options.keep_samples else 0
-    ensemble = Ensemble(members.probabilities, 0.0, voxel_size(*geometry(volume.image))[0], kept, exact=True)
+    ensemble = Ensemble(members.probabilities, 0.0, voxel_size(*geometry(volume.image))[0], kept, True, writer.measure)
     for mask in members.masks:
         whole = mask.whole()
         ensemble.add(whole, whole)

@@ -13,6 +13,9 @@ import SimpleITK as sitk
 
 from ..images import writing
 from ..images.resampling import Projection
+from ..measurements.answer import answer
+from ..measurements.label_map import LabelMap
+from ..measurements.question import Question
 from ..metrics import dice
 from ..metrics.intervals import interval_method, predictive_interval
 from ..networks import InputDistance
@@ -68,6 +71,7 @@ class ResultWriter:
     Attributes:
         region_mm: minimum distance between the seeds of uncertain regions; None for the default.
         projection: from the working grid to the grid of the input.
+        questions: that the report answers from the samples.
     """
 
     input: InputVolume
@@ -76,11 +80,17 @@ class ResultWriter:
     compress: bool = True
     keep_samples: bool = False
     region_mm: float | None = None
+    questions: Sequence[Question] = ()
 
     def __post_init__(self) -> None:
         self._reference = self.input.image
         self._region_mm = self.region_mm or SEED_DISTANCE_MM
         self._voxel_size, self._unit = uncertain_regions.voxel_size(*geometry(self._reference))
+
+    def measure(self, mask: np.ndarray) -> list[float]:
+        """Answer of each question for one mask [k, j, i] on a part of the input's grid."""
+        image = LabelMap(mask, self._reference) if self.questions else None
+        return [question.value(image) for question in self.questions if image is not None]
 
     def write_maps(
         self, probabilities: np.ndarray, segmentation: Path, entropy: Path
@@ -140,6 +150,7 @@ class ResultWriter:
             "max_entropy_bits": math.log2(ensemble.classes),
             "volumes": [self._volume(ensemble, entry, volumes) for entry in self.source.labels],
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
+            **({"answers": self._answers(ensemble, labels)} if self.questions else {}),
             "region_mm": self._region_mm,
             "versions": versions(),
             "input": {
@@ -168,6 +179,11 @@ class ResultWriter:
             **spread,
             f"samples_{unit}": _rounded(samples.tolist()),
         }
+
+    def _answers(self, ensemble: Ensemble, labels: np.ndarray) -> list[dict[str, Any]]:
+        values = np.array(ensemble.measured).reshape(len(ensemble), len(self.questions))
+        rows = zip(self.questions, self.measure(labels), values.T, strict=True)
+        return [answer(question, value, column.tolist(), self.source.are_draws) for question, value, column in rows]
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""

@@ -24,6 +24,7 @@ from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors, 
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
+from .asked import questions
 from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
 from .input_volume import check_input_distance, read_input
@@ -84,6 +85,7 @@ class _Run:
         with stage("reading"):
             self._require_dimensions(files)
             self.input = read_input(self.request, files, self.model.section)
+            self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
@@ -183,7 +185,7 @@ class _Run:
         distance = encoded.input_distance()
         spacing = projection.working_spacing[::-1]
         source = model_source(model, self.device, settings, direct, spacing, distance, encoded.voxel_distances)
-        options = request.compress, request.keep_samples, request.region_mm
+        options = request.compress, request.keep_samples, request.region_mm, self.questions
         self.writer = ResultWriter(self.input, source, projection, *options)
         unlike = check_input_distance(distance, model.names)
         self.warnings[:0] = unlike
@@ -192,7 +194,9 @@ class _Run:
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
         size, _ = voxel_size(*geometry(self.input.image))
         masks = MAX_MASKS if request.keep_samples else 0
-        self.ensemble = Ensemble(normalised(direct), model.map_prior, size, masks, exact=self.copula_only)
+        self.ensemble = Ensemble(
+            normalised(direct), model.map_prior, size, masks, self.copula_only, self.writer.measure
+        )
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""

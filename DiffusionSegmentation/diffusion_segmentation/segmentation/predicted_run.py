@@ -23,6 +23,7 @@ from ..runtime import memory
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors
 from ..runtime.versions import versions
 from . import result_folder
+from .asked import questions
 from .ensemble import Ensemble
 from .input_volume import read_unchanged
 from .members import ProbabilityMean, WriteOptions, write_members
@@ -79,6 +80,7 @@ class PredictedRun(ABC):
         with stage("reading"):
             files.first.require_volume()
             self.volume = read_unchanged(files, self.request.source, inputs_of(self.section))
+            self.questions = questions(self.request.ask, self.section["labels"], self.volume.image)
             memory.require(self.required_bytes(), "Segmenting this volume", "crop it, or close other programs")
         self._prepare_results()
         with stage("encoding"):
@@ -183,7 +185,7 @@ class PredictedRun(ABC):
             self.mean.members(),
             self.section["labels"],
             self._report_entries,
-            WriteOptions(request.compress, request.keep_samples, request.region_mm),
+            WriteOptions(request.compress, request.keep_samples, request.region_mm, self.questions),
             [self.meaning(len(self.mean)), *warnings],
             model_spacing_mm=self.model_spacing_mm(),
             are_draws=False,

@@ -25,6 +25,7 @@ class Request:
     # Minimum distance between the seeds of uncertain regions, 5 to 100 mm, None for 15; a region is at most twice as
     # wide.
     region_mm: float | None = None
+    ask: tuple[str, ...] = ()  # questions that the report answers, such as "volume(ventricles) > 40"
     keep_samples: bool = False  # also write samples, class probabilities and regions
     compress: bool = True
     previews: bool = False  # write previews and partial results while the run goes on

@@ -1,0 +1,184 @@
+"""The measurements that a question can name: pure functions of a label map and one or two structures.
+
+None depends on the orientation of the array. Lengths are in mm, areas in mm2, volumes in ml; of pictures in px where no
+pixel size is stated. A measurement that needs a structure which is absent is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, KDTree, QhullError
+from scipy.spatial.distance import pdist
+from skimage import measure
+
+from .label_map import ALL, LabelMap, Part
+
+Labels = Collection[int]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A function of a label map and `structures` of it.
+
+    `quantity` is size (ml; of pictures mm2 or px), area, length, share (%), count, number or truth (0 or 1). `picture`
+    is whether it applies to pictures, to volumes, or (None) to both; `low` is the smallest possible value.
+    """
+
+    function: Callable[..., float]
+    structures: int
+    quantity: str
+    formula: str
+    picture: bool | None = None
+    low: float = 0.0
+
+
+def volume(image: LabelMap, a: Labels) -> float:
+    part = image.part(a)
+    voxel = float(np.prod(image.spacing[1:] if image.is_picture else image.spacing / 10))
+    return 0.0 if part is None else float(part.mask.sum()) * voxel
+
+
+def diameter(image: LabelMap, a: Labels) -> float:
+    part = image.part(a)
+    if part is None:
+        return math.nan
+    # Only the first and last voxel of each row can be a vertex of the convex hull.
+    ends = part.mask & ~(_moved(part.mask, 1) & _moved(part.mask, -1))
+    axes = [1, 2] if image.is_picture else [0, 1, 2]
+    points = _hull(image.points(part, ends)[:, axes])
+    half = np.diag(image.spacing[axes] / 2)
+    faces = (points[:, None] + np.concatenate([half, -half])).reshape(-1, len(axes))
+    return float(pdist(_hull(faces)).max())
+
+
+def surface(image: LabelMap, a: Labels) -> float:
+    part = image.part(a)
+    if part is None:
+        return math.nan
+    vertices, faces, *_ = measure.marching_cubes(np.pad(part.mask, 1).astype(np.float32), 0.5, spacing=image.spacing)
+    return float(measure.mesh_surface_area(vertices, faces))
+
+
+def perimeter(image: LabelMap, a: Labels) -> float:
+    part = image.part(a)
+    if part is None:
+        return math.nan
+    contours = measure.find_contours(np.pad(part.mask[0], 1).astype(np.float32), 0.5)
+    return float(sum(np.linalg.norm(np.diff(c * image.spacing[1:], axis=0), axis=1).sum() for c in contours))
+
+
+def distance(image: LabelMap, a: Labels, b: Labels) -> float:
+    one, other = image.part(a), image.part(b)
+    if one is None or other is None:
+        return math.nan
+    return float(KDTree(_surface_points(image, one)).query(_surface_points(image, other))[0].min())
+
+
+def centroid_distance(image: LabelMap, a: Labels, b: Labels) -> float:
+    one, other = image.part(a), image.part(b)
+    if one is None or other is None:
+        return math.nan
+    return float(np.linalg.norm(image.points(one).mean(0) - image.points(other).mean(0)))
+
+
+def ratio(image: LabelMap, a: Labels, b: Labels) -> float:
+    other = volume(image, b)
+    return volume(image, a) / other if other else math.nan
+
+
+def width_ratio(image: LabelMap, a: Labels, b: Labels) -> float:
+    one, other = image.part(a), image.part(b)
+    return math.nan if one is None or other is None else _width(image, one) / _width(image, other)
+
+
+def asymmetry(image: LabelMap, a: Labels) -> float:
+    part, whole = image.part(a), image.part((ALL,))
+    if part is None or whole is None:
+        return math.nan
+    left = image.axes[:, 0]
+    side = np.sign(image.points(part) @ left - (image.points(whole) @ left).mean())
+    return 100 * float(side.mean())
+
+
+def pieces(image: LabelMap, a: Labels) -> float:
+    part = image.part(a)
+    return 0.0 if part is None else float(ndimage.label(part.mask, np.ones((3, 3, 3)))[1])
+
+
+def exists(image: LabelMap, a: Labels) -> float:
+    return float(image.part(a) is not None)
+
+
+def one_piece(image: LabelMap, a: Labels) -> float:
+    return float(pieces(image, a) == 1)
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "volume": Measurement(volume, 1, "size", "voxels times the size of a voxel", picture=False),
+    "area": Measurement(volume, 1, "size", "pixels times the size of a pixel", picture=True),
+    "diameter": Measurement(diameter, 1, "length", "largest distance between two centres of voxel faces"),
+    "surface": Measurement(surface, 1, "area", "area of the mesh of marching cubes", picture=False),
+    "perimeter": Measurement(perimeter, 1, "length", "length of the contours of marching squares", picture=True),
+    "distance": Measurement(distance, 2, "length", "smallest distance between a voxel of A and one of B, by centres"),
+    "centroid_distance": Measurement(centroid_distance, 2, "length", "distance between the centres of mass of A and B"),
+    "ratio": Measurement(ratio, 2, "number", "size of A over size of B"),
+    "width_ratio": Measurement(
+        width_ratio,
+        2,
+        "number",
+        "left-right width of A over that of B; with labels of the frontal horns and the skull's inside Evans' index",
+        picture=False,
+    ),
+    "asymmetry": Measurement(
+        asymmetry,
+        1,
+        "share",
+        "(left - right) / (left + right) of A's volume, on both sides of the sagittal plane through the centre of all "
+        "structures",
+        picture=False,
+        low=-100.0,
+    ),
+    "pieces": Measurement(pieces, 1, "count", "components of voxels that share a face, edge or corner"),
+    "exists": Measurement(exists, 1, "truth", "at least one voxel"),
+    "one_piece": Measurement(one_piece, 1, "truth", "exactly one component, as for pieces"),
+}
+"""Every measurement by its name in a question."""
+
+
+def _moved(mask: np.ndarray, step: int) -> np.ndarray:
+    """The mask moved by one voxel along its last axis, False at the border."""
+    moved = np.zeros_like(mask)
+    if step > 0:
+        moved[..., 1:] = mask[..., :-1]
+    else:
+        moved[..., :-1] = mask[..., 1:]
+    return moved
+
+
+def _hull(points: np.ndarray) -> np.ndarray:
+    """Vertices [m, d] of the convex hull of points [n, d]; few or degenerate points are returned as they are."""
+    spread = np.ptp(points, 0) > 0
+    if len(points) <= 2 * points.shape[1] or spread.sum() < 2:
+        low, high = points.argmin(0), points.argmax(0)
+        return points[np.unique(np.concatenate([low, high]))] if spread.sum() < 2 else points
+    try:
+        return points[ConvexHull(points[:, spread]).vertices]
+    except QhullError:  # on a line or in a plane oblique to the axes
+        return points[ConvexHull(points[:, spread], qhull_options="QJ").vertices]
+
+
+def _surface_points(image: LabelMap, part: Part) -> np.ndarray:
+    """Centres [n, 3] in mm of the voxels with a neighbour outside."""
+    padded = np.pad(part.mask, 1)
+    return image.points(part, part.mask & ~ndimage.binary_erosion(padded)[1:-1, 1:-1, 1:-1])
+
+
+def _width(image: LabelMap, part: Part) -> float:
+    """Extent in mm along the patient's left-right axis, from outer border to outer border."""
+    left = image.axes[:, 0]
+    return float(np.ptp(_surface_points(image, part) @ left) + np.abs(image.spacing * left).sum())
