@@ -72,7 +72,7 @@ def markdown(summary: dict[str, dict[str, Any]]) -> str:
     for key in SHOWN:
         cells = (scores["measures"][key] for scores in summary.values())
         texts = (f"{number(one['value'])} ({number(one['low'])} to {number(one['high'])})" for one in cells)
-        lines.append(f"| {joint.TITLES[key]} | " + " | ".join(texts) + " |")
+        lines.append(f"| {joint.titles()[key]} | " + " | ".join(texts) + " |")
     for title, key in (("Dice of the map", "map_dice"), ("expected from the samples", "expected_dice")):
         lines.append(f"| {title} | " + " | ".join(number(scores[key]) for scores in summary.values()) + " |")
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def test_a_perfect_sampler_passes_from_priors_to_page(drawn_heads, a_fitted_fold
     assert len(outside) <= 1, outside  # each of 13 is outside in one evaluation of a hundred
     assert measures["z_rms"]["value"] == pytest.approx(1, abs=0.35)
     text = evaluate.text(result, request.output)
-    assert joint.TITLES["dice_ratio"] in text and number(measures["z_rms"]["value"]) in text
+    assert joint.titles()["dice_ratio"] in text and number(measures["z_rms"]["value"]) in text
     page = (tmp_path / "scores" / "evaluation.html").read_text(encoding="utf-8")
     assert "wrong sampler to detect" in page and "Structure 2" in page
     lines = (tmp_path / "scores" / "cases.csv").read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def test_blocks_of_the_map_halve_the_distance_between_samples():
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 2, (6, 16, 16, 16)).astype(np.uint8)
     chosen = np.zeros((16, 16, 16), np.uint8)
-    mixed = joint.halve_spread(masks, chosen, 4, rng)
+    mixed = joint.halve_spread(masks, chosen, (4, 4, 4), rng)
     apart = [np.mean([(of[a] != of[b]).mean() for a in range(6) for b in range(a)]) for of in (masks, mixed)]
     assert 0.3 < apart[1] / apart[0] < 0.85
 
@@ -119,9 +119,10 @@ def test_measures_without_a_value_are_a_dash():
     result = {
         "n": 4,
         "structures": ["one"],
-        "measures": dict.fromkeys(joint.TITLES, measure),
+        "measures": dict.fromkeys(joint.titles(), measure),
         "controls": {
-            row: dict.fromkeys(joint.TITLES) for row in (joint.INDEPENDENT, joint.HALVED, joint.REPEATED, joint.WIDENED)
+            row: dict.fromkeys(joint.titles())
+            for row in (joint.INDEPENDENT, joint.HALVED, joint.REPEATED, joint.WIDENED)
         },
         "describe": {
             "interval_90_width_ml": [None],

@@ -9,7 +9,7 @@ import torch
 
 from diffusion_segmentation import metrics
 from diffusion_segmentation.diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN
-from diffusion_segmentation.errors import InputError, ModelError
+from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.evaluation import evaluate, pooling
 from diffusion_segmentation.evaluation.known_answer import posterior, samplers
 from diffusion_segmentation.evaluation.known_answer import run as known
@@ -253,11 +253,6 @@ def test_a_model_that_cannot_start_from_noise_is_judged_from_its_own_start_alone
 def test_incompatible_task_and_model_are_refused_in_one_sentence(untrained, tmp_path, task, samples, words):
     with pytest.raises(InputError, match=words):
         evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), task, tmp_path, samples, device="cpu"))
-
-
-def test_a_2d_model_is_refused_for_a_data_set(untrained, tmp_path):
-    with pytest.raises(ModelError, match="2-D pictures"):
-        evaluate.evaluate(evaluate.EvaluationRequest(str(untrained), str(tmp_path), tmp_path / "out", device="cpu"))
 
 
 def test_in_space_the_picture_is_the_most_uncertain_slice(tmp_path):

@@ -40,6 +40,7 @@ def folder():
     }
     return {
         "kind": "folder",
+        "unit": "ml",
         "samples": 8,
         "map_source": "samples",
         "data": {"cases": 50, "seen_in_training": False, "which": "all", "raters": 1, "skipped": {}},

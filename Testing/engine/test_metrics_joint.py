@@ -5,17 +5,17 @@ import pytest
 
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.evaluation.joint import (
-    CONTROLS,
     HALVED,
     INDEPENDENT,
     REPEATED,
     WIDENED,
+    controls,
     detects,
     halve_spread,
 )
 from diffusion_segmentation.evaluation.known_answer.samplers import independent_pixels
 from diffusion_segmentation.metrics.intervals import predictive_interval
-from diffusion_segmentation.metrics.joint import LAGS_MM, JointScores, joint_record
+from diffusion_segmentation.metrics.joint import LAGS, JointScores, joint_record
 
 CASES, SAMPLES = 30, 12
 SPACING = (2.0, 2.0, 2.0)
@@ -70,7 +70,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
 )
 def test_each_measure_detects_its_negative_control(scores, measure):
-    assert detects(measure, scores["perfect"], scores[CONTROLS[measure]])
+    assert detects(measure, scores["perfect"], scores[controls()[measure]])
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
 
@@ -168,7 +168,7 @@ def test_a_record_is_what_loops_over_voxels_count(speck_classes):
         by_hand = [[dice_by_hand(a, b, label) for b in masks] for a in masks]
         np.testing.assert_allclose(np.array(record["dice"])[k], by_hand)
         np.testing.assert_allclose(np.array(record["map_dice"])[:, k], [dice_by_hand(chosen, m, label) for m in masks])
-        for column, lag in enumerate(LAGS_MM):
+        for column, lag in enumerate(LAGS):
             for number, mask in enumerate(masks):
                 product, scale = pairs_by_hand(mask, p, label, lag)
                 assert record["products"][number][k][column] == pytest.approx(product, abs=1e-4)
@@ -206,7 +206,7 @@ def test_scores_by_hand():
     assert scores["dice_ratio"].value == pytest.approx(to / between)
     assert about["one_sample_dice"] == pytest.approx(1 - to / len(z))
     products, scale = (np.array([record[key] for record in records]) for key in ("products", "scale"))
-    for column, lag in enumerate(LAGS_MM):
+    for column, lag in enumerate(LAGS):
         truth_part, sample_part = products[:, 0, :, column].sum(), products[:, 1:, :, column].mean(1).sum()
         gap = (sample_part - truth_part) / scale[..., column].sum() if scale[..., column].sum() else np.nan
         assert scores[f"variogram_{lag:g}mm"].value == pytest.approx(gap, nan_ok=True)

@@ -19,6 +19,7 @@ from ..images.label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model.folder import Model, Start
 from ..runtime.floating_point import flush_denormals
+from ..segmentation.encoded_slices import EncodedSlices
 from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
 from .covariance import LabelledCase
 
@@ -160,7 +161,7 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
             drawn = draw(model, case.image, count, grid, seed)
             masks, mean = drawn.masks, drawn.mean
         else:
-            encoded, seeds = EncodedVolume(model, case.image, device), sample_seeds(seed, count)
+            encoded, seeds = _encoded(model, case.image), sample_seeds(seed, count)
             if model.is_copula_only:
                 masks, mean = np.stack([encoded.start_mask(one) for one in seeds]), case.p
             else:
@@ -172,10 +173,21 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     return masks, mean
 
 
+def _encoded(model: Model, image: np.ndarray) -> EncodedVolume | EncodedSlices:
+    """Encoder output; of a model of pictures an image [channels, z, y, x] is a stack of them."""
+    device = next(model.encoder.parameters()).device
+    return (EncodedSlices if _is_stack(model, image) else EncodedVolume)(model, image, device)
+
+
+def _is_stack(model: Model, image: np.ndarray) -> bool:
+    return image.ndim > model.dims + 1
+
+
 def _is_small(model: Model, image: np.ndarray) -> bool:
     """Whether all samples of an image can pass the denoiser together, without windows."""
     shape = image.shape[-model.dims :]
-    return model.dims == 2 and math.prod(shape) <= SMALL_PIXELS and not any(n % model.multiple for n in shape)
+    flat = model.dims == 2 and not _is_stack(model, image)
+    return flat and math.prod(shape) <= SMALL_PIXELS and not any(n % model.multiple for n in shape)
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
@@ -198,13 +210,12 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> LabelledCase:
     """A case with the direct head's probabilities; `labels` may contain IGNORED."""
-    device = next(model.encoder.parameters()).device
     with flush_denormals(), torch.inference_mode():
         if _is_small(model, image):
             white = model.with_start(None)
             p = draw(white, image, 1, white.step_grid(1), 0).direct
         else:
-            p = EncodedVolume(model, image, device).direct()
+            p = _encoded(model, image).direct()
     p = p / p.sum(0)
     ignored = labels == IGNORED
     if not ignored.any():

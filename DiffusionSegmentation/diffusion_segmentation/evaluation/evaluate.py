@@ -15,7 +15,7 @@ import torch
 from ..calibration.calibrate import require_fit
 from ..calibration.start import labelled
 from ..diffusion.process import LOG_SNR_MIN
-from ..errors import InputError, ModelError
+from ..errors import InputError
 from ..images.dataset import label_order, read_dataset
 from ..images.file_digest import files_sha256
 from ..images.input_names import inputs_of, require_same_inputs
@@ -179,8 +179,6 @@ def _on_heads(request: EvaluationRequest, model: Model) -> Result:
 
 
 def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result:
-    if model.dims != 3:
-        raise ModelError("This model was made for 2-D pictures; choose one for volumes.")
     if len(request.steps) > 1 or any(":" in text for text in request.steps):
         raise InputError("Cases in a folder are segmented with one number of adapted steps; give one, such as 10.")
     dataset = read_dataset(Path(request.dataset))
@@ -188,14 +186,15 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     order = label_order(dataset, model.labels)
     choice = cases.choose(dataset, model.section)
     chosen = choice.cases[: request.cases]
+    units = cases.units_of(chosen, dataset.name)
     device, samples = choose_device(request.device), request.samples or model.default_samples
     steps = Steps.read(request.steps[0]).count if request.steps else None
-    data = {"data": dataset.name, "labels": order, "ignored": dataset.ignored}
+    data = {"data": dataset.name, "labels": order, "ignored": dataset.ignored, "unit": units.suffix}
     store = CaseStore(request.output / "cases", _key(model, request, samples, steps, device) | data)
     if choice.seen_in_training:
         logger.warning(f"evaluating {choice.which}")
     settings = cases.Settings(str(folder), samples, steps, request.seed, request.device)
-    by_name, skipped = cases.evaluate_cases(chosen, dataset, order, settings, store)
+    by_name, skipped = cases.evaluate_cases(chosen, dataset, order, settings, store, units)
     records, names = list(by_name.values()), [entry["name"] for entry in model.labels]
     evaluation = _about(request, model, device, samples) | {
         "kind": "folder",
@@ -214,10 +213,11 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
         "map_source": "direct" if model.is_copula_only or np.isinf(model.map_prior) else "samples",
         "one_map": model.is_copula_only,
         "colors": [entry["color"] for entry in model.labels],
-        "tolerance_mm": model.spacing,
+        "unit": units.suffix,
+        f"tolerance_{units.length}": model.spacing,
         "warnings": {name: record["run"]["warnings"] for name, record in by_name.items() if record["run"]["warnings"]},
-        "scores": folder_scores.summarise(records, names),
-        "joint": joint.summarise([record["joint"] for record in records], names),
+        "scores": folder_scores.summarise(records, names, units),
+        "joint": joint.summarise([record["joint"] for record in records], names, units),
         "cost": cost.folder_costs(records),
     }
     return evaluation, by_name, store

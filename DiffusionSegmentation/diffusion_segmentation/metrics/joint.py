@@ -3,7 +3,8 @@
 The record of a case holds numbers of the truth (index 0) and of n samples (1 to n), so that each statistic can be
 computed with any of them in the place of the truth. With the truth there it is the score. With a random sample there,
 and the other n - 1 as samples, it is what a perfect sampler scores: the band (`band`) needs no further assumption.
-Masks are uint8 [*shape] with labels, 0 is background; spacing in mm; volumes in ml.
+Masks are uint8 [*shape] with labels, 0 is background. Sizes have a `unit`, in which their keys end: "ml" for volumes,
+whose lags are in mm; "mm2" or "px" for areas of pictures, whose lags are pixels of the working grid.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy import ndimage
 from .distribution import pairwise_dice
 from .intervals import covered, predictive_bounds
 
-LAGS_MM = (2.0, 4.0, 8.0, 16.0)
+LAGS = (2.0, 4.0, 8.0, 16.0)  # mm; in pictures pixels
 OPEN = (0.05, 0.95)  # range of probabilities of the voxels that count for the variogram
 SPECK_SHARE = 0.3  # a voxel is a speck if a smaller share of its face neighbours has its class
 LEVELS = (50, 80, 90)  # levels of the volume intervals (%)
@@ -36,24 +37,25 @@ def joint_record(
     samples: np.ndarray,
     marginals: np.ndarray,
     chosen: np.ndarray,
-    spacing_mm: Sequence[float],
+    spacing: Sequence[float],
     speck_classes: Sequence[int] | None = None,
+    unit: str = "ml",
 ) -> dict[str, Any]:
     """Numbers of one case, JSON-compatible.
 
     `truth` [*shape]; `samples` [n, *shape], n of 3 or more; `marginals` float [C, *shape], the model's probabilities;
-    `chosen` [*shape], the segmentation; spacing in the order of the axes. Specks are counted in `speck_classes`, by
-    default in every foreground class.
+    `chosen` [*shape], the segmentation; spacing (mm, or px for that unit) in the order of the axes. Specks are counted
+    in `speck_classes`, by default in every foreground class.
     """
     classes = len(marginals)
     masks = np.concatenate([truth[None], samples])
-    ml = float(np.prod(spacing_mm)) / 1000
+    voxel = float(np.prod(spacing)) / (1000 if unit == "ml" else 1)
     volumes = np.array([np.bincount(mask.ravel(), minlength=classes)[1:] for mask in masks])
-    products, scale = _variogram(masks, marginals, spacing_mm)
+    products, scale = _variogram(masks, marginals, spacing if unit == "ml" else (1.0,) * truth.ndim)
     return {
-        "volumes_ml": (volumes * ml).tolist(),
-        "expected_ml": (marginals[1:].reshape(classes - 1, -1).sum(1, dtype=np.float64) * ml).tolist(),
-        "voxel_ml": ml,
+        f"volumes_{unit}": (volumes * voxel).tolist(),
+        f"expected_{unit}": (marginals[1:].reshape(classes - 1, -1).sum(1, dtype=np.float64) * voxel).tolist(),
+        f"voxel_{unit}": voxel,
         "dice": pairwise_dice(masks, masks, classes).tolist(),
         "map_dice": pairwise_dice(chosen[None], masks, classes)[:, 0].T.tolist(),
         "products": products.tolist(),
@@ -62,25 +64,30 @@ def joint_record(
     }
 
 
-def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def variogram_key(lag: float, unit: str) -> str:
+    """Name of the measure of a lag."""
+    return f"variogram_{lag:g}{'mm' if unit == 'ml' else 'px'}"
+
+
+def _variogram(masks: np.ndarray, marginals: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Sums [masks, C - 1, lags] of (m - p)(m' - p') over pairs of open voxels, and of their scale [C - 1, lags].
 
     m is 1 where the mask has the class; the scale is sqrt(p (1 - p) p' (1 - p')), so that the ratio is a correlation.
-    Lags are taken along each axis whose spacing divides them to within a quarter.
+    Lags, in the unit of the spacing, are taken along each axis whose spacing divides them to within a quarter.
     """
     classes, shape = len(marginals), marginals.shape[1:]
-    products, scale = np.zeros((len(masks), classes - 1, len(LAGS_MM))), np.zeros((classes - 1, len(LAGS_MM)))
+    products, scale = np.zeros((len(masks), classes - 1, len(LAGS))), np.zeros((classes - 1, len(LAGS)))
     for label in range(1, classes):
         is_open = (marginals[label] > OPEN[0]) & (marginals[label] < OPEN[1])
         number = np.where(is_open, np.cumsum(is_open).reshape(shape) - 1, -1)  # of the open voxels
         p = marginals[label][is_open].astype(np.float32)
         residual = (masks[:, is_open] == label) - p
         sd = np.sqrt(p * (1 - p))
-        for axis, spacing in enumerate(spacing_mm):
+        for axis, width in enumerate(spacing):
             before = (slice(None),) * axis
-            for column, lag in enumerate(LAGS_MM):
-                step = round(lag / spacing)
-                if step < 1 or abs(step * spacing - lag) > lag / 4 or step >= shape[axis]:
+            for column, lag in enumerate(LAGS):
+                step = round(lag / width)
+                if step < 1 or abs(step * width - lag) > lag / 4 or step >= shape[axis]:
                     continue
                 first, second = number[(*before, slice(None, -step))], number[(*before, slice(step, None))]
                 pair = (first >= 0) & (second >= 0)
@@ -128,14 +135,15 @@ class Measure:
 class JointScores:
     """The statistics of records [N cases], with each of the n + 1 masks in the place of the truth."""
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], widen: float = 1.0) -> None:
+    def __init__(self, records: Sequence[Mapping[str, Any]], widen: float = 1.0, unit: str = "ml") -> None:
         """`widen` scales the deviations of the samples' volumes from their mean; above 1 it makes a wrong sampler."""
-        self.volumes = np.array([r["volumes_ml"] for r in records])  # [N, n + 1, K]
+        self.unit = unit
+        self.volumes = np.array([r[f"volumes_{unit}"] for r in records])  # [N, n + 1, K]
         if widen != 1:
             mean = self.volumes[:, 1:].mean(1, keepdims=True)
             self.volumes[:, 1:] = mean + widen * (self.volumes[:, 1:] - mean)
         self.distance = 1 - np.array([r["dice"] for r in records]).transpose(0, 2, 3, 1)  # [N, n + 1, n + 1, K]
-        expected, voxel = (np.array([r[key] for r in records]) for key in ("expected_ml", "voxel_ml"))
+        expected, voxel = (np.array([r[f"{key}_{unit}"] for r in records]) for key in ("expected", "voxel"))
         self.counts = expected > FEWEST_VOXELS * voxel[:, None]  # [N, K]
         self.products = np.array([r["products"] for r in records])  # [N, n + 1, K, L]
         self.scale = np.array([r["scale"] for r in records])  # [N, K, L]
@@ -211,10 +219,10 @@ class JointScores:
             "z_rms": z_rms,
             "z_mean": mean(self.z),
             **{f"coverage_{level}": mean(self.covered[level]) for level in LEVELS},
-            "crps_ml": mean(self.crps),
+            f"crps_{self.unit}": mean(self.crps),
             "energy_score": mean(self.to_truth - self.between / 2),
             "dice_ratio": ratio,
-            **{f"variogram_{lag:g}mm": variogram(column) for column, lag in enumerate(LAGS_MM)},
+            **{variogram_key(lag, self.unit): variogram(column) for column, lag in enumerate(LAGS)},
             "specks": specks,
         }
 
@@ -227,7 +235,7 @@ class JointScores:
             )
         share = self.specks.sum(0)
         return {
-            "interval_90_width_ml": _nanmean(np.where(self.counts, self.width[:, 0], np.nan)).tolist(),
+            f"interval_90_width_{self.unit}": _nanmean(np.where(self.counts, self.width[:, 0], np.nan)).tolist(),
             "correlation_truth": truth,
             "correlation_samples": samples,
             "specks_truth": float(share[0, 0] / max(share[0, 1], 1)),
@@ -236,10 +244,10 @@ class JointScores:
         }
 
     def case_scores(self) -> dict[str, np.ndarray]:
-        """Energy score, CRPS (ml) and Dice of one sample [N], means over the structures that count in a case or NaN."""
+        """Energy score, CRPS and Dice of one sample [N], means over the structures that count in a case or NaN."""
         values = {
             "energy_score": (self.to_truth - self.between / 2)[:, 0],
-            "crps_ml": self.crps[:, 0],
+            f"crps_{self.unit}": self.crps[:, 0],
             "one_sample_dice": 1 - self.to_truth[:, 0],
         }
         return {name: _nanmean(np.where(self.counts, value, np.nan).T) for name, value in values.items()}

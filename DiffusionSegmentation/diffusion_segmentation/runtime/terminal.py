@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .stdio import claim_stdout, write_all
+from .units import Units
 
 
 def claim_for_json() -> Callable[[Any], None]:
@@ -73,25 +74,21 @@ def _progress_text(progress: Any) -> str:
     return text
 
 
-UNITS = {"ml": ("ml", "volume", "voxel"), "mm2": ("mm²", "area", "pixel"), "px": ("px", "area", "pixel")}
-"""For the unit of a report's sizes: its symbol, what it measures, and what is counted."""
-
-
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """A report as text: volumes with intervals, settings, warnings and the result folder."""
-    width, key = max(len(volume["name"]) for volume in report["volumes"]), report.get("unit", "ml")
-    unit, what, cell = UNITS[key]
+    width, units = max(len(volume["name"]) for volume in report["volumes"]), Units(report.get("unit", "ml"))
+    unit = units.symbol
     spread = f"{'range of folds' if 'folds' in report else '90 % interval'} {unit}"
     lines = ["  ".join([" " * width, f"{'expected ' + unit:>13}", f"{spread:>20}", f"{'mask ' + unit:>10}"])]
     for volume in report["volumes"]:
-        bounds = volume.get(f"range_{key}") or volume[f"interval90_{key}"]  # None for a single sample
+        bounds = volume.get(units.key("range")) or volume[units.key("interval90")]  # None for a single sample
         interval = f"{bounds[0]:8.1f} to {bounds[1]:8.1f}" if bounds else "-"
-        expected, mask = f"{volume[f'expected_{key}']:13.1f}", f"{volume[f'consensus_{key}']:10.1f}"
+        expected, mask = f"{volume[units.key('expected')]:13.1f}", f"{volume[units.key('consensus')]:10.1f}"
         lines.append(f"{volume['name']:<{width}}  {expected}  {interval:>20}  {mask}")
     lines += [
         _origin(report),
-        f"The expected {what} is the sum of the class probabilities; the mask counts each {cell} as its most probable "
-        "structure, which can differ.",
+        f"The expected {units.what} is the sum of the class probabilities; the mask counts each {units.cell} as its "
+        "most probable structure, which can differ.",
         *report["warnings"],
         f"Results are in {folder}",
     ]

@@ -27,14 +27,14 @@ class EncodedSlices:
         model: Model,
         image: np.ndarray,
         device: torch.device,
-        tiling: Tiling,
+        tiling: Tiling | None = None,
         store: torch.device | None = None,
         frame: Frame | None = None,
     ) -> None:
         """Encode `image`, normalised float32 [channels, z, y, x]; other arguments are those of `EncodedVolume`."""
-        self.tiling = tiling
+        self.tiling = tiling or Tiling(image.shape[2:], model.section["window"], model.multiple)
         slices = range(image.shape[1])
-        self._slices = [EncodedVolume(model, image[:, z], device, tiling, store, frame) for z in slices]
+        self._slices = [EncodedVolume(model, image[:, z], device, self.tiling, store, frame) for z in slices]
 
     @property
     def voxel_distances(self) -> np.ndarray | None:

@@ -42,7 +42,7 @@ AUTO_SAMPLES = (8, 32)
 AUTO_INTERVAL = 4  # with `samples` "auto" convergence is checked after every 4 samples
 BODY_MARGIN_MM = 8.0
 NOT_FITTED = (
-    "The spread of this model's samples was not fitted to labelled cases: its volume intervals can be too narrow. "
+    "The spread of this model's samples was not fitted to labelled cases: its intervals can be too narrow. "
     "`diffusion-segmentation calibrate` fits it."
 )
 

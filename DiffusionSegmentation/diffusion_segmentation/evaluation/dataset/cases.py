@@ -14,14 +14,18 @@ import SimpleITK as sitk
 import torch
 
 from ...calibration.start import labelled
+from ...errors import DiffusionSegmentationError, InputError
+from ...images.case_files import CaseFiles
 from ...images.dataset import Case, Dataset
 from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.working_grid import Grid
 from ...model.folder import Model
 from ...runtime.devices import choose_device
+from ...runtime.units import VOLUMES, Units
 from ...segmentation import pipeline as engine
 from ...segmentation.sampler import sample_seeds
+from ...segmentation.uncertain_regions import voxel_size
 from ...training.prepared import on_grid, read_case
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
@@ -69,6 +73,27 @@ def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
     return Choice(unseen, which, calibrated)
 
 
+def units_of(cases: Sequence[Case], dataset_name: str) -> Units:
+    """The units of the sizes in all cases; files whose header cannot be read do not count.
+
+    Raises InputError where they differ, because such sizes have no mean.
+    """
+    found: dict[str, str] = {}
+    for case in cases:
+        try:
+            first = CaseFiles(case.images).first
+        except (DiffusionSegmentationError, OSError):
+            continue  # the evaluation of the case reports it
+        found.setdefault(voxel_size(first.spacing[::-1], first.size[::-1])[1], case.name)
+    if len(found) > 1:
+        sizes = ", ".join(f"{Units(unit).symbol} ({name})" for unit, name in found.items())
+        raise InputError(
+            f"Sizes in the cases of '{dataset_name}' have different units: {sizes}; evaluate pictures, pictures with a "
+            "pixel size and volumes each by themselves."
+        )
+    return Units(*found)
+
+
 def _count(cases: Sequence[Case]) -> str:
     return "1 case" if len(cases) == 1 else f"{len(cases)} cases"
 
@@ -85,11 +110,17 @@ class Settings:
 
 
 def evaluate_cases(
-    cases: Sequence[Case], dataset: Dataset, order: Sequence[int], settings: Settings, store: CaseStore
+    cases: Sequence[Case],
+    dataset: Dataset,
+    order: Sequence[int],
+    settings: Settings,
+    store: CaseStore,
+    units: Units = VOLUMES,
 ) -> tuple[Records, dict[str, str]]:
     """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost", "joint"}, and errors of skipped cases.
 
-    Voxels that any rater marks as ignored do not count. `order` maps the data set's labels to the model's.
+    Voxels that any rater marks as ignored do not count. `order` maps the data set's labels to the model's, `units` are
+    those of `units_of`.
 
     Raises InputError when no case can be used, and the errors of `segment` about model, memory and disk.
     """
@@ -99,30 +130,33 @@ def evaluate_cases(
 
     def work(index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         case = cases[index]
-        image = read_case(case, dataset.inputs)[0]
+        images = read_case(case, dataset.inputs)
+        image = images[0]
         names = dataset.label_names, dataset.ignored
         references = [relabel(read_labels(path, image, *names), order) for path in case.labels]
         ignored = np.any([reference == IGNORED for reference in references], 0)
         references = [np.where(ignored, np.uint8(0), reference) for reference in references]
-        spacing = image.GetSpacing()[::-1]
+        spacing, first = image.GetSpacing()[::-1], references[0]
         samples, report = _segment(case, image, settings, models["samples"])
         # The direct head has its own maps; two steps of one sample are the fewest that `segment` accepts.
         quick = dataclasses.replace(settings, samples=1, steps=2)
         direct, direct_report = _segment(case, image, quick, models["direct"])
         outputs = {"samples": samples.without(ignored), "direct": direct.without(ignored)}
-        tolerance = report["working_spacing_mm"]
+        picture = _picture(images[: dataset.inputs[0].channels], first, outputs["samples"], spacing)
+        if units.is_area:  # without the axis of the slices, along which every voxel would be at a surface
+            outputs = {key: one.of_slice(0) for key, one in outputs.items()}
+            references, ignored, spacing = [reference[0] for reference in references], ignored[0], spacing[1:]
+        about, rng = (report["working_spacing_mm"], ~ignored, units), np.random.default_rng([settings.seed, index])
         record = {
-            "maps": {key: score_map(one, references, spacing, tolerance, ~ignored) for key, one in outputs.items()},
-            "samples": score_samples(
-                outputs["samples"], references, spacing, np.random.default_rng([settings.seed, index])
-            ),
+            "maps": {key: score_map(one, references, spacing, *about) for key, one in outputs.items()},
+            "samples": score_samples(outputs["samples"], references, spacing, rng, units),
             "run": {
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, dataset, order, cache.get(settings.model, device), settings, index),
+            "joint": _joint(case, dataset, order, cache.get(settings.model, device), settings, index, units),
         }
-        return record, _picture(image, references[0], outputs["samples"], spacing)
+        return record, picture
 
     def files(index: int) -> dict[str, Any]:
         return {"content": files_sha256(*cases[index].files)}
@@ -131,18 +165,20 @@ def evaluate_cases(
 
 
 def _joint(
-    case: Case, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int
+    case: Case, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int, units: Units
 ) -> dict[str, Any]:
-    """Record of the joint samples on the working grid against the first rater."""
+    """Record of the joint samples on the working grid against the first rater; of a stack, of all its slices."""
     grid = Grid.of(model.section)
-    values, labels = on_grid(read_case(case, grid.inputs), case.labels[:1], grid, dataset.label_names, dataset.ignored)
-    truth = relabel(labels[0], order)
-    if model.dims == 2:  # of a stack the slice with most labelled pixels
-        at = int(np.sum((truth > 0) & (truth != IGNORED), axis=(1, 2)).argmax())
-        values, truth = values[:, at], truth[at]
+    images = read_case(case, grid.inputs)
+    values, labels = on_grid(images, case.labels[:1], grid, dataset.label_names, dataset.ignored)
+    truth, spacing = relabel(labels[0], order), [model.spacing] * 3
+    if units.is_area:
+        values, truth, spacing = values[:, 0], truth[0], spacing[1:]
+    elif model.dims == 2:
+        spacing[0] = images[0].GetSpacing()[2]
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
-    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed)
+    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed, spacing, units)
 
 
 class _SourceModels(engine.ModelCache):
@@ -184,14 +220,19 @@ def _cost(report: Mapping[str, Any], direct: Mapping[str, Any]) -> dict[str, Any
 
 
 def _picture(
-    image: sitk.Image, reference: np.ndarray, outputs: RunOutputs, spacing: Sequence[float]
+    images: Sequence[sitk.Image], reference: np.ndarray, outputs: RunOutputs, spacing: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Arrays for a picture of the case: the slice with the largest entropy."""
+    """Arrays for a picture of the case: the slice with the largest entropy.
+
+    `images` are the channels of its first input: three are red, green and blue; of others the first is shown.
+    """
     at = int(outputs.entropy.sum((1, 2), dtype=np.float64).argmax())
-    grey = sitk.GetArrayViewFromImage(image)[at].astype(np.float32)
-    low, high = np.quantile(grey, [0.005, 0.995])
+    shown = images if len(images) == 3 else images[:1]
+    values = np.stack([sitk.GetArrayViewFromImage(image)[at].astype(np.float32) for image in shown], -1)
+    low, high = np.quantile(values, [0.005, 0.995]) if len(shown) == 1 else (0, values.max())
+    values = np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float16)
     return {
-        "image": np.clip((grey - low) / max(high - low, 1e-6), 0, 1).astype(np.float16),
+        "image": values if len(shown) == 3 else values[..., 0],
         "truth": reference[at],
         "consensus": outputs.labels[at],
         "entropy": outputs.entropy[at].astype(np.float16),

@@ -17,18 +17,20 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ... import metrics
+from ...runtime.units import VOLUMES, Units
 from ..known_answer.posterior import LEVELS, confidence, volumes
 from ..pooling import binned, finite
 
-NEAR_MM = 10.0  # radius of the region of interest around segmentation and reference
-PATCH_MM = 10.0
+NEAR = PATCH = 10.0
+"""Radius of the region of interest around segmentation and reference, and edge of the most uncertain cube or square:
+mm, in pictures pixels of the working grid."""
 ENTROPY_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 8.0)  # Bits
 STORED_VOXELS = 400  # voxels of a case whose probabilities are stored, for the floor of the calibration error
 
 
 @dataclass(frozen=True)
 class RunOutputs:
-    """Outputs of `segment` for one image; all arrays [k, j, i] on the image's grid.
+    """Outputs of `segment` for one image; all arrays [k, j, i] on the image's grid, or of a picture [j, i].
 
     Outside the body, where nothing was computed, all is background with probability 1.
     """
@@ -43,8 +45,13 @@ class RunOutputs:
         """Probability of the most probable class, float32."""
         return reduce(np.maximum, self.probabilities).astype(np.float32) / np.float32(255)
 
+    def of_slice(self, k: int) -> RunOutputs:
+        """Those of one slice, [j, i]."""
+        probabilities, samples = ([array[k] for array in several] for several in (self.probabilities, self.samples))
+        return RunOutputs(self.labels[k], self.entropy[k], probabilities, samples)
+
     def without(self, ignored: np.ndarray) -> RunOutputs:
-        """A copy whose voxels in `ignored` (bool [k, j, i]) are background, with probability 1 and in each sample."""
+        """A copy whose voxels in `ignored` (bool, as the arrays) are background, with probability 1 and in samples."""
         if not ignored.any():
             return self
 
@@ -64,23 +71,27 @@ def score_map(
     outputs: RunOutputs,
     references: Sequence[np.ndarray],
     spacing: Sequence[float],
-    tolerance_mm: float,
+    tolerance: float,
     counted: np.ndarray | None = None,
+    units: Units = VOLUMES,
 ) -> dict[str, Any]:
-    """Scores of a map with its entropy and probabilities against raters' maps [k, j, i]; `spacing` in mm, same order.
+    """Scores of a map with its entropy and probabilities against raters' maps [k, j, i], or [j, i] of a picture.
 
-    Voxels outside `counted` (bool [k, j, i]) must be background in all maps; they do not count for calibration.
+    `spacing`, in the same order, and `tolerance`, the voxel size of the working grid, are in mm or pixels. Voxels
+    outside `counted` (bool) must be background in all maps; they do not count for calibration.
     """
     counted = np.ones(outputs.labels.shape, bool) if counted is None else counted
-    classes = len(outputs.probabilities)
+    classes, unit = len(outputs.probabilities), tolerance if units.is_area else 1.0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"monai\.", category=FutureWarning)  # from MONAI's own calls
-        accuracy = [_accuracy(outputs.labels, reference, classes, spacing, tolerance_mm) for reference in references]
-    parts = [_calibration(outputs, reference, spacing, counted) for reference in references]
+        accuracy = [
+            _accuracy(outputs.labels, reference, classes, spacing, tolerance, units) for reference in references
+        ]
+    parts = [_calibration(outputs, reference, spacing, counted, NEAR * unit) for reference in references]
     return {
         **{name: np.mean([one[name] for one in accuracy], 0).tolist() for name in accuracy[0]},
         "risk": float(np.mean([1 - one["dice"] for one in accuracy])),
-        "confidence": confidence(outputs.entropy, spacing, PATCH_MM),
+        "confidence": confidence(outputs.entropy, spacing, PATCH * unit),
         **{name: np.sum([p[name] for p in parts], 0).tolist() for name in ("near", "everywhere", "levels", "by_class")},
         **{name: finite(np.mean([p[name] for p in parts])) for name in ("error_auroc", "error_aupr", "wrong")},
         "some_probabilities": parts[0]["some_probabilities"],
@@ -88,17 +99,17 @@ def score_map(
 
 
 def _accuracy(
-    labels: np.ndarray, reference: np.ndarray, classes: int, spacing: Sequence[float], tolerance_mm: float
+    labels: np.ndarray, reference: np.ndarray, classes: int, spacing: Sequence[float], tolerance: float, units: Units
 ) -> dict[str, np.ndarray]:
     """Scores of each foreground class, all finite."""
-    ml = float(np.prod(spacing)) / 1000
+    voxel = voxel_size(spacing, units)
     true, segmented = (np.bincount(x.ravel(), minlength=classes)[1:] for x in (reference, labels))
     return {
         "dice": metrics.dice(labels, reference, classes)[1:],
-        "hd95_mm": metrics.hd95(labels, reference, classes, spacing),
-        "nsd": metrics.nsd(labels, reference, classes, spacing, tolerance_mm),
-        "volume_error_ml": (segmented - true) * ml,
-        "reference_ml": true * ml,
+        f"hd95_{units.length}": metrics.hd95(labels, reference, classes, spacing),
+        "nsd": metrics.nsd(labels, reference, classes, spacing, tolerance),
+        units.key("volume_error"): (segmented - true) * voxel,
+        units.key("reference"): true * voxel,
         "lesion_f1": metrics.lesion_f1(labels, reference, classes),
         "missed": ((true > 0) & (segmented == 0)).astype(float),
         "false": ((true == 0) & (segmented > 0)).astype(float),
@@ -106,10 +117,10 @@ def _accuracy(
 
 
 def _calibration(
-    outputs: RunOutputs, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray
+    outputs: RunOutputs, reference: np.ndarray, spacing: Sequence[float], counted: np.ndarray, reach: float
 ) -> dict[str, Any]:
     correct, probability = outputs.labels == reference, outputs.confidence
-    near = near_structures(outputs.labels, reference, spacing) & counted
+    near = near_structures(outputs.labels, reference, spacing, reach) & counted
     bits, wrong = outputs.entropy[near], ~correct[near]
     levels = np.stack([np.histogram(part, ENTROPY_EDGES)[0] for part in (bits, bits[wrong])], 1)
     by_class = [
@@ -129,13 +140,20 @@ def _calibration(
     }
 
 
-def near_structures(labels: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Voxels (bool) at most NEAR_MM from a structure of either map; none if both are empty."""
+def voxel_size(spacing: Sequence[float], units: Units) -> float:
+    """Size of a voxel of `spacing` (mm), or of a pixel of spacing in mm or pixels."""
+    return float(np.prod(spacing)) / (1 if units.is_area else 1000)
+
+
+def near_structures(
+    labels: np.ndarray, reference: np.ndarray, spacing: Sequence[float], reach: float = NEAR
+) -> np.ndarray:
+    """Voxels (bool) at most `reach`, in the unit of the spacing, from a structure of either map; none without any."""
     union = (labels > 0) | (reference > 0)
     near = np.zeros(union.shape, bool)
     if union.any():
-        box = _box(union, [int(np.ceil(NEAR_MM / s)) for s in spacing])
-        near[box] = metrics.within(union[box], NEAR_MM, spacing)
+        box = _box(union, [int(np.ceil(reach / s)) for s in spacing])
+        near[box] = metrics.within(union[box], reach, spacing)
     return near
 
 
@@ -146,16 +164,21 @@ def _box(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
 
 
 def score_samples(
-    outputs: RunOutputs, references: Sequence[np.ndarray], spacing: Sequence[float], rng: np.random.Generator
+    outputs: RunOutputs,
+    references: Sequence[np.ndarray],
+    spacing: Sequence[float],
+    rng: np.random.Generator,
+    units: Units = VOLUMES,
 ) -> dict[str, Any]:
     """Joint samples against raters: ranks and intervals of their volumes, and with several raters the GED."""
-    classes, ml = len(outputs.probabilities), float(np.prod(spacing)) / 1000
+    classes, voxel = len(outputs.probabilities), voxel_size(spacing, units)
     sampled, true = (  # [n, C - 1], [m, C - 1]
-        ml * np.concatenate([volumes(mask[None], classes) for mask in masks]) for masks in (outputs.samples, references)
+        voxel * np.concatenate([volumes(mask[None], classes) for mask in masks])
+        for masks in (outputs.samples, references)
     )
     scores: dict[str, Any] = {
-        "samples_ml": sampled.tolist(),
-        "references_ml": true.tolist(),
+        units.key("samples"): sampled.tolist(),
+        units.key("references"): true.tolist(),
         "ranks": [
             metrics.rank(np.broadcast_to(v, (len(t), len(v))), t, rng).tolist()
             for v, t in zip(sampled.T, true.T, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import metrics
+from ...runtime.units import VOLUMES, Units
 from ..known_answer.posterior import LEVELS
 from ..known_answer.scores import CONFIDENCES, risk_coverage
 from ..pooling import BINS, diagram, difference, pooled_ece, score, score_defined
@@ -16,34 +17,34 @@ from .cases import SOURCES
 from .comparison import ENTROPY_EDGES
 
 FLOOR_DRAWS = 400_000  # voxels of the simulation of the calibration error's floor: counting noise below 0.003
-BY_CLASS = ("dice", "nsd", "hd95_mm", "lesion_f1", "volume_error_ml", "missed", "false")
 
 
-def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]], names: Sequence[str], units: Units = VOLUMES) -> dict[str, Any]:
     """All scores: {"maps": {source: ...}, "samples", "difference", "ece_floor"}; `names` of the foreground classes."""
     near = np.array([[record["maps"][source]["near"] for source in SOURCES] for record in records])
     dice = ([float(np.mean(record["maps"][source]["dice"])) for record in records] for source in SOURCES)
     return {
-        "maps": {source: _map([record["maps"][source] for record in records], names) for source in SOURCES},
-        "samples": _samples([record["samples"] for record in records]),
+        "maps": {source: _map([record["maps"][source] for record in records], names, units) for source in SOURCES},
+        "samples": _samples([record["samples"] for record in records], units),
         "difference": {
             "dice": difference(*dice),
             "ece": score(near, lambda x: pooled_ece(x[:, 0]) - pooled_ece(x[:, 1])),
             "maps": score([record["run"]["direct_difference"] for record in records]),
         },
-        "ece_floor": _floor(records),
+        "ece_floor": _floor(records, len(records[0]["samples"][units.key("samples")])),
     }
 
 
-def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    by_class = []
+def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str], units: Units) -> dict[str, Any]:
+    by_class, size_error, true_size = [], units.key("volume_error"), units.key("reference")
+    keys = ("dice", "nsd", f"hd95_{units.length}", "lesion_f1", size_error, "missed", "false")
     for c, name in enumerate(names):
         # Only cases whose reference has the structure.
-        volumes = [(one["volume_error_ml"][c], one["reference_ml"][c]) for one in maps if one["reference_ml"][c] > 0]
-        percent = [100 * abs(error) / reference for error, reference in volumes]
+        sizes = [(one[size_error][c], one[true_size][c]) for one in maps if one[true_size][c] > 0]
+        percent = [100 * abs(error) / reference for error, reference in sizes]
         by_class.append(
             {
-                **{key: score([one[key][c] for one in maps]) for key in BY_CLASS},
+                **{key: score([one[key][c] for one in maps]) for key in keys},
                 "name": name,
                 "volume_error_percent": score_defined(percent, np.median),
                 "ece": score([one["by_class"][c] for one in maps], pooled_ece),
@@ -73,9 +74,9 @@ def _map(maps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, A
     return scores
 
 
-def _samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    n = len(samples[0]["samples_ml"])
-    scores: dict[str, Any] = {"n": n, "volumes": int(sum(np.size(one["references_ml"]) for one in samples))}
+def _samples(samples: Sequence[Mapping[str, Any]], units: Units) -> dict[str, Any]:
+    n, true = len(samples[0][units.key("samples")]), units.key("references")
+    scores: dict[str, Any] = {"n": n, "volumes": int(sum(np.size(one[true]) for one in samples))}
     scores["ranks"] = metrics.rank_histogram(np.concatenate([np.ravel(one["ranks"]) for one in samples]), n).tolist()
     if n > 1:
         for level in LEVELS:
@@ -92,12 +93,12 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return scores
 
 
-def _floor(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """ECE of a perfect sampler with as many hard masks, if the model's probabilities were the true ones."""
+def _floor(records: Sequence[Mapping[str, Any]], count: int) -> float | None:
+    """ECE of a perfect sampler with `count` hard masks, if the model's probabilities were the true ones."""
     stored = [np.array(record["maps"]["samples"]["some_probabilities"], np.float64) for record in records]
     p = np.concatenate(stored, 1) / 255
     p = p[:, p.sum(0) > 0]
     if not p.size:
         return None
     p = np.tile(p, max(1, FLOOR_DRAWS // p.shape[1]))
-    return metrics.ece_floor(p, len(records[0]["samples"]["samples_ml"]), np.random.default_rng(0), bins=BINS)
+    return metrics.ece_floor(p, count, np.random.default_rng(0), bins=BINS)

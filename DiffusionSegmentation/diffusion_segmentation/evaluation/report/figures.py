@@ -11,6 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...runtime.units import VOLUMES, Units
+
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Safe for colour blindness (Okabe and Ito)."""
 FIXED = {"exact sampler": "#555555", "direct head": "#e69f00"}
@@ -34,7 +36,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def reliability(series: Mapping[str, Mapping[str, Any]]) -> bytes:
+def reliability(series: Mapping[str, Mapping[str, Any]], units: Units = VOLUMES) -> bytes:
     """Accuracy over confidence with voxel counts below; `series` by name, each from `pooling.diagram`."""
     figure, (above, below) = subplots(2, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
@@ -51,7 +53,7 @@ def reliability(series: Mapping[str, Mapping[str, Any]]) -> bytes:
     has_counts = any(any(content["counts"]) for content in series.values())
     above.set(ylabel="accuracy", xlim=(max(0, lowest - 0.05) if has_counts else 0, 1.005), ylim=(0, 1.02))
     above.legend(fontsize=7, loc="upper left")
-    below.set(xlabel="probability of the chosen class", ylabel="voxels")
+    below.set(xlabel="probability of the chosen class", ylabel=f"{units.cell}s")
     if has_counts:
         below.set_yscale("log")
     return png(figure)
@@ -69,7 +71,7 @@ def risk_coverage(series: Mapping[str, Mapping[str, Any]], risk: str) -> bytes:
     return png(figure)
 
 
-def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
+def ranks(series: Mapping[str, Any], volumes: int | None, units: Units = VOLUMES) -> bytes:
     """Rank histograms as shares; `volumes` is their number, for the band of counting noise, None for no band."""
     figure, axes = subplots()
     bins = len(next(iter(series.values())))
@@ -83,7 +85,7 @@ def ranks(series: Mapping[str, Any], volumes: int | None) -> bytes:
     for n, (color, name, counts) in enumerate(_colored(series)):
         at = np.arange(bins) + (n - (len(series) - 1) / 2) * width
         axes.bar(at, np.array(counts, float) / max(np.sum(counts), 1e-12), width, color=color, label=name)
-    axes.set(xlabel=f"samples with a smaller volume than the true one, of {bins - 1}", ylabel="share")
+    axes.set(xlabel=f"samples with a smaller {units.what} than the true one, of {bins - 1}", ylabel="share")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.legend(fontsize=7)
     return png(figure)
@@ -104,14 +106,14 @@ def coverage(series: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> bytes:
     return png(figure)
 
 
-def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]]) -> bytes:
+def entropy_levels(series: Mapping[str, list[Mapping[str, Any]]], units: Units = VOLUMES) -> bytes:
     """Share of wrong voxels over entropy."""
     figure, axes = subplots()
     for color, name, levels in _colored(series):
         filled = [level for level in levels if level["wrong"] is not None]
         at = [" to ".join(f"{bits:g}" for bits in level["bits"]) for level in filled]
         axes.plot(at, [level["wrong"] for level in filled], "o-", ms=4, lw=1.2, color=color, label=name)
-    axes.set(xlabel="entropy (bits)", ylabel="share of wrong voxels", ylim=(0, 1))
+    axes.set(xlabel="entropy (bits)", ylabel=f"share of wrong {units.cell}s", ylim=(0, 1))
     axes.tick_params("x", labelsize=7, rotation=30)
     axes.legend(fontsize=7)
     return png(figure)
@@ -128,7 +130,8 @@ def pick_cases(order: Mapping[str, float]) -> dict[str, str]:
 def case_strip(picture: Mapping[str, np.ndarray], truth: str, colors: Sequence[Sequence[float]] | None = None) -> bytes:
     """One case as a row of panels: image, truth (headed `truth`), consensus, entropy, two samples.
 
-    `picture` has arrays [j, i] as the case store holds them, "spacing" in mm; `colors` of the foreground classes.
+    `picture` has arrays [j, i] as the case store holds them, "image" also [j, i, 3] in colour, "spacing" in mm or
+    pixels; `colors` of the foreground classes.
     Labels are overlaid on the image; the entropy has a colour bar in bits.
     """
     first, second = picture["samples"][:2]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+from ...runtime.units import VOLUMES, Units
 
 VERDICTS = {"holds": "holds", "fails": "does not hold", "open": "not decided", "fact": "measured"}
 """Words of the verdict of a sentence; a fact has no requirement."""
@@ -30,32 +33,40 @@ KNOWN_SCORES = {
 }
 """Scores without a gate on a task with a known answer, in the order of the table."""
 
-CLASS_SCORES = {
-    "dice": ("Dice", 3),
-    "nsd": ("NSD", 3),
-    "hd95_mm": ("HD95 (mm)", 1),
-    "volume_error_ml": ("volume error (ml)", 2),
-    "volume_error_percent": ("median absolute volume error (%)", 1),
-    "lesion_f1": ("lesion-wise F1", 3),
-    "missed": ("missed, share of cases", 2),
-    "false": ("false, share of cases", 2),
-    "ece": ("ECE near the structures", 3),
-}
-"""Scores of each class: heading and digits."""
 
-MAP_SCORES = {
-    "dice": "Dice, mean over classes",
-    "nsd": "NSD, mean over classes",
-    "ece": "ECE near the structures",
-    "ece_everywhere": "ECE in the whole image",
-    "wrong": "share of wrong voxels near the structures",
-    "error_auroc": "AUROC of entropy for wrong voxels",
-    "error_aupr": "AUPR of entropy for wrong voxels",
-    "aurc_threshold_mean": "AURC, mean entropy above 0.1 bits",
-    "e_aurc_threshold_mean": "E-AURC, mean entropy above 0.1 bits",
-    "aurc_patch_max": "AURC, most uncertain 10 mm cube",
-    "e_aurc_patch_max": "E-AURC, most uncertain 10 mm cube",
-}
+def class_scores(units: Units = VOLUMES, finer: int = 0) -> dict[str, tuple[str, int]]:
+    """Scores of each class: heading and digits, of lengths `finer` more than usual."""
+    return {
+        "dice": ("Dice", 3),
+        "nsd": ("NSD", 3),
+        f"hd95_{units.length}": (f"HD95 ({units.length})", 1 + finer),
+        units.key("volume_error"): (f"{units.what} error ({units.symbol})", 2 + 2 * finer),
+        "volume_error_percent": (f"median absolute {units.what} error (%)", 1),
+        "lesion_f1": ("lesion-wise F1", 3),
+        "missed": ("missed, share of cases", 2),
+        "false": ("false, share of cases", 2),
+        "ece": ("ECE near the structures", 3),
+    }
+
+
+def map_scores(units: Units = VOLUMES) -> dict[str, str]:
+    """Scores of a whole map."""
+    patch = "square of 10 working pixels" if units.is_area else "10 mm cube"
+    return {
+        "dice": "Dice, mean over classes",
+        "nsd": "NSD, mean over classes",
+        "ece": "ECE near the structures",
+        "ece_everywhere": "ECE in the whole image",
+        "wrong": f"share of wrong {units.cell}s near the structures",
+        "error_auroc": f"AUROC of entropy for wrong {units.cell}s",
+        "error_aupr": f"AUPR of entropy for wrong {units.cell}s",
+        "aurc_threshold_mean": "AURC, mean entropy above 0.1 bits",
+        "e_aurc_threshold_mean": "E-AURC, mean entropy above 0.1 bits",
+        "aurc_patch_max": f"AURC, most uncertain {patch}",
+        "e_aurc_patch_max": f"E-AURC, most uncertain {patch}",
+    }
+
+
 RATER_SCORES = {
     "ged_u": "GED, unbiased",
     "ged_v": "GED with self-pairs",
@@ -63,6 +74,12 @@ RATER_SCORES = {
     "hungarian_iou": "HM-IoU",
     "d_max": "D_max, Dice of the best sample",
 }
+
+
+def finer_digits(evaluation: Mapping[str, Any]) -> int:
+    """Digits by which lengths in mm of a picture need more than usual: its pixels can be of micrometres."""
+    tolerance = evaluation.get("tolerance_mm", 1.0)
+    return max(0, math.ceil(-math.log10(tolerance))) if evaluation.get("unit") == "mm2" else 0
 
 
 def number(value: float | None, digits: int = 3) -> str:

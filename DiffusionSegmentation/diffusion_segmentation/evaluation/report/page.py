@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...runtime.units import Units
 from ..dataset.cases import SOURCES
 from ..known_answer.posterior import LEVELS
 from ..known_answer.samplers import DIRECT, EXACT, FITTED
 from ..store import CaseStore, write_bytes
 from . import figures, tables
 from . import html as markup
-from .formatting import number
+from .formatting import finer_digits, number
 
+# In these texts {voxel}, {volume} and so on are filled in by `_worded`.
 READING_KNOWN = (
     "The exact posterior of every case is known, so every score has a right value. Gates are bounds that a sampler "
     "must keep; wrong samplers made from the same model must fail them. Voxels count where the exact probability lies "
@@ -25,20 +27,21 @@ READING_KNOWN = (
 )
 READING_FOLDER = (
     "Dice is 1 for a structure that is in neither map. HD95 is the larger of the two directed 95th percentiles; a "
-    "missed or false structure scores the diagonal of the grid. NSD weights surface elements by area; its tolerance "
-    "is the working voxel size. Lesion-wise F1 counts connected components; one voxel of overlap is a detection. "
-    "'Near the structures' is within 10 mm of segmentation or reference. ECE has 15 equal-width bins over the voxels "
-    "of all cases. Risk is 1 - Dice; E-AURC is the AURC minus that of the best order of the cases. Intervals are "
-    "predictive; they are the spread of the model's samples, not its accuracy. With several raters a score is the "
-    "mean over them."
+    "missed or false structure scores the diagonal of the grid. NSD weights elements of surfaces and contours by size; "
+    "its tolerance is the working {voxel} size. Lesion-wise F1 counts connected components; one {voxel} of overlap is "
+    "a detection. 'Near the structures' is within {near} of segmentation or reference. ECE has 15 equal-width bins "
+    "over the {voxel}s of all cases. Risk is 1 - Dice; E-AURC is the AURC minus that of the best order of the cases. "
+    "Intervals are predictive; they are the spread of the model's samples, not its accuracy. With several raters a "
+    "score is the mean over them."
 )
 READING_JOINT = (
     "For a perfect sampler the true label map is exchangeable with the samples. The band contains the scores of a "
     "perfect sampler with as many samples and cases in 99 % of evaluations; it comes from random samples in the place "
-    "of the truth. Each measure must detect a wrong sampler. z is (truth - mean) / (s sqrt(1 + 1/n)) of the volume of "
-    "a structure. CRPS and energy score are lower for better samplers, whatever their band."
+    "of the truth. Each measure must detect a wrong sampler. z is (truth - mean) / (s sqrt(1 + 1/n)) of the {volume} "
+    "of a structure. CRPS and energy score are lower for better samplers, whatever their band."
 )
-RELIABILITY = "Accuracy over the probability of the chosen class; bands: 95 % over cases; below: voxel counts."
+WORKING_PIXELS = " Working pixels, of {spacing:g} {length}, are those of the grid on which the model sees pictures."
+RELIABILITY = "Accuracy over the probability of the chosen class; bands: 95 % over cases; below: {voxel} counts."
 RISK_COVERAGE = "Mean risk of the most confident cases by mean entropy."
 
 Sections = list[tuple[str, str]]
@@ -72,12 +75,27 @@ def _facts(evaluation: Mapping[str, Any]) -> dict[str, str]:
         entries |= {
             "steps": str(evaluation["steps"]),
             "maps shown by the model": SOURCES[evaluation["map_source"]],
-            "tolerance of the NSD": f"{evaluation['tolerance_mm']:g} mm",
+            "tolerance of the NSD": f"{_working_spacing(evaluation):g} {Units(evaluation['unit']).length}",
             "raters per case, at most": str(data["raters"]),
             **{f"case {name}": " ".join(warnings) for name, warnings in evaluation["warnings"].items()},
             **{f"case {name}, skipped": error for name, error in data["skipped"].items()},
         }
     return entries
+
+
+def _working_spacing(evaluation: Mapping[str, Any]) -> float:
+    """In mm or pixels."""
+    return evaluation[f"tolerance_{Units(evaluation['unit']).length}"]
+
+
+def _worded(text: str, evaluation: Mapping[str, Any]) -> str:
+    """A text with the words of the evaluation's units, and for pictures a sentence on the pixels of the grid."""
+    units = Units(evaluation.get("unit", "ml"))
+    near = "10 working pixels" if units.is_area else "10 mm"
+    words = {"voxel": units.cell, "volume": units.what, "length": units.length, "near": near}
+    if "{near}" in text and units.is_area:
+        text, words = text + WORKING_PIXELS, words | {"spacing": _working_spacing(evaluation)}
+    return text.format_map(words)
 
 
 def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
@@ -86,7 +104,7 @@ def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
     probable = {titles[key]: rows[key] for key in (FITTED, *evaluation["steps"], DIRECT, EXACT) if key in rows}
     coverages = {n: {level: r["scores"][f"interval_{level}"] for level in LEVELS} for n, r in sampling.items()}
     plots = {
-        RELIABILITY: figures.reliability(_each(probable, "reliability")),
+        _worded(RELIABILITY, evaluation): figures.reliability(_each(probable, "reliability")),
         RISK_COVERAGE: figures.risk_coverage(_each(probable, "risk_coverage"), "expected 1 - IoU"),
         "Ranks of true volumes among 8 samples; flat for a perfect sampler, U-shaped for too little spread.": (
             figures.ranks(_each(sampling, "ranks"), None)
@@ -105,19 +123,22 @@ def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Cas
 
 
 def _heads(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
-    return [("Joint samples", _tables(*tables.joint(evaluation["joint"])) + markup.paragraph(READING_JOINT))]
+    units = Units(evaluation.get("unit", "ml"))
+    shown = _tables(*tables.joint(evaluation["joint"], units, finer_digits(evaluation)))
+    return [("Joint samples", shown + markup.paragraph(_worded(READING_JOINT, evaluation)))]
 
 
 def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:
     maps = {title: evaluation["scores"]["maps"][source] for source, title in SOURCES.items()}
-    samples, cost = evaluation["scores"]["samples"], evaluation["cost"]
+    samples, cost, units = evaluation["scores"]["samples"], evaluation["cost"], Units(evaluation["unit"])
+    levels = figures.entropy_levels(_each(maps, "levels"), units)
+    ranks = figures.ranks({"samples": samples["ranks"]}, sum(samples["ranks"]), units)
     plots = {
-        RELIABILITY: figures.reliability(_each(maps, "reliability")),
-        "Share of wrong voxels near the structures by entropy.": figures.entropy_levels(_each(maps, "levels")),
+        _worded(RELIABILITY, evaluation): figures.reliability(_each(maps, "reliability"), units),
+        f"Share of wrong {units.cell}s near the structures by entropy.": levels,
         RISK_COVERAGE: figures.risk_coverage(_each(maps, "risk_coverage"), "1 - Dice"),
-        "Ranks of reference volumes among the samples; flat for a perfect sampler, U-shaped for too little spread.": (
-            figures.ranks({"samples": samples["ranks"]}, sum(samples["ranks"]))
-        ),
+        f"Ranks of reference {units.what}s among the samples; flat for a perfect sampler, U-shaped for too little "
+        "spread.": ranks,
     }
     if "interval_90" in samples:
         coverages = {"samples": {level: samples[f"interval_{level}"] for level in LEVELS}}
@@ -135,7 +156,7 @@ def _folder(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: Ca
         *_heads(evaluation, records, store),
         ("Figures", markup.side_by_side(plots)),
         ("Cases", _cases(order, store, "reference", evaluation["colors"], "1 - Dice")),
-        ("Definitions", markup.paragraph(READING_FOLDER)),
+        ("Definitions", markup.paragraph(_worded(READING_FOLDER, evaluation))),
     ]
 
 

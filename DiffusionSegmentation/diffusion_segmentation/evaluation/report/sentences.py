@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...metrics import GATES
-from ..joint import PAIRED_SCORES, TITLES
+from ...metrics.joint import LAGS, variogram_key
+from ...runtime.units import VOLUMES, Units
+from ..joint import paired_scores, titles
 from ..known_answer.samplers import CONTROLS, EXACT, FITTED
 from ..pooling import FEWEST_CASES, above
-from .formatting import GATED_SCORES, number, one_in, percent, shown, span
+from .formatting import GATED_SCORES, finer_digits, number, one_in, percent, shown, span
 
 Sentence = tuple[str, str]  # verdict, a key of `formatting.VERDICTS`, and text
 
@@ -69,6 +71,7 @@ def _gates(title: str, row: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _folder(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     scores, data, source = evaluation["scores"], evaluation["data"], evaluation["map_source"]
+    units = Units(evaluation["unit"])
     if data["seen_in_training"]:
         yield "fails", f"evaluated on {data['which']}."
     if evaluation.get("one_map"):
@@ -76,8 +79,8 @@ def _folder(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     else:
         yield from _dice(scores)
     yield from _calibration(evaluation)
-    yield _coverage(scores["samples"])
-    yield from _entropy(scores["maps"][source], MAP_NAMES[source])
+    yield _coverage(scores["samples"], units)
+    yield from _entropy(scores["maps"][source], MAP_NAMES[source], units)
     if not evaluation.get("one_map"):
         yield _source(scores["difference"]["ece"], source)
     if data["raters"] > 1:
@@ -85,7 +88,7 @@ def _folder(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     else:
         yield "open", "one rater per case: the variability between raters is unknown."
     if "joint" in evaluation:
-        yield from _joint(evaluation["joint"])
+        yield from _joint(evaluation["joint"], units, finer_digits(evaluation))
     for name, error in data["skipped"].items():
         yield "fails", f"case {name} was skipped: {error}"
 
@@ -115,12 +118,12 @@ def _calibration(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         yield "holds" if low <= floor else "fails", f"{texts['samples']}; {perfect}."
 
 
-def _coverage(samples: Mapping[str, Any]) -> Sentence:
+def _coverage(samples: Mapping[str, Any], units: Units) -> Sentence:
     if "interval_90" not in samples:
-        return "open", "one sample per case: there are no volume intervals."
+        return "open", f"one sample per case: there are no {units.what} intervals."
     coverage = samples["interval_90"]
     low, high = coverage["low"], coverage["high"]
-    text = f"coverage of the 90 % volume intervals: {percent(coverage)} of {samples['volumes']} volumes"
+    text = f"coverage of the 90 % {units.what} intervals: {percent(coverage)} of {samples['volumes']} {units.what}s"
     if low is None or (low <= 0.9 <= high and high - low > WIDE):
         return "open", f"{text}; more cases are needed to decide."
     if low <= 0.9 <= high:
@@ -128,17 +131,17 @@ def _coverage(samples: Mapping[str, Any]) -> Sentence:
     return "fails", f"{text}; the intervals are too {'narrow' if high < 0.9 else 'wide'}."
 
 
-def _entropy(maps: Mapping[str, Any], name: str) -> Iterator[Sentence]:
+def _entropy(maps: Mapping[str, Any], name: str, units: Units) -> Iterator[Sentence]:
     """Share of wrong voxels at three levels of entropy, and the AUROC of the entropy."""
     for level in maps["levels"]:
         low, high = level["bits"]
         if low in (0.0, 0.4, 1.0) and level["wrong"] is not None:
-            text = f"wrong voxels near the structures at {low:g} to {high:g} bits ({name})"
+            text = f"wrong {units.cell}s near the structures at {low:g} to {high:g} bits ({name})"
             yield "fact", f"{text}: {one_in(level['wrong'])}."
     auroc = maps["error_auroc"]
     if auroc["value"] is not None:
         verdict = "open" if auroc["low"] is None else "holds" if auroc["low"] > 0.5 else "fails"
-        yield verdict, f"AUROC of entropy for wrong voxels ({name}): {shown(auroc)}; chance is 0.5."
+        yield verdict, f"AUROC of entropy for wrong {units.cell}s ({name}): {shown(auroc)}; chance is 0.5."
 
 
 def _source(gap: Mapping[str, Any], source: str) -> Sentence:
@@ -157,16 +160,18 @@ def _raters(raters: Mapping[str, Any]) -> Sentence:
     return verdict, f"GED between {raters['n']} samples and the raters, unbiased: {shown(ged)}; a perfect sampler: 0."
 
 
-def _joint(scores: Mapping[str, Any]) -> Iterator[Sentence]:
+def _joint(scores: Mapping[str, Any], units: Units = VOLUMES, finer: int = 0) -> Iterator[Sentence]:
     """Whether the samples are distributed as the truth, by each measure that has a band."""
-    for name in ("z_rms", "coverage_90", "dice_ratio", "variogram_2mm", "specks"):
+    names, shortest_lag = titles(units), variogram_key(LAGS[0], units.suffix)
+    for name in ("z_rms", "coverage_90", "dice_ratio", shortest_lag, "specks"):
         one = scores["measures"][name]
         if one["inside"] is not None:
             verdict = "holds" if one["inside"] else "fails"
-            yield verdict, f"{TITLES[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
+            yield verdict, f"{names[name]}: {number(one['value'])}; perfect sampler: {span(one)}."
     for name, one in (scores.get("against_copula") or {}).items():
         larger = above(one)
         verdict = "open" if larger is None else "holds" if larger == (name == "one_sample_dice") else "fails"
-        yield verdict, f"{PAIRED_SCORES[name]}, samples minus copula alone: {shown(one)}."
+        digits = 3 + 2 * finer * (name == units.key("crps"))
+        yield verdict, f"{paired_scores(units)[name]}, samples minus copula alone: {shown(one, digits)}."
     for name in scores["blind"]:
-        yield "open", f"{TITLES[name]}: does not detect the wrong sampler on these cases."
+        yield "open", f"{names[name]}: does not detect the wrong sampler on these cases."

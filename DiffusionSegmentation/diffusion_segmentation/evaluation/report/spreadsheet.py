@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.units import Units
 from ..joint import MODEL
 from ..store import Records, write_rows
-from .formatting import CLASS_SCORES
+from .formatting import class_scores
 
 Rows = Iterator[list[Any]]
 
@@ -43,10 +44,11 @@ def _known_rows(evaluation: Mapping[str, Any], records: Records) -> Rows:
 
 
 def _folder_rows(evaluation: Mapping[str, Any], records: Records) -> Rows:
-    keys = [key for key in CLASS_SCORES if key not in ("ece", "volume_error_percent")] + ["reference_ml"]
-    yield ["case", "maps", "class", *keys, "mean_of_samples_ml", "seconds"]
+    units = Units(evaluation["unit"])
+    keys = [key for key in class_scores(units) if key not in ("ece", "volume_error_percent")] + [units.key("reference")]
+    yield ["case", "maps", "class", *keys, units.key("mean_of_samples"), "seconds"]
     for name, record in records.items():
-        sampled = np.mean(record["samples"]["samples_ml"], 0)
+        sampled = np.mean(record["samples"][units.key("samples")], 0)
         for source, scores in record["maps"].items():
             for c, label in enumerate(evaluation["data"]["labels"]):
                 yield [name, source, label, *(scores[key][c] for key in keys), sampled[c], record["cost"]["seconds"]]

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...metrics import GATES
-from ..joint import CONTROLS, TITLES, within
+from ...runtime.units import VOLUMES, Units
+from ..joint import controls, titles, within
 from ..known_answer.posterior import LEVELS
-from .formatting import CLASS_SCORES, GATED_SCORES, KNOWN_SCORES, MAP_SCORES, RATER_SCORES, number, span
+from .formatting import (
+    GATED_SCORES,
+    KNOWN_SCORES,
+    RATER_SCORES,
+    class_scores,
+    finer_digits,
+    map_scores,
+    number,
+    span,
+)
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,18 @@ def _exact(name: str, evaluation: Mapping[str, Any]) -> str:
     return {"strays": "0", "ece": "0; see exact sampler", "entropy_correlation": "1"}.get(name, "")
 
 
-def joint(scores: Mapping[str, Any]) -> list[Table]:
-    """Measures of joint samples with the band of a perfect sampler, and the three main ones by structure."""
-    rows = []
-    for name, title in TITLES.items():
-        one, control = scores["measures"][name], CONTROLS.get(name)
-        wrong = Cell(number(scores["controls"][control][name]), control) if control else Cell("")
-        band = f"{number(one['low'])} to {number(one['high'])}"
-        rows.append([Cell(title), Cell(number(one["value"]), passed=one["inside"]), Cell(band), wrong])
+def joint(scores: Mapping[str, Any], units: Units = VOLUMES, finer: int = 0) -> list[Table]:
+    """Measures of joint samples with the band of a perfect sampler, and the three main ones by structure.
+
+    Lengths have `finer` digits more than usual.
+    """
+    rows, wrong_samplers = [], controls(units)
+    for name, title in titles(units).items():
+        one, control = scores["measures"][name], wrong_samplers.get(name)
+        digits = 3 + 2 * finer * (name == units.key("crps"))
+        wrong = Cell(number(scores["controls"][control][name], digits), control) if control else Cell("")
+        band = f"{number(one['low'], digits)} to {number(one['high'], digits)}"
+        rows.append([Cell(title), Cell(number(one["value"], digits), passed=one["inside"]), Cell(band), wrong])
     main = [(key, scores["measures"][key]) for key in ("z_rms", "coverage_90", "dice_ratio")]
     structures = []
     for index, name in enumerate(scores["structures"]):
@@ -93,7 +107,7 @@ def joint(scores: Mapping[str, Any]) -> list[Table]:
             cells.append(Cell(number(value), f"{number(low)} to {number(high)}", within(one, index)))
         structures.append(cells)
     head = ["", f"{scores['n']} samples", "perfect sampler, 99 %", "wrong sampler to detect"]
-    by_structure = ["", *(TITLES[key] for key, _ in main)]
+    by_structure = ["", *(titles(units)[key] for key, _ in main)]
     return [
         Table("All structures together", head, rows),
         Table("By structure; below each value the 99 % band of a perfect sampler", by_structure, structures),
@@ -102,37 +116,36 @@ def joint(scores: Mapping[str, Any]) -> list[Table]:
 
 def by_class(evaluation: Mapping[str, Any], source: str, title: str) -> Table:
     """Scores of each structure for one source of maps."""
+    scores = class_scores(Units(evaluation["unit"]), finer_digits(evaluation))
     rows = [
-        [Cell(row["name"]), *(scored(row[key], digits) for key, (_, digits) in CLASS_SCORES.items())]
+        [Cell(row["name"]), *(scored(row[key], digits) for key, (_, digits) in scores.items())]
         for row in evaluation["scores"]["maps"][source]["by_class"]
     ]
     caption = f"{title}: means over {evaluation['data']['cases']} cases; below each its 95 % bootstrap interval"
-    return Table(caption, ["", *(heading for heading, _ in CLASS_SCORES.values())], rows)
+    return Table(caption, ["", *(heading for heading, _ in scores.values())], rows)
 
 
 def maps(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> Table:
     """Scores of the whole maps, one column per source."""
-    both = evaluation["scores"]["maps"]
-    rows = [
-        [Cell(title), *(scored(both[source].get(name)) for source in sources)] for name, title in MAP_SCORES.items()
-    ]
+    both, scores = evaluation["scores"]["maps"], map_scores(Units(evaluation["unit"]))
+    rows = [[Cell(title), *(scored(both[source].get(name)) for source in sources)] for name, title in scores.items()]
     floor = Cell(number(evaluation["scores"]["ece_floor"]))
-    rows.insert(list(MAP_SCORES).index("ece") + 1, [Cell("highest ECE of a perfect sampler"), floor, Cell("0")])
+    rows.insert(list(scores).index("ece") + 1, [Cell("highest ECE of a perfect sampler"), floor, Cell("0")])
     return Table("Maps and their uncertainty", ["", *sources.values()], rows)
 
 
 def levels(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> Table:
     """Share of wrong voxels by level of entropy."""
-    rows = []
+    rows, cell = [], Units(evaluation["unit"]).cell
     for entries in zip(*(evaluation["scores"]["maps"][source]["levels"] for source in sources), strict=True):
         low, high = entries[0]["bits"]
         if any(entry["voxels"] for entry in entries):
             shares = (
-                Cell("-") if e["wrong"] is None else Cell(f"{100 * e['wrong']:.2g} %", f"{e['voxels']:,} voxels")
+                Cell("-") if e["wrong"] is None else Cell(f"{100 * e['wrong']:.2g} %", f"{e['voxels']:,} {cell}s")
                 for e in entries
             )
             rows.append([Cell(f"{low:g} to {high:g} bits"), *shares])
-    return Table("Wrong voxels near the structures by entropy", ["", *sources.values()], rows)
+    return Table(f"Wrong {cell}s near the structures by entropy", ["", *sources.values()], rows)
 
 
 def samples(evaluation: Mapping[str, Any]) -> Table:
