@@ -210,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--seeds", metavar="N", type=_positive, default=2, help="networks of each kind, default: %(default)s"
     )
+    study.add_argument("--slices", action="store_true", help="study the slices of volumes, as pictures")
     study.add_argument(
         "--adapt",
         metavar="NAME|DIR",

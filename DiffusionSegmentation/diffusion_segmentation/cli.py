@@ -145,7 +145,7 @@ def _study(options: argparse.Namespace) -> int:
         return show(adapt.adapt(adapt.AdaptOptions(*chosen)), adapt.text)
     from .study import report, study
 
-    settings = _pick(options, "output budget only seeds device")
+    settings = _pick(options, "output budget only seeds slices device")
     return show(study.study(study.StudyOptions(data=tuple(options.data), **settings)), report.text)
 
 

@@ -200,7 +200,7 @@ def test_a9_windows_around_the_mask_overrepresent_it():
     rng = np.random.default_rng(0)
     masks = np.zeros((400, 1, 16, 16), np.uint8)
     masks[::4, :, 3:6, 3:6] = 1  # there in a quarter of the cases
-    images = np.zeros((400, 16, 16), np.float32)
+    images = np.zeros((400, 1, 16, 16), np.float32)
     share = {kind: fit.half_windows(images, masks, kind, rng)[1].any((1, 2, 3)).mean() for kind in ("image", "labels")}
     foreground = {kind: fit.half_windows(images, masks, kind, rng)[1].mean() for kind in ("image", "labels")}
     assert share["labels"] > share["image"] + 0.03 and foreground["labels"] > 1.2 * foreground["image"]

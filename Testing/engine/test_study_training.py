@@ -32,7 +32,7 @@ def task(tmp_path_factory):
 
 def test_a_task_is_cached_and_its_parts_differ(task):
     images, masks = task.arrays(TRAIN)
-    assert images.shape == (32, 16, 16) and masks.shape == (32, MASKS, 16, 16) and masks.max() == 1
+    assert images.shape == (32, 1, 16, 16) and masks.shape == (32, MASKS, 16, 16) and masks.max() == 1
     assert not np.array_equal(images[:6], task.arrays(VALIDATION)[0][:6])
     written = (task.folder / "train-images.npy").stat().st_mtime_ns
     assert prepare(TASK, task.folder.parents[1], SIZES) == task
@@ -50,7 +50,7 @@ def test_a_folder_becomes_windows_around_its_structures(tmp_path):
     data = write_ball_dataset(tmp_path / "data", [(5, 6)] * 6)
     of = prepare(str(data), tmp_path / "cache", Sizes(train=16, validation=16, test=6))
     images, masks = of.arrays(TRAIN)
-    assert images.shape == (16, 32, 32, 32) and masks.shape[1] == MASKS and not of.exact and len(of.cases)
+    assert images.shape == (16, 1, 32, 32, 32) and masks.shape[1] == MASKS and not of.exact and len(of.cases)
     truth = of.truth(0)
     # Two raters, each as likely: what both marked is certain, what one marked is half.
     assert set(np.unique(truth.case.marginals[1])) == {0.0, 0.5, 1.0}
@@ -97,7 +97,7 @@ def test_shuffled_masks_are_those_of_other_cases(task):
     network.denoise = lambda x, level, condition: (seen.append(x), original(x, level, condition))[1]
     images, masks = (torch.from_numpy(np.array(a[:2])) for a in task.arrays(TRAIN))
     masks = torch.stack([torch.zeros_like(masks[0, :1]), torch.ones_like(masks[0, :1])])
-    objectives.denoising_loss(network, variant, images[:, None], masks, torch.full((2, 2), LOG_SNR_MAX))
+    objectives.denoising_loss(network, variant, images, masks, torch.full((2, 2), LOG_SNR_MAX))
     of_class_1 = seen[0].reshape(4, 2, -1)[:, 1].mean(1)
     assert (of_class_1[:2] > 0.5).all() and (of_class_1[2:] < -0.5).all()
 

@@ -23,8 +23,8 @@ from ..segmentation.encoded_slices import EncodedSlices
 from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
 from .covariance import LabelledCase
 
-BLOCK_MM = 16.0  # edge of the blocks whose class volumes a denoised mask keeps
-DENOISED = ((-5.0, None), (-5.0, BLOCK_MM), (-3.0, None), (-3.0, BLOCK_MM), (-1.0, None))
+BLOCK = 16.0  # edge of the blocks whose class volumes a denoised mask keeps: mm, in pictures working pixels
+DENOISED = ((-5.0, None), (-5.0, BLOCK), (-3.0, None), (-3.0, BLOCK), (-1.0, None))
 """Log-SNR from which a copula mask is denoised, and edge of the blocks whose volumes it keeps. Levels for which the
 denoiser was not trained are skipped; the copula alone and white noise are compared too."""
 NOISE, COPULA = "white noise", "copula"
@@ -91,10 +91,11 @@ def compare_starts(
     """
     starts: dict[str, Start | None] = {COPULA: Start(covariance, None)}
     lowest = model.lowest_log_snr
-    for log_snr, block_mm in DENOISED:
+    for log_snr, block in DENOISED:
         if log_snr >= lowest:
-            blocks = "" if block_mm is None else ", blocks kept"
-            starts[f"{COPULA}, denoised from {log_snr:g}{blocks}"] = Start(covariance, log_snr, block_mm)
+            blocks = "" if block is None else ", blocks kept"
+            kept_mm = block and block * (model.spacing if model.dims == 2 else 1)
+            starts[f"{COPULA}, denoised from {log_snr:g}{blocks}"] = Start(covariance, log_snr, kept_mm)
     if lowest == LOG_SNR_MIN:
         starts[NOISE] = None
     candidates = []

@@ -18,7 +18,7 @@ from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError
 from ..images.dataset import label_order, read_dataset
 from ..images.file_digest import files_sha256
-from ..images.input_names import inputs_of, require_same_inputs
+from ..images.input_names import Input, inputs_of, require_same_inputs
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
@@ -97,7 +97,7 @@ Result = tuple[dict[str, Any], Records, CaseStore]
 
 def _on_phantom(request: EvaluationRequest, model: Model) -> Result:
     task, samples = phantom(request.dataset), request.samples or known.SAMPLES
-    known.check_fits(model, task.name, task.classes, task.shape)
+    known.check_fits(model, task.name, task.classes, task.shape, tuple(map(Input, task.inputs)))
     if samples < GROUP:
         raise InputError(f"A task with a known answer needs at least {GROUP} samples per case.")
     device = choose_device(request.device)

@@ -39,6 +39,7 @@ DIFFUSION, NNUNET, MONAI = "diffusion", "nnunet", "monai"
 """Kinds of models: an encoder with a denoiser, folds of an nnU-Net, a network of MONAI."""
 METADATA = "metadata.json"
 MAX_BYTES = 4 * 2**20  # of metadata.json; its longest part, the list of training cases, can have about 100,000 entries
+CORRELATED_MM = (1e-3, 2000)  # lengths of a correlated start; pixels of pictures have 0.001 to 100 mm
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -183,12 +184,12 @@ def _valid_start(section: dict[str, Any]) -> bool:
     scales, weights, shared = covariance["scales_mm"], covariance["weights"], covariance["shared"]
     return (
         1 <= len(scales) <= 16
-        and are_numbers(scales, 1e-2, 500)
+        and are_numbers(scales, *CORRELATED_MM)
         and len(weights) == len(shared) == len(section["labels"]) + 1
         and all(len(row) == len(scales) and are_numbers(row, 0, 1) for row in weights)
         and all(is_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
         and (log_snr is None or is_number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
-        and (start.get("kept_mm") is None or is_number(start["kept_mm"], 1e-2, 500))
+        and (start.get("kept_mm") is None or is_number(start["kept_mm"], *CORRELATED_MM))
     )
 
 

@@ -30,10 +30,6 @@ class BoundaryCase(CellsCase):
     owner: np.ndarray
     sigma: np.ndarray
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.depth.shape  # the image of `split` has two inputs
-
 
 @dataclass(frozen=True)
 class Boundary(Phantom):

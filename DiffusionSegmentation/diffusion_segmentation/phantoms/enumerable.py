@@ -19,6 +19,10 @@ class EnumerableCase(PhantomCase):
     masks: np.ndarray
     weights: np.ndarray
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.masks.shape[1:]
+
     @cached_property
     def marginals(self) -> np.ndarray:
         flat = self.support()[0].reshape(len(self.weights), -1)
@@ -67,6 +71,10 @@ class CellsCase(EnumerableCase):
     """
 
     cells: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.cells.shape
 
     def _count(self, inside: np.ndarray) -> np.ndarray:
         return inside @ np.bincount(self.cells.ravel(), minlength=inside.shape[1])

@@ -33,7 +33,7 @@ from ..segmentation.sampler import draw
 from ..training.loss import loss_curve
 from .curves import half_point
 from .scores import OPEN, compare, magnitude, score_cases, score_over_seeds
-from .tasks import VALIDATION, Sizes, Task, prepare
+from .tasks import VALIDATION, Sizes, Task, plan
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,9 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     Raises InputError if the model does not fit the data, ModelError if it cannot be loaded.
     """
     model = models.load(models.find(options.model)).to(choose_device(options.device))
-    task = prepare(options.data, options.output / "cache", options.sizes)
-    check_fits(model, task.name, task.classes, task.shape)
+    task, write = plan(options.data, options.output / "cache", options.sizes, slices=model.dims == 2)
+    check_fits(model, task.name, task.classes, task.shape, task.inputs)
+    write()
     device = next(model.encoder.parameters()).device
     logger.info("measuring the loss over noise levels")
     with flush_denormals():
@@ -108,11 +109,11 @@ def text(result: dict[str, Any], output: Path) -> str:
 
 
 def _batches(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Validation images [N, 1, *shape] with the first mask of each [N, 1, *shape]."""
+    """Validation images [N, channels, *shape] with the first mask of each [N, 1, *shape]."""
     images, masks = (np.array(array[:MAX_CURVE_CASES]) for array in task.arrays(VALIDATION))
     size = 16 if len(task.shape) == 2 else 1
     return [
-        (torch.from_numpy(images[start : start + size])[:, None], torch.from_numpy(masks[start : start + size, :1]))
+        (torch.from_numpy(images[start : start + size]), torch.from_numpy(masks[start : start + size, :1]))
         for start in range(0, len(images), size)
     ]
 

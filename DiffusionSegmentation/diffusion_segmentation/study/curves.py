@@ -56,7 +56,7 @@ def loss_over_levels(
     batches = []
     with flush_denormals(), torch.inference_mode():
         for start in range(0, count, BATCH):
-            image = torch.from_numpy(images[start : start + BATCH])[:, None].to(device)
+            image = torch.from_numpy(images[start : start + BATCH]).to(device)
             target = space_to_depth(torch.from_numpy(masks[start : start + BATCH])).long().to(device)
             x0 = space_to_depth(image) if variant.form == "image" else one_hot_state(target, task.classes)
             image = image.contiguous(memory_format=memory_format)

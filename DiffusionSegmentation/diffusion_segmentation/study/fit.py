@@ -53,27 +53,27 @@ def build(variant: Variant, task: Task, frozen: Pair | None = None) -> Network:
     torch.manual_seed(variant.random_seed)
     if frozen is not None:
         return OnTop(frozen, fitted_temperature(frozen, _validation_batches(task)))
-    dims, classes, width = len(task.shape), task.classes, WIDTH[len(task.shape)]
+    dims, classes, width, inputs = len(task.shape), task.classes, WIDTH[len(task.shape)], task.channels
     if variant.form == "stochastic":
-        return Stochastic(classes, dims, width)
+        return Stochastic(classes, dims, width, inputs)
     if variant.form in ("mask", "image"):
-        channels = 2**dims * (classes if variant.form == "mask" else 1)
+        channels = 2**dims * (classes if variant.form == "mask" else inputs)
         return UNet(channels, channels, width, dims)
     closed_form = variant.loss in ("ce", "dice")
     if variant.architecture == "pair":
-        network = ARCHITECTURES["pair"](classes, dims, width, closed_form)
+        network = ARCHITECTURES["pair"](classes, dims, width, closed_form, inputs)
     else:
-        cost = flops(ARCHITECTURES["pair"](classes, dims, width), task.shape)
-        network = scaled(variant.architecture, classes, dims, task.shape, cost, closed_form)
+        cost = flops(ARCHITECTURES["pair"](classes, dims, width, inputs=inputs), task.shape)
+        network = scaled(variant.architecture, classes, dims, task.shape, cost, closed_form, inputs)
     if variant.dropout:
         _add_dropout(network)
     return network
 
 
 def _validation_batches(task: Task) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images [1, 1, *shape] and masks [1, R, *shape] of validation cases."""
+    """Images [1, channels, *shape] and masks [1, R, *shape] of validation cases."""
     for image, masks in zip(*(array[:TEMPERATURE_CASES] for array in task.arrays(VALIDATION)), strict=True):
-        yield torch.from_numpy(np.array(image))[None, None], torch.from_numpy(np.array(masks))[None]
+        yield torch.from_numpy(np.array(image))[None], torch.from_numpy(np.array(masks))[None]
 
 
 def _add_dropout(network: nn.Module) -> None:
@@ -139,7 +139,7 @@ class VariantTraining(TrainingModule):
         super().__init__(replace(OPTIMISATION, seed=variant.random_seed), variant.input_scale, done)
         self.network, self.variant, self.task = network, variant, task
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
-        self.mean, self.deviation = task.image_statistics()
+        self.mean, self.deviation = map(torch.from_numpy, task.image_statistics())
 
     def handle_infinite_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         self.skipped += 1
@@ -156,7 +156,8 @@ class VariantTraining(TrainingModule):
             if variant.form == "mask":
                 values = mask_loss(network, masks, self.task.classes, log_snr)
             else:
-                values = image_loss(network, (image - self.mean) / self.deviation, log_snr)
+                mean, deviation = self.mean.to(image.device), self.deviation.to(image.device)
+                values = image_loss(network, (image - mean) / deviation, log_snr)
             loss = values.mean()
         errors = _x0_error(variant, values.detach(), log_snr).flatten().double().cpu().numpy()
         if np.isfinite(errors).all():
@@ -173,7 +174,7 @@ class VariantTraining(TrainingModule):
         return schedule(uniform, self.variant.input_scale).view(DRAWS, images).T.contiguous()
 
     def train_dataloader(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images [N, 1, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`."""
+        """Images [N, channels, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`."""
         dims = len(self.task.shape)
         all_images, all_masks = map(np.array, self.task.arrays(TRAIN))
         while True:
@@ -184,25 +185,25 @@ class VariantTraining(TrainingModule):
             raters = max(r for r in range(1, DRAWS + 1) if DRAWS % r == 0 and r <= masks.shape[1])
             if masks.shape[1] > raters:
                 masks = np.stack([case[self._rng.permutation(len(case))[:raters]] for case in masks])
-            image = torch.from_numpy(images)[:, None].contiguous(memory_format=CHANNELS_LAST[dims])
+            image = torch.from_numpy(images).contiguous(memory_format=CHANNELS_LAST[dims])
             yield image, torch.from_numpy(masks)
 
 
 def half_windows(
     images: np.ndarray, masks: np.ndarray, crops: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window of half the edge of each image [N, *shape] and its masks [N, R, *shape].
+    """A window of half the edge of each image [N, channels, *shape] and its masks [N, R, *shape].
 
     "image": anywhere, with all masks. "labels": half of them around a labelled voxel of one mask, which is then the
     only one; this samples rare structures more often and biases the network towards them.
     """
-    size, windows = [n // 2 for n in images.shape[1:]], []
+    size, windows = [n // 2 for n in images.shape[2:]], []
     for image, raters in zip(images, masks, strict=True):
         if crops == "labels":
             raters = raters[rng.integers(len(raters))][None]
         start = random_start(raters[0], size, crops == "labels", rng)
         window = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-        windows.append((image[window], raters[(slice(None), *window)]))
+        windows.append((image[:, *window], raters[:, *window]))
     image_windows, mask_windows = zip(*windows, strict=True)
     return np.stack(image_windows), np.stack(mask_windows)
 

@@ -16,7 +16,7 @@ from .variants import Variant
 def direct_loss(
     network: Architecture | Stochastic, variant: Variant, image: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy, with a Dice term if asked for, or an SSN's likelihood; image [N, 1, ...], masks [N, R, ...]."""
+    """Cross-entropy, with a Dice term if asked for, or an SSN's likelihood; image [N, C, ...], masks [N, R, ...]."""
     target = targets(masks)
     if isinstance(network, Stochastic):
         return network.loss(image, target.unflatten(0, masks.shape[:2]))
@@ -28,7 +28,7 @@ def direct_loss(
 def denoising_loss(
     network: Architecture, variant: Variant, image: torch.Tensor, masks: torch.Tensor, log_snr: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and its value per draw [N, K]: image [N, 1, ...], masks [N, R, ...], log_snr [N, K], R divides K.
+    """The loss, and its value per draw [N, K]: image [N, inputs, ...], masks [N, R, ...], log_snr [N, K], R divides K.
 
     The cross-entropy of a direct head is part of the loss but not of the values.
     """
@@ -63,7 +63,7 @@ def mask_loss(network: nn.Module, masks: torch.Tensor, classes: int, log_snr: to
 
 
 def image_loss(network: nn.Module, image: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
-    """Squared error [N, K] of the noise in standardised images [N, 1, ...], as in image generation (Ho et al. 2020)."""
+    """Squared error [N, K] of the noise in standardised images [N, inputs, ...], as for generation (Ho et al. 2020)."""
     levels = log_snr.flatten()
     x0 = space_to_depth(image).repeat_interleave(log_snr.shape[1], 0)
     noise = torch.randn_like(x0)

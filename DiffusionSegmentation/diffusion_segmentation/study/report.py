@@ -98,7 +98,9 @@ def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
     for name, data in facts["data"].items():
         kind = "with a known answer" if data["known_answer"] else "with raters' masks"
         shape = "x".join(map(str, data["shape"]))
-        entries[name] = f"{data['test_cases']} test cases of {shape} voxels {kind}: {', '.join(data['structures'])}"
+        inputs = f"; inputs {join(data['inputs'])}" if len(data["inputs"]) > 1 else ""
+        structures = ", ".join(data["structures"])
+        entries[name] = f"{data['test_cases']} test cases of {shape} voxels {kind}: {structures}{inputs}"
     return entries
 
 

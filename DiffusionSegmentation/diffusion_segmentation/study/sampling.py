@@ -16,6 +16,7 @@ from ..evaluation.known_answer.samplers import Prediction, independent_pixels
 from ..networks import class_softmax, depth_to_space, space_to_depth
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import sample_seeds
+from ..segmentation.tiling import channels_first
 from .architectures.interface import Architecture
 from .curves import loss_over_levels
 from .objectives import network_input, probabilities
@@ -68,14 +69,15 @@ class VariantSampler:
         solver: Solver = dpm_solver_2m,
         path: bool = False,
     ) -> Samples:
-        """Joint samples of an image [*shape] over the nodes of a step grid, optionally with their path."""
+        """Joint samples of an image [channels, *shape] over the nodes of a step grid, optionally with their path."""
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(sample_seeds(seed, 1)[0])
         steps: list[np.ndarray] = []
         with flush_denormals(), torch.inference_mode():
-            condition = self.network.encode(_batched(image, self.device))
-            size = [n // 2 for n in image.shape]
-            channels = self.network.classes * 2**image.ndim
+            batch = _batched(image, self.network)
+            condition = self.network.encode(batch)
+            size = [n // 2 for n in batch.shape[2:]]
+            channels = self.network.classes * 2 ** len(size)
             x = torch.randn((samples, *size, channels), generator=generator).to(self.device).movedim(-1, 1)
             others = self._other_masks(samples, seed) if self.variant.state == "shuffled" else x
 
@@ -116,9 +118,8 @@ class VariantSampler:
 
 def direct_probabilities(network: Architecture, image: np.ndarray) -> np.ndarray:
     """Class probabilities [C, *shape] of a direct network or of a diffusion model's direct head."""
-    device = next(network.parameters()).device
     with flush_denormals(), torch.inference_mode():
-        return depth_to_space(class_softmax(network.direct(_batched(image, device))))[0].cpu().numpy()
+        return depth_to_space(class_softmax(network.direct(_batched(image, network))))[0].cpu().numpy()
 
 
 def fitted_covariance(network: Architecture, task: Task) -> Covariance:
@@ -150,12 +151,12 @@ def mixture_prediction(members: np.ndarray, samples: int, seed: int) -> Predicti
 def stochastic_prediction(network: Stochastic, image: np.ndarray, samples: int, seed: int) -> Prediction:
     """Samples of a stochastic segmentation network: the argmax mask of each draw of the logits."""
     torch.manual_seed(seed)
-    device = next(network.parameters()).device
     with flush_denormals(), torch.inference_mode():
-        p = depth_to_space(class_softmax(network.draw(_batched(image, device), samples)[0])).cpu().numpy()
+        p = depth_to_space(class_softmax(network.draw(_batched(image, network), samples)[0])).cpu().numpy()
     return Prediction(p.mean(0), p.argmax(1).astype(np.uint8))
 
 
-def _batched(image: np.ndarray, device: torch.device) -> torch.Tensor:
-    """[*shape] -> [1, 1, *shape] on the device."""
-    return torch.from_numpy(np.array(image, order="C"))[None, None].to(device)
+def _batched(image: np.ndarray, network: Architecture | Stochastic) -> torch.Tensor:
+    """[channels, *shape] or, of one channel, [*shape] -> [1, channels, *shape] on the device of the network."""
+    array = np.array(channels_first(image, network.dims), order="C")
+    return torch.from_numpy(array)[None].to(next(network.parameters()).device)

@@ -22,11 +22,11 @@ class Stochastic(nn.Module):
     All tensors are in space-to-depth form.
     """
 
-    def __init__(self, classes: int, dims: int, width: int) -> None:
+    def __init__(self, classes: int, dims: int, width: int, inputs: int = 1) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.dims = classes, dims
         cells = 2**dims * classes
-        self.encoder = Encoder(classes, (width, 2 * width, 2 * width), (2, 2, 2), dims)
+        self.encoder = Encoder(classes, (width, 2 * width, 2 * width), (2, 2, 2), dims, inputs)
         self.factor = CONV[dims](width, cells * RANK, 1)
         self.diagonal = CONV[dims](width, cells, 1)
         nn.init.normal_(self.factor.weight, std=0.01)
@@ -34,7 +34,7 @@ class Stochastic(nn.Module):
         nn.init.constant_(self.diagonal.get_parameter("bias"), -4.0)
 
     def draw(self, image: torch.Tensor, samples: int) -> torch.Tensor:
-        """Logits [N, samples, cells * classes, ...] from images [N, 1, ...]."""
+        """Logits [N, samples, cells * classes, ...] from images [N, inputs, ...]."""
         features, mean = self.encoder(image)
         h = functional.silu(features)
         n, channels, *size = mean.shape

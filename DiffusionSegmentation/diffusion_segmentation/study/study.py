@@ -27,7 +27,7 @@ from .elapsed_time import ElapsedTime
 from .question import Question
 from .questions import chosen, short
 from .report import write
-from .tasks import Sizes, prepare
+from .tasks import Sizes, plan
 from .variants import Variant
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class StudyOptions:
     only: str | None = None
     seeds: int = SEEDS
     device: str = "auto"
+    slices: bool = False  # whether volumes of folders are stacks of pictures
     sizes: Sizes = field(default_factory=Sizes)
     samples: int = SAMPLES
     questions: tuple[Question, ...] | None = None
@@ -65,8 +66,8 @@ def study(options: StudyOptions) -> dict[str, Any]:
     device = str(choose_device(options.device))
     cache = options.output / "cache"
     elapsed = ElapsedTime(cache, _command(options))
-    logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
-    tasks = {task.name: task for task in (prepare(text, cache, options.sizes) for text in options.data)}
+    plans = [plan(text, cache, options.sizes, options.slices) for text in options.data]
+    tasks = {task.name: task for task, _ in plans}
     for question in questions:
         for task in tasks.values():
             question.check(task)
@@ -74,6 +75,9 @@ def study(options: StudyOptions) -> dict[str, Any]:
     variants = required_variants(questions, list(tasks), seeds)
     processes = pool.processes(device)
     minutes = training_minutes(options.budget, variants, processes)
+    logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
+    for _, write_arrays in plans:
+        write_arrays()
     context = Context(tasks, seeds, minutes, options.samples, cache, device)
     logger.info(f"{len(variants)} networks of {minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}")
     try:
@@ -86,6 +90,7 @@ def study(options: StudyOptions) -> dict[str, Any]:
             task.name: {
                 "shape": list(task.shape),
                 "structures": list(task.label_names),
+                "inputs": [one.name for one in task.inputs],
                 "test_cases": len(task.cases),
                 "known_answer": task.exact,
             }
@@ -158,6 +163,7 @@ def _command(options: StudyOptions) -> str:
     parts = ["diffusion-segmentation study", *options.data, f"--budget {options.budget:g}"]
     parts += [f"--only {options.only}"] if options.only else []
     parts += [f"--seeds {options.seeds}"] if options.seeds != SEEDS else []
+    parts += ["--slices"] if options.slices else []
     return " ".join(parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from scipy import ndimage
 from ..errors import InputError
 from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import files_sha256
+from ..images.input_names import Input, channel_count
 from ..images.writing import atomic_file, write_report
 from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
+from ..segmentation.tiling import channels_first
 from ..training.folder import Folder, Windows
 from ..training.settings import Optimisation
 from .variants import json_digest
@@ -24,6 +27,7 @@ from .variants import json_digest
 MASKS = 8  # masks per image of a phantom, drawn from its exact posterior
 SCORED_MARGIN = 3  # test cases of a folder are scored within this many voxels of a structure
 MIN_CASES = 5
+SMALLEST_DEVIATION = 1e-3
 MAX_WINDOW_BYTES = 2**28  # limit for the float32 windows of a folder: as much as 4096 images of a phantom need
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}  # seeds of a phantom's parts; `evaluate` uses others
@@ -47,6 +51,7 @@ class Task:
     folder: Path
     shape: tuple[int, ...]
     label_names: tuple[str, ...]
+    inputs: tuple[Input, ...]
     exact: bool  # whether the exact posterior is known; otherwise there are raters' masks
     cases: tuple[str, ...]  # names of the test cases
     content: str  # hash of what the arrays are made from
@@ -56,15 +61,22 @@ class Task:
         """Number of classes, including background."""
         return 1 + len(self.label_names)
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of all inputs."""
+        return channel_count(self.inputs)
+
     def arrays(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images float32 [N, *shape] and their masks uint8 [N, R, *shape]."""
+        """Images float32 [N, channels, *shape] and their masks uint8 [N, R, *shape]."""
         images, masks = (np.load(self.folder / f"{part}-{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
         return images, masks
 
-    def image_statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of the training images."""
+    def image_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel of the training images, float32 [channels, 1, ...]."""
         images = self.arrays(TRAIN)[0]
-        return float(images.mean()), float(images.std())
+        axes = (0, *range(2, images.ndim))
+        mean, deviation = images.mean(axes, keepdims=True)[0], images.std(axes, keepdims=True)[0]
+        return mean, np.maximum(deviation, SMALLEST_DEVIATION)  # a colour can be constant
 
     def case(self, index: int) -> PhantomCase:
         """A test case; in a folder, the raters' masks are its posterior."""
@@ -91,10 +103,24 @@ class RatedTruth(Truth):
         self.anywhere, self.open = near, np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
-def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
-    """Write a task's arrays to `cache` unless they are there. Raises InputError, one sentence, on unusable data."""
+Plan = tuple[Task, Callable[[], None]]
+"""A task, and the function that writes its arrays unless they are there."""
+
+
+def prepare(text: str, cache: Path, sizes: Sizes, slices: bool = False) -> Task:
+    """A task whose arrays are written to `cache` unless they are there; raises as `plan`."""
+    task, write = plan(text, cache, sizes, slices)
+    write()
+    return task
+
+
+def plan(text: str, cache: Path, sizes: Sizes, slices: bool = False) -> Plan:
+    """A task, of which nothing is written yet; with `slices` volumes of a folder are stacks of pictures.
+
+    Raises InputError, one sentence, on unusable data.
+    """
     if Path(text).is_dir():
-        return _from_folder(Path(text), cache, sizes)
+        return _from_folder(Path(text), cache, sizes, slices)
     if text.partition(":")[0] in PHANTOMS:
         return _from_phantom(text, cache, sizes)
     raise InputError(
@@ -102,32 +128,30 @@ def prepare(text: str, cache: Path, sizes: Sizes) -> Task:
     )
 
 
-ONE_INPUT_ONLY = "A study compares networks of one grey-value input; keep one channel of the data."
-
-
-def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Task:
+def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Plan:
     kind = phantom(text)
-    if len(kind.inputs) > 1:
-        raise InputError(ONE_INPUT_ONLY)
-    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 1}, 12)
+    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 2}, 12)
     folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
-    for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
-        if not (folder / f"{part}.json").is_file():
-            rng = np.random.default_rng(PART_SEEDS[part])
-            cases = [kind.draw(rng) for _ in range(count)]
-            _write(folder, part, [case.image for case in cases], [case.sample(rng, MASKS) for case in cases])
-    return Task(text, text, folder, kind.shape, kind.label_names, True, names, content)
+
+    def write() -> None:
+        for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
+            if not (folder / f"{part}.json").is_file():
+                rng = np.random.default_rng(PART_SEEDS[part])
+                cases = [kind.draw(rng) for _ in range(count)]
+                images = [channels_first(case.image, len(kind.shape)) for case in cases]
+                _write(folder, part, images, [case.sample(rng, MASKS) for case in cases])
+
+    inputs = tuple(map(Input, kind.inputs))
+    return Task(text, text, folder, kind.shape, kind.label_names, inputs, True, names, content), write
 
 
-def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
+def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
     """Windows of a folder: a fifth of the cases for testing, a fifth for validation, the rest for training."""
-    source = Folder(path, cache / "prepared")
+    source = Folder(path, cache / "prepared", slices)
     if len(source.dataset.training) < MIN_CASES:
         raise InputError(f"A study needs {MIN_CASES} labelled cases or more: some to train, validate and test on.")
     if source.dataset.ignored is not None:
         raise InputError("A study needs every voxel labelled; remove the label 'ignore' and relabel its voxels.")
-    if len(source.grid.intensities) > 1:
-        raise InputError(ONE_INPUT_ONLY)
     settings = source.settings()
     source.configure(settings["diffusion_segmentation"])
     optimisation = Optimisation.read({**settings["optimisation"], "draws": MASKS, "seed": PART_SEEDS[TRAIN]})
@@ -137,39 +161,46 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes) -> Task:
         "folder": source.dataset.name,
         "cases": [[case.name, files_sha256(*case.files)] for case in source.dataset.training],
         "labels": source.dataset.label_names,
+        "inputs": [one.as_json() for one in source.dataset.inputs],
+        "axes": source.dims,
         "sizes": asdict(sizes),
-        "schema": 2,
+        "schema": 3,
     }
     key = json_digest(identity, 12)
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"
-    for part, cases in parts.items():
-        if (folder / f"{part}.json").is_file():
-            continue
-        pairs = source.prepare(cases)
-        if part == TEST:
-            windows = [_around(*pair, optimisation.shapes[0]) for pair in pairs]
-        else:
-            stream = iter(Windows(pairs, optimisation, PART_SEEDS[part], augment=part == TRAIN))
-            requested = sizes.train if part == TRAIN else sizes.validation
-            count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(optimisation.shapes[0])))
-            windows = [(image[0].numpy(), masks.numpy()) for image, masks in itertools.islice(stream, count)]
-        _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
-    name, labels, names = source.dataset.name, source.dataset.label_names, tuple(case.name for case in parts[TEST])
-    return Task(str(path), name, folder, optimisation.shapes[0], labels, False, names, key)
+    shape, dataset = optimisation.shapes[0], source.dataset
+    names = tuple(case.name for case in parts[TEST])
+    task = Task(str(path), dataset.name, folder, shape, dataset.label_names, dataset.inputs, False, names, key)
+
+    def write() -> None:
+        for part, cases in parts.items():
+            if (folder / f"{part}.json").is_file():
+                continue
+            pairs = source.prepare(cases)
+            if part == TEST:
+                windows = [_around(*pair, shape) for pair in pairs]
+            else:
+                stream = iter(Windows(pairs, optimisation, PART_SEEDS[part], augment=part == TRAIN))
+                requested = sizes.train if part == TRAIN else sizes.validation
+                count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(shape) // task.channels))
+                windows = [(image.numpy(), masks.numpy()) for image, masks in itertools.islice(stream, count)]
+            _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
+
+    return task, write
 
 
 def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The window of a test case centred on everything that any rater has marked; of pictures, in the fullest slice."""
-    whole, labels = np.load(image, mmap_mode="r")[0], np.load(masks, mmap_mode="r")
+    whole, labels = np.load(image, mmap_mode="r"), np.load(masks, mmap_mode="r")
     if len(shape) == 2:
         at = int(np.count_nonzero(labels, axis=(0, 2, 3)).argmax())
-        whole, labels = whole[at], labels[:, at]
-    marked = np.argwhere(labels.any(0))
-    centre = marked.mean(0) if len(marked) else np.array(whole.shape) / 2
-    start = [int(np.clip(c - n / 2, 0, max(0, m - n))) for c, n, m in zip(centre, shape, whole.shape, strict=True)]
+        whole, labels = whole[:, at], labels[:, at]
+    marked, full = np.argwhere(labels.any(0)), labels.shape[1:]
+    centre = marked.mean(0) if len(marked) else np.array(full) / 2
+    start = [int(np.clip(c - n / 2, 0, max(0, m - n))) for c, n, m in zip(centre, shape, full, strict=True)]
     window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
-    fill = [(0, max(0, n - m)) for n, m in zip(shape, whole.shape, strict=True)]
-    return np.pad(whole[window].astype(np.float32), fill), np.pad(labels[:, *window], [(0, 0), *fill])
+    fill = [(0, 0), *((0, max(0, n - m)) for n, m in zip(shape, full, strict=True))]
+    return np.pad(whole[:, *window].astype(np.float32), fill), np.pad(labels[:, *window], fill)
 
 
 def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.ndarray]) -> None:

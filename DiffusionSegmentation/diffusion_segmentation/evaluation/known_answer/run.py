@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...images.input_names import Input, channel_count, inputs_of, require_same_inputs
 from ...model.folder import Model
 from ...phantoms import Phantom, PhantomCase
 from ...segmentation.tiling import channels_first
@@ -25,7 +26,7 @@ Predict = Callable[[np.ndarray, int], Mapping[str, Prediction]]
 """From an image [*shape] and the index of its case to the predictions of all rows."""
 
 
-def check_fits(model: Model, name: str, classes: int, shape: Sequence[int]) -> None:
+def check_fits(model: Model, name: str, classes: int, shape: Sequence[int], inputs: Sequence[Input]) -> None:
     """Raise InputError, one sentence, if the model cannot segment images of `shape` of the task `name`."""
     grid = "x".join(map(str, shape))
     if model.dims != len(shape):
@@ -33,6 +34,14 @@ def check_fits(model: Model, name: str, classes: int, shape: Sequence[int]) -> N
     if model.classes != classes:
         counts = f"The model has {model.classes - 1} structures and '{name}' {classes - 1}"
         raise InputError(f"{counts}; choose a model of the same structures.")
+    of_model = inputs_of(model.section)
+    require_same_inputs(of_model, inputs, name)
+    values = channel_count(of_model)
+    if values != channel_count(inputs):
+        seen = "1 value" if values == 1 else f"{values} values"
+        raise InputError(
+            f"The model sees {seen} per pixel and '{name}' has {channel_count(inputs)}; choose a model of such images."
+        )
     if any(n % model.multiple for n in shape):
         raise InputError(f"The model needs edges of a multiple of {model.multiple} voxels; {grid} is not that.")
 

@@ -27,7 +27,7 @@ def flops(network: Architecture, shape: Sequence[int]) -> int:
     interpolations.
     """
     device = next(network.parameters()).device
-    image = torch.zeros((1, 1, *shape), device=device)
+    image = torch.zeros((1, network.inputs, *shape), device=device)
     cells = space_to_depth(image)
     state = torch.zeros((1, network.classes * voxels_per_cell(cells), *cells.shape[2:]), device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -36,7 +36,13 @@ def flops(network: Architecture, shape: Sequence[int]) -> int:
 
 
 def scaled(
-    name: str, classes: int, dims: int, shape: Sequence[int], target_flops: float, closed_form: bool = True
+    name: str,
+    classes: int,
+    dims: int,
+    shape: Sequence[int],
+    target_flops: float,
+    closed_form: bool = True,
+    inputs: int = 1,
 ) -> Architecture:
     """The architecture of that name with the width whose `flops` on `shape` are nearest to `target_flops`.
 
@@ -49,9 +55,9 @@ def scaled(
     for width in WIDTHS:
         # Not on the meta device, which torch.autocast does not support.
         with torch.random.fork_rng(devices=[]):
-            count = flops(kind(classes, dims, width, closed_form), shape)
+            count = flops(kind(classes, dims, width, closed_form, inputs), shape)
         distance = abs(math.log(count / target_flops))
         if distance > nearest:  # cost rises with width
             break
         best, nearest = width, distance
-    return kind(classes, dims, best, closed_form)
+    return kind(classes, dims, best, closed_form, inputs)

@@ -13,16 +13,16 @@ SUMMED_BLOCKS = 4
 
 
 class Concatenated(Architecture):
-    """The image is one more channel of the state, and the whole network runs at every step.
+    """The image is a further channel of the state, and the whole network runs at every step.
 
     As in EnsDiff (Wolleb et al., "Diffusion Models for Implicit Image Segmentation Ensembles", MIDL 2022, Method).
     """
 
     name = "concatenated"
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
-        super().__init__(classes, dims, width, closed_form)
-        self.unet = UNet(2**dims * (classes + 1), 2**dims * classes, width, dims)
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
+        super().__init__(classes, dims, width, closed_form, inputs)
+        self.unet = UNet(2**dims * (classes + inputs), 2**dims * classes, width, dims)
 
     def encode(self, image: torch.Tensor) -> Condition:
         return (space_to_depth(image),)
@@ -40,10 +40,10 @@ class Injected(Architecture):
 
     name = "injected"
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
-        super().__init__(classes, dims, width, closed_form)
-        self.encoder = ImageLevels(width, dims)
-        self.unet = UNet(2**dims * (classes + 1), 2**dims * classes, width, dims)
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
+        super().__init__(classes, dims, width, closed_form, inputs)
+        self.encoder = ImageLevels(width, dims, inputs)
+        self.unet = UNet(2**dims * (classes + inputs), 2**dims * classes, width, dims)
 
     def encode(self, image: torch.Tensor) -> Condition:
         cells = space_to_depth(image)
@@ -68,9 +68,9 @@ class Summed(Architecture):
 
     name = "summed"
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
-        super().__init__(classes, dims, width, closed_form)
-        self.enter = CONV[dims](2**dims, width, 3, padding=1)
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
+        super().__init__(classes, dims, width, closed_form, inputs)
+        self.enter = CONV[dims](inputs * 2**dims, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, dims=dims) for _ in range(SUMMED_BLOCKS)))
         self.leave = CONV[dims](width, width, 3, padding=1)
         self.unet = UNet(2**dims * classes, 2**dims * classes, width, dims)

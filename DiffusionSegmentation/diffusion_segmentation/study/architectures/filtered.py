@@ -59,8 +59,8 @@ class Filtered(Injected):
 
     name = "filtered"
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
-        super().__init__(classes, dims, width, closed_form)
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
+        super().__init__(classes, dims, width, closed_form, inputs)
         channels = level_channels(width)
         self.filters = nn.ModuleList(FrequencyFilter(c, dims) for c in channels)
         self.norms_image = nn.ModuleList(nn.GroupNorm(8, c) for c in channels)

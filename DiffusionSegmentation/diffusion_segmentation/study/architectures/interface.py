@@ -17,7 +17,7 @@ Condition = tuple[torch.Tensor, ...]
 class Architecture(nn.Module, ABC):
     """A way to combine image and noisy mask; blocks, stem and form of the state are common to all architectures.
 
-    Images are [N, 1, z, y, x] or [N, 1, y, x], each axis a multiple of `multiple`; states and outputs are in
+    Images are [N, inputs, z, y, x] or [N, inputs, y, x], each axis a multiple of `multiple`; states and outputs are in
     space-to-depth form [N, 8 * classes, z/2, y/2, x/2] or [N, 4 * classes, y/2, x/2]. `width`, a multiple of 8, is the
     number of channels of the finest level and scales the whole network.
 
@@ -28,9 +28,9 @@ class Architecture(nn.Module, ABC):
     name: ClassVar[str]
     multiple: ClassVar[int] = 8
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
         super().__init__()
-        self.classes, self.dims, self.width, self.closed_form = classes, dims, width, closed_form
+        self.classes, self.dims, self.width, self.closed_form, self.inputs = classes, dims, width, closed_form, inputs
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> Condition:

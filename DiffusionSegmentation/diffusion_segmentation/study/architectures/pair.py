@@ -19,10 +19,10 @@ class Pair(Architecture):
     name = "pair"
     encoder: AnyEncoder
 
-    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True) -> None:
-        super().__init__(classes, dims, width, closed_form)
+    def __init__(self, classes: int, dims: int, width: int, closed_form: bool = True, inputs: int = 1) -> None:
+        super().__init__(classes, dims, width, closed_form, inputs)
         channels = (width, 2 * width, 2 * width)
-        self.encoder = Encoder(classes, channels, (2, 2, 2), dims)
+        self.encoder = Encoder(classes, channels, (2, 2, 2), dims, inputs)
         self.denoiser = Denoiser(classes, width, (width, 2 * width), 4, dims, strata=8, gain=32.0)
 
     def encode(self, image: torch.Tensor) -> Condition:
@@ -49,8 +49,8 @@ class OnTop(Pair):
     name = "on top"
 
     def __init__(self, frozen: Pair, temperature: float) -> None:
-        super().__init__(frozen.classes, frozen.dims, frozen.width)
+        super().__init__(frozen.classes, frozen.dims, frozen.width, inputs=frozen.inputs)
         assert isinstance(frozen.encoder, Encoder)
-        width = frozen.width
-        thin = Encoder(frozen.classes, (width, 2 * width), (1, 1), frozen.dims, 1 + frozen.classes)
+        width, inputs = frozen.width, frozen.inputs + frozen.classes
+        thin = Encoder(frozen.classes, (width, 2 * width), (1, 1), frozen.dims, inputs)
         self.encoder = FrozenHead(frozen.encoder, thin, temperature)

@@ -65,15 +65,15 @@ class UNet(nn.Module):
 class ImageLevels(nn.Module):
     """Image encoder: features for each level of a `UNet` of the same width, finest first."""
 
-    def __init__(self, width: int, dims: int) -> None:
+    def __init__(self, width: int, dims: int, inputs: int = 1) -> None:
         super().__init__()
         channels = level_channels(width)
-        self.enter = CONV[dims](2**dims, width, 3, padding=1)
+        self.enter = CONV[dims](inputs * 2**dims, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(c, dims=dims) for c in channels)
         self.shrink = nn.ModuleList(CONV[dims](a, b, 2, stride=2) for a, b in pairwise(channels))
 
     def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """cells [N, 2^dims, ...] to the features of each level [N, channels, ...]."""
+        """cells [N, inputs * 2^dims, ...] to the features of each level [N, channels, ...]."""
         h, features = self.enter(cells), []
         for level, block in enumerate(self.blocks):
             h = block(h)

@@ -48,7 +48,7 @@ class CropSelection(Question):
             for index in range(len(task.cases)):
                 truth = task.truth(index)
                 window = _random_half(task.shape, np.random.default_rng([index, 9]))
-                image, exact = truth.case.image[window], truth.case.marginals[(slice(1, None), *window)]
+                image, exact = truth.case.image[..., *window], truth.case.marginals[(slice(1, None), *window)]
                 ambiguous = truth.open[(slice(None), *window)]
                 predictions = {
                     "direct head": direct_probabilities(sampler.network, image),

@@ -15,7 +15,7 @@ from ...evaluation.pooling import score
 from ...networks import class_softmax, depth_to_space
 from ...runtime.floating_point import flush_denormals
 from ...segmentation.sampler import sample_seeds
-from ...segmentation.tiling import Tiling
+from ...segmentation.tiling import Tiling, channels_first
 from ..architectures.interface import Condition
 from ..context import Context
 from ..question import Results
@@ -85,7 +85,8 @@ def sample_in_windows(
     network: Any, image: np.ndarray, how: str, samples: int, grid: np.ndarray, seed: int
 ) -> np.ndarray:
     """Class probabilities [samples, C, *shape] of samples drawn in windows of half the edge, `how` a key of TITLES."""
-    shape, half = image.shape, [n // 2 for n in image.shape]
+    image = channels_first(image, network.dims)
+    shape, half = image.shape[1:], [n // 2 for n in image.shape[1:]]
     device = next(network.parameters()).device
     tiling = Tiling(shape, shape if how == ONE else half, network.multiple)
     if how == STITCHED:
@@ -107,7 +108,7 @@ def sample_in_windows(
         return denoise
 
     with flush_denormals(), torch.inference_mode():
-        values = torch.from_numpy(tiling.pad(image))[None, None].to(device)
+        values = torch.from_numpy(tiling.pad(image))[None].to(device)
         conditions = [network.encode(values[:, :, *tiling.voxels(w)].contiguous()) for w in tiling.windows]
         heads = [class_softmax(network.head(condition)) for condition in conditions]
         denoisers = [denoiser(c) for c in conditions]
