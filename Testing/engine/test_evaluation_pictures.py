@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from test_pictures import bright_square, model_of_pictures
 
 from diffusion_segmentation.calibration.start import labelled
@@ -16,8 +17,10 @@ from diffusion_segmentation.evaluation.dataset.comparison import RunOutputs, sco
 from diffusion_segmentation.evaluation.report import formatting, text
 from diffusion_segmentation.images.dataset import read_dataset
 from diffusion_segmentation.metrics.joint import joint_record
-from diffusion_segmentation.model.folder import load
+from diffusion_segmentation.model.building import build
+from diffusion_segmentation.model.folder import load, save
 from diffusion_segmentation.runtime.units import Units
+from diffusion_segmentation.training.sources import Phantoms
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -212,3 +215,37 @@ def test_slices_of_a_stack_have_samples_of_their_own(tmp_path):
         ),
         PX,
     )
+
+
+@pytest.mark.slow
+def test_volumes_of_two_inputs_are_scored_with_both(tmp_path):
+    settings = Phantoms("split:16x16x16").settings()
+    section = settings["diffusion_segmentation"]
+    torch.manual_seed(0)
+    encoder, denoiser = build(section["network"], 2)
+    torch.nn.init.normal_(encoder.head.weight, std=1.0)
+    curve = {"log_snr": [-12.0, 8.0], "cross_entropy": [1.0, 0.0]}
+    section |= {"sha256": "", "process": {"input_scale": 0.5, "loss_curve": curve}}
+    save(tmp_path / "model", {**settings["bundle"], "diffusion_segmentation": section}, encoder, denoiser)
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[4:12, 4:12, 4:12] = 1
+    for n in range(2):
+        for channel in range(2):
+            values = (rng.normal(100, 20, labels.shape) + 50 * labels).astype(np.float32)
+            write(data / "imagesTr" / f"c{n}_000{channel}.nrrd", values, (1.0, 1.0, 1.0))
+        write(data / "labelsTr" / f"c{n}.nrrd", labels, (1.0, 1.0, 1.0))
+    listing = {"name": "Two", "channel_names": {"0": "First", "1": "Second"}}
+    (data / "dataset.json").write_text(json.dumps(listing | {"labels": {"background": 0, "object": 1}}))
+    assert cases.units_of(read_dataset(data).training, "x") == ML
+    before = records_of(tmp_path / "model", data, tmp_path, ML)
+    assert before["maps"]["direct"]["reference_ml"] == [pytest.approx(0.512)]
+    (data / "imagesTr" / "c1_0001.nrrd").replace(data / "imagesTr" / "c0_0001.nrrd")
+    write(data / "imagesTr" / "c1_0001.nrrd", labels.astype(np.float32))
+    after = records_of(tmp_path / "model", data, tmp_path, ML)
+    assert after["maps"] != before["maps"] and after["joint"] != before["joint"]
+    with pytest.raises(InputError, match="The model has the inputs First, Second and the data set 'Two' Second, First"):
+        listing["channel_names"] = {"0": "Second", "1": "First"}
+        (data / "dataset.json").write_text(json.dumps(listing | {"labels": {"background": 0, "object": 1}}))
+        evaluated(tmp_path / "model", data, tmp_path)
+    assert not (tmp_path / "out").exists()

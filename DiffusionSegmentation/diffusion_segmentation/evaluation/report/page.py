@@ -40,7 +40,7 @@ READING_JOINT = (
     "of the truth. Each measure must detect a wrong sampler. z is (truth - mean) / (s sqrt(1 + 1/n)) of the {volume} "
     "of a structure. CRPS and energy score are lower for better samplers, whatever their band."
 )
-WORKING_PIXELS = " Working pixels, of {spacing:g} {length}, are those of the grid on which the model sees pictures."
+WORKING_PIXELS = " Working pixels, of {spacing} {length}, are those of the grid on which the model sees pictures."
 RELIABILITY = "Accuracy over the probability of the chosen class; bands: 95 % over cases; below: {voxel} counts."
 RISK_COVERAGE = "Mean risk of the most confident cases by mean entropy."
 
@@ -92,10 +92,10 @@ def _worded(text: str, evaluation: Mapping[str, Any]) -> str:
     """A text with the words of the evaluation's units, and for pictures a sentence on the pixels of the grid."""
     units = Units(evaluation.get("unit", "ml"))
     near = "10 working pixels" if units.is_area else "10 mm"
-    words = {"voxel": units.cell, "volume": units.what, "length": units.length, "near": near}
+    spacing = ""
     if "{near}" in text and units.is_area:
-        text, words = text + WORKING_PIXELS, words | {"spacing": _working_spacing(evaluation)}
-    return text.format_map(words)
+        text, spacing = text + WORKING_PIXELS, f"{_working_spacing(evaluation):g}"
+    return text.format(voxel=units.cell, volume=units.what, length=units.length, near=near, spacing=spacing)
 
 
 def _known(evaluation: Mapping[str, Any], records: Mapping[str, Any], store: CaseStore) -> Sections:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...evaluation.pooling import above, score
 from ...evaluation.report.tables import Cell, Table, scored
+from ...segmentation.tiling import channels_first
 from .. import plots
 from ..context import Context
 from ..question import Question, Results
@@ -48,7 +49,8 @@ class CropSelection(Question):
             for index in range(len(task.cases)):
                 truth = task.truth(index)
                 window = _random_half(task.shape, np.random.default_rng([index, 9]))
-                image, exact = truth.case.image[..., *window], truth.case.marginals[(slice(1, None), *window)]
+                whole = channels_first(truth.case.image, len(task.shape))
+                image, exact = whole[(slice(None), *window)], truth.case.marginals[(slice(1, None), *window)]
                 ambiguous = truth.open[(slice(None), *window)]
                 predictions = {
                     "direct head": direct_probabilities(sampler.network, image),
