@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ModelError
 from .model import installed
-from .model.folder import find
+from .model.folder import find, find_by_digest
+from .model.frozen import is_foreign
 from .model.metadata import MONAI, NNUNET, folder_name, kind, read_metadata
 from .segmentation import pipeline
+from .segmentation.foreign_head import ForeignHead, Predict
 from .segmentation.pipeline import ModelCache as ModelCache
 from .segmentation.pipeline import devices as devices
 from .segmentation.request import Outcome, Preview, Progress
@@ -29,9 +31,9 @@ def segment(
     models: ModelCache | None = None,
 ) -> Outcome:
     """Segment as `pipeline.segment` does, with a model of any kind."""
-    kind_of_model, folder = _foreign(request.model)
+    kind_of_model, folder = foreign_model(request.model)
     if folder is None:
-        return pipeline.segment(request, progress, preview, cancel, models)
+        return pipeline.segment(request, progress, preview, cancel, models, _prediction(request.model))
     if models is not None:
         models.clear()  # its memory is for the network of this run
     if kind_of_model == NNUNET:
@@ -62,7 +64,40 @@ def add(source: Path, name: str | None = None) -> Path:
     return installed.add(source, name)
 
 
-def _foreign(model: str) -> tuple[str, Path | None]:
+def foreign_head(folder: Path) -> ForeignHead:
+    """The network that others trained in a model folder, as the direct head of a sampler. Raises ModelError."""
+    if kind(read_metadata(folder)["diffusion_segmentation"]) == NNUNET:
+        from .nnunet.head import NnunetHead
+
+        return NnunetHead(folder)
+    from .monai_bundle.head import MonaiHead
+
+    return MonaiHead(folder)
+
+
+def head_of_sampler(folder: Path, section: dict[str, Any]) -> ForeignHead | None:
+    """The foreign network that the sampler in a model folder was trained on top of; None for other models.
+
+    `section` is ours of its metadata. Raises ModelError if the network is missing or cannot be run.
+    """
+    frozen = section.get("frozen")
+    if frozen is None or not is_foreign(frozen):
+        return None
+    return foreign_head(find_by_digest(frozen["name"], frozen["sha256"], folder.resolve().parent))
+
+
+def _prediction(model: str) -> Predict | None:
+    """Prediction of the foreign network that a sampler is on top of; None for any other model, also a broken one."""
+    folder = find(model)
+    try:
+        section = read_metadata(folder)["diffusion_segmentation"]
+    except ModelError:
+        return None  # the run says what is wrong
+    head = head_of_sampler(folder, section)
+    return None if head is None else head.predict(section["frozen"])
+
+
+def foreign_model(model: str) -> tuple[str, Path | None]:
     """Kind and folder of a model that others trained; no folder for any other, whose own reader says what is wrong.
 
     Raises ModelError if there is none, or one that was not added.

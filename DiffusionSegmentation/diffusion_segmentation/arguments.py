@@ -27,6 +27,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
     if options.command == "segment" and bool(options.volume) == bool(options.input):
         parser.error("`segment` takes VOLUME, or --input NAME=FILE for each input of the model")
+    if options.command == "train" and options.splits and not options.on:
+        parser.error("--splits needs --on with a trained nnU-Net")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -144,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
     train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
     train.add_argument("--on", metavar="NAME|DIR", type=_name, help="train a sampler on top of this model as it is")
+    train.add_argument("--splits", metavar="FILE", type=_path, help="an nnU-Net's splits_final.json, for --on")
     train.add_argument("--slices", action="store_true", help="train on the slices of volumes, as on pictures")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
 

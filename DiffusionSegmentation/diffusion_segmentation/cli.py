@@ -103,15 +103,18 @@ def _models(options: argparse.Namespace) -> int:
 
         folder = any_model.add(Path(options.target), options.name)
         return show({"folder": str(folder)}, lambda added, _: f"Added the model '{folder.name}' in {folder}")
+    dependents = installed.dependents(options.target)
     folder = installed.remove(options.target)
-    return show({"folder": str(folder)}, lambda removed, _: f"Removed the model '{folder.name}'")
+    warning = installed.removal_warning(dependents)
+    removed = {"folder": str(folder), "dependents": dependents}
+    return show(removed, lambda *_: f"Removed the model '{folder.name}'{f'; {warning}' if warning else ''}")
 
 
 def _train(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     from .training import train
 
-    train.main(**_pick(options, "data output config minutes resume start slices on"))
+    train.main(**_pick(options, "data output config minutes resume start slices on splits"))
     return 0
 
 

@@ -101,6 +101,16 @@ def random_network(plans: dict[str, Any], seed: int, classes: int = 3) -> torch.
     return network
 
 
+def constant_network(plans: dict[str, Any], logit: float) -> torch.nn.Module:
+    """A network of two classes, of which the second has this logit everywhere."""
+    network = random_network(plans, 0, classes=2)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "seg_layers" in name:
+                parameter.copy_(torch.tensor([0.0, logit]) if name.endswith("bias") else torch.zeros(()))
+    return network
+
+
 def stand_in_weights(seed: int) -> dict[str, torch.Tensor]:
     """Weights with the names of a network's, of which some have several, for tests without nnU-Net."""
     generator = torch.Generator().manual_seed(seed)
@@ -153,14 +163,20 @@ def write_folder(
     dataset_json: dict[str, Any] | None = None,
     folds: tuple[str, ...] = ("0", "1"),
     trained: bool = False,
+    logits: tuple[float, ...] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a trained folder; `changes` replace entries of the checkpoints. `trained`: networks of nnU-Net."""
+    """Write a trained folder; `changes` replace entries of the checkpoints. `trained`: networks of nnU-Net.
+
+    With `logits` the networks have two classes, and each fold gives its logit to the second one everywhere.
+    """
     plans_json = plans() if plans_json is None else plans_json
     for n, fold in enumerate(folds):
         path = folder / f"fold_{fold}"
         path.mkdir(parents=True)
         weights = random_network(plans_json, n).state_dict() if trained else stand_in_weights(n)
+        if logits is not None:
+            weights = constant_network(plans_json, logits[n]).state_dict()
         torch.save(checkpoint(weights, plans_json, n, dataset_json, **changes), path / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans_json), encoding="utf-8")
     (folder / "dataset.json").write_text(json.dumps(dataset_json or dataset()), encoding="utf-8")

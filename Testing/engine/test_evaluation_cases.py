@@ -159,7 +159,7 @@ def test_only_what_has_changed_is_segmented_again(a_data_set, tmp_path, monkeypa
         "memory_bytes": {},
     }
 
-    def segmented(case, image, settings, models):
+    def segmented(case, image, settings, models, predict):
         requests.append((case.name, settings.samples, models.source))
         return run_outputs(
             np.zeros(image.GetSize()[::-1], np.uint8), samples=[np.zeros(image.GetSize()[::-1], np.uint8)] * 2

@@ -180,7 +180,7 @@ def test_the_package_that_messages_name_is_that_of_the_extra() -> None:
 
 def test_what_needs_a_denoiser_refuses_an_nnunet(tmp_path: Path) -> None:
     folder = any_model.add(write_folder(tmp_path / "trained"), "mine")
-    with pytest.raises(DiffusionSegmentationError, match="only `segment` can run it"):
+    with pytest.raises(DiffusionSegmentationError, match="`segment` can run it"):
         models.load(folder)
 
 

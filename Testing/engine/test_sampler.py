@@ -62,6 +62,8 @@ class Pointwise(nn.Module):
 class Marginals(nn.Module):
     """An encoder whose direct head gives the prior of the lesion for any image."""
 
+    levels = 1
+
     def forward(self, image):
         p = torch.zeros(image.shape[2:])
         if image.shape[2:] == SHAPE:

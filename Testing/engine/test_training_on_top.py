@@ -11,6 +11,7 @@ from test_training_folder import SMALL
 
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.seen_cases import seen_cases
 from diffusion_segmentation.networks import FrozenHead
 from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.sampler import draw
@@ -123,8 +124,11 @@ def test_the_temperature_of_exact_probabilities_is_the_factor_of_their_logits(fr
     images = [torch.from_numpy(case.image)[None, None] for case in cases]
     batches = [(image, torch.from_numpy(case.sample(rng, 1))[None]) for image, case in zip(images, cases, strict=True)]
     logits = iter([torch.from_numpy(np.log(np.clip(case.marginals, 1e-9, 1))).float()[None] for case in cases])
-    frozen.encoder.forward = lambda image: (None, factor * models.space_to_depth(next(logits)))
-    assert on_top.fitted_temperature(frozen, batches) == pytest.approx(factor, rel=0.15)
+
+    def network(image):
+        return None, factor * models.space_to_depth(next(logits))
+
+    assert on_top.fitted_temperature(network, frozen.classes, batches) == pytest.approx(factor, rel=0.15)
 
 
 @pytest.mark.slow
@@ -171,10 +175,10 @@ def test_cases_of_the_frozen_model_count_as_seen(ball_dataset, tmp_path):
     facts = source.facts()
     assert seen_before <= set(facts["cases"]) and not seen_before & set(facts["held_out"])
     again = Folder(ball_dataset, tmp_path / "prepared")
-    again.hold_out(facts)
+    again.hold_out(seen_cases({"training": {"data": facts}}, source.dataset.name))
     assert [case.name for case in again.held_out] == facts["held_out"]
     section = {"training": {"data": {}, "started_from": {"training": {"data": facts}}}}
-    assert on_top.seen_cases(section, source.dataset.name) == set(facts["cases"])
+    assert seen_cases(section, source.dataset.name) == set(facts["cases"])
 
 
 @pytest.mark.slow

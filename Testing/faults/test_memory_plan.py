@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_windows_become_smaller_before_the_system_would_end_the_process(a_model_
         return Tiling((128, 128, 128), plan.window, 4)
 
     model.section["window"] = [128, 128, 128]
-    model.section["network"]["encoder"]["channels"][0] = 128
+    model.encoder = SimpleNamespace(width=128, levels=model.encoder.levels)
     plan = MemoryPlan(model, torch.device("cpu"))
     whole, drawing = plan.encoding_bytes(tiling()), plan.sampling_bytes(tiling())
     assert drawing < whole  # else smaller windows would not help

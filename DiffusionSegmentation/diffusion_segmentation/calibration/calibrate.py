@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..any_model import head_of_sampler
 from ..errors import InputError
 from ..images.label_file import relabel
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
+from ..model.seen_cases import fold_of_cases, seen_cases
 from ..networks.input_statistics import MIN_SCANS
 from ..runtime.devices import choose_device
 from ..runtime.terminal import ProgressLine, StepCounter
+from ..training.case_odds import CaseOdds
 from ..training.folder import Folder
 from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
@@ -21,6 +24,7 @@ from .start import choose, compare_starts, labelled
 
 CASES = {2: 200, 3: 72}  # default for the largest number of cases, by number of axes
 MIN_CASES = 3
+ON_FOLDERS = "A sampler on top of a network that others trained needs volumes; give a folder of labelled images."
 COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
 
 
@@ -39,12 +43,16 @@ def calibrate(
     fitted. Raises InputError where model and data do not match or the cases are too few, ModelError for an unusable
     model.
     """
-    loaded = models.load(models.find(model)).to(choose_device(device))
+    folder = models.find(model)
+    loaded = models.load(folder).to(choose_device(device))
     source = open_source(data, output, slices=loaded.dims == 2)
     require_fit(loaded, source)
     source.configure(loaded.section)
     if isinstance(source, Folder):
-        source.hold_out(loaded.section.get("training", {}).get("data", {}))
+        source.hold_out(seen_cases(loaded.section, source.dataset.name))
+        if loaded.foreign is not None and (head := head_of_sampler(folder, loaded.section)) is not None:
+            folds = fold_of_cases(loaded.section, source.dataset.name)
+            source.odds = CaseOdds(head, folds, loaded.foreign, device)
     if frozen := loaded.section.get("frozen"):
         models.find_by_digest(frozen["name"], frozen["sha256"], output.resolve().parent)
         if scans_only:
@@ -66,6 +74,8 @@ def calibrate(
 
 def require_fit(model: Model, source: Source) -> None:
     """Raise InputError where model and data do not match."""
+    if model.foreign is not None and not isinstance(source, Folder):
+        raise InputError(ON_FOLDERS)
     settings = source.settings()["diffusion_segmentation"]
     dims = settings["network"].get("dims", 3)
     if dims != model.dims:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..calibration.calibrate import require_fit
+from ..any_model import head_of_sampler
+from ..calibration.calibrate import ON_FOLDERS, require_fit
 from ..calibration.start import labelled
 from ..diffusion.process import LOG_SNR_MIN
 from ..errors import InputError
@@ -73,6 +74,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """
     folder = models.find(request.model)
     model = models.load(folder)
+    if model.foreign is not None and not Path(request.dataset).is_dir():
+        raise InputError(ON_FOLDERS)
     if Path(request.dataset).is_dir():
         evaluation, records, store = _on_folder(request, folder, model)
     elif request.dataset.partition(":")[0] in PHANTOMS:
@@ -194,7 +197,8 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     if choice.seen_in_training:
         logger.warning(f"evaluating {choice.which}")
     settings = cases.Settings(str(folder), samples, steps, request.seed, request.device)
-    by_name, skipped = cases.evaluate_cases(chosen, dataset, order, settings, store, units)
+    head = head_of_sampler(folder, model.section)
+    by_name, skipped = cases.evaluate_cases(chosen, dataset, order, settings, store, units, head)
     records, names = list(by_name.values()), [entry["name"] for entry in model.labels]
     evaluation = _about(request, model, device, samples) | {
         "kind": "folder",

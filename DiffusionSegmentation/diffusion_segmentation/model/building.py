@@ -8,21 +8,18 @@ import torch
 
 from ..errors import ModelError
 from ..images.input_names import inputs_of, intensities_of
-from ..networks import Denoiser, Encoder, FrozenHead
+from ..networks import Denoiser, Encoder
 from .metadata import dims
 from .weights import MAX_WEIGHTS
 
 
-def build(
-    network: dict[str, Any], classes: int, frozen: Encoder | None = None, temperature: float = 1.0
-) -> tuple[Encoder | FrozenHead, Denoiser]:
+def build(network: dict[str, Any], classes: int, on_top: bool = False) -> tuple[Encoder, Denoiser]:
     """Networks with random weights from a valid entry `network`. Raises ModelError if they are too large.
 
-    On top of a `frozen` encoder the entry is that of the thin encoder, and the direct head has this temperature.
+    With `on_top` the encoder is the thin one of `FrozenHead`.
     """
-    build_on_meta_device(network, classes, frozen is not None)
-    encoder, denoiser = _build(network, classes, frozen is not None)
-    return (encoder if frozen is None else FrozenHead(frozen, encoder, temperature)), denoiser
+    build_on_meta_device(network, classes, on_top)
+    return _build(network, classes, on_top)
 
 
 def conventions(section: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +34,6 @@ def conventions(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(network: dict[str, Any], classes: int, on_top: bool = False) -> tuple[Encoder, Denoiser]:
-    """The networks; with `on_top` the encoder is the thin one of `FrozenHead`."""
     inputs = network.get("inputs", 1) + (classes if on_top else 0)
     encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
     channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])

@@ -26,15 +26,17 @@ from ..errors import ModelError, shown
 from ..images.writing import replace as replace_file
 from ..networks import (
     CHANNELS_LAST,
+    AnyEncoder,
     BlockVolumeConstraint,
     Denoiser,
     Encoder,
-    FrozenHead,
+    GivenLogits,
     InputStatistics,
     space_to_depth,
 )
 from ..runtime.locations import user_models
-from .building import build_on_meta_device, conventions
+from .building import build_on_meta_device
+from .frozen import given_logits, is_foreign, on_frozen, require_fit
 from .metadata import (
     DIFFUSION,
     METADATA,
@@ -76,7 +78,7 @@ class Model:
     """Networks in evaluation mode with the content of metadata.json."""
 
     metadata: dict[str, Any]
-    encoder: Encoder | FrozenHead
+    encoder: AnyEncoder
     denoiser: Denoiser
     input_statistics: InputStatistics | None = None  # of the scans that the model was made for, if the folder has them
 
@@ -155,10 +157,16 @@ class Model:
     @property
     def multiple(self) -> int:
         """Window edges are multiples of this number of voxels."""
-        levels = len(self.section["network"]["encoder"]["channels"])
-        if isinstance(self.encoder, FrozenHead):
-            levels = max(levels, len(self.encoder.frozen.down))
-        return 2**levels
+        return 2**self.encoder.levels
+
+    @property
+    def foreign(self) -> dict[str, Any] | None:
+        """The entry `frozen` for a model on top of a network that others trained, which runs apart from this one.
+
+        None for all other models.
+        """
+        frozen = self.section.get("frozen")
+        return frozen if frozen is not None and is_foreign(frozen) else None
 
     def step_grid(self, steps: int) -> np.ndarray:
         """Rising log-SNR nodes [<= `steps`] from the training loss curve; see `adapted_grid`.
@@ -239,7 +247,8 @@ def load(folder: Path) -> Model:
     if kind(section) != DIFFUSION:
         what = "an nnU-Net" if kind(section) == NNUNET else "a network of MONAI"
         raise ModelError(
-            f"The model '{folder_name(folder)}' is {what}, which has no denoiser; only `segment` can run it."
+            f"The model '{folder_name(folder)}' is {what}, which has no denoiser; `segment` can run it, and "
+            "`train --on` can train a sampler on top of it."
         )
     classes = len(section["labels"]) + 1
     on_top = section.get("frozen") is not None
@@ -258,8 +267,20 @@ def load(folder: Path) -> Model:
     ):
         raise file_error(folder, *MISMATCH)
     modules.eval().requires_grad_(False)
-    whole = FrozenHead(_frozen_model(folder, section), encoder, section["frozen"]["temperature"]) if on_top else encoder
+    whole: AnyEncoder = encoder
+    if on_top:
+        found = find_by_digest(section["frozen"]["name"], section["frozen"]["sha256"], folder.resolve().parent)
+        whole = on_frozen(_frozen_network(found, folder, section), encoder, section["frozen"])
     return Model(metadata, whole, denoiser, input_statistics)
+
+
+def _frozen_network(found: Path, folder: Path, section: dict[str, Any]) -> Encoder | GivenLogits:
+    """The network of the model in `found`, on which the one in `folder` was trained, or what stands for a foreign one.
+
+    Raises ModelError.
+    """
+    require_fit(found, folder, section)
+    return given_logits(section) if is_foreign(section["frozen"]) else load(found).encoder.trained
 
 
 def find_by_digest(name: str, sha256: str, beside: Path) -> Path:
@@ -281,19 +302,10 @@ def find_by_digest(name: str, sha256: str, beside: Path) -> Path:
     )
 
 
-def _frozen_model(folder: Path, section: dict[str, Any]) -> Encoder:
-    """The encoder of the model that the model in `folder` was trained on top of. Raises ModelError."""
-    frozen = section["frozen"]
-    model = load(find_by_digest(frozen["name"], frozen["sha256"], folder.resolve().parent))
-    if isinstance(model.encoder, FrozenHead) or conventions(model.section) != conventions(section):
-        raise file_error(folder, METADATA, f"does not fit the model '{frozen['name']}' that it was trained on")
-    return model.encoder
-
-
 def save(
     folder: Path,
     metadata: dict[str, Any],
-    encoder: Encoder | FrozenHead,
+    encoder: AnyEncoder,
     denoiser: Denoiser,
     input_statistics: InputStatistics | None = None,
 ) -> None:
@@ -305,8 +317,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {}
-    trained = encoder.thin if isinstance(encoder, FrozenHead) else encoder
-    for name, tensor in _module_dict(trained, denoiser, input_statistics).state_dict().items():
+    for name, tensor in _module_dict(encoder.trained, denoiser, input_statistics).state_dict().items():
         tensor = tensor.detach()
         state[name] = (tensor if name.startswith(f"{INPUT_STATISTICS}.") else tensor.half()).contiguous().cpu()
     data = safetensors.save(state)

@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -85,6 +85,30 @@ def remove(name: str) -> Path:
     except OSError as error:
         raise ModelError(explain(error)[1]) from error
     return folder
+
+
+def dependents(name: str) -> list[str]:
+    """Names of installed models on top of the model `name` of the user, which cannot run without it."""
+    sections = [one["diffusion_segmentation"] for root in (SHIPPED, user_models()) for one in _metadata(root)]
+    digests = [section["sha256"] for section in sections if section["name"] == name]
+    others = {section["sha256"] for section in sections if section["name"] != name}
+    frozen = ((section["name"], section.get("frozen") or {}) for section in sections)
+    return [one for one, entry in frozen if entry.get("sha256") in digests and entry["sha256"] not in others]
+
+
+def _metadata(root: Path) -> Iterator[dict[str, Any]]:
+    """Valid metadata of the models in a folder, whose weights are not read."""
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        with suppress(ModelError):
+            yield read_metadata(folder)
+
+
+def removal_warning(dependents: Sequence[str]) -> str:
+    """Part of a sentence on models that cannot run any more; "" if there are none."""
+    if not dependents:
+        return ""
+    names = ", ".join(f"'{shown(name)}'" for name in dependents)
+    return f"{names} {'was' if len(dependents) == 1 else 'were'} trained on top of it and cannot run without it"
 
 
 def _free(root: Path, name: str) -> Path:

@@ -195,10 +195,15 @@ def _valid_start(section: dict[str, Any]) -> bool:
 
 def _valid_frozen(frozen: Any) -> bool:
     """Whether the model stands alone, or names the frozen one on which it was trained by its checksum."""
-    return frozen is None or (
+    if frozen is None:
+        return True
+    temperatures = (frozen["temperature"], *([frozen["mean_temperature"]] if kind(frozen) != DIFFUSION else []))
+    return (
         valid_model_name(frozen["name"])
         and valid_digest(frozen["sha256"])
-        and is_number(frozen["temperature"], 0.05, 20)
+        and are_numbers(temperatures, 0.05, 20)
+        and kind(frozen) in (DIFFUSION, NNUNET, MONAI)
+        and nnunet_metadata.valid_cases_of_folds(frozen.get("folds", {}))
     )
 
 
@@ -260,7 +265,8 @@ _DIFFUSION_RULES: Rules = {
     "training": lambda _, s: _valid_provenance(s.get("training", {})),
     "calibration": lambda _, s: _valid_provenance(s.get("calibration", {})),
     "input_statistics": lambda _, s: (
-        s.get("input_statistics") is None or is_integer(s["input_statistics"]["scans"], 1, 1_000_000)
+        s.get("input_statistics") is None
+        or (s.get("frozen") is None and is_integer(s["input_statistics"]["scans"], 1, 1_000_000))
     ),
     "card": lambda _, s: _valid_card(s.get("card", {})),
 }

@@ -4,6 +4,7 @@
     inputs     name of each input
     regions    for a network of nested regions, the label of what each has more than the next one; missing for others
     sha256     of these entries and the labels
+    training   data: name of nnU-Net's data set and, if its file of splits was found, the training cases of each fold
     has_postprocessing   whether nnU-Net determined a postprocessing, which is not applied; may be missing
     nnunet     what running needs of nnU-Net's plans; texts are names from the tables below, never names to import
 
@@ -108,6 +109,21 @@ def _valid_folds(section: dict[str, Any]) -> bool:
     )
 
 
+def valid_cases_of_folds(folds: Any) -> bool:
+    """Whether it lists names of cases for each of some folds."""
+    return all(FOLD_NAME.fullmatch(name) and all(map(is_case_name, cases)) for name, cases in folds.items())
+
+
+def is_case_name(name: Any) -> bool:
+    """Whether it can be the name of a case."""
+    return is_line(name, 200)
+
+
+def _valid_training(training: dict[str, Any]) -> bool:
+    data = training.get("data", {})
+    return is_line(data.get("name", "-"), 200) and valid_cases_of_folds(data.get("folds", {}))
+
+
 def _valid_patch(nnunet: dict[str, Any]) -> bool:
     """Whether the window suits the strides of the network, whose norms need two voxels at the coarsest stage."""
     patch = nnunet["patch_size"]
@@ -192,6 +208,7 @@ _PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 RULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "regions": lambda _, s: "regions" not in s or _valid_regions(s["regions"], len(s["labels"])),
+    "training": lambda _, s: _valid_training(s.get("training", {})),
     "has_postprocessing": lambda _, s: _is_flag(s.get("has_postprocessing", False)),
     "folds": lambda _, s: _valid_folds(s),
     "inputs": lambda _, s: valid_inputs(s, len(s["inputs"])),

@@ -27,6 +27,7 @@ class Encoder(nn.Module):
     ) -> None:
         """`channels` and residual `blocks` of each level, finest first."""
         super().__init__()
+        self.inputs = inputs
         self.stem = CONV[dims](inputs * 2**dims, channels[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(c, b, dims) for c, b in zip(channels, blocks, strict=True))
         self.shrink = nn.ModuleList(CONV[dims](a, b, 2, stride=2) for a, b in pairwise(channels))
@@ -34,6 +35,21 @@ class Encoder(nn.Module):
         self.up = nn.ModuleList(_stage(c, b, dims) for c, b in zip(channels[:-1], blocks[:-1], strict=True))
         self.norm = nn.GroupNorm(8, channels[0])
         self.head = CONV[dims](channels[0], 2**dims * classes, 1)
+
+    @property
+    def trained(self) -> Encoder:
+        """The network whose weights a training changes and a model folder holds: this one."""
+        return self
+
+    @property
+    def levels(self) -> int:
+        """Number of times that the resolution is halved; windows are multiples of 2^levels voxels."""
+        return len(self.down)
+
+    @property
+    def width(self) -> int:
+        """Number of channels of the finest features."""
+        return self.stem.out_channels
 
     @staticmethod
     def multiple(channels: tuple[int, ...]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..images.input_names import valid_names
 from ..images.label_table import label_table
 from ..model.metadata import METADATA, NNUNET, SCHEMA, read_limited, wrong_entry
@@ -22,6 +22,7 @@ from ..model.weights import write_weights
 from .checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
 from .labels import Labels, read_labels
 from .plans import MALFORMED, nnunet_entry
+from .splits import find_splits, training_cases
 from .trained_folder import DATASET, MAX_JSON_BYTES, PLANS, has_postprocessing
 
 INTENDED_USE = "Research; an nnU-Net that others trained, whose training data this program does not know."
@@ -53,6 +54,7 @@ def _convert(source: Path, folder: Path) -> None:
             raise Refusal(f"has folds of different networks, such as '{path.parent.name}'; keep folds of one training")
         folds.append(_write_fold(folder, name, checkpoint.weights))
     metadata = _metadata(plans, dataset, labels, inputs, folds, entry)
+    metadata["diffusion_segmentation"]["training"] = {"data": _training_data(source, plans, folds)}
     if has_postprocessing(source):
         metadata["diffusion_segmentation"]["has_postprocessing"] = True
     wrong = wrong_entry(metadata)
@@ -70,8 +72,7 @@ def _metadata(
     folds: list[dict[str, Any]],
     entry: dict[str, Any],
 ) -> dict[str, Any]:
-    data = plans.get("dataset_name")
-    data = data if isinstance(data, str) else "nnU-Net"
+    data = _dataset_name(plans)
     description = dataset.get("description", "")
     section: dict[str, Any] = {
         "schema": SCHEMA,
@@ -91,6 +92,23 @@ def _metadata(
         "intended_use": INTENDED_USE,
         "diffusion_segmentation": section,
     }
+
+
+def _dataset_name(plans: dict[str, Any]) -> str:
+    name = plans.get("dataset_name")
+    return name if isinstance(name, str) else "nnU-Net"
+
+
+def _training_data(source: Path, plans: dict[str, Any], folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entry `data` of the training: name of the data set, and the cases of each fold if their file is found."""
+    facts: dict[str, Any] = {"kind": "nnunet", "name": _dataset_name(plans)}
+    splits = find_splits([source], facts["name"])
+    if splits is None:
+        return facts
+    try:
+        return {**facts, "folds": training_cases(splits, [fold["name"] for fold in folds])}
+    except InputError:
+        raise Refusal(f"has a {splits.name} that is not one of nnU-Net's; copy it again, or remove it") from None
 
 
 def _read_json(source: Path, file: str) -> dict[str, Any]:

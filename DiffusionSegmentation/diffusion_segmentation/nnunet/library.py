@@ -20,7 +20,7 @@ def require_nnunetv2() -> None:
     """Raise ModelError unless a version of nnunetv2 that can be used is installed."""
     install = f'install it into the Python of this program with: pip install "{REQUIREMENT}"'
     if not all(importlib.util.find_spec(package.replace("-", "_")) for package in PACKAGES):
-        raise ModelError(f"This model is an nnU-Net, and the package nnunetv2 that runs it is missing; {install}")
+        raise ModelError(f"This model needs nnU-Net, and the package nnunetv2 that runs it is missing; {install}")
     version = importlib.metadata.version("nnunetv2")
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or not (2, 5) <= (int(numbers[1]), int(numbers[2])) < (3, 0):

@@ -3,6 +3,7 @@
 dataset.json, plans.json              written by nnU-Net
 fold_N/checkpoint_final.pth           one for each fold; fold_all only if there is no other one
 crossval_results*/postprocessing.pkl  only if nnU-Net determined a postprocessing
+splits_final.json                     only if it was copied there; see `splits`
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..model.metadata import METADATA, folder_name
 from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLD_WEIGHTS
 from ..runtime.locations import user_models
 from .checkpoint import CHECKPOINT
+from .splits import SPLITS
 
 PLANS, DATASET = "plans.json", "dataset.json"
 POSTPROCESSING = "postprocessing.pkl"
@@ -97,7 +99,7 @@ def _unpack(source: Path, inside: PurePosixPath, folder: Path) -> None:
     """Write the files that conversion reads; of the postprocessing only its name."""
     with archive.members(source) as members:
         for path in members:
-            if path.parent == inside and path.name in (PLANS, DATASET):
+            if path.parent == inside and path.name in (PLANS, DATASET, SPLITS):
                 limit, target = MAX_JSON_BYTES, folder / path.name
             elif path.parent.parent == inside and path.name == CHECKPOINT and FOLD_FOLDER.fullmatch(path.parent.name):
                 limit, target = MAX_CHECKPOINT_BYTES, folder / path.parent.name / CHECKPOINT

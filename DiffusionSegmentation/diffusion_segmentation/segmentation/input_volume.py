@@ -43,6 +43,7 @@ class InputVolume:
     # of view.
     channels: Sequence[sitk.Image] = ()
     further_sha256: Mapping[str, str] = field(default_factory=dict)  # digests of the other inputs, by their names
+    unchanged: Sequence[sitk.Image] = ()  # all channels as they were read, for networks that others trained
     names: Sequence[str] = ()  # names of the inputs in their order
 
     @property
@@ -84,7 +85,8 @@ def read_unchanged(
         warnings += unstated_in_source(source, channels[0])
     names = [f"{one.name} {n + 1}" if one.channels > 1 else one.name for one in inputs for n in range(one.channels)]
     further = dict(zip(names[1:], digests[1:], strict=True))
-    return InputVolume(channels[0], digests[0], warnings, channels, further, [one.name for one in inputs])
+    of_inputs = [one.name for one in inputs]
+    return InputVolume(channels[0], digests[0], warnings, channels, further, unchanged=channels, names=of_inputs)
 
 
 def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:

@@ -9,7 +9,6 @@ import torch
 
 from ..diffusion.copula import field_bytes
 from ..model.folder import Model
-from ..networks import FrozenHead
 from ..runtime import devices, memory
 from .tiling import Tiling
 
@@ -71,10 +70,7 @@ class MemoryPlan:
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""
         size = [n // 2 for n in _largest_window(tiling)]
-        channels = self.model.section["network"]["encoder"]["channels"][0]
-        if isinstance(self.model.encoder, FrozenHead):
-            channels += self.model.encoder.frozen.stem.out_channels
-        features = 4 * channels * math.prod(size)
+        features = 4 * self.model.encoder.width * math.prod(size)
         return FEATURES_PER_PASS * features + STATES_PER_PASS * self._state_bytes(size) + self._stored_bytes(tiling)
 
     def sampling_bytes(self, tiling: Tiling) -> int:

@@ -57,6 +57,7 @@ def _report(
             **{key: section[key] for key in ("name", "title")},
             "version": model.metadata["version"],
             "sha256": section["sha256"],
+            **({"frozen": _frozen(section["frozen"])} if "frozen" in section else {}),
             **{key: model.metadata.get(key, "") for key in ("description", "intended_use")},
             "card": section.get("card", {}),
         },
@@ -72,6 +73,12 @@ def _report(
         "direct_difference": round(_mean_total_variation(direct, ensemble.mean), 5),
         "memory_bytes": peak_memory(device),
     }
+
+
+def _frozen(frozen: dict[str, Any]) -> dict[str, Any]:
+    """The frozen model that is the direct head, and the temperature of its logits."""
+    used = frozen.get("mean_temperature", frozen["temperature"])
+    return {"name": frozen["name"], "sha256": frozen["sha256"], "temperature": used}
 
 
 def _region_distances(

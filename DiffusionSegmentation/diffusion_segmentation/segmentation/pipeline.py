@@ -27,6 +27,7 @@ from . import result_folder
 from .asked import questions
 from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
+from .foreign_head import Predict, channels_of, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .model_source import model_source
@@ -53,16 +54,17 @@ def segment(
     preview: Callable[[Preview], None] = lambda preview: None,
     cancel: Callable[[], Literal["keep", "drop"] | None] = lambda: None,
     models: ModelCache | None = None,
+    predict: Predict | None = None,
 ) -> Outcome:
     """Segment `request.volume` into the folder `request.output`, which is created if necessary.
 
     `cancel` is called before each layer of the networks: "drop" discards the run, "keep" finishes with the samples
-    drawn so far.
+    drawn so far. `predict` runs the network that others trained, for a model on top of one.
 
     Raises InputError and GeometryError for an unusable volume, ModelError for an unusable model, OutOfMemoryError,
     GpuError, Cancelled, and DiffusionSegmentationError if a file cannot be written.
     """
-    run = _Run(request, RunControl(progress, cancel), preview)
+    run = _Run(request, RunControl(progress, cancel), preview, predict)
     with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output), flush_denormals():
         return run.segment(models or ModelCache())
 
@@ -70,8 +72,10 @@ def segment(
 class _Run:
     """One run of `segment`; its methods are in the order in which they are called."""
 
-    def __init__(self, request: Request, control: RunControl, preview: Callable[[Preview], None]) -> None:
-        self.request, self.control, self.preview = request, control, preview
+    def __init__(
+        self, request: Request, control: RunControl, preview: Callable[[Preview], None], predict: Predict | None
+    ) -> None:
+        self.request, self.control, self.preview, self._predict = request, control, preview, predict
         self.device = torch.device("cpu")
 
     def segment(self, models: ModelCache) -> Outcome:
@@ -89,10 +93,11 @@ class _Run:
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
-        with stage("encoding"), self.control.checked_layers():
-            projection = self._resample()
-            self.encoded = self._encode()
-            self._prepare_results(projection)
+        with stage("encoding"):
+            projection = self._resample()  # runs foreign networks, which check for themselves whether to end
+            with self.control.checked_layers():
+                self.encoded = self._encode()
+                self._prepare_results(projection)
         self.partial.preview(self.ensemble.direct, 0)
         with stage("sampling"), self.control.checked_layers():
             stopped = self._sample()
@@ -149,7 +154,19 @@ class _Run:
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
         for note in self.plan.notes:
             self.control.notify(note)
+        if self.model.foreign is not None:
+            self._add_prediction(grid, box)
         return projection
+
+    def _add_prediction(self, grid: Grid, box: tuple[slice, ...]) -> None:
+        """Add the log-odds of the foreign network as channels of `array`."""
+        if self._predict is None:
+            raise ValueError("A model on top of a foreign network needs its prediction.")
+        p, temperature = self._predict(self.input.unchanged, self.device, self.control)
+        odds = log_odds(p, self.input.image, grid, box)
+        self._require_finite(odds)
+        self.array = np.concatenate([self.array, channels_of(odds, temperature)])
+        empty_cache(self.device)
 
     def _tiling(self) -> Tiling:
         """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""

@@ -20,7 +20,6 @@ from ..diffusion.solvers import Denoise, dpm_solver_2m
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
-    FrozenHead,
     InputDistance,
     ScanSummary,
     class_softmax,
@@ -48,6 +47,8 @@ class EncodedVolume:
     ) -> None:
         """Encode `image`, normalised float32 [channels, z, y, x] or [channels, y, x]; see `channels_first`.
 
+        For a model on top of a network that others trained the channels include its log-odds; see `foreign_head`.
+
         Args:
             tiling: windows; by default those of the model.
             store: device that holds the features of the windows; by default `device`.
@@ -67,11 +68,11 @@ class EncodedVolume:
         with torch.inference_mode():
             for window, share in zip(self.tiling.windows, self.tiling.shares(), strict=True):
                 crop = padded[(..., *self.tiling.voxels(window))].to(device)
-                if statistics is None or isinstance(model.encoder, FrozenHead):
+                if statistics is None:
                     features, direct = model.encoder(crop)
                 else:
-                    raw = model.encoder.raw_features(crop)
-                    features, direct = model.encoder.outputs(raw)
+                    raw = model.encoder.trained.raw_features(crop)
+                    features, direct = model.encoder.trained.outputs(raw)
                     p = class_softmax(direct)
                     self._summary.add(raw, p, share.to(device))
                     cell_distances.append(statistics.cell_distances(raw, p).to(store))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import ModelError
 from ..evaluation.known_answer.posterior import Truth
 from ..evaluation.known_answer.run import check_fits
 from ..evaluation.known_answer.samplers import Prediction
@@ -60,6 +61,8 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
     Raises InputError if the model does not fit the data, ModelError if it cannot be loaded.
     """
     model = models.load(models.find(options.model)).to(choose_device(options.device))
+    if model.foreign is not None:
+        raise ModelError("The steps of a sampler on top of a network that others trained cannot be adapted; train it.")
     task, write = plan(options.data, options.output / "cache", options.sizes, slices=model.dims == 2)
     check_fits(model, task.name, task.classes, task.shape, task.inputs)
     write()

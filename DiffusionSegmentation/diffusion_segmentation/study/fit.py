@@ -20,11 +20,11 @@ from ..images.writing import atomic_file, write_report
 from ..networks import CHANNELS_LAST
 from ..networks.blocks import ResidualBlock
 from ..runtime.floating_point import flush_denormals
-from ..training.folder import random_start
 from ..training.loop import Journal, fit
 from ..training.on_top import fitted_temperature
 from ..training.settings import Optimisation
 from ..training.task import TrainingModule
+from ..training.windows import random_start
 from .architectures.catalogue import ARCHITECTURES, flops, scaled
 from .architectures.interface import Architecture
 from .architectures.pair import OnTop, Pair
@@ -52,7 +52,7 @@ def build(variant: Variant, task: Task, frozen: Pair | None = None) -> Network:
     """The variant's network, initialised from its seed; `frozen` is the trained network of `variant.frozen`."""
     torch.manual_seed(variant.random_seed)
     if frozen is not None:
-        return OnTop(frozen, fitted_temperature(frozen, _validation_batches(task)))
+        return OnTop(frozen, fitted_temperature(frozen.encoder, frozen.classes, _validation_batches(task)))
     dims, classes, width, inputs = len(task.shape), task.classes, WIDTH[len(task.shape)], task.channels
     if variant.form == "stochastic":
         return Stochastic(classes, dims, width, inputs)

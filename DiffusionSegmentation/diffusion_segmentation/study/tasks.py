@@ -20,8 +20,9 @@ from ..images.writing import atomic_file, write_report
 from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..segmentation.tiling import channels_first
-from ..training.folder import Folder, Windows
+from ..training.folder import Folder
 from ..training.settings import Optimisation
+from ..training.windows import Windows
 from .variants import json_digest
 
 MASKS = 8  # masks per image of a phantom, drawn from its exact posterior

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrastd,
-    RandAffined,
-    RandBiasFieldd,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-)
 
 from ..errors import InputError
 from ..images.case_files import CaseFiles
 from ..images.dataset import Case, label_order, read_dataset
 from ..images.input_names import channel_count, require_same_inputs
-from ..images.intensity import CEILING
 from ..images.label_file import IGNORED
 from ..images.label_table import label_table
 from ..images.working_grid import Grid
 from . import defaults
+from .case_odds import CaseOdds, StoredOdds
 from .prepared import prepare
 from .settings import Optimisation, merged
+from .windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +54,7 @@ class Folder:
         self.dataset = read_dataset(folder)
         self._divide(sorted(self.dataset.training, key=_place))
         self._slices = slices
+        self.odds: CaseOdds | None = None  # of the foreign network that the model is on top of
         self._seen_before: list[str] = []
 
     def without(self, names: set[str]) -> int:
@@ -72,13 +64,12 @@ class Folder:
         self._divide(cases)
         return len(cases)
 
-    def hold_out(self, facts: Mapping[str, Any]) -> None:
-        """Divide the cases as a training on this data set did, by the entry `data` of its record; others are unseen."""
-        if facts.get("kind") == "folder" and facts.get("name") == self.dataset.name:
-            trained = set(facts.get("cases", ()))
+    def hold_out(self, seen: set[str]) -> None:
+        """Divide the cases into those that a model has seen, by their names, and all others; as they are if none."""
+        if seen:
             cases = sorted(self.dataset.training, key=_place)
-            self.seen = [case for case in cases if case.name in trained]
-            self.held_out = [case for case in cases if case.name not in trained]
+            self.seen = [case for case in cases if case.name in seen]
+            self.held_out = [case for case in cases if case.name not in seen]
 
     def _divide(self, cases: Sequence[Case]) -> None:
         """Set `held_out` and `seen`, from cases ordered by `_place`."""
@@ -98,6 +89,11 @@ class Folder:
                 f"({len(files) - pictures}); keep one kind, or train on slices with --slices."
             )
         return files
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the cases are pictures of one slice."""
+        return any(one.is_picture for one in self._files)
 
     @property
     def dims(self) -> int:
@@ -159,18 +155,32 @@ class Folder:
 
     def stream(self, optimisation: Optimisation, seed: int) -> torch.utils.data.IterableDataset:
         """Random augmented windows of the training cases."""
-        pairs = self.prepare(self.seen)
-        _require_labels(pairs, self.dataset.label_names)
+        windows = self.windows(self.seen, optimisation, seed, augment=True)
+        _require_labels(windows.pairs, self.dataset.label_names)
         if self.dataset.unlabelled:
             logger.info(f"images in imagesTr without a label, left out: {self.dataset.unlabelled}")
-        return Windows(pairs, optimisation, seed, augment=True)
+        return windows
 
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Windows of the held-out cases without augmentation; of the training case if there is only one."""
-        windows = iter(Windows(self._unseen_pairs(), optimisation, optimisation.seed, augment=False))
+        return self.some_windows(self.held_out or self.seen, optimisation)
+
+    def some_windows(
+        self, cases: Sequence[Case], optimisation: Optimisation
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Windows of some cases without augmentation, with one mask of each."""
+        windows = iter(self.windows(cases, optimisation, optimisation.seed, augment=False))
         for _ in range(UNSEEN_WINDOWS):
             image, labels = next(windows)
             yield image[None], labels[None, :1]
+
+    def windows(self, cases: Sequence[Case], optimisation: Optimisation, seed: int, augment: bool) -> Windows:
+        """Endless random windows of some cases."""
+        pairs = self.prepare(cases)
+        return Windows(pairs, optimisation, seed, augment, self._odds(cases, pairs))
+
+    def _odds(self, cases: Sequence[Case], pairs: Sequence[tuple[Path, Path]]) -> list[StoredOdds]:
+        return self.odds.of(cases, [image for image, _ in pairs], self.grid) if self.odds is not None else []
 
     def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Whole held-out cases, each with the labels of one rater; the training case if there is only one.
@@ -178,11 +188,16 @@ class Folder:
         Of a stack of slices the one with most labelled pixels.
         """
         rng = np.random.default_rng(seed)
-        for image_path, masks_path in self._unseen_pairs()[:count]:
+        cases = (self.held_out or self.seen)[:count]
+        pairs = self.prepare(cases)
+        odds = self._odds(cases, pairs)
+        for n, (image_path, masks_path) in enumerate(pairs):
             masks = np.load(masks_path)
             labels = masks[int(rng.integers(len(masks)))]
             at = int(np.sum((labels > 0) & (labels != IGNORED), axis=(1, 2)).argmax())
             image = np.load(image_path).astype(np.float32)
+            if odds:
+                image = np.concatenate([image, odds[n].channels()])
             yield (image, labels) if self.dims == 3 else (image[:, at], labels[at])
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
@@ -208,12 +223,9 @@ class Folder:
             "held_out": [case.name for case in self.held_out],
         }
 
-    def prepare(self, cases: list[Case]) -> list[tuple[Path, Path]]:
+    def prepare(self, cases: Sequence[Case]) -> list[tuple[Path, Path]]:
         """Images and labels on the working grid, see `prepared.prepare`."""
         return prepare(cases, self.dataset, self.grid, self.prepared)
-
-    def _unseen_pairs(self) -> list[tuple[Path, Path]]:
-        return self.prepare(self.held_out or self.seen)
 
 
 def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> None:
@@ -231,87 +243,3 @@ def _require_labels(pairs: list[tuple[Path, Path]], names: Sequence[str]) -> Non
 def _place(case: Case) -> float:
     """Hash of the name in [0, 1): added cases do not move others between training and held-out cases."""
     return int.from_bytes(hashlib.sha256(case.name.encode()).digest()[:4], "big") / 2**32
-
-
-class Windows(torch.utils.data.IterableDataset):
-    """Endless random windows (image float32 [channels, z, y, x], labels uint8 [K, z, y, x]) of prepared cases.
-
-    Windows of two axes lie in a slice, [channels, y, x] and [K, y, x].
-    K is 1 for cases of one rater; otherwise a rater is chosen for each draw of noise, so that the model learns the
-    raters' spread and not their mean.
-    """
-
-    def __init__(self, pairs: list[tuple[Path, Path]], optimisation: Optimisation, seed: int, augment: bool) -> None:
-        super().__init__()
-        self.pairs, self.optimisation, self.seed, self.augment = pairs, optimisation, seed, augment
-        raters = [len(np.load(labels, mmap_mode="r")) for _, labels in pairs]
-        self.masks = optimisation.draws if max(raters) > 1 else 1
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed % 2**32, worker.id if worker else 0])
-        augment = augmentation(len(self.optimisation.shapes[0])) if self.augment else None
-        if augment is not None:  # its truth value would seed the transforms anew
-            augment.set_random_state(int(rng.integers(2**31)))
-        while True:
-            image, labels = (np.load(path, mmap_mode="r") for path in self.pairs[int(rng.integers(len(self.pairs)))])
-            plane = self.optimisation.shapes[int(rng.integers(len(self.optimisation.shapes)))]
-            shape = (*[1] * (3 - len(plane)), *plane)
-            raters = rng.integers(len(labels), size=self.masks)
-            start = random_start(labels[raters[0]], shape, self.optimisation.crops == "labels", rng)
-            window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
-            windows = {"image": image[(slice(None), *window)].astype(np.float32), "labels": labels[(raters, *window)]}
-            case = {key: torch.from_numpy(_padded(part, shape)) for key, part in windows.items()}
-            if len(plane) == 2:
-                case = {key: part[:, 0] for key, part in case.items()}
-            if augment is not None:
-                case = augment(case)
-            # Not as MetaTensor, MONAI's subclass, which supports fewer operations.
-            image, labels = (torch.as_tensor(case[part]).as_subclass(torch.Tensor) for part in ("image", "labels"))
-            yield image.float().clamp(0, CEILING), labels.round().to(torch.uint8)
-
-
-def random_start(labels: np.ndarray, size: Sequence[int], around_labels: bool, rng: np.random.Generator) -> list[int]:
-    """First voxel of a random window of `size` in `labels` [*shape], 0 on an axis shorter than the window.
-
-    With `around_labels`, half of the windows are centred on a labelled voxel. That makes rare structures look more
-    frequent than they are (selection bias).
-    """
-    last = [max(0, n - s) for n, s in zip(labels.shape, size, strict=True)]
-    if around_labels and rng.random() < 0.5:
-        marked = np.flatnonzero((labels > 0) & (labels != IGNORED))
-        if len(marked):
-            centre = np.unravel_index(marked[rng.integers(len(marked))], labels.shape)
-            return [int(np.clip(c - s // 2, 0, n)) for c, s, n in zip(centre, size, last, strict=True)]
-    return [int(rng.integers(n + 1)) for n in last]
-
-
-def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pads arrays [N, *smaller] with zeros (air, background) at the far ends to [N, *shape]."""
-    return np.pad(array, [(0, 0), *((0, n - m) for m, n in zip(array.shape[1:], shape, strict=True))])
-
-
-def augmentation(axes: int) -> Compose:
-    """Mild augmentation, as between scanners and positions; strong augmentation would widen the learnt posterior.
-
-    Pictures are also mirrored and turned by any angle.
-    """
-    both, sigma = ("image", "labels"), (0.25, 0.8)
-    turns = (0.17, 0.17, 0.17) if axes == 3 else math.pi
-    return Compose(
-        [
-            RandFlipd(both, prob=0.5 if axes == 2 else 0.0, spatial_axis=0),
-            RandAffined(
-                both,
-                prob=0.5,
-                rotate_range=turns,
-                scale_range=(0.1,) * axes,
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros" if axes == 3 else "reflection",
-            ),
-            RandBiasFieldd("image", prob=0.3, coeff_range=(0.0, 0.2)),
-            RandAdjustContrastd("image", prob=0.3, gamma=(0.8, 1.25)),
-            RandGaussianSmoothd("image", prob=0.2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma),
-            RandGaussianNoised("image", prob=0.3, std=0.05),
-        ]
-    )

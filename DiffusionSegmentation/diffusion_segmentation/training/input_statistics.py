@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import ModelError
-from ..networks import AnyEncoder, Encoder, FrozenHead, InputStatistics, ScanSummary, class_softmax
+from ..networks import AnyEncoder, Encoder, InputStatistics, ScanSummary, class_softmax
 from ..networks.blocks import AVERAGE_POOL, voxels_per_cell
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
@@ -23,16 +23,17 @@ MIN_ERROR = 0.05  # mean error probability of its voxels above which a cube coun
 
 
 def fit_input_statistics(
-    encoder: AnyEncoder, section: dict[str, Any], source: Source, seed: int
+    network: AnyEncoder, section: dict[str, Any], source: Source, seed: int
 ) -> InputStatistics | None:
-    """Input statistics of `encoder` on the scans of `source`; None for too few scans. Shows its progress.
+    """Input statistics of an encoder on the scans of `source`; None for too few scans. Shows its progress.
 
     None, too, for an encoder on top of a frozen model, whose own features they would not describe.
 
     `section` is the model's, with which `source` was configured. Raises ModelError where the encoder's features are not
     finite or out of range.
     """
-    if isinstance(encoder, FrozenHead):
+    encoder = network.trained
+    if encoder is not network:
         return None
     count, scans = SCANS[section["network"].get("dims", 3)], []
     with ProgressLine() as line:

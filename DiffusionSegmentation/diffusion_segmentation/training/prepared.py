@@ -21,6 +21,7 @@ from ..images.input_names import Input
 from ..images.intensity import body_box
 from ..images.label_file import IGNORED, read_labels
 from ..images.working_grid import Grid
+from ..segmentation.foreign_head import log_odds
 from ..segmentation.result_folder import new_folder
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def prepare(cases: Sequence[Case], dataset: Dataset, grid: Grid, folder: Path) -
             if not image.exists():
                 logger.info(f"preparing case {number + 1} of {len(cases)}: {case.name}")
                 values, labels = on_grid(read_case(case, grid.inputs), case.labels, grid, names, ignored)
-                _save(masks, labels)  # first, so that an image that exists has its labels
-                _save(image, values)
+                save_array(masks, labels)  # first, so that an image that exists has its labels
+                save_array(image, values)
             pairs.append((image, masks))
     return pairs
 
@@ -71,12 +72,22 @@ def on_grid(
     the channels of a case on one grid, `labels` the files of R raters; `names` and `ignored` as for
     `label_file.read_labels`.
     """
-    working = [sitk.GetArrayFromImage(grid.resampled(replace_fill_value(image)[0])) for image in images]
-    box = tuple(slice(None) for _ in range(3))
-    if grid.dims == 3:
-        box = body_box(working[0], round(8 / grid.spacing_mm))
+    working, box = _body(images, grid)
     values = grid.normalised([channel[box] for channel in working]).astype(np.float16)
     return values, np.stack([_labels(path, images[0], grid, names, ignored)[box] for path in labels])
+
+
+def odds_on_grid(p: np.ndarray, images: Sequence[sitk.Image], grid: Grid) -> np.ndarray:
+    """Log-odds of class probabilities on the grid of the images, see `log_odds`, where `on_grid` puts the images."""
+    return log_odds(p, images[0], grid, _body(images, grid)[1])
+
+
+def _body(images: Sequence[sitk.Image], grid: Grid) -> tuple[list[np.ndarray], tuple[slice, ...]]:
+    """The images on the working grid, and the box there that is kept."""
+    working = [sitk.GetArrayFromImage(grid.resampled(replace_fill_value(image)[0])) for image in images]
+    if grid.dims == 3:
+        return working, body_box(working[0], round(8 / grid.spacing_mm))
+    return working, tuple(slice(0, n) for n in working[0].shape)
 
 
 def _labels(path: Path, image: sitk.Image, grid: Grid, names: Sequence[str], ignored: int | None) -> np.ndarray:
@@ -97,7 +108,8 @@ def _labels(path: Path, image: sitk.Image, grid: Grid, names: Sequence[str], ign
     return labels
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file completely or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # with several GPUs several processes prepare
     with part.open("wb") as file:
         np.save(file, array)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, FrozenHead
+from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser
 from .density import Density
 from .loss import losses
 from .settings import Optimisation
@@ -83,10 +83,9 @@ class Segmenter(TrainingModule):
     ) -> None:
         super().__init__(optimisation, input_scale, done)
         self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
-        trained = encoder.thin if isinstance(encoder, FrozenHead) else encoder
-        trained.requires_grad_(optimisation.learns == "both")
-        if isinstance(encoder, FrozenHead):
-            encoder.thin.head.requires_grad_(False)  # the frozen network is the direct head
+        encoder.trained.requires_grad_(optimisation.learns == "both")
+        if encoder.trained is not encoder:
+            encoder.trained.head.requires_grad_(False)  # the frozen network is the direct head
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         image, labels = batch

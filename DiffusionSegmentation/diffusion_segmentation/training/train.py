@@ -22,16 +22,18 @@ import torch
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
 from ..model.building import build, conventions
-from ..model.folder import Model, Start, find, find_by_digest, load, save
+from ..model.folder import Model, Start, find, load, save
+from ..model.frozen import head_temperature
 from ..model.metadata import wrong_entry
-from ..networks import FrozenHead
+from ..networks import AnyEncoder, FrozenHead
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
-from . import on_top
 from .input_statistics import fit_input_statistics
 from .loop import Journal, fit
 from .loss import loss_curve
+from .on_foreign import open_frozen
+from .on_top import FrozenModel
 from .settings import Optimisation, merged, read_config, resolved_precision
 from .sources import SEED_STRIDE, Source, open_source
 from .task import Segmenter
@@ -56,6 +58,7 @@ def main(
     start: str | None = None,
     slices: bool = False,
     on: str | None = None,
+    splits: Path | None = None,
 ) -> Path:
     """Train, and write the model folder `output`; returns it.
 
@@ -63,9 +66,10 @@ def main(
     is a JSON file whose entries replace those that the data suggest. Training ends after the configured iterations or,
     if given, after `minutes`; the learning rate falls along whichever ends first. With `start`, the name of a shipped
     model or a model folder, training starts from those of its weights that fit. With `slices` a model of pictures is
-    trained on the slices of volumes. With `on`, a model as for `start`, that model stays as it is and is the direct
-    head; only a thin encoder, the denoiser and a temperature are trained (`on_top`). The folder also gets training.json
-    (losses over time and noise level) and training.png.
+    trained on the slices of volumes. With `on`, a model as for `start` or one that others trained, that model stays as
+    it is and is the direct head; only a thin encoder, the denoiser and temperatures are trained (`on_top`,
+    `on_foreign`); `splits` is the file of an nnU-Net's cross-validation. The folder also gets training.json (losses
+    over time and noise level) and training.png.
 
     Raises InputError when data or configuration are missing or wrong, or when `output` holds a checkpoint and `resume`
     is not set; ModelError when `start` is not a model or few of its weights fit.
@@ -77,11 +81,11 @@ def main(
         )
     source = open_source(data, output, slices)
     settings, changes = source.settings(), read_config(config) if config else {}
-    frozen = load(find(on)) if on else None
+    frozen = open_frozen(on, splits) if on else None
     if frozen is not None:
-        source = on_top.unseen_part(source, frozen)
-        settings = on_top.settings_on(frozen, source.settings())
-        find_by_digest(frozen.section["name"], frozen.section["sha256"], output.resolve().parent)
+        source = frozen.unseen_part(source)
+        settings = frozen.settings(source.settings())
+        frozen.require_found(output)
     settings = merged(settings, changes)
     optimisation = Optimisation.read(settings["optimisation"])
     optimisation = replace(optimisation, precision=resolved_precision(optimisation.precision))
@@ -123,7 +127,7 @@ class Run(lightning.LightningDataModule):
         optimisation: Optimisation,
         source: Source,
         minutes: float | None,
-        frozen: Model | None = None,
+        frozen: FrozenModel | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.optimisation, self.source = settings, optimisation, source
@@ -135,10 +139,11 @@ class Run(lightning.LightningDataModule):
             raise InputError(f"'class_weights' in the training configuration must be {self.classes} numbers.")
         torch.manual_seed(optimisation.seed)
         if frozen is not None:
-            on_top.require_same_labels(source, frozen)
-            section["frozen"]["temperature"] = on_top.fitted_temperature(frozen, source.unseen(optimisation))
-        arguments = (frozen.encoder, section["frozen"]["temperature"]) if frozen is not None else ()
-        encoder, denoiser = build(section["network"], self.classes, *arguments)
+            frozen.require_same_labels(source)
+            frozen.fit(source, optimisation, section["frozen"])
+        trained, denoiser = build(section["network"], self.classes, on_top=frozen is not None)
+        self.on_top: FrozenHead | None = None if frozen is None else frozen.encoder(trained, section["frozen"])
+        encoder: AnyEncoder = trained if self.on_top is None else self.on_top
         self.journal = Journal(optimisation.iterations, minutes)
         self.task = Segmenter(
             encoder, denoiser, self.classes, optimisation, section["process"]["input_scale"], self.journal.done
@@ -281,15 +286,16 @@ class _Keeper(lightning.Callback):
 
     def _restore_frozen(self, stored: dict[str, Any] | None) -> None:
         """Take the temperature of the training so far. Raises InputError for another frozen model than it had."""
-        frozen, encoder = self.run.settings["diffusion_segmentation"].get("frozen"), self.run.task.encoder
-        if stored is None or frozen is None or not isinstance(encoder, FrozenHead):
+        frozen, encoder = self.run.settings["diffusion_segmentation"].get("frozen"), self.run.on_top
+        if stored is None or encoder is None:
             return  # `fit` has compared the networks
         if stored["sha256"] != frozen["sha256"]:
             raise InputError(
                 f"The unfinished training is on top of another model '{stored['name']}' (checksum "
                 f"{stored['sha256'][:12]}); name that one with --on or choose another folder."
             )
-        frozen["temperature"] = encoder.temperature = stored["temperature"]
+        frozen |= stored
+        encoder.temperature = head_temperature(frozen)
 
 
 def _require_usable(metadata: dict[str, Any]) -> None:

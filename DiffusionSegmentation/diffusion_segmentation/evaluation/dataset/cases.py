@@ -21,12 +21,15 @@ from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.working_grid import Grid
 from ...model.folder import Model
+from ...model.seen_cases import fold_of_cases, seen_cases
 from ...runtime.devices import choose_device
 from ...runtime.units import VOLUMES, Units
 from ...segmentation import pipeline as engine
+from ...segmentation.foreign_head import ForeignHead, Predict, channels_of
+from ...segmentation.run_control import RunControl
 from ...segmentation.sampler import sample_seeds
 from ...segmentation.uncertain_regions import voxel_size
-from ...training.prepared import on_grid, read_case
+from ...training.prepared import odds_on_grid, on_grid, read_case
 from ..joint import FEWEST_SAMPLES, joint_case
 from ..joint import SAMPLES as JOINT_SAMPLES
 from ..store import CaseStore, Records, run_cases
@@ -34,6 +37,8 @@ from .comparison import RunOutputs, read_outputs, score_map, score_samples
 
 SOURCES = {"samples": "consensus of the samples", "direct": "direct head"}
 """Sources of the maps: labels, entropy and probabilities."""
+
+_SILENT = RunControl(lambda progress: None, lambda: None)
 
 
 class Choice(NamedTuple):
@@ -51,20 +56,20 @@ def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
     """
     if dataset.test:
         return Choice(dataset.test, f"the {_count(dataset.test)} of the data set's test part", False)
-    facts = section.get("training", {}).get("data", {})
-    everything = dataset.training
-    if facts.get("kind") != "folder" or facts.get("name") != dataset.name:
+    trained, everything = seen_cases(section, dataset.name), dataset.training
+    if not trained:
         which = f"all {_count(everything)}; the model's metadata list none of them as training cases"
         return Choice(everything, which, False)
-    trained = set(facts.get("cases", ()))
     unseen = tuple(case for case in everything if case.name not in trained)
     if not unseen:
         which = f"all {_count(everything)}, on which the model was trained: the scores are too good"
         return Choice(everything, which, True)
     names = {case.name for case in unseen}
     which = f"the {_count(unseen)} that the model was not trained on"
-    if names & set(facts.get("held_out", ())):
+    if names & set(section.get("training", {}).get("data", {}).get("held_out", ())):
         which += "; training used held-out cases only for the loss curve that places the steps"
+    if section.get("frozen") and names & set(fold_of_cases(section, dataset.name)):
+        which += f"; the fold of '{section['frozen']['name']}' that has not seen a case predicted it"
     calibration = section.get("calibration", {})
     fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
     calibrated = isinstance(fitted, list) and bool(names & set(fitted))
@@ -116,6 +121,7 @@ def evaluate_cases(
     settings: Settings,
     store: CaseStore,
     units: Units = VOLUMES,
+    head: ForeignHead | None = None,
 ) -> tuple[Records, dict[str, str]]:
     """Records by name: {"maps": {"samples", "direct"}, "samples", "run", "cost", "joint"}, and errors of skipped cases.
 
@@ -137,10 +143,12 @@ def evaluate_cases(
         ignored = np.any([reference == IGNORED for reference in references], 0)
         references = [np.where(ignored, np.uint8(0), reference) for reference in references]
         spacing, first = image.GetSpacing()[::-1], references[0]
-        samples, report = _segment(case, image, settings, models["samples"])
+        model = cache.get(settings.model, device)
+        predict = None if head is None else _prediction(head, model, dataset, case)
+        samples, report = _segment(case, image, settings, models["samples"], predict)
         # The direct head has its own maps; two steps of one sample are the fewest that `segment` accepts.
         quick = dataclasses.replace(settings, samples=1, steps=2)
-        direct, direct_report = _segment(case, image, quick, models["direct"])
+        direct, direct_report = _segment(case, image, quick, models["direct"], predict)
         outputs = {"samples": samples.without(ignored), "direct": direct.without(ignored)}
         picture = _picture(images[: dataset.inputs[0].channels], first, outputs["samples"], spacing)
         if units.is_area:  # without the axis of the slices, along which every voxel would be at a surface
@@ -154,7 +162,7 @@ def evaluate_cases(
                 key: report[key] for key in ("steps", "samples", "working_spacing_mm", "direct_difference", "warnings")
             },
             "cost": _cost(report, direct_report),
-            "joint": _joint(case, dataset, order, cache.get(settings.model, device), settings, index, units),
+            "joint": _joint(case, dataset, order, model, settings, index, units, predict),
         }
         return record, picture
 
@@ -165,12 +173,22 @@ def evaluate_cases(
 
 
 def _joint(
-    case: Case, dataset: Dataset, order: Sequence[int], model: Model, settings: Settings, index: int, units: Units
+    case: Case,
+    dataset: Dataset,
+    order: Sequence[int],
+    model: Model,
+    settings: Settings,
+    index: int,
+    units: Units,
+    predict: Predict | None,
 ) -> dict[str, Any]:
     """Record of the joint samples on the working grid against the first rater; of a stack, of all its slices."""
     grid = Grid.of(model.section)
     images = read_case(case, grid.inputs)
     values, labels = on_grid(images, case.labels[:1], grid, dataset.label_names, dataset.ignored)
+    if predict is not None:
+        p, temperature = predict(images, choose_device(settings.device), _SILENT)
+        values = np.concatenate([values, channels_of(odds_on_grid(p, images, grid), temperature)])
     truth, spacing = relabel(labels[0], order), [model.spacing] * 3
     if units.is_area:
         values, truth, spacing = values[:, 0], truth[0], spacing[1:]
@@ -179,6 +197,20 @@ def _joint(
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
     return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed, spacing, units)
+
+
+def _prediction(head: ForeignHead, model: Model, dataset: Dataset, case: Case) -> Predict:
+    """The prediction of a case by what has not seen it; runs the network once, for all samplers and controls."""
+    assert model.foreign is not None, "a model with a foreign head"
+    known: list[tuple[np.ndarray, float]] = []
+    predict = head.predict(model.foreign, fold_of_cases(model.section, dataset.name).get(case.name))
+
+    def once(*arguments: Any) -> tuple[np.ndarray, float]:
+        if not known:
+            known.append(predict(*arguments))
+        return known[0]
+
+    return once
 
 
 class _SourceModels(engine.ModelCache):
@@ -198,12 +230,12 @@ class _SourceModels(engine.ModelCache):
 
 
 def _segment(
-    case: Case, image: sitk.Image, settings: Settings, models: engine.ModelCache
+    case: Case, image: sitk.Image, settings: Settings, models: engine.ModelCache, predict: Predict | None = None
 ) -> tuple[RunOutputs, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         options = dataclasses.asdict(settings) | {"keep_samples": True, "compress": False}
         request = engine.Request(case.images, Path(folder), **options)
-        report = engine.segment(request, models=models).report
+        report = engine.segment(request, models=models, predict=predict).report
         return read_outputs(Path(folder), image), report
 
 

@@ -1,0 +1,52 @@
+"""Which cases a model has seen in its training, by our section of its metadata.
+
+Models of ours list the cases of their training and of the models that they started from. A converted nnU-Net lists
+those of each fold, if nnU-Net's file of splits was found. A network's errors on its own training cases are too small to
+learn from, or to be judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+
+def seen_cases(section: Mapping[str, Any], name: str) -> set[str]:
+    """Cases of the data set `name` on which a model of ours, or the model that it started from, was trained."""
+    training, seen = section.get("training", {}), set()
+    while training:
+        facts = training.get("data", {})
+        if facts.get("kind") == "folder" and facts.get("name") == name:
+            seen |= set(facts.get("cases", ()))
+        training = (training.get("started_from") or {}).get("training") or {}
+    return seen
+
+
+def cases_of_folds(section: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """Training cases of each fold of a converted nnU-Net; None if they are not known."""
+    return section.get("training", {}).get("data", {}).get("folds")
+
+
+def unseen_by(trained: Mapping[str, Collection[str]], cases: Iterable[str]) -> dict[str, str | None]:
+    """For each case the first fold that has not seen it, None if no fold has; cases that all have seen are left out.
+
+    `trained` are the training cases of each fold.
+    """
+    unseen: dict[str, str | None] = {}
+    for case in cases:
+        without = [fold for fold, names in trained.items() if case not in names]
+        if len(without) == len(trained):
+            unseen[case] = None
+        elif without:
+            unseen[case] = without[0]
+    return unseen
+
+
+def fold_of_cases(section: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Fold of the frozen nnU-Net for each case of the data set `name` that other folds have seen, for a sampler on it.
+
+    All other cases are predicted by the mean of the folds.
+    """
+    if section.get("training", {}).get("data", {}).get("name") != name:
+        return {}
+    return {case: fold for fold, cases in section["frozen"].get("folds", {}).items() for case in cases}
