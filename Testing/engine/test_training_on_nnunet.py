@@ -311,9 +311,7 @@ def test_a_sampler_cannot_run_without_its_network(
     with monkeypatch.context() as patch:
         patch.setattr("diffusion_segmentation.nnunet.head.require_nnunetv2", library.require_nnunetv2)
         patch.setattr(library.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(
-            ModelError, match="needs nnU-Net, and the package nnunetv2 .* is missing"
-        ):
+        with pytest.raises(ModelError, match="needs nnU-Net, and the package nnunetv2 .* is missing"):
             any_model.segment(request)
     with pytest.raises(InputError, match="needs volumes; give a folder"):
         evaluate(EvaluationRequest(str(sampler), "boundary:16x16", tmp_path / "evaluation", device="cpu"))

@@ -45,7 +45,7 @@ def choose(monkeypatch, path):
 
     monkeypatch.setattr(dialogs, "selectFolder", lambda *_arguments: str(path))
     monkeypatch.setattr(dialogs, "selectFiles", lambda *_arguments: [str(path)])
-    monkeypatch.setattr(dialogs, "confirmModelRemoval", lambda _title: True)
+    monkeypatch.setattr(dialogs, "confirmModelRemoval", lambda _title, _dependents: True)
 
 
 def changed(module, pumpUntil):
@@ -117,6 +117,25 @@ def test_a_monai_bundle_is_added_listed_and_marked(openPanel, root, pumpUntil, m
     assert changed(module, pumpUntil).startswith("Added the model 'bundle' in ")
     assert [row[0] for row in rows(module)] == ["Ball and core (MONAI UNet)", "Brain structures (MR head)"]
     assert choices(module) == ["Ball and core (MONAI UNet) (no samples yet)", "Brain structures (MR head)"]
+
+
+def test_models_that_need_another_one_are_named_before_it_is_removed(openPanel, monkeypatch):
+    openPanel()
+    from DiffusionSegmentationLib.panel import dialogs
+    from DiffusionSegmentationLib.runs.models import Entry, dependents
+
+    def entry(title, digest, frozen=""):
+        return Entry(title, title, "", (), Path(title), 1, "", True, True, digest=digest, frozen=frozen)
+
+    network, copy, sampler = entry("Net", "a"), entry("Copy", "a"), entry("Sampler", "b", frozen="a")
+    assert dependents(network, [network, sampler]) == [sampler] and dependents(sampler, [network, sampler]) == []
+    assert dependents(network, [network, copy, sampler]) == []
+    asked = []
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **_: asked.append(text))
+    dialogs.confirmModelRemoval("Net", ["Sampler"])
+    dialogs.confirmModelRemoval("Net", [])
+    question = "Delete the model 'Net' from this computer?"
+    assert asked == [f"{question} These models cannot run without it: Sampler.", question]
 
 
 def test_texts_of_a_network_without_samples():

@@ -39,9 +39,11 @@ def confirmRemoval(name: str, voxels: int) -> bool:
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
 
 
-def confirmModelRemoval(title: str) -> bool:
-    """Ask whether to delete an added model."""
+def confirmModelRemoval(title: str, dependents: list[str]) -> bool:
+    """Ask whether to delete an added model, without which the models with the titles `dependents` cannot run."""
     text = _("Delete the model '{title}' from this computer?").format(title=title)
+    if dependents:
+        text += " " + _("These models cannot run without it: {titles}.").format(titles=", ".join(dependents))
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove model"))
 
 

@@ -215,6 +215,7 @@ class Report:
         rows = [
             [_("Model"), f"{model['title']} {model.get('version', '')}"],
             [_("Checksum of the model"), model["sha256"]],
+            [_("On top of the model"), "{name}, {sha256}".format(**model["frozen"]) if "frozen" in model else ""],
             [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {seed}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],

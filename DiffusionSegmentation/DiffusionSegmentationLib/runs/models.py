@@ -5,6 +5,7 @@ The worker checks a model completely (weights, checksum) before it uses it.
 
 import json
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,8 @@ class Entry:
     `structures` are the names of its segments, without the background. `bytes` is the size of its folder, `source` what
     it was added from, empty for a shipped one. `isAdded`: it was added with `models add`. `isSampling`: it draws
     samples of the whole volume; models of other kinds, which others trained, give class probabilities alone. `inputs`
-    are the volumes that it segments together. `isForPictures`: it segments single slices.
+    are the volumes that it segments together. `isForPictures`: it segments single slices. `digest` is its checksum,
+    `frozen` that of the model that it was trained on top of and needs to run, if any.
     """
 
     key: str
@@ -39,6 +41,8 @@ class Entry:
     isSampling: bool
     inputs: tuple[Input, ...] = ONE_INPUT
     isForPictures: bool = False
+    digest: str = ""
+    frozen: str = ""
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
@@ -46,6 +50,12 @@ def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
     entries = [_entry(folder, folder.name) for folder in SHIPPED.glob("*/")]
     entries += [_entry(folder, str(folder)) for parent in folders for folder in parent.glob("*/")]
     return sorted((entry for entry in entries if entry is not None), key=lambda entry: (entry.title, entry.key))
+
+
+def dependents(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """The `entries` that cannot run without the model `entry`, of which there is no other copy among them."""
+    copies = [one for one in entries if one.digest == entry.digest]
+    return [one for one in entries if entry.digest and one.frozen == entry.digest] if len(copies) == 1 else []
 
 
 def _entry(folder: Path, key: str) -> Entry | None:
@@ -73,7 +83,8 @@ def _entry(folder: Path, key: str) -> Entry | None:
         source = "" if folder.parent == SHIPPED else _source(folder)
         isSampling = section.get("kind", "diffusion") == "diffusion"
         where = folder, size, source, isAdded
-        return Entry(key, title, description, structures, *where, isSampling, inputs, isForPictures)
+        digests = str(section.get("sha256", "")), str((section.get("frozen") or {}).get("sha256", ""))
+        return Entry(key, title, description, structures, *where, isSampling, inputs, isForPictures, *digests)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -7,7 +7,7 @@ from typing import Any
 from ...i18n import tr as _
 from ...runs.dependencies import DependencyError
 from ...runs.model_command import ModelCommand
-from ...runs.models import Entry
+from ...runs.models import Entry, dependents
 from .. import dialogs
 from ..backend import Backend
 from ..widgets import enable, fitColumns, fitRows, makeTimer, setCell
@@ -77,7 +77,9 @@ class ModelsSection:
 
     def _onRemove(self, *_arguments: Any) -> None:
         entry = self._selected()
-        if entry is not None and dialogs.confirmModelRemoval(entry.title):
+        if entry is None:
+            return
+        if dialogs.confirmModelRemoval(entry.title, [one.title for one in dependents(entry, self._entries)]):
             self._start(["remove", entry.folder.name], _("Removing the model"))
 
     def _start(self, arguments: list[str], message: str) -> None:
