@@ -111,7 +111,10 @@ def _valid_folds(section: dict[str, Any]) -> bool:
 
 def valid_cases_of_folds(folds: Any) -> bool:
     """Whether it lists names of cases for each of some folds."""
-    return all(FOLD_NAME.fullmatch(name) and all(map(is_case_name, cases)) for name, cases in folds.items())
+    return all(
+        FOLD_NAME.fullmatch(name) and isinstance(cases, list) and all(map(is_case_name, cases))
+        for name, cases in folds.items()
+    )
 
 
 def is_case_name(name: Any) -> bool:

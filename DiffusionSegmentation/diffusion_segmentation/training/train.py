@@ -285,7 +285,7 @@ class _Keeper(lightning.Callback):
             )
 
     def _restore_frozen(self, stored: dict[str, Any] | None) -> None:
-        """Take the temperature of the training so far. Raises InputError for another frozen model than it had."""
+        """Take the temperatures of the training so far. Raises InputError for another frozen model than it had."""
         frozen, encoder = self.run.settings["diffusion_segmentation"].get("frozen"), self.run.on_top
         if stored is None or encoder is None:
             return  # `fit` has compared the networks
@@ -294,7 +294,7 @@ class _Keeper(lightning.Callback):
                 f"The unfinished training is on top of another model '{stored['name']}' (checksum "
                 f"{stored['sha256'][:12]}); name that one with --on or choose another folder."
             )
-        frozen |= stored
+        frozen |= {key: stored[key] for key in ("temperature", "mean_temperature") if key in stored}
         encoder.temperature = head_temperature(frozen)
 
 
