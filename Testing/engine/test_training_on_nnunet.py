@@ -103,9 +103,7 @@ def prepared(balls: Path, tmp_path: Path) -> tuple[Folder, dict[str, Any]]:
     return source, section["frozen"]
 
 
-def test_each_case_is_predicted_by_what_has_not_seen_it(
-    stand_in: list[Any], balls: Path, tmp_path: Path, root: Path
-) -> None:
+def test_each_case_is_predicted_by_what_has_not_seen_it(stand_in: list[Any], balls: Path, tmp_path: Path) -> None:
     installed(tmp_path)
     source, frozen = prepared(balls, tmp_path)
     cases = source.dataset.training
@@ -123,9 +121,7 @@ def test_each_case_is_predicted_by_what_has_not_seen_it(
     }
 
 
-def test_predictions_are_kept_and_made_again_for_another_image(
-    stand_in: list[Any], balls: Path, tmp_path: Path
-) -> None:
+def test_predictions_are_kept_for_the_same_image(stand_in: list[Any], balls: Path, tmp_path: Path) -> None:
     installed(tmp_path)
     prepared(balls, tmp_path)
     assert sorted(stand_in) == [("0",), ("0",), ("0", "1"), ("0", "1"), ("1",), ("1",)]
@@ -211,9 +207,7 @@ def test_other_data_without_splits_count_as_unseen(
 
 
 @pytest.mark.parametrize("splits", [SPLITS, None])
-def test_a_network_trained_on_all_cases_is_refused(
-    stand_in: list[Any], balls: Path, tmp_path: Path, splits: Any
-) -> None:
+def test_fold_all_is_refused(stand_in: list[Any], balls: Path, tmp_path: Path, splits: Any) -> None:
     installed(tmp_path, splits, folds=("all",))
     assert "has only fold_all" in refusal(balls.rename(tmp_path / "Dataset001_Ball"), tmp_path)
 

@@ -14,7 +14,7 @@ from ..model.folder import find, load
 from ..model.frozen import given_logits
 from ..model.metadata import NNUNET, kind
 from ..model.seen_cases import cases_of_folds, unseen_by
-from ..nnunet.splits import SPLITS, find_splits, training_cases
+from ..nnunet.splits import find_splits, training_cases
 from ..segmentation.foreign_head import ForeignHead
 from .case_odds import CaseOdds
 from .folder import Folder
@@ -29,8 +29,8 @@ ONLY_ALL = (
     "give cases that it has not seen, or an nnU-Net with the folds of a cross-validation."
 )
 NO_SPLITS = (
-    f"'{{name}}' was trained on this data set, and nnU-Net's {SPLITS}, which says which fold has not seen a case, was "
-    f"not found; give it with --splits: nnU-Net keeps it in nnUNet_preprocessed/{{data}}."
+    "'{name}' was trained on this data set, and nnU-Net's splits_final.json, which says which fold has not seen a "
+    "case, was not found; give it with --splits: nnU-Net keeps it in nnUNet_preprocessed/{data}."
 )
 
 
