@@ -121,7 +121,13 @@ def test_a_network_of_monai_can_be_the_direct_head(
     (tmp_path / "small.json").write_text(json.dumps(config))
     sampler = train.main(str(balls), tmp_path / "sampler", tmp_path / "small.json", on="net")
     assert "training cases of 'net' are not known" in caplog.text
-    assert models.load(sampler).foreign["kind"] == "monai"
+    foreign = models.load(sampler).foreign
+    assert foreign["kind"] == "monai"
+    config["optimisation"]["iterations"] = 3
+    (tmp_path / "small.json").write_text(json.dumps(config))
+    train.main(str(balls), sampler, tmp_path / "small.json", resume=True, on="net")
+    resumed = models.load(sampler)
+    assert resumed.foreign == foreign and resumed.section["training"]["iterations"] == 3
     image = balls / "imagesTr" / "case0_0000.nii.gz"
     report = any_model.segment(Request(image, tmp_path / "result", str(sampler), samples=2, device="cpu")).report
     assert report["model"]["frozen"]["name"] == "net" and report["samples"] == 2
