@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_memory_of_networks_on_a_graphics_card_is_not_required_of_main_memory(
 ) -> None:
     model = models.load(a_model_folder)
     model.section["window"] = [128, 128, 128]
-    model.section["network"]["encoder"]["channels"][0] = 128
+    model.encoder = SimpleNamespace(width=128, levels=model.encoder.levels)
     plans = [memory_plan.MemoryPlan(model, device) for device in (CPU, CARD)]
     whole = Tiling((128, 128, 128), (128, 128, 128), 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_300_000_000, 8_000_000_000))

@@ -297,7 +297,7 @@ def test_a_sampler_is_trained_calibrated_run_and_evaluated(
 
 @pytest.mark.slow
 def test_a_sampler_cannot_run_without_its_network(
-    stand_in: list[Any], balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: list[Any], balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder = installed(tmp_path)
     sampler = sampler_of(balls, tmp_path)
@@ -313,6 +313,8 @@ def test_a_sampler_cannot_run_without_its_network(
     any_model.add(sampler, "on-net")
     assert installed_models.dependents("net") == ["on-net"] and installed_models.dependents("on-net") == []
     assert cli.main(["models", "remove", "net"]) == 0 and not folder.exists()
+    removed = "Removed the model 'net'; 'on-net' was trained on top of it and cannot run without it\n"
+    assert capsys.readouterr().out == removed
     with pytest.raises(ModelError, match="needs the model 'net' .* models add"):
         any_model.segment(request)
     assert not (tmp_path / "result").exists()
