@@ -70,6 +70,10 @@ class ForeignModel(FrozenModel):
         unseen = unseen_by(trained, cases)
         self.leave_out(source, set(cases) - set(unseen))
         self._folds = {case: fold for case, fold in unseen.items() if fold is not None}
+        logger.info(
+            f"{len(self._folds)} cases are predicted by a fold of '{name}' that has not seen them, and "
+            f"{len(unseen) - len(self._folds)} that no fold has seen by the mean of all"
+        )
         return source
 
     def _trained(self, source: Folder) -> dict[str, list[str]]:
