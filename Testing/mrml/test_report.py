@@ -97,6 +97,12 @@ def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path
     assert "<th>Mean (ml)</th>" in page and "Expected (ml)" not in page and "Expected:" not in page
 
 
+def test_the_page_names_the_model_that_a_sampler_is_on_top_of(volumeNode, job, tmp_path):
+    job.report["model"]["frozen"] = {"name": "my-nnunet", "sha256": "ab" * 32, "temperature": 1.5}
+    page = write(importJob(volumeNode, job), tmp_path / "report.html")
+    assert "On top of the model" in page and f"my-nnunet, {'ab' * 32}" in page
+
+
 def test_samples_without_steps_are_repeated_without_steps(volumeNode, job):
     job.report["steps"] = 0
     assert "--steps" not in Report(importJob(volumeNode, job).segmentationNode).command()
