@@ -16,6 +16,7 @@ from diffusion_segmentation.segmentation.input_volume import unstated_in_source
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.segmentation.tiling import Tiling
+from diffusion_segmentation.segmentation.watershed import watershed_regions
 
 NETWORK = {
     "dims": 2,
@@ -199,3 +200,23 @@ def test_a_start_for_pixels_of_micrometres_is_valid_and_its_blocks_are_pixels(tm
     starts = calibration.compare_starts(model, model.start.covariance, [], 2, 0, lambda done, of: None)
     kept = {start.kept_mm for start in starts if start}
     assert kept == {None, 16 * 0.004}
+
+
+def test_regions_of_pictures_have_a_size_in_pixels_whatever_the_pixels_are(a_model, tmp_path):
+    """15 mm are 3750 pixels of 4 micrometres."""
+    image = sitk.GetImageFromArray(bright_square()[None], isVector=True)
+    image.SetSpacing((0.004, 0.004, 1.0))
+    sitk.WriteImage(image, str(tmp_path / "micro.nrrd"))
+    path = a_model / "metadata.json"
+    metadata = json.loads(path.read_text())
+    section = metadata["diffusion_segmentation"]
+    section |= {"working_spacing_mm": 0.004}
+    section["input_range"] = {"modality": "Colour", "spacing_mm": [0.001, 0.01], "extent_mm": [0.01, 5]}
+    path.write_text(json.dumps(metadata))
+    report, labels = run(a_model, tmp_path / "micro.nrrd", tmp_path / "out")
+    assert report["region_mm"] == pytest.approx(15 * 0.004) and sitk.GetArrayFromImage(labels).sum() == 140
+    error = np.zeros((1, 60, 60))
+    error[0, 30] = 0.4
+    pixels = watershed_regions(error, (1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(watershed_regions(error, (1.0, 0.004, 0.004), 0.06, 0.012), pixels)
+    assert watershed_regions(error, (1.0, 0.004, 0.004)).max() == 1 < pixels.max()

@@ -24,7 +24,7 @@ from . import result_folder, uncertain_regions
 from .ensemble import Ensemble, class_sizes
 from .input_volume import InputVolume
 from .uncertain_regions import Ranking
-from .watershed import SEED_DISTANCE_MM, watershed_regions
+from .watershed import SEED_DISTANCE_MM, SMOOTHING_MM, watershed_regions
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class ResultWriter:
     """Writes the results of the samples so far; maps and masks lie on the grid of the input.
 
     Attributes:
-        region_mm: minimum distance between the seeds of uncertain regions; None for the default.
+        region_mm: minimum distance between the seeds of uncertain regions; None for the default, in pictures with a
+            pixel size as many pixels of the model.
         projection: from the working grid to the grid of the input.
         questions: that the report answers from the samples.
     """
@@ -84,8 +85,9 @@ class ResultWriter:
 
     def __post_init__(self) -> None:
         self._reference = self.input.image
-        self._region_mm = self.region_mm or SEED_DISTANCE_MM
         self._voxel_size, self._unit = uncertain_regions.voxel_size(*geometry(self._reference))
+        scale = self.source.finest_mm if self._unit == "mm2" else 1.0
+        self._region_mm, self._smoothing_mm = self.region_mm or SEED_DISTANCE_MM * scale, SMOOTHING_MM * scale
 
     def measure(self, mask: np.ndarray) -> list[float]:
         """Answer of each question for one mask [k, j, i] on a part of the input's grid."""
@@ -113,7 +115,7 @@ class ResultWriter:
             writing.write_volume(path, self.source.mutual_information, reference, compress)
         quantised = list(self.projection.quantised(p))
         error = 1 - p.max(0)
-        working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm)
+        working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, self._smoothing_mm)
         input_regions = self.projection.nearest(working_regions)
         if self.keep_samples and len(ensemble):
             disagreement = self.projection.consensus(ensemble.vote_shares)[1]

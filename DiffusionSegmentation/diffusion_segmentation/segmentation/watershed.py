@@ -16,7 +16,10 @@ CHUNK = 4096  # places that are looked up at once
 
 
 def watershed_regions(
-    error: np.ndarray, spacing_mm: Sequence[float], seed_distance_mm: float = SEED_DISTANCE_MM
+    error: np.ndarray,
+    spacing_mm: Sequence[float],
+    seed_distance_mm: float = SEED_DISTANCE_MM,
+    smoothing_mm: float = SMOOTHING_MM,
 ) -> np.ndarray:
     """Watershed regions of the expected error: labels uint16 [z, y, x] from 1, 0 where `error` < MIN_ERROR.
 
@@ -31,7 +34,7 @@ def watershed_regions(
     if not uncertain.any():
         return np.zeros(error.shape, np.uint16)
     spacing = np.asarray(spacing_mm, float)
-    smooth = ndimage.gaussian_filter(error.astype(np.float32), SMOOTHING_MM / spacing)
+    smooth = ndimage.gaussian_filter(error.astype(np.float32), smoothing_mm / spacing)
     peaks = peak_local_max(np.where(uncertain, smooth, 0), min_distance=1, exclude_border=False)
     peaks = peaks if len(peaks) else np.argwhere(uncertain)[:1]
     order = np.argsort(-smooth[tuple(peaks.T)], kind="stable")
@@ -64,7 +67,7 @@ def _thinned(places: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray, di
 
     Each selected place blocks a ball of the grid, so that the time grows with n and not with n times m.
     """
-    reach = np.ceil(distance_mm / spacing).astype(int)
+    reach = np.minimum(np.ceil(distance_mm / spacing).astype(int), np.array(shape) - 1)
     offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1)
     ball = np.linalg.norm(offsets * spacing, axis=-1) < distance_mm
     blocked, selected, start = np.zeros(shape, bool), [], 0
