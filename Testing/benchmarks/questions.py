@@ -19,8 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from diffusion_segmentation.calibration.start import labelled, samples
-from diffusion_segmentation.measurements.functions import MEASUREMENTS
+from diffusion_segmentation.measurements.functions import FUNCTIONS
 from diffusion_segmentation.measurements.label_map import LabelMap
+from diffusion_segmentation.measurements.table import MEASUREMENTS
 from diffusion_segmentation.metrics import expected_calibration_error, interval, predictive_interval, randomised_pit
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.folder import Model
@@ -74,7 +75,7 @@ def values_of(masks: np.ndarray, classes: int) -> dict[str, list[float]]:
         if measurement.picture not in (None, images[0].is_picture) or measurement.structures >= classes:
             continue
         labels = ((1,), (2,))[: measurement.structures]
-        found[name] = [measurement.function(image, *labels) for image in images]
+        found[name] = [FUNCTIONS[name](image, *labels) for image in images]
     return found
 
 

@@ -11,9 +11,10 @@ import SimpleITK as sitk
 from diffusion_segmentation import cli
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.measurements.answer import answer, text
-from diffusion_segmentation.measurements.functions import MEASUREMENTS
+from diffusion_segmentation.measurements.functions import FUNCTIONS
 from diffusion_segmentation.measurements.label_map import ALL, LabelMap
 from diffusion_segmentation.measurements.question import parse
+from diffusion_segmentation.measurements.table import MEASUREMENTS
 from diffusion_segmentation.segmentation.asked import ask
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 
@@ -41,7 +42,7 @@ def boxes():
 
 
 def value(name, image, *labels):
-    return MEASUREMENTS[name].function(image, *((label,) for label in labels))
+    return FUNCTIONS[name](image, *((label,) for label in labels))
 
 
 def test_measurements_of_boxes_are_those_of_their_formulas(boxes):
@@ -96,8 +97,8 @@ def test_no_measurement_depends_on_the_orientation_of_the_array():
                 if measurement.picture:
                     continue
                 labels = ((1,), (2,))[: measurement.structures]
-                same = pytest.approx(measurement.function(expected, *labels), rel=1e-5, nan_ok=True)
-                assert measurement.function(image, *labels) == same, name
+                same = pytest.approx(FUNCTIONS[name](expected, *labels), rel=1e-5, nan_ok=True)
+                assert FUNCTIONS[name](image, *labels) == same, name
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (1, 5, 1), (4, 1, 1), (3, 4, 1), (2, 2, 2)])

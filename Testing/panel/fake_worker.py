@@ -5,8 +5,8 @@
 `good` makes samples by thresholding the volume, one every SECONDS, and previews after 1, 2, 4, 8, ... of them, as the
 engine does. `direct`, `both` and `exact` report that their maps are a direct prediction: wholly, partly, or as the
 exact mean of samples without steps. `unfitted` warns of its spread, `unlike` also of the volume. `seams` is uncertain
-only along boundaries. `seven` has the structures of the included model. `old` writes the files of version 0.3. Every
-other behaviour is a kind of failure.
+only along boundaries. `seven` has the structures of the included model. `old` writes the files of version 0.3. `older`
+does not know questions, and `mute` ends when it is asked one. Every other behaviour is a kind of failure.
 """
 
 import json
@@ -69,6 +69,8 @@ def main(behaviour: str, seconds: float) -> None:
     while (message := inbox.get()) is not None and message["type"] != "bye":
         if message["type"] == "run":
             run(message, behaviour, seconds, inbox)
+        elif message["type"] == "ask":
+            ask(message, behaviour)
         elif message["type"] == "cancel":
             say({"type": "cancelled", "job": message["job"]})
     os._exit(0)  # a normal exit waits 1 s for the lock of stdin, which the listening thread holds
@@ -261,6 +263,26 @@ def volume(entry: dict, sampled: list, labels, voxel: float, suffix: str) -> dic
         "method": "t-predictive",
         f"samples_{suffix}": list(sizes),
     }
+
+
+def ask(message: dict, behaviour: str) -> None:
+    from diffusion_segmentation import errors
+    from diffusion_segmentation.segmentation import asked
+
+    if behaviour == "mute":
+        os._exit(134)
+    error = {"type": "error", "job": message["job"], "kind": "input", "details": ""}
+    if behaviour == "older":
+        say({**error, "job": None, "message": "The message type 'ask' is unknown here."})
+        return
+    try:
+        answers = asked.ask(Path(message["folder"]), message["questions"])
+    except errors.InputError as problem:
+        say({**error, "message": str(problem)})
+        return
+    progress = {"type": "progress", "job": message["job"], "stage": "measuring", "sample": 1, "samples": 2}
+    say({**progress, "step": 0, "steps": None, "secondsLeft": None})
+    say({"type": "answers", "job": message["job"], "answers": answers})
 
 
 def wait(seconds: float, inbox: queue.Queue) -> dict | None:

@@ -12,6 +12,7 @@ from diffusion_segmentation.runtime.locations import user_models
 
 from ..i18n import tr as _
 from ..runs import dependencies, input_volumes, models
+from ..runs.asking import Asker
 from ..runs.estimate import RunMeasurement
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
@@ -19,6 +20,7 @@ from ..runs.model_command import ModelCommand
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
 from ..scene import result_nodes
+from ..scene.questions import Question
 from .settings import Settings, timingKey
 
 
@@ -28,6 +30,7 @@ class Backend:
         self._requirementsPath = requirementsPath
         self._client = WorkerClient([])
         self.runner = Runner(self._client, result_nodes.importSteps, slicer.app.temporaryPath)
+        self.asker = Asker(self.runner, slicer.app.temporaryPath)
 
     def models(self) -> list[models.Entry]:
         folders = filter(None, (self.settings.modelsFolder, user_models()))
@@ -63,10 +66,24 @@ class Backend:
         problem = None if masks else self._misfit(volumeNode, choices.model, inputs)
         if problem is not None:
             raise HandoverError(problem)
+        self._requireWorker()
+        return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
+
+    def ask(self, segmentationNode: Any, questions: Sequence[Question]) -> None:
+        """Start to ask `questions` about a result; see `Asker.ask`. Raises as `submit`, but HandoverError during a run.
+
+        Asks to install missing packages as `submit` does.
+        """
+        if self.runner.busy:
+            raise HandoverError(_("A run is active; ask when it has ended."))
+        self._requireWorker()
+        self.asker.ask(segmentationNode, questions)
+
+    def _requireWorker(self) -> None:
+        """Prepare the start of the worker. Raises DependencyError."""
         if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
-        return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
 
     def _misfit(self, volumeNode: Any, key: str, inputs: Mapping[str, Any] | None) -> str | None:
         """Why the model cannot segment the volumes, one sentence; None if it can, or if the model is not known here."""

@@ -1,6 +1,5 @@
 """The panel: connects widgets and sections to the parameter node and to the runner."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,9 +25,10 @@ from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
 from .sections.inputs import InputsSection
 from .sections.masks import MasksSection
+from .sections.measurements import MeasurementsSection
 from .sections.report import ReportSection
 from .sections.result import ResultSection
-from .sections.review import VISIBLE_ROWS, ReviewSection
+from .sections.review import ReviewSection
 from .sections.run import showRun
 from .sections.samples import SamplesSection
 from .sections.slices import SlicesSection
@@ -39,7 +39,7 @@ from .widgets import makeTimer
 POLL_MILLISECONDS = 100
 STEP_MILLISECONDS = 10
 """Timer interval while a long task is done in steps, such as the import of a result."""
-RESULT_SECTIONS = ("result", "review", "samples", "correct", "report")  # opened when there is a result
+RESULT_SECTIONS = ("result", "review", "samples", "measurements", "correct", "report")  # opened when there is a result
 
 
 class Panel:
@@ -58,8 +58,7 @@ class Panel:
         self._lastVolumeID: str | None = None
         self._hadResult = True  # in the .ui file, the sections of a result are open
         self._removing = False
-        self._job: Job | None = None
-        """The active run that this panel has started outside of the batch."""
+        self._job: Job | None = None  # the active run that this panel has started outside of the batch
         self._jobVolume: slicer.vtkMRMLScalarVolumeNode | None = None
         self._replacedResult: slicer.vtkMRMLSegmentationNode | None = None
         self._preview = Preview()
@@ -76,7 +75,7 @@ class Panel:
         ui.cpuButton.clicked.connect(lambda *_arguments: self._start(device=self._runner.job.tryDevice))
         ui.keepButton.clicked.connect(self._onKeep)
         self.refresh()
-        self._textHeights = TextHeights(ui, [(ui.volumesTable, sys.maxsize), (ui.regionTable, VISIBLE_ROWS)])
+        self._textHeights = TextHeights(ui)
 
     def _createSections(self) -> None:
         ui = self._ui
@@ -90,7 +89,8 @@ class Panel:
         result = ResultSection(ui)
         # In the order in which they are refreshed.
         self._resultSections = [result, VolumesSection(ui), self._review, SlicesSection(ui)]
-        self._resultSections += [self._samples, self._corrections, ReportSection(ui)]
+        measurements = MeasurementsSection(ui, self._backend, self._timer.start)
+        self._resultSections += [self._samples, measurements, self._corrections, ReportSection(ui)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)

@@ -5,7 +5,6 @@ in Slicer the last lines overlapped the next widget until the panel was resized.
 the heights are set again each time the enclosing section is laid out.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import ctk
@@ -17,12 +16,12 @@ from .widgets import fitRows
 class TextHeights(qt.QObject):
     """Keeps labels and tables as high as their text. Works as long as this object is referenced."""
 
-    def __init__(self, ui: Any, tables: Sequence[tuple[Any, int]]) -> None:
-        """Fit the word-wrapped labels of `ui`, and the `tables`, each with its maximum number of visible rows."""
+    def __init__(self, ui: Any) -> None:
+        """Fit the word-wrapped labels and the tables of `ui`."""
         super().__init__()
         widgets = vars(ui).values()
         self._labels = [widget for widget in widgets if isinstance(widget, qt.QLabel) and widget.wordWrap]
-        self._tables = tables
+        self._tables = [widget for widget in widgets if isinstance(widget, qt.QTableWidget)]
         sections = [widget for widget in widgets if isinstance(widget, ctk.ctkCollapsibleButton)]
         self._containers = [*sections, sections[0].parentWidget()]
         self._fitted: dict[int, tuple] = {}
@@ -55,9 +54,9 @@ class TextHeights(qt.QObject):
                     label.setSizePolicy(policy)
                 label.minimumHeight = 0  # heightForWidth returns at least this
                 label.setFixedHeight(max(label.heightForWidth(label.width), 0))  # -1 without a text
-        for table, visibleRows in self._tables:
+        for table in self._tables:
             if self._changed(table, table.viewport().width, table.rowCount):
-                fitRows(table, visibleRows)
+                fitRows(table)
 
     def _changed(self, widget: Any, *state: Any) -> bool:
         state = (*state, widget.fontMetrics().height())

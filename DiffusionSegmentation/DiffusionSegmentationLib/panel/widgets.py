@@ -86,6 +86,11 @@ def fillComboBox(comboBox: Any, texts: Mapping[str, str], current: str | None) -
         comboBox.currentIndex = max(comboBox.findData(current), 0) if texts else -1
 
 
+def chosen(comboBox: Any) -> Any:
+    """The data of the selected item, or None. `currentData` is a property in PythonQt, but a call in PySide6."""
+    return comboBox.itemData(comboBox.currentIndex)
+
+
 def makeTimer(milliseconds: int, slot: Callable[[], None]) -> Any:
     """Return a stopped QTimer that calls `slot` at this interval."""
     timer = qt.QTimer()
@@ -109,8 +114,12 @@ def setCell(table: Any, row: int, column: int, text: str, tooltip: str, centred:
     table.setItem(row, column, item)
 
 
-def fitRows(table: Any, visibleRows: int) -> None:
-    """Fit the row heights of `table` to the text and its height to the rows, at most `visibleRows` of them."""
+def fitRows(table: Any) -> None:
+    """Fit the row heights of `table` to the text and its height to the rows.
+
+    At most as many rows are visible as its property `visibleRows` in the .ui file says; all without it.
+    """
+    visibleRows = table.property("visibleRows") or table.rowCount
     table.resizeRowsToContents()
     height = sum(table.rowHeight(row) for row in range(min(visibleRows, table.rowCount)))
     table.setFixedHeight(height + table.horizontalHeader().sizeHint.height() + 2 * table.frameWidth)

@@ -19,7 +19,7 @@ from ..review import corrections
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ..runs import status_texts
 from ..runs.temporary_files import writeCompletely
-from ..scene import offscreen
+from ..scene import answers, offscreen, questions
 from ..scene.display import VOLUME_ROLE
 from ..scene.label_map import Labels
 from ..scene.result_nodes import reportOf
@@ -43,13 +43,14 @@ class Report:
         labels = Labels(segmentationNode)
         self._sizes = Sizes(self._run)
         self._unit = self._sizes.unit
+        self._answers = self._run.get("answers", [])
         self._edited = labels.edited()
         self._editedSize, self._editedCount = labels.sizeOf(self._edited), labels.countText(self._edited)
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
         self._volumeName = volumeNode.GetName() if volumeNode else ""
 
     def writeSteps(self, path: Path) -> Iterator[None]:
-        """Write `path` (.html), and beside it .json and .csv; yields between slow steps.
+        """Write `path` (.html), and beside it .json, .csv and .answers.csv (if any); yields between slow steps.
 
         All pictures are made before anything is written. Raises OSError, LookupError.
         """
@@ -65,6 +66,7 @@ class Report:
         texts = {
             ".json": json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n",
             ".csv": "\ufeff" + self._sizes.asTable(","),
+            **({".answers.csv": "\ufeff" + answers.asTable(self._run, ",")} if self._answers else {}),
             path.suffix or ".html": self._page(slices, surfaces),
         }
         for suffix, text in texts.items():
@@ -109,6 +111,8 @@ class Report:
         body = [paragraph(self._summary(), "note")]
         body += [f"<p><b>{escape(warning)}</b></p>" for warning in self._run.get("warnings", [])]
         body += [heading(self._unit.either(_("Volumes"), _("Areas"))), self._volumesTable()]
+        if self._answers:
+            body += [heading(_("Measurements")), self._answersTable(), paragraph(answers.note(self._run), "note")]
         body += [heading(_("Uncertain regions")), paragraph(self._reviewText())]
         if surfaces is not None:
             caption = _("The {count} most uncertain regions, seen from the front right.")
@@ -162,6 +166,13 @@ class Report:
         head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]
         notes = " ".join([*sizes.note().splitlines(), sizes.coverageText()])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
+
+    def _answersTable(self) -> str:
+        cells = []
+        for answer in self._answers:
+            texts = map("; ".join, (answers.valueTexts(answer), answers.sampleTexts(answer)))
+            cells.append([questions.words(answer, self._run), *texts])
+        return text_table([_("Question"), _("Segmentation"), _("Samples")], cells, left=(1, 2))
 
     def _reviewText(self) -> str:
         review = self._review

@@ -6,7 +6,7 @@ Every header is checked before Slicer reads a file: its segmentation reader cras
 import math
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -75,15 +75,32 @@ def write(
     Voxels with several values, such as colours, are [k, j, i, value]. `keys` are added to the header as pairs of key
     and value.
     """
+    flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data
+    pieces = (flat[start : start + CHUNK_BYTES] for start in range(0, len(flat), CHUNK_BYTES))
+    _write(path, _header(voxels.dtype, (*voxels.shape[3:], *voxels.shape[2::-1]), ijkToRAS, keys), pieces, stop)
+
+
+def writeSequence(path: Path, volumes: Sequence[np.ndarray], ijkToRAS: np.ndarray, stop: threading.Event) -> None:
+    """Write `volumes`, each [k, j, i], in one file with the list axis first, as the worker does; otherwise as `write`.
+
+    The volumes are never together in memory: one slice of all is written at a time.
+    """
+    shape = volumes[0].shape
+    slices = (np.stack([volume[k] for volume in volumes], -1).reshape(-1).view(np.uint8).data for k in range(shape[0]))
+    _write(path, _header(volumes[0].dtype, (len(volumes), *shape[::-1]), ijkToRAS, {}), slices, stop)
+
+
+def _header(type_: np.dtype, sizes: Sequence[int], ijkToRAS: np.ndarray, keys: Mapping[str, str]) -> bytes:
+    """The header of voxels with `sizes`, fastest axis first; the first of four is that of their values."""
     # repr round-trips exactly.
     vectors = [f"({','.join(repr(float(value)) for value in column)})" for column in (LPS_TO_RAS @ ijkToRAS)[:3].T]
-    isVector = voxels.ndim == 4
+    isVector = len(sizes) == 4
     lines = [
         "NRRD0004",
-        f"type: {voxels.dtype.name.replace('float64', 'double').replace('float32', 'float')}",
-        f"dimension: {voxels.ndim}",
+        f"type: {type_.name.replace('float64', 'double').replace('float32', 'float')}",
+        f"dimension: {len(sizes)}",
         "space: left-posterior-superior",
-        f"sizes: {' '.join(map(str, (*voxels.shape[3:], *voxels.shape[2::-1])))}",
+        f"sizes: {' '.join(map(str, sizes))}",
         f"space directions: {'none ' * isVector}{' '.join(vectors[:3])}",
         f"kinds: {'vector ' * isVector}domain domain domain",
         f"endian: {sys.byteorder}",
@@ -91,12 +108,14 @@ def write(
         f"space origin: {vectors[3]}",
         *(f"{key}:={value}".replace("\\", "\\\\").replace("\n", "\\n") for key, value in keys.items()),
     ]
-    flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data
+    return ("\n".join(lines) + "\n\n").encode("utf-8")
+
+
+def _write(path: Path, header: bytes, pieces: Iterable[memoryview], stop: threading.Event) -> None:
     with open(path, "wb", buffering=0) as file:
-        file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
-        for start in range(0, len(flat), CHUNK_BYTES):
+        file.write(header)
+        for piece in pieces:
             if stop.is_set():
                 return
-            piece = flat[start : start + CHUNK_BYTES]
             while len(piece):  # an unbuffered file may accept only a part; it releases the GIL while it writes
                 piece = piece[file.write(piece) :]

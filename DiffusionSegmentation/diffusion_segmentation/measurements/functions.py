@@ -1,4 +1,4 @@
-"""The measurements that a question can name: pure functions of a label map and one or two structures.
+"""The measurements of table.py: pure functions of a label map and one or two structures.
 
 None depends on the orientation of the array. Lengths are in mm, areas in mm2, volumes in ml; of pictures in px where no
 pixel size is stated. A measurement that needs a structure which is absent is NaN.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -19,22 +18,6 @@ from skimage import measure
 from .label_map import ALL, LabelMap, Part
 
 Labels = Collection[int]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A function of a label map and `structures` of it.
-
-    `quantity` is size (ml; of pictures mm2 or px), area, length, share (%), count, number or truth (0 or 1). `picture`
-    is whether it applies to pictures, to volumes, or (None) to both; `low` is the smallest possible value.
-    """
-
-    function: Callable[..., float]
-    structures: int
-    quantity: str
-    formula: str
-    picture: bool | None = None
-    low: float = 0.0
 
 
 def volume(image: LabelMap, a: Labels) -> float:
@@ -118,36 +101,22 @@ def one_piece(image: LabelMap, a: Labels) -> float:
     return float(pieces(image, a) == 1)
 
 
-MEASUREMENTS: dict[str, Measurement] = {
-    "volume": Measurement(volume, 1, "size", "voxels times the size of a voxel", picture=False),
-    "area": Measurement(volume, 1, "size", "pixels times the size of a pixel", picture=True),
-    "diameter": Measurement(diameter, 1, "length", "largest distance between two centres of voxel faces"),
-    "surface": Measurement(surface, 1, "area", "area of the mesh of marching cubes", picture=False),
-    "perimeter": Measurement(perimeter, 1, "length", "length of the contours of marching squares", picture=True),
-    "distance": Measurement(distance, 2, "length", "smallest distance between a voxel of A and one of B, by centres"),
-    "centroid_distance": Measurement(centroid_distance, 2, "length", "distance between the centres of mass of A and B"),
-    "ratio": Measurement(ratio, 2, "number", "size of A over size of B"),
-    "width_ratio": Measurement(
-        width_ratio,
-        2,
-        "number",
-        "left-right width of A over that of B; with labels of the frontal horns and the skull's inside Evans' index",
-        picture=False,
-    ),
-    "asymmetry": Measurement(
-        asymmetry,
-        1,
-        "share",
-        "(left - right) / (left + right) of A's volume, on both sides of the sagittal plane through the centre of all "
-        "structures",
-        picture=False,
-        low=-100.0,
-    ),
-    "pieces": Measurement(pieces, 1, "count", "components of voxels that share a face, edge or corner"),
-    "exists": Measurement(exists, 1, "truth", "at least one voxel"),
-    "one_piece": Measurement(one_piece, 1, "truth", "exactly one component, as for pieces"),
+FUNCTIONS: dict[str, Callable[..., float]] = {
+    "volume": volume,
+    "area": volume,
+    "diameter": diameter,
+    "surface": surface,
+    "perimeter": perimeter,
+    "distance": distance,
+    "centroid_distance": centroid_distance,
+    "ratio": ratio,
+    "width_ratio": width_ratio,
+    "asymmetry": asymmetry,
+    "pieces": pieces,
+    "exists": exists,
+    "one_piece": one_piece,
 }
-"""Every measurement by its name in a question."""
+"""The function of every measurement of table.py, of a label map and one or two structures."""
 
 
 def _moved(mask: np.ndarray, step: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .functions import MEASUREMENTS, Measurement
+from .functions import FUNCTIONS
 from .label_map import ALL, LabelMap
+from .table import Measurement, fitting
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
@@ -38,6 +39,7 @@ class Question:
 
     Attributes:
         text: as it was asked.
+        name: of the measurement.
         labels: labels of each structure, or ALL.
         unit: of the measurement's value.
         comparison: key of COMPARISONS; "" for a question that asks for the number.
@@ -45,6 +47,7 @@ class Question:
     """
 
     text: str
+    name: str
     measurement: Measurement
     labels: tuple[tuple[int, ...], ...]
     unit: str
@@ -53,11 +56,11 @@ class Question:
 
     @property
     def is_statement(self) -> bool:
-        return bool(self.comparison) or self.measurement.quantity == "truth"
+        return bool(self.comparison) or self.measurement.is_truth
 
     def value(self, image: LabelMap) -> float:
         """The measurement of a label map; NaN where a structure that it needs is absent."""
-        return self.measurement.function(image, *self.labels)
+        return FUNCTIONS[self.name](image, *self.labels)
 
     def holds(self, values: np.ndarray) -> np.ndarray:
         """Whether (bool) a statement is true for the values of its measurement; it is false for NaN."""
@@ -75,28 +78,28 @@ def parse(text: str, labels: Sequence[dict[str, Any]], size_unit: str, picture: 
     if match is None:
         raise InputError(f"'{text}' is not a question; ask for example 'volume({labels[0]['id']}) > 40'.")
     name, arguments, comparison, number, unit = match.groups(default="")
-    fitting = {key: m for key, m in MEASUREMENTS.items() if m.picture in (None, picture)}
-    measurement = fitting.get(name.lower())
+    known = fitting(picture)
+    measurement = known.get(name.lower())
     if measurement is None:
         of = "pictures" if picture else "volumes"
-        raise InputError(f"'{name}' is not a measurement of {of}; known are {', '.join(fitting)}.")
+        raise InputError(f"'{name}' is not a measurement of {of}; known are {', '.join(known)}.")
     structures = [part.strip() for part in arguments.split(",")]
     if len(structures) != measurement.structures:
         wanted = "one structure" if measurement.structures == 1 else "two structures"
         raise InputError(f"'{text}' must name {wanted}, as in '{_example(name, measurement, labels)}'.")
     chosen = tuple(_labels(structure, labels) for structure in structures)
-    own = _unit(measurement.quantity, size_unit, picture)
-    if comparison and measurement.quantity == "truth":
+    own = measurement.unit(size_unit, picture)
+    if comparison and measurement.is_truth:
         raise InputError(f"'{name}' is true or false, so '{text}' cannot compare it; leave the comparison out.")
     try:
         threshold = float(number or 0)
     except ValueError:
         raise InputError(f"'{number}' in '{text}' is not a number.") from None
-    known = UNITS[own]
-    if unit and unit not in known:
-        allowed = " or ".join(known) if own else "no unit"
+    units = UNITS[own]
+    if unit and unit not in units:
+        allowed = " or ".join(units) if own else "no unit"
         raise InputError(f"'{name}' is not measured in '{unit}'; give {allowed}.")
-    return Question(text.strip(), measurement, chosen, own, comparison, threshold * known.get(unit, 1.0))
+    return Question(text.strip(), name.lower(), measurement, chosen, own, comparison, threshold * units.get(unit, 1.0))
 
 
 def _labels(structure: str, labels: Sequence[dict[str, Any]]) -> tuple[int, ...]:
@@ -109,14 +112,6 @@ def _labels(structure: str, labels: Sequence[dict[str, Any]]) -> tuple[int, ...]
             return (entry["label"],)
     names = ", ".join(entry["id"] for entry in labels)
     raise InputError(f"The result has no structure '{structure}'; it has {names}, or all of them together as 'all'.")
-
-
-def _unit(quantity: str, size_unit: str, picture: bool) -> str:
-    if quantity == "size":
-        return size_unit
-    if quantity in ("area", "length") and picture and size_unit == "px":
-        return "px"
-    return {"area": "mm2", "length": "mm", "share": "%"}.get(quantity, "")
 
 
 def _example(name: str, measurement: Measurement, labels: Sequence[dict[str, Any]]) -> str:

@@ -14,13 +14,12 @@ from ..errors import InputError
 from ..measurements.answer import answer
 from ..measurements.label_map import LabelMap
 from ..measurements.question import Question, parse
-from .outputs import geometry
 from .uncertain_regions import voxel_size
 
 
 def questions(texts: Sequence[str], labels: Sequence[dict[str, Any]], image: sitk.Image) -> list[Question]:
     """The questions of `texts` about a result on the grid of `image`. Raises InputError for one that does not fit."""
-    spacing, shape = geometry(image)
+    spacing, shape = image.GetSpacing()[::-1], image.GetSize()[::-1]
     return [parse(text, labels, voxel_size(spacing, shape)[1], shape[0] == 1) for text in texts]
 
 

@@ -60,6 +60,10 @@ def _files(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(map(_name, value)) and all(map(_name, value.values()))
 
 
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
 def _millimetres(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
 
@@ -94,6 +98,8 @@ TO_WORKER: Table = {
     },
     # masks: label maps or .npz files of class probabilities, on the grid of the volume; labels: dataset.json
     "import": {"job": _job, "folder": _name, "volume": _name, "masks": _names},
+    # questions about the result in the folder, from its samples.seq.nrrd, segmentation.seg.nrrd and report.json
+    "ask": {"job": _job, "folder": _name, "questions": _names},
     "cancel": {"job": _job, "keep": _flag},
     "unload": {},
     "bye": {},
@@ -115,6 +121,7 @@ FROM_WORKER: Table = {
     "preview": {"job": _job, "segmentation": _name, "entropy": _or_null(_name), "samples": _count},
     "done": _RESULT,
     "partial": _RESULT,
+    "answers": {"job": _job, "answers": _objects},  # one for each question, as in report.json
     "cancelled": {"job": _job},
     "error": {"job": _or_null(_job), "kind": lambda value: value in KINDS, "message": _name, "details": _text},
 }
@@ -125,7 +132,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 class MessageError(DiffusionSegmentationError):
     """A line or object that is not a message of the protocol.
 
-    `job` is that of a malformed `run` or `import` message, if it could be read; otherwise None.
+    `job` is that of a malformed `run`, `import` or `ask` message, if it could be read; otherwise None.
     """
 
     kind = "input"
@@ -185,7 +192,7 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     fields = table.get(kind)
     if fields is None:
         raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
-    job = message.get("job") if kind in ("run", "import") and _job(message.get("job")) else None
+    job = message.get("job") if kind in ("run", "import", "ask") and _job(message.get("job")) else None
     optional = OPTIONAL.get(kind, {})
     for field, check in {**optional, **fields}.items():
         if field not in message and field not in optional:

@@ -150,9 +150,12 @@ class Worker:
         """Run one job and return its last message."""
         job = run.message["job"]
         try:
-            outcome = self._result(run, engine, models)
-            kind = "partial" if outcome.partial else "done"
-            message = {"type": kind, "job": job, "folder": run.message["folder"], "report": outcome.report}
+            if run.message["type"] == "ask":
+                message = {"type": "answers", "job": job, "answers": self._answers(run)}
+            else:
+                outcome = self._result(run, engine, models)
+                kind = "partial" if outcome.partial else "done"
+                message = {"type": kind, "job": job, "folder": run.message["folder"], "report": outcome.report}
             messages.encode(message)  # a report that cannot be sent is an error of this job, not of the worker
             return message
         except Cancelled:
@@ -178,6 +181,18 @@ class Worker:
             return import_masks(_import_request(run.message), **common)
         preview = partial(self._report, run, self._sender.preview)
         return engine.segment(_request(run.message, engine), preview=preview, models=models, **common)
+
+    def _answers(self, run: _Run) -> list[dict[str, Any]]:
+        """Answer the questions of a message `ask`; raises Cancelled if it is cancelled in any way."""
+        from ..segmentation.asked import ask
+        from ..segmentation.request import Progress
+
+        def on_sample(done: int, of: int) -> None:
+            if run.cancel:
+                raise Cancelled
+            self._report(run, self._sender.progress, Progress("measuring", sample=done, samples=of))
+
+        return ask(Path(run.message["folder"]), run.message["questions"], on_sample)
 
     def _listen(self) -> None:
         """The listener's thread: answer or queue each line, then ensure that the process ends."""

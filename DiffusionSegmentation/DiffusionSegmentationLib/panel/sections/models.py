@@ -13,7 +13,6 @@ from ..backend import Backend
 from ..widgets import enable, fitColumns, fitRows, makeTimer, setCell
 
 POLL_MILLISECONDS = 200
-VISIBLE_ROWS = 4
 NAME_COLUMN = 0
 ARCHIVES = "(*.zip *.tar *.tar.gz *.tgz *.tar.xz *.tar.bz2)"
 
@@ -49,7 +48,7 @@ class ModelsSection:
             tip = "\n".join(filter(None, [entry.title, str(entry.folder), entry.source]))
             for column, text in enumerate((entry.title, size, source)):
                 setCell(ui.modelsTable, row, column, text, tip, centred=column == 1)
-        fitRows(ui.modelsTable, VISIBLE_ROWS)
+        fitRows(ui.modelsTable)
         self._refreshButtons()
 
     def _selected(self) -> Entry | None:

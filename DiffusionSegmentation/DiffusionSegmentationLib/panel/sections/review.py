@@ -13,7 +13,6 @@ from ...scene.units import Unit, sizeText
 from ...signals import Signal
 from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell, signalsBlocked
 
-VISIBLE_ROWS = 5
 LISTED_CLASSES = 2
 CLASSES_COLUMN, ERROR_COLUMN = 1, 2
 MARKS = {OPEN: "", DONE: "✓", FLAGGED: "⚑", SKIPPED: "–"}
@@ -109,7 +108,7 @@ class ReviewSection(Section):
                 for column, text in enumerate((*texts, MARKS[state])):
                     setCell(table, row, column, text, tooltip, centred=column != CLASSES_COLUMN)
             self._rows = rows
-            fitRows(table, VISIBLE_ROWS)
+            fitRows(table)
         with signalsBlocked(table):
             if current is None:
                 table.clearSelection()

@@ -1,6 +1,5 @@
 """Table of section "Results": expected volume or area, that of the mask, intervals and samples of each structure."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class VolumesSection(Section):
             plot.pixmap = dotPlot(table, *PLOT_SIZE, sizes.samples(segment), sizes.interval(segment, 90), color)
             table.setCellWidget(row, PLOT_COLUMN, plot)
         table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
-        fitRows(table, sys.maxsize)
+        fitRows(table)
 
     def _color(self, segmentID: str) -> Any:
         segment = self._segmentation.GetSegmentation().GetSegment(segmentID)

@@ -1,0 +1,178 @@
+"""Section "Measurements": asks for a measurement of structures in the segmentation and in every sample."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import qt
+import slicer
+
+from ...i18n import tr as _
+from ...runs.asking import problemOf
+from ...runs.dependencies import DependencyError
+from ...runs.handover import HandoverError
+from ...scene import answers, questions
+from ...scene.result_nodes import RUN_ATTRIBUTE, reportOf
+from ..backend import Backend
+from ..plots import dotPlot
+from ..widgets import (
+    Section,
+    chosen,
+    enable,
+    fillComboBox,
+    fitColumns,
+    fitRows,
+    missingResult,
+    setButton,
+    setCell,
+    signalsBlocked,
+)
+
+PLOT_SIZE = 48, 16
+QUESTION_COLUMN, PLOT_COLUMN = 0, 3
+
+
+class MeasurementsSection(Section):
+    TIMER_MILLISECONDS = 100
+
+    def __init__(self, ui: Any, backend: Backend, startPolling: Callable[[], None]) -> None:
+        """`startPolling` lets the runner, and with it the worker, be polled until the worker ends."""
+        super().__init__(ui)
+        self._backend, self._asker, self._startPolling = backend, backend.asker, startPolling
+        self._report: Mapping[str, Any] = {}
+        self._problem: str | None = None
+        self._refusal = ""
+        """Why the last click on Ask could not be followed."""
+        self._filledFor: tuple | None = None
+        """Node, report and text colour for which the widgets were last filled."""
+        fitColumns(ui.answersTable, QUESTION_COLUMN)
+        ui.measurementComboBox.currentIndexChanged.connect(lambda _index: self._refreshChoices())
+        ui.comparisonComboBox.currentIndexChanged.connect(lambda _index: self._refreshChoices())
+        ui.askButton.clicked.connect(self._onAsk)
+        self._asker.changed.connect(self._onAsker)
+
+    def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        ui, report = self._ui, segmentation.GetAttribute(RUN_ATTRIBUTE) if segmentation else None
+        if segmentation is not self._segmentation:
+            self._segmentation, self._refusal = segmentation, ""
+        self._problem = missingResult(segmentation) or problemOf(segmentation)
+        state = segmentation, report, ui.answersTable.palette.color(qt.QPalette.Text).name()
+        if state != self._filledFor:
+            self._filledFor = state
+            self._report = reportOf(segmentation) if segmentation else {}
+            self._fillChoices()
+            self._fillTable()
+        self._refreshChoices()
+
+    def close(self) -> None:
+        """Give up the questions that are being answered, and disconnect from the backend."""
+        super().close()
+        self._asker.changed.disconnect(self._onAsker)
+        self._asker.cancel()
+
+    def _fillChoices(self) -> None:
+        ui, report = self._ui, self._report
+        known = questions.available(report) if report else {}
+        titles = questions.titles()
+        structures = {entry["id"]: entry["name"] for entry in report.get("volumes", [])}
+        structures |= {questions.ALL: _("All structures")} if structures else {}
+        comparisons = {"": _("no comparison"), ">": _("greater than"), "<": _("less than")}
+        fillComboBox(ui.measurementComboBox, {name: titles[name] for name in known}, chosen(ui.measurementComboBox))
+        fillComboBox(ui.structureAComboBox, structures, chosen(ui.structureAComboBox))
+        second = chosen(ui.structureBComboBox) or [*structures, None][min(1, len(structures))]
+        fillComboBox(ui.structureBComboBox, structures, second)
+        fillComboBox(ui.comparisonComboBox, comparisons, chosen(ui.comparisonComboBox))
+
+    def _refreshChoices(self) -> None:
+        """Show what the chosen measurement needs, and whether it can be asked for now."""
+        ui, name, problem = self._ui, chosen(self._ui.measurementComboBox), self._problem
+        measurement = questions.MEASUREMENTS.get(name)
+        isPair = measurement is not None and measurement.structures == 2
+        isTruth = measurement is not None and measurement.is_truth
+        ui.structureBLabel.visible = ui.structureBComboBox.visible = isPair
+        ui.structureALabel.text = _("Structure A:") if isPair else _("Structure:")
+        ui.comparisonLabel.visible = ui.comparisonComboBox.visible = not isTruth
+        ui.thresholdSpinBox.visible = not isTruth and bool(chosen(ui.comparisonComboBox))
+        unit = questions.unitText(questions.unitOf(name, self._report)) if measurement else ""
+        ui.thresholdSpinBox.suffix = f" {unit}" if unit else ""
+        with signalsBlocked(ui.thresholdSpinBox):
+            ui.thresholdSpinBox.minimum = measurement.low if measurement else 0.0
+        enable(problem, ui.measurementComboBox, ui.structureAComboBox, ui.structureBComboBox)
+        enable(problem, ui.comparisonComboBox, ui.thresholdSpinBox)
+        if measurement is not None and problem is None:
+            ui.measurementComboBox.toolTip = f"{measurement.formula[:1].upper()}{measurement.formula[1:]}."
+        if self._asker.busy:
+            setButton(ui.askButton, _("Cancel"), _("Stop measuring. Earlier answers are kept."))
+        else:
+            tip = _("Measure the segmentation and every sample in the background.")
+            setButton(ui.askButton, _("Ask"), tip, problem)
+        hasAnswers = ui.answersTable.rowCount > 0
+        ui.answersTable.visible = hasAnswers
+        explanation = answers.note(self._report) if hasAnswers else ""
+        shownProblem = problem if self._segmentation is not None else None
+        text = shownProblem or self._asker.status or self._refusal or self._asker.problem or explanation
+        ui.measuredLabel.text = text
+        ui.measuredLabel.visible = bool(text)
+
+    def _fillTable(self) -> None:
+        table, report = self._ui.answersTable, self._report
+        table.setHorizontalHeaderLabels([_("Question"), _("Result"), _("Samples"), ""])
+        stored = report.get("answers", [])
+        table.rowCount = len(stored)
+        for row, answer in enumerate(stored):
+            question = questions.words(answer, report)
+            texts = [question, "\n".join(answers.valueTexts(answer)), "\n".join(answers.sampleTexts(answer))]
+            for column, text in enumerate(texts):
+                setCell(table, row, column, text, _tooltip(answer, question), centred=column != QUESTION_COLUMN)
+            plot = qt.QLabel()
+            plot.alignment = qt.Qt.AlignCenter
+            plot.toolTip = _tooltip(answer, question)
+            plot.pixmap = dotPlot(table, *PLOT_SIZE, _dots(answer), answer.get("interval90"), self._color(answer))
+            table.setCellWidget(row, PLOT_COLUMN, plot)
+        table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
+        fitRows(table)
+
+    def _color(self, answer: answers.Answer) -> Any:
+        segmentID = answer.get("structures", [""])[0]
+        segment = self._segmentation.GetSegmentation().GetSegment(segmentID)
+        return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
+
+    def _question(self) -> questions.Question:
+        ui = self._ui
+        name = chosen(ui.measurementComboBox)
+        measurement = questions.MEASUREMENTS[name]
+        structures = (chosen(ui.structureAComboBox), chosen(ui.structureBComboBox))[: measurement.structures]
+        comparison = "" if measurement.is_truth else chosen(ui.comparisonComboBox)
+        return questions.Question(name, structures, comparison, ui.thresholdSpinBox.value if comparison else 0.0)
+
+    def _onAsk(self, *_arguments: Any) -> None:
+        if self._asker.busy:
+            self._asker.cancel()
+            return
+        self._refusal = ""
+        try:
+            self._backend.ask(self._segmentation, [self._question()])
+        except (DependencyError, HandoverError) as error:
+            self._refusal = str(error)
+            self._refreshChoices()
+            return
+        self._startPolling()
+        self._timer.start()
+
+    def _onTimer(self) -> None:
+        self._asker.poll()
+
+    def _onAsker(self) -> None:
+        if not self._asker.busy:
+            self._timer.stop()
+        self.refresh(self._segmentation if self._segmentation and self._segmentation.GetScene() else None)
+
+
+def _dots(answer: answers.Answer) -> list[float]:
+    """The values of the samples that are defined."""
+    return [value for value in answer["samples"] if value is not None]
+
+
+def _tooltip(answer: answers.Answer, question: str) -> str:
+    values = ", ".join(map(answers.numberText, answer["samples"]))
+    text = _("{question}. In the samples: {values} {unit}")
+    return text.format(question=question, values=values, unit=questions.unitText(answer["unit"])).rstrip()

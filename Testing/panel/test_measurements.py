@@ -1,0 +1,200 @@
+"""The section Measurements: questions about a result are asked by clicks and answered by the worker."""
+
+from pathlib import Path
+
+import pytest
+import slicer
+import slicer.util
+import slicer_standin
+
+from DiffusionSegmentationLib.scene.answers import MOST
+from DiffusionSegmentationLib.scene.result_nodes import SAMPLES_ROLE, reportOf
+
+slicer_standin.likePythonQt(__name__)
+
+
+@pytest.fixture
+def ask(pumpUntil):
+    """Chooses, clicks Ask, waits, and returns the row of the newest answer, or no texts."""
+
+    def click(module, measurement, a, b=None, comparison="", threshold=0.0):
+        ui = module.ui
+        choose(ui.measurementComboBox, measurement)
+        choose(ui.structureAComboBox, a)
+        if b is not None:
+            choose(ui.structureBComboBox, b)
+        choose(ui.comparisonComboBox, comparison)
+        ui.thresholdSpinBox.value = threshold
+        ui.askButton.click()
+        pumpUntil(lambda: not module.backend.asker.busy, describe=lambda: list(module.runner.client.log)[-20:])
+        return row(ui)
+
+    return click
+
+
+def choose(comboBox, key):
+    assert comboBox.findData(key) >= 0, key
+    comboBox.currentIndex = comboBox.findData(key)
+
+
+def row(ui, number=0):
+    items = [ui.answersTable.item(number, column) for column in range(3)]
+    return [item.text() for item in items if item is not None]
+
+
+def jobFolders(application):
+    return list(Path(application.temporaryPath).glob("DiffusionSegmentation-*"))
+
+
+@pytest.mark.slow
+def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
+    openPanel, addHead, run, ask, application, pumpUntil, tmp_path, monkeypatch, photograph, capfd
+):
+    addHead()
+    module = openPanel("good", "0.01")
+    ui = module.ui
+    assert not ui.askButton.enabled and "no result yet" in ui.askButton.toolTip
+    result = run(module, samples=12).result
+    assert not ui.answersTable.visible and not ui.measuredLabel.visible
+    assert [ui.measurementComboBox.findData(name) for name in ("area", "perimeter")] == [-1, -1]
+    entry = reportOf(result.segmentationNode)["volumes"][1]
+    threshold = round(entry["samples_ml"][0], 2) + 0.01
+
+    assert not ui.thresholdSpinBox.visible and not ui.structureBComboBox.visible
+    choose(ui.comparisonComboBox, ">")
+    assert ui.thresholdSpinBox.visible and ui.thresholdSpinBox.suffix == " ml"
+    question, value, samples = ask(module, "volume", "white_matter", comparison=">", threshold=threshold)
+    count = sum(size > threshold for size in entry["samples_ml"])
+    assert 0 < count < 12
+    assert question == f"Volume of White matter > {threshold:.12g} ml"
+    assert value.splitlines() == [
+        "true" if entry["consensus_ml"] > threshold else "false",
+        f"{entry['consensus_ml']:.3g} ml",
+    ]
+    assert samples.startswith(f"true in {count} of 12\nprobability ")
+
+    answer = ask(module, "distance", "grey_matter", "white_matter")
+    assert ui.structureBComboBox.visible and ui.structureALabel.text == "Structure A:"
+    assert answer == ["Smallest distance between Grey matter and White matter", "4 mm", "mean 4\n90 %: 4 to 4"]
+    assert row(ui, 1)[0] == question
+    ask(module, "volume", "all")
+    assert ask(module, "one_piece", "grey_matter")[0] == "Grey matter is in one piece"
+    assert not ui.comparisonComboBox.visible and not ui.thresholdSpinBox.visible
+    assert [row(ui, n)[0].split(" ")[0] for n in range(4)] == ["Grey", "Volume", "Smallest", "Volume"]
+    assert ui.measuredLabel.text.endswith("without corrections by hand, and in its 12 samples.")
+    plots = [ui.answersTable.cellWidget(n, 3).pixmap for n in range(4)]
+    assert not any(plot.isNull() for plot in plots)
+    pumpUntil(lambda: not jobFolders(application))
+    photograph("measurements", module.widget, part=ui.measurementsCollapsibleButton)
+    photograph("measurements-whole", module.widget, schemes=("light",))
+
+    monkeypatch.setattr(
+        "DiffusionSegmentationLib.panel.dialogs.selectFileToSave", lambda *_given: str(tmp_path / "Bericht.html")
+    )
+    ui.reportButton.click()
+    pumpUntil(lambda: ui.reportButton.enabled, seconds=30)
+    assert "true in" in (tmp_path / "Bericht.html").read_text(encoding="utf-8")
+
+    before = [row(ui, n) for n in range(4)]
+    path = tmp_path / "Fall ü.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path))
+    slicer.mrmlScene.Clear(False)
+    assert ui.answersTable.rowCount == 0 and not ui.answersTable.visible
+    assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
+    pumpUntil(lambda: ui.answersTable.rowCount == 4)
+    assert [row(ui, n) for n in range(4)] == before
+    assert ask(module, "pieces", "white_matter") == ["Number of pieces of White matter", "1", "mean 1\n90 %: 1 to 1"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_question_that_is_asked_again_has_one_answer(openPanel, addHead, run, ask):
+    addHead()
+    module = openPanel("good", "0.01")
+    node = run(module, samples=2).result.segmentationNode
+    ask(module, "volume", "grey_matter")
+    first = row(module.ui)
+    ask(module, "exists", "grey_matter")
+    ask(module, "volume", "grey_matter")
+    assert row(module.ui) == first and module.ui.answersTable.rowCount == 2
+    from DiffusionSegmentationLib.scene import answers
+
+    (example, *_rest) = reportOf(node)["answers"]
+    answers.store(node, [{**example, "question": f"volume(grey_matter) > {n}"} for n in range(2 * MOST)])
+    assert [answer["question"][-1] for answer in reportOf(node)["answers"]][:3] == ["0", "1", "2"]
+    assert len(reportOf(node)["answers"]) == MOST
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sentence"),
+    [
+        ("older", "The message type 'ask' is unknown here."),
+        ("mute", "The background process ended before it answered; ask again."),
+    ],
+)
+def test_a_worker_that_cannot_answer_is_reported_in_one_sentence(
+    openPanel, addHead, run, ask, application, pumpUntil, behaviour, sentence
+):
+    addHead()
+    module = openPanel(behaviour, "0.01")
+    run(module, samples=2)
+    assert ask(module, "volume", "grey_matter") == []
+    assert module.ui.measuredLabel.text == sentence and module.ui.askButton.enabled
+    pumpUntil(lambda: not jobFolders(application))
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        (1, "This result has a single sample; questions need two or more."),
+        (2, "The samples of this result were removed."),
+    ],
+)
+def test_without_samples_the_section_says_why_it_cannot_ask(openPanel, addHead, run, samples, sentence):
+    addHead()
+    module = openPanel("good", "0.01")
+    node = run(module, samples=samples).result.segmentationNode
+    if samples > 1:
+        assert module.ui.askButton.enabled
+        slicer.mrmlScene.RemoveNode(node.GetNodeReference(SAMPLES_ROLE))
+        module.widget.enter()
+    ui = module.ui
+    assert ui.measuredLabel.visible and ui.measuredLabel.text == sentence
+    for widget in (ui.measurementComboBox, ui.structureAComboBox, ui.comparisonComboBox, ui.askButton):
+        assert not widget.enabled and widget.toolTip == sentence
+
+
+def test_a_result_that_is_removed_takes_its_question_with_it(openPanel, addHead, run, application, pumpUntil):
+    addHead()
+    module = openPanel("good", "0.01")
+    node = run(module, samples=2).result.segmentationNode
+    module.ui.askButton.click()
+    assert module.backend.asker.busy and module.ui.askButton.text == "Cancel"
+    slicer.mrmlScene.RemoveNode(node)
+    pumpUntil(lambda: not module.backend.asker.busy)
+    assert module.ui.answersTable.rowCount == 0 and module.ui.askButton.text == "Ask"
+    pumpUntil(lambda: not jobFolders(application))
+
+
+def test_cancel_gives_up_a_question_and_the_next_is_answered(openPanel, addHead, run, ask, application, pumpUntil):
+    addHead()
+    module = openPanel("good", "0.01")
+    run(module, samples=2)
+    ui = module.ui
+    ui.askButton.click()
+    ui.askButton.click()
+    assert not module.backend.asker.busy and ui.askButton.text == "Ask" and ui.answersTable.rowCount == 0
+    assert ask(module, "exists", "white_matter")[1:] == ["true", "true in 2 of 2\nprobability 83 %\n(43 to 100 %)"]
+    pumpUntil(lambda: not jobFolders(application))
+
+
+def test_during_a_run_no_question_is_asked(openPanel, addHead, run, pumpUntil):
+    addHead()
+    module = openPanel("good", "0.01")
+    run(module, samples=2)
+    ui = module.ui
+    ui.samplesSpinBox.value = 200
+    ui.segmentButton.click()
+    ui.askButton.click()
+    assert ui.measuredLabel.text == "A run is active; ask when it has ended." and not module.backend.asker.busy
+    ui.segmentButton.click()
+    pumpUntil(lambda: not module.runner.busy)
