@@ -54,6 +54,7 @@ SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
     f"{ENGINE}.images.input_names": set(),
+    f"{ENGINE}.measurements.table": set(),
     f"{ENGINE}.arguments": set(),
     f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),

@@ -69,13 +69,13 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     assert question == f"Volume of White matter > {threshold:.12g} ml"
     assert value.splitlines() == [
         "true" if entry["consensus_ml"] > threshold else "false",
-        f"{entry['consensus_ml']:.3g} ml",
+        f"{entry['consensus_ml']:.4g} ml",
     ]
-    assert samples.startswith(f"true in {count} of 12\nprobability ")
+    assert samples.startswith(f"true in {count} of 12\n{100 * (count + 0.5) / 13:.0f} % (")
 
     answer = ask(module, "distance", "grey_matter", "white_matter")
     assert ui.structureBComboBox.visible and ui.structureALabel.text == "Structure A:"
-    assert answer == ["Smallest distance between Grey matter and White matter", "4 mm", "mean 4\n90 %: 4 to 4"]
+    assert answer == ["Smallest distance between Grey matter and White matter", "4 mm", "mean 4\n90 %: 4–4"]
     assert row(ui, 1)[0] == question
     ask(module, "volume", "all")
     assert ask(module, "one_piece", "grey_matter")[0] == "Grey matter is in one piece"
@@ -85,6 +85,8 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     plots = [ui.answersTable.cellWidget(n, 3).pixmap for n in range(4)]
     assert not any(plot.isNull() for plot in plots)
     pumpUntil(lambda: not jobFolders(application))
+    for combo, key in ((ui.measurementComboBox, "distance"), (ui.comparisonComboBox, "<")):
+        choose(combo, key)
     photograph("measurements", module.widget, part=ui.measurementsCollapsibleButton)
     photograph("measurements-whole", module.widget, schemes=("light",))
 
@@ -103,7 +105,7 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
     pumpUntil(lambda: ui.answersTable.rowCount == 4)
     assert [row(ui, n) for n in range(4)] == before
-    assert ask(module, "pieces", "white_matter") == ["Number of pieces of White matter", "1", "mean 1\n90 %: 1 to 1"]
+    assert ask(module, "pieces", "white_matter") == ["Number of pieces of White matter", "1", "mean 1\n90 %: 1–1"]
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -183,7 +185,7 @@ def test_cancel_gives_up_a_question_and_the_next_is_answered(openPanel, addHead,
     ui.askButton.click()
     ui.askButton.click()
     assert not module.backend.asker.busy and ui.askButton.text == "Ask" and ui.answersTable.rowCount == 0
-    assert ask(module, "exists", "white_matter")[1:] == ["true", "true in 2 of 2\nprobability 83 %\n(43 to 100 %)"]
+    assert ask(module, "exists", "white_matter")[1:] == ["true", "true in 2 of 2\n83 % (43–100 %)"]
     pumpUntil(lambda: not jobFolders(application))
 
 

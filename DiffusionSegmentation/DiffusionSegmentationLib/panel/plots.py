@@ -11,10 +11,20 @@ TRANSLUCENT_FROM = 17
 
 
 def dotPlot(
-    widget: Any, width: int, height: int, samples: Sequence[float], interval: Sequence[float] | None, color: Any
+    widget: Any,
+    width: int,
+    height: int,
+    samples: Sequence[float],
+    interval: Sequence[float] | None,
+    color: Any,
+    mark: float | None = None,
 ) -> Any:
-    """Return a QPixmap with `samples` as dots in `color` over their `interval` as a line, scaled to the width."""
-    shown = [*samples, *(interval or [])]
+    """Return a QPixmap with `samples` as dots in `color` over their `interval` as a line, scaled to the width.
+
+    `mark` is a value that gets an upright line.
+    """
+    marks = [] if mark is None else [mark]
+    shown = [*samples, *(interval or []), *marks]
     low, high = min(shown, default=0.0), max(shown, default=0.0)
     margin = 4
 
@@ -26,6 +36,9 @@ def dotPlot(
         if interval is not None:
             painter.setPen(_pen(_faintText(widget), 2.0))
             painter.drawLine(qt.QPointF(x(interval[0]), middle), qt.QPointF(x(interval[1]), middle))
+        painter.setPen(_pen(widget.palette.color(qt.QPalette.Highlight), 2.0))
+        for value in marks:
+            painter.drawLine(qt.QPointF(x(value), 0.0), qt.QPointF(x(value), float(height)))
         painter.setPen(_pen(widget.palette.color(qt.QPalette.Text), 0.5))
         painter.setBrush(qt.QBrush(color))
         if len(samples) >= TRANSLUCENT_FROM:

@@ -28,16 +28,16 @@ def store(segmentationNode: slicer.vtkMRMLSegmentationNode, new: Sequence[Answer
     segmentationNode.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
 
 
-def numberText(value: float | None) -> str:
-    """A value with three digits, whole from 1000 on; a dash for None."""
+def numberText(value: float | None, digits: int = 3) -> str:
+    """A value with three digits, or another number of them, whole from 1000 on; a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.{digits}g}"
 
 
 def _rangeText(bounds: Sequence[float | None]) -> str:
-    low, high = map(numberText, bounds)
-    return _("{low} to {high}").format(low=low, high=high)
+    text = _("{low} to {high}") if min(filter(None, bounds), default=0.0) < 0 else "{low}–{high}"
+    return text.format(low=numberText(bounds[0]), high=numberText(bounds[1]))
 
 
 def valueTexts(answer: Answer) -> list[str]:
@@ -51,7 +51,8 @@ def valueTexts(answer: Answer) -> list[str]:
 def _valueText(answer: Answer) -> str:
     if answer["value"] is None:
         return _("not defined")
-    return f"{numberText(answer['value'])} {questions.unitText(answer['unit'])}".rstrip()
+    digits = 4 if "comparison" in answer else 3
+    return f"{numberText(answer['value'], digits)} {questions.unitText(answer['unit'])}".rstrip()
 
 
 def sampleTexts(answer: Answer) -> list[str]:
@@ -61,8 +62,7 @@ def sampleTexts(answer: Answer) -> list[str]:
         texts = [_("true in {k} of {n}").format(k=answer["count"], n=count)]
         if "probability" in answer:
             p, low, high = (f"{100 * share:.0f}" for share in (answer["probability"], *answer["interval90"]))
-            texts.append(_("probability {p} %").format(p=p))
-            texts.append(_("({low} to {high} %)").format(low=low, high=high))
+            texts.append(_("{p} % ({low}–{high} %)").format(p=p, low=low, high=high))
         return texts
     texts = [_("mean {mean}").format(mean=numberText(answer["mean"]))] if answer["mean"] is not None else []
     if answer.get("interval90"):

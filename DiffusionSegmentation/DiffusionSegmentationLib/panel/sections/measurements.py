@@ -96,6 +96,7 @@ class MeasurementsSection(Section):
         ui.thresholdSpinBox.suffix = f" {unit}" if unit else ""
         with signalsBlocked(ui.thresholdSpinBox):
             ui.thresholdSpinBox.minimum = measurement.low if measurement else 0.0
+            ui.thresholdSpinBox.decimals = {"count": 0, "number": 3}.get(measurement.quantity, 2) if measurement else 2
         enable(problem, ui.measurementComboBox, ui.structureAComboBox, ui.structureBComboBox)
         enable(problem, ui.comparisonComboBox, ui.thresholdSpinBox)
         if measurement is not None and problem is None:
@@ -116,6 +117,8 @@ class MeasurementsSection(Section):
     def _fillTable(self) -> None:
         table, report = self._ui.answersTable, self._report
         table.setHorizontalHeaderLabels([_("Question"), _("Result"), _("Samples"), ""])
+        for column, tooltip in enumerate(_headerTooltips()):
+            table.horizontalHeaderItem(column).setToolTip(tooltip)
         stored = report.get("answers", [])
         table.rowCount = len(stored)
         for row, answer in enumerate(stored):
@@ -126,15 +129,20 @@ class MeasurementsSection(Section):
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
             plot.toolTip = _tooltip(answer, question)
-            plot.pixmap = dotPlot(table, *PLOT_SIZE, _dots(answer), answer.get("interval90"), self._color(answer))
+            plot.pixmap = self._plot(answer)
             table.setCellWidget(row, PLOT_COLUMN, plot)
         table.setColumnWidth(PLOT_COLUMN, PLOT_SIZE[0] + 8)
         fitRows(table)
 
-    def _color(self, answer: answers.Answer) -> Any:
+    def _plot(self, answer: answers.Answer) -> Any:
+        """The samples as dots in the colour of the first structure; none for what is true or false."""
         segmentID = answer.get("structures", [""])[0]
         segment = self._segmentation.GetSegmentation().GetSegment(segmentID)
-        return qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
+        color = qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
+        isTruth = "holds" in answer and "comparison" not in answer
+        dots = [] if isTruth else [value for value in answer["samples"] if value is not None]
+        interval = None if "holds" in answer else answer.get("interval90")  # a statement has that of its probability
+        return dotPlot(self._ui.answersTable, *PLOT_SIZE, dots, interval, color, answer.get("threshold"))
 
     def _question(self) -> questions.Question:
         ui = self._ui
@@ -167,9 +175,16 @@ class MeasurementsSection(Section):
         self.refresh(self._segmentation if self._segmentation and self._segmentation.GetScene() else None)
 
 
-def _dots(answer: answers.Answer) -> list[float]:
-    """The values of the samples that are defined."""
-    return [value for value in answer["samples"] if value is not None]
+def _headerTooltips() -> tuple[str, ...]:
+    return (
+        _("What was asked, newest first."),
+        _("In the segmentation as computed."),
+        _(
+            "Of a number: mean of the samples and 90 % prediction interval of one further sample. Of a statement: in"
+            " how many samples it is true, its probability and the 90 % interval of that."
+        ),
+        _("Dots: value in each sample. Horizontal line: 90 % interval. Upright line: the number compared with."),
+    )
 
 
 def _tooltip(answer: answers.Answer, question: str) -> str:
