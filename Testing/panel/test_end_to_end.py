@@ -209,10 +209,10 @@ def askAboutVentricles(module, pumpUntil):
     for name, comparison in (("asymmetry", ""), ("centroid_distance", ""), ("volume", ">")):
         ui.measurementComboBox.currentIndex = ui.measurementComboBox.findData(name)
         ui.comparisonComboBox.currentIndex = ui.comparisonComboBox.findData(comparison)
-        ui.thresholdSpinBox.value = 20
+        ui.thresholdSpinBox.value = 38
         ui.askButton.click()
         pumpUntil(lambda: not module.backend.asker.busy)
-    assert ui.answersTable.rowCount == 3 and ui.answersTable.item(0, 0).text() == "Volume of Ventricles > 20 ml"
+    assert ui.answersTable.rowCount == 3 and ui.answersTable.item(0, 0).text() == "Volume of Ventricles > 38 ml"
     assert ui.answersTable.item(0, 2).text().startswith("true in ")
 
 

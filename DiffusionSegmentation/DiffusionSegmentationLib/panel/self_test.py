@@ -97,7 +97,7 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         self.assertNotIn("torch", sys.modules)
 
     def test_reviewAndCorrect(self):
-        """Use the estimate, volumes, regions, slices, samples, corrections and report of one result."""
+        """Use the estimate, volumes, regions, slices, samples, measurements, corrections and report of one result."""
         volumeNode = self.makeHead()
         ui = self.enterWith(volumeNode)
         self.assertTrue(ui.statusLabel.text)  # estimated run time
@@ -129,6 +129,10 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         bits = ui.thresholdSlider.value - 0.2
         ui.thresholdSlider.value = bits
         self.waitUntil(lambda: abs(Review(segmentationNode).criteria.bits - bits) < 0.01)
+
+        ui.askButton.click()
+        self.waitUntil(lambda: not self.widget.logic.backend.asker.busy)
+        self.assertEqual(ui.answersTable.rowCount, 1, ui.measuredLabel.text)
 
         ui.sampleCheckBox.click()
         ui.sampleSlider.value = 1

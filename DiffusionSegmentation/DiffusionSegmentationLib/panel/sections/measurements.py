@@ -40,8 +40,8 @@ class MeasurementsSection(Section):
         self._backend, self._asker, self._startPolling = backend, backend.asker, startPolling
         self._report: Mapping[str, Any] = {}
         self._problem: str | None = None
-        self._refusal = ""
-        """Why the last click on Ask could not be followed."""
+        self._failure = ""
+        """Why the last question about this result was not answered."""
         self._filledFor: tuple | None = None
         """Node, report and text colour for which the widgets were last filled."""
         fitColumns(ui.answersTable, QUESTION_COLUMN)
@@ -51,9 +51,9 @@ class MeasurementsSection(Section):
         self._asker.changed.connect(self._onAsker)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
-        ui, report = self._ui, segmentation.GetAttribute(RUN_ATTRIBUTE) if segmentation else None
+        ui, report = self._ui, segmentation and segmentation.GetAttribute(RUN_ATTRIBUTE)
         if segmentation is not self._segmentation:
-            self._segmentation, self._refusal = segmentation, ""
+            self._segmentation, self._failure = segmentation, ""
         self._problem = missingResult(segmentation) or problemOf(segmentation)
         state = segmentation, report, ui.answersTable.palette.color(qt.QPalette.Text).name()
         if state != self._filledFor:
@@ -110,7 +110,7 @@ class MeasurementsSection(Section):
         ui.answersTable.visible = hasAnswers
         explanation = answers.note(self._report) if hasAnswers else ""
         shownProblem = problem if self._segmentation is not None else None
-        text = shownProblem or self._asker.status or self._refusal or self._asker.problem or explanation
+        text = shownProblem or self._asker.status or self._failure or explanation
         ui.measuredLabel.text = text
         ui.measuredLabel.visible = bool(text)
 
@@ -156,11 +156,11 @@ class MeasurementsSection(Section):
         if self._asker.busy:
             self._asker.cancel()
             return
-        self._refusal = ""
+        self._failure = ""
         try:
             self._backend.ask(self._segmentation, [self._question()])
         except (DependencyError, HandoverError) as error:
-            self._refusal = str(error)
+            self._failure = str(error)
             self._refreshChoices()
             return
         self._startPolling()
@@ -172,6 +172,7 @@ class MeasurementsSection(Section):
     def _onAsker(self) -> None:
         if not self._asker.busy:
             self._timer.stop()
+            self._failure = self._asker.problem
         self.refresh(self._segmentation if self._segmentation and self._segmentation.GetScene() else None)
 
 
