@@ -7,6 +7,7 @@ import slicer
 import slicer.util
 import slicer_standin
 
+from DiffusionSegmentationLib.scene import answers
 from DiffusionSegmentationLib.scene.answers import MOST
 from DiffusionSegmentationLib.scene.result_nodes import SAMPLES_ROLE, reportOf
 
@@ -110,17 +111,16 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
 
 
 def test_a_question_that_is_asked_again_has_one_answer(openPanel, addHead, run, ask):
+    """The result is one of version 0.3."""
     addHead()
-    module = openPanel("good", "0.01")
+    module = openPanel("old", "0.01")
     node = run(module, samples=2).result.segmentationNode
     ask(module, "volume", "grey_matter")
     first = row(module.ui)
     ask(module, "exists", "grey_matter")
     ask(module, "volume", "grey_matter")
     assert row(module.ui) == first and module.ui.answersTable.rowCount == 2
-    from DiffusionSegmentationLib.scene import answers
-
-    (example, *_rest) = reportOf(node)["answers"]
+    example, *_rest = reportOf(node)["answers"]
     answers.store(node, [{**example, "question": f"volume(grey_matter) > {n}"} for n in range(2 * MOST)])
     assert [answer["question"][-1] for answer in reportOf(node)["answers"]][:3] == ["0", "1", "2"]
     assert len(reportOf(node)["answers"]) == MOST
@@ -142,6 +142,16 @@ def test_a_worker_that_cannot_answer_is_reported_in_one_sentence(
     assert ask(module, "volume", "grey_matter") == []
     assert module.ui.measuredLabel.text == sentence and module.ui.askButton.enabled
     pumpUntil(lambda: not jobFolders(application))
+
+
+def test_a_worker_that_does_not_start_is_reported(openPanel, addHead, run, ask):
+    addHead()
+    run(openPanel("good", "0.01"), samples=2)
+    module = openPanel("no-start")
+    assert module.ui.askButton.enabled and ask(module, "volume", "grey_matter") == []
+    assert "No module named 'torch'" in module.ui.measuredLabel.text
+    module.ui.askButton.click()
+    assert module.backend.asker.busy and module.ui.measuredLabel.text == "Writing the samples"
 
 
 @pytest.mark.parametrize(
