@@ -61,7 +61,15 @@ def add(source: Path, name: str | None = None) -> Path:
     with bundle_folder(source) as bundle:
         if bundle is not None:
             return installed.install(partial(convert_bundle, bundle), source, name)
-    return installed.add(source, name)
+    return installed.add(source, name, _require_runnable)
+
+
+def _require_runnable(folder: Path) -> None:
+    """Raise ModelError if the network of a converted bundle cannot be built, or its weights do not fit."""
+    if kind(read_metadata(folder)["diffusion_segmentation"]) == MONAI:
+        from .monai_bundle.model import read_model
+
+        assert read_model(folder).network
 
 
 def foreign_head(folder: Path) -> ForeignHead:

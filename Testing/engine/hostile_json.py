@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 from diffusion_segmentation.errors import ModelError
@@ -53,6 +54,24 @@ def damaged(
         if not places(content):
             break
     return content
+
+
+def hostile_values(file: Path) -> tuple[object, ...]:
+    """VALUES, and expressions and components of MONAI of which each would create a file if it were run."""
+    create = f"open({str(file)!r}, 'w')"
+    return (
+        *VALUES,
+        *(
+            f"${create}",
+            f"$__import__('{BAIT}')",
+            f"$[{create}]",
+            f"$(lambda: {create})()",
+            f"${create} if True else 1",
+        ),
+        *("@network_def", "@network_def::channels", "$@preprocessing", "@inferer#roi_size#0", "@", "$", "%", "$" * 50),
+        *({"_target_": BAIT}, {"_target_": f"{BAIT}.x", "keys": "image"}, {"_target_": "UNet"}, "@postprocessing"),
+        *("$-1", "$[1,2,3]", "$None", "$" + "(" * 900, "$" + "-" * 900 + "1", "$9**9**9", "$'a'*10**9", "@a::b::c"),
+    )
 
 
 def outcome(work: Any) -> bool:

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hostile_json import BAIT, VALUES, damaged, outcome
+from hostile_json import BAIT, damaged, hostile_values, outcome
 from monai_bundles import SCALED, SPACING, inference, metadata, transforms, write_bundle
 
 from diffusion_segmentation import any_model
@@ -31,23 +31,6 @@ def bait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "installed"))
     return file
-
-
-def hostile_values(file: Path) -> tuple[object, ...]:
-    create = f"open({str(file)!r}, 'w')"
-    return (
-        *VALUES,
-        *(
-            f"${create}",
-            f"$__import__('{BAIT}')",
-            f"$[{create}]",
-            f"$(lambda: {create})()",
-            f"${create} if True else 1",
-        ),
-        *("@network_def", "@network_def::channels", "$@preprocessing", "@inferer#roi_size#0", "@", "$", "%", "$" * 50),
-        *({"_target_": BAIT}, {"_target_": f"{BAIT}.x", "keys": "image"}, {"_target_": "UNet"}, "@postprocessing"),
-        *("$-1", "$[1,2,3]", "$None", "$" + "(" * 900, "$" + "-" * 900 + "1", "$9**9**9", "$'a'*10**9", "@a::b::c"),
-    )
 
 
 def test_faults_of_a_bundle(tmp_path: Path, bait: Path) -> None:

@@ -12,30 +12,17 @@ of results; the exit status is 1 if loading crashed, hung or raised an unexpecte
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import fuzzing
 import numpy as np
-from fuzzing import ENGINE, LONGEST_SECONDS, Tally, limit_memory
+from fuzzing import ENGINE, Counts, Tally, in_children, limit_memory, temporary_folder
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from model_faults import Writer, folders, write_sound
-
-CHUNK = 5000
-"""Inputs of one child process; the memory of Hypothesis grows with them."""
-
-
-class _Counts(ctypes.Structure):
-    """Counts of a child, in shared memory that outlives it; `began` is the start time of the current input, or 0."""
-
-    _fields_ = [(name, ctypes.c_double) for name in ("accepted", "refused", "unexpected", "slowest", "began")]
 
 
 def _answer(folder: Path) -> str:
@@ -66,7 +53,7 @@ def _answer(folder: Path) -> str:
         return f"{type(error).__name__}: {error}"[:100]
 
 
-def _work(counts: _Counts, unexpected: Any, folder: Path, examples: int, seed: int, keep: Path | None) -> None:
+def _work(counts: Counts, unexpected: Any, folder: Path, examples: int, seed: int, keep: Path | None) -> None:
     """In the child: damage and load `examples` times; unexpected results go into the queue `unexpected`."""
     limit_memory()
     sys.path.insert(0, str(ENGINE))
@@ -86,14 +73,10 @@ def _work(counts: _Counts, unexpected: Any, folder: Path, examples: int, seed: i
     @given(folders())
     def one(faults: dict[str, Any]) -> None:
         writer.write(faults)
-        counts.began = time.time()
+        counts.begin()
         answer = _answer(folder)
-        counts.slowest = max(counts.slowest, time.time() - counts.began)
-        counts.began = 0
-        if answer in ("accepted", "refused"):
-            setattr(counts, answer, getattr(counts, answer) + 1)
+        if counts.add(answer):
             return
-        counts.unexpected += 1
         unexpected.put(answer)
         if keep:
             shutil.copytree(folder, keep / f"{seed}-{counts.unexpected:.0f}-{answer.partition(':')[0]}")
@@ -103,36 +86,9 @@ def _work(counts: _Counts, unexpected: Any, folder: Path, examples: int, seed: i
 
 def fuzz(examples: int, seed: int = 0, keep: Path | None = None) -> Tally:
     """Load `examples` damaged folders; those that crash, hang or raise something else are copied into `keep`."""
-    tally = Tally()
-    context = multiprocessing.get_context("spawn")
-    # In memory where there is such a folder: a disk is slower than the loader.
-    with tempfile.TemporaryDirectory(prefix="fuzz-models-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as f:
+    with temporary_folder() as f:
         write_sound(Path(f) / "sound")
-        while tally.inputs < examples:
-            folder, counts, unexpected = Path(f) / "small", context.Value(_Counts, lock=False), context.Queue()
-            shutil.copytree(Path(f) / "sound", folder)
-            some = min(CHUNK, examples - tally.inputs)
-            arguments = (counts, unexpected, folder, some, seed * 10**9 + tally.inputs, keep)
-            child = context.Process(target=_work, args=arguments, daemon=True)
-            child.start()
-            hangs = False
-            while child.exitcode is None and not hangs:
-                child.join(0.2)
-                began = counts.began  # read once: the child sets it to 0
-                hangs = began > 0 and time.time() - began > LONGEST_SECONDS
-            child.kill() if hangs else None
-            child.join()
-            tally.accepted += int(counts.accepted)
-            tally.refused += int(counts.refused)
-            tally.hangs += hangs
-            tally.crashes += child.exitcode != 0 and not hangs
-            tally.slowest = max(tally.slowest, counts.slowest, LONGEST_SECONDS if hangs else 0)
-            for _ in range(int(counts.unexpected)):
-                tally.count(unexpected.get(timeout=10))
-            if keep and child.exitcode != 0:
-                shutil.copytree(folder, keep / f"{tally.inputs}-{'hang' if hangs else 'crash'}")
-            shutil.rmtree(folder)
-    return tally
+        return in_children(_work, Path(f) / "sound", examples, seed, keep)
 
 
 if __name__ == "__main__":

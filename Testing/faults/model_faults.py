@@ -220,7 +220,7 @@ def _with_bytes(data: bytes, faults: list[tuple[str, int, Any]]) -> bytes:
     return data
 
 
-def _with_header(data: bytes, faults: list[tuple[str, Any, Any]]) -> bytes:
+def with_header(data: bytes, faults: list[tuple[str, Any, Any]]) -> bytes:
     """The weights with their header rewritten, and numbers in them replaced."""
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
@@ -279,7 +279,7 @@ class Writer:
         weights = self.weights
         if faults["header"]:
             with contextlib.suppress(TypeError, AttributeError):  # two faults of one tensor
-                weights = _with_header(weights, faults["header"])
+                weights = with_header(weights, faults["header"])
         weights = _with_bytes(weights, faults["bytes"])
         if faults["other"] is not None:
             weights = faults["other"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import fuzz_added_models
 import fuzz_datasets
 import fuzz_models
 import fuzz_volumes
+import fuzzing
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -37,3 +40,18 @@ def test_damaged_model_folders_give_a_model_or_an_error_of_one_sentence() -> Non
     tally = fuzz_models.fuzz(400, seed=1)
     assert tally.inputs == 400 and tally.accepted > 5 and tally.refused > 200
     assert tally.passed, str(tally)
+
+
+@pytest.mark.slow
+def test_hostile_models_are_added_soundly_or_refused_and_run_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFUSION_SEGMENTATION_MODELS", str(tmp_path))  # restored after the bench has changed it
+    with fuzzing.temporary_folder() as folder:
+        fuzz_added_models.write_sound(Path(folder) / "sound")
+        bench, tally = fuzz_added_models.Bench(Path(folder) / "sound"), fuzzing.Tally()
+        for number in range(300):
+            draw = random.Random(number)
+            source = bench.write(fuzz_added_models.SHAPES[number % 15], draw)
+            tally.count(bench.answer(source, draw))
+    assert tally.passed and tally.accepted > 10 and tally.refused > 200, str(tally)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import tarfile
@@ -13,13 +14,19 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from ..errors import ModelError, shown
+from ..errors import ModelError, explain, shown
 from .metadata import METADATA
 
 MAX_MEMBERS = 10_000
+MAX_RATIO = 200  # of a file to its archive; weights are nearly incompressible
+MAX_TAR_HEADER = 8192  # bytes of the extended header of a member, such as a long path
+TAR_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError, RuntimeError, ValueError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, MemoryError),
 )
 """What the readers of archives raise for damaged and encrypted ones."""
 
@@ -27,27 +34,85 @@ Members = Mapping[PurePosixPath, Callable[[], Any]]
 """Functions that open the members of an archive, by their paths; they return None for links."""
 
 
+class _Header(tarfile.TarInfo):
+    """Header of a member of a .tar archive without sizes that the reader would allocate, or go back by."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.size > MAX_TAR_HEADER and header.type in TAR_HEADERS):
+            raise tarfile.ReadError("a header of this size")
+        return header
+
+
 def is_archive(source: Path) -> bool:
-    """Whether a path is that of a .zip or .tar archive, plain or compressed."""
-    return source.is_file() and (zipfile.is_zipfile(source) or tarfile.is_tarfile(source))
+    """Whether a path is that of a .zip or .tar archive, plain or compressed. Raises OSError if it cannot be read."""
+    if not source.is_file():
+        return False
+    try:
+        if not zipfile.is_zipfile(source):
+            tarfile.open(source, tarinfo=_Header).close()
+    except DAMAGED:
+        return False
+    except OSError as error:
+        if _is_of_content(error):
+            return False
+        raise
+    return True
 
 
 @contextmanager
 def members(source: Path) -> Iterator[Members]:
-    """The members of an archive. Raises ModelError if there is none, or if it is damaged, also while it is read."""
+    """The members of an archive. Raises ModelError if there is none, or if it is damaged, also while it is read, or its
+    files are much larger than the archive.
+    """
     try:
         if not is_archive(source):
             sentence = "is no model folder and no .zip or .tar archive; give one of these."
             raise ModelError(f"'{shown(source.name)}' {sentence}")
+        limit = MAX_RATIO * source.stat().st_size + 2**20
+        listed: dict[str, Callable[[], Any]] = {}
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as zipped:
-                yield {PurePosixPath(name): partial(zipped.open, name) for name in zipped.namelist()[:MAX_MEMBERS]}
+                for entry in zipped.infolist()[:MAX_MEMBERS]:
+                    _require_size(source, entry.file_size, limit)
+                    listed[entry.filename] = partial(zipped.open, entry.filename)
+                yield _within(listed)
         else:
-            with tarfile.open(source) as tar:
-                listed = [member for member, _ in zip(tar, range(MAX_MEMBERS), strict=False)]
-                yield {PurePosixPath(m.name): partial(tar.extractfile, m) if m.isreg() else _nothing for m in listed}
+            with tarfile.open(source, tarinfo=_Header) as tar:
+                for member, _ in zip(tar, range(MAX_MEMBERS), strict=False):
+                    _require_size(source, max(tar.offset, member.offset_data + member.size), limit)
+                    listed[member.name] = partial(tar.extractfile, member) if member.isreg() else _nothing
+                yield _within(listed)
     except DAMAGED as error:
-        raise ModelError(f"The archive '{shown(source.name)}' is damaged; copy it again.") from error
+        raise _damaged(source) from error
+    except OSError as error:
+        raise (_damaged(source) if _is_of_content(error) else ModelError(explain(error)[1])) from error
+
+
+def _is_of_content(error: OSError) -> bool:
+    """Whether a reader, and not the system, raised an error: one of bzip2, or of an offset below 0."""
+    return error.errno in (None, errno.EINVAL)
+
+
+def _damaged(source: Path) -> ModelError:
+    return ModelError(f"The archive '{shown(source.name)}' is damaged; copy it again.")
+
+
+def _require_size(source: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise ModelError(
+            f"The archive '{shown(source.name)}' has files of more than {MAX_RATIO} times its size; it is no model's."
+        )
+
+
+def _within(members: Mapping[str, Callable[[], Any]]) -> Members:
+    """Members by their paths, which are taken to begin in the archive and not to lead upwards."""
+    paths = {PurePosixPath(name): opens for name, opens in members.items() if "\0" not in name}
+    return {
+        PurePosixPath(*(part for part in path.parts if part.strip("/") not in ("", ".."))): opens
+        for path, opens in paths.items()
+    }
 
 
 def _nothing() -> None:

@@ -39,17 +39,25 @@ def installed() -> list[dict[str, Any]]:
     return models
 
 
-def add(source: Path, name: str | None = None) -> Path:
+Check = Callable[[Path], None]
+"""Raises ModelError for a model folder that cannot be run."""
+
+
+def _no_check(folder: Path) -> None:
+    """For our own models, which are loaded."""
+
+
+def add(source: Path, name: str | None = None, check: Check = _no_check) -> Path:
     """Install the model in a folder, a .zip or a .tar archive (plain or compressed) as `name`, by default its own name;
     returns its folder.
 
-    Only the files of a model are read; they are checked completely before anything is installed. Raises ModelError if
-    there is no valid model, or if the name is taken.
+    Only the files of a model are read; they are checked completely, also by `check`, before anything is installed.
+    Raises ModelError if there is no valid model, or if the name is taken.
     """
-    return install(partial(_copy_model, source), source, name)
+    return install(partial(_copy_model, source), source, name, check)
 
 
-def install(write: Callable[[Path], None], source: Path, name: str | None = None) -> Path:
+def install(write: Callable[[Path], None], source: Path, name: str | None = None, check: Check = _no_check) -> Path:
     """Install the model that `write` puts into the folder that it is given, as `add` does; returns its folder."""
     root = user_models()
     try:
@@ -61,12 +69,13 @@ def install(write: Callable[[Path], None], source: Path, name: str | None = None
             folder.mkdir()
             write(folder)
             section = _checked(folder)
+            check(folder)
             name = name or section["name"]
             target = _free(root, name)
             if name != section["name"]:
                 _rename(folder, name)
             facts = {"source": str(source.resolve())}
-            (folder / SOURCE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+            (folder / SOURCE).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8", errors="replace")
             folder.rename(target)
     except OSError as error:
         raise ModelError(explain(error)[1]) from error

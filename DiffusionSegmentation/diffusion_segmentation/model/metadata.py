@@ -260,6 +260,8 @@ _DIFFUSION_RULES: Rules = {
     ),
     "input_range": lambda _, s: (
         all(is_interval(s["input_range"][key], 1e-3, 1e5) for key in ("spacing_mm", "extent_mm"))
+        and s["input_range"].get("unit", "mm") in ("mm", "px")
+        and s["input_range"].get("plane", "axial") in ("sagittal", "coronal", "axial")
         and (s["input_range"].get("modality") is None or is_line(s["input_range"]["modality"], 100))
     ),
     "training": lambda _, s: _valid_provenance(s.get("training", {})),

@@ -1,12 +1,15 @@
 """Reading weights that PyTorch pickled, without running what a pickle can contain.
 
-`torch.load(weights_only=True)` builds tensors, containers and the classes of an allow-list, and calls nothing else.
+`torch.load(weights_only=True)` builds tensors, containers and the classes of an allow-list, and calls nothing else;
+`pickle_scan` refuses before what would take its memory or time. Nothing is allocated because a file claims a size.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import zipfile
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import is_out_of_memory
+from .pickle_scan import require_plain
 from .refusal import Refusal
 from .weights import WEIGHT_TYPES
 
@@ -27,22 +31,41 @@ def read_pickled(path: Path, what: str, name: str) -> Any:
 
     Any exception of a reader that is fed with foreign bytes is a refusal. Raises Refusal.
     """
+    refusal = Refusal(
+        f"has a {what} in {name} that is damaged or contains more than weights and numbers, which is not "
+        "loaded; copy its folder again from a source that you trust"
+    )
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise Refusal(f"has a link in place of the {what} in {name}; copy the file itself there")
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"  # the format since PyTorch 1.6, which can be mapped into memory
+        _require_stored(path)
+        require_plain(path)
+    except Refusal:
+        raise
+    except Exception:
+        raise refusal from None
+    try:
         with _allowed_classes():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Refusal:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise Refusal(
-            f"has a {what} in {name} that is damaged or contains more than weights and numbers, which is not "
-            "loaded; copy its folder again from a source that you trust"
-        ) from None
+        raise refusal from None
+
+
+def _require_stored(path: Path) -> None:
+    """Raise an exception unless a file has the format of PyTorch 1.6 or newer: a .zip archive without compression."""
+    with zipfile.ZipFile(path) as zipped:
+        names = zipped.namelist()
+        if len(set(names)) < len(names) or any(info.compress_type != zipfile.ZIP_STORED for info in zipped.infolist()):
+            raise ValueError("files of one name, or compressed ones")
+
+
+def are_within(tensors: Iterable[torch.Tensor], path: Path) -> bool:
+    """Whether a file is as large as the tensors that were read from it, which can share or repeat their numbers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= path.stat().st_size
 
 
 def _allowed_classes() -> AbstractContextManager[Any]:
@@ -67,6 +90,7 @@ def is_weight(key: Any, tensor: Any, buffers: bool = False) -> bool:
         and key.isascii()
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
+        and not tensor.is_nested
         and tensor.device.type == "cpu"
         and (tensor.dtype in PICKLED_TYPES or (tensor.dtype == torch.int64 and (buffers or tensor.ndim == 0)))
     )

@@ -21,7 +21,7 @@ from ..images.label_table import label_table
 from ..model.metadata import METADATA as MODEL_METADATA
 from ..model.metadata import MONAI, SCHEMA, wrong_entry
 from ..model.monai_metadata import MAX_NETWORK_WEIGHTS, classes_of, digest_of_model, wrong_part
-from ..model.pickled_weights import MAX_TENSORS, is_weight, read_pickled
+from ..model.pickled_weights import MAX_TENSORS, are_within, is_weight, read_pickled
 from ..model.refusal import Refusal
 from ..model.weights import WEIGHTS, write_weights
 from .configuration import read_configuration, read_metadata
@@ -157,7 +157,7 @@ def _weights(path: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:
         if scripts:
             raise Refusal("has its network as TorchScript alone, which is code; choose one with weights in a model.pt")
         raise Refusal(f"has no models/{name}; copy its whole folder again")
-    if _is_torchscript(path):
+    if path.is_file() and _is_torchscript(path):
         raise Refusal(f"has TorchScript in its {name}, which is code; choose one with a state dict there")
     state = _state(read_pickled(path, f"file {name}", "'models'"))
     names = canonical_names(network)
@@ -169,7 +169,9 @@ def _weights(path: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:
         raise unsuitable
     # A layer with several names has the weights that were given last, as for PyTorch.
     weights = {first: state[key] for key, first in names.items()}
-    if sum(tensor.numel() for tensor in weights.values()) > MAX_NETWORK_WEIGHTS:
+    if sum(tensor.numel() for tensor in weights.values()) > MAX_NETWORK_WEIGHTS or not are_within(
+        weights.values(), path
+    ):
         raise unsuitable
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise Refusal(f"has weights in its {name} that are not all finite numbers; choose another model")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..model.nnunet_metadata import MAX_FOLD_WEIGHTS
-from ..model.pickled_weights import MAX_TENSORS, is_weight, read_pickled
+from ..model.pickled_weights import MAX_TENSORS, are_within, is_weight, read_pickled
 from ..model.refusal import Refusal
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -59,6 +59,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         configuration, plans, dataset = (arguments[name] for name in ("configuration", "plans", "dataset_json"))
         mirrored = content.get("inference_allowed_mirroring_axes") or ()
         weights = _canonical(content["network_weights"])
+        if not are_within(weights.values(), path):
+            raise ValueError("more weights than the file has")
         if not (isinstance(trainer, str) and isinstance(configuration, str) and all(type(n) is int for n in mirrored)):
             raise TypeError("wrong types")
         if not (isinstance(plans, dict) and isinstance(dataset, dict)):
