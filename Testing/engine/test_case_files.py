@@ -162,3 +162,16 @@ def test_names_of_channels():
     assert inputs_named(["R", "G", "B"]) == inputs_named(["RGB"]) == COLOUR
     assert valid_names(["T1", "T1", "", "a\nb", "FLAIR"]) == ["Image 1", "Image 2", "Image 3", "Image 4", "FLAIR"]
     assert order_by_name(["flair", "t1"], TWO) == [1, 0]
+
+
+def test_files_that_the_user_never_saw_are_called_by_their_inputs(tmp_path):
+    flat, other = image(0) * 0, image(1, origin=(1.0, 0, 0))
+    files = {"T1": write(tmp_path / "input.nrrd", image(0)), "FLAIR": write(tmp_path / "input-1-flair.nrrd", flat)}
+    with pytest.raises(InputError, match=r"^The volume for FLAIR has the same value everywhere; "):
+        CaseFiles(files, called="The volume").read(TWO)
+    with pytest.raises(InputError, match=r"^The volume has the same value everywhere; "):
+        CaseFiles(files["FLAIR"], called="The volume").read((Input("Image"),))
+    files["FLAIR"] = write(tmp_path / "input-1-flair.nrrd", other)
+    read = CaseFiles(files, called="The volume")
+    read.read(TWO)
+    assert read.warnings and not any("nrrd" in warning for warning in read.warnings)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from diffusion_segmentation.images.case_files import CaseFiles
 from diffusion_segmentation.images.fill_value import fill_value, replace_fill_value
 from diffusion_segmentation.images.intensity import normalise
+from diffusion_segmentation.segmentation.input_volume import read_input
+from diffusion_segmentation.segmentation.request import Request
 
 
 def head(seed: int = 0) -> np.ndarray:
@@ -84,3 +89,24 @@ def test_images_without_a_fill_value_are_unchanged(case: str) -> None:
     image = sitk.GetImageFromArray(NOT_FILLED[case])
     same, value = replace_fill_value(image)
     assert value is None and same is image
+
+
+def test_the_fill_value_of_a_further_input_is_replaced_before_it_is_resampled(tmp_path: Path) -> None:
+    filled = np.where(outside(), np.float32(-32768), ct())
+    clean = np.where(outside(), ct().min(), ct())
+    read = []
+    for values in (filled, clean):
+        further = sitk.GetImageFromArray(values)
+        further.SetOrigin((0.4, 0.3, 0.2))
+        for name, image in {"first.nrrd": sitk.GetImageFromArray(head()), "further.nrrd": further}.items():
+            sitk.WriteImage(image, str(tmp_path / name))
+        files = [tmp_path / "first.nrrd", tmp_path / "further.nrrd"]
+        section = {
+            "inputs": [{"name": "MR"}, {"name": "CT"}],
+            "input_range": {"spacing_mm": [0.1, 9], "extent_mm": [1, 999]},
+            "network": {"inputs": 2},
+        }
+        read.append(read_input(Request(files, tmp_path / "out", "model"), CaseFiles(files), section))
+    found, expected = (sitk.GetArrayFromImage(one.channels[1]) for one in read)
+    np.testing.assert_array_equal(found, expected)
+    assert sum("far below all others" in warning for warning in read[0].warnings) == 1

@@ -12,7 +12,7 @@ from diffusion_segmentation.errors import GeometryError, ModelError
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import load, save
-from diffusion_segmentation.segmentation.input_volume import unstated_in_source
+from diffusion_segmentation.segmentation.input_volume import check_grid, unstated_in_source
 from diffusion_segmentation.segmentation.memory_plan import MemoryPlan
 from diffusion_segmentation.segmentation.pipeline import Request, segment
 from diffusion_segmentation.segmentation.tiling import Tiling
@@ -95,6 +95,48 @@ def test_a_picture_without_a_size_is_not_said_to_have_one(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(bright_square()[..., 0]), str(tmp_path / "grey.png"))
     image = sitk.GetImageFromArray(bright_square()[None, ..., 0])
     assert unstated_in_source(tmp_path / "grey.png", image) == []
+
+
+IN_MM = {"spacing_mm": [0.25, 1.6], "extent_mm": [4, 500], "unit": "mm"}
+
+
+def test_pixels_of_unknown_size_are_said_to_be_taken_for_1_mm_by_a_model_in_mm():
+    (warning,) = check_grid((40, 28), (1, 1), IN_MM, is_stated=False)
+    assert "does not state the size of its pixels, so they were taken to be 1 mm" in warning
+    assert "made for 0.25 to 1.6 mm" in warning and warning.endswith("give it with --spacing.")
+    fine = {**IN_MM, "spacing_mm": [0.01, 0.04]}
+    with pytest.raises(GeometryError, match="the picture does not state the size of its pixels: give it with"):
+        check_grid((40, 28), (1, 1), fine, is_stated=False)
+    for in_pixels in ({**IN_MM, "unit": "px"}, {"spacing_mm": [0.5, 2.0], "extent_mm": [4, 500]}):  # and older models
+        assert check_grid((40, 28), (1, 1), in_pixels, is_stated=False) == []
+    assert check_grid((40, 28), (1, 1), IN_MM) == []
+
+
+def test_a_picture_outside_the_range_is_called_a_picture():
+    with pytest.raises(GeometryError, match=r"pixel size is 9 x 9 px, .* 0.5 to 2 px; choose another picture or model"):
+        check_grid((40, 28), (9, 9), {"spacing_mm": [0.5, 2.0], "extent_mm": [4, 500]})
+
+
+def test_a_run_says_that_the_size_of_pixels_is_unknown_and_that_areas_are_meant(a_model, tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(bright_square(), isVector=True), str(tmp_path / "photo.png"))
+    report, _ = run(a_model, tmp_path / "photo.png", tmp_path / "out")
+    assert sum("does not state the size of its pixels" in warning for warning in report["warnings"]) == 1
+    assert sum("its area intervals can be too narrow" in warning for warning in report["warnings"]) == 1
+    report, _ = run(a_model, tmp_path / "photo.png", tmp_path / "sized", spacing=(1.0, 1.0, 1.0))
+    assert not any("size of its pixels" in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal"])
+def test_slices_in_another_plane_than_those_of_the_training_are_a_warning(tmp_path, plane):
+    in_plane = {"spacing_mm": [0.1, 10], "extent_mm": [4, 500], "plane": "sagittal"}
+    model_of_pictures(tmp_path / "model", inputs=[{"name": "Grey"}], input_range=in_plane)
+    stack = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 20, (2, 24, 32)).astype(np.float32))
+    if plane == "sagittal":
+        stack.SetDirection((0, 0, 1, 1, 0, 0, 0, 1, 0))
+    sitk.WriteImage(stack, str(tmp_path / "stack.nrrd"))
+    report, _ = run(tmp_path / "model", tmp_path / "stack.nrrd", tmp_path / "out")
+    expected = "The slices are axial and the model was trained on sagittal ones; do not trust the result."
+    assert (expected in report["warnings"]) == (plane == "axial")
 
 
 def test_pixels_with_a_size_give_mm2(a_model, tmp_path):

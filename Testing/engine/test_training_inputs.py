@@ -147,6 +147,7 @@ def test_windows_of_pictures_have_their_axes_and_the_squares_of_the_labels(colou
     source.configure(source.settings()["diffusion_segmentation"])
     windows = source.stream(Optimisation(shapes=((24, 28),), draws=1), 1)
     windows.augment = False
+    assert source.settings()["diffusion_segmentation"]["input_range"]["unit"] == "px"
     image, labels = next(iter(windows))
     assert image.shape == (3, 24, 28) and labels.shape == (1, 24, 28)
     inside = labels[0] == 1
@@ -165,6 +166,12 @@ def test_volumes_train_as_stacks_of_slices_by_choice(two_inputs, tmp_path):
     source.configure(models.load(model).section)
     image, labels = next(source.labelled(1, 0))
     assert image.shape[0] == 2 and image.shape[1:] == labels.shape and labels.ndim == 2
+
+
+def test_the_plane_of_the_slices_is_noted(two_inputs):
+    source = Folder(two_inputs, two_inputs.parent / "prepared", slices=True)
+    in_range = source.settings()["diffusion_segmentation"]["input_range"]
+    assert (in_range["plane"], in_range["unit"]) == ("axial", "mm")
 
 
 def test_pictures_beside_volumes_are_refused(two_inputs):

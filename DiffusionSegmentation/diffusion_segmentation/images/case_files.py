@@ -6,13 +6,13 @@ picture is one input with several channels. All lie on the grid of the first inp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import GeometryError, InputError
+from ..errors import GeometryError, InputError, shown
 from .channels import ChannelFile
 from .input_names import Input, channel_count, missing_input, order_by_name
 from .resampling import on_grid_of, overlap
@@ -32,13 +32,20 @@ class CaseFiles:
     `warnings` are sentences about assumptions and about what was resampled.
     """
 
-    def __init__(self, files: Volumes, spacing: Spacing | None = None) -> None:
-        """Check the headers. Raises as `volume.VolumeFile`, and InputError if one file is given twice."""
+    def __init__(self, files: Volumes, spacing: Spacing | None = None, called: str | None = None) -> None:
+        """Check the headers. Raises as `volume.VolumeFile`, and InputError if one file is given twice.
+
+        Messages name the files, or the inputs if the files are `called` "The volume".
+        """
         self._names = tuple(files) if isinstance(files, Mapping) else None
         paths = [files] if isinstance(files, Path) else [*(files.values() if isinstance(files, Mapping) else files)]
         if len({path.resolve() for path in paths}) < len(paths):
             raise InputError("The same file was given for two inputs; give each input its own file.")
-        self._files = [ChannelFile(path, spacing=spacing, pictures=True) for path in paths]
+        of_inputs = [f" for {shown(name)}" for name in self._names or ()] or [""] * len(paths)
+        self._files = [
+            ChannelFile(path, spacing=spacing, pictures=True, called=called and f"{called}{of_input}")
+            for path, of_input in zip(paths, of_inputs, strict=True)
+        ]
         self.warnings: list[str] = []
 
     @property
@@ -69,8 +76,12 @@ class CaseFiles:
         for file, one in zip(self._files, inputs, strict=True):
             file.require_channels(one.channels)
 
-    def read(self, inputs: Sequence[Input]) -> list[sitk.Image]:
+    def read(
+        self, inputs: Sequence[Input], clean: Callable[[sitk.Image], sitk.Image] = lambda channel: channel
+    ) -> list[sitk.Image]:
         """The channels of all inputs, float32, on the grid of the first. Call once.
+
+        A channel that is resampled is `clean`ed before, because interpolation mixes a fill value with its neighbours.
 
         Raises as `require_fit`, `VolumeFile.read`, and GeometryError if an input has no voxel in common with the first.
         """
@@ -89,7 +100,7 @@ class CaseFiles:
             if number and (file.missing or self.first.missing):
                 self._place(file, channels, images[0])
             elif number and not same_grid(channels[0], images[0]):
-                channels = self._resampled(channels, images[0], inputs[number].name, file.name)
+                channels = self._resampled([*map(clean, channels)], images[0], inputs[number].name, file.name)
             images += channels
         return images
 

@@ -38,6 +38,7 @@ AXIS_DIRECTIONS = [
     ("front to back", "back to front"),
     ("foot to head", "head to foot"),
 ]
+PLANES = ("sagittal", "coronal", "axial")  # across L, P and S
 # Differences of larger float32 values overflow. No scanner produces such values; some programs mark missing data.
 MAX_VALUE = 1e30
 WORKING_BYTES = 12  # measured peak memory, bytes per voxel: the image and two copies while ITK blurs it, float32 each
@@ -72,15 +73,18 @@ class VolumeFile:
         spacing: Spacing | None = None,
         default_spacing: Spacing | None = None,
         pictures: bool = False,
+        called: str | None = None,
     ) -> None:
-        """Check the header against the file. `kind` is what messages call the file. Raises as `read_volume`.
+        """Check the header against the file. Raises as `read_volume`.
+
+        Messages call the file by `kind` and its name, or, if the user never saw its name, as it is `called`.
 
         A file that states a voxel size must agree with `spacing`; `default_spacing` is used only where it states none.
         With `pictures` a 2-D image or a single slice is accepted, too; it becomes a volume of one slice, whose pixels
         measure 1 where nothing states their size.
         """
         self._pictures = pictures
-        self.name = name = f"The {kind} '{shown(path.name)}'"
+        self.name = name = called or f"The {kind} '{shown(path.name)}'"
         self._folder: tempfile.TemporaryDirectory | None = None  # of the copy that ITK reads
         try:
             if not path.exists():
@@ -266,6 +270,12 @@ class VolumeFile:
             f"{self.name} does not state its orientation, so its axes were taken to run from {', '.join(runs[:2])} "
             f"and {runs[2]}; check left and right against the image."
         )
+
+
+def plane_of_slices(direction: Sequence[float]) -> str:
+    """The plane of the slices [j, i] of a volume: "sagittal", "coronal" or "axial", the nearest one if oblique."""
+    normal = np.reshape(direction, (3, 3))[:, 2]
+    return PLANES[int(np.abs(normal).argmax())]
 
 
 def _of_volume(values: Sequence[Any], third: Any) -> tuple[Any, Any, Any]:

@@ -71,7 +71,7 @@ class ImportRequest:
         masks: label maps, or files of class probabilities, on the grid of `volume`.
         labels: a dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
             or if a dataset.json lies beside them.
-        region_mm, keep_samples, compress, spacing, source: as for `segmentation.request.Request`.
+        region_mm, keep_samples, compress, spacing, source, called: as for `segmentation.request.Request`.
     """
 
     volume: Path
@@ -83,6 +83,7 @@ class ImportRequest:
     compress: bool = True
     spacing: tuple[float, float, float] | None = None
     source: Path | None = None
+    called: str | None = None
 
 
 def import_masks(
@@ -101,7 +102,7 @@ def import_masks(
     with result_folder.new_folder(request.output):
         result_folder.require_replaceable(request.output)
         with control.stage("reading"):
-            files = CaseFiles(request.volume, request.spacing)
+            files = CaseFiles(request.volume, request.spacing, request.called)
             colours = files.first.channels if files.is_picture else 1
             volume = read_unchanged(files, request.source, (Input("Image", colours),))
             members = _probabilities if is_probability_file(request.masks[0]) else _masks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..images.fill_value import replace_fill_value
 from ..images.headers import read_header
 from ..images.input_names import ONE_INPUT, Input, inputs_of
 from ..images.intensity import subsample
-from ..images.volume import VolumeFile
+from ..images.volume import VolumeFile, plane_of_slices
 from ..networks import InputDistance
 from .request import Request
 
@@ -61,24 +61,40 @@ def read_input(request: Request, files: CaseFiles, section: Mapping[str, Any]) -
     axes = section["network"].get("dims", 3)
     files.require_fit(inputs)
     # Before reading voxels, which takes gigabytes for a whole-body CT.
-    warnings = check_grid(files.first.size[:axes], files.first.spacing[:axes], input_range)
-    read = read_unchanged(files, request.source, inputs, warnings)
-    warnings, filled = read.warnings, [replace_fill_value(channel) for channel in read.channels]
-    for fill in sorted({fill for _, fill in filled if fill is not None}):
+    first = files.first
+    is_stated = "spacing" not in first.missing or request.spacing is not None
+    warnings = check_grid(first.size[:axes], first.spacing[:axes], input_range, is_stated)
+    plane, trained = plane_of_slices(first.direction), input_range.get("plane")
+    if axes == 2 and not files.is_picture and trained not in (None, plane):
+        warnings.append(f"The slices are {plane} and the model was trained on {trained} ones; do not trust the result.")
+    fills: set[float] = set()
+
+    def clean(channel: sitk.Image) -> sitk.Image:
+        channel, fill = replace_fill_value(channel)
+        fills.update([] if fill is None else [fill])
+        return channel
+
+    read = read_unchanged(files, request.source, inputs, warnings, clean)
+    warnings, channels = read.warnings, [*map(clean, read.channels)]
+    for fill in sorted(fills):
         warnings.append(f"Voxels of {fill:g}, far below all others, were taken for air outside the field of view.")
-    channels = [channel for channel, _ in filled]
     warnings += check_modality(sitk.GetArrayViewFromImage(channels[0]), input_range.get("modality"))
     return replace(read, image=channels[0], warnings=warnings, channels=channels)
 
 
 def read_unchanged(
-    files: CaseFiles, source: Path | None, inputs: Sequence[Input] = ONE_INPUT, warnings: Sequence[str] = ()
+    files: CaseFiles,
+    source: Path | None,
+    inputs: Sequence[Input] = ONE_INPUT,
+    warnings: Sequence[str] = (),
+    clean: Callable[[sitk.Image], sitk.Image] = lambda channel: channel,
 ) -> InputVolume:
-    """Read the inputs in `files` as they are, for results of other models; `warnings` follow those of the files.
+    """Read the inputs in `files`, for results of other models as they are; `warnings` follow those of the files.
 
+    Channels that are resampled are `clean`ed before.
     `source` is the file from which the first one was loaded. Raises as `CaseFiles.read`.
     """
-    channels = files.read(inputs)
+    channels = files.read(inputs, clean)
     warnings = [*files.warnings, *warnings]
     digests = [array_sha256(sitk.GetArrayViewFromImage(channel)) for channel in channels]
     if source is not None:
@@ -105,6 +121,8 @@ def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:
             return []
         if stored.problem:
             return [f"{name} {stored.problem}."]
+        if stored.turns:
+            return []  # the program that loaded it can have left it as it is
         file = VolumeFile(path, default_spacing=image.GetSpacing(), pictures=True)
     except (OSError, RuntimeError, InputError):
         return []
@@ -129,24 +147,46 @@ def _has_affine(image: sitk.Image, affine: np.ndarray) -> bool:
     return bool(np.abs(apart).max() < min(image.GetSpacing()) / 10)
 
 
-def check_grid(size: Sequence[int], spacing: Sequence[float], input_range: Mapping[str, Any]) -> list[str]:
-    """Return warnings about a voxel spacing (mm) or field of view outside the model's range.
+def check_grid(
+    size: Sequence[int], spacing: Sequence[float], input_range: Mapping[str, Any], is_stated: bool = True
+) -> list[str]:
+    """Return warnings about a voxel spacing or field of view outside the model's range, or pixels of unknown size.
 
-    `input_range` is {"spacing_mm": [low, high], "extent_mm": [low, high]}. Raises GeometryError if either is outside by
-    more than TOLERATED_FACTOR.
+    `input_range` is {"spacing_mm": [low, high], "extent_mm": [low, high]} and for pictures optionally "unit": "mm", or
+    "px" for a model of pictures without a pixel size. `is_stated`: whether `spacing` is in mm; otherwise it is 1.
+    Raises GeometryError if either is outside by more than TOLERATED_FACTOR.
     """
     extent = [n * s for n, s in zip(size, spacing, strict=True)]
+    is_picture = len(size) == 2
+    unit = _unit(input_range) if is_picture else "mm"
+    unknown = is_picture and not is_stated and unit == "mm"
     warnings = []
-    for values, key, what in ((spacing, "spacing_mm", "voxel spacing"), (extent, "extent_mm", "field of view")):
+    for values, key, what in (
+        (spacing, "spacing_mm", "pixel size" if is_picture else "voxel spacing"),
+        (extent, "extent_mm", "field of view"),
+    ):
         low, high = input_range[key]
         if all(low <= value <= high for value in values):
             continue
         shown = " x ".join(f"{value:.4g}" for value in values)
-        sentence = f"The {what} is {shown} mm, the model was made for {low:g} to {high:g} mm"
+        sentence = f"The {what} is {shown} {unit}, the model was made for {low:g} to {high:g} {unit}"
         if min(values) * TOLERATED_FACTOR < low or max(values) > high * TOLERATED_FACTOR:
-            raise GeometryError(f"{sentence}; choose another volume or model.")
+            other = "choose another picture or model" if is_picture else "choose another volume or model"
+            advice = "the picture does not state the size of its pixels: give it with --spacing" if unknown else other
+            raise GeometryError(f"{sentence}; {advice}.")
         warnings.append(f"{sentence}; look at the result with care.")
+    if unknown:
+        low, high = input_range["spacing_mm"]
+        warnings.append(
+            f"The picture does not state the size of its pixels, so they were taken to be 1 mm, and the model was made "
+            f"for {low:g} to {high:g} mm: structures of another size can be missed; give it with --spacing."
+        )
     return warnings
+
+
+def _unit(input_range: Mapping[str, Any]) -> str:
+    """Unit of the ranges: models of version 0.5 and older do not state it, and pixels without a size measure 1."""
+    return input_range.get("unit", "px" if list(input_range["spacing_mm"]) == [0.5, 2.0] else "mm")
 
 
 def check_modality(values: np.ndarray, modality: str | None) -> list[str]:

@@ -82,7 +82,7 @@ class _Run:
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            files = CaseFiles(self.request.volume, self.request.spacing)
+            files = CaseFiles(self.request.volume, self.request.spacing, self.request.called)
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
@@ -218,8 +218,8 @@ class _Run:
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""
         if not np.isfinite(probabilities.sum(dtype=np.float64)):
-            name = self.model.section["title"]
-            raise ModelError(f"The model '{name}' gives no numbers for this volume; choose another model.")
+            name, what = self.model.section["title"], "picture" if self.input.is_picture else "volume"
+            raise ModelError(f"The model '{name}' gives no numbers for this {what}; choose another model.")
 
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one sample; returns whether the run was stopped early."""

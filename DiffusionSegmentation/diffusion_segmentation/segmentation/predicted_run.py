@@ -70,7 +70,7 @@ class PredictedRun(ABC):
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            files = CaseFiles(self.request.volume, self.request.spacing)
+            files = CaseFiles(self.request.volume, self.request.spacing, self.request.called)
         with stage("model"):
             self.metadata = self.read_model(folder)
             self.device = choose_device(self.request.device)

@@ -33,6 +33,7 @@ class Request:
     source: Path | None = (
         None  # file from which the first input was loaded; what its header leaves open becomes a warning
     )
+    called: str | None = None  # what messages call a volume whose file is temporary, such as "The volume"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..images.dataset import Case, label_order, read_dataset
 from ..images.input_names import channel_count, require_same_inputs
 from ..images.label_file import IGNORED
 from ..images.label_table import label_table
+from ..images.volume import plane_of_slices
 from ..images.working_grid import Grid
 from . import defaults
 from .case_odds import CaseOdds, StoredOdds
@@ -133,6 +134,7 @@ class Folder:
                 "modality": modality,
                 "spacing_mm": [round(0.5 * float(np.min(spacings)), 3), round(2 * float(np.max(spacings)), 3)],
                 "extent_mm": [round(0.5 * float(np.min(extents)), 1), round(2 * float(np.max(extents)), 1)],
+                **(self._of_pictures() if axes == 2 else {}),
             },
             "labels": label_table(dataset.label_names),
             **({"intensity": intensity} if any(windows) else {}),
@@ -140,6 +142,13 @@ class Folder:
         }
         changes = {"bundle": bundle, "diffusion_segmentation": section, "optimisation": {"shapes": [[edge] * axes]}}
         return merged(defaults.config("folder" if axes == 3 else "pictures"), changes)
+
+    def _of_pictures(self) -> dict[str, str]:
+        """The unit of the ranges of pictures, and the plane of slices if all have the same."""
+        firsts = [files.first for files in self._files]
+        planes = {plane_of_slices(file.direction) for file in firsts if file.size[2] > 1}
+        in_pixels = all("spacing" in file.missing for file in firsts)
+        return {"unit": "px" if in_pixels else "mm", **({"plane": planes.pop()} if len(planes) == 1 else {})}
 
     def configure(self, section: dict[str, Any]) -> None:
         """Take working grid, inputs and intensity scales from the model's section.

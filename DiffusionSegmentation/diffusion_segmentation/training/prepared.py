@@ -53,7 +53,7 @@ def prepare(cases: Sequence[Case], dataset: Dataset, grid: Grid, folder: Path) -
 def read_case(case: Case, inputs: Sequence[Input]) -> list[sitk.Image]:
     """The channels of a case on the grid of its first image; logs assumptions. Raises as `CaseFiles`."""
     files = CaseFiles(case.images)
-    images = files.read(inputs)
+    images = files.read(inputs, lambda channel: replace_fill_value(channel)[0])
     for sentence in files.warnings:
         logger.warning(sentence)
     return images

@@ -283,6 +283,7 @@ def _common(message: Mapping[str, Any]) -> dict[str, Any]:
         "output": Path(message["folder"]),
         "region_mm": message.get("regionMm"),
         "source": Path(message["source"]) if message.get("source") else None,
+        "called": "The volume",  # its file is temporary
         "keep_samples": True,
         "compress": False,
     }

@@ -1,4 +1,4 @@
-"""Parsing of NRRD, MetaImage, NIfTI and Analyze headers before ITK opens the file.
+"""Parsing of NRRD, MetaImage, NIfTI, Analyze and picture headers before ITK opens the file.
 
 ITK trusts a header: it crashes on some, waits forever for the data of others, and pads truncated files with zeros.
 """
@@ -13,6 +13,7 @@ from ...errors import InputError
 from .meta import read_meta
 from .nifti import REWRITE_ERRORS, read_nifti
 from .nrrd import read_nrrd
+from .picture import read_jpeg, read_png
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
 
 
@@ -26,6 +27,10 @@ def read_header(path: Path, name: str) -> VolumeHeader:
     ending = path.name.lower()
     if start.startswith(b"NRRD"):
         return read_nrrd(path, start, name)
+    if start.startswith(b"\xff\xd8\xff"):
+        return read_jpeg(path, start)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return read_png(path, start)
     if path.suffix.lower() in (".mha", ".mhd"):
         return read_meta(path, start, name)
     if re.search(r"\.nii(\.gz)?$", ending):

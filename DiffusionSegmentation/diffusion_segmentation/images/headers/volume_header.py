@@ -37,6 +37,7 @@ class VolumeHeader:
     image_io: str = ""  # name of the ITK reader; empty lets ITK choose
     # Writes a copy into a folder, with or without voxels, and returns the file to open; where ITK would misread it.
     rewrite: Callable[[Path, bool], Path] | None = None
+    turns: bool = False  # whether the copy has other axes than the file
 
     def can_hold(self, length: int) -> bool:
         """False if the files are too small for `length` bytes of voxels."""
