@@ -62,6 +62,10 @@ class _Run(PredictedRun):
         return self.model.metadata
 
     @property
+    def takes_slices(self) -> bool:
+        return len(self.model.settings["patch_size"]) == 2
+
+    @property
     def count(self) -> int:
         return len(self.model.folds)
 
@@ -96,7 +100,7 @@ class _Run(PredictedRun):
 def required_bytes(model: NnunetModel, images: Sequence[sitk.Image], on_cpu: bool) -> int:
     """Peak memory (bytes) of a run on these inputs.
 
-    Raises GeometryError if the volume has no voxel on the network's grid.
+    Raises GeometryError if the volume has no voxel on the network's grid, or a single slice across the network's axes.
 
     nnU-Net resamples logits float16 as float64; then float32 probabilities are copied twice. The running mean lies
     beside the predictions of all folds but the first, and beside the result, with the entropies of mean and folds. On a
@@ -110,6 +114,11 @@ def required_bytes(model: NnunetModel, images: Sequence[sitk.Image], on_cpu: boo
     shape, spacing = turn.sizes(box.shape), turn.sizes(image.GetSpacing()[::-1])
     target = [*[None] * (3 - len(settings["spacing_mm"])), *settings["spacing_mm"]]
     grid = [shape[a] if mm is None else round(shape[a] * spacing[a] / mm) for a, mm in zip(order, target, strict=True)]
+    if image.GetSize()[2] == 1 and turn.order[order[0]] != 0:
+        raise GeometryError(
+            "The slice lies across the slices that the model sees; give a volume of several slices, or choose another "
+            "model."
+        )
     if min(grid) < 1:
         raise GeometryError(
             "What is not 0 in the volume is smaller than one voxel of the model's grid; choose another volume or model."

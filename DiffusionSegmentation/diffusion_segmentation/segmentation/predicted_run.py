@@ -78,7 +78,8 @@ class PredictedRun(ABC):
                 torch.cuda.reset_peak_memory_stats(self.device)
             self.prepare()
         with stage("reading"):
-            files.first.require_volume()
+            if not self.takes_slices:
+                files.first.require_volume()
             self.volume = read_unchanged(files, self.request.source, inputs_of(self.section))
             self.questions = questions(self.request.ask, self.section["labels"], self.volume.image)
             memory.require(self.required_bytes(), "Segmenting this volume", "crop it, or close other programs")
@@ -97,6 +98,11 @@ class PredictedRun(ABC):
     def section(self) -> dict[str, Any]:
         """Our section of the model's metadata."""
         return self.metadata["diffusion_segmentation"]
+
+    @property
+    def takes_slices(self) -> bool:
+        """Whether the model can segment a single slice."""
+        return False
 
     @property
     @abstractmethod
