@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--volume", metavar="FILE", type=_path, required=True, help="the volume they were made from")
     imported.add_argument(
         "--labels",
-        metavar="FILE",
+        metavar="FILE|none",
         type=_path,
         help="dataset.json with the names of the labels; default: the one beside the masks",
     )

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from diffusion_segmentation.cli import main
 from diffusion_segmentation.errors import Cancelled, InputError
 from diffusion_segmentation.images import writing
 from diffusion_segmentation.images.label_file import Segment
 from diffusion_segmentation.images.label_table import label_table
 from diffusion_segmentation.masks.import_masks import ImportRequest, import_masks
-from diffusion_segmentation.masks.label_sets import LabelSet, common_labels
+from diffusion_segmentation.masks.label_sets import IGNORED_TAKEN, LabelSet, common_labels
 
 SHAPE = (20, 22, 24)
 ANGLE = np.deg2rad(20)
@@ -200,6 +201,48 @@ def test_dataset_json_beside_the_masks_names_the_numbers(tmp_path: Path, a_volum
     report = import_masks(ImportRequest(a_volume, tmp_path / "result", paths)).report
     assert [entry["name"] for entry in report["volumes"]] == ["Spleen"]
     assert any("dataset.json beside" in warning for warning in report["warnings"])
+
+
+def test_a_dataset_json_beside_the_masks_can_be_left_out(
+    tmp_path: Path, a_volume: Path, masks: tuple[Path, ...]
+) -> None:
+    label_list(tmp_path / "dataset.json", "Spleen")  # it lacks a name for 300
+    with pytest.raises(InputError, match="has the label 300, which has no name"):
+        import_masks(ImportRequest(a_volume, tmp_path / "result", masks))
+    assert (
+        main(
+            [
+                "import",
+                *map(str, masks),
+                "--volume",
+                str(a_volume),
+                "--output",
+                str(tmp_path / "result"),
+                "--labels",
+                "none",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    report = json.loads((tmp_path / "result/report.json").read_text())
+    assert [entry["name"] for entry in report["volumes"]] == ["Label 1", "Label 300"]
+
+
+def test_an_interval_does_not_exceed_the_image(tmp_path: Path, a_volume: Path) -> None:
+    paths = tuple(tmp_path / f"{name}.nii.gz" for name in "ab")
+    for path, mask in zip(paths, (ball(3), ~ball(3)), strict=True):
+        sitk.WriteImage(image_of(mask.astype(np.uint8)), str(path))
+    (volume,) = import_masks(ImportRequest(a_volume, tmp_path / "result", paths)).report["volumes"]
+    whole = float(np.prod(SHAPE)) * 3 / 1000
+    assert volume["interval90_ml"] == [0, pytest.approx(whole, abs=1e-3)] and volume["samples_ml"][1] < whole
+
+
+def test_255_is_said_to_be_taken_for_a_structure_or_refused() -> None:
+    masks = [LabelSet("The mask 'a'", frozenset({1, 255}), {})]
+    assert common_labels(masks).warnings == [IGNORED_TAKEN]
+    with pytest.raises(InputError, match="255, which has no name .* or, if it marks voxels that are to be ignored"):
+        common_labels(masks, ["Spleen"])
 
 
 def test_a_dataset_json_with_regions_beside_the_masks_is_a_warning(

@@ -59,6 +59,7 @@ NO_GRID = (
     "Files of the type .npz state no grid, and their voxels were taken in the order of the volume's; check left and "
     "right against the volume."
 )
+NO_LABELS = Path("none")
 NOT_USED = "The dataset.json beside the masks has no list of labels that can be used, so the labels have no names."
 UNNAMED = "The segments have no names of their own and were matched by number; check that the numbers mean the same."
 
@@ -70,7 +71,7 @@ class ImportRequest:
     Attributes:
         masks: label maps, or files of class probabilities, on the grid of `volume`.
         labels: a dataset.json, or its folder, with the names of the label numbers; None if the masks name their labels,
-            or if a dataset.json lies beside them.
+            or if a dataset.json lies beside them; NO_LABELS if that one is not to be used.
         region_mm, keep_samples, compress, spacing, source, called: as for `segmentation.request.Request`.
     """
 
@@ -197,6 +198,8 @@ def _probabilities(request: ImportRequest, image: sitk.Image, control: RunContro
 
 def _label_names(request: ImportRequest, are_named: bool) -> tuple[tuple[str, ...] | None, list[str]]:
     """Names of the label numbers, if given or found beside all masks, and a warning if they were found there."""
+    if request.labels == NO_LABELS:
+        return None, []
     if request.labels is not None:
         return read_label_names(request.labels), []
     folders = {path.resolve().parent for path in request.masks}

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InputError
 from ..images.dataset import MAX_LABEL_LENGTH, MAX_LABELS
 from ..images.input_names import is_valid_name, name_key
-from ..images.label_file import Segment
+from ..images.label_file import IGNORED, Segment
 from ..images.label_table import label_table
 
 MAX_NAMED = 3  # labels or masks that a warning lists by name
@@ -120,8 +120,9 @@ def _matched_to_names(masks: Sequence[LabelSet], names: Sequence[str]) -> Common
                 name = mask.segments[number].name
                 raise InputError(f"{mask.name} has the label '{name}', which is not in the list of labels; fix one.")
             if number > len(names):
+                ignored = ", or, if it marks voxels that are to be ignored, write 0 there" if number == IGNORED else ""
                 raise InputError(
-                    f"{mask.name} has the label {number}, which has no name in the list of labels; add it."
+                    f"{mask.name} has the label {number}, which has no name in the list of labels; add it{ignored}."
                 )
         if not mask.is_named and any(number != label for number, label in own.items()):
             raise InputError(
@@ -149,7 +150,9 @@ def _matched_by_number(masks: Sequence[LabelSet]) -> CommonLabels:
     table = _table([segments[n].name if n in segments else f"Label {n}" for n in occurring])
     labels = {number: label for label, number in enumerate(occurring, 1)}
     numbers = [{number: labels[number] for number in mask.numbers} for mask in masks]
-    warnings = [IGNORED_TAKEN] if 255 in occurring and 254 not in occurring and 255 not in segments else []
+    warnings = (
+        [IGNORED_TAKEN] if IGNORED in occurring and IGNORED - 1 not in occurring and IGNORED not in segments else []
+    )
     return CommonLabels(table, numbers, [*_missing(table, numbers), *warnings])
 
 

@@ -167,10 +167,12 @@ class ResultWriter:
 
     def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         samples, unit = ensemble.volumes[:, entry["label"]], self._unit
+        whole = self._reference.GetNumberOfPixels() * self._voxel_size  # no volume is larger
         spread: dict[str, Any] = {"method": interval_method(len(samples)) if len(samples) else None}
         for level in (50, 90):
             interval = predictive_interval(samples, level / 100) if self.source.are_draws else None
-            spread[f"interval{level}_{unit}"] = None if interval is None else _rounded(interval)
+            bounded = None if interval is None else _rounded([min(bound, whole) for bound in interval])
+            spread[f"interval{level}_{unit}"] = bounded
         if len(samples) and not self.source.are_draws:
             bounds = float(samples.min()), float(samples.max())
             spread |= {"method": "range", f"range_{unit}": _rounded(bounds)}
