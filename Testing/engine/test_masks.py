@@ -209,22 +209,8 @@ def test_a_dataset_json_beside_the_masks_can_be_left_out(
     label_list(tmp_path / "dataset.json", "Spleen")  # it lacks a name for 300
     with pytest.raises(InputError, match="has the label 300, which has no name"):
         import_masks(ImportRequest(a_volume, tmp_path / "result", masks))
-    assert (
-        main(
-            [
-                "import",
-                *map(str, masks),
-                "--volume",
-                str(a_volume),
-                "--output",
-                str(tmp_path / "result"),
-                "--labels",
-                "none",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    files = ["--volume", str(a_volume), "--output", str(tmp_path / "result")]
+    assert main(["import", *map(str, masks), *files, "--labels", "none", "--json"]) == 0
     report = json.loads((tmp_path / "result/report.json").read_text())
     assert [entry["name"] for entry in report["volumes"]] == ["Label 1", "Label 300"]
 
