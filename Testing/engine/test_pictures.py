@@ -121,7 +121,7 @@ def test_a_run_says_that_the_size_of_pixels_is_unknown_and_that_areas_are_meant(
     sitk.WriteImage(sitk.GetImageFromArray(bright_square(), isVector=True), str(tmp_path / "photo.png"))
     report, _ = run(a_model, tmp_path / "photo.png", tmp_path / "out")
     assert sum("does not state the size of its pixels" in warning for warning in report["warnings"]) == 1
-    assert sum("its area intervals can be too narrow" in warning for warning in report["warnings"]) == 1
+    assert sum("its intervals can be too narrow" in warning for warning in report["warnings"]) == 1
     report, _ = run(a_model, tmp_path / "photo.png", tmp_path / "sized", spacing=(1.0, 1.0, 1.0))
     assert not any("size of its pixels" in warning for warning in report["warnings"])
 
