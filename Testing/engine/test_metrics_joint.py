@@ -43,7 +43,7 @@ def rows():
         samples_by_row = {
             "perfect": masks[1:],
             INDEPENDENT: independent_pixels(p, SAMPLES, rng),
-            HALVED: halve_spread(masks[1:], chosen, 4, rng),
+            HALVED: halve_spread(masks[1:], chosen, (4, 4, 4), rng),
             REPEATED: np.repeat(chosen[None], SAMPLES, 0),
         }
         for name, samples in samples_by_row.items():
