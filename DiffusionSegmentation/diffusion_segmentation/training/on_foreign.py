@@ -125,8 +125,8 @@ class ForeignModel(FrozenModel):
                 fitted[key] = self.fitted_temperature(source.some_windows(some, optimisation), of)
         if not of_mean:
             logger.warning(
-                "No case is unseen by all folds, so their mean takes the temperature of a single fold, which is too high "
-                "for it; add labelled cases that the network was not trained on."
+                "No case is unseen by all folds, so their mean takes the temperature of a single fold, which is too "
+                "high for it; add labelled cases that the network was not trained on."
             )
         any_of_them = next(iter(fitted.values()))
         frozen |= {"temperature": any_of_them, "mean_temperature": any_of_them, **fitted}
