@@ -37,6 +37,7 @@ GOOD: tuple[dict[str, Any], ...] = (
         "type": "run", "job": "1", "folder": "/tmp/ü", "volume": "a.nrrd", "model": "m", "samples": 8, "steps": None,
         "seed": 0, "device": "auto", "regionMm": 20,
     },
+    {"type": "ask", "job": "1", "folder": "/tmp/ü", "questions": ["volume(a) > 40", "distance(a, b)"]},
     {"type": "cancel", "job": "1", "keep": True},
     {"type": "unload"},
     {"type": "bye"},
@@ -47,6 +48,7 @@ GOOD: tuple[dict[str, Any], ...] = (
     },
     {"type": "preview", "job": "1", "segmentation": "s", "entropy": "e", "samples": 0},
     {"type": "done", "job": "1", "folder": "f", "report": {"volumes": [1.5]}},
+    {"type": "answers", "job": "1", "answers": [{"question": "volume(a)", "value": 41.5}]},
     {"type": "cancelled", "job": "1"},
     {"type": "error", "job": None, "kind": "memory", "message": "Too much.", "details": ""},
 )  # fmt: skip

@@ -131,7 +131,7 @@ def test_pictures_have_areas_in_pixels(application, tmp_path):
     assert [questions.unitOf(name, report) for name in ("area", "diameter", "ratio")] == ["px", "px", ""]
     (area,) = answered(result, tmp_path, [Question("area", (ALL,), "<", 2.5)])
     assert area["unit"] == "px" and area["samples"][0] > 100
-    assert questions.words(area, report) == "Area of all structures < 2.5 px"
+    assert questions.words(area, report) == "Area of all structures <\u00a02.5\u00a0px"
 
 
 def test_every_measurement_has_a_title_and_words():

@@ -212,7 +212,9 @@ def askAboutVentricles(module, pumpUntil):
         ui.thresholdSpinBox.value = 38
         ui.askButton.click()
         pumpUntil(lambda: not module.backend.asker.busy)
-    assert ui.answersTable.rowCount == 3 and ui.answersTable.item(0, 0).text() == "Volume of Ventricles > 38 ml"
+    assert (
+        ui.answersTable.rowCount == 3 and ui.answersTable.item(0, 0).text() == "Volume of Ventricles >\u00a038\u00a0ml"
+    )
     assert ui.answersTable.item(0, 2).text().startswith("true in ")
 
 

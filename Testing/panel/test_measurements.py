@@ -67,7 +67,7 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     question, value, samples = ask(module, "volume", "white_matter", comparison=">", threshold=threshold)
     count = sum(size > threshold for size in entry["samples_ml"])
     assert 0 < count < 12
-    assert question == f"Volume of White matter > {threshold:.12g} ml"
+    assert question == f"Volume of White matter >\u00a0{threshold:.12g}\u00a0ml"
     assert value.splitlines() == [
         "true" if entry["consensus_ml"] > threshold else "false",
         f"{entry['consensus_ml']:.4g} ml",

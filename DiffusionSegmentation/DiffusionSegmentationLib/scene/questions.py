@@ -11,7 +11,8 @@ from .units import Unit
 
 ALL = "all"
 """In place of a structure: all of them together."""
-COMPARISONS = (">", "<")
+NO_BREAK = "\u00a0"
+"""Space between a number and its unit, where no line ends."""
 
 
 @dataclass(frozen=True)
@@ -102,5 +103,6 @@ def words(answer: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     if form.startswith("{a}"):
         text = text[:1].upper() + text[1:]
     if "comparison" in answer:
-        text = f"{text} {answer['comparison']} {answer['threshold']:.12g} {unitText(answer['unit'])}".rstrip()
+        parts = answer["comparison"], f"{answer['threshold']:.12g}", unitText(answer["unit"])
+        text = f"{text} {NO_BREAK.join(filter(None, parts))}"
     return text
