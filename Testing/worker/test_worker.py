@@ -43,7 +43,7 @@ def test_a_run_sends_its_stages_a_preview_and_the_report(workers, tmp_path: Path
     assert done["report"]["request"] == {
         "volume": str(folder / "a.nrrd"), "output": str(folder), "model": "quick", "samples": "auto", "steps": "3",
         "seed": "7", "device": "cpu", "region_mm": "None", "keep_samples": "True", "compress": "False",
-        "previews": "True", "source": "None",
+        "previews": "True", "source": "None", "called": "The volume",
     }  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def test_runs_that_cannot_start_are_reported(
     fields = {"model": str(tiny_model), "folder": folder, "volume": str(ball), "samples": 1}
     error = run(real_worker, f"wrong {wrong}", **{**fields, **wrong})[-1]
     assert (error["type"], error["kind"]) == ("error", kind)
+    assert "nrrd" not in error["message"], "the user never saw the name of the temporary file"
     assert run(real_worker, f"after {wrong}", **fields)[-1]["type"] == "done"
 
 
