@@ -152,6 +152,12 @@ def test_a_converted_bundle_whose_weights_do_not_fit_is_refused(bundle: Path, ro
     assert "weights" in refusal(folder, root)
 
 
+def test_a_long_configuration_in_yaml_is_refused(bundle: Path, root: Path) -> None:
+    (bundle / "configs/inference.json").unlink()
+    (bundle / "configs/inference.yaml").write_text("a: [1, 2]\n" * 400_000)
+    assert "more than 131 kB; convert it to JSON" in refusal(bundle, root)
+
+
 def saved(path: Path, content: Any, operation: bytes = b"") -> Path:
     """A file of PyTorch in which operations of a pickle take the place of MARK."""
     torch.save(content, path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-MAX_BYTES = 64 * 2**20  # of the pickle; the history of a long training has some MB
+MAX_BYTES = 32 * 2**20  # of the pickle; the history of a long training has some MB
 MAX_PARTS = 20_000_000  # of values that are used again, each time counted with their parts
 NAMES = re.compile(
     r"collections (OrderedDict|Counter)|builtins set|_codecs encode|numpy dtype|numpy\._?core\.multiarray scalar"

@@ -18,6 +18,7 @@ from ..model.refusal import Refusal
 from .expressions import REFERENCE, value_of
 
 MAX_JSON_BYTES = 4 * 2**20
+MAX_YAML_BYTES = 2**17  # PyYAML reads some 100 kB a second
 MAX_VALUES = 100_000  # that are resolved: lists of references to lists of references can have any number
 MAX_DEPTH = 50  # of lists, objects and references within each other
 METADATA, INFERENCE = "configs/metadata.json", "configs/inference"
@@ -168,6 +169,8 @@ def _read_yaml(text: str) -> Any:
     yaml, is_installed = optional_import("yaml")
     if not is_installed:
         raise Refusal("has a configuration in YAML; install the package PyYAML, or convert it to JSON")
+    if len(text) > MAX_YAML_BYTES:
+        raise Refusal(f"has a configuration in YAML of more than {MAX_YAML_BYTES // 1000} kB; convert it to JSON")
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined]
         """Builds plain values only; aliases, with which a small file can have any size, are refused."""
