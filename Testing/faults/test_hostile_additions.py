@@ -15,9 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
-
 from hostile_archives import sparse, with_size
 from hostile_pickles import MARK, operations, rewritten
 from monai_bundles import MODEL, NETWORK, inference, random_network, write_bundle
