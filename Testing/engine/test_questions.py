@@ -111,6 +111,14 @@ def test_the_smallest_structures_have_a_diameter(shape):
     assert value("diameter", image_of(array), 1) >= max(faces) - 1e-6
 
 
+def test_one_slice_of_a_volume_is_no_picture(boxes):
+    image = sitk.GetImageFromArray(boxes)
+    image.SetSpacing(SPACING)
+    thin = LabelMap(np.ascontiguousarray(boxes[2:3]), image)
+    assert value("volume", thin, 1) == pytest.approx(16 * 6 * 3 / 1000)
+    assert value("diameter", thin, 1) == pytest.approx(math.hypot(16, 4))
+
+
 def test_pictures_have_areas_and_perimeters():
     array = np.zeros((1, 40, 40), np.uint8)
     array[0, 10:20, 5:25] = 1

@@ -26,7 +26,7 @@ class LabelMap:
     """Labels uint8 [k, j, i] with their geometry.
 
     `spacing` float [3] is that of the axes k, j and i in mm; the rows of `axes` float [3, 3] are their directions in
-    LPS. Pictures have one slice; without a stated pixel size their spacing is 1 px.
+    LPS. `is_picture` is whether the grid has one slice; without a stated pixel size the spacing of pictures is 1 px.
     """
 
     def __init__(self, labels: np.ndarray, image: sitk.Image) -> None:
@@ -34,10 +34,7 @@ class LabelMap:
         self.labels = labels
         self.spacing = np.array(image.GetSpacing()[::-1])
         self.axes = np.array(image.GetDirection()).reshape(3, 3).T[::-1]
-
-    @property
-    def is_picture(self) -> bool:
-        return len(self.labels) == 1
+        self.is_picture = image.GetSize()[2] == 1  # of the whole grid: a part of a volume can have one slice
 
     @cached_property
     def _boxes(self) -> list[tuple[slice, ...] | None]:
