@@ -26,6 +26,7 @@ from diffusion_segmentation.evaluation import joint
 from diffusion_segmentation.evaluation.report.formatting import number
 from diffusion_segmentation.evaluation.report.text import joint_text
 from diffusion_segmentation.images.volume import read_volume
+from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.training.prepared import on_grid
 
@@ -62,7 +63,7 @@ def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.nrrd"
         sitk.WriteImage(labels, str(path))
-        values, masks = on_grid(image, [path], model.spacing, model.section.get("intensity"), model.label_names)
+        values, masks = on_grid([image], [path], Grid.of(model.section), model.label_names)
     return labelled(model, values.astype(np.float32), masks[0])
 
 
