@@ -13,6 +13,8 @@ from ball_dataset import change_dataset, write_ball_dataset
 from monai_bundles import write_bundle
 
 from diffusion_segmentation import any_model
+from diffusion_segmentation.evaluation.dataset.cases import choose
+from diffusion_segmentation.images.dataset import Case, Dataset
 from diffusion_segmentation.images.input_names import ONE_INPUT
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model import folder as models
@@ -104,7 +106,29 @@ def test_seen_cases_and_folds_are_those_of_the_data_set_of_this_name() -> None:
     earlier = {"training": {"data": {**data, "cases": ["b"]}}}
     section = {"training": {"data": data, "started_from": earlier}, "frozen": {"folds": {"0": ["a", "c"]}}}
     assert seen_cases(section, "Balls") == {"a", "b"} and seen_cases(section, "Others") == set()
-    assert fold_of_cases(section, "Balls") == {"a": "0", "c": "0"} and fold_of_cases(section, "Others") == {}
+    folds = [fold_of_cases(section, name, {}, ["a"]) for name in ("Balls", "Others")]
+    assert folds == [{"a": "0", "c": "0"}, {}]
+
+
+def test_cases_that_the_network_below_has_seen_count_whatever_the_sampler_was_trained_on() -> None:
+    section = {"training": {"data": {"kind": "folder", "name": "Others", "cases": ["x"]}}, "frozen": {}}
+    network = {"training": {"data": {"kind": "nnunet", "folds": {"0": ["a", "b"], "1": ["b", "c"]}}}}
+    assert seen_cases(section, "Balls", network) == {"b"}
+    assert fold_of_cases(section, "Balls", network, ["a", "b", "c", "d"]) == {"a": "1", "c": "0"}
+    ours = {"training": {"data": {"kind": "folder", "name": "Balls", "cases": ["a"]}}}
+    assert seen_cases(section, "Balls", ours) == {"a"} and seen_cases(section, "Others", ours) == {"x"}
+
+
+def test_an_evaluation_leaves_out_or_names_what_the_network_below_has_seen() -> None:
+    listed = tuple(Case(name, (), ()) for name in "abcd")
+    dataset = Dataset("Balls", ONE_INPUT, ("MRI",), ("ball",), listed, ())
+    section = {"training": {"data": {"kind": "folder", "name": "Others", "cases": ["x"]}}, "frozen": {"name": "net"}}
+    network = {"name": "net", "training": {"data": {"folds": {"0": ["a", "b"], "1": ["b", "c"]}}}}
+    choice = choose(dataset, section, network)
+    assert [case.name for case in choice.cases] == ["a", "c", "d"]
+    assert "the fold of 'net' that has not seen a case predicted it" in choice.which
+    ours = {"training": {"data": {"kind": "folder", "name": "Balls", "cases": list("abcd")}}}
+    assert choose(dataset, section, ours).seen_in_training
 
 
 @pytest.mark.slow

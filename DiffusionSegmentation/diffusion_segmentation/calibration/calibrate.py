@@ -49,9 +49,11 @@ def calibrate(
     require_fit(loaded, source)
     source.configure(loaded.section)
     if isinstance(source, Folder):
-        source.hold_out(seen_cases(loaded.section, source.dataset.name))
+        name, theirs = source.dataset.name, models.frozen_section(folder, loaded.section)
+        source.hold_out(seen_cases(loaded.section, name, theirs))
         if loaded.foreign is not None and (head := head_of_sampler(folder, loaded.section)) is not None:
-            folds = fold_of_cases(loaded.section, source.dataset.name)
+            names = [case.name for case in source.dataset.training]
+            folds = fold_of_cases(loaded.section, name, head.section, names)
             source.odds = CaseOdds(head, folds, loaded.foreign, device)
     if frozen := loaded.section.get("frozen"):
         models.find_by_digest(frozen["name"], frozen["sha256"], output.resolve().parent)

@@ -23,6 +23,7 @@ from ..images.input_names import Input, inputs_of, require_same_inputs
 from ..images.writing import write_report
 from ..model import folder as models
 from ..model.folder import Model
+from ..model.seen_cases import cases_of_folds
 from ..phantoms import PHANTOMS, phantom
 from ..runtime.devices import choose_device
 from ..runtime.versions import versions
@@ -187,12 +188,15 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     dataset = read_dataset(Path(request.dataset))
     require_same_inputs(inputs_of(model.section), dataset.inputs, dataset.name)
     order = label_order(dataset, model.labels)
-    choice = cases.choose(dataset, model.section)
+    frozen = models.frozen_section(folder, model.section)
+    choice = cases.choose(dataset, model.section, frozen)
     chosen = choice.cases[: request.cases]
     units = cases.units_of(chosen, dataset.name)
     device, samples = choose_device(request.device), request.samples or model.default_samples
     steps = Steps.read(request.steps[0]).count if request.steps else None
     data = {"data": dataset.name, "labels": order, "ignored": dataset.ignored, "unit": units.suffix}
+    if frozen and (folds := cases_of_folds(frozen)):
+        data["folds"] = folds
     store = CaseStore(request.output / "cases", _key(model, request, samples, steps, device) | data)
     if choice.seen_in_training:
         logger.warning(f"evaluating {choice.which}")

@@ -283,6 +283,17 @@ def _frozen_network(found: Path, folder: Path, section: dict[str, Any]) -> Encod
     return given_logits(section) if is_foreign(section["frozen"]) else load(found).encoder.trained
 
 
+def frozen_section(folder: Path, section: dict[str, Any]) -> dict[str, Any] | None:
+    """Our section of the model that the one in `folder`, with `section`, is on top of; None for others.
+
+    Raises ModelError if it is missing.
+    """
+    if (frozen := section.get("frozen")) is None:
+        return None
+    found = find_by_digest(frozen["name"], frozen["sha256"], folder.resolve().parent)
+    return read_metadata(found)["diffusion_segmentation"]
+
+
 def find_by_digest(name: str, sha256: str, beside: Path) -> Path:
     """Folder of the model with this checksum: an installed one, or one that lies in the folder `beside`.
 

@@ -11,9 +11,15 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 
-def seen_cases(section: Mapping[str, Any], name: str) -> set[str]:
-    """Cases of the data set `name` on which a model of ours, or the model that it started from, was trained."""
-    training, seen = section.get("training", {}), set()
+def seen_cases(section: Mapping[str, Any], name: str, frozen: Mapping[str, Any] | None = None) -> set[str]:
+    """Cases of the data set `name` on which a model of ours, or the model that it started from, was trained.
+
+    With those that the model has seen on top of which it was trained, whose section is `frozen`; of an nnU-Net, whose
+    data set can have another name, the cases that all folds have seen.
+    """
+    training, seen = section.get("training", {}), set() if frozen is None else seen_cases(frozen, name)
+    if frozen is not None and (folds := cases_of_folds(frozen)):
+        seen |= set.intersection(*map(set, folds.values()))
     while training:
         facts = training.get("data", {})
         if facts.get("kind") == "folder" and facts.get("name") == name:
@@ -42,11 +48,14 @@ def unseen_by(trained: Mapping[str, Collection[str]], cases: Iterable[str]) -> d
     return unseen
 
 
-def fold_of_cases(section: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Fold of the frozen nnU-Net for each case of the data set `name` that other folds have seen, for a sampler on it.
+def fold_of_cases(
+    section: Mapping[str, Any], name: str, frozen: Mapping[str, Any], cases: Iterable[str]
+) -> dict[str, str]:
+    """Fold of the nnU-Net `frozen` for each of the `cases` of the data set `name` that other folds have seen.
 
-    All other cases are predicted by the mean of the folds.
+    `section` is that of a sampler on it. All other cases are predicted by the mean of the folds.
     """
-    if section.get("training", {}).get("data", {}).get("name") != name:
-        return {}
-    return {case: fold for fold, cases in section["frozen"].get("folds", {}).items() for case in cases}
+    folds = {case: fold for case, fold in unseen_by(cases_of_folds(frozen) or {}, cases).items() if fold is not None}
+    if section.get("training", {}).get("data", {}).get("name") == name:
+        folds |= {case: fold for fold, names in section["frozen"].get("folds", {}).items() for case in names}
+    return folds

@@ -49,16 +49,18 @@ class Choice(NamedTuple):
     seen_in_training: bool
 
 
-def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
+def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any] | None = None) -> Choice:
     """The cases that the model has not seen according to its metadata (`section`).
 
     The labelled test cases if there are any, else the cases that training did not use, else all.
     """
     if dataset.test:
         return Choice(dataset.test, f"the {_count(dataset.test)} of the data set's test part", False)
-    trained, everything = seen_cases(section, dataset.name), dataset.training
+    trained, everything = seen_cases(section, dataset.name, frozen), dataset.training
+    folds = {} if frozen is None else _folds(dataset, section, frozen)
+    by_fold = f"; the fold of '{frozen['name']}' that has not seen a case predicted it" if frozen and folds else ""
     if not trained:
-        which = f"all {_count(everything)}; the model's metadata list none of them as training cases"
+        which = f"all {_count(everything)}; the model's metadata list none of them as training cases{by_fold}"
         return Choice(everything, which, False)
     unseen = tuple(case for case in everything if case.name not in trained)
     if not unseen:
@@ -68,14 +70,19 @@ def choose(dataset: Dataset, section: Mapping[str, Any]) -> Choice:
     which = f"the {_count(unseen)} that the model was not trained on"
     if names & set(section.get("training", {}).get("data", {}).get("held_out", ())):
         which += "; training used held-out cases only for the loss curve that places the steps"
-    if section.get("frozen") and names & set(fold_of_cases(section, dataset.name)):
-        which += f"; the fold of '{section['frozen']['name']}' that has not seen a case predicted it"
+    which += by_fold if names & set(folds) else ""
     calibration = section.get("calibration", {})
     fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
     calibrated = isinstance(fitted, list) and bool(names & set(fitted))
     if calibrated:
         which += "; its spread was calibrated on some of them, so coverage and z are too good"
     return Choice(unseen, which, calibrated)
+
+
+def _folds(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, str]:
+    """See `fold_of_cases`."""
+    names = [case.name for case in (*dataset.training, *dataset.test)]
+    return fold_of_cases(section, dataset.name, frozen, names) if section.get("frozen") else {}
 
 
 def units_of(cases: Sequence[Case], dataset_name: str) -> Units:
@@ -203,7 +210,7 @@ def _prediction(head: ForeignHead, model: Model, dataset: Dataset, case: Case) -
     """The prediction of a case by what has not seen it; runs the network once, for all samplers and controls."""
     assert model.foreign is not None, "a model with a foreign head"
     known: list[tuple[np.ndarray, float]] = []
-    predict = head.predict(model.foreign, fold_of_cases(model.section, dataset.name).get(case.name))
+    predict = head.predict(model.foreign, _folds(dataset, model.section, head.section).get(case.name))
 
     def once(*arguments: Any) -> tuple[np.ndarray, float]:
         if not known:
