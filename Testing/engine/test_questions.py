@@ -64,6 +64,12 @@ def test_measurements_of_boxes_are_those_of_their_formulas(boxes):
     assert 0.85 * 408 < value("surface", image, 1) < 408
 
 
+def test_structures_with_a_common_voxel_have_no_distance(boxes):
+    boxes[:, :, :] = np.maximum(boxes, np.uint8(3))
+    boxes[5, 5, 20] = 1
+    assert value("distance", image_of(boxes), 1, ALL) == 0 and value("distance", image_of(boxes), 3, 3) == 0
+
+
 def test_a_ball_has_its_diameter_and_surface():
     z, y, x = np.ogrid[-24:25, -24:25, -24:25]
     image = image_of((z**2 + y**2 + x**2 <= 20**2).astype(np.uint8), (0.5, 0.5, 0.5))
@@ -157,6 +163,11 @@ def test_structures_go_by_identifier_name_or_all(boxes):
     assert parse("volume(all)", LABELS, "ml", False).value(image) == pytest.approx(20 * 36 / 1000)
 
 
+def test_an_identifier_comes_before_the_name_of_another_structure():
+    labels = [{"label": 1, "id": "a", "name": "tumour"}, {"label": 2, "id": "tumour", "name": "Core"}]
+    assert [parse(f"volume({one})", labels, "ml", False).labels for one in ("tumour", "a")] == [((2,),), ((1,),)]
+
+
 def test_units_are_converted():
     assert parse("volume(lesion) > 500 mm3", LABELS, "ml", False).threshold == 0.5
     assert parse("diameter(lesion) <= 1.5 cm", LABELS, "ml", False).threshold == 15
@@ -174,6 +185,16 @@ def test_a_number_has_intervals_and_counts_where_it_is_not_defined():
     below = answer(parse("asymmetry(lesion)", LABELS, "ml", False), -9.0, [-9.0, -11.0, -10.0])
     assert below["interval90"][0] < -11  # 0 is not the smallest asymmetry
     assert answer(question, float("nan"), [])["interval90"] is None
+
+
+def test_intervals_end_at_the_largest_possible_value():
+    samples = [60.0, 80.0, 95.0, 99.0, 100.0, 100.0]
+    share = answer(parse("asymmetry(lesion)", LABELS, "ml", False), 100.0, samples, image_size=7.0)
+    assert share["interval90"][1] == share["interval50"][1] == 100
+    size = answer(parse("volume(lesion)", LABELS, "ml", False), 100.0, samples, image_size=110.0)
+    assert size["interval90"][1] == 110 and 100 < size["interval50"][1] < 110
+    length = answer(parse("diameter(lesion)", LABELS, "ml", False), 100.0, samples, image_size=7.0)
+    assert length["interval90"][1] > 110
 
 
 def test_eight_of_eight_are_not_certain():

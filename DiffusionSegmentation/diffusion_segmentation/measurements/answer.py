@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,20 @@ LEVELS = (50, 90)
 SYMBOLS = {"mm2": "mm²"}
 
 
-def answer(question: Question, consensus: float, samples: Sequence[float], are_draws: bool = True) -> dict[str, Any]:
+def answer(
+    question: Question,
+    consensus: float,
+    samples: Sequence[float],
+    are_draws: bool = True,
+    image_size: float = math.inf,
+) -> dict[str, Any]:
     """The answer as JSON, from the measurement of the consensus and of each sample; NaN becomes None.
 
     A number has the mean and the predictive intervals of the samples in which it is defined. A statement has the count
     of samples in which it is true, the posterior mean (k + 1/2) / (n + 1) of its probability and Jeffreys' interval
     (Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001): eight of eight are not 100 %.
-    Where the samples are not draws (`are_draws`), they have a range and no probability.
+    Where the samples are not draws (`are_draws`), they have a range and no probability. No size exceeds `image_size`,
+    that of the whole image.
     """
     values = np.asarray(samples, float)
     defined = values[np.isfinite(values)]
@@ -44,9 +52,10 @@ def answer(question: Question, consensus: float, samples: Sequence[float], are_d
         facts["range"] = [_number(defined.min()), _number(defined.max())] if len(defined) else None
         return facts
     facts["method"] = interval_method(len(defined)) if len(defined) > 1 else None
+    high = image_size if question.measurement.quantity == "size" else question.measurement.high
     for level in LEVELS:
         interval = predictive_interval(defined, level / 100, question.measurement.low)
-        facts[f"interval{level}"] = None if interval is None else [_number(bound) for bound in interval]
+        facts[f"interval{level}"] = None if interval is None else [_number(min(bound, high)) for bound in interval]
     return facts
 
 

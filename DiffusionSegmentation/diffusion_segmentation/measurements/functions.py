@@ -59,6 +59,8 @@ def distance(image: LabelMap, a: Labels, b: Labels) -> float:
     one, other = image.part(a), image.part(b)
     if one is None or other is None:
         return math.nan
+    if ALL in (*a, *b) or set(a) & set(b):
+        return 0.0
     return float(KDTree(_surface_points(image, one)).query(_surface_points(image, other))[0].min())
 
 

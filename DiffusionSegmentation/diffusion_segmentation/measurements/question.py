@@ -107,9 +107,10 @@ def _labels(structure: str, labels: Sequence[dict[str, Any]]) -> tuple[int, ...]
     wanted = structure.strip("'\"").casefold()
     if wanted == "all":
         return (ALL,)
-    for entry in labels:
-        if wanted in (entry["id"].casefold(), entry["name"].casefold()):
-            return (entry["label"],)
+    for key in ("id", "name"):  # a name can be the identifier of another structure
+        for entry in labels:
+            if wanted == entry[key].casefold():
+                return (entry["label"],)
     names = ", ".join(entry["id"] for entry in labels)
     raise InputError(f"The result has no structure '{structure}'; it has {names}, or all of them together as 'all'.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -10,7 +11,8 @@ class Measurement:
     """A measurement of `structures` structures.
 
     `quantity` is size (ml; of pictures mm2 or px), area, length, share (%), count, number or truth (0 or 1). `picture`
-    is whether it applies to pictures, to volumes, or (None) to both; `low` is the smallest possible value.
+    is whether it applies to pictures, to volumes, or (None) to both; `low` and `high` are the smallest and the largest
+    possible value.
     """
 
     structures: int
@@ -18,6 +20,7 @@ class Measurement:
     formula: str
     picture: bool | None = None
     low: float = 0.0
+    high: float = math.inf
 
     @property
     def is_truth(self) -> bool:
@@ -53,6 +56,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         "structures",
         picture=False,
         low=-100.0,
+        high=100.0,
     ),
     "pieces": Measurement(1, "count", "components of voxels that share a face, edge or corner"),
     "exists": Measurement(1, "truth", "at least one voxel"),

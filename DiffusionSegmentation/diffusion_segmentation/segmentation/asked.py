@@ -14,13 +14,14 @@ from ..errors import InputError
 from ..measurements.answer import answer
 from ..measurements.label_map import LabelMap
 from ..measurements.question import Question, parse
+from .outputs import geometry
 from .uncertain_regions import voxel_size
 
 
 def questions(texts: Sequence[str], labels: Sequence[dict[str, Any]], image: sitk.Image) -> list[Question]:
     """The questions of `texts` about a result on the grid of `image`. Raises InputError for one that does not fit."""
-    spacing, shape = image.GetSpacing()[::-1], image.GetSize()[::-1]
-    return [parse(text, labels, voxel_size(spacing, shape)[1], shape[0] == 1) for text in texts]
+    unit, is_picture = voxel_size(*geometry(image))[1], image.GetSize()[2] == 1
+    return [parse(text, labels, unit, is_picture) for text in texts]
 
 
 def ask(
@@ -55,8 +56,9 @@ def ask(
         values.append([question.value(image) for question in asked])
         on_sample(number, len(samples))
     whole = LabelMap(sitk.GetArrayFromImage(consensus), consensus)
+    size = voxel_size(*geometry(consensus))[0] * consensus.GetNumberOfPixels()
     columns = np.array(values).reshape(len(samples), len(asked)).T
     return [
-        answer(question, question.value(whole), column.tolist(), not is_range)
+        answer(question, question.value(whole), column.tolist(), not is_range, size)
         for question, column in zip(asked, columns, strict=True)
     ]

@@ -86,6 +86,7 @@ class ResultWriter:
     def __post_init__(self) -> None:
         self._reference = self.input.image
         self._voxel_size, self._unit = uncertain_regions.voxel_size(*geometry(self._reference))
+        self._image_size = self._reference.GetNumberOfPixels() * self._voxel_size  # no structure is larger
         scale = self.source.finest_mm if self._unit == "mm2" else 1.0
         self._region_mm, self._smoothing_mm = self.region_mm or SEED_DISTANCE_MM * scale, SMOOTHING_MM * scale
 
@@ -167,11 +168,10 @@ class ResultWriter:
 
     def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         samples, unit = ensemble.volumes[:, entry["label"]], self._unit
-        whole = self._reference.GetNumberOfPixels() * self._voxel_size  # no volume is larger
         spread: dict[str, Any] = {"method": interval_method(len(samples)) if len(samples) else None}
         for level in (50, 90):
             interval = predictive_interval(samples, level / 100) if self.source.are_draws else None
-            bounded = None if interval is None else _rounded([min(bound, whole) for bound in interval])
+            bounded = None if interval is None else _rounded([min(bound, self._image_size) for bound in interval])
             spread[f"interval{level}_{unit}"] = bounded
         if len(samples) and not self.source.are_draws:
             bounds = float(samples.min()), float(samples.max())
@@ -187,7 +187,8 @@ class ResultWriter:
     def _answers(self, ensemble: Ensemble, labels: np.ndarray) -> list[dict[str, Any]]:
         values = np.array(ensemble.measured).reshape(len(ensemble), len(self.questions))
         rows = zip(self.questions, self.measure(labels), values.T, strict=True)
-        return [answer(question, value, column.tolist(), self.source.are_draws) for question, value, column in rows]
+        options = self.source.are_draws, self._image_size
+        return [answer(question, value, column.tolist(), *options) for question, value, column in rows]
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
         """Entries of the report on the uncertain regions, from the same arrays from which Slicer ranks them again."""
