@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from diffusion_segmentation.segmentation.foreign_head import channels_of, log_od
 from diffusion_segmentation.segmentation.request import Request
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.case_odds import StoredOdds
+from diffusion_segmentation.training.folder import Folder
+from diffusion_segmentation.training.on_foreign import ForeignModel
 from diffusion_segmentation.training.settings import Optimisation
 from diffusion_segmentation.training.windows import Windows
 
@@ -155,3 +158,15 @@ def test_a_network_of_monai_can_be_the_direct_head(
     image = balls / "imagesTr" / "case0_0000.nii.gz"
     report = any_model.segment(Request(image, tmp_path / "result", str(sampler), samples=2, device="cpu")).report
     assert report["model"]["frozen"]["name"] == "net" and report["samples"] == 2
+
+
+@pytest.mark.parametrize("name", ["Balls", "Others"])
+def test_renamed_cases_of_nnunets_own_data_cause_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    folds = {"0": ["a"], "1": ["b"]}
+    data = {"kind": "nnunet", "name": f"Dataset001_{name}", "folds": folds}
+    section = {"kind": "nnunet", "name": "net", "labels": [{}], "training": {"data": data}}
+    model = ForeignModel(SimpleNamespace(section=section, members=list(folds)), None)
+    model.unseen_part(Folder(write_ball_dataset(tmp_path / "data", [(5,)] * 4), tmp_path / "prepared"))
+    assert ("none of these cases has the name" in caplog.text) == (name == "Balls")

@@ -34,6 +34,12 @@ NO_SPLITS = (
 )
 
 
+RENAMED = (
+    "'{name}' was trained on a data set of this name, but none of these cases has the name of one of its training "
+    "cases; the result is right only if it has not seen them."
+)
+
+
 def open_frozen(model: str, splits: Path | None) -> FrozenModel:
     """The model of a name or folder as the frozen part of a training; `splits` is nnU-Net's file.
 
@@ -88,10 +94,13 @@ class ForeignModel(FrozenModel):
             beside = find_splits([source.folder], own) if own else None
             if trained is None and beside is not None:
                 trained = training_cases(beside, members)
+        name, is_own = self.section["name"], own is not None and _is_named(source.dataset, source.folder, own)
         if trained is not None:
+            listed = {case for cases in trained.values() for case in cases}
+            if is_own and not any(case.name in listed for case in source.dataset.training):
+                logger.warning(RENAMED.format(name=name))
             return trained
-        name = self.section["name"]
-        if own is not None and _is_named(source.dataset, source.folder, own):
+        if is_own:
             raise InputError((ONLY_ALL if members == ["all"] else NO_SPLITS).format(name=name, data=own))
         logger.warning(
             f"The training cases of '{name}' are not known; the result is right only if it has not seen these cases."
