@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,6 +180,19 @@ def test_cases_of_the_frozen_model_count_as_seen(ball_dataset, tmp_path):
     assert [case.name for case in again.held_out] == facts["held_out"]
     section = {"training": {"data": {}, "started_from": {"training": {"data": facts}}}}
     assert seen_cases(section, source.dataset.name) == set(facts["cases"])
+
+
+@pytest.mark.parametrize("folds", [{"0": ["b"], "1": ["a"]}, {}, {"0": ["a", "c"], "1": ["b"]}])
+def test_a_training_whose_cases_other_folds_predict_now_is_not_resumed(folds):
+    stored = {"sha256": "0", "temperature": 2.0, "mean_temperature": 3.0, "folds": {"0": ["a"], "1": ["b"]}}
+    frozen = {**stored, "kind": "nnunet", "temperature": 1.0, "folds": folds}
+    run = SimpleNamespace(settings={"diffusion_segmentation": {"frozen": frozen}}, on_top=SimpleNamespace())
+    if folds.get("1") == ["b"]:  # with one more case
+        train._Keeper(run)._restore_frozen(stored)
+        assert frozen["temperature"] == 2
+        return
+    with pytest.raises(InputError, match="another fold of the frozen model for some cases"):
+        train._Keeper(run)._restore_frozen(stored)
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     units = cases.units_of(chosen, dataset.name)
     device, samples = choose_device(request.device), request.samples or model.default_samples
     steps = Steps.read(request.steps[0]).count if request.steps else None
-    data = {"data": dataset.name, "labels": order, "ignored": dataset.ignored, "unit": units.suffix}
+    data: dict[str, Any] = {"data": dataset.name, "labels": order, "ignored": dataset.ignored, "unit": units.suffix}
     if frozen and (folds := cases_of_folds(frozen)):
         data["folds"] = folds
     store = CaseStore(request.output / "cases", _key(model, request, samples, steps, device) | data)

@@ -285,7 +285,10 @@ class _Keeper(lightning.Callback):
             )
 
     def _restore_frozen(self, stored: dict[str, Any] | None) -> None:
-        """Take the temperatures of the training so far. Raises InputError for another frozen model than it had."""
+        """Take the temperatures of the training so far.
+
+        Raises InputError for another frozen model than it had, or for cases that another fold predicts now.
+        """
         frozen, encoder = self.run.settings["diffusion_segmentation"].get("frozen"), self.run.on_top
         if stored is None or encoder is None:
             return  # `fit` has compared the networks
@@ -293,6 +296,12 @@ class _Keeper(lightning.Callback):
             raise InputError(
                 f"The unfinished training is on top of another model '{stored['name']}' (checksum "
                 f"{stored['sha256'][:12]}); name that one with --on or choose another folder."
+            )
+        now = frozen.get("folds", {})
+        if any(set(cases) - set(now.get(fold, ())) for fold, cases in stored.get("folds", {}).items()):
+            raise InputError(
+                "The unfinished training took another fold of the frozen model for some cases; give the same --splits "
+                "or choose another folder."
             )
         frozen |= {key: stored[key] for key in ("temperature", "mean_temperature") if key in stored}
         encoder.temperature = head_temperature(frozen)
