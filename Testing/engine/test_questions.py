@@ -64,6 +64,14 @@ def test_measurements_of_boxes_are_those_of_their_formulas(boxes):
     assert 0.85 * 408 < value("surface", image, 1) < 408
 
 
+def test_a_slice_of_a_volume_is_measured_as_a_volume(boxes):
+    volume = sitk.GetImageFromArray(boxes)
+    volume.SetSpacing(SPACING)
+    part = LabelMap(boxes[2:3], volume)
+    assert value("volume", part, 1) == pytest.approx(16 * 6 * 3 / 1000)
+    assert value("diameter", part, 1) == pytest.approx(math.hypot(16, 4))
+
+
 def test_structures_with_a_common_voxel_have_no_distance(boxes):
     boxes[:, :, :] = np.maximum(boxes, np.uint8(3))
     boxes[5, 5, 20] = 1
@@ -243,3 +251,22 @@ def test_only_kept_samples_can_be_asked(a_head_file, a_model_folder, tmp_path):
     segment(Request(a_head_file, tmp_path / "out", str(a_model_folder), 2, device="cpu"))
     with pytest.raises(InputError, match="has no samples to ask; segment again with --keep-samples"):
         ask(tmp_path / "out", ["volume(all)"])
+
+
+@pytest.mark.parametrize("table", [[], [{"method": None}], {"a": 1}, [{"label": 1, "id": 3, "method": None}]])
+def test_a_folder_of_another_program_is_no_result(boxes, tmp_path, table):
+    sitk.WriteImage(sitk.GetImageFromArray(boxes), tmp_path / "segmentation.seg.nrrd")
+    (tmp_path / "report.json").write_text(json.dumps({"volumes": table}), encoding="utf-8")
+    with pytest.raises(InputError, match="is not the folder of a finished result"):
+        ask(tmp_path, ["volume(all)"])
+
+
+@pytest.mark.parametrize("samples", [np.float64, np.uint8])
+def test_samples_of_another_result_are_refused(boxes, tmp_path, samples):
+    sitk.WriteImage(sitk.GetImageFromArray(boxes), tmp_path / "segmentation.seg.nrrd")
+    table = [entry | {"method": None} for entry in LABELS]
+    (tmp_path / "report.json").write_text(json.dumps({"volumes": table}), encoding="utf-8")
+    larger = np.pad(boxes, 2 if samples is np.uint8 else 0).astype(samples)
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([larger] * 3, -1), isVector=True), tmp_path / "samples.seq.nrrd")
+    with pytest.raises(InputError, match="not those of its segmentation"):
+        ask(tmp_path, ["volume(all)"])

@@ -35,6 +35,8 @@ def ask(
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         labels, is_range = report["volumes"], any(entry["method"] == "range" for entry in report["volumes"])
+        if not all(entry["id"] and entry["name"] and entry["label"] for entry in labels) or not labels:
+            raise ValueError
         consensus = sitk.ReadImage(str(folder / "segmentation.seg.nrrd"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError):
         raise InputError(
@@ -50,6 +52,8 @@ def ask(
         ) from None
     array = sitk.GetArrayViewFromImage(stored)
     samples = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]  # a sequence of one volume
+    if array.dtype != np.uint8 or np.any(np.greater(samples.shape[1:], consensus.GetSize()[::-1])):
+        raise InputError(f"The samples in '{folder.name}' are not those of its segmentation; segment again.")
     values = []
     for number, mask in enumerate(samples, 1):
         image = LabelMap(np.ascontiguousarray(mask), consensus)
