@@ -129,7 +129,7 @@ def test_a_question_that_is_asked_again_has_one_answer(openPanel, addHead, run, 
 @pytest.mark.parametrize(
     ("behaviour", "sentence"),
     [
-        ("older", "The message type 'ask' is unknown here."),
+        ("older", "The background process is of an older version that cannot measure; restart Slicer."),
         ("mute", "The background process ended before it answered; ask again."),
     ],
 )

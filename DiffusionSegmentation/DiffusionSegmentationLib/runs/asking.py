@@ -170,7 +170,9 @@ class Asker:
             if self._node.GetScene() is not None:
                 answers.store(self._node, answered)
             self._end()
-        elif kind == "error":  # without a job where an older worker does not know the message
+        elif kind == "error" and message["job"] is None:  # the runner logs it
+            self._end(_("The background process is of an older version that cannot measure; restart Slicer."))
+        elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             self._end(message["message"])
 
