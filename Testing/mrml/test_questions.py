@@ -119,7 +119,7 @@ def test_folds_have_a_range(volumeNode, job, tmp_path):
     number, statement = answered(result, tmp_path, asked)
     low, high = min(number["samples"]), max(number["samples"])
     assert answers.sampleTexts(number)[1] == f"range: {low:.3g}–{high:.3g}"
-    assert answers.sampleTexts(statement) == ["true in 3 of 3"]
+    assert answers.sampleTexts(statement) == ["true in 3 of 3 samples"]
     assert answers.note(job.report).endswith("a range in place of intervals and probabilities.")
 
 
@@ -155,7 +155,7 @@ def test_answers_are_in_the_report_of_the_result(result, tmp_path):
     page = html.unescape((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.index("<h2>Measurements</h2>") < page.index("Weiße Substanz is present")
     assert page.index("Weiße Substanz is present") < page.index("Smallest distance between Cortical grey matter and")
-    assert "true in 3 of 3; 88 % (" in page and "corrections by hand, and in its 3 samples." in page
+    assert "true in 3 of 3 samples; 88 % (" in page and "corrections by hand, and in its 3 samples." in page
     stored = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]["answers"]
     assert stored[1:] == found and [answer["measurement"] for answer in stored] == ["exists", "distance", "volume"]
     with open(tmp_path / "r.answers.csv", encoding="utf-8-sig", newline="") as file:

@@ -39,7 +39,7 @@ def choose(comboBox, key):
 
 
 def row(ui, number=0):
-    items = [ui.answersTable.item(number, column) for column in range(3)]
+    items = [ui.answersTable.item(number, column) for column in range(2)]
     return [item.text() for item in items if item is not None]
 
 
@@ -64,26 +64,26 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     assert not ui.thresholdSpinBox.visible and not ui.structureBComboBox.visible
     choose(ui.comparisonComboBox, ">")
     assert ui.thresholdSpinBox.visible and ui.thresholdSpinBox.suffix == " ml"
-    question, value, samples = ask(module, "volume", "white_matter", comparison=">", threshold=threshold)
+    question, lines = ask(module, "volume", "white_matter", comparison=">", threshold=threshold)
     count = sum(size > threshold for size in entry["samples_ml"])
     assert 0 < count < 12
     assert question == f"Volume of White matter >\u00a0{threshold:.12g}\u00a0ml"
-    assert value.splitlines() == [
-        "true" if entry["consensus_ml"] > threshold else "false",
-        f"{entry['consensus_ml']:.4g} ml",
-    ]
-    assert samples.startswith(f"true in {count} of 12\n{100 * (count + 0.5) / 13:.0f} % (")
+    value, *samples = lines.splitlines()
+    assert value == f"{'true' if entry['consensus_ml'] > threshold else 'false'}, {entry['consensus_ml']:.4g} ml"
+    assert samples[0] == f"true in {count} of 12 samples"
+    assert samples[1].startswith(f"{100 * (count + 0.5) / 13:.0f} % (")
 
     answer = ask(module, "distance", "grey_matter", "white_matter")
     assert ui.structureBComboBox.visible and ui.structureALabel.text == "Structure A:"
-    assert answer == ["Smallest distance between Grey matter and White matter", "4 mm", "mean 4\n90 %: 4–4"]
+    assert answer == ["Smallest distance between Grey matter and White matter", "4 mm\nmean 4\n90 %: 4–4"]
     assert row(ui, 1)[0] == question
     ask(module, "volume", "all")
     assert ask(module, "one_piece", "grey_matter")[0] == "Grey matter is in one piece"
+    assert f"In the samples: {', '.join(['true'] * 12)}" in ui.answersTable.item(0, 0).toolTip()
     assert not ui.comparisonComboBox.visible and not ui.thresholdSpinBox.visible
     assert [row(ui, n)[0].split(" ")[0] for n in range(4)] == ["Grey", "Volume", "Smallest", "Volume"]
     assert ui.measuredLabel.text.endswith("without corrections by hand, and in its 12 samples.")
-    plots = [ui.answersTable.cellWidget(n, 3).pixmap for n in range(4)]
+    plots = [ui.answersTable.cellWidget(n, 2).pixmap for n in range(4)]
     assert not any(plot.isNull() for plot in plots)
     pumpUntil(lambda: not jobFolders(application))
     for combo, key in ((ui.measurementComboBox, "distance"), (ui.comparisonComboBox, "<")):
@@ -106,7 +106,7 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     assert application.headless.logic.OpenSlicerDataBundle(str(path), str(tmp_path))
     pumpUntil(lambda: ui.answersTable.rowCount == 4)
     assert [row(ui, n) for n in range(4)] == before
-    assert ask(module, "pieces", "white_matter") == ["Number of pieces of White matter", "1", "mean 1\n90 %: 1–1"]
+    assert ask(module, "pieces", "white_matter") == ["Number of pieces of White matter", "1\nmean 1\n90 %: 1–1"]
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -195,7 +195,7 @@ def test_cancel_gives_up_a_question_and_the_next_is_answered(openPanel, addHead,
     ui.askButton.click()
     ui.askButton.click()
     assert not module.backend.asker.busy and ui.askButton.text == "Ask" and ui.answersTable.rowCount == 0
-    assert ask(module, "exists", "white_matter")[1:] == ["true", "true in 2 of 2\n83 % (43–100 %)"]
+    assert ask(module, "exists", "white_matter")[1:] == ["true\ntrue in 2 of 2 samples\n83 % (43–100 %)"]
     pumpUntil(lambda: not jobFolders(application))
 
 
@@ -206,7 +206,49 @@ def test_during_a_run_no_question_is_asked(openPanel, addHead, run, pumpUntil):
     ui = module.ui
     ui.samplesSpinBox.value = 200
     ui.segmentButton.click()
-    ui.askButton.click()
-    assert ui.measuredLabel.text == "A run is active; ask when it has ended." and not module.backend.asker.busy
+    assert not ui.askButton.enabled and ui.askButton.toolTip == "A run is active; ask when it has ended."
     ui.segmentButton.click()
-    pumpUntil(lambda: not module.runner.busy)
+    pumpUntil(lambda: ui.askButton.enabled)
+
+
+def test_a_structure_is_not_compared_with_itself(openPanel, addHead, run):
+    addHead()
+    module = openPanel("good", "0.01")
+    run(module, samples=2)
+    ui = module.ui
+    choose(ui.structureAComboBox, "white_matter")
+    assert ui.structureBComboBox.itemData(ui.structureBComboBox.currentIndex) == "white_matter" and ui.askButton.enabled
+    choose(ui.measurementComboBox, "ratio")
+    assert not ui.askButton.enabled and ui.askButton.toolTip == "Choose two different structures."
+    choose(ui.structureBComboBox, "all")
+    assert ui.askButton.enabled
+
+
+def test_a_failure_is_shown_with_the_result_that_was_asked(openPanel, addHead, run, ask, pumpUntil):
+    addHead()
+    module = openPanel("mute", "0.01")
+    first, second = (run(module, samples=2).result.segmentationNode for _run in range(2))
+    assert module.widget.logic.getParameterNode().segmentation is second
+    module.ui.askButton.click()
+    module.widget.logic.getParameterNode().segmentation = first
+    pumpUntil(lambda: not module.backend.asker.busy)
+    assert module.ui.askButton.enabled and not module.ui.measuredLabel.visible
+    assert ask(module, "volume", "grey_matter") == [] and module.ui.measuredLabel.text.endswith("; ask again.")
+
+
+@pytest.mark.slow
+def test_questions_about_long_names_can_be_read_in_a_narrow_panel(openPanel, addHead, run, ask, application):
+    """Also where an answer is as long as that of a surface in mm²."""
+    import qt
+
+    addHead()
+    module = openPanel("seven", "0.01")
+    run(module, samples=8)
+    ui, widget = module.ui, module.widget
+    ask(module, "surface", "s3")
+    widget.parent.size = qt.QSize(400, 1500)
+    for _turn in range(5):
+        application.processEvents()
+    table = ui.answersTable
+    assert sum(table.columnWidth(column) for column in range(3)) <= table.viewport().width
+    assert table.columnWidth(0) >= table.fontMetrics().horizontalAdvance("Cortical grey matter")

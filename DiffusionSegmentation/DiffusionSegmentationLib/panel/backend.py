@@ -70,12 +70,8 @@ class Backend:
         return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
 
     def ask(self, segmentationNode: Any, questions: Sequence[Question]) -> None:
-        """Start to ask `questions` about a result; see `Asker.ask`. Raises as `submit`, but HandoverError during a run.
-
-        Asks to install missing packages as `submit` does.
-        """
-        if self.runner.busy:
-            raise HandoverError(_("A run is active; ask when it has ended."))
+        """Start to ask `questions` about a result; see `Asker.ask`. Raises and installs as `submit` does."""
+        self.runner.requireIdle()
         self._requireWorker()
         self.asker.ask(segmentationNode, questions)
 

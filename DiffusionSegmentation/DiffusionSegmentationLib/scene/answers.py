@@ -28,6 +28,11 @@ def store(segmentationNode: slicer.vtkMRMLSegmentationNode, new: Sequence[Answer
     segmentationNode.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
 
 
+def isTruth(answer: Answer) -> bool:
+    """Whether the values of the answer are 0 (false) and 1 (true)."""
+    return "holds" in answer and "comparison" not in answer
+
+
 def numberText(value: float | None, digits: int = 3) -> str:
     """A value with three digits, or another number of them, whole from 1000 on; a dash for None."""
     if value is None:
@@ -59,7 +64,7 @@ def sampleTexts(answer: Answer) -> list[str]:
     """What was measured in the samples, one text a line."""
     count = len(answer["samples"])
     if "holds" in answer:
-        texts = [_("true in {k} of {n}").format(k=answer["count"], n=count)]
+        texts = [_("true in {k} of {n} samples").format(k=answer["count"], n=count)]
         if "probability" in answer:
             p, low, high = (f"{100 * share:.0f}" for share in (answer["probability"], *answer["interval90"]))
             texts.append(_("{p} % ({low}–{high} %)").format(p=p, low=low, high=high))
@@ -70,7 +75,7 @@ def sampleTexts(answer: Answer) -> list[str]:
     if answer.get("range"):
         texts.append(_("range: {range}").format(range=_rangeText(answer["range"])))
     if answer["undefined"]:
-        texts.append(_("not defined in {k} of {n}").format(k=answer["undefined"], n=count))
+        texts.append(_("not defined in {k} of {n} samples").format(k=answer["undefined"], n=count))
     return texts
 
 

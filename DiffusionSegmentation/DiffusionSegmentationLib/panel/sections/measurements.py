@@ -28,7 +28,7 @@ from ..widgets import (
 )
 
 PLOT_SIZE = 48, 16
-QUESTION_COLUMN, PLOT_COLUMN = 0, 3
+QUESTION_COLUMN, PLOT_COLUMN = 0, 2
 
 
 class MeasurementsSection(Section):
@@ -42,13 +42,16 @@ class MeasurementsSection(Section):
         self._problem: str | None = None
         self._failure = ""
         """Why the last question about this result was not answered."""
+        self._asked: slicer.vtkMRMLSegmentationNode | None = None
+        """The result that the panel asks about."""
         self._filledFor: tuple | None = None
         """Node, report and text colour for which the widgets were last filled."""
         fitColumns(ui.answersTable, QUESTION_COLUMN)
-        ui.measurementComboBox.currentIndexChanged.connect(lambda _index: self._refreshChoices())
-        ui.comparisonComboBox.currentIndexChanged.connect(lambda _index: self._refreshChoices())
+        for name in ("measurement", "structureA", "structureB", "comparison"):
+            getattr(ui, f"{name}ComboBox").currentIndexChanged.connect(lambda _index: self._refreshChoices())
         ui.askButton.clicked.connect(self._onAsk)
         self._asker.changed.connect(self._onAsker)
+        backend.runner.changed.connect(self._refreshChoices)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         ui, report = self._ui, segmentation and segmentation.GetAttribute(RUN_ATTRIBUTE)
@@ -66,6 +69,7 @@ class MeasurementsSection(Section):
     def close(self) -> None:
         """Give up the questions that are being answered, and disconnect from the backend."""
         super().close()
+        self._backend.runner.changed.disconnect(self._refreshChoices)
         self._asker.changed.disconnect(self._onAsker)
         self._asker.cancel()
 
@@ -105,7 +109,7 @@ class MeasurementsSection(Section):
             setButton(ui.askButton, _("Cancel"), _("Stop measuring. Earlier answers are kept."))
         else:
             tip = _("Measure the segmentation and every sample in the background.")
-            setButton(ui.askButton, _("Ask"), tip, problem)
+            setButton(ui.askButton, _("Ask"), tip, problem or self._refusal(isPair))
         hasAnswers = ui.answersTable.rowCount > 0
         ui.answersTable.visible = hasAnswers
         explanation = answers.note(self._report) if hasAnswers else ""
@@ -114,17 +118,25 @@ class MeasurementsSection(Section):
         ui.measuredLabel.text = text
         ui.measuredLabel.visible = bool(text)
 
+    def _refusal(self, isPair: bool) -> str | None:
+        """Why the chosen question cannot be asked now, one sentence, or None."""
+        if self._backend.runner.busy:
+            return _("A run is active; ask when it has ended.")
+        if isPair and chosen(self._ui.structureAComboBox) == chosen(self._ui.structureBComboBox):
+            return _("Choose two different structures.")
+        return None
+
     def _fillTable(self) -> None:
         table, report = self._ui.answersTable, self._report
-        table.setHorizontalHeaderLabels([_("Question"), _("Result"), _("Samples"), ""])
+        table.setHorizontalHeaderLabels([_("Question"), _("Answer"), ""])
         for column, tooltip in enumerate(_headerTooltips()):
             table.horizontalHeaderItem(column).setToolTip(tooltip)
         stored = report.get("answers", [])
         table.rowCount = len(stored)
         for row, answer in enumerate(stored):
             question = questions.words(answer, report)
-            texts = [question, "\n".join(answers.valueTexts(answer)), "\n".join(answers.sampleTexts(answer))]
-            for column, text in enumerate(texts):
+            lines = [", ".join(answers.valueTexts(answer)), *answers.sampleTexts(answer)]
+            for column, text in enumerate((question, "\n".join(lines))):
                 setCell(table, row, column, text, _tooltip(answer, question), centred=column != QUESTION_COLUMN)
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
@@ -139,8 +151,7 @@ class MeasurementsSection(Section):
         segmentID = answer.get("structures", [""])[0]
         segment = self._segmentation.GetSegmentation().GetSegment(segmentID)
         color = qt.QColor(*(round(255 * part) for part in segment.GetColor())) if segment else qt.QColor(128, 128, 128)
-        isTruth = "holds" in answer and "comparison" not in answer
-        dots = [] if isTruth else [value for value in answer["samples"] if value is not None]
+        dots = [] if answers.isTruth(answer) else [value for value in answer["samples"] if value is not None]
         interval = None if "holds" in answer else answer.get("interval90")  # a statement has that of its probability
         return dotPlot(self._ui.answersTable, *PLOT_SIZE, dots, interval, color, answer.get("threshold"))
 
@@ -156,7 +167,7 @@ class MeasurementsSection(Section):
         if self._asker.busy:
             self._asker.cancel()
             return
-        self._failure = ""
+        self._failure, self._asked = "", self._segmentation
         try:
             self._backend.ask(self._segmentation, [self._question()])
         except (DependencyError, HandoverError) as error:
@@ -172,23 +183,26 @@ class MeasurementsSection(Section):
     def _onAsker(self) -> None:
         if not self._asker.busy:
             self._timer.stop()
-            self._failure = self._asker.problem
+            asked, self._asked = self._asked, None
+            if asked is self._segmentation:
+                self._failure = self._asker.problem
         self.refresh(self._segmentation if self._segmentation and self._segmentation.GetScene() else None)
 
 
 def _headerTooltips() -> tuple[str, ...]:
     return (
         _("What was asked, newest first."),
-        _("In the segmentation as computed."),
         _(
-            "Of a number: mean of the samples and 90 % prediction interval of one further sample. Of a statement: in"
-            " how many samples it is true, its probability and the 90 % interval of that."
+            "First line: in the segmentation as computed. Below, for a number: mean of the samples and 90 % prediction"
+            " interval of one further sample; for a statement: in how many samples it is true, its probability and the"
+            " 90 % interval of that."
         ),
         _("Dots: value in each sample. Horizontal line: 90 % interval. Upright line: the number compared with."),
     )
 
 
 def _tooltip(answer: answers.Answer, question: str) -> str:
-    values = ", ".join(map(answers.numberText, answer["samples"]))
+    texts = {0: _("false"), 1: _("true")} if answers.isTruth(answer) else {}
+    values = ", ".join(texts.get(value) or answers.numberText(value) for value in answer["samples"])
     text = _("{question}. In the samples: {values} {unit}")
     return text.format(question=question, values=values, unit=questions.unitText(answer["unit"])).rstrip()
