@@ -169,6 +169,8 @@ def test_structures_go_by_identifier_name_or_all(boxes):
     for name in ("grey_matter", "Grey matter", "GREY MATTER"):
         assert parse(f"Volume( {name} )", LABELS, "ml", False).value(image) == pytest.approx(4 * 36 / 1000)
     assert parse("volume(all)", LABELS, "ml", False).value(image) == pytest.approx(20 * 36 / 1000)
+    ids = [{"label": label, "id": id_, "name": id_} for label, id_ in ((1, "L"), (2, "l"))]  # of Slicer's questions
+    assert [parse(f"volume({entry['id']})", ids, "ml", False).labels for entry in ids] == [((1,),), ((2,),)]
 
 
 def test_an_identifier_comes_before_the_name_of_another_structure():

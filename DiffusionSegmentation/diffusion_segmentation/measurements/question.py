@@ -107,8 +107,9 @@ def _labels(structure: str, labels: Sequence[dict[str, Any]]) -> tuple[int, ...]
     wanted = structure.strip("'\"").casefold()
     if wanted == "all":
         return (ALL,)
+    exact = [entry for entry in labels if entry["id"] == structure]
     for key in ("id", "name"):  # a name can be the identifier of another structure
-        for entry in labels:
+        for entry in [*exact, *labels]:
             if wanted == entry[key].casefold():
                 return (entry["label"],)
     names = ", ".join(entry["id"] for entry in labels)
