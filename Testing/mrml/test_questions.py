@@ -156,6 +156,7 @@ def test_answers_are_in_the_report_of_the_result(result, tmp_path):
     assert page.index("<h2>Measurements</h2>") < page.index("Weiße Substanz is present")
     assert page.index("Weiße Substanz is present") < page.index("Smallest distance between Cortical grey matter and")
     assert "true in 3 of 3 samples; 88 % (" in page and "corrections by hand, and in its 3 samples." in page
+    assert "For a statement: in how many samples it is true, its probability and the 90 % interval of that." in page
     stored = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]["answers"]
     assert stored[1:] == found and [answer["measurement"] for answer in stored] == ["exists", "distance", "volume"]
     with open(tmp_path / "r.answers.csv", encoding="utf-8-sig", newline="") as file:

@@ -112,7 +112,8 @@ class Report:
         body += [f"<p><b>{escape(warning)}</b></p>" for warning in self._run.get("warnings", [])]
         body += [heading(self._unit.either(_("Volumes"), _("Areas"))), self._volumesTable()]
         if self._answers:
-            body += [heading(_("Measurements")), self._answersTable(), paragraph(answers.note(self._run), "note")]
+            note = f"{answers.legend()} {answers.note(self._run)}"
+            body += [heading(_("Measurements")), self._answersTable(), paragraph(note, "note")]
         body += [heading(_("Uncertain regions")), paragraph(self._reviewText())]
         if surfaces is not None:
             caption = _("The {count} most uncertain regions, seen from the front right.")

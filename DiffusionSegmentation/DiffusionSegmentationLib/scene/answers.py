@@ -79,6 +79,14 @@ def sampleTexts(answer: Answer) -> list[str]:
     return texts
 
 
+def legend() -> str:
+    """What `sampleTexts` says."""
+    return _(
+        "For a number: mean of the samples and 90 % prediction interval of one further sample. For a statement: in how"
+        " many samples it is true, its probability and the 90 % interval of that."
+    )
+
+
 def note(report: Mapping[str, Any]) -> str:
     """What the answers were measured in, as one or two sentences."""
     text = _("Measured in the segmentation as computed, without corrections by hand, and in its {kept} samples.")

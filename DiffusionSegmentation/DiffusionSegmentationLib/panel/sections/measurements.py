@@ -192,11 +192,7 @@ class MeasurementsSection(Section):
 def _headerTooltips() -> tuple[str, ...]:
     return (
         _("What was asked, newest first."),
-        _(
-            "First line: in the segmentation as computed. Below, for a number: mean of the samples and 90 % prediction"
-            " interval of one further sample; for a statement: in how many samples it is true, its probability and the"
-            " 90 % interval of that."
-        ),
+        _("First line: in the segmentation as computed.") + f" {answers.legend()}",
         _("Dots: value in each sample. Horizontal line: 90 % interval. Upright line: the number compared with."),
     )
 
