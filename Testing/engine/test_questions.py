@@ -191,7 +191,10 @@ def test_a_number_has_intervals_and_counts_where_it_is_not_defined():
     low, high = found["interval90"]
     assert low < found["interval50"][0] < 10 < found["interval50"][1] < high
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "10 mm, mean of 3 samples 10 mm, 90 % interval" in text([found])
     assert "not defined in 1 of 4 samples" in text([found])
+    surface = answer(parse("surface(lesion)", LABELS, "ml", False), 298012.4, [298012.4, 358600.0])
+    assert text([surface]).startswith("surface(lesion): 298012 mm²") and "e+" not in text([surface])
     below = answer(parse("asymmetry(lesion)", LABELS, "ml", False), -9.0, [-9.0, -11.0, -10.0])
     assert below["interval90"][0] < -11  # 0 is not the smallest asymmetry
     assert answer(question, float("nan"), [])["interval90"] is None

@@ -83,14 +83,19 @@ def _line(one: Mapping[str, Any]) -> str:
         return line
     line = f"{one['question']}: {_shown(one['value'], unit)}"
     if one["mean"] is not None:
-        line += f", mean of the samples {_shown(one['mean'], unit)}"
+        line += f", mean of {n - one['undefined']} samples {_shown(one['mean'], unit)}"
     for key, name in (("interval90", "90 % interval"), ("range", "range")):
         if one.get(key):
-            line += f", {name} {one[key][0]:.4g} to {one[key][1]:.4g}{unit}"
+            line += f", {name} {_figure(one[key][0])} to {_figure(one[key][1])}{unit}"
     if one["undefined"]:
         line += f"; not defined in {one['undefined']} of {n} samples, where a structure is absent"
     return line
 
 
 def _shown(value: float | None, unit: str) -> str:
-    return "not defined" if value is None else f"{value:.4g}{unit}"
+    return "not defined" if value is None else f"{_figure(value)}{unit}"
+
+
+def _figure(value: float) -> str:
+    """Four digits; whole from 10000 on, where `g` would write an exponent."""
+    return f"{value:.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
