@@ -74,7 +74,8 @@ class Preview:
         total = float(slicer.util.arrayFromVolume(entropy).sum(dtype=np.float64))
         self.change = abs(total - self._total) / max(total, 1e-9) if self._total and count > 1 else None
         self._total = total
-        if self._nodes and all(node.GetScene() is not None for node in self._nodes):
+        # Without an overlay a newer preview ended the steps that add the nodes.
+        if self._overlay is not None and all(node.GetScene() is not None for node in self._nodes):
             segmentationNode, entropyNode = self._nodes
             for node in self._nodes:
                 node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
