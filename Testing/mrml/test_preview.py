@@ -12,6 +12,7 @@ def shownNames():
     return sorted(node.GetName().removeprefix("Kopf é 頭") for node in nodes)
 
 
+@pytest.mark.usefixtures("views")  # the overlay
 @pytest.mark.parametrize("steps", range(7))
 def test_a_newer_preview_replaces_one_that_is_half_shown(volumeNode, job, steps):
     files = job.folder / "segmentation.seg.nrrd", job.folder / "entropy.nrrd"
