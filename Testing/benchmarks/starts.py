@@ -4,9 +4,8 @@
 
 TASK is a phantom, by default boundary and lesions on 128x128 and 64x64x64. Each model is trained for M minutes (15) by
 `train TASK`; its covariance is fitted to cases of its own; then every start is scored on the same new cases, beside the
-exact sampler: z (the robust scale of the errors over the spread) and 90 % coverage of the volumes with one exact draw
-as the truth, and the energy score with distance 1 - Dice. What is trained is kept: the same command goes on. Written
-are DIR/TASK/starts.json and a table.
+exact sampler: rms z and 90 % coverage of the volumes with one exact draw as the truth, and the energy score with
+distance 1 - Dice. What is trained is kept: the same command goes on. Written are DIR/TASK/starts.json and a table.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def compare(task: str, folder: Path, count: int | None, samples: int) -> list[di
 
 
 def table(task: str, rows: list[dict]) -> str:
-    lines = [f"{task:<30}{'z':>8}{'90 % held':>11}{'energy score':>14}"]
+    lines = [f"{task:<30}{'rms z':>8}{'90 % held':>11}{'energy score':>14}"]
     lines += [
         f"{row['start']:<30}{row['z_rms']:8.2f}{row['coverage_90']:11.2f}{row['energy_score']:14.4f}" for row in rows
     ]

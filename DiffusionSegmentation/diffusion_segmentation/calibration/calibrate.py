@@ -143,15 +143,12 @@ def text(result: dict[str, Any], output: Path) -> str:
     if "starts" not in result:
         return f"Input statistics were fitted to {result['scans']} scans. The model with them is {output}"
     width = max(len(row["start"]) for row in result["starts"]) + 2
-    lines = [f"{'start':<{width}}{'energy score':>13}{'z':>8}{'90 % coverage':>15}{'k':>4}"]
+    lines = [f"{'start':<{width}}{'energy score':>13}{'rms z':>8}{'90 % coverage':>15}{'k':>4}"]
     for row in result["starts"]:
         name = ("* " if row["start"] == result["chosen"] else "  ") + row["start"]
         scores = f"{row['energy_score']:13.4f}{row['z_rms']:8.2f}{row['coverage_90']:15.2f}{row['map_prior']:4d}"
         lines.append(f"{name:<{width}}{scores}")
-    lines.append(
-        f"* chosen, on {result['cases']} cases. z is the scale of the errors of "
-        "the volumes over the spread of the samples, 1 for a perfect sampler."
-    )
+    lines.append(f"* chosen, on {result['cases']} cases. rms z is relative to a perfect sampler, for which it is 1.")
     if not result["sound"]:
         lines.append("No start has the right spread; do not rely on this model's intervals.")
     if not result["compared_apart"]:

@@ -76,15 +76,13 @@ def fit_covariance(
     return Covariance(scales_mm, weights[:, :-1], weights[:, -1])
 
 
-def volume_scale(errors: np.ndarray, variances: np.ndarray, masks: int = MASKS) -> np.ndarray:
+def volume_scale(errors: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Factor [C] that the variances of the masks' volumes lack; squared errors of true volumes, both [cases, C].
-
-    Each variance is from this number of `masks`.
 
     Huber's proposal 2 ("Robust Statistics", 1981, section 6.4): the factor at which the mean of z^2, clipped at
     MAX_Z^2, is that of Student's t with the masks' degrees of freedom. 1 for a class without uncertain voxels.
     """
-    t = stats.t(masks - 1)
+    t = stats.t(MASKS - 1)
     clipped_mean = t.expect(lambda z: np.minimum(z**2, MAX_Z**2))
     factors = np.ones(errors.shape[1])
     for label, (error, variance) in enumerate(zip(errors.T, variances.T, strict=True)):

@@ -21,7 +21,7 @@ from ..model.folder import Model, Start
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.encoded_slices import EncodedSlices
 from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
-from .covariance import LabelledCase, volume_scale
+from .covariance import LabelledCase
 
 BLOCK = 16.0  # edge of the blocks whose class volumes a denoised mask keeps: mm, in pictures working pixels
 DENOISED = ((-5.0, None), (-5.0, BLOCK), (-3.0, None), (-3.0, BLOCK), (-1.0, None))
@@ -41,20 +41,22 @@ Sampled = tuple[np.ndarray, np.ndarray]  # masks uint8 [n, *shape] and mean prob
 
 @dataclass(frozen=True)
 class Candidate:
-    """A start and the scores of its samples: `energy` of each case [N], the others over all cases.
-
-    `relative_z` is the scale of the errors of the volumes over the spread of the samples, 1 for a perfect sampler. It
-    is robust (`volume_scale`): of 83 volumes of synthetic heads, one on which the samples agreed wrongly made the root
-    of the mean of z^2 2.4, and 0.9 without it.
-    """
+    """A start and the scores of its samples: `energy` of each case [N], the others over all cases."""
 
     name: str
     start: Start | None
     energy: np.ndarray
-    relative_z: float
+    z_rms: float
     coverage: float
     prior: int
     log_score: float
+    samples: int
+
+    @property
+    def relative_z(self) -> float:
+        """Rms z over that of a perfect sampler: with a spread from n samples, z follows t with n - 1 degrees."""
+        n = self.samples
+        return self.z_rms / np.sqrt((n - 1) / (n - 3)) if n > 3 else self.z_rms
 
     @property
     def sound(self) -> bool:
@@ -118,10 +120,8 @@ def scored(
     joint = JointScores(records)
     overall, energy = joint.scores(), joint.case_scores()["energy_score"]
     prior, log_score, _ = choose_prior(scores)
-    squares = joint.z[:, 0][joint.counts][:, None] ** 2
-    relative_z = float(np.sqrt(volume_scale(squares, np.ones_like(squares), joint.n)[0])) if len(squares) else math.nan
-    coverage = overall["coverage_90"].value
-    return Candidate(name, start, energy, relative_z, coverage, prior, float(log_score.min()))
+    z_rms, coverage = overall["z_rms"].value, overall["coverage_90"].value
+    return Candidate(name, start, energy, z_rms, coverage, prior, float(log_score.min()), joint.n)
 
 
 def log_scores(mean: np.ndarray, direct: np.ndarray, labels: np.ndarray, samples: int, near: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def _is_small(model: Model, image: np.ndarray) -> bool:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """Of the starts whose energy score is not significantly worse than the best, the one with z nearest to 1.
+    """Of the starts whose energy score is not significantly worse than the best, the one with rms z nearest to 1.
 
     Only sound starts are compared, if there are any. Ties go to the first, which `compare_starts` orders by cost.
     """
