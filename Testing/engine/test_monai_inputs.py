@@ -63,6 +63,7 @@ def installed(tmp_path: Path) -> Path:
     return any_model.add(write_bundle(tmp_path / "bundle", config, metadata(inputs=NAMES)), "two")
 
 
+@pytest.mark.slow
 def test_inputs_are_given_in_order_by_name_or_in_one_file(
     installed: Path, tmp_path: Path, volumes: tuple[Path, Path]
 ) -> None:

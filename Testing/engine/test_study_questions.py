@@ -270,6 +270,7 @@ def test_a11_prefers_what_has_the_true_spread(study_context):
     assert by_pair[frozen.OWN]["ged_u"]["verdict"] == OPEN
 
 
+@pytest.mark.slow
 def test_a11_trains_on_top_of_a_network_that_stays_as_it_is(study_context):
     context = replace(study_context, minutes=0.01, seeds=(0,))
     question = frozen.Frozen()
