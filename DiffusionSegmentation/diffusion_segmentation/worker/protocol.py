@@ -1,7 +1,7 @@
 """The protocol between Slicer and the worker: one JSON object per line, UTF-8, with "type" and, for a run, "job".
 
-The only module that both sides import; standard library only. Unknown fields are accepted, so that one side can add a
-field without breaking the other. A missing or wrongly typed field is refused, when sending and when receiving.
+Both sides import it; standard library only. Unknown fields are accepted, so that one side can add a field without
+breaking the other. A missing or wrongly typed field is refused, when sending and when receiving.
 """
 
 from __future__ import annotations

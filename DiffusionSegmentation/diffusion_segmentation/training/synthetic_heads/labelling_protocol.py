@@ -15,8 +15,8 @@ from scipy import ndimage
 from .priors import Atlas
 
 BACKGROUND = {"dura": 0.15, "blood": 0.15}
-"""Tissue -> probability that a protocol labels it background. The model's fluid is SAMSEG's class, which includes both:
-with 0.4 and 0.3 the direct head missed a third of it on real heads."""
+"""Tissue -> probability that a protocol labels it background. Small, because the model's fluid is SAMSEG's class, which
+includes both; with larger ones the direct head labels too little fluid on real heads."""
 FLUID = {"narrow sulcus": 0.25, "cerebellar fissure": 0.1}  # tissue -> probability that a protocol labels it fluid
 
 
