@@ -247,3 +247,45 @@ def test_the_self_test_of_the_module_with_a_random_model(module, story, monkeypa
     result = unittest.TestResult()
     case.run(result)
     assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures
+
+
+@pytest.mark.slow
+def test_a_question_is_asked_of_more_samples_than_the_result_keeps(
+    module, fittedModel, run, pumpUntil, photograph, monkeypatch
+):
+    ui = module.ui
+    module.widget.enter()
+    ui.modelComboBox.currentIndex = ui.modelComboBox.findData(str(fittedModel))
+    node = run(module, samples=20).result.segmentationNode
+
+    def ask(count):
+        assert ui.askSamplesComboBox.findData(count) >= 0
+        ui.askSamplesComboBox.currentIndex = ui.askSamplesComboBox.findData(count)
+        ui.askButton.click()
+        pumpUntil(lambda: not module.backend.asker.busy, describe=lambda: list(module.runner.client.log)[-20:])
+        return ui.measuredLabel.text
+
+    assert [ui.askSamplesComboBox.itemText(n) for n in range(ui.askSamplesComboBox.count)] == [
+        "the 16 kept",
+        "draw 32",
+        "draw 64",
+    ]
+    assert ask(0).endswith("in the 16 samples that were kept of 20.")
+    (kept,) = result_nodes.reportOf(node)["answers"]
+    text = ask(32)
+    (drawn,) = result_nodes.reportOf(node)["answers"]
+    assert drawn["samples"][:16] == kept["samples"] and len(drawn["samples"]) == 32 and drawn["value"] == kept["value"]
+    assert "Answers from 32 samples: these were drawn again with the same seed" in text
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+    photograph("more-samples", module.widget, part=ui.measurementsCollapsibleButton)
+
+    volume = node.GetNodeReference(result_nodes.VOLUME_ROLE)
+    slicer.util.arrayFromVolume(volume)[5, 5, 5] += 1
+    slicer.util.arrayFromVolumeModified(volume)
+    assert ask(64).startswith("The volume was changed since this result")
+    assert result_nodes.reportOf(node)["answers"] == [drawn]
+
+    monkeypatch.setattr(type(module.backend), "models", lambda self: [])
+    slicer.mrmlScene.RemoveNode(node.GetNodeReference(result_nodes.SAMPLES_ROLE))
+    module.widget.enter()
+    assert ui.askSamplesComboBox.count == 0 and ui.measuredLabel.text == "The samples of this result were removed."

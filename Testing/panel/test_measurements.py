@@ -231,6 +231,22 @@ def test_a_structure_is_not_compared_with_itself(openPanel, addHead, run):
     assert ui.askButton.enabled
 
 
+def test_each_structure_is_asked_about_with_one_click(openPanel, addHead, run, ask):
+    addHead()
+    module = openPanel("seven", "0.01")
+    node = run(module, samples=2).result.segmentationNode
+    ask(module, "volume", "each", comparison=">", threshold=3)
+    names = [f"s{n}" for n in range(1, 8)]
+    stored = reportOf(node)["answers"]
+    assert [(answer["question"], answer["structures"]) for answer in stored] == [
+        (f"volume({name}) > 3", [name]) for name in names
+    ]
+    ask(module, "ratio", "each", "s2")
+    assert [answer["structures"] for answer in reportOf(node)["answers"][:6]] == [
+        [name, "s2"] for name in names if name != "s2"
+    ]
+
+
 def test_a_failure_is_shown_with_the_result_that_was_asked(openPanel, addHead, run, ask, pumpUntil):
     addHead()
     module = openPanel("mute", "0.01")

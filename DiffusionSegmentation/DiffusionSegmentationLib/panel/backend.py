@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from diffusion_segmentation.runtime.locations import user_models
 
 from ..i18n import tr as _
-from ..runs import dependencies, input_volumes, models
+from ..runs import dependencies, input_volumes, models, more_samples
 from ..runs.asking import Asker
 from ..runs.estimate import RunMeasurement
 from ..runs.handover import HandoverError
@@ -69,11 +69,15 @@ class Backend:
         self._requireWorker()
         return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
 
-    def ask(self, segmentationNode: Any, questions: Sequence[Question]) -> None:
-        """Start to ask `questions` about a result; see `Asker.ask`. Raises and installs as `submit` does."""
+    def ask(self, segmentationNode: Any, questions: Sequence[Question], count: int = 0) -> None:
+        """Start to ask `questions` about a result, with `count` of that many samples.
+
+        See `Asker.ask`. Raises and installs as `submit` does.
+        """
         self.runner.requireIdle()
+        model = more_samples.modelOf(result_nodes.reportOf(segmentationNode), self.models()) if count else None
         self._requireWorker()
-        self.asker.ask(segmentationNode, questions)
+        self.asker.ask(segmentationNode, questions, model, count, self.settings.device or "auto")
 
     def _requireWorker(self) -> None:
         """Prepare the start of the worker. Raises DependencyError."""

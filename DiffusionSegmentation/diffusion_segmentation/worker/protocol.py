@@ -76,7 +76,13 @@ Table = Mapping[str, Mapping[str, Check]]
 OPTIONAL: Table = {
     # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
     # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
-    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "inputs": _or_null(_files)},
+    # ask: questions that the report answers; such a run sends no previews and keeps no samples.
+    "run": {
+        "regionMm": _or_null(_millimetres),
+        "source": _or_null(_name),
+        "inputs": _or_null(_files),
+        "ask": _or_null(_names),
+    },
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.

@@ -266,7 +266,10 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     common = _common(message)
     if inputs := message.get("inputs"):
         common["volume"] = {name: Path(path) for name, path in inputs.items()}
-    return engine.Request(**common, **{name: message[name] for name in names}, previews=True)
+    asked = tuple(message.get("ask") or ())
+    if asked:
+        common |= {"ask": asked, "keep_samples": False}
+    return engine.Request(**common, **{name: message[name] for name in names}, previews=not asked)
 
 
 def _import_request(message: Mapping[str, Any]) -> Any:
