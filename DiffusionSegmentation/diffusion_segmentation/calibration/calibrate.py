@@ -25,7 +25,8 @@ from .start import choose, compare_starts, labelled
 CASES = {2: 200, 3: 72}  # default for the largest number of cases, by number of axes
 MIN_CASES = 3
 ON_FOLDERS = "A sampler on top of a network that others trained needs volumes; give a folder of labelled images."
-COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
+COMPARED, SAMPLES = 36, 8  # maximum number of cases on which starts are compared, and samples of each
+MIN_APART = 24  # number of cases from which on starts are compared on cases that the covariance is not fitted to
 
 
 def calibrate(
@@ -107,12 +108,12 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
         if len(cases) < MIN_CASES:
             few = f"The spread cannot be fitted to {len(cases)} unseen cases"
             raise InputError(f"{few}; {MIN_CASES} or more labelled cases are needed.")
-        # Starts are compared on cases that the covariance is not fitted to, if there are enough for both.
-        separate = len(cases) >= 2 * COMPARED
-        fit_cases = cases[COMPARED:] if separate else cases
+        separate = len(cases) >= MIN_APART
+        compared = min(COMPARED, len(cases) // 2 if separate else len(cases))
+        fit_cases = cases[compared:] if separate else cases
         covariance = fit_covariance(fit_cases, model.spacing, seed, StepCounter(line, "fitting the covariance"))
         counter = StepCounter(line, "comparing starts")
-        candidates = compare_starts(model, covariance, cases[:COMPARED], SAMPLES, seed + 1, counter)
+        candidates = compare_starts(model, covariance, cases[:compared], SAMPLES, seed + 1, counter)
     best = choose(candidates)
     calibrated = model.with_start(best.start)
     section = calibrated.section

@@ -23,10 +23,9 @@ from ..segmentation.encoded_slices import EncodedSlices
 from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
 from .covariance import LabelledCase
 
-BLOCK = 16.0  # edge of the blocks whose class volumes a denoised mask keeps: mm, in pictures working pixels
-DENOISED = ((-5.0, None), (-5.0, BLOCK), (-3.0, None), (-3.0, BLOCK), (-1.0, None))
-"""Log-SNR from which a copula mask is denoised, and edge of the blocks whose volumes it keeps. Levels for which the
-denoiser was not trained are skipped; the copula alone and white noise are compared too."""
+DENOISED = (-5.0, -3.0, -1.0)
+"""Log-SNR from which a copula mask is denoised. Levels for which the denoiser was not trained are skipped; the copula
+alone and white noise are compared too."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread counts as right
 SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
@@ -91,11 +90,9 @@ def compare_starts(
     """
     starts: dict[str, Start | None] = {COPULA: Start(covariance, None)}
     lowest = model.lowest_log_snr
-    for log_snr, block in DENOISED:
+    for log_snr in DENOISED:
         if log_snr >= lowest:
-            blocks = "" if block is None else ", blocks kept"
-            kept_mm = block and block * (model.spacing if model.dims == 2 else 1)
-            starts[f"{COPULA}, denoised from {log_snr:g}{blocks}"] = Start(covariance, log_snr, kept_mm)
+            starts[f"{COPULA}, denoised from {log_snr:g}"] = Start(covariance, log_snr)
     if lowest == LOG_SNR_MIN:
         starts[NOISE] = None
     candidates = []

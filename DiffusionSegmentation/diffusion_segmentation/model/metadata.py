@@ -189,7 +189,6 @@ def _valid_start(section: dict[str, Any]) -> bool:
         and all(len(row) == len(scales) and are_numbers(row, 0, 1) for row in weights)
         and all(is_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
         and (log_snr is None or is_number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
-        and (start.get("kept_mm") is None or is_number(start["kept_mm"], *CORRELATED_MM))
     )
 
 

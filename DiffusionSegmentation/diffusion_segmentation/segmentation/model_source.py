@@ -66,7 +66,6 @@ def _report(
         "start": {
             "kind": "noise" if start is None else "copula",
             "log_snr": start and start.log_snr,
-            **({"kept_mm": start.kept_mm} if start and start.kept_mm is not None else {}),
         },
         **settings,
         "device": device.type if device.type == "cpu" else str(device),

@@ -202,9 +202,8 @@ def _denoised(
         return dpm_solver_2m(denoise, noise, marginals.expand(noise.shape), log_snr, on_step)
     labels = space_to_depth(torch.from_numpy(masks)[:, None].to(noise.device))
     time = torch.full((len(masks),), float(log_snr[0]), device=noise.device)
-    x, constraint = diffuse(one_hot_state(labels, model.classes), noise, time), model.kept_blocks(masks, noise.device)
-    constrained = denoise if constraint is None else lambda x, node: constraint(denoise(x, node))
-    return dpm_solver_2m(constrained, x, None, log_snr, on_step)
+    x = diffuse(one_hot_state(labels, model.classes), noise, time)
+    return dpm_solver_2m(denoise, x, None, log_snr, on_step)
 
 
 def start_masks(start: Start, p: np.ndarray, spacing_mm: float, seeds: Sequence[int]) -> np.ndarray:
