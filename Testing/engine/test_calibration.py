@@ -62,6 +62,7 @@ def rms_z(covariance, cases):
     return np.sqrt(np.mean(np.square(z)))
 
 
+@pytest.mark.slow
 def test_the_fitted_covariance_gives_volumes_their_true_spread():
     true = Covariance(SCALES, np.array([[0.3, 0.2, 0.3]] * 2), np.array([0.2, 0.2]))
     cases = cases_of(true, 80)
