@@ -29,6 +29,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("`segment` takes VOLUME, or --input NAME=FILE for each input of the model")
     if options.command == "train" and options.splits and not options.on:
         parser.error("--splits needs --on with a trained nnU-Net")
+    if options.command == "calibrate" and options.intervals and options.scans_only:
+        parser.error("--intervals fits the statistics of the scans, too; leave out --scans-only")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -186,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate",
         "fit the spread of a model's samples to labelled cases",
         "Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy of the "
-        "model. DATA as for `train`.",
+        "model. DATA as for `train`. With --intervals make its numbers hold on 20 or more cases of your own.",
     )
     _add_model(calibrate)
     _add_data(calibrate)
@@ -196,6 +198,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument(
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
+    )
+    calibrate.add_argument(
+        "--intervals",
+        action="store_true",
+        help="keep the spread and fit the map and the volume intervals to 20 or more cases of your own",
     )
     _add_common(calibrate, "the fitted values")
 

@@ -132,7 +132,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     show = _output(options)
     from .calibration import calibrate
 
-    chosen = _pick(options, "model data output cases seed device scans_only")
+    chosen = _pick(options, "model data output cases seed device scans_only intervals")
     return show(calibrate.calibrate(**chosen), calibrate.text)
 
 

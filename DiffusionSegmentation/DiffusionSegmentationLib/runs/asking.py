@@ -25,6 +25,9 @@ from . import temporary_files
 from .handover import HandoverError
 from .runner import Runner
 
+TABLE_KEYS = ("label", "id", "name", "method", "interval50_factor", "interval90_factor")
+"""Entries of a structure in the report that the worker needs."""
+
 
 def problemOf(segmentationNode: Any) -> str | None:
     """Why no questions about a result can be answered, one sentence, or None. Reads no voxels."""
@@ -60,7 +63,7 @@ class ResultFiles:
         if any(sample.shape != self._labels.shape for sample in self._samples):
             raise HandoverError(_("The samples of this result were resampled to another grid."))
         table = reportOf(segmentationNode)["volumes"]
-        self._table = [{key: entry.get(key) for key in ("label", "id", "name", "method")} for entry in table]
+        self._table = [{key: entry.get(key) for key in TABLE_KEYS} for entry in table]
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=temporaryFolder))
         except OSError as error:
