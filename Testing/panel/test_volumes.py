@@ -75,6 +75,31 @@ def test_a_new_number_of_the_report_is_a_column_of_the_csv():
     assert "label" not in head and "method" not in head
 
 
+def calibrated(checked=True):
+    """A report whose intervals were calibrated on labelled cases, as the engine writes it."""
+    held = {"held50": 13, "held90": 22, "held_of": 24} if checked else {}
+    entry = volume(interval50_factor=1.2, interval90_factor=1.6, **held)
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22." if checked else "It does not hold."
+    card = {"spread": {"100 heads": {"coverage_90": 0.91}}}
+    return {
+        "volumes": [volume(name="B"), entry],
+        "model": {"card": card},
+        "own_cases": {"data": "Clinic", "cases": 24, "checked": checked, "sentence": sentence},
+    }
+
+
+def test_calibrated_intervals_say_so_and_do_not_quote_the_coverage_of_others():
+    sizes = Sizes(calibrated())
+    assert sizes.areCalibrated and not Sizes({"volumes": [volume()]}).areCalibrated
+    assert "scaled to hold the true size of labelled cases" in sizes.note() and sizes.coverageText() == ""
+    assert sizes.checkText() == "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    head, other, row = (line.split(",") for line in sizes.asTable(",").splitlines())
+    cells, others = dict(zip(head, row, strict=True)), dict(zip(head, other, strict=True))
+    assert (cells["interval90_factor"], cells["held90"], cells["held_of"]) == ("1.6", "22", "24")
+    assert others["interval90_factor"] == others["held90"] == ""
+    assert "held90" not in Sizes(calibrated(checked=False)).asTable(",")
+
+
 def test_folds_have_a_range_in_place_of_intervals():
     entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
     sizes = Sizes({"volumes": [entry]})

@@ -25,7 +25,8 @@ from . import temporary_files
 from .handover import HandoverError
 from .runner import Runner
 
-TABLE_KEYS = ("label", "id", "name", "method", "interval50_factor", "interval90_factor")
+FACTORS = [f"interval{level}_{key}" for level in (50, 90) for key in ("factor", "floor")]
+TABLE_KEYS = ("label", "id", "name", "method", *FACTORS)
 """Entries of a structure in the report that the worker needs."""
 
 

@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..images.dataset import Case, Dataset
 from ..images.label_file import IGNORED, read_labels, relabel
 from ..images.sequence_file import read_sequence
-from ..metrics.conformal import conformal_factor, cross_checked, expected_share, interval_scores, share_range
+from ..metrics.conformal import cross_checked, expected_share, fit_scaling, share_range
+from ..metrics.intervals import covered
 from ..model.cache import ModelCache
 from ..model.folder import Model
 from ..model.seen_cases import fold_of_cases, seen_cases
@@ -164,10 +165,10 @@ def structure(samples: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     row: dict[str, Any] = {"cases": int(varies.sum())}
     if row["cases"] >= MIN_CASES:
         for level in LEVELS:
-            scores = interval_scores(samples[varies], truth[varies], level / 100)
-            row[f"factor{level}"] = conformal_factor(scores, level / 100)
-            row[f"held{level}"] = int(cross_checked(scores, level / 100).sum())
-            row[f"raw{level}"] = int((scores <= 1).sum())
+            arguments = samples[varies], truth[varies], level / 100
+            scaling = fit_scaling(*arguments)
+            row |= {f"factor{level}": scaling.factor, f"floor{level}": scaling.floor}
+            row |= {f"held{level}": int(cross_checked(*arguments).sum()), f"raw{level}": int(covered(*arguments).sum())}
     if not varies.all():
         row |= {"absent": int((~varies).sum()), "absent_right": int((truth[~varies] == 0).sum())}
     return row

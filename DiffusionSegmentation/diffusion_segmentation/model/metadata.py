@@ -226,6 +226,7 @@ def _valid_own_cases(entry: Any, labels: list[dict[str, Any]]) -> bool:
         and all(is_integer(row["label"], 1, len(labels)) for row in rows)
         and all(is_integer(row["cases"], 0, len(entry["cases"])) for row in rows)
         and all(are_numbers((row["factor50"], row["factor90"]), 0, 1e9) for row in factors)
+        and all(are_numbers((row["floor50"], row["floor90"]), 0, 1e9) for row in factors)
         and all(are_integers([row[key] for key in held], 0, row["cases"]) for row in factors)
     )
 

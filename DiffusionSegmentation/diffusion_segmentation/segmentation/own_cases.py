@@ -3,10 +3,11 @@
 `calibration.own_cases` fits them. The entry `own_cases` of our section of the metadata:
 
     {"data": {"kind", "name"}, "cases": [names], "samples": n, "steps": n, "temperature": t,
-     "structures": [{"label", "cases", "factor50", "factor90", "held50", "held90"}, ...]}
+     "structures": [{"label", "cases", "factor50", "factor90", "floor50", "floor90", "held50", "held90"}, ...]}
 
-`held` counts the cases whose true volume lies in their interval with the factor of the other half of the cases. Only
-the key `label` and `cases`, in which a sample has the structure, are there if they are too few for factors.
+Factors and floors are those of `metrics.conformal`. `held` counts the cases whose true volume lies in their interval
+with the factor of the other half of the cases. Only `label` and `cases`, those in which a sample has the structure, are
+there if they are too few for factors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.conformal import calibrated_interval
+from ..metrics.conformal import Scaling
 from ..metrics.intervals import predictive_interval
 from ..networks import InputDistance
 
@@ -53,7 +54,7 @@ class OwnCases:
     def interval(self, label: int, samples: np.ndarray, level: int) -> tuple[float, float] | None:
         """Interval of `level` % of a structure from its sample volumes [n]; None for fewer than two samples."""
         if structure := self.factors(label, samples):
-            return calibrated_interval(samples, level / 100, structure[f"factor{level}"])
+            return Scaling(level / 100, structure[f"factor{level}"], structure[f"floor{level}"]).interval(samples)
         return predictive_interval(samples, level / 100)
 
     def volume_entries(self, label: int, samples: np.ndarray, checked: bool) -> dict[str, Any]:
@@ -61,7 +62,9 @@ class OwnCases:
         structure = self.factors(label, samples)
         if not structure:
             return {}
-        factors = {f"interval{level}_factor": float(structure[f"factor{level}"]) for level in LEVELS}
+        factors = {
+            f"interval{level}_{key}": float(structure[f"{key}{level}"]) for level in LEVELS for key in ("factor", "floor")
+        }
         held = {f"held{level}": structure[f"held{level}"] for level in LEVELS}
         return factors | ({**held, "held_of": structure["cases"]} if checked else {})
 
