@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def case_volumes(task: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Volumes [cases, samples + 1] of each structure, the truth last, of enough cases for the fresh ones and all sets."""
+    """Volumes [cases, samples + 1] of each structure, the truth last, of the fresh cases and all sets."""
     wanted, names = options.fresh + options.sets * options.cases, phantom(task).label_names
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     with ProgressLine() as line:

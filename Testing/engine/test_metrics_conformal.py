@@ -1,4 +1,4 @@
-"""Split-conformal scaling: against closed forms, against crepes, and on new cases of a sampler that spreads too little."""
+"""Split-conformal scaling: against closed forms, against crepes, and on new cases of a sampler that is too narrow."""
 
 import numpy as np
 import pytest

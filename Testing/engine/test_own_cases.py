@@ -117,7 +117,9 @@ def test_factors_are_those_of_the_intervals_of_segment(tmp_path, shape):
 def test_the_sentence_counts_cases_and_is_withheld_for_another_scan_or_other_samples():
     own = OwnCases(ENTRY)
     stated = own.report(NAMES, 8, 3, LIKE)["own_cases"]
-    assert stated["checked"] and stated["sentence"] == "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    assert (
+        stated["checked"] and stated["sentence"] == "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    )
     for samples, steps, distance, reason in (
         (8, 3, UNLIKE, "the scan is unlike those cases"),
         (4, 3, LIKE, "this run has 4 samples and the check had 8"),

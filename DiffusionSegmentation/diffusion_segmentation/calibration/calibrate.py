@@ -6,7 +6,6 @@ Or, with `intervals`, the temperature of its map and the factors of its volume i
 from __future__ import annotations
 
 import dataclasses
-
 from pathlib import Path
 from typing import Any
 

@@ -152,11 +152,17 @@ def fit_own_cases(runs: CaseRuns, cases: Sequence[Case]) -> tuple[dict[str, Any]
     }
     scores = {} if temperature is None else {"log_score": [temperature.before, temperature.after]}
     named = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
-    return entry, {**entry, "cases": len(complete), "left_out": len(cases) - len(complete), **scores, "structures": named}
+    return entry, {
+        **entry,
+        "cases": len(complete),
+        "left_out": len(cases) - len(complete),
+        **scores,
+        "structures": named,
+    }
 
 
 def structure(samples: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Factors of one structure from its sizes in samples [cases, n] and in truth [cases], for cases with a sample of it.
+    """Factors of a structure from its sizes in samples [cases, n] and in truth [cases], for cases with a sample of it.
 
     With `held`, and `raw`, the number of cases whose intervals held without factors. In the other cases all samples
     lack it, and no factor of an interval of width 0 would hold where it is there: `absent`, and in how many it is.
@@ -197,7 +203,9 @@ def text(result: Mapping[str, Any]) -> str:
             numbers += [f"  fewer than {MIN_CASES} cases with it in a sample: no factors"]
         lines.append(f"{row['name']:<{width}}{''.join(numbers)}")
         if "absent" in row:
-            lines.append(f"  in {row['absent']} further cases no sample has it, and it is absent in {row['absent_right']}")
+            lines.append(
+                f"  in {row['absent']} further cases no sample has it, and it is absent in {row['absent_right']}"
+            )
     lines.append("held: in cases of one half with the factor of the other half; before: without factors.")
     for count in sorted({row["cases"] for row in rows if "factor90" in row}):
         low, high = share_range(count, 0.9)

@@ -1,5 +1,7 @@
-"""Fits the temperature of the probability map to labelled cases (Guo et al., "On calibration of modern neural networks",
-ICML 2017)."""
+"""Fits the temperature of the probability map to labelled cases.
+
+Guo et al., "On calibration of modern neural networks", ICML 2017.
+"""
 
 from __future__ import annotations
 

@@ -194,9 +194,7 @@ class ResultWriter:
             f"samples_{unit}": _rounded(samples.tolist()),
         }
 
-    def _answers(
-        self, ensemble: Ensemble, labels: np.ndarray, table: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+    def _answers(self, ensemble: Ensemble, labels: np.ndarray, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
         values = np.array(ensemble.measured).reshape(len(ensemble), len(self.questions))
         rows = zip(self.questions, self.measure(labels), values.T, strict=True)
         options = self.source.are_draws, self._image_size, table

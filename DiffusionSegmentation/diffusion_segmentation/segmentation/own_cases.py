@@ -63,14 +63,14 @@ class OwnCases:
         if not structure:
             return {}
         factors = {
-            f"interval{level}_{key}": float(structure[f"{key}{level}"]) for level in LEVELS for key in ("factor", "floor")
+            f"interval{level}_{key}": float(structure[f"{key}{level}"])
+            for level in LEVELS
+            for key in ("factor", "floor")
         }
         held = {f"held{level}": structure[f"held{level}"] for level in LEVELS}
         return factors | ({**held, "held_of": structure["cases"]} if checked else {})
 
-    def report(
-        self, names: Sequence[str], samples: int, steps: int, distance: InputDistance | None
-    ) -> dict[str, Any]:
+    def report(self, names: Sequence[str], samples: int, steps: int, distance: InputDistance | None) -> dict[str, Any]:
         """The entry `own_cases` of the report of a run: what is calibrated, and a sentence on the check.
 
         `checked` is whether the check holds for this run: its samples were drawn as those of the cases, and the scan is
