@@ -116,6 +116,16 @@ def failing(error: BaseException) -> Callable[[], Any]:
     return fail
 
 
+def test_the_summary_has_the_sentence_on_labelled_cases(engine: SimpleNamespace, capsys: Any) -> None:
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    assert "spread of the model's samples, not its accuracy" in capsys.readouterr().out
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    engine.answer = lambda: SimpleNamespace(report=REPORT | {"own_cases": {"sentence": sentence}}, partial=False)
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    text = capsys.readouterr().out
+    assert sentence in text and "not its accuracy" not in text
+
+
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
     [

@@ -196,4 +196,4 @@ def test_two_corrected_cases_are_added_trained_on_and_a_case_is_segmented(
     metadata = json.loads((tmp_path / "model" / "metadata.json").read_text(encoding="utf-8"))
     training = metadata["diffusion_segmentation"]["training"]
     assert sorted(training["data"]["cases"] + training["data"]["held_out"]) == ["case_001", "case_002"]
-    assert training["started_from"]["share_of_weights"] == 1.0
+    assert training["started_from"]["share_of_weights"] > 0.99

@@ -24,7 +24,7 @@ from ..metrics.conformal import cross_checked, expected_share, fit_scaling, shar
 from ..metrics.intervals import covered
 from ..model.cache import ModelCache
 from ..model.folder import Model
-from ..model.seen_cases import fold_of_cases, seen_cases
+from ..model.seen_cases import calibrated_cases, fold_of_cases, seen_cases
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation import pipeline
 from ..segmentation.ensemble import class_sizes
@@ -57,9 +57,7 @@ def unseen_cases(
 
     `section` is ours of the model's metadata, `frozen` that of the model that it is on top of.
     """
-    calibration = section.get("calibration", {})
-    fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
-    known = seen_cases(section, dataset.name, frozen) | set(fitted if isinstance(fitted, list) else ())
+    known = seen_cases(section, dataset.name, frozen) | calibrated_cases(section, dataset.name)
     unseen = [case for case in dataset.training if case.name not in known]
     return sorted(unseen, key=lambda case: case.name)[:count]
 
@@ -87,8 +85,15 @@ class CaseRuns:
         labels, image = self.labels(case)
         size, unit = voxel_size(*geometry(image))
         with tempfile.TemporaryDirectory() as output:
-            options = {"seed": self.seed, "device": self.device, "keep_samples": True, "compress": False}
-            request = pipeline.Request(case.images, Path(output), model=str(self.folder), **options)
+            request = pipeline.Request(
+                case.images,
+                Path(output),
+                str(self.folder),
+                seed=self.seed,
+                device=self.device,
+                keep_samples=True,
+                compress=False,
+            )
             predict = None if self.head is None else self.head.predict(self._frozen, self._folds(case))
             report = pipeline.segment(request, models=_Given(self.model), predict=predict).report
             p, block = read_sequence(Path(output) / "probabilities.seq.nrrd", image)
@@ -210,9 +215,9 @@ def text(result: Mapping[str, Any]) -> str:
     for count in sorted({row["cases"] for row in rows if "factor90" in row}):
         low, high = share_range(count, 0.9)
         lines.append(
-            f"With {count} cases the 90 % intervals of the model hold in 90 % of new cases like them or more, over many "
-            f"such sets of cases in {100 * expected_share(count, 0.9):.0f} %; with this set in {100 * low:.0f} to "
-            f"{100 * high:.0f} % (probability 90 %)."
+            f"With {count} cases 90 % intervals hold in 90 % of new cases like them or more: over many such sets of "
+            f"cases in {100 * expected_share(count, 0.9):.0f} %, with one set in {100 * low:.0f} to {100 * high:.0f} % "
+            "(probability 90 %)."
         )
     if "log_score" in result:
         before, after = result["log_score"]
