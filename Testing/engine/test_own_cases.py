@@ -205,6 +205,8 @@ def test_cases_of_training_and_of_the_spread_are_left_out():
     }
     assert [case.name for case in own_cases.unseen_cases(dataset, section, None)] == list("defg")
     assert [case.name for case in own_cases.unseen_cases(dataset, section, None, 2)] == list("de")
+    folds = {"training": {"data": {"folds": {"0": ["d"], "1": ["d", "e"]}}}}
+    assert [case.name for case in own_cases.unseen_cases(dataset, section, folds)] == list("fg")
     section["calibration"]["data"]["name"] = "Other"
     assert len(own_cases.unseen_cases(dataset, section, None)) == 6
 

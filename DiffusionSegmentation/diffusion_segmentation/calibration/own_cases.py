@@ -24,7 +24,7 @@ from ..metrics.conformal import cross_checked, expected_share, fit_scaling, shar
 from ..metrics.intervals import covered
 from ..model.cache import ModelCache
 from ..model.folder import Model
-from ..model.seen_cases import calibrated_cases, fold_of_cases, seen_cases
+from ..model.seen_cases import calibrated_cases, cases_of_folds, seen_cases
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation import pipeline
 from ..segmentation.ensemble import class_sizes
@@ -55,9 +55,11 @@ def unseen_cases(
 ) -> list[Case]:
     """The first `count` cases, by name, to which neither the model nor the spread of its samples was fitted.
 
-    `section` is ours of the model's metadata, `frozen` that of the model that it is on top of.
+    `section` is ours of the model's metadata, `frozen` that of the model that it is on top of. Cases that one fold of
+    an nnU-Net has seen are left out: new cases are predicted by the mean of all folds.
     """
     known = seen_cases(section, dataset.name, frozen) | calibrated_cases(section, dataset.name)
+    known |= set().union(*((frozen and cases_of_folds(frozen)) or {}).values())
     unseen = [case for case in dataset.training if case.name not in known]
     return sorted(unseen, key=lambda case: case.name)[:count]
 
@@ -94,7 +96,8 @@ class CaseRuns:
                 keep_samples=True,
                 compress=False,
             )
-            predict = None if self.head is None else self.head.predict(self._frozen, self._folds(case))
+            foreign = self.model.foreign
+            predict = self.head.predict(foreign, None) if self.head is not None and foreign is not None else None
             report = pipeline.segment(request, models=_Given(self.model), predict=predict).report
             p, block = read_sequence(Path(output) / "probabilities.seq.nrrd", image)
         samples = np.array([entry[f"samples_{unit}"] for entry in report["volumes"]]).T
@@ -102,16 +105,6 @@ class CaseRuns:
         near = near[:: len(near) // MOST_VOXELS + 1]
         voxels = p.reshape(len(p), -1)[:, near].astype(np.float32) / 255, labels[block].ravel()[near]
         return CheckedCase(samples, class_sizes(labels, self.model.classes, size)[1:], voxels, report["steps"])
-
-    @property
-    def _frozen(self) -> dict[str, Any]:
-        assert self.model.foreign is not None
-        return self.model.foreign
-
-    def _folds(self, case: Case) -> str | None:
-        assert self.head is not None
-        known = fold_of_cases(self.model.section, self.dataset.name, self.head.section, [case.name])
-        return known.get(case.name)
 
 
 class _Given(ModelCache):
