@@ -1,10 +1,12 @@
 """The table of volumes: values, intervals, explanations, clipboard and CSV file."""
 
 import csv
+import json
 
 import pytest
 import slicer_standin
 
+from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE
 from DiffusionSegmentationLib.scene.units import Unit, sizeText
 from DiffusionSegmentationLib.scene.volumes import Sizes, intervalText
 
@@ -144,6 +146,26 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the 8 samples" in module.ui.volumesLabel.text
     photograph(f"volumes-{behaviour}-details", module.widget, part=module.ui.resultCollapsibleButton)
+
+
+def test_the_check_on_labelled_cases_is_read_without_details(openPanel, addHead, run, photograph):
+    addHead()
+    module = openPanel()
+    ui, node = module.ui, run(module, samples=8).result.segmentationNode
+    report, checked = json.loads(node.GetAttribute(RUN_ATTRIBUTE)), calibrated()
+    for entry in report["volumes"]:
+        entry |= {
+            key: value for key, value in checked["volumes"][1].items() if key.startswith(("held", "interval90_f"))
+        }
+    node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report | {"own_cases": checked["own_cases"]}))
+    module.widget.panel.refresh()
+    sentence = checked["own_cases"]["sentence"]
+    assert ui.volumesLabel.text == sentence and ui.volumesLabel.visible
+    assert "scaled to hold that of labelled cases" in ui.volumesTable.horizontalHeaderItem(3).toolTip()
+    photograph("volumes-own-cases", module.widget, part=ui.resultCollapsibleButton)
+    ui.detailsCheckBox.click()
+    assert ui.volumesLabel.text.endswith(sentence) and "not an accuracy" not in ui.volumesLabel.text
+    photograph("volumes-own-cases-details", module.widget, part=ui.resultCollapsibleButton)
 
 
 def test_few_samples_are_reported_without_details(openPanel, addHead, run):
