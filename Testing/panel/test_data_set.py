@@ -81,11 +81,11 @@ def test_a_click_hands_over_files_and_facts_and_shows_the_outcome(
     assert "done" in [region["state"] for region in facts["review"]["regions"]]
     assert "Example" not in json.dumps(facts), "a name can be that of the patient"
     photograph("data-set-busy", module.widget, part=ui.reportCollapsibleButton)
-    commands[0].finish("Added the case 'case_001' to the data set 'Klinik ü', which has one case now.")
+    commands[0].finish("Added the case 'case_014' to the data set 'Clinic', which has 14 cases now.")
     pumpUntil(lambda: ui.addCaseButton.enabled)
     assert ui.addCaseLabel.text == commands[0].message and ui.addCaseLabel.visible
     pumpUntil(lambda: not path.parent.exists())
-    photograph("data-set", module.widget)
+    photograph("data-set", module.widget, part=ui.reportCollapsibleButton)
     ui.addCaseButton.click()
     pumpUntil(lambda: len(commands) == 2)
     commands[1].finish("The image is in the data set already.")
