@@ -112,6 +112,8 @@ def test_factors_are_those_of_the_intervals_of_segment(tmp_path, shape):
     assert volume["interval90_factor"] == factor and again["own_cases"]["cases"] == CASES
     assert again["own_cases"]["checked"] is not again["input"]["unlike_training"]
     assert not any("not fitted" in warning for warning in again["warnings"])
+    scans = calibrate.calibrate(str(tmp_path / "own"), str(data), tmp_path / "scans", device="cpu", scans_only=True)
+    assert scans["scans"] > 0 and "own_cases" not in models.load(tmp_path / "scans").section
 
 
 def test_the_sentence_counts_cases_and_is_withheld_for_another_scan_or_other_samples():

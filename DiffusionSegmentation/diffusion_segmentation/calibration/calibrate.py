@@ -79,7 +79,8 @@ def calibrate(
         calibrated.section["own_cases"] = entry
         result = {"model": loaded.section["name"], "own_cases": result}
     elif scans_only:
-        calibrated, result = loaded, {"model": loaded.section["name"]}
+        # The check of own cases holds for scans like those, with which the new statistics do not compare.
+        calibrated, result = _without_own_cases(loaded), {"model": loaded.section["name"]}
     else:
         calibrated, result = fitted(loaded, source, cases or CASES[loaded.dims], seed)
     input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed)

@@ -54,7 +54,7 @@ class DataSetSection(Section):
         try:
             report = Report(self._segmentation).content()
             run = report["run"]
-            facts = {key: value for key, value in report.items() if key.startswith(FACTS)}
+            facts: dict[str, Any] = {key: report[key] for key in FACTS}
             facts["model"] = {key: run["model"].get(key) for key in ("name", "version", "sha256")}
             channel = channelName(run, self._backend.models())
             given = folder, facts, self._backend.command, channel, self._inputs(), slicer.app.temporaryPath
