@@ -25,10 +25,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rest = rest
     if options.command == "models" and (options.action == "list") != (options.target is None):
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
-    if options.command == "segment" and bool(options.volume) == bool(options.input):
-        parser.error("`segment` takes VOLUME, or --input NAME=FILE for each input of the model")
+    if options.command in ("segment", "add-case") and bool(options.volume) == bool(options.input):
+        parser.error(f"`{options.command}` takes VOLUME, or --input NAME=FILE for each input of the model")
     if options.command == "train" and options.splits and not options.on:
         parser.error("--splits needs --on with a trained nnU-Net")
+    if options.command == "calibrate" and options.intervals and options.scans_only:
+        parser.error("--intervals fits the statistics of the scans, too; leave out --scans-only")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -71,14 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     segment = add_command("segment", "segment a volume and map its uncertainty")
     volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
     segment.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
-    segment.add_argument(
-        "--input",
-        metavar="NAME=FILE",
-        type=_named_path,
-        action="append",
-        default=[],
-        help="an input of the model by its name, in place of VOLUME; repeat it for each",
-    )
+    _add_named_inputs(segment, "an input of the model by its name, in place of VOLUME; repeat it for each")
     _add_output(segment, "folder for the results")
     segment.add_argument(
         "--ask",
@@ -120,6 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(imported, "folder for the results")
     _add_result(imported)
     _add_json(imported, "the report")
+
+    added = add_command("add-case", "add an image with its corrected labels to a data set for training")
+    added.add_argument("data", metavar="DATA", type=_path, help="folder in nnU-Net's layout, made if need be")
+    added.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help="the image")
+    _add_named_inputs(added, "an input of the case by its name, such as CT=scan.nii.gz; repeat it for each")
+    added.add_argument("--labels", metavar="FILE", type=_path, required=True, help="Slicer segmentation, or label map")
+    added.add_argument("--name", metavar="CASE", default="", help="default: the next free case_001")
+    added.add_argument("--review", metavar="FILE", type=_path, help="JSON file with facts to keep beside the labels")
+    _add_json(added, "what was added")
 
     models = add_command(
         "models",
@@ -186,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate",
         "fit the spread of a model's samples to labelled cases",
         "Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy of the "
-        "model. DATA as for `train`.",
+        "model. DATA as for `train`. With --intervals make its numbers hold on 20 or more cases of your own.",
     )
     _add_model(calibrate)
     _add_data(calibrate)
@@ -197,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument(
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
     )
+    calibrate.add_argument("--intervals", action="store_true", help="keep the spread; fit map and volume intervals")
     _add_common(calibrate, "the fitted values")
 
     study = add_command(
@@ -230,6 +235,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_output(command: argparse.ArgumentParser, meaning: str) -> None:
     command.add_argument("--output", metavar="DIR", type=_path, required=True, help=meaning)
+
+
+def _add_named_inputs(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--input", metavar="NAME=FILE", type=_named_path, action="append", default=[], help=text)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -92,6 +92,20 @@ def _import(options: argparse.Namespace) -> int:
     return show(report, terminal.summary)
 
 
+def _add_case(options: argparse.Namespace) -> int:
+    show = _output(options)
+    from .images import new_case
+    from .images.dataset import read_json
+
+    named, review = dict(options.input), options.review
+    facts = read_json(review, f"The file '{review.name}'") if review else None
+    if len(named) < len(options.input) or len(options.volume) > 1:
+        raise DiffusionSegmentationError("Give each input of the case once, with --input NAME=FILE.")
+    files = tuple(named.values()) or options.volume[0]
+    case = new_case.NewCase(files, options.labels, list(named), options.name, facts)
+    return show(new_case.add_case(options.data, case), lambda added, _: new_case.text(added))
+
+
 def _models(options: argparse.Namespace) -> int:
     show = _output(options)
     from .model import installed
@@ -132,7 +146,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     show = _output(options)
     from .calibration import calibrate
 
-    chosen = _pick(options, "model data output cases seed device scans_only")
+    chosen = _pick(options, "model data output cases seed device scans_only intervals")
     return show(calibrate.calibrate(**chosen), calibrate.text)
 
 
@@ -211,6 +225,7 @@ COMMANDS = {
     "segment": _segment,
     "ask": _ask,
     "import": _import,
+    "add-case": _add_case,
     "models": _models,
     "train": _train,
     "evaluate": _evaluate,

@@ -116,6 +116,16 @@ def failing(error: BaseException) -> Callable[[], Any]:
     return fail
 
 
+def test_the_summary_has_the_sentence_on_labelled_cases(engine: SimpleNamespace, capsys: Any) -> None:
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    assert "spread of the model's samples, not its accuracy" in capsys.readouterr().out
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    engine.answer = lambda: SimpleNamespace(report=REPORT | {"own_cases": {"sentence": sentence}}, partial=False)
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    text = capsys.readouterr().out
+    assert sentence in text and "not its accuracy" not in text
+
+
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
     [
@@ -238,12 +248,10 @@ def test_calibrate_passes_its_options(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
     command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()
-    assert cli.main(command) == 0 == cli.main([*command, "--scans-only"])
+    assert cli.main(command) == 0 == cli.main([*command, "--scans-only"]) == cli.main([*command, "--intervals"])
     chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
-    assert (
-        requests == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
-        and capsys.readouterr().out == 2 * "fitted\n"
-    )
+    options = [{"scans_only": scans, "intervals": own} for scans, own in ((False, False), (True, False), (False, True))]
+    assert requests == [chosen | one for one in options] and capsys.readouterr().out == 3 * "fitted\n"
 
 
 def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:

@@ -88,6 +88,19 @@ def test_the_page_of_folds_has_no_seed_and_a_range_in_place_of_intervals(volumeN
     assert sentence in page and "3, none, none" in page and "None" not in page
 
 
+def test_the_page_says_on_how_many_labelled_cases_the_intervals_were_checked(volumeNode, job, tmp_path):
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    job.report["own_cases"] = {"data": "Clinic", "cases": 24, "checked": True, "sentence": sentence}
+    for entry in job.report["volumes"]:
+        entry |= {"interval50_factor": 1.2, "interval90_factor": 1.6, "held90": 22, "held_of": 24}
+    page = write(importJob(volumeNode, job), tmp_path / "r.html")
+    assert sentence in page and "scaled to hold the true size" in page and "not an accuracy" not in page
+    table = (tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert dict(zip(table[0].split(","), table[1].split(","), strict=True))["held90"] == "22"
+    run = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]
+    assert run["own_cases"]["sentence"] == sentence
+
+
 def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path):
     for entry in job.report["volumes"]:
         del entry["expected_ml"]

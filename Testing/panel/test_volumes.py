@@ -1,10 +1,12 @@
 """The table of volumes: values, intervals, explanations, clipboard and CSV file."""
 
 import csv
+import json
 
 import pytest
 import slicer_standin
 
+from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE
 from DiffusionSegmentationLib.scene.units import Unit, sizeText
 from DiffusionSegmentationLib.scene.volumes import Sizes, intervalText
 
@@ -75,6 +77,31 @@ def test_a_new_number_of_the_report_is_a_column_of_the_csv():
     assert "label" not in head and "method" not in head
 
 
+def calibrated(checked=True):
+    """A report whose intervals were calibrated on labelled cases, as the engine writes it."""
+    held = {"held50": 13, "held90": 22, "held_of": 24} if checked else {}
+    entry = volume(interval50_factor=1.2, interval90_factor=1.6, **held)
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22." if checked else "It does not hold."
+    card = {"spread": {"100 heads": {"coverage_90": 0.91}}}
+    return {
+        "volumes": [volume(name="B"), entry],
+        "model": {"card": card},
+        "own_cases": {"data": "Clinic", "cases": 24, "checked": checked, "sentence": sentence},
+    }
+
+
+def test_calibrated_intervals_say_so_and_do_not_quote_the_coverage_of_others():
+    sizes = Sizes(calibrated())
+    assert sizes.areCalibrated and not Sizes({"volumes": [volume()]}).areCalibrated
+    assert "scaled to hold the true size of labelled cases" in sizes.note() and sizes.coverageText() == ""
+    assert sizes.checkText() == "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    head, other, row = (line.split(",") for line in sizes.asTable(",").splitlines())
+    cells, others = dict(zip(head, row, strict=True)), dict(zip(head, other, strict=True))
+    assert (cells["interval90_factor"], cells["held90"], cells["held_of"]) == ("1.6", "22", "24")
+    assert others["interval90_factor"] == others["held90"] == ""
+    assert "held90" not in Sizes(calibrated(checked=False)).asTable(",")
+
+
 def test_folds_have_a_range_in_place_of_intervals():
     entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
     sizes = Sizes({"volumes": [entry]})
@@ -119,6 +146,26 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the 8 samples" in module.ui.volumesLabel.text
     photograph(f"volumes-{behaviour}-details", module.widget, part=module.ui.resultCollapsibleButton)
+
+
+def test_the_check_on_labelled_cases_is_read_without_details(openPanel, addHead, run, photograph):
+    addHead()
+    module = openPanel()
+    ui, node = module.ui, run(module, samples=8).result.segmentationNode
+    report, checked = json.loads(node.GetAttribute(RUN_ATTRIBUTE)), calibrated()
+    for entry in report["volumes"]:
+        entry |= {
+            key: value for key, value in checked["volumes"][1].items() if key.startswith(("held", "interval90_f"))
+        }
+    node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report | {"own_cases": checked["own_cases"]}))
+    module.widget.panel.refresh()
+    sentence = checked["own_cases"]["sentence"]
+    assert ui.volumesLabel.text == sentence and ui.volumesLabel.visible
+    assert "scaled to hold that of labelled cases" in ui.volumesTable.horizontalHeaderItem(3).toolTip()
+    photograph("volumes-own-cases", module.widget, part=ui.resultCollapsibleButton)
+    ui.detailsCheckBox.click()
+    assert ui.volumesLabel.text.endswith(sentence) and "not an accuracy" not in ui.volumesLabel.text
+    photograph("volumes-own-cases-details", module.widget, part=ui.resultCollapsibleButton)
 
 
 def test_few_samples_are_reported_without_details(openPanel, addHead, run):

@@ -89,8 +89,8 @@ class Panel:
         result = ResultSection(ui)
         # In the order in which they are refreshed.
         self._resultSections = [result, VolumesSection(ui), self._review, SlicesSection(ui)]
-        measurements = MeasurementsSection(ui, self._backend, self._timer.start)
-        self._resultSections += [self._samples, measurements, self._corrections, ReportSection(ui)]
+        self._resultSections += [self._samples, MeasurementsSection(ui, self._backend, self._timer.start)]
+        self._resultSections += [self._corrections, ReportSection(ui, self._backend, self.inputs.volumes)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)

@@ -27,6 +27,10 @@ from .models import Entry
 from .more_samples import MoreSamples
 from .runner import Runner
 
+FACTORS = [f"interval{level}_{key}" for level in (50, 90) for key in ("factor", "floor")]
+TABLE_KEYS = ("label", "id", "name", "method", *FACTORS)
+"""Entries of a structure in the report that the worker needs."""
+
 
 def problemOf(segmentationNode: Any) -> str | None:
     """Why no questions about a result can be answered, one sentence, or None. Reads no voxels."""
@@ -66,7 +70,7 @@ class ResultFiles:
         if any(sample.shape != self._labels.shape for sample in self._samples):
             raise HandoverError(_("The samples of this result were resampled to another grid."))
         table = reportOf(segmentationNode)["volumes"]
-        self._table = [{key: entry.get(key) for key in ("label", "id", "name", "method")} for entry in table]
+        self._table = [{key: entry.get(key) for key in TABLE_KEYS} for entry in table]
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=temporaryFolder))
         except OSError as error:

@@ -58,6 +58,11 @@ class Sizes:
         return bool(self.segments) and all(self.unit.key("range") in segment for segment in self.segments)
 
     @property
+    def areCalibrated(self) -> bool:
+        """Whether intervals were scaled by factors that were fitted to labelled cases."""
+        return any("interval90_factor" in segment for segment in self.segments)
+
+    @property
     def areExpected(self) -> bool:
         """Whether the sizes shown are expected sizes rather than means of samples."""
         return all(segment.get(self.unit.key("expected")) is not None for segment in self.segments)
@@ -80,8 +85,9 @@ class Sizes:
             text = _("Folds: smallest and largest mask of {count} folds, not an interval for the true size.")
             sentences.append(text.format(count=self._count))
         elif self._count > 1:
-            text = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
-            sentences.append(text.format(count=self._count))
+            spread = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
+            calibrated = _("50 %, 90 %: spread of the {count} samples, scaled to hold the true size of labelled cases.")
+            sentences.append((calibrated if self.areCalibrated else spread).format(count=self._count))
         return "\n".join(filter(None, [*sentences, self.fewSamplesWarning()]))
 
     def fewSamplesWarning(self) -> str:
@@ -93,8 +99,17 @@ class Sizes:
         none = _("There are no samples, so there are no intervals.")
         return (none, one, few)[min(self._count, 2)].format(enough=ENOUGH_SAMPLES)
 
+    def checkText(self) -> str:
+        """The engine's sentence on labelled cases to which the model was calibrated; empty if there were none."""
+        return self._report.get("own_cases", {}).get("sentence", "")
+
     def coverageText(self) -> str:
-        """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none."""
+        """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none.
+
+        Calibrated intervals are others than those of the card.
+        """
+        if self.areCalibrated:
+            return ""
         card = self._report.get("model", {}).get("card", {})
         shares = [
             _("{share} % of {cases}").format(share=round(100 * scores["coverage_90"]), cases=cases)
@@ -114,8 +129,13 @@ class Sizes:
         bounds = [key(f"interval{level}_{bound}") for level in (50, 90) for bound in ("low", "high")]
         samples = [key(f"sample{n}") for n in range(self._count)]
         columns = [key("expected"), key("consensus"), key("mean")]
-        first = self.segments[0] if self.segments else {}
-        columns += [name for name, value in first.items() if isinstance(value, float) and name not in columns]
+        further = [
+            name
+            for segment in self.segments
+            for name, value in segment.items()
+            if isinstance(value, float) or name.startswith("held")  # whole numbers of cases
+        ]
+        columns = list(dict.fromkeys([*columns, *further]))
         writer.writerow(["segment", *columns, *bounds, *samples])
         for segment in self.segments:
             intervals = [bound for level in (50, 90) for bound in self.interval(segment, level) or ("", "")]

@@ -28,6 +28,13 @@ def seen_cases(section: Mapping[str, Any], name: str, frozen: Mapping[str, Any] 
     return seen
 
 
+def calibrated_cases(section: Mapping[str, Any], name: str) -> set[str]:
+    """Cases of the data set `name` to which the spread of a model's samples was fitted, as far as they are listed."""
+    calibration = section.get("calibration", {})
+    cases = calibration.get("cases") if calibration.get("data", {}).get("name") == name else None
+    return set(cases) if isinstance(cases, list) else set()
+
+
 def cases_of_folds(section: Mapping[str, Any]) -> dict[str, list[str]] | None:
     """Training cases of each fold of a converted nnU-Net; None if they are not known."""
     return section.get("training", {}).get("data", {}).get("folds")

@@ -14,6 +14,7 @@ from ..model.folder import Model
 from ..networks import InputDistance, InputStatistics
 from .ensemble import Ensemble
 from .outputs import ResultSource
+from .own_cases import OwnCases
 
 
 def model_source(
@@ -41,17 +42,24 @@ def model_source(
     return ResultSource(
         model.labels,
         spacing_mm,
-        partial(_report, model, device, settings, direct),
+        partial(_report, model, device, settings, direct, input_distance),
         input_distance,
         region_distances,
         model_spacing_mm=model.spacing,  # of pictures, whose working grid has the slices of the input
+        own_cases=OwnCases.of(model.section),
     )
 
 
 def _report(
-    model: Model, device: torch.device, settings: dict[str, Any], direct: np.ndarray, ensemble: Ensemble
+    model: Model,
+    device: torch.device,
+    settings: dict[str, Any],
+    direct: np.ndarray,
+    distance: InputDistance | None,
+    ensemble: Ensemble,
 ) -> dict[str, Any]:
     section, start = model.section, model.start
+    own_cases = OwnCases.of(section)
     return {
         "model": {
             **{key: section[key] for key in ("name", "title")},
@@ -68,6 +76,7 @@ def _report(
             "log_snr": start and start.log_snr,
         },
         **settings,
+        **own_cases.report(model.names, len(ensemble), settings["steps"], distance),
         "device": device.type if device.type == "cpu" else str(device),
         "direct_difference": round(_mean_total_variation(direct, ensemble.mean), 5),
         "memory_bytes": peak_memory(device),

@@ -17,12 +17,13 @@ from ..measurements.answer import answer
 from ..measurements.label_map import LabelMap
 from ..measurements.question import Question
 from ..metrics import dice
-from ..metrics.intervals import interval_method, predictive_interval
+from ..metrics.intervals import interval_method
 from ..networks import InputDistance
 from ..runtime.versions import versions
 from . import result_folder, uncertain_regions
 from .ensemble import Ensemble, class_sizes
 from .input_volume import InputVolume
+from .own_cases import LEVELS, OwnCases
 from .uncertain_regions import Ranking
 from .watershed import SEED_DISTANCE_MM, SMOOTHING_MM, watershed_regions
 
@@ -42,6 +43,7 @@ class ResultSource:
         model_spacing_mm: smallest edge of a voxel of the network; None if the working grid is the network's.
         are_draws: whether the masks are draws whose spread predicts the next one; if not, their volumes have a range
             and no intervals.
+        own_cases: calibration of the intervals.
     """
 
     labels: list[dict[str, Any]]
@@ -52,6 +54,7 @@ class ResultSource:
     mutual_information: np.ndarray | None = None
     model_spacing_mm: float | None = None
     are_draws: bool = True
+    own_cases: OwnCases = OwnCases()
 
     @property
     def finest_mm(self) -> float:
@@ -140,20 +143,23 @@ class ResultWriter:
 
     def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
         distance = self.source.input_distance
+        stated = self.source.report(ensemble)
+        checked = stated.get("own_cases", {}).get("checked", False)
+        table = [self._volume(ensemble, entry, volumes, checked) for entry in self.source.labels]
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
         scores = [dice(mask.whole(), labels[self.projection.inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
-            **self.source.report(ensemble),
+            **stated,
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
             "working_spacing_mm": self.source.finest_mm,
             "unit": self._unit,
             "classes": ensemble.classes,
             "max_entropy_bits": math.log2(ensemble.classes),
-            "volumes": [self._volume(ensemble, entry, volumes) for entry in self.source.labels],
+            "volumes": table,
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
-            **({"answers": self._answers(ensemble, labels)} if self.questions else {}),
+            **({"answers": self._answers(ensemble, labels, table)} if self.questions else {}),
             "region_mm": self._region_mm,
             "versions": versions(),
             "input": {
@@ -166,11 +172,14 @@ class ResultWriter:
             },
         }
 
-    def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
-        samples, unit = ensemble.volumes[:, entry["label"]], self._unit
+    def _volume(
+        self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray], checked: bool
+    ) -> dict[str, Any]:
+        label, unit, own_cases = entry["label"], self._unit, self.source.own_cases
+        samples = ensemble.volumes[:, label]
         spread: dict[str, Any] = {"method": interval_method(len(samples)) if len(samples) else None}
-        for level in (50, 90):
-            interval = predictive_interval(samples, level / 100) if self.source.are_draws else None
+        for level in LEVELS:
+            interval = own_cases.interval(label, samples, level) if self.source.are_draws else None
             bounded = None if interval is None else _rounded([min(bound, self._image_size) for bound in interval])
             spread[f"interval{level}_{unit}"] = bounded
         if len(samples) and not self.source.are_draws:
@@ -178,16 +187,17 @@ class ResultWriter:
             spread |= {"method": "range", f"range_{unit}": _rounded(bounds)}
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
-            **{f"{name}_{unit}": round(float(sizes[entry["label"]]), 4) for name, sizes in volumes.items()},
+            **{f"{name}_{unit}": round(float(sizes[label]), 4) for name, sizes in volumes.items()},
             f"mean_{unit}": round(float(samples.mean()), 4) if len(samples) else None,
             **spread,
+            **own_cases.volume_entries(label, samples, checked),
             f"samples_{unit}": _rounded(samples.tolist()),
         }
 
-    def _answers(self, ensemble: Ensemble, labels: np.ndarray) -> list[dict[str, Any]]:
+    def _answers(self, ensemble: Ensemble, labels: np.ndarray, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
         values = np.array(ensemble.measured).reshape(len(ensemble), len(self.questions))
         rows = zip(self.questions, self.measure(labels), values.T, strict=True)
-        options = self.source.are_draws, self._image_size
+        options = self.source.are_draws, self._image_size, table
         return [answer(question, value, column.tolist(), *options) for question, value, column in rows]
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class _Run:
             self.input = read_input(self.request, files, self.model.section)
             self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
-            if "calibration" not in self.model.section:
+            if not {"calibration", "own_cases"} & self.model.section.keys():
                 self.warnings.append(NOT_FITTED)
         with stage("encoding"):
             projection = self._resample()  # runs foreign networks, which check for themselves whether to end
@@ -212,7 +212,13 @@ class _Run:
         size, _ = voxel_size(*geometry(self.input.image))
         masks = MAX_MASKS if request.keep_samples else 0
         self.ensemble = Ensemble(
-            normalised(direct), model.map_prior, size, masks, self.copula_only, self.writer.measure
+            normalised(direct),
+            model.map_prior,
+            size,
+            masks,
+            self.copula_only,
+            self.writer.measure,
+            source.own_cases.temperature,
         )
 
     def _require_finite(self, probabilities: np.ndarray) -> None:

@@ -43,13 +43,14 @@ class VolumesSection(Section):
         self._filledFor = state
         run = reportOf(segmentation) if report else {}
         self._sizes = Sizes(run)
-        notes = (self._sizes.note(), self._sizes.coverageText()) if report else ()
+        notes = (self._sizes.note(), self._sizes.coverageText(), self._sizes.checkText()) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
 
     def _fillTable(self) -> None:
         ui, table, details, sizes = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked, self._sizes
-        ui.volumesLabel.text = self._notes if details else sizes.fewSamplesWarning()
+        always = filter(None, (sizes.fewSamplesWarning(), sizes.checkText()))
+        ui.volumesLabel.text = self._notes if details else "\n".join(always)
         ui.volumesLabel.visible = bool(ui.volumesLabel.text)
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
@@ -113,6 +114,9 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy."),
         _("90 % prediction interval for the area of one further sample: a measure of spread, not of accuracy."),
     )
+    if sizes.areCalibrated:
+        held = _("{levels} interval for the true size: that of the samples, scaled to hold that of labelled cases.")
+        both, ninety = held.format(levels=_("50 % and 90 %")), held.format(levels="90 %")
     dots = unit.either(
         _("Dots: volume of each sample. Line: 90 % interval."), _("Dots: area of each sample. Line: 90 % interval.")
     )

@@ -21,7 +21,7 @@ from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.working_grid import Grid
 from ...model.folder import Model
-from ...model.seen_cases import fold_of_cases, seen_cases
+from ...model.seen_cases import calibrated_cases, fold_of_cases, seen_cases
 from ...runtime.devices import choose_device
 from ...runtime.units import VOLUMES, Units
 from ...segmentation import pipeline as engine
@@ -71,9 +71,7 @@ def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, An
     if names & set(section.get("training", {}).get("data", {}).get("held_out", ())):
         which += "; training used held-out cases only for the loss curve that places the steps"
     which += by_fold if names & set(folds) else ""
-    calibration = section.get("calibration", {})
-    fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
-    calibrated = isinstance(fitted, list) and bool(names & set(fitted))
+    calibrated = bool(names & calibrated_cases(section, dataset.name))
     if calibrated:
         which += "; its spread was calibrated on some of them, so coverage and z are too good"
     return Choice(unseen, which, calibrated)
