@@ -21,7 +21,7 @@ SPACING = (1.0, 1.5, 2.0)  # i, j, k
 
 
 def written(folder, p, masks, spacing=SPACING):
-    """Report and stored probabilities [C, k, j, i] of a result with the map `p` and samples `masks`, both [*, k, j, i]."""
+    """Report and stored probabilities of a result with the map `p` and the samples `masks`, all [*, k, j, i]."""
     image = sitk.GetImageFromArray(p[0].astype(np.float32))
     image.SetSpacing(spacing)
     whole = tuple(slice(0, n) for n in p.shape[1:])

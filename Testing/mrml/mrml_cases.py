@@ -174,6 +174,7 @@ def volume(entry: dict, masks: list[np.ndarray], voxel: float, unit: str) -> dic
         f"interval90_{unit}": [0.9 * mean, 1.1 * mean],
         "method": "t-predictive",
         f"samples_{unit}": sizes,
+        f"contour_distance_{'px' if unit == 'px' else 'mm'}": 2.5,
     }
 
 

@@ -53,6 +53,26 @@ class Sizes:
         return [self.interval(segment, level) for level in levels]
 
     @property
+    def haveContours(self) -> bool:
+        """Whether the distances between contours are known; not in reports up to version 0.4."""
+        return "contours" in self._report
+
+    def contourDistance(self, segment: Segment) -> float | None:
+        """Mean distance between inner and outer contour in `lengthUnit`; None if one of them does not exist."""
+        return segment[f"contour_distance_{self.lengthUnit}"]
+
+    @property
+    def lengthUnit(self) -> str:
+        return "px" if self.unit.suffix == "px" else "mm"
+
+    def contoursNote(self) -> str:
+        """What the distances are, one sentence; empty if they are not known."""
+        if not self.haveContours:
+            return ""
+        text = _("Contours: mean distance between the contours of {inner:.0f} % and {outer:.0f} % probability.")
+        return text.format(**{name: 100 * level for name, level in self._report["contours"].items()})
+
+    @property
     def areRanges(self) -> bool:
         """Whether the sizes have the range of several folds in place of intervals."""
         return bool(self.segments) and all(self.unit.key("range") in segment for segment in self.segments)
@@ -82,7 +102,7 @@ class Sizes:
         elif self._count > 1:
             text = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
             sentences.append(text.format(count=self._count))
-        return "\n".join(filter(None, [*sentences, self.fewSamplesWarning()]))
+        return "\n".join(filter(None, [*sentences, self.contoursNote(), self.fewSamplesWarning()]))
 
     def fewSamplesWarning(self) -> str:
         """One sentence if there are too few samples for useful intervals, otherwise empty."""
@@ -114,8 +134,8 @@ class Sizes:
         bounds = [key(f"interval{level}_{bound}") for level in (50, 90) for bound in ("low", "high")]
         samples = [key(f"sample{n}") for n in range(self._count)]
         columns = [key("expected"), key("consensus"), key("mean")]
-        first = self.segments[0] if self.segments else {}
-        columns += [name for name, value in first.items() if isinstance(value, float) and name not in columns]
+        further = {name for segment in self.segments for name, value in segment.items() if isinstance(value, float)}
+        columns += [name for name in (self.segments[0] if self.segments else {}) if name in further - {*columns}]
         writer.writerow(["segment", *columns, *bounds, *samples])
         for segment in self.segments:
             intervals = [bound for level in (50, 90) for bound in self.interval(segment, level) or ("", "")]

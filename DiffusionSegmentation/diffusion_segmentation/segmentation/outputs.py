@@ -213,7 +213,7 @@ class ResultWriter:
         return uncertain_regions.as_json(ranked, self.source.names, ras, self._unit)
 
     def _add_alternatives(self, entries: list[dict[str, Any]], regions: np.ndarray, ensemble: Ensemble) -> None:
-        """Add to each entry the distinct alternatives of the stored samples in its region of `regions`, if there are any.
+        """Add to each entry the distinct alternatives of the stored samples in its region, if any are stored.
 
         `regions` lie on the part of the input's grid that the samples cover.
         """

@@ -16,8 +16,8 @@ from ..plots import dotPlot
 from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell
 
 PLOT_SIZE = 48, 16
-NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
-"""The mask and plot columns are shown only with the details."""
+NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN, CONTOURS_COLUMN = 0, 2, 4, 5
+"""The columns of masks, plots and contours are shown only with the details."""
 
 
 class VolumesSection(Section):
@@ -54,6 +54,7 @@ class VolumesSection(Section):
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
             table.setColumnHidden(column, not details)
+        table.setColumnHidden(CONTOURS_COLUMN, not (details and sizes.haveContours))
         ui.copyVolumesButton.text = sizes.unit.either(_("Copy volumes"), _("Copy areas"))
         headers = _headers(sizes, details)
         table.setHorizontalHeaderLabels([title for title, _tooltip in headers])
@@ -68,6 +69,10 @@ class VolumesSection(Section):
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
             plot.toolTip = _tooltip(sizes, segment)
+            if sizes.haveContours:
+                between = sizes.contourDistance(segment)
+                text = "–" if between is None else sizeText(between)
+                setCell(table, row, CONTOURS_COLUMN, text, _tooltip(sizes, segment), centred=True)
             color = self._color(segment["id"])
             plot.pixmap = dotPlot(table, *PLOT_SIZE, sizes.samples(segment), sizes.interval(segment, 90), color)
             table.setCellWidget(row, PLOT_COLUMN, plot)
@@ -126,6 +131,7 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         (_("Mask\n({unit})").format(unit=unit.text), mask),
         spread,
         (_("Samples"), dots),
+        (_("Contours\n({unit})").format(unit=sizes.lengthUnit), sizes.contoursNote()),
     ]
 
 
