@@ -139,6 +139,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "map_prior": 0.0,
         "start": {"kind": "noise", "log_snr": None},
         "max_entropy_bits": MAXIMUM_BITS,
+        "contours": {"inner": 0.95, "outer": 0.05},
         "seed": 0,
         "steps": 5,
         "device": "cpu",

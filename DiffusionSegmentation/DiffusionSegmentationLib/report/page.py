@@ -164,9 +164,7 @@ class Report:
         for segment in sizes.segments:
             intervals = map(intervalText, sizes.bounds(segment, (50, 90)))
             shown, mask = map(sizeText, (sizes.shown(segment), sizes.mask(segment)))
-            distances = [sizes.contourDistance(segment)] if sizes.haveContours else []
-            between = ["–" if mm is None else sizeText(mm) for mm in distances]
-            cells.append([segment["name"], shown, *intervals, mask, *between])
+            cells.append([segment["name"], shown, *intervals, mask, *sizes.contourTexts(segment)])
         shown = _("Expected") if sizes.areExpected else _("Mean")
         spread = [_("Range of the folds")] if sizes.areRanges else ["50 %", "90 %"]
         head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]

@@ -57,9 +57,15 @@ class Sizes:
         """Whether the distances between contours are known; not in reports up to version 0.4."""
         return "contours" in self._report
 
-    def contourDistance(self, segment: Segment) -> float | None:
-        """Mean distance between inner and outer contour in `lengthUnit`; None if one of them does not exist."""
-        return segment[f"contour_distance_{self.lengthUnit}"]
+    def contourTexts(self, segment: Segment) -> list[str]:
+        """The mean distance between inner and outer contour in `lengthUnit`, as one text; none if it is not known.
+
+        A dash if a contour does not exist.
+        """
+        if not self.haveContours:
+            return []
+        distance = segment[f"contour_distance_{self.lengthUnit}"]
+        return ["–" if distance is None else sizeText(distance)]
 
     @property
     def lengthUnit(self) -> str:

@@ -16,8 +16,8 @@ from ..plots import dotPlot
 from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCell
 
 PLOT_SIZE = 48, 16
-NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN, CONTOURS_COLUMN = 0, 2, 4, 5
-"""The columns of masks, plots and contours are shown only with the details."""
+NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
+"""The columns of masks, with the contours, and of plots are shown only with the details."""
 
 
 class VolumesSection(Section):
@@ -54,7 +54,6 @@ class VolumesSection(Section):
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
             table.setColumnHidden(column, not details)
-        table.setColumnHidden(CONTOURS_COLUMN, not (details and sizes.haveContours))
         ui.copyVolumesButton.text = sizes.unit.either(_("Copy volumes"), _("Copy areas"))
         headers = _headers(sizes, details)
         table.setHorizontalHeaderLabels([title for title, _tooltip in headers])
@@ -63,16 +62,13 @@ class VolumesSection(Section):
         table.rowCount = len(sizes.segments)
         for row, segment in enumerate(sizes.segments):
             intervals = sizes.bounds(segment, (50, 90) if details else (90,))
-            texts = [segment["name"], *map(sizeText, (sizes.shown(segment), sizes.mask(segment)))]
-            for column, text in enumerate([*texts, "\n".join(map(intervalText, intervals))]):
+            mask = "\n".join([sizeText(sizes.mask(segment)), *sizes.contourTexts(segment)])
+            texts = [segment["name"], sizeText(sizes.shown(segment)), mask, "\n".join(map(intervalText, intervals))]
+            for column, text in enumerate(texts):
                 setCell(table, row, column, text, _tooltip(sizes, segment), centred=column != NAME_COLUMN)
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
             plot.toolTip = _tooltip(sizes, segment)
-            if sizes.haveContours:
-                between = sizes.contourDistance(segment)
-                text = "–" if between is None else sizeText(between)
-                setCell(table, row, CONTOURS_COLUMN, text, _tooltip(sizes, segment), centred=True)
             color = self._color(segment["id"])
             plot.pixmap = dotPlot(table, *PLOT_SIZE, sizes.samples(segment), sizes.interval(segment, 90), color)
             table.setCellWidget(row, PLOT_COLUMN, plot)
@@ -110,6 +106,10 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         _("Volume of the segmentation, in which each voxel has its most probable structure."),
         _("Area of the segmentation, in which each pixel has its most probable structure."),
     )
+    maskTitle = _("Mask\n({unit})").format(unit=unit.text)
+    if sizes.haveContours:
+        maskTitle = _("Mask ({unit})\nContours\n({length})").format(unit=unit.text, length=sizes.lengthUnit)
+        mask = f"{mask}\n{sizes.contoursNote()}"
     both = unit.either(
         _("50 % and 90 % prediction intervals for the volume of one further sample."),
         _("50 % and 90 % prediction intervals for the area of one further sample."),
@@ -128,10 +128,9 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
     return [
         (_("Structure"), _("Structures of the model.")),
         (f"{expected[0]}\n({unit.text})", expected[1]),
-        (_("Mask\n({unit})").format(unit=unit.text), mask),
+        (maskTitle, mask),
         spread,
         (_("Samples"), dots),
-        (_("Contours\n({unit})").format(unit=sizes.lengthUnit), sizes.contoursNote()),
     ]
 
 
