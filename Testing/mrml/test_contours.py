@@ -44,25 +44,31 @@ def test_contours_surround_what_reaches_their_level(result, volumeNode, job):
     assert segment.GetColor() == pytest.approx(node.GetSegmentation().GetSegment(LABELS[0]["id"]).GetColor())
 
 
-def test_both_contours_are_drawn_and_the_outer_is_paler(result, views, volumeNode):
+def test_both_contours_are_drawn_and_the_inner_is_filled(result, views, volumeNode):
     showInViews(views, volumeNode)
-    display.showOutlines(result.segmentationNode, False)
-    view = views["Red"]
+    node, view, first = result.segmentationNode, views["Red"], LABELS[0]["id"]
+    display.showOutlines(node, False)
     plain = view.render().astype(int)
-    contours = Contours(result.segmentationNode)
-    contours.chosen = True
-    both = np.abs(view.render() - plain).max(-1) > 20
-    displayNode = result.segmentationNode.GetNodeReference(CONTOURS_ROLE).GetDisplayNode()
+    Contours(node).chosen = True
+    displayNode = node.GetNodeReference(CONTOURS_ROLE).GetDisplayNode()
     drawn = {}
     for contour in ("inner", "outer"):
-        for entry in LABELS:
-            for other in ("inner", "outer"):
-                displayNode.SetSegmentVisibility(f"{entry['id']}_{other}", other == contour)
+        displayNode.SetAllSegmentsVisibility(False)
+        displayNode.SetSegmentVisibility(f"{first}_{contour}", True)
         drawn[contour] = np.abs(view.render() - plain).max(-1)
-    assert all((change > 20).sum() > 50 for change in drawn.values())
-    assert both.sum() > max((change > 20).sum() for change in drawn.values())
-    contours.chosen = False
+    lines, changed = ({name: (change > limit).sum() for name, change in drawn.items()} for limit in (60, 8))
+    assert min(lines.values()) > 50
+    assert changed["inner"] > 3 * lines["inner"] and changed["outer"] < 3 * lines["outer"]
+    Contours(node).chosen = False
     assert np.array_equal(view.render(), plain)
+
+
+def test_a_structure_that_is_hidden_has_no_contours(result):
+    node = result.segmentationNode
+    node.GetDisplayNode().SetSegmentVisibility(LABELS[0]["id"], False)
+    Contours(node).chosen = True
+    segmentIDs = node.GetNodeReference(CONTOURS_ROLE).GetSegmentation().GetSegmentIDs()
+    assert list(segmentIDs) == [f"{LABELS[1]['id']}_outer"]
 
 
 def test_a_structure_that_is_nowhere_sure_has_an_outer_contour_only(volumeNode, job):

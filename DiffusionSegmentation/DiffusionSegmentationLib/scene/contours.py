@@ -1,8 +1,8 @@
 """Inner and outer contour of each structure: around what surely belongs to it, and around what possibly does.
 
-They come from the class probabilities in the scene and follow no manual edits. Slicer draws them as outlines of a
-temporary segmentation with two segments for each structure. Whether they are shown is saved with the scene; the
-segmentation is not.
+They come from the class probabilities in the scene and follow no manual edits. Slicer draws a temporary segmentation
+with two segments for each structure that the result shows: both as outlines, the inner also slightly filled, so that
+they can be told apart. Whether they are shown is saved with the scene; the segmentation is not.
 """
 
 import slicer.util
@@ -15,8 +15,8 @@ CONTOURS_ATTRIBUTE = "DiffusionSegmentation.ContoursShown"
 CONTOURS_ROLE = "DiffusionSegmentation.Contours"
 LEVELS = {"inner": 0.95, "outer": 0.05}
 """Least probability inside each contour, for reports of version 0.4 and older, which state none."""
-OUTER_OPACITY = 0.55
-"""Of the outer contours, so that they can be told from the inner ones, which are opaque."""
+INNER_FILL = 0.25
+"""Opacity of the filled inner parts, which the overlay does not cover: their entropy is low."""
 
 
 class Contours:
@@ -58,15 +58,18 @@ class Contours:
         matrix = voxel_grids.ijkToRAS(probabilitiesNode.GetNthDataNode(0))
         node = display.addTemporarySegmentation(self._segmentationNode, CONTOURS_ROLE, _("{name} contours"))
         titles = {"inner": _("{name}, surely"), "outer": _("{name}, possibly")}
+        shown, drawn = self._segmentationNode.GetDisplayNode(), node.GetDisplayNode()
+        drawn.SetVisibility2DFill(True)
         for entry in report["volumes"]:
             segment = self._segmentationNode.GetSegmentation().GetSegment(entry["id"])
+            if segment is None or not shown.GetSegmentVisibility(entry["id"]):
+                continue
             for contour, level in report.get("contours", LEVELS).items():
                 # Stored as uint8, where 255 is 1.
                 image = voxel_grids.croppedImage(probabilities[entry["label"]] >= 255 * level, matrix)
-                if segment is None or image is None:
+                if image is None:
                     continue
-                title = titles[contour].format(name=segment.GetName())
-                drawn = voxel_grids.segment(title, segment.GetColor(), image)
-                node.GetSegmentation().AddSegment(drawn, f"{entry['id']}_{contour}")
-                if contour == "outer":
-                    node.GetDisplayNode().SetSegmentOpacity2DOutline(f"{entry['id']}_{contour}", OUTER_OPACITY)
+                segmentID, title = f"{entry['id']}_{contour}", titles[contour].format(name=segment.GetName())
+                node.GetSegmentation().AddSegment(voxel_grids.segment(title, segment.GetColor(), image), segmentID)
+                drawn.SetSegmentVisibility2DFill(segmentID, contour == "inner")
+                drawn.SetSegmentOpacity2DFill(segmentID, INNER_FILL)
