@@ -26,6 +26,13 @@ def test_the_distance_is_one_minus_the_iou_of_labelled_voxels():
     assert distance[3, 4] == 0 and np.array_equal(distance, distance.T)
 
 
+def test_blocks_change_nothing(monkeypatch):
+    masks = np.random.default_rng(4).integers(0, 3, (5, 31)).astype(np.uint8)
+    whole = distances(masks)
+    monkeypatch.setattr("diffusion_segmentation.segmentation.alternatives.BLOCK", 20)
+    assert np.array_equal(distances(masks), whole)
+
+
 def test_different_labels_of_a_voxel_differ():
     assert distances(rows("1212", "1222"))[0, 1] == pytest.approx(1 - 3 / 5)
 

@@ -119,6 +119,17 @@ def test_the_slider_shows_samples_as_a_whole_again(story):
     assert not story.buttons[0].checked and not story.ui.useAlternativeButton.enabled
 
 
+def test_a_digit_typed_into_a_number_is_not_a_key(story):
+    from PySide6.QtTest import QTest
+
+    story.press("n")
+    box = story.ui.minimumSizeSpinBox
+    box.setFocus()
+    box.selectAll()
+    QTest.keyClick(box, "2")
+    assert story.filled() is None and box.text.startswith("2")
+
+
 def test_without_samples_or_regions_there_are_no_alternatives(story, mrmlScene):
     mrmlScene.RemoveNode(story.node.GetNodeReference("DiffusionSegmentation.Regions"))
     story.press("n", "1")

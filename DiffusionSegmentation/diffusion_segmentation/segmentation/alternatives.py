@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST = 3  # alternatives of one region
+BLOCK = 2**22  # labels compared at a time, to save memory
 LOWERS = 0.1
 """Share of the mean distance that a further alternative must remove. Of n samples that all differ equally one more
 removes 1 / (n - 1), no more than this from 11 samples on: then only a group, or a sample that stands out, is another.
@@ -64,9 +65,10 @@ def distances(masks: np.ndarray) -> np.ndarray:
     0 if both are empty. A voxel with two different labels counts twice in the union. This is a metric (Jaccard's).
     """
     shared, sizes = np.zeros((len(masks), len(masks))), np.count_nonzero(masks, axis=1)
-    for label in np.unique(masks[masks > 0]):
-        inside = (masks == label).astype(np.float32)  # counts exactly up to 2**24 voxels and uses BLAS
-        shared += inside @ inside.T
+    for block in np.array_split(masks, max(1, masks.size // BLOCK), axis=1):
+        for label in np.unique(block[block > 0]):
+            inside = (block == label).astype(np.float32)  # BLAS counts them exactly: there are fewer than 2**24
+            shared += inside @ inside.T
     union = sizes[:, None] + sizes - shared
     return 1 - np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
 
