@@ -137,3 +137,11 @@ def test_without_samples_or_regions_there_are_no_alternatives(story, mrmlScene):
     mrmlScene.RemoveNode(story.result.samplesNode)
     story.module.widget.panel.refresh()
     assert story.buttons[0].toolTip == "The samples of this result were removed." and story.buttons[0].text == "1"
+
+
+def test_a_removed_result_leaves_no_alternatives(story, monkeypatch):
+    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.confirmRemoval", lambda *_given: True)
+    story.press("n", "1")
+    story.ui.removeResultButton.click()
+    assert [button.text for button in story.buttons] == ["1", "2", "3"] and not story.ui.alternativesLabel.visible
+    assert "There is no result yet" in story.buttons[0].toolTip and not any(one.checked for one in story.buttons)

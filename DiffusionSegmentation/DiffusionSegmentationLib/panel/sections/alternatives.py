@@ -30,7 +30,7 @@ class AlternativesSection(Section):
         self._samples, self._corrections = samples, corrections
         self._found: list[Alternative] = []
         self._foundFor: tuple | None = None
-        """Segmentation, samples and region for which alternatives were last looked for."""
+        """Samples and region in which alternatives were last looked for."""
         self._message = ""
         """What has become of the alternative that was used last."""
         self._buttons = [getattr(ui, f"alternative{number}Button") for number in (1, 2, 3)]
@@ -48,6 +48,7 @@ class AlternativesSection(Section):
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         if segmentation is not self._segmentation:
             self._segmentation, self._message = segmentation, ""
+            self._found, self._foundFor = [], None
         problem = missingResult(segmentation) or self._find()
         shown, total = self._shown(), sum(one.count for one in self._found)
         for n, button in enumerate(self._buttons):
@@ -75,7 +76,7 @@ class AlternativesSection(Section):
         """Look for alternatives in the current region; returns why there are none, one sentence, or None."""
         region, browser = self._region(), Browser(self._segmentation)
         samplesID = self._segmentation.GetNodeReferenceID(SAMPLES_ROLE) if browser.count else None
-        state = self._segmentation.GetID(), samplesID, region and region["basin"]
+        state = samplesID, region and region["basin"]
         if state != self._foundFor:
             self._foundFor, self._found = state, []
         if not browser.count:
