@@ -58,6 +58,7 @@ SHARED_MODULES = {
     f"{ENGINE}.arguments": set(),
     f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),
+    f"{ENGINE}.segmentation.alternatives": {"numpy"},
     f"{ENGINE}.segmentation.uncertain_regions": {"numpy"},
 }
 

@@ -211,6 +211,17 @@ def test_a_picture_has_overlay_and_outline(result):
     assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region["peak_ras_mm"])).max() > 40
 
 
+def test_alternatives_and_contours_are_reported(result, job, tmp_path):
+    page = html.unescape(write(result, tmp_path / "r.html"))
+    region = Review(result.segmentationNode).regions[0]
+    inside = corrections.regionMask(result.segmentationNode, region["basin"])
+    distinct, counts = np.unique([sample[inside] for sample in job.samples], axis=0, return_counts=True)
+    assert f"Alternatives: {', '.join(map(str, sorted(counts)[::-1]))} of 3 samples." in page
+    assert "<th>Contours (mm)</th>" in page and "<td>2.50</td>" in page
+    table = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["contour_distance_mm"] for row in table] == ["2.5", "2.5"]
+
+
 def test_no_partial_files_remain(result, tmp_path):
     target = tmp_path / "there" / "r.html"
     with pytest.raises(OSError):

@@ -14,6 +14,7 @@ from DiffusionSegmentationLib.headless import demo
 from DiffusionSegmentationLib.review.review import REGIONS_ATTRIBUTE, Review
 from DiffusionSegmentationLib.runs import models
 from DiffusionSegmentationLib.scene import result_nodes
+from DiffusionSegmentationLib.scene.contours import CONTOURS_ROLE
 from DiffusionSegmentationLib.scene.label_map import Labels
 
 slicer_standin.likePythonQt(__name__)
@@ -78,7 +79,9 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     corrected, text = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
     assert text.split(" voxels")[0].isdecimal()
     ui.sampleCheckBox.click()
-    before = lookOf(ui)
+    ui.contoursCheckBox.click()
+    before, contours = lookOf(ui), contoursOf(job.result.segmentationNode)
+    assert len(contours) > 1
     disagreement = slicer.util.arrayFromVolume(job.result.disagreementNode).copy()
     assert disagreement.max() > 0.5
     path = tmp_path / "Fall ü.mrb"
@@ -92,6 +95,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert lookOf(ui) == before and ui.editedLabel.text == text
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
+    assert contoursOf(segmentationNode) == contours
     node = segmentationNode.GetNodeReference(result_nodes.DISAGREEMENT_ROLE)
     assert np.array_equal(slicer.util.arrayFromVolume(node), disagreement)
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
@@ -100,6 +104,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert {node.GetForegroundVolumeID() for node in composites} == {None}
     ui.sampleCheckBox.click()
     assert ui.sampleText.text.startswith("Sample ") and "of the 16 kept (64 drawn)" in ui.sampleText.text
+    ui.alternative1Button.click()
+    assert ui.alternative1Button.checked and ui.alternative1Button.text.endswith(" of 16")
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -108,6 +114,8 @@ def test_returning_to_a_threshold_restores_the_regions_of_the_report(module, run
     ui = module.ui
     result = run(module, samples=3).result
     reported = {key: module.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
+    # Alternatives do not depend on the threshold.
+    assert all(sum(one["count"] for one in region.pop("alternatives")) == 3 for region in reported["regions"])
     assert len(reported["regions"]) > 3
     shown = shownRegions(ui), ui.reviewLabel.text
     for bits in (0.4, 0.8):
@@ -129,10 +137,19 @@ def shownVolumes(ui):
     ]
 
 
+def contoursOf(segmentationNode):
+    """Voxels of each contour that is drawn, by the ID of its segment."""
+    node, volumeNode = segmentationNode.GetNodeReference(CONTOURS_ROLE), slicer.util.getNode("Head")
+    return {
+        segmentID: int(slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentID, volumeNode).sum())
+        for segmentID in node.GetSegmentation().GetSegmentIDs()
+    }
+
+
 def lookOf(ui):
     """State of the sections that show the result."""
     sliders = round(ui.opacitySlider.value, 6), round(ui.thresholdSlider.value, 6)
-    choice = ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
+    choice = ui.contoursCheckBox.checked, ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
     return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
 
 

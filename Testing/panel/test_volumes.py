@@ -102,6 +102,16 @@ def test_calibrated_intervals_say_so_and_do_not_quote_the_coverage_of_others():
     assert "held90" not in Sizes(calibrated(checked=False)).asTable(",")
 
 
+def test_a_contour_that_does_not_exist_leaves_its_cell_empty():
+    report = {"contours": {"inner": 0.95, "outer": 0.05}}
+    report["volumes"] = [volume(contour_distance_mm=None), volume(contour_distance_mm=1.25)]
+    sizes = Sizes(report)
+    head, first, second = (line.split(",") for line in sizes.asTable(",").splitlines())
+    column = head.index("contour_distance_mm")
+    assert (first[column], second[column]) == ("", "1.25")
+    assert [sizes.contourTexts(segment) for segment in sizes.segments] == [["–"], ["1.25"]]
+
+
 def test_folds_have_a_range_in_place_of_intervals():
     entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
     sizes = Sizes({"volumes": [entry]})
@@ -133,11 +143,13 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
     photograph(f"volumes-{behaviour}", module.widget, part=module.ui.resultCollapsibleButton)
     module.ui.detailsCheckBox.click()
     assert not any(table.isColumnHidden(column) for column in range(5))
-    assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 %", "(ml)"], ["Samples"]]
+    masks = ["Mask", "(ml)"] if behaviour == "old" else ["Mask (ml)", "Contours", "(mm)"]
+    assert headers(table) == [["Structure"], [title, "(ml)"], masks, ["50 %", "90 %", "(ml)"], ["Samples"]]
     assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
     assert table.rowCount == 2
     for row, entry in enumerate(report["volumes"]):
-        name, shown, mask, intervals = (table.item(row, column).text() for column in range(4))
+        name, shown, masks, intervals = (table.item(row, column).text() for column in range(4))
+        mask = masks.partition("\n")[0]
         assert name == entry["name"] and float(shown) == pytest.approx(entry[key], rel=0.01)
         assert float(mask) == pytest.approx(entry["consensus_ml"], rel=0.01)
         assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)

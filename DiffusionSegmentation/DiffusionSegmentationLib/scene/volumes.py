@@ -53,6 +53,32 @@ class Sizes:
         return [self.interval(segment, level) for level in levels]
 
     @property
+    def haveContours(self) -> bool:
+        """Whether the distances between contours are known; not in reports up to version 0.4."""
+        return "contours" in self._report
+
+    def contourTexts(self, segment: Segment) -> list[str]:
+        """The mean distance between inner and outer contour in `lengthUnit`, as one text; none if it is not known.
+
+        A dash if a contour does not exist.
+        """
+        if not self.haveContours:
+            return []
+        distance = segment[f"contour_distance_{self.lengthUnit}"]
+        return ["–" if distance is None else sizeText(distance)]
+
+    @property
+    def lengthUnit(self) -> str:
+        return "px" if self.unit.suffix == "px" else "mm"
+
+    def contoursNote(self) -> str:
+        """What the distances are, one sentence; empty if they are not known."""
+        if not self.haveContours:
+            return ""
+        text = _("Contours: mean distance between the contours of {inner:.0f} % and {outer:.0f} % probability.")
+        return text.format(**{name: 100 * level for name, level in self._report["contours"].items()})
+
+    @property
     def areRanges(self) -> bool:
         """Whether the sizes have the range of several folds in place of intervals."""
         return bool(self.segments) and all(self.unit.key("range") in segment for segment in self.segments)
@@ -88,7 +114,7 @@ class Sizes:
             spread = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
             calibrated = _("50 %, 90 %: spread of the {count} samples, scaled to hold the true size of labelled cases.")
             sentences.append((calibrated if self.areCalibrated else spread).format(count=self._count))
-        return "\n".join(filter(None, [*sentences, self.fewSamplesWarning()]))
+        return "\n".join(filter(None, [*sentences, self.contoursNote(), self.fewSamplesWarning()]))
 
     def fewSamplesWarning(self) -> str:
         """One sentence if there are too few samples for useful intervals, otherwise empty."""

@@ -20,7 +20,8 @@ from ..metrics import dice
 from ..metrics.intervals import interval_method
 from ..networks import InputDistance
 from ..runtime.versions import versions
-from . import result_folder, uncertain_regions
+from . import contours, result_folder, uncertain_regions
+from .alternatives import alternatives
 from .ensemble import Ensemble, class_sizes
 from .input_volume import InputVolume
 from .own_cases import LEVELS, OwnCases
@@ -117,7 +118,7 @@ class ResultWriter:
         if self.source.mutual_information is not None:
             path = folder / "mutual_information.nrrd"
             writing.write_volume(path, self.source.mutual_information, reference, compress)
-        quantised = list(self.projection.quantised(p))
+        quantised = list(self.projection.quantised(p, (contours.INNER, contours.OUTER)))
         error = 1 - p.max(0)
         working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, self._smoothing_mm)
         input_regions = self.projection.nearest(working_regions)
@@ -134,18 +135,21 @@ class ResultWriter:
             "expected": expected * ensemble.voxel_size,
         }
         regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
-        return self._report(ensemble, labels, volumes) | {
+        self._add_alternatives(regions["regions"], input_regions, ensemble)
+        return self._report(ensemble, labels, p, volumes) | {
             "windows": windows,
             **regions,
             **self._add_region_distances(regions["regions"], working_regions, error),
             "warnings": warnings,
         }
 
-    def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _report(
+        self, ensemble: Ensemble, labels: np.ndarray, p: np.ndarray, volumes: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
         distance = self.source.input_distance
         stated = self.source.report(ensemble)
         checked = stated.get("own_cases", {}).get("checked", False)
-        table = [self._volume(ensemble, entry, volumes, checked) for entry in self.source.labels]
+        table = [self._volume(ensemble, entry, p[entry["label"]], volumes, checked) for entry in self.source.labels]
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
         scores = [dice(mask.whole(), labels[self.projection.inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
@@ -158,6 +162,7 @@ class ResultWriter:
             "classes": ensemble.classes,
             "max_entropy_bits": math.log2(ensemble.classes),
             "volumes": table,
+            "contours": {"inner": contours.INNER, "outer": contours.OUTER},
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
             **({"answers": self._answers(ensemble, labels, table)} if self.questions else {}),
             "region_mm": self._region_mm,
@@ -173,7 +178,12 @@ class ResultWriter:
         }
 
     def _volume(
-        self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray], checked: bool
+        self,
+        ensemble: Ensemble,
+        entry: dict[str, Any],
+        p: np.ndarray,
+        volumes: dict[str, np.ndarray],
+        checked: bool,
     ) -> dict[str, Any]:
         label, unit, own_cases = entry["label"], self._unit, self.source.own_cases
         samples = ensemble.volumes[:, label]
@@ -185,9 +195,11 @@ class ResultWriter:
         if len(samples) and not self.source.are_draws:
             bounds = float(samples.min()), float(samples.max())
             spread |= {"method": "range", f"range_{unit}": _rounded(bounds)}
+        between = contours.contour_distance(p, self.source.spacing_mm)
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
             **{f"{name}_{unit}": round(float(sizes[label]), 4) for name, sizes in volumes.items()},
+            f"contour_distance_{'px' if unit == 'px' else 'mm'}": None if between is None else round(between, 4),
             f"mean_{unit}": round(float(samples.mean()), 4) if len(samples) else None,
             **spread,
             **own_cases.volume_entries(label, samples, checked),
@@ -212,6 +224,20 @@ class ResultWriter:
 
         ranked = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
         return uncertain_regions.as_json(ranked, self.source.names, ras, self._unit)
+
+    def _add_alternatives(self, entries: list[dict[str, Any]], regions: np.ndarray, ensemble: Ensemble) -> None:
+        """Add to each entry the distinct alternatives of the stored samples in its region, if any are stored.
+
+        `regions` lie on the part of the input's grid that the samples cover.
+        """
+        if not ensemble.masks or not entries:
+            return
+        voxels = [np.flatnonzero(regions == entry["basin"]) for entry in entries]
+        at = np.concatenate(voxels)
+        masks = np.stack([mask.whole().ravel()[at] for mask in ensemble.masks])
+        ends = np.cumsum([len(part) for part in voxels])
+        for entry, inside in zip(entries, np.split(masks, ends[:-1], axis=1), strict=True):
+            entry["alternatives"] = [one.as_json() for one in alternatives(inside)]
 
     def _add_region_distances(
         self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray
