@@ -204,6 +204,20 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--intervals", action="store_true", help="keep the spread; fit map and volume intervals")
     _add_common(calibrate, "the fitted values")
 
+    average = add_command(
+        "average",
+        "average the weights of two models of the same origin",
+        "Write MODEL with the mean of its weights and those of OTHER: a model that was trained further on other data, "
+        "and the one that it started from, or two that started from the same one.",
+    )
+    _add_model(average)
+    average.add_argument("other", metavar="OTHER", type=_name, help="name of an installed model, or a model folder")
+    _add_output(average, "folder for the model")
+    average.add_argument(
+        "--share", metavar="S", type=_share, default=0.5, help="weight of OTHER, 0 to 1; default: %(default)g"
+    )
+    _add_json(average, "the result")
+
     study = add_command(
         "study",
         "measure what diffusion learns, whether it pays and how to set it up on your own data",
@@ -316,6 +330,10 @@ def _spacing(text: str) -> tuple[float, ...]:
 def _minutes(text: str) -> float:
     minutes = float(text)
     return _checked(text, minutes, 0 < minutes < float("inf"), "a positive number of minutes")
+
+
+def _share(text: str) -> float:
+    return _checked(text, float(text), 0 <= float(text) <= 1, "within 0 to 1")
 
 
 def _positive(text: str) -> int:

@@ -150,6 +150,14 @@ def _calibrate(options: argparse.Namespace) -> int:
     return show(calibrate.calibrate(**chosen), calibrate.text)
 
 
+def _average(options: argparse.Namespace) -> int:
+    _require_extra()
+    show = _output(options)
+    from .training import average
+
+    return show(average.average(**_pick(options, "model other output share")), average.text)
+
+
 def _study(options: argparse.Namespace) -> int:
     _require_extra("lightning", "matplotlib")
     show = _output(options)
@@ -230,6 +238,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "calibrate": _calibrate,
+    "average": _average,
     "study": _study,
     "demo": _demo,
     "worker": _worker,

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def seen_cases(section: Mapping[str, Any], name: str, frozen: Mapping[str, Any] | None = None) -> set[str]:
-    """Cases of the data set `name` on which a model of ours, or the model that it started from, was trained.
+    """Cases of the data set `name` on which a model of ours was trained, or one that it started or was averaged from.
 
     With those that the model has seen on top of which it was trained, whose section is `frozen`; of an nnU-Net, whose
     data set can have another name, the cases that all folds have seen.
@@ -24,6 +24,8 @@ def seen_cases(section: Mapping[str, Any], name: str, frozen: Mapping[str, Any] 
         facts = training.get("data", {})
         if facts.get("kind") == "folder" and facts.get("name") == name:
             seen |= set(facts.get("cases", ()))
+        if other := training.get("averaged_with"):
+            seen |= seen_cases({"training": other.get("training") or {}}, name)
         training = (training.get("started_from") or {}).get("training") or {}
     return seen
 
