@@ -53,7 +53,7 @@ class AlternativesSection(Section):
         shown, total = self._shown(), sum(one.count for one in self._found)
         for n, button in enumerate(self._buttons):
             isOne = n < len(self._found)
-            text = _("{number}: {count} of {total}") if isOne else "{number}"
+            text = _("{number}: {count}/{total}") if isOne else "{number}"
             count = self._found[n].count if isOne else 0
             tip = _("Show in this region what stands for {count} of {total} samples, or hide it (key {number}).")
             values = {"number": n + 1, "count": count, "total": total}
