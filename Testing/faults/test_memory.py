@@ -102,7 +102,7 @@ def test_smaller_windows_give_the_result_of_a_model_with_such_windows(
     limit.cells = math.inf
     lattice = Tiling((28, 32, 32), (64, 64, 64), model.multiple).padded
     monkeypatch.setattr(
-        segment._Run, "_tiling", lambda self: Tiling(self.array.shape[1:], self.plan.window, model.multiple, lattice)
+        segment._Run, "_tiling", lambda self: Tiling(self.image.shape[1:], self.plan.window, model.multiple, lattice)
     )
     assert run("made so", samples=3, model=str(tmp_path / "model"))["windows"] == 18
     assert_the_same(tmp_path, "smaller", "made so")

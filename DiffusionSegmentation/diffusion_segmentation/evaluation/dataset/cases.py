@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from ...model.seen_cases import fold_of_cases, seen_cases
 from ...runtime.devices import choose_device
 from ...runtime.units import VOLUMES, Units
 from ...segmentation import pipeline as engine
-from ...segmentation.foreign_head import ForeignHead, Predict, channels_of
+from ...segmentation.folded_image import FoldedImage, SamplerImage
+from ...segmentation.foreign_head import ForeignHead, Predict
 from ...segmentation.run_control import RunControl
 from ...segmentation.sampler import sample_seeds
 from ...segmentation.uncertain_regions import voxel_size
@@ -193,31 +195,25 @@ def _joint(
     grid = Grid.of(model.section)
     images = read_case(case, grid.inputs)
     values, labels = on_grid(images, case.labels[:1], grid, dataset.label_names, dataset.ignored)
+    image: SamplerImage = values.astype(np.float32)
     if predict is not None:
-        p, temperature = predict(images, choose_device(settings.device), _SILENT)
-        values = np.concatenate([values, channels_of(odds_on_grid(p, images, grid), temperature)])
+        place = partial(odds_on_grid, images=images, grid=grid)
+        image = predict(values.astype(np.float32), images, choose_device(settings.device), _SILENT, place)
     truth, spacing = relabel(labels[0], order), [model.spacing] * 3
     if units.is_area:
-        values, truth, spacing = values[:, 0], truth[0], spacing[1:]
+        image = image.of_slice(0) if isinstance(image, FoldedImage) else image[:, 0]
+        truth, spacing = truth[0], spacing[1:]
     elif model.dims == 2:
         spacing[0] = images[0].GetSpacing()[2]
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
-    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed, spacing, units)
+    return joint_case(model, labelled(model, image, truth), count, seed, spacing, units)
 
 
 def _prediction(head: ForeignHead, model: Model, dataset: Dataset, case: Case) -> Predict:
     """The prediction of a case by what has not seen it; runs the network once, for all samplers and controls."""
     assert model.foreign is not None, "a model with a foreign head"
-    known: list[tuple[np.ndarray, float]] = []
-    predict = head.predict(model.foreign, _folds(dataset, model.section, head.section).get(case.name))
-
-    def once(*arguments: Any) -> tuple[np.ndarray, float]:
-        if not known:
-            known.append(predict(*arguments))
-        return known[0]
-
-    return once
+    return Predict(head, model.foreign, _folds(dataset, model.section, head.section).get(case.name), keeps=True)
 
 
 class _SourceModels(engine.ModelCache):
