@@ -104,10 +104,10 @@ def test_sample_i_uses_fold_i_and_its_own_seed(model: Model, image: FoldedImage,
     expected = [encode(model, image.of_fold(i % FOLDS), CPU).sample([seed], grid)[0] for i, seed in enumerate(seeds)]
     steps: list[int] = []
     together = encoded.sample(seeds, grid, steps.append)
-    np.testing.assert_allclose(together, expected, atol=1e-4)
+    np.testing.assert_allclose(together, expected, atol=1e-2)  # rounding of groups
     assert steps == sorted(steps) and 1 <= steps[0] and steps[-1] == len(grid)
     later = encoded.sample(seeds[3:], grid, first=3)
-    np.testing.assert_allclose(later, expected[3:], atol=1e-4)
+    np.testing.assert_allclose(later, expected[3:], atol=1e-2)
     np.testing.assert_allclose(encoded.direct(), image.mean(), atol=1e-6)
 
 

@@ -16,14 +16,14 @@ from nnunet_folders import dataset, plans, write_folder
 
 from diffusion_segmentation import any_model, cli
 from diffusion_segmentation.calibration.calibrate import calibrate
-from diffusion_segmentation.errors import Cancelled, InputError, ModelError
+from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.evaluation.evaluate import EvaluationRequest, evaluate
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model import installed as installed_models
 from diffusion_segmentation.nnunet import library
 from diffusion_segmentation.nnunet.head import NnunetHead
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
-from diffusion_segmentation.segmentation import pipeline
+from diffusion_segmentation.segmentation.encoded_folds import EncodedFolds
 from diffusion_segmentation.segmentation.request import Request
 from diffusion_segmentation.training import train
 from diffusion_segmentation.training.case_odds import StoredOdds
@@ -144,10 +144,9 @@ def test_finished_predictions_survive_a_cancel(
         return whole(self, *arguments)
 
     monkeypatch.setattr(NnunetHead, "each", third_is_cancelled)
-    with pytest.raises(Cancelled):
+    with pytest.raises(KeyboardInterrupt):
         prepared(balls, tmp_path)
     monkeypatch.setattr(NnunetHead, "each", whole)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     done = len(list((tmp_path / "prepared").glob("*-odds.npy")))
     finished = sum(len(members) for members in stand_in[:2])
     assert done == finished and not list((tmp_path / "prepared").glob("*.part"))
@@ -343,9 +342,9 @@ def test_the_direct_head_of_a_run_is_that_of_nnunet(balls: Path, tmp_path: Path,
     image = balls / "imagesTr" / "case0_0000.nii.gz"
     request = Request(image, tmp_path / "result", str(tmp_path / "sampler"), samples=2, device="cpu")
     direct: list[np.ndarray] = []
-    encode = pipeline.EncodedVolume.direct
+    encode = EncodedFolds.direct
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.EncodedVolume, "direct", lambda self: direct.append(encode(self)) or direct[-1])
+        patch.setattr(EncodedFolds, "direct", lambda self: direct.append(encode(self)) or direct[-1])
         report = any_model.segment(request).report
     mean = np.mean([1 / (1 + np.exp(-logit)) for logit in (2.0, 0.5)])
     expected = 1 / (1 + np.exp(-np.log(mean / (1 - mean)) / sampler.foreign["mean_temperature"]))

@@ -19,7 +19,6 @@ import numpy as np
 from ..images.dataset import Case
 from ..images.working_grid import Grid
 from ..runtime.devices import choose_device
-from ..runtime.interrupts import interrupted
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.folded_image import SamplerImage, channels_of, mean_odds, with_odds
 from ..segmentation.foreign_head import ForeignHead
@@ -74,7 +73,7 @@ class CaseOdds:
     def of(self, cases: Sequence[Case], images: Sequence[Path], grid: Grid) -> list[StoredOdds]:
         """Files of the cases beside those of their prepared `images`; those that are missing are computed.
 
-        Ctrl+C raises Cancelled; finished folds stay. Raises ModelError for a network that gives no numbers.
+        Finished folds stay after Ctrl+C. Raises ModelError for a network that gives no numbers.
         """
         paths = [self._paths(case, image) for case, image in zip(cases, images, strict=True)]
         missing = [
@@ -98,8 +97,8 @@ class CaseOdds:
 
     def _predict(self, missing: Sequence[tuple[Case, Mapping[str, Path]]], grid: Grid) -> None:
         device = choose_device(self.device)
-        with ProgressLine() as line, interrupted() as cancel:
-            control = RunControl(lambda progress: None, cancel)
+        with ProgressLine() as line:
+            control = RunControl(lambda progress: None, lambda: None)
             counter = StepCounter(line, f"predicting the cases with {self.head.section['name']}")
             for number, (case, paths) in enumerate(missing):
                 images = read_case(case, grid.inputs)
