@@ -148,8 +148,7 @@ def test_finished_predictions_survive_a_cancel(
         prepared(balls, tmp_path)
     monkeypatch.setattr(NnunetHead, "each", whole)
     done = len(list((tmp_path / "prepared").glob("*-odds.npy")))
-    finished = sum(len(members) for members in stand_in[:2])
-    assert done == finished and not list((tmp_path / "prepared").glob("*.part"))
+    assert done == sum(map(len, stand_in[:2])) and not list((tmp_path / "prepared").glob("*.part"))
     stand_in.clear()
     prepared(balls, tmp_path)
     assert sum(map(len, stand_in)) == 2 + 2 + 2 * 2 - done
@@ -284,12 +283,9 @@ def test_a_sampler_is_trained_calibrated_run_and_evaluated(
     image, calibrated = balls / "imagesTr" / "case0_0000.nii.gz", str(tmp_path / "calibrated")
     report = any_model.segment(Request(image, tmp_path / "result", calibrated, samples=2, device="cpu")).report
     assert stand_in == [("0", "1")]  # all folds, once
-    temperatures = {
-        "temperature": sampler.foreign["mean_temperature"],
-        "fold_temperature": sampler.foreign["temperature"],
-    }
-    used = {"name": "net", "sha256": network["sha256"], **temperatures}
-    assert report["model"]["frozen"] == used and report["samples"] == 2
+    used, foreign = report["model"]["frozen"], sampler.foreign
+    assert (used["name"], used["sha256"], report["samples"]) == ("net", network["sha256"], 2)
+    assert (used["temperature"], used["fold_temperature"]) == (foreign["mean_temperature"], foreign["temperature"])
     stand_in.clear()
     which = evaluate(EvaluationRequest(calibrated, str(balls), tmp_path / "evaluation", 2, device="cpu"))["data"][
         "which"

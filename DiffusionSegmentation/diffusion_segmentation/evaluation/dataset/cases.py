@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,11 +54,14 @@ class Choice(NamedTuple):
 def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any] | None = None) -> Choice:
     """The cases that the model has not seen according to its metadata (`section`).
 
-    The labelled test cases if there are any, else the cases that training did not use, else all.
+    The labelled test cases that training did not use if there are any, else the other cases that it did not use, else
+    all.
     """
-    if dataset.test:
-        return Choice(dataset.test, f"the {_count(dataset.test)} of the data set's test part", False)
     trained, everything = seen_cases(section, dataset.name, frozen), dataset.training
+    if test := tuple(case for case in dataset.test if not _was_seen(case, dataset, trained)):
+        left_out = len(dataset.test) - len(test)
+        which = f"the {_count(test)} of the data set's test part"
+        return Choice(test, which + f" without {left_out} that the model was trained on" * bool(left_out), False)
     folds = {} if frozen is None else _folds(dataset, section, frozen)
     by_fold = f"; the fold of '{frozen['name']}' that has not seen a case predicted it" if frozen and folds else ""
     if not trained:
@@ -79,6 +82,22 @@ def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, An
     if calibrated:
         which += "; its spread was calibrated on some of them, so coverage and z are too good"
     return Choice(unseen, which, calibrated)
+
+
+def _was_seen(case: Case, dataset: Dataset, trained: Collection[str]) -> bool:
+    """Whether a case of the test part is one of the training cases `trained`, by its name or its images.
+
+    A case of the training part with this name is another one, unless its images are the same.
+    """
+    if case.name in trained and all(other.name != case.name for other in dataset.training):
+        return True
+    sizes = [path.stat().st_size for path in case.images]
+    return bool(sizes) and any(
+        [path.stat().st_size for path in other.images] == sizes
+        and files_sha256(*other.images) == files_sha256(*case.images)
+        for other in dataset.training
+        if other.name in trained
+    )
 
 
 def _folds(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, str]:
