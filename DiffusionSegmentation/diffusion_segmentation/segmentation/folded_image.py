@@ -1,8 +1,8 @@
 """An image with what several folds of a network that others trained say of it.
 
 A sampler on top of such a network is trained with the log-odds of one fold at a time, which has not seen the case.
-Those of the folds' mean have another law: they are less sure where folds differ, and nearer to the truth. So each sample
-of a new image uses the log-odds of one fold, and the folds take turns. The samples of all folds are a mixture of
+Those of the folds' mean have another law: they are less sure where folds differ, and nearer to the truth. So each
+sample of a new image uses the log-odds of one fold, and the folds take turns. The samples of all folds are a mixture of
 predictive distributions, whose proper scores are at least as good as those of a fold on average (they are convex). It
 is wider than each of them, because it contains what the network does not know.
 """
