@@ -23,6 +23,7 @@ from diffusion_segmentation.segmentation.encoded_folds import EncodedFolds, enco
 from diffusion_segmentation.segmentation.folded_image import FoldedImage, mean_odds, probabilities, with_odds
 from diffusion_segmentation.segmentation.foreign_head import ForeignHead, Predict
 from diffusion_segmentation.segmentation.request import Progress, Request
+from diffusion_segmentation.segmentation.run_control import RunControl
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
 
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ class Folds(ForeignHead):
     """Folds with given log-odds for each voxel of a volume."""
 
     def __init__(self, odds: Sequence[np.ndarray]) -> None:
-        super().__init__(Path(), {"title": "folds"})
+        super().__init__(Path(), {"title": "folds", "labels": [{}, {}]})
         self._odds = odds
 
     @property
@@ -249,3 +250,13 @@ def test_the_plan_counts_folds_and_log_odds_of_many_classes() -> None:
     assert plan.sampling_bytes(tiling) == alone + 5 * 2 * 2 * 32**3 + channels + 4 * stored
     plan.holds_all_folds = False
     assert plan.sampling_bytes(tiling) == alone + 5 * 2 * 2 * 32**3 + channels
+
+
+def test_a_prediction_needs_memory_for_the_log_odds_of_all_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(memory, "require", lambda needed, *_: asked.append(needed))
+    values = np.zeros((1, 3, 4, 5), np.float32)
+    predict = Predict(Folds([np.zeros((2, 3, 4, 5), np.float16)] * FOLDS), TEMPERATURES)
+    control = RunControl(lambda progress: None, lambda: None)
+    predict(values, [], CPU, control, lambda p: p[1:].astype(np.float16))
+    assert asked == [FOLDS * 2 * 2 * 60]

@@ -81,6 +81,11 @@ def with_odds(values: np.ndarray, odds: Sequence[np.ndarray], frozen: Mapping[st
     return FoldedImage(values, odds, frozen["temperature"], frozen["mean_temperature"])
 
 
+def odds_bytes(structures: int, voxels: int) -> int:
+    """Bytes of the log-odds of one fold."""
+    return 2 * structures * voxels
+
+
 def channels_of(odds: np.ndarray, temperature: float) -> np.ndarray:
     """Channels of the image, float32 as `odds` [C - 1, ...], of logits over a temperature."""
     return _scaled(odds, temperature) + np.float32(ODDS_LIMIT)

@@ -19,7 +19,7 @@ import torch
 
 from ..images.working_grid import Grid
 from ..runtime import memory
-from .folded_image import MIN_PROBABILITY, SamplerImage, with_odds
+from .folded_image import MIN_PROBABILITY, SamplerImage, odds_bytes, with_odds
 from .predicted_run import no_numbers
 from .request import Progress
 from .run_control import RunControl
@@ -68,13 +68,15 @@ class ForeignHead(ABC):
         place: Place,
         members: Sequence[str],
         on_share: Callable[[float], None] = lambda share: None,
+        kept_bytes: int = 0,
     ) -> Iterator[np.ndarray]:
         """Log-odds of each of the `members`, put on another grid by `place`; the network runs when they are asked for.
 
         `on_share` is called with the finished share of the work, 0 to 1. Raises OutOfMemoryError if the memory is too
-        small, GeometryError, ModelError for values that are not finite, and Cancelled.
+        small, also for `kept_bytes` that the caller needs for the log-odds of all, GeometryError, ModelError for values
+        that are not finite, and Cancelled.
         """
-        needed = self.required_bytes(images, device.type == "cpu")
+        needed = self.required_bytes(images, device.type == "cpu") + kept_bytes
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
         finished = 0
 
@@ -125,7 +127,10 @@ class Predict:
             left = (time.monotonic() - start) * (1 - share) / share
             control.progress(Progress("encoding", step=round(100 * share), steps=100, seconds_left=left))
 
-        odds = self._known or list(self._head.odds(images, device, control, place, self.members, on_share))
+        odds = self._known
+        if odds is None:
+            kept = len(self.members) * odds_bytes(len(self._head.section["labels"]), values[0].size)
+            odds = list(self._head.odds(images, device, control, place, self.members, on_share, kept))
         if self._keeps:
             self._known = odds
         return with_odds(values, odds, self._frozen)

@@ -10,6 +10,7 @@ import torch
 from ..diffusion.copula import field_bytes
 from ..model.folder import Model
 from ..runtime import devices, memory
+from .folded_image import odds_bytes
 from .tiling import Tiling
 
 STATES_PER_SAMPLE = 12
@@ -96,8 +97,9 @@ class MemoryPlan:
         if not self.folds:
             return 0
         channels = self.model.section["network"].get("inputs", 1) + self.model.classes - 1
-        stored = 2 * self.folds * (self.model.classes - 1) * math.prod(tiling.shape)
-        return self.slices * stored + 4 * channels * (self.slices * math.prod(tiling.shape) + math.prod(tiling.padded))
+        voxels = self.slices * math.prod(tiling.shape)
+        stored = self.folds * odds_bytes(self.model.classes - 1, voxels)
+        return stored + 4 * channels * (voxels + math.prod(tiling.padded))
 
     def _stored_bytes(self, tiling: Tiling) -> int:
         """Bytes of the denoiser's features and the direct head's logits of all windows, for each fold that is held."""
