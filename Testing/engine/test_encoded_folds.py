@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from ball_dataset import write_ball_dataset
 
 from diffusion_segmentation.calibration import start as starts
 from diffusion_segmentation.calibration.covariance import LabelledCase
@@ -25,6 +26,8 @@ from diffusion_segmentation.segmentation.foreign_head import ForeignHead, Predic
 from diffusion_segmentation.segmentation.request import Progress, Request
 from diffusion_segmentation.segmentation.run_control import RunControl
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, sample_seeds
+from diffusion_segmentation.training.case_odds import CaseOdds
+from diffusion_segmentation.training.folder import Folder
 
 CPU = torch.device("cpu")
 TEMPERATURES = {"temperature": 3.0, "mean_temperature": 1.5}
@@ -142,7 +145,7 @@ class Folds(ForeignHead):
     """Folds with given log-odds for each voxel of a volume."""
 
     def __init__(self, odds: Sequence[np.ndarray]) -> None:
-        super().__init__(Path(), {"title": "folds", "labels": [{}, {}]})
+        super().__init__(Path(), {"name": "folds", "title": "folds", "sha256": "0", "labels": [{}, {}]})
         self._odds = odds
 
     @property
@@ -171,6 +174,27 @@ def run(tmp_path: Path, name: str, odds: Sequence[np.ndarray], **options: Any) -
     given = {key: options.pop(key) for key in ("progress", "cancel") if key in options}
     request = Request(volume, tmp_path / name, "sampler", device="cpu", **options)
     return pipeline.segment(request, models=Given(), predict=Predict(Folds(odds), TEMPERATURES), **given).report
+
+
+def test_a_run_sees_the_log_odds_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Folder(write_ball_dataset(tmp_path / "data", [(5,)] * 2), tmp_path / "prepared")
+    model = on_top()
+    source.configure(model.section)
+    head = Folds(odds_of_folds((24, 24, 24)))
+    source.odds = CaseOdds(head, {}, TEMPERATURES, "cpu")
+    trained, _ = next(source.labelled(1, 0))
+    used: list[FoldedImage] = []
+    monkeypatch.setattr(
+        pipeline, "encode", lambda model, image, *rest: used.append(image) or encode(model, image, *rest)
+    )
+    monkeypatch.setattr(pipeline.ModelCache, "get", lambda *_: model)
+    (image,) = source.held_out[0].images
+    request = Request(image, tmp_path / "result", "sampler", samples=1, device="cpu")
+    pipeline.segment(request, predict=Predict(head, TEMPERATURES))
+    assert isinstance(trained, FoldedImage) and len(trained.odds) == FOLDS
+    for fold in range(FOLDS):
+        np.testing.assert_array_equal(used[0].odds[fold], trained.odds[fold])
+    np.testing.assert_allclose(used[0].values, trained.values, atol=1e-3)
 
 
 def volumes(report: dict[str, Any]) -> list[list[float]]:
@@ -245,7 +269,7 @@ def test_the_plan_counts_folds_and_log_odds_of_many_classes() -> None:
     plan.folds = 1
     channels = 4 * 3 * 2 * 32**3  # one of the image and two of log-odds, as they are and padded
     assert plan.sampling_bytes(tiling) == alone + 2 * 2 * 32**3 + channels
-    stored = plan._stored_bytes(tiling)
+    stored = plan._stored_bytes(tiling) + 2 * 4 * 3 * 32**3
     plan.folds = 5
     assert plan.sampling_bytes(tiling) == alone + 5 * 2 * 2 * 32**3 + channels + 4 * stored
     plan.holds_all_folds = False

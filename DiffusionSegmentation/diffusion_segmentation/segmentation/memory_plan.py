@@ -108,7 +108,8 @@ class MemoryPlan:
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
         sizes = ([s.stop - s.start for s in window] for window in tiling.windows)
         windows = sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
-        return self.slices * self._held_folds * windows
+        marginals = 2 * self._state_bytes(tiling.cells)  # with their logarithms in the copula; the first has room
+        return self.slices * (self._held_folds * windows + (self._held_folds - 1) * marginals)
 
     def _state_bytes(self, cells: tuple[int, ...] | list[int]) -> int:
         """Bytes of the state, float32 [2^dims * C, *cells]."""
