@@ -176,11 +176,11 @@ class Folder:
         return self.some_windows(self.held_out or self.seen, optimisation)
 
     def some_windows(
-        self, cases: Sequence[Case], optimisation: Optimisation
+        self, cases: Sequence[Case], optimisation: Optimisation, count: int = UNSEEN_WINDOWS
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Windows of some cases without augmentation, with one mask of each."""
         windows = iter(self.windows(cases, optimisation, optimisation.seed, augment=False))
-        for _ in range(UNSEEN_WINDOWS):
+        for _ in range(count):
             image, labels = next(windows)
             yield image[None], labels[None, :1]
 

@@ -33,7 +33,8 @@ NO_SPLITS = (
     "case, was not found; give it with --splits: nnU-Net keeps it in nnUNet_preprocessed/{data}."
 )
 
-
+WINDOWS = 128
+"""Windows for each temperature: one of few windows is that of the few cases on which the network fails."""
 RENAMED = (
     "'{name}' was trained on a data set of this name, but none of these cases has the name of one of its training "
     "cases; the result is right only if it has not seen them."
@@ -129,12 +130,13 @@ class ForeignModel(FrozenModel):
         assert isinstance(source, Folder), "unseen_part refuses other sources"
         cases, untempered = [*source.held_out, *source.seen], {**frozen, "temperature": 1.0, "mean_temperature": 1.0}
         source.odds = CaseOdds(self._head, self._folds, untempered)
-        of_fold = self.fitted_temperature(source.some_windows(cases, optimisation), "a fold's")
+        windows = source.some_windows(cases, optimisation, WINDOWS)
+        of_fold = self.fitted_temperature(windows, "a fold's")
         frozen |= {"temperature": of_fold, "mean_temperature": of_fold}
         of_mean = [case for case in cases if case.name not in self._folds]
         if of_mean and len(self._head.members) > 1:
             source.odds = CaseOdds(self._head, self._folds, untempered, as_mean=True)
-            windows = source.some_windows(of_mean, optimisation)
+            windows = source.some_windows(of_mean, optimisation, WINDOWS)
             frozen["mean_temperature"] = self.fitted_temperature(windows, "the mean's")
         elif not of_mean:
             logger.warning(
