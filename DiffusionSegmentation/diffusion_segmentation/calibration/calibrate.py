@@ -19,6 +19,7 @@ from ..model.seen_cases import fold_of_cases, seen_cases
 from ..networks.input_statistics import MIN_SCANS
 from ..runtime.devices import choose_device
 from ..runtime.terminal import ProgressLine, StepCounter
+from ..segmentation.folded_image import FoldedImage
 from ..training.case_odds import CaseOdds
 from ..training.folder import Folder
 from ..training.input_statistics import fit_input_statistics
@@ -127,16 +128,19 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
     """
     order = source.order(model.labels)
     with ProgressLine() as line:
-        cases, counter = [], StepCounter(line, "segmenting unseen cases")
-        for image, labels in source.labelled(count, seed):
+        cases, of_folds, counter = [], [], StepCounter(line, "segmenting unseen cases")
+        for number, (image, labels) in enumerate(source.labelled(count, seed)):
             cases.append(labelled(model, image, relabel(labels, order)))
+            of_folds.append(cases[-1])
+            if isinstance(image, FoldedImage):  # a sample starts from the probabilities of one fold
+                of_folds[-1] = labelled(model, image.of_fold(number), relabel(labels, order))
             counter(len(cases), count)
         if len(cases) < MIN_CASES:
             few = f"The spread cannot be fitted to {len(cases)} unseen cases"
             raise InputError(f"{few}; {MIN_CASES} or more labelled cases are needed.")
         separate = len(cases) >= MIN_APART
         compared = min(COMPARED, len(cases) // 2 if separate else len(cases))
-        fit_cases = cases[compared:] if separate else cases
+        fit_cases = of_folds[compared:] if separate else of_folds
         covariance = fit_covariance(fit_cases, model.spacing, seed, StepCounter(line, "fitting the covariance"))
         counter = StepCounter(line, "comparing starts")
         candidates = compare_starts(model, covariance, cases[:compared], SAMPLES, seed + 1, counter)

@@ -203,6 +203,7 @@ def _valid_frozen(frozen: Any) -> bool:
         and are_numbers(temperatures, 0.05, 20)
         and kind(frozen) in (DIFFUSION, NNUNET, MONAI)
         and nnunet_metadata.valid_cases_of_folds(frozen.get("folds", {}))
+        and nnunet_metadata.valid_cases_of_folds(frozen.get("trained", {}))
     )
 
 

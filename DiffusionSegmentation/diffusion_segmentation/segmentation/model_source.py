@@ -84,9 +84,10 @@ def _report(
 
 
 def _frozen(frozen: dict[str, Any]) -> dict[str, Any]:
-    """The frozen model that is the direct head, and the temperature of its logits."""
+    """The frozen model that is the direct head, and the temperatures of its logits, and of those of single folds."""
     used = frozen.get("mean_temperature", frozen["temperature"])
-    return {"name": frozen["name"], "sha256": frozen["sha256"], "temperature": used}
+    of_folds = {"fold_temperature": frozen["temperature"]} if "mean_temperature" in frozen else {}
+    return {"name": frozen["name"], "sha256": frozen["sha256"], "temperature": used, **of_folds}
 
 
 def _region_distances(

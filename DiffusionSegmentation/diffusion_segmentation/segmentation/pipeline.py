@@ -25,9 +25,11 @@ from ..runtime.devices import devices as devices  # part of the interface that t
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
 from .asked import questions
-from .encoded_slices import INDEPENDENT, EncodedSlices
+from .encoded_folds import Encoded, encode
+from .encoded_slices import INDEPENDENT
 from .ensemble import MAX_MASKS, Convergence, Ensemble
-from .foreign_head import Predict, channels_of, log_odds
+from .folded_image import SamplerImage
+from .foreign_head import Predict, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .model_source import model_source
@@ -35,7 +37,7 @@ from .outputs import ResultWriter, finish, geometry
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .run_control import RunControl, SamplingStopped
-from .sampler import EncodedVolume, normalised, sample_seeds
+from .sampler import normalised, sample_seeds
 from .tiling import Tiling
 from .uncertain_regions import voxel_size
 
@@ -59,7 +61,8 @@ def segment(
     """Segment `request.volume` into the folder `request.output`, which is created if necessary.
 
     `cancel` is called before each layer of the networks: "drop" discards the run, "keep" finishes with the samples
-    drawn so far. `predict` runs the network that others trained, for a model on top of one.
+    drawn so far. `predict` runs the network that others trained, for a model on top of one; of several folds each
+    sample uses one.
 
     Raises InputError and GeometryError for an unusable volume, ModelError for an unusable model, OutOfMemoryError,
     GpuError, Cancelled, and DiffusionSegmentationError if a file cannot be written.
@@ -131,7 +134,7 @@ class _Run:
         self.plan = MemoryPlan(model, self.device)
 
     def _resample(self) -> Projection:
-        """Set `array`, the normalised channels of the body on the working grid, and check the memory.
+        """Set `image`, the normalised channels of the body on the working grid, and check the memory.
 
         They are float32 [channels, z, y, x], for a model of pictures of the whole slices of the input.
         """
@@ -145,42 +148,43 @@ class _Run:
         axes = slice(3 - grid.dims, None)
         self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
         further = (sitk.GetArrayFromImage(grid.resampled(channel))[box] for channel in self.input.channels[1:])
-        self.array = grid.normalised([sitk.GetArrayFromImage(body), *further])
+        normalised_values = grid.normalised([sitk.GetArrayFromImage(body), *further])
+        self.image: SamplerImage = normalised_values
         if grid.dims == 2 and len(values) > 1:
             self.warnings.append(INDEPENDENT.format(count=len(values)))
             self.plan.slices = len(values)
         projection = Projection(body, image)
         self.plan.frame = self.frame.shape
+        if self.model.foreign is not None:
+            self.plan.folds = len(self._required_prediction.members)
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
         for note in self.plan.notes:
             self.control.notify(note)
         if self.model.foreign is not None:
-            self._add_prediction(grid, box)
+            place = partial(log_odds, image=image, grid=grid, box=box)
+            predicted = self.input.unchanged, self.device, self.control, place
+            self.image = self._required_prediction(normalised_values, *predicted)
+            empty_cache(self.device)
         return projection
 
-    def _add_prediction(self, grid: Grid, box: tuple[slice, ...]) -> None:
-        """Add the log-odds of the foreign network as channels of `array`."""
+    @property
+    def _required_prediction(self) -> Predict:
         if self._predict is None:
             raise ValueError("A model on top of a foreign network needs its prediction.")
-        p, temperature = self._predict(self.input.unchanged, self.device, self.control)
-        odds = log_odds(p, self.input.image, grid, box)
-        self._require_finite(odds)
-        self.array = np.concatenate([self.array, channels_of(odds, temperature)])
-        empty_cache(self.device)
+        return self._predict
 
     def _tiling(self) -> Tiling:
         """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""
-        shape = self.array.shape[-self.model.dims :]
+        shape = self.image.shape[-self.model.dims :]
         full = Tiling(shape, self.model.section["window"], self.model.multiple)
         return Tiling(shape, self.plan.window, self.model.multiple, full.padded)
 
-    def _encode(self) -> EncodedVolume | EncodedSlices:
+    def _encode(self) -> Encoded:
         """Run the encoder, with smaller windows if the memory is exhausted."""
         while True:
             tiling = self._tiling()
-            arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
-            kind = EncodedVolume if self.model.dims == 3 else EncodedSlices
-            encoded = _unless_out_of_memory(partial(kind, *arguments))
+            arguments = self.model, self.image, self.device, tiling, self.plan.store, self.frame
+            encoded = _unless_out_of_memory(partial(encode, *arguments, self.plan.holds_all_folds))
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
@@ -262,13 +266,14 @@ class _Run:
 
     def _draw(self, count: int) -> np.ndarray:
         """The next samples: class probabilities [N, C, z, y, x], or copula masks uint8 [N, z, y, x]."""
-        seeds = sample_seeds(self.request.seed, count, len(self.ensemble))
+        first = len(self.ensemble)
+        seeds = sample_seeds(self.request.seed, count, first)
         on_step = partial(self._on_step, count)
         if self.copula_only:
-            masks = np.stack([self.encoded.start_mask(seed) for seed in seeds])
+            masks = np.stack([self.encoded.start_mask(seed, first + n) for n, seed in enumerate(seeds)])
             on_step(1)
             return masks
-        samples = self.encoded.sample(seeds, self.grid, on_step)
+        samples = self.encoded.sample(seeds, self.grid, on_step, first)
         self._require_finite(samples)
         return samples
 
@@ -284,10 +289,10 @@ class _Run:
         """Shrink the plan after the memory was exhausted by `group` samples at a time; drawn samples are kept."""
         if self.copula_only:
             raise out_of_memory_error(self.device)  # the latent fields do not shrink with the windows
-        window = self.plan.window
+        kept = self.plan.window, self.plan.holds_all_folds
         empty_cache(self.device)
         self.control.notify(self.plan.shrink(group, self.encoded.tiling))
-        if self.plan.window != window:
+        if (self.plan.window, self.plan.holds_all_folds) != kept:
             del self.encoded  # frees its memory before the next encoding
             empty_cache(self.device)
             self.encoded = self._encode()

@@ -97,13 +97,18 @@ class EncodedVolume:
         return None if statistics is None else statistics.input_distance(self._summary)
 
     def sample(
-        self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
+        self,
+        seeds: Sequence[int],
+        log_snr: np.ndarray,
+        on_step: Callable[[int], None] = lambda step: None,
+        first: int = 0,
     ) -> np.ndarray:
         """Draw one joint sample for each seed: class probabilities float32 [N, C, z, y, x] of the last step.
 
         The argmax over C is the mask of a sample. The mean of the probabilities over samples estimates the marginals
         with less noise than the mean of the masks (Rao-Blackwell). `log_snr` are the rising nodes of the step grid.
-        `on_step` is called with the number of steps done and may raise to stop.
+        `on_step` is called with the number of steps done and may raise to stop. `first`, the number of the first sample
+        in its run, matters to `EncodedFolds` alone.
 
         Apart from rounding, a sample depends on its own seed alone.
         """
@@ -118,8 +123,8 @@ class EncodedVolume:
 
             return self._volume(_denoised(self.model, masks, noise, self._marginals, log_snr, denoise, on_step))
 
-    def start_mask(self, seed: int) -> np.ndarray:
-        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
+    def start_mask(self, seed: int, number: int = 0) -> np.ndarray:
+        """Mask of the correlated start for a seed, uint8 [z, y, x]; `number` is that of the sample, as for `sample`."""
         return self._copula.draw(seed)
 
     @cached_property
