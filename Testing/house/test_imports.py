@@ -37,7 +37,7 @@ ENGINE_LAYERS = (
     "diffusion images",
     "measurements",
     "arguments metrics phantoms runtime",
-    "errors",
+    "errors option_values",
 )
 LIB_LAYERS = (
     "panel headless",
