@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..dicom.export import Exporter, Kind
 from ..dicom.series import Series
 from ..dicom.slices import is_multi_frame
 from ..errors import GeometryError, InputError, shown
@@ -31,16 +32,21 @@ Volumes = Path | Sequence[Path] | Mapping[str, Path]
 class CaseFiles:
     """The files of one case, with valid headers; `read` reads their voxels.
 
-    `warnings` are sentences about assumptions and about what was resampled.
+    `warnings` are sentences about assumptions and about what was resampled; `exporter` writes results as DICOM objects.
     """
 
     def __init__(
-        self, files: Volumes, spacing: Spacing | None = None, called: str | None = None, series: str | None = None
+        self,
+        files: Volumes,
+        spacing: Spacing | None = None,
+        called: str | None = None,
+        series: str | None = None,
+        dicom: Kind | None = None,
     ) -> None:
-        """Check the headers. Raises as `volume.VolumeFile` and `Series`, and InputError if one file is given twice.
+        """Check the headers. Raises as `VolumeFile`, `Series` and `Exporter`, and InputError if a file is given twice.
 
-        A folder is a DICOM series, of several the one with the UID `series`. Messages name the files, or the inputs if
-        the files are `called` "The volume".
+        A folder is a DICOM series, of several the one with the UID `series`. With `dicom` results can be written as
+        DICOM objects. Messages name the files, or the inputs if the files are `called` "The volume".
         """
         self._names = tuple(files) if isinstance(files, Mapping) else None
         paths = [files] if isinstance(files, Path) else [*(files.values() if isinstance(files, Mapping) else files)]
@@ -59,12 +65,18 @@ class CaseFiles:
                 self._files.append(
                     ChannelFile(path, spacing=spacing, pictures=True, called=called and f"{called}{of_input}")
                 )
+        self.exporter = Exporter(self.first, dicom) if dicom else None
         self.warnings: list[str] = []
 
     @property
     def first(self) -> ChannelFile | Series:
         """The file of the first input, whose grid is that of the result."""
         return self._files[0]
+
+    @property
+    def series_uid(self) -> str:
+        """UID of the DICOM series of the first input; "" for other files."""
+        return self.first.series_uid if isinstance(self.first, Series) else ""
 
     @property
     def is_picture(self) -> bool:

@@ -90,7 +90,7 @@ class VolumeFile:
             if not path.exists():
                 raise InputError(f"{name} does not exist; check its name and folder.")
             if path.is_dir():
-                raise InputError(f"{name} is a folder; give one file, for DICOM a volume saved as NRRD or NIfTI.")
+                raise InputError(f"{name} is a folder; give one file.")
             if not path.is_file():
                 raise InputError(f"{name} is a pipe or a device; give a file.")
             self._header = header = read_header(path, name)
