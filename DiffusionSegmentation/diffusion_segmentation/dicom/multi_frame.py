@@ -20,35 +20,45 @@ def read_slices(path: Path) -> list[Slice]:
     try:
         with quiet():
             image = pydicom.dcmread(path, stop_before_pixels=True)
-            return [_slice(path, image, frame) for frame in range(int(image.NumberOfFrames))]
+            groups = len(image.get("PerFrameFunctionalGroupsSequence") or ())
+            frames = [_slice(path, image, frame) for frame in range(groups)]
     except Exception as error:  # pydicom raises many kinds for damaged elements
         raise _damaged(path) from error
+    if not frames:
+        raise InputError("The multi-frame DICOM image does not state where its frames lie; save it as NRRD or NIfTI.")
+    return frames
 
 
-def read_frames(path: Path) -> np.ndarray:
-    """The values float32 [frame, j, i] of a multi-frame image, rescaled as each frame states. Raises InputError."""
+def read_frames(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The values float32 [frame, j, i] of a multi-frame image, rescaled as each frame states.
+
+    Raises InputError, also unless all frames that have a header have this `shape`.
+    """
     import pydicom
 
     with quiet():
         try:
             image = pydicom.dcmread(path)
-            count, name = int(image.NumberOfFrames), image.file_meta.TransferSyntaxUID.name
+            name = image.file_meta.TransferSyntaxUID.name
+            count = len(image.PerFrameFunctionalGroupsSequence)
+            groups = [_group(image, frame, "PixelValueTransformationSequence") for frame in range(count)]
+            slopes = [float(getattr(group, "RescaleSlope", 1)) for group in groups]
+            intercepts = [float(getattr(group, "RescaleIntercept", 0)) for group in groups]
         except Exception as error:
             raise _damaged(path) from error
         try:
-            values = image.pixel_array.astype(np.float32)
+            values = image.pixel_array.astype(np.float32).reshape(-1, *shape)
         except (RuntimeError, NotImplementedError) as error:  # no decoder that can read it is installed
             raise InputError(
                 f"The multi-frame DICOM image is compressed ({name}) and cannot be read here; save it uncompressed."
             ) from error
         except Exception as error:
             raise _damaged(path) from error
-        if len(values) != count or values.ndim != 3:
-            raise _damaged(path)
-        for frame in range(count):
-            rescale = _group(image, frame, "PixelValueTransformationSequence")
-            values[frame] *= float(getattr(rescale, "RescaleSlope", 1))
-            values[frame] += float(getattr(rescale, "RescaleIntercept", 0))
+    if values.shape != (count, *shape):
+        raise _damaged(path)
+    for frame, slope, intercept in zip(values, slopes, intercepts, strict=True):
+        frame *= slope
+        frame += intercept
     return values
 
 

@@ -60,11 +60,6 @@ class Series:
         if min(self.size[:2]) < 2:
             raise GeometryError(f"{self.name} has {' x '.join(map(str, self.size))} voxels; give a volume.")
 
-    @property
-    def is_rectangular(self) -> bool:
-        """Whether the grid is that of the images; it is not if they had to be resampled."""
-        return not self._stack.is_tilted
-
     def require_volume(self) -> None:
         """Raise GeometryError for a single image."""
         if self.size[2] == 1:
@@ -93,7 +88,7 @@ class Series:
             if one.path not in frames:
                 from .multi_frame import read_frames
 
-                frames[one.path] = read_frames(one.path)
+                frames[one.path] = read_frames(one.path, (rows, columns))
             values[k] = frames[one.path][one.frame]
         return [self._stack.placed(values)]
 

@@ -111,7 +111,9 @@ def _without_copies(slices: Sequence[Slice], name: str, warnings: list[str]) -> 
     """The images without further files of the same image, and without localizers among others."""
     unique = {(one.uid, one.frame): one for one in reversed(slices)}
     if len(unique) < len(slices):
-        warnings.append(f"{name} has {len(slices) - len(unique)} files that are copies of others and were left out.")
+        copies = len(slices) - len(unique)
+        what = "1 file that is a copy of another and was" if copies == 1 else f"{copies} files that are copies and were"
+        warnings.append(f"{name} has {what} left out.")
     scans = [one for one in unique.values() if not one.is_localizer]
     if scans and len(scans) < len(unique):
         warnings.append(f"{name} has {len(unique) - len(scans)} localizer images, which were left out.")
