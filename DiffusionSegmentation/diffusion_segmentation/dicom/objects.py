@@ -85,7 +85,22 @@ def entropy(source: Source, maps: Maps, max_bits: float) -> ParametricMap:
     anatomy.AnatomicRegionSequence = [CodedConcept.from_code(codes.SCT.Tissue)]
     made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
     made.ContentCreatorName = None
+    _sort_planes(source, made, maps.bits)
     return made
+
+
+def _sort_planes(source: Source, image: Any, values: np.ndarray) -> None:
+    """Store the planes of a parametric map of `values` [k, j, i] by k.
+
+    highdicom stores them downwards, and dcmqi 1.5, with which Slicer reads them, places them in their stored order.
+    """
+    normal = np.reshape(source.direction, (3, 3))[:, 2]
+    groups = image.PerFrameFunctionalGroupsSequence
+    groups = sorted(groups, key=lambda group: normal @ np.array(group.PlanePositionSequence[0].ImagePositionPatient))
+    for number, group in enumerate(groups, 1):
+        group.FrameContentSequence[0].DimensionIndexValues = number
+    image.PerFrameFunctionalGroupsSequence = groups
+    image.FloatPixelData = values.astype("<f4").tobytes()
 
 
 def geometry(source: Source, planes: Sequence[int]) -> dict[str, Any]:
