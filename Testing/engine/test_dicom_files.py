@@ -14,36 +14,15 @@ pytest.importorskip("highdicom", reason="DICOM results need highdicom, extra [di
 
 import highdicom as hd
 import pydicom
-from dicom_series import OBLIQUE, PATIENT, SERIES, write_multi_frame, write_series
+from dicom_results import LABELS, REPORT, VALUES, maps, placed, plane, require_grid
+from dicom_series import OBLIQUE, SERIES, write_series
 
-from diffusion_segmentation import cli
 from diffusion_segmentation.dicom import export
 from diffusion_segmentation.dicom.codes import label_codes
 from diffusion_segmentation.dicom.export import Exporter
 from diffusion_segmentation.dicom.maps import Maps
 from diffusion_segmentation.dicom.series import Series
-from diffusion_segmentation.errors import InputError
 
-RANDOM = np.random.default_rng(0)
-VALUES = RANDOM.integers(-50, 900, (6, 20, 24)).astype(np.int16)
-SNOMED = (
-    "Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical Structure"
-    "~SCT^35764002^Brain ventricle~SCT^7771000^Left~Anatomic codes - DICOM master list~SCT^12738006^Brain~^^"
-)
-LABELS = [
-    {"label": 1, "id": "ventricle", "name": "Left ventricle", "color": [0.12, 0.35, 0.78], "terminology": SNOMED},
-    {"label": 2, "id": "gross", "name": "Große Läsion 病変", "color": [0.9, 0.2, 0.1], "terminology": ""},
-    {"label": 3, "id": "absent", "name": "Absent", "color": [0.1, 0.9, 0.1], "terminology": SNOMED},
-]
-REPORT = {
-    "model": {"title": "A model", "version": "1.2"},
-    "max_entropy_bits": 2.0,
-    "volumes": [
-        {"label": 1, "name": "Left ventricle", "consensus_ml": 1.25, "expected_ml": 1.5, "interval90_ml": [1.0, 2.75]},
-        {"label": 2, "name": "Große Läsion 病変", "consensus_ml": 3.0, "expected_ml": 3.1, "interval90_ml": [3.2, 4.0]},
-        {"label": 3, "name": "Absent", "consensus_ml": 0.0, "expected_ml": 0.01, "interval90_ml": None},
-    ],
-}
 DCIODVFY = {
     # dciodvfy of 2022 is older than the label map segmentations of DICOM 2023e, and than their segment 0, background.
     "Information Object Not found": "segmentation.dcm",
@@ -51,15 +30,6 @@ DCIODVFY = {
     "Shall not be present for Referenced SOP Class that is not segmentation": "volumes.dcm",
 }
 """Errors of dciodvfy that are none, and the file that they are about."""
-
-
-def maps() -> Maps:
-    labels = np.zeros(VALUES.shape, np.uint8)
-    labels[1:4, 3:9, 4:10], labels[2:5, 10:15, 4:10] = 1, 2
-    p = RANDOM.random((4, 4, 12, 16))
-    quantised = np.rint(255 * p / p.sum(0)).astype(np.uint8)
-    quantised[3, 1:] = 0  # empty frames, which are omitted
-    return Maps(labels, (2 * RANDOM.random(VALUES.shape)).astype(np.float32), list(quantised), (3, 2, 1))
 
 
 @pytest.fixture(scope="module")
@@ -85,33 +55,6 @@ def written(source) -> dict[str, tuple[Path, Maps]]:
 @pytest.fixture(scope="module")
 def reference(source) -> sitk.Image:
     return Series(source).read_all()[0]
-
-
-def plane(reference: sitk.Image, group: pydicom.Dataset) -> int:
-    """The plane k of the grid of the input that a frame is."""
-    position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-    i, j, k = reference.TransformPhysicalPointToContinuousIndex(position.tolist())
-    assert max(abs(i), abs(j), abs(k - round(k))) < 1e-5
-    assert np.abs(np.array(reference.TransformIndexToPhysicalPoint((0, 0, round(k)))) - position).max() < 1e-4
-    return round(k)
-
-
-def placed(frames: np.ndarray, image: pydicom.Dataset, reference: sitk.Image) -> np.ndarray:
-    """The frames [k, j, i] of an image of one frame for each plane, in the order of the grid of the input."""
-    require_grid(image, reference)
-    places = [plane(reference, group) for group in image.PerFrameFunctionalGroupsSequence]
-    assert sorted(places) == list(range(len(frames)))
-    return frames[np.argsort(places)]
-
-
-def require_grid(image: pydicom.Dataset, reference: sitk.Image) -> None:
-    shared = image.SharedFunctionalGroupsSequence[0]
-    axes = np.reshape(reference.GetDirection(), (3, 3))
-    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
-    assert np.allclose(orientation, axes[:, :2].T.ravel(), atol=1e-6)
-    measures = shared.PixelMeasuresSequence[0]
-    i, j, k = reference.GetSpacing()
-    assert np.allclose([*measures.PixelSpacing, measures.SpacingBetweenSlices], [j, i, k], atol=1e-6)
 
 
 def test_label_map_is_that_of_the_result(written, reference):
@@ -251,83 +194,6 @@ def test_references_and_patient_are_those_of_the_source(written, source, name):
         assert np.allclose(position, place.ImagePositionPatient, atol=1e-4)
 
 
-def test_names_in_another_character_set(tmp_path, source):
-    def rename(k, image):
-        image.SpecificCharacterSet, image.PatientName = "ISO_IR 100", "Müller^Jörg"
-
-    write_series(tmp_path / "series", VALUES, change=rename)
-    Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
-    assert pydicom.dcmread(tmp_path / "segmentation.dcm").PatientName == "Müller^Jörg"
-
-
-def test_incomplete_and_invalid_patient_modules(tmp_path):
-    def remove(k, image):
-        del image.PatientName, image.StudyID, image.SeriesNumber
-        image.PatientSex = "X"
-
-    write_series(tmp_path / "series", VALUES, change=remove)
-    assert Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT) == []
-    assert not pydicom.dcmread(tmp_path / "segmentation.dcm").PatientSex
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda k, image: image.__delattr__("FrameOfReferenceUID"), "The series has no frame of reference or no study"),
-        (lambda k, image: setattr(image, "StudyInstanceUID", ""), "The series has no frame of reference or no study"),
-        (
-            lambda k, image: setattr(image, "StudyInstanceUID", f"1.2.{k}"),
-            r"The headers of the series are not valid DICOM \(ValueError\)",
-        ),
-    ],
-)
-def test_unusable_headers_are_refused_before_a_run(tmp_path, change, sentence):
-    write_series(tmp_path, VALUES, change=change)
-    with pytest.raises(InputError, match=sentence):
-        Exporter(Series(tmp_path), "labelmap")
-
-
-def test_a_single_image_is_refused(tmp_path):
-    write_series(tmp_path, VALUES[:1])
-    with pytest.raises(InputError, match="--dicom writes results of volumes and the series has a single image"):
-        Exporter(Series(tmp_path), "labelmap")
-
-
-def test_multi_frame_and_tilted_sources(tmp_path):
-    frames = tmp_path / "frames.dcm"
-    write_multi_frame(frames, VALUES, [(0, 0, 2.5 * k) for k in (2, 0, 1, 3, 4, 5)])
-    write_series(tmp_path / "tilted", VALUES, step=(0, -0.7, 2.5), modality="CT")
-    for source in (frames, tmp_path / "tilted"):
-        series = Series(source)
-        reference = series.read_all()[0]
-        labels = (sitk.GetArrayFromImage(reference) > 400).astype(np.uint8)
-        result = Maps(labels, labels.astype(np.float32), [255 * (1 - labels), 255 * labels], (0, 0, 0))
-        report = REPORT | {"volumes": REPORT["volumes"][:1]}
-        assert Exporter(series, "labelmap").write(tmp_path, result, LABELS[:1], report) == []
-        image = pydicom.dcmread(tmp_path / "segmentation.dcm")
-        assert np.array_equal(placed(image.pixel_array, image, reference), labels)
-
-
-def test_an_empty_segmentation(tmp_path, source):
-    empty = np.zeros(VALUES.shape, np.uint8)
-    result = Maps(empty, empty.astype(np.float32), [empty + 255, empty, empty, empty], (0, 0, 0))
-    for kind in ("labelmap", "binary"):
-        assert Exporter(Series(source), kind).write(tmp_path, result, LABELS, REPORT) == []
-        assert not pydicom.dcmread(tmp_path / "segmentation.dcm").pixel_array.any()
-
-
-def test_an_object_that_cannot_be_made_is_a_warning(tmp_path, source, monkeypatch):
-    from diffusion_segmentation.dicom import objects
-
-    def fail(*_):
-        raise ValueError(f"bad value {PATIENT}")
-
-    monkeypatch.setattr(objects, "probabilities", fail)
-    warnings = Exporter(Series(source), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
-    assert warnings == ["'probabilities.dcm' could not be made (ValueError) and is missing."]
-    assert sorted(path.name for path in tmp_path.glob("*.dcm")) == ["entropy.dcm", "segmentation.dcm", "volumes.dcm"]
-
-
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (package dicom3tools) is not installed")
 def test_dciodvfy_finds_no_error(written):
     for folder, _ in written.values():
@@ -370,50 +236,3 @@ def test_dcmqi_reads_the_same(written, reference, tmp_path):
     properties = groups[0]["measurementItems"][0]["measurementNumProperties"]
     assert [float(one["numPropertyValue"]) for one in properties] == [1.5, 0.25]
     assert {one["numPropertyUnits"]["CodeValue"] for one in properties} == {"cm3"}
-
-
-def head(tmp_path: Path) -> Path:
-    z, y, x = np.ogrid[-1:1:36j, -1:1:44j, -1:1:40j]
-    ball = 1000 * (x**2 + y**2 + z**2 < 0.6) + 50 * np.random.default_rng(0).standard_normal((36, 44, 40))
-    write_series(tmp_path / "series", ball.astype(np.int16), OBLIQUE, pixel_mm=(2.5, 2.5))
-    return tmp_path / "series"
-
-
-@pytest.mark.slow
-def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd):
-    output = tmp_path / "out"
-    command = ["segment", str(head(tmp_path)), "--output", str(output), "--model", str(a_model_folder)]
-    command += ["--samples", "3", "--device", "cpu"]
-    assert cli.main([*command, "--dicom"]) == 0
-    said = "".join(capfd.readouterr())
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert report["input"]["series_uid"] == SERIES and set(export.NAMES) <= set(report["files"])
-    assert not any(word in said + json.dumps(report) for word in ("Doe", "Jane", "Roe", "P-7", "A-5"))
-    labels, bits = (sitk.ReadImage(str(output / name)) for name in ("segmentation.seg.nrrd", "entropy.nrrd"))
-    image = pydicom.dcmread(output / "segmentation.dcm")
-    assert np.array_equal(placed(image.pixel_array, image, labels), sitk.GetArrayFromImage(labels))
-    image = pydicom.dcmread(output / "entropy.dcm")
-    stored = np.frombuffer(image.FloatPixelData, "<f4").reshape(bits.GetSize()[::-1])
-    assert np.array_equal(placed(stored, image, bits), sitk.GetArrayFromImage(bits))
-    groups = hd.sr.srread(output / "volumes.dcm").content.get_volumetric_roi_measurement_groups()
-    assert [group.get_measurements()[0].value for group in groups] == [one["consensus_ml"] for one in report["volumes"]]
-    assert cli.main(command) == 0  # replaces the result, with the DICOM files that it does not write
-    assert not any((output / name).exists() for name in export.NAMES)
-
-
-def test_without_a_series_nothing_is_written(tmp_path, a_head_file, capsys):
-    assert cli.main(["segment", str(a_head_file), "--output", str(tmp_path / "out"), "--dicom"]) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "--dicom needs a DICOM series as input; give its folder, or leave out --dicom."
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_the_extra_nothing_is_written(tmp_path, source, monkeypatch):
-    from diffusion_segmentation.dicom import extra
-
-    series = Series(source)
-    monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=r"--dicom needs further packages; install them with: pip install 'diff.*dicom"
-    ):
-        Exporter(series, "labelmap")

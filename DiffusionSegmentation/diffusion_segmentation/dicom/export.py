@@ -14,17 +14,14 @@ from .maps import Maps
 from .series import Series
 
 if TYPE_CHECKING:
-    import pydicom
+    from pydicom import Dataset
 
 Kind = Literal["labelmap", "binary"]
 
-SEGMENTATION, PROBABILITIES, ENTROPY, VOLUMES = NAMES = (
-    "segmentation.dcm",
-    "probabilities.dcm",
-    "entropy.dcm",
-    "volumes.dcm",
-)
+NAMES = ("segmentation.dcm", "probabilities.dcm", "entropy.dcm", "volumes.dcm")
 """Files of the objects."""
+
+SEGMENTATION, PROBABILITIES, ENTROPY, VOLUMES = NAMES
 
 
 class Exporter:
@@ -78,7 +75,7 @@ class Exporter:
             model = report["model"]
             source = Source(self._series, labels, model["title"], str(model["version"]))
 
-            def save(name: str, make: Callable[[], pydicom.Dataset]) -> pydicom.Dataset | None:
+            def save(name: str, make: Callable[[], Dataset]) -> Dataset | None:
                 try:
                     made = make()
                 except Exception as error:  # its text may quote the header

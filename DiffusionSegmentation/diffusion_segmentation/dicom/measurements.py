@@ -7,14 +7,14 @@ from typing import Any
 
 import highdicom as hd
 from highdicom import sr
-from highdicom.seg import Segmentation
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from .codes import INTERVAL90, PROCEDURES, label_codes
 from .source import PRODUCT, Source
 
 
-def measurement_report(source: Source, segments: Segmentation, volumes: Sequence[Mapping[str, Any]]) -> sr.EnhancedSR:
+def measurement_report(source: Source, segments: Dataset, volumes: Sequence[Mapping[str, Any]]) -> sr.EnhancedSR:
     """The report of the `volumes` of a result's report, each with the segment in `segments` that it measures.
 
     Each structure has the volume of its segment and, as an estimate, the expected volume, in cubic centimetres. Bounds
@@ -35,7 +35,7 @@ def measurement_report(source: Source, segments: Segmentation, volumes: Sequence
 
 
 def _structure(
-    source: Source, segments: Segmentation, volume: Mapping[str, Any]
+    source: Source, segments: Dataset, volume: Mapping[str, Any]
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     label = volume["label"]
     coded = label_codes(source.labels[label - 1])

@@ -64,7 +64,7 @@ def read_frames(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _slice(path: Path, image: Any, frame: int) -> Slice:
     measures = _group(image, frame, "PixelMeasuresSequence")
-    spacing = _numbers(measures, "PixelSpacing")
+    spacing = _numbers(measures, "PixelSpacing", 2)
     grey = image.PhotometricInterpretation == "MONOCHROME2" and image.SamplesPerPixel == 1
     kind = [str(part) for part in image.get("ImageType", [])]
     return Slice(
@@ -75,8 +75,8 @@ def _slice(path: Path, image: Any, frame: int) -> Slice:
         str(image.Modality),
         (int(image.Columns), int(image.Rows)),
         None if spacing is None or min(spacing) <= 0 else spacing[::-1],
-        _numbers(_group(image, frame, "PlanePositionSequence"), "ImagePositionPatient"),
-        _numbers(_group(image, frame, "PlaneOrientationSequence"), "ImageOrientationPatient"),
+        _numbers(_group(image, frame, "PlanePositionSequence"), "ImagePositionPatient", 3),
+        _numbers(_group(image, frame, "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
         "LOCALIZER" in kind,
         problem(kind, grey),
     )
@@ -92,10 +92,10 @@ def _group(image: Any, frame: int, name: str) -> Any:
     return None
 
 
-def _numbers(item: Any, name: str) -> tuple[float, ...] | None:
-    values = getattr(item, name, None)
-    numbers = tuple(float(value) for value in values) if values is not None else ()
-    return numbers if numbers and np.isfinite(numbers).all() else None
+def _numbers(item: Any, name: str, count: int) -> tuple[float, ...] | None:
+    """The numbers of an element; None unless there are `count` finite ones."""
+    numbers = tuple(float(value) for value in getattr(item, name, None) or ())
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
 
 
 def _damaged(path: Path) -> InputError:

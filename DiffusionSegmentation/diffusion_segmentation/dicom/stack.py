@@ -126,7 +126,8 @@ def _common_plane(slices: Sequence[Slice], name: str) -> tuple[np.ndarray, tuple
         raise GeometryError(
             f"{name} does not state where its images lie and how large their pixels are; export it again."
         )
-    if len({one.size for one in slices}) > 1 or np.ptp([one.pixel_mm for one in slices], axis=0).max() > 1e-4:
+    pixels = np.array([one.pixel_mm or (0.0, 0.0) for one in slices])
+    if len({one.size for one in slices}) > 1 or np.ptp(pixels, axis=0).max() > 1e-4:
         raise GeometryError(f"{name} has images of different sizes; export those of one size as a series of their own.")
     axes = np.array([one.axes for one in slices]).reshape(-1, 2, 3)
     if np.abs(axes - axes[0]).max() > 1e-3:
@@ -139,7 +140,7 @@ def _common_plane(slices: Sequence[Slice], name: str) -> tuple[np.ndarray, tuple
         raise GeometryError(f"{name} has axes that are not at right angles; export it again.")
     row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
-    i, j = slices[0].pixel_mm or (0.0, 0.0)
+    i, j = map(float, pixels[0])
     return np.column_stack([row, column / np.linalg.norm(column)]), (i, j), np.array([one.position for one in slices])
 
 
