@@ -47,7 +47,7 @@ def write_series(
         image.InstanceNumber = k + 1
         image.RescaleSlope, image.RescaleIntercept = slope, intercept
         change(k, image)
-        files.append(folder / f"IM{(7 * k + 3) % 97:04}")
+        files.append(folder / f"IM{(7 * k + 3) % 997:04}")
         image.save_as(files[-1], enforce_file_format=True)
     return files
 

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError, shown
 from ..runtime import memory
+from ..runtime.locations import itk_name
 from .slices import Slice, dicom_files, read_slices
 from .stack import stack
 
@@ -97,7 +98,7 @@ def _plane(one: Slice) -> np.ndarray:
     """The rescaled values [j, i] of an image. Raises InputError."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(one.path))
+    reader.SetFileName(itk_name(one.path))
     reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         plane = sitk.GetArrayFromImage(reader.Execute())

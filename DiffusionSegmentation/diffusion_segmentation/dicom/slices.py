@@ -12,6 +12,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError, shown
+from ..runtime.locations import itk_name
 
 MAX_FILES = 50_000
 """Files of a folder that are looked at; more would be a disk, not a series."""
@@ -129,7 +130,7 @@ def _header(path: Path) -> sitk.ImageFileReader | None:
     """A reader that has read the header of an image; None if there is no image or it cannot be read."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
