@@ -64,7 +64,7 @@ def is_dicom(path: Path) -> bool:
 
 def is_multi_frame(path: Path) -> bool:
     """Whether a file is a DICOM image of several frames."""
-    header = _header(path) if path.is_file() and is_dicom(path) else None
+    header = _header(path) if os.path.isfile(path) and is_dicom(path) else None
     return header is not None and _frames(header) > 1
 
 
@@ -78,7 +78,7 @@ def dicom_files(folder: Path) -> Iterator[Path]:
             if seen > MAX_FILES:
                 raise InputError(f"The folder has more than {MAX_FILES} files; give the folder of one series.")
             path = Path(parent, name)
-            if name != "DICOMDIR" and path.is_file() and is_dicom(path):
+            if name != "DICOMDIR" and os.path.isfile(path) and is_dicom(path):
                 yield path
 
 

@@ -6,6 +6,7 @@ picture is one input with several channels. All lie on the grid of the first inp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class CaseFiles:
             raise InputError("--series is for one folder; give each input the folder of its own series.")
         self._files: list[ChannelFile | Series] = []
         for path, of_input in zip(paths, of_inputs, strict=True):
-            if path.is_dir() or is_multi_frame(path):
+            if os.path.isdir(path) or is_multi_frame(path):  # False for a name that is too long
                 self._files.append(Series(path, series, spacing, f"{called or 'The series'}{of_input}"))
             elif series is not None:
                 raise InputError("--series chooses a series of a DICOM folder; give a folder, or leave it out.")
