@@ -10,6 +10,7 @@ import SimpleITK as sitk
 pytest.importorskip("pydicom", reason="the series of these tests are written with pydicom, extra [dicom]")
 
 from dicom_series import OBLIQUE, PATIENT, SERIES, compressed, write_multi_frame, write_series
+from pydicom.data import get_testdata_file
 
 from diffusion_segmentation.dicom import extra
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
@@ -59,6 +60,15 @@ def test_compressed_series(tmp_path):
     assert np.array_equal(read(tmp_path)[0], VALUES)
 
 
+@pytest.mark.parametrize("kind", ["RLE", "jp2klossless", "jpeg_ls_lossless", "implicit", "bigendian", "padded"])
+def test_transfer_syntaxes(tmp_path, kind):
+    """An MR image that pydicom has in several transfer syntaxes."""
+    for name in ("MR_small", f"MR_small_{kind}"):
+        (tmp_path / name).mkdir()
+        shutil.copy(get_testdata_file(f"{name}.dcm", download=False), tmp_path / name)
+    assert np.array_equal(read(tmp_path / f"MR_small_{kind}")[0], read(tmp_path / "MR_small")[0])
+
+
 def test_gantry_tilt_is_resampled_with_a_warning(tmp_path):
     # Values rise with y, by 10 per mm, whatever the slice: a rectangular grid has the same ramp in each slice.
     y = 12.5 + 1.5 * np.arange(20)[None, :, None] - 0.7 * np.arange(6)[:, None, None]
@@ -80,6 +90,7 @@ def test_gantry_tilt_is_resampled_with_a_warning(tmp_path):
     ("positions", "sentence"),
     [
         ([0, 2.5, 7.5, 10, 12.5, 15], "has a gap after image 2 of 6: about 1 image is missing; export it again"),
+        ([0, 2.5, 7.5], "has a gap after image 2 of 3: about 1 image is missing; export it again"),
         ([0, 2.5, 5, 7.5, 20, 22.5], "has a gap after image 4 of 6: about 4 images are missing; export it again"),
         ([0, 2.5, 5.4, 8.8, 12.6, 17], r"has images 2.5 to 4.4 mm apart; resample it to even distances first"),
         ([0, 0, 2.5, 2.5, 5, 5], "has 2 images at each position, such as echoes or time points; export one"),
@@ -87,7 +98,7 @@ def test_gantry_tilt_is_resampled_with_a_warning(tmp_path):
     ],
 )
 def test_positions_without_an_even_grid_are_refused(tmp_path, positions, sentence):
-    write_series(tmp_path, VALUES, change=placed(positions))
+    write_series(tmp_path, VALUES[: len(positions)], change=placed(positions))
     with pytest.raises(GeometryError, match=sentence):
         read(tmp_path)
 

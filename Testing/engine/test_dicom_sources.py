@@ -17,6 +17,7 @@ from dicom_series import OBLIQUE, PATIENT, SERIES, write_multi_frame, write_seri
 from diffusion_segmentation import cli
 from diffusion_segmentation.dicom import export
 from diffusion_segmentation.dicom.export import Exporter
+from diffusion_segmentation.dicom.extra import quiet
 from diffusion_segmentation.dicom.maps import Maps
 from diffusion_segmentation.dicom.series import Series
 from diffusion_segmentation.errors import InputError
@@ -36,6 +37,20 @@ def test_names_in_another_character_set(tmp_path, source):
     write_series(tmp_path / "series", VALUES, change=rename)
     Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
     assert pydicom.dcmread(tmp_path / "segmentation.dcm").PatientName == "Müller^Jörg"
+
+
+def test_nothing_of_the_patient_is_logged(tmp_path, caplog, recwarn, capfd):
+    """highdicom logs names of patients without a caret, and pydicom warns of values that are not valid."""
+
+    def change(k, image):
+        image.PatientName, image.StudyID = "Jane Doe", "Doe, a study with a long name"
+
+    with quiet():
+        write_series(tmp_path / "series", VALUES, change=change)
+    Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
+    said = " ".join([caplog.text, *(str(warning.message) for warning in recwarn.list), *capfd.readouterr()])
+    assert "Doe" not in said
+    assert pydicom.dcmread(tmp_path / "segmentation.dcm").PatientName == "Jane Doe"
 
 
 def test_incomplete_and_invalid_patient_modules(tmp_path):

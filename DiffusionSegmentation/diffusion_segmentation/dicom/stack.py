@@ -163,7 +163,7 @@ def _require_one_at_a_place(depths: np.ndarray, name: str) -> None:
 def _require_even(depths: np.ndarray, name: str, warnings: list[str]) -> None:
     """Raise GeometryError for a gap or uneven distances; small differences become a warning."""
     steps = np.diff(depths)
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # the lower median: of three images two can be neighbours
     apart = np.abs(depths - np.linspace(depths[0], depths[-1], len(depths))).max()
     if apart > UNEVEN * usual:
         widest = int(steps.argmax())
