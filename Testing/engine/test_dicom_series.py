@@ -219,6 +219,31 @@ def test_truncated_images_are_refused(tmp_path, change):
         read(tmp_path)
 
 
+def test_sizes_and_lengths_beyond_the_file_need_no_memory(tmp_path):
+    files = write_series(tmp_path, VALUES)
+    whole = [file.read_bytes() for file in files]
+    long = whole[2].replace(b"\x10\x00\x10\x00PN", b"\x09\x00\x10\x00OB\0\0\xf0\xff\xff\x7f\x10\x00\x10\x00PN", 1)
+    files[2].write_bytes(long)  # an element of 2 GB before the patient's name
+    with pytest.raises(InputError, match="is damaged or incomplete; copy it again"):
+        read(tmp_path)
+    for file, content in zip(files, whole, strict=True):  # 65535 rows
+        file.write_bytes(
+            content.replace(b"\x28\x00\x10\x00US\x02\x00\x14\x00", b"\x28\x00\x10\x00US\x02\x00\xff\xff", 1)
+        )
+    with pytest.raises(InputError, match="is damaged or incomplete; copy it again"):
+        read(tmp_path)
+
+
+def test_an_image_with_fewer_voxels_than_it_states_is_refused(tmp_path):
+    def shorten(k, image):
+        if k == 2:
+            image.PixelData = image.PixelData[:-300]
+
+    write_series(tmp_path, VALUES, change=shorten)
+    with pytest.raises(InputError, match="is damaged or incomplete; copy it again"):
+        read(tmp_path)
+
+
 def test_an_image_cut_before_its_voxels_is_missed(tmp_path):
     files = write_series(tmp_path, VALUES)
     files[5].write_bytes(files[5].read_bytes()[:700])  # the last one leaves no gap

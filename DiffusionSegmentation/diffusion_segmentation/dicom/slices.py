@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import SimpleITK as sitk
 
@@ -23,7 +25,15 @@ NOT_SCANS = ("SEG", "RTDOSE")
 ENHANCED = tuple(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2.1", "2.2", "4.1", "4.4", "130", "128.1"))
 """SOP classes whose geometry is that of their frames: enhanced CT, MR and PET, and those converted to them."""
 
-PIXEL_DATA = b"\xe0\x7f\x10\x00"  # tag (7FE0,0010), little endian
+PIXEL_DATA = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
+"""Tag (7FE0,0010) by the order of bytes."""
+
+UNCOMPRESSED: dict[bytes, Literal["little", "big"]] = {
+    b"1.2.840.10008.1.2": "little",
+    b"1.2.840.10008.1.2.1": "little",
+    b"1.2.840.10008.1.2.2": "big",
+}
+"""Order of bytes of the transfer syntaxes without compression."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,9 @@ def read_slices(path: Path) -> list[Slice]:
 
         return multi_frame.read_slices(path)
     columns, rows = header.GetSize()[:2]
+    bits = _text(header, "0028|0100")
+    if not _holds(path, columns * rows * header.GetNumberOfComponents() * int(bits if bits.isdecimal() else 8) // 8):
+        raise InputError(f"The DICOM image '{shown(path.name)}' is damaged or incomplete; copy it again.")
     spacing = _numbers(header, "0028|0030", 2)
     kind = _text(header, "0008|0008").split("\\")
     grey = _text(header, "0028|0004") == "MONOCHROME2" and header.GetNumberOfComponents() == 1
@@ -140,7 +153,26 @@ def _header(path: Path) -> sitk.ImageFileReader | None:
 
 def _has_pixels(path: Path) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(PIXEL_DATA) >= 0
+        return content.find(PIXEL_DATA["little"]) >= 0
+
+
+def _holds(path: Path, size: int) -> bool:
+    """Whether an image has `size` bytes of voxels; True for a compressed one, whose decoder finds out.
+
+    GDCM reads an uncompressed image with fewer as if the rest was there.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        syntax = re.search(rb"\x02\x00\x10\x00UI(..)([0-9.]+)", content[:4096], re.DOTALL)
+        order = UNCOMPRESSED.get(syntax[2]) if syntax else None
+        if order is None:
+            return True
+        at = content.find(PIXEL_DATA[order])
+        while at >= 0:  # also of icons, and by chance in other elements
+            start = at + (8 if content[at + 4 : at + 6] in (b"OB", b"OW") else 4)
+            if size <= int.from_bytes(content[start : start + 4], order) <= len(content) - start - 4:
+                return True
+            at = content.find(PIXEL_DATA[order], at + 1)
+    return False
 
 
 def _text(header: sitk.ImageFileReader, tag: str) -> str:
