@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("pydicom", reason="the series of these tests are written with pydicom, extra [dicom]")
 
+import pydicom
 from dicom_series import OBLIQUE, PATIENT, SERIES, compressed, write_multi_frame, write_series
 from pydicom.data import get_testdata_file
 
@@ -177,6 +178,30 @@ def test_multi_frame_image_in_any_order_of_frames(tmp_path):
         values, image, warnings = read(source)
         assert np.array_equal(values, expected) and warnings == []
         assert image.GetSpacing() == (2.0, 1.5, 2.5) and image.GetOrigin() == (0, 0, 0)
+
+
+def test_compressed_multi_frame_images(tmp_path):
+    path = tmp_path / "frames.dcm"
+    write_multi_frame(path, VALUES, [(0, 0, 2.5 * k) for k in range(6)])
+    image = pydicom.dcmread(path)
+    compressed(0, image)
+    image.save_as(path)
+    assert np.array_equal(read(path)[0], VALUES)
+    image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"  # High-Throughput JPEG 2000
+    image.save_as(path)
+    sentence = r"The multi-frame DICOM image is compressed \(High-Throughput JPEG 2000.*\) and cannot be read here"
+    with pytest.raises(InputError, match=sentence):
+        read(path)
+
+
+def test_multi_frame_images_without_positions_of_frames_are_refused(tmp_path):
+    path = tmp_path / "frames.dcm"
+    write_multi_frame(path, VALUES, [(0, 0, 2.5 * k) for k in range(6)])
+    image = pydicom.dcmread(path)
+    del image.PerFrameFunctionalGroupsSequence
+    image.save_as(path)
+    with pytest.raises(InputError, match="The multi-frame DICOM image does not state where its frames lie"):
+        read(path)
 
 
 def test_multi_frame_image_with_a_gap_is_refused(tmp_path):
