@@ -230,7 +230,7 @@ def test_spacing_must_agree(tmp_path):
 
 def test_a_folder_without_images_and_a_series_of_a_file_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match="The folder has no DICOM image; give the folder of a series."):
+    with pytest.raises(InputError, match="No DICOM image of a scan was found; give the folder of a series."):
         read(tmp_path)
     with pytest.raises(InputError, match="--series chooses a series of a DICOM folder"):
         CaseFiles(tmp_path / "notes.txt", series="1.2")

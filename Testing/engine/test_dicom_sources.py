@@ -150,6 +150,17 @@ def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd):
     assert not any((output / name).exists() for name in export.NAMES)
 
 
+@pytest.mark.parametrize("kind", ["labelmap", "binary"])
+def test_results_beside_a_series_are_no_scans(tmp_path, kind):
+    write_series(tmp_path, VALUES, OBLIQUE)
+    series = Series(tmp_path)
+    (tmp_path / "result").mkdir()
+    Exporter(series, kind).write(tmp_path / "result", maps(), LABELS, REPORT)
+    again = Series(tmp_path)
+    assert np.array_equal(*(sitk.GetArrayFromImage(one.read_all()[0]) for one in (again, series)))
+    assert again.warnings == ["4 DICOM files of the folder without an image of a scan were left out."]
+
+
 def test_without_a_series_nothing_is_written(tmp_path, a_head_file, capsys):
     assert cli.main(["segment", str(a_head_file), "--output", str(tmp_path / "out"), "--dicom"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]

@@ -116,7 +116,7 @@ def _chosen(slices: Sequence[Slice], wanted: str | None) -> tuple[list[Slice], l
     for one in slices:
         series.setdefault(one.series, []).append(one)
     if not series:
-        raise InputError("The folder has no DICOM image; give the folder of a series.")
+        raise InputError("No DICOM image of a scan was found; give the folder of a series.")
     if wanted is not None:
         if wanted not in series:
             raise InputError(f"The folder has no series {shown(wanted)}; it has {_listed(series.values())}.")

@@ -19,8 +19,8 @@ from ..runtime.locations import itk_name
 MAX_FILES = 50_000
 """Files of a folder that are looked at; more would be a disk, not a series."""
 
-NOT_SCANS = ("SEG", "RTDOSE")
-"""Modalities of objects with pixels that are no scan: segmentations and doses."""
+NOT_SCANS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(66\.[47]|30|481\.2)")
+"""SOP classes with pixels that are no scan: segmentations, parametric maps, doses."""
 
 ENHANCED = tuple(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2.1", "2.2", "4.1", "4.4", "130", "128.1"))
 """SOP classes whose geometry is that of their frames: enhanced CT, MR and PET, and those converted to them."""
@@ -97,12 +97,12 @@ def read_slices(path: Path) -> list[Slice]:
 
     Raises InputError for a damaged image, and for a multi-frame image without the extra [dicom].
     """
+    if NOT_SCANS.fullmatch(_meta(path, b"\x02\x00\x02\x00")):
+        return []
     header = _header(path)
     if header is None:
         if _has_pixels(path):
             raise InputError(f"The DICOM image '{shown(path.name)}' is damaged or incomplete; copy it again.")
-        return []
-    if _text(header, "0008|0060") in NOT_SCANS:
         return []
     if _frames(header) > 1 or _text(header, "0008|0016") in ENHANCED:
         from . import multi_frame
@@ -151,6 +151,13 @@ def _header(path: Path) -> sitk.ImageFileReader | None:
     return reader
 
 
+def _meta(path: Path, tag: bytes) -> bytes:
+    """The UID of an element of the file meta information (explicit VR, little endian); b"" if there is none."""
+    with open(path, "rb") as file:
+        found = re.search(re.escape(tag) + rb"UI..([0-9.]+)", file.read(4096), re.DOTALL)
+    return found[1] if found else b""
+
+
 def _has_pixels(path: Path) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(PIXEL_DATA["little"]) >= 0
@@ -161,11 +168,10 @@ def _holds(path: Path, size: int) -> bool:
 
     GDCM reads an uncompressed image with fewer as if the rest was there.
     """
+    order = UNCOMPRESSED.get(_meta(path, b"\x02\x00\x10\x00"))
+    if order is None:
+        return True
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        syntax = re.search(rb"\x02\x00\x10\x00UI(..)([0-9.]+)", content[:4096], re.DOTALL)
-        order = UNCOMPRESSED.get(syntax[2]) if syntax else None
-        if order is None:
-            return True
         at = content.find(PIXEL_DATA[order])
         while at >= 0:  # also of icons, and by chance in other elements
             start = at + (8 if content[at + 4 : at + 6] in (b"OB", b"OW") else 4)
