@@ -70,10 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     segment = add_command("segment", "segment a volume and map its uncertainty")
-    volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
+    volume_help = "NRRD, NIfTI, PNG, the folder of a DICOM series, ...; for a model of several inputs all, in its order"
     segment.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help=volume_help)
     _add_named_inputs(segment, "an input of the model by its name, in place of VOLUME; repeat it for each")
+    segment.add_argument("--series", metavar="UID", help="the DICOM series to read from a folder with several")
     _add_output(segment, "folder for the results")
+    dicom = "for a DICOM series also write DICOM: segmentation, probabilities, entropy and volumes"
+    segment.add_argument("--dicom", action="store_const", const="labelmap", help=dicom)
+    binary = "the same with a segmentation of type BINARY, for programs that do not read LABELMAP"
+    segment.add_argument("--dicom-binary", action="store_const", const="binary", dest="dicom", help=binary)
     segment.add_argument(
         "--ask",
         metavar="QUESTION",

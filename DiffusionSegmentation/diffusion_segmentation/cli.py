@@ -53,7 +53,7 @@ def _segment(options: argparse.Namespace) -> int:
         raise DiffusionSegmentationError("An input was given twice with --input; give each one once.")
     request = any_model.Request(
         volume=named or (options.volume[0] if len(options.volume) == 1 else tuple(options.volume)),
-        **_pick(options, "output model samples steps seed device region_mm spacing keep_samples"),
+        **_pick(options, "output model samples steps seed device region_mm spacing keep_samples series dicom"),
         ask=tuple(options.ask),
         compress=True,
         previews=False,

@@ -60,6 +60,8 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "region_mm": None,
         "spacing": None,
         "keep_samples": False,
+        "series": None,
+        "dicom": None,
         "ask": (),
         "compress": True,
         "previews": False,
@@ -73,6 +75,12 @@ def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
     chosen |= {"region_mm": 20.0, "ask": ("volume(all)", "pieces(all)>1")}
     assert vars(engine.request).items() >= chosen.items()
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--dicom", "labelmap"), ("--dicom-binary", "binary")])
+def test_dicom_options_of_segment(engine: SimpleNamespace, option: str, kind: str) -> None:
+    assert cli.main(["segment", "series", "--series", "1.2", "--output", "o", option]) == 0
+    assert (engine.request.series, engine.request.dicom) == ("1.2", kind)
 
 
 @pytest.mark.parametrize(

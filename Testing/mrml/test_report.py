@@ -244,3 +244,13 @@ def test_the_page_starts_with_the_warning_of_an_unusual_scan(volumeNode, job, tm
     assert page.index(f"<b>{sentence}</b>") < page.index("<h2>")
     assert page.count("Unlike the regions that the model was made for (distance 5.0, limit 2.3).") == 1
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]["region_limit"] == 2.3
+
+
+def test_the_page_names_the_dicom_series(volumeNode, job, tmp_path):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    hierarchy.SetItemUID(hierarchy.GetItemByDataNode(volumeNode), "DICOM", "1.2.3.4.5")
+    page = write(importJob(volumeNode, job), tmp_path / "report.html")
+    assert "DICOM series" in page and "1.2.3.4.5" in page
+    assert (
+        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["run"]["input"]["series_uid"] == "1.2.3.4.5"
+    )

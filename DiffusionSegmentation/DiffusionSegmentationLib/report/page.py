@@ -235,6 +235,7 @@ class Report:
             [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {seed}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
+            [_("DICOM series"), source.get("series_uid", "")],
             [_("Checksum of the voxels"), source.get("sha256", "")],
             [_("Versions"), ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())],
         ]

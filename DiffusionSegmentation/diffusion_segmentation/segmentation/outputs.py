@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..dicom.maps import Maps
 from ..images import writing
 from ..images.resampling import Projection
 from ..measurements.answer import answer
@@ -136,12 +137,16 @@ class ResultWriter:
         }
         regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
         self._add_alternatives(regions["regions"], input_regions, ensemble)
-        return self._report(ensemble, labels, p, volumes) | {
+        report = self._report(ensemble, labels, p, volumes) | {
             "windows": windows,
             **regions,
             **self._add_region_distances(regions["regions"], working_regions, error),
             "warnings": warnings,
         }
+        if self.input.exporter is not None:
+            maps = Maps(labels, bits, quantised, box[0])
+            report["warnings"] = warnings + self.input.exporter.write(folder, maps, self.source.labels, report)
+        return report
 
     def _report(
         self, ensemble: Ensemble, labels: np.ndarray, p: np.ndarray, volumes: dict[str, np.ndarray]
@@ -171,6 +176,7 @@ class ResultWriter:
                 "size_ijk": list(self._reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
                 "sha256": self.input.sha256,
+                **({"series_uid": self.input.series_uid} if self.input.series_uid else {}),
                 **({"names": list(self.input.names)} if len(self.input.names) > 1 else {}),
                 **({"further_sha256": dict(self.input.further_sha256)} if self.input.further_sha256 else {}),
                 **(distance.as_json(self.source.names) if distance else {}),

@@ -85,7 +85,7 @@ class _Run:
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            files = CaseFiles(self.request.volume, self.request.spacing, self.request.called)
+            files = self.request.files()
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
