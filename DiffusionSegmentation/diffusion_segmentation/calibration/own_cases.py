@@ -28,7 +28,7 @@ from ..model.seen_cases import calibrated_cases, cases_of_folds, seen_cases
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation import pipeline
 from ..segmentation.ensemble import class_sizes
-from ..segmentation.foreign_head import ForeignHead
+from ..segmentation.foreign_head import ForeignHead, Predict
 from ..segmentation.outputs import geometry
 from ..segmentation.own_cases import LEVELS
 from ..segmentation.uncertain_regions import voxel_size
@@ -97,7 +97,7 @@ class CaseRuns:
                 compress=False,
             )
             foreign = self.model.foreign
-            predict = self.head.predict(foreign, None) if self.head is not None and foreign is not None else None
+            predict = Predict(self.head, foreign) if self.head is not None and foreign is not None else None
             report = pipeline.segment(request, models=_Given(self.model), predict=predict).report
             p, block = read_sequence(Path(output) / "probabilities.seq.nrrd", image)
         samples = np.array([entry[f"samples_{unit}"] for entry in report["volumes"]]).T
