@@ -209,6 +209,8 @@ def test_cases_of_training_and_of_the_spread_are_left_out():
     assert [case.name for case in own_cases.unseen_cases(dataset, section, None, 2)] == list("de")
     folds = {"training": {"data": {"folds": {"0": ["d"], "1": ["d", "e"]}}}}
     assert [case.name for case in own_cases.unseen_cases(dataset, section, folds)] == list("fg")
+    by_splits = section | {"frozen": {"trained": {"0": ["d"], "1": ["f"]}}}  # given to `train`, before the model's
+    assert [case.name for case in own_cases.unseen_cases(dataset, by_splits, folds)] == list("eg")
     section["calibration"]["data"]["name"] = "Other"
     assert len(own_cases.unseen_cases(dataset, section, None)) == 6
 

@@ -24,11 +24,11 @@ from ..metrics.conformal import cross_checked, expected_share, fit_scaling, shar
 from ..metrics.intervals import covered
 from ..model.cache import ModelCache
 from ..model.folder import Model
-from ..model.seen_cases import calibrated_cases, cases_of_folds, seen_cases
+from ..model.seen_cases import calibrated_cases, seen_cases, trained_folds
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation import pipeline
 from ..segmentation.ensemble import class_sizes
-from ..segmentation.foreign_head import ForeignHead
+from ..segmentation.foreign_head import ForeignHead, Predict
 from ..segmentation.outputs import geometry
 from ..segmentation.own_cases import LEVELS
 from ..segmentation.uncertain_regions import voxel_size
@@ -56,10 +56,11 @@ def unseen_cases(
     """The first `count` cases, by name, to which neither the model nor the spread of its samples was fitted.
 
     `section` is ours of the model's metadata, `frozen` that of the model that it is on top of. Cases that one fold of
-    an nnU-Net has seen are left out: new cases are predicted by the mean of all folds.
+    an nnU-Net has seen are left out: new cases are predicted by all folds.
     """
     known = seen_cases(section, dataset.name, frozen) | calibrated_cases(section, dataset.name)
-    known |= set().union(*((frozen and cases_of_folds(frozen)) or {}).values())
+    if frozen is not None:
+        known |= set().union(*(trained_folds(section, frozen) or {}).values())
     unseen = [case for case in dataset.training if case.name not in known]
     return sorted(unseen, key=lambda case: case.name)[:count]
 
@@ -97,7 +98,7 @@ class CaseRuns:
                 compress=False,
             )
             foreign = self.model.foreign
-            predict = self.head.predict(foreign, None) if self.head is not None and foreign is not None else None
+            predict = Predict(self.head, foreign) if self.head is not None and foreign is not None else None
             report = pipeline.segment(request, models=_Given(self.model), predict=predict).report
             p, block = read_sequence(Path(output) / "probabilities.seq.nrrd", image)
         samples = np.array([entry[f"samples_{unit}"] for entry in report["volumes"]]).T
