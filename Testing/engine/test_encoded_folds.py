@@ -204,7 +204,8 @@ def test_own_cases_are_segmented_by_the_folds_in_turn(tmp_path: Path) -> None:
     runs = own_cases.CaseRuns(on_top(), tmp_path, source.dataset, [0, 1], Folds(odds), 0, "cpu")
     checked = runs.run(case)
     request = Request(case.images, tmp_path / "result", "sampler", device="cpu")
-    report = pipeline.segment(request, models=own_cases._Given(on_top()), predict=Predict(Folds(odds), TEMPERATURES)).report
+    predict = Predict(Folds(odds), TEMPERATURES)
+    report = pipeline.segment(request, models=own_cases._Given(on_top()), predict=predict).report
     np.testing.assert_array_equal(checked.samples.T, volumes(report))
 
 

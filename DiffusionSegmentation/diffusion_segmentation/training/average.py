@@ -74,7 +74,8 @@ def _require_alike(first: Model, second: Model) -> None:
     if [entry["id"] for entry in first.labels] != [entry["id"] for entry in second.labels]:
         raise ModelError(f"The models {names} have other structures, so their weights have no mean.")
     if conventions(one) != conventions(two) or one["network"]["encoder"] != two["network"]["encoder"]:
-        raise ModelError(f"The models {names} have other inputs, voxel sizes or encoders, so their weights have no mean.")
+        differ = "have other inputs, voxel sizes or encoders"
+        raise ModelError(f"The models {names} {differ}, so their weights have no mean.")
     if not _origins(one) & _origins(two):
         raise ModelError(
             f"The models {names} did not start from the same weights; the mean of unrelated weights is no network."
