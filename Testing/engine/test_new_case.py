@@ -101,7 +101,8 @@ def test_several_inputs_get_their_numbers_and_the_grid_of_the_first(tmp_path, fi
         other, [4, 4, 3], sitk.Transform(), sitk.sitkLinear, other.GetOrigin(), (3, 4, 6), other.GetDirection()
     )
     sitk.WriteImage(half, case.images[1])
-    add_case(tmp_path / "data", case)
+    added = add_case(tmp_path / "data", case)
+    assert added["warnings"] == ["The input FLAIR was resampled to the grid of the first input."]
     images = read_dataset(tmp_path / "data").training[0].images
     assert [path.name for path in images] == ["case_001_0000.nii.gz", "case_001_0001.nii.gz"]
     assert sitk.ReadImage(images[1]).GetSize() == sitk.ReadImage(images[0]).GetSize() == (8, 7, 6)
@@ -224,4 +225,5 @@ def test_the_command_adds_a_case(tmp_path, files, capfd):
     other = files(1)
     more = ["add-case", str(tmp_path / "data"), str(other.images[0]), "--labels", str(other.labels), "--json"]
     assert cli.main(more) == 0
-    assert json.loads(capfd.readouterr().out) == {"case": "case_002", "data": str(tmp_path / "data"), "cases": 2}
+    expected = {"case": "case_002", "data": str(tmp_path / "data"), "cases": 2, "warnings": []}
+    assert json.loads(capfd.readouterr().out) == expected

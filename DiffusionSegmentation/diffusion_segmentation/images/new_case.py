@@ -60,8 +60,9 @@ class NewCase:
 
 
 def add_case(folder: Path, case: NewCase) -> dict[str, Any]:
-    """Add a case to the data set in `folder`; returns its name, that of the data set and the number of cases.
+    """Add a case to the data set in `folder`; returns its name, the folder, the number of cases and warnings.
 
+    The warnings are sentences about assumptions on the images, and about what was resampled.
     Raises InputError and GeometryError where files are unusable or differ from the data set, or the name or the image
     is in it already, and DiffusionSegmentationError if a file cannot be written; nothing is changed then.
     """
@@ -70,7 +71,8 @@ def add_case(folder: Path, case: NewCase) -> dict[str, Any]:
     inputs = inputs_named(channel_names)
     if listing is not None and case.channel_names:
         _require_same_channels(folder, listing.channel_names, case.channel_names)
-    channels = CaseFiles(case.images).read(inputs, lambda channel: replace_fill_value(channel)[0])
+    given = CaseFiles(case.images)
+    channels = given.read(inputs, lambda channel: replace_fill_value(channel)[0])
     numbers, names = _labels(case.labels, channels[0], listing)
     if listing is None:
         _require_consecutive(names)
@@ -105,7 +107,7 @@ def add_case(folder: Path, case: NewCase) -> dict[str, Any]:
                     moved.append(folder / part / file)
                 images = [f"{IMAGES}/{file}" for _, file, _ in files]
                 count = _list_case(folder, name, images, f"{LABELS}/{name}{ending}")
-    return {"case": name, "data": str(folder), "cases": count}
+    return {"case": name, "data": str(folder), "cases": count, "warnings": given.warnings}
 
 
 def text(result: Mapping[str, Any]) -> str:
