@@ -210,6 +210,21 @@ def test_an_error_while_writing_leaves_the_data_set_as_it_was(tmp_path, files, m
     assert content(folder) == before and not list(folder.glob(".adding*"))
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nrrd"])
+def test_further_fields_of_the_header_are_not_copied(tmp_path, files, ending):
+    case, folder = files(0), tmp_path / "data"
+    image = sitk.ReadImage(case.images[0])
+    for key in ("descrip", "ITK_FileNotes", "PatientName"):
+        image.SetMetaData(key, "Jane")
+    sitk.WriteImage(image, tmp_path / f"image{ending}")
+    assert b"Jane" in (tmp_path / f"image{ending}").read_bytes()
+    folder.mkdir()
+    listing = {"labels": {"background": 0, **{name: n for n, name in enumerate(NAMES, 1)}}, "file_ending": ending}
+    (folder / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
+    add_case(folder, changed(case, images=tmp_path / f"image{ending}"))
+    assert not any(b"Jane" in written for written in content(folder).values())
+
+
 def test_the_command_adds_a_case(tmp_path, files, capfd):
     case = files(0)
     review = tmp_path / "review.json"

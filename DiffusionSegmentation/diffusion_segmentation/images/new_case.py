@@ -199,11 +199,13 @@ def _ending(listing: Listing | None, coloured: bool) -> str:
 
 
 def _files(channels: Sequence[sitk.Image], inputs: Sequence[Input]) -> Iterator[sitk.Image]:
-    """One image for each input; colours become bytes again if they were."""
+    """One image for each input, without further fields of its header; colours become bytes again if they were."""
     left = iter(channels)
     for one in inputs:
         parts = [next(left) for _ in range(one.channels)]
         image = parts[0] if len(parts) == 1 else sitk.Compose(parts)
+        for key in image.GetMetaDataKeys():  # such as NIfTI's "descrip", which can have the name of the patient
+            image.EraseMetaData(key)
         values = sitk.GetArrayViewFromImage(image)
         are_bytes = len(parts) > 1 and values.min() >= 0 and values.max() <= 255 and np.all(values == np.rint(values))
         yield sitk.Cast(image, sitk.sitkVectorUInt8) if are_bytes else image
