@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,22 @@ def test_an_error_while_writing_leaves_the_data_set_as_it_was(tmp_path, files, m
     with pytest.raises(DiffusionSegmentationError, match="The case could not be added: "):
         add_case(folder, files(1))
     assert content(folder) == before and not list(folder.glob(".adding*"))
+
+
+def test_a_case_waits_until_another_process_has_added_its_own(tmp_path, files, monkeypatch):
+    folder = tmp_path / "data"
+    add_case(folder, files(0))
+    before, drafts = content(folder), folder / ".adding"
+    drafts.mkdir()
+    monkeypatch.setattr(new_case, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(InputError, match=r"Another case is being added to 'data'; try again, or delete '\.adding'"):
+        add_case(folder, files(1))
+    assert content(folder) == before and drafts.exists()
+    monkeypatch.setattr(new_case, "PATIENCE_SECONDS", 30.0)
+    other = threading.Timer(0.2, drafts.rmdir)
+    other.start()
+    assert add_case(folder, files(1))["case"] == "case_002"
+    other.join()
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd"])
