@@ -76,8 +76,9 @@ def test_incomplete_and_invalid_patient_modules(tmp_path):
 )
 def test_unusable_headers_are_refused_before_a_run(tmp_path, change, sentence):
     write_series(tmp_path, VALUES, change=change)
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as raised:
         Exporter(Series(tmp_path), "labelmap")
+    assert raised.value.__cause__ is None, "a traceback of --debug would quote the header"
 
 
 def test_a_single_image_is_refused(tmp_path):
