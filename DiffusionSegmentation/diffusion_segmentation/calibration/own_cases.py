@@ -209,9 +209,9 @@ def text(result: Mapping[str, Any]) -> str:
     for count in sorted({row["cases"] for row in rows if "factor90" in row}):
         low, high = share_range(count, 0.9)
         lines.append(
-            f"With {count} cases 90 % intervals hold in 90 % of new cases like them or more: over many such sets of "
-            f"cases in {100 * expected_share(count, 0.9):.0f} %, with one set in {100 * low:.0f} to {100 * high:.0f} % "
-            "(probability 90 %)."
+            f"With {count} cases, 90 % intervals hold in at least 90 % of new cases like them: in "
+            f"{100 * expected_share(count, 0.9):.0f} % on average over such sets of cases, and with a single set in "
+            f"{100 * low:.0f} to {100 * high:.0f} % (probability 90 %)."
         )
     if "log_score" in result:
         before, after = result["log_score"]
