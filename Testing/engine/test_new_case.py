@@ -211,6 +211,13 @@ def test_an_error_while_writing_leaves_the_data_set_as_it_was(tmp_path, files, m
     assert content(folder) == before and not list(folder.glob(".adding*"))
 
 
+def test_a_first_case_that_is_refused_leaves_no_listing(tmp_path, files):
+    with pytest.raises(InputError, match="two labels that differ only in capitals"):
+        add_case(tmp_path / "data", files(0, names=("Liver", "liver")))
+    assert content(tmp_path / "data") == {}
+    assert add_case(tmp_path / "data", files(1))["cases"] == 1
+
+
 def test_a_case_waits_until_another_process_has_added_its_own(tmp_path, files, monkeypatch):
     folder = tmp_path / "data"
     add_case(folder, files(0))
