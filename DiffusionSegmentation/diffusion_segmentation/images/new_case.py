@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,13 +255,16 @@ def _free_name(folder: Path, wanted: str) -> str:
 
 @contextmanager
 def _undone_after_an_error() -> Iterator[list[Path]]:
-    """A list of files, which are deleted after an exception."""
+    """A list of files, which are deleted after an exception, with their folders if nothing else is there."""
     files: list[Path] = []
     try:
         yield files
     except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
+        for parent in {path.parent for path in files}:
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 
