@@ -68,6 +68,7 @@ def test_incomplete_and_invalid_patient_modules(tmp_path):
     [
         (lambda k, image: image.__delattr__("FrameOfReferenceUID"), "The series has no frame of reference or no study"),
         (lambda k, image: setattr(image, "StudyInstanceUID", ""), "The series has no frame of reference or no study"),
+        (lambda k, image: setattr(image, "SOPInstanceUID", "1.2.3"), "Several images of the series have one UID"),
         (
             lambda k, image: setattr(image, "StudyInstanceUID", f"1.2.{k}"),
             r"The headers of the series are not valid DICOM \(ValueError\)",
