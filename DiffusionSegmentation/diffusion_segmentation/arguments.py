@@ -210,7 +210,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(calibrate)
     _add_output(calibrate, "folder for the calibrated model")
     calibrate.add_argument(
-        "--cases", metavar="N", type=values.positive, help="largest number of cases; default: 72, or 200 in 2D"
+        "--cases",
+        metavar="N",
+        type=values.positive,
+        help="largest number of cases; default: 72, or 200 in 2D; with --intervals all",
     )
     calibrate.add_argument(
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"

@@ -103,7 +103,10 @@ def _add_case(options: argparse.Namespace) -> int:
         raise DiffusionSegmentationError("Give each input of the case once, with --input NAME=FILE.")
     files = tuple(named.values()) or options.volume[0]
     case = new_case.NewCase(files, options.labels, list(named), options.name, facts)
-    return show(new_case.add_case(options.data, case), lambda added, _: new_case.text(added))
+    result = new_case.add_case(options.data, case)
+    for warning in result["warnings"]:
+        logger.warning(warning)
+    return show(result, lambda added, _: new_case.text(added))
 
 
 def _models(options: argparse.Namespace) -> int:

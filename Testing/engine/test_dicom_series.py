@@ -13,10 +13,12 @@ import pydicom
 from dicom_series import OBLIQUE, PATIENT, SERIES, compressed, write_multi_frame, write_series
 from pydicom.data import get_testdata_file
 
+from diffusion_segmentation import cli
 from diffusion_segmentation.dicom import extra
 from diffusion_segmentation.errors import DiffusionSegmentationError, GeometryError, InputError
 from diffusion_segmentation.images.case_files import CaseFiles
 from diffusion_segmentation.images.input_names import ONE_INPUT
+from diffusion_segmentation.images.writing import write_segmentation
 
 VALUES = np.random.default_rng(0).integers(-50, 900, (6, 20, 24)).astype(np.int16)
 
@@ -149,6 +151,12 @@ def test_copies_and_localizers_are_left_out_with_a_warning(tmp_path):
         "The series has 1 file that is a copy of another and was left out.",
         "The series has 2 localizer images, which were left out.",
     ]
+
+
+def test_images_of_one_uid_at_several_places_are_no_copies(tmp_path):
+    write_series(tmp_path, VALUES, change=changed("SOPInstanceUID", f"{SERIES}.1", lambda k: True))
+    values, _, warnings = read(tmp_path)
+    assert np.array_equal(values, VALUES) and warnings == []
 
 
 def test_several_series_need_a_choice(tmp_path):
@@ -312,3 +320,15 @@ def test_damaged_headers_end_in_a_sentence(tmp_path, multi_frame):
         except DiffusionSegmentationError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 0
+
+
+def test_add_case_says_what_was_done_to_a_series(tmp_path, capfd):
+    write_series(tmp_path / "series", VALUES, step=(0.0, 0.5, 2.0))
+    (image,) = CaseFiles(tmp_path / "series").read(ONE_INPUT)
+    labels = np.ones(image.GetSize()[::-1], np.uint8)
+    table = [{"label": 1, "id": "a", "name": "a", "color": [1, 0, 0], "terminology": ""}]
+    write_segmentation(tmp_path / "a.seg.nrrd", labels, image, table, compress=False)
+    arguments = ["add-case", *(str(tmp_path / name) for name in ("data", "series"))]
+    assert cli.main([*arguments, "--labels", str(tmp_path / "a.seg.nrrd")]) == 0
+    told = capfd.readouterr()
+    assert "scanned with a gantry tilted by 14.0 degrees" in told.err and told.out.startswith("Added the case")

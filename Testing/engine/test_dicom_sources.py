@@ -68,6 +68,7 @@ def test_incomplete_and_invalid_patient_modules(tmp_path):
     [
         (lambda k, image: image.__delattr__("FrameOfReferenceUID"), "The series has no frame of reference or no study"),
         (lambda k, image: setattr(image, "StudyInstanceUID", ""), "The series has no frame of reference or no study"),
+        (lambda k, image: setattr(image, "SOPInstanceUID", "1.2.3"), "Several images of the series have one UID"),
         (
             lambda k, image: setattr(image, "StudyInstanceUID", f"1.2.{k}"),
             r"The headers of the series are not valid DICOM \(ValueError\)",
@@ -76,8 +77,9 @@ def test_incomplete_and_invalid_patient_modules(tmp_path):
 )
 def test_unusable_headers_are_refused_before_a_run(tmp_path, change, sentence):
     write_series(tmp_path, VALUES, change=change)
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as raised:
         Exporter(Series(tmp_path), "labelmap")
+    assert raised.value.__cause__ is None, "a traceback of --debug would quote the header"
 
 
 def test_a_single_image_is_refused(tmp_path):

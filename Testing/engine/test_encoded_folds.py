@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from ball_dataset import write_ball_dataset
 
+from diffusion_segmentation.calibration import own_cases
 from diffusion_segmentation.calibration import start as starts
 from diffusion_segmentation.calibration.covariance import LabelledCase
 from diffusion_segmentation.diffusion.copula import Covariance
@@ -195,6 +196,17 @@ def test_a_run_sees_the_log_odds_of_the_training(tmp_path: Path, monkeypatch: py
     for fold in range(FOLDS):
         np.testing.assert_array_equal(used[0].odds[fold], trained.odds[fold])
     np.testing.assert_allclose(used[0].values, trained.values, atol=1e-3)
+
+
+def test_own_cases_are_segmented_by_the_folds_in_turn(tmp_path: Path) -> None:
+    source = Folder(write_ball_dataset(tmp_path / "data", [(5,)] * 2), tmp_path / "prepared")
+    odds, case = odds_of_folds((24, 24, 24)), source.dataset.training[0]
+    runs = own_cases.CaseRuns(on_top(), tmp_path, source.dataset, [0, 1], Folds(odds), 0, "cpu")
+    checked = runs.run(case)
+    request = Request(case.images, tmp_path / "result", "sampler", device="cpu")
+    predict = Predict(Folds(odds), TEMPERATURES)
+    report = pipeline.segment(request, models=own_cases._Given(on_top()), predict=predict).report
+    np.testing.assert_array_equal(checked.samples.T, volumes(report))
 
 
 def volumes(report: dict[str, Any]) -> list[list[float]]:

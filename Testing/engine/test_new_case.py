@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def test_several_inputs_get_their_numbers_and_the_grid_of_the_first(tmp_path, fi
         other, [4, 4, 3], sitk.Transform(), sitk.sitkLinear, other.GetOrigin(), (3, 4, 6), other.GetDirection()
     )
     sitk.WriteImage(half, case.images[1])
-    add_case(tmp_path / "data", case)
+    added = add_case(tmp_path / "data", case)
+    assert added["warnings"] == ["The input FLAIR was resampled to the grid of the first input."]
     images = read_dataset(tmp_path / "data").training[0].images
     assert [path.name for path in images] == ["case_001_0000.nii.gz", "case_001_0001.nii.gz"]
     assert sitk.ReadImage(images[1]).GetSize() == sitk.ReadImage(images[0]).GetSize() == (8, 7, 6)
@@ -209,6 +211,44 @@ def test_an_error_while_writing_leaves_the_data_set_as_it_was(tmp_path, files, m
     assert content(folder) == before and not list(folder.glob(".adding*"))
 
 
+def test_a_first_case_that_is_refused_leaves_no_listing(tmp_path, files):
+    with pytest.raises(InputError, match="two labels that differ only in capitals"):
+        add_case(tmp_path / "data", files(0, names=("Liver", "liver")))
+    assert content(tmp_path / "data") == {}
+    assert add_case(tmp_path / "data", files(1))["cases"] == 1
+
+
+def test_a_case_waits_until_another_process_has_added_its_own(tmp_path, files, monkeypatch):
+    folder = tmp_path / "data"
+    add_case(folder, files(0))
+    before, drafts = content(folder), folder / ".adding"
+    drafts.mkdir()
+    monkeypatch.setattr(new_case, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(InputError, match=r"Another case is being added to 'data'; try again, or delete '\.adding'"):
+        add_case(folder, files(1))
+    assert content(folder) == before and drafts.exists()
+    monkeypatch.setattr(new_case, "PATIENCE_SECONDS", 30.0)
+    other = threading.Timer(0.2, drafts.rmdir)
+    other.start()
+    assert add_case(folder, files(1))["case"] == "case_002"
+    other.join()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nrrd"])
+def test_further_fields_of_the_header_are_not_copied(tmp_path, files, ending):
+    case, folder = files(0), tmp_path / "data"
+    image = sitk.ReadImage(case.images[0])
+    for key in ("descrip", "ITK_FileNotes", "PatientName"):
+        image.SetMetaData(key, "Jane")
+    sitk.WriteImage(image, tmp_path / f"image{ending}")
+    assert b"Jane" in (tmp_path / f"image{ending}").read_bytes()
+    folder.mkdir()
+    listing = {"labels": {"background": 0, **{name: n for n, name in enumerate(NAMES, 1)}}, "file_ending": ending}
+    (folder / "dataset.json").write_text(json.dumps(listing), encoding="utf-8")
+    add_case(folder, changed(case, images=tmp_path / f"image{ending}"))
+    assert not any(b"Jane" in written for written in content(folder).values())
+
+
 def test_the_command_adds_a_case(tmp_path, files, capfd):
     case = files(0)
     review = tmp_path / "review.json"
@@ -224,4 +264,5 @@ def test_the_command_adds_a_case(tmp_path, files, capfd):
     other = files(1)
     more = ["add-case", str(tmp_path / "data"), str(other.images[0]), "--labels", str(other.labels), "--json"]
     assert cli.main(more) == 0
-    assert json.loads(capfd.readouterr().out) == {"case": "case_002", "data": str(tmp_path / "data"), "cases": 2}
+    expected = {"case": "case_002", "data": str(tmp_path / "data"), "cases": 2, "warnings": []}
+    assert json.loads(capfd.readouterr().out) == expected

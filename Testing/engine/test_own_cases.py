@@ -133,6 +133,15 @@ def test_the_sentence_counts_cases_and_is_withheld_for_another_scan_or_other_sam
     assert OwnCases().report(NAMES, 8, 3, LIKE) == {}
 
 
+@pytest.mark.parametrize("rows", [ENTRY["structures"], [{"label": 1, "cases": 3}]], ids=["factors", "too-few"])
+def test_intervals_that_got_no_factors_are_still_said_not_to_be_fitted(tmp_path, rows):
+    model = small_model(tmp_path / "model", own_cases=ENTRY | {"structures": rows})
+    image = sitk.GetImageFromArray(np.random.default_rng(0).random((1, 32, 32), np.float32))
+    sitk.WriteImage(image, tmp_path / "scan.nrrd")
+    report = segment(Request(tmp_path / "scan.nrrd", tmp_path / "result", str(model), samples=2, device="cpu")).report
+    assert any("not fitted" in warning for warning in report["warnings"]) is (rows is not ENTRY["structures"])
+
+
 def test_structures_are_named_where_their_counts_differ():
     rows = [ENTRY["structures"][0] | {"label": n, "held90": 20 + n} for n in (1, 2, 3, 4)]
     names = ["background", "a", "b", "c", "d"]
@@ -209,6 +218,8 @@ def test_cases_of_training_and_of_the_spread_are_left_out():
     assert [case.name for case in own_cases.unseen_cases(dataset, section, None, 2)] == list("de")
     folds = {"training": {"data": {"folds": {"0": ["d"], "1": ["d", "e"]}}}}
     assert [case.name for case in own_cases.unseen_cases(dataset, section, folds)] == list("fg")
+    by_splits = section | {"frozen": {"trained": {"0": ["d"], "1": ["f"]}}}  # given to `train`, before the model's
+    assert [case.name for case in own_cases.unseen_cases(dataset, by_splits, folds)] == list("eg")
     section["calibration"]["data"]["name"] = "Other"
     assert len(own_cases.unseen_cases(dataset, section, None)) == 6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation.errors import ModelError
+from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.seen_cases import seen_cases
@@ -95,7 +95,20 @@ def test_models_whose_weights_have_no_mean_are_refused(ancestor, tmp_path):
     for other, sentence in ((tmp_path / "stranger", "did not start from the same weights"), (wider, "encoders")):
         with pytest.raises(ModelError, match=sentence):
             average(str(ancestor), str(other), tmp_path / "mean")
+    coarser = models.load(descendant(ancestor, tmp_path / "further")).metadata
+    coarser["diffusion_segmentation"]["working_spacing_mm"] *= 2
+    with pytest.raises(ModelError, match="voxel sizes"):
+        average(str(ancestor), str(written(tmp_path / "coarser", coarser, 5)), tmp_path / "mean")
     metadata["diffusion_segmentation"]["labels"][0]["id"] = "other"
     with pytest.raises(ModelError, match="other structures"):
         average(str(ancestor), str(written(tmp_path / "labels", metadata, 4)), tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_neither_model_is_overwritten(ancestor, tmp_path):
+    further = descendant(ancestor, tmp_path / "further")
+    before = weights(further)
+    for one, other in ((further, ancestor), (ancestor, further)):
+        with pytest.raises(InputError, match="would overwrite"):
+            average(str(one), str(other), further)
+    assert all(np.array_equal(tensor, before[name]) for name, tensor in weights(further).items())

@@ -165,3 +165,12 @@ def test_answers_are_in_the_report_of_the_result(result, tmp_path):
     assert [float(rows[1][f"sample{n}"]) for n in range(3)] == found[0]["samples"]
     assert float(rows[2]["probability"]) == found[1]["probability"] and rows[1]["probability"] == ""
     assert [float(rows[1][f"interval90_{end}"]) for end in ("low", "high")] == found[0]["interval90"]
+
+
+def test_the_note_says_that_sizes_are_calibrated_and_for_which_samples_that_was_not_checked():
+    report = {"samples": 20, "kept_samples": 16, "volumes": [{"label": 1}], "answers": [{"samples": [1.0] * 32}]}
+    assert "scaled" not in answers.note(report)
+    report |= {"volumes": [{"label": 1, "interval90_factor": 1.5}], "own_cases": {"checked": True}}
+    assert answers.note(report).endswith("labelled cases. That was not checked for answers from 32 samples.")
+    assert answers.note(report | {"answers": [{"samples": [1.0] * 20}]}).endswith("true size of labelled cases.")
+    assert answers.note(report | {"own_cases": {"checked": False}}).endswith("true size of labelled cases.")

@@ -1,15 +1,19 @@
 """The section Measurements: questions about a result are asked by clicks and answered by the worker."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import slicer
 import slicer.util
 import slicer_standin
 
+from DiffusionSegmentationLib.runs.handover import HandoverError
+from DiffusionSegmentationLib.runs.more_samples import MoreSamples
 from DiffusionSegmentationLib.scene import answers
 from DiffusionSegmentationLib.scene.answers import MOST
-from DiffusionSegmentationLib.scene.result_nodes import SAMPLES_ROLE, reportOf
+from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE, SAMPLES_ROLE, reportOf
 
 slicer_standin.likePythonQt(__name__)
 
@@ -250,6 +254,22 @@ def test_each_structure_is_asked_about_with_one_click(openPanel, addHead, run, a
     assert [answer["structures"] for answer in reportOf(node)["answers"][:6]] == [
         [name, "s2"] for name in names if name != "s2"
     ]
+
+
+@pytest.mark.parametrize("changed", [{"sha256": "b"}, {"spacing_mm": [1.0, 1.0, 3.0]}])
+def test_more_samples_of_a_changed_volume_are_not_taken(openPanel, addHead, run, tmp_path, changed):
+    addHead()
+    node = run(openPanel("good", "0.01"), samples=2).result.segmentationNode
+    report = reportOf(node)
+    report["input"]["sha256"] = "a"
+    node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report))
+    more = MoreSamples(node, SimpleNamespace(key="any"), 16, "cpu", str(tmp_path))
+    try:
+        assert more.answers({"report": report | {"answers": [1]}}) == [1]
+        with pytest.raises(HandoverError, match="The volume was changed since this result"):
+            more.answers({"report": report | {"input": report["input"] | changed}})
+    finally:
+        more.discard().join()
 
 
 @pytest.mark.slow

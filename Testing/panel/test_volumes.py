@@ -173,7 +173,7 @@ def test_the_check_on_labelled_cases_is_read_without_details(openPanel, addHead,
     module.widget.panel.refresh()
     sentence = checked["own_cases"]["sentence"]
     assert ui.volumesLabel.text == sentence and ui.volumesLabel.visible
-    assert "scaled to hold that of labelled cases" in ui.volumesTable.horizontalHeaderItem(3).toolTip()
+    assert "scaled to hold the true size in labelled cases" in ui.volumesTable.horizontalHeaderItem(3).toolTip()
     photograph("volumes-own-cases", module.widget, part=ui.resultCollapsibleButton)
     ui.detailsCheckBox.click()
     assert ui.volumesLabel.text.endswith(sentence) and "not an accuracy" not in ui.volumesLabel.text

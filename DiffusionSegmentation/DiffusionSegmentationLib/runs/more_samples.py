@@ -73,7 +73,7 @@ class MoreSamples:
     def answers(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The answers in the worker's last message. Raises HandoverError where they are not about this result."""
         report = message["report"]
-        if report["input"]["sha256"] != self._report["input"]["sha256"]:
+        if any(report["input"][key] != self._report["input"][key] for key in ("sha256", "spacing_mm")):
             raise HandoverError(
                 _("The volume was changed since this result, so its samples cannot be drawn again; segment it again.")
             )

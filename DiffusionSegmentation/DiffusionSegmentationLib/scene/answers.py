@@ -88,19 +88,25 @@ def legend() -> str:
 
 
 def note(report: Mapping[str, Any]) -> str:
-    """What the answers were measured in, as one or two sentences."""
+    """What the answers were measured in and what their intervals are, as a few sentences."""
     text = _("Measured in the segmentation as computed, without corrections by hand, and in its {kept} samples.")
     if report["samples"] > report.get("kept_samples", report["samples"]):
         text = _("Measured in the segmentation as computed, without corrections by hand, and in the {kept} samples that"
                  " were kept of {drawn}.")  # fmt: skip
-    text = text.format(kept=report.get("kept_samples", report["samples"]), drawn=report["samples"])
     kept = report.get("kept_samples", report["samples"])
-    drawn = sorted({len(answer["samples"]) for answer in report.get("answers", [])} - {*range(kept + 1)})
+    text = text.format(kept=kept, drawn=report["samples"])
+    counts = {len(answer["samples"]) for answer in report.get("answers", [])}
+    drawn = sorted(counts - {*range(kept + 1)})
     if drawn:
         text += " " + _("Answers from {counts} samples: these were drawn again with the same seed, and the segmentation"
                         " is theirs.").format(counts=", ".join(map(str, drawn)))  # fmt: skip
     if any(entry.get("method") == "range" for entry in report["volumes"]):
         text += " " + _("These are not draws of a model, so they have a range in place of intervals and probabilities.")
+    if any("interval90_factor" in entry for entry in report["volumes"]):
+        text += " " + _("The interval for the size of one structure is scaled to hold the true size of labelled cases.")
+        others = ", ".join(map(str, sorted(counts - {report["samples"]})))
+        if others and report.get("own_cases", {}).get("checked"):
+            text += " " + _("That was not checked for answers from {counts} samples.").format(counts=others)
     return text
 
 

@@ -24,7 +24,7 @@ from ..metrics.conformal import cross_checked, expected_share, fit_scaling, shar
 from ..metrics.intervals import covered
 from ..model.cache import ModelCache
 from ..model.folder import Model
-from ..model.seen_cases import calibrated_cases, cases_of_folds, seen_cases
+from ..model.seen_cases import calibrated_cases, seen_cases, trained_folds
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation import pipeline
 from ..segmentation.ensemble import class_sizes
@@ -56,10 +56,11 @@ def unseen_cases(
     """The first `count` cases, by name, to which neither the model nor the spread of its samples was fitted.
 
     `section` is ours of the model's metadata, `frozen` that of the model that it is on top of. Cases that one fold of
-    an nnU-Net has seen are left out: new cases are predicted by the mean of all folds.
+    an nnU-Net has seen are left out: new cases are predicted by all folds.
     """
     known = seen_cases(section, dataset.name, frozen) | calibrated_cases(section, dataset.name)
-    known |= set().union(*((frozen and cases_of_folds(frozen)) or {}).values())
+    if frozen is not None:
+        known |= set().union(*(trained_folds(section, frozen) or {}).values())
     unseen = [case for case in dataset.training if case.name not in known]
     return sorted(unseen, key=lambda case: case.name)[:count]
 
@@ -208,9 +209,9 @@ def text(result: Mapping[str, Any]) -> str:
     for count in sorted({row["cases"] for row in rows if "factor90" in row}):
         low, high = share_range(count, 0.9)
         lines.append(
-            f"With {count} cases 90 % intervals hold in 90 % of new cases like them or more: over many such sets of "
-            f"cases in {100 * expected_share(count, 0.9):.0f} %, with one set in {100 * low:.0f} to {100 * high:.0f} % "
-            "(probability 90 %)."
+            f"With {count} cases, 90 % intervals hold in at least 90 % of new cases like them: in "
+            f"{100 * expected_share(count, 0.9):.0f} % on average over such sets of cases, and with a single set in "
+            f"{100 * low:.0f} to {100 * high:.0f} % (probability 90 %)."
         )
     if "log_score" in result:
         before, after = result["log_score"]

@@ -16,7 +16,7 @@ PRIVATE = "99DIFFSEG"
 
 ENTROPY = CodedConcept("ENTROPY", PRIVATE, "Entropy of the class probabilities")
 BIT = CodedConcept("bit", "UCUM", "bit")
-INTERVAL90 = CodedConcept("INTERVAL90", PRIVATE, "Uncertainty: 90 % predictive interval of the samples")
+INTERVAL90 = CodedConcept("INTERVAL90", PRIVATE, "Uncertainty: 90 % predictive interval")
 
 PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),

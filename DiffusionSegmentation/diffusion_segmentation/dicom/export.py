@@ -55,11 +55,11 @@ class Exporter:
                 objects.segmentation(source, Maps(plane, plane, [plane], (0, 0, 0)), "BINARY")
         except InputError:
             raise
-        except Exception as error:  # highdicom raises many kinds, whose texts quote the header
+        except Exception as error:  # highdicom raises many kinds, whose texts quote the header, so none is a cause
             raise InputError(
                 f"The headers of the series are not valid DICOM ({type(error).__name__}), so --dicom cannot refer to "
                 "it; leave it out."
-            ) from error
+            ) from None
 
     def write(self, folder: Path, maps: Maps, labels: Sequence[dict[str, Any]], report: Mapping[str, Any]) -> list[str]:
         """Write the objects of a result with `report` into `folder`.

@@ -22,8 +22,8 @@ def read_slices(path: Path) -> list[Slice]:
             image = pydicom.dcmread(path, stop_before_pixels=True)
             groups = len(image.get("PerFrameFunctionalGroupsSequence") or ())
             frames = [_slice(path, image, frame) for frame in range(groups)]
-    except Exception as error:  # pydicom raises many kinds for damaged elements
-        raise _damaged(path) from error
+    except Exception:  # pydicom raises many kinds for damaged elements, whose texts quote the header
+        raise _damaged(path) from None
     if not frames:
         raise InputError("The multi-frame DICOM image does not state where its frames lie; save it as NRRD or NIfTI.")
     return frames
@@ -44,8 +44,8 @@ def read_frames(path: Path, shape: tuple[int, int]) -> np.ndarray:
             groups = [_group(image, frame, "PixelValueTransformationSequence") for frame in range(count)]
             slopes = [float(getattr(group, "RescaleSlope", 1)) for group in groups]
             intercepts = [float(getattr(group, "RescaleIntercept", 0)) for group in groups]
-        except Exception as error:
-            raise _damaged(path) from error
+        except Exception:
+            raise _damaged(path) from None
         try:
             values = image.pixel_array.astype(np.float32).reshape(-1, *shape)
         except (RuntimeError, NotImplementedError) as error:  # no decoder that can read it is installed

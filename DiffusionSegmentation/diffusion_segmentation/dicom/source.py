@@ -31,11 +31,15 @@ class Source:
     """
 
     def __init__(self, series: Series, labels: Sequence[dict[str, Any]], model: str, model_version: str) -> None:
-        """Read the headers. Raises InputError if the series states no frame of reference or no study."""
+        """Read the headers. Raises InputError without a frame of reference, a study, or a UID for each image."""
         paths = dict.fromkeys(one.path for one in series.slices)
         self.images = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
         for image in self.images:
             _complete(image)
+        if len({image.SOPInstanceUID for image in self.images}) < len(self.images):
+            raise InputError(
+                "Several images of the series have one UID, so --dicom cannot refer to them; leave it out."
+            )
         self.labels, self.model, self.model_version = labels, model[:64], model_version[:64]
         self.tracking = {entry["label"]: hd.UID() for entry in labels}
         self.size, self.spacing, self.direction = series.size, series.spacing, series.direction

@@ -108,8 +108,11 @@ def stack(slices: Sequence[Slice], name: str) -> Stack:
 
 
 def _without_copies(slices: Sequence[Slice], name: str, warnings: list[str]) -> list[Slice]:
-    """The images without further files of the same image, and without localizers among others."""
-    unique = {(one.uid, one.frame): one for one in reversed(slices)}
+    """The images without further files of the same image, and without localizers among others.
+
+    Images of one UID at several places are no copies: some programs give all images of a series the same.
+    """
+    unique = {(one.uid, one.frame, one.position): one for one in reversed(slices)}
     if len(unique) < len(slices):
         copies = len(slices) - len(unique)
         what = "1 file that is a copy of another and was" if copies == 1 else f"{copies} files that are copies and were"

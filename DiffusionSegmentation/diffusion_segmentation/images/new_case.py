@@ -5,8 +5,8 @@
     reviewsTr/CASE.json            what is known of the review, and the digest of the image; nnU-Net ignores it
 
 All files of a case are written beside the data set's and then renamed, dataset.json last: a case is there as a whole or
-not at all, and none is overwritten. Pictures with colours are written as .nrrd, because NIfTI programs read colours as
-a further axis.
+not at all, and none is overwritten. Processes that add cases at the same time wait for each other. Pictures with
+colours are written as .nrrd, because NIfTI programs read colours as a further axis.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ NUMBERED = re.compile(r"case_(\d{1,6})")
 FOLDERS = IMAGES, LABELS, REVIEWS = "imagesTr", "labelsTr", "reviewsTr"
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Endings in which cases can be written, the first by default."""
+DRAFTS, PATIENCE_SECONDS = ".adding", 60.0
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,21 @@ class NewCase:
 
 
 def add_case(folder: Path, case: NewCase) -> dict[str, Any]:
-    """Add a case to the data set in `folder`; returns its name, that of the data set and the number of cases.
+    """Add a case to the data set in `folder`; returns its name, the folder, the number of cases and warnings.
 
-    Raises InputError and GeometryError where files are unusable or differ from the data set, or the name or the image
-    is in it already, and DiffusionSegmentationError if a file cannot be written; nothing is changed then.
+    The warnings are sentences about assumptions on the images, and about what was resampled.
+
+    Raises InputError and GeometryError where files are unusable or differ from the data set, the name or the image is
+    in it already, or another process does not finish adding a case, and DiffusionSegmentationError if a file cannot be
+    written; nothing is changed then.
     """
     listing = _listing(folder)
     channel_names = list(case.channel_names or ["MRI"]) if listing is None else listing.channel_names
     inputs = inputs_named(channel_names)
     if listing is not None and case.channel_names:
         _require_same_channels(folder, listing.channel_names, case.channel_names)
-    channels = CaseFiles(case.images).read(inputs, lambda channel: replace_fill_value(channel)[0])
+    given = CaseFiles(case.images)
+    channels = given.read(inputs, lambda channel: replace_fill_value(channel)[0])
     numbers, names = _labels(case.labels, channels[0], listing)
     if listing is None:
         _require_consecutive(names)
@@ -81,31 +87,35 @@ def add_case(folder: Path, case: NewCase) -> dict[str, Any]:
     review = dict(case.review or {})
     if review.get("images_sha256", digests) != digests:
         raise InputError("The image is not the one that was segmented; undo its changes, or segment it again.")
-    _require_new_image(folder, digests)
     coloured = any(one.channels > 1 for one in inputs)
     ending = _ending(listing, coloured)
     first = _new_listing(folder, names, channel_names, ending)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _reserved(folder, case.name) as (name, drafts):
+        with _drafts(folder) as drafts:
+            if listing is None and (folder / "dataset.json").exists():
+                raise FileExistsError  # by another process, for a first case that can have other labels
+            _require_new_image(folder, digests)
+            name = _free_name(folder, case.name)
             files = [(IMAGES, f"{name}_{n:04d}{ending}", image) for n, image in enumerate(_files(channels, inputs))]
             labels = sitk.GetImageFromArray(numbers)
             labels.CopyInformation(channels[0])
             for _, file, image in [*files, (LABELS, f"{name}{ending}", labels)]:
                 sitk.WriteImage(image, str(drafts / file), useCompression=True)
             write_report(drafts / f"{name}.json", {**review, "images_sha256": digests})
-            if listing is None:
-                write_report(folder / "dataset.json", first)
             # The image last: a label without an image is no case.
             moves = [(REVIEWS, f"{name}.json"), (LABELS, f"{name}{ending}"), *((part, file) for part, file, _ in files)]
             with _undone_after_an_error() as moved:
+                if listing is None:
+                    write_report(folder / "dataset.json", first)
+                    moved.append(folder / "dataset.json")
                 for part, file in moves:
                     (folder / part).mkdir(exist_ok=True)
                     (drafts / file).rename(folder / part / file)
                     moved.append(folder / part / file)
                 images = [f"{IMAGES}/{file}" for _, file, _ in files]
                 count = _list_case(folder, name, images, f"{LABELS}/{name}{ending}")
-    return {"case": name, "data": str(folder), "cases": count}
+    return {"case": name, "data": str(folder), "cases": count, "warnings": given.warnings}
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -197,49 +207,64 @@ def _ending(listing: Listing | None, coloured: bool) -> str:
 
 
 def _files(channels: Sequence[sitk.Image], inputs: Sequence[Input]) -> Iterator[sitk.Image]:
-    """One image for each input; colours become bytes again if they were."""
+    """One image for each input, without further fields of its header; colours become bytes again if they were."""
     left = iter(channels)
     for one in inputs:
         parts = [next(left) for _ in range(one.channels)]
         image = parts[0] if len(parts) == 1 else sitk.Compose(parts)
+        for key in image.GetMetaDataKeys():  # such as NIfTI's "descrip", which can have the name of the patient
+            image.EraseMetaData(key)
         values = sitk.GetArrayViewFromImage(image)
         are_bytes = len(parts) > 1 and values.min() >= 0 and values.max() <= 255 and np.all(values == np.rint(values))
         yield sitk.Cast(image, sitk.sitkVectorUInt8) if are_bytes else image
 
 
 @contextmanager
-def _reserved(folder: Path, wanted: str) -> Iterator[tuple[str, Path]]:
-    """A name that no case has, and a folder for its drafts that reserves it; removed at the end.
+def _drafts(folder: Path) -> Iterator[Path]:
+    """A folder for the files of a case, removed at the end; while it exists no other process adds one.
 
-    Raises InputError for a name that is invalid or taken.
+    Raises FileExistsError if another process needs more than PATIENCE_SECONDS.
     """
+    drafts, end = folder / DRAFTS, time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            drafts.mkdir()
+            break
+        except FileExistsError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+    try:
+        yield drafts
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
+
+
+def _free_name(folder: Path, wanted: str) -> str:
+    """A name that no case has. Raises InputError if the one that is `wanted` is invalid or taken."""
     taken = {ENDINGS.sub("", path.name) for part in ("Tr", "Ts") for path in folder.glob(f"*{part}/*")}
     taken |= {path.stem for path in (folder / REVIEWS).glob("*.json")}
     taken |= {re.sub(r"_\d{4}$", "", name) for name in taken}
-    taken |= {path.name.removeprefix(".adding-") for path in folder.glob(".adding-*")}
     if wanted and (not NAME.fullmatch(wanted) or re.search(r"_\d{4}$", wanted)):
         raise InputError(f"'{shown(wanted)}' is no name for a case; use letters, digits, dots and hyphens.")
     if wanted in taken:
         raise InputError(f"The data set '{shown(folder.name)}' has a case '{wanted}' already; give another name.")
     highest = max([0, *(int(match[1]) for name in taken if (match := NUMBERED.fullmatch(name)))])
-    name = wanted or f"case_{highest + 1:03d}"
-    drafts = folder / f".adding-{name}"
-    drafts.mkdir()
-    try:
-        yield name, drafts
-    finally:
-        shutil.rmtree(drafts, ignore_errors=True)
+    return wanted or f"case_{highest + 1:03d}"
 
 
 @contextmanager
 def _undone_after_an_error() -> Iterator[list[Path]]:
-    """A list of files, which are deleted after an exception."""
+    """A list of files, which are deleted after an exception, with their folders if nothing else is there."""
     files: list[Path] = []
     try:
         yield files
     except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
+        for parent in {path.parent for path in files}:
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 
@@ -249,7 +274,10 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise InputError(f"Another case is being added to '{shown(folder.name)}'; try again.") from None
+        raise InputError(
+            f"Another case is being added to '{shown(folder.name)}'; try again, or delete '{DRAFTS}' there if that was "
+            "interrupted."
+        ) from None
     except (OSError, RuntimeError) as error:
         if isinstance(error, DiffusionSegmentationError):
             raise

@@ -18,7 +18,7 @@ def seen_cases(section: Mapping[str, Any], name: str, frozen: Mapping[str, Any] 
     data set can have another name, the cases that all folds have seen.
     """
     training, seen = section.get("training", {}), set() if frozen is None else seen_cases(frozen, name)
-    if frozen is not None and (folds := _trained_folds(section, frozen)):
+    if frozen is not None and (folds := trained_folds(section, frozen)):
         seen |= set.intersection(*map(set, folds.values()))
     while training:
         facts = training.get("data", {})
@@ -42,7 +42,7 @@ def cases_of_folds(section: Mapping[str, Any]) -> dict[str, list[str]] | None:
     return section.get("training", {}).get("data", {}).get("folds")
 
 
-def _trained_folds(section: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, list[str]] | None:
+def trained_folds(section: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, list[str]] | None:
     """Those of the nnU-Net `frozen`; first by the splits that were given when the sampler of `section` was trained."""
     return section.get("frozen", {}).get("trained") or cases_of_folds(frozen)
 
@@ -69,7 +69,7 @@ def fold_of_cases(
 
     `section` is that of a sampler on it. All other cases are predicted by all folds.
     """
-    trained = _trained_folds(section, frozen) or {}
+    trained = trained_folds(section, frozen) or {}
     folds = {case: fold for case, fold in unseen_by(trained, cases).items() if fold is not None}
     if section.get("training", {}).get("data", {}).get("name") == name:
         folds |= {case: fold for fold, names in section["frozen"].get("folds", {}).items() for case in names}

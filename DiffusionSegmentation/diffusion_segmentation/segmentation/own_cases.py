@@ -43,6 +43,11 @@ class OwnCases:
         """Temperature of the map; 1 leaves it as it is."""
         return 1.0 if self.entry is None else float(self.entry["temperature"])
 
+    @property
+    def has_all_factors(self) -> bool:
+        """Whether there are factors for the intervals of every structure."""
+        return self.entry is not None and all("factor90" in row for row in self.entry["structures"])
+
     def factors(self, label: int, samples: np.ndarray) -> Mapping[str, Any]:
         """Entry of a structure with its factors; empty without them, or if none of the samples [n] has the structure.
 

@@ -34,6 +34,7 @@ from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .model_source import model_source
 from .outputs import ResultWriter, finish, geometry
+from .own_cases import OwnCases
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .run_control import RunControl, SamplingStopped
@@ -94,7 +95,7 @@ class _Run:
             self.input = read_input(self.request, files, self.model.section)
             self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
-            if not {"calibration", "own_cases"} & self.model.section.keys():
+            if "calibration" not in self.model.section and not OwnCases.of(self.model.section).has_all_factors:
                 self.warnings.append(NOT_FITTED)
         with stage("encoding"):
             projection = self._resample()  # runs foreign networks, which check for themselves whether to end

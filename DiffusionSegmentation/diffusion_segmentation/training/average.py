@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..model import folder as models
+from ..model.building import conventions
 from ..model.folder import Model
 
 FITTED = ("calibration", "own_cases", "map_prior", "card")
@@ -27,9 +28,13 @@ def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[st
 
     The denoisers are averaged if they have the same layers; otherwise that of `model` is kept. All other settings are
     those of `model`; its calibration is left out. Returns name, share and whether the denoiser was averaged. Raises
-    ModelError for models that have other structures, inputs or encoders, or no common origin.
+    ModelError for models that have other structures, inputs, voxel sizes or encoders, or no common origin, and
+    InputError if `output` is the folder of one of them.
     """
-    first, second = (models.load(models.find(name)) for name in (model, other))
+    folders = [models.find(name) for name in (model, other)]
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise InputError("The mean would overwrite one of the two models; choose another folder for it.")
+    first, second = map(models.load, folders)
     _require_alike(first, second)
     first.encoder.load_state_dict(_mean(first.encoder, second.encoder, share))
     same_denoiser = first.section["network"]["denoiser"] == second.section["network"]["denoiser"]
@@ -68,9 +73,9 @@ def _require_alike(first: Model, second: Model) -> None:
         raise ModelError("Samplers on top of a frozen model cannot be averaged.")
     if [entry["id"] for entry in first.labels] != [entry["id"] for entry in second.labels]:
         raise ModelError(f"The models {names} have other structures, so their weights have no mean.")
-    alike = one.get("inputs") == two.get("inputs")
-    if not alike or first.dims != second.dims or one["network"]["encoder"] != two["network"]["encoder"]:
-        raise ModelError(f"The models {names} have other inputs or encoders, so their weights have no mean.")
+    if conventions(one) != conventions(two) or one["network"]["encoder"] != two["network"]["encoder"]:
+        differ = "have other inputs, voxel sizes or encoders"
+        raise ModelError(f"The models {names} {differ}, so their weights have no mean.")
     if not _origins(one) & _origins(two):
         raise ModelError(
             f"The models {names} did not start from the same weights; the mean of unrelated weights is no network."

@@ -120,7 +120,8 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         _("90 % prediction interval for the area of one further sample: a measure of spread, not of accuracy."),
     )
     if sizes.areCalibrated:
-        held = _("{levels} interval for the true size: that of the samples, scaled to hold that of labelled cases.")
+        held = _("{levels} interval for the true size: that of the samples, scaled to hold the true size in labelled"
+                 " cases.")  # fmt: skip
         both, ninety = held.format(levels=_("50 % and 90 %")), held.format(levels="90 %")
     dots = unit.either(
         _("Dots: volume of each sample. Line: 90 % interval."), _("Dots: area of each sample. Line: 90 % interval.")
