@@ -25,8 +25,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rest = rest
     if options.command == "models" and (options.action == "list") != (options.target is None):
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
-    if options.command == "segment" and bool(options.volume) == bool(options.input):
-        parser.error("`segment` takes VOLUME, or --input NAME=FILE for each input of the model")
+    if options.command in ("segment", "update") and bool(options.volume) == bool(options.input):
+        parser.error(f"`{options.command}` takes VOLUME, or --input NAME=FILE for each input of the model")
     if options.command == "train" and options.splits and not options.on:
         parser.error("--splits needs --on with a trained nnU-Net")
     if rest and options.command != "demo":
@@ -69,16 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     segment = add_command("segment", "segment a volume and map its uncertainty")
-    volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
-    segment.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
-    segment.add_argument(
-        "--input",
-        metavar="NAME=FILE",
-        type=_named_path,
-        action="append",
-        default=[],
-        help="an input of the model by its name, in place of VOLUME; repeat it for each",
-    )
+    _add_volumes(segment)
     _add_output(segment, "folder for the results")
     segment.add_argument(
         "--ask",
@@ -90,6 +81,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(segment)
     _add_common(segment, "the report")
     _add_result(segment)
+
+    update = add_command(
+        "update",
+        "draw the samples of a result again, given corrected voxels",
+        "Draw the samples in RESULT, the output folder of `segment`, again given the labels of FACTS, so that "
+        "segmentation, entropy and intervals follow the corrections everywhere. FACTS is a label map on the grid of "
+        "VOLUME, in which 255 marks the voxels that are not known. Facts of earlier updates of RESULT stay.",
+    )
+    update.add_argument("result", metavar="RESULT", type=_path, help="folder of a finished result")
+    _add_volumes(update)
+    update.add_argument("--facts", metavar="FILE", type=_path, required=True, help="label map of the known voxels")
+    _add_output(update, "folder for the new results; it can be RESULT")
+    update.add_argument("--model", metavar="NAME|DIR", type=_name, help="default: the installed model of that name")
+    _add_spacing(update)
+    _add_common(update, "the report", seed=False)
 
     ask = add_command(
         "ask",
@@ -232,6 +238,20 @@ def _add_output(command: argparse.ArgumentParser, meaning: str) -> None:
     command.add_argument("--output", metavar="DIR", type=_path, required=True, help=meaning)
 
 
+def _add_volumes(command: argparse.ArgumentParser) -> None:
+    """Add VOLUME and --input."""
+    volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
+    command.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
+    command.add_argument(
+        "--input",
+        metavar="NAME=FILE",
+        type=_named_path,
+        action="append",
+        default=[],
+        help="an input of the model by its name, in place of VOLUME; repeat it for each",
+    )
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", type=_name, help="name of an installed model, or a model folder")
 
@@ -266,6 +286,11 @@ def _add_result(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
     )
+    _add_spacing(command)
+
+
+def _add_spacing(command: argparse.ArgumentParser) -> None:
+    """Add --spacing and --keep-samples."""
     command.add_argument(
         "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
     )

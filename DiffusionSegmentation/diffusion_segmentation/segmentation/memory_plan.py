@@ -81,12 +81,19 @@ class MemoryPlan:
         return self.slices * slice_bytes + self._stored_bytes(tiling)
 
     def _stored_bytes(self, tiling: Tiling) -> int:
-        """Bytes of the denoiser's features and the direct head's logits of all windows."""
+        """Bytes of the denoiser's features and the direct head's logits of all windows.
+
+        A model that can be given facts also stores the encoder's features, and the others once more given facts.
+        """
         denoiser = self.model.section["network"]["denoiser"]
         pooled = 2 * self.model.classes if denoiser.get("pools") else 0
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
-        sizes = ([s.stop - s.start for s in window] for window in tiling.windows)
-        return self.slices * sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
+        features, times = (4 * self.model.encoder.width, 2) if denoiser.get("facts") else (0, 1)
+        sizes = [[s.stop - s.start for s in window] for window in tiling.windows]
+        window_bytes = (
+            times * (prepared * math.prod(n) + self._state_bytes(n)) + features * math.prod(n) for n in sizes
+        )
+        return self.slices * sum(window_bytes)
 
     def _state_bytes(self, cells: tuple[int, ...] | list[int]) -> int:
         """Bytes of the state, float32 [2^dims * C, *cells]."""

@@ -16,9 +16,11 @@ import torch
 from ..diffusion.copula import Frame
 from ..errors import InputError, ModelError, is_out_of_memory
 from ..images.case_files import CaseFiles
+from ..images.file_digest import array_sha256
 from ..images.intensity import body_box
 from ..images.resampling import Projection
 from ..images.working_grid import Grid
+from ..images.writing import write_volume
 from ..model.cache import ModelCache
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors, out_of_memory_error
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
@@ -27,6 +29,7 @@ from . import result_folder
 from .asked import questions
 from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
+from .facts import FactsProjection, including, read_facts
 from .foreign_head import Predict, channels_of, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
@@ -34,6 +37,7 @@ from .model_source import model_source
 from .outputs import ResultWriter, finish, geometry
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
+from .result_folder import FACTS
 from .run_control import RunControl, SamplingStopped
 from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
@@ -79,6 +83,7 @@ class _Run:
         self.device = torch.device("cpu")
 
     def segment(self, models: ModelCache) -> Outcome:
+        self._models = models
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
@@ -89,6 +94,9 @@ class _Run:
         with stage("reading"):
             self._require_dimensions(files)
             self.input = read_input(self.request, files, self.model.section)
+            if self.request.sha256 not in (None, self.input.sha256):
+                raise InputError("The volume is not the one of the result: its voxels differ; give that volume.")
+            self.facts = read_facts(self.request, self.model, self.input.image)
             self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
@@ -96,7 +104,7 @@ class _Run:
         with stage("encoding"):
             projection = self._resample()  # runs foreign networks, which check for themselves whether to end
             with self.control.checked_layers():
-                self.encoded = self._encode()
+                self.encoded = self._given(self._encode())
                 self._prepare_results(projection)
         self.partial.preview(self.ensemble.direct, 0)
         with stage("sampling"), self.control.checked_layers():
@@ -141,6 +149,10 @@ class _Run:
         box = tuple(slice(0, n) for n in values.shape)
         if grid.dims == 3:
             box = body_box(values, round(BODY_MARGIN_MM / grid.spacing_mm))
+        if self.facts is not None:
+            known, foreground = self.facts.on_working_grid(grid, image)
+            box = including(box, foreground)
+            self.known = known[box]
         body = whole[tuple(box[::-1])]
         axes = slice(3 - grid.dims, None)
         self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
@@ -149,7 +161,7 @@ class _Run:
         if grid.dims == 2 and len(values) > 1:
             self.warnings.append(INDEPENDENT.format(count=len(values)))
             self.plan.slices = len(values)
-        projection = Projection(body, image)
+        projection = Projection(body, image) if self.facts is None else FactsProjection(body, image, self.facts)
         self.plan.frame = self.frame.shape
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
         for note in self.plan.notes:
@@ -180,12 +192,22 @@ class _Run:
             tiling = self._tiling()
             arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
             kind = EncodedVolume if self.model.dims == 3 else EncodedSlices
-            encoded = _unless_out_of_memory(partial(kind, *arguments))
+            key = array_sha256(self.array), tiling.windows[0], len(tiling.windows), self.frame, self.plan.store
+            encode: Callable[[], EncodedVolume | EncodedSlices] = partial(kind, *arguments)
+            if self.model.follows_facts:  # an update of the result needs it again
+                encode = partial(self._models.encoded, (self.device, str(key)), encode)
+            encoded = _unless_out_of_memory(encode)
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
             empty_cache(self.device)
             self.control.notify(self.plan.shrink(1, tiling))
+
+    def _given(self, encoded: EncodedVolume | EncodedSlices) -> EncodedVolume | EncodedSlices:
+        """The encoder's output given the facts of the request, if it has any."""
+        if self.facts is None:
+            return encoded
+        return encoded.given(self.known, sample_seeds(self.request.seed, self.samples))
 
     def _prepare_results(self, projection: Projection) -> None:
         """Set `writer`, `ensemble` and `partial`; warns if the scan is unlike those that the model was made for."""
@@ -224,7 +246,7 @@ class _Run:
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one sample; returns whether the run was stopped early."""
         convergence = Convergence()
-        project = self.writer.projection.nearest if self.copula_only else self.writer.projection.labels
+        project = self.writer.projection.mask if self.copula_only else self.writer.projection.labels
         while len(self.ensemble) < self.samples:
             group = self._group_size()
             try:
@@ -282,13 +304,17 @@ class _Run:
         empty_cache(self.device)
         self.control.notify(self.plan.shrink(group, self.encoded.tiling))
         if self.plan.window != window:
-            del self.encoded  # frees its memory before the next encoding
+            del self.encoded  # frees its memory before the next encoding, as the cache does
             empty_cache(self.device)
-            self.encoded = self._encode()
+            self.encoded = self._given(self._encode())
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the samples so far into `folder`; returns their report."""
-        return self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
+        report = self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
+        if self.facts is not None:
+            write_volume(folder / FACTS, self.facts.labels, self.input.image, self.request.compress)
+            report["facts"] = self.facts.as_json(self.model.names)
+        return report
 
     def _write_results(self, stopped: bool) -> Outcome:
         with result_folder.replacing(output_folder(self.request, self.control)) as folder:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import InputError
 from ..images.writing import replace
 
-REPORT = "report.json"
+REPORT, FACTS = "report.json", "facts.nrrd"
 FILES = (
     "segmentation.seg.nrrd",
     "entropy.nrrd",
@@ -24,6 +24,7 @@ FILES = (
     "samples.seq.nrrd",
     "probabilities.seq.nrrd",
     "regions.nrrd",
+    FACTS,
 )
 """Result files of a run besides its report."""
 

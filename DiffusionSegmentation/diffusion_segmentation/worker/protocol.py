@@ -78,6 +78,13 @@ OPTIONAL: Table = {
     # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
     "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "inputs": _or_null(_files)},
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
+    # rounds: updates of the result, this one included; 1 if absent. The others as for `run`.
+    "update": {
+        "regionMm": _or_null(_millimetres),
+        "source": _or_null(_name),
+        "inputs": _or_null(_files),
+        "rounds": _or_null(_positive),
+    },
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
@@ -85,17 +92,21 @@ OPTIONAL: Table = {
     "cancelled": {"over": _or_null(_flag), "ends": _or_null(_flag)},
 }
 
+_RUN: Mapping[str, Check] = {
+    "job": _job,
+    "folder": _name,
+    "volume": _name,
+    "model": _name,
+    "samples": lambda value: value in (None, "auto") or _positive(value),
+    "steps": _or_null(_positive),
+    "seed": _count,
+    "device": _name,
+}
+
 TO_WORKER: Table = {
-    "run": {
-        "job": _job,
-        "folder": _name,
-        "volume": _name,
-        "model": _name,
-        "samples": lambda value: value in (None, "auto") or _positive(value),
-        "steps": _or_null(_positive),
-        "seed": _count,
-        "device": _name,
-    },
+    "run": _RUN,
+    # the run again with the same fields, given facts: a label map on the grid of the volume, 255 where nothing is known
+    "update": {**_RUN, "facts": _name},
     # masks: label maps or .npz files of class probabilities, on the grid of the volume; labels: dataset.json
     "import": {"job": _job, "folder": _name, "volume": _name, "masks": _names},
     # questions about the result in the folder, from its samples.seq.nrrd, segmentation.seg.nrrd and report.json
@@ -132,7 +143,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 class MessageError(DiffusionSegmentationError):
     """A line or object that is not a message of the protocol.
 
-    `job` is that of a malformed `run`, `import` or `ask` message, if it could be read; otherwise None.
+    `job` is that of a malformed `run`, `update`, `import` or `ask` message, if it could be read; otherwise None.
     """
 
     kind = "input"
@@ -192,7 +203,7 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     fields = table.get(kind)
     if fields is None:
         raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
-    job = message.get("job") if kind in ("run", "import", "ask") and _job(message.get("job")) else None
+    job = message.get("job") if kind in ("run", "update", "import", "ask") and _job(message.get("job")) else None
     optional = OPTIONAL.get(kind, {})
     for field, check in {**optional, **fields}.items():
         if field not in message and field not in optional:

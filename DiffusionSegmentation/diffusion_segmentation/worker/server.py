@@ -266,6 +266,8 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     common = _common(message)
     if inputs := message.get("inputs"):
         common["volume"] = {name: Path(path) for name, path in inputs.items()}
+    if message["type"] == "update":
+        common |= {"facts": (Path(message["facts"]),), "rounds": message.get("rounds") or 1}
     return engine.Request(**common, **{name: message[name] for name in names}, previews=True)
 
 
