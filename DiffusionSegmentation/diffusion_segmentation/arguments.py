@@ -71,13 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     segment = add_command("segment", "segment a volume and map its uncertainty")
     _add_volumes(segment)
     _add_output(segment, "folder for the results")
-    segment.add_argument(
-        "--ask",
-        metavar="QUESTION",
-        action="append",
-        default=[],
-        help="a question to answer, such as 'volume(ventricles) > 40'; repeat it for more",
-    )
+    ask_help = "a question to answer, such as 'volume(ventricles) > 40'; repeat it for more"
+    segment.add_argument("--ask", metavar="QUESTION", action="append", default=[], help=ask_help)
     _add_sampling(segment)
     _add_common(segment, "the report")
     _add_result(segment)
@@ -85,16 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     update = add_command(
         "update",
         "draw the samples of a result again, given corrected voxels",
-        "Draw the samples in RESULT, the output folder of `segment`, again given the labels of FACTS, so that "
-        "segmentation, entropy and intervals follow the corrections everywhere. FACTS is a label map on the grid of "
-        "VOLUME, in which 255 marks the voxels that are not known. Facts of earlier updates of RESULT stay.",
+        "Draw the samples in RESULT, the output folder of `segment`, again given the labels of FILE, a label map on "
+        "the grid of VOLUME in which 255 marks what is not known. Facts of earlier updates of RESULT stay.",
     )
     update.add_argument("result", metavar="RESULT", type=_path, help="folder of a finished result")
     _add_volumes(update)
     update.add_argument("--facts", metavar="FILE", type=_path, required=True, help="label map of the known voxels")
     _add_output(update, "folder for the new results; it can be RESULT")
     update.add_argument("--model", metavar="NAME|DIR", type=_name, help="default: the installed model of that name")
-    _add_spacing(update)
+    _add_result(update, regions=False)
     _add_common(update, "the report", seed=False)
 
     ask = add_command(
@@ -242,14 +236,9 @@ def _add_volumes(command: argparse.ArgumentParser) -> None:
     """Add VOLUME and --input."""
     volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
     command.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
-    command.add_argument(
-        "--input",
-        metavar="NAME=FILE",
-        type=_named_path,
-        action="append",
-        default=[],
-        help="an input of the model by its name, in place of VOLUME; repeat it for each",
-    )
+    by_name = "an input of the model by its name, in place of VOLUME; repeat it for each"
+    repeated: dict[str, Any] = {"action": "append", "default": []}
+    command.add_argument("--input", metavar="NAME=FILE", type=_named_path, help=by_name, **repeated)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -281,19 +270,13 @@ def _add_json(command: argparse.ArgumentParser, result: str) -> None:
     command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
 
 
-def _add_result(command: argparse.ArgumentParser) -> None:
+def _add_result(command: argparse.ArgumentParser, regions: bool = True) -> None:
     """Add the options on the result files of a volume."""
-    command.add_argument(
-        "--region-mm", metavar="MM", type=_millimetres, help="minimum distance of uncertain regions, default: 15"
-    )
-    _add_spacing(command)
-
-
-def _add_spacing(command: argparse.ArgumentParser) -> None:
-    """Add --spacing and --keep-samples."""
-    command.add_argument(
-        "--spacing", metavar="I,J,K", type=_spacing, help="voxel size in mm, for a file that does not state it"
-    )
+    if regions:
+        text = "minimum distance of uncertain regions, default: 15"
+        command.add_argument("--region-mm", metavar="MM", type=_millimetres, help=text)
+    text = "voxel size in mm, for a file that does not state it"
+    command.add_argument("--spacing", metavar="I,J,K", type=_spacing, help=text)
     command.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
 
 

@@ -133,11 +133,6 @@ class Model:
         return start is not None and start.log_snr is None
 
     @property
-    def follows_facts(self) -> bool:
-        """Whether samples can be drawn given facts: by a denoiser that was trained for it, or by the copula alone."""
-        return self.denoiser.facts is not None or self.is_copula_only
-
-    @property
     def default_samples(self) -> int:
         """Number of samples unless a run sets one."""
         return DEFAULT_COPULA_SAMPLES if self.is_copula_only else DEFAULT_SAMPLES

@@ -85,6 +85,11 @@ class Facts:
         }
 
 
+def follows_facts(model: Model) -> bool:
+    """Whether samples can be drawn given facts: by a denoiser that was trained for it, or by the copula alone."""
+    return model.is_copula_only or model.denoiser.facts is not None
+
+
 def read_facts(request: Request, model: Model, image: sitk.Image) -> Facts | None:
     """The facts of a request on the grid of its input `image`; None if it has none.
 
@@ -92,7 +97,7 @@ def read_facts(request: Request, model: Model, image: sitk.Image) -> Facts | Non
     """
     if not request.facts:
         return None
-    if not model.follows_facts:
+    if not follows_facts(model):
         raise ModelError(
             f"The model '{model.section['title']}' was not trained to follow corrections; train one whose denoiser has "
             '"facts": true in the configuration, or choose another model.'

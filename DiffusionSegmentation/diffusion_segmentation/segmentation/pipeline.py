@@ -29,7 +29,7 @@ from . import result_folder
 from .asked import questions
 from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
-from .facts import FactsProjection, including, read_facts
+from .facts import FactsProjection, follows_facts, including, read_facts
 from .foreign_head import Predict, channels_of, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
@@ -194,7 +194,7 @@ class _Run:
             kind = EncodedVolume if self.model.dims == 3 else EncodedSlices
             key = array_sha256(self.array), tiling.windows[0], len(tiling.windows), self.frame, self.plan.store
             encode: Callable[[], EncodedVolume | EncodedSlices] = partial(kind, *arguments)
-            if self.model.follows_facts:  # an update of the result needs it again
+            if follows_facts(self.model):  # an update of the result needs it again
                 encode = partial(self._models.encoded, (self.device, str(key)), encode)
             encoded = _unless_out_of_memory(encode)
             if encoded is not None:
