@@ -15,10 +15,10 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from .copula import MIN_PROBABILITY, Copula, Covariance, Frame, derived_seed
 
-MOST_POINTS = 160
+MOST_POINTS = 96
 """Known voxels that move the fields. More change little, because neighbours are correlated, and the time of the Gibbs
 sampling rises with their square."""
-SWEEPS = 30
+SWEEPS = 20
 NUGGET = 1e-3  # added to the variance of the fields at the known voxels, so that their covariance can be inverted
 EDGE = 7.0  # largest latent value (standard deviations) at a known voxel
 GIBBS_STREAM = 1_000_003  # of a seed's streams; the streams of the fields are the labels
