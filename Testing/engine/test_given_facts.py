@@ -6,6 +6,7 @@ import torch
 
 from diffusion_segmentation.diffusion.conditional_copula import ConditionalCopula
 from diffusion_segmentation.diffusion.copula import Copula, Covariance
+from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import Model
 from diffusion_segmentation.networks import UNKNOWN, class_softmax, space_to_depth
@@ -13,6 +14,8 @@ from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.sampler import EncodedVolume, draw
 from diffusion_segmentation.training.known_voxels import RandomFacts, random_voxels
 from diffusion_segmentation.training.loss import losses
+from diffusion_segmentation.training.settings import Optimisation
+from diffusion_segmentation.training.task import Segmenter
 
 NETWORK = {
     "encoder": {"channels": [8, 8], "blocks": [1, 1]},
@@ -161,3 +164,17 @@ def test_half_of_the_draws_is_trained_with_facts():
     _, plain, _ = losses(encoder, denoiser, image, labels, 3, levels)
     known = denoised.isnan()
     torch.testing.assert_close(denoised[~known], plain[~known])
+
+
+def test_a_trained_model_can_learn_facts_and_keep_everything_else():
+    optimisation = Optimisation(learns="facts", draws=2)
+    task = Segmenter(*networks(True), 3, optimisation, 0.5, lambda: 0.0)
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    optimiser = task.configure_optimizers()
+    task.training_step((torch.rand(1, 1, 16, 16), torch.randint(0, 3, (1, 1, 16, 16), dtype=torch.uint8)), 0).backward()
+    optimiser.step()
+    changed = {name for name, value in task.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("denoiser.facts.") for name in changed)
+    assert not len(task.step_losses["denoised"])  # the curve of the losses is that of draws without facts
+    with pytest.raises(InputError, match='"facts": true'):
+        Segmenter(*networks(False), 3, optimisation, 0.5, lambda: 0.0)

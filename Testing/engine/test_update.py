@@ -115,16 +115,16 @@ def test_an_update_reuses_what_the_encoder_gave(models, a_head_file, tmp_path, m
 def test_a_working_voxel_is_known_if_half_of_it_is(models):
     image = sitk.Image((8, 8, 8), sitk.sitkFloat32)
     image.SetSpacing((2.0, 2.0, 2.0))
-    grid = Grid(4.0, (), [])
+    working_grid = Grid(4.0, (), []).resampled(image)
     labels = np.full((8, 8, 8), UNKNOWN, np.uint8)
     labels[2:8], labels[:, :, :2] = 2, 1
-    working, foreground = Facts(labels).on_working_grid(grid, image)
+    working, foreground = Facts(labels).on_working_grid(working_grid, image)
     assert working.shape == (4, 4, 4) and foreground[:, :, 0].all()
     assert (working[:, 1:3, 0] == 1).all() and (working[2:, 1:3, 2:] == 2).all()
     assert (working[0, 1:3, 2:] == UNKNOWN).all()
     labels[:] = UNKNOWN
     labels[4, 4, 4] = 1
-    working, foreground = Facts(labels).on_working_grid(grid, image)
+    working, foreground = Facts(labels).on_working_grid(working_grid, image)
     assert (working == UNKNOWN).all() and foreground[2, 2, 2]
 
 

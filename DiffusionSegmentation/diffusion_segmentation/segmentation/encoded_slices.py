@@ -43,11 +43,13 @@ class EncodedSlices:
         distances = [one.voxel_distances for one in self._slices]
         return None if distances[0] is None else np.stack([part for part in distances if part is not None])
 
-    def given(self, facts: np.ndarray, seeds: Sequence[int]) -> EncodedSlices:
+    def given(
+        self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None] = lambda: None
+    ) -> EncodedSlices:
         """See `EncodedVolume`; `facts` uint8 [z, y, x]. Slices without facts stay as they are."""
         given = copy.copy(self)
         given._slices = [
-            one.given(facts[z], self._seeds(seeds, z)) if (facts[z] != UNKNOWN).any() else one
+            one.given(facts[z], self._seeds(seeds, z), on_mask) if (facts[z] != UNKNOWN).any() else one
             for z, one in enumerate(self._slices)
         ]
         return given

@@ -18,13 +18,14 @@ import SimpleITK as sitk
 
 from ..errors import InputError, ModelError, shown
 from ..images.label_file import read_label_numbers
-from ..images.resampling import Projection
-from ..images.working_grid import Grid
+from ..images.resampling import Projection, on_grid_of
 from ..model.folder import Model
 from ..networks import UNKNOWN
+from .members import VoxelBox
 from .request import Request
 
 KNOWN_SHARE = 0.5
+CROP_MARGIN = 8  # voxels around all facts, the part of the volume that is resampled
 SMALLEST_SHARE = 0.01  # of known foreground, for which the part of the volume that is segmented is enlarged
 
 
@@ -59,21 +60,26 @@ class Facts:
             raise InputError(f"The facts file has no known voxel: all have the value {UNKNOWN}.")
         return cls(labels, rounds)
 
-    def on_working_grid(self, grid: Grid, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-        """Labels uint8 [z, y, x] of the known voxels of the whole working grid of `image`, UNKNOWN elsewhere.
+    def on_working_grid(self, working: sitk.Image, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+        """Labels uint8 [z, y, x] of the known voxels of the grid of `working`, UNKNOWN elsewhere.
 
-        The second array, bool [z, y, x], marks the voxels that have any part of a known foreground.
+        `image` has the grid of the facts. The second array, bool [z, y, x], marks the voxels that have any part of a
+        known foreground.
         """
-        found = np.unique(self.labels[self.labels != UNKNOWN])
-        shares = np.stack([self._share(label, grid, image) for label in found])
-        labels = np.where(shares.sum(0) < KNOWN_SHARE, UNKNOWN, found[shares.argmax(0)]).astype(np.uint8)
-        return labels, shares[found > 0].sum(0) > SMALLEST_SHARE
-
-    def _share(self, label: int, grid: Grid, image: sitk.Image) -> np.ndarray:
-        """Share of each working voxel that is known to have the label, float32 [z, y, x]."""
-        inside = sitk.GetImageFromArray((self.labels == label).astype(np.float32))
-        inside.CopyInformation(image)
-        return sitk.GetArrayFromImage(grid.resampled(inside, outside=0.0))
+        box = VoxelBox(self.labels.shape, CROP_MARGIN)
+        box.include(self.labels != UNKNOWN)
+        labels, start = self.labels[box.slices()], [part.start for part in box.slices()][::-1]
+        found = np.unique(labels[labels != UNKNOWN])
+        shares = []
+        for label in found:
+            part = sitk.GetImageFromArray((labels == label).astype(np.float32))
+            part.SetSpacing(image.GetSpacing())
+            part.SetDirection(image.GetDirection())
+            part.SetOrigin(image.TransformIndexToPhysicalPoint(start))
+            shares.append(sitk.GetArrayFromImage(on_grid_of(part, working)))
+        total = np.stack(shares)
+        known = np.where(total.sum(0) < KNOWN_SHARE, UNKNOWN, found[total.argmax(0)]).astype(np.uint8)
+        return known, total[found > 0].sum(0) > SMALLEST_SHARE
 
     def as_json(self, names: list[str]) -> dict[str, Any]:
         """The entry `facts` of the report; `names` of the classes, background first."""

@@ -150,7 +150,7 @@ class _Run:
         if grid.dims == 3:
             box = body_box(values, round(BODY_MARGIN_MM / grid.spacing_mm))
         if self.facts is not None:
-            known, foreground = self.facts.on_working_grid(grid, image)
+            known, foreground = self.facts.on_working_grid(whole, image)
             box = including(box, foreground)
             self.known = known[box]
         body = whole[tuple(box[::-1])]
@@ -207,7 +207,7 @@ class _Run:
         """The encoder's output given the facts of the request, if it has any."""
         if self.facts is None:
             return encoded
-        return encoded.given(self.known, sample_seeds(self.request.seed, self.samples))
+        return encoded.given(self.known, sample_seeds(self.request.seed, self.samples), self.control.check)
 
     def _prepare_results(self, projection: Projection) -> None:
         """Set `writer`, `ensemble` and `partial`; warns if the scan is unlike those that the model was made for."""
@@ -304,7 +304,7 @@ class _Run:
         empty_cache(self.device)
         self.control.notify(self.plan.shrink(group, self.encoded.tiling))
         if self.plan.window != window:
-            del self.encoded  # frees its memory before the next encoding, as the cache does
+            del self.encoded  # frees its memory before the next encoding
             empty_cache(self.device)
             self.encoded = self._given(self._encode())
 

@@ -96,17 +96,19 @@ class EncodedVolume:
                 voxels = functools.reduce(lambda array, axis: array.repeat(2, axis), range(model.dims), cells)
                 self.voxel_distances = voxels[tuple(slice(n) for n in self.tiling.shape)]
 
-    def given(self, facts: np.ndarray, seeds: Sequence[int]) -> EncodedVolume:
+    def given(
+        self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None] = lambda: None
+    ) -> EncodedVolume:
         """This volume given `facts`: labels uint8 [z, y, x], UNKNOWN where nothing is known.
 
         Runs the network for facts once; the encoder's output is shared. Of a model whose samples are copula masks, the
-        masks of `seeds` are drawn at once, because only they tell the class probabilities given the facts. Raises
-        ValueError if the model cannot be given facts.
+        masks of `seeds` are drawn at once, because only they tell the class probabilities given the facts; `on_mask` is
+        called after each and may raise to stop. Raises ValueError if the model cannot be given facts.
         """
         given = copy.copy(self)
         given.__dict__.pop("_copula", None)
         if self.model.is_copula_only:
-            given._draw_masks(facts, seeds)
+            given._draw_masks(facts, seeds, on_mask)
             return given
         # UNKNOWN + 1 is 0 in uint8, with which `pad` fills.
         padded = torch.from_numpy(self.tiling.pad(facts + np.uint8(1)) - np.uint8(1))
@@ -122,7 +124,7 @@ class EncodedVolume:
             given._marginals = clamp_known(self.tiling.blend(probabilities), given._facts)
         return given
 
-    def _draw_masks(self, facts: np.ndarray, seeds: Sequence[int]) -> None:
+    def _draw_masks(self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None]) -> None:
         """Draw the copula masks of `seeds` given the facts, and set the class probabilities.
 
         To those without facts the masks add their difference from masks of the same noise without facts, which is 0
@@ -136,6 +138,7 @@ class EncodedVolume:
             at = np.nonzero(mask != before)
             change[(mask[at], *at)] += 1 / len(seeds)
             change[(before[at], *at)] -= 1 / len(seeds)
+            on_mask()
         p = normalised(np.clip(p + change, 0, 1))
         p[:, known] = facts[known] == np.arange(len(p), dtype=np.uint8)[:, None]
         padded = torch.from_numpy(self.tiling.pad(p))[None]

@@ -98,9 +98,8 @@ class Segmenter(TrainingModule):
         image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
         log_snr = self.density.draw(len(image), self.optimisation.draws, self._rng).to(image.device)
         networks, o = (self.encoder, self.denoiser), self.optimisation
-        facts = (
-            None if self.denoiser.facts is None else RandomFacts(self._rng, 1 if o.learns == "facts" else FACTS_SHARE)
-        )
+        share = 1.0 if o.learns == "facts" else FACTS_SHARE
+        facts = None if self.denoiser.facts is None else RandomFacts(self._rng, share)
         terms = losses(*networks, image, labels, self.classes, log_snr, o.class_weights, o.dice_weight, facts)
         direct, denoised, loss = terms[0].detach(), terms[1].detach().flatten().float().cpu().numpy(), terms[2]
         without_facts = np.isfinite(denoised)
