@@ -41,7 +41,7 @@ def test_a_case_given_facts_is_the_part_of_its_law_that_agrees(task):
 
 
 def test_the_copula_given_facts_is_the_copula_where_it_agrees():
-    covariance = Covariance((1.5, 5.0), np.array([[0.4, 0.5], [0.3, 0.6], [0.5, 0.4]]), np.full(3, 0.1))
+    covariance = Covariance((1.5, 5.0), np.array([[0.4, 0.6], [0.3, 0.7], [0.5, 0.5]]), np.zeros(3))
     p = np.moveaxis(np.random.default_rng(0).dirichlet([2, 2, 2], (8, 8)), -1, 0).astype(np.float32)
     known = np.zeros((8, 8), bool)
     known[3, 3:5] = known[6, 6] = True
@@ -59,6 +59,15 @@ def test_the_copula_given_facts_is_the_copula_where_it_agrees():
         assert np.sqrt((((masks == label).mean(0) - (agreeing == label).mean(0)) ** 2).mean()) > 0.1
     spread = [(part == 1).sum((1, 2)).var() for part in (given, agreeing)]
     assert spread[0] == pytest.approx(spread[1], rel=0.2)
+
+
+def test_facts_do_not_move_what_lies_beyond_the_correlation():
+    covariance = Covariance((1.0,), np.array([[0.5], [0.5]]), np.full(2, 0.5))
+    p, known = np.full((2, 40, 6), 0.5, np.float32), np.zeros((40, 6), bool)
+    known[:3] = True
+    pairs = ConditionalCopula(covariance, p, 1.0, known, known.astype(np.uint8)).draw(range(40))
+    changed = np.mean([given != before for given, before in pairs], 0)
+    assert changed[:3].mean() > 0.3 and changed[3].mean() > 0.1 and not changed[12:].any()
 
 
 def networks(facts: bool, dims: int = 2):

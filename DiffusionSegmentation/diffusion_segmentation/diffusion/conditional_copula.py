@@ -4,6 +4,10 @@ A fact is an inequality between the latent fields of the classes: the class of t
 is the known one. The fields at the known voxels are drawn by Gibbs sampling of Gaussians that are truncated by these
 inequalities; an unconditional draw is then moved to these values by Matheron's rule (Wilson et al., "Pathwise
 conditioning of Gaussian processes", 2021, equation 8), which is exact for the fields elsewhere given those values.
+
+The part of a field that all voxels share counts as noise of each known voxel and is not moved: facts of one region say
+little about the rest of a head. Moved with it, facts from a silver reference in each of the four most uncertain regions
+of Colin27 changed the number of wrong voxels elsewhere by -0.2, -0.1, +1.2 and +2.8 %.
 """
 
 from __future__ import annotations
@@ -55,7 +59,9 @@ class ConditionalCopula:
         self._at = np.unravel_index(points, known.shape)
         lags = tuple((axis[:, None] - axis) % n for axis, n in zip(self._at, self._fields.period, strict=True))
         self._precision = {
-            int(label): np.linalg.inv(self._fields.correlation(int(label))[lags] + NUGGET * np.eye(len(points)))
+            int(label): np.linalg.inv(
+                self._fields.correlation(int(label))[lags] + (NUGGET + covariance.shared[label]) * np.eye(len(points))
+            )
             for label in np.flatnonzero(possible.any(1))
         }
 

@@ -110,18 +110,20 @@ class LatentFields:
         return field + np.float32(shared)
 
     def correlation(self, label: int) -> np.ndarray:
-        """Correlation of the field of class `label` at every lag [*period], lag 0 first, negative lags from the end."""
-        return fft.irfftn(self._power(label), self.period) + self.covariance.shared[label]
+        """Correlation of the field of class `label` at every lag [*period], lag 0 first, negative lags from the end.
+
+        That of the part that is not shared by all voxels.
+        """
+        return fft.irfftn(self._power(label), self.period)
 
     def spread(self, at: tuple[np.ndarray, ...], values: np.ndarray, label: int, shape: Sequence[int]) -> np.ndarray:
-        """Sum of `values` at the voxels `at` times the correlation with them, float32 [*shape]."""
+        """Sum of `values` at the voxels `at` times their `correlation` with each voxel, float32 [*shape]."""
         sources = np.zeros(self.period, np.float32)
         sources[at] = values
         waves = fft.rfftn(sources, workers=torch.get_num_threads())
         waves *= self._power(label)
         field = fft.irfftn(waves, self.period, overwrite_x=True, workers=torch.get_num_threads())
-        inside = tuple(slice(n) for n in shape)
-        return (field[inside] + np.float32(values.sum() * self.covariance.shared[label])).astype(np.float32)
+        return field[tuple(slice(n) for n in shape)].astype(np.float32, copy=False)
 
     def _power(self, label: int) -> np.ndarray:
         """Power spectrum of the part of the field that is not shared, in the half spectrum."""
