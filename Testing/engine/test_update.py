@@ -14,7 +14,7 @@ from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import save
 from diffusion_segmentation.networks import UNKNOWN
-from diffusion_segmentation.segmentation.facts import Facts
+from diffusion_segmentation.segmentation.facts import ROUGH, Facts
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, segment
 from diffusion_segmentation.segmentation.sampler import EncodedVolume
 from diffusion_segmentation.segmentation.updating import update_request
@@ -86,6 +86,7 @@ def test_a_result_follows_the_facts_and_keeps_them(kind, models, a_head_file, tm
         "rounds": 1,
         "labels": {"Structure 1": 3, "Structure 2": int((~outside).sum()) - 3},
     }
+    assert (ROUGH in outcome.report["warnings"]) == (kind == "copula")
     assert outcome.report["samples"] == 4 and outcome.report["seed"] == 5
     # The second round keeps the facts of the first, but where it says something else.
     small = np.s_[10:12, 12:14, 10:12]

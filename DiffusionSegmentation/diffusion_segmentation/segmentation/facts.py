@@ -25,6 +25,9 @@ from .members import VoxelBox
 from .request import Request
 
 KNOWN_SHARE = 0.5
+ROUGH = (
+    "The rest follows the corrections through a Gaussian copula, which is only roughly right; check what changed there."
+)
 CROP_MARGIN = 8  # voxels around all facts, the part of the volume that is resampled
 SMALLEST_SHARE = 0.01  # of known foreground, for which the part of the volume that is segmented is enlarged
 

@@ -29,7 +29,7 @@ from . import result_folder
 from .asked import questions
 from .encoded_slices import INDEPENDENT, EncodedSlices
 from .ensemble import MAX_MASKS, Convergence, Ensemble
-from .facts import FactsProjection, follows_facts, including, read_facts
+from .facts import ROUGH, FactsProjection, follows_facts, including, read_facts
 from .foreign_head import Predict, channels_of, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
@@ -101,6 +101,8 @@ class _Run:
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section:
                 self.warnings.append(NOT_FITTED)
+            if self.facts is not None and self.copula_only:
+                self.warnings.append(ROUGH)
         with stage("encoding"):
             projection = self._resample()  # runs foreign networks, which check for themselves whether to end
             with self.control.checked_layers():
