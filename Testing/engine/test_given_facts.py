@@ -47,18 +47,18 @@ def test_the_copula_given_facts_is_the_copula_where_it_agrees():
     known[3, 3:5] = known[6, 6] = True
     labels, copula = np.full((8, 8), UNKNOWN, np.uint8), Copula(covariance, p, 1.0)
     labels[known] = 1
-    masks = np.stack([copula.draw(seed) for seed in range(6000)])
+    masks = np.stack([copula.draw(seed) for seed in range(4000)])
     agreeing = masks[(masks[:, known] == 1).all(1)]
     pairs = list(ConditionalCopula(covariance, p, 1.0, known, labels).draw(range(500)))
     given, before = (np.stack(part) for part in zip(*pairs, strict=True))
     np.testing.assert_array_equal(before, masks[:500])
-    assert (given[:, known] == 1).all() and len(agreeing) > 400
+    assert (given[:, known] == 1).all() and len(agreeing) > 250
     for label in range(3):
         error = (given == label).mean(0) - (agreeing == label).mean(0)
         assert np.sqrt((error**2).mean()) < 0.035
         assert np.sqrt((((masks == label).mean(0) - (agreeing == label).mean(0)) ** 2).mean()) > 0.1
     spread = [(part == 1).sum((1, 2)).var() for part in (given, agreeing)]
-    assert spread[0] == pytest.approx(spread[1], rel=0.2)
+    assert spread[0] == pytest.approx(spread[1], rel=0.25)
 
 
 def test_facts_do_not_move_what_lies_beyond_the_correlation():

@@ -97,6 +97,7 @@ def test_a_result_follows_the_facts_and_keeps_them(kind, models, a_head_file, tm
     assert report["facts"]["rounds"] == 2 and report["facts"]["voxels"] == int((~outside).sum())
 
 
+@pytest.mark.slow
 def test_an_update_reuses_what_the_encoder_gave(models, a_head_file, tmp_path, monkeypatch):
     cache, made = ModelCache(), []
     original = EncodedVolume.__init__
@@ -142,6 +143,7 @@ def test_what_cannot_be_followed_is_refused_and_leaves_no_folder(models, a_head_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_updates_the_folder_of_a_result(models, a_head_file, tmp_path, capsys):
     folder, model = tmp_path / "result", str(models / "facts")
     facts = str(write_facts(tmp_path / "facts.nrrd", a_head_file, label_2=np.s_[10:18, 12:30, 10:26]))
