@@ -29,6 +29,7 @@ CORE = {
     "images/label_file": ("label_file",),
     "metrics/joint": ("metrics_joint",),
     "metrics/intervals": ("metrics_intervals",),
+    "metrics/conformal": ("metrics_conformal",),
     "metrics/calibration": ("metrics_calibration",),
     "metrics/distribution": ("metrics_distribution",),
     "metrics/accuracy": ("metrics_accuracy",),

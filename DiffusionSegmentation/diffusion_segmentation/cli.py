@@ -50,7 +50,7 @@ def _segment(options: argparse.Namespace) -> int:
 
     request = any_model.Request(
         volume=_volumes(options),
-        **_pick(options, "output model samples steps seed device region_mm spacing keep_samples"),
+        **_pick(options, "output model samples steps seed device region_mm spacing keep_samples series dicom"),
         ask=tuple(options.ask),
         compress=True,
         previews=False,
@@ -75,7 +75,7 @@ def _update(options: argparse.Namespace) -> int:
     from . import any_model
     from .segmentation.updating import update_request
 
-    chosen = _pick(options, "facts output model device spacing keep_samples")
+    chosen = _pick(options, "facts output model device spacing keep_samples series dicom")
     request = update_request(options.result, _volumes(options), **chosen)
     with terminal.ProgressLine() as progress:
         return show(any_model.segment(request, progress=progress).report, _summary)
@@ -106,6 +106,20 @@ def _import(options: argparse.Namespace) -> int:
     with terminal.ProgressLine() as progress:
         report = import_masks(ImportRequest(masks=tuple(options.masks), **chosen), progress).report
     return show(report, terminal.summary)
+
+
+def _add_case(options: argparse.Namespace) -> int:
+    show = _output(options)
+    from .images import new_case
+    from .images.dataset import read_json
+
+    named, review = dict(options.input), options.review
+    facts = read_json(review, f"The file '{review.name}'") if review else None
+    if len(named) < len(options.input) or len(options.volume) > 1:
+        raise DiffusionSegmentationError("Give each input of the case once, with --input NAME=FILE.")
+    files = tuple(named.values()) or options.volume[0]
+    case = new_case.NewCase(files, options.labels, list(named), options.name, facts)
+    return show(new_case.add_case(options.data, case), lambda added, _: new_case.text(added))
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -148,8 +162,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     show = _output(options)
     from .calibration import calibrate
 
-    chosen = _pick(options, "model data output cases seed device scans_only")
+    chosen = _pick(options, "model data output cases seed device scans_only intervals")
     return show(calibrate.calibrate(**chosen), calibrate.text)
+
+
+def _average(options: argparse.Namespace) -> int:
+    _require_extra()
+    show = _output(options)
+    from .training import average
+
+    return show(average.average(**_pick(options, "model other output share")), average.text)
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -228,10 +250,12 @@ COMMANDS = {
     "update": _update,
     "ask": _ask,
     "import": _import,
+    "add-case": _add_case,
     "models": _models,
     "train": _train,
     "evaluate": _evaluate,
     "calibrate": _calibrate,
+    "average": _average,
     "study": _study,
     "demo": _demo,
     "worker": _worker,

@@ -247,14 +247,16 @@ def page(
         mean, ece, auroc = (np.mean(one["dice"][1:]), one["ece"], one["error_auroc"]) if known else (0, 0, 0)
         cells = [f"{mean:.2f}", f"{ece:.3f}", f"{auroc:.2f}"] if known else ["–"] * 3
         outside.append([one["name"], *cells, f"{one['entropy_bits']:.2f}", " ".join(one["warnings"]) or "none"])
+    loss = ""
+    if "averaged_with" not in training:  # measured with the weights before
+        loss = f" The direct head's cross-entropy on new heads was {training['direct_cross_entropy']:.3f} nats a voxel."
     parts = [
         f"# Model card: {metadata['name']} {metadata['version']}",
         "Made by `python Testing/run.py bench card HEADS --spread TITLE=FILE ...`; the scores are also in "
         "the model's `metadata.json`.",
         f"**What for.** {metadata['description']} {metadata['intended_use']}",
         f"**Data.** {metadata['data_source']}. {metadata['copyright']}",
-        f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}. The direct "
-        f"head's cross-entropy on heads drawn anew was {training['direct_cross_entropy']:.3f} nats per voxel.",
+        f"**Training.** `python Testing/run.py train --output DIR`: {lasted(training)}{before(training)}.{loss}",
         "## How good",
         "\n".join(f"- **{HEADS[name][0]}**, {HEADS[name][2]}: {HEADS[name][1]}." for name in scores),
         "None of these heads was trained on. The reference is SAMSEG's segmentation, a silver reference from "
@@ -301,11 +303,15 @@ def lasted(training: dict[str, Any]) -> str:
 
 
 def before(training: dict[str, Any]) -> str:
-    """The models whose weights this one started from, in words."""
-    older = training.get("started_from")
-    if not older:
-        return ""
-    return f", from the weights of {older['version']} ({lasted(older['training'])}){before(older['training'])}"
+    """The models whose weights this one started from, and those that it was averaged with, in words."""
+    older, other, text = training.get("started_from"), training.get("averaged_with"), ""
+    if older:
+        text = f", from the weights of {older['version']} ({lasted(older['training'])}){before(older['training'])}"
+    if other:
+        part = "" if other["denoiser"] else " of the encoder"
+        text += f"; then the mean of the weights{part} and {other['share']:.0%} of those of {other['version']} "
+        text += "(`diffusion-segmentation average`)"
+    return text
 
 
 def bracketed(value: float, bounds: list[float], digits: int = 2) -> str:

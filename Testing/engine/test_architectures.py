@@ -178,6 +178,7 @@ def test_grids_of_any_multiple_are_accepted(name, size):
         assert net.direct(image).shape == (1, 2 ** len(size) * CLASSES, *(n // 2 for n in size))
 
 
+@pytest.mark.slow
 @every_name
 def test_direct_training_on_a_trivial_task_works(name):
     """The mask is where the image is positive: every architecture must learn single pixels quickly."""
@@ -269,6 +270,7 @@ def test_flops_count_multiplications_and_additions_of_layers():
     assert entrance < flops(net, (32, 32)) < 100 * entrance
 
 
+@pytest.mark.slow
 @every_name
 @pytest.mark.parametrize(("shape", "target"), [((32, 32), 36e6), ((24, 24, 24), 1.2e9)])
 def test_scaled_networks_have_the_requested_cost(name, shape, target):

@@ -62,6 +62,7 @@ def rms_z(covariance, cases):
     return np.sqrt(np.mean(np.square(z)))
 
 
+@pytest.mark.slow
 def test_the_fitted_covariance_gives_volumes_their_true_spread():
     true = Covariance(SCALES, np.array([[0.3, 0.2, 0.3]] * 2), np.array([0.2, 0.2]))
     cases = cases_of(true, 80)
@@ -128,11 +129,17 @@ def a_small_model(tmp_path_factory):
 @pytest.mark.slow
 def test_calibrate_writes_a_model_that_loads_with_a_start(a_small_model, tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "COMPARED", 3)
+    monkeypatch.setattr(calibrate, "MIN_APART", 6)
     monkeypatch.setattr(calibrate, "SAMPLES", 4)
     monkeypatch.setattr(covariance, "ROUNDS", 1)
     result = calibrate.calibrate(str(a_small_model), "boundary:32x32", tmp_path / "model", cases=6)
     again = json.loads((tmp_path / "model" / "calibration.json").read_text(encoding="utf-8"))
-    assert again == result and result["cases"] == 6 and len(result["starts"]) == 2 + len(start.DENOISED)
+    assert (
+        again == result
+        and result["cases"] == 6
+        and result["compared_apart"]
+        and len(result["starts"]) == 2 + len(start.DENOISED)
+    )
     model = models.load(tmp_path / "model")
     assert model.section["calibration"]["start"] == result["chosen"]
     assert (model.start is None) == (result["chosen"] == start.NOISE)

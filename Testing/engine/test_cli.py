@@ -60,6 +60,8 @@ def test_defaults_of_segment(engine: SimpleNamespace) -> None:
         "region_mm": None,
         "spacing": None,
         "keep_samples": False,
+        "series": None,
+        "dicom": None,
         "ask": (),
         "compress": True,
         "previews": False,
@@ -73,6 +75,12 @@ def test_every_option_of_segment_is_passed_on(engine: SimpleNamespace) -> None:
     chosen = {"model": "m", "samples": "auto", "steps": 3, "seed": 7, "device": "cuda:1", "keep_samples": True}
     chosen |= {"region_mm": 20.0, "ask": ("volume(all)", "pieces(all)>1")}
     assert vars(engine.request).items() >= chosen.items()
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--dicom", "labelmap"), ("--dicom-binary", "binary")])
+def test_dicom_options_of_segment(engine: SimpleNamespace, option: str, kind: str) -> None:
+    assert cli.main(["segment", "series", "--series", "1.2", "--output", "o", option]) == 0
+    assert (engine.request.series, engine.request.dicom) == ("1.2", kind)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +122,16 @@ def failing(error: BaseException) -> Callable[[], Any]:
         raise error
 
     return fail
+
+
+def test_the_summary_has_the_sentence_on_labelled_cases(engine: SimpleNamespace, capsys: Any) -> None:
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    assert "spread of the model's samples, not its accuracy" in capsys.readouterr().out
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    engine.answer = lambda: SimpleNamespace(report=REPORT | {"own_cases": {"sentence": sentence}}, partial=False)
+    assert cli.main(["segment", "a", "--output", "o"]) == 0
+    text = capsys.readouterr().out
+    assert sentence in text and "not its accuracy" not in text
 
 
 @pytest.mark.parametrize(
@@ -238,12 +256,10 @@ def test_calibrate_passes_its_options(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration.calibrate", module)
     monkeypatch.setitem(sys.modules, "diffusion_segmentation.calibration", SimpleNamespace(calibrate=module))
     command = "calibrate m lesions:32x32 --output o --cases 30 --seed 2 --device cpu".split()
-    assert cli.main(command) == 0 == cli.main([*command, "--scans-only"])
+    assert cli.main(command) == 0 == cli.main([*command, "--scans-only"]) == cli.main([*command, "--intervals"])
     chosen = {"model": "m", "data": "lesions:32x32", "output": Path("o"), "cases": 30, "seed": 2, "device": "cpu"}
-    assert (
-        requests == [{**chosen, "scans_only": False}, {**chosen, "scans_only": True}]
-        and capsys.readouterr().out == 2 * "fitted\n"
-    )
+    options = [{"scans_only": scans, "intervals": own} for scans, own in ((False, False), (True, False), (False, True))]
+    assert requests == [chosen | one for one in options] and capsys.readouterr().out == 3 * "fitted\n"
 
 
 def test_synthetic_heads_have_a_window(evaluation: SimpleNamespace) -> None:

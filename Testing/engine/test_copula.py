@@ -8,6 +8,7 @@ from diffusion_segmentation.diffusion.copula import Copula, Covariance, Frame, L
 COVARIANCE = Covariance((2.0, 6.0), np.array([[0.6, 0.2]] * 3), np.array([0.2] * 3))
 
 
+@pytest.mark.slow
 def test_marginals_are_kept_whatever_the_correlation():
     rng = np.random.default_rng(0)
     p = np.moveaxis(rng.dirichlet([0.5, 0.4, 0.2], (6, 8, 10)), -1, 0).astype(np.float32)
@@ -20,6 +21,7 @@ def test_marginals_are_kept_whatever_the_correlation():
     assert volumes.var() > 3 * (p[1] * (1 - p[1])).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 33, 38), (64, 50)])
 def test_fields_have_unit_variance_and_the_correlation_asked_for(shape):
     fields = LatentFields(COVARIANCE, 1.0, Frame(shape, (0,) * len(shape)), shape)

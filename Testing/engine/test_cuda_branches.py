@@ -121,6 +121,7 @@ def test_a_graphics_card_with_too_little_memory(
     assert caught.value.try_device == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [None, models.Start(Covariance((4.0,), np.full((3, 1), 0.9), np.full(3, 0.1)), -1.0)])
 def test_samples_of_a_graphics_card_equal_those_of_the_cpu(
     card: list, a_model_folder: Path, start: models.Start | None
@@ -143,6 +144,7 @@ def test_a_graphics_card_is_chosen_by_its_number(card: list, monkeypatch: pytest
     assert devices.devices()[2] == {"id": "cuda:1", "name": "Stand-in", "totalBytes": 8 * 10**9, "freeBytes": 6 * 10**9}
 
 
+@pytest.mark.slow
 def test_free_memory_includes_unused_reserved_memory_of_torch(card: list) -> None:
     assert devices.free_bytes(CARD) == 6 * 10**9 + 300 - 100 and devices.free_bytes(CPU) is None
     assert {("mem_get_info", CARD), ("memory_reserved", CARD), ("memory_allocated", CARD)} <= set(card)
@@ -230,6 +232,7 @@ def test_a_training_step_and_its_end_on_a_graphics_card(card: list, training: tr
     assert adapt.adapt(request)["steps"] == 6 and models.load(tmp_path / "adapted" / "model")
 
 
+@pytest.mark.slow
 def test_a_study_runs_on_a_graphics_card(card: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,21 @@ def test_the_test_part_comes_first():
     assert chosen("abc", "de", kind="folder", name="Balls", cases=list("abc")) == (
         "de", "the 2 cases of the data set's test part", False
     )  # fmt: skip
+
+
+def test_test_cases_that_training_used_are_left_out(tmp_path):
+    facts = {"kind": "folder", "name": "Balls", "cases": list("abcd")}
+    assert chosen("a", "de", **facts)[:2] == (
+        "e", "the 1 case of the data set's test part without 1 that the model was trained on"
+    )  # fmt: skip
+    assert chosen("ae", "cd", **facts)[0] == "e", "none is left of the test part"
+    for name, content in (("b", b"b"), ("d", b"d"), ("x", b"a"), ("y", b"y")):
+        (tmp_path / name).write_bytes(content)
+    dataset, section = data("bd", "", **facts)
+    training = tuple(Case(name, (tmp_path / name,), ()) for name in "bd")
+    test = tuple(Case(name, (tmp_path / file,), ()) for name, file in (("b", "y"), ("e", "d"), ("f", "x")))
+    choice = cases.choose(replace(dataset, training=training, test=test), section)
+    assert [case.name for case in choice.cases] == ["b", "f"], "b is another picture, e that of the training case d"
 
 
 def test_otherwise_cases_that_training_did_not_use_are_used():

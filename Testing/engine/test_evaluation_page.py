@@ -190,6 +190,7 @@ def test_the_page_is_whole_closed_and_needs_nothing_from_elsewhere():
     assert "✓" in text and "✗" in text, "verdicts are not told by colour alone"
 
 
+@pytest.mark.slow
 def test_figures_are_pictures_whatever_is_missing():
     tables_of = np.array([pooling.binned(np.full(9, 0.7), np.arange(9) < n) for n in (3, 6, 3, 6, 3)])
     some, none = pooling.diagram(tables_of), pooling.diagram(np.zeros((1, 3, pooling.BINS)))

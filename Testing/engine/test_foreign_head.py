@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ball_dataset import change_dataset, write_ball_dataset
 from monai_bundles import write_bundle
 
 from diffusion_segmentation import any_model
+from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.evaluation.dataset.cases import choose
 from diffusion_segmentation.images.dataset import Case, Dataset
 from diffusion_segmentation.images.input_names import ONE_INPUT
@@ -22,14 +24,24 @@ from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.seen_cases import fold_of_cases, seen_cases, unseen_by
 from diffusion_segmentation.networks import Encoder, FrozenHead, GivenLogits, class_softmax, depth_to_space
 from diffusion_segmentation.runtime.locations import MODELS_VARIABLE
-from diffusion_segmentation.segmentation.foreign_head import channels_of, log_odds
+from diffusion_segmentation.segmentation.folded_image import channels_of
+from diffusion_segmentation.segmentation.foreign_head import ForeignHead, log_odds
 from diffusion_segmentation.segmentation.request import Request
 from diffusion_segmentation.training import train
-from diffusion_segmentation.training.case_odds import StoredOdds
+from diffusion_segmentation.training.case_odds import CaseOdds, StoredOdds
 from diffusion_segmentation.training.folder import Folder
 from diffusion_segmentation.training.on_foreign import ForeignModel
 from diffusion_segmentation.training.settings import Optimisation
 from diffusion_segmentation.training.windows import Windows
+
+SECTION = {
+    "kind": "nnunet",
+    "name": "net",
+    "title": "Net",
+    "sha256": "0" * 64,
+    "labels": [{"label": 1, "id": "ball", "name": "ball", "color": [1.0, 0.0, 0.0]}],
+    "inputs": [{"name": "MRI"}],
+}
 
 
 def probabilities(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -49,6 +61,10 @@ def test_channels_give_the_probabilities_of_the_logits_over_the_temperature(
     logits = GivenLogits(3)(image)[1]
     expected = torch.from_numpy(np.log(p) / temperature).softmax(0)
     torch.testing.assert_close(depth_to_space(class_softmax(logits))[0], expected, atol=1e-5, rtol=1e-3)
+
+
+def one_fold(path: Path, temperature: float) -> StoredOdds:
+    return StoredOdds((path,), {"temperature": temperature})
 
 
 def test_padding_is_background() -> None:
@@ -73,10 +89,10 @@ def test_log_odds_are_those_of_the_probabilities_on_the_working_grid() -> None:
     image = sitk.GetImageFromArray(np.zeros(p.shape[1:], np.float32))
     whole = tuple(slice(0, n) for n in p.shape[1:])
     odds = log_odds(p, image, Grid(1.0, ONE_INPUT, [None]), whole)
-    np.testing.assert_allclose(odds[0], np.log(p[1] / p[0]), rtol=1e-4)
+    np.testing.assert_allclose(odds[0], np.log(p[1] / p[0]), rtol=1e-3)
     half = log_odds(p, image, Grid(0.5, ONE_INPUT, [None]), tuple(slice(2 * n) for n in p.shape[1:]))
     middle = 0.75 * p[1, 1, 1, 2] + 0.25 * p[1, 1, 1, 3]
-    assert half.shape == (1, 8, 12, 16) and half[0, 3, 3, 5] == pytest.approx(np.log(middle / (1 - middle)), rel=1e-4)
+    assert half.shape == (1, 8, 12, 16) and half[0, 3, 3, 5] == pytest.approx(np.log(middle / (1 - middle)), rel=1e-3)
 
 
 @pytest.mark.parametrize("plane", [(12, 12, 12), (12, 12)])
@@ -86,7 +102,7 @@ def test_windows_move_log_odds_with_the_image_and_change_nothing_else(plane: tup
     odds[:, image[0] > 0.5] = -5.0
     for name, values in (("image", image), ("labels", (image > 0.5).astype(np.uint8)), ("odds", odds)):
         np.save(tmp_path / f"{name}.npy", values)
-    pairs, stored = [(tmp_path / "image.npy", tmp_path / "labels.npy")], [StoredOdds(tmp_path / "odds.npy", 2.0)]
+    pairs, stored = [(tmp_path / "image.npy", tmp_path / "labels.npy")], [one_fold(tmp_path / "odds.npy", 2.0)]
     for augment in (False, True):
         stream = iter(Windows(pairs, Optimisation(shapes=(plane,)), 0, augment, stored))
         for _ in range(6):
@@ -158,6 +174,62 @@ def test_a_network_of_monai_can_be_the_direct_head(
     image = balls / "imagesTr" / "case0_0000.nii.gz"
     report = any_model.segment(Request(image, tmp_path / "result", str(sampler), samples=2, device="cpu")).report
     assert report["model"]["frozen"]["name"] == "net" and report["samples"] == 2
+
+
+class NoNumbers(ForeignHead):
+    """A network whose outputs are not finite."""
+
+    members = ["0", "1"]
+
+    def required_bytes(self, images: Any, on_cpu: bool) -> int:
+        return 0
+
+    def each(self, images: Any, device: Any, control: Any, members: Any, on_pass: Any) -> list[Any]:
+        return [lambda: np.full((2, *images[0].GetSize()[::-1]), np.nan, np.float32) for _ in members]
+
+
+def test_a_network_that_gives_no_numbers_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    source = Folder(write_ball_dataset(tmp_path / "data", [(5,)] * 2), tmp_path / "prepared")
+    frozen = {"temperature": 1.0, "mean_temperature": 1.0}
+    source.odds = CaseOdds(NoNumbers(Path(), {"name": "net", "title": "Net", "sha256": "0"}), {}, frozen, "cpu")
+    with pytest.raises(ModelError, match="'Net' gives no numbers"):
+        list(source.labelled(2, 0))
+    assert not list((tmp_path / "prepared").glob("*odds*"))
+
+
+def test_windows_have_any_of_the_folds_that_have_not_seen_a_case(tmp_path: Path) -> None:
+    paths = tuple(tmp_path / f"{fold}.npy" for fold in range(3))
+    for fold, path in enumerate(paths):
+        np.save(path, np.full((1, 2, 2, 2), fold, np.float16))
+    frozen, rng, window = {"temperature": 0.5, "mean_temperature": 0.25}, np.random.default_rng(0), (slice(0, 1),) * 3
+    drawn = [StoredOdds(paths, frozen).channels(window, rng).item() for _ in range(60)]
+    counts = [drawn.count(28.0 + 2 * fold) for fold in range(3)]
+    assert sum(counts) == 60 and min(counts) > 10
+    p = np.mean([1 / (1 + np.exp(-fold)) for fold in range(3)])
+    mean = StoredOdds(paths, frozen, as_mean=True).channels(window, rng).item()
+    assert mean == pytest.approx(28 + 4 * np.log(p / (1 - p)), abs=1e-3)
+
+
+def test_splits_that_were_given_for_a_training_are_known_to_evaluations() -> None:
+    trained = {"0": ["a", "b"], "1": ["b", "c"]}
+    section = {"frozen": {"name": "net", "folds": {"1": ["a"]}, "trained": trained}}
+    network = {"name": "net", "training": {"data": {"kind": "nnunet", "name": "Dataset001_Balls"}}}
+    assert seen_cases(section, "Balls", network) == {"b"}
+    assert fold_of_cases(section, "Others", network, ["a", "b", "c", "d"]) == {"a": "1", "c": "0"}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_splits_are_stored_unless_the_network_lists_them(tmp_path: Path, listed: bool) -> None:
+    balls = write_ball_dataset(tmp_path / "data", [(5,)] * 4)
+    folds = {"0": ["case0"], "1": ["case1"]}
+    data = {"kind": "nnunet", "name": "Dataset001_Balls", **({"folds": folds} if listed else {})}
+    section = {**SECTION, "training": {"data": data}}
+    splits = [{"train": cases, "val": []} for cases in folds.values()]
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    model = ForeignModel(SimpleNamespace(section=section, members=list(folds)), tmp_path / "splits.json")
+    source = model.unseen_part(Folder(balls, tmp_path / "prepared"))
+    frozen = model.settings(source.settings())["diffusion_segmentation"]["frozen"]
+    assert frozen.get("trained") == (None if listed else folds)
 
 
 @pytest.mark.parametrize("name", ["Balls", "Others"])

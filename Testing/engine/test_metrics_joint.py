@@ -58,6 +58,7 @@ def scores(rows):
     return scores_by_row
 
 
+@pytest.mark.slow
 def test_a_perfect_sampler_lies_within_its_bands(scores):
     outside = {name: one.value for name, one in scores["perfect"].items() if not one.inside}
     assert not outside
@@ -65,6 +66,7 @@ def test_a_perfect_sampler_lies_within_its_bands(scores):
     assert scores["perfect"]["dice_ratio"].value == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     ["z_rms", "coverage_90", "crps_ml", "energy_score", "dice_ratio", "variogram_2mm", "variogram_4mm", "specks"],
@@ -74,10 +76,12 @@ def test_each_measure_detects_its_negative_control(scores, measure):
     assert not detects(measure, scores["perfect"], scores["perfect"]) or measure in ("crps_ml", "energy_score")
 
 
+@pytest.mark.slow
 def test_samples_that_are_all_equal_have_a_large_finite_z(scores):
     assert scores[REPEATED]["z_rms"].value == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_energy_score_is_that_of_its_definition(rows):
     record = rows["perfect"][0]
     distance = 1 - np.array(record["dice"])  # [structures, masks, masks]
@@ -86,6 +90,7 @@ def test_energy_score_is_that_of_its_definition(rows):
     assert JointScores([record]).case_scores()["energy_score"][0] == pytest.approx((to_truth - between / 2).mean())
 
 
+@pytest.mark.slow
 def test_crps_is_that_of_its_definition(rows):
     record = rows["perfect"][0]
     volumes = np.array(record["volumes_ml"])

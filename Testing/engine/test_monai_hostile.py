@@ -33,6 +33,7 @@ def bait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_faults_of_a_bundle(tmp_path: Path, bait: Path) -> None:
     draw, accepted = random.Random(0), 0
     bundle, values = write_bundle(tmp_path / "bundle", CONFIG), hostile_values(bait)

@@ -1,18 +1,14 @@
 """The networks' arithmetic: space to depth, softmax over classes, and the denoiser before training."""
 
 import math
-from itertools import pairwise
-from unittest import mock
 
 import pytest
 import torch
 
 from diffusion_segmentation.diffusion.process import diffuse, one_hot_state
 from diffusion_segmentation.networks import (
-    BlockVolumeConstraint,
     Denoiser,
     Encoder,
-    block_constraint,
     class_softmax,
     class_softmax_,
     depth_to_space,
@@ -209,56 +205,3 @@ def test_a_block_that_extends_beyond_the_window_is_weighted_by_its_voxels(monkey
     pooled = PooledEvidence(2, 8, (8,), 16, 3)
     rms = pooled.shifts(x, log_snr.expand(count), pooled.expected(direct)).square().mean((0, 1)).sqrt()
     assert rms.shape == (2, 2, 2) and rms.max() == rms[0, 0, 0]
-
-
-@pytest.mark.parametrize("size", [(9, 8, 10), (18, 20)])
-def test_block_constraint_keeps_block_volumes_and_certain_voxels(size):
-    torch.manual_seed(7)
-    cell, classes, edge = 2 ** len(size), 3, 4
-    logits = torch.randn(2, classes * cell, *size)
-    is_certain = torch.rand(2, 1, *size) < 0.1
-    logits[:, :cell] += 40 * is_certain  # of class 0
-    p = class_softmax(logits)
-    labels = torch.randint(0, classes, (2, cell, *size)) * ~is_certain
-    labels = torch.where(torch.rand(labels.shape) < 0.3, 1, labels) * ~is_certain  # more of class 1 than p has
-
-    def held(cells):
-        block = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
-        return block(cells.unflatten(1, (classes, cell)).mean(2), edge, ceil_mode=True, count_include_pad=False)
-
-    target = held(torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).flatten(1, 2).float())
-    constrained = BlockVolumeConstraint(labels.to(torch.uint8), classes, edge)(p)
-    before, after = (held(part) - target for part in (p, constrained))
-    assert after.abs().mean() < 0.55 * before.abs().mean()  # at each step
-    assert (constrained - p)[:, :cell][is_certain.expand(-1, cell, *size)].abs().max() < 1e-6
-    torch.testing.assert_close(constrained.unflatten(1, (classes, cell)).sum(1), torch.ones(2, cell, *size))
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("moved", [1, 2])
-@pytest.mark.parametrize("blur", [0.5, 1.0, 2.0])
-def test_block_constraint_reaches_the_volumes_of_a_mask_with_moved_borders(classes, moved, blur):
-    """Of 8 voxels a block: probabilities with one border in it, or two, and a mask with the same borders moved."""
-    along = (torch.arange(32) % 8).float()
-
-    def cells(borders):
-        """Probabilities; a class begins at each border."""
-        logits = torch.stack([(n * along - sum(borders[:n])) / blur for n in range(classes)]).softmax(0)
-        return space_to_depth(logits[None, :, None].expand(1, classes, 32, 32))
-
-    borders = [3.5] if classes == 2 else [2.2, 4.8]
-    p, target = cells(borders), cells([border + moved for border in borders])
-    labels = target.unflatten(1, (classes, 4)).argmax(1).to(torch.uint8)
-    constraint = BlockVolumeConstraint(labels, classes, 4)
-
-    def missing(constrained):
-        return float(
-            (constraint._target - constraint._pool(constrained.unflatten(1, (classes, 4)).mean(2))).abs().mean()
-        )
-
-    residuals = [missing(p)]
-    for rounds in range(1, 5):
-        with mock.patch.object(block_constraint, "ROUNDS", rounds):
-            residuals.append(missing(constraint(p)))
-    assert residuals[block_constraint.ROUNDS] < (0.02 if classes == 2 else 0.2) * residuals[0]
-    assert all(after <= before + 1e-4 for before, after in pairwise(residuals))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -136,3 +138,19 @@ def test_a_run_frees_its_network(
     finally:
         gc.enable()
     assert emptied[-1] == CPU
+
+
+@pytest.mark.usefixtures("threads")
+def test_ctrl_c_within_a_fold_leaves_no_thread(installed: str, tmp_path: Path, a_volume: Path) -> None:
+    passes: list[Progress] = []
+
+    def press(progress: Progress) -> None:
+        if progress.stage == "sampling" and progress.steps:
+            passes.append(progress)
+            if len(passes) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        any_model.segment(Request(a_volume, tmp_path / "result", installed), press)
+    assert len(passes) == 2 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "result").exists()

@@ -259,9 +259,9 @@ def test_a_seam_is_as_wide_as_voxels_of_the_network(tmp_path: Path, monkeypatch:
         seen.append(arguments[4])
         return Ranking(*arguments)
 
-    def watershed_regions(error: np.ndarray, spacing_mm: Any, region_mm: float) -> np.ndarray:
+    def watershed_regions(error: np.ndarray, spacing_mm: Any, *settings: float) -> np.ndarray:
         seen.append(spacing_mm)
-        return watershed.watershed_regions(error, spacing_mm, region_mm)
+        return watershed.watershed_regions(error, spacing_mm, *settings)
 
     monkeypatch.setattr(outputs, "Ranking", ranking)
     monkeypatch.setattr(outputs, "watershed_regions", watershed_regions)

@@ -1,5 +1,6 @@
 """Pictures as cameras and programs write them: EXIF orientations, and grey values with transparency."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,26 @@ def pixels(*shape: int) -> np.ndarray:
 
 
 def jpeg(path: Path, values: np.ndarray, turn: int) -> Path:
+    """A picture with an entry of a turned camera; a JPEG, or another file by the ending of its name."""
     picture = Image.fromarray(values)
     exif = picture.getexif()
     exif[0x0112] = turn
-    picture.save(path, exif=exif, quality=98, subsampling=0)
+    options = {"quality": 98, "subsampling": 0} if path.suffix == ".jpg" else {}
+    picture.save(path, exif=exif, **options)
     return path
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("inputs", [GREY, COLOUR], ids=["grey", "colour"])
-def test_a_picture_of_a_turned_camera_is_read_as_viewers_show_it(turn: int, inputs: tuple, tmp_path: Path) -> None:
-    path = jpeg(tmp_path / "é.jpg", pixels(18, 30, 3 if inputs is COLOUR else 1), turn)
-    files = CaseFiles(path)
+def test_a_picture_of_a_turned_camera_is_read_as_viewers_show_it(
+    turn: int, inputs: tuple, ending: str, tmp_path: Path
+) -> None:
+    values = pixels(18, 30, 3 if inputs is COLOUR else 1)
+    files = CaseFiles(jpeg(tmp_path / f"é.{ending}", values, turn))
     channels = files.read(inputs)
-    shown = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    # Pillow turns some kinds of TIFF by itself.
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(jpeg(tmp_path / "same.png", values, turn))))
     read = np.stack([sitk.GetArrayFromImage(channel)[0] for channel in channels], -1).squeeze()
     np.testing.assert_allclose(read, shown, atol=3)
     assert files.first.size == (shown.shape[1], shown.shape[0], 1)
@@ -68,6 +75,33 @@ def test_a_program_that_loads_a_picture_as_it_is_stored_gets_no_warning(tmp_path
 def test_an_exif_part_that_is_cut_off_states_nothing(cut: int, tmp_path: Path) -> None:
     data = jpeg(tmp_path / "a.jpg", pixels(18, 30), 6).read_bytes()
     assert orientation(data) == 6 and orientation(data[:cut]) in (1, 6)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_file_that_is_cut_off_is_not_turned(ending: str, tmp_path: Path) -> None:
+    path = jpeg(tmp_path / f"a.{ending}", pixels(18, 30), 6)
+    data = path.read_bytes()
+    for cut in (9, 30, len(data) // 2, len(data) - 5):
+        path.write_bytes(data[:cut])
+        with contextlib.suppress(InputError):
+            CaseFiles(path).read(GREY)
+
+
+def test_pixels_of_16_bits_and_transparent_grey_are_turned(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**16, (9, 11), np.uint16)
+    (read,) = CaseFiles(jpeg(tmp_path / "deep.tif", values, 8)).read(GREY)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read)[0], np.rot90(values))
+    pair = np.stack([pixels(9, 11), np.full((9, 11), 255, np.uint8)], -1)
+    (grey,) = CaseFiles(jpeg(tmp_path / "grey.png", pair, 8)).read(GREY)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(grey)[0], np.rot90(pair[..., 0]))
+
+
+def test_a_stack_of_several_pages_is_not_turned(tmp_path: Path) -> None:
+    pages = [Image.fromarray(pixels(9, 11) + n) for n in range(3)]
+    exif = pages[0].getexif()
+    exif[0x0112] = 6
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:], exif=exif)
+    assert CaseFiles(tmp_path / "stack.tif", (1.0, 1.0, 1.0)).first.size == (11, 9, 3)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

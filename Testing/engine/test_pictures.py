@@ -7,7 +7,6 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffusion_segmentation.calibration import start as calibration
 from diffusion_segmentation.errors import GeometryError, ModelError
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
@@ -233,15 +232,10 @@ def test_a_stack_needs_the_memory_of_all_its_slices(tmp_path):
     assert plan.sampling_bytes(tiling) == 5 * one
 
 
-def test_a_start_for_pixels_of_micrometres_is_valid_and_its_blocks_are_pixels(tmp_path, monkeypatch):
+def test_a_start_for_pixels_of_micrometres_is_valid(tmp_path):
     covariance = {"scales_mm": [0.0064], "weights": [[0.9]] * 2, "shared": [0.1] * 2}
-    entry = {"covariance": covariance, "log_snr": -3.0, "kept_mm": 0.064}
-    model_of_pictures(tmp_path / "model", spacing=0.004, start=entry)
-    model = load(tmp_path / "model")
-    monkeypatch.setattr(calibration, "scored", lambda name, start, *_: start)
-    starts = calibration.compare_starts(model, model.start.covariance, [], 2, 0, lambda done, of: None)
-    kept = {start.kept_mm for start in starts if start}
-    assert kept == {None, 16 * 0.004}
+    model_of_pictures(tmp_path / "model", spacing=0.004, start={"covariance": covariance, "log_snr": -3.0})
+    assert load(tmp_path / "model").start.covariance.scales_mm == (0.0064,)
 
 
 def test_regions_of_pictures_have_a_size_in_pixels_whatever_the_pixels_are(a_model, tmp_path):

@@ -210,6 +210,19 @@ def test_intervals_end_at_the_largest_possible_value():
     assert length["interval90"][1] > 110
 
 
+def test_the_size_of_a_structure_has_the_calibrated_interval_of_the_report():
+    samples, wide = [9.0, 10.0, 11.0, 10.5], {"interval50_factor": 2.0, "interval50_floor": 0.01}
+    table = [{"label": 1, **wide, "interval90_factor": 2.0, "interval90_floor": 0.01}]
+    lesion = parse("volume(lesion)", LABELS, "ml", False)
+    raw, found = answer(lesion, 10.0, samples), answer(lesion, 10.0, samples, table=table)
+    for key in ("interval50", "interval90"):
+        assert found[key][1] - found["mean"] == pytest.approx(2 * (raw[key][1] - raw["mean"]), rel=1e-4)
+    for other in ("diameter(lesion)", "volume(all)", "volume(lesion) > 9"):
+        question = parse(other, LABELS, "ml", False)
+        assert answer(question, 10.0, samples, table=table) == answer(question, 10.0, samples)
+    assert answer(lesion, 10.0, samples, table=[{"label": 1, "interval90_factor": "2"}]) == raw
+
+
 def test_eight_of_eight_are_not_certain():
     question = parse("volume(lesion) > 1", LABELS, "ml", False)
     found = answer(question, 2.0, [2.0] * 8)

@@ -116,13 +116,6 @@ def test_a_denoised_start_uses_the_nodes_after_its_noise_level(denoised_folder, 
     assert report["map_source"] == "both" and report["map_prior"] == 8
 
 
-def test_the_report_states_the_block_size_of_the_constraint(denoised_folder, a_head_file, tmp_path):
-    start = models.load(denoised_folder).start.as_json() | {"kept_mm": 16.0}
-    folder = with_entries(denoised_folder, tmp_path / "model", start=start)
-    report = segment(Request(a_head_file, tmp_path / "out", str(folder), samples=1, device="cpu")).report
-    assert report["start"] == {"kind": "copula", "log_snr": -2.0, "kept_mm": 16.0}
-
-
 def test_a_denoised_sample_follows_its_start(denoised_folder):
     """From a state with little noise the mask is that of the copula; from pure noise it is not."""
     model = models.load(denoised_folder)
@@ -135,23 +128,6 @@ def test_a_denoised_sample_follows_its_start(denoised_folder):
         masks = [encoded.sample([seed], grid)[0].argmax(0) == encoded.start_mask(seed) for seed in range(3)]
         agreement[log_snr] = np.mean(masks)
     assert agreement[6.0] > 0.95 > agreement[-11.0] + 0.1
-
-
-def test_a_denoised_sample_keeps_the_volumes_of_its_start(denoised_folder):
-    """At so low a log-SNR the state has no trace of the start; the volumes of its blocks are kept."""
-    model = models.load(denoised_folder)
-    image = np.random.default_rng(0).random((16, 16, 16), dtype=np.float32)
-    gaps = {}
-    for kept_mm in (None, 16.0):
-        started = model.with_start(models.Start(model.start.covariance, -9.0, kept_mm))
-        encoded = EncodedVolume(started, image, CPU)
-        volumes = [
-            [np.bincount(mask.ravel(), minlength=3) for mask in (volumes_drawn, encoded.start_mask(seed))]
-            for seed in range(4)
-            for volumes_drawn in [encoded.sample([seed], started.step_grid(6))[0].argmax(0)]
-        ]
-        gaps[kept_mm] = np.abs(np.diff(volumes, axis=1)).mean()
-    assert gaps[16.0] < 0.5 * gaps[None]
 
 
 def test_samples_do_not_depend_on_windows_or_on_which_are_drawn_together(denoised_folder):

@@ -115,6 +115,7 @@ def test_a2_a_network_that_ignores_its_state_gains_nothing(study_context):
 # A4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("adapted", "cosine", "verdict"), [
     (planted.exact, planted.single, "holds"),
     (planted.single, planted.exact, "fails"),

@@ -244,6 +244,7 @@ def _ends(group):
     return False
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported_in_one_sentence():
     jobs = [(1.0, os._exit, (3,)), (1.0, time.sleep, (0.1,))]
     with pytest.raises(DiffusionSegmentationError, match="was killed"):

@@ -181,6 +181,7 @@ def test_start_takes_the_weights_that_fit_and_says_whose(config, heads, tmp_path
     assert second.section["training"]["started_from"]["sha256"] == first.section["sha256"]
 
 
+@pytest.mark.slow
 def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_path):
     first = train.main(heads, tmp_path / "first", config)
     settings = json.loads(config.read_text())

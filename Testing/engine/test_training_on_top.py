@@ -38,6 +38,7 @@ def frozen_and_sampler(tmp_path_factory):
     return frozen, train.main(TASK, folder / "sampler", folder / "tiny.json", on=str(frozen))
 
 
+@pytest.mark.slow
 def test_the_frozen_network_is_the_direct_head_over_a_temperature(frozen_and_sampler):
     frozen, sampler = (models.load(folder) for folder in frozen_and_sampler)
     assert isinstance(sampler.encoder, FrozenHead)
@@ -47,6 +48,7 @@ def test_the_frozen_network_is_the_direct_head_over_a_temperature(frozen_and_sam
     assert sampler.section["labels"] == frozen.section["labels"] and sampler.input_statistics is None
 
 
+@pytest.mark.slow
 def test_the_denoiser_sees_the_image_and_the_frozen_probabilities(frozen_and_sampler):
     sampler = models.load(frozen_and_sampler[1])
     image = torch.from_numpy(phantom(TASK).draw(np.random.default_rng(0)).image)[None, None]
@@ -60,6 +62,7 @@ def test_the_denoiser_sees_the_image_and_the_frozen_probabilities(frozen_and_sam
     torch.testing.assert_close(seen[0][:, 1:].sum(1), torch.ones(1, 16, 16))
 
 
+@pytest.mark.slow
 def test_only_new_weights_are_written(frozen_and_sampler):
     frozen, sampler = frozen_and_sampler
     names = models.read_weights(sampler, "model.safetensors", models.load(sampler).section["sha256"], 10**7)
@@ -68,6 +71,7 @@ def test_only_new_weights_are_written(frozen_and_sampler):
     assert section["frozen"]["sha256"] == models.load(frozen).section["sha256"]
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_and_repeat(frozen_and_sampler):
     sampler = models.load(frozen_and_sampler[1])
     image = phantom(TASK).draw(np.random.default_rng(0)).image
@@ -76,6 +80,7 @@ def test_samples_are_drawn_and_repeat(frozen_and_sampler):
     assert one.masks.shape == (4, 16, 16) and (one.masks != one.masks[0]).any()
 
 
+@pytest.mark.slow
 def test_without_the_frozen_model_one_sentence_names_it(frozen_and_sampler, tmp_path):
     alone = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
     with pytest.raises(ModelError, match="needs the model 'phantom-boundary-2d' .* models add") as caught:
@@ -93,6 +98,7 @@ def test_another_model_of_that_name_is_not_taken(frozen_and_sampler, tmp_path):
         models.load(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"temperature": 0}, {"temperature": "1"}, {"sha256": "x"}, {"name": "../a"}])
 def test_wrong_metadata_are_refused(frozen_and_sampler, tmp_path, change):
     folder = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
@@ -103,6 +109,7 @@ def test_wrong_metadata_are_refused(frozen_and_sampler, tmp_path, change):
         models.load(folder)
 
 
+@pytest.mark.slow
 def test_a_sampler_that_sees_images_otherwise_than_the_frozen_model_is_refused(frozen_and_sampler, tmp_path):
     shutil.copytree(frozen_and_sampler[0], tmp_path / "frozen")
     folder = shutil.copytree(frozen_and_sampler[1], tmp_path / "sampler")
@@ -113,11 +120,13 @@ def test_a_sampler_that_sees_images_otherwise_than_the_frozen_model_is_refused(f
         models.load(folder)
 
 
+@pytest.mark.slow
 def test_a_sampler_on_top_of_a_sampler_is_refused(frozen_and_sampler, tmp_path):
     with pytest.raises(ModelError, match="was itself trained on top of another model"):
         train.main(TASK, tmp_path / "model", on=str(frozen_and_sampler[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 def test_the_temperature_of_exact_probabilities_is_the_factor_of_their_logits(frozen_and_sampler, factor):
     frozen, rng = models.load(frozen_and_sampler[0]), np.random.default_rng(0)
@@ -208,6 +217,7 @@ def test_a_training_on_top_of_another_model_is_not_resumed(frozen_and_sampler, t
     assert (sampler / "checkpoint.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_frozen_model_that_the_result_would_not_find_is_refused_before_the_training(frozen_and_sampler, tmp_path):
     with pytest.raises(ModelError, match="put its folder beside"):
         train.main(TASK, tmp_path / "elsewhere" / "sampler", on=str(frozen_and_sampler[0]))

@@ -147,6 +147,7 @@ def test_a_resumed_training_keeps_its_lowest_noise_level(config, started, tmp_pa
     assert models.load(folder).section["training"]["iterations"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "section", "differs"),
     [
@@ -168,6 +169,7 @@ def test_a_start_with_fixed_parts_requires_the_same_structures_and_images(
     assert str(caught.value).endswith(".") and not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_fit_of_input_statistics_does_not_discard_the_model(config, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("out of memory")

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from ball_dataset import ball, change_dataset, open_dataset
+from ball_dataset import ball, change_dataset, open_dataset, write_ball_dataset
 
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.images.label_file import IGNORED
 from diffusion_segmentation.model.building import build
+from diffusion_segmentation.training.folder import Folder
 from diffusion_segmentation.training.loss import dice_loss, losses
 from diffusion_segmentation.training.settings import Optimisation
 
@@ -128,3 +129,12 @@ def test_ignored_voxels_do_not_change_the_dice_loss():
     some = truth.clone()
     some[:, :4] = IGNORED
     assert dice_loss(wrong.flatten(1, 2), some, 2) < 0.01 < 0.3 < dice_loss(wrong.flatten(1, 2), truth, 2)
+
+
+def test_a_calibration_sees_random_slices_with_labels(tmp_path):
+    source = Folder(write_ball_dataset(tmp_path / "data", [(3,)] * 12), tmp_path / "prepared", slices=True)
+    source.configure({"working_spacing_mm": 2.0, "network": {"dims": 2}})
+    areas = [[int((labels > 0).sum()) for _, labels in source.labelled(6, seed)] for seed in (0, 0, 1)]
+    assert areas[0] == areas[1] != areas[2] and all(areas[0])
+    largest = int(ball(3)[12].sum())
+    assert min(areas[0] + areas[2]) < largest, "not always the slice with most labels"

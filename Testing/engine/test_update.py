@@ -97,6 +97,42 @@ def test_a_result_follows_the_facts_and_keeps_them(kind, models, a_head_file, tm
     assert report["facts"]["rounds"] == 2 and report["facts"]["voxels"] == int((~outside).sum())
 
 
+def test_the_check_on_own_cases_does_not_hold_for_an_update(models, a_head_file, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(models / "copula", model)
+    metadata = json.loads((model / "metadata.json").read_text(encoding="utf-8"))
+    factors = {"factor50": 1.5, "factor90": 2.0, "floor50": 0.0, "floor90": 0.0}
+    metadata["diffusion_segmentation"]["own_cases"] = {
+        "data": {"kind": "folder", "name": "Clinic"},
+        "cases": [f"case{n}" for n in range(24)],
+        "samples": 4,
+        "steps": 0,
+        "temperature": 1.5,
+        "structures": [factors | {"label": 1, "cases": 24, "held50": 13, "held90": 22}],
+    }
+    (model / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    run = {"model": str(model), "samples": 4, "device": "cpu"}
+    before = segment(Request(a_head_file, tmp_path / "first", **run)).report
+    place = np.s_[10:18, 12:30, 10:26]
+    facts = write_facts(tmp_path / "facts.nrrd", a_head_file, label_2=place)
+    request = update_request(tmp_path / "first", a_head_file, facts, tmp_path / "second", str(model), device="cpu")
+    after = segment(request).report
+    assert before["own_cases"]["checked"] and before["volumes"][0]["held90"] == 22
+    assert not after["own_cases"]["checked"] and "given corrections" in after["own_cases"]["sentence"]
+    assert "held90" not in after["volumes"][0] and after["volumes"][0]["interval90_factor"] == 2.0
+    assert not read(tmp_path / "second", "entropy.nrrd")[place].any()  # the temperature leaves facts as they are
+
+
+def test_memory_of_another_run_is_free_before_the_next(models, a_head_file, tmp_path):
+    cache, run = ModelCache(), {"model": str(models / "facts"), "samples": 2, "device": "cpu"}
+    held: list[object] = []
+    segment(Request(a_head_file, tmp_path / "a", **run), models=cache)
+    assert cache._encoded is not None
+    note = lambda now: held.append(cache._encoded) if now.stage == "encoding" else None  # noqa: E731
+    segment(Request(a_head_file, tmp_path / "b", **run), progress=note, models=cache)
+    assert held and held[0] is None
+
+
 @pytest.mark.slow
 def test_an_update_reuses_what_the_encoder_gave(models, a_head_file, tmp_path, monkeypatch):
     cache, made = ModelCache(), []

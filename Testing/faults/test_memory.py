@@ -23,6 +23,7 @@ from diffusion_segmentation.runtime import memory
 from diffusion_segmentation.segmentation import memory_plan, partial_results, watershed
 from diffusion_segmentation.segmentation import pipeline as segment
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Progress
+from diffusion_segmentation.segmentation.sampler import EncodedVolume
 from diffusion_segmentation.segmentation.tiling import Tiling
 
 CELLS = 14 * 16 * 16
@@ -102,7 +103,7 @@ def test_smaller_windows_give_the_result_of_a_model_with_such_windows(
     limit.cells = math.inf
     lattice = Tiling((28, 32, 32), (64, 64, 64), model.multiple).padded
     monkeypatch.setattr(
-        segment._Run, "_tiling", lambda self: Tiling(self.array.shape[1:], self.plan.window, model.multiple, lattice)
+        segment._Run, "_tiling", lambda self: Tiling(self.image.shape[1:], self.plan.window, model.multiple, lattice)
     )
     assert run("made so", samples=3, model=str(tmp_path / "model"))["windows"] == 18
     assert_the_same(tmp_path, "smaller", "made so")
@@ -113,9 +114,9 @@ def test_features_are_released_before_smaller_windows_are_encoded(
 ) -> None:
     encoded: list[weakref.ref] = []
     alive: list[int] = []
-    begin = segment.EncodedVolume.__init__
+    begin = EncodedVolume.__init__
 
-    def watched(self: segment.EncodedVolume, *given: Any) -> None:
+    def watched(self: EncodedVolume, *given: Any) -> None:
         alive.append(sum(one() is not None for one in encoded))
         encoded.append(weakref.ref(self))
         begin(self, *given)
@@ -123,7 +124,7 @@ def test_features_are_released_before_smaller_windows_are_encoded(
     def fill(now: Progress) -> None:
         limit.cells = CELLS / 2 if now.stage == "sampling" and now.sample == 2 else limit.cells
 
-    monkeypatch.setattr(segment.EncodedVolume, "__init__", watched)
+    monkeypatch.setattr(EncodedVolume, "__init__", watched)
     run("later", samples=3, progress=fill)
     assert alive == [0, 0]
 
@@ -167,7 +168,7 @@ def test_a_seed_gives_the_same_noise_with_smaller_windows(a_model_folder: Path) 
     smaller = Tiling(image.shape, (16, 16, 16), 16, whole.padded)
     assert whole.padded == smaller.padded == (32, 32, 32) != Tiling(image.shape, (16, 16, 16), 16).padded
     cpu = torch.device("cpu")
-    noise, same = (segment.EncodedVolume(model, image, cpu, tiling)._noise(3) for tiling in (whole, smaller))
+    noise, same = (EncodedVolume(model, image, cpu, tiling)._noise(3) for tiling in (whole, smaller))
     torch.testing.assert_close(noise, same, rtol=0, atol=0)
 
 

@@ -35,9 +35,9 @@ ENGINE_LAYERS = (
     "model",
     "networks",
     "diffusion images",
-    "measurements",
+    "measurements dicom",
     "arguments metrics phantoms runtime",
-    "errors",
+    "errors option_values",
 )
 LIB_LAYERS = (
     "panel headless",
@@ -58,6 +58,7 @@ SHARED_MODULES = {
     f"{ENGINE}.arguments": set(),
     f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),
+    f"{ENGINE}.segmentation.alternatives": {"numpy"},
     f"{ENGINE}.segmentation.uncertain_regions": {"numpy"},
 }
 
@@ -167,22 +168,23 @@ def test_shared_modules_load_little(module: str) -> None:
 def test_dependencies_are_what_the_engine_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    always, training, nnunet = (
+    always, training, nnunet, dicom = (
         {name.split(">")[0].strip() for name in names}
-        for names in (project["dependencies"], extras["train"], extras["nnunet"])
+        for names in (project["dependencies"], extras["train"], extras["nnunet"], extras["dicom"])
     )
     distribution = {"skimage": "scikit-image", "dynamic_network_architectures": "nnunetv2"}  # a dependency of nnunetv2
-    foreign: dict[str, set[str]] = {"": set(), "train": set(), "nnunet": set()}
+    foreign: dict[str, set[str]] = {"": set(), "train": set(), "nnunet": set(), "dicom": set()}
     for path in sources(ENGINE):
         # atlas.py runs in an environment of its own, the only one that holds samseg.
         if path.name != "atlas.py":
             names = {name.split(".")[0] for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
             package = top_level(path)
-            extra = "train" if package in TRAINING_PACKAGES else "nnunet" if package == "nnunet" else ""
+            extra = "train" if package in TRAINING_PACKAGES else package if package in ("nnunet", "dicom") else ""
             foreign[extra] |= {distribution.get(name, name) for name in names}
     assert foreign[""] == always
     assert foreign["train"] - always == training
     assert foreign["nnunet"] - always == nnunet
+    assert foreign["dicom"] - always == dicom
 
 
 def test_slicer_installs_what_the_wheel_depends_on() -> None:

@@ -134,7 +134,7 @@ def test_the_two_commands_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"(?:^|`)diffusion-segmentation (\w+)", EVERYTHING, re.MULTILINE)))
+    "command", sorted(set(re.findall(r"(?:^|`)diffusion-segmentation (\w[\w-]*)", EVERYTHING, re.MULTILINE)))
 )
 def test_subcommands_and_their_options_exist(command: str) -> None:
     ask = [sys.executable, "-m", "diffusion_segmentation", command, "--help"]

@@ -139,6 +139,7 @@ def segment(volumeNode: slicer.vtkMRMLScalarVolumeNode, folder: Path, samples: i
         "map_prior": 0.0,
         "start": {"kind": "noise", "log_snr": None},
         "max_entropy_bits": MAXIMUM_BITS,
+        "contours": {"inner": 0.95, "outer": 0.05},
         "seed": 0,
         "steps": 5,
         "device": "cpu",
@@ -174,6 +175,7 @@ def volume(entry: dict, masks: list[np.ndarray], voxel: float, unit: str) -> dic
         f"interval90_{unit}": [0.9 * mean, 1.1 * mean],
         "method": "t-predictive",
         f"samples_{unit}": sizes,
+        f"contour_distance_{'px' if unit == 'px' else 'mm'}": 2.5,
     }
 
 

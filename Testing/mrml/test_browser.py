@@ -44,6 +44,19 @@ def test_each_sample_is_shown_as_it_was_drawn(application, tmp_path, transformed
     assert slicer.mrmlScene.GetNodesByClass("vtkMRMLSegmentationNode").GetNumberOfItems() == 1
 
 
+def test_a_part_of_a_sample_is_shown_in_any_order(result, job, volumeNode):
+    browser = Browser(result.segmentationNode)
+    browser.order = MOST_SIMILAR
+    mask = np.zeros(job.samples[2].shape, bool)
+    mask[1:4, 2:9, 3:8] = True
+    browser.showPart(2, 7, mask)
+    assert (browser.shown, browser.position, browser.part) == (2, 1, 7)
+    assert np.array_equal(shown(browser, volumeNode)[3:-1, 1:-3, 2:-2], np.where(mask, job.samples[2], 0))
+    browser.show(1)
+    assert (browser.shown, browser.part) == (2, None)
+    assert np.array_equal(shown(browser, volumeNode)[3:-1, 1:-3, 2:-2], job.samples[2])
+
+
 def test_samples_are_sorted_by_the_selected_order(result, job):
     browser = Browser(result.segmentationNode)
     assert list(browser.orders()) == [AS_DRAWN, MOST_SIMILAR, *(entry["id"] for entry in LABELS)]

@@ -194,3 +194,24 @@ def test_import_of_a_large_result_blocks_the_gui_only_briefly(application, tmp_p
         busy, started = busy + time.thread_time() - started, time.thread_time()
 
     assert busy < 0.3
+
+
+def test_the_report_names_the_series_of_a_volume_from_dicom(volumeNode, job):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    item = hierarchy.GetItemByDataNode(volumeNode)
+    hierarchy.SetItemParent(item, study)
+    hierarchy.SetItemUID(item, "DICOM", "1.2.3.4")  # as Slicer's DICOM module does
+    volumeNode.SetAttribute("DICOM.instanceUIDs", "1.2.3.4.1 1.2.3.4.2")
+    node = importJob(volumeNode, job).segmentationNode
+
+    assert result_nodes.reportOf(node)["input"]["series_uid"] == "1.2.3.4"
+    # What the exporter of DICOM segmentations looks for: the study, and the images behind the reference volume.
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+    reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    assert reference is volumeNode and reference.GetAttribute("DICOM.instanceUIDs") == "1.2.3.4.1 1.2.3.4.2"
+    assert hierarchy.GetItemUID(item, "DICOM") == "1.2.3.4"
+
+
+def test_the_report_of_other_volumes_names_no_series(volumeNode, job):
+    assert result_nodes.reportOf(importJob(volumeNode, job).segmentationNode) == job.report

@@ -88,6 +88,19 @@ def test_the_page_of_folds_has_no_seed_and_a_range_in_place_of_intervals(volumeN
     assert sentence in page and "3, none, none" in page and "None" not in page
 
 
+def test_the_page_says_on_how_many_labelled_cases_the_intervals_were_checked(volumeNode, job, tmp_path):
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    job.report["own_cases"] = {"data": "Clinic", "cases": 24, "checked": True, "sentence": sentence}
+    for entry in job.report["volumes"]:
+        entry |= {"interval50_factor": 1.2, "interval90_factor": 1.6, "held90": 22, "held_of": 24}
+    page = write(importJob(volumeNode, job), tmp_path / "r.html")
+    assert sentence in page and "scaled to hold the true size" in page and "not an accuracy" not in page
+    table = (tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert dict(zip(table[0].split(","), table[1].split(","), strict=True))["held90"] == "22"
+    run = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]
+    assert run["own_cases"]["sentence"] == sentence
+
+
 def test_the_page_of_an_earlier_version_shows_the_mean(volumeNode, job, tmp_path):
     for entry in job.report["volumes"]:
         del entry["expected_ml"]
@@ -198,6 +211,17 @@ def test_a_picture_has_overlay_and_outline(result):
     assert np.abs(bare.astype(int) - RegionPictures(result.segmentationNode).slices(region["peak_ras_mm"])).max() > 40
 
 
+def test_alternatives_and_contours_are_reported(result, job, tmp_path):
+    page = html.unescape(write(result, tmp_path / "r.html"))
+    region = Review(result.segmentationNode).regions[0]
+    inside = corrections.regionMask(result.segmentationNode, region["basin"])
+    distinct, counts = np.unique([sample[inside] for sample in job.samples], axis=0, return_counts=True)
+    assert f"Alternatives: {', '.join(map(str, sorted(counts)[::-1]))} of 3 samples." in page
+    assert "<th>Contours (mm)</th>" in page and "<td>2.50</td>" in page
+    table = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["contour_distance_mm"] for row in table] == ["2.5", "2.5"]
+
+
 def test_no_partial_files_remain(result, tmp_path):
     target = tmp_path / "there" / "r.html"
     with pytest.raises(OSError):
@@ -220,3 +244,13 @@ def test_the_page_starts_with_the_warning_of_an_unusual_scan(volumeNode, job, tm
     assert page.index(f"<b>{sentence}</b>") < page.index("<h2>")
     assert page.count("Unlike the regions that the model was made for (distance 5.0, limit 2.3).") == 1
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["run"]["region_limit"] == 2.3
+
+
+def test_the_page_names_the_dicom_series(volumeNode, job, tmp_path):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    hierarchy.SetItemUID(hierarchy.GetItemByDataNode(volumeNode), "DICOM", "1.2.3.4.5")
+    page = write(importJob(volumeNode, job), tmp_path / "report.html")
+    assert "DICOM series" in page and "1.2.3.4.5" in page
+    assert (
+        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["run"]["input"]["series_uid"] == "1.2.3.4.5"
+    )

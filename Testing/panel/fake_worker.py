@@ -218,6 +218,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "partial": samples < request["samples"],
         "device": request["device"],
         "classes": classes,
+        "contours": {"inner": 0.95, "outer": 0.05},
         "max_entropy_bits": round(float(np.log2(classes)), 3),
         "volumes": [volume(entry, sampled, labels, size, suffix) for entry in table],
         **({"unit": suffix} if suffix != "ml" else {}),
@@ -240,7 +241,7 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         for number, region in enumerate(report["regions"]):
             region["distance"] = 5.0 - 4 * (number > 0)
     if behaviour == "old":
-        for key in ("kept_samples", "map_prior", "start"):
+        for key in ("kept_samples", "map_prior", "start", "contours"):
             del report[key]
         for entry in report["volumes"]:
             del entry["expected_ml"]
@@ -262,6 +263,7 @@ def volume(entry: dict, sampled: list, labels, voxel: float, suffix: str) -> dic
         **(intervals if len(sampled) > 1 else dict.fromkeys(intervals)),
         "method": "t-predictive",
         f"samples_{suffix}": list(sizes),
+        f"contour_distance_{'px' if suffix == 'px' else 'mm'}": 4.0 * entry["label"],
     }
 
 

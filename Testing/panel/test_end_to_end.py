@@ -14,6 +14,7 @@ from DiffusionSegmentationLib.headless import demo
 from DiffusionSegmentationLib.review.review import REGIONS_ATTRIBUTE, Review
 from DiffusionSegmentationLib.runs import models
 from DiffusionSegmentationLib.scene import result_nodes
+from DiffusionSegmentationLib.scene.contours import CONTOURS_ROLE
 from DiffusionSegmentationLib.scene.label_map import Labels
 
 slicer_standin.likePythonQt(__name__)
@@ -78,7 +79,9 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     corrected, text = Labels(job.result.segmentationNode).current(), ui.editedLabel.text
     assert text.split(" voxels")[0].isdecimal()
     ui.sampleCheckBox.click()
-    before = lookOf(ui)
+    ui.contoursCheckBox.click()
+    before, contours = lookOf(ui), contoursOf(job.result.segmentationNode)
+    assert len(contours) > 1
     disagreement = slicer.util.arrayFromVolume(job.result.disagreementNode).copy()
     assert disagreement.max() > 0.5
     path = tmp_path / "Fall ü.mrb"
@@ -92,6 +95,7 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert lookOf(ui) == before and ui.editedLabel.text == text
     segmentationNode = slicer.util.getNode("Head segmentation")
     assert np.array_equal(Labels(segmentationNode).current(), corrected)
+    assert contoursOf(segmentationNode) == contours
     node = segmentationNode.GetNodeReference(result_nodes.DISAGREEMENT_ROLE)
     assert np.array_equal(slicer.util.arrayFromVolume(node), disagreement)
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
@@ -100,6 +104,8 @@ def test_from_click_to_a_scene_that_was_saved_and_opened_again(
     assert {node.GetForegroundVolumeID() for node in composites} == {None}
     ui.sampleCheckBox.click()
     assert ui.sampleText.text.startswith("Sample ") and "of the 16 kept (64 drawn)" in ui.sampleText.text
+    ui.alternative1Button.click()
+    assert ui.alternative1Button.checked and ui.alternative1Button.text.endswith("/16")
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -108,6 +114,8 @@ def test_returning_to_a_threshold_restores_the_regions_of_the_report(module, run
     ui = module.ui
     result = run(module, samples=3).result
     reported = {key: module.runner.job.report[key] for key in ("regions", "expected_error_ml", "reviewable_ml")}
+    # Alternatives do not depend on the threshold.
+    assert all(sum(one["count"] for one in region.pop("alternatives")) == 3 for region in reported["regions"])
     assert len(reported["regions"]) > 3
     shown = shownRegions(ui), ui.reviewLabel.text
     for bits in (0.4, 0.8):
@@ -129,10 +137,19 @@ def shownVolumes(ui):
     ]
 
 
+def contoursOf(segmentationNode):
+    """Voxels of each contour that is drawn, by the ID of its segment."""
+    node, volumeNode = segmentationNode.GetNodeReference(CONTOURS_ROLE), slicer.util.getNode("Head")
+    return {
+        segmentID: int(slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentID, volumeNode).sum())
+        for segmentID in node.GetSegmentation().GetSegmentIDs()
+    }
+
+
 def lookOf(ui):
     """State of the sections that show the result."""
     sliders = round(ui.opacitySlider.value, 6), round(ui.thresholdSlider.value, 6)
-    choice = ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
+    choice = ui.contoursCheckBox.checked, ui.overlayCheckBox.checked, ui.layerComboBox.currentText, ui.layerLabel.text
     return shownVolumes(ui), sliders, choice, ui.resultLabel.text, ui.volumesLabel.text, ui.reviewLabel.text
 
 
@@ -247,3 +264,45 @@ def test_the_self_test_of_the_module_with_a_random_model(module, story, monkeypa
     result = unittest.TestResult()
     case.run(result)
     assert not result.skipped and not result.errors and not result.failures, result.errors + result.failures
+
+
+@pytest.mark.slow
+def test_a_question_is_asked_of_more_samples_than_the_result_keeps(
+    module, fittedModel, run, pumpUntil, photograph, monkeypatch
+):
+    ui = module.ui
+    module.widget.enter()
+    ui.modelComboBox.currentIndex = ui.modelComboBox.findData(str(fittedModel))
+    node = run(module, samples=20).result.segmentationNode
+
+    def ask(count):
+        assert ui.askSamplesComboBox.findData(count) >= 0
+        ui.askSamplesComboBox.currentIndex = ui.askSamplesComboBox.findData(count)
+        ui.askButton.click()
+        pumpUntil(lambda: not module.backend.asker.busy, describe=lambda: list(module.runner.client.log)[-20:])
+        return ui.measuredLabel.text
+
+    assert [ui.askSamplesComboBox.itemText(n) for n in range(ui.askSamplesComboBox.count)] == [
+        "the 16 kept",
+        "draw 32",
+        "draw 64",
+    ]
+    assert ask(0).endswith("in the 16 samples that were kept of 20.")
+    (kept,) = result_nodes.reportOf(node)["answers"]
+    text = ask(32)
+    (drawn,) = result_nodes.reportOf(node)["answers"]
+    assert drawn["samples"][:16] == kept["samples"] and len(drawn["samples"]) == 32 and drawn["value"] == kept["value"]
+    assert "Answers from 32 samples: these were drawn again with the same seed" in text
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+    photograph("more-samples", module.widget, part=ui.measurementsCollapsibleButton)
+
+    volume = node.GetNodeReference(result_nodes.VOLUME_ROLE)
+    slicer.util.arrayFromVolume(volume)[5, 5, 5] += 1
+    slicer.util.arrayFromVolumeModified(volume)
+    assert ask(64).startswith("The volume was changed since this result")
+    assert result_nodes.reportOf(node)["answers"] == [drawn]
+
+    monkeypatch.setattr(type(module.backend), "models", lambda self: [])
+    slicer.mrmlScene.RemoveNode(node.GetNodeReference(result_nodes.SAMPLES_ROLE))
+    module.widget.enter()
+    assert ui.askSamplesComboBox.count == 0 and ui.measuredLabel.text == "The samples of this result were removed."

@@ -306,3 +306,16 @@ def test_a_segmentation_is_written_with_names_and_where_segments_overlap_the_las
     assert [image.GetMetaData(f"Segment{n}_Name") for n in range(2)] == ["Außen", "Innen"]
     assert image.GetMetaData("Segment1_Tags") == "TerminologyEntry:Segmentation category~SCT^1^Brain~~^^~~^^|"
     assert vtk_to_numpy(head.GetImageData().GetPointData().GetScalars()).size == radius.size
+
+
+def test_only_the_named_segments_are_written_in_their_order(addHead, tmp_path):
+    head = addHead(size=8)
+    radius = radiusOf(head)
+    node = addSegmentation(head, "Result", {"Core": radius < 0.5, "Shell": radius >= 0.5, "To review": radius < 9})
+    path = tmp_path / "labels.seg.nrrd"
+    names = {"shell": "Bark", "gone": "Removed", "core": "Heart"}  # the user may rename and remove segments
+    MaskNode(node, head, names).write(path, threading.Event())
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), np.where(radius < 0.5, 3, 1))
+    assert [image.GetMetaData(f"Segment{n}_Name") for n in range(3)] == ["Bark", "Removed", "Heart"]
+    assert [image.GetMetaData(f"Segment{n}_LabelValue") for n in range(3)] == ["1", "2", "3"]

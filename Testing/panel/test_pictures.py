@@ -81,8 +81,10 @@ def test_a_colour_picture_from_click_to_report(
     entry = job.report["volumes"][0]
 
     ui.detailsCheckBox.checked = True
-    assert headers(ui.volumesTable)[1:4] == [f"Expected ({unit})", f"Mask ({unit})", f"50 % 90 % ({unit})"]
-    assert float(ui.volumesTable.item(0, 2).text()) == pytest.approx(entry[f"consensus_{suffix}"], rel=0.01)
+    masks = f"Mask ({unit}) Contours ({'px' if suffix == 'px' else 'mm'})"
+    assert headers(ui.volumesTable)[1:4] == [f"Expected ({unit})", masks, f"50 % 90 % ({unit})"]
+    mask, contours = ui.volumesTable.item(0, 2).text().splitlines()
+    assert float(mask) == pytest.approx(entry[f"consensus_{suffix}"], rel=0.01) and contours == "4.00"
     assert ui.copyVolumesButton.text == "Copy areas"
     assert f" {unit}, mask " in ui.volumesTable.item(0, 1).toolTip()
     assert "Mask: area of the segment" in ui.volumesLabel.text and "volume" not in ui.volumesLabel.text

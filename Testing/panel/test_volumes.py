@@ -1,10 +1,12 @@
 """The table of volumes: values, intervals, explanations, clipboard and CSV file."""
 
 import csv
+import json
 
 import pytest
 import slicer_standin
 
+from DiffusionSegmentationLib.scene.result_nodes import RUN_ATTRIBUTE
 from DiffusionSegmentationLib.scene.units import Unit, sizeText
 from DiffusionSegmentationLib.scene.volumes import Sizes, intervalText
 
@@ -75,6 +77,41 @@ def test_a_new_number_of_the_report_is_a_column_of_the_csv():
     assert "label" not in head and "method" not in head
 
 
+def calibrated(checked=True):
+    """A report whose intervals were calibrated on labelled cases, as the engine writes it."""
+    held = {"held50": 13, "held90": 22, "held_of": 24} if checked else {}
+    entry = volume(interval50_factor=1.2, interval90_factor=1.6, **held)
+    sentence = "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22." if checked else "It does not hold."
+    card = {"spread": {"100 heads": {"coverage_90": 0.91}}}
+    return {
+        "volumes": [volume(name="B"), entry],
+        "model": {"card": card},
+        "own_cases": {"data": "Clinic", "cases": 24, "checked": checked, "sentence": sentence},
+    }
+
+
+def test_calibrated_intervals_say_so_and_do_not_quote_the_coverage_of_others():
+    sizes = Sizes(calibrated())
+    assert sizes.areCalibrated and not Sizes({"volumes": [volume()]}).areCalibrated
+    assert "scaled to hold the true size of labelled cases" in sizes.note() and sizes.coverageText() == ""
+    assert sizes.checkText() == "Checked on 24 labelled cases of Clinic: 90 % intervals held in 22."
+    head, other, row = (line.split(",") for line in sizes.asTable(",").splitlines())
+    cells, others = dict(zip(head, row, strict=True)), dict(zip(head, other, strict=True))
+    assert (cells["interval90_factor"], cells["held90"], cells["held_of"]) == ("1.6", "22", "24")
+    assert others["interval90_factor"] == others["held90"] == ""
+    assert "held90" not in Sizes(calibrated(checked=False)).asTable(",")
+
+
+def test_a_contour_that_does_not_exist_leaves_its_cell_empty():
+    report = {"contours": {"inner": 0.95, "outer": 0.05}}
+    report["volumes"] = [volume(contour_distance_mm=None), volume(contour_distance_mm=1.25)]
+    sizes = Sizes(report)
+    head, first, second = (line.split(",") for line in sizes.asTable(",").splitlines())
+    column = head.index("contour_distance_mm")
+    assert (first[column], second[column]) == ("", "1.25")
+    assert [sizes.contourTexts(segment) for segment in sizes.segments] == [["–"], ["1.25"]]
+
+
 def test_folds_have_a_range_in_place_of_intervals():
     entry = volume(interval50_ml=None, interval90_ml=None, method="range", range_ml=[4.5, 5.5])
     sizes = Sizes({"volumes": [entry]})
@@ -106,11 +143,13 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
     photograph(f"volumes-{behaviour}", module.widget, part=module.ui.resultCollapsibleButton)
     module.ui.detailsCheckBox.click()
     assert not any(table.isColumnHidden(column) for column in range(5))
-    assert headers(table) == [["Structure"], [title, "(ml)"], ["Mask", "(ml)"], ["50 %", "90 %", "(ml)"], ["Samples"]]
+    masks = ["Mask", "(ml)"] if behaviour == "old" else ["Mask (ml)", "Contours", "(mm)"]
+    assert headers(table) == [["Structure"], [title, "(ml)"], masks, ["50 %", "90 %", "(ml)"], ["Samples"]]
     assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
     assert table.rowCount == 2
     for row, entry in enumerate(report["volumes"]):
-        name, shown, mask, intervals = (table.item(row, column).text() for column in range(4))
+        name, shown, masks, intervals = (table.item(row, column).text() for column in range(4))
+        mask = masks.partition("\n")[0]
         assert name == entry["name"] and float(shown) == pytest.approx(entry[key], rel=0.01)
         assert float(mask) == pytest.approx(entry["consensus_ml"], rel=0.01)
         assert float(intervals.splitlines()[1].split("–")[0]) == pytest.approx(entry["interval90_ml"][0], rel=0.01)
@@ -119,6 +158,26 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
         assert len({plot.pixel(x, 8) for x in range(48)}) > 3
     assert "spread of the 8 samples" in module.ui.volumesLabel.text
     photograph(f"volumes-{behaviour}-details", module.widget, part=module.ui.resultCollapsibleButton)
+
+
+def test_the_check_on_labelled_cases_is_read_without_details(openPanel, addHead, run, photograph):
+    addHead()
+    module = openPanel()
+    ui, node = module.ui, run(module, samples=8).result.segmentationNode
+    report, checked = json.loads(node.GetAttribute(RUN_ATTRIBUTE)), calibrated()
+    for entry in report["volumes"]:
+        entry |= {
+            key: value for key, value in checked["volumes"][1].items() if key.startswith(("held", "interval90_f"))
+        }
+    node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report | {"own_cases": checked["own_cases"]}))
+    module.widget.panel.refresh()
+    sentence = checked["own_cases"]["sentence"]
+    assert ui.volumesLabel.text == sentence and ui.volumesLabel.visible
+    assert "scaled to hold that of labelled cases" in ui.volumesTable.horizontalHeaderItem(3).toolTip()
+    photograph("volumes-own-cases", module.widget, part=ui.resultCollapsibleButton)
+    ui.detailsCheckBox.click()
+    assert ui.volumesLabel.text.endswith(sentence) and "not an accuracy" not in ui.volumesLabel.text
+    photograph("volumes-own-cases-details", module.widget, part=ui.resultCollapsibleButton)
 
 
 def test_few_samples_are_reported_without_details(openPanel, addHead, run):

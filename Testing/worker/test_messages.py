@@ -27,7 +27,7 @@ GOOD: list[dict[str, Any]] = [
     {**RUN, "regionMm": 20},
     {**RUN, "regionMm": None},
     {"type": "import", "job": "1", "folder": "f", "volume": "a.nrrd", "masks": ["b.nrrd", "c.npz"], "labels": None},
-    {**RUN, "type": "update", "facts": "facts.nrrd", "rounds": 2},
+    {**RUN, "type": "update", "facts": "facts.nrrd", "rounds": 2, "ask": ["volume(a)"]},
     {"type": "ask", "job": "1", "folder": "f", "questions": ["volume(a) > 40", "distance(a, b)"]},
     {"type": "cancel", "job": "1", "keep": True},
     {"type": "unload"},

@@ -105,6 +105,11 @@ def test_an_update_keeps_the_facts_and_refuses_a_model_that_cannot_follow_them(
     consensus = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "second" / "segmentation.seg.nrrd")))
     assert (consensus[14:22, 18:26, 16:24] == 2).all() and samples.shape == (*consensus.shape, 4)
     assert (samples[14:22, 18:26, 16:24] == 2).all()
+    asked = {**fields, "samples": 8, "ask": ["volume(outer)"]}
+    done = run(real_worker, "update asked", folder=tmp_path / "asked", **asked)[-1]
+    (answer,) = done["report"]["answers"]
+    assert len(answer["samples"]) == 8 and min(answer["samples"]) > 0, answer
+    assert not (tmp_path / "asked" / "samples.seq.nrrd").exists()
     refused = run(real_worker, "update refused", folder=tmp_path / "third", **{**fields, "model": str(tiny_model)})[-1]
     assert (refused["type"], refused["kind"]) == ("error", "model") and "corrections" in refused["message"]
 

@@ -11,12 +11,12 @@ from packaging.requirements import Requirement
 from diffusion_segmentation.runtime.locations import user_models
 
 from ..i18n import tr as _
-from ..runs import dependencies, input_volumes, models
+from ..runs import dependencies, input_volumes, models, more_samples
 from ..runs.asking import Asker
+from ..runs.engine_command import EngineCommand
 from ..runs.estimate import RunMeasurement
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
-from ..runs.model_command import ModelCommand
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
 from ..scene import result_nodes
@@ -36,12 +36,12 @@ class Backend:
         folders = filter(None, (self.settings.modelsFolder, user_models()))
         return models.models(tuple(map(Path, folders)))
 
-    def modelCommand(self, arguments: Sequence[str]) -> ModelCommand:
-        """Start the command `models` with `arguments` in the worker's Python. Raises DependencyError, one sentence."""
+    def command(self, arguments: Sequence[str]) -> EngineCommand:
+        """Start a command of the engine in the worker's Python. Raises DependencyError, one sentence."""
         if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         environment = workerEnvironment(slicer.util.startupEnvironment())
-        return ModelCommand(workerCommand(self._python()), environment, arguments)
+        return EngineCommand(workerCommand(self._python()), environment, arguments)
 
     def warmUp(self) -> None:
         """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""
@@ -69,11 +69,15 @@ class Backend:
         self._requireWorker()
         return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
 
-    def ask(self, segmentationNode: Any, questions: Sequence[Question]) -> None:
-        """Start to ask `questions` about a result; see `Asker.ask`. Raises and installs as `submit` does."""
+    def ask(self, segmentationNode: Any, questions: Sequence[Question], count: int = 0) -> None:
+        """Start to ask `questions` about a result, with `count` of that many samples.
+
+        See `Asker.ask`. Raises and installs as `submit` does.
+        """
         self.runner.requireIdle()
+        model = more_samples.modelOf(result_nodes.reportOf(segmentationNode), self.models()) if count else None
         self._requireWorker()
-        self.asker.ask(segmentationNode, questions)
+        self.asker.ask(segmentationNode, questions, model, count, self.settings.device or "auto")
 
     def _requireWorker(self) -> None:
         """Prepare the start of the worker. Raises DependencyError."""

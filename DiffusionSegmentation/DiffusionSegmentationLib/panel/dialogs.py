@@ -57,6 +57,6 @@ def selectFiles(parent: Any, title: str, filters: str) -> list[str]:
     return list(qt.QFileDialog.getOpenFileNames(parent, title, "", filters))
 
 
-def selectFolder(parent: Any, title: str) -> str:
-    """Ask for an existing folder; empty if cancelled."""
-    return qt.QFileDialog.getExistingDirectory(parent, title)
+def selectFolder(parent: Any, title: str, start: str = "") -> str:
+    """Ask for an existing folder, beginning in the folder `start`; empty if cancelled."""
+    return qt.QFileDialog.getExistingDirectory(parent, title, start)

@@ -20,6 +20,7 @@ from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
 from . import dialogs
 from .backend import Backend
 from .parameter_node import DiffusionSegmentationParameterNode, connectWidgets
+from .sections.alternatives import AlternativesSection
 from .sections.batch import BatchSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
@@ -89,13 +90,13 @@ class Panel:
         result = ResultSection(ui)
         # In the order in which they are refreshed.
         self._resultSections = [result, VolumesSection(ui), self._review, SlicesSection(ui)]
+        alternatives = AlternativesSection(ui, self._review, self._samples, self._corrections)
         measurements = MeasurementsSection(ui, self._backend, self._timer.start)
-        self._resultSections += [self._samples, measurements, self._corrections, ReportSection(ui)]
+        self._resultSections += [self._samples, alternatives, measurements, self._corrections]
+        self._resultSections += [ReportSection(ui, self._backend, self.inputs.volumes)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)
-        self._samples.sampleChanged.connect(self._refreshCorrections)
-        self._review.regionChanged.connect(self._refreshCorrections)
         self._corrections.editorOpening.connect(self._samples.hide)
 
     def close(self) -> None:
@@ -181,10 +182,6 @@ class Panel:
         idleText = "" if self._runner.busy else self._message or problem or self._estimate()
         previewChange = self._preview.change if job is self._job else None
         showRun(self._ui, job, problem, idleText, self._messageIsError, previewChange)
-
-    def _refreshCorrections(self) -> None:
-        if not slicer.mrmlScene.IsImporting():
-            self._corrections.refresh(self._result())
 
     def _show(self, message: str, isError: bool = False) -> None:
         """Show `message` in the status line while no run is active."""

@@ -16,9 +16,11 @@ from ..i18n import tr as _
 from ..report.page import Report
 from ..review.review import Review
 from ..scene import slice_entropy, voxel_grids
+from ..scene.contours import CONTOURS_ROLE
 from ..scene.display import Overlay
 from ..scene.label_map import Labels
 from ..scene.result_nodes import RUN_ATTRIBUTE, regionsVolume
+from ..scene.sample_browser import Browser
 from ..scene.voxel_probe import VoxelProbe
 
 
@@ -145,6 +147,17 @@ class DiffusionSegmentationTest(ScriptedLoadableModuleTest):
         sample = slicer.util.arrayFromVolume(job.result.samplesNode.GetNthDataNode(1))
         self.assertTrue(np.array_equal(labels.current()[inside], sample[inside]))
         ui.sampleCheckBox.click()
+        ui.alternative1Button.click()
+        self.assertTrue(ui.alternative1Button.checked, ui.alternative1Button.toolTip)
+        self.assertEqual(Browser(segmentationNode).part, current["basin"])
+        ui.useAlternativeButton.click()
+        self.assertIsNone(Browser(segmentationNode).shown)
+        self.assertTrue(ui.alternativesLabel.text)
+
+        ui.contoursCheckBox.click()
+        self.assertIsNotNone(segmentationNode.GetNodeReference(CONTOURS_ROLE))
+        ui.contoursCheckBox.click()
+        self.assertIsNone(segmentationNode.GetNodeReference(CONTOURS_ROLE))
 
         ui.reviewSegmentButton.click()
         self.assertIsNotNone(segmentationNode.GetSegmentation().GetSegment("to_review"))

@@ -15,7 +15,7 @@ import slicer
 from diffusion_segmentation.runtime.html_page import figure, heading, page, paragraph, text_table
 
 from ..i18n import tr as _
-from ..review import corrections
+from ..review import corrections, region_alternatives
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
 from ..runs import status_texts
 from ..runs.temporary_files import writeCompletely
@@ -58,7 +58,9 @@ class Report:
         slices, masks, surfaces = [], [], None
         for region in self._review.regions[:PICTURED_REGIONS]:
             masks.append(corrections.regionMask(self._node, region["basin"]))
-            slices.append((region, pictures.slices(region["peak_ras_mm"], masks[-1])))
+            found = region_alternatives.alternativesIn(self._node, masks[-1])
+            caption = f"{self._regionText(region)} {region_alternatives.sharesText(found)}".rstrip()
+            slices.append((caption, pictures.slices(region["peak_ras_mm"], masks[-1])))
             yield
         for picture in () if self._unit.isArea else pictures.surfaceSteps(masks):
             surfaces = picture
@@ -106,7 +108,8 @@ class Report:
         parts += ["--steps", run["steps"]] if run["steps"] else []
         return shlex.join(map(str, [*parts, "--output", "DIR"]))
 
-    def _page(self, slices: Sequence[tuple[Region, Any]], surfaces: Any) -> str:
+    def _page(self, slices: Sequence[tuple[str, Any]], surfaces: Any) -> str:
+        """The page with the pictures of regions and their captions, and that of the surfaces, if there is one."""
         title = _("{name}: segmentation and its uncertainty").format(name=self._volumeName)
         body = [paragraph(self._summary(), "note")]
         body += [f"<p><b>{escape(warning)}</b></p>" for warning in self._run.get("warnings", [])]
@@ -119,7 +122,7 @@ class Report:
             caption = _("The {count} most uncertain regions, seen from the front right.")
             caption = caption if slices else _("The segmentation, seen from the front right.")
             body.append(_figure(surfaces, caption.format(count=len(slices))))
-        body += [_figure(picture, self._regionText(region)) for region, picture in slices]
+        body += [_figure(picture, caption) for caption, picture in slices]
         if slices and self._unit.isArea:
             body.append(paragraph(_("The whole picture: image only (left), with overlay (right)."), "note"))
         elif slices:
@@ -161,11 +164,12 @@ class Report:
         for segment in sizes.segments:
             intervals = map(intervalText, sizes.bounds(segment, (50, 90)))
             shown, mask = map(sizeText, (sizes.shown(segment), sizes.mask(segment)))
-            cells.append([segment["name"], shown, *intervals, mask])
+            cells.append([segment["name"], shown, *intervals, mask, *sizes.contourTexts(segment)])
         shown = _("Expected") if sizes.areExpected else _("Mean")
         spread = [_("Range of the folds")] if sizes.areRanges else ["50 %", "90 %"]
         head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]
-        notes = " ".join([*sizes.note().splitlines(), sizes.coverageText()])
+        head += [_("Contours ({unit})").format(unit=sizes.lengthUnit)] if sizes.haveContours else []
+        notes = " ".join([*sizes.note().splitlines(), sizes.coverageText(), sizes.checkText()])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
 
     def _answersTable(self) -> str:
@@ -231,6 +235,7 @@ class Report:
             [_("Samples, steps, seed"), f"{run['samples']}, {steps}, {seed}"],
             [_("Device"), run.get("device", "")],
             [_("Volume"), " x ".join(map(str, source.get("size_ijk", [])))],
+            [_("DICOM series"), source.get("series_uid", "")],
             [_("Checksum of the voxels"), source.get("sha256", "")],
             [_("Versions"), ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())],
         ]

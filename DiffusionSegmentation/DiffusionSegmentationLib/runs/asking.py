@@ -23,7 +23,13 @@ from ..scene.result_nodes import SAMPLES_ROLE, reportOf
 from ..signals import Signal
 from . import temporary_files
 from .handover import HandoverError
+from .models import Entry
+from .more_samples import MoreSamples
 from .runner import Runner
+
+FACTORS = [f"interval{level}_{key}" for level in (50, 90) for key in ("factor", "floor")]
+TABLE_KEYS = ("label", "id", "name", "method", *FACTORS)
+"""Entries of a structure in the report that the worker needs."""
 
 
 def problemOf(segmentationNode: Any) -> str | None:
@@ -44,6 +50,10 @@ def problemOf(segmentationNode: Any) -> str | None:
     return None
 
 
+def _tooOld() -> str:
+    return _("The background process is of an older version that cannot measure; restart Slicer.")
+
+
 class ResultFiles:
     """The segmentation as computed and the samples of a result, and the thread that writes them to `folder`.
 
@@ -60,7 +70,7 @@ class ResultFiles:
         if any(sample.shape != self._labels.shape for sample in self._samples):
             raise HandoverError(_("The samples of this result were resampled to another grid."))
         table = reportOf(segmentationNode)["volumes"]
-        self._table = [{key: entry.get(key) for key in ("label", "id", "name", "method")} for entry in table]
+        self._table = [{key: entry.get(key) for key in TABLE_KEYS} for entry in table]
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=temporaryFolder))
         except OSError as error:
@@ -74,6 +84,18 @@ class ResultFiles:
     @property
     def writing(self) -> bool:
         return self._thread.is_alive()
+
+    def request(self, job: str, questions: list[str]) -> dict[str, Any]:
+        """The message that asks the worker."""
+        return {"type": "ask", "job": job, "folder": str(self.folder), "questions": questions}
+
+    def statusText(self, progress: Mapping[str, Any]) -> str:
+        text = _("Measuring sample {number} of {count}")
+        return text.format(number=progress["sample"], count=progress["samples"])
+
+    def answers(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The answers in the worker's last message."""
+        return message["answers"]
 
     def discard(self) -> threading.Thread:
         """Stop writing and remove the folder, on the returned thread."""
@@ -103,7 +125,7 @@ class Asker:
         self.status = self.problem = ""
         self._runner, self._client = runner, runner.client
         self._temporaryFolder = temporaryFolder
-        self._files: ResultFiles | None = None
+        self._files: ResultFiles | MoreSamples | None = None
         self._node: Any = None
         self._questions: Sequence[Question] = ()
         self._job = ""
@@ -115,11 +137,24 @@ class Asker:
     def busy(self) -> bool:
         return self._files is not None
 
-    def ask(self, segmentationNode: Any, questions: Sequence[Question]) -> None:
-        """Start to ask `questions` about a result. Raises HandoverError, one sentence; RuntimeError while busy."""
+    def ask(
+        self,
+        segmentationNode: Any,
+        questions: Sequence[Question],
+        model: Entry | None = None,
+        count: int = 0,
+        device: str = "auto",
+    ) -> None:
+        """Start to ask `questions` about a result; with `count` of that many samples, which `model` draws on `device`.
+
+        Raises HandoverError, one sentence; RuntimeError while busy.
+        """
         if self.busy:
             raise RuntimeError("Questions are being answered.")
-        self._files = ResultFiles(segmentationNode, self._temporaryFolder)
+        if model is not None and count:
+            self._files = MoreSamples(segmentationNode, model, count, device, self._temporaryFolder)
+        else:
+            self._files = ResultFiles(segmentationNode, self._temporaryFolder)
         self._node, self._questions = segmentationNode, questions
         self._job, self._hello = uuid.uuid4().hex, None
         self.problem = ""
@@ -150,7 +185,7 @@ class Asker:
         elif self._client.hello is not None:
             self._hello = self._client.hello
             texts = [question.text() for question in self._questions]
-            self._client.send({"type": "ask", "job": self._job, "folder": str(self._files.folder), "questions": texts})
+            self._client.send(self._files.request(self._job, texts))
             self._setStatus(_("Measuring"))
         elif self._client.running:
             self._setStatus(_("Starting the background process"))
@@ -162,19 +197,27 @@ class Asker:
         if self._hello is None or message.get("job") not in (self._job, None):
             return
         if kind == "progress":
-            text = _("Measuring sample {number} of {count}")
-            self._setStatus(text.format(number=message["sample"], count=message["samples"]))
-        elif kind == "answers":
-            pairs = zip(message["answers"], self._questions, strict=True)
-            answered = [answer | question.facts() for answer, question in pairs]
-            if self._node.GetScene() is not None:
-                answers.store(self._node, answered)
-            self._end()
+            self._setStatus(self._files.statusText(message))
+        elif kind in ("answers", "done"):
+            self._end(self._store(message))
         elif kind == "error" and message["job"] is None:  # the runner logs it
-            self._end(_("The background process is of an older version that cannot measure; restart Slicer."))
+            self._end(_tooOld())
         elif kind == "error":
             logging.error("Worker: %s\n%s", message["message"], message["details"])
             self._end(message["message"])
+
+    def _store(self, message: Mapping[str, Any]) -> str:
+        """Store the answers in the worker's last message; returns why they cannot be used, one sentence, or nothing."""
+        try:
+            pairs = zip(self._files.answers(message), self._questions, strict=True)
+            answered = [answer | question.facts() for answer, question in pairs]
+        except HandoverError as error:
+            return str(error)
+        except ValueError:
+            return _tooOld()
+        if self._node.GetScene() is not None:
+            answers.store(self._node, answered)
+        return ""
 
     def _setStatus(self, status: str) -> None:
         if status != self.status:

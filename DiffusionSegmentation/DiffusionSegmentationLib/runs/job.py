@@ -47,6 +47,10 @@ class Choices:
         if not (isinstance(self.regionMm, int | float) and 5 <= self.regionMm <= 100):
             raise HandoverError(_("The region spacing must be 5 to 100 mm."))
 
+    def asMessage(self) -> dict[str, Any]:
+        """The fields of a message `run`."""
+        return asdict(self)
+
 
 @dataclass
 class Job:
@@ -100,7 +104,7 @@ class Job:
         if self.masks:
             parameters = {"masks": list(self.masks), "regionMm": self.choices.regionMm}
             return {"type": "import", "job": self.id, **folders, **parameters}
-        return {"type": "run", "job": self.id, **folders, "inputs": self.inputs or None, **asdict(self.choices)}
+        return {"type": "run", "job": self.id, **folders, "inputs": self.inputs or None, **self.choices.asMessage()}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:
         """Update the numbers from a `progress` message; `now` and `started` are values of time.monotonic."""

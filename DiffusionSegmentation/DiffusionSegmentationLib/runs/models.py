@@ -27,7 +27,7 @@ class Entry:
     it was added from, empty for a shipped one. `isAdded`: it was added with `models add`. `isSampling`: it draws
     samples of the whole volume; models of other kinds, which others trained, give class probabilities alone. `inputs`
     are the volumes that it segments together. `isForPictures`: it segments single slices. `digest` is its checksum,
-    `frozen` that of the model that it was trained on top of and needs to run, if any.
+    `frozen` that of the model that it was trained on top of and needs to run, if any. `modality` is that of its input.
     """
 
     key: str
@@ -43,6 +43,7 @@ class Entry:
     isForPictures: bool = False
     digest: str = ""
     frozen: str = ""
+    modality: str = ""
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
@@ -84,7 +85,9 @@ def _entry(folder: Path, key: str) -> Entry | None:
         isSampling = section.get("kind", "diffusion") == "diffusion"
         where = folder, size, source, isAdded
         digests = str(section.get("sha256", "")), str((section.get("frozen") or {}).get("sha256", ""))
-        return Entry(key, title, description, structures, *where, isSampling, inputs, isForPictures, *digests)
+        modality = str((section.get("input_range") or {}).get("modality") or "")
+        about = inputs, isForPictures, *digests, modality
+        return Entry(key, title, description, structures, *where, isSampling, *about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

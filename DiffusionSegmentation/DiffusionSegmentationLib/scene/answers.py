@@ -13,7 +13,7 @@ from . import questions
 from .result_nodes import RUN_ATTRIBUTE, reportOf
 
 MOST = 20
-"""Largest number of answers that are kept."""
+"""Number of answers that are kept, or all those to one click."""
 
 Answer = Mapping[str, Any]
 """What the worker answers (see measurements/answer.py of the engine), with the facts of the question."""
@@ -24,7 +24,7 @@ def store(segmentationNode: slicer.vtkMRMLSegmentationNode, new: Sequence[Answer
     report = reportOf(segmentationNode)
     asked = {answer["question"] for answer in new}
     earlier = [answer for answer in report.get("answers", []) if answer["question"] not in asked]
-    report["answers"] = [*new, *earlier][:MOST]
+    report["answers"] = [*new, *earlier][: max(MOST, len(new))]
     segmentationNode.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
 
 
@@ -94,6 +94,11 @@ def note(report: Mapping[str, Any]) -> str:
         text = _("Measured in the segmentation as computed, without corrections by hand, and in the {kept} samples that"
                  " were kept of {drawn}.")  # fmt: skip
     text = text.format(kept=report.get("kept_samples", report["samples"]), drawn=report["samples"])
+    kept = report.get("kept_samples", report["samples"])
+    drawn = sorted({len(answer["samples"]) for answer in report.get("answers", [])} - {*range(kept + 1)})
+    if drawn:
+        text += " " + _("Answers from {counts} samples: these were drawn again with the same seed, and the segmentation"
+                        " is theirs.").format(counts=", ".join(map(str, drawn)))  # fmt: skip
     if any(entry.get("method") == "range" for entry in report["volumes"]):
         text += " " + _("These are not draws of a model, so they have a range in place of intervals and probabilities.")
     return text

@@ -207,8 +207,9 @@ def _addSteps(
                 display.styleEntropy(node, report["max_entropy_bits"], title)
             _setHierarchyParent(volumeNode, node)
             yield None
+        run = json.dumps(_withSeries(report, volumeNode), ensure_ascii=False)
         for node in added:
-            node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
+            node.SetAttribute(RUN_ATTRIBUTE, run)
         for earlier in resultsOf(volumeNode):
             earlier.SetDisplayVisibility(False)
         for node in added:
@@ -224,6 +225,17 @@ def _addSteps(
 
 def _name(volumeNode: slicer.vtkMRMLVolumeNode, suffix: str) -> str:
     return volumeNode.GetScene().GenerateUniqueName(f"{volumeNode.GetName()} {suffix}")
+
+
+def _withSeries(report: Mapping[str, Any], volumeNode: slicer.vtkMRMLVolumeNode) -> Mapping[str, Any]:
+    """The report with the UID of the DICOM series from which the volume was loaded, as Slicer's DICOM module notes it.
+
+    The worker read the volume from a file of the job folder and knows no series.
+    """
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    item = hierarchy.GetItemByDataNode(volumeNode)
+    series = hierarchy.GetItemUID(item, "DICOM") if item else ""
+    return {**report, "input": {**report.get("input", {}), "series_uid": series}} if series else report
 
 
 def _setHierarchyParent(volumeNode: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLNode) -> None:

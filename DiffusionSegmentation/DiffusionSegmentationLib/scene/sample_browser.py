@@ -1,11 +1,13 @@
 """The samples of a result, one at a time, in a selectable order.
 
-A sample is filled and the result outlined, both in the colors of the segments, so that differences stand out. Position
-and order are stored on the segmentation node and saved with the scene.
+A sample is filled and the result outlined, both in the colors of the segments, so that differences stand out. It is
+shown as a whole or only inside an uncertain region. Position and order are stored on the segmentation node and saved
+with the scene.
 """
 
 import json
 
+import numpy as np
 import slicer.util
 
 from ..i18n import tr as _
@@ -70,13 +72,32 @@ class Browser:
         sampleNode = self.segmentationNode.GetNodeReference(SAMPLE_ROLE)
         return None if sampleNode is None or not self.count else self.index(self.position)
 
+    @property
+    def part(self) -> int | None:
+        """Number of the region inside which the sample is shown, or None if it is shown as a whole or not at all."""
+        return self._state()["part"] if self.shown is not None else None
+
     def show(self, position: int) -> None:
         """Show the sample at `position` of the order."""
-        self._setState(position=position)
+        self._setState(position=position, part=None)
+        self._fill(slicer.util.arrayFromVolume(self._volume(position)))
+
+    def showPart(self, sample: int, region: int, mask: np.ndarray) -> None:
+        """Show only the part of a sample (number from 0, as drawn) inside the `mask` [k, j, i] of the region `region`.
+
+        The sample becomes that at the current position.
+        """
+        position = next(n for n in range(self.count) if self.index(n) == sample)
+        self._setState(position=position, part=region)
+        self._fill(np.where(mask, slicer.util.arrayFromVolume(self._volume(position)), 0))
+
+    def _volume(self, position: int) -> slicer.vtkMRMLLabelMapVolumeNode:
+        return self._samplesNode.GetNthDataNode(self.index(position))
+
+    def _fill(self, labels: np.ndarray) -> None:
         sampleNode = self.segmentationNode.GetNodeReference(SAMPLE_ROLE) or self._makeSampleNode()
-        volumeNode = self._samplesNode.GetNthDataNode(self.index(position))
         # A copy: the user may paint on it by mistake.
-        image = voxel_grids.orientedImage(slicer.util.arrayFromVolume(volumeNode), voxel_grids.ijkToRAS(volumeNode))
+        image = voxel_grids.orientedImage(labels, voxel_grids.ijkToRAS(self._volume(0)))
         segmentation = sampleNode.GetSegmentation()
         present = segmentation.GetNumberOfSegments() > 0
         for entry in self.report["volumes"]:
@@ -97,9 +118,9 @@ class Browser:
 
     def _state(self) -> dict:
         text = self.segmentationNode.GetAttribute(BROWSER_ATTRIBUTE)
-        return {"order": AS_DRAWN, "position": 0} | (json.loads(text) if text else {})
+        return {"order": AS_DRAWN, "position": 0, "part": None} | (json.loads(text) if text else {})
 
-    def _setState(self, **values: str | int) -> None:
+    def _setState(self, **values: str | int | None) -> None:
         self.segmentationNode.SetAttribute(BROWSER_ATTRIBUTE, json.dumps(self._state() | values))
 
     def _makeSampleNode(self) -> slicer.vtkMRMLSegmentationNode:

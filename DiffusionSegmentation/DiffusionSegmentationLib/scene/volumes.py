@@ -53,9 +53,40 @@ class Sizes:
         return [self.interval(segment, level) for level in levels]
 
     @property
+    def haveContours(self) -> bool:
+        """Whether the distances between contours are known; not in reports up to version 0.4."""
+        return "contours" in self._report
+
+    def contourTexts(self, segment: Segment) -> list[str]:
+        """The mean distance between inner and outer contour in `lengthUnit`, as one text; none if it is not known.
+
+        A dash if a contour does not exist.
+        """
+        if not self.haveContours:
+            return []
+        distance = segment[f"contour_distance_{self.lengthUnit}"]
+        return ["–" if distance is None else sizeText(distance)]
+
+    @property
+    def lengthUnit(self) -> str:
+        return "px" if self.unit.suffix == "px" else "mm"
+
+    def contoursNote(self) -> str:
+        """What the distances are, one sentence; empty if they are not known."""
+        if not self.haveContours:
+            return ""
+        text = _("Contours: mean distance between the contours of {inner:.0f} % and {outer:.0f} % probability.")
+        return text.format(**{name: 100 * level for name, level in self._report["contours"].items()})
+
+    @property
     def areRanges(self) -> bool:
         """Whether the sizes have the range of several folds in place of intervals."""
         return bool(self.segments) and all(self.unit.key("range") in segment for segment in self.segments)
+
+    @property
+    def areCalibrated(self) -> bool:
+        """Whether intervals were scaled by factors that were fitted to labelled cases."""
+        return any("interval90_factor" in segment for segment in self.segments)
 
     @property
     def areExpected(self) -> bool:
@@ -80,9 +111,10 @@ class Sizes:
             text = _("Folds: smallest and largest mask of {count} folds, not an interval for the true size.")
             sentences.append(text.format(count=self._count))
         elif self._count > 1:
-            text = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
-            sentences.append(text.format(count=self._count))
-        return "\n".join(filter(None, [*sentences, self.fewSamplesWarning()]))
+            spread = _("50 %, 90 %: spread of the {count} samples, not an accuracy.")
+            calibrated = _("50 %, 90 %: spread of the {count} samples, scaled to hold the true size of labelled cases.")
+            sentences.append((calibrated if self.areCalibrated else spread).format(count=self._count))
+        return "\n".join(filter(None, [*sentences, self.contoursNote(), self.fewSamplesWarning()]))
 
     def fewSamplesWarning(self) -> str:
         """One sentence if there are too few samples for useful intervals, otherwise empty."""
@@ -93,8 +125,17 @@ class Sizes:
         none = _("There are no samples, so there are no intervals.")
         return (none, one, few)[min(self._count, 2)].format(enough=ENOUGH_SAMPLES)
 
+    def checkText(self) -> str:
+        """The engine's sentence on labelled cases to which the model was calibrated; empty if there were none."""
+        return self._report.get("own_cases", {}).get("sentence", "")
+
     def coverageText(self) -> str:
-        """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none."""
+        """Measured coverage of the model's 90 % intervals, from its model card; empty if there is none.
+
+        Calibrated intervals are others than those of the card.
+        """
+        if self.areCalibrated:
+            return ""
         card = self._report.get("model", {}).get("card", {})
         shares = [
             _("{share} % of {cases}").format(share=round(100 * scores["coverage_90"]), cases=cases)
@@ -114,8 +155,13 @@ class Sizes:
         bounds = [key(f"interval{level}_{bound}") for level in (50, 90) for bound in ("low", "high")]
         samples = [key(f"sample{n}") for n in range(self._count)]
         columns = [key("expected"), key("consensus"), key("mean")]
-        first = self.segments[0] if self.segments else {}
-        columns += [name for name, value in first.items() if isinstance(value, float) and name not in columns]
+        further = [
+            name
+            for segment in self.segments
+            for name, value in segment.items()
+            if isinstance(value, float) or name.startswith("held")  # whole numbers of cases
+        ]
+        columns = list(dict.fromkeys([*columns, *further]))
         writer.writerow(["segment", *columns, *bounds, *samples])
         for segment in self.segments:
             intervals = [bound for level in (50, 90) for bound in self.interval(segment, level) or ("", "")]

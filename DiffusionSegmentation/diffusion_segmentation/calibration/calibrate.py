@@ -1,7 +1,11 @@
-"""Fits a model's start, prior and input statistics to unseen cases, and writes a copy of the model with them."""
+"""Fits a model's start, prior and input statistics to unseen cases, and writes a copy of the model with them.
+
+Or, with `intervals`, the temperature of its map and the factors of its volume intervals (`own_cases`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +19,20 @@ from ..model.seen_cases import fold_of_cases, seen_cases
 from ..networks.input_statistics import MIN_SCANS
 from ..runtime.devices import choose_device
 from ..runtime.terminal import ProgressLine, StepCounter
+from ..segmentation.folded_image import FoldedImage
 from ..training.case_odds import CaseOdds
 from ..training.folder import Folder
 from ..training.input_statistics import fit_input_statistics
 from ..training.sources import Source, open_source
+from . import own_cases
 from .covariance import fit_covariance
 from .start import choose, compare_starts, labelled
 
 CASES = {2: 200, 3: 72}  # default for the largest number of cases, by number of axes
 MIN_CASES = 3
 ON_FOLDERS = "A sampler on top of a network that others trained needs volumes; give a folder of labelled images."
-COMPARED, SAMPLES = 12, 8  # maximum number of cases on which starts are compared, and samples of each
+COMPARED, SAMPLES = 36, 8  # maximum number of cases on which starts are compared, and samples of each
+MIN_APART = 24  # number of cases from which on starts are compared on cases that the covariance is not fitted to
 
 
 def calibrate(
@@ -36,22 +43,28 @@ def calibrate(
     seed: int = 0,
     device: str = "auto",
     scans_only: bool = False,
+    intervals: bool = False,
 ) -> dict[str, Any]:
     """Write a calibrated copy of `model` to the folder `output`; returns the content of calibration.json.
 
     `data` is what `train` accepts. With `scans_only` the spread is not changed and only the input statistics are
-    fitted. Raises InputError where model and data do not match or the cases are too few, ModelError for an unusable
-    model.
+    fitted. With `intervals` neither is the spread; a temperature of the map, factors of the volume intervals and the
+    input statistics are fitted to a folder of labelled images, of which `cases` are used, all by default. Raises
+    InputError where model and data do not match or the cases are too few, ModelError for an unusable model.
     """
     folder = models.find(model)
     loaded = models.load(folder).to(choose_device(device))
     source = open_source(data, output, slices=loaded.dims == 2)
     require_fit(loaded, source)
     source.configure(loaded.section)
+    if intervals and not isinstance(source, Folder):
+        raise InputError("Intervals are calibrated on cases of your own; give a folder of labelled images.")
+    head = None
     if isinstance(source, Folder):
         name, theirs = source.dataset.name, models.frozen_section(folder, loaded.section)
         source.hold_out(seen_cases(loaded.section, name, theirs))
-        if loaded.foreign is not None and (head := head_of_sampler(folder, loaded.section)) is not None:
+        head = head_of_sampler(folder, loaded.section)
+        if loaded.foreign is not None and head is not None:
             names = [case.name for case in source.dataset.training]
             folds = fold_of_cases(loaded.section, name, head.section, names)
             source.odds = CaseOdds(head, folds, loaded.foreign, device)
@@ -59,8 +72,17 @@ def calibrate(
         models.find_by_digest(frozen["name"], frozen["sha256"], output.resolve().parent)
         if scans_only:
             raise InputError("A sampler on top of a frozen model has no input statistics; calibrate it without this.")
-    if scans_only:
-        calibrated, result = loaded, {"model": loaded.section["name"]}
+    if intervals and isinstance(source, Folder):
+        calibrated = _without_own_cases(loaded)
+        source.seen, source.held_out = [], own_cases.unseen_cases(source.dataset, loaded.section, theirs, cases)
+        order = source.order(loaded.labels)
+        runs = own_cases.CaseRuns(calibrated, folder, source.dataset, order, head, seed, device)
+        entry, result = own_cases.fit_own_cases(runs, source.held_out)
+        calibrated.section["own_cases"] = entry
+        result = {"model": loaded.section["name"], "own_cases": result}
+    elif scans_only:
+        # The check of own cases holds for scans like those, with which the new statistics do not compare.
+        calibrated, result = _without_own_cases(loaded), {"model": loaded.section["name"]}
     else:
         calibrated, result = fitted(loaded, source, cases or CASES[loaded.dims], seed)
     input_statistics = fit_input_statistics(loaded.encoder, loaded.section, source, seed)
@@ -72,6 +94,12 @@ def calibrate(
     input_statistics = input_statistics or loaded.input_statistics
     models.save(output, calibrated.metadata, calibrated.encoder, calibrated.denoiser, input_statistics)
     return result
+
+
+def _without_own_cases(model: Model) -> Model:
+    """The model without an earlier calibration of its intervals; the networks are shared."""
+    section = {key: value for key, value in model.section.items() if key != "own_cases"}
+    return dataclasses.replace(model, metadata={**model.metadata, "diffusion_segmentation": section})
 
 
 def require_fit(model: Model, source: Source) -> None:
@@ -100,21 +128,24 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
     """
     order = source.order(model.labels)
     with ProgressLine() as line:
-        cases, counter = [], StepCounter(line, "segmenting unseen cases")
-        for image, labels in source.labelled(count, seed):
+        cases, of_folds, counter = [], [], StepCounter(line, "segmenting unseen cases")
+        for number, (image, labels) in enumerate(source.labelled(count, seed)):
             cases.append(labelled(model, image, relabel(labels, order)))
+            of_folds.append(cases[-1])
+            if isinstance(image, FoldedImage):  # a sample starts from the probabilities of one fold
+                of_folds[-1] = labelled(model, image.of_fold(number), relabel(labels, order))
             counter(len(cases), count)
         if len(cases) < MIN_CASES:
             few = f"The spread cannot be fitted to {len(cases)} unseen cases"
             raise InputError(f"{few}; {MIN_CASES} or more labelled cases are needed.")
-        # Starts are compared on cases that the covariance is not fitted to, if there are enough for both.
-        separate = len(cases) >= 2 * COMPARED
-        fit_cases = cases[COMPARED:] if separate else cases
+        separate = len(cases) >= MIN_APART
+        compared = min(COMPARED, len(cases) // 2 if separate else len(cases))
+        fit_cases = of_folds[compared:] if separate else of_folds
         covariance = fit_covariance(fit_cases, model.spacing, seed, StepCounter(line, "fitting the covariance"))
         counter = StepCounter(line, "comparing starts")
-        candidates = compare_starts(model, covariance, cases[:COMPARED], SAMPLES, seed + 1, counter)
+        candidates = compare_starts(model, covariance, cases[:compared], SAMPLES, seed + 1, counter)
     best = choose(candidates)
-    calibrated = model.with_start(best.start)
+    calibrated = _without_own_cases(model.with_start(best.start))  # its intervals change
     section = calibrated.section
     # The mean of copula masks is the direct head's probability exactly, so a prior would change nothing.
     section["map_prior"] = 0 if calibrated.is_copula_only else best.prior
@@ -140,6 +171,8 @@ def fitted(model: Model, source: Source, count: int, seed: int) -> tuple[Model, 
 
 def text(result: dict[str, Any], output: Path) -> str:
     """Summary of `calibrate`'s result for a terminal."""
+    if "own_cases" in result:
+        return f"{own_cases.text(result['own_cases'])}\nThe calibrated model is {output}"
     if "starts" not in result:
         return f"Input statistics were fitted to {result['scans']} scans. The model with them is {output}"
     width = max(len(row["start"]) for row in result["starts"]) + 2

@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from ..diffusion.copula import Copula, Covariance
+from ..segmentation.folded_image import SamplerImage
 from ..segmentation.sampler import sample_seeds
 from .tetrachoric import CORRELATIONS, ResidualProducts
 
@@ -33,7 +34,7 @@ class LabelledCase:
     that they add to no score.
     """
 
-    image: np.ndarray
+    image: SamplerImage
     labels: np.ndarray
     p: np.ndarray
     ignored: np.ndarray | None = None

@@ -19,14 +19,14 @@ from ..images.label_file import IGNORED
 from ..metrics.joint import JointScores, joint_record
 from ..model.folder import Model, Start
 from ..runtime.floating_point import flush_denormals
-from ..segmentation.encoded_slices import EncodedSlices
-from ..segmentation.sampler import EncodedVolume, draw, sample_seeds
+from ..segmentation.encoded_folds import Encoded, encode, is_stack
+from ..segmentation.folded_image import FoldedImage, SamplerImage
+from ..segmentation.sampler import draw, sample_seeds
 from .covariance import LabelledCase
 
-BLOCK = 16.0  # edge of the blocks whose class volumes a denoised mask keeps: mm, in pictures working pixels
-DENOISED = ((-5.0, None), (-5.0, BLOCK), (-3.0, None), (-3.0, BLOCK), (-1.0, None))
-"""Log-SNR from which a copula mask is denoised, and edge of the blocks whose volumes it keeps. Levels for which the
-denoiser was not trained are skipped; the copula alone and white noise are compared too."""
+DENOISED = (-5.0, -3.0, -1.0)
+"""Log-SNR from which a copula mask is denoised. Levels for which the denoiser was not trained are skipped; the copula
+alone and white noise are compared too."""
 NOISE, COPULA = "white noise", "copula"
 SOUND_Z = (0.8, 1.25)  # range of `relative_z` in which the samples' spread counts as right
 SIGNIFICANCE = 2.0  # standard errors by which an energy score must be larger to count as worse
@@ -91,11 +91,9 @@ def compare_starts(
     """
     starts: dict[str, Start | None] = {COPULA: Start(covariance, None)}
     lowest = model.lowest_log_snr
-    for log_snr, block in DENOISED:
+    for log_snr in DENOISED:
         if log_snr >= lowest:
-            blocks = "" if block is None else ", blocks kept"
-            kept_mm = block and block * (model.spacing if model.dims == 2 else 1)
-            starts[f"{COPULA}, denoised from {log_snr:g}{blocks}"] = Start(covariance, log_snr, kept_mm)
+            starts[f"{COPULA}, denoised from {log_snr:g}"] = Start(covariance, log_snr)
     if lowest == LOG_SNR_MIN:
         starts[NOISE] = None
     candidates = []
@@ -158,15 +156,17 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     device = next(model.encoder.parameters()).device
     grid = np.empty(0) if model.is_copula_only else model.step_grid(model.default_steps(device))
     with flush_denormals():
-        if _is_small(model, case.image):
+        if not isinstance(case.image, FoldedImage) and _is_small(model, case.image):
             drawn = draw(model, case.image, count, grid, seed)
             masks, mean = drawn.masks, drawn.mean
         else:
             encoded, seeds = _encoded(model, case.image), sample_seeds(seed, count)
             if model.is_copula_only:
-                masks, mean = np.stack([encoded.start_mask(one) for one in seeds]), case.p
+                masks = np.stack([encoded.start_mask(one, number) for number, one in enumerate(seeds)])
+                mean = encoded.direct() if isinstance(case.image, FoldedImage) else case.p
             else:
-                p = np.concatenate([encoded.sample([one], grid) for one in seeds])
+                drawn_p = [encoded.sample([one], grid, first=number) for number, one in enumerate(seeds)]
+                p = np.concatenate(drawn_p)
                 masks, mean = p.argmax(1).astype(np.uint8), p.mean(0)
     if case.ignored is not None:
         masks = np.where(case.ignored, np.uint8(0), masks)
@@ -174,20 +174,15 @@ def samples(model: Model, case: LabelledCase, count: int, seed: int) -> Sampled:
     return masks, mean
 
 
-def _encoded(model: Model, image: np.ndarray) -> EncodedVolume | EncodedSlices:
+def _encoded(model: Model, image: SamplerImage) -> Encoded:
     """Encoder output; of a model of pictures an image [channels, z, y, x] is a stack of them."""
-    device = next(model.encoder.parameters()).device
-    return (EncodedSlices if _is_stack(model, image) else EncodedVolume)(model, image, device)
-
-
-def _is_stack(model: Model, image: np.ndarray) -> bool:
-    return image.ndim > model.dims + 1
+    return encode(model, image, next(model.encoder.parameters()).device)
 
 
 def _is_small(model: Model, image: np.ndarray) -> bool:
     """Whether all samples of an image can pass the denoiser together, without windows."""
     shape = image.shape[-model.dims :]
-    flat = model.dims == 2 and not _is_stack(model, image)
+    flat = model.dims == 2 and not is_stack(model, image)
     return flat and math.prod(shape) <= SMALL_PIXELS and not any(n % model.multiple for n in shape)
 
 
@@ -209,10 +204,10 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return min(comparable, key=lambda one: round(abs(np.log(max(one.relative_z, 1e-3))), 1))
 
 
-def labelled(model: Model, image: np.ndarray, labels: np.ndarray) -> LabelledCase:
+def labelled(model: Model, image: SamplerImage, labels: np.ndarray) -> LabelledCase:
     """A case with the direct head's probabilities; `labels` may contain IGNORED."""
     with flush_denormals(), torch.inference_mode():
-        if _is_small(model, image):
+        if not isinstance(image, FoldedImage) and _is_small(model, image):
             white = model.with_start(None)
             p = draw(white, image, 1, white.step_grid(1), 0).direct
         else:

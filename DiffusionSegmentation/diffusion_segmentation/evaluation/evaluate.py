@@ -197,6 +197,8 @@ def _on_folder(request: EvaluationRequest, folder: Path, model: Model) -> Result
     data: dict[str, Any] = {"data": dataset.name, "labels": order, "ignored": dataset.ignored, "unit": units.suffix}
     if frozen and (folds := cases_of_folds(frozen)):
         data["folds"] = folds
+    if model.foreign is not None:
+        data["samples_of"] = "folds"  # an earlier version drew them from the folds' mean
     store = CaseStore(request.output / "cases", _key(model, request, samples, steps, device) | data)
     if choice.seen_in_training:
         logger.warning(f"evaluating {choice.which}")

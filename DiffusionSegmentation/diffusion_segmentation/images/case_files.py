@@ -6,12 +6,16 @@ picture is one input with several channels. All lie on the grid of the first inp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from ..dicom.export import Exporter, Kind
+from ..dicom.series import Series
+from ..dicom.slices import is_multi_frame
 from ..errors import GeometryError, InputError, shown
 from .channels import ChannelFile
 from .input_names import Input, channel_count, missing_input, order_by_name
@@ -29,29 +33,51 @@ Volumes = Path | Sequence[Path] | Mapping[str, Path]
 class CaseFiles:
     """The files of one case, with valid headers; `read` reads their voxels.
 
-    `warnings` are sentences about assumptions and about what was resampled.
+    `warnings` are sentences about assumptions and about what was resampled; `exporter` writes results as DICOM objects.
     """
 
-    def __init__(self, files: Volumes, spacing: Spacing | None = None, called: str | None = None) -> None:
-        """Check the headers. Raises as `volume.VolumeFile`, and InputError if one file is given twice.
+    def __init__(
+        self,
+        files: Volumes,
+        spacing: Spacing | None = None,
+        called: str | None = None,
+        series: str | None = None,
+        dicom: Kind | None = None,
+    ) -> None:
+        """Check the headers. Raises as `VolumeFile`, `Series` and `Exporter`, and InputError if a file is given twice.
 
-        Messages name the files, or the inputs if the files are `called` "The volume".
+        A folder is a DICOM series, of several the one with the UID `series`. With `dicom` results can be written as
+        DICOM objects. Messages name the files, or the inputs if the files are `called` "The volume".
         """
         self._names = tuple(files) if isinstance(files, Mapping) else None
         paths = [files] if isinstance(files, Path) else [*(files.values() if isinstance(files, Mapping) else files)]
         if len({path.resolve() for path in paths}) < len(paths):
             raise InputError("The same file was given for two inputs; give each input its own file.")
         of_inputs = [f" for {shown(name)}" for name in self._names or ()] or [""] * len(paths)
-        self._files = [
-            ChannelFile(path, spacing=spacing, pictures=True, called=called and f"{called}{of_input}")
-            for path, of_input in zip(paths, of_inputs, strict=True)
-        ]
+        if series is not None and len(paths) > 1:
+            raise InputError("--series is for one folder; give each input the folder of its own series.")
+        self._files: list[ChannelFile | Series] = []
+        for path, of_input in zip(paths, of_inputs, strict=True):
+            if os.path.isdir(path) or is_multi_frame(path):  # False for a name that is too long
+                self._files.append(Series(path, series, spacing, f"{called or 'The series'}{of_input}"))
+            elif series is not None:
+                raise InputError("--series chooses a series of a DICOM folder; give a folder, or leave it out.")
+            else:
+                self._files.append(
+                    ChannelFile(path, spacing=spacing, pictures=True, called=called and f"{called}{of_input}")
+                )
+        self.exporter = Exporter(self.first, dicom) if dicom else None
         self.warnings: list[str] = []
 
     @property
-    def first(self) -> ChannelFile:
+    def first(self) -> ChannelFile | Series:
         """The file of the first input, whose grid is that of the result."""
         return self._files[0]
+
+    @property
+    def series_uid(self) -> str:
+        """UID of the DICOM series of the first input; "" for other files."""
+        return self.first.series_uid if isinstance(self.first, Series) else ""
 
     @property
     def is_picture(self) -> bool:
@@ -110,7 +136,7 @@ class CaseFiles:
         several = file.is_4d or not self.is_picture  # the values of a picture are colours
         return len(self._files) == 1 < len(inputs) and several and file.channels == channel_count(inputs)
 
-    def _place(self, file: ChannelFile, channels: list[sitk.Image], first: sitk.Image) -> None:
+    def _place(self, file: ChannelFile | Series, channels: list[sitk.Image], first: sitk.Image) -> None:
         """Put the channels on the grid of the first input, where one of the two files does not state its own."""
         if channels[0].GetSize() != first.GetSize():
             raise GeometryError(

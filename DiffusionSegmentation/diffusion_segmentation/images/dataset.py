@@ -59,12 +59,28 @@ class Dataset:
     unlabelled: int = 0  # images of imagesTr that belong to no case
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The `content` of a dataset.json with its label names, as in `Dataset`, and the names of its channels."""
+
+    content: dict[str, Any]
+    label_names: tuple[str, ...]
+    ignored: int | None
+    channel_names: list[str]
+
+
+def read_listing(folder: Path) -> Listing:
+    """Read the dataset.json of a folder. Raises InputError."""
+    file = f"The dataset.json of '{folder.name}'"
+    content = read_json(folder / "dataset.json", file)
+    channels = content.get("channel_names", content.get("modality", "MRI"))
+    return Listing(content, *_labels(content.get("labels"), file), _channel_names(channels, folder.name))
+
+
 def read_dataset(folder: Path) -> Dataset:
     """Read the list of cases, but no image. Raises InputError if the folder is not such a data set."""
-    file = f"The dataset.json of '{folder.name}'"
-    listing = _read_json(folder / "dataset.json", file)
-    label_names, ignored = _labels(listing.get("labels"), file)
-    names = _channel_names(listing.get("channel_names", listing.get("modality", "MRI")), folder.name)
+    read = read_listing(folder)
+    listing, names = read.content, read.channel_names
     inputs = inputs_named(names)
     count = len(inputs)
     # "dataset" of nnU-Net v2: {case: {"images", "label"}}; "training" of the Decathlon and nnU-Net v1:
@@ -86,8 +102,8 @@ def read_dataset(folder: Path) -> Dataset:
         name=name if is_valid_name(name, MAX_NAME_LENGTH) else "Model",
         inputs=inputs,
         modalities=tuple(modality_of(name) for name in (names if len(names) == count else ["Colour"])),
-        label_names=label_names,
-        ignored=ignored,
+        label_names=read.label_names,
+        ignored=read.ignored,
         unlabelled=len({path.resolve() for path in _images(folder / "imagesTr")} - used),
         training=_unique(training, folder.name),
         test=_unique(_paired(folder, "Ts", count), folder.name),
@@ -105,11 +121,11 @@ def read_label_names(path: Path) -> tuple[str, ...]:
         file = f"The list of labels '{shown(path.name)}'"
         if not path.is_file():
             raise InputError(f"{file} does not exist; check its name and folder.")
-    return _labels(_read_json(path, file).get("labels"), file)[0]
+    return _labels(read_json(path, file).get("labels"), file)[0]
 
 
-def _read_json(path: Path, file: str) -> dict[str, Any]:
-    """The object in a dataset.json; `file` is what messages call it."""
+def read_json(path: Path, file: str) -> dict[str, Any]:
+    """The object in a JSON file; `file` is what messages call it. Raises InputError."""
     try:
         # utf-8-sig: editors on Windows add a byte order mark.
         listing = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -143,16 +143,21 @@ class Projection:
             labels[slab] = _argmax(q)
         return labels
 
-    def quantised(self, p: np.ndarray) -> np.ndarray:
+    def quantised(self, p: np.ndarray, levels: Sequence[float] = ()) -> np.ndarray:
         """The probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1.
 
-        Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255.
+        Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255. They are
+        at least 255 x level where the probability is at least one of the `levels`, and only there.
         """
         quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
         for slab, q in self._slabs(p):
             labels, rounded = _argmax(q), quantised[:, slab]
             q *= 255
-            rounded[:] = np.rint(q, out=q)
+            rounded[:] = np.rint(q)
+            for level in levels:
+                least = math.ceil(255 * level)
+                near = np.nonzero((rounded == least) | (rounded == least - 1))
+                rounded[near] = np.where(q[near] >= 255 * level, least, least - 1)
             wrong = np.nonzero(_argmax(rounded) != labels)
             rounded[(labels[wrong], *wrong)] += 1
         return quantised

@@ -9,7 +9,6 @@ import errno
 import json
 import logging
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError, OutOfMemoryError, explain, is_out_of_memory, shown
 from ..runtime import memory
+from ..runtime.locations import itk_name
 from .geometry_checks import Spacing, check_geometry
 from .headers import REWRITE_ERRORS, incomplete, nnunet_spacing_file, read_header, unreadable
 
@@ -90,7 +90,7 @@ class VolumeFile:
             if not path.exists():
                 raise InputError(f"{name} does not exist; check its name and folder.")
             if path.is_dir():
-                raise InputError(f"{name} is a folder; give one file, for DICOM a volume saved as NRRD or NIfTI.")
+                raise InputError(f"{name} is a folder; give one file.")
             if not path.is_file():
                 raise InputError(f"{name} is a pipe or a device; give a file.")
             self._header = header = read_header(path, name)
@@ -304,20 +304,6 @@ def _nnunet_spacing(path: Path) -> Spacing | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise GeometryError(f"'{file.name}' has no \"spacing\" of three positive numbers; fix it.") from None
     return i, j, k
-
-
-def itk_name(path: Path) -> str:
-    """The name by which ITK can open a file.
-
-    On Windows ITK decodes names in the ANSI code page. Other names than ASCII are replaced by their short
-    names (PROGRA~1), where the disk has them.
-    """
-    if sys.platform != "win32" or str(path).isascii():
-        return str(path)
-    import ctypes
-
-    short = ctypes.create_unicode_buffer(32_768)
-    return short.value if ctypes.windll.kernel32.GetShortPathNameW(str(path), short, len(short)) else str(path)
 
 
 def check_values(image: sitk.Image, name: str, may_be_constant: bool = False) -> None:

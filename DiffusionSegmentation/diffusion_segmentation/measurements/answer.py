@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ..metrics.conformal import Scaling
 from ..metrics.intervals import interval_method, predictive_interval
 from .question import Question
 
@@ -22,6 +23,7 @@ def answer(
     samples: Sequence[float],
     are_draws: bool = True,
     image_size: float = math.inf,
+    table: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The answer as JSON, from the measurement of the consensus and of each sample; NaN becomes None.
 
@@ -29,7 +31,8 @@ def answer(
     of samples in which it is true, the posterior mean (k + 1/2) / (n + 1) of its probability and Jeffreys' interval
     (Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001): eight of eight are not 100 %.
     Where the samples are not draws (`are_draws`), they have a range and no probability. No size exceeds `image_size`,
-    that of the whole image.
+    that of the whole image. The size of one structure has the calibrated interval, if its row in `table`, the entry
+    `volumes` of the report, has factors.
     """
     values = np.asarray(samples, float)
     defined = values[np.isfinite(values)]
@@ -53,10 +56,22 @@ def answer(
         return facts
     facts["method"] = interval_method(len(defined)) if len(defined) > 1 else None
     high = image_size if question.measurement.quantity == "size" else question.measurement.high
+    row = _row(question, table)
     for level in LEVELS:
-        interval = predictive_interval(defined, level / 100, question.measurement.low)
+        factor, floor = (row.get(f"interval{level}_{key}") for key in ("factor", "floor"))
+        if isinstance(factor, float) and isinstance(floor, float):
+            interval = Scaling(level / 100, factor, floor).interval(defined, question.measurement.low)
+        else:
+            interval = predictive_interval(defined, level / 100, question.measurement.low)
         facts[f"interval{level}"] = None if interval is None else [_number(min(bound, high)) for bound in interval]
     return facts
+
+
+def _row(question: Question, table: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of the structure whose size is asked for; empty for other questions."""
+    if question.measurement.quantity != "size":
+        return {}
+    return next((row for row in table if (row["label"],) == question.labels[0]), {})
 
 
 def _number(value: float) -> float | None:

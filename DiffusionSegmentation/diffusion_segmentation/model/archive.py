@@ -6,6 +6,7 @@ import errno
 import gzip
 import lzma
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import ModelError, explain, shown
+from ..runtime.locations import user_models
 from .metadata import METADATA
 
 MAX_MEMBERS = 10_000
@@ -123,6 +125,42 @@ def model_folders(members: Members) -> list[PurePosixPath]:
     """Folders of an archive that have metadata and weights of a model."""
     weights = {path.parent for path in members if path.suffix == ".safetensors"}
     return [path.parent for path in members if path.name == METADATA and path.parent in weights]
+
+
+@contextmanager
+def unpacked(
+    source: Path,
+    root_of: Callable[[PurePosixPath], PurePosixPath | None],
+    what: str,
+    unpack: Callable[[Members, PurePosixPath, Path], None],
+    keeps_name: bool = False,
+) -> Iterator[Path | None]:
+    """A temporary folder that `unpack` fills from the members below the only root of an archive; None if there is none.
+
+    `root_of` returns the root by a file that each has, such as its metadata; `what` are several of them in a message. A
+    folder of our own model is none. The temporary folder has the name of the archive, or with `keeps_name` of the root.
+    Raises ModelError for an archive that is damaged, or has several roots.
+    """
+    with members(source) as listed:
+        found = [root for path in listed if (root := root_of(path)) is not None]
+        if found and model_folders(listed):
+            found = []
+    if len(found) > 1:
+        raise ModelError(f"The archive '{shown(source.name)}' has {len(found)} {what}; give the archive of one.")
+    if not found:
+        yield None
+        return
+    models = user_models()  # there is room for a model
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=models) as temporary:
+            name = found[0].name if keeps_name else ""
+            folder = Path(temporary) / (name or source.name.partition(".")[0] or "archive")
+            with members(source) as listed:
+                unpack(listed, found[0], folder)
+            yield folder
+    except OSError as error:
+        raise ModelError(explain(error)[1]) from error
 
 
 def opened(source: Path, members: Members, file: PurePosixPath) -> IO[bytes]:

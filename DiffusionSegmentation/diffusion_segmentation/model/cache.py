@@ -47,6 +47,10 @@ class ModelCache:
             self._encoded = key, encode()
         return self._encoded[1]  # type: ignore[return-value]  # one type for each key
 
+    def forget_encoded(self) -> None:
+        """Drop the encoded volume."""
+        self._encoded = None
+
     def clear(self) -> None:
         """Drop the model and the encoded volume, and release their memory."""
         self._loaded = self._encoded = None

@@ -27,12 +27,10 @@ from ..images.writing import replace as replace_file
 from ..networks import (
     CHANNELS_LAST,
     AnyEncoder,
-    BlockVolumeConstraint,
     Denoiser,
     Encoder,
     GivenLogits,
     InputStatistics,
-    space_to_depth,
 )
 from ..runtime.locations import user_models
 from .building import build_on_meta_device
@@ -64,13 +62,10 @@ class Start:
 
     covariance: Covariance
     log_snr: float | None  # None: the copula mask is the sample and the denoiser is not used
-    # Edge (mm) of blocks in which samples keep the class volumes of the mask (`networks.BlockVolumeConstraint`).
-    kept_mm: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The entry `start` of a model's metadata."""
-        kept = {} if self.kept_mm is None else {"kept_mm": self.kept_mm}
-        return {"covariance": self.covariance.as_json(), "log_snr": self.log_snr, **kept}
+        return {"covariance": self.covariance.as_json(), "log_snr": self.log_snr}
 
 
 @dataclass
@@ -113,7 +108,7 @@ class Model:
         entry = self.section.get("start")
         if entry is None:
             return None
-        return Start(Covariance.read(entry["covariance"]), entry["log_snr"], entry.get("kept_mm"))
+        return Start(Covariance.read(entry["covariance"]), entry["log_snr"])
 
     @property
     def lowest_log_snr(self) -> float:
@@ -179,14 +174,6 @@ class Model:
             return grid
         first = self.start.log_snr
         return np.concatenate([[first], grid[grid > first + MIN_NODE_DISTANCE]])
-
-    def kept_blocks(self, masks: np.ndarray, device: torch.device) -> BlockVolumeConstraint | None:
-        """Constraint to the class volumes in blocks of start masks uint8 [N, *shape]; None without `kept_mm`."""
-        if self.start is None or self.start.kept_mm is None:
-            return None
-        edge = max(1, round(self.start.kept_mm / (2 * self.spacing)))
-        labels = space_to_depth(torch.from_numpy(masks)[:, None].to(device))
-        return BlockVolumeConstraint(labels, self.classes, edge)
 
     def to(self, device: torch.device) -> Model:
         """Move to a device, channels last in memory: twice as fast for convolutions on CPU and GPU."""

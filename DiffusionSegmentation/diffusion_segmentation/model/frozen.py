@@ -5,6 +5,7 @@ kind               its kind, missing for our own models; those of other kinds ru
 temperature        by which its logits are divided; of an nnU-Net those of a single fold
 mean_temperature   for other kinds, that of the mean of the class probabilities of all folds
 folds              for each fold of an nnU-Net, the training cases that it predicted, because it had not seen them
+trained            for each fold of an nnU-Net, the cases that it was trained on, if the nnU-Net does not list them
 """
 
 from __future__ import annotations

@@ -190,7 +190,6 @@ def _valid_start(section: dict[str, Any]) -> bool:
         and all(len(row) == len(scales) and are_numbers(row, 0, 1) for row in weights)
         and all(is_number(w, 0, 1) and 0.9 <= sum(row) + w <= 1.1 for row, w in zip(weights, shared, strict=True))
         and (log_snr is None or is_number(log_snr, lowest_log_snr(section), LOG_SNR_MAX))
-        and (start.get("kept_mm") is None or is_number(start["kept_mm"], *CORRELATED_MM))
     )
 
 
@@ -205,12 +204,32 @@ def _valid_frozen(frozen: Any) -> bool:
         and are_numbers(temperatures, 0.05, 20)
         and kind(frozen) in (DIFFUSION, NNUNET, MONAI)
         and nnunet_metadata.valid_cases_of_folds(frozen.get("folds", {}))
+        and nnunet_metadata.valid_cases_of_folds(frozen.get("trained", {}))
     )
 
 
 def _valid_provenance(entry: Any) -> bool:
     """Whether `training` or `calibration` describes its data in the form that an evaluation reads."""
     return isinstance(entry, dict) and isinstance(entry.get("data", {}), dict)
+
+
+def _valid_own_cases(entry: Any, labels: list[dict[str, Any]]) -> bool:
+    """Whether a calibration on labelled cases of one's own is absent, or has what `segmentation.own_cases` reads."""
+    if entry is None:
+        return True
+    rows, held = entry["structures"], ("held50", "held90")
+    factors = [row for row in rows if "factor90" in row]
+    return (
+        is_line(entry["data"]["name"], 200)
+        and all(is_line(name, 1000) for name in entry["cases"])
+        and is_number(entry["temperature"], 0.05, 20)
+        and are_integers((entry["samples"], entry["steps"]), 0, 100_000)
+        and all(is_integer(row["label"], 1, len(labels)) for row in rows)
+        and all(is_integer(row["cases"], 0, len(entry["cases"])) for row in rows)
+        and all(are_numbers((row["factor50"], row["factor90"]), 0, 1e9) for row in factors)
+        and all(are_numbers((row["floor50"], row["floor90"]), 0, 1e9) for row in factors)
+        and all(are_integers([row[key] for key in held], 0, row["cases"]) for row in factors)
+    )
 
 
 def _valid_card(card: Any) -> bool:
@@ -267,6 +286,7 @@ _DIFFUSION_RULES: Rules = {
     ),
     "training": lambda _, s: _valid_provenance(s.get("training", {})),
     "calibration": lambda _, s: _valid_provenance(s.get("calibration", {})),
+    "own_cases": lambda _, s: _valid_own_cases(s.get("own_cases"), s["labels"]),
     "input_statistics": lambda _, s: (
         s.get("input_statistics") is None
         or (s.get("frozen") is None and is_integer(s["input_statistics"]["scans"], 1, 1_000_000))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..errors import ModelError, explain, shown
+from ..errors import ModelError, explain
 from ..model import archive
 from ..model.metadata import METADATA as MODEL_METADATA
 from ..model.monai_metadata import MAX_NETWORK_WEIGHTS
 from ..model.refusal import Refusal
-from ..runtime.locations import user_models
 from .configuration import INFERENCE, MAX_JSON_BYTES, METADATA, read_configuration
 from .translation import weights_file
 
@@ -38,46 +37,30 @@ def bundle_folder(source: Path) -> Iterator[Path | None]:
     except OSError as error:
         raise ModelError(explain(error)[1]) from error
     if is_archive:
-        with _unpacked(source) as folder:
+        unpack = partial(_unpack, source)
+        with archive.unpacked(source, _root_of, "bundles", unpack, keeps_name=True) as folder:
             yield folder
     else:
         yield source if is_bundle(source) else None
 
 
-@contextmanager
-def _unpacked(source: Path) -> Iterator[Path | None]:
-    """The bundle in an archive, in a temporary folder with the files that a model needs; None if there is none."""
-    with archive.members(source) as members:
-        found = [path.parents[1] for path in members if path.match(METADATA)]
-    if not found or archive.model_folders(members):
-        yield None
-        return
-    if len(found) > 1:
-        raise ModelError(f"The archive '{shown(source.name)}' has {len(found)} bundles; give the archive of one.")
-    root = user_models()  # there is room for a model
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=root) as temporary:
-            folder = Path(temporary) / (found[0].name or source.name.partition(".")[0] or "bundle")
-            _unpack(source, found[0], folder)
-            yield folder
-    except OSError as error:
-        raise ModelError(explain(error)[1]) from error
+def _root_of(path: PurePosixPath) -> PurePosixPath | None:
+    return path.parents[1] if path.match(METADATA) else None
 
 
-def _unpack(source: Path, inside: PurePosixPath, folder: Path) -> None:
+def _unpack(source: Path, members: archive.Members, inside: PurePosixPath, folder: Path) -> None:
+    """Write the files that conversion reads."""
     for part in ("configs", "models"):
         (folder / part).mkdir(parents=True)
-    with archive.members(source) as members:
-        for file in (METADATA, *(f"{INFERENCE}{end}" for end in (".json", ".yaml", ".yml"))):
-            _copy(source, members, inside, folder, file, MAX_JSON_BYTES)
-        if any(path.parent == inside / "models" and path.suffix == ".ts" for path in members):
-            (folder / "models" / "model.ts").touch()  # its presence is part of the refusal
-        try:
-            file = weights_file(read_configuration(folder))
-        except Refusal:
-            return  # the conversion gives the reason
-        _copy(source, members, inside, folder, f"models/{file}", MAX_WEIGHT_BYTES)
+    for file in (METADATA, *(f"{INFERENCE}{end}" for end in (".json", ".yaml", ".yml"))):
+        _copy(source, members, inside, folder, file, MAX_JSON_BYTES)
+    if any(path.parent == inside / "models" and path.suffix == ".ts" for path in members):
+        (folder / "models" / "model.ts").touch()  # its presence is part of the refusal
+    try:
+        file = weights_file(read_configuration(folder))
+    except Refusal:
+        return  # the conversion gives the reason
+    _copy(source, members, inside, folder, f"models/{file}", MAX_WEIGHT_BYTES)
 
 
 def _copy(source: Path, members: archive.Members, inside: PurePosixPath, folder: Path, file: str, limit: int) -> None:

@@ -4,44 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import ModelError
-from ..model.metadata import MONAI, file_error, kind, read_metadata
-from ..model.monai_metadata import MAX_NETWORK_WEIGHTS, classes_of
-from ..model.weights import MISMATCH, WEIGHTS, has_weights, read_weights
+from ..model.converted import ConvertedModel
+from ..model.metadata import MONAI, file_error
+from ..model.monai_metadata import MAX_NETWORK_WEIGHTS
+from ..model.weights import MISMATCH, WEIGHTS, read_weights
 from .network import canonical_names, sketch
 
 
 @dataclass(frozen=True)
-class MonaiModel:
+class MonaiModel(ConvertedModel):
     """A model folder of the kind "monai"."""
 
-    folder: Path
-    metadata: dict[str, Any]
-
-    @property
-    def section(self) -> dict[str, Any]:
-        """Our section of the metadata."""
-        return self.metadata["diffusion_segmentation"]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The entry `monai` of the metadata."""
-        return self.section["monai"]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, background included."""
-        return classes_of(self.settings)
-
-    def require_weights(self) -> None:
-        """Raise ModelError unless the file of weights is there, with the size that the metadata state."""
-        if not has_weights(self.folder, self.metadata):
-            raise file_error(self.folder, "weights", "are incomplete")
+    kind, described = MONAI, "a network of MONAI"
 
     @cached_property
     def network(self) -> torch.nn.Module:
@@ -59,9 +36,4 @@ class MonaiModel:
         return network.requires_grad_(False)
 
 
-def read_model(folder: Path) -> MonaiModel:
-    """The converted bundle in a model folder. Raises ModelError."""
-    metadata = read_metadata(folder)
-    if kind(metadata["diffusion_segmentation"]) != MONAI:
-        raise ModelError("This model is no network of MONAI; choose another one.")
-    return MonaiModel(folder, metadata)
+read_model = MonaiModel.read

@@ -7,45 +7,22 @@ checked, or from this file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import ModelError
-from ..model.metadata import NNUNET, file_error, kind, read_metadata
+from ..model.converted import ConvertedModel
+from ..model.metadata import NNUNET
 from ..model.nnunet_metadata import INTENSITIES
-from ..model.weights import has_weights
 from .orientation import Turn
 from .regions import nnunet_dataset
 
 
 @dataclass(frozen=True)
-class NnunetModel:
+class NnunetModel(ConvertedModel):
     """A model folder of the kind "nnunet"."""
 
-    folder: Path
-    metadata: dict[str, Any]
-
-    @property
-    def section(self) -> dict[str, Any]:
-        """Our section of the metadata."""
-        return self.metadata["diffusion_segmentation"]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The entry `nnunet` of the metadata."""
-        return self.section["nnunet"]
-
-    @property
-    def labels(self) -> list[dict[str, Any]]:
-        """Table of the foreground classes."""
-        return self.section["labels"]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, background included."""
-        return len(self.labels) + 1
+    kind, described = NNUNET, "an nnU-Net"
 
     @property
     def regions(self) -> list[int] | None:
@@ -61,11 +38,6 @@ class NnunetModel:
     def folds(self) -> list[dict[str, Any]]:
         """Entries of the folds in the metadata."""
         return self.section["folds"]
-
-    def require_weights(self) -> None:
-        """Raise ModelError unless the files of all folds are there, with the sizes that the metadata state."""
-        if not has_weights(self.folder, self.metadata):
-            raise file_error(self.folder, "weights", "are incomplete")
 
     def turn(self, image: sitk.Image) -> Turn:
         """How nnU-Net's reader turns the axes of a volume for this model."""
@@ -110,9 +82,4 @@ class NnunetModel:
         return {**content, "channel_names": channels, "file_ending": ".nrrd"}
 
 
-def read_model(folder: Path) -> NnunetModel:
-    """The converted nnU-Net in a model folder. Raises ModelError."""
-    metadata = read_metadata(folder)
-    if kind(metadata["diffusion_segmentation"]) != NNUNET:
-        raise ModelError("This model is not an nnU-Net; choose another one.")
-    return NnunetModel(folder, metadata)
+read_model = NnunetModel.read

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import is_out_of_memory
 from ..runtime.devices import empty_cache
+from ..runtime.interrupts import held_back
 from ..segmentation.predicted_run import no_numbers
 from ..segmentation.run_control import RunControl
 from .library import quiet
@@ -102,7 +103,7 @@ class Prediction:
     def _logits(self, case: Case) -> torch.Tensor:
         self._watch.restart()
         try:
-            with quiet(), _benchmarked_convolutions(self._device):
+            with held_back() as self._watch.interrupted, quiet(), _benchmarked_convolutions(self._device):
                 logits = self._predictor.predict_sliding_window_return_logits(case.data)
         except RuntimeError as error:
             if "Encountered inf" not in str(error):

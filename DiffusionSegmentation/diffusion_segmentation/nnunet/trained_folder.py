@@ -9,16 +9,15 @@ splits_final.json                     only if it was copied there; see `splits`
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import ModelError, explain, shown
 from ..model import archive
 from ..model.metadata import METADATA, folder_name
 from ..model.nnunet_metadata import FOLD_NAME, MAX_FOLD_WEIGHTS
-from ..runtime.locations import user_models
 from .checkpoint import CHECKPOINT
 from .splits import SPLITS
 
@@ -56,7 +55,8 @@ def trained_folder(source: Path) -> Iterator[Path | None]:
     except OSError as error:
         raise ModelError(explain(error)[1]) from error
     if is_archive:
-        with _unpacked(source) as folder:
+        unpack = partial(_unpack, source)
+        with archive.unpacked(source, _root_of, "nnU-Nets", unpack) as folder:
             yield folder
     else:
         yield source if is_folder else None
@@ -74,40 +74,22 @@ def _refuse_neighbours(folder: Path) -> None:
         raise ModelError(f"'{name}' has folders of trained nnU-Nets in it; give one of these: {listed}.")
 
 
-@contextmanager
-def _unpacked(source: Path) -> Iterator[Path | None]:
-    """The trained folder in an archive, in a temporary folder; None if there is none. Raises ModelError."""
-    with archive.members(source) as members:
-        folders = [path.parent for path in members if path.name == PLANS]
-    if not folders or archive.model_folders(members):
-        yield None
-        return
-    if len(folders) > 1:
-        raise ModelError(f"The archive '{shown(source.name)}' has {len(folders)} nnU-Nets; give the archive of one.")
-    root = user_models()  # there is room for a model
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=root) as temporary:
-            folder = Path(temporary) / (source.name.partition(".")[0] or "archive")
-            _unpack(source, folders[0], folder)
-            yield folder
-    except OSError as error:
-        raise ModelError(explain(error)[1]) from error
+def _root_of(path: PurePosixPath) -> PurePosixPath | None:
+    return path.parent if path.name == PLANS else None
 
 
-def _unpack(source: Path, inside: PurePosixPath, folder: Path) -> None:
+def _unpack(source: Path, members: archive.Members, inside: PurePosixPath, folder: Path) -> None:
     """Write the files that conversion reads; of the postprocessing only its name."""
-    with archive.members(source) as members:
-        for path in members:
-            if path.parent == inside and path.name in (PLANS, DATASET, SPLITS):
-                limit, target = MAX_JSON_BYTES, folder / path.name
-            elif path.parent.parent == inside and path.name == CHECKPOINT and FOLD_FOLDER.fullmatch(path.parent.name):
-                limit, target = MAX_CHECKPOINT_BYTES, folder / path.parent.name / CHECKPOINT
-            elif path.name == POSTPROCESSING and inside in (path.parent, path.parent.parent):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / POSTPROCESSING).touch()
-                continue
-            else:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            archive.copy(archive.opened(source, members, path), target, limit)
+    for path in members:
+        if path.parent == inside and path.name in (PLANS, DATASET, SPLITS):
+            limit, target = MAX_JSON_BYTES, folder / path.name
+        elif path.parent.parent == inside and path.name == CHECKPOINT and FOLD_FOLDER.fullmatch(path.parent.name):
+            limit, target = MAX_CHECKPOINT_BYTES, folder / path.parent.name / CHECKPOINT
+        elif path.name == POSTPROCESSING and inside in (path.parent, path.parent.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / POSTPROCESSING).touch()
+            continue
+        else:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        archive.copy(archive.opened(source, members, path), target, limit)

@@ -2,7 +2,7 @@
 
 nnU-Net cuts out the windows in a thread of its own. An exception in the loop would leave this thread waiting forever,
 with the volume. So the first exception of a pass is kept, later passes return zeros, and the windows end after those
-that are queued; then the loop ends, and the exception is raised.
+that are queued; then the loop ends, and the exception is raised. Ctrl+C ends the windows in the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ class Watch:
     def restart(self) -> None:
         """Begin with a fold."""
         self.error: Exception | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
         self.done = self.passes = 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether no more windows are needed."""
+        return self.error is not None or self.interrupted()
 
     def count(self) -> None:
         """Report one more pass."""
@@ -48,7 +54,7 @@ class WatchedNetwork(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         watch = self._watch
-        if watch.error is None:
+        if not watch.ends:
             try:
                 with watch.control.checked_layers():
                     output = self.network(x)
@@ -68,4 +74,4 @@ class WatchedWindows(list[Any]):
         self._watch = watch
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.takewhile(lambda _: self._watch.error is None, super().__iter__())
+        return itertools.takewhile(lambda _: not self._watch.ends, super().__iter__())

@@ -1,4 +1,4 @@
-"""Ctrl+C as an answer to a question rather than an exception, for libraries that cannot be left at any place."""
+"""Ctrl+C that waits for the end of code which an exception must not leave."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 
 @contextlib.contextmanager
-def interrupted() -> Iterator[Callable[[], Literal["drop"] | None]]:
-    """Context in which Ctrl+C makes the function that it yields return "drop", and raises nothing.
+def held_back() -> Iterator[Callable[[], bool]]:
+    """Context in which Ctrl+C does nothing; what it does elsewhere, such as KeyboardInterrupt, follows at the end.
 
-    nnU-Net cuts out windows in a thread that waits forever after an exception in the loop over them. Outside the main
-    thread, which alone gets signals, the function always returns None.
+    Yields a function that says whether it was pressed. Outside the main thread, which alone gets signals, and where
+    Python does not handle them, nothing changes. An exception of the context itself comes first.
     """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False
+        return
     pressed = threading.Event()
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set()) if is_main else None
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
     try:
-        yield lambda: "drop" if pressed.is_set() else None
+        yield pressed.is_set
     finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
+    if pressed.is_set():
+        before(signal.SIGINT, None)

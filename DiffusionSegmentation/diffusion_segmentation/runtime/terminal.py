@@ -109,9 +109,10 @@ def _origin(report: Mapping[str, Any]) -> str:
         return f"By {model['title']}, on {report['device']}."
     steps = f" of {report['steps']} steps" if report["steps"] else ", each a mask of the copula without denoising"
     frozen = f" on top of {model['frozen']['name']}" if "frozen" in model else ""
+    spread = "The intervals are the spread of the model's samples, not its accuracy."
     return (
         f"{samples} samples{steps}; seed {report['seed']}, model {model['name']} {model['version']}{frozen}, on "
-        f"{report['device']}.\nThe intervals are the spread of the model's samples, not its accuracy."
+        f"{report['device']}.\n{report.get('own_cases', {}).get('sentence', spread)}"
     )
 
 

@@ -64,7 +64,11 @@ class EncodedSlices:
         return max(distances, key=lambda one: one.distance) if distances else None
 
     def sample(
-        self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
+        self,
+        seeds: Sequence[int],
+        log_snr: np.ndarray,
+        on_step: Callable[[int], None] = lambda step: None,
+        first: int = 0,
     ) -> np.ndarray:
         """Draw one sample for each seed, independently in each slice: class probabilities float32 [N, C, z, y, x]."""
         parts: list[np.ndarray] = []
@@ -76,8 +80,8 @@ class EncodedSlices:
             parts.append(one.sample(self._seeds(seeds, z), log_snr, on_slice_step))
         return _stacked(parts)
 
-    def start_mask(self, seed: int) -> np.ndarray:
-        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
+    def start_mask(self, seed: int, number: int = 0) -> np.ndarray:
+        """Mask of the correlated start for a seed, uint8 [z, y, x]; see `EncodedVolume`."""
         return np.stack([one.start_mask(*self._seeds([seed], z)) for z, one in enumerate(self._slices)])
 
     def _seeds(self, seeds: Sequence[int], z: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from ..images.compressed_mask import CompressedMask
 from ..metrics import dice
 from ..metrics.intervals import predictive_interval
+from .own_cases import tempered
 
 MAX_MASKS = 16  # the first masks are stored, up to this number; a mask of a head at 1 mm takes 7 MB in Slicer
 
@@ -22,7 +23,7 @@ class Ensemble:
 
     `direct` are the probabilities of the direct head, `prior` is the k of `map`. With `exact`, `direct` is the exact
     mean of the samples, as for copula masks, and takes the place of their running mean. `measure` returns measurements
-    of a mask, which `measured` keeps.
+    of a mask, which `measured` keeps. `temperature` is that of the map.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class Ensemble:
         max_masks: int = MAX_MASKS,
         exact: bool = False,
         measure: Callable[[np.ndarray], list[float]] = lambda mask: [],
+        temperature: float = 1.0,
     ) -> None:
         self.classes, self.voxel_size, self.max_masks, self.exact = len(direct), voxel_size, max_masks, exact
         self.direct, self.prior = direct, prior
         self.masks: list[CompressedMask] = []
         self.measured: list[list[float]] = []
-        self._measure = measure
+        self._measure, self.temperature = measure, temperature
         self._volumes: list[np.ndarray] = []
         self._mean = direct if exact else np.zeros_like(direct, np.float32)
         self._votes = np.zeros((self.classes, direct[0].size), np.uint16)
@@ -70,12 +72,14 @@ class Ensemble:
         """Class probabilities [C, z, y, x] of the result: (n * mean of n samples + k * direct head) / (n + k).
 
         The mean of few samples is noisy; k is the number of samples that the direct head is worth, fitted by log score
-        (`calibration`). Without samples it is the direct head.
+        (`calibration`). Without samples it is the direct head. A `temperature` other than 1 divides the map's logits.
         """
         n = len(self)
         if n == 0 or self.exact or math.isinf(self.prior):
-            return self.direct
-        return self.mean if self.prior == 0 else (n * self.mean + self.prior * self.direct) / (n + self.prior)
+            p = self.direct
+        else:
+            p = self.mean if self.prior == 0 else (n * self.mean + self.prior * self.direct) / (n + self.prior)
+        return tempered(p, self.temperature)
 
     @property
     def map_source(self) -> str:

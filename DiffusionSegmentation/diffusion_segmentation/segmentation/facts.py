@@ -99,13 +99,21 @@ def follows_facts(model: Model) -> bool:
     return model.is_copula_only or model.denoiser.facts is not None
 
 
-def read_facts(request: Request, model: Model, image: sitk.Image) -> Facts | None:
+def read_facts(request: Request, model: Model, image: sitk.Image, folds: int = 0) -> Facts | None:
     """The facts of a request on the grid of its input `image`; None if it has none.
+
+    `folds` is the number of folds from which the samples are drawn in turn. Given facts, those folds should draw most
+    samples that found the facts most probable, and no network tells how probable they are together.
 
     Raises ModelError if the model cannot follow any, and as `Facts.read`.
     """
     if not request.facts:
         return None
+    if folds > 1:
+        raise ModelError(
+            f"The samples of the model '{model.section['title']}' come from {folds} folds in turn and cannot follow "
+            "corrections; choose a model on top of a single network."
+        )
     if not follows_facts(model):
         raise ModelError(
             f"The model '{model.section['title']}' was not trained to follow corrections; train one whose denoiser has "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..dicom.export import Exporter
 from ..errors import GeometryError, InputError
 from ..images.case_files import CaseFiles
 from ..images.file_digest import array_sha256
@@ -45,6 +46,8 @@ class InputVolume:
     further_sha256: Mapping[str, str] = field(default_factory=dict)  # digests of the other inputs, by their names
     unchanged: Sequence[sitk.Image] = ()  # all channels as they were read, for networks that others trained
     names: Sequence[str] = ()  # names of the inputs in their order
+    series_uid: str = ""  # of the DICOM series of the first input
+    exporter: Exporter | None = None  # writes the result as DICOM objects
 
     @property
     def is_picture(self) -> bool:
@@ -102,7 +105,17 @@ def read_unchanged(
     names = [f"{one.name} {n + 1}" if one.channels > 1 else one.name for one in inputs for n in range(one.channels)]
     further = dict(zip(names[1:], digests[1:], strict=True))
     of_inputs = [one.name for one in inputs]
-    return InputVolume(channels[0], digests[0], warnings, channels, further, unchanged=channels, names=of_inputs)
+    return InputVolume(
+        channels[0],
+        digests[0],
+        warnings,
+        channels,
+        further,
+        unchanged=channels,
+        names=of_inputs,
+        series_uid=files.series_uid,
+        exporter=files.exporter,
+    )
 
 
 def unstated_in_source(path: Path, image: sitk.Image) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from ..diffusion.copula import field_bytes
 from ..model.folder import Model
 from ..runtime import devices, memory
+from .folded_image import odds_bytes
 from .tiling import Tiling
 
 STATES_PER_SAMPLE = 12
@@ -17,6 +18,7 @@ STATES_PER_SAMPLE = 12
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
 RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and slabs; measured
+ONE_FOLD = "the features of one fold are kept at a time and computed again for every sample, which takes longer"
 SMALLER_WINDOWS = "the model uses smaller windows; with more memory the result can differ"
 MIN_WINDOW_SHARE = 0.5
 """Smallest window edge as a share of the model's. The networks need context: masks of the shipped model from the same
@@ -37,6 +39,8 @@ class MemoryPlan:
         self.store = device  # holds the features of all windows
         self.notes: list[str] = []  # one sentence for each reduction
         self.slices = 1  # of a stack whose slices are encoded one by one
+        self.folds = 0  # of the network that others trained whose log-odds are channels of the image
+        self.holds_all_folds = True  # whether the features of all of them are kept
         self.frame: tuple[int, ...] | None = None  # the whole working grid, once known; correlated starts fill it
         self._max_group = max_group_size(device)
 
@@ -62,6 +66,9 @@ class MemoryPlan:
         needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
             free = memory.available_memory()
+            most = max(needed, self.encoding_bytes(tiling()))
+            if free is not None and most > free and self._hold_one_fold():
+                self._note(ONE_FOLD)
             while free is not None and self.encoding_bytes(tiling()) > free and self._halve(tiling()):
                 self._note(SMALLER_WINDOWS)
             needed = max(self.sampling_bytes(tiling()) + result, self.encoding_bytes(tiling()))
@@ -71,17 +78,31 @@ class MemoryPlan:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""
         size = [n // 2 for n in _largest_window(tiling)]
         features = 4 * self.model.encoder.width * math.prod(size)
-        return FEATURES_PER_PASS * features + STATES_PER_PASS * self._state_bytes(size) + self._stored_bytes(tiling)
+        passes = FEATURES_PER_PASS * features + STATES_PER_PASS * self._state_bytes(size)
+        return passes + self._stored_bytes(tiling) + self._odds_bytes(tiling)
 
     def sampling_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of drawing one sample and adding it to the statistics, whatever their number."""
         start, frame = self.model.start, self.frame or tiling.padded
         fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
-        slice_bytes = STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + fields
-        return self.slices * slice_bytes + self._stored_bytes(tiling)
+        slice_bytes = STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._held_folds * fields
+        return self.slices * slice_bytes + self._stored_bytes(tiling) + self._odds_bytes(tiling)
+
+    @property
+    def _held_folds(self) -> int:
+        return self.folds if self.folds and self.holds_all_folds else 1
+
+    def _odds_bytes(self, tiling: Tiling) -> int:
+        """Bytes of the log-odds, float16 for each fold, and of those of one fold as channels of the image, padded."""
+        if not self.folds:
+            return 0
+        channels = self.model.section["network"].get("inputs", 1) + self.model.classes - 1
+        voxels = self.slices * math.prod(tiling.shape)
+        stored = self.folds * odds_bytes(self.model.classes - 1, voxels)
+        return stored + 4 * channels * (voxels + math.prod(tiling.padded))
 
     def _stored_bytes(self, tiling: Tiling) -> int:
-        """Bytes of the denoiser's features and the direct head's logits of all windows.
+        """Bytes of the denoiser's features and the direct head's logits of all windows, for each fold that is held.
 
         A model that can be given facts also stores the encoder's features, and the others once more given facts.
         """
@@ -90,10 +111,9 @@ class MemoryPlan:
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
         features, times = (4 * self.model.encoder.width, 2) if denoiser.get("facts") else (0, 1)
         sizes = [[s.stop - s.start for s in window] for window in tiling.windows]
-        window_bytes = (
-            times * (prepared * math.prod(n) + self._state_bytes(n)) + features * math.prod(n) for n in sizes
-        )
-        return self.slices * sum(window_bytes)
+        windows = sum(times * (prepared * math.prod(n) + self._state_bytes(n)) + features * math.prod(n) for n in sizes)
+        marginals = 2 * self._state_bytes(tiling.cells)  # with their logarithms in the copula; the first has room
+        return self.slices * (self._held_folds * windows + (self._held_folds - 1) * marginals)
 
     def _state_bytes(self, cells: tuple[int, ...] | list[int]) -> int:
         """Bytes of the state, float32 [2^dims * C, *cells]."""
@@ -108,9 +128,16 @@ class MemoryPlan:
         if group > 1:
             self._max_group = group // 2
             return self._note("fewer samples are drawn at a time")
+        if self._hold_one_fold():
+            return self._note(ONE_FOLD)
         if not self._halve(tiling):
             raise devices.out_of_memory_error(self.device)
         return self._note(SMALLER_WINDOWS)
+
+    def _hold_one_fold(self) -> bool:
+        """Keep the features of one fold at a time; False if there are none of others."""
+        held, self.holds_all_folds = self._held_folds, False
+        return held > 1
 
     def _halve(self, tiling: Tiling) -> bool:
         """Halve the windows and store their features in main memory; False if they are at their minimum size."""

@@ -14,6 +14,7 @@ from ..model.folder import Model
 from ..networks import InputDistance, InputStatistics
 from .ensemble import Ensemble
 from .outputs import ResultSource
+from .own_cases import OwnCases
 
 
 def model_source(
@@ -29,7 +30,7 @@ def model_source(
 
     Args:
         settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
-            each sample and window).
+            each sample and window), and facts of an update.
         direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
         spacing_mm: voxel size [z, y, x] of the working grid.
         input_distance: distance of the input from the scans that the model was made for; None without statistics.
@@ -41,17 +42,24 @@ def model_source(
     return ResultSource(
         model.labels,
         spacing_mm,
-        partial(_report, model, device, settings, direct),
+        partial(_report, model, device, settings, direct, input_distance),
         input_distance,
         region_distances,
         model_spacing_mm=model.spacing,  # of pictures, whose working grid has the slices of the input
+        own_cases=OwnCases.of(model.section),
     )
 
 
 def _report(
-    model: Model, device: torch.device, settings: dict[str, Any], direct: np.ndarray, ensemble: Ensemble
+    model: Model,
+    device: torch.device,
+    settings: dict[str, Any],
+    direct: np.ndarray,
+    distance: InputDistance | None,
+    ensemble: Ensemble,
 ) -> dict[str, Any]:
     section, start = model.section, model.start
+    own_cases = OwnCases.of(section)
     return {
         "model": {
             **{key: section[key] for key in ("name", "title")},
@@ -66,9 +74,9 @@ def _report(
         "start": {
             "kind": "noise" if start is None else "copula",
             "log_snr": start and start.log_snr,
-            **({"kept_mm": start.kept_mm} if start and start.kept_mm is not None else {}),
         },
         **settings,
+        **own_cases.report(model.names, len(ensemble), settings["steps"], distance, "facts" in settings),
         "device": device.type if device.type == "cpu" else str(device),
         "direct_difference": round(_mean_total_variation(direct, ensemble.mean), 5),
         "memory_bytes": peak_memory(device),
@@ -76,9 +84,10 @@ def _report(
 
 
 def _frozen(frozen: dict[str, Any]) -> dict[str, Any]:
-    """The frozen model that is the direct head, and the temperature of its logits."""
+    """The frozen model that is the direct head, and the temperatures of its logits, and of those of single folds."""
     used = frozen.get("mean_temperature", frozen["temperature"])
-    return {"name": frozen["name"], "sha256": frozen["sha256"], "temperature": used}
+    of_folds = {"fold_temperature": frozen["temperature"]} if "mean_temperature" in frozen else {}
+    return {"name": frozen["name"], "sha256": frozen["sha256"], "temperature": used, **of_folds}
 
 
 def _region_distances(

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..dicom.maps import Maps
 from ..images import writing
 from ..images.resampling import Projection
 from ..measurements.answer import answer
 from ..measurements.label_map import LabelMap
 from ..measurements.question import Question
 from ..metrics import dice
-from ..metrics.intervals import interval_method, predictive_interval
+from ..metrics.intervals import interval_method
 from ..networks import InputDistance
 from ..runtime.versions import versions
-from . import result_folder, uncertain_regions
+from . import contours, result_folder, uncertain_regions
+from .alternatives import alternatives
 from .ensemble import Ensemble, class_sizes
 from .input_volume import InputVolume
+from .own_cases import LEVELS, OwnCases
 from .uncertain_regions import Ranking
 from .watershed import SEED_DISTANCE_MM, SMOOTHING_MM, watershed_regions
 
@@ -42,6 +45,7 @@ class ResultSource:
         model_spacing_mm: smallest edge of a voxel of the network; None if the working grid is the network's.
         are_draws: whether the masks are draws whose spread predicts the next one; if not, their volumes have a range
             and no intervals.
+        own_cases: calibration of the intervals.
     """
 
     labels: list[dict[str, Any]]
@@ -52,6 +56,7 @@ class ResultSource:
     mutual_information: np.ndarray | None = None
     model_spacing_mm: float | None = None
     are_draws: bool = True
+    own_cases: OwnCases = OwnCases()
 
     @property
     def finest_mm(self) -> float:
@@ -114,7 +119,7 @@ class ResultWriter:
         if self.source.mutual_information is not None:
             path = folder / "mutual_information.nrrd"
             writing.write_volume(path, self.source.mutual_information, reference, compress)
-        quantised = list(self.projection.quantised(p))
+        quantised = list(self.projection.quantised(p, (contours.INNER, contours.OUTER)))
         error = 1 - p.max(0)
         working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, self._smoothing_mm)
         input_regions = self.projection.nearest(working_regions)
@@ -131,63 +136,86 @@ class ResultWriter:
             "expected": expected * ensemble.voxel_size,
         }
         regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
-        return self._report(ensemble, labels, volumes) | {
+        self._add_alternatives(regions["regions"], input_regions, ensemble)
+        report = self._report(ensemble, labels, p, volumes) | {
             "windows": windows,
             **regions,
             **self._add_region_distances(regions["regions"], working_regions, error),
             "warnings": warnings,
         }
+        if self.input.exporter is not None:
+            maps = Maps(labels, bits, quantised, box[0])
+            report["warnings"] = warnings + self.input.exporter.write(folder, maps, self.source.labels, report)
+        return report
 
-    def _report(self, ensemble: Ensemble, labels: np.ndarray, volumes: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _report(
+        self, ensemble: Ensemble, labels: np.ndarray, p: np.ndarray, volumes: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
         distance = self.source.input_distance
+        stated = self.source.report(ensemble)
+        checked = stated.get("own_cases", {}).get("checked", False)
+        table = [self._volume(ensemble, entry, p[entry["label"]], volumes, checked) for entry in self.source.labels]
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
         scores = [dice(mask.whole(), labels[self.projection.inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
             "schema": 1,
-            **self.source.report(ensemble),
+            **stated,
             "samples": len(ensemble),
             "kept_samples": len(ensemble.masks),
             "working_spacing_mm": self.source.finest_mm,
             "unit": self._unit,
             "classes": ensemble.classes,
             "max_entropy_bits": math.log2(ensemble.classes),
-            "volumes": [self._volume(ensemble, entry, volumes) for entry in self.source.labels],
+            "volumes": table,
+            "contours": {"inner": contours.INNER, "outer": contours.OUTER},
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
-            **({"answers": self._answers(ensemble, labels)} if self.questions else {}),
+            **({"answers": self._answers(ensemble, labels, table)} if self.questions else {}),
             "region_mm": self._region_mm,
             "versions": versions(),
             "input": {
                 "size_ijk": list(self._reference.GetSize()),
                 "spacing_mm": [round(s, 6) for s in self._reference.GetSpacing()],
                 "sha256": self.input.sha256,
+                **({"series_uid": self.input.series_uid} if self.input.series_uid else {}),
                 **({"names": list(self.input.names)} if len(self.input.names) > 1 else {}),
                 **({"further_sha256": dict(self.input.further_sha256)} if self.input.further_sha256 else {}),
                 **(distance.as_json(self.source.names) if distance else {}),
             },
         }
 
-    def _volume(self, ensemble: Ensemble, entry: dict[str, Any], volumes: dict[str, np.ndarray]) -> dict[str, Any]:
-        samples, unit = ensemble.volumes[:, entry["label"]], self._unit
+    def _volume(
+        self,
+        ensemble: Ensemble,
+        entry: dict[str, Any],
+        p: np.ndarray,
+        volumes: dict[str, np.ndarray],
+        checked: bool,
+    ) -> dict[str, Any]:
+        label, unit, own_cases = entry["label"], self._unit, self.source.own_cases
+        samples = ensemble.volumes[:, label]
         spread: dict[str, Any] = {"method": interval_method(len(samples)) if len(samples) else None}
-        for level in (50, 90):
-            interval = predictive_interval(samples, level / 100) if self.source.are_draws else None
+        for level in LEVELS:
+            interval = own_cases.interval(label, samples, level) if self.source.are_draws else None
             bounded = None if interval is None else _rounded([min(bound, self._image_size) for bound in interval])
             spread[f"interval{level}_{unit}"] = bounded
         if len(samples) and not self.source.are_draws:
             bounds = float(samples.min()), float(samples.max())
             spread |= {"method": "range", f"range_{unit}": _rounded(bounds)}
+        between = contours.contour_distance(p, self.source.spacing_mm)
         return {
             **{key: entry[key] for key in ("label", "id", "name")},
-            **{f"{name}_{unit}": round(float(sizes[entry["label"]]), 4) for name, sizes in volumes.items()},
+            **{f"{name}_{unit}": round(float(sizes[label]), 4) for name, sizes in volumes.items()},
+            f"contour_distance_{'px' if unit == 'px' else 'mm'}": None if between is None else round(between, 4),
             f"mean_{unit}": round(float(samples.mean()), 4) if len(samples) else None,
             **spread,
+            **own_cases.volume_entries(label, samples, checked),
             f"samples_{unit}": _rounded(samples.tolist()),
         }
 
-    def _answers(self, ensemble: Ensemble, labels: np.ndarray) -> list[dict[str, Any]]:
+    def _answers(self, ensemble: Ensemble, labels: np.ndarray, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
         values = np.array(ensemble.measured).reshape(len(ensemble), len(self.questions))
         rows = zip(self.questions, self.measure(labels), values.T, strict=True)
-        options = self.source.are_draws, self._image_size
+        options = self.source.are_draws, self._image_size, table
         return [answer(question, value, column.tolist(), *options) for question, value, column in rows]
 
     def _rank_regions(self, regions: np.ndarray, quantised: list[np.ndarray], bits: np.ndarray) -> dict[str, Any]:
@@ -202,6 +230,20 @@ class ResultWriter:
 
         ranked = ranking.at(uncertain_regions.REVIEW_BITS, most=uncertain_regions.REPORTED)
         return uncertain_regions.as_json(ranked, self.source.names, ras, self._unit)
+
+    def _add_alternatives(self, entries: list[dict[str, Any]], regions: np.ndarray, ensemble: Ensemble) -> None:
+        """Add to each entry the distinct alternatives of the stored samples in its region, if any are stored.
+
+        `regions` lie on the part of the input's grid that the samples cover.
+        """
+        if not ensemble.masks or not entries:
+            return
+        voxels = [np.flatnonzero(regions == entry["basin"]) for entry in entries]
+        at = np.concatenate(voxels)
+        masks = np.stack([mask.whole().ravel()[at] for mask in ensemble.masks])
+        ends = np.cumsum([len(part) for part in voxels])
+        for entry, inside in zip(entries, np.split(masks, ends[:-1], axis=1), strict=True):
+            entry["alternatives"] = [one.as_json() for one in alternatives(inside)]
 
     def _add_region_distances(
         self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray

@@ -27,10 +27,12 @@ from ..runtime.devices import devices as devices  # part of the interface that t
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
 from .asked import questions
-from .encoded_slices import INDEPENDENT, EncodedSlices
+from .encoded_folds import Encoded, EncodedFolds, encode
+from .encoded_slices import INDEPENDENT
 from .ensemble import MAX_MASKS, Convergence, Ensemble
 from .facts import ROUGH, FactsProjection, follows_facts, including, read_facts
-from .foreign_head import Predict, channels_of, log_odds
+from .folded_image import SamplerImage
+from .foreign_head import Predict, log_odds
 from .input_volume import check_input_distance, read_input
 from .memory_plan import MemoryPlan
 from .model_source import model_source
@@ -39,7 +41,7 @@ from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .result_folder import FACTS
 from .run_control import RunControl, SamplingStopped
-from .sampler import EncodedVolume, normalised, sample_seeds
+from .sampler import normalised, sample_seeds
 from .tiling import Tiling
 from .uncertain_regions import voxel_size
 
@@ -63,7 +65,8 @@ def segment(
     """Segment `request.volume` into the folder `request.output`, which is created if necessary.
 
     `cancel` is called before each layer of the networks: "drop" discards the run, "keep" finishes with the samples
-    drawn so far. `predict` runs the network that others trained, for a model on top of one.
+    drawn so far. `predict` runs the network that others trained, for a model on top of one; of several folds each
+    sample uses one.
 
     Raises InputError and GeometryError for an unusable volume, ModelError for an unusable model, OutOfMemoryError,
     GpuError, Cancelled, and DiffusionSegmentationError if a file cannot be written.
@@ -87,7 +90,7 @@ class _Run:
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            files = CaseFiles(self.request.volume, self.request.spacing, self.request.called)
+            files = self.request.files()
         with stage("model"):
             self._load_model(models)
             self._choose_settings()
@@ -96,10 +99,12 @@ class _Run:
             self.input = read_input(self.request, files, self.model.section)
             if self.request.sha256 not in (None, self.input.sha256):
                 raise InputError("The volume is not the one of the result: its voxels differ; give that volume.")
-            self.facts = read_facts(self.request, self.model, self.input.image)
+            self.facts = read_facts(self.request, self.model, self.input.image, self._folds)
+            if self.facts is None:
+                models.forget_encoded()  # its memory is for this run
             self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
-            if "calibration" not in self.model.section:
+            if not {"calibration", "own_cases"} & self.model.section.keys():
                 self.warnings.append(NOT_FITTED)
             if self.facts is not None and self.copula_only:
                 self.warnings.append(ROUGH)
@@ -141,7 +146,7 @@ class _Run:
         self.plan = MemoryPlan(model, self.device)
 
     def _resample(self) -> Projection:
-        """Set `array`, the normalised channels of the body on the working grid, and check the memory.
+        """Set `image`, the normalised channels of the body on the working grid, and check the memory.
 
         They are float32 [channels, z, y, x], for a model of pictures of the whole slices of the input.
         """
@@ -159,56 +164,62 @@ class _Run:
         axes = slice(3 - grid.dims, None)
         self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
         further = (sitk.GetArrayFromImage(grid.resampled(channel))[box] for channel in self.input.channels[1:])
-        self.array = grid.normalised([sitk.GetArrayFromImage(body), *further])
+        normalised_values = grid.normalised([sitk.GetArrayFromImage(body), *further])
+        self.image: SamplerImage = normalised_values
         if grid.dims == 2 and len(values) > 1:
             self.warnings.append(INDEPENDENT.format(count=len(values)))
             self.plan.slices = len(values)
         projection = Projection(body, image) if self.facts is None else FactsProjection(body, image, self.facts)
         self.plan.frame = self.frame.shape
+        self.plan.folds = self._folds
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
         for note in self.plan.notes:
             self.control.notify(note)
         if self.model.foreign is not None:
-            self._add_prediction(grid, box)
+            place = partial(log_odds, image=image, grid=grid, box=box)
+            predicted = self.input.unchanged, self.device, self.control, place
+            self.image = self._required_prediction(normalised_values, *predicted)
+            empty_cache(self.device)
         return projection
 
-    def _add_prediction(self, grid: Grid, box: tuple[slice, ...]) -> None:
-        """Add the log-odds of the foreign network as channels of `array`."""
+    @property
+    def _folds(self) -> int:
+        """Number of folds of the network that others trained; 0 for a model on top of none."""
+        return 0 if self.model.foreign is None else len(self._required_prediction.members)
+
+    @property
+    def _required_prediction(self) -> Predict:
         if self._predict is None:
             raise ValueError("A model on top of a foreign network needs its prediction.")
-        p, temperature = self._predict(self.input.unchanged, self.device, self.control)
-        odds = log_odds(p, self.input.image, grid, box)
-        self._require_finite(odds)
-        self.array = np.concatenate([self.array, channels_of(odds, temperature)])
-        empty_cache(self.device)
+        return self._predict
 
     def _tiling(self) -> Tiling:
         """Windows of the plan, on the padded grid of the model's window, so that noise does not depend on the plan."""
-        shape = self.array.shape[-self.model.dims :]
+        shape = self.image.shape[-self.model.dims :]
         full = Tiling(shape, self.model.section["window"], self.model.multiple)
         return Tiling(shape, self.plan.window, self.model.multiple, full.padded)
 
-    def _encode(self) -> EncodedVolume | EncodedSlices:
+    def _encode(self) -> Encoded:
         """Run the encoder, with smaller windows if the memory is exhausted."""
         while True:
             tiling = self._tiling()
-            arguments = self.model, self.array, self.device, tiling, self.plan.store, self.frame
-            kind = EncodedVolume if self.model.dims == 3 else EncodedSlices
-            key = array_sha256(self.array), tiling.windows[0], len(tiling.windows), self.frame, self.plan.store
-            encode: Callable[[], EncodedVolume | EncodedSlices] = partial(kind, *arguments)
-            if follows_facts(self.model):  # an update of the result needs it again
-                encode = partial(self._models.encoded, (self.device, str(key)), encode)
-            encoded = _unless_out_of_memory(encode)
+            arguments = self.model, self.image, self.device, tiling, self.plan.store, self.frame
+            work: Callable[[], Encoded] = partial(encode, *arguments, self.plan.holds_all_folds)
+            if isinstance(self.image, np.ndarray) and follows_facts(self.model):  # an update needs it again
+                key = array_sha256(self.image), tiling.windows[0], len(tiling.windows), self.frame, self.plan.store
+                work = partial(self._models.encoded, (self.device, str(key)), work)
+            encoded = _unless_out_of_memory(work)
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
             empty_cache(self.device)
             self.control.notify(self.plan.shrink(1, tiling))
 
-    def _given(self, encoded: EncodedVolume | EncodedSlices) -> EncodedVolume | EncodedSlices:
+    def _given(self, encoded: Encoded) -> Encoded:
         """The encoder's output given the facts of the request, if it has any."""
         if self.facts is None:
             return encoded
+        assert not isinstance(encoded, EncodedFolds)  # `read_facts` refuses them
         return encoded.given(self.known, sample_seeds(self.request.seed, self.samples), self.control.check)
 
     def _prepare_results(self, projection: Projection) -> None:
@@ -222,6 +233,7 @@ class _Run:
             "seed": request.seed,
             "steps": self.steps,
             "requested_samples": request.samples or self.samples,
+            **({"facts": self.facts.as_json(model.names)} if self.facts else {}),
         }
         distance = encoded.input_distance()
         spacing = projection.working_spacing[::-1]
@@ -235,9 +247,8 @@ class _Run:
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
         size, _ = voxel_size(*geometry(self.input.image))
         masks = MAX_MASKS if request.keep_samples else 0
-        self.ensemble = Ensemble(
-            normalised(direct), model.map_prior, size, masks, self.copula_only, self.writer.measure
-        )
+        sampled = masks, self.copula_only, self.writer.measure, source.own_cases.temperature
+        self.ensemble = Ensemble(normalised(direct), model.map_prior, size, *sampled)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""
@@ -280,13 +291,14 @@ class _Run:
 
     def _draw(self, count: int) -> np.ndarray:
         """The next samples: class probabilities [N, C, z, y, x], or copula masks uint8 [N, z, y, x]."""
-        seeds = sample_seeds(self.request.seed, count, len(self.ensemble))
+        first = len(self.ensemble)
+        seeds = sample_seeds(self.request.seed, count, first)
         on_step = partial(self._on_step, count)
         if self.copula_only:
-            masks = np.stack([self.encoded.start_mask(seed) for seed in seeds])
+            masks = np.stack([self.encoded.start_mask(seed, first + n) for n, seed in enumerate(seeds)])
             on_step(1)
             return masks
-        samples = self.encoded.sample(seeds, self.grid, on_step)
+        samples = self.encoded.sample(seeds, self.grid, on_step, first)
         self._require_finite(samples)
         return samples
 
@@ -302,10 +314,10 @@ class _Run:
         """Shrink the plan after the memory was exhausted by `group` samples at a time; drawn samples are kept."""
         if self.copula_only:
             raise out_of_memory_error(self.device)  # the latent fields do not shrink with the windows
-        window = self.plan.window
+        kept = self.plan.window, self.plan.holds_all_folds
         empty_cache(self.device)
         self.control.notify(self.plan.shrink(group, self.encoded.tiling))
-        if self.plan.window != window:
+        if (self.plan.window, self.plan.holds_all_folds) != kept:
             del self.encoded  # frees its memory before the next encoding
             empty_cache(self.device)
             self.encoded = self._given(self._encode())
@@ -315,7 +327,6 @@ class _Run:
         report = self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
         if self.facts is not None:
             write_volume(folder / FACTS, self.facts.labels, self.input.image, self.request.compress)
-            report["facts"] = self.facts.as_json(self.model.names)
         return report
 
     def _write_results(self, stopped: bool) -> Outcome:

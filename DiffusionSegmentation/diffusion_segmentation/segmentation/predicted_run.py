@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from ..errors import ModelError
-from ..images.case_files import CaseFiles
 from ..images.input_names import inputs_of
 from ..images.resampling import Projection
 from ..runtime import memory
@@ -70,7 +69,7 @@ class PredictedRun(ABC):
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
-            files = CaseFiles(self.request.volume, self.request.spacing, self.request.called)
+            files = self.request.files()
         with stage("model"):
             self.metadata = self.read_model(folder)
             self.device = choose_device(self.request.device)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..images.case_files import Volumes
+from ..dicom.export import Kind
+from ..images.case_files import CaseFiles, Volumes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Request:
     source: Path | None = (
         None  # file from which the first input was loaded; what its header leaves open becomes a warning
     )
+    series: str | None = None  # UID of the DICOM series that is read from a folder with several
+    dicom: Kind | None = None  # also write DICOM objects, with a segmentation of this kind
     called: str | None = None  # what messages call a volume whose file is temporary, such as "The volume"
+
+    def files(self) -> CaseFiles:
+        """The files of the volume, with valid headers. Raises as `CaseFiles`."""
+        return CaseFiles(self.volume, self.spacing, self.called, self.series, self.dicom)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..dicom.export import NAMES as DICOM_FILES
 from ..errors import InputError
 from ..images.writing import replace
 
@@ -25,6 +26,7 @@ FILES = (
     "probabilities.seq.nrrd",
     "regions.nrrd",
     FACTS,
+    *DICOM_FILES,
 )
 """Result files of a run besides its report."""
 

@@ -154,13 +154,18 @@ class EncodedVolume:
         return None if statistics is None else statistics.input_distance(self._summary)
 
     def sample(
-        self, seeds: Sequence[int], log_snr: np.ndarray, on_step: Callable[[int], None] = lambda step: None
+        self,
+        seeds: Sequence[int],
+        log_snr: np.ndarray,
+        on_step: Callable[[int], None] = lambda step: None,
+        first: int = 0,
     ) -> np.ndarray:
         """Draw one joint sample for each seed: class probabilities float32 [N, C, z, y, x] of the last step.
 
         The argmax over C is the mask of a sample. The mean of the probabilities over samples estimates the marginals
         with less noise than the mean of the masks (Rao-Blackwell). `log_snr` are the rising nodes of the step grid.
-        `on_step` is called with the number of steps done and may raise to stop.
+        `on_step` is called with the number of steps done and may raise to stop. `first`, the number of the first sample
+        in its run, matters to `EncodedFolds` alone.
 
         Apart from rounding, a sample depends on its own seed alone.
         """
@@ -176,8 +181,11 @@ class EncodedVolume:
 
             return self._volume(_denoised(self.model, masks, noise, self._marginals, log_snr, denoise, on_step))
 
-    def start_mask(self, seed: int) -> np.ndarray:
-        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network."""
+    def start_mask(self, seed: int, number: int = 0) -> np.ndarray:
+        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network.
+
+        `number` is that of the sample, as for `sample`.
+        """
         mask = self._masks.get(seed)
         return self._copula.draw(seed) if mask is None else mask
 
@@ -273,9 +281,8 @@ def _denoised(
         return dpm_solver_2m(denoise, noise, marginals.expand(noise.shape), log_snr, on_step)
     labels = space_to_depth(torch.from_numpy(masks)[:, None].to(noise.device))
     time = torch.full((len(masks),), float(log_snr[0]), device=noise.device)
-    x, constraint = diffuse(one_hot_state(labels, model.classes), noise, time), model.kept_blocks(masks, noise.device)
-    constrained = denoise if constraint is None else lambda x, node: constraint(denoise(x, node))
-    return dpm_solver_2m(constrained, x, None, log_snr, on_step)
+    x = diffuse(one_hot_state(labels, model.classes), noise, time)
+    return dpm_solver_2m(denoise, x, None, log_snr, on_step)
 
 
 def start_masks(start: Start, p: np.ndarray, spacing_mm: float, seeds: Sequence[int]) -> np.ndarray:

@@ -20,6 +20,7 @@ from ..images.label_file import IGNORED
 from ..images.label_table import label_table
 from ..images.volume import plane_of_slices
 from ..images.working_grid import Grid
+from ..segmentation.folded_image import FoldedImage, SamplerImage
 from . import defaults
 from .case_odds import CaseOdds, StoredOdds
 from .prepared import prepare
@@ -175,11 +176,11 @@ class Folder:
         return self.some_windows(self.held_out or self.seen, optimisation)
 
     def some_windows(
-        self, cases: Sequence[Case], optimisation: Optimisation
+        self, cases: Sequence[Case], optimisation: Optimisation, count: int = UNSEEN_WINDOWS
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Windows of some cases without augmentation, with one mask of each."""
         windows = iter(self.windows(cases, optimisation, optimisation.seed, augment=False))
-        for _ in range(UNSEEN_WINDOWS):
+        for _ in range(count):
             image, labels = next(windows)
             yield image[None], labels[None, :1]
 
@@ -191,10 +192,10 @@ class Folder:
     def _odds(self, cases: Sequence[Case], pairs: Sequence[tuple[Path, Path]]) -> list[StoredOdds]:
         return self.odds.of(cases, [image for image, _ in pairs], self.grid) if self.odds is not None else []
 
-    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[SamplerImage, np.ndarray]]:
         """Whole held-out cases, each with the labels of one rater; the training case if there is only one.
 
-        Of a stack of slices the one with most labelled pixels.
+        Of a stack of slices a random one of those with labels.
         """
         rng = np.random.default_rng(seed)
         cases = (self.held_out or self.seen)[:count]
@@ -203,11 +204,14 @@ class Folder:
         for n, (image_path, masks_path) in enumerate(pairs):
             masks = np.load(masks_path)
             labels = masks[int(rng.integers(len(masks)))]
-            at = int(np.sum((labels > 0) & (labels != IGNORED), axis=(1, 2)).argmax())
-            image = np.load(image_path).astype(np.float32)
-            if odds:
-                image = np.concatenate([image, odds[n].channels()])
-            yield (image, labels) if self.dims == 3 else (image[:, at], labels[at])
+            values = np.load(image_path).astype(np.float32)
+            image: SamplerImage = odds[n].added_to(values) if odds else values
+            if self.dims == 3:
+                yield image, labels
+            else:
+                marked = np.flatnonzero(((labels > 0) & (labels != IGNORED)).any((1, 2)))
+                at = int(rng.choice(marked if len(marked) else len(labels)))
+                yield image.of_slice(at) if isinstance(image, FoldedImage) else image[:, at], labels[at]
 
     def scans(self, count: int, seed: int) -> Iterator[np.ndarray]:
         """Whole held-out cases, followed by training cases where they are few; of a stack the middle slice."""

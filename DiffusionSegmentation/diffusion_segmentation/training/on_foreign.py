@@ -33,7 +33,8 @@ NO_SPLITS = (
     "case, was not found; give it with --splits: nnU-Net keeps it in nnUNet_preprocessed/{data}."
 )
 
-
+WINDOWS = 128
+"""Windows for each temperature: one of few windows is that of the few cases on which the network fails."""
 RENAMED = (
     "'{name}' was trained on a data set of this name, but none of these cases has the name of one of its training "
     "cases; the result is right only if it has not seen them."
@@ -58,6 +59,7 @@ class ForeignModel(FrozenModel):
         super().__init__(head.section, given_logits(head.section))
         self._head, self._splits = head, splits
         self._folds: dict[str, str] = {}  # by case, for those that other folds have seen
+        self._trained_on: dict[str, list[str]] = {}  # by fold
 
     def unseen_part(self, source: Source) -> Source:
         """`source` without the cases that all folds were trained on, or from now on with the fold of each other case.
@@ -70,7 +72,7 @@ class ForeignModel(FrozenModel):
         if source.has_pictures:
             raise InputError(f"'{name}' segments volumes, and the data set '{source.folder.name}' has pictures.")
         cases = [case.name for case in source.dataset.training]
-        trained = self._trained(source)
+        trained = self._trained_on = self._trained(source)
         if self._head.members == ["all"] and set(trained.get("all", ())) & set(cases):
             raise InputError(ONLY_ALL.format(name=name))
         unseen = unseen_by(trained, cases)
@@ -78,7 +80,7 @@ class ForeignModel(FrozenModel):
         self._folds = {case: fold for case, fold in unseen.items() if fold is not None}
         logger.info(
             f"{len(self._folds)} cases are predicted by a fold of '{name}' that has not seen them, and "
-            f"{len(unseen) - len(self._folds)} that no fold has seen by the mean of all"
+            f"{len(unseen) - len(self._folds)} that no fold has seen by each of them"
         )
         return source
 
@@ -116,29 +118,31 @@ class ForeignModel(FrozenModel):
         for case, fold in sorted(self._folds.items()):
             by_fold[fold].append(case)
         section["frozen"] |= {"kind": kind(self.section), "mean_temperature": 1.0, "folds": by_fold}
+        if any(self._trained_on.values()) and cases_of_folds(self.section) != self._trained_on:
+            section["frozen"]["trained"] = self._trained_on
         return settings
 
     def fit(self, source: Source, optimisation: Optimisation, frozen: dict[str, Any]) -> None:
         """Fit the temperature of single folds, and that of their mean on cases that no fold has seen.
 
-        Where there are no such cases, one takes the value of the other.
+        Without such cases, and of a single network, the mean has that of single folds.
         """
         assert isinstance(source, Folder), "unseen_part refuses other sources"
-        source.odds = CaseOdds(self._head, self._folds, {**frozen, "temperature": 1.0, "mean_temperature": 1.0})
-        cases = [*source.held_out, *source.seen]
-        of_folds = [case for case in cases if case.name in self._folds]
+        cases, untempered = [*source.held_out, *source.seen], {**frozen, "temperature": 1.0, "mean_temperature": 1.0}
+        source.odds = CaseOdds(self._head, self._folds, untempered)
+        windows = source.some_windows(cases, optimisation, WINDOWS)
+        of_fold = self.fitted_temperature(windows, "a fold's")
+        frozen |= {"temperature": of_fold, "mean_temperature": of_fold}
         of_mean = [case for case in cases if case.name not in self._folds]
-        fitted = {}
-        for key, some, of in (("temperature", of_folds, "a fold's"), ("mean_temperature", of_mean, "the mean's")):
-            if some:
-                fitted[key] = self.fitted_temperature(source.some_windows(some, optimisation), of)
-        if not of_mean:
+        if of_mean and len(self._head.members) > 1:
+            source.odds = CaseOdds(self._head, self._folds, untempered, as_mean=True)
+            windows = source.some_windows(of_mean, optimisation, WINDOWS)
+            frozen["mean_temperature"] = self.fitted_temperature(windows, "the mean's")
+        elif not of_mean:
             logger.warning(
                 "No case is unseen by all folds, so their mean takes the temperature of a single fold, which is too "
-                "high for it; add labelled cases that the network was not trained on."
+                "high for it and makes the map too unsure; add labelled cases that the network was not trained on."
             )
-        any_of_them = next(iter(fitted.values()))
-        frozen |= {"temperature": any_of_them, "mean_temperature": any_of_them, **fitted}
         source.odds = CaseOdds(self._head, self._folds, frozen)
 
 

@@ -14,6 +14,7 @@ import torch
 from ..errors import InputError
 from ..images.label_table import label_table
 from ..phantoms import PHANTOMS, phantom
+from ..segmentation.folded_image import SamplerImage
 from ..segmentation.tiling import channels_first
 from . import defaults
 from .folder import Folder
@@ -54,7 +55,7 @@ class Source(Protocol):
     def unseen(self, optimisation: Optimisation) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches outside the training stream: image [N, channels, *shape], labels [N, 1, *shape]."""
 
-    def labelled(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def labelled(self, count: int, seed: int) -> Iterator[tuple[SamplerImage, np.ndarray]]:
         """At most `count` different cases outside the training stream: image float32 [channels, *shape], labels
         uint8 [*shape]; an image of one channel can lack that axis."""
 
@@ -65,7 +66,8 @@ class Source(Protocol):
         gives the first of them.
         """
         for image, _ in self.labelled(count, seed):
-            yield image
+            if isinstance(image, np.ndarray):  # folders, which alone can have log-odds, have scans of their own
+                yield image
 
     def order(self, labels: Sequence[dict[str, Any]]) -> list[int]:
         """The model's label for each number of the data, background first, from the model's `labels`.

@@ -63,7 +63,7 @@ class Windows(torch.utils.data.IterableDataset):
             window = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
             windows = {"image": image[(slice(None), *window)].astype(np.float32), "labels": labels[(raters, *window)]}
             if self.odds:
-                windows["odds"] = self.odds[number].channels(window)
+                windows["odds"] = self.odds[number].channels(window, rng)
             case = {key: torch.from_numpy(_padded(part, shape)) for key, part in windows.items()}
             if len(plane) == 2:
                 case = {key: part[:, 0] for key, part in case.items()}

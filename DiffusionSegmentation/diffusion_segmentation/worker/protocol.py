@@ -72,19 +72,22 @@ _text, _flag, _object = _is(str), _is(bool), _is(dict)
 _count, _positive = partial(_integer, lowest=0), partial(_integer, lowest=1)
 Table = Mapping[str, Mapping[str, Check]]
 
+# source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
+# inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
+# ask: questions that the report answers; such a run sends no previews and keeps no samples.
+_OPTIONAL_RUN: Mapping[str, Check] = {
+    "regionMm": _or_null(_millimetres),
+    "source": _or_null(_name),
+    "inputs": _or_null(_files),
+    "ask": _or_null(_names),
+}
+
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.
 OPTIONAL: Table = {
-    # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
-    # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
-    "run": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "inputs": _or_null(_files)},
+    "run": _OPTIONAL_RUN,
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
-    # rounds: updates of the result, this one included; 1 if absent. The others as for `run`.
-    "update": {
-        "regionMm": _or_null(_millimetres),
-        "source": _or_null(_name),
-        "inputs": _or_null(_files),
-        "rounds": _or_null(_positive),
-    },
+    # rounds: updates of the result, this one included; 1 if absent.
+    "update": {**_OPTIONAL_RUN, "rounds": _or_null(_positive)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},

@@ -268,7 +268,10 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
         common["volume"] = {name: Path(path) for name, path in inputs.items()}
     if message["type"] == "update":
         common |= {"facts": (Path(message["facts"]),), "rounds": message.get("rounds") or 1}
-    return engine.Request(**common, **{name: message[name] for name in names}, previews=True)
+    asked = tuple(message.get("ask") or ())
+    if asked:
+        common |= {"ask": asked, "keep_samples": False}
+    return engine.Request(**common, **{name: message[name] for name in names}, previews=not asked)
 
 
 def _import_request(message: Mapping[str, Any]) -> Any:

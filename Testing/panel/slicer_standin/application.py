@@ -116,6 +116,7 @@ class _SegmentEditor:
         self.editor = self
         self.segmentationNode = None
         self.undoStates = 0
+        self._history = slicer.vtkSegmentationHistory()
         self._node = None
 
     def widgetRepresentation(self):
@@ -131,7 +132,12 @@ class _SegmentEditor:
 
     def saveStateForUndo(self):
         assert self._node is not None
+        self._history.SetSegmentation(self.segmentationNode.GetSegmentation())
+        self._history.SaveState()
         self.undoStates += 1
+
+    def undo(self):
+        self._history.RestorePreviousState()
 
     def setSegmentationNode(self, node):
         self.segmentationNode = node

@@ -122,15 +122,24 @@ class CorrectionsSection(Section):
         except LookupError as error:
             self._setProblem(str(error))
             return
+        segmentID = area.removeprefix(SEGMENT_PREFIX) if area.startswith(SEGMENT_PREFIX) else None
+        self.useSample(Browser(self._segmentation).shown, mask, segmentID)
+
+    def useSample(self, index: int, mask: np.ndarray, segmentID: str | None = None) -> str:
+        """Replace the result by sample `index` (from 0) where `mask` [k, j, i]; returns why not, one sentence, or "".
+
+        `segmentID` is that of the segment from which the mask was made, if it was.
+        """
 
         def use() -> None:
-            if area.startswith(SEGMENT_PREFIX):
+            if segmentID is not None:
                 # In the labelmap that the model's segments share, its voxels could not be changed.
-                self._segmentation.GetSegmentation().SeparateSegmentLabelmap(area.removeprefix(SEGMENT_PREFIX))
-            if not corrections.useSample(self._segmentation, Browser(self._segmentation).shown, mask):
+                self._segmentation.GetSegmentation().SeparateSegmentLabelmap(segmentID)
+            if not corrections.useSample(self._segmentation, index, mask):
                 raise LookupError(_("The sample is identical to the result in this area; nothing was changed."))
 
         self._change(use)
+        return self._problem
 
     def _onReviewSegment(self, *_arguments: Any) -> None:
         bits = Overlay(self._entropyNode()).threshold

@@ -10,7 +10,9 @@ from ...i18n import tr as _
 from ...runs.asking import problemOf
 from ...runs.dependencies import DependencyError
 from ...runs.handover import HandoverError
+from ...runs.more_samples import COUNTS, modelOf
 from ...scene import answers, questions
+from ...scene.display import VOLUME_ROLE
 from ...scene.result_nodes import RUN_ATTRIBUTE, reportOf
 from ..backend import Backend
 from ..plots import dotPlot
@@ -29,6 +31,8 @@ from ..widgets import (
 
 PLOT_SIZE = 48, 16
 QUESTION_COLUMN, PLOT_COLUMN = 0, 2
+EACH = "each"
+"""In place of structure A: one question for each structure."""
 
 
 class MeasurementsSection(Section):
@@ -57,11 +61,14 @@ class MeasurementsSection(Section):
         ui, report = self._ui, segmentation and segmentation.GetAttribute(RUN_ATTRIBUTE)
         if segmentation is not self._segmentation:
             self._segmentation, self._failure = segmentation, ""
-        self._problem = missingResult(segmentation) or problemOf(segmentation)
-        state = segmentation, report, ui.answersTable.palette.color(qt.QPalette.Text).name()
+        problem = missingResult(segmentation) or problemOf(segmentation)
+        state = segmentation, report, problem, ui.answersTable.palette.color(qt.QPalette.Text).name()
         if state != self._filledFor:
             self._filledFor = state
             self._report = reportOf(segmentation) if segmentation else {}
+            counts = self._sampleCounts(problem is None)
+            self._problem = None if counts else problem
+            fillComboBox(ui.askSamplesComboBox, counts, chosen(ui.askSamplesComboBox))
             self._fillChoices()
             self._fillTable()
         self._refreshChoices()
@@ -78,13 +85,24 @@ class MeasurementsSection(Section):
         known = questions.available(report) if report else {}
         titles = questions.titles()
         structures = {entry["id"]: entry["name"] for entry in report.get("volumes", [])}
-        structures |= {questions.ALL: _("All structures")} if structures else {}
+        structures |= {questions.ALL: _("All structures together")} if structures else {}
+        first = structures | ({EACH: _("Each structure")} if len(structures) > 2 else {})
         comparisons = {"": _("no comparison"), ">": _("greater than"), "<": _("less than")}
         fillComboBox(ui.measurementComboBox, {name: titles[name] for name in known}, chosen(ui.measurementComboBox))
-        fillComboBox(ui.structureAComboBox, structures, chosen(ui.structureAComboBox))
+        fillComboBox(ui.structureAComboBox, first, chosen(ui.structureAComboBox))
         second = chosen(ui.structureBComboBox) or [*structures, None][min(1, len(structures))]
         fillComboBox(ui.structureBComboBox, structures, second)
         fillComboBox(ui.comparisonComboBox, comparisons, chosen(ui.comparisonComboBox))
+
+    def _sampleCounts(self, hasSamples: bool) -> dict[int, str]:
+        """Texts for the numbers of samples that can be asked; 0 stands for those that the result keeps."""
+        report = self._report
+        kept = report.get("kept_samples", report["samples"]) if report else 0
+        texts = {0: _("the {count} kept").format(count=kept)} if hasSamples else {}
+        hasVolume = report and self._segmentation.GetNodeReference(VOLUME_ROLE) is not None
+        if hasVolume and modelOf(report, self._backend.models()) is not None:
+            texts |= {count: _("draw {count}").format(count=count) for count in COUNTS if count > kept}
+        return texts
 
     def _refreshChoices(self) -> None:
         """Show what the chosen measurement needs, and whether it can be asked for now."""
@@ -102,7 +120,7 @@ class MeasurementsSection(Section):
             ui.thresholdSpinBox.minimum = measurement.low if measurement else 0.0
             ui.thresholdSpinBox.decimals = {"count": 0, "number": 3}.get(measurement.quantity, 2) if measurement else 2
         enable(problem, ui.measurementComboBox, ui.structureAComboBox, ui.structureBComboBox)
-        enable(problem, ui.comparisonComboBox, ui.thresholdSpinBox)
+        enable(problem, ui.comparisonComboBox, ui.thresholdSpinBox, ui.askSamplesComboBox)
         if measurement is not None and problem is None:
             ui.measurementComboBox.toolTip = f"{measurement.formula[:1].upper()}{measurement.formula[1:]}."
         if self._asker.busy:
@@ -155,13 +173,16 @@ class MeasurementsSection(Section):
         interval = None if "holds" in answer else answer.get("interval90")  # a statement has that of its probability
         return dotPlot(self._ui.answersTable, *PLOT_SIZE, dots, interval, color, answer.get("threshold"))
 
-    def _question(self) -> questions.Question:
+    def _questions(self) -> list[questions.Question]:
+        """The chosen question, or one for each structure other than B."""
         ui = self._ui
         name = chosen(ui.measurementComboBox)
         measurement = questions.MEASUREMENTS[name]
-        structures = (chosen(ui.structureAComboBox), chosen(ui.structureBComboBox))[: measurement.structures]
+        first, second = chosen(ui.structureAComboBox), (chosen(ui.structureBComboBox),)[: measurement.structures - 1]
         comparison = "" if measurement.is_truth else chosen(ui.comparisonComboBox)
-        return questions.Question(name, structures, comparison, ui.thresholdSpinBox.value if comparison else 0.0)
+        threshold = ui.thresholdSpinBox.value if comparison else 0.0
+        ids = [entry["id"] for entry in self._report["volumes"]] if first == EACH else [first]
+        return [questions.Question(name, (one, *second), comparison, threshold) for one in ids if one not in second]
 
     def _onAsk(self, *_arguments: Any) -> None:
         if self._asker.busy:
@@ -169,7 +190,7 @@ class MeasurementsSection(Section):
             return
         self._failure, self._asked = "", self._segmentation
         try:
-            self._backend.ask(self._segmentation, [self._question()])
+            self._backend.ask(self._segmentation, self._questions(), chosen(self._ui.askSamplesComboBox) or 0)
         except (DependencyError, HandoverError) as error:
             self._failure = str(error)
             self._refreshChoices()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...i18n import tr as _
 from ...runs.dependencies import DependencyError
-from ...runs.model_command import ModelCommand
+from ...runs.engine_command import EngineCommand
 from ...runs.models import Entry, dependents
 from .. import dialogs
 from ..backend import Backend
@@ -25,7 +25,7 @@ class ModelsSection:
         self._backend = backend
         self._changed = changed
         self._entries: list[Entry] = []
-        self._command: ModelCommand | None = None
+        self._command: EngineCommand | None = None
         self._timer = makeTimer(POLL_MILLISECONDS, self._poll)
         ui.modelsTable.columnCount = 3
         ui.modelsTable.setHorizontalHeaderLabels([_("Model"), _("Size"), _("Source")])
@@ -83,7 +83,7 @@ class ModelsSection:
 
     def _start(self, arguments: list[str], message: str) -> None:
         try:
-            self._command = self._backend.modelCommand(arguments)
+            self._command = self._backend.command(["models", *arguments])
         except DependencyError as error:
             message = str(error)
         else:

@@ -1,6 +1,6 @@
-"""Section "Report": writes the report of a result to a file."""
+"""Section "Report": writes the report of a result to a file, and adds the case to a data set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,25 @@ import slicer
 from ...i18n import tr as _
 from ...report.page import Report
 from .. import dialogs
+from ..backend import Backend
 from ..widgets import Section, enable, missingResult
+from .data_set import DataSetSection
 
 
 class ReportSection(Section):
     """Writes reports on a result step by step, so that Slicer stays responsive."""
 
-    def __init__(self, ui: Any) -> None:
+    def __init__(self, ui: Any, backend: Backend, inputs: Callable[[], dict[str, Any]]) -> None:
+        """Arguments as for DataSetSection."""
         super().__init__(ui)
+        self._dataSet = DataSetSection(ui, backend, inputs)
         self._steps: Iterator[None] | None = None
         self._path: Path | None = None
         self._status = ""
         ui.reportButton.clicked.connect(self._onSave)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        self._dataSet.refresh(segmentation)
         if segmentation is not self._segmentation:
             self._segmentation, self._status = segmentation, ""
         problem = missingResult(segmentation)
@@ -33,7 +38,11 @@ class ReportSection(Section):
 
     def close(self) -> None:
         """Stop writing; the report stays incomplete."""
-        super().close()
+        self._stop()
+        self._dataSet.close()
+
+    def _stop(self) -> None:
+        self._timer.stop()
         self._steps = None
 
     def _onSave(self, *_arguments: Any) -> None:
@@ -62,5 +71,5 @@ class ReportSection(Section):
             self._status = _("Saved as {path}, with a .json and a .csv file beside it.").format(path=self._path)
         except (OSError, LookupError) as error:
             self._status = _("The report could not be written: {reason}.").format(reason=str(error).rstrip("."))
-        self.close()
+        self._stop()
         self.refresh(self._segmentation)

@@ -7,6 +7,7 @@ import slicer
 
 from ...i18n import tr as _
 from ...runs import status_texts
+from ...scene.contours import Contours
 from ...scene.display import DEFAULT_OPACITY, DEFAULT_THRESHOLD_BITS, outlined, showOutlines
 from ...scene.overlays import ResultOverlays
 from ...scene.result_nodes import DISAGREEMENT_ROLE, ENTROPY_ROLE, INFORMATION_ROLE, reportOf
@@ -26,12 +27,19 @@ class ResultSection(Section):
         ui.outlinesCheckBox.toggled.connect(lambda show: showOutlines(self._segmentation, show))
         self._outlinesShortcut = qt.QShortcut(qt.QKeySequence("O"), ui.outlinesCheckBox)
         self._outlinesShortcut.activated.connect(ui.outlinesCheckBox.click)
+        ui.contoursCheckBox.toggled.connect(self._onContours)
         ui.overlayCheckBox.toggled.connect(self._onOverlay)
         ui.layerComboBox.currentIndexChanged.connect(self._onLayer)
         ui.opacitySlider.valueChanged.connect(self._onOpacity)
         ui.thresholdSlider.valueChanged.connect(self._onThreshold)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        contours = Contours(segmentation) if segmentation else None
+        if segmentation is not self._segmentation:
+            if self._segmentation is not None:
+                Contours(self._segmentation).hide()  # they must not stay over another result
+            if contours is not None:
+                contours.restore()
         self._segmentation = segmentation
         ui, layers = self._ui, self._layers()
         missing = missingResult(segmentation)
@@ -41,6 +49,8 @@ class ResultSection(Section):
         ui.warningsLabel.visible = bool(ui.warningsLabel.text)
         enable(missing, ui.removeResultButton, ui.outlinesCheckBox)
         setQuietly(ui.outlinesCheckBox, "checked", segmentation is not None and outlined(segmentation))
+        enable(missing or contours.missing, ui.contoursCheckBox)
+        setQuietly(ui.contoursCheckBox, "checked", contours is not None and contours.chosen and not contours.missing)
         missing = None if layers else missingEntropy(segmentation)
         enable(missing, ui.overlayCheckBox)
         self._fillLayers(layers, report, missing)
@@ -71,6 +81,9 @@ class ResultSection(Section):
     def _layers(self) -> ResultOverlays | None:
         layers = ResultOverlays(self._segmentation) if self._segmentation else None
         return layers if layers is not None and layers.roles else None
+
+    def _onContours(self, on: bool) -> None:
+        Contours(self._segmentation).chosen = on
 
     def _onOverlay(self, show: bool) -> None:
         layers = self._layers()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import slicer
 
 from ...i18n import tr as _
@@ -38,7 +39,7 @@ class SamplesSection(Section):
         ui = self._ui
         shown = browser.shown if browser else None
         missing = missingResult(segmentation)
-        missing = missing or (None if browser.count else _missingSamples(browser))
+        missing = missing or (None if browser.count else missingSamples(browser))
         hidden = missing or (None if shown is not None else _("No sample is shown."))
         enable(missing, ui.sampleCheckBox, ui.orderComboBox)
         enable(hidden, ui.sampleSlider, ui.playButton, ui.sideBySideCheckBox)
@@ -50,6 +51,12 @@ class SamplesSection(Section):
         ui.playButton.text = _("Stop") if self._timer.active else _("Play")
         ui.sampleText.text = "" if hidden else _sampleText(browser, shown)
         ui.sampleText.visible = not hidden
+
+    def showPart(self, sample: int, region: int, mask: np.ndarray) -> None:
+        """Show only the part of a sample (number from 0, as drawn) inside the `mask` of the region `region`."""
+        self._timer.stop()
+        self._browser.showPart(sample, region, mask)
+        self._onShown()
 
     def hide(self) -> None:
         if self._browser is not None and self._browser.shown is not None:
@@ -89,6 +96,9 @@ class SamplesSection(Section):
 
     def _show(self, position: int) -> None:
         self._browser.show(position)
+        self._onShown()
+
+    def _onShown(self) -> None:
         SideBySide(self._browser.segmentationNode).refresh()
         self._update()
 
@@ -97,7 +107,8 @@ class SamplesSection(Section):
         self.sampleChanged.emit()
 
 
-def _missingSamples(browser: Browser) -> str:
+def missingSamples(browser: Browser) -> str:
+    """Why a result has no samples to show, one sentence."""
     if not browser.report["samples"]:
         return _("This result has no samples.")
     return _("The samples of this result were removed.")
@@ -114,4 +125,6 @@ def _sampleText(browser: Browser, index: int) -> str:
         parts.append(_("Dice {dice:.3f} with the result").format(dice=browser.dice[index]))
     if browser.order in browser.sizes:
         parts.append(browser.unit.textOf(browser.sizes[browser.order][index]))
+    if browser.part is not None:
+        parts.append(_("only in the region under review"))
     return ", ".join(parts) + "."

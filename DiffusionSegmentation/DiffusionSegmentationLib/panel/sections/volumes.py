@@ -17,7 +17,7 @@ from ..widgets import Section, enable, fitColumns, fitRows, missingResult, setCe
 
 PLOT_SIZE = 48, 16
 NAME_COLUMN, MASK_COLUMN, PLOT_COLUMN = 0, 2, 4
-"""The mask and plot columns are shown only with the details."""
+"""The columns of masks, with the contours, and of plots are shown only with the details."""
 
 
 class VolumesSection(Section):
@@ -43,13 +43,14 @@ class VolumesSection(Section):
         self._filledFor = state
         run = reportOf(segmentation) if report else {}
         self._sizes = Sizes(run)
-        notes = (self._sizes.note(), self._sizes.coverageText()) if report else ()
+        notes = (self._sizes.note(), self._sizes.coverageText(), self._sizes.checkText()) if report else ()
         self._notes = "\n".join(filter(None, notes))
         self._fillTable()
 
     def _fillTable(self) -> None:
         ui, table, details, sizes = self._ui, self._ui.volumesTable, self._ui.detailsCheckBox.checked, self._sizes
-        ui.volumesLabel.text = self._notes if details else sizes.fewSamplesWarning()
+        always = filter(None, (sizes.fewSamplesWarning(), sizes.checkText()))
+        ui.volumesLabel.text = self._notes if details else "\n".join(always)
         ui.volumesLabel.visible = bool(ui.volumesLabel.text)
         ui.copyVolumesButton.visible = ui.saveVolumesButton.visible = details
         for column in (MASK_COLUMN, PLOT_COLUMN):
@@ -62,8 +63,9 @@ class VolumesSection(Section):
         table.rowCount = len(sizes.segments)
         for row, segment in enumerate(sizes.segments):
             intervals = sizes.bounds(segment, (50, 90) if details else (90,))
-            texts = [segment["name"], *map(sizeText, (sizes.shown(segment), sizes.mask(segment)))]
-            for column, text in enumerate([*texts, "\n".join(map(intervalText, intervals))]):
+            mask = "\n".join([sizeText(sizes.mask(segment)), *sizes.contourTexts(segment)])
+            texts = [segment["name"], sizeText(sizes.shown(segment)), mask, "\n".join(map(intervalText, intervals))]
+            for column, text in enumerate(texts):
                 setCell(table, row, column, text, _tooltip(sizes, segment), centred=column != NAME_COLUMN)
             plot = qt.QLabel()
             plot.alignment = qt.Qt.AlignCenter
@@ -105,6 +107,10 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         _("Volume of the segmentation, in which each voxel has its most probable structure."),
         _("Area of the segmentation, in which each pixel has its most probable structure."),
     )
+    maskTitle = _("Mask\n({unit})").format(unit=unit.text)
+    if sizes.haveContours:
+        maskTitle = _("Mask ({unit})\nContours\n({length})").format(unit=unit.text, length=sizes.lengthUnit)
+        mask = f"{mask}\n{sizes.contoursNote()}"
     both = unit.either(
         _("50 % and 90 % prediction intervals for the volume of one further sample."),
         _("50 % and 90 % prediction intervals for the area of one further sample."),
@@ -113,6 +119,9 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
         _("90 % prediction interval for the volume of one further sample: a measure of spread, not of accuracy."),
         _("90 % prediction interval for the area of one further sample: a measure of spread, not of accuracy."),
     )
+    if sizes.areCalibrated:
+        held = _("{levels} interval for the true size: that of the samples, scaled to hold that of labelled cases.")
+        both, ninety = held.format(levels=_("50 % and 90 %")), held.format(levels="90 %")
     dots = unit.either(
         _("Dots: volume of each sample. Line: 90 % interval."), _("Dots: area of each sample. Line: 90 % interval.")
     )
@@ -123,7 +132,7 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
     return [
         (_("Structure"), _("Structures of the model.")),
         (f"{expected[0]}\n({unit.text})", expected[1]),
-        (_("Mask\n({unit})").format(unit=unit.text), mask),
+        (maskTitle, mask),
         spread,
         (_("Samples"), dots),
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,12 @@ from ...images.file_digest import files_sha256
 from ...images.label_file import IGNORED, read_labels, relabel
 from ...images.working_grid import Grid
 from ...model.folder import Model
-from ...model.seen_cases import fold_of_cases, seen_cases
+from ...model.seen_cases import calibrated_cases, fold_of_cases, seen_cases
 from ...runtime.devices import choose_device
 from ...runtime.units import VOLUMES, Units
 from ...segmentation import pipeline as engine
-from ...segmentation.foreign_head import ForeignHead, Predict, channels_of
+from ...segmentation.folded_image import FoldedImage, SamplerImage
+from ...segmentation.foreign_head import ForeignHead, Predict
 from ...segmentation.run_control import RunControl
 from ...segmentation.sampler import sample_seeds
 from ...segmentation.uncertain_regions import voxel_size
@@ -52,11 +54,14 @@ class Choice(NamedTuple):
 def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any] | None = None) -> Choice:
     """The cases that the model has not seen according to its metadata (`section`).
 
-    The labelled test cases if there are any, else the cases that training did not use, else all.
+    The labelled test cases that training did not use if there are any, else the other cases that it did not use, else
+    all.
     """
-    if dataset.test:
-        return Choice(dataset.test, f"the {_count(dataset.test)} of the data set's test part", False)
     trained, everything = seen_cases(section, dataset.name, frozen), dataset.training
+    if test := tuple(case for case in dataset.test if not _was_seen(case, dataset, trained)):
+        left_out = len(dataset.test) - len(test)
+        which = f"the {_count(test)} of the data set's test part"
+        return Choice(test, which + f" without {left_out} that the model was trained on" * bool(left_out), False)
     folds = {} if frozen is None else _folds(dataset, section, frozen)
     by_fold = f"; the fold of '{frozen['name']}' that has not seen a case predicted it" if frozen and folds else ""
     if not trained:
@@ -71,12 +76,26 @@ def choose(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, An
     if names & set(section.get("training", {}).get("data", {}).get("held_out", ())):
         which += "; training used held-out cases only for the loss curve that places the steps"
     which += by_fold if names & set(folds) else ""
-    calibration = section.get("calibration", {})
-    fitted = calibration.get("cases") if calibration.get("data", {}).get("name") == dataset.name else None
-    calibrated = isinstance(fitted, list) and bool(names & set(fitted))
+    calibrated = bool(names & calibrated_cases(section, dataset.name))
     if calibrated:
         which += "; its spread was calibrated on some of them, so coverage and z are too good"
     return Choice(unseen, which, calibrated)
+
+
+def _was_seen(case: Case, dataset: Dataset, trained: Collection[str]) -> bool:
+    """Whether a case of the test part is one of the training cases `trained`, by its name or its images.
+
+    A case of the training part with this name is another one, unless its images are the same.
+    """
+    if case.name in trained and all(other.name != case.name for other in dataset.training):
+        return True
+    sizes = [path.stat().st_size for path in case.images]
+    return bool(sizes) and any(
+        [path.stat().st_size for path in other.images] == sizes
+        and files_sha256(*other.images) == files_sha256(*case.images)
+        for other in dataset.training
+        if other.name in trained
+    )
 
 
 def _folds(dataset: Dataset, section: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, str]:
@@ -193,31 +212,25 @@ def _joint(
     grid = Grid.of(model.section)
     images = read_case(case, grid.inputs)
     values, labels = on_grid(images, case.labels[:1], grid, dataset.label_names, dataset.ignored)
+    image: SamplerImage = values.astype(np.float32)
     if predict is not None:
-        p, temperature = predict(images, choose_device(settings.device), _SILENT)
-        values = np.concatenate([values, channels_of(odds_on_grid(p, images, grid), temperature)])
+        place = partial(odds_on_grid, images=images, grid=grid)
+        image = predict(values.astype(np.float32), images, choose_device(settings.device), _SILENT, place)
     truth, spacing = relabel(labels[0], order), [model.spacing] * 3
     if units.is_area:
-        values, truth, spacing = values[:, 0], truth[0], spacing[1:]
+        image = image.of_slice(0) if isinstance(image, FoldedImage) else image[:, 0]
+        truth, spacing = truth[0], spacing[1:]
     elif model.dims == 2:
         spacing[0] = images[0].GetSpacing()[2]
     count = max(FEWEST_SAMPLES, min(settings.samples, JOINT_SAMPLES))
     seed = sample_seeds(settings.seed, 1, index)[0]
-    return joint_case(model, labelled(model, values.astype(np.float32), truth), count, seed, spacing, units)
+    return joint_case(model, labelled(model, image, truth), count, seed, spacing, units)
 
 
 def _prediction(head: ForeignHead, model: Model, dataset: Dataset, case: Case) -> Predict:
     """The prediction of a case by what has not seen it; runs the network once, for all samplers and controls."""
     assert model.foreign is not None, "a model with a foreign head"
-    known: list[tuple[np.ndarray, float]] = []
-    predict = head.predict(model.foreign, _folds(dataset, model.section, head.section).get(case.name))
-
-    def once(*arguments: Any) -> tuple[np.ndarray, float]:
-        if not known:
-            known.append(predict(*arguments))
-        return known[0]
-
-    return once
+    return Predict(head, model.foreign, _folds(dataset, model.section, head.section).get(case.name), keeps=True)
 
 
 class _SourceModels(engine.ModelCache):

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ... import metrics
+from ...images.sequence_file import read_sequence
 from ...runtime.units import VOLUMES, Units
 from ..known_answer.posterior import LEVELS, confidence, volumes
 from ..pooling import binned, finite
@@ -220,12 +221,8 @@ def read_outputs(folder: Path, image: sitk.Image) -> RunOutputs:
 
 def _sequence(path: Path, image: sitk.Image, first: int) -> list[np.ndarray]:
     """The volumes of a sequence on the image's grid; outside their box the first volume is `first`, the others 0."""
-    stored = sitk.ReadImage(str(path))
-    array = sitk.GetArrayViewFromImage(stored)
-    array = array[..., None] if array.ndim == 3 else array  # a sequence of one volume
-    start = image.TransformPhysicalPointToIndex(stored.GetOrigin())[::-1]
-    box = tuple(slice(a, a + n) for a, n in zip(start, array.shape, strict=False))
-    whole = np.zeros((array.shape[-1], *image.GetSize()[::-1]), np.uint8)
+    volumes, block = read_sequence(path, image)
+    whole = np.zeros((len(volumes), *image.GetSize()[::-1]), np.uint8)
     whole[0] = first
-    whole[:, *box] = np.moveaxis(array, -1, 0)
+    whole[:, *block] = volumes
     return list(whole)

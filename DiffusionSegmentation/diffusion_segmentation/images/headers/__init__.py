@@ -13,7 +13,7 @@ from ...errors import InputError
 from .meta import read_meta
 from .nifti import REWRITE_ERRORS, read_nifti
 from .nrrd import read_nrrd
-from .picture import read_jpeg, read_png
+from .picture import read_jpeg, read_png, read_tiff
 from .volume_header import HEADER_BYTES, VolumeHeader, incomplete, unreadable
 
 
@@ -31,6 +31,8 @@ def read_header(path: Path, name: str) -> VolumeHeader:
         return read_jpeg(path, start)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return read_png(path, start)
+    if start.startswith((b"II*\0", b"MM\0*")) and ending.endswith((".tif", ".tiff")):
+        return read_tiff(path)
     if path.suffix.lower() in (".mha", ".mhd"):
         return read_meta(path, start, name)
     if re.search(r"\.nii(\.gz)?$", ending):

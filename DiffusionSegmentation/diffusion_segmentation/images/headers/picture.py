@@ -1,20 +1,23 @@
-"""JPEG files of a turned camera and PNG files of grey values with transparency, of which ITK reads neither rightly.
+"""Pictures of a turned camera and PNG files of grey values with transparency, of which ITK reads neither rightly.
 
-A copy that ITK reads takes their place. Sources: JPEG and Exif 2.3 (tag Orientation), PNG (W3C, 11.2.1 IHDR).
+A copy that ITK reads takes their place. Sources: JPEG and Exif 2.3 (tag Orientation, which is TIFF's), PNG (W3C, 11.2.1
+IHDR, 11.3.4.5 eXIf), TIFF 6.0 (sections 2 and 8). Of TIFF files only those of one picture are turned.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
-from .volume_header import VolumeHeader
+from .volume_header import HEADER_BYTES, VolumeHeader
 
 Change = Callable[[np.ndarray], np.ndarray]
 """Of the values [y, x] or [y, x, channels] of a picture."""
@@ -42,9 +45,10 @@ GREY, RGBA, GREY_WITH_ALPHA = 0, 6, 4  # colour types
 def read_jpeg(path: Path, start: bytes) -> VolumeHeader:
     """The header of a JPEG file that begins with `start`."""
     turn = TURNS.get(orientation(start))
-    if turn is None:
-        return VolumeHeader()
-    rewrite = partial(_upright, turn, path)
+    return VolumeHeader() if turn is None else _turned(partial(_upright, turn, path, ".jpg"))
+
+
+def _turned(rewrite: Callable[[Path, bool], Path]) -> VolumeHeader:
     return VolumeHeader(note=NOTE, missing=UNSTATED, image_io="MetaImageIO", rewrite=rewrite, turns=True)
 
 
@@ -64,28 +68,76 @@ def orientation(jpeg: bytes) -> int:
 
 def _entry(tiff: bytes) -> int:
     """The orientation in a directory in the format of TIFF. Raises struct.error if it is cut off."""
-    order = "<" if tiff.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (count,) = struct.unpack_from(f"{order}H", tiff, at)
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+    return _read_entry(io.BytesIO(tiff))[0]
+
+
+def _read_entry(tiff: BinaryIO) -> tuple[int, int, bool]:
+    """The orientation in the first directory of a TIFF, where its two bytes are, and whether a directory follows.
+
+    Raises struct.error if the directory is cut off.
+    """
+    order = "<" if tiff.read(4).startswith(b"II") else ">"
+    (at,) = struct.unpack(f"{order}I", tiff.read(4))
+    tiff.seek(at)
+    (count,) = struct.unpack(f"{order}H", tiff.read(2))
+    entries = tiff.read(12 * count)
+    following = tiff.read(4)
+    for entry in range(0, 12 * count, 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", entries, entry)
         if (tag, kind) == (ORIENTATION, SHORT):
-            return value
-    return UPRIGHT
+            return value, at + 2 + entry + 8, any(following)
+    return UPRIGHT, 0, any(following)
+
+
+def read_tiff(path: Path) -> VolumeHeader:
+    """The header of a TIFF file. Raises OSError."""
+    try:
+        with path.open("rb") as file:
+            value, at, several = _read_entry(file)
+    except struct.error:
+        return VolumeHeader()
+    turn = None if several else TURNS.get(value)
+    return VolumeHeader() if turn is None else _turned(partial(_upright_tiff, turn, path, at))
 
 
 def read_png(path: Path, start: bytes) -> VolumeHeader:
-    """The header of a PNG file that begins with `start`."""
-    if len(start) < IHDR_END or start[COLOUR_TYPE] != GREY_WITH_ALPHA or start[DEPTH] not in (8, 16):
+    """The header of a PNG file that begins with `start`. Raises OSError."""
+    turn = TURNS.get(_png_orientation(path))
+    is_grey = len(start) >= IHDR_END and start[COLOUR_TYPE] == GREY_WITH_ALPHA and start[DEPTH] in (8, 16)
+    if is_grey and turn is None:
+        return VolumeHeader(missing=UNSTATED, image_io="MetaImageIO", rewrite=partial(_grey, None, path))
+    if turn is None:
         return VolumeHeader()
-    return VolumeHeader(missing=UNSTATED, image_io="MetaImageIO", rewrite=partial(_grey, path))
+    return _turned(partial(_grey, turn, path) if is_grey else partial(_upright, turn, path, ".png"))
 
 
-def _upright(turn: Change, path: Path, folder: Path, _voxels: bool) -> Path:
-    return _rewritten(path.read_bytes(), ".jpg", turn, folder)
+def _png_orientation(path: Path) -> int:
+    """The orientation in the chunk eXIf, which can follow the pixels."""
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf" and length <= HEADER_BYTES:
+                try:
+                    return _entry(file.read(length))
+                except struct.error:
+                    return UPRIGHT
+            file.seek(length + 4, io.SEEK_CUR)
+    return UPRIGHT
 
 
-def _grey(path: Path, folder: Path, _voxels: bool) -> Path:
+def _upright(turn: Change, path: Path, ending: str, folder: Path, _voxels: bool) -> Path:
+    return _rewritten(path.read_bytes(), ending, turn, folder)
+
+
+def _upright_tiff(turn: Change, path: Path, at: int, folder: Path, _voxels: bool) -> Path:
+    """As `_upright`; the orientation at byte `at` is removed, because ITK follows it in some kinds of TIFF."""
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = (UPRIGHT).to_bytes(2, "little" if data.startswith(b"II") else "big")
+    return _rewritten(bytes(data), ".tif", turn, folder)
+
+
+def _grey(turn: Change | None, path: Path, folder: Path, _voxels: bool) -> Path:
     """Write the grey values, and the transparency if a pixel has some.
 
     A pixel of two bytes can be read as a grey value of 16 bits, one of four bytes as a colour with transparency.
@@ -99,7 +151,8 @@ def _grey(path: Path, folder: Path, _voxels: bool) -> Path:
         pairs = values.view(">u2") if is_16_bit else values.astype(">u2").view(np.uint8)  # high bytes come first
         grey, alpha = np.moveaxis(pairs.reshape(*values.shape[:2], 2), -1, 0)
         is_opaque = bool((alpha == np.iinfo(alpha.dtype).max).all())
-        return (grey if is_opaque else np.stack([grey, alpha], -1)).astype(grey.dtype.newbyteorder("="))
+        shown = (grey if is_opaque else np.stack([grey, alpha], -1)).astype(grey.dtype.newbyteorder("="))
+        return shown if turn is None else turn(shown)
 
     return _rewritten(bytes(data), ".png", parts, folder)
 

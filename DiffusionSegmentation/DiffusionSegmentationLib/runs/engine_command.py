@@ -1,4 +1,4 @@
-"""The command `models` of the engine in a process of its own: it checks weights, which needs torch."""
+"""A command of the engine in a process of its own: it needs packages that Slicer's process must not import."""
 
 import subprocess
 import threading
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from ..i18n import tr as _
 
 
-class ModelCommand:
-    """One run of `diffusion-segmentation models` with `arguments`, from its construction on."""
+class EngineCommand:
+    """One run of `diffusion-segmentation` with `arguments`, from its construction on."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], arguments: Sequence[str]) -> None:
         """`command` starts the worker (see `workerCommand`); its last word is replaced by those of this command."""
         self.message = ""
         """One plain sentence on the outcome, once it has ended."""
         self.succeeded = False
-        self._command = [*command[:-1], "models", *arguments]
+        self._command = [*command[:-1], *arguments]
         self._environment = dict(environment)
-        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="command", daemon=True)
         self._thread.start()
 
     @property

@@ -1,0 +1,1 @@
+"""DICOM: series as input, and results as DICOM objects, which need the extra [dicom]."""
