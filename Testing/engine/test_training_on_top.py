@@ -13,7 +13,7 @@ from test_training_folder import SMALL
 from diffusion_segmentation.errors import InputError, ModelError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.seen_cases import seen_cases
-from diffusion_segmentation.networks import FrozenHead
+from diffusion_segmentation.networks import FrozenHead, space_to_depth
 from diffusion_segmentation.phantoms import phantom
 from diffusion_segmentation.segmentation.sampler import draw
 from diffusion_segmentation.training import on_top, train
@@ -136,7 +136,7 @@ def test_the_temperature_of_exact_probabilities_is_the_factor_of_their_logits(fr
     logits = iter([torch.from_numpy(np.log(np.clip(case.marginals, 1e-9, 1))).float()[None] for case in cases])
 
     def network(image):
-        return None, factor * models.space_to_depth(next(logits))
+        return None, factor * space_to_depth(next(logits))
 
     assert on_top.fitted_temperature(network, frozen.classes, batches) == pytest.approx(factor, rel=0.15)
 
