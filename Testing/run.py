@@ -6,8 +6,8 @@
     python Testing/run.py reference VOLUME DIR
     python Testing/run.py bench SCRIPT [arguments of that script]
 
-`tests` runs the test layers (folders of Testing) one after the other, each on all cores; `--fast` skips tests marked
-slow and ends a test after 60 s. `train` trains the shipped model, `reference` segments a T1-weighted head with
+`tests` runs the test layers (folders of Testing) one after the other, nearly all on all cores; `--fast` skips tests
+marked slow and ends a test after 60 s. `train` trains the shipped model, `reference` segments a T1-weighted head with
 SAMSEG to DIR/seg.nii.gz; these two need Python 3.11. `bench` runs Testing/benchmarks/SCRIPT.py. The first run creates
 .venv in the checkout and installs the versions of Testing/constraints.txt; later runs start at once until a version
 changes. The exit status is that of the command.
@@ -40,6 +40,8 @@ CORES = os.cpu_count() or 1
 FAST = ["-m", "not slow", "--timeout", "60"]
 # The fast tests of these layers wait for other processes most of the time.
 WAITING = {"panel"}
+# Slow tests of these layers look for what processes leave behind, and have limits of time.
+ALONE = {"faults"}
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy
@@ -117,8 +119,10 @@ def run_layers(arguments: list[str]) -> int:
     for layer in chosen:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
-        processes = str(2 * CORES if fast and layer in WAITING else CORES)
-        how = ["--dist", "worksteal", "--numprocesses", processes, *(FAST if fast else [])]
+        processes = 2 * CORES if layer in WAITING else CORES
+        if not fast:
+            processes = 0 if layer in ALONE else CORES
+        how = ["--dist", "worksteal", "--numprocesses", str(processes), *(FAST if fast else [])]
         status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *how, *options)
         failed = failed or status != 0
         # pytest ends with 0 to 5; a crash gives another number, negative for a signal.

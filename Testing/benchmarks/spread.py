@@ -63,7 +63,7 @@ def on_working_grid(model: models.Model, volume: Path, reference: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.nrrd"
         sitk.WriteImage(labels, str(path))
-        values, masks = on_grid([image], [path], Grid.of(model.section), model.label_names)
+        values, masks = on_grid([image], [path], Grid.of(model.section), model.names[1:])
     return labelled(model, values.astype(np.float32), masks[0])
 
 
