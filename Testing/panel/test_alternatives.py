@@ -66,7 +66,7 @@ def test_a_key_shows_an_alternative_in_the_region_only(story, photograph):
     found = story.found
     assert 1 < len(found) <= 3 and sum(one.count for one in found) == 8
     assert [button.text for button in story.buttons[: len(found)]] == [
-        f"{n}: {one.count} of 8" for n, one in enumerate(found, 1)
+        f"{n}: {one.count}/8" for n, one in enumerate(found, 1)
     ]
     assert not ui.useAlternativeButton.enabled and ui.useAlternativeButton.toolTip == "Show an alternative first."
     story.press("2")
@@ -105,7 +105,7 @@ def test_what_is_there_already_is_not_put_there_again(story):
 def test_the_next_region_has_its_own_alternatives(story):
     story.press("n", "1", "d")
     assert Review(story.node).current["rank"] == 2 and story.filled() is None
-    assert story.buttons[0].text == f"1: {story.found[0].count} of 8"
+    assert story.buttons[0].text == f"1: {story.found[0].count}/8"
     story.press("1")
     assert np.array_equal(story.filled(), np.where(story.mask, story.sample(story.found[0].sample), 0))
     story.press("l")
