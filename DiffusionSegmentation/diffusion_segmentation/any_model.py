@@ -34,6 +34,10 @@ def segment(
     kind_of_model, folder = foreign_model(request.model)
     if folder is None:
         return pipeline.segment(request, progress, preview, cancel, models, _prediction(request.model))
+    if request.facts:
+        raise ModelError(
+            f"The model '{folder_name(folder)}' has no samples that could follow corrections; choose another model."
+        )
     if models is not None:
         models.clear()  # its memory is for the network of this run
     if kind_of_model == NNUNET:

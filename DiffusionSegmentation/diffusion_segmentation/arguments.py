@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rest = rest
     if options.command == "models" and (options.action == "list") != (options.target is None):
         parser.error("`models add` takes a folder or an archive, `models remove` a name, `models` nothing")
-    if options.command in ("segment", "add-case") and bool(options.volume) == bool(options.input):
+    if options.command in ("segment", "update", "add-case") and bool(options.volume) == bool(options.input):
         parser.error(f"`{options.command}` takes VOLUME, or --input NAME=FILE for each input of the model")
     if options.command == "train" and options.splits and not options.on:
         parser.error("--splits needs --on with a trained nnU-Net")
@@ -70,15 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     segment = add_command("segment", "segment a volume and map its uncertainty")
-    volume_help = "NRRD, NIfTI, PNG, the folder of a DICOM series, ...; for a model of several inputs all, in its order"
-    segment.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help=volume_help)
-    _add_named_inputs(segment, "an input of the model by its name, in place of VOLUME; repeat it for each")
-    segment.add_argument("--series", metavar="UID", help="the DICOM series to read from a folder with several")
+    _add_volumes(segment)
     _add_output(segment, "folder for the results")
-    dicom = "for a DICOM series also write DICOM: segmentation, probabilities, entropy and volumes"
-    segment.add_argument("--dicom", action="store_const", const="labelmap", help=dicom)
-    binary = "the same with a segmentation of type BINARY, for programs that do not read LABELMAP"
-    segment.add_argument("--dicom-binary", action="store_const", const="binary", dest="dicom", help=binary)
     segment.add_argument(
         "--ask",
         metavar="QUESTION",
@@ -89,6 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(segment)
     _add_common(segment, "the report")
     _add_result(segment)
+
+    update = add_command(
+        "update",
+        "draw the samples of a result again, given corrected voxels",
+        "Draw the samples in RESULT, the output folder of `segment`, again given the labels of FILE, a label map on "
+        "the grid of VOLUME in which 255 marks what is not known. Facts of earlier updates of RESULT stay. The rest "
+        "follows them only roughly yet.",
+    )
+    update.add_argument("result", metavar="RESULT", type=values.path, help="folder of a finished result")
+    _add_volumes(update)
+    update.add_argument(
+        "--facts", metavar="FILE", type=values.path, required=True, help="label map of the known voxels"
+    )
+    _add_output(update, "folder for the new results; it can be RESULT")
+    update.add_argument(
+        "--model", metavar="NAME|DIR", type=values.name, help="default: the installed model of that name"
+    )
+    _add_result(update, regions=False)
+    _add_common(update, "the report", seed=False)
 
     ask = add_command(
         "ask",
@@ -278,6 +290,18 @@ def _add_named_inputs(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--input", metavar="NAME=FILE", type=values.named_path, action="append", default=[], help=text)
 
 
+def _add_volumes(command: argparse.ArgumentParser) -> None:
+    """Add VOLUME, --input and the options for a DICOM series."""
+    volume_help = "NRRD, NIfTI, PNG, the folder of a DICOM series, ...; for a model of several inputs all, in its order"
+    command.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help=volume_help)
+    _add_named_inputs(command, "an input of the model by its name, in place of VOLUME; repeat it for each")
+    command.add_argument("--series", metavar="UID", help="the DICOM series to read from a folder with several")
+    dicom = "for a DICOM series also write DICOM: segmentation, probabilities, entropy and volumes"
+    command.add_argument("--dicom", action="store_const", const="labelmap", help=dicom)
+    binary = "the same with a segmentation of type BINARY, for programs that do not read LABELMAP"
+    command.add_argument("--dicom-binary", action="store_const", const="binary", dest="dicom", help=binary)
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "model", metavar="MODEL", type=values.name, help="name of an installed model, or a model folder"
@@ -313,11 +337,11 @@ def _add_json(command: argparse.ArgumentParser, result: str) -> None:
     command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
 
 
-def _add_result(command: argparse.ArgumentParser) -> None:
+def _add_result(command: argparse.ArgumentParser, regions: bool = True) -> None:
     """Add the options on the result files of a volume."""
-    command.add_argument(
-        "--region-mm", metavar="MM", type=values.millimetres, help="minimum distance of uncertain regions, default: 15"
-    )
+    if regions:
+        text = "minimum distance of uncertain regions, default: 15"
+        command.add_argument("--region-mm", metavar="MM", type=values.millimetres, help=text)
     command.add_argument(
         "--spacing", metavar="I,J,K", type=values.spacing, help="voxel size in mm, for a file that does not state it"
     )

@@ -48,11 +48,8 @@ def _segment(options: argparse.Namespace) -> int:
     show = _output(options)
     from . import any_model
 
-    named = dict(options.input)
-    if len(named) < len(options.input):
-        raise DiffusionSegmentationError("An input was given twice with --input; give each one once.")
     request = any_model.Request(
-        volume=named or (options.volume[0] if len(options.volume) == 1 else tuple(options.volume)),
+        volume=_volumes(options),
         **_pick(options, "output model samples steps seed device region_mm spacing keep_samples series dicom"),
         ask=tuple(options.ask),
         compress=True,
@@ -63,6 +60,25 @@ def _segment(options: argparse.Namespace) -> int:
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
     return show(report, _summary)
+
+
+def _volumes(options: argparse.Namespace) -> Any:
+    """The file, the files in the order of the model's inputs, or the files by the names of the inputs."""
+    named = dict(options.input)
+    if len(named) < len(options.input):
+        raise DiffusionSegmentationError("An input was given twice with --input; give each one once.")
+    return named or (options.volume[0] if len(options.volume) == 1 else tuple(options.volume))
+
+
+def _update(options: argparse.Namespace) -> int:
+    show = _output(options)
+    from . import any_model
+    from .segmentation.updating import update_request
+
+    chosen = _pick(options, "facts output model device spacing keep_samples series dicom")
+    request = update_request(options.result, _volumes(options), **chosen)
+    with terminal.ProgressLine() as progress:
+        return show(any_model.segment(request, progress=progress).report, _summary)
 
 
 def _summary(report: Mapping[str, Any], folder: Path) -> str:
@@ -234,6 +250,7 @@ def _worker(options: argparse.Namespace) -> NoReturn:
 
 COMMANDS = {
     "segment": _segment,
+    "update": _update,
     "ask": _ask,
     "import": _import,
     "add-case": _add_case,

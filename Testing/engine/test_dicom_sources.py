@@ -1,6 +1,7 @@
 """DICOM results of unusual sources, of the command, and where they cannot be written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,35 @@ def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd):
     assert [group.get_measurements()[0].value for group in groups] == [one["consensus_ml"] for one in report["volumes"]]
     assert cli.main(command) == 0  # replaces the result, with the DICOM files that it does not write
     assert not any((output / name).exists() for name in export.NAMES)
+
+
+@pytest.mark.slow
+def test_command_updates_the_result_of_a_series(tmp_path, a_model_folder, capsys):
+    series, output, model = head(tmp_path), tmp_path / "out", tmp_path / "model"
+    noise = np.random.default_rng(1).integers(0, 1000, (36, 44, 40), np.int16)
+    write_series(series / "other", noise, OBLIQUE, (2.5, 2.5), series=f"{SERIES}.1")
+    shutil.copytree(a_model_folder, model)
+    metadata = json.loads((model / "metadata.json").read_text(encoding="utf-8"))
+    covariance = {"scales_mm": [6.0], "weights": [[0.8]] * 3, "shared": [0.2] * 3}
+    metadata["diffusion_segmentation"]["start"] = {"covariance": covariance, "log_snr": None}
+    (model / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    options = ["--output", str(output), "--model", str(model), "--device", "cpu", "--series", SERIES]
+    assert cli.main(["segment", str(series), *options, "--samples", "3"]) == 0
+    labels = sitk.ReadImage(str(output / "segmentation.seg.nrrd"))
+    facts = sitk.Image(labels.GetSize(), sitk.sitkUInt8) + 255
+    facts.CopyInformation(labels)
+    facts[12:20, 14:22, 10:16] = 2
+    sitk.WriteImage(facts, str(tmp_path / "facts.nrrd"))
+    update = ["update", str(output), str(series), "--facts", str(tmp_path / "facts.nrrd"), *options]
+    assert cli.main([*update, "--dicom"]) == 0
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert report["facts"]["voxels"] == 384 and report["input"]["series_uid"] == SERIES
+    labels, image = sitk.ReadImage(str(output / "segmentation.seg.nrrd")), pydicom.dcmread(output / "segmentation.dcm")
+    stored = placed(image.pixel_array, image, labels)
+    assert np.array_equal(stored, sitk.GetArrayFromImage(labels)) and (stored[10:16, 14:22, 12:20] == 2).all()
+    capsys.readouterr()
+    assert cli.main(update[:-2]) == 1 and "choose one with --series UID" in capsys.readouterr().err
+    assert cli.main([*update[:-1], f"{SERIES}.1"]) == 1 and "not the one of the result" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["labelmap", "binary"])

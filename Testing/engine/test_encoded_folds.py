@@ -16,9 +16,10 @@ from diffusion_segmentation.calibration import own_cases
 from diffusion_segmentation.calibration import start as starts
 from diffusion_segmentation.calibration.covariance import LabelledCase
 from diffusion_segmentation.diffusion.copula import Covariance
+from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import Model, Start
-from diffusion_segmentation.networks import FrozenHead, GivenLogits
+from diffusion_segmentation.networks import UNKNOWN, FrozenHead, GivenLogits
 from diffusion_segmentation.runtime import memory
 from diffusion_segmentation.segmentation import memory_plan, pipeline
 from diffusion_segmentation.segmentation.encoded_folds import EncodedFolds, encode
@@ -161,8 +162,8 @@ class Folds(ForeignHead):
 
 
 def run(tmp_path: Path, name: str, odds: Sequence[np.ndarray], **options: Any) -> dict[str, Any]:
-    """Report of a run of the random sampler on a volume of noise."""
-    volume, result = tmp_path / "noise.nrrd", on_top()
+    """Report of a run of the random sampler, or with `start` of its copula, on a volume of noise."""
+    volume, result = tmp_path / "noise.nrrd", on_top().with_start(options.pop("start", None))
     if not volume.exists():
         noise = sitk.GetImageFromArray(np.random.default_rng(1).random(odds[0].shape[1:], np.float32))
         noise.SetSpacing((4.0, 4.0, 4.0))
@@ -241,6 +242,22 @@ def test_a_stopped_run_keeps_the_first_samples(larger: list[np.ndarray], tmp_pat
     stopped = run(tmp_path, "stopped", larger, samples=4, progress=note, cancel=lambda: "keep" * (drawn[0] > 2) or None)
     assert stopped["partial"] and stopped["samples"] == 2
     assert volumes(stopped) == [of[:2] for of in volumes(whole)]
+
+
+def test_facts_are_followed_by_one_fold_and_refused_by_several(larger: list[np.ndarray], tmp_path: Path) -> None:
+    options = {"start": COPULA, "samples": 3, "keep_samples": True}
+    run(tmp_path, "first", larger[:1], **options)
+    facts = sitk.Image(larger[0].shape[:0:-1], sitk.sitkUInt8) + UNKNOWN
+    facts.CopyInformation(sitk.ReadImage(str(tmp_path / "noise.nrrd")))
+    facts[4:9, 5:9, 3:6] = 2
+    sitk.WriteImage(facts, str(tmp_path / "facts.nrrd"))
+    options["facts"] = (tmp_path / "facts.nrrd",)
+    report = run(tmp_path, "updated", larger[:1], **options)
+    samples = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "updated" / "samples.seq.nrrd")))
+    assert report["facts"]["voxels"] == 60 and (samples[3:6, 5:9, 4:9] == 2).all()
+    with pytest.raises(ModelError, match=f"come from {FOLDS} folds in turn and cannot follow corrections"):
+        run(tmp_path, "refused", larger, **options)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_short_memory_keeps_the_features_of_one_fold(

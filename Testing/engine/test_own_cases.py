@@ -129,6 +129,10 @@ def test_the_sentence_counts_cases_and_is_withheld_for_another_scan_or_other_sam
     ):
         stated = own.report(NAMES, samples, steps, distance)["own_cases"]
         assert not stated["checked"] and "held in" not in stated["sentence"] and reason in stated["sentence"]
+    stated = own.report(NAMES, 8, 3, LIKE, updated=True)["own_cases"]
+    assert not stated["checked"] and stated["sentence"].endswith(
+        "not hold here: these samples were drawn given corrections."
+    )
     assert "it is assumed that this scan is like those cases" in own.report(NAMES, 8, 3, None)["own_cases"]["sentence"]
     assert OwnCases().report(NAMES, 8, 3, LIKE) == {}
 

@@ -32,6 +32,8 @@ def lesion(shape) -> torch.Tensor:
 class WholeOrNothing(nn.Module):
     """Exact class probabilities of x0 given x: Bayes' rule over the two possible masks."""
 
+    facts = None
+
     def __init__(self, shape=SHAPE) -> None:
         super().__init__()
         there = lesion(shape)
@@ -51,6 +53,8 @@ class WholeOrNothing(nn.Module):
 
 class Pointwise(nn.Module):
     """A voxelwise denoiser, for which windows make no difference."""
+
+    facts = None
 
     def prepare(self, features, direct):
         return features

@@ -37,6 +37,10 @@ GOOD: tuple[dict[str, Any], ...] = (
         "type": "run", "job": "1", "folder": "/tmp/ü", "volume": "a.nrrd", "model": "m", "samples": 8, "steps": None,
         "seed": 0, "device": "auto", "regionMm": 20,
     },
+    {
+        "type": "update", "job": "1", "folder": "/tmp/ü", "volume": "a.nrrd", "model": "m", "samples": 8, "steps": None,
+        "seed": 0, "device": "auto", "facts": "f.nrrd", "rounds": 2,
+    },
     {"type": "ask", "job": "1", "folder": "/tmp/ü", "questions": ["volume(a) > 40", "distance(a, b)"]},
     {"type": "cancel", "job": "1", "keep": True},
     {"type": "unload"},

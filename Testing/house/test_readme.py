@@ -148,7 +148,7 @@ def test_subcommands_and_their_options_exist(command: str) -> None:
 @pytest.mark.slow
 def test_files_of_the_table_are_written() -> None:
     names = re.findall(r"^\| `([\w.]+\.(?:nrrd|json))` \|", PAGES["command-line.md"], re.MULTILINE)
-    assert len(names) == 8
+    assert len(names) == 9
     assert [name for name in names if name not in texts()] == []
 
 

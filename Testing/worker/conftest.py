@@ -65,7 +65,7 @@ class Client:
 
     def run(self, job: str, model: str, folder: Path, **changed: Any) -> None:
         fields = {"samples": 2, "steps": None, "seed": 0, "device": "cpu", "volume": str(folder / "a.nrrd"), **changed}
-        self.send(type="run", job=job, model=model, folder=str(folder), **fields)
+        self.send(**{"type": "run", "job": job, "model": model, "folder": str(folder), **fields})
 
     def next(self, *types: str) -> dict[str, Any]:
         """The next message, or the next of these types; others are skipped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,39 @@ def test_an_import_of_masks_writes_the_files_of_a_result(real_worker, ball: Path
     real_worker.send(type="import", job="refused", folder=str(folder), volume=str(ball), masks=masks[:1])
     refusal = real_worker.next(*FINAL)
     assert (refusal["type"], refusal["kind"]) == ("error", "input") and "One mask" in refusal["message"]
+
+
+def test_an_update_keeps_the_facts_and_refuses_a_model_that_cannot_follow_them(
+    real_worker, tiny_model: Path, ball: Path, tmp_path: Path
+) -> None:
+    model, facts = tmp_path / "copula", tmp_path / "facts.nrrd"
+    shutil.copytree(tiny_model, model)
+    metadata = json.loads((model / "metadata.json").read_text(encoding="utf-8"))
+    covariance = {"scales_mm": [8.0], "weights": [[0.8]] * 3, "shared": [0.2] * 3}
+    metadata["diffusion_segmentation"]["start"] = {"covariance": covariance, "log_snr": None}
+    (model / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    image = sitk.ReadImage(str(ball))
+    known = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 255
+    known.CopyInformation(image)
+    known[16:24, 18:26, 14:22] = 2
+    sitk.WriteImage(known, str(facts))
+    fields = {"model": str(model), "volume": str(ball), "samples": 4}
+    assert run(real_worker, "update first", folder=tmp_path / "first", **fields)[-1]["type"] == "done"
+    fields |= {"type": "update", "facts": str(facts), "rounds": 3}
+    done = run(real_worker, "update", folder=tmp_path / "second", **fields)[-1]
+    assert done["type"] == "done", done
+    assert done["report"]["facts"] == {"voxels": 512, "rounds": 3, "labels": {"Outer": 512}}
+    samples = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "second" / "samples.seq.nrrd")))
+    consensus = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "second" / "segmentation.seg.nrrd")))
+    assert (consensus[14:22, 18:26, 16:24] == 2).all() and samples.shape == (*consensus.shape, 4)
+    assert (samples[14:22, 18:26, 16:24] == 2).all()
+    asked = {**fields, "samples": 8, "ask": ["volume(outer)"]}
+    done = run(real_worker, "update asked", folder=tmp_path / "asked", **asked)[-1]
+    (answer,) = done["report"]["answers"]
+    assert len(answer["samples"]) == 8 and min(answer["samples"]) > 0, answer
+    assert not (tmp_path / "asked" / "samples.seq.nrrd").exists()
+    refused = run(real_worker, "update refused", folder=tmp_path / "third", **{**fields, "model": str(tiny_model)})[-1]
+    assert (refused["type"], refused["kind"]) == ("error", "model") and "corrections" in refused["message"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_samples(

@@ -13,7 +13,7 @@ spread of volumes and shapes. It is a sum of Gaussians of several widths, statio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -109,12 +109,31 @@ class LatentFields:
         field = fft.irfftn(waves, self.period, overwrite_x=True, workers=torch.get_num_threads())[self._part]
         return field + np.float32(shared)
 
+    def correlation(self, label: int) -> np.ndarray:
+        """Correlation of the field of class `label` at every lag [*period], lag 0 first, negative lags from the end.
+
+        That of the part that is not shared by all voxels.
+        """
+        return fft.irfftn(self._power(label), self.period)
+
+    def spread(self, at: tuple[np.ndarray, ...], values: np.ndarray, label: int, shape: Sequence[int]) -> np.ndarray:
+        """Sum of `values` at the voxels `at` times their `correlation` with each voxel, float32 [*shape]."""
+        sources = np.zeros(self.period, np.float32)
+        sources[at] = values
+        waves = fft.rfftn(sources, workers=torch.get_num_threads())
+        waves *= self._power(label)
+        field = fft.irfftn(waves, self.period, overwrite_x=True, workers=torch.get_num_threads())
+        return field[tuple(slice(n) for n in shape)].astype(np.float32, copy=False)
+
+    def _power(self, label: int) -> np.ndarray:
+        """Power spectrum of the part of the field that is not shared, in the half spectrum."""
+        weights = self.covariance.weights[label].astype(np.float32)
+        return reduce(np.add, (w * power for w, power in zip(weights, self._powers, strict=True)))
+
     def _amplitude(self, label: int) -> np.ndarray:
         """Filter of the white noise in the half spectrum, float32; cached for all samples."""
         if label not in self._amplitudes:
-            weights = self.covariance.weights[label]
-            power = sum(np.float32(w) * p for w, p in zip(weights, self._powers, strict=True))
-            amplitude = np.sqrt(power * np.float32(np.prod(self.period) / 2))
+            amplitude = np.sqrt(self._power(label) * np.float32(np.prod(self.period) / 2))
             # The inverse transform uses only the real part of these planes, which halves their power.
             for plane in (0,) if self.period[-1] % 2 else (0, -1):
                 amplitude[..., plane] *= np.float32(np.sqrt(2))
@@ -160,10 +179,14 @@ class Copula:
 
     def draw(self, seed: int) -> np.ndarray:
         """One mask, uint8 [*shape], determined by the seed and the frame."""
+        return self.mask(lambda label: self.fields.draw(seed, label))
+
+    def mask(self, field_of: Callable[[int], np.ndarray]) -> np.ndarray:
+        """The mask, uint8 [*shape], of the latent fields float32 [*shape] that `field_of` returns for each class."""
         best = np.full(len(self.uncertain), -np.inf, np.float32)
         labels = np.zeros(len(self.uncertain), np.uint8)
         for label, possible, log_p in self._classes:
-            field = self.fields.draw(seed, label).ravel()[self.uncertain[possible]]
+            field = field_of(label).ravel()[self.uncertain[possible]]
             score = log_p + gumbel(field)
             better = score > best[possible]
             changed = possible[better]

@@ -162,6 +162,10 @@ class Projection:
             rounded[(labels[wrong], *wrong)] += 1
         return quantised
 
+    def mask(self, labels: np.ndarray) -> np.ndarray:
+        """The mask uint8 [kb, jb, ib] on `box` of a sample that consists of labels uint8 [z, y, x]."""
+        return self.nearest(labels)
+
     def nearest(self, labels: np.ndarray) -> np.ndarray:
         """Labels uint8 or uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], by nearest neighbour."""
         index, size = self.box

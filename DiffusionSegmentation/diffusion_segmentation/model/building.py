@@ -38,9 +38,10 @@ def _build(network: dict[str, Any], classes: int, on_top: bool = False) -> tuple
     encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
     channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
     options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
+    facts = channels if denoiser.get("facts") else None
     return (
         Encoder(classes, channels, tuple(encoder["blocks"]), axes, inputs),
-        Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options),
+        Denoiser(classes, channels[0], fine_and_coarse, denoiser["blocks"], axes, *options, facts),
     )
 
 

@@ -161,6 +161,7 @@ def _valid_network(network: dict[str, Any]) -> bool:
         and is_number(denoiser.get("gain", 0.0), 0, 64)
         and len(pools) <= 8
         and are_integers(pools, 0, 1024)
+        and isinstance(denoiser.get("facts", False), bool)
     )
 
 

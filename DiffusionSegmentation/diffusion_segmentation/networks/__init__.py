@@ -4,5 +4,6 @@
 from .blocks import CHANNELS_LAST, class_softmax, class_softmax_, depth_to_space, space_to_depth
 from .denoiser import Denoiser
 from .encoder import Encoder
+from .facts import UNKNOWN, clamp_known
 from .frozen_head import ODDS_LIMIT, AnyEncoder, FrozenHead, GivenLogits
 from .input_statistics import InputDistance, InputStatistics, ScanSummary

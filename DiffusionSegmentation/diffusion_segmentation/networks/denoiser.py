@@ -10,6 +10,7 @@ from torch import nn
 
 from ..diffusion.process import alpha_sigma
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_, zero_initialised
+from .facts import FactsNetwork
 from .pooled_evidence import PooledEvidence
 from .soft_regions import SoftRegionPooling
 
@@ -45,7 +46,9 @@ class Denoiser(nn.Module):
         strata: int = 0,
         gain: float = 0.0,
         pools: Sequence[int] = (),
+        facts: tuple[int, ...] | None = None,
     ) -> None:
+        """`facts`: channels of the levels of the `FactsNetwork`; None for a denoiser that cannot be given facts."""
         super().__init__()
         self.gain = gain
         fine, coarse = channels
@@ -63,6 +66,7 @@ class Denoiser(nn.Module):
         self.last = conv(fine, fine, 3, padding=1)
         self.norm = nn.GroupNorm(8, fine)
         self.head = zero_initialised(conv(fine, cells, 1))
+        self.facts = None if facts is None else FactsNetwork(classes, features, facts, dims)
 
     def prepare(self, features: torch.Tensor, direct: torch.Tensor) -> torch.Tensor:
         """Inputs that depend on the window alone, computed once for all samples and steps.
@@ -77,6 +81,18 @@ class Denoiser(nn.Module):
         if self.pooled is not None:
             parts.append(self.pooled.expected(direct).to(parts[0].dtype))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def prepare_given(
+        self, features: torch.Tensor, direct: torch.Tensor, facts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `prepare`, and the logits that take the place of the direct head's, given `facts` (see `FactsNetwork`).
+
+        Raises ValueError if the denoiser cannot be given facts.
+        """
+        if self.facts is None:
+            raise ValueError("This denoiser was not made to be given facts.")
+        features, logits = self.facts.given(features, direct, facts)
+        return self.prepare(features, logits.detach()), logits
 
     def forward(
         self, x: torch.Tensor, log_snr: torch.Tensor, prepared: torch.Tensor, direct: torch.Tensor

@@ -61,7 +61,10 @@ class Encoder(nn.Module):
 
     def raw_features(self, image: torch.Tensor) -> torch.Tensor:
         """Finest features before the last norm, which removes their level: [N, channels[0], z/2, y/2, x/2]."""
-        x = self.stem(space_to_depth(image))
+        return self.levels_of(self.stem(space_to_depth(image)))
+
+    def levels_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The U-Net's levels on the first layer's response `x`, [N, channels[0], z/2, y/2, x/2]; same shape."""
         skipped = []
         for stage, shrink in zip(self.down[:-1], self.shrink, strict=True):
             skipped.append(stage(x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,17 @@ class EnumerableCase(PhantomCase):
     def support(self) -> tuple[np.ndarray, np.ndarray]:
         return self._on_grid(self.masks), self.weights
 
+    def given(self, known: np.ndarray, labels: np.ndarray) -> EnumerableCase:
+        """The case given the labels [*shape] of the `known` voxels, bool [*shape]: the list without the other maps.
+
+        Raises ValueError where no label map has these labels.
+        """
+        agreeing = (self._columns(known) == labels[known]).all(1)
+        if not self.weights[agreeing].sum() > 0:
+            raise ValueError("No label map of this case has these labels.")
+        weights = self.weights[agreeing] / self.weights[agreeing].sum()
+        return replace(self, masks=self.masks[agreeing], weights=weights)
+
     def volumes(self) -> VolumeLaw:
         mean = self.weights @ self._volumes
         return VolumeLaw(mean, self.weights @ (self._volumes - mean) ** 2)
@@ -56,6 +67,10 @@ class EnumerableCase(PhantomCase):
     def _count(self, inside: np.ndarray) -> np.ndarray:
         """Voxels [masks] of the marked columns of `masks`, bool [masks, columns]."""
         return np.count_nonzero(inside, axis=1)
+
+    def _columns(self, voxels: np.ndarray) -> np.ndarray:
+        """Labels of the marked voxels, bool [*shape], in each mask: uint8 [masks, voxels]."""
+        return self.masks[:, voxels]
 
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
         """Label maps [n, *shape] from one value for each column of `masks`."""
@@ -81,3 +96,6 @@ class CellsCase(EnumerableCase):
 
     def _on_grid(self, values: np.ndarray) -> np.ndarray:
         return values[:, self.cells]
+
+    def _columns(self, voxels: np.ndarray) -> np.ndarray:
+        return self.masks[:, self.cells[voxels]]

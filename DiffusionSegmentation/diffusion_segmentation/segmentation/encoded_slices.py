@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from ..diffusion.copula import Frame, derived_seed
 from ..model.folder import Model
-from ..networks import InputDistance
+from ..networks import UNKNOWN, InputDistance
 from .sampler import EncodedVolume
 from .tiling import Tiling
 
@@ -41,6 +42,17 @@ class EncodedSlices:
         """See `EncodedVolume`."""
         distances = [one.voxel_distances for one in self._slices]
         return None if distances[0] is None else np.stack([part for part in distances if part is not None])
+
+    def given(
+        self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None] = lambda: None
+    ) -> EncodedSlices:
+        """See `EncodedVolume`; `facts` uint8 [z, y, x]. Slices without facts stay as they are."""
+        given = copy.copy(self)
+        given._slices = [
+            one.given(facts[z], self._seeds(seeds, z), on_mask) if (facts[z] != UNKNOWN).any() else one
+            for z, one in enumerate(self._slices)
+        ]
+        return given
 
     def direct(self) -> np.ndarray:
         """Marginal class probabilities of the direct head, float32 [C, z, y, x]."""

@@ -102,12 +102,16 @@ class MemoryPlan:
         return stored + 4 * channels * (voxels + math.prod(tiling.padded))
 
     def _stored_bytes(self, tiling: Tiling) -> int:
-        """Bytes of the denoiser's features and the direct head's logits of all windows, for each fold that is held."""
+        """Bytes of the denoiser's features and the direct head's logits of all windows, for each fold that is held.
+
+        A model that can be given facts also stores the encoder's features, and the others once more given facts.
+        """
         denoiser = self.model.section["network"]["denoiser"]
         pooled = 2 * self.model.classes if denoiser.get("pools") else 0
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
-        sizes = ([s.stop - s.start for s in window] for window in tiling.windows)
-        windows = sum(prepared * math.prod(size) + self._state_bytes(size) for size in sizes)
+        features, times = (4 * self.model.encoder.width, 2) if denoiser.get("facts") else (0, 1)
+        sizes = [[s.stop - s.start for s in window] for window in tiling.windows]
+        windows = sum(times * (prepared * math.prod(n) + self._state_bytes(n)) + features * math.prod(n) for n in sizes)
         marginals = 2 * self._state_bytes(tiling.cells)  # with their logarithms in the copula; the first has room
         return self.slices * (self._held_folds * windows + (self._held_folds - 1) * marginals)
 

@@ -30,7 +30,7 @@ def model_source(
 
     Args:
         settings: entries of the report on how samples were drawn: seed, steps, requested_samples, denoiser_passes (for
-            each sample and window).
+            each sample and window), and facts of an update.
         direct: class probabilities of the direct head, float32 [C, z, y, x] on the working grid.
         spacing_mm: voxel size [z, y, x] of the working grid.
         input_distance: distance of the input from the scans that the model was made for; None without statistics.
@@ -76,7 +76,7 @@ def _report(
             "log_snr": start and start.log_snr,
         },
         **settings,
-        **own_cases.report(model.names, len(ensemble), settings["steps"], distance),
+        **own_cases.report(model.names, len(ensemble), settings["steps"], distance, "facts" in settings),
         "device": device.type if device.type == "cpu" else str(device),
         "direct_difference": round(_mean_total_variation(direct, ensemble.mean), 5),
         "memory_bytes": peak_memory(device),

@@ -23,6 +23,7 @@ from ..metrics.intervals import predictive_interval
 from ..networks import InputDistance
 
 LEVELS = (50, 90)
+UPDATED = "these samples were drawn given corrections"
 SHOWN_STRUCTURES = 3
 """Number of structures up to which a sentence names each."""
 
@@ -75,11 +76,14 @@ class OwnCases:
         held = {f"held{level}": structure[f"held{level}"] for level in LEVELS}
         return factors | ({**held, "held_of": structure["cases"]} if checked else {})
 
-    def report(self, names: Sequence[str], samples: int, steps: int, distance: InputDistance | None) -> dict[str, Any]:
+    def report(
+        self, names: Sequence[str], samples: int, steps: int, distance: InputDistance | None, updated: bool = False
+    ) -> dict[str, Any]:
         """The entry `own_cases` of the report of a run: what is calibrated, and a sentence on the check.
 
         `checked` is whether the check holds for this run: its samples were drawn as those of the cases, and the scan is
-        not unlike them. `names` are those of the classes, background first.
+        not unlike them. `names` are those of the classes, background first; `updated` is whether the samples were drawn
+        given corrections, which those of the cases were not.
         """
         entry = self.entry
         if entry is None:
@@ -90,7 +94,7 @@ class OwnCases:
         if not rows:
             sentence = f"The map was calibrated on {on}; they were too few with samples of a structure for intervals."
             return {"own_cases": {**known, "checked": False, "sentence": sentence}}
-        reason = self._differs(samples, steps, distance)
+        reason = UPDATED if updated else self._differs(samples, steps, distance)
         if reason:
             sentence = f"The intervals were calibrated on {on}, but their check does not hold here: {reason}."
         else:

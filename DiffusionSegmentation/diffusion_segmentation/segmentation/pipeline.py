@@ -16,18 +16,21 @@ import torch
 from ..diffusion.copula import Frame
 from ..errors import InputError, ModelError, is_out_of_memory
 from ..images.case_files import CaseFiles
+from ..images.file_digest import array_sha256
 from ..images.intensity import body_box
 from ..images.resampling import Projection
 from ..images.working_grid import Grid
+from ..images.writing import write_volume
 from ..model.cache import ModelCache
 from ..runtime.devices import choose_device, empty_cache, explained_gpu_errors, out_of_memory_error
 from ..runtime.devices import devices as devices  # part of the interface that the worker uses
 from ..runtime.floating_point import flush_denormals
 from . import result_folder
 from .asked import questions
-from .encoded_folds import Encoded, encode
+from .encoded_folds import Encoded, EncodedFolds, encode
 from .encoded_slices import INDEPENDENT
 from .ensemble import MAX_MASKS, Convergence, Ensemble
+from .facts import ROUGH, FactsProjection, follows_facts, including, read_facts
 from .folded_image import SamplerImage
 from .foreign_head import Predict, log_odds
 from .input_volume import check_input_distance, read_input
@@ -37,6 +40,7 @@ from .outputs import ResultWriter, finish, geometry
 from .own_cases import OwnCases
 from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
+from .result_folder import FACTS
 from .run_control import RunControl, SamplingStopped
 from .sampler import normalised, sample_seeds
 from .tiling import Tiling
@@ -83,6 +87,7 @@ class _Run:
         self.device = torch.device("cpu")
 
     def segment(self, models: ModelCache) -> Outcome:
+        self._models = models
         stage = self.control.stage
         result_folder.require_replaceable(self.request.output)
         with stage("reading"):
@@ -93,14 +98,21 @@ class _Run:
         with stage("reading"):
             self._require_dimensions(files)
             self.input = read_input(self.request, files, self.model.section)
+            if self.request.sha256 not in (None, self.input.sha256):
+                raise InputError("The volume is not the one of the result: its voxels differ; give that volume.")
+            self.facts = read_facts(self.request, self.model, self.input.image, self._folds)
+            if self.facts is None:
+                models.forget_encoded()  # its memory is for this run
             self.questions = questions(self.request.ask, self.model.section["labels"], self.input.image)
             self.warnings = list(self.input.warnings)
             if "calibration" not in self.model.section and not OwnCases.of(self.model.section).has_all_factors:
                 self.warnings.append(NOT_FITTED)
+            if self.facts is not None and self.copula_only:
+                self.warnings.append(ROUGH)
         with stage("encoding"):
             projection = self._resample()  # runs foreign networks, which check for themselves whether to end
             with self.control.checked_layers():
-                self.encoded = self._encode()
+                self.encoded = self._given(self._encode())
                 self._prepare_results(projection)
         self.partial.preview(self.ensemble.direct, 0)
         with stage("sampling"), self.control.checked_layers():
@@ -145,6 +157,10 @@ class _Run:
         box = tuple(slice(0, n) for n in values.shape)
         if grid.dims == 3:
             box = body_box(values, round(BODY_MARGIN_MM / grid.spacing_mm))
+        if self.facts is not None:
+            known, foreground = self.facts.on_working_grid(whole, image)
+            box = including(box, foreground)
+            self.known = known[box]
         body = whole[tuple(box[::-1])]
         axes = slice(3 - grid.dims, None)
         self.frame = Frame(values.shape[axes], tuple(part.start for part in box[axes]))
@@ -154,10 +170,9 @@ class _Run:
         if grid.dims == 2 and len(values) > 1:
             self.warnings.append(INDEPENDENT.format(count=len(values)))
             self.plan.slices = len(values)
-        projection = Projection(body, image)
+        projection = Projection(body, image) if self.facts is None else FactsProjection(body, image, self.facts)
         self.plan.frame = self.frame.shape
-        if self.model.foreign is not None:
-            self.plan.folds = len(self._required_prediction.members)
+        self.plan.folds = self._folds
         self.plan.require(self._tiling, image.GetNumberOfPixels(), math.prod(projection.box[1]))
         for note in self.plan.notes:
             self.control.notify(note)
@@ -167,6 +182,11 @@ class _Run:
             self.image = self._required_prediction(normalised_values, *predicted)
             empty_cache(self.device)
         return projection
+
+    @property
+    def _folds(self) -> int:
+        """Number of folds of the network that others trained; 0 for a model on top of none."""
+        return 0 if self.model.foreign is None else len(self._required_prediction.members)
 
     @property
     def _required_prediction(self) -> Predict:
@@ -185,12 +205,23 @@ class _Run:
         while True:
             tiling = self._tiling()
             arguments = self.model, self.image, self.device, tiling, self.plan.store, self.frame
-            encoded = _unless_out_of_memory(partial(encode, *arguments, self.plan.holds_all_folds))
+            work: Callable[[], Encoded] = partial(encode, *arguments, self.plan.holds_all_folds)
+            if isinstance(self.image, np.ndarray) and follows_facts(self.model):  # an update needs it again
+                key = array_sha256(self.image), tiling.windows[0], len(tiling.windows), self.frame, self.plan.store
+                work = partial(self._models.encoded, (self.device, str(key)), work)
+            encoded = _unless_out_of_memory(work)
             if encoded is not None:
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
             empty_cache(self.device)
             self.control.notify(self.plan.shrink(1, tiling))
+
+    def _given(self, encoded: Encoded) -> Encoded:
+        """The encoder's output given the facts of the request, if it has any."""
+        if self.facts is None:
+            return encoded
+        assert not isinstance(encoded, EncodedFolds)  # `read_facts` refuses them
+        return encoded.given(self.known, sample_seeds(self.request.seed, self.samples), self.control.check)
 
     def _prepare_results(self, projection: Projection) -> None:
         """Set `writer`, `ensemble` and `partial`; warns if the scan is unlike those that the model was made for."""
@@ -203,6 +234,7 @@ class _Run:
             "seed": request.seed,
             "steps": self.steps,
             "requested_samples": request.samples or self.samples,
+            **({"facts": self.facts.as_json(model.names)} if self.facts else {}),
         }
         distance = encoded.input_distance()
         spacing = projection.working_spacing[::-1]
@@ -216,15 +248,8 @@ class _Run:
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
         size, _ = voxel_size(*geometry(self.input.image))
         masks = MAX_MASKS if request.keep_samples else 0
-        self.ensemble = Ensemble(
-            normalised(direct),
-            model.map_prior,
-            size,
-            masks,
-            self.copula_only,
-            self.writer.measure,
-            source.own_cases.temperature,
-        )
+        sampled = masks, self.copula_only, self.writer.measure, source.own_cases.temperature
+        self.ensemble = Ensemble(normalised(direct), model.map_prior, size, *sampled)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:
         """Raise ModelError for NaN, as very large weights can give: it would become background with 0 bits."""
@@ -235,7 +260,7 @@ class _Run:
     def _sample(self) -> bool:
         """Draw the samples in groups, the first of one sample; returns whether the run was stopped early."""
         convergence = Convergence()
-        project = self.writer.projection.nearest if self.copula_only else self.writer.projection.labels
+        project = self.writer.projection.mask if self.copula_only else self.writer.projection.labels
         while len(self.ensemble) < self.samples:
             group = self._group_size()
             try:
@@ -296,11 +321,14 @@ class _Run:
         if (self.plan.window, self.plan.holds_all_folds) != kept:
             del self.encoded  # frees its memory before the next encoding
             empty_cache(self.device)
-            self.encoded = self._encode()
+            self.encoded = self._given(self._encode())
 
     def _write(self, folder: Path) -> dict[str, Any]:
         """Write the results of the samples so far into `folder`; returns their report."""
-        return self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
+        report = self.writer.write(folder, self.ensemble, self.windows, [*self.warnings, *self.plan.notes])
+        if self.facts is not None:
+            write_volume(folder / FACTS, self.facts.labels, self.input.image, self.request.compress)
+        return report
 
     def _write_results(self, stopped: bool) -> Outcome:
         with result_folder.replacing(output_folder(self.request, self.control)) as folder:

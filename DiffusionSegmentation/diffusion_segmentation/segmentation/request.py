@@ -27,6 +27,11 @@ class Request:
     # wide.
     region_mm: float | None = None
     ask: tuple[str, ...] = ()  # questions that the report answers, such as "volume(ventricles) > 40"
+    # Label maps on the grid of the volume, 255 where nothing is known: the samples are drawn given their labels, where
+    # several have one given the last.
+    facts: tuple[Path, ...] = ()
+    rounds: int = 1  # updates of the result with facts, this one included
+    sha256: str | None = None  # digest that the voxels of the first input must have
     keep_samples: bool = False  # also write samples, class probabilities and regions
     compress: bool = True
     previews: bool = False  # write previews and partial results while the run goes on

@@ -16,7 +16,7 @@ from ..dicom.export import NAMES as DICOM_FILES
 from ..errors import InputError
 from ..images.writing import replace
 
-REPORT = "report.json"
+REPORT, FACTS = "report.json", "facts.nrrd"
 FILES = (
     "segmentation.seg.nrrd",
     "entropy.nrrd",
@@ -25,6 +25,7 @@ FILES = (
     "samples.seq.nrrd",
     "probabilities.seq.nrrd",
     "regions.nrrd",
+    FACTS,
     *DICOM_FILES,
 )
 """Result files of a run besides its report."""

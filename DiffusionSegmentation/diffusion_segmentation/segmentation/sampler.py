@@ -6,6 +6,7 @@ windows would not give a joint sample.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ..diffusion.conditional_copula import ConditionalCopula
 from ..diffusion.copula import Copula, Frame, derived_seed
 from ..diffusion.process import diffuse, one_hot_state
 from ..diffusion.solvers import Denoise, dpm_solver_2m
 from ..model.folder import Model, Start
 from ..networks import (
     CHANNELS_LAST,
+    UNKNOWN,
     InputDistance,
     ScanSummary,
+    clamp_known,
     class_softmax,
     class_softmax_,
     depth_to_space,
@@ -61,6 +65,9 @@ class EncodedVolume:
         store = store or device
         self._prepared: list[torch.Tensor] = []
         self._direct: list[torch.Tensor] = []
+        self._features: list[torch.Tensor] = []  # only of models that can be given facts
+        self._facts: torch.Tensor | None = None
+        self._masks: dict[int, np.ndarray] = {}  # of copula masks given facts, by seed
         self._summary = ScanSummary.none(model.classes, model.section["network"]["encoder"]["channels"][0])
         statistics = model.input_statistics
         padded = torch.from_numpy(self.tiling.pad(image))[None]
@@ -79,6 +86,8 @@ class EncodedVolume:
                     del raw, p
                 self._prepared.append(model.denoiser.prepare(features, direct).to(store))
                 self._direct.append(direct.to(store))
+                if model.denoiser.facts is not None:
+                    self._features.append(features.to(store))
                 del features, direct  # before the next window allocates its own
             self._marginals = self.tiling.blend(class_softmax(logits.to(device)) for logits in self._direct)
             self.voxel_distances = None
@@ -87,8 +96,56 @@ class EncodedVolume:
                 voxels = functools.reduce(lambda array, axis: array.repeat(2, axis), range(model.dims), cells)
                 self.voxel_distances = voxels[tuple(slice(n) for n in self.tiling.shape)]
 
+    def given(
+        self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None] = lambda: None
+    ) -> EncodedVolume:
+        """This volume given `facts`: labels uint8 [z, y, x], UNKNOWN where nothing is known.
+
+        Runs the network for facts once; the encoder's output is shared. Of a model whose samples are copula masks, the
+        masks of `seeds` are drawn at once, because only they tell the class probabilities given the facts; `on_mask` is
+        called after each and may raise to stop. Raises ValueError if the model cannot be given facts.
+        """
+        given = copy.copy(self)
+        given.__dict__.pop("_copula", None)
+        if self.model.is_copula_only:
+            given._draw_masks(facts, seeds, on_mask)
+            return given
+        # UNKNOWN + 1 is 0 in uint8, with which `pad` fills.
+        padded = torch.from_numpy(self.tiling.pad(facts + np.uint8(1)) - np.uint8(1))
+        given._facts = space_to_depth(padded[None, None].to(self.device))
+        given._prepared, given._direct = [], []
+        with torch.inference_mode():
+            for window, features, direct in zip(self.tiling.windows, self._features, self._direct, strict=True):
+                arguments = features.to(self.device), direct.to(self.device), given._facts[(..., *window)]
+                prepared, logits = self.model.denoiser.prepare_given(*arguments)
+                given._prepared.append(prepared.to(features.device))
+                given._direct.append(logits.to(features.device))
+            probabilities = (class_softmax(logits.to(self.device)) for logits in given._direct)
+            given._marginals = clamp_known(self.tiling.blend(probabilities), given._facts)
+        return given
+
+    def _draw_masks(self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None]) -> None:
+        """Draw the copula masks of `seeds` given the facts, and set the class probabilities.
+
+        To those without facts the masks add their difference from masks of the same noise without facts, which is 0
+        where the facts say nothing.
+        """
+        p, known, start = normalised(self.direct()), facts != UNKNOWN, self._require_start()
+        given = ConditionalCopula(start.covariance, p, self.model.spacing, known, facts, self._frame)
+        self._masks, change = {}, np.zeros_like(p)
+        for seed, (mask, before) in zip(seeds, given.draw(seeds), strict=True):
+            self._masks[seed] = mask
+            at = np.nonzero(mask != before)
+            change[(mask[at], *at)] += 1 / len(seeds)
+            change[(before[at], *at)] -= 1 / len(seeds)
+            on_mask()
+        p = normalised(np.clip(p + change, 0, 1))
+        p[:, known] = facts[known] == np.arange(len(p), dtype=np.uint8)[:, None]
+        padded = torch.from_numpy(self.tiling.pad(p))[None]
+        self._marginals = space_to_depth(padded.to(self.device))
+
     def direct(self) -> np.ndarray:
-        """Marginal class probabilities of the direct head, float32 [C, z, y, x]."""
+        """Marginal class probabilities of the direct head, float32 [C, z, y, x]; with facts, given these."""
         return self._volume(self._marginals)[0]
 
     def input_distance(self) -> InputDistance | None:
@@ -119,19 +176,27 @@ class EncodedVolume:
                 masks = np.stack([self.tiling.pad(self.start_mask(seed)) for seed in seeds])
 
             def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
-                return self.tiling.blend(self._window_probabilities(x, node))
+                p = self.tiling.blend(self._window_probabilities(x, node))
+                return p if self._facts is None else clamp_known(p, self._facts)
 
             return self._volume(_denoised(self.model, masks, noise, self._marginals, log_snr, denoise, on_step))
 
     def start_mask(self, seed: int, number: int = 0) -> np.ndarray:
-        """Mask of the correlated start for a seed, uint8 [z, y, x]; `number` is that of the sample, as for `sample`."""
-        return self._copula.draw(seed)
+        """Mask of the correlated start for a seed, uint8 [z, y, x]; runs no network.
+
+        `number` is that of the sample, as for `sample`.
+        """
+        mask = self._masks.get(seed)
+        return self._copula.draw(seed) if mask is None else mask
 
     @cached_property
     def _copula(self) -> Copula:
+        return Copula(self._require_start().covariance, normalised(self.direct()), self.model.spacing, self._frame)
+
+    def _require_start(self) -> Start:
         if self.start is None:
             raise ValueError("The model has no correlated start.")
-        return Copula(self.start.covariance, normalised(self.direct()), self.model.spacing, self._frame)
+        return self.start
 
     def _window_probabilities(self, x: torch.Tensor, log_snr: float) -> Iterator[torch.Tensor]:
         """Yield one window at a time: all together are larger than the state, because windows overlap."""
@@ -161,16 +226,24 @@ class CaseSamples:
 
 
 @torch.inference_mode()
-def draw(model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int) -> CaseSamples:
+def draw(
+    model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, seed: int, facts: np.ndarray | None = None
+) -> CaseSamples:
     """Joint samples of a small case in two or three dimensions, on the device of the model.
 
     `image` is normalised float32 [channels, *shape], see `channels_first`; each axis is a multiple of `model.multiple`.
     All samples pass the denoiser together; for volumes of any size use `EncodedVolume`. The noise is drawn on the CPU
-    from one stream.
+    from one stream. Given `facts`, labels uint8 [*shape] with UNKNOWN elsewhere, samples and direct head are those of
+    `EncodedVolume.given`.
     """
     device, start = next(model.encoder.parameters()).device, model.start
     features, logits = model.encoder(torch.from_numpy(channels_first(image, model.dims))[None].to(device))
-    prepared = model.denoiser.prepare(features, logits)
+    known = None
+    if facts is None:
+        prepared = model.denoiser.prepare(features, logits)
+    else:
+        known = space_to_depth(torch.from_numpy(facts)[None, None].to(device))
+        prepared, logits = model.denoiser.prepare_given(features, logits, known)
     generator = torch.Generator().manual_seed(derived_seed(seed, 0))
     noise = torch.randn((samples, *logits.shape[2:], logits.shape[1]), generator=generator).to(device).movedim(-1, 1)
     marginals = class_softmax(logits)
@@ -183,7 +256,8 @@ def draw(model: Model, image: np.ndarray, samples: int, log_snr: np.ndarray, see
 
     def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
         time = torch.full((len(x),), node, device=device)
-        return class_softmax_(model.denoiser(x, time, prepared, logits))
+        p = class_softmax_(model.denoiser(x, time, prepared, logits))
+        return p if known is None else clamp_known(p, known)
 
     p = depth_to_space(_denoised(model, masks, noise, marginals, log_snr, denoise))
     return CaseSamples(p.argmax(1).to(torch.uint8).cpu().numpy(), p.mean(0).cpu().numpy(), direct)

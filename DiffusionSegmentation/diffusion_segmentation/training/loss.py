@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 from ..images.label_file import IGNORED
 from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, space_to_depth
+from .known_voxels import RandomFacts
 
 BINS = 24  # bins of log-SNR in which losses are recorded
 _EDGES = np.linspace(LOG_SNR_MIN, LOG_SNR_MAX, BINS + 1)
@@ -27,6 +29,7 @@ def losses(
     log_snr: torch.Tensor,
     class_weights: Sequence[float] | None = None,
     dice_weight: float = 0.0,
+    facts: RandomFacts | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropies in nats per voxel of the direct head [N] and the denoiser [N, K], and the minimised loss.
 
@@ -34,6 +37,8 @@ def losses(
     draws of an image share the encoder's cost. R divides K: masks of R raters, or R draws from a known posterior, each
     used for K / R draws. Voxels labelled IGNORED do not count. Plain cross-entropy, because its optimum is the true
     conditional; Dice terms and class weights move the optimum.
+
+    With `facts` a share of the draws is given some; their entries among the denoiser's cross-entropies are NaN.
     """
     features, direct = encoder(image)
     target = targets(labels)
@@ -43,16 +48,29 @@ def losses(
     x = diffuse(x0, noise, log_snr.flatten())
     # Detached: the direct head is trained by its own loss only, and is a fixed input of the denoiser, as in sampling.
     prepared = denoiser.prepare(features, direct)
-    denoised = denoiser(x, log_snr.flatten(), repeat_each(prepared, draws), repeat_each(direct.detach(), draws))
-    heads = [(repeat_each(direct, raters), target), (denoised, repeat_each(target, draws // raters))]
+    prior, drawn = repeat_each(direct.detach(), draws), repeat_each(target, draws // raters)
+    prepared, of_draw = repeat_each(prepared, draws), x.new_ones(len(x))
+    of_facts, given = x.new_zeros(()), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    if facts is not None:
+        given = facts.drawn(len(x)).to(x.device)
+        known, of_draw[given] = facts.choose(drawn[given], prior[given], classes)
+        image_of_draw = torch.arange(len(image), device=x.device).repeat_interleave(draws)
+        prepared_given, logits = denoiser.prepare_given(features[image_of_draw[given]], prior[given], known)
+        prepared, prior = prepared.clone(), prior.clone()
+        prepared[given], prior[given] = prepared_given.to(prepared.dtype), logits.detach()
+        of_facts = (of_draw[given] * cross_entropy(logits, drawn[given], classes)).mean()
+    denoised = denoiser(x, log_snr.flatten(), prepared, prior)
+    heads = [(repeat_each(direct, raters), target), (denoised, drawn)]
     of_direct, of_denoiser = (cross_entropy(*head, classes) for head in heads)
-    loss = of_direct.mean() + of_denoiser.mean()
+    loss = of_direct.mean() + (of_draw * of_denoiser).mean()
     if class_weights:
         weights = torch.tensor(class_weights, device=loss.device)
-        loss = torch.stack([cross_entropy(*head, classes, weights).mean() for head in heads]).sum()
+        weighted = [cross_entropy(*head, classes, weights) for head in heads]
+        loss = weighted[0].mean() + (of_draw * weighted[1]).mean()
     if dice_weight:
         loss = loss + dice_weight * torch.stack([dice_loss(*head, classes) for head in heads]).sum()
-    return of_direct.view(len(image), -1).mean(1), of_denoiser.view(log_snr.shape), loss
+    of_denoiser = of_denoiser.masked_fill(given, math.nan)
+    return of_direct.view(len(image), -1).mean(1), of_denoiser.view(log_snr.shape), loss + of_facts
 
 
 def targets(labels: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ CHOICES = {
     "precision": ("auto", "bf16", "float32"),
     "density": ("cosine", "adapted"),
     "crops": ("image", "labels"),
-    "learns": ("both", "denoiser"),
+    "learns": ("both", "denoiser", "facts"),
 }
 
 
@@ -39,7 +39,8 @@ class Optimisation:
     seed: int = 0
     density: str = "cosine"
     """Distribution of the noise levels: the shifted cosine schedule, or adapted to the loss curve."""
-    learns: str = "both"  # encoder and denoiser (both), or the denoiser alone with a frozen encoder (denoiser)
+    learns: str = "both"
+    """encoder and denoiser (both), the denoiser with a frozen encoder (denoiser), or its network for facts (facts)."""
     lowest_log_snr: float = LOG_SNR_MIN
     """Lowest trained noise level, for a sampler with a correlated start at this level or above."""
     crops: str = "image"  # windows anywhere in the body (image), or half of them around a labelled voxel (labels)
@@ -72,7 +73,7 @@ class Optimisation:
     @property
     def builds_on_start(self) -> bool:
         """Whether the encoder or the covariance of the model that training starts from is not trained."""
-        return self.learns == "denoiser" or self.lowest_log_snr > LOG_SNR_MIN
+        return self.learns != "both" or self.lowest_log_snr > LOG_SNR_MIN
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Optimisation:

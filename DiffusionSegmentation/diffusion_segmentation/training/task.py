@@ -13,6 +13,7 @@ import torch
 from ..errors import InputError
 from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser
 from .density import Density
+from .known_voxels import FACTS_SHARE, RandomFacts
 from .loss import losses
 from .settings import Optimisation
 
@@ -84,6 +85,11 @@ class Segmenter(TrainingModule):
         super().__init__(optimisation, input_scale, done)
         self.encoder, self.denoiser, self.classes = encoder, denoiser, classes
         encoder.trained.requires_grad_(optimisation.learns == "both")
+        if optimisation.learns == "facts":  # the samples without facts stay as they are
+            if denoiser.facts is None:
+                raise InputError('To learn facts, the denoiser in the training configuration needs "facts": true.')
+            denoiser.requires_grad_(False)
+            denoiser.facts.requires_grad_(True)
         if encoder.trained is not encoder:
             encoder.trained.head.requires_grad_(False)  # the frozen network is the direct head
 
@@ -92,11 +98,15 @@ class Segmenter(TrainingModule):
         image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
         log_snr = self.density.draw(len(image), self.optimisation.draws, self._rng).to(image.device)
         networks, o = (self.encoder, self.denoiser), self.optimisation
-        direct, denoised, loss = losses(*networks, image, labels, self.classes, log_snr, o.class_weights, o.dice_weight)
+        share = 1.0 if o.learns == "facts" else FACTS_SHARE
+        facts = None if self.denoiser.facts is None else RandomFacts(self._rng, share)
+        terms = losses(*networks, image, labels, self.classes, log_snr, o.class_weights, o.dice_weight, facts)
+        direct, denoised, loss = terms[0].detach(), terms[1].detach().flatten().float().cpu().numpy(), terms[2]
+        without_facts = np.isfinite(denoised)
         self.step_losses = {
-            "direct": float(direct.detach().mean()),
-            "log_snr": log_snr.flatten().cpu().numpy(),
-            "denoised": denoised.detach().flatten().float().cpu().numpy(),
+            "direct": float(direct.mean()),
+            "log_snr": log_snr.flatten().cpu().numpy()[without_facts],
+            "denoised": denoised[without_facts],
         }
         self.density.record(self.step_losses["log_snr"], self.step_losses["denoised"])
         return loss

@@ -101,8 +101,8 @@ def main(
             run.take_over(load(find(start)))
         elif optimisation.builds_on_start:
             raise InputError(
-                "Training the denoiser alone needs an encoder that is trained, and training from a 'lowest_log_snr' on "
-                "a correlated start; name a model that has them with --start."
+                "Training the denoiser or facts alone needs an encoder that is trained, and training from a "
+                "'lowest_log_snr' on a correlated start; name a model that has them with --start."
             )
     with new_folder(output), flush_denormals():
         if not run.go(checkpoint):
@@ -170,11 +170,12 @@ class Run(lightning.LightningDataModule):
         state = {key: value for key, value in self.task.state_dict().items() if not key.startswith(frozen)}
         fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
         share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in state.values())
-        encoder_fits = all(key in fitting for key in state if key.startswith("encoder."))
-        if share < MIN_WEIGHTS_SHARE or (optimisation.learns == "denoiser" and not encoder_fits):
+        not_trained = {"both": (), "denoiser": ("encoder.",), "facts": ("encoder.", "denoiser.")}[optimisation.learns]
+        stay = [key for key in state if key.startswith(not_trained) and not key.startswith("denoiser.facts.")]
+        if share < MIN_WEIGHTS_SHARE or not all(key in fitting for key in stay):
             raise ModelError(
                 f"Only {share:.0%} of the weights of '{name}' fit the network of the configuration; start from a model "
-                "with an encoder of the same size."
+                f"with {'networks' if optimisation.learns == 'facts' else 'an encoder'} of the same size."
             )
         if optimisation.lowest_log_snr > LOG_SNR_MIN:
             if model.start is None:

@@ -72,18 +72,22 @@ _text, _flag, _object = _is(str), _is(bool), _is(dict)
 _count, _positive = partial(_integer, lowest=0), partial(_integer, lowest=1)
 Table = Mapping[str, Mapping[str, Check]]
 
+# source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
+# inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
+# ask: questions that the report answers; such a run sends no previews and keeps no samples.
+_OPTIONAL_RUN: Mapping[str, Check] = {
+    "regionMm": _or_null(_millimetres),
+    "source": _or_null(_name),
+    "inputs": _or_null(_files),
+    "ask": _or_null(_names),
+}
+
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.
 OPTIONAL: Table = {
-    # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
-    # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
-    # ask: questions that the report answers; such a run sends no previews and keeps no samples.
-    "run": {
-        "regionMm": _or_null(_millimetres),
-        "source": _or_null(_name),
-        "inputs": _or_null(_files),
-        "ask": _or_null(_names),
-    },
+    "run": _OPTIONAL_RUN,
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
+    # rounds: updates of the result, this one included; 1 if absent.
+    "update": {**_OPTIONAL_RUN, "rounds": _or_null(_positive)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},
@@ -91,17 +95,21 @@ OPTIONAL: Table = {
     "cancelled": {"over": _or_null(_flag), "ends": _or_null(_flag)},
 }
 
+_RUN: Mapping[str, Check] = {
+    "job": _job,
+    "folder": _name,
+    "volume": _name,
+    "model": _name,
+    "samples": lambda value: value in (None, "auto") or _positive(value),
+    "steps": _or_null(_positive),
+    "seed": _count,
+    "device": _name,
+}
+
 TO_WORKER: Table = {
-    "run": {
-        "job": _job,
-        "folder": _name,
-        "volume": _name,
-        "model": _name,
-        "samples": lambda value: value in (None, "auto") or _positive(value),
-        "steps": _or_null(_positive),
-        "seed": _count,
-        "device": _name,
-    },
+    "run": _RUN,
+    # the run again with the same fields, given facts: a label map on the grid of the volume, 255 where nothing is known
+    "update": {**_RUN, "facts": _name},
     # masks: label maps or .npz files of class probabilities, on the grid of the volume; labels: dataset.json
     "import": {"job": _job, "folder": _name, "volume": _name, "masks": _names},
     # questions about the result in the folder, from its samples.seq.nrrd, segmentation.seg.nrrd and report.json
@@ -138,7 +146,7 @@ ALL: Table = {**TO_WORKER, **FROM_WORKER}
 class MessageError(DiffusionSegmentationError):
     """A line or object that is not a message of the protocol.
 
-    `job` is that of a malformed `run`, `import` or `ask` message, if it could be read; otherwise None.
+    `job` is that of a malformed `run`, `update`, `import` or `ask` message, if it could be read; otherwise None.
     """
 
     kind = "input"
@@ -198,7 +206,7 @@ def _check(message: Mapping[str, Any], table: Table) -> None:
     fields = table.get(kind)
     if fields is None:
         raise MessageError(f"The message type {kind[:80]!r} is unknown here.")
-    job = message.get("job") if kind in ("run", "import", "ask") and _job(message.get("job")) else None
+    job = message.get("job") if kind in ("run", "update", "import", "ask") and _job(message.get("job")) else None
     optional = OPTIONAL.get(kind, {})
     for field, check in {**optional, **fields}.items():
         if field not in message and field not in optional:

@@ -266,6 +266,8 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     common = _common(message)
     if inputs := message.get("inputs"):
         common["volume"] = {name: Path(path) for name, path in inputs.items()}
+    if message["type"] == "update":
+        common |= {"facts": (Path(message["facts"]),), "rounds": message.get("rounds") or 1}
     asked = tuple(message.get("ask") or ())
     if asked:
         common |= {"ask": asked, "keep_samples": False}
