@@ -21,6 +21,8 @@ from ..model.folder import Model
 
 FITTED = ("calibration", "own_cases", "map_prior", "card")
 """Entries of the metadata that were measured with the weights of one model."""
+MOST_COARSER = 1.5
+"""Largest ratio of the voxel sizes of two models; `brain-structures` is the mean of models of 1.5 and 2 mm."""
 
 
 def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[st
 
     The denoisers are averaged if they have the same layers; otherwise that of `model` is kept. All other settings are
     those of `model`; its calibration is left out. Returns name, share and whether the denoiser was averaged. Raises
-    ModelError for models that have other structures, inputs, voxel sizes or encoders, or no common origin, and
+    ModelError for models that have other structures, inputs or encoders, very different voxel sizes, or no common origin, and
     InputError if `output` is the folder of one of them.
     """
     folders = [models.find(name) for name in (model, other)]
@@ -73,9 +75,13 @@ def _require_alike(first: Model, second: Model) -> None:
         raise ModelError("Samplers on top of a frozen model cannot be averaged.")
     if [entry["id"] for entry in first.labels] != [entry["id"] for entry in second.labels]:
         raise ModelError(f"The models {names} have other structures, so their weights have no mean.")
-    if conventions(one) != conventions(two) or one["network"]["encoder"] != two["network"]["encoder"]:
-        differ = "have other inputs, voxel sizes or encoders"
-        raise ModelError(f"The models {names} {differ}, so their weights have no mean.")
+    see = [{**conventions(section), "working_spacing_mm": None} for section in (one, two)]
+    if see[0] != see[1] or one["network"]["encoder"] != two["network"]["encoder"]:
+        raise ModelError(f"The models {names} have other inputs or encoders, so their weights have no mean.")
+    sizes = sorted((first.spacing, second.spacing))
+    if sizes[1] > MOST_COARSER * sizes[0]:
+        differ = f"have voxels of {sizes[0]:g} and {sizes[1]:g} mm"
+        raise ModelError(f"The models {names} {differ}, which is too different for a mean of their weights.")
     if not _origins(one) & _origins(two):
         raise ModelError(
             f"The models {names} did not start from the same weights; the mean of unrelated weights is no network."
