@@ -30,8 +30,8 @@ def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[st
 
     The denoisers are averaged if they have the same layers; otherwise that of `model` is kept. All other settings are
     those of `model`; its calibration is left out. Returns name, share and whether the denoiser was averaged. Raises
-    ModelError for models that have other structures, inputs or encoders, very different voxel sizes, or no common origin, and
-    InputError if `output` is the folder of one of them.
+    ModelError for models that have other structures, inputs or encoders, very different voxel sizes, or no common
+    origin, and InputError if `output` is the folder of one of them.
     """
     folders = [models.find(name) for name in (model, other)]
     if output.resolve() in [folder.resolve() for folder in folders]:
