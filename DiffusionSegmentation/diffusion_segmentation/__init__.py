@@ -4,5 +4,5 @@ Importing this package or `diffusion_segmentation.worker.protocol` imports the s
 own process does not load torch.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 """Version of the Python package and of the extension. Models have versions of their own."""

