@@ -52,7 +52,7 @@ def test_without_probabilities_the_switch_says_why(shown, mrmlScene):
 def test_the_distance_is_below_the_size_of_the_mask(shown):
     table, ui = shown[0].ui.volumesTable, shown[0].ui
     ui.detailsCheckBox.click()
-    assert table.horizontalHeaderItem(2).text() == "Mask (ml)\nContours\n(mm)"
+    assert table.horizontalHeaderItem(2).text() == "Mask\n(ml)\nGap\n(mm)"
     assert [table.item(row, 2).text().split("\n")[1] for row in range(2)] == ["4.00", "8.00"]
     assert "Contours: mean distance between the contours of 95 % and 5 % probability." in ui.volumesLabel.text
 

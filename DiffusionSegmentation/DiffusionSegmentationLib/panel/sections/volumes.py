@@ -109,7 +109,7 @@ def _headers(sizes: Sizes, details: bool) -> list[tuple[str, str]]:
     )
     maskTitle = _("Mask\n({unit})").format(unit=unit.text)
     if sizes.haveContours:
-        maskTitle = _("Mask ({unit})\nContours\n({length})").format(unit=unit.text, length=sizes.lengthUnit)
+        maskTitle = _("Mask\n({unit})\nGap\n({length})").format(unit=unit.text, length=sizes.lengthUnit)
         mask = f"{mask}\n{sizes.contoursNote()}"
     both = unit.either(
         _("50 % and 90 % prediction intervals for the volume of one further sample."),
