@@ -217,7 +217,7 @@ def test_alternatives_and_contours_are_reported(result, job, tmp_path):
     inside = corrections.regionMask(result.segmentationNode, region["basin"])
     distinct, counts = np.unique([sample[inside] for sample in job.samples], axis=0, return_counts=True)
     assert f"Alternatives: {', '.join(map(str, sorted(counts)[::-1]))} of 3 samples." in page
-    assert "<th>Contours (mm)</th>" in page and "<td>2.50</td>" in page
+    assert "<th>Gap (mm)</th>" in page and "<td>2.50</td>" in page
     table = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert [row["contour_distance_mm"] for row in table] == ["2.5", "2.5"]
 

@@ -54,7 +54,7 @@ def test_the_distance_is_below_the_size_of_the_mask(shown):
     ui.detailsCheckBox.click()
     assert table.horizontalHeaderItem(2).text() == "Mask\n(ml)\nGap\n(mm)"
     assert [table.item(row, 2).text().split("\n")[1] for row in range(2)] == ["4.00", "8.00"]
-    assert "Contours: mean distance between the contours of 95 % and 5 % probability." in ui.volumesLabel.text
+    assert "Gap: mean distance between the contours of 95 % and 5 % probability." in ui.volumesLabel.text
 
 
 def test_a_result_of_an_earlier_version_has_no_distance(openPanel, addHead, run):
@@ -63,4 +63,4 @@ def test_a_result_of_an_earlier_version_has_no_distance(openPanel, addHead, run)
     run(module)
     module.ui.detailsCheckBox.click()
     assert module.ui.volumesTable.horizontalHeaderItem(2).text() == "Mask\n(ml)"
-    assert "\n" not in module.ui.volumesTable.item(0, 2).text() and "Contours:" not in module.ui.volumesLabel.text
+    assert "\n" not in module.ui.volumesTable.item(0, 2).text() and "Gap:" not in module.ui.volumesLabel.text

@@ -81,7 +81,7 @@ def test_a_colour_picture_from_click_to_report(
     entry = job.report["volumes"][0]
 
     ui.detailsCheckBox.checked = True
-    masks = f"Mask ({unit}) Contours ({'px' if suffix == 'px' else 'mm'})"
+    masks = f"Mask ({unit}) Gap ({'px' if suffix == 'px' else 'mm'})"
     assert headers(ui.volumesTable)[1:4] == [f"Expected ({unit})", masks, f"50 % 90 % ({unit})"]
     mask, contours = ui.volumesTable.item(0, 2).text().splitlines()
     assert float(mask) == pytest.approx(entry[f"consensus_{suffix}"], rel=0.01) and contours == "4.00"

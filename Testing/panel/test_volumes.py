@@ -143,7 +143,7 @@ def test_the_table_shows_the_volumes_of_the_report(openPanel, addHead, run, phot
     photograph(f"volumes-{behaviour}", module.widget, part=module.ui.resultCollapsibleButton)
     module.ui.detailsCheckBox.click()
     assert not any(table.isColumnHidden(column) for column in range(5))
-    masks = ["Mask", "(ml)"] if behaviour == "old" else ["Mask (ml)", "Contours", "(mm)"]
+    masks = ["Mask", "(ml)"] if behaviour == "old" else ["Mask", "(ml)", "Gap", "(mm)"]
     assert headers(table) == [["Structure"], [title, "(ml)"], masks, ["50 %", "90 %", "(ml)"], ["Samples"]]
     assert all(table.horizontalHeaderItem(column).toolTip() for column in range(5))
     assert table.rowCount == 2

@@ -168,7 +168,7 @@ class Report:
         shown = _("Expected") if sizes.areExpected else _("Mean")
         spread = [_("Range of the folds")] if sizes.areRanges else ["50 %", "90 %"]
         head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]
-        head += [_("Contours ({unit})").format(unit=sizes.lengthUnit)] if sizes.haveContours else []
+        head += [_("Gap ({unit})").format(unit=sizes.lengthUnit)] if sizes.haveContours else []
         notes = " ".join([*sizes.note().splitlines(), sizes.coverageText(), sizes.checkText()])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
 

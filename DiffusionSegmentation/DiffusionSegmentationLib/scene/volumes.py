@@ -75,7 +75,7 @@ class Sizes:
         """What the distances are, one sentence; empty if they are not known."""
         if not self.haveContours:
             return ""
-        text = _("Contours: mean distance between the contours of {inner:.0f} % and {outer:.0f} % probability.")
+        text = _("Gap: mean distance between the contours of {inner:.0f} % and {outer:.0f} % probability.")
         return text.format(**{name: 100 * level for name, level in self._report["contours"].items()})
 
     @property
