@@ -32,7 +32,7 @@ def modelOf(report: Mapping[str, Any], entries: Sequence[Entry]) -> Entry | None
 class MoreSamples:
     """The volume of a result, and the thread that writes it to `folder`, to draw `count` samples of it.
 
-    The first samples are those of the result, because the seed is the same.
+    The first samples are those of the result if `device` is that of its run, because the seed is the same.
     """
 
     def __init__(
