@@ -11,6 +11,7 @@ from ..runtime.floating_point import flush_denormals
 from ..training.loss import bin_centres, cross_entropy
 from .architectures.interface import Architecture, Condition
 from .architectures.unet import UNet
+from .noise import unit_noise
 from .objectives import probabilities
 from .tasks import VALIDATION, Task
 from .variants import Variant
@@ -42,7 +43,11 @@ def loss_over_levels(
         x0: torch.Tensor, target: torch.Tensor, condition: Condition, level: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and error [N] at one log-SNR."""
-        noise = torch.randn(x0.shape, generator=generator).to(device).contiguous(memory_format=memory_format)
+        if variant.noise == "white":
+            noise = torch.randn(x0.shape, generator=generator)
+        else:
+            noise = unit_noise(variant.noise, x0.shape, task.classes, generator)
+        noise = noise.to(device).contiguous(memory_format=memory_format)
         log_snr = torch.full((len(x0),), level, device=device)
         x = diffuse(x0, noise, log_snr)
         if variant.form == "image":

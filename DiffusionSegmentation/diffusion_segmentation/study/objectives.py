@@ -9,6 +9,7 @@ from ..diffusion.process import LOG_SNR_MIN, alpha_sigma, diffuse, one_hot_state
 from ..networks import class_softmax, space_to_depth
 from ..training.loss import cross_entropy, dice_loss, targets
 from .architectures.interface import Architecture
+from .noise import unit_noise
 from .stochastic import Stochastic
 from .variants import Variant
 
@@ -38,7 +39,10 @@ def denoising_loss(
     levels = log_snr.flatten()
     repeated = target.repeat_interleave(draws // raters, 0)
     x0 = one_hot_state(repeated, network.classes)
-    noise = torch.randn_like(x0)
+    if variant.noise == "white":
+        noise = torch.randn_like(x0)
+    else:
+        noise = unit_noise(variant.noise, x0.shape, network.classes).to(x0.device)
     x, level = network_input(variant.state, diffuse(x0, noise, levels), x0.roll(draws, 0), levels)
     output = network.denoise(x, level, tuple(part.repeat_interleave(draws, 0) for part in condition))
     if variant.loss in ("ce", "dice"):

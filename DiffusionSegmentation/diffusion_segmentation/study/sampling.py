@@ -10,15 +10,17 @@ import torch
 
 from ..calibration.covariance import LabelledCase, fit_covariance
 from ..diffusion.copula import Covariance
-from ..diffusion.process import LOG_SNR_MIN, adapted_grid, one_hot_state
+from ..diffusion.process import LOG_SNR_MIN, adapted_grid, diffuse, one_hot_state
 from ..diffusion.solvers import Denoise, Solver, dpm_solver_2m
 from ..evaluation.known_answer.samplers import Prediction, independent_pixels
+from ..model.folder import MIN_NODE_DISTANCE
 from ..networks import class_softmax, depth_to_space, space_to_depth
 from ..runtime.floating_point import flush_denormals
 from ..segmentation.sampler import sample_seeds
 from ..segmentation.tiling import channels_first
 from .architectures.interface import Architecture
 from .curves import loss_over_levels
+from .noise import unit_noise
 from .objectives import network_input, probabilities
 from .stochastic import Stochastic
 from .tasks import TRAIN, VALIDATION, Task
@@ -60,6 +62,11 @@ class VariantSampler:
         """Step grid [steps] adapted to the loss curve."""
         return adapted_grid(*self.loss_curve, steps)
 
+    def grid_from(self, log_snr: float) -> np.ndarray:
+        """The nodes of the adapted step grid above `log_snr`, which becomes the first."""
+        grid = self.adapted_grid()
+        return np.concatenate([[log_snr], grid[grid > log_snr + MIN_NODE_DISTANCE]])
+
     def sample(
         self,
         image: np.ndarray,
@@ -68,17 +75,22 @@ class VariantSampler:
         seed: int,
         solver: Solver = dpm_solver_2m,
         path: bool = False,
+        start: np.ndarray | None = None,
     ) -> Samples:
-        """Joint samples of an image [channels, *shape] over the nodes of a step grid, optionally with their path."""
+        """Joint samples of an image [channels, *shape] over the nodes of a step grid, optionally with their path.
+
+        They begin in noise, or with noise added to the masks `start` (uint8 [samples, *shape]) at the first node.
+        """
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(sample_seeds(seed, 1)[0])
         steps: list[np.ndarray] = []
         with flush_denormals(), torch.inference_mode():
             batch = _batched(image, self.network)
             condition = self.network.encode(batch)
-            size = [n // 2 for n in batch.shape[2:]]
-            channels = self.network.classes * 2 ** len(size)
-            x = torch.randn((samples, *size, channels), generator=generator).to(self.device).movedim(-1, 1)
+            x = self._noise(samples, batch.shape[2:], generator)
+            if start is not None:
+                labels = space_to_depth(torch.from_numpy(start)[:, None]).long().to(self.device)
+                x = diffuse(one_hot_state(labels, self.network.classes), x, x.new_full((samples,), float(grid[0])))
             others = self._other_masks(samples, seed) if self.variant.state == "shuffled" else x
 
             def denoise(x: torch.Tensor, node: float) -> torch.Tensor:
@@ -90,11 +102,19 @@ class VariantSampler:
                     steps.append(self._volume(p))
                 return p
 
-            first = self._first(denoise, x, condition)
-            if path and not steps:
+            first = self._first(denoise, x, condition) if start is None else None
+            if path and first is not None and not steps:
                 steps.append(self._volume(first))
             p = self._volume(solver(denoise, x, first, grid))
         return Samples(p.argmax(1).astype(np.uint8), p, steps)
+
+    def _noise(self, samples: int, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        size = [n // 2 for n in shape]
+        channels = self.network.classes * 2 ** len(size)
+        if self.variant.noise != "white":
+            cells = torch.Size((samples, channels, *size))
+            return unit_noise(self.variant.noise, cells, self.network.classes, generator).to(self.device)
+        return torch.randn((samples, *size, channels), generator=generator).to(self.device).movedim(-1, 1)
 
     def _first(self, denoise: Denoise, x: torch.Tensor, condition: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Probabilities at pure noise, which carries no information: those of the direct head if there is one."""

@@ -32,6 +32,8 @@ class Variant:
     halved: bool = False  # whether it is trained on windows of half the edge
     crops: str = "image"
     """Position of these windows: uniform (image), or half of them around a labelled voxel (labels), which is biased."""
+    noise: str = "white"
+    """Noise of a diffusion model: white, or a mixture of widths (mixed); see `noise.SPECTRA`."""
     on: str = ""
     """Loss of the direct network of the same task and seed on top of which a diffusion model is trained, if any."""
     member: int = -1  # index in a deep ensemble, 0 to ENSEMBLE_SIZE - 1; -1 for a single network
@@ -53,6 +55,8 @@ class Variant:
     def key(self, content: str, minutes: float, device: str) -> str:
         """Cache key of the training: settings, hash of the task's arrays, time and device."""
         identity = {**asdict(self), "task": content, "minutes": round(minutes, 3), "device": device, "schema": SCHEMA}
+        if self.noise == "white":
+            del identity["noise"]  # networks cached before there was a choice stay valid
         return json_digest(identity)
 
     def title(self) -> str:
@@ -61,6 +65,7 @@ class Variant:
         parts += [self.architecture] if self.architecture != "pair" else []
         parts += [f"state {self.state}"] if self.state != "mask" else []
         parts += [f"{self.schedule} {self.input_scale:g}"] if self.schedule != "adapted" else []
+        parts += [f"{self.noise} noise"] if self.noise != "white" else []
         parts += [f"on top of direct, {self.on}"] if self.on else []
         parts += ["dropout"] if self.dropout else []
         parts += [f"crops by {self.crops}"] if self.halved else []

@@ -11,6 +11,7 @@ from .frozen import Frozen
 from .fusion import Fusion
 from .noise_levels import NoiseLevels
 from .sample_count import SampleCount
+from .starts import Starts
 from .variations import Architectures, Losses, NoisyMask, StepsAndSampler, Targets
 from .windows import Windows
 
@@ -35,6 +36,7 @@ def complete() -> dict[str, Question]:
         CropSelection(),
         Windows(),
         Frozen(),
+        Starts(),
         Fusion(),
     )
     return {question.key: question for question in questions}
