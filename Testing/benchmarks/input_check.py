@@ -6,7 +6,8 @@ HEADS is the folder that `bench heads` fills. Odd are what the model card shows 
 (default: colin27, which nothing was chosen on). Plain are the heads `--plain`, each as it is, with up to 8 % of noise,
 with bias fields, turned by up to 20 degrees, and with voxels of 0.7 to 2 mm. Printed are each one's distance, the
 limit, whether the run warned of it, and the mean Dice where there is a reference; then how well the distance finds
-segmentations with a mean Dice below 0.7 (area under the ROC curve), over all that have a reference.
+segmentations with a mean Dice below 0.7 (area under the ROC curve), over all that have a reference. `--odd ''` leaves
+out the odd ones, whose head needs a reference.
 """
 
 from __future__ import annotations
@@ -48,9 +49,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     labels = models.read_metadata(models.find(options.model))["diffusion_segmentation"]["labels"]
-    print(f"{'odd':<34}{'distance':>9}{'limit':>7}  {'warned':<9}{'Dice':>5}  farthest")
-    odd = [row(options.model, *one) for one in failures(options.heads, labels, options.odd)]
-    print(f"\n{'plain':<34}{'distance':>9}{'limit':>7}  {'warned':<9}{'Dice':>5}  farthest")
+    odd = []
+    if options.odd:
+        heading("odd")
+        odd = [row(options.model, *one) for one in failures(options.heads, labels, options.odd)]
+    heading("plain")
     plain = []
     for name in options.plain:
         image, reference = read_volume(options.heads / f"{name}.nii.gz"), options.heads / f"{name}-reference.nii.gz"
@@ -61,10 +64,16 @@ def main() -> None:
     print(f"\n{sum(one['warned'] for one in plain)} of {len(plain)} plain heads are warned of.")
     known = [one for one in (*odd, *plain) if one["dice"] is not None]
     poor = np.array([one["dice"] < POOR for one in known])
-    auroc = error_auroc(np.array([one["distance"] for one in known]), poor)
-    print(f"AUROC of the distance for a mean Dice below {POOR}: {auroc:.3f} ({poor.sum()} of {len(known)} are)")
+    auroc = None
+    if poor.any() and not poor.all():
+        auroc = error_auroc(np.array([one["distance"] for one in known]), poor)
+        print(f"AUROC of the distance for a mean Dice below {POOR}: {auroc:.3f} ({poor.sum()} of {len(known)} are)")
     if options.json:
         options.json.write_text(json.dumps({"odd": odd, "plain": plain, "auroc": auroc}, indent=2), encoding="utf-8")
+
+
+def heading(kind: str) -> None:
+    print(f"\n{kind:<34}{'distance':>9}{'limit':>7}  {'warned':<9}{'Dice':>5}  farthest")
 
 
 def variants(
