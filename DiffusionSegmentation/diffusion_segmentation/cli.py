@@ -59,7 +59,14 @@ def _segment(options: argparse.Namespace) -> int:
         report = any_model.segment(request, progress=progress).report
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
-    return show(report, _summary)
+    return show(report, _summary) or _missing_dicom(report)
+
+
+def _missing_dicom(report: Mapping[str, Any]) -> int:
+    """Exit status of a run: 1, with a sentence on stderr, if DICOM objects that were asked for are missing."""
+    if missing := report.get("missing_dicom"):
+        print(f"The result is complete but for {', '.join(missing)}, which could not be made.", file=sys.stderr)
+    return int(bool(missing))
 
 
 def _volumes(options: argparse.Namespace) -> Any:
@@ -78,7 +85,8 @@ def _update(options: argparse.Namespace) -> int:
     chosen = _pick(options, "facts output model device spacing keep_samples series dicom")
     request = update_request(options.result, _volumes(options), **chosen)
     with terminal.ProgressLine() as progress:
-        return show(any_model.segment(request, progress=progress).report, _summary)
+        report = any_model.segment(request, progress=progress).report
+    return show(report, _summary) or _missing_dicom(report)
 
 
 def _summary(report: Mapping[str, Any], folder: Path) -> str:

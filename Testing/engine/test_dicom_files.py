@@ -47,7 +47,7 @@ def written(source) -> dict[str, tuple[Path, Maps]]:
         folder = source.parent / kind
         folder.mkdir()
         result = maps()
-        assert Exporter(Series(source), kind).write(folder, result, LABELS, REPORT) == []
+        assert Exporter(Series(source), kind).write(folder, result, LABELS, REPORT) == {}
         results[kind] = folder, result
     return results
 

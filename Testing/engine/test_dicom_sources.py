@@ -60,7 +60,7 @@ def test_incomplete_and_invalid_patient_modules(tmp_path):
         image.PatientSex = "X"
 
     write_series(tmp_path / "series", VALUES, change=remove)
-    assert Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT) == []
+    assert Exporter(Series(tmp_path / "series"), "labelmap").write(tmp_path, maps(), LABELS, REPORT) == {}
     assert not pydicom.dcmread(tmp_path / "segmentation.dcm").PatientSex
 
 
@@ -99,7 +99,7 @@ def test_multi_frame_and_tilted_sources(tmp_path):
         labels = (sitk.GetArrayFromImage(reference) > 400).astype(np.uint8)
         result = Maps(labels, labels.astype(np.float32), [255 * (1 - labels), 255 * labels], (0, 0, 0))
         report = REPORT | {"volumes": REPORT["volumes"][:1]}
-        assert Exporter(series, "labelmap").write(tmp_path, result, LABELS[:1], report) == []
+        assert Exporter(series, "labelmap").write(tmp_path, result, LABELS[:1], report) == {}
         image = pydicom.dcmread(tmp_path / "segmentation.dcm")
         assert np.array_equal(placed(image.pixel_array, image, reference), labels)
 
@@ -108,7 +108,7 @@ def test_an_empty_segmentation(tmp_path, source):
     empty = np.zeros(VALUES.shape, np.uint8)
     result = Maps(empty, empty.astype(np.float32), [empty + 255, empty, empty, empty], (0, 0, 0))
     for kind in ("labelmap", "binary"):
-        assert Exporter(Series(source), kind).write(tmp_path, result, LABELS, REPORT) == []
+        assert Exporter(Series(source), kind).write(tmp_path, result, LABELS, REPORT) == {}
         assert not pydicom.dcmread(tmp_path / "segmentation.dcm").pixel_array.any()
 
 
@@ -119,8 +119,8 @@ def test_an_object_that_cannot_be_made_is_a_warning(tmp_path, source, monkeypatc
         raise ValueError(f"bad value {PATIENT}")
 
     monkeypatch.setattr(objects, "probabilities", fail)
-    warnings = Exporter(Series(source), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
-    assert warnings == ["'probabilities.dcm' could not be made (ValueError) and is missing."]
+    missing = Exporter(Series(source), "labelmap").write(tmp_path, maps(), LABELS, REPORT)
+    assert missing == {"probabilities.dcm": "'probabilities.dcm' could not be made (ValueError) and is missing."}
     assert sorted(path.name for path in tmp_path.glob("*.dcm")) == ["entropy.dcm", "segmentation.dcm", "volumes.dcm"]
 
 
@@ -132,7 +132,7 @@ def head(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd):
+def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd, monkeypatch):
     output = tmp_path / "out"
     command = ["segment", str(head(tmp_path)), "--output", str(output), "--model", str(a_model_folder)]
     command += ["--samples", "3", "--device", "cpu"]
@@ -149,6 +149,18 @@ def test_command_from_series_to_dicom(tmp_path, a_model_folder, capfd):
     assert np.array_equal(placed(stored, image, bits), sitk.GetArrayFromImage(bits))
     groups = hd.sr.srread(output / "volumes.dcm").content.get_volumetric_roi_measurement_groups()
     assert [group.get_measurements()[0].value for group in groups] == [one["consensus_ml"] for one in report["volumes"]]
+    assert report["missing_dicom"] == []
+
+    def fail(*_):
+        raise ValueError("bad value")
+
+    monkeypatch.setattr("diffusion_segmentation.dicom.objects.segmentation", fail)
+    monkeypatch.setattr(Exporter, "_require_usable", lambda self: None)
+    assert cli.main([*command, "--dicom"]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last == "The result is complete but for segmentation.dcm, volumes.dcm, which could not be made."
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert report["missing_dicom"] == ["segmentation.dcm", "volumes.dcm"] and (output / "entropy.dcm").exists()
     assert cli.main(command) == 0  # replaces the result, with the DICOM files that it does not write
     assert not any((output / name).exists() for name in export.NAMES)
 

@@ -61,16 +61,18 @@ class Exporter:
                 "it; leave it out."
             ) from None
 
-    def write(self, folder: Path, maps: Maps, labels: Sequence[dict[str, Any]], report: Mapping[str, Any]) -> list[str]:
+    def write(
+        self, folder: Path, maps: Maps, labels: Sequence[dict[str, Any]], report: Mapping[str, Any]
+    ) -> dict[str, str]:
         """Write the objects of a result with `report` into `folder`.
 
-        Returns a warning for each that could not be made, so that the result is not lost. Raises OSError.
+        Returns a warning by the name of each that could not be made, so that the result is not lost. Raises OSError.
         """
         from . import objects
         from .measurements import measurement_report
         from .source import Source
 
-        warnings: list[str] = []
+        missing: dict[str, str] = {}
         with quiet():
             model = report["model"]
             source = Source(self._series, labels, model["title"], str(model["version"]))
@@ -79,14 +81,16 @@ class Exporter:
                 try:
                     made = make()
                 except Exception as error:  # its text may quote the header
-                    warnings.append(f"'{name}' could not be made ({type(error).__name__}) and is missing.")
+                    missing[name] = f"'{name}' could not be made ({type(error).__name__}) and is missing."
                     return None
                 made.save_as(folder / name)
                 return made
 
             segments = save(SEGMENTATION, lambda: objects.segmentation(source, maps, self._kind.upper()))
-            if segments is not None:
+            if segments is None:
+                missing[VOLUMES] = f"'{VOLUMES}' refers to '{SEGMENTATION}' and is missing, too."
+            else:
                 save(VOLUMES, lambda: measurement_report(source, segments, report["volumes"]))
             save(ENTROPY, lambda: objects.entropy(source, maps, report["max_entropy_bits"]))
             save(PROBABILITIES, lambda: objects.probabilities(source, maps))
-        return warnings
+        return missing

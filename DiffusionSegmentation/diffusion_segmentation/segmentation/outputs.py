@@ -145,7 +145,8 @@ class ResultWriter:
         }
         if self.input.exporter is not None:
             maps = Maps(labels, bits, quantised, box[0])
-            report["warnings"] = warnings + self.input.exporter.write(folder, maps, self.source.labels, report)
+            missing = self.input.exporter.write(folder, maps, self.source.labels, report)
+            report |= {"warnings": [*warnings, *missing.values()], "missing_dicom": list(missing)}
         return report
 
     def _report(
