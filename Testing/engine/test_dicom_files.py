@@ -57,6 +57,7 @@ def reference(source) -> sitk.Image:
     return Series(source).read_all()[0]
 
 
+@pytest.mark.slow
 def test_label_map_is_that_of_the_result(written, reference):
     folder, result = written["labelmap"]
     image = hd.seg.segread(folder / "segmentation.dcm")

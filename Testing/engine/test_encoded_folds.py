@@ -199,6 +199,7 @@ def test_a_run_sees_the_log_odds_of_the_training(tmp_path: Path, monkeypatch: py
     np.testing.assert_allclose(used[0].values, trained.values, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_own_cases_are_segmented_by_the_folds_in_turn(tmp_path: Path) -> None:
     source = Folder(write_ball_dataset(tmp_path / "data", [(5,)] * 2), tmp_path / "prepared")
     odds, case = odds_of_folds((24, 24, 24)), source.dataset.training[0]
@@ -219,6 +220,7 @@ def larger() -> list[np.ndarray]:
     return odds_of_folds((12, 16, 14))
 
 
+@pytest.mark.slow
 def test_a_longer_run_begins_with_the_samples_of_a_shorter_one(larger: list[np.ndarray], tmp_path: Path) -> None:
     short, long = (run(tmp_path, f"of {n}", larger, samples=n) for n in (2, 5))
     assert [of[:2] for of in volumes(long)] == volumes(short)
@@ -233,6 +235,7 @@ def test_a_longer_run_begins_with_the_samples_of_a_shorter_one(larger: list[np.n
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_the_first_samples(larger: list[np.ndarray], tmp_path: Path) -> None:
     whole, drawn = run(tmp_path, "whole", larger, samples=4), [0]
 
@@ -244,6 +247,7 @@ def test_a_stopped_run_keeps_the_first_samples(larger: list[np.ndarray], tmp_pat
     assert volumes(stopped) == [of[:2] for of in volumes(whole)]
 
 
+@pytest.mark.slow
 def test_facts_are_followed_by_one_fold_and_refused_by_several(larger: list[np.ndarray], tmp_path: Path) -> None:
     options = {"start": COPULA, "samples": 3, "keep_samples": True}
     run(tmp_path, "first", larger[:1], **options)
@@ -260,6 +264,7 @@ def test_facts_are_followed_by_one_fold_and_refused_by_several(larger: list[np.n
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 def test_short_memory_keeps_the_features_of_one_fold(
     larger: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +284,7 @@ def test_short_memory_keeps_the_features_of_one_fold(
     assert (volumes(report) == volumes(whole) and kept == []) or set(kept) == {1}
 
 
+@pytest.mark.slow
 def test_a_full_gpu_keeps_the_features_of_one_fold(
     larger: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

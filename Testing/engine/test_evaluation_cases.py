@@ -107,6 +107,7 @@ def a_data_set(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_files_come_back_on_the_images_grid(a_model_folder, a_head_file, tmp_path):
     """`read_outputs` reads what the run wrote: the samples have its volumes, their mode its consensus."""
     for samples in (1, 3):

@@ -216,6 +216,7 @@ def test_the_worst_the_median_and_the_best_are_shown_once_each():
     assert figures.pick_cases({"a": 0.1}) == {"worst": "a"} and figures.pick_cases({}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (5.0, 0.5)])
 def test_a_case_is_a_strip_of_pictures(spacing):
     rng = np.random.default_rng(0)

@@ -199,6 +199,7 @@ def test_areas_of_micrometres_keep_their_digits():
     assert formatting.finer_digits({"unit": "px", "tolerance_px": 0.5}) == 0 == formatting.finer_digits({})
 
 
+@pytest.mark.slow
 def test_slices_of_a_stack_have_samples_of_their_own(tmp_path):
     model_of_pictures(tmp_path / "model", inputs=[{"name": "Grey"}])
     model = load(tmp_path / "model")

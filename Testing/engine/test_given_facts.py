@@ -40,6 +40,7 @@ def test_a_case_given_facts_is_the_part_of_its_law_that_agrees(task):
         case.given(known, mask + np.uint8(5))
 
 
+@pytest.mark.slow
 def test_the_copula_given_facts_is_the_copula_where_it_agrees():
     covariance = Covariance((1.5, 5.0), np.array([[0.4, 0.6], [0.3, 0.7], [0.5, 0.5]]), np.zeros(3))
     p = np.moveaxis(np.random.default_rng(0).dirichlet([2, 2, 2], (8, 8)), -1, 0).astype(np.float32)

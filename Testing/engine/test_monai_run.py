@@ -105,6 +105,7 @@ def installed(tmp_path: Path) -> str:
     return "mine"
 
 
+@pytest.mark.slow
 def test_a_run_has_the_labels_and_entropy_of_the_class_probabilities(
     installed: str, root: Path, tmp_path: Path, a_volume: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused(
     assert caught.value.kind == "memory"
 
 
+@pytest.mark.slow
 def test_a_volume_of_less_than_two_voxels_of_the_network_is_segmented(installed: str, tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.random.default_rng(0).random((4, 4, 4), np.float32))
     image.SetSpacing((0.3, 0.3, 0.3))
@@ -196,6 +198,7 @@ def test_weights_that_give_no_numbers_are_refused(tmp_path: Path, a_volume: Path
         any_model.segment(Request(a_volume, tmp_path / "result", "large"))
 
 
+@pytest.mark.slow
 def test_altered_weights_are_refused(installed: str, root: Path, tmp_path: Path, a_volume: Path) -> None:
     file = root / installed / "model.safetensors"
     data = bytearray(file.read_bytes())
@@ -208,6 +211,7 @@ def test_altered_weights_are_refused(installed: str, root: Path, tmp_path: Path,
         any_model.segment(Request(a_volume, tmp_path / "result", installed))
 
 
+@pytest.mark.slow
 def test_a_run_frees_its_network_and_its_volumes(
     installed: str, tmp_path: Path, a_volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ def test_a_run_frees_its_network_and_its_volumes(
         gc.enable()
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_on_stdout(installed: str, tmp_path: Path, a_volume: Path, capfd: Any) -> None:
     any_model.segment(Request(a_volume, tmp_path / "result", installed))
     assert capfd.readouterr().out == ""

@@ -110,6 +110,7 @@ def test_largest_grid_takes_seconds_and_less_than_a_gibibyte(name):
         assert abs(seen.sum() - law.mean[label - 1]) <= 5 * np.sqrt(law.variance[label - 1] / n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", EVERYWHERE)
 def test_marginals_and_volumes_are_those_of_many_samples(text):
     case = case_of(text)

@@ -77,6 +77,7 @@ def test_several_objects_stay_apart(several):
         assert count == len(case.sigma) and not owners.any()
 
 
+@pytest.mark.slow
 def test_all_objects_share_the_number(several):
     """Volumes of two objects have the same order in all draws, and the whole varies as much as it then must."""
     for case in several:

@@ -129,6 +129,7 @@ def test_strays_are_counted_in_voxels_a_mask(cases):
     assert case.strays(other[None]) == case.candidates[0].sum() and case.chimeras(other[None]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 64), (128, 64), (64, 64, 64)])
 def test_radii_grow_with_the_shortest_edge(shape):
     """The sizes that a grid of half the edge has, in units of its voxels, and up to an edge of 32 the same."""

@@ -116,6 +116,7 @@ def test_a_picture_outside_the_range_is_called_a_picture():
         check_grid((40, 28), (9, 9), {"spacing_mm": [0.5, 2.0], "extent_mm": [4, 500]})
 
 
+@pytest.mark.slow
 def test_a_run_says_that_the_size_of_pixels_is_unknown_and_that_areas_are_meant(a_model, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(bright_square(), isVector=True), str(tmp_path / "photo.png"))
     report, _ = run(a_model, tmp_path / "photo.png", tmp_path / "out")
@@ -160,6 +161,7 @@ def test_a_stack_is_segmented_slice_by_slice_and_says_so(a_model, tmp_path):
     assert any("the 3 slices were segmented one by one" in warning for warning in report["warnings"])
 
 
+@pytest.mark.slow
 def test_samples_of_two_slices_differ_and_repeat_with_the_seed(tmp_path):
     model_of_pictures(tmp_path / "model", inputs=[{"name": "Grey"}])
     values = np.random.default_rng(0).normal(100, 20, (24, 32)).astype(np.float32)

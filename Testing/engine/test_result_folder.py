@@ -134,6 +134,7 @@ def test_empty_new_folders_are_removed_after_a_failure(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "d" / "kept").exists()
 
 
+@pytest.mark.slow
 def test_two_heads_in_one_folder(a_model_folder, a_head_file, tmp_path: Path) -> None:
     from diffusion_segmentation.segmentation.pipeline import Request, segment
 

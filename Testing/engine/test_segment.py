@@ -132,6 +132,7 @@ def test_same_seed_same_bytes_another_seed_other_samples(request_for, tmp_path):
     assert (first.output / "samples.seq.nrrd").read_bytes() != (other.output / "samples.seq.nrrd").read_bytes()
 
 
+@pytest.mark.slow
 def test_more_samples_begin_with_the_same_ones(request_for, tmp_path):
     few = segment(request_for(output=tmp_path / "few", samples=2)).report["volumes"]
     many = segment(request_for(output=tmp_path / "many", samples=5)).report["volumes"]
@@ -183,6 +184,7 @@ class Died(BaseException):
     """As in a killed process: no handler runs."""
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_leaves_a_complete_result_of_its_finished_samples(request_for, monkeypatch, tmp_path):
     monkeypatch.setattr(partial_results, "INTERVAL_SECONDS", -1.0)
     request = request_for(samples=6, keep_samples=True, previews=True)
@@ -241,6 +243,7 @@ def test_an_unavailable_device_is_refused(request_for):
         choose_device("cuda:77")
 
 
+@pytest.mark.slow
 def test_the_cache_keeps_a_model_until_it_is_cleared(a_model_folder):
     cache, cpu = ModelCache(), choose_device("cpu")
     model = cache.get(str(a_model_folder), cpu)

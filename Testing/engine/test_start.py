@@ -57,6 +57,7 @@ def copula_run(copula_folder, a_head_file, tmp_path_factory):
     return request, segment(request, preview=seen.append).report, seen
 
 
+@pytest.mark.slow
 def test_samples_without_a_pass_are_many_and_the_report_says_how_they_were_drawn(copula_run):
     _, report, seen = copula_run
     assert report["samples"] == report["requested_samples"] == DEFAULT_COPULA_SAMPLES == 64
@@ -106,6 +107,7 @@ def test_a_model_without_a_fitted_start_samples_from_noise_and_reports_it(a_mode
     assert [sentence for sentence in report["warnings"] if "not fitted" in sentence]
 
 
+@pytest.mark.slow
 def test_a_denoised_start_uses_the_nodes_after_its_noise_level(denoised_folder, a_head_file, tmp_path):
     report = segment(Request(a_head_file, tmp_path / "out", str(denoised_folder), steps=6, device="cpu")).report
     model = models.load(denoised_folder)

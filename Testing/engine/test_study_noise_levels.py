@@ -52,6 +52,7 @@ def test_a3_only_a_shifted_task_has_another_fingerprint(tmp_path):
     assert same["verdict"] == "fails" and "fingerprints do not differ" in same["text"]
 
 
+@pytest.mark.slow
 def test_a3_a_rising_loss_is_distinguished_from_a_falling_one(tmp_path):
     summary = _a3(tmp_path, (-2.0, -2.0), humps=(True, False)).sentences
     images = {s["text"].partition(":")[0]: s["verdict"] for s in summary if "of images" in s["text"]}

@@ -174,6 +174,7 @@ def test_training_of_a_variant_stops_and_resumes(task, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_restarts_the_training(task, tmp_path):
     variant = Variant(TASK, form="direct")
     path = tmp_path / "network.safetensors"
