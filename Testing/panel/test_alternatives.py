@@ -59,6 +59,7 @@ def story(openPanel, addHead, run):
     return Story(module, run(module, samples=8).result)
 
 
+@pytest.mark.slow
 def test_a_key_shows_an_alternative_in_the_region_only(story, photograph):
     ui = story.ui
     assert not story.buttons[0].enabled and story.buttons[0].toolTip == "Go to a region first."
@@ -82,6 +83,7 @@ def test_a_key_shows_an_alternative_in_the_region_only(story, photograph):
     assert Labels(story.node).edited() == 0, "keys that show change nothing"
 
 
+@pytest.mark.slow
 def test_using_an_alternative_is_one_undo_step(story):
     story.press("n", "2")
     before, chosen, undo = Labels(story.node).current(), story.found[1].sample, story.editor.undoStates
@@ -95,6 +97,7 @@ def test_using_an_alternative_is_one_undo_step(story):
     assert np.array_equal(Labels(story.node).current(), before)
 
 
+@pytest.mark.slow
 def test_what_is_there_already_is_not_put_there_again(story):
     story.press("n", "1", "u", "1", "u")
     assert story.ui.alternativesLabel.text == (
@@ -102,6 +105,7 @@ def test_what_is_there_already_is_not_put_there_again(story):
     )
 
 
+@pytest.mark.slow
 def test_the_next_region_has_its_own_alternatives(story):
     story.press("n", "1", "d")
     assert Review(story.node).current["rank"] == 2 and story.filled() is None
@@ -112,6 +116,7 @@ def test_the_next_region_has_its_own_alternatives(story):
     assert story.browser.shown is None and not story.buttons[0].enabled
 
 
+@pytest.mark.slow
 def test_the_slider_shows_samples_as_a_whole_again(story):
     story.press("n", "1")
     story.ui.sampleSlider.value = (story.browser.position + 1) % 8
@@ -119,6 +124,7 @@ def test_the_slider_shows_samples_as_a_whole_again(story):
     assert not story.buttons[0].checked and not story.ui.useAlternativeButton.enabled
 
 
+@pytest.mark.slow
 def test_a_digit_typed_into_a_number_is_not_a_key(story):
     from PySide6.QtTest import QTest
 
@@ -130,6 +136,7 @@ def test_a_digit_typed_into_a_number_is_not_a_key(story):
     assert story.filled() is None and box.text.startswith("2")
 
 
+@pytest.mark.slow
 def test_without_samples_or_regions_there_are_no_alternatives(story, mrmlScene):
     mrmlScene.RemoveNode(story.node.GetNodeReference("DiffusionSegmentation.Regions"))
     story.press("n", "1")

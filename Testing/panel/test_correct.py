@@ -130,6 +130,7 @@ def test_an_edited_result_is_replaced_only_after_confirmation(corrected, run, mo
     assert {node.GetID() for node in displays} <= shown
 
 
+@pytest.mark.slow
 def test_an_unedited_result_is_kept_without_a_dialog(corrected, run, monkeypatch):
     monkeypatch.setattr(
         "DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: pytest.fail("asked")
@@ -173,6 +174,7 @@ def test_an_area_in_which_sample_and_result_agree_is_reported(corrected):
     assert ui.editedLabel.text == "The sample is identical to the result in this area; nothing was changed."
 
 
+@pytest.mark.slow
 def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
     module, _result = corrected
     module.ui.uncertainOnlyCheckBox.click()
@@ -183,6 +185,7 @@ def test_the_editor_mask_is_cleared_for_another_result(corrected, run, addHead):
     assert not node.GetSourceVolumeIntensityMask() and editor().sourceVolumeNode.GetName() == "Head"
 
 
+@pytest.mark.slow
 def test_a_mask_of_an_earlier_panel_is_cleared(corrected, openPanel):
     """For example after a reload, or in a saved scene with the mask."""
     module, result = corrected
@@ -203,6 +206,7 @@ def test_the_effect_of_the_mask_on_other_tools_is_explained(corrected):
     assert not ui.maskLabel.visible
 
 
+@pytest.mark.slow
 def test_each_result_has_its_own_count(corrected, run, pumpUntil):
     module, first = corrected
     second = run(module).result

@@ -119,6 +119,7 @@ def test_an_edit_while_the_files_are_written_is_noticed(
     assert "was modified while" in module.ui.addCaseLabel.text and not commands
 
 
+@pytest.mark.slow
 def test_closing_the_panel_gives_up(openPanel, addHead, run, pumpUntil, commands, tmp_path, monkeypatch):
     addHead(size=12)
     module = openPanel()

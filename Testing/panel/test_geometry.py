@@ -195,6 +195,7 @@ def test_layout_with_a_larger_font(opened, application):
         qt.QApplication.setFont(before)
 
 
+@pytest.mark.slow
 def test_the_review_buttons_are_visible_without_scrolling(opened, application):
     import qt
 

@@ -47,6 +47,7 @@ def test_the_overlay_choice_changes_only_the_overlay(openPanel, addHead, run, pu
     assert foregrounds() == {result.entropyNode.GetID()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "sentence"),
     [

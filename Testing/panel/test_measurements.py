@@ -121,6 +121,7 @@ def test_questions_are_asked_answered_stored_with_the_scene_and_reported(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_a_question_that_is_asked_again_has_one_answer(openPanel, addHead, run, ask):
     """The result is one of version 0.3."""
     addHead()
@@ -158,6 +159,7 @@ def test_a_worker_that_cannot_answer_is_reported_in_one_sentence(
     pumpUntil(lambda: not jobFolders())
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_start_is_reported(openPanel, addHead, run, ask):
     addHead()
     run(openPanel("good", "0.01"), samples=2)

@@ -191,6 +191,7 @@ def test_a_reload_during_a_run_ends_it_and_leaves_neither_process_nor_preview(ru
         openedModule.widget.panel, openedModule.widget.logic = None, None
 
 
+@pytest.mark.slow
 def test_one_volume_queued_twice_has_two_results(openPanel, addHead, pumpUntil):
     volumeNode = addHead()
     module = openPanel("good", "0.02")

@@ -302,6 +302,7 @@ def test_closing_the_scene_cancels_the_run(openPanel, addHead, pumpUntil, run):
     assert run(module, samples=1).state == "done"
 
 
+@pytest.mark.slow
 def test_removing_a_result_disables_the_controls(openPanel, addHead, run):
     addHead()
     module = openPanel("good", "0.01")

@@ -62,6 +62,7 @@ def headers(table):
     return [table.horizontalHeaderItem(column).text().replace("\n", " ") for column in range(table.columnCount)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spacing", "suffix", "unit"), [(1.0, "px", "px"), (0.5, "mm2", "mm²")], ids=["pixels", "with a size"]
 )
@@ -123,6 +124,7 @@ def test_a_colour_picture_from_click_to_report(
     photograph(f"picture-{suffix}", module.widget)
 
 
+@pytest.mark.slow
 def test_the_second_result_of_a_volume_has_its_own_unit_again(module, run, addHead):
     run(module)
     select(module, "Brain structures (MR head)")
@@ -154,6 +156,7 @@ def test_what_a_model_cannot_segment_is_refused_in_one_sentence(module, addVolum
     assert ui.segmentButton.enabled
 
 
+@pytest.mark.slow
 def test_the_batch_takes_pictures_of_the_scene_and_of_a_folder(module, addPicture, tmp_path, monkeypatch, pumpUntil):
     for name in ("b10.png", "b9.PNG", "c.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

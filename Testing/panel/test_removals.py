@@ -43,6 +43,7 @@ def busyPanel(openPanel, addHead, run, mrmlScene):
     return module, result.segmentationNode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 def test_a_removed_node_leaves_no_traceback(busyPanel, role, capfd, pumpUntil, application):
     module, segmentationNode = busyPanel

@@ -51,6 +51,7 @@ def test_next_goes_to_the_worst_region(reviewed, photograph):
     photograph("review", module.widget)
 
 
+@pytest.mark.slow
 def test_ten_keys_confirm_ten_regions(reviewed):
     module, review = reviewed
     module.ui.nextButton.click()
@@ -92,6 +93,7 @@ def test_leaving_the_review_restores_the_views(openPanel, addHead, run, mrmlScen
     assert view.GetFieldOfView() == (300.0, 240.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_remaining_share_refers_to_the_reviewable_error(reviewed):
     module, review = reviewed
     count, share = review.remaining()
@@ -120,6 +122,7 @@ def test_a_click_on_a_row_goes_there(reviewed):
     assert review.current["rank"] == 5 and module.ui.regionTable.currentRow() == 4
 
 
+@pytest.mark.slow
 def test_the_end_of_the_review_is_reported_and_the_outline_removed(reviewed):
     module, review = reviewed
     for region in review.regions[1:]:
@@ -144,6 +147,7 @@ def test_the_threshold_updates_the_table(reviewed, pumpUntil):
     assert module.widget.logic.getParameterNode().smallestRegion == 10000
 
 
+@pytest.mark.slow
 def test_only_regions_of_the_displayed_result_are_outlined(reviewed, run):
     module, review = reviewed
     module.ui.nextButton.click()

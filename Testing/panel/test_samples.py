@@ -57,6 +57,7 @@ def test_a_sample_is_filled_and_the_result_outlined(browsed):
     assert result.GetVisibility2DOutline() and not result.GetVisibility2DFill()
 
 
+@pytest.mark.slow
 def test_the_sample_is_hidden_in_segment_editor(browsed, mrmlScene):
     module, browser = browsed
     layoutNode = mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
@@ -68,6 +69,7 @@ def test_the_sample_is_hidden_in_segment_editor(browsed, mrmlScene):
     assert layoutNode.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 
+@pytest.mark.slow
 def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     addHead()
     module = openPanel("exact", "0.001")
@@ -85,6 +87,7 @@ def test_only_the_kept_samples_are_browsed(openPanel, addHead, run, photograph):
     photograph("kept", module.widget)
 
 
+@pytest.mark.slow
 def test_an_order_by_volume_shows_the_volume(browsed):
     module, browser = browsed
     ui = module.ui
@@ -136,6 +139,7 @@ def test_side_by_side_shows_one_slice_twice_and_restores_the_views(browsed, mrml
     assert not SideBySide(browser.segmentationNode).active
 
 
+@pytest.mark.slow
 def test_a_new_result_hides_the_old_sample(browsed, run):
     module, browser = browsed
     module.ui.sampleCheckBox.click()

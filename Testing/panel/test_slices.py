@@ -45,6 +45,7 @@ def test_a_click_shows_the_worst_slice_of_a_view(openPanel, addHead, run, views,
     photograph("slices", module.widget)
 
 
+@pytest.mark.slow
 def test_the_pointer_shows_class_probabilities(openPanel, addHead, run, views, mrmlScene):
     crosshair = mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
     addHead()

@@ -125,6 +125,7 @@ def headers(table):
     return [table.horizontalHeaderItem(column).text().split("\n") for column in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "title", "key"), [("good", "Expected", "expected_ml"), ("old", "Mean", "mean_ml")]
 )
