@@ -10,8 +10,17 @@ from typing import Any
 from . import __version__
 from . import option_values as values
 from .errors import DEBUG_VARIABLE, debug_enabled
-
-DEFAULT_MODEL = "brain-structures"
+from .option_groups import (
+    add_common,
+    add_data,
+    add_json,
+    add_model,
+    add_named_inputs,
+    add_output,
+    add_result,
+    add_sampling,
+    add_volumes,
+)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,8 +53,8 @@ def parse_demo(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--volume", metavar="FILE", type=values.path, help="default: a head from an installed package")
     parser.add_argument("--output", metavar="DIR", type=values.path, default=Path("demo"), help="default: %(default)s")
-    _add_sampling(parser)
-    _add_common(parser)
+    add_sampling(parser)
+    add_common(parser)
     return parser.parse_args(arguments)
 
 
@@ -70,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     segment = add_command("segment", "segment a volume and map its uncertainty")
-    _add_volumes(segment)
-    _add_output(segment, "folder for the results")
+    add_volumes(segment)
+    add_output(segment, "folder for the results")
     segment.add_argument(
         "--ask",
         metavar="QUESTION",
@@ -79,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a question to answer, such as 'volume(ventricles) > 40'; repeat it for more",
     )
-    _add_sampling(segment)
-    _add_common(segment, "the report")
-    _add_result(segment)
+    add_sampling(segment)
+    add_common(segment, "the report")
+    add_result(segment)
 
     update = add_command(
         "update",
@@ -91,16 +100,16 @@ def _parser() -> argparse.ArgumentParser:
         "follows them only roughly yet.",
     )
     update.add_argument("result", metavar="RESULT", type=values.path, help="folder of a finished result")
-    _add_volumes(update)
+    add_volumes(update)
     update.add_argument(
         "--facts", metavar="FILE", type=values.path, required=True, help="label map of the known voxels"
     )
-    _add_output(update, "folder for the new results; it can be RESULT")
+    add_output(update, "folder for the new results; it can be RESULT")
     update.add_argument(
         "--model", metavar="NAME|DIR", type=values.name, help="default: the installed model of that name"
     )
-    _add_result(update, regions=False)
-    _add_common(update, "the report", seed=False)
+    add_result(update, regions=False)
+    add_common(update, "the report", seed=False)
 
     ask = add_command(
         "ask",
@@ -111,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask.add_argument("result", metavar="RESULT", type=values.path, help="folder of a finished result")
     ask.add_argument("question", metavar="QUESTION", nargs="+", help="for example 'volume(ventricles) > 40'")
-    _add_json(ask, "the answers")
+    add_json(ask, "the answers")
 
     imported = add_command(
         "import",
@@ -132,14 +141,14 @@ def _parser() -> argparse.ArgumentParser:
         type=values.path,
         help="dataset.json with the names of the labels; default: the one beside the masks",
     )
-    _add_output(imported, "folder for the results")
-    _add_result(imported)
-    _add_json(imported, "the report")
+    add_output(imported, "folder for the results")
+    add_result(imported)
+    add_json(imported, "the report")
 
     added = add_command("add-case", "add an image with its corrected labels to a data set for training")
     added.add_argument("data", metavar="DATA", type=values.path, help="folder in nnU-Net's layout, made if need be")
     added.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help="the image")
-    _add_named_inputs(added, "an input of the case by its name, such as CT=scan.nii.gz; repeat it for each")
+    add_named_inputs(added, "an input of the case by its name, such as CT=scan.nii.gz; repeat it for each")
     added.add_argument(
         "--labels", metavar="FILE", type=values.path, required=True, help="Slicer segmentation, or label map"
     )
@@ -147,7 +156,24 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--review", metavar="FILE", type=values.path, help="JSON file with facts to keep beside the labels"
     )
-    _add_json(added, "what was added")
+    add_json(added, "what was added")
+
+    cohort = add_command(
+        "cohort",
+        "segment many cases, on this machine or on a cluster",
+        "Segment all cases of INPUT into DIR: volumes and DICOM folders in a folder, volume files, and CSV files with "
+        "the columns case, inputs and, optionally, model and series. Finished cases stay; the same command continues.",
+    )
+    cohort.add_argument("paths", metavar="INPUT", type=values.path, nargs="+", help="folder, volume or CSV file")
+    add_output(cohort, "folder for the results")
+    text = "cases at a time, default: one for each GPU, or for each four cores"
+    cohort.add_argument("--workers", metavar="N", type=values.positive, help=text)
+    cohort.add_argument(
+        "--address", metavar="A", help="a cluster of Ray, such as head:6379; default: this machine alone"
+    )
+    add_sampling(cohort)
+    add_common(cohort, "the numbers of cases")
+    add_result(cohort, keeps=False)
 
     models = add_command(
         "models",
@@ -158,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", choices=("list", "add", "remove"), nargs="?", default="list", help="default: list")
     models.add_argument("target", metavar="FOLDER|FILE|NAME", type=values.name, nargs="?", help="what to add or remove")
     models.add_argument("--name", metavar="N", help="name of the added model, default: its own")
-    _add_json(models, "their metadata")
+    add_json(models, "their metadata")
 
     train = add_command(
         "train",
@@ -166,8 +192,8 @@ def _parser() -> argparse.ArgumentParser:
         "Train on DATA: a folder in the layout of the Medical Segmentation Decathlon or nnU-Net, a file of tissue "
         "priors, or a task with a known answer such as lesions:32x32.",
     )
-    _add_data(train)
-    _add_output(train, "folder for the model")
+    add_data(train)
+    add_output(train, "folder for the model")
     train.add_argument(
         "--config", metavar="FILE", type=values.path, help="JSON file with settings that differ from the defaults"
     )
@@ -187,9 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         "generated, or a task with a known answer such as lesions:32x32. Finished cases are stored in the output "
         "folder; the same command continues.",
     )
-    _add_model(evaluate)
-    _add_data(evaluate, "dataset")
-    _add_output(evaluate, "folder for the report and the scores")
+    add_model(evaluate)
+    add_data(evaluate, "dataset")
+    add_output(evaluate, "folder for the report and the scores")
     evaluate.add_argument(
         "--samples",
         metavar="N",
@@ -210,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--window", metavar="ZxYxX", type=values.window, help="size of a synthetic head in voxels, default: 64x64x64"
     )
-    _add_common(evaluate, "the scores")
+    add_common(evaluate, "the scores")
 
     calibrate = add_command(
         "calibrate",
@@ -218,9 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         "Fit the spread of MODEL's samples to labelled cases that it was not trained on, and write a copy of the "
         "model. DATA as for `train`. With --intervals make its numbers hold on 20 or more cases of your own.",
     )
-    _add_model(calibrate)
-    _add_data(calibrate)
-    _add_output(calibrate, "folder for the calibrated model")
+    add_model(calibrate)
+    add_data(calibrate)
+    add_output(calibrate, "folder for the calibrated model")
     calibrate.add_argument(
         "--cases",
         metavar="N",
@@ -231,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scans-only", action="store_true", help="keep the spread and fit only the statistics of the scans"
     )
     calibrate.add_argument("--intervals", action="store_true", help="keep the spread; fit map and volume intervals")
-    _add_common(calibrate, "the fitted values")
+    add_common(calibrate, "the fitted values")
 
     average = add_command(
         "average",
@@ -239,15 +265,15 @@ def _parser() -> argparse.ArgumentParser:
         "Write MODEL with the mean of its weights and those of OTHER: a model that was trained further on other data, "
         "and the one that it started from, or two that started from the same one.",
     )
-    _add_model(average)
+    add_model(average)
     average.add_argument(
         "other", metavar="OTHER", type=values.name, help="name of an installed model, or a model folder"
     )
-    _add_output(average, "folder for the model")
+    add_output(average, "folder for the model")
     average.add_argument(
         "--share", metavar="S", type=values.share, default=0.5, help="weight of OTHER, 0 to 1; default: %(default)g"
     )
-    _add_json(average, "the result")
+    add_json(average, "the result")
 
     study = add_command(
         "study",
@@ -259,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "data", metavar="DATA", type=values.name, nargs="+", help="folder of labelled images, or phantom"
     )
-    _add_output(study, "folder for the report")
+    add_output(study, "folder for the report")
     study.add_argument(
         "--budget", metavar="M", type=values.minutes, default=85.0, help="total minutes, default: %(default)g"
     )
@@ -274,75 +300,9 @@ def _parser() -> argparse.ArgumentParser:
         type=values.name,
         help="train nothing; fit the steps of this model to DATA and report the gain",
     )
-    _add_common(study, "the findings", seed=False)
+    add_common(study, "the findings", seed=False)
 
     demo = commands.add_parser("demo", help="segment a real head and render it with Slicer's scene", add_help=False)
     demo.set_defaults(command="demo")
     add_command("worker", "serve 3D Slicer as its background process")
     return root
-
-
-def _add_output(command: argparse.ArgumentParser, meaning: str) -> None:
-    command.add_argument("--output", metavar="DIR", type=values.path, required=True, help=meaning)
-
-
-def _add_named_inputs(command: argparse.ArgumentParser, text: str) -> None:
-    command.add_argument("--input", metavar="NAME=FILE", type=values.named_path, action="append", default=[], help=text)
-
-
-def _add_volumes(command: argparse.ArgumentParser) -> None:
-    """Add VOLUME, --input and the options for a DICOM series."""
-    volume_help = "NRRD, NIfTI, PNG, the folder of a DICOM series, ...; for a model of several inputs all, in its order"
-    command.add_argument("volume", metavar="VOLUME", type=values.path, nargs="*", help=volume_help)
-    _add_named_inputs(command, "an input of the model by its name, in place of VOLUME; repeat it for each")
-    command.add_argument("--series", metavar="UID", help="the DICOM series to read from a folder with several")
-    dicom = "for a DICOM series also write DICOM: segmentation, probabilities, entropy and volumes"
-    command.add_argument("--dicom", action="store_const", const="labelmap", help=dicom)
-    binary = "the same with a segmentation of type BINARY, for programs that do not read LABELMAP"
-    command.add_argument("--dicom-binary", action="store_const", const="binary", dest="dicom", help=binary)
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "model", metavar="MODEL", type=values.name, help="name of an installed model, or a model folder"
-    )
-
-
-def _add_data(command: argparse.ArgumentParser, name: str = "data") -> None:
-    text = "folder of labelled images, priors (.npz) or name of a phantom"
-    command.add_argument(name, metavar=name.upper(), type=values.name, help=text)
-
-
-def _add_sampling(command: argparse.ArgumentParser) -> None:
-    """Add --model, --samples and --steps."""
-    command.add_argument(
-        "--model", metavar="NAME|DIR", type=values.name, default=DEFAULT_MODEL, help="default: %(default)s"
-    )
-    command.add_argument("--samples", metavar="N|auto", type=values.samples, help="default: set by the model, 8 or 64")
-    command.add_argument("--steps", metavar="K", type=values.positive, help="default: set by the model for the device")
-
-
-def _add_common(command: argparse.ArgumentParser, result: str = "", seed: bool = True) -> None:
-    """Add --device and, with `seed`, --seed; with a description of the `result` also --json."""
-    if seed:
-        command.add_argument("--seed", metavar="S", type=values.seed, default=0, help="default: %(default)s")
-    command.add_argument(
-        "--device", type=values.device, default="auto", help="auto (default), cpu, cuda, cuda:N or mps"
-    )
-    if result:
-        _add_json(command, result)
-
-
-def _add_json(command: argparse.ArgumentParser, result: str) -> None:
-    command.add_argument("--json", action="store_true", help=f"print {result} as JSON on stdout")
-
-
-def _add_result(command: argparse.ArgumentParser, regions: bool = True) -> None:
-    """Add the options on the result files of a volume."""
-    if regions:
-        text = "minimum distance of uncertain regions, default: 15"
-        command.add_argument("--region-mm", metavar="MM", type=values.millimetres, help=text)
-    command.add_argument(
-        "--spacing", metavar="I,J,K", type=values.spacing, help="voxel size in mm, for a file that does not state it"
-    )
-    command.add_argument("--keep-samples", action="store_true", help="also write samples and class probabilities")

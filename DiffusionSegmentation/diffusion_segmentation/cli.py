@@ -133,6 +133,25 @@ def _add_case(options: argparse.Namespace) -> int:
     return show(result, lambda added, _: new_case.text(added))
 
 
+def _cohort(options: argparse.Namespace) -> int:
+    """As for other commands, but with 1 if cases failed."""
+    if options.device.startswith("cuda:"):
+        raise DiffusionSegmentationError("Ray gives each worker its own GPU; leave out the number of --device.")
+    show = _output(options)
+    from .cohort import run
+    from .cohort.key import Settings
+
+    settings = Settings(**_pick(options, "samples steps seed region_mm spacing"))
+    result = run.cohort(
+        run.CohortRequest(settings=settings, **_pick(options, "paths output model device workers address"))
+    )
+    show(result, run.text)
+    if not result["failed"]:
+        return 0
+    print(f"{result['failed']} of {result['cases']} cases failed.", file=sys.stderr)
+    return 1
+
+
 def _models(options: argparse.Namespace) -> int:
     show = _output(options)
     from .model import installed
@@ -262,6 +281,7 @@ COMMANDS = {
     "ask": _ask,
     "import": _import,
     "add-case": _add_case,
+    "cohort": _cohort,
     "models": _models,
     "train": _train,
     "evaluate": _evaluate,

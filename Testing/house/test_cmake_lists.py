@@ -11,7 +11,9 @@ MODULE = ROOT / "DiffusionSegmentation"
 # Files that tools create, and CMakeLists.txt itself.
 NOT_INSTALLED = re.compile(r"(^|/)(__pycache__|\.[^/]+|[^/]+\.egg-info|CMakeLists\.txt)(/|$)")
 # Packages that neither Slicer nor its worker imports; `test_imports.py` checks that.
-PIP_ONLY = re.compile(r"diffusion_segmentation/(calibration|evaluation|phantoms|study|training)/|\w+Lib/headless/")
+PIP_ONLY = re.compile(
+    r"diffusion_segmentation/(calibration|cohort|evaluation|phantoms|study|training)/|\w+Lib/headless/"
+)
 
 
 def cmake_list(path: Path, variable: str) -> list[str]:

@@ -23,6 +23,7 @@ LIB = "DiffusionSegmentationLib"
 ENGINE_LAYERS = (
     "__main__",
     "cli",
+    "cohort",
     "study",
     "evaluation",
     "calibration",
@@ -37,6 +38,7 @@ ENGINE_LAYERS = (
     "diffusion images",
     "measurements dicom",
     "arguments metrics phantoms runtime",
+    "option_groups",
     "errors option_values",
 )
 LIB_LAYERS = (
@@ -165,26 +167,32 @@ def test_shared_modules_load_little(module: str) -> None:
     assert set(answer.stdout.split()) == {ENGINE} | SHARED_MODULES[module]
 
 
+def test_only_the_command_imports_cohorts() -> None:
+    others = [path for path in sources(ENGINE) if top_level(path) not in ("cli", "cohort")]
+    assert [f"{path}:{line}" for path in others for name, line in imports(path) if f"{ENGINE}.cohort" in name] == []
+
+
 def test_dependencies_are_what_the_engine_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    always, training, nnunet, dicom = (
+    always, training, nnunet, dicom, cohort = (
         {name.split(">")[0].strip() for name in names}
-        for names in (project["dependencies"], extras["train"], extras["nnunet"], extras["dicom"])
+        for names in (project["dependencies"], *(extras[extra] for extra in ("train", "nnunet", "dicom", "cohort")))
     )
     distribution = {"skimage": "scikit-image", "dynamic_network_architectures": "nnunetv2"}  # a dependency of nnunetv2
-    foreign: dict[str, set[str]] = {"": set(), "train": set(), "nnunet": set(), "dicom": set()}
+    foreign: dict[str, set[str]] = {"": set(), "train": set(), "nnunet": set(), "dicom": set(), "cohort": set()}
     for path in sources(ENGINE):
         # atlas.py runs in an environment of its own, the only one that holds samseg.
         if path.name != "atlas.py":
             names = {name.split(".")[0] for name, _ in imports(path)} - sys.stdlib_module_names - {ENGINE}
             package = top_level(path)
-            extra = "train" if package in TRAINING_PACKAGES else package if package in ("nnunet", "dicom") else ""
+            extra = "train" if package in TRAINING_PACKAGES else package if package in foreign else ""
             foreign[extra] |= {distribution.get(name, name) for name in names}
     assert foreign[""] == always
     assert foreign["train"] - always == training
     assert foreign["nnunet"] - always == nnunet
     assert foreign["dicom"] - always == dicom
+    assert foreign["cohort"] - always == cohort
 
 
 def test_slicer_installs_what_the_wheel_depends_on() -> None:

@@ -104,7 +104,7 @@ def read_dataset(folder: Path) -> Dataset:
         modalities=tuple(modality_of(name) for name in (names if len(names) == count else ["Colour"])),
         label_names=read.label_names,
         ignored=read.ignored,
-        unlabelled=len({path.resolve() for path in _images(folder / "imagesTr")} - used),
+        unlabelled=len({path.resolve() for path in image_files(folder / "imagesTr")} - used),
         training=_unique(training, folder.name),
         test=_unique(_paired(folder, "Ts", count), folder.name),
     )
@@ -216,7 +216,7 @@ def _listed(folder: Path, entry: Any, inputs: int, name: str | None = None) -> C
             raise TypeError
         files = [_existing(folder, image) for image in images]
         if len(files) == 1 < inputs:
-            files = _all_channels(files[0], inputs)
+            files = channel_files(files[0], inputs)
         own = _case_name(images[0])
         name = name or (re.sub(r"_0000$", "", own) if len(files) > 1 else own)
         case = Case(name, _as_many(files, inputs, name, folder.name), tuple(_existing(folder, one) for one in labels))
@@ -233,15 +233,15 @@ def _case_name(image: str) -> str:
     """The name of a case from the path of its image: imagesTr/sub-1/T1.nii.gz is sub-1/T1."""
     parts = [part for part in PurePosixPath(image.replace("\\", "/")).parts if part not in (".", "/")]
     folders = parts[1:-1] if re.fullmatch(r"images\w*", parts[0] if parts else "") else parts[:-1]
-    return "/".join([*folders, _stem(parts[-1])]) if parts else ""
+    return "/".join([*folders, file_stem(parts[-1])]) if parts else ""
 
 
 def _existing(folder: Path, listed: str) -> Path:
     """The file of an entry; nnU-Net v1 lists images without the _0000 of their file names."""
     path = folder / listed.replace("\\", "/")
     try:
-        ending = path.name[len(_stem(path.name)) :]
-        for file in (path, path.with_name(f"{_stem(path.name)}_0000{ending}")):
+        ending = path.name[len(file_stem(path.name)) :]
+        for file in (path, path.with_name(f"{file_stem(path.name)}_0000{ending}")):
             if file.is_file():
                 return file
     except (OSError, ValueError):
@@ -249,11 +249,11 @@ def _existing(folder: Path, listed: str) -> Path:
     raise InputError(f"The data set '{folder.name}' lacks the file '{shown(path.name)}' that it lists; put it there.")
 
 
-def _all_channels(first: Path, inputs: int) -> list[Path]:
+def channel_files(first: Path, inputs: int) -> list[Path]:
     """The files of all inputs beside that of the first, case_0000.nii.gz; only it if its name has no such number."""
-    ending = first.name[len(_stem(first.name)) :]
-    case = re.sub(r"_0000$", "", _stem(first.name))
-    if case == _stem(first.name):
+    ending = first.name[len(file_stem(first.name)) :]
+    case = re.sub(r"_0000$", "", file_stem(first.name))
+    if case == file_stem(first.name):
         return [first]
     others = [first.with_name(f"{case}_{number:04d}{ending}") for number in range(1, inputs)]
     return [first, *(path for path in others if path.is_file())]
@@ -272,20 +272,20 @@ def _as_many(files: Sequence[Path], inputs: int, case: str, folder: str) -> tupl
 
 def _paired(folder: Path, part: str, inputs: int) -> list[Case]:
     """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, that have a label."""
-    images = _images(folder / f"images{part}")
-    image_names = {re.sub(r"_0000$", "", _stem(path.name)) for path in images}
+    images = image_files(folder / f"images{part}")
+    image_names = {re.sub(r"_0000$", "", file_stem(path.name)) for path in images}
     labels: dict[str, list[Path]] = {}
-    for path in _images(folder / f"labels{part}"):
-        name = _stem(path.name)
+    for path in image_files(folder / f"labels{part}"):
+        name = file_stem(path.name)
         name = name if name in image_names else re.sub(r"^(.*)_rater\w+$", r"\1", name)
         labels.setdefault(name, []).append(path)
     cases = []
     for path in images:
-        name = _stem(path.name)
+        name = file_stem(path.name)
         name = name if name in labels else re.sub(r"_0000$", "", name)
         if name in labels:
-            files = _all_channels(path, inputs) if inputs > 1 else [path]
-            stems = [_stem(file.name) for file in labels[name]]
+            files = channel_files(path, inputs) if inputs > 1 else [path]
+            stems = [file_stem(file.name) for file in labels[name]]
             if len(stems) > 1 and (name in stems or len(set(stems)) < len(stems)):
                 raise InputError(
                     f"The case '{name}' has {len(stems)} label files, '{labels[name][0].name}' and "
@@ -295,18 +295,18 @@ def _paired(folder: Path, part: str, inputs: int) -> list[Case]:
     return cases
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, one for each image.
 
     Of a pair .hdr and .img the .img file; of a header (.nhdr, .mhd) with its data in .img the header.
     """
     images = [path for path in sorted(folder.glob("*")) if ENDINGS.search(path.name) and not path.name.startswith(".")]
     endings = {path: path.name.lower().removesuffix(".gz").rpartition(".")[2] for path in images}
-    present = {(_stem(path.name), ending) for path, ending in endings.items()}
+    present = {(file_stem(path.name), ending) for path, ending in endings.items()}
     preferred = {"img": ("nhdr", "mhd"), "hdr": ("nhdr", "mhd", "img")}
 
     def is_covered(path: Path) -> bool:
-        return any((_stem(path.name), ending) in present for ending in preferred.get(endings[path], ()))
+        return any((file_stem(path.name), ending) in present for ending in preferred.get(endings[path], ()))
 
     return [path for path in images if path.is_file() and not is_covered(path)]
 
@@ -326,7 +326,7 @@ def _unique(cases: Iterable[Case], folder: str) -> tuple[Case, ...]:
     return cases
 
 
-def _stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """File name without its endings: `case_1.nii.gz` is `case_1`."""
     return ENDINGS.sub("", name)
 

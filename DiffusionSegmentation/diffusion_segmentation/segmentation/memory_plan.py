@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from ..diffusion.copula import field_bytes
+from ..images.volume import WORKING_BYTES
 from ..model.folder import Model
 from ..runtime import devices, memory
 from .folded_image import odds_bytes
@@ -73,6 +75,31 @@ class MemoryPlan:
                 self._note(SMALLER_WINDOWS)
             needed = max(self.sampling_bytes(tiling()) + result, self.encoding_bytes(tiling()))
         memory.require(needed, "Segmenting this volume", "crop it, or close other programs")
+
+    @staticmethod
+    def upper_bound(
+        model: Model,
+        device: torch.device,
+        size: Sequence[int],
+        spacing: Sequence[float],
+        direction: Sequence[float],
+    ) -> int:
+        """Main memory (bytes) that a run on `device` asks for at most, known from the header of its volume.
+
+        `size` (voxels) and `spacing` (mm) are those along i, j, k, `direction` as in SimpleITK. All counts as body.
+        """
+        plan, voxels, inputs = MemoryPlan(model, device), math.prod(size), model.section["network"].get("inputs", 1)
+        extent = np.multiply(size, spacing)
+        if model.dims == 2:
+            plan.slices = size[2]
+        else:
+            extent = np.abs(np.reshape(direction, (3, 3))) @ extent  # of the box around the volume
+        shape = tuple(math.ceil(mm / model.spacing) for mm in extent[: model.dims][::-1])
+        plan.frame = shape
+        tiling = Tiling(shape, plan.window, model.multiple)
+        result = (RESULT_BYTES + model.classes) * voxels
+        encoding = plan.encoding_bytes(tiling) if device.type == "cpu" else 0
+        return WORKING_BYTES * inputs * voxels + max(plan.sampling_bytes(tiling) + result, encoding)
 
     def encoding_bytes(self, tiling: Tiling) -> int:
         """Peak memory (bytes) of encoding: a pass over the largest window, and the features of all windows."""

@@ -1,0 +1,1 @@
+"""Segmentation of many cases by several workers, on one machine or on a cluster of Ray (extra `[cohort]`)."""
