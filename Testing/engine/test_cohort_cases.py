@@ -69,14 +69,14 @@ def test_a_csv_file_lists_cases(tmp_path, mark):
     lines = [
         ["inputs", "case", "model", "series"],
         ['"a.nrrd; b.nrrd"', "Müller", "", ""],
-        ["/data/c.nrrd", "2", "other", "1.2"],
+        [str(tmp_path / "elsewhere" / "c.nrrd"), "2", "other", "1.2"],
         ['"FLAIR=f.nrrd;T1=t.nrrd"', "3", "", ""],
     ]
     (tmp_path / "list.csv").write_text("\n".join(mark.join(line) for line in lines), encoding="utf-8-sig")
     first, second, third = found(tmp_path / "list.csv").cases
     assert first.volumes == (tmp_path / "a.nrrd", tmp_path / "b.nrrd")
     assert (first.name, first.model, first.series) == ("Müller", "m", None)
-    assert (second.volumes, second.model, second.series) == (Path("/data/c.nrrd").absolute(), "other", "1.2")
+    assert (second.volumes, second.model, second.series) == (tmp_path / "elsewhere" / "c.nrrd", "other", "1.2")
     assert third.volumes == {"FLAIR": tmp_path / "f.nrrd", "T1": tmp_path / "t.nrrd"}
 
 

@@ -174,6 +174,24 @@ def test_a_full_disk_leaves_the_rest():
     assert not pool.running  # cases that ran have ended
 
 
+def test_a_case_that_is_prepared_when_the_disk_is_full_does_not_run():
+    class Late(Workers):
+        late = None
+
+        def prepare(self, worker, case):
+            super().prepare(worker, case)
+            if worker == 1:
+                self.late = self.events.pop()
+
+        def wait(self, seconds):
+            return super().wait(seconds) if self.events or self.running else [self.late]
+
+    cases, pool = entries(2), Late(2, outcome=lambda case, run: Failure("disk", "Full."))
+    with pytest.raises(DiskFull):
+        dispatched(cases, pool)
+    assert dict(pool.runs) == {"0": 1} and [entry.state for entry in cases] == ["left", "left"]
+
+
 def test_a_result_of_other_files_is_not_taken_for_done():
     case, full = Entry(Case("1", (Path("1"),), "m"), "old", "done"), Failure("disk", "Full.")
     with pytest.raises(DiskFull):

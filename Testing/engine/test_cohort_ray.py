@@ -28,6 +28,8 @@ from diffusion_segmentation.errors import InputError
 
 NAME = "Doe^Jane"
 
+with_ray = pytest.mark.skipif(sys.platform == "win32", reason="the support of Windows by Ray is beta")
+
 
 def node(name: str, cores: float, gpus: int = 0, alive: bool = True) -> dict:
     return {"NodeID": name, "Alive": alive, "Resources": {"CPU": cores, "GPU": gpus}}
@@ -99,6 +101,7 @@ def stored(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@with_ray
 def test_a_lost_worker_loses_no_case_and_names_stay_out_of_ray(cohort, tmp_path, nodes):
     killed = []
 
@@ -106,7 +109,7 @@ def test_a_lost_worker_loses_no_case_and_names_stay_out_of_ray(cohort, tmp_path,
         while len(list(tmp_path.glob("results/*"))) < 4:
             time.sleep(0.05)
         killed.append(int(next(iter(tmp_path.glob("pids/*"))).name))
-        os.kill(killed[0], signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -124,6 +127,7 @@ def test_a_lost_worker_loses_no_case_and_names_stay_out_of_ray(cohort, tmp_path,
 
 
 @pytest.mark.slow
+@with_ray
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(cohort, tmp_path):
     def interrupt() -> None:
         while len(list(tmp_path.glob("results/*"))) < 3:
@@ -165,6 +169,7 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.slow
+@with_ray
 def test_the_command_segments_and_says_what_failed(tmp_path, a_model_folder, a_head_file):
     folder, sessions = tmp_path / NAME, Path(tempfile.mkdtemp())
     folder.mkdir()

@@ -184,6 +184,9 @@ class Dispatcher:
             self._end(worker, "done")
             return
         worker.job.entry.state = "left"  # an earlier result may have been that of other files
+        if self._full:
+            self._free(worker)
+            return
         if not self._running_on(worker.machine):
             self._capacity[worker.machine] = prepared.available
         self._turns += 1
