@@ -21,6 +21,7 @@ from .option_groups import (
     add_sampling,
     add_volumes,
 )
+from .remote_options import add_host, add_processes
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling(segment)
     add_common(segment, "the report")
     add_result(segment)
+    add_host(segment)
 
     update = add_command(
         "update",
@@ -304,5 +306,5 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="segment a real head and render it with Slicer's scene", add_help=False)
     demo.set_defaults(command="demo")
-    add_command("worker", "serve 3D Slicer as its background process")
+    add_processes(add_command)
     return root

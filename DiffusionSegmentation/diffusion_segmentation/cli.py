@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     show = _output(options)
+    if options.host is not None:
+        return _segment_on_host(options, show)
     from . import any_model
 
     request = any_model.Request(
@@ -60,6 +62,24 @@ def _segment(options: argparse.Namespace) -> int:
     if report.get("input", {}).get("unlike_training"):
         logger.warning(report["warnings"][0])
     return show(report, _summary) or _missing_dicom(report)
+
+
+def _segment_on_host(options: argparse.Namespace, show: Callable[[Any, Callable[..., str]], int]) -> int:
+    if options.series or options.dicom:
+        raise DiffusionSegmentationError("A DICOM series cannot be sent to another computer yet; leave out --host.")
+    from .remote import run
+
+    chosen = _pick(options, "model samples steps seed device spacing")
+    if os.path.isdir(chosen["model"]):
+        chosen["model"] = os.path.abspath(chosen["model"])
+    chosen |= {"regionMm": options.region_mm, "ask": options.ask or None}
+    chosen |= {"compress": True, "keepSamples": options.keep_samples}
+    where = options.host, options.host_python, _volumes(options), options.output
+    with terminal.ProgressLine() as progress:
+        report = run.segment(*where, chosen, progress)
+    if report.get("input", {}).get("unlike_training"):
+        logger.warning(report["warnings"][0])
+    return show(report, _summary)
 
 
 def _missing_dicom(report: Mapping[str, Any]) -> int:
@@ -275,6 +295,18 @@ def _worker(options: argparse.Namespace) -> NoReturn:
     server.main()
 
 
+def _relay(options: argparse.Namespace) -> NoReturn:
+    from .remote.relay import Relay
+
+    Relay(options.host, options.host_python).serve()
+
+
+def _remote_worker(options: argparse.Namespace) -> NoReturn:
+    from .remote import agent
+
+    agent.main()
+
+
 COMMANDS = {
     "segment": _segment,
     "update": _update,
@@ -290,4 +322,6 @@ COMMANDS = {
     "study": _study,
     "demo": _demo,
     "worker": _worker,
+    "relay": _relay,
+    "remote-worker": _remote_worker,
 }

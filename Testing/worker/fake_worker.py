@@ -6,7 +6,10 @@ Started by the tests as a process of its own: python fake_worker.py [idle second
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -146,13 +149,35 @@ def unspeakable(job: Job) -> SimpleNamespace:
     return job.outcome(value=float("nan"))
 
 
+def finishing(job: Job) -> SimpleNamespace:
+    """Keeps finished samples as the engine does, ten times a second, until it is cancelled."""
+    before = None
+    for count in range(1, 100_000):
+        folder = job.request.output / f"finished-{count}"
+        folder.mkdir(parents=True)
+        data = (f"{count}," * 500_000).encode()[:1_000_000] + os.urandom(100_000)
+        (folder / "segmentation.seg.nrrd").write_bytes(data)
+        report = {"samples": count, "sha256": hashlib.sha256(data).hexdigest()}
+        (folder / "report.json").write_text(json.dumps(report))
+        if before is not None:
+            shutil.rmtree(before)
+        before = folder
+        job.tell("sampling", count)
+        time.sleep(0.1)
+        if how := job.cancel():
+            if how == "drop":
+                raise Cancelled
+            break
+    return job.outcome(partial=True)
+
+
 def crash(job: Job) -> SimpleNamespace:
     os._exit(42)
 
 
 BEHAVIOURS = (
     quick, burst, patient, slow_to_end, deaf, noisy, hungry, hungry_torch, hungry_cpu, full_gpu, reset_gpu,
-    reset_when_cancelled, wrong_input, defective, unspeakable, crash,
+    reset_when_cancelled, wrong_input, defective, unspeakable, crash, finishing,
 )  # fmt: skip
 
 

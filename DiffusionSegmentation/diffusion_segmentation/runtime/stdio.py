@@ -14,6 +14,7 @@ from collections.abc import Iterator
 def claim_stdout() -> io.FileIO:
     """Return stdout, unbuffered; redirect all other output to stdout, also from C++ and children, to stderr."""
     sys.stdout.flush()
+    _set_binary(1)
     stdout = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -23,10 +24,19 @@ def claim_stdout() -> io.FileIO:
 def claim_stdin() -> io.FileIO:
     """Return stdin, unbuffered; all other readers of stdin find the end of file."""
     # Unbuffered: a thread that waits in a buffered reader holds its lock, which crashes the interpreter at exit.
+    _set_binary(0)
     stdin = os.fdopen(os.dup(0), "rb", buffering=0)
     with open(os.devnull, "rb") as devnull:
         os.dup2(devnull.fileno(), 0)
     return stdin
+
+
+def _set_binary(descriptor: int) -> None:
+    """Keep Windows from translating line ends in the stream of a descriptor."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(descriptor, os.O_BINARY)
 
 
 def write_all(stream: io.RawIOBase, data: bytes) -> None:

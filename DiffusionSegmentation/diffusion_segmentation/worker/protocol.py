@@ -68,6 +68,14 @@ def _millimetres(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 5 <= value <= 100
 
 
+def _spacing(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_positive_number(one) for one in value)
+
+
+def _positive_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 _text, _flag, _object = _is(str), _is(bool), _is(dict)
 _count, _positive = partial(_integer, lowest=0), partial(_integer, lowest=1)
 Table = Mapping[str, Mapping[str, Check]]
@@ -75,11 +83,15 @@ Table = Mapping[str, Mapping[str, Check]]
 # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
 # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
 # ask: questions that the report answers; such a run sends no previews and keeps no samples.
+# compress, keepSamples, spacing: as the options of `segment`; files are not compressed and samples kept if absent.
 _OPTIONAL_RUN: Mapping[str, Check] = {
     "regionMm": _or_null(_millimetres),
     "source": _or_null(_name),
     "inputs": _or_null(_files),
     "ask": _or_null(_names),
+    "compress": _or_null(_flag),
+    "keepSamples": _or_null(_flag),
+    "spacing": _or_null(_spacing),
 }
 
 # Fields that may be absent, which is the same as null: older clients and workers do not know them.

@@ -271,6 +271,10 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
     asked = tuple(message.get("ask") or ())
     if asked:
         common |= {"ask": asked, "keep_samples": False}
+    if message.get("keepSamples") is not None:
+        common["keep_samples"] = message["keepSamples"]
+    if spacing := message.get("spacing"):
+        common["spacing"] = tuple(spacing)
     return engine.Request(**common, **{name: message[name] for name in names}, previews=not asked)
 
 
@@ -290,5 +294,5 @@ def _common(message: Mapping[str, Any]) -> dict[str, Any]:
         "source": Path(message["source"]) if message.get("source") else None,
         "called": "The volume",  # its file is temporary
         "keep_samples": True,
-        "compress": False,
+        "compress": bool(message.get("compress")),
     }
