@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-TESTING = Path(__file__).parent
+TESTING = Path(__file__).resolve().parent
 ENGINE = TESTING.parent / "DiffusionSegmentation"
 FAKE_ENGINE = TESTING / "worker" / "fake_worker.py"
 GREETING = "Welcome to the other computer"
@@ -54,16 +54,15 @@ class Loopback:
         self._start()
         self.configure()
 
-    def configure(self, worker: Path | None = None, interval_s: float | None = None, **variables: str) -> None:
-        """Choose the script that takes the place of the worker there, and how often it keeps finished samples."""
+    def configure(self, worker: tuple[Path | str, ...] = (), **variables: str) -> None:
+        """Choose the script, with its arguments, that takes the place of the worker there."""
         environment = {
             "PYTHONPATH": f"{TESTING / 'remote_site'}:{ENGINE}",
             "DIFFUSION_SEGMENTATION_MODELS": str(self.models),
             "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
             MARK: str(self.folder),
-            "LOOPBACK_WORKER": str(worker or ""),
-            "LOOPBACK_INTERVAL": str(interval_s or ""),
+            "LOOPBACK_WORKER": "|".join(map(str, worker)),
             **variables,
         }
         lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loopback import ENGINE, Loopback
+from loopback import ENGINE, GREETING, Loopback
 
 from diffusion_segmentation.worker import protocol
 
@@ -101,7 +101,7 @@ def cut(loopback: Loopback, kind: str, delay_s: float, folder: Path, volume: Pat
         time.sleep(max(0.0, started + delay_s - time.monotonic()))
         before = newest(folder)
         clients, sessions = loopback.clients(), loopback.sessions()
-        connected = bool(clients and loopback.processes())
+        connected = GREETING in relay.log.read_text()  # the relay has found the beginning of the frames
         frozen = {"line silent": clients, "asleep": [*clients, relay.process.pid]}.get(kind, [])
         killed = {"ssh killed": clients, "session killed": sessions, "relay killed": [relay.process.pid]}.get(kind, [])
         for pids, sign in ((frozen, signal.SIGSTOP), (killed, signal.SIGKILL)):

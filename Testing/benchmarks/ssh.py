@@ -20,13 +20,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "worker"), str(Path(__file__).parents[1])]
 
-from conftest import Clients  # noqa: E402
+import conftest  # noqa: E402
 from loopback import FAKE_ENGINE, Loopback, missing  # noqa: E402
 from remote_cuts import CUTS, Relay, cut  # noqa: E402
 from small_inputs import write_ball  # noqa: E402
 
 LONGEST_SECONDS = 5.0  # between the start of a run and its cut
 MODEL = "brain-structures"
+PATIENCE_SECONDS = 900.0
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
 
 def cuts(loopback: Loopback, count: int, folder: Path) -> None:
     """Cut `count` runs and print what was lost."""
-    loopback.configure(worker=FAKE_ENGINE)
+    loopback.configure(worker=(FAKE_ENGINE,))
     volume, rng = folder / "ball.nrrd", random.Random(0)
     write_ball(volume)
     durations: dict[str, list[float]] = {kind: [] for kind in CUTS}
@@ -74,12 +75,13 @@ def cuts(loopback: Loopback, count: int, folder: Path) -> None:
 def overhead(loopback: Loopback, options: argparse.Namespace, folder: Path) -> None:
     """Print the ratio of the time of a run through ssh to that of a local run."""
     loopback.configure()
-    clients = Clients(folder)
+    conftest.PATIENCE_SECONDS = PATIENCE_SECONDS
+    clients = conftest.Clients(folder)
     os.environ["OMP_NUM_THREADS"] = "1"
     local, relay = clients.real(), Relay(loopback)
     ratios = []
     try:
-        local.next("hello"), relay.next("hello")
+        local.next("hello"), relay.next("hello", seconds=PATIENCE_SECONDS)
         for number in range(options.runs + 1):
             seconds = []
             for name, client in (("local", local), ("ssh", relay)):
@@ -89,7 +91,7 @@ def overhead(loopback: Loopback, options: argparse.Namespace, folder: Path) -> N
                 fields = {"samples": options.samples, "device": "cpu", "volume": str(options.volume), "model": MODEL}
                 common = {"type": "run", "job": f"{name}-{number}", "folder": str(output), "steps": None, "seed": 0}
                 client.send(**common, **fields)
-                last = client.next("done", "error", **({"seconds": 900} if name == "ssh" else {}))
+                last = client.next("done", "error", **({"seconds": PATIENCE_SECONDS} if name == "ssh" else {}))
                 assert last is not None and last["type"] == "done", last
                 seconds.append(time.monotonic() - start)
             print(f"local {seconds[0]:.1f} s, ssh {seconds[1]:.1f} s", flush=True)

@@ -28,6 +28,7 @@ ENGINE_LAYERS = (
     "evaluation",
     "calibration",
     "training",
+    "remote",
     "worker",
     "any_model",
     "nnunet monai_bundle",
@@ -38,7 +39,7 @@ ENGINE_LAYERS = (
     "diffusion images",
     "measurements dicom",
     "arguments metrics phantoms runtime",
-    "option_groups",
+    "option_groups remote_options",
     "errors option_values",
 )
 LIB_LAYERS = (
@@ -55,6 +56,7 @@ TRAINING_PACKAGES = {"training", "calibration", "evaluation", "study"}
 SHARED_MODULES = {
     f"{ENGINE}.worker.protocol": set(),
     f"{ENGINE}.errors": set(),
+    f"{ENGINE}.remote.hosts": set(),
     f"{ENGINE}.images.input_names": set(),
     f"{ENGINE}.measurements.table": set(),
     f"{ENGINE}.arguments": set(),

@@ -5,8 +5,9 @@
 `good` makes samples by thresholding the volume, one every SECONDS, and previews after 1, 2, 4, 8, ... of them, as the
 engine does. `direct`, `both` and `exact` report that their maps are a direct prediction: wholly, partly, or as the
 exact mean of samples without steps. `unfitted` warns of its spread, `unlike` also of the volume. `seams` is uncertain
-only along boundaries. `seven` has the structures of the included model. `old` writes the files of version 0.3. `older`
-does not know questions, and `mute` ends when it is asked one. Every other behaviour is a kind of failure.
+only along boundaries. `seven` has the structures of the included model. `keeps` also writes
+finished samples. `old` writes the files of version 0.3. `older` does not know
+questions, and `mute` ends when it is asked one. Every other behaviour is a kind of failure.
 """
 
 import json
@@ -138,7 +139,7 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
             os._exit(134)
         if sampled & (sampled - 1):
             continue
-        if behaviour == "late-crash":
+        if behaviour in ("late-crash", "keeps"):
             part = Path(request["folder"]) / f"finished-{sampled}"
             part.mkdir()
             write({**request, "folder": str(part)}, sampled, behaviour)

@@ -4,12 +4,8 @@ import os
 import runpy
 import sys
 
-if sys.orig_argv[-1:] == ["worker"]:
-    if script := os.environ.get("LOOPBACK_WORKER"):
-        sys.argv = [script]
-        runpy.run_path(script, run_name="__main__")
-        os._exit(0)
-    if interval := os.environ.get("LOOPBACK_INTERVAL"):
-        from diffusion_segmentation.segmentation import partial_results
-
-        partial_results.INTERVAL_SECONDS = float(interval)
+words = os.environ.get("LOOPBACK_WORKER")
+if words and sys.orig_argv[-1:] == ["worker"]:
+    sys.argv = words.split("|")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    os._exit(0)

@@ -8,6 +8,7 @@ from typing import Any
 import slicer.util
 from packaging.requirements import Requirement
 
+from diffusion_segmentation.remote import hosts
 from diffusion_segmentation.runtime.locations import user_models
 
 from ..i18n import tr as _
@@ -18,10 +19,11 @@ from ..runs.estimate import RunMeasurement
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
 from ..runs.runner import Runner
-from ..runs.worker_client import WorkerClient, workerCommand, workerEnvironment
+from ..runs.worker_client import WorkerClient, relayCommand, relayEnvironment, workerCommand, workerEnvironment
 from ..scene import result_nodes
 from ..scene.questions import Question
-from .settings import Settings, timingKey
+from . import dialogs
+from .settings import HOST, PYTHON, THIS, Settings, timingKey
 
 
 class Backend:
@@ -37,15 +39,21 @@ class Backend:
         return models.models(tuple(map(Path, folders)))
 
     def command(self, arguments: Sequence[str]) -> EngineCommand:
-        """Start a command of the engine in the worker's Python. Raises DependencyError, one sentence."""
-        if self.missingPackages():
+        """Start a command of the engine in the worker's Python here. Raises DependencyError, one sentence."""
+        if not self.settings.otherPython and dependencies.missing(self._requirementsPath):
             dependencies.ensure(self._requirementsPath)
         environment = workerEnvironment(slicer.util.startupEnvironment())
         return EngineCommand(workerCommand(self._python()), environment, arguments)
 
     def warmUp(self) -> None:
-        """Start the worker ahead of the first run, unless packages are missing. Shows no dialog."""
+        """Start the worker ahead of the first run, unless packages are missing. Shows no dialog.
+
+        Another computer is not called before the user has agreed to it.
+        """
+        host = self._host()
         if self.runner.busy or self._client.running or self.missingPackages():
+            return
+        if host is not None and not self.settings.isConfirmed(host):
             return
         self._configure()
         self.runner.warmUp()
@@ -80,7 +88,17 @@ class Backend:
         self.asker.ask(segmentationNode, questions, model, count, self.settings.device or "auto")
 
     def _requireWorker(self) -> None:
-        """Prepare the start of the worker. Raises DependencyError."""
+        """Prepare the start of the worker. Raises DependencyError.
+
+        Before the first run on another computer the user is asked whether the volume may be sent there.
+        """
+        host = self._host()
+        if host is not None and not self.settings.isConfirmed(host):
+            if not dialogs.confirmSending(host):
+                raise dependencies.DependencyError(
+                    _("Nothing was sent; choose another place to run under Advanced, or click again.")
+                )
+            self.settings.confirm(host)
         if self.missingPackages():
             dependencies.ensure(self._requirementsPath)
         self._configure()
@@ -100,21 +118,36 @@ class Backend:
             measured = RunMeasurement.of(job.report or {})
         except (KeyError, TypeError, ZeroDivisionError):
             return
-        self.settings.setValue(timingKey(job.choices.model, job.choices.device), measured.asText())
+        self.settings.setValue(self._timingKey(job.choices), measured.asText())
 
     def estimate(self, volumeNode: Any, choices: Choices) -> str:
         """Return a sentence on the expected run time, from the last run of the same model on the same device."""
-        measured = RunMeasurement.fromText(self.settings.value(timingKey(choices.model, choices.device)))
+        measured = RunMeasurement.fromText(self.settings.value(self._timingKey(choices)))
         if measured is None:
             return _("The run time can be estimated after the first run with this model on this device.")
         return measured.text(volumeNode, choices.samples, choices.steps)
 
+    def _timingKey(self, choices: Choices) -> str:
+        host = self._host()
+        return timingKey(choices.model, choices.device if host is None else f"{choices.device}@{host}")
+
     def missingPackages(self) -> list[Requirement]:
-        """Return the packages that Slicer's Python lacks. Another interpreter reports them itself when it starts."""
-        return [] if self.settings.workerPython else dependencies.missing(self._requirementsPath)
+        """Return the packages that Slicer's Python lacks, if the worker runs in it.
+
+        Another interpreter, here or on another computer, reports them itself when it starts.
+        """
+        return dependencies.missing(self._requirementsPath) if self.settings.runOn == THIS or self._isSlicers() else []
+
+    def _isSlicers(self) -> bool:
+        """Whether another Python was chosen and none was named."""
+        return self.settings.runOn == PYTHON and not self.settings.workerPython
+
+    def _host(self) -> str | None:
+        """The computer on which the worker runs, or None for this one."""
+        return self.settings.workerHost if self.settings.runOn == HOST else None
 
     def _python(self) -> str:
-        python = self.settings.workerPython or shutil.which("PythonSlicer")
+        python = self.settings.otherPython or shutil.which("PythonSlicer")
         if python is None:
             raise dependencies.DependencyError(
                 _("Slicer's Python was not found; select a Python interpreter under Advanced.")
@@ -122,8 +155,13 @@ class Backend:
         return python
 
     def _configure(self) -> None:
-        command = workerCommand(self._python())
+        python, host, startup = self._python(), self._host(), slicer.util.startupEnvironment()
+        if host is None:
+            command, environment = workerCommand(python), workerEnvironment(startup)
+        else:
+            command = relayCommand(python, host, self.settings.workerHostPython or hosts.DEFAULT_PYTHON)
+            environment = relayEnvironment(startup)
         if command != self._client.command:
             self.runner.stopWorker()
             self._client.command = command
-        self._client.environment = workerEnvironment(slicer.util.startupEnvironment())
+        self._client.environment = environment

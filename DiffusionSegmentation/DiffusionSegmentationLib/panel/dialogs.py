@@ -39,6 +39,15 @@ def confirmRemoval(name: str, voxels: int) -> bool:
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
 
 
+def confirmSending(host: str) -> bool:
+    """Ask, before the first run on the computer `host`, whether volumes may be sent there."""
+    text = _(
+        "The volume, and masks, results and the model where a run needs them, will be sent to the computer '{host}' "
+        "through ssh. They are removed there when the connection ends; only the model stays. Send them?"
+    )
+    return slicer.util.confirmOkCancelDisplay(text.format(host=host), windowTitle=_("Run on another computer"))
+
+
 def confirmModelRemoval(title: str, dependents: list[str]) -> bool:
     """Ask whether to delete an added model, without which the models with the titles `dependents` cannot run."""
     text = _("Delete the model '{title}' from this computer?").format(title=title)

@@ -80,7 +80,7 @@ class Panel:
 
     def _createSections(self) -> None:
         ui = self._ui
-        self._engine = EngineSection(ui, self._backend, self.refresh)
+        self._engine = EngineSection(ui, self._backend, self.refresh, partial(self._show, ""))
         self.inputs = InputsSection(ui)
         self._batchSection = BatchSection(ui, self._batch)
         self.masks = MasksSection(ui, self._start)

@@ -112,7 +112,7 @@ class Job:
             self.finishedSamples = max(self.finishedSamples, message["sample"] - 1)
         self.secondsLeft = message["secondsLeft"]
         self.note = message.get("note") or ""
-        if self.secondsLeft is not None:
+        if self.secondsLeft is not None and message["stage"] != "sending":  # the run comes after it
             elapsed = now - self.started
             # Never decreasing, also if the estimate grows.
             self.fraction = max(self.fraction or 0.0, elapsed / max(elapsed + self.secondsLeft, 1e-3))

@@ -12,6 +12,7 @@ def progressText(progress: Mapping) -> str:
     if stage == "sampling" and progress["samples"]:
         return _("Drawing sample {sample} of {samples}").format(sample=progress["sample"], samples=progress["samples"])
     texts = {
+        "sending": _("Sending the files"),
         "reading": _("Reading the volume"),
         "model": _("Loading the model"),
         "encoding": _("Encoding the image"),

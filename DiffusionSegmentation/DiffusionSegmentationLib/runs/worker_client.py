@@ -5,11 +5,13 @@ Independent of Qt, Slicer and numpy.
 """
 
 import collections
+import json
 import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from diffusion_segmentation.remote import hosts
 from diffusion_segmentation.worker import protocol
 
 from ..i18n import tr as _
@@ -25,6 +27,17 @@ LOG_LINES = 2000
 
 def workerCommand(python: str) -> list[str]:
     return [python, "-X", "utf8", "-m", "diffusion_segmentation", "worker"]
+
+
+def relayCommand(python: str, host: str, hostPython: str) -> list[str]:
+    """The command of a process that is a worker for its client, and has the work done on the computer `host`."""
+    relay = ["relay", f"--host={host}", f"--host-python={hostPython}"]
+    return [*workerCommand(python)[:-1], *relay]
+
+
+def relayEnvironment(startup: Mapping[str, str]) -> dict[str, str]:
+    """The environment of that process; ssh is started in `startup`, because Slicer's libraries are not its own."""
+    return {**workerEnvironment(startup), hosts.ENVIRONMENT_VARIABLE: json.dumps(dict(startup))}
 
 
 def workerEnvironment(startup: Mapping[str, str]) -> dict[str, str]:

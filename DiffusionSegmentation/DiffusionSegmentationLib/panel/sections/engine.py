@@ -1,9 +1,8 @@
-"""Model (kept in the scene) in section "Inputs"; device, Python (settings) and log of the worker in "Advanced"."""
+"""Model (kept in the scene) in section "Inputs"; device (a setting), place and log of the worker in "Advanced"."""
 
 from collections.abc import Callable
 from typing import Any
 
-import ctk
 import qt
 
 from ...i18n import tr as _
@@ -12,27 +11,26 @@ from ..backend import Backend
 from ..parameter_node import DiffusionSegmentationParameterNode
 from ..widgets import fillComboBox, setQuietly, signalsBlocked
 from .models import ModelsSection
+from .run_on import RunOnSection
 
 
 class EngineSection:
-    def __init__(self, ui: Any, backend: Backend, modelsChanged: Callable[[], None]) -> None:
-        """`modelsChanged` is called after a model was added or removed."""
+    def __init__(
+        self, ui: Any, backend: Backend, modelsChanged: Callable[[], None], placeChanged: Callable[[], None]
+    ) -> None:
+        """`modelsChanged` is called after a model was added or removed, `placeChanged` after another place to run."""
         self._ui = ui
         self._backend = backend
         self._runner = backend.runner
         self._parameterNode: DiffusionSegmentationParameterNode | None = None
         self._modelsChanged = modelsChanged
         self._models = ModelsSection(ui, backend, self._onModelsChanged)
+        self._place = RunOnSection(ui, backend.settings, placeChanged)
         self._entries: dict[str, Entry] = {}
         self._fillModels()
         self._fillDevices()
-        ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
-        ui.pythonPathLineEdit.currentPath = backend.settings.workerPython
         ui.modelComboBox.currentIndexChanged.connect(self._onModel)
         ui.deviceComboBox.currentIndexChanged.connect(self._onDevice)
-        ui.pythonPathLineEdit.currentPathChanged.connect(self._onPython)
-        # currentPathChanged is not emitted when the path is cleared.
-        ui.pythonPathLineEdit.findChild(qt.QLineEdit).textChanged.connect(lambda text: text or self._onPython())
         self._runner.client.logged.connect(self._onLogged)
 
     def close(self) -> None:
@@ -44,7 +42,7 @@ class EngineSection:
             return _("No model is installed; install the extension again.")
         if self._ui.modelComboBox.currentIndex < 0:
             return _("The model '{name}' is not installed; choose another one.").format(name=self._parameterNode.model)
-        return None
+        return self._place.problem()
 
     def model(self) -> Entry | None:
         """The selected model, if it is installed."""
@@ -99,9 +97,6 @@ class EngineSection:
     def _onDevice(self) -> None:
         combo = self._ui.deviceComboBox
         self._backend.settings.device = combo.itemData(combo.currentIndex)
-
-    def _onPython(self, *_path: str) -> None:
-        self._backend.settings.workerPython = self._ui.pythonPathLineEdit.currentPath
 
     def _onLogged(self, line: str) -> None:
         self._ui.logText.appendPlainText(line)
