@@ -1,6 +1,6 @@
 """Runs on another computer by ssh, against a real sshd on this one: cuts of the connection, and the overhead of a run.
 
-    python Testing/run.py bench ssh [--cuts N] [--volume FILE] [--runs N]
+    python Testing/run.py bench ssh [--cuts N] [--longest S] [--volume FILE] [--runs N]
 
 Each cut hits a run that keeps its finished samples ten times a second, at a random moment from its start on. After it
 the finished samples that had arrived must be whole, and the other computer must be empty within ten seconds. Ratios of
@@ -25,7 +25,6 @@ from loopback import FAKE_ENGINE, Loopback, missing  # noqa: E402
 from remote_cuts import CUTS, Relay, cut  # noqa: E402
 from small_inputs import write_ball  # noqa: E402
 
-LONGEST_SECONDS = 5.0  # between the start of a run and its cut
 MODEL = "brain-structures"
 PATIENCE_SECONDS = 900.0
 
@@ -33,6 +32,7 @@ PATIENCE_SECONDS = 900.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cuts", type=int, default=100)
+    parser.add_argument("--longest", type=float, default=5.0, help="most seconds from a start to its cut, default: 5")
     parser.add_argument("--volume", type=Path, help="for the overhead; default: no measurement of it")
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs for the overhead")
     parser.add_argument("--samples", type=int, default=8)
@@ -42,14 +42,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ssh-benchmark-") as folder:
         loopback = Loopback(Path(folder) / "loopback")
         try:
-            cuts(loopback, options.cuts, Path(folder))
+            cuts(loopback, options.cuts, options.longest, Path(folder))
             if options.volume:
                 overhead(loopback, options, Path(folder))
         finally:
             loopback.close()
 
 
-def cuts(loopback: Loopback, count: int, folder: Path) -> None:
+def cuts(loopback: Loopback, count: int, longest_s: float, folder: Path) -> None:
     """Cut `count` runs and print what was lost."""
     loopback.configure(worker=(FAKE_ENGINE,))
     volume, rng = folder / "ball.nrrd", random.Random(0)
@@ -57,7 +57,7 @@ def cuts(loopback: Loopback, count: int, folder: Path) -> None:
     durations: dict[str, list[float]] = {kind: [] for kind in CUTS}
     failed, with_samples = [], 0
     for number in range(count):
-        kind, delay = CUTS[number % len(CUTS)], rng.uniform(0, LONGEST_SECONDS)
+        kind, delay = CUTS[number % len(CUTS)], rng.uniform(0, longest_s)
         try:
             outcome = cut(loopback, kind, delay, folder / f"job-{number}", volume)
         except AssertionError as error:

@@ -142,6 +142,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
         ui.detailsCheckBox.click,
         ui.uncertainOnlyCheckBox.click,
         lambda: setattr(ui.advancedCollapsibleButton, "collapsed", False),
+        lambda: setattr(ui.runOnComboBox, "currentIndex", ui.runOnComboBox.findData("ssh")),
         lambda: setattr(ui.batchCollapsibleButton, "collapsed", False),
         ui.detailsCheckBox.click,
     ):
