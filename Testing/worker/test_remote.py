@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,28 @@ def test_the_command_segments_on_the_other_computer(
     reports = [measured(json.loads((folder / "report.json").read_text())) for folder in folders.values()]
     assert reports[0] == reports[1]
     loopback.leaves_nothing(5.0)
+
+
+@pytest.mark.parametrize("cause", ["cut", "Ctrl+C"])
+def test_the_command_keeps_what_had_finished_and_can_be_cancelled(
+    loopback: Loopback, ball: Path, tmp_path: Path, cause: str
+) -> None:
+    loopback.configure(worker=(FAKE_ENGINE,))
+    output, path = tmp_path / "out", f"{loopback.bin}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "diffusion_segmentation", "segment", str(ball), "--model", "finishing"]
+    command += ["--output", str(output), "--host", loopback.host, "--host-python", loopback.python]
+    environment = {**os.environ, "PATH": path}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
+    deadline = time.monotonic() + 30
+    while not list(output.glob(".remote-*/finished-*/report.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.05)
+    for pid in loopback.clients() if cause == "cut" else [process.pid]:
+        os.kill(pid, signal.SIGKILL if cause == "cut" else signal.SIGINT)
+    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    if cause == "cut":
+        (kept,) = output.glob("finished-*")
+        assert process.returncode == 1 and (kept / "report.json").is_file() and kept.name in said
+    else:
+        assert process.returncode == 130 and said == "Cancelled." and not output.exists()
+    loopback.leaves_nothing()
