@@ -81,15 +81,15 @@ def volumes(task: str, count: int) -> Iterator[np.ndarray]:
         yield np.stack([np.bincount(mask.ravel(), minlength=case.classes)[1:] for mask in masks]).astype(float)
 
 
-def narrowed(case: PhantomCase) -> PhantomCase:
-    """The case with a law that is too narrow."""
+def narrowed(case: PhantomCase, spread: float = NARROW, power: float = POWER) -> PhantomCase:
+    """The case with a law of the standard deviation `spread`, or with weights to `power`; too narrow by default."""
     if hasattr(case, "thresholds"):
-        return dataclasses.replace(case, sigma=NARROW * case.sigma)
+        return dataclasses.replace(case, sigma=spread * case.sigma)
     if hasattr(case, "depth"):
         levels = np.unique(case.depth)[: len(case.weights) - 1]
-        weights = np.diff(ndtr(np.concatenate([[-np.inf], levels, [np.inf]]) / NARROW))
+        weights = np.diff(ndtr(np.concatenate([[-np.inf], levels, [np.inf]]) / spread))
     else:
-        weights = case.weights**POWER
+        weights = case.weights**power
     return dataclasses.replace(case, weights=weights / weights.sum())
 
 

@@ -14,6 +14,7 @@ from diffusion_segmentation.metrics import (
     distribution,
     energy_distance,
     energy_distance_exact,
+    expected_dice,
     hungarian_iou,
     pairwise_distance,
     randomised_pit,
@@ -49,6 +50,30 @@ def test_distances_are_those_of_loops_in_blocks_of_any_size(monkeypatch, block):
     a, b = masks(4, shape=(3, 4, 5)), masks(6, seed=9, shape=(3, 4, 5))
     b[0], a[0] = 0, 0
     np.testing.assert_allclose(pairwise_distance(a, b, CLASSES), [[by_loops(x, y) for y in b] for x in a], atol=1e-12)
+
+
+def test_expected_dice_is_that_of_all_pairs_whatever_the_parts():
+    drawn = masks(6, shape=(3, 4, 5))
+    drawn[:, :2, 1] = 1  # all agree
+    drawn[drawn == 2] *= np.uint8(0)
+    pairs = [dice(a, b, CLASSES)[1:] for n, a in enumerate(drawn) for b in drawn[n + 1 :]]
+    for parts in ([drawn], np.moveaxis(drawn, 1, 0)):
+        np.testing.assert_allclose(expected_dice(parts, CLASSES), np.mean(pairs, 0), atol=1e-12)
+    assert expected_dice([drawn], CLASSES)[1] == 1.0  # absent in all
+    assert expected_dice([drawn[:1].repeat(3, 0)], CLASSES)[0] == 1.0
+
+
+def test_one_mask_has_no_expected_dice():
+    assert np.isnan(expected_dice([masks(1)], CLASSES)).all() and np.isnan(expected_dice([], CLASSES)).all()
+
+
+def test_expected_dice_of_draws_is_the_mean_dice_of_a_draw_with_the_truth():
+    law = phantom("lesions").draw(np.random.default_rng(3))
+    draws = law.sample(np.random.default_rng(0), 400)
+    estimate = np.mean([expected_dice([draws[n : n + 16]], law.classes) for n in range(0, 320, 16)], 0)
+    truths = [dice(a, b, law.classes)[1:] for a, b in zip(draws[:200], draws[200:], strict=True)]
+    spread = np.std(truths, 0) / np.sqrt(len(truths))
+    assert (np.abs(estimate - np.mean(truths, 0)) < 4 * spread + 1e-9).all()
 
 
 def test_distance_by_hand_and_empty_equals_empty():

@@ -117,6 +117,13 @@ def test_entropy_is_that_of_the_mean_and_volumes_are_those_of_the_samples(reques
         exact = [2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else 1.0 for a, b in pairs]
         assert reported == pytest.approx(np.mean(exact), abs=1e-4)
     assert len(report["samples_dice"]) == 4
+    for volume in report["volumes"]:
+        masks = [samples[..., n] == volume["label"] for n in range(4)]
+        pairs = [(a, b) for n, a in enumerate(masks) for b in masks[n + 1 :]]
+        exact = [2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else 1.0 for a, b in pairs]
+        assert volume["expected_dice"] == pytest.approx(np.mean(exact), abs=1e-4)
+    scores = [volume["expected_dice"] for volume in report["volumes"]]
+    assert report["expected_dice"] == pytest.approx(np.mean(scores), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ SHARED_MODULES = {
     f"{ENGINE}.images.input_names": set(),
     f"{ENGINE}.measurements.table": set(),
     f"{ENGINE}.arguments": set(),
+    f"{ENGINE}.runtime.entropy_colors": set(),
     f"{ENGINE}.runtime.html_page": set(),
     f"{ENGINE}.runtime.locations": set(),
     f"{ENGINE}.segmentation.alternatives": {"numpy"},

@@ -164,11 +164,14 @@ class Report:
         for segment in sizes.segments:
             intervals = map(intervalText, sizes.bounds(segment, (50, 90)))
             shown, mask = map(sizeText, (sizes.shown(segment), sizes.mask(segment)))
+            dice = segment.get("expected_dice")
             cells.append([segment["name"], shown, *intervals, mask, *sizes.contourTexts(segment)])
+            cells[-1] += [] if dice is None else [f"{dice:.2f}"]
         shown = _("Expected") if sizes.areExpected else _("Mean")
         spread = [_("Range of the folds")] if sizes.areRanges else ["50 %", "90 %"]
         head = [_("Structure"), *(f"{text} ({self._unit.text})" for text in (shown, *spread, _("Mask")))]
         head += [_("Gap ({unit})").format(unit=sizes.lengthUnit)] if sizes.haveContours else []
+        head += [_("Expected Dice")] if self._run.get("expected_dice") is not None else []
         notes = " ".join([*sizes.note().splitlines(), sizes.coverageText(), sizes.checkText()])
         return text_table(head, cells) + paragraph(notes.strip(), "note")
 

@@ -14,6 +14,7 @@ from .distribution import (
     d_max,
     energy_distance,
     energy_distance_exact,
+    expected_dice,
     hungarian_iou,
     law_diversity,
     pairwise_distance,

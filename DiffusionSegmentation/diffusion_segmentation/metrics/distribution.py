@@ -8,6 +8,7 @@ two sets raise ValueError when the shapes of their masks differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,30 @@ def pairwise_dice(a: np.ndarray, b: np.ndarray, classes: int) -> np.ndarray:
     """Dice [C - 1, n, m] of each foreground class, 1 if empty in both."""
     shared, total = _overlaps(a, b, classes)
     return np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
+
+
+def expected_dice(parts: Iterable[np.ndarray], classes: int) -> np.ndarray:
+    """Expected Dice [C - 1] of each foreground class: mean Dice of two different masks, 1 if empty in both.
+
+    `parts` are those of the same n masks, such as their slices, uint8 [n, *shape of the part]; NaN for n < 2. If the
+    masks are draws from the law of the true mask, it is the Dice that one of them has on average with the truth.
+    """
+    shared = np.zeros((classes - 1, 0, 0))  # sizes of the intersections in voxels, of a mask with itself its size
+    for part in parts:
+        n, flat = len(part), part.reshape(len(part), -1)
+        disputed = flat[:, (flat != flat[0]).any(0)]  # few voxels: all others are the same in every pair
+        agreed = np.bincount(flat[0], minlength=classes) - np.bincount(disputed[0], minlength=classes)
+        shared = (shared if shared.size else np.zeros((classes - 1, n, n))) + agreed[1:, None, None]
+        for c in range(1, classes):
+            inside = (disputed == c).astype(np.float32)
+            shared[c - 1] += inside @ inside.T
+    one, other = np.triu_indices(shared.shape[1], 1)
+    if not one.size:
+        return np.full(classes - 1, np.nan)
+    sizes = shared.diagonal(axis1=1, axis2=2)
+    total = sizes[:, one] + sizes[:, other]
+    pairs = shared[:, one, other]
+    return np.divide(2 * pairs, total, out=np.ones_like(pairs), where=total > 0).mean(1)
 
 
 def energy_distance(samples: np.ndarray, raters: np.ndarray, classes: int) -> EnergyDistance:

@@ -1,4 +1,4 @@
-"""One self-contained, printable HTML page: no scripts and no external files. Standard library only.
+"""One self-contained, printable HTML page without external files. Standard library only.
 
 Arguments are plain text, except those that are called HTML.
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..images.compressed_mask import CompressedMask
-from ..metrics import dice
+from ..metrics import dice, expected_dice
 from ..metrics.intervals import predictive_interval
 from .own_cases import tempered
 
@@ -92,6 +92,13 @@ class Ensemble:
     def vote_shares(self) -> np.ndarray:
         """Share of the samples that chose each class, float32 [C, z, y, x]."""
         return (self._votes / np.float32(max(1, len(self)))).reshape(self.direct.shape)
+
+    @property
+    def expected_dice(self) -> list[float | None]:
+        """Mean Dice of two stored masks for each class but background; None for all with fewer than two masks."""
+        slices = (np.stack([mask[k] for mask in self.masks]) for k in range(len(self.masks[0]) if self.masks else 0))
+        scores = expected_dice(slices, self.classes)
+        return [None if math.isnan(score) else round(float(score), 5) for score in scores]
 
     @property
     def volumes(self) -> np.ndarray:

@@ -156,6 +156,10 @@ class ResultWriter:
         stated = self.source.report(ensemble)
         checked = stated.get("own_cases", {}).get("checked", False)
         table = [self._volume(ensemble, entry, p[entry["label"]], volumes, checked) for entry in self.source.labels]
+        agreement = ensemble.expected_dice
+        for row in table:
+            row["expected_dice"] = agreement[row["label"] - 1]
+        known = [score for score in agreement if score is not None]
         # Dice of each stored sample with the consensus for each structure; 1 if both lack a structure.
         scores = [dice(mask.whole(), labels[self.projection.inside], ensemble.classes)[1:] for mask in ensemble.masks]
         return {
@@ -169,6 +173,7 @@ class ResultWriter:
             "max_entropy_bits": math.log2(ensemble.classes),
             "volumes": table,
             "contours": {"inner": contours.INNER, "outer": contours.OUTER},
+            "expected_dice": round(sum(known) / len(known), 5) if known else None,
             "samples_dice": [round(float(score.mean()), 5) for score in scores],
             **({"answers": self._answers(ensemble, labels, table)} if self.questions else {}),
             "region_mm": self._region_mm,
