@@ -144,6 +144,7 @@ def test_nothing_is_cut_and_nothing_overlaps(opened, application, width):
         lambda: setattr(ui.advancedCollapsibleButton, "collapsed", False),
         lambda: setattr(ui.runOnComboBox, "currentIndex", ui.runOnComboBox.findData("ssh")),
         lambda: setattr(ui.batchCollapsibleButton, "collapsed", False),
+        lambda: setattr(ui.cohortCollapsibleButton, "collapsed", False),
         ui.detailsCheckBox.click,
     ):
         click()

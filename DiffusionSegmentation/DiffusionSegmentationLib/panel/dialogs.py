@@ -48,6 +48,12 @@ def confirmSending(host: str) -> bool:
     return slicer.util.confirmOkCancelDisplay(text.format(host=host), windowTitle=_("Run on another computer"))
 
 
+def confirmNextCase(name: str) -> bool:
+    """Ask whether to go on to another case and remove the result `name`, whose corrections or review are not saved."""
+    text = _("'{name}' was corrected or reviewed. Go on without saving it? Its nodes leave the scene.")
+    return slicer.util.confirmYesNoDisplay(text.format(name=name), windowTitle=_("Another case"))
+
+
 def confirmModelRemoval(title: str, dependents: list[str]) -> bool:
     """Ask whether to delete an added model, without which the models with the titles `dependents` cannot run."""
     text = _("Delete the model '{title}' from this computer?").format(title=title)

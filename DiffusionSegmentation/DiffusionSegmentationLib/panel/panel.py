@@ -22,6 +22,7 @@ from .backend import Backend
 from .parameter_node import DiffusionSegmentationParameterNode, connectWidgets
 from .sections.alternatives import AlternativesSection
 from .sections.batch import BatchSection
+from .sections.cohort import CohortSection
 from .sections.corrections import CorrectionsSection
 from .sections.engine import EngineSection
 from .sections.inputs import InputsSection
@@ -94,6 +95,7 @@ class Panel:
         measurements = MeasurementsSection(ui, self._backend, self._timer.start)
         self._resultSections += [self._samples, alternatives, measurements, self._corrections]
         self._resultSections += [ReportSection(ui, self._backend, self.inputs.volumes)]
+        self._resultSections += [CohortSection(ui, self._runner, lambda: self._parameterNode, self._removeResult)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)

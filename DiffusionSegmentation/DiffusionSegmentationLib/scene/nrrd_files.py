@@ -3,10 +3,14 @@
 Every header is checked before Slicer reads a file: its segmentation reader crashes the application on a broken file.
 """
 
+import gzip
 import math
+import shutil
 import sys
 import threading
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -61,6 +65,22 @@ def readHeader(path: Path) -> Header:
     if not isComplete:
         raise ResultFileError(_("'{name}' is incomplete").format(name=path.name))
     return Header(fields, sizes, offset)
+
+
+def expand(path: Path, copy: Path) -> None:
+    """Write an uncompressed `copy` of the file `path`, which may be compressed. Raises ResultFileError, OSError."""
+    try:
+        with open(path, "rb") as file:
+            lines = [file.readline(), *iter(lambda: file.readline().rstrip(b"\r\n"), b"")]
+            compressed = b"encoding: gzip" in lines
+            header = [b"encoding: raw" if line == b"encoding: gzip" else line.rstrip(b"\r\n") for line in lines]
+            with open(copy, "wb") as target, gzip.open(file) if compressed else nullcontext(file) as voxels:
+                target.write(b"\n".join(header) + b"\n\n")
+                shutil.copyfileobj(voxels, target, CHUNK_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ResultFileError(_("'{name}' is incomplete").format(name=path.name)) from error
+    except FileNotFoundError as error:
+        raise ResultFileError(_("'{name}' is missing or broken").format(name=path.name)) from error
 
 
 def write(
