@@ -221,6 +221,12 @@ def test_the_size_of_a_structure_has_the_calibrated_interval_of_the_report():
         question = parse(other, LABELS, "ml", False)
         assert answer(question, 10.0, samples, table=table) == answer(question, 10.0, samples)
     assert answer(lesion, 10.0, samples, table=[{"label": 1, "interval90_factor": "2"}]) == raw
+    kept = answer(lesion, 10.0, samples, table=table, drawn=64)
+    assert kept == found | {"factors_of": 64} and answer(lesion, 10.0, samples, table=table, drawn=4) == found
+    assert (
+        text([kept]).endswith("; its factor is that of all 64 samples")
+        and answer(lesion, 10.0, samples, drawn=64) == raw
+    )
 
 
 def test_eight_of_eight_are_not_certain():

@@ -37,6 +37,7 @@ def test_contours_surround_what_reaches_their_level(result, volumeNode, job):
     contours = Contours(node)
     assert not contours.chosen and contours.missing is None
     contours.chosen = True
+    contours.draw()
     shown = node.GetNodeReference(CONTOURS_ROLE)
     requireContours(node, volumeNode, job.probabilities, job.report["contours"])
     segment = shown.GetSegmentation().GetSegment(f"{LABELS[0]['id']}_outer")
@@ -50,6 +51,7 @@ def test_both_contours_are_drawn_and_the_inner_is_filled(result, views, volumeNo
     display.showOutlines(node, False)
     plain = view.render().astype(int)
     Contours(node).chosen = True
+    Contours(node).draw()
     displayNode = node.GetNodeReference(CONTOURS_ROLE).GetDisplayNode()
     drawn = {}
     for contour in ("inner", "outer"):
@@ -67,20 +69,45 @@ def test_a_structure_that_is_hidden_has_no_contours(result):
     node = result.segmentationNode
     node.GetDisplayNode().SetSegmentVisibility(LABELS[0]["id"], False)
     Contours(node).chosen = True
+    Contours(node).draw()
     segmentIDs = node.GetNodeReference(CONTOURS_ROLE).GetSegmentation().GetSegmentIDs()
     assert list(segmentIDs) == [f"{LABELS[1]['id']}_outer"]
+
+
+def test_contours_hide_and_come_with_their_structure(result):
+    node, names = result.segmentationNode, [entry["id"] for entry in LABELS]
+    contours, display = Contours(node), node.GetDisplayNode()
+    contours.chosen = True
+    steps = contours.drawSteps()
+    assert next(steps) is None and node.GetNodeReference(CONTOURS_ROLE) is not None
+    display.SetSegmentVisibility(names[0], False)  # while its contours wait
+    contours.draw()
+    drawn = node.GetNodeReference(CONTOURS_ROLE)
+    assert [f"{names[0]}_" in segmentID for segmentID in drawn.GetSegmentation().GetSegmentIDs()] == [False]
+    display.SetSegmentVisibility(names[0], True)
+    contours.draw()
+    shown = {one: drawn.GetDisplayNode().GetSegmentVisibility(one) for one in drawn.GetSegmentation().GetSegmentIDs()}
+    assert all(shown.values()) and any(names[0] in one for one in shown)
+    display.SetSegmentVisibility(names[0], False)
+    contours.draw()
+    assert all(drawn.GetDisplayNode().GetSegmentVisibility(one) == (names[0] not in one) for one in shown)
+    display.SetVisibility(False)
+    contours.draw()
+    assert not drawn.GetDisplayNode().GetVisibility()
 
 
 def test_a_structure_that_is_nowhere_sure_has_an_outer_contour_only(volumeNode, job):
     job.report["contours"] = {"inner": 0.99, "outer": 0.05}
     node = importJob(volumeNode, job).segmentationNode
     Contours(node).chosen = True
+    Contours(node).draw()
     segmentIDs = node.GetNodeReference(CONTOURS_ROLE).GetSegmentation().GetSegmentIDs()
     assert list(segmentIDs) == [f"{entry['id']}_outer" for entry in LABELS]
 
 
 def test_the_choice_is_saved_with_the_scene_and_the_contours_are_not(application, result, job, tmp_path):
     Contours(result.segmentationNode).chosen = True
+    Contours(result.segmentationNode).draw()
     path = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(path))
     application.close()
@@ -90,7 +117,7 @@ def test_the_choice_is_saved_with_the_scene_and_the_contours_are_not(application
         volumeNode = other.scene.GetFirstNodeByName("Kopf é 頭")
         assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
         (node,) = result_nodes.resultsOf(volumeNode)
-        Contours(node).restore()
+        Contours(node).draw()
         requireContours(node, volumeNode, job.probabilities, job.report["contours"])
         Contours(node).hide()
         assert Contours(node).chosen and node.GetNodeReference(CONTOURS_ROLE) is None
@@ -100,6 +127,7 @@ def test_the_choice_is_saved_with_the_scene_and_the_contours_are_not(application
 
 def test_contours_are_removed_with_their_result(result):
     Contours(result.segmentationNode).chosen = True
+    Contours(result.segmentationNode).draw()
     result_nodes.removeResult(result.segmentationNode)
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
 
@@ -107,8 +135,9 @@ def test_contours_are_removed_with_their_result(result):
 def test_contours_of_a_result_without_probabilities_are_missing(result):
     node = result.segmentationNode
     Contours(node).chosen = True
+    Contours(node).draw()
     Contours(node).hide()
     display.removeNode(result.probabilitiesNode)
-    Contours(node).restore()
+    Contours(node).draw()
     assert node.GetNodeReference(CONTOURS_ROLE) is None
     assert Contours(node).missing == "The class probabilities of this result were removed."

@@ -151,6 +151,19 @@ def addModel(modelFolder):
 
 
 @pytest.fixture
+def shipped(modelFolder):
+    """Lets the included model be the one that the fake worker names, with other entries in its section."""
+
+    def change(sha256="0" * 64, **entries):
+        path = modelFolder / "metadata.json"
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata["diffusion_segmentation"] |= {"sha256": sha256, **entries}
+        path.write_text(json.dumps(metadata), encoding="utf-8")
+
+    return change
+
+
+@pytest.fixture
 def openPanel(application, mrmlScene, modelFolder, monkeypatch):
     """Opens the module's panel as at the start of Slicer, with a fake worker of some behaviour or the "real" one."""
     import qt

@@ -5,11 +5,13 @@
 `good` makes samples by thresholding the volume, one every SECONDS, and previews after 1, 2, 4, 8, ... of them, as the
 engine does. `direct`, `both` and `exact` report that their maps are a direct prediction: wholly, partly, or as the
 exact mean of samples without steps. `unfitted` warns of its spread, `unlike` also of the volume. `seams` is uncertain
-only along boundaries. `seven` has the structures of the included model. `keeps` also writes
-finished samples. `old` writes the files of version 0.3. `older` does not know
-questions, and `mute` ends when it is asked one. Every other behaviour is a kind of failure.
+only along boundaries. Every behaviour draws the rest one step brighter after an `update`, and keeps the facts.
+`seven` has the structures of the included model. `keeps` also writes finished samples. `old` writes the files of
+version 0.3. `older` does not know questions, and `mute` ends when it is asked one. Every other behaviour is a kind of
+failure.
 """
 
+import hashlib
 import json
 import os
 import queue
@@ -68,7 +70,7 @@ def main(behaviour: str, seconds: float) -> None:
     inbox: queue.Queue = queue.Queue()
     threading.Thread(target=listen, args=(inbox,), daemon=True).start()
     while (message := inbox.get()) is not None and message["type"] != "bye":
-        if message["type"] == "run":
+        if message["type"] in ("run", "update"):
             run(message, behaviour, seconds, inbox)
         elif message["type"] == "ask":
             ask(message, behaviour)
@@ -137,7 +139,7 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         sampled += 1
         if behaviour == "late-crash" and sampled == 3:
             os._exit(134)
-        if sampled & (sampled - 1):
+        if sampled & (sampled - 1) or request.get("ask"):
             continue
         if behaviour in ("late-crash", "keeps"):
             part = Path(request["folder"]) / f"finished-{sampled}"
@@ -173,8 +175,14 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         table = [{**LABELS[0], "label": n, "id": f"s{n}", "name": name} for n, name in enumerate(SEVEN, 1)]
         borders = np.linspace(0.1, 0.8, len(SEVEN))
     classes = len(table) + 1
+    facts = None
+    if request["type"] == "update":
+        borders = borders + 0.04
+        facts = sitk.GetArrayFromImage(sitk.ReadImage(request["facts"]))
     labels = np.digitize(unit, borders).astype(np.uint8)
     entropy = np.exp(-(((unit[..., None] - borders) / 0.05) ** 2)).sum(-1).astype(np.float32)
+    known = np.zeros(labels.shape, bool) if facts is None else facts != 255
+    labels[known], entropy[known] = facts[known] if facts is not None else 0, 0
     folder = Path(request["folder"])
     writing.write_segmentation(folder / f"{prefix}segmentation.seg.nrrd", labels, reference, table, False)
     if behaviour == "half-result":
@@ -184,6 +192,8 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
     box = ((0, 0, 0), reference.GetSize())
     limits = [borders + 0.02 * np.sin(2 * n) for n in range(samples)]
     sampled = [np.digitize(unit, limit).astype(np.uint8) for limit in limits]
+    for mask in sampled:
+        mask[known] = labels[known]
     stored = samples if behaviour == "old" else min(samples, 16)
     writing.write_sequence(folder / f"{prefix}samples.seq.nrrd", sampled[:stored], reference, box, False)
     if behaviour != "old" and not prefix:
@@ -228,7 +238,11 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         **uncertain_regions.as_json(regions, ["background", *(entry["name"] for entry in table)], ras, suffix),
         "timings_s": {"reading": 0.5, "encoding": 1.5, "sampling": 3.0 * samples, "writing": 1.0},
         "memory_bytes": {"process_peak": 1_600_000_000},
-        "input": {"size_ijk": list(reference.GetSize()), "spacing_mm": list(reference.GetSpacing())}
+        "input": {
+            "size_ijk": list(reference.GetSize()),
+            "spacing_mm": list(reference.GetSpacing()),
+            "sha256": hashlib.sha256(voxels.tobytes()).hexdigest(),
+        }
         | ({"names": list(inputs)} if inputs else {}),
         "means": {name: float(sitk.GetArrayViewFromImage(image).mean()) for name, image in inputs.items()},
         "warnings": {"unfitted": [UNFITTED], "unlike": [UNLIKE, UNFITTED]}.get(behaviour, []),
@@ -236,6 +250,9 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         "map_prior": {"direct": None, "both": 4.0}.get(behaviour, 0.0),
         "start": {"kind": "copula" if behaviour == "exact" else "noise", "log_snr": None},
     }
+    if facts is not None:
+        report["facts"] = {"voxels": int(known.sum()), "rounds": request["rounds"], "labels": {}}
+        writing.write_volume(folder / f"{prefix}facts.nrrd", facts, reference, False)
     if behaviour == "unlike":
         report["input"] |= {"distance": 9.1, "limit": 3.0, "unlike_training": True}
         report["region_limit"] = 2.3
@@ -247,6 +264,10 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
         for entry in report["volumes"]:
             del entry["expected_ml"]
     (folder / f"{prefix}report.json").write_text(json.dumps(report))
+    if request.get("ask") and not prefix:
+        from diffusion_segmentation.segmentation import asked
+
+        report["answers"] = asked.ask(folder, request["ask"])
     return {"folder": str(folder), "report": report}
 
 

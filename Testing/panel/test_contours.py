@@ -16,17 +16,22 @@ def shown(openPanel, addHead, run):
     return module, run(module).result.segmentationNode
 
 
-def test_the_switch_shows_and_hides_two_contours_of_each_structure(shown, photograph):
+def test_the_switch_shows_and_hides_two_contours_of_each_structure(shown, photograph, pumpUntil):
     module, node = shown
     ui = module.ui
     assert ui.contoursCheckBox.enabled and not ui.contoursCheckBox.checked
     ui.contoursCheckBox.click()
     segmentation = node.GetNodeReference(CONTOURS_ROLE).GetSegmentation()
+    assert not segmentation.GetNumberOfSegments(), "drawn in steps"
+    pumpUntil(lambda: segmentation.GetNumberOfSegments() == 4, seconds=10)
     assert list(segmentation.GetSegmentIDs()) == [
         f"{name}_{contour}" for name in ("grey_matter", "white_matter") for contour in ("inner", "outer")
     ]
     ui.detailsCheckBox.click()
     photograph("contours", module.widget)
+    node.GetDisplayNode().SetSegmentVisibility("grey_matter", False)
+    drawn = node.GetNodeReference(CONTOURS_ROLE).GetDisplayNode()
+    assert [drawn.GetSegmentVisibility(f"{name}_outer") for name in ("grey_matter", "white_matter")] == [False, True]
     ui.contoursCheckBox.click()
     assert node.GetNodeReference(CONTOURS_ROLE) is None
 

@@ -21,6 +21,7 @@ from ..runs.job import Choices, Job
 from ..runs.runner import Runner
 from ..runs.worker_client import WorkerClient, relayCommand, relayEnvironment, workerCommand, workerEnvironment
 from ..scene import result_nodes
+from ..scene.facts import Facts
 from ..scene.questions import Question
 from . import dialogs
 from .settings import HOST, PYTHON, THIS, Settings, timingKey
@@ -64,8 +65,11 @@ class Backend:
         choices: Choices,
         masks: Sequence[Any] = (),
         inputs: Mapping[str, Any] | None = None,
+        facts: Facts | None = None,
     ) -> Job:
         """Start a run, or the import of `masks`, for which only `volumeNode` is used; see `Runner.submit`.
+
+        While questions are answered, the worker starts it after them, and the job's message says so.
 
         Asks to install missing packages if Slicer's Python is the interpreter of the worker.
         Raises DependencyError or HandoverError with a one-sentence message; RuntimeError while another run is active.
@@ -75,7 +79,11 @@ class Backend:
         if problem is not None:
             raise HandoverError(problem)
         self._requireWorker()
-        return self.runner.submit(volumeNode, choices, masks, None if masks else inputs)
+        job = self.runner.submit(volumeNode, choices, masks, None if masks else inputs, facts)
+        if self.asker.busy:
+            job.message = _("Waiting until the questions are answered")
+            self.runner.changed.emit()
+        return job
 
     def ask(self, segmentationNode: Any, questions: Sequence[Question], count: int = 0) -> None:
         """Start to ask `questions` about a result, with `count` of that many samples.
@@ -85,7 +93,7 @@ class Backend:
         self.runner.requireIdle()
         model = more_samples.modelOf(result_nodes.reportOf(segmentationNode), self.models()) if count else None
         self._requireWorker()
-        self.asker.ask(segmentationNode, questions, model, count, self.settings.device or "auto")
+        self.asker.ask(segmentationNode, questions, model, count)
 
     def _requireWorker(self) -> None:
         """Prepare the start of the worker. Raises DependencyError.

@@ -14,12 +14,12 @@ from ..runs.dependencies import DependencyError
 from ..runs.handover import HandoverError
 from ..runs.job import Choices, Job
 from ..scene.display import VOLUME_ROLE, Overlay
-from ..scene.overlays import ResultOverlays
 from ..scene.preview import Preview
-from ..scene.result_nodes import removeOrphans, removeResult, resultsOf
+from ..scene.result_nodes import removeOrphans
 from . import dialogs
 from .backend import Backend
 from .parameter_node import DiffusionSegmentationParameterNode, connectWidgets
+from .removal import Removal
 from .sections.alternatives import AlternativesSection
 from .sections.batch import BatchSection
 from .sections.cohort import CohortSection
@@ -34,6 +34,7 @@ from .sections.review import ReviewSection
 from .sections.run import showRun
 from .sections.samples import SamplesSection
 from .sections.slices import SlicesSection
+from .sections.update import UpdateSection
 from .sections.volumes import VolumesSection
 from .text_heights import TextHeights
 from .widgets import makeTimer
@@ -59,7 +60,7 @@ class Panel:
         self._tags: tuple[int, int] | None = None  # of the connection to the widgets, and of the observer
         self._lastVolumeID: str | None = None
         self._hadResult = True  # in the .ui file, the sections of a result are open
-        self._removing = False
+        self._removal = Removal()
         self._job: Job | None = None  # the active run that this panel has started outside of the batch
         self._jobVolume: slicer.vtkMRMLScalarVolumeNode | None = None
         self._replacedResult: slicer.vtkMRMLSegmentationNode | None = None
@@ -93,13 +94,16 @@ class Panel:
         self._resultSections = [result, VolumesSection(ui), self._review, SlicesSection(ui)]
         alternatives = AlternativesSection(ui, self._review, self._samples, self._corrections)
         measurements = MeasurementsSection(ui, self._backend, self._timer.start)
-        self._resultSections += [self._samples, alternatives, measurements, self._corrections]
+        self._update = UpdateSection(ui, self._backend, self.inputs.volumes, self._follow)
+        self._resultSections += [self._samples, alternatives, measurements, self._corrections, self._update]
         self._resultSections += [ReportSection(ui, self._backend, self.inputs.volumes)]
         self._resultSections += [CohortSection(ui, self._runner, lambda: self._parameterNode, self._removeResult)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)
         self._corrections.editorOpening.connect(self._samples.hide)
+        self._review.marked.connect(lambda: self._update.refresh(self._result()))
+        self._update.undoRequested.connect(self._removeShown)
 
     def close(self) -> None:
         """Disconnect from the runner and the parameter node; the widgets may be deleted afterwards."""
@@ -150,7 +154,7 @@ class Panel:
 
     def refresh(self) -> None:
         """Update all widgets, except while a scene is imported, whose nodes arrive one by one."""
-        if not slicer.mrmlScene.IsImporting() and not self._removing:
+        if not slicer.mrmlScene.IsImporting() and not self._removal.active:
             for step in self._refreshSteps():
                 step()
 
@@ -231,8 +235,7 @@ class Panel:
             return
         self._show("")
         submit = partial(self._backend.submit, volumeNode, self._choices(device), masks, self.inputs.volumes())
-        if self._follow(submit, _("The run could not be started.")):
-            self._jobVolume = volumeNode
+        if self._follow(submit, _("The run could not be started."), volumeNode):
             self._replacedResult = segmentation if answer == dialogs.REPLACE else None
 
     def _onKeep(self) -> None:
@@ -242,15 +245,18 @@ class Panel:
         else:
             self._follow(self._runner.recover, _("The finished samples could not be shown."))
 
-    def _follow(self, start: Callable[[], object], problem: str) -> bool:
-        """Call `start` and follow its run; if it fails, show why (`problem` for unexpected errors) and return False."""
+    def _follow(self, start: Callable[[], object], problem: str, volumeNode: slicer.vtkMRMLVolumeNode = None) -> bool:
+        """Call `start` and follow its run on `volumeNode`, in whose views previews are shown.
+
+        If it fails, show why (`problem` for unexpected errors) and return False.
+        """
         with slicer.util.tryWithErrorDisplay(problem):
             try:
                 start()
             except (DependencyError, HandoverError) as error:
                 self._show(str(error), isError=True)
                 return False
-            self._job = self._runner.job
+            self._job, self._jobVolume, self._replacedResult = self._runner.job, volumeNode, None
             self._timer.start()
             return True
         return False
@@ -309,8 +315,9 @@ class Panel:
             # The new overlay replaces that of the preview before the preview ends: the views show nothing else between.
             Overlay(job.result.entropyNode).show,
             lambda: self._preview.end(restore=False),
+            lambda: self._update.finished(job),
             lambda: setattr(self._parameterNode, "segmentation", job.result.segmentationNode),
-            *([] if replaced is None else [lambda: self._removeResult(replaced)]),
+            *([] if replaced is None else [lambda: self._removal.remove(replaced)]),
             *self._refreshSteps(),
         ]
         self._timer.start()
@@ -327,23 +334,11 @@ class Panel:
     # Removal
 
     def _onRemoveResult(self) -> None:
-        """Remove the displayed result and show the one before it of the same volume."""
-        segmentation = self._parameterNode.segmentation
-        if not dialogs.confirmRemoval(segmentation.GetName(), self._corrections.countEdited()):
-            return
-        volumeNode = segmentation.GetNodeReference(VOLUME_ROLE)
-        ResultOverlays(segmentation).hide()
-        self._removeResult(segmentation)
-        earlier = resultsOf(volumeNode) if volumeNode else []
-        if earlier:
-            earlier[-1].SetDisplayVisibility(True)
-            self._parameterNode.segmentation = earlier[-1]
-        self.refresh()
+        """Remove the displayed result, if the user confirms."""
+        if dialogs.confirmRemoval(self._parameterNode.segmentation.GetName(), self._corrections.countEdited()):
+            self._removeShown()
 
-    def _removeResult(self, segmentation: slicer.vtkMRMLSegmentationNode) -> None:
-        """Remove a result without a refresh after each of its nodes."""
-        self._removing = True
-        try:
-            removeResult(segmentation)
-        finally:
-            self._removing = False
+    def _removeShown(self) -> None:
+        """Remove the displayed result and show the one before it."""
+        self._parameterNode.segmentation = self._removal.goBack(self._parameterNode.segmentation)
+        self.refresh()

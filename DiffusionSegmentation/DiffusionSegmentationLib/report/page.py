@@ -17,6 +17,7 @@ from diffusion_segmentation.runtime.html_page import figure, heading, page, para
 from ..i18n import tr as _
 from ..review import corrections, region_alternatives
 from ..review.review import DONE, FLAGGED, OPEN, SKIPPED, Region, Review
+from ..review.updates import roundsOf
 from ..runs import status_texts
 from ..runs.temporary_files import writeCompletely
 from ..scene import answers, offscreen, questions
@@ -46,6 +47,9 @@ class Report:
         self._answers = self._run.get("answers", [])
         self._edited = labels.edited()
         self._editedSize, self._editedCount = labels.sizeOf(self._edited), labels.countText(self._edited)
+        self._facts = self._run.get("facts", {})
+        """Voxels given which the samples of an updated result were drawn; empty for others."""
+        self._factsCount = labels.countText(self._facts.get("voxels", 0))
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
         self._volumeName = volumeNode.GetName() if volumeNode else ""
 
@@ -92,11 +96,15 @@ class Report:
             "command": self.command(),
             "edited_voxels": self._edited,
             self._unit.key("edited"): round(self._editedSize, 4),
+            **({"facts": {**self._facts, "updates": roundsOf(self._node)}} if self._facts else {}),
             "review": {"threshold_bits": criteria.bits, **smallest, "regions": regions},
         }
 
     def command(self) -> str:
-        """The command that repeats the run, with the file of the volume as VOLUME, or of several as VOLUME1 etc."""
+        """The command that repeats the run, with the file of the volume as VOLUME, or of several as VOLUME1 etc.
+
+        For an updated result also the command that draws it again, given all its facts in the file FACTS.
+        """
         run = self._run
         if "imported" in run:
             return "diffusion-segmentation import MASKS --volume VOLUME --output DIR"
@@ -106,7 +114,11 @@ class Report:
         sampling = ["--samples", run["samples"], "--seed", run["seed"]] if status_texts.isSampled(run) else []
         parts += [*sampling, "--device", run["device"]]
         parts += ["--steps", run["steps"]] if run["steps"] else []
-        return shlex.join(map(str, [*parts, "--output", "DIR"]))
+        first = shlex.join(map(str, [*parts, "--output", "DIR"]))
+        if not self._facts:
+            return first
+        update = ["update", "DIR", *inputs, "--facts", "FACTS", "--device", run["device"], "--output", "UPDATED"]
+        return f"{first} && {shlex.join(map(str, ['diffusion-segmentation', *update]))}"
 
     def _page(self, slices: Sequence[tuple[str, Any]], surfaces: Any) -> str:
         """The page with the pictures of regions and their captions, and that of the surfaces, if there is one."""
@@ -132,7 +144,8 @@ class Report:
             )
             body.append(paragraph(text.format(mm=SLICE_MM), "note"))
         body.append(self._regionsTable())
-        body += [heading(_("Corrections")), paragraph(self._editedText())]
+        body += [heading(_("Corrections")), *map(paragraph, (self._editedText(), *self._factsTexts()))]
+        body += [self._factsTable()]
         source = _("Segmentation and entropy are from {source}.").format(source=status_texts.mapSource(self._run))
         body += [heading(_("Model and settings")), paragraph(source), self._settingsTable()]
         body += map(paragraph, self._cardSentences())
@@ -226,6 +239,20 @@ class Report:
         if not self._edited:
             return _("The segmentation was not edited.")
         return _("{voxels} were edited manually.").format(voxels=self._editedCount)
+
+    def _factsTexts(self) -> Iterator[str]:
+        """What the samples of an updated result were drawn given."""
+        if self._facts:
+            text = _("{voxels} became facts in {rounds} rounds of updates: the samples were drawn again given them.")
+            yield text.format(voxels=self._factsCount, rounds=self._facts["rounds"])
+            yield _("Facts are never changed. The rest follows them only roughly, so check it.")
+
+    def _factsTable(self) -> str:
+        rounds = roundsOf(self._node) if self._facts else []
+        keys = "edited_voxels", "done_regions", "voxels"
+        rows = [[str(number), *(str(entry[key]) for key in keys)] for number, entry in enumerate(rounds, 1)]
+        head = [_("Round"), _("Edited voxels"), _("Regions done"), _("Voxels of all facts")]
+        return text_table(head, rows) if rows else ""
 
     def _settingsTable(self) -> str:
         run, model, source = self._run, self._run["model"], self._run.get("input", {})

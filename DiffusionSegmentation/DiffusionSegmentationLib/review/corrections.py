@@ -8,6 +8,7 @@ from ..scene import voxel_grids
 from ..scene.label_map import Labels
 from ..scene.result_nodes import ENTROPY_ROLE, SAMPLES_ROLE, regionsVolume
 
+UNCERTAIN_ONLY_ATTRIBUTE = "DiffusionSegmentation.UnsureOnly"
 REVIEW_SEGMENT = "to_review"
 REVIEW_COLOR = (1.0, 0.85, 0.0)
 

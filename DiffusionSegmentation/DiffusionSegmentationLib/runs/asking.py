@@ -143,16 +143,15 @@ class Asker:
         questions: Sequence[Question],
         model: Entry | None = None,
         count: int = 0,
-        device: str = "auto",
     ) -> None:
-        """Start to ask `questions` about a result; with `count` of that many samples, which `model` draws on `device`.
+        """Start to ask `questions` about a result; with `count` of that many samples, which `model` draws.
 
         Raises HandoverError, one sentence; RuntimeError while busy.
         """
         if self.busy:
             raise RuntimeError("Questions are being answered.")
         if model is not None and count:
-            self._files = MoreSamples(segmentationNode, model, count, device, self._temporaryFolder)
+            self._files = MoreSamples(segmentationNode, model, count, self._temporaryFolder)
         else:
             self._files = ResultFiles(segmentationNode, self._temporaryFolder)
         self._node, self._questions = segmentationNode, questions

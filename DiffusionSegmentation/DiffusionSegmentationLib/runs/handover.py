@@ -23,6 +23,8 @@ INPUT_NAME, MASK_NAME = "input.nrrd", "mask-{number}.seg.nrrd"
 FURTHER_NAME = "input-{number}-{key}.nrrd"
 """Name of the file of a further input, with the start of the input's name: messages of the worker mention files."""
 KEY_CHARACTERS = 20
+Inputs = Mapping[str, Any] | None
+"""All volume nodes of a model of several inputs by the names of its inputs; None for a model of one."""
 
 
 class HandoverError(Exception):
@@ -71,11 +73,11 @@ class Handover:
     loaded from, or None; its header may lack geometry that the scene has.
     """
 
-    def __init__(self, volumeNode: Any, masks: Sequence[Any] = (), inputs: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, volumeNode: Any, masks: Sequence[Any] = (), inputs: Inputs = None) -> None:
         """`volumeNode` is a vtkMRMLScalarVolumeNode or None. Raises HandoverError.
 
-        `masks`, each a MaskNode (see mask_nodes.py), are written to the same folder. `inputs`, for a model of several,
-        are all volume nodes by the names of its inputs, `volumeNode` among them.
+        `masks`, each a MaskNode (see mask_nodes.py) or Facts (see scene/facts.py), are written to the same folder.
+        `volumeNode` is one of the `inputs`, if there are any.
         """
         self.volumeNode = volumeNode
         self._volumes = {INPUT_NAME: _Volume(volumeNode, volumeNode)}

@@ -59,6 +59,7 @@ class Job:
     state: queued (volume or worker not ready yet), running, done, partial, cancelled or failed.
     masks: files that take the place of samples; empty if a model is run.
     inputs: files by the names of the model's inputs; empty for a model of one input.
+    update: further fields of a message `update`, if a result is drawn again given facts; empty for other runs.
     message: one plain sentence. note: which settings had to be changed, and how; one sentence.
     fraction: elapsed part of the estimated time (0 to 1); None without an estimate.
     finishedSamples: number of samples known to be finished; a stop keeps at least these.
@@ -74,6 +75,7 @@ class Job:
     started: float
     masks: tuple[str, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
+    update: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = "queued"
     message: str = ""
@@ -104,7 +106,9 @@ class Job:
         if self.masks:
             parameters = {"masks": list(self.masks), "regionMm": self.choices.regionMm}
             return {"type": "import", "job": self.id, **folders, **parameters}
-        return {"type": "run", "job": self.id, **folders, "inputs": self.inputs or None, **self.choices.asMessage()}
+        kind = "update" if self.update else "run"
+        parameters = {"inputs": self.inputs or None, **self.choices.asMessage(), **self.update}
+        return {"type": kind, "job": self.id, **folders, **parameters}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:
         """Update the numbers from a `progress` message; `now` and `started` are values of time.monotonic."""

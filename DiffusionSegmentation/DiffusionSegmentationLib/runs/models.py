@@ -28,6 +28,7 @@ class Entry:
     samples of the whole volume; models of other kinds, which others trained, give class probabilities alone. `inputs`
     are the volumes that it segments together. `isForPictures`: it segments single slices. `digest` is its checksum,
     `frozen` that of the model that it was trained on top of and needs to run, if any. `modality` is that of its input.
+    `followsFacts`: its samples can be drawn given facts, unless it is on top of several folds; `folds` is their number.
     """
 
     key: str
@@ -44,6 +45,8 @@ class Entry:
     digest: str = ""
     frozen: str = ""
     modality: str = ""
+    followsFacts: bool = False
+    folds: int = 1
 
 
 def models(folders: tuple[Path, ...] = ()) -> list[Entry]:
@@ -87,9 +90,17 @@ def _entry(folder: Path, key: str) -> Entry | None:
         digests = str(section.get("sha256", "")), str((section.get("frozen") or {}).get("sha256", ""))
         modality = str((section.get("input_range") or {}).get("modality") or "")
         about = inputs, isForPictures, *digests, modality
-        return Entry(key, title, description, structures, *where, isSampling, *about)
+        follows = isSampling and _followsFacts(section)
+        return Entry(key, title, description, structures, *where, isSampling, *about, follows, len(folds))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _followsFacts(section: dict) -> bool:
+    """Whether the engine draws samples of the model given facts: copula masks, or by a denoiser trained for it."""
+    start = section.get("start")
+    isCopula = start is not None and start.get("log_snr") is None
+    return isCopula or bool(section.get("network", {}).get("denoiser", {}).get("facts"))
 
 
 def _source(folder: Path) -> str:

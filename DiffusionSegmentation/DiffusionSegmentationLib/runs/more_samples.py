@@ -1,4 +1,7 @@
-"""Questions that need more samples than a result keeps: its volume is segmented again with the same model and seed."""
+"""Questions that need more samples than a result keeps: its volume is segmented again with the same model and seed.
+
+The samples of an updated result are drawn given its facts, as those that it keeps.
+"""
 
 import tempfile
 import threading
@@ -10,9 +13,10 @@ from diffusion_segmentation import errors
 
 from ..i18n import tr as _
 from ..scene.display import VOLUME_ROLE
+from ..scene.facts import storedFacts
 from ..scene.result_nodes import reportOf
 from . import status_texts, temporary_files
-from .handover import INPUT_NAME, Handover, HandoverError
+from .handover import INPUT_NAME, MASK_NAME, Handover, HandoverError
 from .job import Choices
 from .models import Entry
 
@@ -32,16 +36,20 @@ def modelOf(report: Mapping[str, Any], entries: Sequence[Entry]) -> Entry | None
 class MoreSamples:
     """The volume of a result, and the thread that writes it to `folder`, to draw `count` samples of it.
 
-    The first samples are those of the result if `device` is that of its run, because the seed is the same.
+    The first samples are those of the result, because the seed and the device are the same.
     """
 
-    def __init__(
-        self, segmentationNode: Any, model: Entry, count: int, device: str, temporaryFolder: str | None
-    ) -> None:
+    def __init__(self, segmentationNode: Any, model: Entry, count: int, temporaryFolder: str | None) -> None:
         """Raises HandoverError, one sentence."""
-        self._report = reportOf(segmentationNode)
-        self._choices = Choices(model.key, count, self._report["steps"] or None, self._report["seed"], device)
-        self._handover = Handover(segmentationNode.GetNodeReference(VOLUME_ROLE))
+        self._report = report = reportOf(segmentationNode)
+        device = report.get("device") or "auto"
+        self._choices = Choices(model.key, count, report["steps"] or None, report["seed"], device)
+        try:
+            self._facts = storedFacts(segmentationNode)
+        except LookupError as error:
+            raise HandoverError(str(error)) from error
+        given = [] if self._facts is None else [self._facts]
+        self._handover = Handover(segmentationNode.GetNodeReference(VOLUME_ROLE), given)
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=temporaryFolder))
         except OSError as error:
@@ -60,6 +68,8 @@ class MoreSamples:
     def request(self, job: str, questions: list[str]) -> dict[str, Any]:
         """The message that asks the worker."""
         message = {"type": "run", "job": job, "folder": str(self.folder), "ask": questions}
+        if self._facts is not None:
+            message |= {"type": "update", **self._facts.fields(self.folder / MASK_NAME.format(number=0))}
         files = {"volume": str(self.folder / INPUT_NAME), "source": self._handover.source}
         return message | files | self._choices.asMessage()
 

@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from diffusion_segmentation import errors
 from diffusion_segmentation.worker import protocol
 
 from ..i18n import tr as _
+from ..scene.facts import Facts
 from ..signals import Signal
 from . import status_texts, temporary_files
-from .handover import INPUT_NAME, MASK_NAME, Handover, HandoverError
+from .handover import INPUT_NAME, MASK_NAME, Handover, HandoverError, Inputs
 from .job import Choices, FinishedSamples, Job
 from .mask_nodes import MaskNode
 from .worker_client import WorkerClient
@@ -101,21 +102,18 @@ class Runner:
         self._startProblem = None
 
     def submit(
-        self,
-        volumeNode: Any,
-        choices: Choices,
-        masks: Sequence[Any] = (),
-        inputs: Mapping[str, Any] | None = None,
+        self, volumeNode: Any, choices: Choices, masks: Sequence = (), inputs: Inputs = None, facts: Facts | None = None
     ) -> Job:
         """Start a run and return its job. Raises HandoverError, one sentence, if a volume cannot be used.
 
         `masks`, if there are any, take the place of a model's samples: segmentation or label map nodes, and names of
-        files, on the grid of the volume. `inputs`: see Handover. Raises RuntimeError while another job is active.
+        files, on the grid of the volume. `inputs`: see Handover. With `facts` the samples are drawn given these.
+        Raises RuntimeError while another job is active.
         """
         self.requireIdle()
         files = [mask for mask in masks if isinstance(mask, str)]
         maskNodes = [MaskNode(mask, volumeNode) for mask in masks if not isinstance(mask, str)]
-        handover = Handover(volumeNode, maskNodes, inputs)
+        handover = Handover(volumeNode, maskNodes if facts is None else [facts], inputs)
         try:
             folder = Path(tempfile.mkdtemp(prefix=temporary_files.PREFIX, dir=self._temporaryFolder))
         except OSError as error:
@@ -126,6 +124,7 @@ class Runner:
         )
         self.job.masks = (*(str(folder / MASK_NAME.format(number=n)) for n in range(len(maskNodes))), *files)
         self.job.inputs = handover.inputFiles(folder)
+        self.job.update = {} if facts is None else facts.fields(folder / MASK_NAME.format(number=0))
         self._handover = handover
         handover.startWriting(folder)
         self.warmUp()

@@ -3,7 +3,12 @@
 They come from the class probabilities in the scene and follow no manual edits. Slicer draws a temporary segmentation
 with two segments for each structure that the result shows: both as outlines, the inner also slightly filled, so that
 they can be told apart. Whether they are shown is saved with the scene; the segmentation is not.
+
+Drawing takes about half a second on a head, so it is done in steps, one for each structure.
 """
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import slicer.util
 
@@ -39,37 +44,69 @@ class Contours:
 
     @chosen.setter
     def chosen(self, on: bool) -> None:
+        """Choose them, for the next `draw`, or remove them."""
         self._segmentationNode.SetAttribute(CONTOURS_ATTRIBUTE, "1" if on else "0")
-        self.restore() if on else self.hide()
+        if not on:
+            self.hide()
 
-    def restore(self) -> None:
-        """Draw them if they are chosen and not drawn, as after `hide` or in a reopened scene."""
-        if self.chosen and not self.missing and self._segmentationNode.GetNodeReference(CONTOURS_ROLE) is None:
-            self._draw()
+    def draw(self) -> None:
+        """All steps of `drawSteps` at once."""
+        for _step in self.drawSteps():
+            pass
 
     def hide(self) -> None:
         """Remove them from the scene; the choice is kept."""
         display.removeNode(self._segmentationNode.GetNodeReference(CONTOURS_ROLE))
 
-    def _draw(self) -> None:
-        report = reportOf(self._segmentationNode)
-        probabilitiesNode = self._segmentationNode.GetNodeReference(PROBABILITIES_ROLE)
-        probabilities = sequences.arrays(probabilitiesNode)
-        matrix = voxel_grids.ijkToRAS(probabilitiesNode.GetNthDataNode(0))
-        node = display.addTemporarySegmentation(self._segmentationNode, CONTOURS_ROLE, _("{name} contours"))
-        titles = {"inner": _("{name}, surely"), "outer": _("{name}, possibly")}
-        shown, drawn = self._segmentationNode.GetDisplayNode(), node.GetDisplayNode()
-        drawn.SetVisibility2DFill(True)
+    def drawSteps(self) -> Iterator[None]:
+        """If they are chosen, draw those of the shown structures that are not drawn, and hide those of hidden ones.
+
+        Yields before each structure that it draws. To be called again when the display of the result changes; a call
+        that has not ended may be dropped.
+        """
+        if not self.chosen or self.missing:
+            return
+        node = self._segmentationNode.GetNodeReference(CONTOURS_ROLE)
+        if node is None:
+            node = display.addTemporarySegmentation(self._segmentationNode, CONTOURS_ROLE, _("{name} contours"))
+            node.GetDisplayNode().SetVisibility2DFill(True)
+        report, drawn, waiting = reportOf(self._segmentationNode), node.GetDisplayNode(), []
+        levels = report.get("contours", LEVELS)
+        drawn.SetVisibility(self._segmentationNode.GetDisplayNode().GetVisibility())
         for entry in report["volumes"]:
-            segment = self._segmentationNode.GetSegmentation().GetSegment(entry["id"])
-            if segment is None or not shown.GetSegmentVisibility(entry["id"]):
+            isShown = self._isShown(entry["id"])
+            segmentIDs = [f"{entry['id']}_{contour}" for contour in levels]
+            present = [segmentID for segmentID in segmentIDs if node.GetSegmentation().GetSegment(segmentID)]
+            for segmentID in present:
+                drawn.SetSegmentVisibility(segmentID, isShown)
+            if isShown and not present:
+                waiting.append(entry)
+        for entry in waiting:
+            yield
+            if self._segmentationNode.GetNodeReference(CONTOURS_ROLE) is not node:
+                return
+            if self._isShown(entry["id"]):
+                self._draw(node, entry, levels)
+
+    def _isShown(self, segmentID: str) -> bool:
+        segment = self._segmentationNode.GetSegmentation().GetSegment(segmentID)
+        return segment is not None and bool(self._segmentationNode.GetDisplayNode().GetSegmentVisibility(segmentID))
+
+    def _draw(
+        self, node: slicer.vtkMRMLSegmentationNode, entry: Mapping[str, Any], levels: Mapping[str, float]
+    ) -> None:
+        """Draw the contours of the structure with the `entry` in the report."""
+        probabilitiesNode = self._segmentationNode.GetNodeReference(PROBABILITIES_ROLE)
+        probability = sequences.arrays(probabilitiesNode)[entry["label"]]
+        matrix = voxel_grids.ijkToRAS(probabilitiesNode.GetNthDataNode(0))
+        titles = {"inner": _("{name}, surely"), "outer": _("{name}, possibly")}
+        segment, drawn = self._segmentationNode.GetSegmentation().GetSegment(entry["id"]), node.GetDisplayNode()
+        for contour, level in levels.items():
+            # Stored as uint8, where 255 is 1.
+            image = voxel_grids.croppedImage(probability >= 255 * level, matrix)
+            if image is None:
                 continue
-            for contour, level in report.get("contours", LEVELS).items():
-                # Stored as uint8, where 255 is 1.
-                image = voxel_grids.croppedImage(probabilities[entry["label"]] >= 255 * level, matrix)
-                if image is None:
-                    continue
-                segmentID, title = f"{entry['id']}_{contour}", titles[contour].format(name=segment.GetName())
-                node.GetSegmentation().AddSegment(voxel_grids.segment(title, segment.GetColor(), image), segmentID)
-                drawn.SetSegmentVisibility2DFill(segmentID, contour == "inner")
-                drawn.SetSegmentOpacity2DFill(segmentID, INNER_FILL)
+            segmentID, title = f"{entry['id']}_{contour}", titles[contour].format(name=segment.GetName())
+            node.GetSegmentation().AddSegment(voxel_grids.segment(title, segment.GetColor(), image), segmentID)
+            drawn.SetSegmentVisibility2DFill(segmentID, contour == "inner")
+            drawn.SetSegmentOpacity2DFill(segmentID, INNER_FILL)

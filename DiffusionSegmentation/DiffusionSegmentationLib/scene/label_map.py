@@ -4,6 +4,8 @@ The computed consensus is the most probable class of the probabilities in the sc
 segments. Segments that the user has added are never changed.
 """
 
+import copy
+
 import numpy as np
 import slicer.util
 
@@ -56,6 +58,17 @@ class Labels:
             for value, label in values.items():
                 target[source == value] = label
         return labels
+
+    def currentOn(self, ijkToRAS: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """As `current`, on another part [k, j, i] of the volume's grid, such as all of it."""
+        part = copy.copy(self)
+        part.ijkToRAS, part.shape = ijkToRAS, shape
+        return part.current()
+
+    @property
+    def removed(self) -> list[int]:
+        """Labels whose segments the user has removed."""
+        return [label for label, segmentID in self.segmentIDs.items() if not self._segmentation.GetSegment(segmentID)]
 
     def sizeOf(self, count: int) -> float:
         """Size of `count` voxels in `unit`."""

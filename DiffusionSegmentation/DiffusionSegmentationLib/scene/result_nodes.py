@@ -1,5 +1,5 @@
 """The worker's files as MRML nodes: `<volume> segmentation`, `... entropy`, `... disagreement`, `... samples`,
-`... probabilities` and `... regions`.
+`... probabilities` and `... regions`, and after an update `... facts`.
 
 Works in 3D Slicer and on slicer-core. Every node of a result has the attribute `DiffusionSegmentation.Run` (the report
 as JSON) and a reference to its volume. No node stores the file it was read from: the job folder is temporary, and
@@ -32,6 +32,7 @@ OVERLAY_FILES = {
 SAMPLES_ROLE = "DiffusionSegmentation.Samples"
 REGIONS_ROLE = "DiffusionSegmentation.Regions"
 PROBABILITIES_ROLE = "DiffusionSegmentation.Probabilities"
+FACTS_ROLE = "DiffusionSegmentation.Facts"
 
 SAME_GRID_MM = 1e-3
 """Tolerance at the corners of two equal grids."""
@@ -70,9 +71,10 @@ def importSteps(
             parts[role] = readVolume(slicer.vtkMRMLScalarVolumeNode(), folder / name)
             yield None
     # Sequences, because no volume selector lists them. Hidden nodes would not be saved with the scene.
-    parts[REGIONS_ROLE] = slicer.vtkMRMLSequenceNode()
-    sequences.wrap(parts[REGIONS_ROLE], readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / "regions.nrrd"))
-    yield None
+    for role, name in ((REGIONS_ROLE, "regions.nrrd"), *([(FACTS_ROLE, "facts.nrrd")] if "facts" in report else [])):
+        parts[role] = slicer.vtkMRMLSequenceNode()
+        sequences.wrap(parts[role], readVolume(slicer.vtkMRMLLabelMapVolumeNode(), folder / name))
+        yield None
     for role, name, index, nodeClass in (
         (SAMPLES_ROLE, "samples.seq.nrrd", "sample", slicer.vtkMRMLLabelMapVolumeNode),
         (PROBABILITIES_ROLE, "probabilities.seq.nrrd", "class", slicer.vtkMRMLScalarVolumeNode),

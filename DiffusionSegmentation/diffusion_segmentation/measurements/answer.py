@@ -24,6 +24,7 @@ def answer(
     are_draws: bool = True,
     image_size: float = math.inf,
     table: Sequence[Mapping[str, Any]] = (),
+    drawn: int | None = None,
 ) -> dict[str, Any]:
     """The answer as JSON, from the measurement of the consensus and of each sample; NaN becomes None.
 
@@ -32,7 +33,8 @@ def answer(
     (Brown, Cai and DasGupta, "Interval Estimation for a Binomial Proportion", 2001): eight of eight are not 100 %.
     Where the samples are not draws (`are_draws`), they have a range and no probability. No size exceeds `image_size`,
     that of the whole image. The size of one structure has the calibrated interval, if its row in `table`, the entry
-    `volumes` of the report, has factors.
+    `volumes` of the report, has factors; if these are of a result of `drawn` samples and there are fewer here, the
+    answer says so.
     """
     values = np.asarray(samples, float)
     defined = values[np.isfinite(values)]
@@ -64,6 +66,8 @@ def answer(
         else:
             interval = predictive_interval(defined, level / 100, question.measurement.low)
         facts[f"interval{level}"] = None if interval is None else [_number(min(bound, high)) for bound in interval]
+    if "interval90_factor" in row and drawn is not None and drawn != len(values):
+        facts["factors_of"] = drawn
     return facts
 
 
@@ -102,6 +106,8 @@ def _line(one: Mapping[str, Any]) -> str:
     for key, name in (("interval90", "90 % interval"), ("range", "range")):
         if one.get(key):
             line += f", {name} {_figure(one[key][0])} to {_figure(one[key][1])}{unit}"
+    if "factors_of" in one:
+        line += f"; its factor is that of all {one['factors_of']} samples"
     if one["undefined"]:
         line += f"; not defined in {one['undefined']} of {n} samples, where a structure is absent"
     return line

@@ -63,6 +63,6 @@ def ask(
     size = voxel_size(*geometry(consensus))[0] * consensus.GetNumberOfPixels()
     columns = np.array(values).reshape(len(samples), len(asked)).T
     return [
-        answer(question, question.value(whole), column.tolist(), not is_range, size, labels)
+        answer(question, question.value(whole), column.tolist(), not is_range, size, labels, report.get("samples"))
         for question, column in zip(asked, columns, strict=True)
     ]

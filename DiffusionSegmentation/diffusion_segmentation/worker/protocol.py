@@ -98,8 +98,9 @@ _OPTIONAL_RUN: Mapping[str, Check] = {
 OPTIONAL: Table = {
     "run": _OPTIONAL_RUN,
     "import": {"regionMm": _or_null(_millimetres), "source": _or_null(_name), "labels": _or_null(_name)},
-    # rounds: updates of the result, this one included; 1 if absent.
-    "update": {**_OPTIONAL_RUN, "rounds": _or_null(_positive)},
+    # rounds: updates of the result, this one included; 1 if absent. sha256: digest of the voxels of the first input, as
+    # in the report of the result; other voxels are refused.
+    "update": {**_OPTIONAL_RUN, "rounds": _or_null(_positive), "sha256": _or_null(_name)},
     "progress": {"note": _or_null(_text)},  # a sentence on a change to the run, such as smaller windows
     # tryDevice: a device on which the run could succeed. ends: the worker ends after this message.
     "error": {"tryDevice": _or_null(_name), "ends": _or_null(_flag)},

@@ -268,6 +268,7 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
         common["volume"] = {name: Path(path) for name, path in inputs.items()}
     if message["type"] == "update":
         common |= {"facts": (Path(message["facts"]),), "rounds": message.get("rounds") or 1}
+        common["sha256"] = message.get("sha256")
     asked = tuple(message.get("ask") or ())
     if asked:
         common |= {"ask": asked, "keep_samples": False}

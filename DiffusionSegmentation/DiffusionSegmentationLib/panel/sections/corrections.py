@@ -19,7 +19,6 @@ from ..widgets import Section, enable, fillComboBox, missingEntropy, missingResu
 
 CURRENT_REGION = "region"
 SEGMENT_PREFIX = "segment:"
-UNCERTAIN_ONLY_ATTRIBUTE = "DiffusionSegmentation.UnsureOnly"
 
 
 class CorrectionsSection(Section):
@@ -195,7 +194,7 @@ class CorrectionsSection(Section):
         return self._segmentation.GetNodeReference(ENTROPY_ROLE)
 
     def _uncertainOnly(self) -> bool:
-        return self._segmentation.GetAttribute(UNCERTAIN_ONLY_ATTRIBUTE) == "1"
+        return self._segmentation.GetAttribute(corrections.UNCERTAIN_ONLY_ATTRIBUTE) == "1"
 
     def _maskMaximum(self) -> float:
         return float(Browser(self._segmentation).report["max_entropy_bits"]) + 1.0
@@ -213,7 +212,7 @@ class CorrectionsSection(Section):
             self._maskEditor()
 
     def _onUncertainOnly(self, on: bool) -> None:
-        self._segmentation.SetAttribute(UNCERTAIN_ONLY_ATTRIBUTE, "1" if on else "0")
+        self._segmentation.SetAttribute(corrections.UNCERTAIN_ONLY_ATTRIBUTE, "1" if on else "0")
         if not on:
             self._unmaskEditor()
         if self._editorNode():

@@ -55,6 +55,7 @@ class DataSetSection(Section):
             report = Report(self._segmentation).content()
             run = report["run"]
             facts: dict[str, Any] = {key: report[key] for key in FACTS}
+            facts |= {"facts": report["facts"]} if "facts" in report else {}
             facts["model"] = {key: run["model"].get(key) for key in ("name", "version", "sha256")}
             channel = channelName(run, self._backend.models())
             given = folder, facts, self._backend.command, channel, self._inputs(), slicer.app.temporaryPath

@@ -1,5 +1,6 @@
 """Section "Results": the displayed result, its outlines, and its uncertainty as an overlay."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import qt
@@ -20,6 +21,9 @@ class ResultSection(Section):
 
     def __init__(self, ui: Any) -> None:
         super().__init__(ui)
+        self._contourSteps: Iterator[None] = iter(())
+        self._observed: tuple[Any, int] | None = None
+        """The display node of the result, whose hidden structures have no contours, and the tag of the observer."""
         self.removalRequested = Signal()
         self.thresholdChanged = Signal()
         """Emitted with the threshold in bits when the user changes it."""
@@ -38,8 +42,8 @@ class ResultSection(Section):
         if segmentation is not self._segmentation:
             if self._segmentation is not None:
                 Contours(self._segmentation).hide()  # they must not stay over another result
-            if contours is not None:
-                contours.restore()
+            self._observe(segmentation)
+            self._drawContours(segmentation)
         self._segmentation = segmentation
         ui, layers = self._ui, self._layers()
         missing = missingResult(segmentation)
@@ -84,6 +88,31 @@ class ResultSection(Section):
 
     def _onContours(self, on: bool) -> None:
         Contours(self._segmentation).chosen = on
+        self._drawContours(self._segmentation)
+
+    def close(self) -> None:
+        super().close()
+        self._observe(None)
+
+    def _observe(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Draw the contours again when structures of `segmentation` are shown or hidden."""
+        if self._observed is not None:
+            node, tag = self._observed
+            node.RemoveObserver(tag)
+        node = segmentation.GetDisplayNode() if segmentation is not None else None
+        draw = lambda *_arguments: self._drawContours(segmentation)  # noqa: E731
+        self._observed = None if node is None else (node, node.AddObserver("ModifiedEvent", draw))
+
+    def _drawContours(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Hide the contours of hidden structures, and start to draw the others in steps; steps that are left end."""
+        if segmentation is not None and Contours(segmentation).chosen:
+            self._contourSteps = Contours(segmentation).drawSteps()
+            self._timer.start()
+            self._onTimer()
+
+    def _onTimer(self) -> None:
+        if next(self._contourSteps, True):  # a step yields None
+            self._timer.stop()
 
     def _onOverlay(self, show: bool) -> None:
         layers = self._layers()

@@ -31,6 +31,8 @@ class ReviewSection(Section):
         self._bits = RegionCriteria().bits
         self.regionChanged = Signal()
         """Emitted when another region, or none, has become the current one."""
+        self.marked = Signal()
+        """Emitted when the state of a region was changed."""
         table = ui.regionTable
         fitColumns(table, CLASSES_COLUMN)
         table.cellClicked.connect(lambda row, _column: self._goTo(self._review.regions[row]))
@@ -122,6 +124,7 @@ class ReviewSection(Section):
             self._onLeave()
         else:
             self._goTo(region)
+        self.marked.emit()
 
     def _onLeave(self) -> None:
         self._review.leave()
