@@ -265,7 +265,7 @@ def test_more_samples_of_a_changed_volume_are_not_taken(openPanel, addHead, run,
     report = reportOf(node)
     report["input"]["sha256"] = "a"
     node.SetAttribute(RUN_ATTRIBUTE, json.dumps(report))
-    more = MoreSamples(node, SimpleNamespace(key="any"), 16, "cpu", str(tmp_path))
+    more = MoreSamples(node, SimpleNamespace(key="any"), 16, str(tmp_path))
     try:
         assert more.answers({"report": report | {"answers": [1]}}) == [1]
         with pytest.raises(HandoverError, match="The volume was changed since this result"):
