@@ -27,7 +27,7 @@ def test_a12_compares_starts_and_says_what_each_noise_decides(study_context):
     assert differences["mixed"]["ged_u"]["verdict"] == OPEN
     texts = [one["text"] for one in summary.sentences]
     assert any("60 % have a width of 1.6 px, 20 % a width of 8 px and 20 % are common to all" in text for text in texts)
-    assert any("with white noise 0.0, -4.2 and" in text for text in texts)
+    assert any("from log-SNR 0.0, -4.2 and" in text for text in texts)
 
 
 @pytest.mark.slow

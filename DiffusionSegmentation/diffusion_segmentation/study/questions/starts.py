@@ -50,7 +50,7 @@ class Starts(Comparison):
         "denoised."
     )
     measures = measure_titles("iou", "ece", "ged_u", "coverage", "spread")
-    plotted = ("ged_u", "coverage", "spread")
+    plotted = ("ged_u", "coverage")
     figure_name = "starts"
 
     def variants(self, name: str, seed: int) -> tuple[Variant, ...]:
@@ -124,15 +124,15 @@ def correlation(covariances: list[dict[str, Any]]) -> str:
 
 
 def decided(shape: tuple[int, ...]) -> str:
-    """The log-SNR at which a pixel, a patch and a border are decided, for each spectrum, as a clause."""
+    """The log-SNR from which a pixel, a patch and a border are decided, for each spectrum, as a clause."""
     pixel, patch = np.zeros(shape, bool), np.zeros(shape, bool)
     pixel[tuple(n // 2 for n in shape)] = True
     patch[tuple(slice(n // 2 - PATCH // 2, n // 2 + PATCH // 2) for n in shape)] = True
     grid = np.stack(np.meshgrid(*(np.arange(n) - n / 2 for n in shape), indexing="ij"))
     border = np.abs(np.linalg.norm(grid, axis=0) - min(shape) / 4) < 0.5
     values = {kind: [spectrum.decided_at(one) for one in (pixel, patch, border)] for kind, spectrum in SPECTRA.items()}
-    each = [f"{kind} noise {a:.1f}, {b:.1f} and {c:.1f}" for kind, (a, b, c) in values.items()]
+    each = [f"{a:.1f}, {b:.1f} and {c:.1f} on in {kind} noise" for kind, (a, b, c) in values.items()]
     return (
-        f"the log-SNR at which the state tells a pixel, a patch of {PATCH} pixels and the border of a disc of a "
-        f"quarter of the image apart is, with {join(each)}"
+        f"whether a pixel, a patch of {PATCH} pixels and the border of a disc of a quarter of the image are there can "
+        f"be told from log-SNR {join(each)}"
     )
