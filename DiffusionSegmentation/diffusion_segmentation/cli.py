@@ -161,6 +161,8 @@ def _cohort(options: argparse.Namespace) -> int:
     from .cohort import run
     from .cohort.key import Settings
 
+    if Path(options.model).is_dir():
+        options.model = str(Path(options.model).absolute())  # workers have other working folders
     settings = Settings(**_pick(options, "samples steps seed region_mm spacing"))
     result = run.cohort(
         run.CohortRequest(settings=settings, **_pick(options, "paths output model device workers address"))

@@ -42,6 +42,20 @@ def test_results_and_the_labels_of_a_data_set_are_no_cases(tmp_path):
     assert names(data, output="in/out") == ["imagesTr/a"]
 
 
+def test_linked_folders_and_other_cohorts_are_not_searched(tmp_path):
+    touch(tmp_path, "elsewhere/b.nii", "in/a.nii", "in/cohort/cohort.json", "in/cohort/thumbnails/1.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    cases = found(tmp_path / "in")
+    assert [case.name for case in cases.cases] == ["a"] and cases.left_out == 1
+
+
+def test_volumes_beside_dicom_images_are_refused(tmp_path):
+    write_series(tmp_path / "in", np.zeros((3, 4, 5), np.int16))
+    touch(tmp_path / "in", "a.nii.gz")
+    with pytest.raises(InputError, match="has volumes and DICOM images; list those that are cases in a CSV file"):
+        found(tmp_path / "in")
+
+
 def test_numbered_files_are_the_inputs_of_one_case(tmp_path):
     touch(tmp_path / "in", "a_0000.nrrd", "a_0001.nrrd", "b.nrrd")
     (first, second) = found(tmp_path / "in", inputs=2).cases

@@ -119,7 +119,7 @@ def test_warned_scans_come_first_if_wanted(opened):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", ["correction", "review"])
+@pytest.mark.parametrize("work", ["correction", "review", "segment", "second result"])
 def test_corrections_and_reviews_are_not_lost_without_a_question(opened, monkeypatch, work):
     asked, answers = [], [False, True]
 
@@ -131,6 +131,13 @@ def test_corrections_and_reviews_are_not_lost_without_a_question(opened, monkeyp
     node = shown(opened)
     if work == "correction":
         edit(node)
+    elif work == "segment":
+        node.GetSegmentation().AddEmptySegment("mine", "Mine")
+    elif work == "second result":  # as after an update, which is the shown one; the first has the edits
+        other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Other")
+        other.Copy(node)
+        edit(node)
+        opened.widget.logic.getParameterNode().segmentation = node = other
     else:
         review = Review(node)
         review.mark(review.regions[0], DONE)
@@ -179,7 +186,7 @@ def test_another_folder_is_refused_with_a_sentence(openPanel, tmp_path, monkeypa
     monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.selectFolder", lambda *_given: str(tmp_path))
     module = openPanel()
     module.ui.openCohortButton.click()
-    assert "is no folder of a cohort" in module.ui.cohortLabel.text
+    assert "is not the folder of a cohort" in module.ui.cohortLabel.text
     assert not module.ui.nextCaseButton.enabled and module.ui.nextCaseButton.toolTip == "Open a cohort first."
     for name in ("cohort.json", "triage.json"):
         (tmp_path / name).write_text('{"cases": []}')

@@ -119,8 +119,8 @@ class Backend:
         return input_volumes.problemOf(model, inputs or {model.inputs[0].name: volumeNode})
 
     def storeTiming(self, job: Job) -> None:
-        """Store how long `job` took, for the estimate of the next run; imports are not estimated."""
-        if job.masks:
+        """Store how long `job` took, for the estimate of the next run; imports and updates are not estimated."""
+        if job.masks or job.update:
             return
         try:
             measured = RunMeasurement.of(job.report or {})

@@ -39,6 +39,12 @@ def confirmRemoval(name: str, voxels: int) -> bool:
     return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Remove result"))
 
 
+def confirmUndo(name: str) -> bool:
+    """Ask whether to remove the updated result `name`, which was edited after the update."""
+    text = _("'{name}' was edited after the update. Remove it with these edits, and show the result before the update?")
+    return slicer.util.confirmYesNoDisplay(text.format(name=name), windowTitle=_("Undo update"))
+
+
 def confirmSending(host: str) -> bool:
     """Ask, before the first run on the computer `host`, whether volumes may be sent there."""
     text = _(

@@ -97,7 +97,7 @@ class Panel:
         self._update = UpdateSection(ui, self._backend, self.inputs.volumes, self._follow)
         self._resultSections += [self._samples, alternatives, measurements, self._corrections, self._update]
         self._resultSections += [ReportSection(ui, self._backend, self.inputs.volumes)]
-        self._resultSections += [CohortSection(ui, self._runner, lambda: self._parameterNode, self._removeResult)]
+        self._resultSections += [CohortSection(ui, self._runner, lambda: self._parameterNode, self._removal.remove)]
         result.removalRequested.connect(self._onRemoveResult)
         result.thresholdChanged.connect(self._review.setThreshold)
         result.thresholdChanged.connect(self._corrections.setThreshold)

@@ -13,6 +13,23 @@ REVIEW_SEGMENT = "to_review"
 REVIEW_COLOR = (1.0, 0.85, 0.0)
 
 
+def hasEdits(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, former: slicer.vtkMRMLSegmentationNode | None = None
+) -> bool:
+    """Whether voxels were edited since the result was computed, or segments added; true if that cannot be told.
+
+    Segments that `former`, the result before an update, has as well were not added.
+    """
+    try:
+        labels = Labels(segmentationNode)
+        others = set(segmentationNode.GetSegmentation().GetSegmentIDs()) - {*labels.segmentIDs.values(), REVIEW_SEGMENT}
+        if former is not None:
+            others -= set(former.GetSegmentation().GetSegmentIDs())
+        return bool(others) or labels.edited() > 0
+    except LookupError:  # a part of the result was removed, or lies on another grid
+        return True
+
+
 def useSample(segmentationNode: slicer.vtkMRMLSegmentationNode, index: int, mask: np.ndarray) -> int:
     """Replace the segments where `mask` [k, j, i] (on the block of the result) by sample `index` (from 0).
 

@@ -73,8 +73,10 @@ class FactsSource:
         np.copyto(known, current, where=edited)
         if self._done and self._regions is not None:
             part = voxel_grids.block(known, self._start, shape)
-            done = np.isin(self._regions, self._done)
-            np.copyto(part, voxel_grids.block(current, self._start, shape), where=done)
+            now, done = voxel_grids.block(current, self._start, shape), np.isin(self._regions, self._done)
+            if self._removed:
+                done &= ~(np.isin(voxel_grids.block(consensus, self._start, shape), self._removed) & (now == 0))
+            np.copyto(part, now, where=done)
         numbers = (int(np.count_nonzero(mask)) for mask in (edited, known != UNKNOWN, known != before))
         editedCount, voxels, fresh = numbers
         given = Facts(known, self._matrix, self._rounds, self._sha256)

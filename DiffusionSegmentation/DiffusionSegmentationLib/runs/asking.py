@@ -23,6 +23,7 @@ from ..scene.result_nodes import SAMPLES_ROLE, reportOf
 from ..signals import Signal
 from . import temporary_files
 from .handover import HandoverError
+from .job import usableDevice
 from .models import Entry
 from .more_samples import MoreSamples
 from .runner import Runner
@@ -184,7 +185,10 @@ class Asker:
         elif self._client.hello is not None:
             self._hello = self._client.hello
             texts = [question.text() for question in self._questions]
-            self._client.send(self._files.request(self._job, texts))
+            message = self._files.request(self._job, texts)
+            if "device" in message:  # that of the run, which may have been on another computer
+                message["device"] = usableDevice(message["device"], self._hello["devices"])
+            self._client.send(message)
             self._setStatus(_("Measuring"))
         elif self._client.running:
             self._setStatus(_("Starting the background process"))

@@ -52,9 +52,10 @@ def readCases(folder: Path) -> list[Case]:
                 row["unlike"],
             )
             for row in rows
+            if (row["key"], row["case"]) in inputs  # the page may be older than the index
         ]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        text = _("'{name}' is no folder of a cohort; choose one in which the command cohort wrote cohort.html.")
+        text = _("'{name}' is not the folder of a cohort; choose the one where the command cohort wrote cohort.html.")
         raise CohortError(text.format(name=folder.name)) from error
     if not cases:
         raise CohortError(_("The cohort has no finished case yet; open it again later."))

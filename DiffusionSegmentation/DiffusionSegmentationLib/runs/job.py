@@ -1,6 +1,7 @@
 """Settings and state of a run."""
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ class Job:
             elapsed = now - self.started
             # Never decreasing, also if the estimate grows.
             self.fraction = max(self.fraction or 0.0, elapsed / max(elapsed + self.secondsLeft, 1e-3))
+
+
+def usableDevice(device: str, devices: Sequence[Mapping[str, Any]]) -> str:
+    """The device of an earlier run, or "auto" if it is not among `devices`, those of the worker that is to run now."""
+    return device if device in {one["id"] for one in devices} else "auto"
 
 
 class FinishedSamples:

@@ -85,11 +85,12 @@ def _search(folder: Path, model: str, inputs: int, output: Path, found: Found) -
     """Add the cases of a folder and its subfolders: each volume, or for several inputs each group of files, and each
     folder of DICOM images.
 
-    Hidden files, finished results, `output` and the labels of a data set are left out.
+    Hidden files, finished results, cohorts, `output`, linked folders and the labels of a data set are left out. Raises
+    InputError for a folder that has volumes and DICOM images.
     """
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
-        if _is_result(here) or here.resolve() == output.resolve():
+        if _is_result(here) or "cohort.json" in names or here.resolve() == output.resolve():
             folders.clear()
             continue
         is_dataset = "dataset.json" in names
@@ -99,7 +100,12 @@ def _search(folder: Path, model: str, inputs: int, output: Path, found: Found) -
         relative = here.relative_to(folder)
         images = image_files(here)
         others = [here / name for name in sorted(names) if not name.startswith(".") and here / name not in images]
+        found.left_out += sum((here / name).is_symlink() for name in folders)  # not searched: they could form a circle
         if any(is_dicom(path) for path in others):
+            if images:
+                raise InputError(
+                    f"'{shown(here.name)}' has volumes and DICOM images; list those that are cases in a CSV file."
+                )
             name = folder.name if here == folder else relative.as_posix()
             found.cases.append(Case(name, (here.absolute(),), model))
             folders.clear()  # a series is read with the subfolders of its folder
@@ -158,7 +164,10 @@ def _row(row: Mapping[str | None, str | None], path: Path, name: str, model: str
         raise InputError(f"{name}, has an input twice; give each one once.")
     files = [match[2].strip() if match else part for match, part in zip(named, parts, strict=True)]
     inputs = tuple((path.absolute().parent / os.path.expanduser(file)) for file in files)
-    return Case(values["case"], inputs, values.get("model") or model, names, values.get("series") or None)
+    chosen = values.get("model") or model
+    beside = path.absolute().parent / chosen
+    chosen = str(beside) if values.get("model") and beside.is_dir() else chosen  # as the inputs, relative to the file
+    return Case(values["case"], inputs, chosen, names, values.get("series") or None)
 
 
 def _unique(cases: Sequence[Case], origins: Sequence[str]) -> list[Case]:

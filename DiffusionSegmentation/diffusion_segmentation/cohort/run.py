@@ -86,7 +86,7 @@ def _run(request: CohortRequest, index: Index, engine: SegmentationEngine, nodes
     if request.device == "cuda" and not placed[0].gpus:
         raise InputError("Ray finds no GPU for --device cuda; choose another device, for example cpu.")
     if len(placed) < (request.workers or 0):
-        logger.warning(f"There are {_plural(len(placed), 'worker')}, one for each GPU.")
+        logger.warning(f"Only {_plural(len(placed), 'worker')} can run: one for each GPU.")
     with (
         CohortProgress(index.entries) as progress,
         _published(index) as publish,

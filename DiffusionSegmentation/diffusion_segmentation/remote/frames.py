@@ -47,7 +47,8 @@ class FrameError(DiffusionSegmentationError):
 class Frames:
     """Frames over a pair of unbuffered streams; any thread may send, one receives.
 
-    `arrived` is the time (time.monotonic) at which the last byte came.
+    `arrived` is the time (time.monotonic) at which the last byte came, `waiting` that since which the next is awaited;
+    None while nothing is read.
     """
 
     def __init__(self, source: IO[bytes] | io.RawIOBase, sink: IO[bytes] | io.RawIOBase) -> None:
@@ -55,6 +56,7 @@ class Frames:
         self._buffer = bytearray()
         self._lock, self._file_lock = threading.Lock(), threading.Lock()
         self.arrived = time.monotonic()
+        self.waiting: float | None = None
 
     def begin(self) -> None:
         with self._lock:
@@ -126,7 +128,9 @@ class Frames:
         return data
 
     def _fill(self) -> None:
+        self.waiting = time.monotonic()
         chunk = self._source.read(CHUNK_BYTES)
+        self.waiting = None
         if not chunk:
             raise EOFError
         self._buffer += chunk
@@ -243,6 +247,9 @@ class Heartbeat:
     def _watch(self) -> None:
         while not self._over.wait(0.5):
             self._alive()
-            if time.monotonic() - self._frames.arrived > SECONDS_WITHOUT_BEAT:
+            waiting = self._frames.waiting
+            since = None if waiting is None else max(waiting, self._frames.arrived)
+            # While what arrived is being handled, as when a model is copied, nothing is read and nobody is lost.
+            if since is not None and time.monotonic() - since > SECONDS_WITHOUT_BEAT:
                 self._lost()
                 return

@@ -140,7 +140,8 @@ class Relay:
                 message["folder"] = str(job.folder)
                 discard_finished(job.folder)
             if message["type"] in LAST and message.get("over") is not False:
-                del self._jobs[message["job"]]
+                job.dropped = True  # of a job that was refused the upload ends
+                self._jobs.pop(message["job"], None)
         self._sender.send(message)
 
     def _place(self, about: dict[str, Any]) -> Path | None:
@@ -198,14 +199,15 @@ class Relay:
             try:
                 self._upload(name, self._jobs[name], message)
             except Cancelled:
-                self._jobs.pop(name, None)
-                self._send({"type": "cancel", "job": name, "keep": False})
-                self._sender.send({"type": "cancelled", "job": name})
+                if self._jobs.pop(name, None) is not None:
+                    self._send({"type": "cancel", "job": name, "keep": False})
+                    self._sender.send({"type": "cancelled", "job": name})
             except (DiffusionSegmentationError, FileNotFoundError, PermissionError) as error:
                 self._refuse(name, error)
                 self._send({"type": "cancel", "job": name, "keep": False})
-            except (OSError, ValueError, KeyError):
-                return  # the connection is lost, which the other threads notice
+            except (OSError, ValueError, KeyError) as error:  # a file cannot be read, or the connection is lost
+                self._refuse(name, error)
+                self._lose()
 
     def _upload(self, name: str, job: _Job, message: Mapping[str, Any]) -> None:
         files: list[tuple[Path, dict[str, Any]]] = []
@@ -286,6 +288,7 @@ class Relay:
         if not self._ending.acquire(blocking=False):
             _wait_for_the_end()
         details = "\n".join(list(self._log)[-20:])
+        print(sentence, file=sys.stderr, flush=True)
         error = {"type": "error", "kind": "internal", "message": sentence, "details": details}
         for name in list(self._jobs):
             self._sender.send({**error, "job": name, "ends": True})

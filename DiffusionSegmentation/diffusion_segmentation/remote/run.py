@@ -120,8 +120,9 @@ def _explained(error: Mapping[str, Any], folder: Path, output: Path) -> Diffusio
         if FINISHED.fullmatch(finished.name):
             kept = output / f"{finished.name}-{uuid.uuid4().hex[:4]}"
             shutil.move(finished, kept)
-            count = finished.name.partition("-")[2]
-            sentence = f"{sentence} The {count} samples that had finished are in '{kept.name}'."
+            count = int(finished.name.partition("-")[2])
+            samples = "The sample" if count == 1 else f"The {count} samples"
+            sentence = f"{sentence} {samples} that had finished {'is' if count == 1 else 'are'} in '{kept.name}'."
     explained = DiffusionSegmentationError(sentence)
     explained.kind = error["kind"]
     return explained

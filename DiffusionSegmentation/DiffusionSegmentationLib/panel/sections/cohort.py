@@ -7,15 +7,15 @@ from typing import Any
 import slicer
 
 from ...i18n import tr as _
+from ...review.corrections import hasEdits
 from ...review.review import OPEN, Review
 from ...runs import cohort
 from ...runs.cohort import Case, CohortError
 from ...runs.runner import Runner
 from ...scene import display
 from ...scene.display import VOLUME_ROLE, Overlay
-from ...scene.label_map import Labels
 from ...scene.overlays import ResultOverlays
-from ...scene.result_nodes import Result
+from ...scene.result_nodes import Result, resultsOf
 from .. import dialogs
 from ..parameter_node import DiffusionSegmentationParameterNode
 from ..widgets import Section, chosen, enable, fillComboBox
@@ -37,7 +37,7 @@ class CohortSection(Section):
         self._runner, self._parameterNode, self._removeResult = runner, parameterNode, removeResult
         self._cases: list[Case] = []
         self._current: Case | None = None
-        self._shown: slicer.vtkMRMLSegmentationNode | None = None
+        self._volume: slicer.vtkMRMLScalarVolumeNode | None = None  # of the case that is shown
         self._import: Iterator[Result | None] | None = None
         self._message = ""
         ui.openCohortButton.clicked.connect(self._onOpen)
@@ -113,7 +113,8 @@ class CohortSection(Section):
         if self._runner.busy:
             self._say(_("A run is active; wait until it has ended."))
             return False
-        if self._losesWork() and not dialogs.confirmNextCase(self._shown.GetName()):
+        unsaved = [node.GetName() for node in self._results() if _isUnsaved(node)]
+        if unsaved and not dialogs.confirmNextCase(", ".join(unsaved)):
             self.refresh(self._segmentation)
             return False
         self._current, self._message, self._import = case, "", cohort.openSteps(case)
@@ -136,15 +137,16 @@ class CohortSection(Section):
             self._replace(result)
 
     def _replace(self, result: Result) -> None:
-        before, self._shown = self._before(), result.segmentationNode
+        before, volumeNode = self._results(), self._volume
+        self._volume = result.segmentationNode.GetNodeReference(VOLUME_ROLE)
         parameterNode = self._parameterNode()
         Overlay(result.entropyNode).show()
-        parameterNode.inputVolume = result.segmentationNode.GetNodeReference(VOLUME_ROLE)
+        parameterNode.inputVolume = self._volume
         parameterNode.segmentation = result.segmentationNode
-        if before is not None:
-            volumeNode = before.GetNodeReference(VOLUME_ROLE)
-            ResultOverlays(before).hide()
-            self._removeResult(before)
+        for node in before:
+            ResultOverlays(node).hide()
+            self._removeResult(node)
+        if volumeNode is not None and volumeNode.GetScene() is not None:
             display.removeNode(volumeNode)
         self.refresh(result.segmentationNode)
 
@@ -154,23 +156,17 @@ class CohortSection(Section):
             self._import.close()
             self._import = None
 
-    def _before(self) -> slicer.vtkMRMLSegmentationNode | None:
-        """The result of the case that is shown, unless it was removed."""
-        return self._shown if self._shown is not None and self._shown.GetScene() is not None else None
-
-    def _losesWork(self) -> bool:
-        """Whether the result of the shown case was corrected or reviewed, and not saved since."""
-        node = self._before()
-        if node is None:
-            return False
-        review = Review(node)
-        if any(review.state(region) != OPEN for region in review.regions):
-            return True
-        try:
-            return bool(Labels(node).edited()) and node.GetModifiedSinceRead()
-        except LookupError:  # a part of the result was removed: nothing to compare with
-            return node.GetModifiedSinceRead()
+    def _results(self) -> list[slicer.vtkMRMLSegmentationNode]:
+        """The results of the volume of the case that is shown: that of the cohort, updates and further runs."""
+        return resultsOf(self._volume) if self._volume is not None and self._volume.GetScene() is not None else []
 
     def _say(self, message: str) -> None:
         self._message = message
         self.refresh(self._segmentation)
+
+
+def _isUnsaved(node: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Whether a result was corrected or reviewed, and not saved since."""
+    review = Review(node)
+    reviewed = any(review.state(region) != OPEN for region in review.regions)
+    return reviewed or (hasEdits(node) and node.GetModifiedSinceRead())

@@ -30,7 +30,7 @@ def showRun(
         setButton(ui.keepButton, text, _("Load the samples that were finished before the run failed."))
     ui.keepButton.visible = busy or recoverable > 0
     enable(problem, ui.cpuButton)
-    ui.cpuButton.visible = not busy and failed and job is not None and job.tryDevice is not None
+    ui.cpuButton.visible = not busy and failed and job is not None and job.tryDevice is not None and not job.update
     ui.progressBar.visible = busy
     ui.statusLabel.text = _statusText(job, previewChange) if busy else idleText
     ui.statusLabel.visible = bool(ui.statusLabel.text)

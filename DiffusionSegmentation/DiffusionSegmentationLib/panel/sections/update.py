@@ -8,6 +8,7 @@ import slicer
 from ...coalescing_thread import CoalescingThread
 from ...i18n import tr as _
 from ...review import updates
+from ...review.corrections import hasEdits
 from ...review.facts import FactsSource, Settled
 from ...review.review import REVIEW_ATTRIBUTE
 from ...runs import status_texts, updating
@@ -192,8 +193,7 @@ class UpdateSection(Section):
 
     def _onUndo(self, *_arguments: Any) -> None:
         node = self._segmentation
-        edited = self._settled.edited if self._settled is not None else 0
-        if edited and not dialogs.confirmRemoval(node.GetName(), edited):
+        if hasEdits(node, updates.formerOf(node)) and not dialogs.confirmUndo(node.GetName()):
             return
         self.undoRequested.emit()
 
