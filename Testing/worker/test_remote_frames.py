@@ -6,6 +6,8 @@ import io
 import json
 import shlex
 import subprocess
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -154,3 +156,15 @@ def test_reasons_are_read_from_what_ssh_says() -> None:
     assert "older version" in hosts.explain("gpu", "python3", ["error: invalid choice: 'remote-worker' (choose"], 2)
     unknown = hosts.explain("gpu", "python3", ["x" * 500], 3)
     assert unknown.startswith("The background process on 'gpu' could not start (xxx") and len(unknown) < 250
+
+
+@pytest.mark.slow
+def test_a_side_that_handles_what_has_arrived_does_not_take_the_other_for_lost(monkeypatch):
+    monkeypatch.setattr(frames, "SECONDS_WITHOUT_BEAT", 0.2)
+    lost = threading.Event()
+    side = frames.Frames(io.BytesIO(), io.BytesIO())
+    heartbeat = frames.Heartbeat(side, lost.set)
+    assert not lost.wait(1.2), "nothing is being read"
+    side.waiting = time.monotonic()
+    assert lost.wait(5)
+    heartbeat.stop()
