@@ -245,7 +245,9 @@ def test_a_run_uses_no_network_and_reveals_no_names(bench: Bench, tmp_path: Path
         log = list(slicer.client.log)
     finally:
         slicer.stop()
-    assert (tmp_path / "audit").read_text() == "looking\n"
+    # urllib3, which MONAI imports where it is installed, binds to the loopback once to see whether there is IPv6.
+    audit = (tmp_path / "audit").read_text().splitlines()
+    assert [line for line in audit if not line.endswith("('::1', 0))")] == ["looking"]
     for path in Path(message["folder"]).rglob("*"):
         assert PATIENT not in path.name
         assert PATIENT.encode() not in path.read_bytes(), path.name

@@ -98,8 +98,8 @@ class Job:
     def warnings(self) -> list[str]:
         return (self.report or {}).get("warnings", [])
 
-    def request(self, volume: Path, source: str | None) -> dict[str, Any]:
-        """The message that starts the job in the worker.
+    def request(self, volume: Path, source: str | None, devices: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """The message that starts the job in the worker, which has `devices`.
 
         `volume` is the NRRD file, `source` the file the volume was loaded from.
         """
@@ -109,6 +109,8 @@ class Job:
             return {"type": "import", "job": self.id, **folders, **parameters}
         kind = "update" if self.update else "run"
         parameters = {"inputs": self.inputs or None, **self.choices.asMessage(), **self.update}
+        if self.update:  # the device is that of the first run, which may have been on another computer
+            parameters["device"] = usableDevice(self.choices.device, devices)
         return {"type": kind, "job": self.id, **folders, **parameters}
 
     def applyProgress(self, message: dict[str, Any], now: float) -> None:

@@ -20,7 +20,7 @@ from ..scene.facts import Facts
 from ..signals import Signal
 from . import status_texts, temporary_files
 from .handover import INPUT_NAME, MASK_NAME, Handover, HandoverError, Inputs
-from .job import Choices, FinishedSamples, Job, usableDevice
+from .job import Choices, FinishedSamples, Job
 from .mask_nodes import MaskNode
 from .worker_client import WorkerClient
 
@@ -217,10 +217,7 @@ class Runner:
             self._hasChanged |= self.job.message != message
             self.job.message = message
         elif self._cancelled is None:
-            message = self.job.request(self.job.folder / INPUT_NAME, self._handover.source)
-            if self.job.update:  # the device is that of the first run, which may have been on another computer
-                message["device"] = usableDevice(message["device"], self.devices())
-            self.client.send(message)
+            self.client.send(self.job.request(self.job.folder / INPUT_NAME, self._handover.source, self.devices()))
             self.job.state = "running"
 
     def _onMessage(self, message: dict) -> None:

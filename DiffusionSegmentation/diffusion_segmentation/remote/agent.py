@@ -126,9 +126,9 @@ class Agent:
                 message["model"] = str(job.model_folder)
             job.results.mkdir(mode=0o700, parents=True, exist_ok=True)
             job.started = True
-        elif message["type"] == "cancel" and job is None:
-            return  # it was refused here, or has just ended
         elif message["type"] == "cancel":
+            if job is None:
+                return  # it was refused here, or has just ended
             job.dropped = job.dropped or not message["keep"]
             if not job.started:  # its files are still arriving
                 self._forget(message["job"])
