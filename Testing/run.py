@@ -40,8 +40,8 @@ CORES = os.cpu_count() or 1
 FAST = ["-m", "not slow", "--timeout", "60"]
 # The fast tests of these layers wait for other processes most of the time.
 WAITING = {"panel"}
-# Slow tests of these layers look for what processes leave behind, and have limits of time.
-ALONE = {"faults"}
+# Slow tests of these layers look for what processes leave behind, and have limits of time: one file in one process.
+BY_FILE = {"faults"}
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
 MGZ_TO_NIFTI = """
 import sys, nibabel, numpy
@@ -120,9 +120,8 @@ def run_layers(arguments: list[str]) -> int:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
         processes = 2 * CORES if layer in WAITING else CORES
-        if not fast:
-            processes = 0 if layer in ALONE else CORES
-        how = ["--dist", "worksteal", "--numprocesses", str(processes), *(FAST if fast else [])]
+        distribution = "loadfile" if layer in BY_FILE and not fast else "worksteal"
+        how = ["--dist", distribution, "--numprocesses", str(processes), *(FAST if fast else [])]
         status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *how, *options)
         failed = failed or status != 0
         # pytest ends with 0 to 5; a crash gives another number, negative for a signal.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def request(folder, **changes):
     options = {
         "data": ("boundary:16x16",),
         "output": folder,
-        "budget": 3.0,
+        "budget": 1.0,
         "sizes": SIZES,
         "samples": 16,
         "device": "cpu",
@@ -140,7 +141,8 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
     data = write_ball_dataset(tmp_path / "data", [(5,)] * 8)
-    options = request(tmp_path / "out", data=(str(data),), budget=0.3, sizes=Sizes(8, 4, 4), samples=8)
+    options = request(tmp_path / "out", data=(str(data),), budget=0.15, sizes=Sizes(8, 4, 3), samples=8)
+    options = replace(options, questions=(DirectOrDiffusion(("direct",)),))
     result = study.study(options)
     assert result["facts"]["data"]["Balls"]["known_answer"] is False
     scores = result["questions"]["A1"]["numbers"]["Balls"]["scores"]

@@ -331,4 +331,5 @@ def photograph(application, request):
             (part or widget.parent).grab().save(str(folder / f"panel-{name}-{scheme}.png"))
         application.setColorScheme("light")
 
+    take.wanted = folder is not None
     return take

@@ -129,10 +129,11 @@ def test_no_gap_during_the_import_of_32_masks_of_a_head(moduleWithHead, applicat
     module, volumeNode = moduleWithHead
     matrix = slicer.util.vtkMatrixFromArray(voxel_grids.ijkToRAS(volumeNode))
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (181, 217, 181)), indexing="ij")
-    radius = np.sqrt(sum(axis**2 for axis in axes))
+    thousandths = (1000 * np.sqrt(sum(axis**2 for axis in axes))).astype(np.uint16)
     masks = []
     for n in range(32):
-        labels = np.digitize(radius, (0.3 + 0.002 * n, 0.5 + 0.003 * n, 0.7, 0.9)).astype(np.uint8)
+        edges = 300 + 2 * n, 500 + 3 * n, 700, 900
+        labels = np.digitize(np.arange(thousandths.max() + 1), edges).astype(np.uint8)[thousandths]
         masks.append(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"Mask {n}"))
         slicer.util.updateVolumeFromArray(masks[-1], 4 - labels)
         masks[-1].SetIJKToRASMatrix(matrix)
