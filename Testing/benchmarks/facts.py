@@ -1,6 +1,7 @@
 """Samples given facts beside the exact conditional law, on tasks whose answer is known.
 
-    python Testing/run.py bench facts --output DIR [--minutes M] [--cases N] [--method NAME ...] [TASK ...]
+    python Testing/run.py bench facts --output DIR [--minutes M] [--cases N] [--method NAME ...] [--particles N]
+        [TASK ...]
 
 TASK is a phantom, by default boundary, lesions and template on 32x32. Each model is trained by `train TASK` for M
 minutes (14), then with the option `facts` from there for M more; what is trained is kept. Each case gets facts of two
@@ -12,7 +13,8 @@ DIR/TASK/facts.json and a table. The bars must refuse `pasted`, or the command f
 
 Methods: `trained`, the denoiser given facts; `copula`, the Gaussian copula given facts, fitted to the task; `repaint`
 (Lugmayr et al. 2022) and `smc` (Wu et al. 2023, twisted by the denoiser's probabilities of the facts) with the same
-networks without facts; `pasted`, facts written over unconditional samples, which must fail; `exact`.
+networks without facts; `pasted`, facts written over unconditional samples, which must fail; `exact`. With many
+particles (64) the samples of `smc` follow the law that these networks have without facts, given the facts.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--method", action="append", choices=[name for name in METHODS if name != EXACT])
+    parser.add_argument("--particles", type=particle_count, default=SAMPLES)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     config = options.output / "config.json"
@@ -78,17 +82,29 @@ def main() -> None:
             if not (model / "model.safetensors").exists():
                 train = ["train", task, "--output", str(model), "--minutes", str(options.minutes), "--resume", *more]
                 subprocess.run([sys.executable, "-m", "diffusion_segmentation", *train], check=True)
-        rows = evaluate(task, models.load(folder / "model").to(torch.device("cpu")), options.cases, options.method)
+        model = models.load(folder / "model").to(torch.device("cpu"))
+        rows = evaluate(task, model, options.cases, options.method, options.particles)
         (folder / "facts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print(table(task, rows), flush=True)
         if any(met(row) for row in rows if row["method"] == "pasted"):
             sys.exit(f"{task}: facts pasted on samples without facts meet the bars, so the bars show nothing.")
 
 
-def evaluate(task: str, model: models.Model, cases: int, methods: list[str] | None = None) -> list[dict]:
+def particle_count(text: str) -> int:
+    """A number of particles, from which SAMPLES are drawn without replacement."""
+    number = int(text)
+    if number < SAMPLES:
+        raise argparse.ArgumentTypeError(f"at least {SAMPLES} particles are needed, one for each sample")
+    return number
+
+
+def evaluate(
+    task: str, model: models.Model, cases: int, methods: list[str] | None = None, particles: int = SAMPLES
+) -> list[dict]:
     """Scores of each method on `cases` cases with facts of each kind."""
+    made = METHODS | {"smc": partial(smc, particles=particles)}
     with ProgressLine() as line:
-        samplers = {name: METHODS[name](task, model, line) for name in methods or METHODS}
+        samplers = {name: made[name](task, model, line) for name in methods or made}
         rows, counter = [], StepCounter(line, f"{task}: comparing")
         for kind in KINDS:
             records, kept, seconds = [], {name: [] for name in samplers}, dict.fromkeys(samplers, 0.0)
@@ -177,8 +193,8 @@ class _Unconditional:
         self.known = one_hot_state(labels, model.classes)
         self.grid = [float(node) for node in model.step_grid(model.section["steps"]["cpu"])]
 
-    def noise(self) -> torch.Tensor:
-        return torch.randn((SAMPLES, *self.direct.shape[1:]), generator=self.generator)
+    def noise(self, count: int = SAMPLES) -> torch.Tensor:
+        return torch.randn((count, *self.direct.shape[1:]), generator=self.generator)
 
     def denoise(self, x: torch.Tensor, node: float) -> torch.Tensor:
         return class_softmax(self.model.denoiser(x, torch.full((len(x),), node), self.prepared, self.direct))
@@ -190,18 +206,18 @@ class _Unconditional:
         )
         removed = -math.expm1(node - after)
         mean = next_alpha / alpha * (1 - removed) * x + next_alpha * removed * (2 * p - 1)
-        return mean + next_sigma * removed**0.5 * self.noise()
+        return mean + next_sigma * removed**0.5 * self.noise(len(x))
 
     def with_facts(self, x: torch.Tensor, node: float) -> torch.Tensor:
         """The state with the facts, noised to the level, in place of the known voxels."""
         level = torch.full((len(x),), node)
-        return torch.where(self.known == 0, x, diffuse(self.known.expand(x.shape), self.noise(), level))
+        return torch.where(self.known == 0, x, diffuse(self.known.expand(x.shape), self.noise(len(x)), level))
 
     def back(self, x: torch.Tensor, node: float, before: float) -> torch.Tensor:
         """x, at `node`, noised to the lower level `before`."""
         (alpha, before_alpha), (sigma, before_sigma) = (a.tolist() for a in alpha_sigma(torch.tensor([node, before])))
         scale = before_alpha / alpha
-        return scale * x + (before_sigma**2 - (scale * sigma) ** 2) ** 0.5 * self.noise()
+        return scale * x + (before_sigma**2 - (scale * sigma) ** 2) ** 0.5 * self.noise(len(x))
 
     def masks(self, p: torch.Tensor) -> np.ndarray:
         p = torch.where(self.known == 0, p, (self.known + 1) / 2)
@@ -225,23 +241,23 @@ def repaint(task: str, model: models.Model, line: ProgressLine) -> Sampler:
     return sampler
 
 
-def smc(task: str, model: models.Model, line: ProgressLine) -> Sampler:
+def smc(task: str, model: models.Model, line: ProgressLine, particles: int = SAMPLES) -> Sampler:
     @torch.inference_mode()
     def sampler(image: np.ndarray, facts: np.ndarray, seed: int) -> np.ndarray:
         one = _Unconditional(model, image, facts, seed)
-        x, before = one.noise(), torch.zeros(SAMPLES)
+        x, before = one.noise(particles), torch.zeros(particles)
         for number, node in enumerate(one.grid):
             p = one.denoise(x, node)
             likely = ((one.known > 0) * p.clamp(min=1e-6).log()).flatten(1).sum(1)
             weights = torch.softmax(likely - before, 0)
             first = torch.rand((), generator=one.generator)
-            chosen = torch.searchsorted(weights.cumsum(0), (torch.arange(SAMPLES) + first) / SAMPLES)
-            chosen = chosen.clamp(max=SAMPLES - 1)
+            chosen = torch.searchsorted(weights.cumsum(0), (torch.arange(particles) + first) / particles)
+            chosen = chosen.clamp(max=particles - 1)
             x, p, before = x[chosen], p[chosen], likely[chosen]
             if number + 1 < len(one.grid):
                 p = torch.where(one.known == 0, p, (one.known + 1) / 2)
                 x = one.step(x, p, node, one.grid[number + 1])
-        return one.masks(p)
+        return one.masks(p[torch.randperm(particles, generator=one.generator)[:SAMPLES]])
 
     return sampler
 
