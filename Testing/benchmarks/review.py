@@ -25,6 +25,7 @@ from mrml_cases import addVolume, segment
 from DiffusionSegmentationLib.headless import session
 from DiffusionSegmentationLib.report.page import Report
 from DiffusionSegmentationLib.review import corrections
+from DiffusionSegmentationLib.review.facts import FactsSource
 from DiffusionSegmentationLib.review.ranking import Ranker, RegionCriteria
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.scene import offscreen, result_nodes
@@ -85,6 +86,9 @@ def main() -> None:
         browser.hide()
         mask = corrections.regionMask(node, review.regions[0]["basin"])
         tell("a sample used in a region", median(lambda n: corrections.useSample(node, n % 2, mask)))
+        tell("facts collected after an edit", median(lambda n: FactsSource(node)))
+        source = FactsSource(node)
+        tell("facts collected after a mark", median(lambda n: FactsSource(node, source)))
         tell("voxels changed by hand counted", median(lambda n: Labels(node).edited()))
         tell("profiles of the slices", median(lambda n: Profiles(result.entropyNode)))
         pointer = VoxelProbe(node)

@@ -9,10 +9,11 @@ import slicer
 import slicer.util
 from mrml_cases import LABELS, importJob
 
+from DiffusionSegmentationLib.review.corrections import hasEdits
 from DiffusionSegmentationLib.review.facts import FactsSource
 from DiffusionSegmentationLib.review.review import DONE, SKIPPED, Review
 from DiffusionSegmentationLib.review.updates import carryOver, formerOf, roundsOf
-from DiffusionSegmentationLib.scene import nrrd_files
+from DiffusionSegmentationLib.scene import nrrd_files, voxel_grids
 from DiffusionSegmentationLib.scene.display import removeNode
 from DiffusionSegmentationLib.scene.facts import UNKNOWN, storedFacts
 from DiffusionSegmentationLib.scene.label_map import Labels
@@ -101,3 +102,77 @@ def test_an_update_takes_over_looks_segments_and_decisions_and_leaves_the_former
     assert roundsOf(third) == json.loads(json.dumps([NUMBERS, NUMBERS]))
     removeResult(third)
     assert updated.GetScene() is not None and former.GetScene() is not None
+
+
+@pytest.fixture
+def updated(volumeNode, job):
+    """A result with two own segments, one of them empty, and an update of it."""
+    former = importJob(volumeNode, job).segmentationNode
+    former.GetSegmentation().RemoveSegment(LABELS[1]["id"])
+    addOwn(former)
+    former.GetSegmentation().AddEmptySegment("empty", "Empty")
+    node = importJob(volumeNode, job).segmentationNode
+    carryOver(former, node, NUMBERS)
+    return node
+
+
+def addOwn(node, name="mine"):
+    """Add a segment of 3 x 3 x 3 voxels."""
+    mask = np.zeros(Labels(node).shape, bool)
+    mask[4:7, 5:8, 6:9] = True
+    image = voxel_grids.croppedImage(mask, Labels(node).ijkToRAS)
+    node.GetSegmentation().AddSegment(voxel_grids.segment(name, (0.1, 0.9, 0.1), image), name)
+
+
+def ownVoxels(node):
+    return voxel_grids.imageArray(node.GetSegmentation().GetSegment("mine").GetRepresentation("Binary labelmap"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda node: edit(node, 1),
+        lambda node: ownVoxels(node).__setitem__((1, 1, 1), 0),
+        lambda node: addOwn(node, "another"),
+        lambda node: node.GetSegmentation().RemoveSegment("mine"),
+        lambda node: node.GetSegmentation().RemoveSegment(LABELS[0]["id"]),
+    ],
+    ids=["voxels of the model", "voxels of an own segment", "added", "own removed", "model's removed"],
+)
+def test_every_change_after_an_update_is_an_edit(updated, change):
+    assert not hasEdits(updated, formerOf(updated)), "also not the segment that was removed before the update"
+    change(updated)
+    assert hasEdits(updated, formerOf(updated))
+
+
+def test_an_own_segment_is_the_same_in_a_larger_image_and_in_a_reopened_scene(updated, application, tmp_path):
+    segment = updated.GetSegmentation().GetSegment("mine")
+    image, larger = segment.GetRepresentation("Binary labelmap"), slicer.vtkOrientedImageData()
+    extent = [bound + 2 * (n % 2) - 1 for n, bound in enumerate(image.GetExtent())]
+    slicer.vtkOrientedImageDataResample.CopyImage(image, larger, extent)
+    image.DeepCopy(larger)
+    assert image.GetExtent() == tuple(extent) and not hasEdits(updated, formerOf(updated))
+    name = updated.GetName()
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    assert application.logic.OpenSlicerDataBundle(str(tmp_path / "scene.mrb"), str(tmp_path))
+    again = slicer.util.getNode(name)
+    assert again.GetSegmentation().GetSegment("mine") and not hasEdits(again, formerOf(again))
+    ownVoxels(again)[:] = 0
+    assert hasEdits(again, formerOf(again))
+
+
+def test_the_label_map_is_copied_again_only_after_edits(result):
+    node = result.segmentationNode
+    first = FactsSource(node)
+    review = Review(node)
+    review.mark(review.regions[0], DONE)
+    second = FactsSource(node, first)
+    assert second._current is first._current and second.settled().regions == 1
+    mask = edit(node, 2)
+    third = FactsSource(node, second)
+    assert third._current is not second._current
+    assert np.count_nonzero(third._current != second._current) == mask.sum() > 0
+    assert third.settled().edited == FactsSource(node).settled().edited > second.settled().edited
+    node.GetSegmentation().RemoveSegment(LABELS[0]["id"])
+    assert (FactsSource(node, third)._current == 1).sum() == 0

@@ -174,3 +174,24 @@ def test_the_note_says_that_sizes_are_calibrated_and_for_which_samples_that_was_
     assert answers.note(report).endswith("labelled cases. That was not checked for answers from 32 samples.")
     assert answers.note(report | {"answers": [{"samples": [1.0] * 20}]}).endswith("true size of labelled cases.")
     assert answers.note(report | {"own_cases": {"checked": False}}).endswith("true size of labelled cases.")
+
+
+def test_answers_of_an_update_have_the_words_and_the_answer_before(volumeNode, job):
+    former, updated = (importJob(volumeNode, job).segmentationNode for _result in range(2))
+    asked = Question("volume", ("white_matter",), ">", 0.1)
+    old = {"question": asked.text(), "unit": "ml", "value": 0.2, "samples": [0.1, 0.2], "holds": True, "count": 1}
+    answers.store(former, [{**old, **asked.facts(), "before": {"value": 0.3}}])
+    answers.carryOver(former, updated)
+    assert "answers" not in reportOf(updated), "it was not asked again"
+    new = {**old, "value": 0.4, "samples": [0.3, 0.4], "count": 2}
+    answers.store(updated, [new, {**new, "question": "volume(all)"}])
+    answers.carryOver(former, updated)
+    first, other = reportOf(updated)["answers"]
+    assert first == {**new, **asked.facts(), "before": {**old, **asked.facts()}} and "before" not in other
+    assert answers.beforeTexts(first) == ["before: true, 0.2 ml", "true in 1 of 2 samples"]
+    assert answers.beforeTexts(other) == []
+    report = {**reportOf(updated), "samples": 64, "kept_samples": 16}
+    assert "that were kept of 64. 'Before' is" in answers.note(report)
+    report["answers"][0]["samples"] = [0.3] * 64
+    text = answers.note(report)
+    assert text.endswith("Answers from 64 samples are from all that were drawn.") and "drawn again" not in text

@@ -15,6 +15,7 @@ import pytest
 import slicer
 import slicer.util
 import slicer_standin
+from update_bench import first, settle, update  # noqa: F401  fixtures
 
 from DiffusionSegmentationLib.headless import session
 from DiffusionSegmentationLib.runs import worker_client

@@ -139,7 +139,7 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
         sampled += 1
         if behaviour == "late-crash" and sampled == 3:
             os._exit(134)
-        if sampled & (sampled - 1) or request.get("ask"):
+        if sampled & (sampled - 1) or (request.get("ask") and not request.get("keepSamples")):
             continue
         if behaviour in ("late-crash", "keeps"):
             part = Path(request["folder"]) / f"finished-{sampled}"

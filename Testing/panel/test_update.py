@@ -8,6 +8,7 @@ import pytest
 import slicer
 import slicer.util
 import slicer_standin
+from update_bench import paint
 
 from DiffusionSegmentationLib.review.review import Review
 from DiffusionSegmentationLib.review.updates import formerOf, roundsOf
@@ -28,55 +29,6 @@ from DiffusionSegmentationLib.scene.result_nodes import (
 slicer_standin.likePythonQt(__name__)
 
 NOTHING = "Nothing was corrected yet: edit voxels, or mark regions as done, first."
-COPULA = {"start": {"covariance": {}, "log_snr": None}}
-
-
-@pytest.fixture
-def first(openPanel, addHead, run, shipped, settle):
-    """A panel with the result of a copula model, whose corrections have been collected."""
-    shipped(**COPULA)
-    addHead()
-    module = openPanel("good", "0.01")
-    node = run(module, samples=3).result.segmentationNode
-    settle(module)
-    return module, node
-
-
-@pytest.fixture
-def settle(pumpUntil):
-    """Enters the panel as after edits in another module, and waits until the corrections are collected."""
-
-    def wait(module):
-        module.widget.enter()
-        pumpUntil(lambda: "ollect" not in module.ui.updateButton.toolTip, seconds=20)
-
-    return wait
-
-
-@pytest.fixture
-def update(pumpUntil, settle):
-    """Clicks the button, waits, and returns the updated segmentation."""
-
-    def click(module):
-        settle(module)
-        assert module.ui.updateButton.enabled, module.ui.updateButton.toolTip
-        module.ui.updateButton.click()
-        assert module.runner.busy and module.ui.updateButton.text == "Cancel update"
-        pumpUntil(lambda: not module.runner.busy, describe=lambda: list(module.runner.client.log)[-20:])
-        assert module.runner.job.state == "done", module.runner.job.message
-        settle(module)
-        return module.runner.job.result.segmentationNode
-
-    return click
-
-
-def paint(node, corner, label, width=4):
-    """Paint a block of a label; returns its mask on the block of the result."""
-    labels = Labels(node)
-    mask = np.zeros(labels.shape, bool)
-    mask[tuple(slice(n, n + width) for n in corner)] = True
-    labels.write(np.full(labels.shape, label, np.uint8), mask)
-    return mask
 
 
 def entropy(node):
@@ -188,6 +140,42 @@ def test_rounds_add_facts_and_the_report_lists_them(first, update, settle, pumpU
     ui.undoUpdateButton.click()
     assert asked == [name, name]
     assert module.widget.logic.getParameterNode().segmentation is node
+
+
+@pytest.mark.slow
+def test_edits_of_an_own_segment_after_an_update_are_not_lost_without_a_question(first, update, settle, monkeypatch):
+    module, node = first
+    mask = paint(node, (4, 5, 6), 2)
+    image = voxel_grids.croppedImage(mask, Labels(node).ijkToRAS)
+    node.GetSegmentation().AddSegment(voxel_grids.segment("Mine", (0.1, 0.9, 0.1), image), "mine")
+    updated = update(module)
+    own = updated.GetSegmentation().GetSegment("mine").GetRepresentation(voxel_grids.BINARY_LABELMAP)
+    voxel_grids.imageArray(own)[0, 0, 0] = 0
+    own.Modified()
+    asked = []
+    monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.confirmUndo", asked.append)
+    module.ui.undoUpdateButton.click()
+    assert asked == [updated.GetName()] and module.widget.logic.getParameterNode().segmentation is updated
+    voxel_grids.imageArray(own)[0, 0, 0] = 1
+    module.ui.undoUpdateButton.click()
+    assert len(asked) == 1 and module.widget.logic.getParameterNode().segmentation is node
+
+
+@pytest.mark.slow
+def test_marks_copy_no_label_map_and_edits_do(first, settle, monkeypatch):
+    module, node = first
+    copies, copy = [], Labels.currentOn
+    monkeypatch.setattr(Labels, "currentOn", lambda *given: copies.append(1) or copy(*given))
+    ui = module.ui
+    ui.nextButton.click()
+    for button, regions in ((ui.doneButton, 1), (ui.flagButton, 1), (ui.doneButton, 2)):
+        button.click()
+        settle(module)
+        assert f"and {regions} done regions" in ui.updateLabel.text
+    assert not copies
+    paint(node, (4, 5, 6), 2)
+    settle(module)
+    assert len(copies) == 1 and "64 edited voxels and 2 done" in ui.updateLabel.text
 
 
 @pytest.mark.slow

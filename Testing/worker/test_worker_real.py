@@ -110,6 +110,11 @@ def test_an_update_keeps_the_facts_and_refuses_a_model_that_cannot_follow_them(
     (answer,) = done["report"]["answers"]
     assert len(answer["samples"]) == 8 and min(answer["samples"]) > 0, answer
     assert not (tmp_path / "asked" / "samples.seq.nrrd").exists()
+    asked |= {"samples": 1, "keepSamples": True}
+    received = run(real_worker, "update asked again", folder=tmp_path / "again", **asked)
+    assert [message["samples"] for message in received if message["type"] == "preview"][:1] == [0]
+    (answer,) = received[-1]["report"]["answers"]
+    assert answer["interval90"] is None and (tmp_path / "again" / "samples.seq.nrrd").exists()
     refused = run(real_worker, "update refused", folder=tmp_path / "third", **{**fields, "model": str(tiny_model)})[-1]
     assert (refused["type"], refused["kind"]) == ("error", "model") and "corrections" in refused["message"]
 

@@ -191,7 +191,8 @@ class Report:
     def _answersTable(self) -> str:
         cells = []
         for answer in self._answers:
-            texts = map("; ".join, (answers.valueTexts(answer), answers.sampleTexts(answer)))
+            samples = [*answers.sampleTexts(answer), *answers.beforeTexts(answer)]
+            texts = map("; ".join, (answers.valueTexts(answer), samples))
             cells.append([questions.words(answer, self._run), *texts])
         return text_table([_("Question"), _("Segmentation"), _("Samples")], cells, left=(1, 2))
 

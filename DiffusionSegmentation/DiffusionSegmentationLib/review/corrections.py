@@ -18,16 +18,37 @@ def hasEdits(
 ) -> bool:
     """Whether voxels were edited since the result was computed, or segments added; true if that cannot be told.
 
-    Segments that `former`, the result before an update, has as well were not added.
+    With `former`, the result before an update, also whether segments were removed, and whether the voxels of segments
+    that are not the model's differ from those in `former`, from which they were copied.
     """
     try:
         labels = Labels(segmentationNode)
-        others = set(segmentationNode.GetSegmentation().GetSegmentIDs()) - {*labels.segmentIDs.values(), REVIEW_SEGMENT}
-        if former is not None:
-            others -= set(former.GetSegmentation().GetSegmentIDs())
-        return bool(others) or labels.edited() > 0
+        own = _ownSegments(segmentationNode, labels)
+        if former is None:
+            return bool(own) or labels.edited() > 0
+        before, removed = Labels(former), set(labels.removed)
+        ownBefore = _ownSegments(former, before)
+        if own.keys() != ownBefore.keys() or removed != set(before.removed):
+            return True
+        if any(not _areEqual(segment, ownBefore[segmentID]) for segmentID, segment in own.items()):
+            return True
+        return labels.edited(removed=removed) > 0
     except LookupError:  # a part of the result was removed, or lies on another grid
         return True
+
+
+def _ownSegments(segmentationNode: slicer.vtkMRMLSegmentationNode, labels: Labels) -> dict[str, slicer.vtkSegment]:
+    """The segments by ID that the user has added."""
+    segmentation, others = segmentationNode.GetSegmentation(), {*labels.segmentIDs.values(), REVIEW_SEGMENT}
+    return {one: segmentation.GetSegment(one) for one in segmentation.GetSegmentIDs() if one not in others}
+
+
+def _areEqual(one: slicer.vtkSegment, other: slicer.vtkSegment) -> bool:
+    """Whether two segments have the same voxels, whatever part of the volume their images cover."""
+    first, second = map(voxel_grids.segmentVoxels, (one, other))
+    if first is None or second is None:
+        return first is second
+    return np.allclose(first[1], second[1], atol=1e-3) and np.array_equal(first[0], second[0])
 
 
 def useSample(segmentationNode: slicer.vtkMRMLSegmentationNode, index: int, mask: np.ndarray) -> int:

@@ -26,14 +26,22 @@ class Settled:
     fresh: int
 
 
+def doneIn(review: Review) -> list[int]:
+    """Numbers of the regions that were marked as done."""
+    return [region["basin"] for region in review.regions if review.state(region) == DONE]
+
+
 class FactsSource:
     """What is needed to compute the facts of one segmentation node, as it was at construction.
 
     The label map is copied, because Segment Editor may reallocate its memory; `settled` may run on another thread.
     """
 
-    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        """Raises LookupError, one sentence, if a part of the result was removed or lies on another grid."""
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode, earlier: "FactsSource | None" = None) -> None:
+        """Takes over the copy of the label map from `earlier`, if no voxel was edited since: 20 ms for 256^3 voxels.
+
+        Raises LookupError, one sentence, if a part of the result was removed or lies on another grid.
+        """
         volumeNode = segmentationNode.GetNodeReference(VOLUME_ROLE)
         if volumeNode is None or volumeNode.GetImageData() is None:
             raise LookupError(_("The volume of this result was removed."))
@@ -50,13 +58,14 @@ class FactsSource:
             raise LookupError(_("The geometry of the volume was changed since this result; segment it again."))
         stored = facts.storedFacts(segmentationNode)
         self._stored = None if stored is None else stored.labels
-        regionsNode, review = regionsVolume(segmentationNode), Review(segmentationNode)
-        self._done = [region["basin"] for region in review.regions if review.state(region) == DONE]
+        regionsNode, self._done = regionsVolume(segmentationNode), doneIn(Review(segmentationNode))
         self._regions = slicer.util.arrayFromVolume(regionsNode) if regionsNode is not None else None
         report = reportOf(segmentationNode)
         self._rounds, self._sha256 = facts.rounds(report) + 1, report.get("input", {}).get("sha256")
         self._removed = self._labels.removed
-        self._current = self._labels.currentOn(self._matrix, shape)
+        self._copied = segmentationNode.GetID(), self._labels.stamp(), shape, self._matrix.tolist()
+        isSame = earlier is not None and earlier._copied == self._copied
+        self._current = earlier._current if isSame else self._labels.currentOn(self._matrix, shape)
 
     def settled(self) -> Settled:
         """The facts of earlier updates, the voxels edited since, and those of regions marked as done.
@@ -69,13 +78,13 @@ class FactsSource:
         voxel_grids.block(consensus, self._start, shape)[:] = self._labels.consensus()
         edited = (current != consensus) & (current != before)
         if self._removed:
-            edited &= ~(np.isin(consensus, self._removed) & (current == 0))
+            edited &= ~Labels.onlyLacks(current, consensus, self._removed)
         np.copyto(known, current, where=edited)
         if self._done and self._regions is not None:
             part = voxel_grids.block(known, self._start, shape)
             now, done = voxel_grids.block(current, self._start, shape), np.isin(self._regions, self._done)
             if self._removed:
-                done &= ~(np.isin(voxel_grids.block(consensus, self._start, shape), self._removed) & (now == 0))
+                done &= ~Labels.onlyLacks(now, voxel_grids.block(consensus, self._start, shape), self._removed)
             np.copyto(part, now, where=done)
         numbers = (int(np.count_nonzero(mask)) for mask in (edited, known != UNKNOWN, known != before))
         editedCount, voxels, fresh = numbers

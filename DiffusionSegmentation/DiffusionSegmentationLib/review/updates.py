@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import slicer.util
 
-from ..scene import voxel_grids
+from ..scene import answers, voxel_grids
 from ..scene.contours import CONTOURS_ATTRIBUTE
 from ..scene.overlays import ResultOverlays
 from ..scene.result_nodes import regionsVolume
@@ -38,7 +38,7 @@ def roundsOf(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[dict[str,
 def carryOver(
     former: slicer.vtkMRMLSegmentationNode, updated: slicer.vtkMRMLSegmentationNode, numbers: Mapping[str, int]
 ) -> None:
-    """Give `updated` the looks, the user's own segments and the open decisions of `former`, and refer to it.
+    """Give `updated` the looks, the user's own segments, open decisions and questions of `former`, and refer to it.
 
     `numbers` is the entry of the round, see `roundsOf`. `former` is not changed.
     """
@@ -50,6 +50,7 @@ def carryOver(
     _carrySegments(former, updated)
     _carryOverlays(former, updated)
     _carryDecisions(former, updated)
+    answers.carryOver(former, updated)
 
 
 def _carrySegments(former: slicer.vtkMRMLSegmentationNode, updated: slicer.vtkMRMLSegmentationNode) -> None:

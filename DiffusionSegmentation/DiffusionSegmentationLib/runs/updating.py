@@ -49,6 +49,11 @@ def choicesOf(report: Mapping[str, Any], model: Entry) -> Choices:
     return Choices(model.key, *settings, region)
 
 
+def questionsOf(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """The questions that were asked of a result, in the order of its answers, to be asked of its update."""
+    return tuple(answer["question"] for answer in report.get("answers", ()))
+
+
 def secondsOf(report: Mapping[str, Any]) -> float | None:
     """Expected seconds of the next update, from those of the first run or of the last update; None if not known."""
     seconds = sum(report.get("timings_s", {}).values())

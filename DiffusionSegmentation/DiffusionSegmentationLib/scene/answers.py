@@ -20,11 +20,35 @@ Answer = Mapping[str, Any]
 
 
 def store(segmentationNode: slicer.vtkMRMLSegmentationNode, new: Sequence[Answer]) -> None:
-    """Put `new` answers before the earlier ones; those to the same questions are replaced."""
+    """Put `new` answers before the earlier ones; those to the same questions are replaced, but for their `before`."""
     report = reportOf(segmentationNode)
+    replaced = {answer["question"]: answer for answer in report.get("answers", [])}
+    before = {question: {"before": old["before"]} for question, old in replaced.items() if "before" in old}
+    new = [{**answer, **before.get(answer["question"], {})} for answer in new]
     asked = {answer["question"] for answer in new}
-    earlier = [answer for answer in report.get("answers", []) if answer["question"] not in asked]
-    report["answers"] = [*new, *earlier][: max(MOST, len(new))]
+    earlier = [answer for question, answer in replaced.items() if question not in asked]
+    _write(segmentationNode, report, [*new, *earlier][: max(MOST, len(new))])
+
+
+def carryOver(former: slicer.vtkMRMLSegmentationNode, updated: slicer.vtkMRMLSegmentationNode) -> None:
+    """Give the answers of `updated`, the result of an update, what was asked of `former` in Slicer, and its answers.
+
+    The answer of `former` to the same question is the entry `before`.
+    """
+    report = reportOf(updated)
+    earlier = {answer["question"]: answer for answer in reportOf(former).get("answers", [])}
+    new = []
+    for answer in report.get("answers", []):
+        old = earlier.get(answer["question"], {})
+        asked = {key: old[key] for key in questions.KEYS if key in old}
+        before = {"before": {key: value for key, value in old.items() if key != "before"}} if old else {}
+        new.append({**answer, **asked, **before})
+    if new:
+        _write(updated, report, new)
+
+
+def _write(segmentationNode: slicer.vtkMRMLSegmentationNode, report: dict[str, Any], stored: list[Any]) -> None:
+    report["answers"] = stored
     segmentationNode.SetAttribute(RUN_ATTRIBUTE, json.dumps(report, ensure_ascii=False))
 
 
@@ -79,6 +103,15 @@ def sampleTexts(answer: Answer) -> list[str]:
     return texts
 
 
+def beforeTexts(answer: Answer) -> list[str]:
+    """The answer to the same question before an update, value and interval or probability, one text a line."""
+    if "before" not in answer:
+        return []
+    old = answer["before"]
+    value, texts = ", ".join(valueTexts(old)), sampleTexts(old)
+    return [_("before: {value}").format(value=value), *(texts[-1:] if "holds" in old else texts[1:2])]
+
+
 def legend() -> str:
     """What `sampleTexts` says."""
     return _(
@@ -89,14 +122,22 @@ def legend() -> str:
 
 def note(report: Mapping[str, Any]) -> str:
     """What the answers were measured in and what their intervals are, as a few sentences."""
-    text = _("Measured in the segmentation as computed, without corrections by hand, and in its {kept} samples.")
+    text = _("Measured in the segmentation as computed, {corrections}, and in its {kept} samples.")
     if report["samples"] > report.get("kept_samples", report["samples"]):
-        text = _("Measured in the segmentation as computed, without corrections by hand, and in the {kept} samples that"
-                 " were kept of {drawn}.")  # fmt: skip
+        text = _("Measured in the segmentation as computed, {corrections}, and in the {kept} samples that were kept of"
+                 " {drawn}.")  # fmt: skip
+    corrections = _("without corrections by hand")
+    if "facts" in report:
+        corrections = _("with the facts of the update and without later corrections by hand")
     kept = report.get("kept_samples", report["samples"])
-    text = text.format(kept=kept, drawn=report["samples"])
-    counts = {len(answer["samples"]) for answer in report.get("answers", [])}
-    drawn = sorted(counts - {*range(kept + 1)})
+    text = text.format(corrections=corrections, kept=kept, drawn=report["samples"])
+    stored = report.get("answers", [])
+    if any("before" in answer for answer in stored):
+        text += " " + _("'Before' is the answer to the same question before the update.")
+    counts = {len(answer["samples"]) for answer in stored}
+    if report["samples"] > kept and report["samples"] in counts:
+        text += " " + _("Answers from {count} samples are from all that were drawn.").format(count=report["samples"])
+    drawn = sorted(counts - {*range(kept + 1), report["samples"]})
     if drawn:
         text += " " + _("Answers from {counts} samples: these were drawn again with the same seed, and the segmentation"
                         " is theirs.").format(counts=", ".join(map(str, drawn)))  # fmt: skip

@@ -21,13 +21,14 @@ class Facts:
     """Labels uint8 [k, j, i] on the grid of the volume, UNKNOWN elsewhere; `ijkToRAS` is 4 x 4 in mm.
 
     `rounds` is the number of updates with them, the next one included. `sha256` is the digest of the voxels of the
-    volume in the report of the result, or None.
+    volume in the report of the result, or None. `ask`: questions that the updated result answers.
     """
 
     labels: np.ndarray
     ijkToRAS: np.ndarray
     rounds: int
     sha256: str | None
+    ask: tuple[str, ...] = ()
 
     name = "facts"
     """What messages call them."""
@@ -42,7 +43,8 @@ class Facts:
 
     def fields(self, path: Path) -> dict[str, Any]:
         """The fields of a message `update` whose facts are in the file `path`."""
-        return {"facts": str(path), "rounds": self.rounds, "sha256": self.sha256}
+        asked = {"ask": list(self.ask), "keepSamples": True} if self.ask else {}
+        return {"facts": str(path), "rounds": self.rounds, "sha256": self.sha256, **asked}
 
 
 def rounds(report: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ segments. Segments that the user has added are never changed.
 """
 
 import copy
+from collections.abc import Collection
 
 import numpy as np
 import slicer.util
@@ -82,12 +83,24 @@ class Labels:
         return text.format(count=count, size=self.unit.textOf(self.sizeOf(count)))
 
     def stamp(self) -> tuple[int, ...]:
-        """Modification times of the model's segments; unchanged as long as nothing is edited."""
-        return tuple(image.GetMTime() for image in self._layers())
+        """Labels of removed segments and modification times of the others; unchanged as long as nothing is edited."""
+        return (*self.removed, *(image.GetMTime() for image in self._layers()))
 
-    def edited(self, current: np.ndarray | None = None) -> int:
-        """Number of voxels where `current` (default: `current()`) differs from the consensus. Raises as `current`."""
-        return int(np.count_nonzero((self.current() if current is None else current) != self.consensus()))
+    def edited(self, current: np.ndarray | None = None, removed: Collection[int] = ()) -> int:
+        """Number of voxels where `current` (default: `current()`) differs from the consensus. Raises as `current`.
+
+        Those that only lack one of the labels `removed` do not count.
+        """
+        current, consensus = self.current() if current is None else current, self.consensus()
+        differ = current != consensus
+        if removed:
+            differ &= ~self.onlyLacks(current, consensus, removed)
+        return int(np.count_nonzero(differ))
+
+    @staticmethod
+    def onlyLacks(current: np.ndarray, consensus: np.ndarray, removed: Collection[int]) -> np.ndarray:
+        """Mask of the voxels of the labels `removed` in `consensus` that have no label in `current`."""
+        return np.isin(consensus, list(removed)) & (current == 0)
 
     def write(self, labels: np.ndarray, mask: np.ndarray) -> int:
         """Set the segments to `labels` where `mask`, both [k, j, i]; returns the number of changed voxels.

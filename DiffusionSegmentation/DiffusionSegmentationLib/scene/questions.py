@@ -1,7 +1,7 @@
 """Questions about a result: a measurement of one or two structures, optionally compared with a number."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from diffusion_segmentation.measurements.table import MEASUREMENTS, Measurement, fitting
@@ -38,6 +38,10 @@ class Question:
         """What is stored with the answer."""
         facts = asdict(self) | {"structures": list(self.structures)}
         return facts if self.comparison else {key: facts[key] for key in ("measurement", "structures")}
+
+
+KEYS = tuple(field.name for field in fields(Question))
+"""What may be stored with an answer, see `Question.facts`."""
 
 
 def available(report: Mapping[str, Any]) -> dict[str, Measurement]:

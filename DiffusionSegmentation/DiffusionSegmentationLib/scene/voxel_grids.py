@@ -82,6 +82,23 @@ def croppedImage(mask: np.ndarray, matrix: np.ndarray) -> Any:
     return None if box is None else orientedImage(mask[box], matrix, first(box))
 
 
+def segmentVoxels(segment: slicer.vtkSegment) -> tuple[np.ndarray, np.ndarray] | None:
+    """The voxels of a segment in their bounding box, bool [k, j, i], and the IJK-to-RAS matrix of that box.
+
+    None if the segment is empty. A copy; other segments in the same image do not count.
+    """
+    image = segment.GetRepresentation(BINARY_LABELMAP)
+    if image is None or image.GetPointData().GetScalars() is None:
+        return None
+    mask = imageArray(image) == segment.GetLabelValue()
+    box = boundingBox(mask)
+    if box is None:
+        return None
+    matrix, low = imageToRAS(image), np.add(first(box), image.GetExtent()[::2])
+    matrix[:3, 3] = (matrix @ [*low, 1.0])[:3]
+    return mask[box], matrix
+
+
 def boundingBox(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
     """Slices [k, j, i] that enclose all True voxels; None if there is none."""
     indices = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]

@@ -82,7 +82,8 @@ Table = Mapping[str, Mapping[str, Check]]
 
 # source: the file that the volume was loaded from; the report warns about geometry that its header does not state.
 # inputs: files by the names of a model's inputs, `volume` among them; null for a model of one input.
-# ask: questions that the report answers; such a run sends no previews and keeps no samples.
+# ask: questions that the report answers; such a run sends no previews and keeps no samples, but for an update with
+# keepSamples, which does both.
 # compress, keepSamples, spacing: as the options of `segment`; files are not compressed and samples kept if absent.
 _OPTIONAL_RUN: Mapping[str, Check] = {
     "regionMm": _or_null(_millimetres),

@@ -276,7 +276,8 @@ def _request(message: Mapping[str, Any], engine: ModuleType | Any) -> Any:
         common["keep_samples"] = message["keepSamples"]
     if spacing := message.get("spacing"):
         common["spacing"] = tuple(spacing)
-    return engine.Request(**common, **{name: message[name] for name in names}, previews=not asked)
+    previews = not asked or (message["type"] == "update" and bool(message.get("keepSamples")))
+    return engine.Request(**common, **{name: message[name] for name in names}, previews=previews)
 
 
 def _import_request(message: Mapping[str, Any]) -> Any:

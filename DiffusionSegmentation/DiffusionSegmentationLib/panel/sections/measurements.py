@@ -153,7 +153,7 @@ class MeasurementsSection(Section):
         table.rowCount = len(stored)
         for row, answer in enumerate(stored):
             question = questions.words(answer, report)
-            lines = [", ".join(answers.valueTexts(answer)), *answers.sampleTexts(answer)]
+            lines = [", ".join(answers.valueTexts(answer)), *answers.sampleTexts(answer), *answers.beforeTexts(answer)]
             for column, text in enumerate((question, "\n".join(lines))):
                 setCell(table, row, column, text, _tooltip(answer, question), centred=column != QUESTION_COLUMN)
             plot = qt.QLabel()

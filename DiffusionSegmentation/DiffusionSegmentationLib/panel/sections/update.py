@@ -1,5 +1,6 @@
 """Part of section "Correct": draws the rest of a result again, given what the reviewer has settled, and undoes that."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,8 @@ from ...coalescing_thread import CoalescingThread
 from ...i18n import tr as _
 from ...review import updates
 from ...review.corrections import hasEdits
-from ...review.facts import FactsSource, Settled
-from ...review.review import REVIEW_ATTRIBUTE
+from ...review.facts import FactsSource, Settled, doneIn
+from ...review.review import Review
 from ...runs import status_texts, updating
 from ...runs.job import Job
 from ...scene.display import VOLUME_ROLE
@@ -42,7 +43,9 @@ class UpdateSection(Section):
         self.undoRequested = Signal()
         self._thread = CoalescingThread()
         self._stamp: tuple | None = None
-        """Identifies the edits and decisions for which the facts were or are being collected."""
+        """Identifies the edits and done regions for which the facts were or are being collected."""
+        self._source: FactsSource | None = None
+        """What they were collected from."""
         self._settled: Settled | None = None
         self._problem: str | None = None
         self._job: Job | None = None
@@ -55,10 +58,11 @@ class UpdateSection(Section):
         ui.updateButton.clicked.connect(self._onUpdate)
         ui.undoUpdateButton.clicked.connect(self._onUndo)
         backend.runner.changed.connect(self._show)
+        backend.asker.changed.connect(self._show)
 
     def refresh(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         if segmentation is not self._segmentation:
-            self._segmentation, self._stamp = segmentation, None
+            self._segmentation, self._stamp, self._source = segmentation, None, None
             self._note, self._nextNote = self._nextNote, ""
         self._problem = missingResult(segmentation)
         self._problem = self._problem or updating.refusalOf(reportOf(segmentation), self._backend.models())
@@ -69,6 +73,7 @@ class UpdateSection(Section):
     def close(self) -> None:
         super().close()
         self._backend.runner.changed.disconnect(self._show)
+        self._backend.asker.changed.disconnect(self._show)
 
     def finished(self, job: Job) -> None:
         """Give the result of `job`, if it is an update of this section, the looks and decisions of the one before."""
@@ -85,15 +90,15 @@ class UpdateSection(Section):
     def _collect(self) -> None:
         """Collect the facts on a thread, unless nothing has changed since the last time."""
         node = self._segmentation
-        stamp = node.GetID(), _labelStamp(node), node.GetAttribute(REVIEW_ATTRIBUTE)
+        stamp = node.GetID(), _labelStamp(node), doneIn(Review(node))
         if stamp == self._stamp:
             return
         try:
-            source = FactsSource(node)
+            source = FactsSource(node, self._source)
         except LookupError as error:
-            self._stamp, self._settled, self._problem = None, None, str(error)
+            self._stamp, self._source, self._settled, self._problem = None, None, None, str(error)
             return
-        self._stamp, self._settled = stamp, None
+        self._stamp, self._source, self._settled = stamp, source, None
         self._thread.submit(lambda: (stamp, source.settled()))
         self._timer.start()
 
@@ -127,6 +132,8 @@ class UpdateSection(Section):
             return self._problem
         if self._backend.runner.busy:
             return _("A run is active; update when it has ended.")
+        if self._backend.asker.busy:
+            return _("Questions are being answered; update when they have been.")
         if self._settled is None:
             return _("The corrections are being collected.")
         if not self._settled.fresh:
@@ -152,6 +159,8 @@ class UpdateSection(Section):
             counts = {"edited": settled.edited, "regions": settled.regions}
             sentences.append(text.format(**counts, voxels=labels.countText(settled.voxels)))
             sentences.append(costText(report))
+            if updating.questionsOf(report):
+                sentences.append(_("The questions of Measurements are asked again, of the new samples."))
             sentences.append(_("Facts are never changed. The rest follows them only roughly, so check it."))
         elif "facts" not in report:
             sentences.append(_("Edit voxels or mark regions as done; then the rest can be drawn again given these."))
@@ -181,10 +190,11 @@ class UpdateSection(Section):
             self._show()
             return
         self._note, stamp = "", _labelStamp(node)
+        facts = dataclasses.replace(settled.facts, ask=updating.questionsOf(report))
         numbers = {"edited_voxels": settled.edited, "done_regions": settled.regions, "voxels": settled.voxels}
 
         def start() -> Job:
-            self._job = self._backend.submit(volumeNode, choices, (), inputs or None, settled.facts)
+            self._job = self._backend.submit(volumeNode, choices, (), inputs or None, facts)
             self._former, self._numbers, self._formerStamp = node, numbers, stamp
             return self._job
 
