@@ -6,7 +6,7 @@
 Segments VOLUME (the head of the demo) with the shipped model and 16 samples. The first uncertain region of the queue
 that has three alternatives gets the labels of alternative N (2), which become facts, and the result is updated. All
 panels show the slice of one orientation (coronal) with the most corrected voxels and changes elsewhere, in one window.
-Printed are the numbers of voxels that were corrected, and that the update changed outside of the region.
+Printed are the numbers of voxels that were corrected, and that the update changed outside of the region, and where.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt
 
 from diffusion_segmentation.model.folder import find
 from diffusion_segmentation.model.metadata import read_metadata
@@ -79,7 +80,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         case = correct(options.volume or demo.findHead(), Path(folder), options.alternative - 1)
-    print(f"{case.corrected.sum()} voxels corrected, {case.changed.sum()} changed outside of the region")
+    away = distance_transform_edt(~case.region, case.spacing)[case.changed]
+    print(f"{case.corrected.sum()} voxels corrected, {len(away)} changed outside of the region:")
+    print(f"half of them within {np.median(away):.0f} mm of it, none further away than {away.max():.0f} mm")
     compose(case, options.orientation).savefig(options.output, dpi=DPI, facecolor=BACKGROUND)
 
 

@@ -56,7 +56,7 @@ def test_questions_are_answered_again_from_the_new_samples_and_undo_brings_back_
     ]
     painted = paint(node, (4, 5, 6), 2)
     settle(module)
-    assert "The questions of Measurements are asked again, of the new samples." in ui.updateLabel.text
+    assert "The questions of Measurements are asked again, which takes further time" in ui.updateLabel.text
     updated = update(module)
     after = rows(ui)
     assert [question for question, _lines in after] == [question for question, _lines in before]

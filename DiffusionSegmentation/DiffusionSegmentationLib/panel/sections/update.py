@@ -160,7 +160,8 @@ class UpdateSection(Section):
             sentences.append(text.format(**counts, voxels=labels.countText(settled.voxels)))
             sentences.append(costText(report))
             if updating.questionsOf(report):
-                sentences.append(_("The questions of Measurements are asked again, of the new samples."))
+                text = _("The questions of Measurements are asked again, which takes further time, most for distances.")
+                sentences.append(text)
             sentences.append(_("Facts are never changed. The rest follows them only roughly, so check it."))
         elif "facts" not in report:
             sentences.append(_("Edit voxels or mark regions as done; then the rest can be drawn again given these."))
