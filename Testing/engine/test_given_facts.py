@@ -50,7 +50,7 @@ def test_the_copula_given_facts_is_the_copula_where_it_agrees():
     labels[known] = 1
     masks = np.stack([copula.draw(seed) for seed in range(4000)])
     agreeing = masks[(masks[:, known] == 1).all(1)]
-    pairs = list(ConditionalCopula(covariance, p, 1.0, known, labels).draw(range(500)))
+    pairs = list(ConditionalCopula(copula, p, known, labels).draw(range(500)))
     given, before = (np.stack(part) for part in zip(*pairs, strict=True))
     np.testing.assert_array_equal(before, masks[:500])
     assert (given[:, known] == 1).all() and len(agreeing) > 250
@@ -66,7 +66,7 @@ def test_facts_do_not_move_what_lies_beyond_the_correlation():
     covariance = Covariance((1.0,), np.array([[0.5], [0.5]]), np.full(2, 0.5))
     p, known = np.full((2, 40, 6), 0.5, np.float32), np.zeros((40, 6), bool)
     known[:3] = True
-    pairs = ConditionalCopula(covariance, p, 1.0, known, known.astype(np.uint8)).draw(range(40))
+    pairs = ConditionalCopula(Copula(covariance, p, 1.0), p, known, known.astype(np.uint8)).draw(range(40))
     changed = np.mean([given != before for given, before in pairs], 0)
     assert changed[:3].mean() > 0.3 and changed[3].mean() > 0.1 and not changed[12:].any()
 

@@ -12,6 +12,7 @@ from ..diffusion.copula import field_bytes
 from ..images.volume import WORKING_BYTES
 from ..model.folder import Model
 from ..runtime import devices, memory
+from .ensemble import MAX_MASKS
 from .folded_image import odds_bytes
 from .tiling import Tiling
 
@@ -20,6 +21,8 @@ STATES_PER_SAMPLE = 12
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
 RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and slabs; measured
+KEPT_BYTES = 2**28
+"""Largest memory of the noise that is kept for an update; 16 samples of a head at 1.5 mm take 200 MB."""
 ONE_FOLD = "the features of one fold are kept at a time and computed again for every sample, which takes longer"
 SMALLER_WINDOWS = "the model uses smaller windows; with more memory the result can differ"
 MIN_WINDOW_SHARE = 0.5
@@ -113,7 +116,15 @@ class MemoryPlan:
         start, frame = self.model.start, self.frame or tiling.padded
         fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
         slice_bytes = STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._held_folds * fields
+        slice_bytes += self.kept_bytes
         return self.slices * slice_bytes + self._stored_bytes(tiling) + self._odds_bytes(tiling)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Most bytes of the noise of copula masks that an update needs again: an index for each class, and a label."""
+        if not self.model.is_copula_only or self.folds or self.slices > 1 or self.frame is None:
+            return 0
+        return min(KEPT_BYTES, MAX_MASKS * (2 * self.model.classes + 1) * math.prod(self.frame))
 
     @property
     def _held_folds(self) -> int:

@@ -42,7 +42,7 @@ from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .result_folder import FACTS
 from .run_control import RunControl, SamplingStopped
-from .sampler import normalised, sample_seeds
+from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
 from .uncertain_regions import voxel_size
 
@@ -211,6 +211,8 @@ class _Run:
                 work = partial(self._models.encoded, (self.device, str(key)), work)
             encoded = _unless_out_of_memory(work)
             if encoded is not None:
+                if isinstance(encoded, EncodedVolume):
+                    encoded.kept_bytes = self.plan.kept_bytes
                 self.windows = len(tiling.windows)  # also of a run that is stopped while it encodes again
                 return encoded
             empty_cache(self.device)
