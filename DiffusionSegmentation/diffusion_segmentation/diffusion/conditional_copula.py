@@ -165,7 +165,8 @@ class ConditionalCopula:
             for (label, _, _), row, move in zip(copula.classes, rows, moves, strict=True):
                 low, high = np.searchsorted(row, (start, start + CHUNK))
                 if label in self._precision and high > low:
-                    correlation = np.tensordot(weights[label], parts, 1)
+                    used = np.flatnonzero(weights[label])
+                    correlation = np.tensordot(weights[label, used], parts[used], 1)
                     moved = (correlation @ gaps[label])[row[low:high] - start]
                     move[low:high] = np.rint(moved * np.float32(STEPS_PER_SD))
         return moves
