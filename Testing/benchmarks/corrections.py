@@ -1,7 +1,7 @@
 """Does correcting a region reduce the error elsewhere? The shipped model on synthetic heads, whose labels are known.
 
     python Testing/run.py bench corrections PRIORS --output DIR [--heads N] [--size N] [--rounds N] [--model NAME]
-        [--seed N]
+        [--seed N] [--volume FILE]
 
 PRIORS is what `training/synthetic_heads/atlas.py` writes. Each head is a block of SIZE voxels each way (64) at the
 spacing of the model, with the contrasts and artefacts of the training. It is segmented; then, ROUNDS times (4), the
@@ -11,7 +11,9 @@ Regions of both are those of the report. Errors are numbers of wrong voxels.
 
 Written is DIR/corrections.json; printed are the change of the error outside all facts by the first update, as a share
 of the error there (mean over heads with a 95 % bootstrap interval), the curves of the remaining error, in % of that
-without corrections, and CPU seconds of a first run and of its first update on a whole head at 1 mm.
+without corrections, and CPU seconds on a whole head at 1 mm: of a first run, of an update given the first region of
+its queue, and of one given a cube of REGION_MM around the peak of that region. With `--heads 0` only these times, also
+of the scan `--volume FILE` in place of the synthetic head.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from diffusion_segmentation.metrics.bootstrap import interval
 from diffusion_segmentation.model import folder as models
@@ -35,6 +38,7 @@ from diffusion_segmentation.training.synthetic_heads import generator as synthes
 
 WHOLE_MM = (224, 224, 192)
 SAMPLES = 16
+REGION_MM = 48
 LEVEL = 0.95
 
 
@@ -47,16 +51,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--model", default="brain-structures")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--volume", type=Path)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     atlas, cache = synthesis.Atlas.load(options.priors), ModelCache()
     spacing = models.read_metadata(models.find(options.model))["diffusion_segmentation"]["working_spacing_mm"]
     rows: list[dict] = []
     with ProgressLine() as line, tempfile.TemporaryDirectory() as folder:
-        image, _ = head(
-            atlas, np.random.default_rng(options.seed), tuple(round(n / spacing) for n in WHOLE_MM), spacing
-        )
+        if options.volume:
+            image = sitk.ReadImage(str(options.volume), sitk.sitkFloat32)
+        else:
+            shape = tuple(round(n / spacing) for n in WHOLE_MM)
+            image, _ = head(atlas, np.random.default_rng(options.seed), shape, spacing)
         times = seconds(Path(folder), image, cache, options)
+        if not options.heads:
+            (options.output / "corrections.json").write_text(json.dumps({"seconds": times}, indent=1) + "\n")
+            print(summary_of_times(times))
+            return
         counter = StepCounter(line, "correcting")
         for index in range(options.heads):
             rng = np.random.default_rng([options.seed, index])
@@ -119,20 +130,29 @@ def corrected(
     return row
 
 
-def seconds(folder: Path, image: sitk.Image, cache: ModelCache, options: argparse.Namespace) -> dict[str, list[float]]:
-    """CPU and wall seconds of a first run on the whole head at 1 mm, whose model is loaded, and of its first update."""
+def seconds(folder: Path, image: sitk.Image, cache: ModelCache, options: argparse.Namespace) -> dict:
+    """CPU and wall seconds of a first run on the whole head at 1 mm, whose model is loaded, and of updates of it."""
     size = [round(n * s) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-    fine = sitk.Resample(image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), (1.0, 1.0, 1.0))
+    fine = sitk.Resample(
+        image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), (1.0, 1.0, 1.0), image.GetDirection()
+    )
     volume, place = folder / "whole.nrrd", folder / "whole"
     sitk.WriteImage(fine, str(volume))
     times = {}
+    cache.get(options.model, torch.device("cpu"))
     report, times["first"] = timed(Request(volume, place, **settings(options)), cache)
-    inside = on_grid(place, fine) == report["regions"][0]["basin"]
-    labels = read(place, "segmentation.seg.nrrd")
-    write_facts(folder / "facts.nrrd", np.where(inside, labels, UNKNOWN).astype(np.uint8), fine)
-    request = update_request(place, volume, folder / "facts.nrrd", folder / "next", device="cpu", keep_samples=True)
-    report, times["update"] = timed(request, cache)
-    times["stages_of_update"] = report["timings_s"]
+    worst, labels = report["regions"][0], read(place, "segmentation.seg.nrrd")
+    times["stages_of_first"] = report["timings_s"]
+    right, anterior, superior = worst["peak_ras_mm"]
+    peak = fine.TransformPhysicalPointToIndex((-right, -anterior, superior))[::-1]
+    cube = np.zeros(labels.shape, bool)
+    cube[tuple(slice(max(0, n - REGION_MM // 2), n + REGION_MM // 2) for n in peak)] = True
+    for name, inside in (("update", on_grid(place, fine) == worst["basin"]), ("cube", cube)):
+        facts = folder / f"facts-{name}.nrrd"
+        write_facts(facts, np.where(inside, labels, UNKNOWN).astype(np.uint8), fine)
+        same = {"device": "cpu", "keep_samples": True, "compress": False}
+        report, times[name] = timed(update_request(place, volume, facts, folder / name, options.model, **same), cache)
+        times[f"stages_of_{name}"] = report["timings_s"]
     return times
 
 
@@ -193,12 +213,16 @@ def summary(rows: list[dict], times: dict) -> str:
         lines.append(
             f"{number + 1:>8}" + "".join(f"{text:>24}" for text in texts) + "{:>10.0f}{:>10.0f}".format(*voxels)
         )
-    (first, first_wall), (update, update_wall) = times["first"], times["update"]
-    lines.append(
-        f"whole head at 1 mm: first run {first:.1f} s of CPU ({first_wall:.1f} s), update {update:.1f} s "
-        f"({update_wall:.1f} s), ratio {update / first:.2f}"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, summary_of_times(times)])
+
+
+def summary_of_times(times: dict) -> str:
+    texts = [
+        f"{what} {times[name][0]:.1f} s ({times[name][1]:.1f} s), ratio {times[name][0] / times['first'][0]:.2f}"
+        for name, what in (("update", "update of a region"), ("cube", f"of {REGION_MM} mm around its peak"))
+    ]
+    first, wall = times["first"]
+    return f"whole head at 1 mm, CPU (wall) time: first run {first:.1f} s ({wall:.1f} s), {', '.join(texts)}"
 
 
 if __name__ == "__main__":

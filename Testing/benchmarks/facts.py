@@ -35,7 +35,7 @@ import torch
 from diffusion_segmentation.calibration.covariance import fit_covariance
 from diffusion_segmentation.calibration.start import labelled
 from diffusion_segmentation.diffusion.conditional_copula import ConditionalCopula
-from diffusion_segmentation.diffusion.copula import Covariance
+from diffusion_segmentation.diffusion.copula import Copula, Covariance
 from diffusion_segmentation.diffusion.process import alpha_sigma, diffuse, one_hot_state
 from diffusion_segmentation.evaluation.known_answer.posterior import Truth, score_case
 from diffusion_segmentation.evaluation.known_answer.samplers import EXACT, Prediction, votes
@@ -176,7 +176,7 @@ def copula(task: str, model: models.Model, line: ProgressLine) -> Sampler:
 
     def sampler(image: np.ndarray, facts: np.ndarray, seed: int) -> np.ndarray:
         p, known = normalised(draw(model, image, 1, model.step_grid(1), 0).direct), facts != UNKNOWN
-        conditional = ConditionalCopula(covariance, p, model.spacing, known, facts)
+        conditional = ConditionalCopula(Copula(covariance, p, model.spacing), p, known, facts)
         return np.stack([mask for mask, _ in conditional.draw(sample_seeds(seed, SAMPLES))])
 
     return sampler

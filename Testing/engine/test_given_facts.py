@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_segmentation.diffusion.conditional_copula import ConditionalCopula
-from diffusion_segmentation.diffusion.copula import Copula, Covariance
+from diffusion_segmentation.diffusion.conditional_copula import REACH, ConditionalCopula
+from diffusion_segmentation.diffusion.copula import STEPS_PER_SD, Copula, Covariance, LatentFields
 from diffusion_segmentation.errors import InputError
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import Model
@@ -50,7 +50,7 @@ def test_the_copula_given_facts_is_the_copula_where_it_agrees():
     labels[known] = 1
     masks = np.stack([copula.draw(seed) for seed in range(4000)])
     agreeing = masks[(masks[:, known] == 1).all(1)]
-    pairs = list(ConditionalCopula(covariance, p, 1.0, known, labels).draw(range(500)))
+    pairs = list(ConditionalCopula(copula, p, known, labels).draw(range(500)))
     given, before = (np.stack(part) for part in zip(*pairs, strict=True))
     np.testing.assert_array_equal(before, masks[:500])
     assert (given[:, known] == 1).all() and len(agreeing) > 250
@@ -66,9 +66,56 @@ def test_facts_do_not_move_what_lies_beyond_the_correlation():
     covariance = Covariance((1.0,), np.array([[0.5], [0.5]]), np.full(2, 0.5))
     p, known = np.full((2, 40, 6), 0.5, np.float32), np.zeros((40, 6), bool)
     known[:3] = True
-    pairs = ConditionalCopula(covariance, p, 1.0, known, known.astype(np.uint8)).draw(range(40))
+    pairs = ConditionalCopula(Copula(covariance, p, 1.0), p, known, known.astype(np.uint8)).draw(range(40))
     changed = np.mean([given != before for given, before in pairs], 0)
     assert changed[:3].mean() > 0.3 and changed[3].mean() > 0.1 and not changed[12:].any()
+
+
+def a_conditional_case() -> tuple[Covariance, np.ndarray, np.ndarray, np.ndarray]:
+    """Covariance, probabilities, known voxels and their labels; one of them was certain to be of another class."""
+    covariance = Covariance((1.0, 2.0), np.array([[0.4, 0.5], [0.3, 0.7], [0.5, 0.5]]), np.array([0.1, 0.0, 0.0]))
+    p = np.moveaxis(np.random.default_rng(0).dirichlet([2, 2, 2], (40, 12)), -1, 0).astype(np.float32)
+    p[:, 4, 4] = (1, 0, 0)
+    known, labels = np.zeros((40, 12), bool), np.full((40, 12), UNKNOWN, np.uint8)
+    known[2:6, 3:6], labels[2:6, 3:6] = True, 1
+    return covariance, p, known, labels
+
+
+def test_kept_noise_changes_no_sample_and_is_bounded(monkeypatch):
+    covariance, p, known, labels = a_conditional_case()
+    seeds, drawn, original = range(6), [], LatentFields.draw
+    monkeypatch.setattr(LatentFields, "draw", lambda self, *of: drawn.append(of) or original(self, *of))
+    without = list(ConditionalCopula(Copula(covariance, p, 1.0), p, known, labels).draw(seeds))
+    size = Copula(covariance, p, 1.0).drawn(0).nbytes
+    copula = Copula(covariance, p, 1.0, kept_bytes=4 * size)
+    masks = [copula.draw(seed) for seed in seeds]
+    drawn.clear()
+    pairs = list(ConditionalCopula(copula, p, known, labels).draw(seeds))
+    # Two seeds are not kept, and of all seeds the fields of two classes are needed at the voxel that was certain.
+    assert len(drawn) == 2 * 3 + 6 * 2 and sum(draw.nbytes for draw in copula._kept.values()) == 4 * size
+    for number, ((given, before), other) in enumerate(zip(pairs, without, strict=True)):
+        np.testing.assert_array_equal(before, masks[number])
+        np.testing.assert_array_equal(given, other[0])
+        assert (given[known] == 1).all()
+        np.testing.assert_array_equal(given[6 + int(2 * REACH) :], before[6 + int(2 * REACH) :])
+    assert any((given != before)[~known].any() for given, before in pairs)
+
+
+def test_the_fields_move_as_by_the_correlation_of_the_whole_grid():
+    covariance, p, known, labels = a_conditional_case()
+    conditional = ConditionalCopula(Copula(covariance, p, 1.0), p, known, labels)
+    fields, near = conditional._copula.fields, conditional._copula.uncertain[conditional._near]
+    gaps = np.random.default_rng(1).standard_normal((3, len(conditional._points), 2)).astype(np.float32)
+    rows = [np.searchsorted(near, conditional._copula.uncertain[at]) for _, at, _ in conditional._copula.classes]
+    rows = [row[(row < len(near)) & np.isin(np.arange(len(row)), conditional._near)] for row in rows]
+    moves = conditional._moves(gaps, rows)
+    for label, move in enumerate(moves):
+        lags = tuple(
+            (place[:, None] - axis) % n
+            for place, axis, n in zip(np.unravel_index(near, p.shape[1:]), conditional._at, fields.period, strict=True)
+        )
+        expected = fields.correlation(label)[lags] @ gaps[label] * STEPS_PER_SD
+        assert np.abs(move - expected).max() < 0.51 and np.abs(move).max() > 100
 
 
 def networks(facts: bool, dims: int = 2):

@@ -9,12 +9,14 @@ import SimpleITK as sitk
 import torch
 
 from diffusion_segmentation import any_model, cli
-from diffusion_segmentation.errors import InputError, ModelError
+from diffusion_segmentation.diffusion.copula import Copula
+from diffusion_segmentation.errors import Cancelled, InputError, ModelError
+from diffusion_segmentation.images import resampling
 from diffusion_segmentation.images.working_grid import Grid
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.model.folder import save
 from diffusion_segmentation.networks import UNKNOWN
-from diffusion_segmentation.segmentation.facts import ROUGH, Facts
+from diffusion_segmentation.segmentation.facts import ROUGH, Facts, FactsProjection
 from diffusion_segmentation.segmentation.pipeline import ModelCache, Request, segment
 from diffusion_segmentation.segmentation.sampler import EncodedVolume
 from diffusion_segmentation.segmentation.updating import update_request
@@ -131,6 +133,42 @@ def test_memory_of_another_run_is_free_before_the_next(models, a_head_file, tmp_
     note = lambda now: held.append(cache._encoded) if now.stage == "encoding" else None  # noqa: E731
     segment(Request(a_head_file, tmp_path / "b", **run), progress=note, models=cache)
     assert held and held[0] is None
+
+
+def test_what_is_kept_of_the_result_before_changes_no_file(models, a_head_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(resampling, "BLOCK_VALUES", 6000)
+    cache, run = ModelCache(), {"model": str(models / "copula"), "samples": 4, "seed": 5, "device": "cpu"}
+    run |= {"keep_samples": True, "compress": False}
+    done, original = [], FactsProjection._interpolated
+    monkeypatch.setattr(FactsProjection, "_interpolated", lambda self, *of: done.append(1) or original(self, *of))
+    segment(Request(a_head_file, tmp_path / "first", **run), models=cache)
+    facts = write_facts(tmp_path / "facts.nrrd", a_head_file, label_2=np.s_[8:12, 10:14, 10:14])
+    warm = segment(Request(a_head_file, tmp_path / "warm", facts=(facts,), **run), models=cache).report
+    again = len(done)
+    cold = segment(Request(a_head_file, tmp_path / "cold", facts=(facts,), **run)).report
+    assert 0 < again < len(done) - again
+    assert len(warm["files"]) == 7
+    assert {**warm, "timings_s": 0} == {**cold, "timings_s": 0}  # with the digests of all files
+    cache.clear()
+    assert not cache.maps
+
+
+def test_an_update_is_cancelled_while_its_masks_are_drawn(models, a_head_file, tmp_path):
+    facts = write_facts(tmp_path / "facts.nrrd", a_head_file, label_2=np.s_[10:18, 12:30, 10:26])
+    run = {"model": str(models / "copula"), "samples": 16, "device": "cpu"}
+    cache, drawn, original = ModelCache(), [], Copula.drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Copula, "drawn", lambda self, seed: drawn.append(seed) or original(self, seed))
+        with pytest.raises(Cancelled):
+            segment(
+                Request(a_head_file, tmp_path / "out", facts=(facts,), **run),
+                cancel=lambda: "drop" if len(drawn) >= 3 else None,
+                models=cache,
+            )
+    assert len(drawn) == 3
+    warm = segment(Request(a_head_file, tmp_path / "warm", facts=(facts,), **run), models=cache).report
+    cold = segment(Request(a_head_file, tmp_path / "cold", facts=(facts,), **run)).report
+    assert warm["files"] == cold["files"]
 
 
 @pytest.mark.slow

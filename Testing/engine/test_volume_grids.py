@@ -134,7 +134,7 @@ def interpolated(p: np.ndarray, zyx: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_probabilities_are_interpolated_and_the_rest_is_background(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "SLAB_VALUES", 2000)  # several slabs
+    monkeypatch.setattr(grids, "BLOCK_VALUES", 2000)  # several blocks
     rng = np.random.default_rng(seed)
     image = random_geometry(seed)
     centre = to_lps(image, np.array(image.GetSize()) / 2)
@@ -192,16 +192,45 @@ def test_the_box_holds_every_voxel_of_the_working_grid_and_no_layer_more(seed: i
     assert (width <= np.linalg.norm([20, 20, 20]) + image.GetSpacing()).all()
 
 
-def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image = random_geometry(3)
     working = working_image(image, 3.0)
     p = np.random.default_rng(3).dirichlet(np.ones(5), working.GetSize()[::-1]).astype(np.float32)
     p = np.moveaxis(p, -1, 0)
     whole = Projection(working, image).consensus(p)
-    monkeypatch.setattr(grids, "SLAB_VALUES", 1)
-    slabs = Projection(working, image).consensus(p)
-    assert (whole[0] != slabs[0]).sum() <= 2  # ties, decided by rounding
-    np.testing.assert_allclose(whole[1], slabs[1], atol=1e-4)
+    monkeypatch.setattr(grids, "BLOCK_VALUES", 500)
+    blocks = Projection(working, image).consensus(p)
+    assert (whole[0] != blocks[0]).sum() <= 2  # ties, decided by rounding
+    np.testing.assert_allclose(whole[1], blocks[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kept_maps_are_those_of_a_new_projection(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit; blocks of unchanged probabilities are not computed again."""
+    monkeypatch.setattr(grids, "BLOCK_VALUES", 2000)
+    image = random_geometry(seed)
+    working = working_image(image, 3.0)
+    p = np.random.default_rng(seed).dirichlet(np.ones(5), working.GetSize()[::-1]).astype(np.float32)
+    p = np.ascontiguousarray(np.moveaxis(p, -1, 0))
+    kept: dict[str, grids.InputMaps] = {}
+    first = Projection(working, image).maps(p, (0.05,), kept)
+    middle = tuple(n // 2 for n in p.shape[1:])
+    done, original = [], Projection._interpolated
+
+    def counted(self: Projection, images: list[sitk.Image], block: grids.Block) -> np.ndarray:
+        done.append(block)
+        return original(self, images, block)
+
+    monkeypatch.setattr(Projection, "_interpolated", counted)
+    assert Projection(working, image).maps(p, (0.05,), kept) is first and not done
+    p[:, *middle] = (0, 0, 1, 0, 0)
+    again = Projection(working, image).maps(p, (0.05,), kept)
+    assert again is first and done
+    new = Projection(working, image).maps(p, (0.05,))
+    for name in ("labels", "entropy", "quantised", "sums"):
+        assert getattr(again, name).tobytes() == getattr(new, name).tobytes(), name
+    other = Projection(working_image(image, 3.0, outside=0.0), image).maps(p, (0.2,), kept)
+    assert other.quantised.tobytes() == Projection(working, image).maps(p, (0.2,)).quantised.tobytes()
 
 
 def test_a_working_grid_elsewhere_is_refused() -> None:

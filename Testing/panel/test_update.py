@@ -54,7 +54,7 @@ def test_one_region_is_corrected_updated_and_undone(first, update, settle, pumpU
     settle(module)
     assert ui.updateLabel.text == (
         f"Facts for an update: {count} edited voxels and 0 done regions, {Labels(node).countText(count)} in all. "
-        "An update draws 3 samples in about 15 s on 'auto', estimated from the last run. "
+        "An update draws 3 samples in a few seconds on 'auto', estimated from the last run. "
         "Facts are never changed. The rest follows them only roughly, so check it."
     )
     photograph("update-before", module.widget, part=ui.correctCollapsibleButton)

@@ -9,9 +9,9 @@ from . import status_texts
 from .job import Choices
 from .models import Entry
 
-FIRST_RATIO = 1.1
-"""Seconds of a first update by those of the first run: the encoder is saved, but the copula's fields given the facts
-take longer. Measured with `bench corrections` on a whole head, see Documentation/correlated-start.md."""
+FIRST_RATIO = 0.4
+"""Seconds of a first update by those of the first run, if the worker still keeps the volume of that run. Measured with
+`bench corrections` on a whole head, see Documentation/correlated-start.md."""
 
 
 def modelOf(report: Mapping[str, Any], entries: Sequence[Entry]) -> Entry | None:

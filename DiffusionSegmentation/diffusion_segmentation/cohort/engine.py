@@ -65,7 +65,7 @@ class SegmentationEngine:
             raise InputError(
                 f"A worker's machine does not see the folder '{self.output.name}'; use one that all machines share."
             )
-        self._engine, self._cache = any_model, any_model.ModelCache()
+        self._engine, self._cache = any_model, any_model.ModelCache(for_updates=False)
 
     def prepare(self, case: Case) -> Prepared:
         """Key and memory of a case. Raises as `content_key`, and ModelError if the model is another one here."""

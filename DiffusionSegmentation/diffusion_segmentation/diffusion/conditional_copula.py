@@ -12,12 +12,25 @@ of Colin27 changed the number of wrong voxels elsewhere by -0.2, -0.1, +1.2 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 
 import numpy as np
+from scipy import ndimage
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from .copula import MIN_PROBABILITY, Copula, Covariance, Frame, derived_seed
+from .copula import (
+    GUMBEL,
+    LOWEST,
+    MIN_PROBABILITY,
+    MIN_UNCERTAINTY,
+    STEPS_PER_SD,
+    Best,
+    Copula,
+    Draw,
+    derived_seed,
+)
 
 MOST_POINTS = 96
 """Known voxels that move the fields. More change little, because neighbours are correlated, and the time of the Gibbs
@@ -25,58 +38,138 @@ sampling rises with their square."""
 SWEEPS = 20
 NUGGET = 1e-3  # added to the variance of the fields at the known voxels, so that their covariance can be inverted
 EDGE = 7.0  # largest latent value (standard deviations) at a known voxel
+REACH = 3.0
+"""Distance from the nearest of the known voxels, in widths of the widest Gaussian, from which on nothing is moved: a
+correlation of exp(-4.5) = 0.011 at most is neglected."""
+CHUNK = 2**14  # voxels whose correlation with the known ones is computed at a time
 GIBBS_STREAM = 1_000_003  # of a seed's streams; the streams of the fields are the labels
 
 
 class ConditionalCopula:
     """Draws masks of the copula that have known labels, each beside the one of the same noise without facts."""
 
-    def __init__(
-        self,
-        covariance: Covariance,
-        p: np.ndarray,
-        spacing_mm: float,
-        known: np.ndarray,
-        labels: np.ndarray,
-        frame: Frame | None = None,
-    ) -> None:
-        """`known` bool and `labels` uint8 [*shape] are the facts; other arguments as for `Copula`."""
-        given = p.copy()
-        given[:, known] = labels[known] == np.arange(len(p), dtype=labels.dtype)[:, None]
-        self._before = Copula(covariance, p, spacing_mm, frame)
-        self._given = Copula(covariance, given, spacing_mm, frame)
-        self._fields = self._before.fields
+    def __init__(self, copula: Copula, p: np.ndarray, known: np.ndarray, labels: np.ndarray) -> None:
+        """`known` bool and `labels` uint8 [*shape] are the facts, `p` float32 [C, *shape] those of the copula."""
+        self._copula, self._known, self._facts = copula, known, labels
         flat, own = p.reshape(len(p), -1), labels.ravel()
         points = np.flatnonzero(known.ravel())
         # Where the label is certain without the fact, the fact says nothing about the fields.
-        points = points[flat[own[points], points] < 1 - MIN_PROBABILITY]
+        points = points[flat[own[points], points] < 1 - MIN_UNCERTAINTY]
         if len(points) > MOST_POINTS:
             points = np.sort(np.random.default_rng(0).choice(points, MOST_POINTS, replace=False))
-        self._labels = own[points]
+        self._points, self._labels = points, own[points]
         possible = flat[:, points] > MIN_PROBABILITY
         possible[self._labels, np.arange(len(points))] = True
         self._log_p = np.where(possible, np.log(np.maximum(flat[:, points], MIN_PROBABILITY)), -np.inf)
-        self._at = np.unravel_index(points, known.shape)
-        lags = tuple((axis[:, None] - axis) % n for axis, n in zip(self._at, self._fields.period, strict=True))
-        self._precision = {
-            int(label): np.linalg.inv(
-                self._fields.correlation(int(label))[lags] + (NUGGET + covariance.shared[label]) * np.eye(len(points))
-            )
-            for label in np.flatnonzero(possible.any(1))
-        }
+        self._at = at = np.stack(np.unravel_index(points, copula.shape))
+        covariance, tables = copula.fields.covariance, copula.fields.tables()
+        lags = at[:, :, None] - at[:, None]
+        gaussians = [reduce(np.multiply, map(np.ndarray.__getitem__, axes, lags)) for axes in tables]
+        # Of each class between the points where it is possible, 0 for the others, which do not move its field.
+        self._precision: dict[int, np.ndarray] = {}
+        for label in map(int, np.flatnonzero(possible.any(1))):
+            there = np.ix_(*[np.flatnonzero(possible[label])] * 2)
+            between = np.tensordot(covariance.weights[label], gaussians, 1)[there]
+            noise = (NUGGET + covariance.shared[label]) * np.eye(len(between))
+            self._precision[label] = np.zeros((len(points),) * 2)
+            self._precision[label][there] = np.linalg.inv(between + noise)
+        self._near = self._voxels_in_reach(at)
 
-    def draw(self, seeds: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each seed the mask given the facts and the one without them, uint8 [*shape] both."""
+    def _voxels_in_reach(self, at: np.ndarray) -> np.ndarray:
+        """Positions in `Copula.uncertain` of the voxels in REACH of the points `at` [axes, points]."""
+        fields, voxels = self._copula.fields, self._copula.uncertain
+        used = fields.covariance.weights[list(self._precision)].any(0)
+        reach = REACH * max(np.compress(used, fields.covariance.scales_mm), default=0.0) / fields.spacing_mm
+        if not at.size or not reach:
+            return np.empty(0, np.int64)
+        outside = np.ones(self._copula.shape, bool)
+        outside[tuple(at)] = False
+        box = tuple(slice(max(0, math.floor(a.min() - reach)), math.ceil(a.max() + reach) + 1) for a in at)
+        near = np.zeros(self._copula.shape, bool)
+        near[box] = ndimage.distance_transform_edt(outside[box]) <= reach
+        return np.flatnonzero((near & ~self._known).ravel()[voxels])
+
+    def draw(
+        self, seeds: Sequence[int], on_draw: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each seed the mask given the facts and the one without them, uint8 [*shape] both.
+
+        `on_draw` is called after the noise of each seed was drawn and may raise to stop.
+        """
+        copula, near = self._copula, self._near
+        position = np.full(len(copula.uncertain), -1, np.int32)
+        position[near] = np.arange(len(near))
+        # Of each class the voxels in reach where it is possible, as positions in its noise and in `near`.
+        inside = [np.flatnonzero(position[possible] >= 0) for _, possible, _ in copula.classes]
+        rows = [position[possible[at]] for (_, possible, _), at in zip(copula.classes, inside, strict=True)]
         values = self._gibbs(seeds)
+        gaps = np.zeros(values.shape, np.float32)
+        drawn: list[Draw] = []  # with the noise of the voxels in reach alone
         for number, seed in enumerate(seeds):
-            fields = {label: self._fields.draw(seed, label) for label in range(len(self._log_p))}
-            before = self._before.mask(fields.__getitem__)
+            draw = copula.drawn(seed)
             for label, precision in self._precision.items():
                 rng = np.random.default_rng([seed, label, GIBBS_STREAM])
-                noise = rng.standard_normal(len(precision)) * NUGGET**0.5
-                gap = precision @ (values[label, :, number] - fields[label][self._at] - noise)
-                fields[label] += self._fields.spread(self._at, gap, label, fields[label].shape)
-            yield self._given.mask(fields.__getitem__), before
+                without = self._at_points(seed, label, draw) + rng.standard_normal(len(precision)) * NUGGET**0.5
+                gaps[label, :, number] = precision @ (values[label, :, number] - without)
+            drawn.append(Draw([noise[at] for noise, at in zip(draw.noise, inside, strict=True)], draw.labels))
+            on_draw()
+        moves = self._moves(gaps, rows)
+        for number, draw in enumerate(drawn):
+            best = Best(len(near))
+            for (label, _, log_p), at, row, noise, move in zip(
+                copula.classes, inside, rows, draw.noise, moves, strict=True
+            ):
+                index = np.clip(noise + move[:, number], 0, len(GUMBEL) - 1)
+                best.offer(label, row, log_p[at] + GUMBEL[index])
+            labels = draw.labels.copy()
+            labels[near] = best.labels
+            mask = copula.mask(labels)
+            mask[self._known] = self._facts[self._known]
+            yield mask, copula.mask(draw.labels)
+
+    def _at_points(self, seed: int, label: int, draw: Draw) -> np.ndarray:
+        """Field of class `label` without facts at the points where it is possible, float64 [points], 0 at the others.
+
+        It is drawn again if the fact is none of the labels that the copula draws at its voxel.
+        """
+        possible = np.flatnonzero(self._log_p[label] > -np.inf)
+        values, points = np.zeros(len(self._points)), self._points[possible]
+        for noise, (other, at, _) in zip(draw.noise, self._copula.classes, strict=True):
+            if other == label:
+                voxels = self._copula.uncertain[at]
+                found = np.minimum(np.searchsorted(voxels, points), len(voxels) - 1)
+                if (voxels[found] == points).all():
+                    values[possible] = LOWEST + noise[found] / STEPS_PER_SD
+                    return values
+        values[possible] = self._copula.fields.draw(seed, label).ravel()[points]
+        return values
+
+    def _moves(self, gaps: np.ndarray, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """Change of the noise of each class at its `rows` of the voxels in reach, by Matheron's rule.
+
+        int16 [rows, seeds] for each class, in steps of the table; `gaps` float32 [C, points, seeds] are those between
+        the fields at the points, times precision.
+        """
+        copula = self._copula
+        weights = copula.fields.covariance.weights.astype(np.float32)
+        voxels = np.stack(np.unravel_index(copula.uncertain[self._near], copula.shape))
+        # For each Gaussian and axis the correlation of each index of the grid with each point.
+        tables = [
+            [table[np.arange(n)[:, None] - at] for table, n, at in zip(axes, copula.shape, self._at, strict=True)]
+            for axes in copula.fields.tables()
+        ]
+        moves = [np.zeros((len(row), gaps.shape[2]), np.int16) for row in rows]
+        for start in range(0, voxels.shape[1], CHUNK):
+            chunk = voxels[:, start : start + CHUNK]
+            parts = np.stack([reduce(np.multiply, map(np.ndarray.__getitem__, axes, chunk)) for axes in tables])
+            for (label, _, _), row, move in zip(copula.classes, rows, moves, strict=True):
+                low, high = np.searchsorted(row, (start, start + CHUNK))
+                if label in self._precision and high > low:
+                    used = np.flatnonzero(weights[label])
+                    correlation = np.tensordot(weights[label, used], parts[used], 1)
+                    moved = (correlation @ gaps[label])[row[low:high] - start]
+                    move[low:high] = np.rint(moved * np.float32(STEPS_PER_SD))
+        return moves
 
     def _gibbs(self, seeds: Sequence[int]) -> np.ndarray:
         """Values at the points, float64 [C, points, seeds], after SWEEPS rounds over points and classes."""

@@ -13,7 +13,7 @@ spread of volumes and shapes. It is a sum of Gaussians of several widths, statio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -73,10 +73,15 @@ def gaussian_spectrum(period: Sequence[int], scale: float) -> np.ndarray:
 
     float32, in the half spectrum of `scipy.fft.rfftn`; the mean over the full spectrum is 1.
     """
-    axes = [np.exp(-0.5 * (scale * 2 * np.pi * fft.fftfreq(n)) ** 2) for n in period]
-    axes = [(axis / axis.mean()).astype(np.float32) for axis in axes]
+    axes = [_axis(n, scale).astype(np.float32) for n in period]
     axes[-1] = axes[-1][: period[-1] // 2 + 1]
     return reduce(np.multiply.outer, axes)
+
+
+def _axis(n: int, scale: float) -> np.ndarray:
+    """Power spectrum of such noise along an axis of `n` voxels, float64 [n] with a mean of 1."""
+    axis = np.exp(-0.5 * (scale * 2 * np.pi * fft.fftfreq(n)) ** 2)
+    return axis / axis.mean()
 
 
 def derived_seed(seed: int, index: int) -> int:
@@ -89,7 +94,7 @@ class LatentFields:
 
     def __init__(self, covariance: Covariance, spacing_mm: float, frame: Frame, shape: Sequence[int]) -> None:
         """`shape` is the size of the returned part of the frame, which begins at its offset."""
-        self.covariance = covariance
+        self.covariance, self.spacing_mm = covariance, spacing_mm
         scales = [scale / spacing_mm for scale in covariance.scales_mm]
         self.period = period(frame.shape, scales)
         self._part = tuple(slice(a, a + n) for a, n in zip(frame.offset, shape, strict=True))
@@ -116,14 +121,10 @@ class LatentFields:
         """
         return fft.irfftn(self._power(label), self.period)
 
-    def spread(self, at: tuple[np.ndarray, ...], values: np.ndarray, label: int, shape: Sequence[int]) -> np.ndarray:
-        """Sum of `values` at the voxels `at` times their `correlation` with each voxel, float32 [*shape]."""
-        sources = np.zeros(self.period, np.float32)
-        sources[at] = values
-        waves = fft.rfftn(sources, workers=torch.get_num_threads())
-        waves *= self._power(label)
-        field = fft.irfftn(waves, self.period, overwrite_x=True, workers=torch.get_num_threads())
-        return field[tuple(slice(n) for n in shape)].astype(np.float32, copy=False)
+    def tables(self) -> list[list[np.ndarray]]:
+        """Correlation of each of the Gaussians along each axis, float32 [period], lag 0 first; it is their product."""
+        scales = [scale / self.spacing_mm for scale in self.covariance.scales_mm]
+        return [[fft.ifft(_axis(n, scale)).real.astype(np.float32) for n in self.period] for scale in scales]
 
     def _power(self, label: int) -> np.ndarray:
         """Power spectrum of the part of the field that is not shared, in the half spectrum."""
@@ -159,11 +160,37 @@ def field_bytes(covariance: Covariance, spacing_mm: float, shape: Sequence[int])
     return grid * (2 * (len(covariance.scales_mm) + len(covariance.shared)) + 4 * 4)
 
 
-class Copula:
-    """Draws masks with class probabilities `p` and correlated noise; `uncertain` are the voxels with noise (flat)."""
+@dataclass(frozen=True)
+class Draw:
+    """Noise of one mask at the uncertain voxels of a copula, and the labels that follow."""
 
-    def __init__(self, covariance: Covariance, p: np.ndarray, spacing_mm: float, frame: Frame | None = None) -> None:
-        """`p` float32 [C, *shape] sums to 1 over the classes; `frame` defaults to the grid of `p`."""
+    noise: list[np.ndarray]  # for each of `Copula.classes` the `table_index` at its possible voxels, int16
+    labels: np.ndarray  # uint8 [uncertain]
+
+    @property
+    def nbytes(self) -> int:
+        return self.labels.nbytes + sum(part.nbytes for part in self.noise)
+
+
+class Copula:
+    """Draws masks with class probabilities `p` and correlated noise.
+
+    `uncertain` are the voxels with noise (flat), and `classes` have for each class that is possible somewhere its
+    label, the positions in `uncertain` where it is, and log p there.
+    """
+
+    def __init__(
+        self,
+        covariance: Covariance,
+        p: np.ndarray,
+        spacing_mm: float,
+        frame: Frame | None = None,
+        kept_bytes: int = 0,
+    ) -> None:
+        """`p` float32 [C, *shape] sums to 1 over the classes; `frame` defaults to the grid of `p`.
+
+        The first draws, which take `kept_bytes` at most, are kept and not drawn again for their seeds.
+        """
         self.shape = p.shape[1:]
         self.fields = LatentFields(
             covariance, spacing_mm, frame or Frame(self.shape, (0,) * len(self.shape)), self.shape
@@ -171,29 +198,52 @@ class Copula:
         flat = p.reshape(len(p), -1)
         self._most_probable = flat.argmax(0).astype(np.uint8)
         self.uncertain = np.flatnonzero(flat.max(0) < 1 - MIN_UNCERTAINTY)
-        self._classes = [
+        self.classes = [
             (label, possible, np.log(p_label[possible]))
             for label, row in enumerate(flat)
             if len(possible := np.flatnonzero((p_label := row[self.uncertain]) > MIN_PROBABILITY))
         ]
+        self._kept: dict[int, Draw] = {}
+        self._kept_bytes = kept_bytes
 
     def draw(self, seed: int) -> np.ndarray:
         """One mask, uint8 [*shape], determined by the seed and the frame."""
-        return self.mask(lambda label: self.fields.draw(seed, label))
+        return self.mask(self.drawn(seed).labels)
 
-    def mask(self, field_of: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The mask, uint8 [*shape], of the latent fields float32 [*shape] that `field_of` returns for each class."""
-        best = np.full(len(self.uncertain), -np.inf, np.float32)
-        labels = np.zeros(len(self.uncertain), np.uint8)
-        for label, possible, log_p in self._classes:
-            field = field_of(label).ravel()[self.uncertain[possible]]
-            score = log_p + gumbel(field)
-            better = score > best[possible]
-            changed = possible[better]
-            best[changed], labels[changed] = score[better], label
+    def drawn(self, seed: int) -> Draw:
+        """Noise and labels of the mask of a seed."""
+        if seed in self._kept:
+            return self._kept[seed]
+        noise, best = [], Best(len(self.uncertain))
+        for label, possible, log_p in self.classes:
+            index = table_index(self.fields.draw(seed, label).ravel()[self.uncertain[possible]])
+            best.offer(label, possible, log_p + GUMBEL[index])
+            noise.append(index)
+        draw = Draw(noise, best.labels)
+        if draw.nbytes <= self._kept_bytes:
+            self._kept[seed] = draw
+            self._kept_bytes -= draw.nbytes
+        return draw
+
+    def mask(self, labels: np.ndarray) -> np.ndarray:
+        """The mask, uint8 [*shape], with these labels at the uncertain voxels."""
         mask = self._most_probable.copy()
         mask[self.uncertain] = labels
         return mask.reshape(self.shape)
+
+
+class Best:
+    """Class of the largest score at each of `count` voxels, uint8 `labels`; of equal ones the first."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = np.zeros(count, np.uint8)
+        self._scores = np.full(count, -np.inf, np.float32)
+
+    def offer(self, label: int, at: np.ndarray, scores: np.ndarray) -> None:
+        """Compare the `scores` of a class at the voxels `at` with those of the classes before."""
+        better = scores > self._scores[at]
+        changed = at[better]
+        self._scores[changed], self.labels[changed] = scores[better], label
 
 
 def gumbel(field: np.ndarray) -> np.ndarray:
@@ -201,9 +251,14 @@ def gumbel(field: np.ndarray) -> np.ndarray:
 
     A table takes a sixth of the time of the special function; one head needs about 10^8 values.
     """
-    return _GUMBEL[((np.clip(field, LOWEST, HIGHEST) - LOWEST) * STEPS_PER_SD + 0.5).astype(np.int32)]
+    return GUMBEL[table_index(field)]
+
+
+def table_index(field: np.ndarray) -> np.ndarray:
+    """Index of standard normal values in the table of Gumbel values, int16."""
+    return ((np.clip(field, LOWEST, HIGHEST) - LOWEST) * STEPS_PER_SD + 0.5).astype(np.int16)
 
 
 LOWEST, HIGHEST, STEPS_PER_SD = -8.0, 5.2, 512
 """Range of the table, to which normal values are clipped; one in ten million exceeds it."""
-_GUMBEL = -np.log(-log_ndtr(np.arange(LOWEST, HIGHEST + 1 / STEPS_PER_SD, 1 / STEPS_PER_SD))).astype(np.float32)
+GUMBEL = -np.log(-log_ndtr(np.arange(LOWEST, HIGHEST + 1 / STEPS_PER_SD, 1 / STEPS_PER_SD))).astype(np.float32)

@@ -7,9 +7,12 @@ models of pictures isotropic within the slices of the input; arrays are indexed 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,7 +21,9 @@ from ..errors import GeometryError
 
 # Lower and upper corner in LPS, mm, including the full width of the outermost voxels.
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
-SLAB_VALUES = 2**22  # interpolated values of all classes at a time: 16 MiB for each float32 array
+Block = tuple[slice, slice, slice]  # [k, j, i]
+BLOCK_VALUES, BLOCK_VOXELS = 2**22, 2**17
+"""Most interpolated values of all classes at a time, 16 MiB for each float32 array, and voxels of a block."""
 
 _IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
@@ -100,13 +105,34 @@ def _antialiased(image: sitk.Image, spacing_mm: float, axes: int = 3) -> sitk.Im
     return sitk.DiscreteGaussian(image, variance, maximumKernelWidth=64, maximumError=0.001, useImageSpacing=True)
 
 
+@dataclass
+class InputMaps:
+    """InputMaps of class probabilities on the input grid, and the digests of what each block of them was made of.
+
+    Attributes:
+        labels: most probable classes, uint8 [k, j, i]; outside the working grid 0, as the entropy.
+        entropy: bits, float32 [k, j, i].
+        quantised: probabilities as uint8 [C, kb, jb, ib] on `Projection.box`, 255 is 1; none unless asked for.
+    """
+
+    labels: np.ndarray
+    entropy: np.ndarray
+    quantised: np.ndarray
+    made: dict[tuple[int, ...], tuple[bytes, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Sums of the probabilities over the voxels of the box, float64 [C]: expected voxel counts."""
+        return np.sum([sums for _, sums in self.made.values()], 0)
+
+
 class Projection:
     """Projects class probabilities from the working grid to labels on the input grid.
 
-    Probabilities are interpolated linearly and in slabs, which needs a few float32 arrays of SLAB_VALUES besides input
-    and result. Outside the working grid everything is background (class 0). `p` is float32 [C, z, y, x] on the working
-    grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid covers,
-    and `inside` its slices [k, j, i]; `working_spacing` is that of the working grid along x, y, z.
+    Probabilities are interpolated linearly and in blocks, which needs a few float32 arrays of BLOCK_VALUES besides
+    input and result. Outside the working grid everything is background (class 0). `p` is float32 [C, z, y, x] on the
+    working grid and sums to 1. `box` is the (index, size), in ijk, of the part of the input grid that the working grid
+    covers, and `inside` its slices [k, j, i]; `working_spacing` is that of the working grid along x, y, z.
     """
 
     def __init__(self, working: sitk.Image, reference: sitk.Image) -> None:
@@ -120,27 +146,55 @@ class Projection:
         self.box = index, size = _covered_box(working, reference)
         self.inside = tuple(slice(a, a + n) for a, n in zip(index[::-1], size[::-1], strict=True))
 
-    def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels (uint8) and entropy (float32, bits), both [k, j, i] on the whole input grid, and class sums.
+    def maps(
+        self,
+        p: np.ndarray,
+        levels: Sequence[float] | None = None,
+        kept: dict[str, InputMaps] | None = None,
+        name: str = "map",
+    ) -> InputMaps:
+        """InputMaps of the probabilities `p`, the quantised ones for `levels` if these are given (see `quantised`).
 
-        The sums, float64 [C], of the probabilities over the voxels of `box` are expected voxel counts.
+        In `kept` the maps stay by `name`. Blocks of the maps that are there already, made of the same probabilities,
+        facts and geometry, are not computed again; the arrays are the same and change in place.
         """
-        labels = np.zeros(self._shape, np.uint8)
-        entropy = np.zeros(self._shape, np.float32)
-        max_entropy, sums = np.float32(math.log2(len(p))), np.zeros(len(p))
-        for slab, q in self._slabs(p):
-            labels[self.inside][slab] = _argmax(q)
-            sums += q.sum((1, 2, 3), dtype=np.float64)
+        shape = (0 if levels is None else len(p), *self.box[1][::-1])
+        maps = None if kept is None else kept.get(name)
+        if maps is None or (maps.labels.shape, maps.quantised.shape) != (self._shape, shape):
+            maps = InputMaps(
+                np.zeros(self._shape, np.uint8), np.zeros(self._shape, np.float32), np.empty(shape, np.uint8)
+            )
+            if kept is not None:
+                kept[name] = maps
+        labels, entropy, max_entropy = maps.labels[self.inside], maps.entropy[self.inside], math.log2(len(p))
+        images = self._images(p)
+        for block in self._blocks(len(p)):
+            digest = b"" if kept is None else self._digest(p, block, (name, levels))
+            key = tuple(part.start for part in block)
+            if digest and maps.made.get(key, (b"",))[0] == digest:
+                continue
+            q = self._interpolated(images, block)
+            labels[block] = _argmax(q)
+            sums = q.sum((1, 2, 3), dtype=np.float64)
             # 0 log 0 = 0: the smallest normal float32 in place of 0 keeps the logarithm finite.
             bits = -(q * np.log2(np.maximum(q, np.finfo(np.float32).tiny))).sum(0)
-            entropy[self.inside][slab] = np.clip(bits, 0, max_entropy)
-        return labels, entropy, sums
+            entropy[block] = np.clip(bits, 0, np.float32(max_entropy))
+            if levels is not None:
+                maps.quantised[:, *block] = _quantised(q, labels[block], levels)
+            maps.made[key] = digest, sums
+        return maps
+
+    def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, entropy and sums of `maps`."""
+        maps = self.maps(p)
+        return maps.labels, maps.entropy, maps.sums
 
     def labels(self, p: np.ndarray) -> np.ndarray:
         """The most probable label, uint8 [kb, jb, ib] on `box`; ties go to the lower label."""
         labels = np.empty(self.box[1][::-1], np.uint8)
-        for slab, q in self._slabs(p):
-            labels[slab] = _argmax(q)
+        images = self._images(p)
+        for block in self._blocks(len(p)):
+            labels[block] = _argmax(self._interpolated(images, block))
         return labels
 
     def quantised(self, p: np.ndarray, levels: Sequence[float] = ()) -> np.ndarray:
@@ -149,42 +203,68 @@ class Projection:
         Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255. They are
         at least 255 x level where the probability is at least one of the `levels`, and only there.
         """
-        quantised = np.empty((len(p), *self.box[1][::-1]), np.uint8)
-        for slab, q in self._slabs(p):
-            labels, rounded = _argmax(q), quantised[:, slab]
-            q *= 255
-            rounded[:] = np.rint(q)
-            for level in levels:
-                least = math.ceil(255 * level)
-                near = np.nonzero((rounded == least) | (rounded == least - 1))
-                rounded[near] = np.where(q[near] >= 255 * level, least, least - 1)
-            wrong = np.nonzero(_argmax(rounded) != labels)
-            rounded[(labels[wrong], *wrong)] += 1
-        return quantised
+        return self.maps(p, levels).quantised
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
-        """The mask uint8 [kb, jb, ib] on `box` of a sample that consists of labels uint8 [z, y, x]."""
-        return self.nearest(labels)
+        """The mask uint8 [kb, jb, ib] on `box` of a sample that consists of labels uint8 [z, y, x]: `nearest`."""
+        flat = np.append(labels, np.uint8(0))
+        return np.stack([flat[index] for index in self._nearest_index])
+
+    @cached_property
+    def _nearest_index(self) -> np.ndarray:
+        """Flat index in the working grid of the voxel nearest to each of `box`, int32; outside, the grid's size."""
+        count, (index, size) = math.prod(self._working_shape), self.box
+        image = self._image(np.arange(count, dtype=np.int32).reshape(self._working_shape))
+        return sitk.GetArrayFromImage(self._resampled(image, index, size, sitk.sitkNearestNeighbor, count))
 
     def nearest(self, labels: np.ndarray) -> np.ndarray:
         """Labels uint8 or uint16 [z, y, x] of the working grid on `box` [kb, jb, ib], by nearest neighbour."""
         index, size = self.box
         return sitk.GetArrayFromImage(self._resampled(self._image(labels), index, size, sitk.sitkNearestNeighbor))
 
-    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield slices along k of `box` and the interpolated probabilities there, float32 [C, k, j, i]."""
-        (i, j, first), (ni, nj, nk) = self.box
-        images = [self._image(channel.astype(np.float32, copy=False)) for channel in p]
-        thickness = max(1, SLAB_VALUES // (len(p) * ni * nj))
-        for k in range(0, nk, thickness):
-            depth = min(thickness, nk - k)
-            q = np.empty((len(p), depth, nj, ni), np.float32)
-            for c, image in enumerate(images):
-                slab = self._resampled(
-                    image, (i, j, first + k), (ni, nj, depth), sitk.sitkLinear, outside=float(c == 0)
-                )
-                q[c] = sitk.GetArrayViewFromImage(slab)
-            yield slice(k, k + depth), q
+    def _blocks(self, classes: int) -> Iterator[Block]:
+        """Blocks of `box`, always the same for a number of classes: rounding depends on where a block begins."""
+        size, voxels = self.box[1][::-1], max(1, min(BLOCK_VOXELS, BLOCK_VALUES // classes))
+        width = min(size[2], voxels)  # whole lines: ITK begins each line with two transforms
+        depth = min(size[0], max(1, math.isqrt(voxels // width)))
+        edges = depth, min(size[1], max(1, voxels // width // depth)), width
+        starts = (range(0, n, edge) for n, edge in zip(size, edges, strict=True))
+        for start in itertools.product(*starts):
+            yield tuple(slice(a, min(a + edge, n)) for a, edge, n in zip(start, edges, size, strict=True))  # type: ignore[misc]
+
+    def _interpolated(self, images: Sequence[sitk.Image], block: Block) -> np.ndarray:
+        """The probabilities, as images of the classes, in a block of `box`: float32 [C, k, j, i]."""
+        (i, j, k), shape = self.box[0], [part.stop - part.start for part in block]
+        index = i + block[2].start, j + block[1].start, k + block[0].start
+        q = np.empty((len(images), *shape), np.float32)
+        for c, image in enumerate(images):
+            outside = float(c == 0)
+            part = self._resampled(image, index, (shape[2], shape[1], shape[0]), sitk.sitkLinear, outside)
+            q[c] = sitk.GetArrayViewFromImage(part)
+        return q
+
+    def _images(self, p: np.ndarray) -> list[sitk.Image]:
+        return [self._image(channel.astype(np.float32, copy=False)) for channel in p]
+
+    def _digest(self, p: np.ndarray, block: Block, kind: object) -> bytes:
+        """SHA-256 of all that the maps in a block depend on."""
+        corners = np.array(list(itertools.product(*[(part.start, part.stop - 1) for part in block])))[:, ::-1]
+        step = np.reshape(self._direction, (3, 3)) * self._spacing
+        places = self._origin + (corners + self.box[0]) @ step.T - self._working_origin
+        working = np.reshape(self._working_direction, (3, 3)) * self.working_spacing
+        index = np.linalg.solve(working, places.T)[::-1]  # continuous, zyx
+        low = np.maximum(np.floor(index.min(1)).astype(int) - 1, 0)
+        source = tuple(slice(a, max(a, b)) for a, b in zip(low, np.ceil(index.max(1)).astype(int) + 2, strict=True))
+        geometry = self._origin.tolist(), self._spacing, self._direction, self.box, self._working_shape
+        further = self.working_spacing, self._working_origin, self._working_direction
+        digest = hashlib.sha256(repr((kind, p.dtype.str, block, *geometry, *further)).encode())
+        digest.update(np.ascontiguousarray(p[:, *source]).data)
+        digest.update(self._known(block))
+        return digest.digest()
+
+    def _known(self, block: Block) -> bytes:
+        """What the maps in a block depend on besides the probabilities."""
+        return b""
 
     def _resampled(
         self, image: sitk.Image, index: tuple[int, int, int], size: tuple[int, int, int], how: int, outside: float = 0.0
@@ -212,6 +292,19 @@ def _argmax(q: np.ndarray) -> np.ndarray:
         np.copyto(labels, np.uint8(label), where=q[label] > best)
         np.maximum(best, q[label], out=best)
     return labels
+
+
+def _quantised(q: np.ndarray, labels: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Probabilities `q` [C, k, j, i], of which `labels` are the most probable, as uint8; see `Projection.quantised`."""
+    q *= 255
+    rounded = np.rint(q).astype(np.uint8)
+    for level in levels:
+        least = math.ceil(255 * level)
+        near = np.nonzero((rounded == least) | (rounded == least - 1))
+        rounded[near] = np.where(q[near] >= 255 * level, least, least - 1)
+    wrong = np.nonzero(_argmax(rounded) != labels)
+    rounded[(labels[wrong], *wrong)] += 1
+    return rounded
 
 
 def _covered_box(working: sitk.Image, reference: sitk.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

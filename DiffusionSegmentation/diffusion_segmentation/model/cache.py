@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,11 +18,14 @@ Encoded = TypeVar("Encoded")
 class ModelCache:
     """Keeps the last model in memory, because loading takes longer than one pass of its networks.
 
-    It also keeps the last volume that its encoder has seen, for an update of that result.
+    It also keeps the last volume that its encoder has seen, and maps of the result, for an update of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, for_updates: bool = True) -> None:
+        """Without `for_updates` no noise and no maps are kept."""
+        self.for_updates = for_updates
         self._encoded: tuple[Hashable, object] | None = None
+        self.maps: dict[str, Any] = {}  # of its result on the grid of the input
         self._loaded: tuple[tuple[Path, str, float], Model] | None = None
         self._device = torch.device("cpu")
 
@@ -48,10 +51,12 @@ class ModelCache:
         return self._encoded[1]  # type: ignore[return-value]  # one type for each key
 
     def forget_encoded(self) -> None:
-        """Drop the encoded volume."""
+        """Drop the encoded volume and the maps of its result."""
         self._encoded = None
+        self.maps.clear()
 
     def clear(self) -> None:
         """Drop the model and the encoded volume, and release their memory."""
-        self._loaded = self._encoded = None
+        self.forget_encoded()
+        self._loaded = None
         empty_cache(self._device)

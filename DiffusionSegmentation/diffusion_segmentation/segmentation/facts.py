@@ -8,7 +8,7 @@ segmentation, in each sample, and with an entropy of 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, ModelError, shown
 from ..images.label_file import read_label_numbers
-from ..images.resampling import Projection, on_grid_of
+from ..images.resampling import Block, Projection, on_grid_of
 from ..model.folder import Model
 from ..networks import UNKNOWN
 from .members import VoxelBox
@@ -144,10 +144,13 @@ class FactsProjection(Projection):
         np.copyto(mask, self._facts, where=self._facts != UNKNOWN)
         return mask
 
-    def _slabs(self, p: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        for slab, q in super()._slabs(p):
-            facts = self._facts[slab]
-            known = facts != UNKNOWN
-            for label, channel in enumerate(q):
-                channel[known] = facts[known] == label
-            yield slab, q
+    def _interpolated(self, images: Sequence[sitk.Image], block: Block) -> np.ndarray:
+        q, facts = super()._interpolated(images, block), self._facts[block]
+        known = facts != UNKNOWN
+        for label, channel in enumerate(q):
+            channel[known] = facts[known] == label
+        return q
+
+    def _known(self, block: Block) -> bytes:
+        facts = self._facts[block]
+        return b"" if (facts == UNKNOWN).all() else facts.tobytes()

@@ -12,6 +12,7 @@ from ..diffusion.copula import field_bytes
 from ..images.volume import WORKING_BYTES
 from ..model.folder import Model
 from ..runtime import devices, memory
+from .ensemble import MAX_MASKS
 from .folded_image import odds_bytes
 from .tiling import Tiling
 
@@ -19,7 +20,11 @@ STATES_PER_SAMPLE = 12
 """Peak memory of drawing a sample and adding it to the statistics, as multiples of the state; measured."""
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
-RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and slabs; measured
+RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and blocks; measured
+KEPT_BYTES = 2**28
+"""Largest memory of the noise that is kept for an update, and of the maps; of 16 samples of a head 200 and 130 MB."""
+KEPT_MAP_BYTES = 10  # per voxel of the input: labels and entropy of the map and of the votes
+NEAREST_BYTES = 4  # the same: indices of the nearest voxels, by which copula masks are projected
 ONE_FOLD = "the features of one fold are kept at a time and computed again for every sample, which takes longer"
 SMALLER_WINDOWS = "the model uses smaller windows; with more memory the result can differ"
 MIN_WINDOW_SHARE = 0.5
@@ -35,8 +40,9 @@ def max_group_size(device: torch.device) -> int:
 class MemoryPlan:
     """Number of samples drawn together and size of the windows; `shrink` makes them smaller."""
 
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Model, device: torch.device, keeps: bool = False) -> None:
+        """`keeps`: whether noise and maps are kept for an update."""
+        self.model, self.device, self._keeps = model, device, keeps
         self.window: tuple[int, ...] = tuple(model.section["window"])  # voxels [z, y, x]
         self.store = device  # holds the features of all windows
         self.notes: list[str] = []  # one sentence for each reduction
@@ -65,6 +71,8 @@ class MemoryPlan:
         allocation fails, and `shrink` follows.
         """
         result = RESULT_BYTES * voxels + self.model.classes * box_voxels
+        result += KEPT_MAP_BYTES // 2 * voxels if self.keeps_maps(voxels) else 0  # the votes stay beside the map
+        result += NEAREST_BYTES * box_voxels if self.model.is_copula_only else 0
         needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
             free = memory.available_memory()
@@ -84,7 +92,7 @@ class MemoryPlan:
         spacing: Sequence[float],
         direction: Sequence[float],
     ) -> int:
-        """Main memory (bytes) that a run on `device` asks for at most, known from the header of its volume.
+        """Main memory (bytes) that a run on `device` without an update asks for at most, from the header of its volume.
 
         `size` (voxels) and `spacing` (mm) are those along i, j, k, `direction` as in SimpleITK. All counts as body.
         """
@@ -97,7 +105,7 @@ class MemoryPlan:
         shape = tuple(math.ceil(mm / model.spacing) for mm in extent[: model.dims][::-1])
         plan.frame = shape
         tiling = Tiling(shape, plan.window, model.multiple)
-        result = (RESULT_BYTES + model.classes) * voxels
+        result = (RESULT_BYTES + NEAREST_BYTES + model.classes) * voxels
         encoding = plan.encoding_bytes(tiling) if device.type == "cpu" else 0
         return WORKING_BYTES * inputs * voxels + max(plan.sampling_bytes(tiling) + result, encoding)
 
@@ -113,7 +121,22 @@ class MemoryPlan:
         start, frame = self.model.start, self.frame or tiling.padded
         fields = 0 if start is None else field_bytes(start.covariance, self.model.spacing, frame)
         slice_bytes = STATES_PER_SAMPLE * self._state_bytes(tiling.cells) + self._held_folds * fields
+        slice_bytes += self.kept_bytes
         return self.slices * slice_bytes + self._stored_bytes(tiling) + self._odds_bytes(tiling)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Most bytes of the noise of copula masks that an update needs again: an index for each class, and a label."""
+        if not (self._keeps and self.model.is_copula_only) or self.folds or self.slices > 1 or self.frame is None:
+            return 0
+        return min(KEPT_BYTES, MAX_MASKS * (2 * self.model.classes + 1) * math.prod(self.frame))
+
+    def keeps_maps(self, voxels: int) -> bool:
+        """Whether the maps of an input of this many voxels are kept for an update, of copula masks within a bound.
+
+        A denoiser that is given facts changes all probabilities, so that maps could not be used again.
+        """
+        return bool(self.kept_bytes) and KEPT_MAP_BYTES * voxels + self.model.classes * voxels <= KEPT_BYTES
 
     @property
     def _held_folds(self) -> int:

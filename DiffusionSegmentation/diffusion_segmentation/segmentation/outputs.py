@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..dicom.maps import Maps
+from ..dicom.maps import Maps as DicomMaps
 from ..images import writing
-from ..images.resampling import Projection
+from ..images.resampling import InputMaps, Projection
 from ..measurements.answer import answer
 from ..measurements.label_map import LabelMap
 from ..measurements.question import Question
@@ -78,6 +78,7 @@ class ResultWriter:
             pixel size as many pixels of the model.
         projection: from the working grid to the grid of the input.
         questions: that the report answers from the samples.
+        kept: maps that stay for the update of the result, or are those of the result before; None to keep none.
     """
 
     input: InputVolume
@@ -87,6 +88,7 @@ class ResultWriter:
     keep_samples: bool = False
     region_mm: float | None = None
     questions: Sequence[Question] = ()
+    kept: dict[str, InputMaps] | None = None
 
     def __post_init__(self) -> None:
         self._reference = self.input.image
@@ -101,30 +103,31 @@ class ResultWriter:
         return [question.value(image) for question in self.questions if image is not None]
 
     def write_maps(
-        self, probabilities: np.ndarray, segmentation: Path, entropy: Path
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, probabilities: np.ndarray, segmentation: Path, entropy: Path, quantised: bool = False
+    ) -> InputMaps:
         """Write the consensus segmentation and entropy of class probabilities [C, z, y, x] on the working grid.
 
-        Returns labels uint8 and entropy in bits, both [k, j, i], and the expected number of voxels of each class [C].
+        Returns all maps, also the `quantised` ones if wanted.
         """
-        labels, bits, expected = self.projection.consensus(probabilities)
-        writing.write_segmentation(segmentation, labels, self._reference, self.source.labels, self.compress)
-        writing.write_volume(entropy, bits, self._reference, self.compress)
-        return labels, bits, expected
+        levels = (contours.INNER, contours.OUTER) if quantised or self.kept is not None else None
+        maps = self.projection.maps(probabilities, levels, self.kept)
+        writing.write_segmentation(segmentation, maps.labels, self._reference, self.source.labels, self.compress)
+        writing.write_volume(entropy, maps.entropy, self._reference, self.compress)
+        return maps
 
     def write(self, folder: Path, ensemble: Ensemble, windows: int, warnings: list[str]) -> dict[str, Any]:
         """Write the result files of the samples so far into `folder`; returns their report, which `finish` writes."""
         p, reference, compress, box = ensemble.map, self._reference, self.compress, self.projection.box
-        labels, bits, expected = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd")
+        maps = self.write_maps(p, folder / "segmentation.seg.nrrd", folder / "entropy.nrrd", True)
+        labels, bits, quantised = maps.labels, maps.entropy, list(maps.quantised)
         if self.source.mutual_information is not None:
             path = folder / "mutual_information.nrrd"
             writing.write_volume(path, self.source.mutual_information, reference, compress)
-        quantised = list(self.projection.quantised(p, (contours.INNER, contours.OUTER)))
         error = 1 - p.max(0)
         working_regions = watershed_regions(error, self.source.spacing_mm, self._region_mm, self._smoothing_mm)
         input_regions = self.projection.nearest(working_regions)
         if self.keep_samples and len(ensemble):
-            disagreement = self.projection.consensus(ensemble.vote_shares)[1]
+            disagreement = self.projection.maps(ensemble.vote_shares, None, self.kept, "votes").entropy
             writing.write_volume(folder / "disagreement.nrrd", disagreement, reference, compress)
             writing.write_sequence(folder / "samples.seq.nrrd", ensemble.masks, reference, box, compress)
         if self.keep_samples:
@@ -133,7 +136,7 @@ class ResultWriter:
             writing.write_volume(folder / "regions.nrrd", input_regions, reference, compress, box)
         volumes = {
             "consensus": class_sizes(labels, ensemble.classes, ensemble.voxel_size),
-            "expected": expected * ensemble.voxel_size,
+            "expected": maps.sums * ensemble.voxel_size,
         }
         regions = self._rank_regions(input_regions, quantised, bits[self.projection.inside])
         self._add_alternatives(regions["regions"], input_regions, ensemble)
@@ -144,8 +147,8 @@ class ResultWriter:
             "warnings": warnings,
         }
         if self.input.exporter is not None:
-            maps = Maps(labels, bits, quantised, box[0])
-            missing = self.input.exporter.write(folder, maps, self.source.labels, report)
+            arrays = DicomMaps(labels, bits, quantised, box[0])
+            missing = self.input.exporter.write(folder, arrays, self.source.labels, report)
             report |= {"warnings": [*warnings, *missing.values()], "missing_dicom": list(missing)}
         return report
 
@@ -244,12 +247,16 @@ class ResultWriter:
         """
         if not ensemble.masks or not entries:
             return
-        voxels = [np.flatnonzero(regions == entry["basin"]) for entry in entries]
-        at = np.concatenate(voxels)
+        number = np.zeros(int(regions.max()) + 1, np.uint8)  # of the entry of each region from 1; REPORTED at most
+        number[[entry["basin"] for entry in entries]] = np.arange(1, len(entries) + 1)
+        numbers = number[regions].ravel()
+        inside = np.flatnonzero(numbers)
+        order = np.argsort(numbers[inside], kind="stable")
+        at = inside[order]
         masks = np.stack([mask.whole().ravel()[at] for mask in ensemble.masks])
-        ends = np.cumsum([len(part) for part in voxels])
-        for entry, inside in zip(entries, np.split(masks, ends[:-1], axis=1), strict=True):
-            entry["alternatives"] = [one.as_json() for one in alternatives(inside)]
+        ends = np.cumsum(np.bincount(numbers[inside], minlength=len(entries) + 1)[1:])
+        for entry, part in zip(entries, np.split(masks, ends[:-1], axis=1), strict=True):
+            entry["alternatives"] = [one.as_json() for one in alternatives(part)]
 
     def _add_region_distances(
         self, entries: list[dict[str, Any]], regions: np.ndarray, error: np.ndarray

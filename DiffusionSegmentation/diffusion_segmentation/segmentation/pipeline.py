@@ -42,7 +42,7 @@ from .partial_results import PartialResults, output_folder
 from .request import Outcome, Preview, Progress, Request
 from .result_folder import FACTS
 from .run_control import RunControl, SamplingStopped
-from .sampler import normalised, sample_seeds
+from .sampler import EncodedVolume, normalised, sample_seeds
 from .tiling import Tiling
 from .uncertain_regions import voxel_size
 
@@ -74,7 +74,7 @@ def segment(
     """
     run = _Run(request, RunControl(progress, cancel), preview, predict)
     with explained_gpu_errors(lambda: run.device), result_folder.new_folder(request.output), flush_denormals():
-        return run.segment(models or ModelCache())
+        return run.segment(models or ModelCache(for_updates=False))
 
 
 class _Run:
@@ -144,7 +144,7 @@ class _Run:
         self.auto = request.samples == "auto"
         usual = model.default_samples
         self.samples = max(AUTO_SAMPLES[1], usual) if request.samples == "auto" else request.samples or usual
-        self.plan = MemoryPlan(model, self.device)
+        self.plan = MemoryPlan(model, self.device, self._models.for_updates)
 
     def _resample(self) -> Projection:
         """Set `image`, the normalised channels of the body on the working grid, and check the memory.
@@ -218,9 +218,10 @@ class _Run:
 
     def _given(self, encoded: Encoded) -> Encoded:
         """The encoder's output given the facts of the request, if it has any."""
-        if self.facts is None:
+        if isinstance(encoded, EncodedVolume):
+            encoded.kept_bytes = self.plan.kept_bytes
+        if self.facts is None or isinstance(encoded, EncodedFolds):  # `read_facts` refuses facts for these
             return encoded
-        assert not isinstance(encoded, EncodedFolds)  # `read_facts` refuses them
         return encoded.given(self.known, sample_seeds(self.request.seed, self.samples), self.control.check)
 
     def _prepare_results(self, projection: Projection) -> None:
@@ -240,15 +241,15 @@ class _Run:
         spacing = projection.working_spacing[::-1]
         source = model_source(model, self.device, settings, direct, spacing, distance, encoded.voxel_distances)
         options = request.compress, request.keep_samples, request.region_mm, self.questions
-        self.writer = ResultWriter(self.input, source, projection, *options)
+        kept = self._models.maps if self.plan.keeps_maps(self.input.image.GetNumberOfPixels()) else None
+        self.writer = ResultWriter(self.input, source, projection, *options, kept)
         unlike = check_input_distance(distance, model.names)
         self.warnings[:0] = unlike
         for warning in unlike:
             self.control.notify(warning)
         self.partial = PartialResults(request, self.control, self.writer, self.preview)
         size, _ = voxel_size(*geometry(self.input.image))
-        masks = MAX_MASKS if request.keep_samples else 0
-        sampled = masks, self.copula_only, self.writer.measure, source.own_cases.temperature
+        sampled = MAX_MASKS * request.keep_samples, self.copula_only, self.writer.measure, source.own_cases.temperature
         self.ensemble = Ensemble(normalised(direct), model.map_prior, size, *sampled)
 
     def _require_finite(self, probabilities: np.ndarray) -> None:

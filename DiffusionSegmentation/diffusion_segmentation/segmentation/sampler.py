@@ -60,6 +60,7 @@ class EncodedVolume:
         """
         self.model, self.device = model, device
         self.start, self._frame = model.start, frame
+        self.kept_bytes = 0  # of the noise of copula masks that an update needs again
         image = channels_first(image, model.dims)
         self.tiling = tiling or Tiling(image.shape[1:], model.section["window"], model.multiple)
         store = store or device
@@ -108,7 +109,7 @@ class EncodedVolume:
         given = copy.copy(self)
         given.__dict__.pop("_copula", None)
         if self.model.is_copula_only:
-            given._draw_masks(facts, seeds, on_mask)
+            given._draw_masks(self._copula, facts, seeds, on_mask)
             return given
         # UNKNOWN + 1 is 0 in uint8, with which `pad` fills.
         padded = torch.from_numpy(self.tiling.pad(facts + np.uint8(1)) - np.uint8(1))
@@ -124,24 +125,27 @@ class EncodedVolume:
             given._marginals = clamp_known(self.tiling.blend(probabilities), given._facts)
         return given
 
-    def _draw_masks(self, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None]) -> None:
-        """Draw the copula masks of `seeds` given the facts, and set the class probabilities.
+    def _draw_masks(self, copula: Copula, facts: np.ndarray, seeds: Sequence[int], on_mask: Callable[[], None]) -> None:
+        """Draw the masks of `copula` for `seeds` given the facts, and set the class probabilities.
 
         To those without facts the masks add their difference from masks of the same noise without facts, which is 0
         where the facts say nothing.
         """
-        p, known, start = normalised(self.direct()), facts != UNKNOWN, self._require_start()
-        given = ConditionalCopula(start.covariance, p, self.model.spacing, known, facts, self._frame)
+        direct, known = self.direct(), facts != UNKNOWN
+        p = normalised(direct)
+        given = ConditionalCopula(copula, p, known, facts)
         self._masks, change = {}, np.zeros_like(p)
-        for seed, (mask, before) in zip(seeds, given.draw(seeds), strict=True):
+        for seed, (mask, before) in zip(seeds, given.draw(seeds, on_mask), strict=True):
             self._masks[seed] = mask
             at = np.nonzero(mask != before)
             change[(mask[at], *at)] += 1 / len(seeds)
             change[(before[at], *at)] -= 1 / len(seeds)
             on_mask()
-        p = normalised(np.clip(p + change, 0, 1))
-        p[:, known] = facts[known] == np.arange(len(p), dtype=np.uint8)[:, None]
-        padded = torch.from_numpy(self.tiling.pad(p))[None]
+        # Elsewhere nothing changes, not even by rounding, so that results of the run before can be used again.
+        changed = change.any(0)
+        direct[:, changed] = normalised(np.clip(p[:, changed] + change[:, changed], 0, 1))
+        direct[:, known] = facts[known] == np.arange(len(p), dtype=np.uint8)[:, None]
+        padded = torch.from_numpy(self.tiling.pad(direct))[None]
         self._marginals = space_to_depth(padded.to(self.device))
 
     def direct(self) -> np.ndarray:
@@ -191,7 +195,9 @@ class EncodedVolume:
 
     @cached_property
     def _copula(self) -> Copula:
-        return Copula(self._require_start().covariance, normalised(self.direct()), self.model.spacing, self._frame)
+        covariance, p = self._require_start().covariance, normalised(self.direct())
+        kept_bytes = self.kept_bytes if self.model.is_copula_only else 0
+        return Copula(covariance, p, self.model.spacing, self._frame, kept_bytes)
 
     def _require_start(self) -> Start:
         if self.start is None:

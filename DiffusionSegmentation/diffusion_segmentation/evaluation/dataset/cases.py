@@ -156,7 +156,7 @@ def evaluate_cases(
 
     Raises InputError when no case can be used, and the errors of `segment` about model, memory and disk.
     """
-    cache = engine.ModelCache()
+    cache = engine.ModelCache(for_updates=False)
     models = {source: _SourceModels(cache, source) for source in SOURCES}
     device = choose_device(settings.device)
 
