@@ -21,8 +21,8 @@ STATES_PER_SAMPLE = 12
 FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
 RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and blocks; measured
-KEPT_BYTES = 2**28
-"""Largest memory of the noise that is kept for an update, and of the maps; of 16 samples of a head 200 and 130 MB."""
+KEPT_BYTES = 3 * 2**27
+"""Largest memory of the noise that is kept for an update, and of the maps; of 16 samples of a head up to 370 and 130 MB."""
 KEPT_MAP_BYTES = 10  # per voxel of the input: labels and entropy of the map and of the votes
 NEAREST_BYTES = 4  # the same: indices of the nearest voxels, by which copula masks are projected
 ONE_FOLD = "the features of one fold are kept at a time and computed again for every sample, which takes longer"
