@@ -244,3 +244,37 @@ def test_models_that_others_trained_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(any_model, "foreign_model", lambda name: ("nnunet", tmp_path / "net"))
     with pytest.raises(ModelError, match="'net' has no samples"):
         any_model.segment(Request(tmp_path / "a.nrrd", tmp_path / "out", facts=(tmp_path / "f.nrrd",)))
+
+
+def write_body(path, centre):
+    """A ball of two tissues, 12 voxels of 4 mm in radius, at `centre` along the first axis of a volume of 80 voxels."""
+    k, j, i = np.ogrid[:40, :40, :80]
+    r = np.sqrt((k - 20) ** 2 + (j - 20) ** 2 + (i - centre) ** 2) / 12
+    values = np.where(r < 0.5, 60.0, 100.0) * (r < 1) + 5 * np.random.default_rng(3).random(r.shape)
+    image = sitk.GetImageFromArray(values.astype(np.float32))
+    image.SetSpacing((4.0, 4.0, 4.0))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moved", ["volume", "facts"])
+def test_maps_of_another_place_are_not_used_again(moved, models, tmp_path):
+    """Parts of equal size elsewhere: of another scan of that size, or because of facts on the other side."""
+    first = write_body(tmp_path / "first.nrrd", 40)
+    second = write_body(tmp_path / "second.nrrd", 60) if moved == "volume" else first
+    run = {"model": str(models / "copula"), "samples": 2, "seed": 5, "device": "cpu", "keep_samples": True}
+    cache = ModelCache()
+    segment(Request(first, tmp_path / "a", **run), models=cache)
+    place = np.s_[18:22, 18:22, 58:62]
+    if moved == "facts":
+        box = sitk.ReadImage(str(tmp_path / "a" / "samples.seq.nrrd"))
+        start = sitk.ReadImage(str(first)).TransformPhysicalPointToIndex(box.GetOrigin())[0]
+        left = write_facts(tmp_path / "left.nrrd", first, label_2=np.s_[18:24, 18:24, start - 6 : start - 3])
+        segment(Request(first, tmp_path / "b", facts=(left,), **run), models=cache)
+        end = start + box.GetSize()[0]
+        place = np.s_[18:24, 18:24, end + 3 : end + 6]
+    facts = (write_facts(tmp_path / "facts.nrrd", second, label_2=place),)
+    warm = segment(Request(second, tmp_path / "warm", facts=facts, **run), models=cache)
+    cold = segment(Request(second, tmp_path / "cold", facts=facts, **run))
+    assert warm.report["files"] == cold.report["files"] and warm.report["volumes"] == cold.report["volumes"]

@@ -47,7 +47,7 @@ def _areEqual(one: slicer.vtkSegment, other: slicer.vtkSegment) -> bool:
     """Whether two segments have the same voxels, whatever part of the volume their images cover."""
     first, second = map(voxel_grids.segmentVoxels, (one, other))
     if first is None or second is None:
-        return first is second
+        return first is second and one.GetRepresentation("Closed surface") is None
     return np.allclose(first[1], second[1], atol=1e-3) and np.array_equal(first[0], second[0])
 
 

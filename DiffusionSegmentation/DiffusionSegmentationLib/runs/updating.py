@@ -10,8 +10,8 @@ from .job import Choices
 from .models import Entry
 
 FIRST_RATIO = 0.4
-"""Seconds of a first update by those of the first run, if the worker still keeps the volume of that run. Measured with
-`bench corrections` on a whole head, see Documentation/correlated-start.md."""
+"""Seconds of a first update of copula masks by those of the first run, if the worker still keeps that run.
+Measured with `bench corrections` on whole heads, see Documentation/correlated-start.md."""
 
 
 def modelOf(report: Mapping[str, Any], entries: Sequence[Entry]) -> Entry | None:
@@ -57,4 +57,5 @@ def questionsOf(report: Mapping[str, Any]) -> tuple[str, ...]:
 def secondsOf(report: Mapping[str, Any]) -> float | None:
     """Expected seconds of the next update, from those of the first run or of the last update; None if not known."""
     seconds = sum(report.get("timings_s", {}).values())
-    return (seconds if rounds(report) else FIRST_RATIO * seconds) or None
+    first = not rounds(report) and not report["steps"]  # a denoiser takes its steps again, which is most of its run
+    return (FIRST_RATIO * seconds if first else seconds) or None

@@ -41,6 +41,7 @@ EDGE = 7.0  # largest latent value (standard deviations) at a known voxel
 REACH = 3.0
 """Distance from the nearest of the known voxels, in widths of the widest Gaussian, from which on nothing is moved: a
 correlation of exp(-4.5) = 0.011 at most is neglected."""
+GROUP = 16  # seeds at a time, whose noise near the facts is in memory
 CHUNK = 2**14  # voxels whose correlation with the known ones is computed at a time
 GIBBS_STREAM = 1_000_003  # of a seed's streams; the streams of the fields are the labels
 
@@ -96,6 +97,10 @@ class ConditionalCopula:
 
         `on_draw` is called after the noise of each seed was drawn and may raise to stop.
         """
+        for start in range(0, len(seeds), GROUP):
+            yield from self._draw(seeds[start : start + GROUP], on_draw)
+
+    def _draw(self, seeds: Sequence[int], on_draw: Callable[[], None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         copula, near = self._copula, self._near
         position = np.full(len(copula.uncertain), -1, np.int32)
         position[near] = np.arange(len(near))

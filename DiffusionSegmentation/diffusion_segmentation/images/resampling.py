@@ -107,17 +107,19 @@ def _antialiased(image: sitk.Image, spacing_mm: float, axes: int = 3) -> sitk.Im
 
 @dataclass
 class InputMaps:
-    """InputMaps of class probabilities on the input grid, and the digests of what each block of them was made of.
+    """Maps of class probabilities on the input grid, and the digests of what each block of them was made of.
 
     Attributes:
         labels: most probable classes, uint8 [k, j, i]; outside the working grid 0, as the entropy.
         entropy: bits, float32 [k, j, i].
         quantised: probabilities as uint8 [C, kb, jb, ib] on `Projection.box`, 255 is 1; none unless asked for.
+        inside: the part of the input grid that the working grid covers, as slices.
     """
 
     labels: np.ndarray
     entropy: np.ndarray
     quantised: np.ndarray
+    inside: tuple[slice, ...]
     made: dict[tuple[int, ...], tuple[bytes, np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -153,17 +155,16 @@ class Projection:
         kept: dict[str, InputMaps] | None = None,
         name: str = "map",
     ) -> InputMaps:
-        """InputMaps of the probabilities `p`, the quantised ones for `levels` if these are given (see `quantised`).
+        """Maps of the probabilities `p`, the quantised ones for `levels` if these are given (see `quantised`).
 
         In `kept` the maps stay by `name`. Blocks of the maps that are there already, made of the same probabilities,
         facts and geometry, are not computed again; the arrays are the same and change in place.
         """
         shape = (0 if levels is None else len(p), *self.box[1][::-1])
         maps = None if kept is None else kept.get(name)
-        if maps is None or (maps.labels.shape, maps.quantised.shape) != (self._shape, shape):
-            maps = InputMaps(
-                np.zeros(self._shape, np.uint8), np.zeros(self._shape, np.float32), np.empty(shape, np.uint8)
-            )
+        if maps is None or (maps.labels.shape, maps.quantised.shape, maps.inside) != (self._shape, shape, self.inside):
+            arrays = np.zeros(self._shape, np.uint8), np.zeros(self._shape, np.float32), np.empty(shape, np.uint8)
+            maps = InputMaps(*arrays, self.inside)
             if kept is not None:
                 kept[name] = maps
         labels, entropy, max_entropy = maps.labels[self.inside], maps.entropy[self.inside], math.log2(len(p))
@@ -173,6 +174,7 @@ class Projection:
             key = tuple(part.start for part in block)
             if digest and maps.made.get(key, (b"",))[0] == digest:
                 continue
+            maps.made.pop(key, None)  # until the block is complete
             q = self._interpolated(images, block)
             labels[block] = _argmax(q)
             sums = q.sum((1, 2, 3), dtype=np.float64)

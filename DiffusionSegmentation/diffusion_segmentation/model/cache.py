@@ -46,7 +46,7 @@ class ModelCache:
     def encoded(self, key: Hashable, encode: Callable[[], Encoded]) -> Encoded:
         """What `encode` returned when it was last called, if it was for the same `key`; otherwise calls it."""
         if self._encoded is None or self._encoded[0] != key:
-            self._encoded = None  # its memory is for the next one
+            self.forget_encoded()  # its memory is for the next one, whose maps are others
             self._encoded = key, encode()
         return self._encoded[1]  # type: ignore[return-value]  # one type for each key
 

@@ -22,7 +22,8 @@ FEATURES_PER_PASS, STATES_PER_PASS = 6, 2
 """Peak memory of the encoder on a window: multiples of its finest features and of the state; measured."""
 RESULT_BYTES = 13  # per voxel of the input: labels, entropy, the copies that are written, and blocks; measured
 KEPT_BYTES = 3 * 2**27
-"""Largest memory of the noise that is kept for an update, and of the maps; of 16 samples of a head up to 370 and 130 MB."""
+"""Largest memory of the noise that is kept for an update, and of the maps. Of 16 samples of a head it is up to 370 MB,
+and the maps take 130 MB."""
 KEPT_MAP_BYTES = 10  # per voxel of the input: labels and entropy of the map and of the votes
 NEAREST_BYTES = 4  # the same: indices of the nearest voxels, by which copula masks are projected
 ONE_FOLD = "the features of one fold are kept at a time and computed again for every sample, which takes longer"
@@ -66,16 +67,19 @@ class MemoryPlan:
         """Raise OutOfMemoryError, with both figures, if the run cannot fit into this computer's memory.
 
         `tiling` returns the tiling of the current plan; `voxels` is the size of the input, `box_voxels` that of the
-        part that the working grid covers. On a CPU the windows are shrunk until the encoder fits, because the system
-        would kill the process instead of failing an allocation. The memory of a GPU is not checked here: there an
-        allocation fails, and `shrink` follows.
+        part that the working grid covers. Where memory is short, nothing is kept for an update. On a CPU the windows
+        are shrunk until the encoder fits, because the system would kill the process instead of failing an allocation.
+        The memory of a GPU is not checked here: there an allocation fails, and `shrink` follows.
         """
         result = RESULT_BYTES * voxels + self.model.classes * box_voxels
-        result += KEPT_MAP_BYTES // 2 * voxels if self.keeps_maps(voxels) else 0  # the votes stay beside the map
         result += NEAREST_BYTES * box_voxels if self.model.is_copula_only else 0
+        maps = KEPT_MAP_BYTES // 2 * voxels if self.keeps_maps(voxels) else 0  # the votes stay beside the map
+        free = memory.available_memory()
+        if free is not None and self.sampling_bytes(tiling()) + result + maps > free:
+            self._keeps, maps = False, 0
+        result += maps
         needed = self.sampling_bytes(tiling()) + result
         if self.device.type == "cpu":
-            free = memory.available_memory()
             most = max(needed, self.encoding_bytes(tiling()))
             if free is not None and most > free and self._hold_one_fold():
                 self._note(ONE_FOLD)
@@ -127,7 +131,7 @@ class MemoryPlan:
     @property
     def kept_bytes(self) -> int:
         """Most bytes of the noise of copula masks that an update needs again: an index for each class, and a label."""
-        if not (self._keeps and self.model.is_copula_only) or self.folds or self.slices > 1 or self.frame is None:
+        if not (self._keeps and self.model.is_copula_only and self.model.dims == 3) or self.folds or self.frame is None:
             return 0
         return min(KEPT_BYTES, MAX_MASKS * (2 * self.model.classes + 1) * math.prod(self.frame))
 
