@@ -17,7 +17,7 @@ TASK = "boundary:16x16"
 
 def context(folder, *texts, cases=12, seeds=2):
     tasks = {task.name: task for task in (prepare(text, folder, Sizes(8, 8, cases)) for text in texts)}
-    return Context(tasks, tuple(range(seeds)), 1.0, SAMPLES, folder, "cpu")
+    return Context(tasks, tuple(range(seeds)), 1.0, SAMPLES, folder, "cpu", "cpu")
 
 
 def exact(truth, seed):

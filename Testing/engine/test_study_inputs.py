@@ -100,7 +100,7 @@ def test_every_question_measures_and_reports_on_two_inputs(split, key, tmp_path,
     facts = {"iterations": 1, "parameters": 1, "operations": 1}
     monkeypatch.setattr(Context, "training_facts", lambda self, variant: facts)
     monkeypatch.setattr("diffusion_segmentation.evaluation.pooling.RESAMPLES", 20)
-    context = Context({SPLIT: split}, (0, 1), 1.0, 8, tmp_path, "cpu")
+    context = Context({SPLIT: split}, (0, 1), 1.0, 8, tmp_path, "cpu", "cpu")
     result = question.measure(context, SPLIT, 0)
     summary = question.summarise(context, {(SPLIT, seed): json.loads(json.dumps(result)) for seed in (0, 1)})
     assert summary.numbers and summary.tables and summary.sentences

@@ -19,8 +19,9 @@ from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.study import adapt, elapsed_time, pool, report, study
+from diffusion_segmentation.study.context import Context
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
-from diffusion_segmentation.study.tasks import Sizes
+from diffusion_segmentation.study.tasks import Sizes, prepare
 from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training.sources import Phantoms
 
@@ -129,6 +130,33 @@ def test_invalid_studies_are_refused_before_any_training(tmp_path, changes, sent
     with pytest.raises(InputError, match=sentence):
         study.study(request(tmp_path, **changes, sizes=Sizes(4, 4, 4)))
     assert not (tmp_path / "study.html").exists() and not (tmp_path / "cache" / "arms").exists()
+
+
+def test_networks_are_measured_elsewhere_but_not_trained_elsewhere(tmp_path):
+    here = study.TrainingPlan(0.3, "cpu", "A, 2 processes")
+    assert study.kept_plan(tmp_path, "study a", lambda: here) == here
+    (tmp_path / "training.json").write_text((tmp_path / "training.json").read_text().replace("cpu", "cuda:0"))
+    there = study.kept_plan(tmp_path, "study a", lambda: pytest.fail("decided again"))
+    assert there == replace(here, device="cuda:0")
+    context = Context({"a": task(tmp_path)}, (0, 1), there.minutes, 8, tmp_path, "cpu", there.device)
+    variants = [Variant("a", seed) for seed in (0, 1)]
+    context.weights(variants[0]).parent.mkdir()
+    context.weights(variants[0]).touch()
+    with pytest.raises(InputError, match="1 of 2 networks of this study .* trained on 'cuda:0'"):
+        study._train(context, variants, 1, elapsed_time.ElapsedTime(tmp_path, "study a"))
+    study._train(context, variants[:1], 1, elapsed_time.ElapsedTime(tmp_path, "study a"))
+    (tmp_path / "training.json").write_text("{half")
+    assert study.kept_plan(tmp_path, "study a", lambda: here) == here
+
+
+def task(folder):
+    return prepare("boundary:16x16", folder, Sizes(2, 2, 2))
+
+
+def test_large_images_are_fewer(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusion_segmentation.study.tasks.MAX_IMAGE_BYTES", 20 * 4 * 16 * 16)
+    few = prepare("boundary:16x16", tmp_path, Sizes(40, 8, 2))
+    assert [len(few.arrays(part)[0]) for part in ("train", "validation")] == [20, 8]
 
 
 def test_wrong_usage_of_the_command(tmp_path, capsys):

@@ -38,6 +38,7 @@ class Context:
     samples: int
     folder: Path
     device: str
+    trained_on: str  # device of the trainings, which is part of the cache key
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
@@ -65,7 +66,7 @@ class Context:
         write_report(self._file(measurement), {"probe": self._identity(measurement), "found": result})
 
     def _key(self, variant: Variant) -> str:
-        return variant.key(self.tasks[variant.task].content, self.minutes, self.device)
+        return variant.key(self.tasks[variant.task].content, self.minutes, self.trained_on)
 
     def weights(self, variant: Variant) -> Path:
         """File of the weights of a variant, which exists once it is trained."""

@@ -176,10 +176,10 @@ class VariantTraining(TrainingModule):
     def train_dataloader(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images [N, channels, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`."""
         dims = len(self.task.shape)
-        all_images, all_masks = map(np.array, self.task.arrays(TRAIN))
+        all_images, all_masks = self.task.arrays(TRAIN)  # on disk, so that all processes share them
         while True:
             chosen = self._rng.integers(len(all_images), size=BATCH[dims])
-            images, masks = all_images[chosen], all_masks[chosen]
+            images, masks = np.array(all_images[chosen]), np.array(all_masks[chosen])
             if self.variant.halved:
                 images, masks = half_windows(images, masks, self.variant.crops, self._rng)
             raters = max(r for r in range(1, DRAWS + 1) if DRAWS % r == 0 and r <= masks.shape[1])

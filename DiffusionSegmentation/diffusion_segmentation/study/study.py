@@ -28,6 +28,7 @@ from .question import Question
 from .questions import chosen, short
 from .report import write
 from .tasks import Sizes, plan
+from .training_plan import TrainingPlan, kept_plan
 from .variants import Variant
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,17 @@ def study(options: StudyOptions) -> dict[str, Any]:
     seeds = tuple(range(options.seeds))
     variants = required_variants(questions, list(tasks), seeds)
     processes = pool.processes(device)
-    minutes = training_minutes(options.budget, variants, processes)
+    machine = _machine(device, processes)
+    training = kept_plan(
+        cache,
+        _command(options),
+        lambda: TrainingPlan(training_minutes(options.budget, variants, processes), device, machine),
+    )
     logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
     for _, write_arrays in plans:
         write_arrays()
-    context = Context(tasks, seeds, minutes, options.samples, cache, device)
-    logger.info(f"{len(variants)} networks of {minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}")
+    context = Context(tasks, seeds, training.minutes, options.samples, cache, device, training.device)
+    logger.info(f"{len(variants)} networks of {training.minutes:.1f} min each, on {training.machine}")
     try:
         _train(context, variants, processes, elapsed)
         results = _measure(context, questions, processes, elapsed)
@@ -99,11 +105,11 @@ def study(options: StudyOptions) -> dict[str, Any]:
         "command": _command(options),
         "seeds": options.seeds,
         "samples": options.samples,
-        "minutes_an_arm": round(minutes, 2),
+        "minutes_an_arm": round(training.minutes, 2),
         "networks": len(variants),
         "budget_minutes": options.budget,
         "minutes_taken": round(taken, 1),
-        "machine": _machine(device, processes),
+        "machine": machine if machine == training.machine else f"trained on {training.machine}; measured on {machine}",
         "versions": versions(),
     }
     return write(options.output, facts, {q: q.summarise(context, results[q.key]) for q in questions})
@@ -131,6 +137,11 @@ def _train(context: Context, variants: Sequence[Variant], processes: int, elapse
     missing = [v for v in variants if not context.weights(v).exists()]
     if len(missing) < len(variants):
         logger.info(f"training: {len(variants) - len(missing)} networks are in the cache")
+    if missing and context.device != context.trained_on:
+        raise InputError(
+            f"{len(missing)} of {len(variants)} networks of this study are still to be trained, and the others were "
+            f"trained on '{context.trained_on}': continue there, or train all of them here with another --output."
+        )
     on_top = [v for v in missing if v.frozen]
     # Two processes must not train the same frozen network.
     for stage, part in (("training", [v for v in missing if not v.frozen]), ("training on top of others", on_top)):
@@ -170,4 +181,5 @@ def _command(options: StudyOptions) -> str:
 def _machine(device: str, processes: int) -> str:
     if device == "cpu":
         return f"{platform.machine()} CPU, {processes} process{'es' * (processes > 1)} of one thread"
-    return torch.cuda.get_device_name(device)
+    shared = f", shared by {processes} processes" if processes > 1 else ""
+    return f"{torch.cuda.get_device_name(device)}{shared}"

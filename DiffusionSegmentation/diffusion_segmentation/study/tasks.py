@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,14 +29,17 @@ MASKS = 8  # masks per image of a phantom, drawn from its exact posterior
 SCORED_MARGIN = 3  # test cases of a folder are scored within this many voxels of a structure
 MIN_CASES = 5
 SMALLEST_DEVIATION = 1e-3
-MAX_WINDOW_BYTES = 2**28  # limit for the float32 windows of a folder: as much as 4096 images of a phantom need
+MAX_IMAGE_BYTES = 2**29  # limit for the float32 images of a part: 4096 of 181 x 181 pixels, 1213 of 48 x 48 x 48 voxels
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}  # seeds of a phantom's parts; `evaluate` uses others
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images in each part of a task; in a folder windows of its cases, and for the test the held-out cases."""
+    """Images in each part of a task; in a folder windows of its cases, and for the test the held-out cases.
+
+    For training and validation there are fewer where they would exceed `MAX_IMAGE_BYTES`.
+    """
 
     train: int = 4096
     validation: int = 128
@@ -131,16 +134,18 @@ def plan(text: str, cache: Path, sizes: Sizes, slices: bool = False) -> Plan:
 
 def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Plan:
     kind = phantom(text)
-    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 2}, 12)
+    content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 3}, 12)
     folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
 
     def write() -> None:
         for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
             if not (folder / f"{part}.json").is_file():
                 rng = np.random.default_rng(PART_SEEDS[part])
-                cases = [kind.draw(rng) for _ in range(count)]
-                images = [channels_first(case.image, len(kind.shape)) for case in cases]
-                _write(folder, part, images, [case.sample(rng, MASKS) for case in cases])
+                windows = []
+                for _ in range(_limited(count, kind.shape, channel_count(inputs))):
+                    case = kind.draw(rng)  # the list of its possible masks can be large, so it is not kept
+                    windows.append((channels_first(case.image, len(kind.shape)), case.sample(rng, MASKS)))
+                _write(folder, part, windows)
 
     inputs = tuple(map(Input, kind.inputs))
     return Task(text, text, folder, kind.shape, kind.label_names, inputs, True, names, content), write
@@ -182,12 +187,15 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
                 windows = [_around(*pair, shape) for pair in pairs]
             else:
                 stream = iter(Windows(pairs, optimisation, PART_SEEDS[part], augment=part == TRAIN))
-                requested = sizes.train if part == TRAIN else sizes.validation
-                count = max(16, min(requested, MAX_WINDOW_BYTES // 4 // math.prod(shape) // task.channels))
+                count = _limited(sizes.train if part == TRAIN else sizes.validation, shape, task.channels)
                 windows = [(image.numpy(), masks.numpy()) for image, masks in itertools.islice(stream, count)]
-            _write(folder, part, [image for image, _ in windows], [masks for _, masks in windows])
+            _write(folder, part, windows)
 
     return task, write
+
+
+def _limited(count: int, shape: tuple[int, ...], channels: int) -> int:
+    return min(count, max(16, MAX_IMAGE_BYTES // 4 // math.prod(shape) // channels))
 
 
 def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -204,9 +212,10 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
     return np.pad(whole[:, *window].astype(np.float32), fill), np.pad(labels[:, *window], fill)
 
 
-def _write(folder: Path, part: str, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
-    """Write a part. Its JSON file comes last and marks it as complete."""
+def _write(folder: Path, part: str, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write the images and masks of a part. Its JSON file comes last and marks it as complete."""
     folder.mkdir(parents=True, exist_ok=True)
+    images, masks = ([window[n] for window in windows] for n in (0, 1))
     count = max(len(m) for m in masks)
     full = [np.resize(m, (count, *m.shape[1:])) for m in masks]  # repeats masks of cases with fewer raters
     for kind, arrays, dtype in (("images", images, np.float32), ("masks", full, np.uint8)):
