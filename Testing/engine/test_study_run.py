@@ -25,7 +25,7 @@ from diffusion_segmentation.study.tasks import Sizes, prepare
 from diffusion_segmentation.study.variants import Variant
 from diffusion_segmentation.training.sources import Phantoms
 
-SIZES = Sizes(train=512, validation=32, test=24)
+SIZES = Sizes(train=512, validation=32, test=16)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def request(folder, **changes):
     options = {
         "data": ("boundary:16x16",),
         "output": folder,
-        "budget": 1.0,
+        "budget": 0.5,
         "sizes": SIZES,
-        "samples": 16,
+        "samples": 12,
         "device": "cpu",
         "questions": (DirectOrDiffusion(("direct",)), NoiseLevels()),
     }
@@ -143,8 +143,8 @@ def test_networks_are_measured_elsewhere_but_not_trained_elsewhere(tmp_path):
     context.weights(variants[0]).parent.mkdir()
     context.weights(variants[0]).touch()
     with pytest.raises(InputError, match="1 of 2 networks of this study .* trained on 'cuda:0'"):
-        study._train(context, variants, 1, elapsed_time.ElapsedTime(tmp_path, "study a"))
-    study._train(context, variants[:1], 1, elapsed_time.ElapsedTime(tmp_path, "study a"))
+        study._train(context, variants, None, elapsed_time.ElapsedTime(tmp_path, "study a"))
+    study._train(context, variants[:1], None, elapsed_time.ElapsedTime(tmp_path, "study a"))
     (tmp_path / "training.json").write_text("{half")
     assert study.kept_plan(tmp_path, "study a", lambda: here) == here
 
@@ -169,7 +169,7 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_folder_is_studied_too(tmp_path):
     data = write_ball_dataset(tmp_path / "data", [(5,)] * 8)
-    options = request(tmp_path / "out", data=(str(data),), budget=0.15, sizes=Sizes(8, 4, 3), samples=8)
+    options = request(tmp_path / "out", data=(str(data),), budget=0.15, sizes=Sizes(8, 2, 2), samples=8)
     options = replace(options, questions=(DirectOrDiffusion(("direct",)),))
     result = study.study(options)
     assert result["facts"]["data"]["Balls"]["known_answer"] is False
@@ -277,13 +277,13 @@ def _ends(group):
 @pytest.mark.slow
 def test_a_process_that_dies_is_reported_in_one_sentence():
     jobs = [(1.0, os._exit, (3,)), (1.0, time.sleep, (0.1,))]
-    with pytest.raises(DiffusionSegmentationError, match="was killed"):
-        list(pool.run(jobs, 1, "training", "networks"))
+    with pytest.raises(DiffusionSegmentationError, match="was killed"), pool.process_pool(1) as executor:
+        list(pool.run(executor, jobs, "training", "networks"))
 
 
 @pytest.mark.slow
 def test_an_exception_of_a_job_is_raised_and_ends_the_others():
     started = time.monotonic()
-    with pytest.raises(ZeroDivisionError):
-        list(pool.run([(1.0, divmod, (1, 0)), (1.0, time.sleep, (60,))], 2, "training", "networks"))
+    with pytest.raises(ZeroDivisionError), pool.process_pool(2) as executor:
+        list(pool.run(executor, [(1.0, divmod, (1, 0)), (1.0, time.sleep, (60,))], "training", "networks"))
     assert time.monotonic() - started < 30

@@ -1,5 +1,7 @@
 """Windows cover a volume, overlap where there are several, and blend without seams."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +27,28 @@ def test_every_cell_is_covered_and_windows_overlap_by_a_quarter(shape):
     starts = sorted({window[0].start for window in tiling.windows})
     size = tiling.windows[0][0].stop - tiling.windows[0][0].start
     assert all(b - a <= 0.75 * size for a, b in pairwise(starts))
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"), [((100, 70, 33), (64, 32, 32)), ((150, 17), (32, 16)), ((9, 9), (16, 16))]
+)
+def test_windows_and_weights_are_those_of_monai(shape, window):
+    from monai.data.utils import compute_importance_map, dense_patch_slices
+
+    tiling = Tiling(shape, window, 8)
+    cells = tuple(s.stop - s.start for s in tiling.windows[0])
+    assert tiling.windows == dense_patch_slices(tiling.cells, cells, [int(0.75 * n) for n in cells])
+    weight = compute_importance_map(cells, mode="gaussian", sigma_scale=0.25).clamp_min(1e-3)
+    torch.testing.assert_close(tiling._weight, weight, rtol=1e-6, atol=0)
+
+
+def test_a_run_does_not_wait_for_packages_of_training():
+    """Their imports take long: that of MONAI longer than that of PyTorch."""
+    code = "import sys, diffusion_segmentation.any_model; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert "torch" in loaded and not loaded & {"monai", "lightning", "matplotlib", "pandas", "scipy.stats"}
 
 
 def test_blending_equal_answers_changes_nothing():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ..metrics.conformal import Scaling
 from ..metrics.intervals import interval_method, predictive_interval
@@ -48,7 +48,7 @@ def answer(
         k, n = int(question.holds(values).sum()), len(values)
         facts |= {"holds": bool(question.holds(np.array(consensus))), "count": k, "of": n}
         if n and are_draws:
-            bounds = stats.beta(k + 0.5, n - k + 0.5).interval(0.9)
+            bounds = special.betaincinv(k + 0.5, n - k + 0.5, (0.05, 0.95))
             low, high = (0.0 if k == 0 else bounds[0]), (1.0 if k == n else bounds[1])
             facts |= {"probability": _number((k + 0.5) / (n + 1)), "interval90": [_number(low), _number(high)]}
         return facts

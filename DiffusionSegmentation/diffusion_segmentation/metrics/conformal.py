@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from .intervals import predictive_bounds
 
@@ -96,7 +96,7 @@ def share_range(n: int, level: float, confidence: float = 0.9) -> tuple[float, f
     predictors", 2012); the range has equal tails and the probability `confidence`.
     """
     k = conformal_rank(n, level)
-    low, high = stats.beta(k, n + 1 - k).interval(confidence)
+    low, high = special.betaincinv(k, n + 1 - k, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(low), float(high)
 
 

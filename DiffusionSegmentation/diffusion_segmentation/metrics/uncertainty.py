@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def error_auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
@@ -21,6 +20,8 @@ def error_auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
     correct = wrong.size - errors
     if not errors or not correct:
         return float("nan")
+    from scipy import stats  # its import takes half a second, which runs need not wait for
+
     ranks = stats.rankdata(uncertainty)
     return float((ranks[wrong].sum() - errors * (errors + 1) / 2) / (errors * correct))
 

@@ -5,14 +5,17 @@ Windows are slices of cells, which are blocks of 2 x 2 x 2 voxels: the grid of t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 
 OVERLAP = 0.25
+WIDTH = 0.25
+"""Standard deviation of the weight of a window, as a share of its edge."""
 Window = tuple[Any, ...]  # slices, one for each axis
 
 
@@ -32,10 +35,10 @@ class Tiling:
         self.padded = tuple(padded or (max(_up(n, 2), s) for n, s in zip(shape, size, strict=True)))
         self.cells = tuple(n // 2 for n in self.padded)
         cells = tuple(s // 2 for s in size)
-        stride = [max(1, int(c * (1 - OVERLAP))) for c in cells]
-        self.windows: list[Window] = dense_patch_slices(self.cells, cells, stride)
+        # MONAI has these windows and weights, too; its import takes longer than that of PyTorch.
+        self.windows: list[Window] = list(itertools.product(*map(_slices, self.cells, cells)))
         # The weight falls off towards the edge of a window, where the network has least context.
-        self._weight = compute_importance_map(cells, mode="gaussian", sigma_scale=0.25).clamp_min(1e-3)
+        self._weight = reduce(torch.mul, torch.meshgrid(*map(_bell, cells), indexing="ij")).clamp_min(1e-3)
         self._total = torch.zeros(self.cells)
         for part in self.windows:
             self._total[part] += self._weight
@@ -78,6 +81,19 @@ class Tiling:
 def channels_first(image: np.ndarray, dims: int) -> np.ndarray:
     """`image` as [channels, *shape]; an image of one channel may come without that axis, [*shape]."""
     return image if image.ndim > dims else image[None]
+
+
+def _slices(length: int, window: int) -> list[slice]:
+    """Slices of `window` cells that cover `length` cells; the last one ends there and overlaps more."""
+    stride, last = max(1, int(window * (1 - OVERLAP))), length - window
+    starts = [min(number * stride, last) for number in range(-(-last // stride) + 1)]
+    return [slice(start, start + window) for start in starts]
+
+
+def _bell(length: int) -> torch.Tensor:
+    """A Gaussian over `length` cells, 1 in the middle, float32 [length]."""
+    distance = torch.arange(length, dtype=torch.float32) - (length - 1) / 2
+    return torch.exp(-(distance**2) / (2 * (WIDTH * length) ** 2))
 
 
 def _up(n: int, multiple: int) -> int:

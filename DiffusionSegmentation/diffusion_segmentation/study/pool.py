@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import multiprocessing
@@ -36,42 +37,52 @@ def processes(device: str) -> int:
     return max(1, min(cores, torch.cuda.mem_get_info(device)[0] // GPU_BYTES))
 
 
-def run(
-    jobs: Sequence[tuple[float, Callable[..., Any], tuple[Any, ...]]], count: int, stage: str, label: str
-) -> Iterator[Any]:
-    """Run jobs (weight, function, arguments) on `count` processes; yields what they return, in any order.
+@contextlib.contextmanager
+def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `count` processes, which start with the first jobs and are killed at the end, or at Ctrl+C.
 
-    `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks". The processes are terminated
-    at Ctrl+C and when the caller stops iterating. Raises what a job raises, and DiffusionSegmentationError if a process
-    dies.
+    Raises DiffusionSegmentationError if a process dies.
     """
-    total, done, finished, started = sum(weight for weight, *_ in jobs), 0.0, 0, time.monotonic()
-    printed = -math.inf
     before = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_initialise)
+    executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_initialise)
     try:
-        waiting: dict[Future[Any], float] = {pool.submit(function, *args): weight for weight, function, args in jobs}
-        while waiting:
-            ended, _ = wait(waiting, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-            for future in ended:
-                done, finished = done + waiting.pop(future), finished + 1
-                yield future.result()
-            now = time.monotonic() - started
-            if (ended and finished == len(jobs)) or now - printed > PROGRESS_SECONDS:
-                printed = now
-                left = f", about {now * (total - done) / done / 60:.0f} min left" if 0 < done < total else ""
-                logger.info(f"{stage}: {finished} of {len(jobs)} {label}{left}")
+        yield executor
     except BrokenProcessPool:
         raise DiffusionSegmentationError(
             "A process of the study was killed, most likely because memory ran out; close other programs and run the "
             "same command again, which continues from what is finished."
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             if process not in before:
                 process.kill()  # Lightning delays SIGTERM, and the process would go on to the next job
                 process.join(5)
+
+
+def run(
+    executor: ProcessPoolExecutor,
+    jobs: Sequence[tuple[float, Callable[..., Any], tuple[Any, ...]]],
+    stage: str,
+    label: str,
+) -> Iterator[Any]:
+    """Run jobs (weight, function, arguments); yields what they return, in any order, and raises what they raise.
+
+    `stage` and `label` name the work in the progress lines, "training: 3 of 12 networks".
+    """
+    total, done, finished, started = sum(weight for weight, *_ in jobs), 0.0, 0, time.monotonic()
+    printed = -math.inf
+    waiting: dict[Future[Any], float] = {executor.submit(function, *args): weight for weight, function, args in jobs}
+    while waiting:
+        ended, _ = wait(waiting, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
+        for future in ended:
+            done, finished = done + waiting.pop(future), finished + 1
+            yield future.result()
+        now = time.monotonic() - started
+        if (ended and finished == len(jobs)) or now - printed > PROGRESS_SECONDS:
+            printed = now
+            left = f", about {now * (total - done) / done / 60:.0f} min left" if 0 < done < total else ""
+            logger.info(f"{stage}: {finished} of {len(jobs)} {label}{left}")
 
 
 def _initialise() -> None:

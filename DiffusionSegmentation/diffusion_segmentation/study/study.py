@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,9 @@ def study(options: StudyOptions) -> dict[str, Any]:
     context = Context(tasks, seeds, training.minutes, options.samples, cache, device, training.device)
     logger.info(f"{len(variants)} networks of {training.minutes:.1f} min each, on {training.machine}")
     try:
-        _train(context, variants, processes, elapsed)
-        results = _measure(context, questions, processes, elapsed)
+        with pool.process_pool(processes) as executor:
+            _train(context, variants, executor, elapsed)
+            results = _measure(context, questions, executor, elapsed)
     finally:
         taken = elapsed.save()
     facts = {
@@ -133,7 +135,7 @@ def training_minutes(budget: float, variants: Sequence[Variant], processes: int)
     return minutes
 
 
-def _train(context: Context, variants: Sequence[Variant], processes: int, elapsed: ElapsedTime) -> None:
+def _train(context: Context, variants: Sequence[Variant], executor: ProcessPoolExecutor, elapsed: ElapsedTime) -> None:
     missing = [v for v in variants if not context.weights(v).exists()]
     if len(missing) < len(variants):
         logger.info(f"training: {len(variants) - len(missing)} networks are in the cache")
@@ -146,7 +148,7 @@ def _train(context: Context, variants: Sequence[Variant], processes: int, elapse
     # Two processes must not train the same frozen network.
     for stage, part in (("training", [v for v in missing if not v.frozen]), ("training on top of others", on_top)):
         jobs = [(v.share, _train_one, (context, v)) for v in part]
-        for _ in pool.run(jobs, processes, stage, "networks") if jobs else ():
+        for _ in pool.run(executor, jobs, stage, "networks") if jobs else ():
             elapsed.save()
 
 
@@ -155,13 +157,13 @@ def _train_one(context: Context, variant: Variant) -> None:
 
 
 def _measure(
-    context: Context, questions: Sequence[Question], processes: int, elapsed: ElapsedTime
+    context: Context, questions: Sequence[Question], executor: ProcessPoolExecutor, elapsed: ElapsedTime
 ) -> dict[str, dict[tuple[str, int], dict[str, Any]]]:
     """Results of every question by task and seed, from the cache where possible."""
     measurements = {question: question.measurements(context) for question in questions}
     missing = [(question, m) for question, several in measurements.items() for m in several if not context.load(m)]
     jobs = [(1.0, _measure_one, (context, *one)) for one in missing]
-    for _ in pool.run(jobs, processes, "measuring", "measurements") if jobs else ():
+    for _ in pool.run(executor, jobs, "measuring", "measurements") if jobs else ():
         elapsed.save()
     return {q.key: {(m.task, m.seed): context.load(m) for m in several} for q, several in measurements.items()}
 
