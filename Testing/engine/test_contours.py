@@ -89,7 +89,7 @@ def test_stored_probabilities_keep_the_side_of_each_level():
     p = np.linspace(0, 1, 1728, dtype=np.float32).reshape(12, 12, 12)
     image = sitk.GetImageFromArray(p)
     levels = INNER, OUTER, 0.2, 1 / 3
-    _, stored = Projection(image, image).quantised(np.stack([1 - p, p]), levels)
+    _, stored = Projection(image, image).maps(np.stack([1 - p, p]), levels).quantised
     assert all(np.array_equal(stored >= 255 * level, p >= np.float32(level)) for level in levels)
     assert np.abs(stored - 255 * p).max() < 1
 

@@ -106,7 +106,8 @@ def test_a_ball_comes_back_to_where_it_is(seed: int) -> None:
     inside = (1 / (1 + np.exp((distance - radius) / 0.5))).astype(np.float32)
     p = np.stack([1 - inside, inside])
     projection = Projection(working, image)
-    labels, entropy, _ = projection.consensus(p)
+    maps = projection.maps(p)
+    labels, entropy = maps.labels, maps.entropy
     truth = np.linalg.norm(all_lps(image) - centre, axis=-1)
     assert labels.shape == entropy.shape == image.GetSize()[::-1]
     assert (labels[truth < radius - 1] == 1).all() and (labels[truth > radius + 1] == 0).all()
@@ -142,8 +143,8 @@ def test_probabilities_are_interpolated_and_the_rest_is_background(seed: int, mo
     p = rng.random((4, *working.GetSize()[::-1])).astype(np.float32)
     p /= p.sum(axis=0)
     projection = Projection(working, image)
-    labels, entropy, _ = projection.consensus(p)
-    quantised = projection.quantised(p)
+    maps = projection.maps(p, ())
+    labels, entropy, quantised = maps.labels, maps.entropy, maps.quantised
     index, size = projection.box
     assert np.prod(size) < np.prod(image.GetSize())  # so that something lies outside the box
     outside = ambiguous = 0
@@ -197,11 +198,11 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     working = working_image(image, 3.0)
     p = np.random.default_rng(3).dirichlet(np.ones(5), working.GetSize()[::-1]).astype(np.float32)
     p = np.moveaxis(p, -1, 0)
-    whole = Projection(working, image).consensus(p)
+    whole = Projection(working, image).maps(p)
     monkeypatch.setattr(grids, "BLOCK_VALUES", 500)
-    blocks = Projection(working, image).consensus(p)
-    assert (whole[0] != blocks[0]).sum() <= 2  # ties, decided by rounding
-    np.testing.assert_allclose(whole[1], blocks[1], atol=1e-4)
+    blocks = Projection(working, image).maps(p)
+    assert (whole.labels != blocks.labels).sum() <= 2  # ties, decided by rounding
+    np.testing.assert_allclose(whole.entropy, blocks.entropy, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -286,5 +287,5 @@ def test_the_quantised_probabilities_have_the_consensus_for_their_best():
     p[1], p[2] = 0.3995, 0.4005
     projection = Projection(working, working)
     assert (np.rint(255 * p[1]) == np.rint(255 * p[2])).all()
-    labels, *_ = projection.consensus(p)
-    assert (labels == 2).all() and (projection.quantised(p).argmax(0) == labels).all()
+    maps = projection.maps(p, ())
+    assert (maps.labels == 2).all() and (maps.quantised.argmax(0) == 2).all()

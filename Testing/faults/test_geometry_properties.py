@@ -96,12 +96,13 @@ def place(affine: np.ndarray, kji: np.ndarray) -> np.ndarray:
 
 
 def written(folder: Path, image: sitk.Image, projection: Projection, p: np.ndarray, compress: bool) -> None:
-    labels, entropy, _ = projection.consensus(p)
+    maps = projection.maps(p, ())
+    labels, entropy = maps.labels, maps.entropy
     results.write_segmentation(folder / "segmentation.seg.nrrd", labels, image, LABELS, compress)
     results.write_volume(folder / "entropy.nrrd", entropy, image, compress)
     samples = [projection.labels(p), projection.labels(p)]
     results.write_sequence(folder / "samples.seq.nrrd", samples, image, projection.box, compress)
-    shares = list(projection.quantised(p))
+    shares = list(maps.quantised)
     results.write_sequence(folder / "probabilities.seq.nrrd", shares, image, projection.box, compress)
     nearest = projection.nearest((p[1] > 0.5).astype(np.uint16))
     results.write_volume(folder / "regions.nrrd", nearest, image, compress, projection.box)

@@ -114,27 +114,20 @@ class LatentFields:
         field = fft.irfftn(waves, self.period, overwrite_x=True, workers=torch.get_num_threads())[self._part]
         return field + np.float32(shared)
 
-    def correlation(self, label: int) -> np.ndarray:
-        """Correlation of the field of class `label` at every lag [*period], lag 0 first, negative lags from the end.
-
-        That of the part that is not shared by all voxels.
-        """
-        return fft.irfftn(self._power(label), self.period)
-
     def tables(self) -> list[list[np.ndarray]]:
         """Correlation of each of the Gaussians along each axis, float32 [period], lag 0 first; it is their product."""
         scales = [scale / self.spacing_mm for scale in self.covariance.scales_mm]
         return [[fft.ifft(_axis(n, scale)).real.astype(np.float32) for n in self.period] for scale in scales]
 
-    def _power(self, label: int) -> np.ndarray:
-        """Power spectrum of the part of the field that is not shared, in the half spectrum."""
+    def power(self, label: int) -> np.ndarray:
+        """Power spectrum of the part of the field that not all voxels share, in the half spectrum of `period`."""
         weights = self.covariance.weights[label].astype(np.float32)
         return reduce(np.add, (w * power for w, power in zip(weights, self._powers, strict=True)))
 
     def _amplitude(self, label: int) -> np.ndarray:
         """Filter of the white noise in the half spectrum, float32; cached for all samples."""
         if label not in self._amplitudes:
-            amplitude = np.sqrt(self._power(label) * np.float32(np.prod(self.period) / 2))
+            amplitude = np.sqrt(self.power(label) * np.float32(np.prod(self.period) / 2))
             # The inverse transform uses only the real part of these planes, which halves their power.
             for plane in (0,) if self.period[-1] % 2 else (0, -1):
                 amplitude[..., plane] *= np.float32(np.sqrt(2))

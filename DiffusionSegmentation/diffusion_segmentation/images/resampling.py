@@ -155,7 +155,10 @@ class Projection:
         kept: dict[str, InputMaps] | None = None,
         name: str = "map",
     ) -> InputMaps:
-        """Maps of the probabilities `p`, the quantised ones for `levels` if these are given (see `quantised`).
+        """Maps of the probabilities `p`, with the quantised ones if `levels` are given.
+
+        Their argmax is `labels`: where rounding creates a tie, the most probable class gains 1/255. They are at least
+        255 x level where the probability is at least one of the `levels`, and only there.
 
         In `kept` the maps stay by `name`. Blocks of the maps that are there already, made of the same probabilities,
         facts and geometry, are not computed again; the arrays are the same and change in place.
@@ -186,11 +189,6 @@ class Projection:
             maps.made[key] = digest, sums
         return maps
 
-    def consensus(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels, entropy and sums of `maps`."""
-        maps = self.maps(p)
-        return maps.labels, maps.entropy, maps.sums
-
     def labels(self, p: np.ndarray) -> np.ndarray:
         """The most probable label, uint8 [kb, jb, ib] on `box`; ties go to the lower label."""
         labels = np.empty(self.box[1][::-1], np.uint8)
@@ -198,14 +196,6 @@ class Projection:
         for block in self._blocks(len(p)):
             labels[block] = _argmax(self._interpolated(images, block))
         return labels
-
-    def quantised(self, p: np.ndarray, levels: Sequence[float] = ()) -> np.ndarray:
-        """The probabilities as uint8 [C, kb, jb, ib] on `box`; 255 is 1.
-
-        Their argmax is that of `consensus`: where rounding creates a tie, the most probable class gains 1/255. They are
-        at least 255 x level where the probability is at least one of the `levels`, and only there.
-        """
-        return self.maps(p, levels).quantised
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
         """The mask uint8 [kb, jb, ib] on `box` of a sample that consists of labels uint8 [z, y, x]: `nearest`."""
@@ -297,7 +287,7 @@ def _argmax(q: np.ndarray) -> np.ndarray:
 
 
 def _quantised(q: np.ndarray, labels: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Probabilities `q` [C, k, j, i], of which `labels` are the most probable, as uint8; see `Projection.quantised`."""
+    """Probabilities `q` [C, k, j, i], of which `labels` are the most probable, as uint8; see `Projection.maps`."""
     q *= 255
     rounded = np.rint(q).astype(np.uint8)
     for level in levels:
