@@ -162,7 +162,7 @@ def test_answers_are_in_the_report_of_the_result(result, tmp_path):
     with open(tmp_path / "r.answers.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["question"] for row in rows] == ["exists(white_matter)", *(question.text() for question in asked)]
-    assert [float(rows[1][f"sample{n}"]) for n in range(3)] == found[0]["samples"]
+    assert [float(rows[1][f"sample{n}"]) for n in range(3)] == found[0]["samples"] and "value_before" not in rows[0]
     assert float(rows[2]["probability"]) == found[1]["probability"] and rows[1]["probability"] == ""
     assert [float(rows[1][f"interval90_{end}"]) for end in ("low", "high")] == found[0]["interval90"]
 
@@ -190,6 +190,8 @@ def test_answers_of_an_update_have_the_words_and_the_answer_before(volumeNode, j
     assert first == {**new, **asked.facts(), "before": {**old, **asked.facts()}} and "before" not in other
     assert answers.beforeTexts(first) == ["before: true, 0.2 ml", "true in 1 of 2 samples"]
     assert answers.beforeTexts(other) == []
+    rows = list(csv.DictReader(answers.asTable(reportOf(updated), ",").splitlines()))
+    assert [row["value_before"] for row in rows] == ["0.2", ""] and [row["sample1"] for row in rows] == ["0.4"] * 2
     report = {**reportOf(updated), "samples": 64, "kept_samples": 16}
     assert "that were kept of 64. 'Before' is" in answers.note(report)
     report["answers"][0]["samples"] = [0.3] * 64

@@ -152,7 +152,10 @@ def note(report: Mapping[str, Any]) -> str:
 
 
 def asTable(report: Mapping[str, Any], delimiter: str) -> str:
-    """All answers of a report as CSV with a header row; numbers in the unit of the answer, probabilities 0 to 1."""
+    """All answers of a report as CSV with a header row; numbers in the unit of the answer, probabilities 0 to 1.
+
+    After an update there are also the value, interval and probability before it.
+    """
     answers = report.get("answers", [])
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
@@ -160,10 +163,15 @@ def asTable(report: Mapping[str, Any], delimiter: str) -> str:
     numbers = ["unit", "value", "mean", "undefined", "holds", "count", "of", "probability"]
     bounds = ["interval50", "interval90", "range"]
     names = [f"{name}_{end}" for name in bounds for end in ("low", "high")]
-    writer.writerow(["question", "words", *numbers, *names, *(f"sample{n}" for n in range(count))])
+    former = ["value_before", "interval90_before_low", "interval90_before_high", "probability_before"]
+    if not any("before" in answer for answer in answers):
+        former = []
+    writer.writerow(["question", "words", *numbers, *names, *former, *(f"sample{n}" for n in range(count))])
     for answer in answers:
         ends = [end for name in bounds for end in answer.get(name) or ("", "")]
         words = questions.words(answer, report)
+        old = answer.get("before", {})
+        was = [old.get("value"), *(old.get("interval90") or ("", "")), old.get("probability")] if former else []
         # The writer leaves cells of None empty.
-        writer.writerow([answer["question"], words, *map(answer.get, numbers), *ends, *answer["samples"]])
+        writer.writerow([answer["question"], words, *map(answer.get, numbers), *ends, *was, *answer["samples"]])
     return text.getvalue()
