@@ -180,7 +180,9 @@ def test_volumes_of_two_inputs_are_studied(tmp_path):
 @pytest.mark.slow
 def test_pictures_are_studied_from_the_folder_to_the_report(colour_pictures, tmp_path, monkeypatch):
     """In this process, and with a training of one step."""
-    monkeypatch.setattr(study.pool, "run", lambda jobs, *_: [work(*arguments) for _, work, arguments in jobs])
+    monkeypatch.setattr(
+        study.pool, "run", lambda _executor, jobs, *_: [work(*arguments) for _, work, arguments in jobs]
+    )
     monkeypatch.setattr(study, "training_minutes", lambda *_: 1e-4)
     options = request(tmp_path / "out", data=(str(colour_pictures),), sizes=Sizes(16, 8, 4), samples=8)
     result = study.study(options)
