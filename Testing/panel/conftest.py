@@ -165,7 +165,7 @@ def shipped(modelFolder):
 
 
 @pytest.fixture
-def openPanel(application, mrmlScene, modelFolder, monkeypatch):
+def openPanel(application, mrmlScene, modelFolder, monkeypatch, tmp_path_factory):
     """Opens the module's panel as at the start of Slicer, with a fake worker of some behaviour or the "real" one."""
     import qt
 
@@ -175,7 +175,10 @@ def openPanel(application, mrmlScene, modelFolder, monkeypatch):
     opened = []
 
     def open_(*behaviour):
-        command = [sys.executable, str(FAKE_WORKER), *(behaviour or ("good", "0.05"))]
+        base = tmp_path_factory.getbasetemp()
+        # One folder for all processes of the tests, each of which has a folder of its own in that of the run.
+        kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fake-results"
+        command = [sys.executable, str(FAKE_WORKER), *(behaviour or ("good", "0.05")), "--kept", str(kept)]
         real = worker_client.workerCommand
         monkeypatch.setattr(backend, "workerCommand", real if behaviour == ("real",) else lambda python: command)
         for module in opened:
