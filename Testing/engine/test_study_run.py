@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ball_dataset import write_ball_dataset
 
 from diffusion_segmentation import cli
@@ -19,7 +20,7 @@ from diffusion_segmentation.errors import DiffusionSegmentationError, InputError
 from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.study import adapt, elapsed_time, pool, report, study
-from diffusion_segmentation.study.context import Context
+from diffusion_segmentation.study.context import Context, Measurement
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes, prepare
 from diffusion_segmentation.study.variants import Variant
@@ -132,25 +133,40 @@ def test_invalid_studies_are_refused_before_any_training(tmp_path, changes, sent
     assert not (tmp_path / "study.html").exists() and not (tmp_path / "cache" / "arms").exists()
 
 
-def test_networks_are_measured_elsewhere_but_not_trained_elsewhere(tmp_path):
-    here = study.TrainingPlan(0.3, "cpu", "A, 2 processes")
-    assert study.kept_plan(tmp_path, "study a", lambda: here) == here
-    (tmp_path / "training.json").write_text((tmp_path / "training.json").read_text().replace("cpu", "cuda:0"))
-    there = study.kept_plan(tmp_path, "study a", lambda: pytest.fail("decided again"))
-    assert there == replace(here, device="cuda:0")
-    context = Context({"a": task(tmp_path)}, (0, 1), there.minutes, 8, tmp_path, "cpu", there.device)
+def test_networks_are_measured_elsewhere_but_not_trained_elsewhere(tmp_path, monkeypatch):
     variants = [Variant("a", seed) for seed in (0, 1)]
-    context.weights(variants[0]).parent.mkdir()
-    context.weights(variants[0]).touch()
-    with pytest.raises(InputError, match="1 of 2 networks of this study .* trained on 'cuda:0'"):
-        study._train(context, variants, None, elapsed_time.ElapsedTime(tmp_path, "study a"))
-    study._train(context, variants[:1], None, elapsed_time.ElapsedTime(tmp_path, "study a"))
+    here, there = study.TrainingPlan(0.3, "cpu", "A"), study.TrainingPlan(0.5, "Quick GPU", "B")
+    tasks = {"a": prepare("boundary:16x16", tmp_path, Sizes(2, 2, 2))}
+    context = Context(tasks, (0, 1), here.minutes, 8, tmp_path, "cpu", here.processor)
+    assert study._plan(context, variants, None, here) == here
+    assert study._plan(context, variants, there, here) == here, "nothing was trained there"
+    on_gpu = replace(context, minutes=there.minutes, trained_on=there.processor)
+    for variant in variants:
+        assert on_gpu.weights(variant) != context.weights(variant)
+        on_gpu.weights(variant).parent.mkdir(exist_ok=True)
+        on_gpu.weights(variant).touch()
+    assert study._plan(context, variants, there, here) == there
+    on_gpu.weights(variants[1]).unlink()
+    with pytest.raises(InputError, match="1 of 2 networks of this study .* trained on 'Quick GPU'"):
+        study._plan(context, variants, there, here)
+    assert study._plan(on_gpu, variants, there, replace(there, minutes=9.0)) == there
+    measured = Measurement("A1", "a", 0, tuple(variants))
+    on_gpu.save(measured, {"ms": 1})
+    assert on_gpu.load(measured) and not replace(on_gpu, device="cuda:0").load(measured), "times differ"
+    monkeypatch.setattr(study, "choose_device", lambda _name: torch.device("mps"))
+    with pytest.raises(InputError, match="on the CPU or on an NVIDIA GPU"):
+        study._device("mps")
+
+
+def test_the_plan_of_a_study_is_kept_beside_those_of_others(tmp_path):
+    first, second = study.TrainingPlan(0.3, "cpu", "A"), study.TrainingPlan(0.5, "cpu", "B")
+    assert study.stored_plan(tmp_path, "a") is None
+    study.store_plan(tmp_path, "a", first)
+    study.store_plan(tmp_path, "b", second)
+    assert (study.stored_plan(tmp_path, "a"), study.stored_plan(tmp_path, "b")) == (first, second)
     (tmp_path / "training.json").write_text("{half")
-    assert study.kept_plan(tmp_path, "study a", lambda: here) == here
-
-
-def task(folder):
-    return prepare("boundary:16x16", folder, Sizes(2, 2, 2))
+    with pytest.raises(InputError, match="is damaged; restore it"):
+        study.stored_plan(tmp_path, "a")
 
 
 def test_large_images_are_fewer(tmp_path, monkeypatch):

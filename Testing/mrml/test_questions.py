@@ -191,7 +191,8 @@ def test_answers_of_an_update_have_the_words_and_the_answer_before(volumeNode, j
     assert answers.beforeTexts(first) == ["before: true, 0.2 ml", "true in 1 of 2 samples"]
     assert answers.beforeTexts(other) == []
     rows = list(csv.DictReader(answers.asTable(reportOf(updated), ",").splitlines()))
-    assert [row["value_before"] for row in rows] == ["0.2", ""] and [row["sample1"] for row in rows] == ["0.4"] * 2
+    assert [(row["value_before"], row["holds_before"]) for row in rows] == [("0.2", "True"), ("", "")]
+    assert [row["sample1"] for row in rows] == ["0.4"] * 2
     report = {**reportOf(updated), "samples": 64, "kept_samples": 16}
     assert "that were kept of 64. 'Before' is" in answers.note(report)
     report["answers"][0]["samples"] = [0.3] * 64

@@ -180,7 +180,8 @@ def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict
             make({**request, "folder": new}, samples, behaviour, prefix)
             with contextlib.suppress(OSError):  # another worker was first
                 os.rename(new, kept)
-        shutil.copytree(kept, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        for file in kept.iterdir():
+            shutil.copyfile(file, folder / file.name)
     report = json.loads((folder / f"{prefix}report.json").read_text())
     if request.get("ask") and not prefix:
         from diffusion_segmentation.segmentation import asked

@@ -154,7 +154,7 @@ def note(report: Mapping[str, Any]) -> str:
 def asTable(report: Mapping[str, Any], delimiter: str) -> str:
     """All answers of a report as CSV with a header row; numbers in the unit of the answer, probabilities 0 to 1.
 
-    After an update there are also the value, interval and probability before it.
+    After an update there are also the value, verdict, interval and probability before it.
     """
     answers = report.get("answers", [])
     text = io.StringIO()
@@ -163,7 +163,7 @@ def asTable(report: Mapping[str, Any], delimiter: str) -> str:
     numbers = ["unit", "value", "mean", "undefined", "holds", "count", "of", "probability"]
     bounds = ["interval50", "interval90", "range"]
     names = [f"{name}_{end}" for name in bounds for end in ("low", "high")]
-    former = ["value_before", "interval90_before_low", "interval90_before_high", "probability_before"]
+    former = ["value_before", "holds_before", "interval90_before_low", "interval90_before_high", "probability_before"]
     if not any("before" in answer for answer in answers):
         former = []
     writer.writerow(["question", "words", *numbers, *names, *former, *(f"sample{n}" for n in range(count))])
@@ -171,7 +171,8 @@ def asTable(report: Mapping[str, Any], delimiter: str) -> str:
         ends = [end for name in bounds for end in answer.get(name) or ("", "")]
         words = questions.words(answer, report)
         old = answer.get("before", {})
-        was = [old.get("value"), *(old.get("interval90") or ("", "")), old.get("probability")] if former else []
+        interval = old.get("interval90") or ("", "")
+        was = [old.get("value"), old.get("holds"), *interval, old.get("probability")] if former else []
         # The writer leaves cells of None empty.
         writer.writerow([answer["question"], words, *map(answer.get, numbers), *ends, *was, *answer["samples"]])
     return text.getvalue()

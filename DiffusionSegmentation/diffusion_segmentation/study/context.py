@@ -14,7 +14,7 @@ from .sampling import VariantSampler
 from .tasks import Task
 from .variants import Variant, json_digest
 
-SCHEMA = 2  # raise whenever a measurement changes, so that cached results are measured again
+SCHEMA = 3  # raise whenever a measurement changes, so that cached results are measured again
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Context:
     samples: int
     folder: Path
     device: str
-    trained_on: str  # device of the trainings, which is part of the cache key
+    trained_on: str  # `TrainingPlan.processor`, which is part of the cache key
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
@@ -81,6 +81,7 @@ class Context:
             "task": task.content,
             "cases": len(task.cases),
             "samples": self.samples,
+            "device": self.device,
             "arms": [self._key(variant) for variant in measurement.variants],
         }
 

@@ -19,22 +19,24 @@ from ..errors import DiffusionSegmentationError
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 30
-GPU_BYTES = 4 * 2**30  # of one process: 0.5 GiB of CUDA, a small network in training and the workspace of convolutions
+GPU_BYTES, GPU_VOXEL_BYTES = 2**30, 12_000
+"""GPU memory of a training: CUDA and the workspace of convolutions, and for each voxel of an image the activations of
+`Pair` with their gradients, four times the 2.8 KB that its widest layers keep."""
 
 
-def processes(device: str) -> int:
+def processes(device: str, voxels: int) -> int:
     """Number of processes: one per available CPU core, because small networks gain little from threads.
 
-    On an NVIDIA GPU they share it, because one small network occupies little of it, as far as its free memory suffices.
+    On an NVIDIA GPU they share it, because one small network occupies little of it, as far as its free memory suffices
+    for images of so many `voxels`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu":
         return cores
-    if not device.startswith("cuda"):
-        return 1
     import torch
 
-    return max(1, min(cores, torch.cuda.mem_get_info(device)[0] // GPU_BYTES))
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(cores, free // (GPU_BYTES + GPU_VOXEL_BYTES * voxels)))
 
 
 @contextlib.contextmanager

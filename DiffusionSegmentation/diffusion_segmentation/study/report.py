@@ -15,7 +15,8 @@ from .question import Question
 from .summary import Figure, Summary, join
 
 READING = (
-    "All networks were trained for the same time. Scores are means over the seeds. An interval spans the 95 % "
+    "All networks were trained for the same time; where several share a GPU, those that ran beside fewer others had "
+    "more iterations. Scores are means over the seeds. An interval spans the 95 % "
     "bootstrap intervals of all seeds over the test cases. A difference is decided only if every seed decides it the "
     "same way. Intervals are not corrected for the number of scores. ECE is computed over voxels whose exact "
     "probability lies between 2 and 98 %; in a folder over voxels near the structures. GED is the squared generalised "
@@ -91,6 +92,7 @@ def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
     entries = {
         "command": facts["command"],
         "machine": facts["machine"],
+        "iterations": "; ".join(f"{form} {low} to {high}" for form, (low, high) in facts["iterations"].items()),
         "time taken": f"{facts['minutes_taken']:g} min of {facts['budget_minutes']:g}",
         "samples per case": str(facts["samples"]),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),

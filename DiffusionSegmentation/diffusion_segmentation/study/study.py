@@ -10,17 +10,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError
-from ..runtime.devices import choose_device
+from ..runtime.devices import choose_device, empty_cache
 from ..runtime.versions import versions
 from . import pool
 from .context import Context, Measurement
@@ -29,8 +30,8 @@ from .question import Question
 from .questions import chosen, short
 from .report import write
 from .tasks import Sizes, plan
-from .training_plan import TrainingPlan, kept_plan
-from .variants import Variant
+from .training_plan import TrainingPlan, store_plan, stored_plan
+from .variants import Variant, json_digest
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,7 @@ def study(options: StudyOptions) -> dict[str, Any]:
         raise InputError("A study needs two seeds or more, to tell an effect from the variation between trainings.")
     if len(set(options.data)) < len(options.data):
         raise InputError("A task is named twice; name each once.")
-    device = str(choose_device(options.device))
     cache = options.output / "cache"
-    elapsed = ElapsedTime(cache, _command(options))
     plans = [plan(text, cache, options.sizes, options.slices) for text in options.data]
     tasks = {task.name: task for task, _ in plans}
     for question in questions:
@@ -75,18 +74,22 @@ def study(options: StudyOptions) -> dict[str, Any]:
             question.check(task)
     seeds = tuple(range(options.seeds))
     variants = required_variants(questions, list(tasks), seeds)
-    processes = pool.processes(device)
+    device = _device(options.device)
+    processes = pool.processes(device, max(math.prod(task.shape) for task in tasks.values()))
     machine = _machine(device, processes)
-    training = kept_plan(
-        cache,
-        _command(options),
-        lambda: TrainingPlan(training_minutes(options.budget, variants, processes), device, machine),
-    )
+    new = TrainingPlan(training_minutes(options.budget, variants, processes), _processor(device), machine)
+    context = Context(tasks, seeds, new.minutes, options.samples, cache, device, new.processor)
+    key = json_digest([[task.content for task in tasks.values()], options.budget, [v.title() for v in variants]])
+    training = _plan(context, variants, stored_plan(cache, key), new)
+    context = replace(context, minutes=training.minutes, trained_on=training.processor)
+    elapsed = ElapsedTime(cache, _command(options))
     logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
     for _, write_arrays in plans:
         write_arrays()
-    context = Context(tasks, seeds, training.minutes, options.samples, cache, device, training.device)
-    logger.info(f"{len(variants)} networks of {training.minutes:.1f} min each, on {training.machine}")
+    store_plan(cache, key, training)
+    logger.info(
+        f"{len(variants)} networks of {training.minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}"
+    )
     try:
         with pool.process_pool(processes) as executor:
             _train(context, variants, executor, elapsed)
@@ -112,9 +115,31 @@ def study(options: StudyOptions) -> dict[str, Any]:
         "budget_minutes": options.budget,
         "minutes_taken": round(taken, 1),
         "machine": machine if machine == training.machine else f"trained on {training.machine}; measured on {machine}",
+        "iterations": _iterations(context, variants),
         "versions": versions(),
     }
     return write(options.output, facts, {q: q.summarise(context, results[q.key]) for q in questions})
+
+
+def _plan(
+    context: Context, variants: Sequence[Variant], stored: TrainingPlan | None, new: TrainingPlan
+) -> TrainingPlan:
+    """The stored plan if a network was trained by it, else the new one.
+
+    Raises InputError if networks are missing and the others were trained on something else.
+    """
+    if stored is None:
+        return new
+    context = replace(context, minutes=stored.minutes, trained_on=stored.processor)
+    missing = [v for v in variants if not context.weights(v).exists()]
+    if len(missing) == len(variants):
+        return new
+    if missing and stored.processor != new.processor:
+        raise InputError(
+            f"{len(missing)} of {len(variants)} networks of this study are still to be trained, and the others were "
+            f"trained on '{stored.processor}': continue there, or train all of them here with another --output."
+        )
+    return stored
 
 
 def required_variants(questions: Sequence[Question], tasks: Sequence[str], seeds: Sequence[int]) -> list[Variant]:
@@ -139,11 +164,6 @@ def _train(context: Context, variants: Sequence[Variant], executor: ProcessPoolE
     missing = [v for v in variants if not context.weights(v).exists()]
     if len(missing) < len(variants):
         logger.info(f"training: {len(variants) - len(missing)} networks are in the cache")
-    if missing and context.device != context.trained_on:
-        raise InputError(
-            f"{len(missing)} of {len(variants)} networks of this study are still to be trained, and the others were "
-            f"trained on '{context.trained_on}': continue there, or train all of them here with another --output."
-        )
     on_top = [v for v in missing if v.frozen]
     # Two processes must not train the same frozen network.
     for stage, part in (("training", [v for v in missing if not v.frozen]), ("training on top of others", on_top)):
@@ -169,6 +189,8 @@ def _measure(
 
 
 def _measure_one(context: Context, question: Question, measurement: Measurement) -> None:
+    torch.backends.cudnn.benchmark = False  # as before a training in the same process
+    empty_cache(torch.device(context.device))
     context.save(measurement, question.measure(context, measurement.task, measurement.seed))
 
 
@@ -180,8 +202,29 @@ def _command(options: StudyOptions) -> str:
     return " ".join(parts)
 
 
+def _device(name: str) -> str:
+    device = choose_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("A study runs on the CPU or on an NVIDIA GPU; give --device cpu.")
+    return str(device)
+
+
+def _processor(device: str) -> str:
+    """ "cpu", or the name of the GPU: training times on different ones are not comparable."""
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
+
+
 def _machine(device: str, processes: int) -> str:
     if device == "cpu":
         return f"{platform.machine()} CPU, {processes} process{'es' * (processes > 1)} of one thread"
     shared = f", shared by {processes} processes" if processes > 1 else ""
-    return f"{torch.cuda.get_device_name(device)}{shared}"
+    return f"{_processor(device)}{shared}"
+
+
+def _iterations(context: Context, variants: Sequence[Variant]) -> dict[str, list[int]]:
+    """Smallest and largest number of iterations of the networks that were trained for the full time, by form."""
+    found: dict[str, list[int]] = {}
+    for variant in (v for v in variants if v.share == 1):
+        form = f"{variant.form}, on top of a frozen network" if variant.on else variant.form
+        found.setdefault(form, []).append(context.training_facts(variant)["iterations"])
+    return {form: [min(counts), max(counts)] for form, counts in found.items()}

@@ -78,9 +78,12 @@ class Task:
     def image_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel of the training images, float32 [channels, 1, ...]."""
         images = self.arrays(TRAIN)[0]
-        axes = (0, *range(2, images.ndim))
-        mean, deviation = images.mean(axes, keepdims=True)[0], images.std(axes, keepdims=True)[0]
-        return mean, np.maximum(deviation, SMALLEST_DEVIATION)  # a colour can be constant
+        axes = tuple(range(1, images.ndim - 1))
+        # Image by image: the mean of the squares of all of them at once would need as much memory again.
+        moments = [[np.mean(image**power, axes, np.float64, keepdims=True) for power in (1, 2)] for image in images]
+        mean, square = np.mean(moments, 0)
+        deviation = np.sqrt(np.maximum(square - mean**2, SMALLEST_DEVIATION**2))  # a colour can be constant
+        return mean.astype(np.float32), deviation.astype(np.float32)
 
     def case(self, index: int) -> PhantomCase:
         """A test case; in a folder, the raters' masks are its posterior."""
@@ -170,7 +173,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
         "inputs": [one.as_json() for one in source.dataset.inputs],
         "axes": source.dims,
         "sizes": asdict(sizes),
-        "schema": 3,
+        "schema": 4,
     }
     key = json_digest(identity, 12)
     folder = cache / "tasks" / f"{settings['diffusion_segmentation']['name']}-{key}"

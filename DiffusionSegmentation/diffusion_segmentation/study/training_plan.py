@@ -1,42 +1,46 @@
-"""Where and for how long the networks of a study are trained, as the first run of its command has decided.
+"""On what and for how long the networks of a study are trained, as its first run has decided.
 
-Networks can be trained on a computer with a GPU, and measured on another one to which the folder was copied.
+With another number of processes the same budget would give each network another time, and all would be trained again.
+The plan also lets networks be trained on a computer with a GPU and measured on another one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..errors import InputError
 from ..images.writing import write_report
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Training of the networks of one command."""
+    """Training of the networks of one study."""
 
     minutes: float  # of each network
-    device: str
+    processor: str  # "cpu", or the name of the GPU
     machine: str  # for the report
 
 
-def kept_plan(cache: Path, command: str, decide: Callable[[], TrainingPlan]) -> TrainingPlan:
-    """The plan with which `command` was begun in this cache, or the one that `decide` returns, which is then kept.
-
-    With another number of processes the same budget would give each network another time, so that all of them would
-    have to be trained again.
-    """
+def stored_plan(cache: Path, study: str) -> TrainingPlan | None:
+    """The plan of the study with this key. Raises InputError if the file of plans is damaged."""
     path = cache / "training.json"
+    if not path.exists():
+        return None
     try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        stored = {}
-    try:
-        return TrainingPlan(**stored[command])
-    except (KeyError, TypeError):
-        plan = decide()
-        cache.mkdir(parents=True, exist_ok=True)
-        write_report(path, {**stored, command: asdict(plan)})
-        return plan
+        plans = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingPlan(**plans[study]) if study in plans else None
+    except (ValueError, TypeError):
+        raise InputError(
+            f"'{path}', which says how the networks of this study are trained, is damaged; restore it, or choose "
+            "another --output."
+        ) from None
+
+
+def store_plan(cache: Path, study: str, plan: TrainingPlan) -> None:
+    """Store the plan beside those of other studies in the same folder."""
+    path = cache / "training.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    cache.mkdir(parents=True, exist_ok=True)
+    write_report(path, {**stored, study: asdict(plan)})

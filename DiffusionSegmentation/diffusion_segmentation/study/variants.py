@@ -52,9 +52,15 @@ class Variant:
     def random_seed(self) -> int:
         return 1000 * self.seed + self.member + 1
 
-    def key(self, content: str, minutes: float, device: str) -> str:
-        """Cache key of the training: settings, hash of the task's arrays, time and device."""
-        identity = {**asdict(self), "task": content, "minutes": round(minutes, 3), "device": device, "schema": SCHEMA}
+    def key(self, content: str, minutes: float, processor: str) -> str:
+        """Cache key of the training: settings, hash of the task's arrays, time, and "cpu" or the name of the GPU."""
+        identity = {
+            **asdict(self),
+            "task": content,
+            "minutes": round(minutes, 3),
+            "device": processor,
+            "schema": SCHEMA,
+        }
         if self.noise == "white":
             del identity["noise"]  # networks cached before there was a choice stay valid
         return json_digest(identity)

@@ -38,11 +38,11 @@ class Frozen(Comparison):
     title = "On top of a frozen segmenter"
     why = (
         "Most people have a segmenter that they trust. A thin encoder and a denoiser are trained on top of it, frozen, "
-        "after a loss that gives probabilities (CE) and one that does not (Dice and CE). Other than by the command for "
-        "training on top of a model, they are trained on the segmenter's own training cases, on which its errors are "
-        "smaller than on others, and in addition to its training time. The bar is the model whose encoder is trained "
-        "with its denoiser; the alternatives without a sampler are a copula of the frozen network's probabilities and "
-        "a deep ensemble of such networks."
+        "after a loss that gives probabilities (CE) and one that does not (Dice and CE). Unlike models of the command "
+        "'train --on', they are trained on the segmenter's own training cases, where its errors are smaller than "
+        "elsewhere, and their training time comes on top of the segmenter's. The bar is the model whose encoder is "
+        "trained with its denoiser; the alternatives without a sampler are a copula of the frozen network's "
+        "probabilities and a deep ensemble of such networks."
     )
     measures = measure_titles("iou", "ece", "ged_u", "coverage", "spread")
     plotted = ("ged_u", "coverage", "spread")
@@ -60,8 +60,9 @@ class Frozen(Comparison):
 
     def caption(self, context: Context) -> str:
         return (
-            f"{context.samples} samples, mean over {len(context.seeds)} seeds, and the range of the seeds' 95 % "
-            "intervals; networks have the same training time each, the ensemble's members share it"
+            f"{context.samples} samples, up to {self.cases} test cases, mean over {len(context.seeds)} seeds, and the "
+            "range of the seeds' 95 % intervals; networks have the same training time each, the ensemble's members "
+            "share it"
         )
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
