@@ -13,18 +13,17 @@ failure.
 Files of a result are kept in FOLDER and copied for the next equal request, so that most runs import no package.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
+
+import kept_results
 
 from diffusion_segmentation.worker import protocol
 
@@ -166,22 +165,8 @@ KEPT = Path(sys.argv.pop()) if "--kept" in sys.argv[:-1] and sys.argv.pop(-2) el
 def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict:
     """Write the result files of `samples` thresholded masks, or copy kept ones, and return the fields of the answer."""
     folder = Path(request["folder"])
-    if KEPT is None:
-        make(request, samples, behaviour, prefix)
-    else:
-        files = [request["volume"], *(request.get("inputs") or {}).values(), *filter(None, [request.get("facts")])]
-        digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files))
-        names = {"job": "", "folder": "", "volume": "", "facts": "", "inputs": list(request.get("inputs") or {})}
-        digest.update(json.dumps([{**request, **names}, samples, behaviour, prefix], sort_keys=True).encode())
-        kept = KEPT / digest.hexdigest()
-        if not kept.is_dir():
-            KEPT.mkdir(exist_ok=True)
-            new = tempfile.mkdtemp(dir=KEPT)
-            make({**request, "folder": new}, samples, behaviour, prefix)
-            with contextlib.suppress(OSError):  # another worker was first
-                os.rename(new, kept)
-        for file in kept.iterdir():
-            shutil.copyfile(file, folder / file.name)
+    more = samples, behaviour, prefix
+    kept_results.copy_or_make(KEPT, request, more, lambda request: make(request, *more))
     report = json.loads((folder / f"{prefix}report.json").read_text())
     if request.get("ask") and not prefix:
         from diffusion_segmentation.segmentation import asked
