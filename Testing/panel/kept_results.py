@@ -31,4 +31,7 @@ def copy_or_make(kept: Path | None, request: dict, more: tuple, make: Callable[[
         with contextlib.suppress(OSError):  # another worker was first
             os.rename(new, source)
     for file in source.iterdir():
-        shutil.copyfile(file, Path(request["folder"]) / file.name)
+        target = Path(request["folder"]) / file.name
+        new = target.with_name(f"{file.name}.new")
+        shutil.copyfile(file, new)
+        os.replace(new, target)  # at once, as the engine does: the panel may be reading the preview before it
