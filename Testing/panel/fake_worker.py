@@ -23,8 +23,6 @@ import threading
 import time
 from pathlib import Path
 
-import kept_results
-
 from diffusion_segmentation.worker import protocol
 
 TERMINOLOGY = (
@@ -47,6 +45,7 @@ LABELS = [
         "terminology": TERMINOLOGY.format(code="68523003^White matter"),
     },
 ]
+KEPT = Path(sys.argv.pop()) if "--kept" in sys.argv[:-1] and sys.argv.pop(-2) else None
 WORKING_MM = 1.0
 """Small enough that uncertain layers are thick enough to be reviewed, except with `seams`."""
 SEVEN = ("Cerebrospinal fluid", "Ventricles", "Cortical grey matter", "White matter", "Deep grey matter", "Cerebellum")
@@ -159,14 +158,15 @@ def run(request: dict, behaviour: str, seconds: float, inbox: queue.Queue) -> No
     say({"type": "done", "job": job, **write(request, sampled, behaviour)})
 
 
-KEPT = Path(sys.argv.pop()) if "--kept" in sys.argv[:-1] and sys.argv.pop(-2) else None
-
-
 def write(request: dict, samples: int, behaviour: str, prefix: str = "") -> dict:
     """Write the result files of `samples` thresholded masks, or copy kept ones, and return the fields of the answer."""
-    folder = Path(request["folder"])
-    more = samples, behaviour, prefix
-    kept_results.copy_or_make(KEPT, request, more, lambda request: make(request, *more))
+    folder, more = Path(request["folder"]), (samples, behaviour, prefix)
+    if KEPT is None:
+        make(request, *more)
+    else:
+        import kept_results  # not found where another program runs this file
+
+        kept_results.copy_or_make(KEPT, request, more, make)
     report = json.loads((folder / f"{prefix}report.json").read_text())
     if request.get("ask") and not prefix:
         from diffusion_segmentation.segmentation import asked

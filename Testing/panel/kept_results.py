@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def copy_or_make(kept: Path | None, request: dict, more: tuple, make: Callable[[dict], None]) -> None:
+def copy_or_make(kept: Path, request: dict, more: tuple, make: Callable[..., None]) -> None:
     """Put the files into the folder of a `request`, a message of the protocol; `more` is what else they depend on.
 
-    Files of requests with the same content are copied from `kept`, so that most runs import no package. Otherwise
-    `make` writes them for the request that it is given. Without `kept` it always does.
+    Files of requests with the same content are copied from `kept`, so that most runs import no package. The first ones
+    are written by `make(request, *more)`.
     """
-    if kept is None:
-        make(request)
-        return
     files = [request["volume"], *(request.get("inputs") or {}).values(), *filter(None, [request.get("facts")])]
     digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files))
     names = {"job": "", "folder": "", "volume": "", "facts": "", "inputs": list(request.get("inputs") or {})}
@@ -27,7 +24,7 @@ def copy_or_make(kept: Path | None, request: dict, more: tuple, make: Callable[[
     if not source.is_dir():
         kept.mkdir(exist_ok=True)
         new = tempfile.mkdtemp(dir=kept)
-        make({**request, "folder": new})
+        make({**request, "folder": new}, *more)
         with contextlib.suppress(OSError):  # another worker was first
             os.rename(new, source)
     for file in source.iterdir():
