@@ -269,14 +269,16 @@ class Panel:
     # Progress and end
 
     def _poll(self) -> None:
-        """Do one step of the runner and one of the pending steps; Slicer handles its events between two calls."""
+        """Do one step: of an import, else of those that wait; Slicer handles its events between two calls."""
         if slicer.mrmlScene.IsImporting():  # the nodes of a result would be mixed with those of the scene
             return
+        wasImporting = self._runner.importing
         self._runner.poll()
-        if self._pendingSteps:
-            self._pendingSteps.popleft()()
-        elif self._preview.poll():
-            self._refreshRun()
+        if not (wasImporting or self._runner.importing):
+            if self._pendingSteps:
+                self._pendingSteps.popleft()()
+            elif self._preview.poll():
+                self._refreshRun()
         inSteps = self.settling or self._runner.importing
         interval = STEP_MILLISECONDS if inSteps else POLL_MILLISECONDS
         if self._timer.interval != interval:
