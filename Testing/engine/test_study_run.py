@@ -266,6 +266,29 @@ def test_ctrl_c_ends_every_process_and_keeps_finished_results(tmp_path):
     assert 0 < min(json.loads((tmp_path / "cache" / "clock.json").read_text()).values()) < 5
 
 
+@pytest.mark.slow
+def test_a_killed_study_leaves_no_process(tmp_path):
+    (tmp_path / "pool_of_two.py").write_text(
+        """
+import time
+from diffusion_segmentation.study import pool
+
+if __name__ == "__main__":
+    with pool.process_pool(2) as executor:
+        jobs = [(1, time.sleep, (seconds,)) for seconds in (0, 600, 600)]
+        for _ in pool.run(executor, jobs, "waiting", "jobs"):
+            print("started", flush=True)
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, tmp_path / "pool_of_two.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout.readline() == b"started\n"
+        process.kill()
+        process.wait()
+        assert _ends(process.pid), "processes are left behind"
+
+
 def test_the_time_before_a_stop_counts(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("diffusion_segmentation.study.elapsed_time.time.monotonic", lambda: now[0])
