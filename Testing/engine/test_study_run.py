@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def request(folder, **changes):
     options = {
         "data": ("boundary:16x16",),
         "output": folder,
-        "budget": 0.5,
+        "budget": 0.3,
         "sizes": SIZES,
         "samples": 12,
         "device": "cpu",
@@ -183,7 +184,9 @@ def test_wrong_usage_of_the_command(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_folder_is_studied_too(tmp_path):
+def test_a_folder_is_studied_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "process_pool", ThreadPoolExecutor)  # saves the start of two processes
+    monkeypatch.setattr(pool, "processes", lambda *_: 1)
     data = write_ball_dataset(tmp_path / "data", [(5,)] * 8)
     options = request(tmp_path / "out", data=(str(data),), budget=0.15, sizes=Sizes(8, 2, 2), samples=8)
     options = replace(options, questions=(DirectOrDiffusion(("direct",)),))
@@ -247,7 +250,7 @@ def test_ctrl_c_ends_every_process_and_keeps_finished_results(tmp_path):
     command = [sys.executable, "-m", "diffusion_segmentation", "study", "template:16x16", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [*command, "--budget", "0.4", "--only", "A8", "--device", "cpu"],
+        [*command, "--budget", "0.2", "--only", "A8", "--device", "cpu"],
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
