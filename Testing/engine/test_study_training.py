@@ -1,7 +1,7 @@
 """Tasks, losses and trainings of a study."""
 
 import json
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -100,6 +100,20 @@ def test_shuffled_masks_are_those_of_other_cases(task):
     objectives.denoising_loss(network, variant, images, masks, torch.full((2, 2), LOG_SNR_MAX))
     of_class_1 = seen[0].reshape(4, 2, -1)[:, 1].mean(1)
     assert (of_class_1[:2] > 0.5).all() and (of_class_1[2:] < -0.5).all()
+
+
+def test_a_variant_on_top_learns_from_cases_that_the_frozen_network_has_not_seen(task):
+    seen = {image.tobytes() for image in task.arrays(TRAIN)[0]}
+    frozen = fit.build(Variant(TASK, form="direct"), task)
+    for variant, network in ((Variant(TASK, on="ce"), fit.OnTop(frozen, 1.0)), (Variant(TASK), frozen)):
+        training = fit.VariantTraining(network, variant, task, lambda: 0.0)
+        batches = list(islice(training.train_dataloader(), 3))
+        images = [image.numpy().tobytes() for batch, _ in batches for image in batch]
+        assert len(images) == 24 and (set(images) <= seen, set(images) & seen != set()) == (
+            not variant.on,
+            not variant.on,
+        )
+        assert batches[0][1].shape == (8, MASKS, 16, 16)
 
 
 def test_linear_schedule_is_that_of_image_generation():

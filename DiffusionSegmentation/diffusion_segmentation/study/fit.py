@@ -174,12 +174,20 @@ class VariantTraining(TrainingModule):
         return schedule(uniform, self.variant.input_scale).view(DRAWS, images).T.contiguous()
 
     def train_dataloader(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images [N, channels, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`."""
+        """Images [N, channels, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`.
+
+        A variant on top of a frozen network learns from cases that this network has not seen: on its own training cases
+        its errors are smaller than elsewhere, and samples vary too little. In a folder there are no further cases.
+        """
         dims = len(self.task.shape)
         all_images, all_masks = self.task.arrays(TRAIN)  # on disk, so that all processes share them
         while True:
-            chosen = self._rng.integers(len(all_images), size=BATCH[dims])
-            images, masks = np.array(all_images[chosen]), np.array(all_masks[chosen])
+            if self.variant.on and self.task.exact:
+                cases = [self.task.further_case(self._rng) for _ in range(BATCH[dims])]
+                images, masks = map(np.stack, zip(*cases, strict=True))
+            else:
+                chosen = self._rng.integers(len(all_images), size=BATCH[dims])
+                images, masks = np.array(all_images[chosen]), np.array(all_masks[chosen])
             if self.variant.halved:
                 images, masks = half_windows(images, masks, self.variant.crops, self._rng)
             raters = max(r for r in range(1, DRAWS + 1) if DRAWS % r == 0 and r <= masks.shape[1])

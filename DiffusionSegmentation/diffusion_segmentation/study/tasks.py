@@ -17,7 +17,7 @@ from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import files_sha256
 from ..images.input_names import Input, channel_count
 from ..images.writing import atomic_file, write_report
-from ..phantoms import PHANTOMS, PhantomCase, phantom
+from ..phantoms import PHANTOMS, Phantom, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..segmentation.tiling import channels_first
 from ..training.folder import Folder
@@ -32,6 +32,9 @@ SMALLEST_DEVIATION = 1e-3
 MAX_IMAGE_BYTES = 2**29  # limit for the float32 images of a part: 4096 of 181 x 181 pixels, 1213 of 48 x 48 x 48 voxels
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}  # seeds of a phantom's parts; `evaluate` uses others
+
+Window = tuple[np.ndarray, np.ndarray]
+"""Image float32 [channels, *shape] and masks uint8 [R, *shape]."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,10 @@ class Task:
         weights = np.full(raters, 1 / raters)
         return EnumerableCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
 
+    def further_case(self, rng: np.random.Generator) -> Window:
+        """A new case, of no part; for a task with a known answer only."""
+        return _drawn(phantom(self.text), rng)
+
     def truth(self, index: int) -> Truth:
         """A test case prepared for scoring."""
         kind, rng = Truth if self.exact else RatedTruth, np.random.default_rng([PART_SEEDS[TEST], index, 1])
@@ -144,14 +151,16 @@ def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Plan:
         for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
             if not (folder / f"{part}.json").is_file():
                 rng = np.random.default_rng(PART_SEEDS[part])
-                windows = []
-                for _ in range(_limited(count, kind.shape, channel_count(inputs))):
-                    case = kind.draw(rng)  # the list of its possible masks can be large, so it is not kept
-                    windows.append((channels_first(case.image, len(kind.shape)), case.sample(rng, MASKS)))
-                _write(folder, part, windows)
+                count = _limited(count, kind.shape, channel_count(inputs))
+                _write(folder, part, [_drawn(kind, rng) for _ in range(count)])
 
     inputs = tuple(map(Input, kind.inputs))
     return Task(text, text, folder, kind.shape, kind.label_names, inputs, True, names, content), write
+
+
+def _drawn(kind: Phantom, rng: np.random.Generator) -> Window:
+    case = kind.draw(rng)  # the list of its possible masks can be large, so it is not kept
+    return channels_first(case.image, len(kind.shape)), case.sample(rng, MASKS)
 
 
 def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
@@ -201,7 +210,7 @@ def _limited(count: int, shape: tuple[int, ...], channels: int) -> int:
     return min(count, max(16, MAX_IMAGE_BYTES // 4 // math.prod(shape) // channels))
 
 
-def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> Window:
     """The window of a test case centred on everything that any rater has marked; of pictures, in the fullest slice."""
     whole, labels = np.load(image, mmap_mode="r"), np.load(masks, mmap_mode="r")
     if len(shape) == 2:
@@ -215,7 +224,7 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarra
     return np.pad(whole[:, *window].astype(np.float32), fill), np.pad(labels[:, *window], fill)
 
 
-def _write(folder: Path, part: str, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+def _write(folder: Path, part: str, windows: Sequence[Window]) -> None:
     """Write the images and masks of a part. Its JSON file comes last and marks it as complete."""
     folder.mkdir(parents=True, exist_ok=True)
     images, masks = ([window[n] for window in windows] for n in (0, 1))
