@@ -104,7 +104,10 @@ class ReviewSection(Section):
         rows = [(region, self._review.state(region)) for region in regions]
         if rows != self._rows:
             table.rowCount = len(rows)
+            shown = dict(enumerate(self._rows or []))
             for row, (region, state) in enumerate(rows):
+                if shown.get(row) == (region, state):
+                    continue
                 peak, tooltip = f"{region['peak_entropy_bits']:.1f}", _tooltip(region, self._review.unit)
                 texts = str(region["rank"]), _classesText(region), _errorText(region), peak
                 for column, text in enumerate((*texts, MARKS[state])):
