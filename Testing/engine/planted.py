@@ -16,7 +16,7 @@ TASK = "boundary:16x16"
 
 
 def context(folder, *texts, cases=12, seeds=2):
-    tasks = {task.name: task for task in (prepare(text, folder, Sizes(8, 8, cases)) for text in texts)}
+    tasks = {task.name: task for task in (prepare(text, folder, Sizes(8, 8, cases), further=True) for text in texts)}
     return Context(tasks, tuple(range(seeds)), 1.0, SAMPLES, folder, "cpu", "cpu")
 
 

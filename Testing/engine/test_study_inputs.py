@@ -30,7 +30,7 @@ SIZES = Sizes(train=16, validation=8, test=2)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    return prepare(SPLIT, tmp_path_factory.mktemp("cache"), SIZES)
+    return prepare(SPLIT, tmp_path_factory.mktemp("cache"), SIZES, further=True)
 
 
 def randomised(network):

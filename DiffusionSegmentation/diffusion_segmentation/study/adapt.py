@@ -65,7 +65,7 @@ def adapt(options: AdaptOptions) -> dict[str, Any]:
         raise ModelError("The steps of a sampler on top of a network that others trained cannot be adapted; train it.")
     task, write = plan(options.data, options.output / "cache", options.sizes, slices=model.dims == 2)
     check_fits(model, task.name, task.classes, task.shape, task.inputs)
-    write()
+    write(False)
     device = next(model.encoder.parameters()).device
     logger.info("measuring the loss over noise levels")
     with flush_denormals():

@@ -11,7 +11,7 @@ from typing import Any
 from ..images.writing import write_report
 from .fit import trained
 from .sampling import VariantSampler
-from .tasks import Task
+from .tasks import FURTHER, Task
 from .variants import Variant, json_digest
 
 SCHEMA = 3  # raise whenever a measurement changes, so that cached results are measured again
@@ -66,7 +66,9 @@ class Context:
         write_report(self._file(measurement), {"probe": self._identity(measurement), "found": result})
 
     def _key(self, variant: Variant) -> str:
-        return variant.key(self.tasks[variant.task].content, self.minutes, self.trained_on)
+        task = self.tasks[variant.task]
+        content = f"{task.content}, {FURTHER}" if variant.on and task.exact else task.content
+        return variant.key(content, self.minutes, self.trained_on)
 
     def weights(self, variant: Variant) -> Path:
         """File of the weights of a variant, which exists once it is trained."""

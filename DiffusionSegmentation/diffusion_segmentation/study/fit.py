@@ -31,7 +31,7 @@ from .architectures.pair import OnTop, Pair
 from .architectures.unet import UNet
 from .objectives import denoising_loss, direct_loss, image_loss, mask_loss
 from .stochastic import Stochastic
-from .tasks import TRAIN, VALIDATION, Task
+from .tasks import FURTHER, TRAIN, VALIDATION, Task
 from .variants import DROPOUT_RATE, Variant
 
 WIDTH = {2: 16, 3: 8}  # channels of `Pair` by number of axes; other architectures get the width of equal cost
@@ -177,17 +177,14 @@ class VariantTraining(TrainingModule):
         """Images [N, channels, *shape] and masks [N, R, *shape], R a divisor of DRAWS; windows of them if `halved`.
 
         A variant on top of a frozen network learns from cases that this network has not seen: on its own training cases
-        its errors are smaller than elsewhere, and samples vary too little. In a folder there are no further cases.
+        its errors are smaller than elsewhere. In a folder there are no further cases.
         """
         dims = len(self.task.shape)
-        all_images, all_masks = self.task.arrays(TRAIN)  # on disk, so that all processes share them
+        part = FURTHER if self.variant.on and self.task.exact else TRAIN
+        all_images, all_masks = self.task.arrays(part)  # on disk, so that all processes share them
         while True:
-            if self.variant.on and self.task.exact:
-                cases = [self.task.further_case(self._rng) for _ in range(BATCH[dims])]
-                images, masks = map(np.stack, zip(*cases, strict=True))
-            else:
-                chosen = self._rng.integers(len(all_images), size=BATCH[dims])
-                images, masks = np.array(all_images[chosen]), np.array(all_masks[chosen])
+            chosen = self._rng.integers(len(all_images), size=BATCH[dims])
+            images, masks = np.array(all_images[chosen]), np.array(all_masks[chosen])
             if self.variant.halved:
                 images, masks = half_windows(images, masks, self.variant.crops, self._rng)
             raters = max(r for r in range(1, DRAWS + 1) if DRAWS % r == 0 and r <= masks.shape[1])

@@ -90,10 +90,10 @@ def run(
 
 def _initialise() -> None:
     """Initialise a process of the pool: one thread; the parent handles Ctrl+C; it ends with its parent, if killed."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -85,7 +85,7 @@ def study(options: StudyOptions) -> dict[str, Any]:
     elapsed = ElapsedTime(cache, _command(options))
     logger.info(f"preparing {len(options.data)} task{'s' * (len(options.data) > 1)}")
     for _, write_arrays in plans:
-        write_arrays()
+        write_arrays(any(variant.on for variant in variants))
     store_plan(cache, key, training)
     logger.info(
         f"{len(variants)} networks of {training.minutes:.1f} min each, on {processes} process{'es' * (processes > 1)}"

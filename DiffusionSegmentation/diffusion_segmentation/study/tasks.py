@@ -17,7 +17,7 @@ from ..evaluation.known_answer.posterior import Truth
 from ..images.file_digest import files_sha256
 from ..images.input_names import Input, channel_count
 from ..images.writing import atomic_file, write_report
-from ..phantoms import PHANTOMS, Phantom, PhantomCase, phantom
+from ..phantoms import PHANTOMS, PhantomCase, phantom
 from ..phantoms.enumerable import EnumerableCase
 from ..segmentation.tiling import channels_first
 from ..training.folder import Folder
@@ -30,11 +30,9 @@ SCORED_MARGIN = 3  # test cases of a folder are scored within this many voxels o
 MIN_CASES = 5
 SMALLEST_DEVIATION = 1e-3
 MAX_IMAGE_BYTES = 2**29  # limit for the float32 images of a part: 4096 of 181 x 181 pixels, 1213 of 48 x 48 x 48 voxels
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103}  # seeds of a phantom's parts; `evaluate` uses others
-
-Window = tuple[np.ndarray, np.ndarray]
-"""Image float32 [channels, *shape] and masks uint8 [R, *shape]."""
+TRAIN, VALIDATION, TEST, FURTHER = "train", "validation", "test", "further"
+"""Parts of a task. FURTHER: as TRAIN, for networks on top of one that was trained on TRAIN; a folder has none."""
+PART_SEEDS = {TRAIN: 101, VALIDATION: 102, TEST: 103, FURTHER: 104}  # of a phantom's parts; `evaluate` uses others
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,6 @@ class Task:
         weights = np.full(raters, 1 / raters)
         return EnumerableCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
 
-    def further_case(self, rng: np.random.Generator) -> Window:
-        """A new case, of no part; for a task with a known answer only."""
-        return _drawn(phantom(self.text), rng)
-
     def truth(self, index: int) -> Truth:
         """A test case prepared for scoring."""
         kind, rng = Truth if self.exact else RatedTruth, np.random.default_rng([PART_SEEDS[TEST], index, 1])
@@ -117,14 +111,15 @@ class RatedTruth(Truth):
         self.anywhere, self.open = near, np.broadcast_to(near, (case.classes - 1, *near.shape))
 
 
-Plan = tuple[Task, Callable[[], None]]
-"""A task, and the function that writes its arrays unless they are there."""
+Plan = tuple[Task, Callable[[bool], None]]
+"""A task, and the function that writes its arrays unless they are there, also those of FURTHER if its argument says so.
+"""
 
 
-def prepare(text: str, cache: Path, sizes: Sizes, slices: bool = False) -> Task:
-    """A task whose arrays are written to `cache` unless they are there; raises as `plan`."""
+def prepare(text: str, cache: Path, sizes: Sizes, slices: bool = False, further: bool = False) -> Task:
+    """A task whose arrays are written to `cache` unless they are there, FURTHER only if asked; raises as `plan`."""
     task, write = plan(text, cache, sizes, slices)
-    write()
+    write(further)
     return task
 
 
@@ -147,20 +142,19 @@ def _from_phantom(text: str, cache: Path, sizes: Sizes) -> Plan:
     content = json_digest({"phantom": text, "sizes": asdict(sizes), "masks": MASKS, "schema": 3}, 12)
     folder, names = cache / "tasks" / f"{kind.name}-{content}", tuple(f"case {n + 1}" for n in range(sizes.test))
 
-    def write() -> None:
-        for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation)):
+    def write(further: bool) -> None:
+        more = ((FURTHER, sizes.train),) if further else ()
+        for part, count in ((TRAIN, sizes.train), (VALIDATION, sizes.validation), *more):
             if not (folder / f"{part}.json").is_file():
                 rng = np.random.default_rng(PART_SEEDS[part])
-                count = _limited(count, kind.shape, channel_count(inputs))
-                _write(folder, part, [_drawn(kind, rng) for _ in range(count)])
+                windows = []
+                for _ in range(_limited(count, kind.shape, channel_count(inputs))):
+                    case = kind.draw(rng)  # the list of its possible masks can be large, so it is not kept
+                    windows.append((channels_first(case.image, len(kind.shape)), case.sample(rng, MASKS)))
+                _write(folder, part, windows)
 
     inputs = tuple(map(Input, kind.inputs))
     return Task(text, text, folder, kind.shape, kind.label_names, inputs, True, names, content), write
-
-
-def _drawn(kind: Phantom, rng: np.random.Generator) -> Window:
-    case = kind.draw(rng)  # the list of its possible masks can be large, so it is not kept
-    return channels_first(case.image, len(kind.shape)), case.sample(rng, MASKS)
 
 
 def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
@@ -190,7 +184,7 @@ def _from_folder(path: Path, cache: Path, sizes: Sizes, slices: bool) -> Plan:
     names = tuple(case.name for case in parts[TEST])
     task = Task(str(path), dataset.name, folder, shape, dataset.label_names, dataset.inputs, False, names, key)
 
-    def write() -> None:
+    def write(_further: bool) -> None:
         for part, cases in parts.items():
             if (folder / f"{part}.json").is_file():
                 continue
@@ -210,7 +204,7 @@ def _limited(count: int, shape: tuple[int, ...], channels: int) -> int:
     return min(count, max(16, MAX_IMAGE_BYTES // 4 // math.prod(shape) // channels))
 
 
-def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> Window:
+def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The window of a test case centred on everything that any rater has marked; of pictures, in the fullest slice."""
     whole, labels = np.load(image, mmap_mode="r"), np.load(masks, mmap_mode="r")
     if len(shape) == 2:
@@ -224,7 +218,7 @@ def _around(image: Path, masks: Path, shape: tuple[int, ...]) -> Window:
     return np.pad(whole[:, *window].astype(np.float32), fill), np.pad(labels[:, *window], fill)
 
 
-def _write(folder: Path, part: str, windows: Sequence[Window]) -> None:
+def _write(folder: Path, part: str, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Write the images and masks of a part. Its JSON file comes last and marks it as complete."""
     folder.mkdir(parents=True, exist_ok=True)
     images, masks = ([window[n] for window in windows] for n in (0, 1))

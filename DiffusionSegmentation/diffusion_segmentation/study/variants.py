@@ -63,8 +63,6 @@ class Variant:
         }
         if self.noise == "white":
             del identity["noise"]  # networks cached before there was a choice stay valid
-        if self.on:
-            identity["cases"] = "unseen"  # before, networks were trained on those of the frozen network
         return json_digest(identity)
 
     def title(self) -> str:

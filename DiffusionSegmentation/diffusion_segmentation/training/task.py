@@ -34,8 +34,8 @@ class TrainingModule(lightning.LightningModule):
         self.step_losses: dict[str, Any] = {}  # losses of the last step for the record of `Journal`, if it has one
         self._rng = np.random.default_rng(optimisation.seed)
 
-    def on_fit_start(self) -> None:
-        """Seed the noise levels, differently for each device and after each resume."""
+    def on_train_start(self) -> None:
+        """Seed the noise levels, differently for each device and after each resume, whose step is known only now."""
         self._rng = np.random.default_rng([self.optimisation.seed, self.global_rank, self.global_step])
         torch.manual_seed(int(self._rng.integers(2**62)))
 

@@ -38,11 +38,12 @@ class Frozen(Comparison):
     title = "On top of a frozen segmenter"
     why = (
         "Most people have a segmenter that they trust. A thin encoder and a denoiser are trained on top of it, frozen, "
-        "after a loss that gives probabilities (CE) and one that does not (Dice and CE). As by the command "
+        "after a loss that gives probabilities (CE) and one that does not (Dice and CE). As with the command "
         "'train --on', they are trained on cases that the segmenter has not seen, because on its own training cases "
-        "its errors are smaller than elsewhere; only in a folder they are trained on those. Their training time comes "
-        "on top of the segmenter's. The bar is the model whose encoder is trained with its denoiser; the alternatives "
-        "without a sampler are a copula of the frozen network's probabilities and a deep ensemble of such networks."
+        "its errors are smaller than elsewhere; in a folder, however, they are trained on the segmenter's cases, for "
+        "want of others. Their training time comes on top of the segmenter's. The bar is the model whose encoder is "
+        "trained with its denoiser; the alternatives without a sampler are a copula of the frozen network's "
+        "probabilities and a deep ensemble of such networks."
     )
     measures = measure_titles("iou", "ece", "ged_u", "coverage", "spread")
     plotted = ("ged_u", "coverage", "spread")
