@@ -79,13 +79,13 @@ def nodes():
 
 @pytest.fixture
 def cohort(tmp_path, nodes, monkeypatch):
-    """Function that runs cases of `names` with three sleeping workers; returns the index."""
+    """Function that runs cases of `names` with two sleeping workers; returns the index."""
     pages = []
     monkeypatch.setattr(cohort_run, "write_triage", pages.append)
 
     def run(names, seconds=0.1) -> Index:
         index = Index(tmp_path, [Case(name, (tmp_path / name,), "m") for name in names])
-        request = cohort_run.CohortRequest([], tmp_path, "m", Settings(), workers=3)
+        request = cohort_run.CohortRequest([], tmp_path, "m", Settings(), workers=2)
         pages.clear()
         try:
             cohort_run._run(request, index, SleepingEngine(tmp_path, seconds), nodes)

@@ -131,6 +131,7 @@ def test_all_tests_run_without_fast(script: ModuleType) -> None:
     how = {Path(command.partition(" --dist ")[0].split()[-1]).name: command.split()[-3:] for command in script.calls}
     assert list(how) == ["engine", "faults", "house", "mrml", "panel", "worker"]
     assert how["faults"][0] == "loadfile" and how["worker"] == ["worksteal", "--numprocesses", str(os.cpu_count())]
+    assert how["panel"][-1] == str(2 * os.cpu_count()) and how["engine"][-1] == str(os.cpu_count() + 1)
     assert "slow" not in "".join(script.calls)
 
 
