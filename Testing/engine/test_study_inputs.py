@@ -141,7 +141,7 @@ def test_colour_pictures_become_windows_of_three_channels(colour_pictures, tmp_p
     task, write_arrays = plan(str(colour_pictures), tmp_path / "cache", SIZES)
     assert task.inputs == (Input("Colour", 3),) and task.channels == 3 and len(task.shape) == 2 and not task.exact
     assert not (tmp_path / "cache").exists(), "nothing is written before"
-    write_arrays()
+    write_arrays(False)
     for part in (TRAIN, VALIDATION, TEST):
         images, masks = task.arrays(part)
         assert images.shape[1:] == (3, *task.shape) and masks.shape[2:] == task.shape and masks.any()

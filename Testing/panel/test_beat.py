@@ -206,7 +206,7 @@ def test_previews_and_results_are_shown_in_steps_of_one_slow_change(openPanel, a
     After a pause of the GUI the result has come before the first preview is shown.
     """
     addHead()
-    module = openPanel("good", "0.05")
+    module = openPanel("good", "0.05" if pause else "0.4")
     panel, runner = module.widget.panel, module.runner
     composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
     happened, pieces, paused = [], [], False
