@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .sampling import VariantSampler
 from .tasks import FURTHER, Task
 from .variants import Variant, json_digest
 
-SCHEMA = 3  # raise whenever a measurement changes, so that cached results are measured again
+SCHEMA = 4  # raise whenever a measurement changes, so that cached results are measured again
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Context:
 
     def sampler(self, variant: Variant) -> VariantSampler:
         return VariantSampler(self.network(variant), variant, self.tasks[variant.task])
+
+    def with_share(self, task: str, share: tuple[int, int]) -> Context:
+        """The context for a process that measures a share of the cases, see `Task.share`."""
+        return replace(self, tasks={**self.tasks, task: replace(self.tasks[task], share=share)})
 
     def training_facts(self, variant: Variant) -> dict[str, Any]:
         """Iterations, seconds, parameters and operations of a trained variant."""

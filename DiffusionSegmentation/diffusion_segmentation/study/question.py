@@ -45,6 +45,13 @@ class Question(ABC):
     def summarise(self, context: Context, results: Results) -> Summary:
         """The report's part on this question."""
 
+    def shares(self, task: Task) -> int:
+        """Into how many shares of the cases `measure` is divided, to run in parallel and to keep what is finished.
+
+        Their "records" are joined; everything else in the result is that of the first share.
+        """
+        return 1
+
     def detail(self) -> tuple[str, ...]:
         """Settings other than the variants that change what is measured."""
         return ()

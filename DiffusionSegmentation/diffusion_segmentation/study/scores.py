@@ -73,9 +73,9 @@ IDEAL = {"ece": 0.0, "ged_u": 0.0, "coverage": 0.9, "spread": 1.0}
 def score_cases(
     task: Task, predict: Callable[[Truth, int], Mapping[str, Prediction]], limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Records of the first `limit` test cases: facts about the case, and the numbers of each row of `predict`."""
+    """Records of the task's share of the first `limit` test cases: facts of the case, and numbers of each row."""
     records = []
-    for index in range(len(task.cases))[:limit]:
+    for index in task.scored_cases(limit):
         truth, rng = task.truth(index), np.random.default_rng(index)
         rows = {name: score_case(truth, prediction, rng) for name, prediction in predict(truth, index).items()}
         records.append({"case": {**truth.record(), "exact": task.exact}, "rows": rows})

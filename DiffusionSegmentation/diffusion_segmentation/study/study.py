@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,32 @@ def _measure(
     """Results of every question by task and seed, from the cache where possible."""
     measurements = {question: question.measurements(context) for question in questions}
     missing = [(question, m) for question, several in measurements.items() for m in several if not context.load(m)]
-    jobs = [(1.0, _measure_one, (context, *one)) for one in missing]
+    shares = {m: _shares(context, q, m) for q, m in missing}
+    jobs = [
+        (1 / len(shares[m]), _measure_one, (context.with_share(m.task, at), q, share))
+        for q, m in missing
+        for at, share in shares[m].items()
+        if not context.load(share)
+    ]
     for _ in pool.run(executor, jobs, "measuring", "measurements") if jobs else ():
         elapsed.save()
+    for m, parts in shares.items():
+        context.save(m, _joined([context.load(share) for share in parts.values()]))
     return {q.key: {(m.task, m.seed): context.load(m) for m in several} for q, several in measurements.items()}
+
+
+def _shares(context: Context, question: Question, m: Measurement) -> dict[tuple[int, int], Measurement]:
+    """The shares of a measurement by `Task.share`."""
+    count = question.shares(context.tasks[m.task])
+    return {(n, count): replace(m, detail=(*m.detail, f"share {n + 1} of {count}")) for n in range(count)}
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The result of a measurement from those of its shares, with the records in the order of the cases."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    records = [one for several in zip_longest(*(part["records"] for part in parts)) for one in several if one]
+    return {**parts[0], "records": records}
 
 
 def _measure_one(context: Context, question: Question, measurement: Measurement) -> None:

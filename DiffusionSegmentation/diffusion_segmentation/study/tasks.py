@@ -60,6 +60,7 @@ class Task:
     exact: bool  # whether the exact posterior is known; otherwise there are raters' masks
     cases: tuple[str, ...]  # names of the test cases
     content: str  # hash of what the arrays are made from
+    share: tuple[int, int] = (0, 1)  # which of how many shares of the test cases `scored_cases` gives
 
     @property
     def classes(self) -> int:
@@ -94,6 +95,11 @@ class Task:
         raters = json.loads((self.folder / f"{TEST}.json").read_text(encoding="utf-8"))["raters"][index]
         weights = np.full(raters, 1 / raters)
         return EnumerableCase(np.array(images[index]), self.classes, np.array(masks[index, :raters]), weights)
+
+    def scored_cases(self, limit: int | None = None) -> range:
+        """Indices of this share of the first `limit` test cases: every n-th, so that shares take about as long."""
+        index, shares = self.share
+        return range(len(self.cases))[:limit][index::shares]
 
     def truth(self, index: int) -> Truth:
         """A test case prepared for scoring."""

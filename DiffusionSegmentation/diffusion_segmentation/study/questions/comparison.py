@@ -19,10 +19,12 @@ from ..question import Question, Results
 from ..sampling import STEPS, direct_prediction, direct_probabilities
 from ..scores import BETTER, IDEAL, MEASURES, OPEN, WORSE, Record, compare, magnitude, score_cases, score_over_seeds
 from ..summary import FAILS, HOLDS, UNDECIDED, Figure, Summary, join, slug
+from ..tasks import Task
 from ..variants import Variant
 
 VERDICTS = {BETTER: HOLDS, WORSE: FAILS, OPEN: UNDECIDED}
 """Verdict of a sentence that expects the first of two rows to be better."""
+SHARE = 20  # cases of a share; before each share networks are loaded and, in some questions, covariances are fitted
 SOLVERS: dict[str, Solver] = {"second order": dpm_solver_2m, "DDIM": ddim, "ancestral": ancestral}
 
 Scores = Mapping[str, Mapping[str, Any]]  # scores by row and measure, None if a row has no such score
@@ -92,6 +94,9 @@ class Comparison(Question):
     @abstractmethod
     def caption(self, context: Context) -> str:
         """Caption of the table, without the task."""
+
+    def shares(self, task: Task) -> int:
+        return max(1, len(task.scored_cases(self.cases)) // SHARE)
 
     def columns(self, context: Context, results: Results, name: str) -> dict[str, list[str]]:
         """Further columns of the table."""

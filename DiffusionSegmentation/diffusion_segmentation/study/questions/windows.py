@@ -20,6 +20,7 @@ from ..architectures.interface import Condition
 from ..context import Context
 from ..question import Results
 from ..scores import combine_seeds, score_cases
+from ..tasks import Task
 from ..variants import Variant
 from .comparison import Comparison, Scores, measure_titles
 
@@ -57,6 +58,9 @@ class Windows(Comparison):
 
     def caption(self, context: Context) -> str:
         return "images sampled in windows of half their edge"
+
+    def shares(self, task: Task) -> int:
+        return 1  # seams are not among the records
 
     def measure(self, context: Context, name: str, seed: int) -> dict[str, Any]:
         sampler, changes = context.sampler(Variant(name, seed)), []
