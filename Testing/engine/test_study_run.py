@@ -22,7 +22,6 @@ from diffusion_segmentation.model import folder as models
 from diffusion_segmentation.model.building import build
 from diffusion_segmentation.study import adapt, elapsed_time, pool, report, study
 from diffusion_segmentation.study.context import Context, Measurement
-from diffusion_segmentation.study.question import Question
 from diffusion_segmentation.study.questions import DirectOrDiffusion, NoiseLevels
 from diffusion_segmentation.study.tasks import Sizes, prepare
 from diffusion_segmentation.study.variants import Variant
@@ -107,40 +106,6 @@ def test_the_same_command_trains_and_measures_nothing_again(result, folder, monk
 def test_text_for_a_terminal_names_question_and_report(result, folder):
     text = report.text(result, folder)
     assert "A3 What is learnt at which noise level" in text and text.endswith(f"The report is {folder / 'study.html'}")
-
-
-class Counted(Question):
-    """Its records are the numbers of the cases."""
-
-    key, title, why = "A0", "", ""
-
-    def __init__(self, count):
-        self.count, self.measured = count, set()
-
-    def shares(self, task):
-        return self.count
-
-    def measure(self, context, name, seed):
-        self.measured.add((seed, context.tasks[name].share))
-        return {"records": [{"case": n} for n in context.tasks[name].scored_cases(13)], "seed": seed}
-
-    def summarise(self, context, results):
-        raise NotImplementedError
-
-
-def test_shares_of_a_measurement_are_joined_and_kept(tmp_path):
-    task, found = prepare("boundary:16x16", tmp_path, SIZES), []
-    for count in (1, 3):
-        context = Context({task.name: task}, (0, 1), 1.0, 4, tmp_path / str(count), "cpu", "cpu")
-        question, elapsed = Counted(count), elapsed_time.ElapsedTime(tmp_path, "study")
-        if count > 1:
-            (m, _), part = question.measurements(context), {"records": [{"case": n} for n in (1, 4, 7, 10)], "seed": 0}
-            context.save(replace(m, detail=("share 2 of 3",)), part)
-        with ThreadPoolExecutor(1) as executor:
-            found.append(study._measure(context, [question], executor, elapsed))
-        assert question.measured == {(seed, (n, count)) for seed in (0, 1) for n in range(count)} - {(0, (1, 3))}
-    assert found[0] == found[1]
-    assert found[0]["A0"][task.name, 1] == {"records": [{"case": n} for n in range(13)], "seed": 1}
 
 
 def test_all_variants_get_the_same_time_within_the_budget():

@@ -1,9 +1,16 @@
-"""Verdicts of the study: known differences are decided rightly, and others are left open."""
+"""Verdicts of the study: known differences are decided rightly, and others are left open; shares of a measurement."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import planted
 import pytest
+from planted import TASK
 
+from diffusion_segmentation.study import elapsed_time, study
+from diffusion_segmentation.study.context import Context
+from diffusion_segmentation.study.question import Question
 from diffusion_segmentation.study.scores import (
     BETTER,
     MEASURES,
@@ -16,6 +23,7 @@ from diffusion_segmentation.study.scores import (
     score_over_seeds,
     with_verdict,
 )
+from diffusion_segmentation.study.tasks import Sizes, prepare
 
 ROWS = {"exact": planted.exact, "pixels": planted.pixels, "sharp": planted.sharpened, "single": planted.single}
 
@@ -90,3 +98,37 @@ def test_exact_sampler_scores_what_is_best(by_seed):
     assert abs(score_over_seeds(by_seed, "exact", "ged_u")["value"]) < 0.02
     assert 0.75 < score_over_seeds(by_seed, "exact", "coverage")["value"] <= 1
     assert np.isclose(score_over_seeds(by_seed, "exact", "ece")["value"], 0, atol=0.02)
+
+
+class Counted(Question):
+    """Its records are the numbers of the cases."""
+
+    key, title, why = "A0", "", ""
+
+    def __init__(self, count):
+        self.count, self.measured = count, set()
+
+    def shares(self, task):
+        return self.count
+
+    def measure(self, context, name, seed):
+        self.measured.add((seed, context.tasks[name].share))
+        return {"records": [{"case": n} for n in context.tasks[name].scored_cases(13)], "seed": seed}
+
+    def summarise(self, context, results):
+        raise NotImplementedError
+
+
+def test_shares_of_a_measurement_are_joined_and_kept(tmp_path):
+    task, found = prepare(TASK, tmp_path, Sizes(8, 8, 16)), []
+    for count in (1, 3):
+        context = Context({task.name: task}, (0, 1), 1.0, 4, tmp_path / str(count), "cpu", "cpu")
+        question, elapsed = Counted(count), elapsed_time.ElapsedTime(tmp_path, "study")
+        if count > 1:
+            (m, _), part = question.measurements(context), {"records": [{"case": n} for n in (1, 4, 7, 10)], "seed": 0}
+            context.save(replace(m, detail=("share 2 of 3",)), part)
+        with ThreadPoolExecutor(1) as executor:
+            found.append(study._measure(context, [question], executor, elapsed))
+        assert question.measured == {(seed, (n, count)) for seed in (0, 1) for n in range(count)} - {(0, (1, 3))}
+    assert found[0] == found[1]
+    assert found[0]["A0"][task.name, 1] == {"records": [{"case": n} for n in range(13)], "seed": 1}
