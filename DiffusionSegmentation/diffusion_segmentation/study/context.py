@@ -14,7 +14,7 @@ from .sampling import VariantSampler
 from .tasks import FURTHER, Task
 from .variants import Variant, json_digest
 
-SCHEMA = 4  # raise whenever a measurement changes, so that cached results are measured again
+SCHEMA = 3  # raise whenever a measurement changes, so that cached results are measured again
 
 
 @dataclass(frozen=True)
