@@ -168,7 +168,8 @@ def _train(context: Context, variants: Sequence[Variant], executor: ProcessPoolE
     on_top = [v for v in missing if v.frozen]
     # Two processes must not train the same frozen network.
     for stage, part in (("training", [v for v in missing if not v.frozen]), ("training on top of others", on_top)):
-        jobs = [(v.share, _train_one, (context, v)) for v in part]
+        # The longest first, so that none of them starts when the other processes are about to end.
+        jobs = [(v.share, _train_one, (context, v)) for v in sorted(part, key=lambda v: -v.share)]
         for _ in pool.run(executor, jobs, stage, "networks") if jobs else ():
             elapsed.save()
 
