@@ -41,6 +41,18 @@ def test_edited_voxels_are_counted(result, volumeNode):
     assert labels.edited() == (labels.consensus() == 1).sum()
 
 
+def test_copied_segments_stay_as_they_were_and_others_do_not_count(result, volumeNode):
+    labels = Labels(result.segmentationNode)
+    before, copied = labels.current(), labels.copied()
+    assert before.any()
+    for image, values in labels._layers().items():
+        scalars = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+        scalars[:] = max(values) + 1  # the value of a segment of the user in the same image
+        image.Modified()
+    assert np.array_equal(copied(), before)
+    assert not labels.current().any()
+
+
 def test_a_sample_replaces_labels_only_inside_the_region(result, job):
     review = Review(result.segmentationNode)
     labels = Labels(result.segmentationNode)

@@ -96,6 +96,7 @@ def moduleWithHead(openRealPanel, addVolume, drawnViews):
     for view in drawnViews:
         view.compositeNode.SetBackgroundVolumeID(volumeNode.GetID())
         view.logic.FitSliceToBackground()
+        view.redraw()  # the first time takes a multiple of the others
     return openRealPanel(), volumeNode
 
 

@@ -139,6 +139,22 @@ def test_an_unedited_result_is_kept_without_a_dialog(corrected, run, monkeypatch
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
 
 
+def test_edits_are_counted_again_only_after_an_edit(corrected, monkeypatch, pumpUntil):
+    """Counting blocks the windows, so a click on Segment takes the number that the panel shows."""
+    module, result = corrected
+    count, counted = Labels.edited, []
+    monkeypatch.setattr(Labels, "edited", lambda *given: counted.append(given) or count(*given))
+    section = module.widget.panel._corrections
+    assert section.countEdited() == 0 and not counted
+    result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
+    edited = section.countEdited()  # the panel has not counted it yet
+    assert edited > 1000
+    module.widget.panel.refresh()  # as when the module is shown again
+    pumpUntil(lambda: module.ui.editedLabel.text.startswith(f"{edited} voxels ("), seconds=10)
+    counted.clear()
+    assert section.countEdited() == edited and not counted
+
+
 def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pumpUntil):
     module, result = corrected
     monkeypatch.setattr("DiffusionSegmentationLib.panel.dialogs.keepReplaceOrCancel", lambda *_given: "replace")

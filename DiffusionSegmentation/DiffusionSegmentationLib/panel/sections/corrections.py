@@ -31,6 +31,8 @@ class CorrectionsSection(Section):
         self._maskedEditorNode: slicer.vtkMRMLSegmentEditorNode | None = None
         self._countedStamp: tuple | None = None
         """Identifies the state of the segments for which edited voxels were or are being counted."""
+        self._edited: int | None = None
+        """Number of edited voxels in that state, None until it is counted."""
         self._countText = ""
         self._problem = ""
         self._thread = CoalescingThread()
@@ -67,9 +69,14 @@ class CorrectionsSection(Section):
             editorNode.SetSourceVolumeIntensityMaskRange(bits, self._maskMaximum())
 
     def countEdited(self) -> int:
-        """Count the voxels that now differ from the model's result; 0 if they cannot be compared."""
+        """Return the number of voxels that now differ from the model's result; 0 if they cannot be compared.
+
+        Voxels are counted, which blocks the windows, only if the segments have changed since the last count.
+        """
         try:
-            return Labels(self._segmentation).edited()
+            labels = Labels(self._segmentation)
+            counted = self._edited if self._stamp(labels) == self._countedStamp else None
+            return labels.edited() if counted is None else counted
         except LookupError:
             return 0
 
@@ -167,25 +174,29 @@ class CorrectionsSection(Section):
         """Count the edited voxels on a thread, unless the segments have not changed since the last count."""
         try:
             labels = Labels(self._segmentation)
-            stamp = (self._segmentation.GetID(), *labels.stamp())
+            stamp = self._stamp(labels)
             if stamp == self._countedStamp:
                 return
             # Copied here: the editor may reallocate the segments' memory while the thread reads.
-            current = labels.current()
+            current = labels.copied()
         except LookupError as error:
-            self._countedStamp, self._countText = None, str(error)
+            self._countedStamp, self._edited, self._countText = None, None, str(error)
         else:
-            self._countedStamp = stamp
+            self._countedStamp, self._edited = stamp, None
             self._countText = _("Counting edited voxels ...")
-            self._thread.submit(lambda: (stamp, _countText(labels, current)))
+            self._thread.submit(lambda: (stamp, labels, labels.edited(current())))
             self._timer.start()
+
+    def _stamp(self, labels: Labels) -> tuple:
+        return self._segmentation.GetID(), *labels.stamp()
 
     def _onTimer(self) -> None:
         result = self._thread.poll()
         if not self._thread.busy:
             self._timer.stop()
         if result is not None and result[0] == self._countedStamp and self._segmentation is not None:
-            self._countText = result[1]
+            _stamp, labels, self._edited = result
+            self._countText = _countText(labels, self._edited)
             self._ui.editedLabel.text = self._problem or self._countText
 
     # Segment Editor
@@ -255,8 +266,7 @@ def _segmentEditor() -> Any:
     return moduleWidget.editor
 
 
-def _countText(labels: Labels, current: np.ndarray) -> str:
-    count = labels.edited(current)
+def _countText(labels: Labels, count: int) -> str:
     if not count:
         return _("No voxel has been edited.")
     return _("{voxels} have been edited.").format(voxels=labels.countText(count))
