@@ -9,6 +9,7 @@ import torch
 
 from diffusion_segmentation.errors import ModelError
 from diffusion_segmentation.model import folder as models
+from diffusion_segmentation.model.cache import ModelCache
 
 
 @pytest.fixture
@@ -119,3 +120,13 @@ def test_step_grid_comes_from_the_stored_curve(folder):
     first = models.load(folder).step_grid(4)
     change(folder, lambda s: s["process"]["loss_curve"].update(cross_entropy=[0.9, 0.1, 0.05, 0.0]))
     assert not np.allclose(models.load(folder).step_grid(4), first)
+
+
+def test_memory_is_searched_for_garbage_only_after_a_model(folder, tmp_path, monkeypatch):
+    """The search takes 0.15 s, which the first run need not wait for."""
+    searched, cache, cpu = [], ModelCache(), torch.device("cpu")
+    monkeypatch.setattr("diffusion_segmentation.model.cache.empty_cache", searched.append)
+    first = cache.get(str(folder), cpu)
+    assert cache.get(str(folder), cpu) is first and searched == []
+    cache.get(str(shutil.copytree(folder, tmp_path / "another")), cpu)
+    assert searched == [cpu]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -83,16 +84,20 @@ def volume_scale(errors: np.ndarray, variances: np.ndarray) -> np.ndarray:
     Huber's proposal 2 ("Robust Statistics", 1981, section 6.4): the factor at which the mean of z^2, clipped at
     MAX_Z^2, is that of Student's t with the masks' degrees of freedom. 1 for a class without uncertain voxels.
     """
-    t = stats.t(MASKS - 1)
-    clipped_mean = t.expect(lambda z: np.minimum(z**2, MAX_Z**2))
     factors = np.ones(errors.shape[1])
     for label, (error, variance) in enumerate(zip(errors.T, variances.T, strict=True)):
         varies = variance > 0
         if varies.any():
             for _ in range(ITERATIONS):
                 squares = error[varies] / variance[varies] / max(factors[label], 1e-6)
-                factors[label] *= np.minimum(squares, MAX_Z**2).mean() / clipped_mean
+                factors[label] *= np.minimum(squares, MAX_Z**2).mean() / _mean_clipped_square()
     return factors
+
+
+@cache
+def _mean_clipped_square() -> float:
+    """Mean of z^2, clipped at MAX_Z^2, of Student's t with the masks' degrees of freedom."""
+    return float(stats.t(MASKS - 1).expect(lambda z: np.minimum(z**2, MAX_Z**2)))
 
 
 def adjust_shared(shared: float, missing: float, variance: np.ndarray) -> float:

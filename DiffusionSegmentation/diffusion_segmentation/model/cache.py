@@ -57,6 +57,10 @@ class ModelCache:
 
     def clear(self) -> None:
         """Drop the model and the encoded volume, and release their memory."""
+        # Before the first model there is nothing to search for, which takes 0.15 s, unless one that could not be loaded
+        # has left memory on a GPU.
+        empty = self._loaded is None and self._device.type == "cpu"
         self.forget_encoded()
         self._loaded = None
-        empty_cache(self._device)
+        if not empty:
+            empty_cache(self._device)
