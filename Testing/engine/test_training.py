@@ -147,6 +147,7 @@ def test_the_warm_up_is_over_by_a_tenth_of_the_training(done, rate):
 @pytest.mark.slow
 def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
     messages = []
+    monkeypatch.setattr(train, "loss_curve", loss_curve)  # on all unseen cases
     for module in ("train", "input_statistics"):
         monkeypatch.setattr(
             f"diffusion_segmentation.training.{module}.StepCounter",
@@ -154,7 +155,7 @@ def test_the_loss_curve_reports_progress(config, heads, tmp_path, monkeypatch):
         )
     train.main(heads, tmp_path / "model", config)
     curve = [(done, total) for stage, done, total in messages if "noise levels" in stage]
-    assert curve == [(done, 2 * 24) for done in range(1, 2 * 24 + 1)]  # see `short_loss_curves`
+    assert curve == [(done, 8 * 24) for done in range(1, 8 * 24 + 1)]
     assert [done for stage, done, _ in messages if "scans" in stage] == list(range(1, 65))
 
 

@@ -145,14 +145,14 @@ def test_edits_are_counted_again_only_after_an_edit(corrected, monkeypatch, pump
     count, counted = Labels.edited, []
     monkeypatch.setattr(Labels, "edited", lambda *given: counted.append(given) or count(*given))
     section = module.widget.panel._corrections
-    assert section.countEdited() == 0 and not counted
+    assert section.countEdited(result.segmentationNode) == 0 and not counted
     result.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
-    edited = section.countEdited()  # the panel has not counted it yet
+    edited = section.countEdited(result.segmentationNode)  # the panel has not counted it yet
     assert edited > 1000
     module.widget.panel.refresh()  # as when the module is shown again
     pumpUntil(lambda: module.ui.editedLabel.text.startswith(f"{edited} voxels ("), seconds=10)
     counted.clear()
-    assert section.countEdited() == edited and not counted
+    assert section.countEdited(result.segmentationNode) == edited and not counted
 
 
 def test_a_run_that_fails_replaces_nothing(corrected, openPanel, monkeypatch, pumpUntil):
@@ -227,6 +227,11 @@ def test_each_result_has_its_own_count(corrected, run, pumpUntil):
     module, first = corrected
     second = run(module).result
     pumpUntil(lambda: module.ui.editedLabel.text == UNTOUCHED, seconds=10)
+    removed = first.segmentationNode.GetSegmentation().GetSegment("grey_matter")
+    first.segmentationNode.GetSegmentation().RemoveSegment("grey_matter")
+    count = module.widget.panel._corrections.countEdited
+    assert count(second.segmentationNode) == 0 and count(first.segmentationNode) > 1000
+    first.segmentationNode.GetSegmentation().AddSegment(removed, "grey_matter")
     slicer.mrmlScene.RemoveNode(second.probabilitiesNode)
     assert "were removed" in module.ui.editedLabel.text
     module.widget.logic.getParameterNode().segmentation = first.segmentationNode

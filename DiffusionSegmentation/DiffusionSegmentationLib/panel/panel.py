@@ -229,7 +229,7 @@ class Panel:
         segmentation, volumeNode = self._parameterNode.segmentation, self._parameterNode.inputVolume
         answer = dialogs.KEEP
         if segmentation is not None and segmentation.GetNodeReference(VOLUME_ROLE) is volumeNode:
-            edited = self._corrections.countEdited()
+            edited = self._corrections.countEdited(segmentation)
             answer = dialogs.keepReplaceOrCancel(segmentation.GetName(), edited) if edited else dialogs.KEEP
         if answer == dialogs.CANCEL:
             return
@@ -337,7 +337,8 @@ class Panel:
 
     def _onRemoveResult(self) -> None:
         """Remove the displayed result, if the user confirms."""
-        if dialogs.confirmRemoval(self._parameterNode.segmentation.GetName(), self._corrections.countEdited()):
+        segmentation = self._parameterNode.segmentation
+        if dialogs.confirmRemoval(segmentation.GetName(), self._corrections.countEdited(segmentation)):
             self._removeShown()
 
     def _removeShown(self) -> None:

@@ -141,11 +141,13 @@ class Labels:
     def _composed(self, parts: list[tuple[np.ndarray, np.ndarray, dict[int, int]]]) -> np.ndarray:
         """The labels of `_parts`, of which the last are on top."""
         labels = np.zeros(self.shape, np.uint8)
-        for source, start, values in parts:
-            table = np.zeros(max(values) + 2, np.uint8)  # its last entry is for the values of other segments
-            table[list(values)] = list(values.values())
-            found = np.take(table, source, mode="clip")
-            np.copyto(voxel_grids.block(labels, start, source.shape), found, where=found > 0)
+        for source, start, labelOf in parts:
+            table = np.zeros(max(labelOf) + 2, np.uint8)  # its last entry is for the values of other segments
+            table[list(labelOf)] = list(labelOf.values())
+            # Slice by slice, because indices take eight bytes a voxel.
+            for target, values in zip(voxel_grids.block(labels, start, source.shape), source, strict=True):
+                found = np.take(table, values.astype(np.intp), mode="clip")
+                np.copyto(target, found, where=found > 0)
         return labels
 
     def _layers(self) -> dict[slicer.vtkOrientedImageData, dict[int, int]]:

@@ -68,14 +68,14 @@ class CorrectionsSection(Section):
         if self._segmentation and self._uncertainOnly() and editorNode:
             editorNode.SetSourceVolumeIntensityMaskRange(bits, self._maskMaximum())
 
-    def countEdited(self) -> int:
+    def countEdited(self, segmentation: slicer.vtkMRMLSegmentationNode) -> int:
         """Return the number of voxels that now differ from the model's result; 0 if they cannot be compared.
 
         Voxels are counted, which blocks the windows, only if the segments have changed since the last count.
         """
         try:
-            labels = Labels(self._segmentation)
-            counted = self._edited if self._stamp(labels) == self._countedStamp else None
+            labels = Labels(segmentation)
+            counted = self._edited if _stamp(segmentation, labels) == self._countedStamp else None
             return labels.edited() if counted is None else counted
         except LookupError:
             return 0
@@ -174,7 +174,7 @@ class CorrectionsSection(Section):
         """Count the edited voxels on a thread, unless the segments have not changed since the last count."""
         try:
             labels = Labels(self._segmentation)
-            stamp = self._stamp(labels)
+            stamp = _stamp(self._segmentation, labels)
             if stamp == self._countedStamp:
                 return
             # Copied here: the editor may reallocate the segments' memory while the thread reads.
@@ -186,9 +186,6 @@ class CorrectionsSection(Section):
             self._countText = _("Counting edited voxels ...")
             self._thread.submit(lambda: (stamp, labels, labels.edited(current())))
             self._timer.start()
-
-    def _stamp(self, labels: Labels) -> tuple:
-        return self._segmentation.GetID(), *labels.stamp()
 
     def _onTimer(self) -> None:
         result = self._thread.poll()
@@ -256,6 +253,11 @@ class CorrectionsSection(Section):
         if image is not None:
             node.SetAndObserveSourceVolumeNode(image)
         self._maskedEditorNode = None
+
+
+def _stamp(segmentation: slicer.vtkMRMLSegmentationNode, labels: Labels) -> tuple:
+    """Identifies the state of the segments of a result."""
+    return segmentation.GetID(), *labels.stamp()
 
 
 def _segmentEditor() -> Any:
