@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..images.writing import write_report
-from .fit import trained
 from .sampling import VariantSampler
 from .tasks import FURTHER, Task
 from .variants import Variant, json_digest
@@ -42,6 +41,9 @@ class Context:
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
+        # Imported here: Lightning takes longer to import than PyTorch, and the process that starts a study trains nothing.
+        from .fit import trained
+
         frozen = self.network(variant.frozen).cpu() if variant.frozen else None
         task, path = self.tasks[variant.task], self.weights(variant)
         return trained(variant, task, self.minutes, path, self.device, frozen)
