@@ -41,7 +41,7 @@ class Context:
 
     def network(self, variant: Variant) -> Any:
         """The variant's `fit.Network`, which is trained first if the cache has none."""
-        # Imported here: Lightning takes longer to import than PyTorch, and the process that starts a study trains nothing.
+        # Imported here, because Lightning takes longer to import than PyTorch, and a study starts without training.
         from .fit import trained
 
         frozen = self.network(variant.frozen).cpu() if variant.frozen else None
