@@ -109,6 +109,15 @@ def test_text_for_a_terminal_names_question_and_report(result, folder):
     assert "A3 What is learnt at which noise level" in text and text.endswith(f"The report is {folder / 'study.html'}")
 
 
+def test_the_longest_networks_are_trained_first(tmp_path, monkeypatch):
+    task, shares = prepare("boundary:16x16", tmp_path, SIZES), []
+    variants = study.required_variants([DirectOrDiffusion(("direct", "ensemble"))], [task.name], (0, 1))
+    monkeypatch.setattr(study.pool, "run", lambda _executor, jobs, *_: shares.extend(job[0] for job in jobs) or ())
+    context = Context({task.name: task}, (0, 1), 1.0, 4, tmp_path, "cpu", "cpu")
+    study._train(context, variants[::-1], None, elapsed_time.ElapsedTime(tmp_path, "study"))
+    assert len(set(shares)) > 1 and shares == sorted((v.share for v in variants), reverse=True)
+
+
 def test_all_variants_get_the_same_time_within_the_budget():
     variants = study.required_variants([DirectOrDiffusion(("direct", "ensemble"))], ["a", "b"], (0, 1))
     minutes = study.training_minutes(60, variants, 2)

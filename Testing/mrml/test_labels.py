@@ -41,7 +41,7 @@ def test_edited_voxels_are_counted(result, volumeNode):
     assert labels.edited() == (labels.consensus() == 1).sum()
 
 
-def test_copied_segments_stay_as_they_were_and_others_do_not_count(result, volumeNode):
+def test_copied_segments_stay_as_they_were_and_others_do_not_count(result):
     labels = Labels(result.segmentationNode)
     before, copied = labels.current(), labels.copied()
     assert before.any()

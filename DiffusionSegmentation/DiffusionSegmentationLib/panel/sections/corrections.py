@@ -192,7 +192,7 @@ class CorrectionsSection(Section):
         if not self._thread.busy:
             self._timer.stop()
         if result is not None and result[0] == self._countedStamp and self._segmentation is not None:
-            _stamp, labels, self._edited = result
+            labels, self._edited = result[1:]
             self._countText = _countText(labels, self._edited)
             self._ui.editedLabel.text = self._problem or self._countText
 
