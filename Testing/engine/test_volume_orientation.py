@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ def test_files_without_an_orientation_are_read_with_a_warning(tmp_path: Path, ki
     (sentence,) = read_warnings(path)
     assert f"'{path.name}' does not state its orientation" in sentence and "left and right" in sentence
     assert read_volume(path).GetSpacing() == (2, 2, 2)
+
+
+def test_a_vtk_file_leaves_the_locale_of_the_process_as_it_was(tmp_path: Path) -> None:
+    kept = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    try:
+        read_volume(write_image(tmp_path / "a.vtk"))
+        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, kept)
 
 
 WAYS = {

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import locale
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +208,8 @@ class VolumeFile:
     def _executed(self, pixel_type: int) -> sitk.Image:
         self._reader.SetOutputPixelType(pixel_type)
         try:
-            image = self._reader.Execute()
+            with _kept_locale():
+                image = self._reader.Execute()
         except RuntimeError as error:
             no_memory = is_out_of_memory(error)
             raise (OutOfMemoryError(explain(error)[1]) if no_memory else incomplete(self.name)) from error
@@ -224,7 +227,8 @@ class VolumeFile:
             # Otherwise ITK tries all readers, and some look for other files by name.
             reader.SetImageIO(self._header.image_io)
         reader.SetFileName(itk_name(self._rewritten(path, voxels=False)))
-        reader.ReadImageInformation()
+        with _kept_locale():
+            reader.ReadImageInformation()
         return reader
 
     def _rewritten(self, path: Path, voxels: bool) -> Path:
@@ -317,3 +321,13 @@ def check_values(image: sitk.Image, name: str, may_be_constant: bool = False) ->
         raise InputError(f"{name} has voxels beyond {MAX_VALUE:g}, which no scanner gives; replace them and try again.")
     if lowest == highest and not may_be_constant:
         raise InputError(f"{name} has the same value everywhere; give a volume with contrast.")
+
+
+@contextmanager
+def _kept_locale() -> Iterator[None]:
+    """Restore the locale: ITK sets it to "C" for VTK files, where Python takes text without an encoding for ASCII."""
+    kept = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, kept)
