@@ -300,6 +300,15 @@ def test_noise_levels_follow_the_schedule_until_the_loss_is_known():
     assert torch.equal(*samples)
 
 
+def test_noise_levels_adapt_within_a_hundred_steps_of_two_volumes():
+    density, rng = Density(0.5, True), np.random.default_rng(0)
+    for _ in range(100):
+        log_snr = density.draw(2, 8, rng).flatten().numpy()
+        density.record(log_snr, np.interp(log_snr, [-5, -2], [0.3, 0]))
+    samples = density.draw(500, 4, rng)
+    assert ((samples > -5) & (samples < -2)).float().mean() > 0.6
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_no_noise_level_is_drawn_below_the_lowest(adapted):
     samples = taught(adapted, lowest=-3.0).draw(500, 4, np.random.default_rng(0)).numpy()

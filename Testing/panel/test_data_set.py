@@ -18,7 +18,7 @@ from DiffusionSegmentationLib.scene.label_map import Labels
 
 slicer_standin.likePythonQt(__name__)
 
-DENOISER = {"channels": [8, 16], "blocks": 1, "strata": 0, "gain": 0}
+DENOISER = {"channels": [8, 16], "blocks": 1, "strata": 0, "gain": 0, "pools": []}
 NETWORK = {"encoder": {"channels": [8, 16], "blocks": [1, 1]}, "denoiser": DENOISER}  # those of `randomModel`
 SHORT = {
     "diffusion_segmentation": {"network": NETWORK, "working_spacing_mm": 4.0, "steps": {"cpu": 2, "gpu": 2}},

@@ -10,7 +10,7 @@ from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, sample_log_snr
 from .loss import BINS, bin_centres, bin_numbers
 
 AVERAGED_DRAWS = 20_000  # draws over which the loss curve is averaged, exponentially
-MIN_DRAWS = 50  # draws in every bin of the curve before it is used
+MIN_DRAWS = 8  # draws in every bin of the curve before it is used; 50 would take hundreds of steps of two volumes
 UNIFORM_SHARE = 0.3  # share of the draws that is uniform in log-SNR, so that every level is trained
 
 

@@ -31,8 +31,9 @@ WHOLE_MM = ((192, 224, 192), (256, 224, 192))
 TYPICAL_SCANS = ScanProbabilities(any_contrast=0, cut=0)
 """The most frequent kind of head scans, with the artefacts of training."""
 SEED_STRIDE = 1_000_003
-LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**16, 2**20, 2**18
-"""Voxels: of a phantom above which it gets fewer draws; of all draws of a step; of a batch of unseen cases."""
+SMALL_GRID, LARGE_GRID, STEP_VOXELS, UNSEEN_VOXELS = 2**12, 2**16, 2**20, 2**18
+"""Voxels: of a phantom above which its denoiser sees blocks, and above which it gets fewer draws; of all draws of a
+step; of a batch of unseen cases."""
 UNSEEN_STREAM = 7  # third part of a seed: training streams have two parts, so the streams share no case
 
 
@@ -160,6 +161,8 @@ class Phantoms(Source):
 
     def settings(self) -> dict[str, Any]:
         task, dims = self.phantom, len(self.phantom.shape)
+        # Where many voxels share what a sample has to fix, the denoiser sees blocks of them.
+        pools = [2, 4, 8, 0] if math.prod(task.shape) > SMALL_GRID else []
         name, voxels = f"phantom-{task.name}-{dims}d", math.prod(task.shape)
         bundle = {
             "name": name,
@@ -173,7 +176,7 @@ class Phantoms(Source):
             "window": list(task.shape),
             "labels": label_table(task.label_names),
             "inputs": [{"name": name} for name in task.inputs],
-            "network": {"dims": dims, "inputs": len(task.inputs)},
+            "network": {"dims": dims, "inputs": len(task.inputs), "denoiser": {"pools": pools}},
         }
         # Fewer images and draws per step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4

@@ -9,6 +9,9 @@ from ...networks.encoder import Encoder
 from ...networks.frozen_head import AnyEncoder, FrozenHead
 from .interface import Architecture, Condition
 
+POOLS = {2: (), 3: (2, 4, 8, 0)}
+"""Edges (cells) of the denoiser's blocks by number of axes. In 3-D, many voxels share what a sample has to fix."""
+
 
 class Pair(Architecture):
     """`Encoder` and `Denoiser`; a width of 16 is that of the models of tasks with a known answer.
@@ -23,7 +26,8 @@ class Pair(Architecture):
         super().__init__(classes, dims, width, closed_form, inputs)
         channels = (width, 2 * width, 2 * width)
         self.encoder = Encoder(classes, channels, (2, 2, 2), dims, inputs)
-        self.denoiser = Denoiser(classes, width, (width, 2 * width), 4, dims, strata=8, gain=32.0)
+        pools = POOLS[dims] if closed_form else ()  # what they give are shifts of logits
+        self.denoiser = Denoiser(classes, width, (width, 2 * width), 4, dims, strata=8, gain=32.0, pools=pools)
 
     def encode(self, image: torch.Tensor) -> Condition:
         features, direct = self.encoder(image)
