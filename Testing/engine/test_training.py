@@ -183,6 +183,18 @@ def test_start_takes_the_weights_that_fit_and_says_whose(config, heads, tmp_path
 
 
 @pytest.mark.slow
+def test_blocks_that_the_start_does_not_have_add_nothing_at_first(config, heads, tmp_path):
+    first = train.main(heads, tmp_path / "first", config)
+    settings = json.loads(config.read_text())
+    settings["diffusion_segmentation"]["network"]["denoiser"]["pools"] = [2, 0]
+    settings["optimisation"].update(iterations=1, learning_rate=1e-12)
+    config.write_text(json.dumps(settings))
+    second = models.load(train.main(heads, tmp_path / "second", config, start=str(first)))
+    assert max(weight.abs().max() for weight in second.denoiser.pooled.parameters()) < 1e-9
+    assert torch.equal(second.denoiser.enter.weight, models.load(first).denoiser.enter.weight)
+
+
+@pytest.mark.slow
 def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_path):
     first = train.main(heads, tmp_path / "first", config)
     settings = json.loads(config.read_text())

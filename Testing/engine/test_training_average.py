@@ -88,6 +88,11 @@ def test_another_denoiser_is_kept(ancestor, tmp_path):
     assert not result["denoiser"] and "that of the first model was kept" in averaging.text(result, tmp_path)
 
 
+def test_no_blocks_are_the_same_as_none_named(ancestor, tmp_path):
+    further = descendant(ancestor, tmp_path / "further", denoiser={"channels": [8, 8], "blocks": 1, "pools": []})
+    assert average(str(further), str(ancestor), tmp_path / "mean")["denoiser"]
+
+
 def test_models_whose_weights_have_no_mean_are_refused(ancestor, tmp_path):
     metadata = models.load(ancestor).metadata
     written(tmp_path / "stranger", metadata, 3)

@@ -330,4 +330,5 @@ def _kept_locale() -> Iterator[None]:
     try:
         yield
     finally:
-        locale.setlocale(locale.LC_ALL, kept)
+        if locale.setlocale(locale.LC_ALL) != kept:
+            locale.setlocale(locale.LC_ALL, kept)

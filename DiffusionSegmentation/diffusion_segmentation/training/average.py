@@ -24,6 +24,9 @@ FITTED = ("calibration", "own_cases", "map_prior", "card")
 MOST_COARSER = 1.5
 """Largest ratio of the voxel sizes of two models; `brain-structures` is the mean of models of 1.5 and 2 mm."""
 
+OPTIONS = {"strata": 0, "gain": 0.0, "pools": [], "facts": False}
+"""What a model's metadata may leave out in the entry of its denoiser."""
+
 
 def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[str, Any]:
     """Write `model` with the mean of its weights and those of `other`, which count `share`, to the folder `output`.
@@ -39,7 +42,8 @@ def average(model: str, other: str, output: Path, share: float = 0.5) -> dict[st
     first, second = map(models.load, folders)
     _require_alike(first, second)
     first.encoder.load_state_dict(_mean(first.encoder, second.encoder, share))
-    same_denoiser = first.section["network"]["denoiser"] == second.section["network"]["denoiser"]
+    layers, others = ({**OPTIONS, **one.section["network"]["denoiser"]} for one in (first, second))
+    same_denoiser = layers == others
     if same_denoiser:
         first.denoiser.load_state_dict(_mean(first.denoiser, second.denoiser, share))
     metadata = copy.deepcopy(first.metadata)

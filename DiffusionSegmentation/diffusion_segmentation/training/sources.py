@@ -161,8 +161,6 @@ class Phantoms(Source):
 
     def settings(self) -> dict[str, Any]:
         task, dims = self.phantom, len(self.phantom.shape)
-        # Where many voxels share what a sample has to fix, the denoiser sees blocks of them.
-        pools = [2, 4, 8, 0] if math.prod(task.shape) > SMALL_GRID else []
         name, voxels = f"phantom-{task.name}-{dims}d", math.prod(task.shape)
         bundle = {
             "name": name,
@@ -170,13 +168,16 @@ class Phantoms(Source):
             "description": f"Trained on generated images of {'x'.join(map(str, task.shape))}; for measurements only.",
             "data_source": f"diffusion_segmentation.phantoms, {self.text}",
         }
+        network: dict[str, Any] = {"dims": dims, "inputs": len(task.inputs)}
+        if voxels > SMALL_GRID:  # many voxels share what a sample has to fix: the denoiser sees sums over blocks
+            network["denoiser"] = {"pools": [2, 4, 8, 0]}
         section = {
             "name": name,
             "title": f"Known-answer task: {task.name}",
             "window": list(task.shape),
             "labels": label_table(task.label_names),
             "inputs": [{"name": name} for name in task.inputs],
-            "network": {"dims": dims, "inputs": len(task.inputs), "denoiser": {"pools": pools}},
+            "network": network,
         }
         # Fewer images and draws per step on large grids, so that a step takes no longer than on small ones.
         draws = 8 if voxels <= LARGE_GRID else 4

@@ -185,6 +185,9 @@ class Run(lightning.LightningDataModule):
                 )
             self.start = Start(model.start.covariance, optimisation.lowest_log_snr).as_json()
         self.task.load_state_dict(fitting, strict=False)
+        if (pooled := self.task.denoiser.pooled) is not None and model.denoiser.pooled is None:
+            for parameter in pooled.parameters():
+                torch.nn.init.zeros_(parameter)  # so that the denoiser begins as that of `model`
         self.started_from = {
             "name": name,
             "version": model.metadata.get("version"),

@@ -10,7 +10,10 @@ from ...networks.frozen_head import AnyEncoder, FrozenHead
 from .interface import Architecture, Condition
 
 POOLS = {2: (), 3: (2, 4, 8, 0)}
-"""Edges (cells) of the denoiser's blocks by number of axes. In 3-D, many voxels share what a sample has to fix."""
+"""Edges (cells) of the denoiser's blocks by number of axes. In 3-D, many voxels share what a sample has to fix.
+
+The other architectures have no such blocks.
+"""
 
 
 class Pair(Architecture):
