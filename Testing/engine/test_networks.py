@@ -14,7 +14,6 @@ from diffusion_segmentation.networks import (
     depth_to_space,
     space_to_depth,
 )
-from diffusion_segmentation.networks.pooled_evidence import PooledEvidence
 from diffusion_segmentation.networks.soft_regions import SoftRegionPooling
 
 
@@ -153,55 +152,3 @@ def test_with_a_gain_one_sample_and_several_get_the_same_answer():
         both = denoiser(x, log_snr, prepared, direct)
         each = [denoiser(x[n : n + 1], log_snr[n : n + 1], prepared, direct) for n in range(2)]
     torch.testing.assert_close(both, torch.cat(each), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(12, 8, 10), (24, 20)])
-def test_a_shift_of_the_logits_is_estimated_from_the_state_of_a_block(size):
-    """Labels of shifted logits, noised to a level where one voxel says nothing: the shift comes out, block by block."""
-    torch.manual_seed(6)
-    dims, shift, log_snr = len(size), 0.4, torch.tensor([-2.0])
-    cell = 2**dims
-    direct = torch.zeros(1, 2 * cell, *size)
-    direct[:, cell:] = 0.5  # of two classes; the second is more probable
-    half = torch.zeros_like(direct)
-    half[(slice(None), slice(cell, None), slice(None, size[0] // 2))] = shift  # and more so in one half of the image
-    states = []
-    for _ in range(200):
-        second = class_softmax(direct + half)[:, cell:]
-        sampled = (torch.rand_like(second) < second).float()
-        x0 = torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1)
-        states.append(diffuse(x0, torch.randn_like(x0), log_snr))
-    pooled = PooledEvidence(2, 8, (2, size[0] // 2, 0), 16, dims)
-    shifts = pooled.shifts(torch.cat(states), log_snr.expand(200), pooled.expected(direct)).mean(0).unflatten(0, (3, 2))
-    here, there = shifts[:, 1, 1].flatten(1).mean(1), shifts[:, 1, -2].flatten(1).mean(1)
-    assert 0.34 < here[1] < 0.42 and abs(there[1]) < 0.05
-    assert abs(here[0]) < here[1]  # the shift of few voxels has a smaller weight
-    assert (
-        torch.allclose(shifts[2, 1], shifts[2, 1].mean().expand_as(shifts[2, 1])) and 0.16 < shifts[2, 1].mean() < 0.22
-    )
-    assert (shifts[:, 0] + shifts[:, 1]).abs().mean() < 0.05  # one class gains as much as the other loses
-
-    silent = pooled.shifts(torch.randn(8, *direct.shape[1:]), torch.full((8,), -12.0), pooled.expected(direct))
-    assert silent.abs().mean() < 0.05
-
-
-def test_blocks_larger_than_the_window_are_the_window():
-    pooled = PooledEvidence(2, 8, (2, 64, 0), 16, 3)
-    x, direct = torch.randn(2, 16, 5, 4, 6), torch.randn(1, 16, 5, 4, 6)
-    shifts = pooled.shifts(x, torch.tensor([-1.0, 0.0]), pooled.expected(direct))
-    assert shifts.shape == (2, 6, 5, 4, 6) and shifts.isfinite().all()
-
-
-def test_a_block_that_extends_beyond_the_window_is_weighted_by_its_voxels(monkeypatch):
-    """Labels without a shift: an incomplete block of one cell must not give a larger shift than a whole one."""
-    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda blocks, **_: blocks)
-    torch.manual_seed(8)
-    log_snr, count = torch.tensor([-6.0]), 200
-    direct = torch.zeros(1, 16, 9, 9, 9)
-    direct[:, 8:] = 2.0  # rare
-    second = class_softmax(direct)[:, 8:]
-    sampled = (torch.rand(count, *second.shape[1:]) < second).float()
-    x = diffuse(x0 := torch.cat([1 - 2 * sampled, 2 * sampled - 1], 1), torch.randn_like(x0), log_snr.expand(count))
-    pooled = PooledEvidence(2, 8, (8,), 16, 3)
-    rms = pooled.shifts(x, log_snr.expand(count), pooled.expected(direct)).square().mean((0, 1)).sqrt()
-    assert rms.shape == (2, 2, 2) and rms.max() == rms[0, 0, 0]

@@ -193,6 +193,12 @@ def test_blocks_that_the_start_does_not_have_add_nothing_at_first(config, heads,
     assert max(weight.abs().max() for weight in second.denoiser.pooled.parameters()) < 1e-9
     assert torch.equal(second.denoiser.enter.weight, models.load(first).denoiser.enter.weight)
 
+    settings["diffusion_segmentation"]["network"]["denoiser"]["pool_variances"] = True  # other blocks than `second` has
+    config.write_text(json.dumps(settings))
+    third = models.load(train.main(heads, tmp_path / "third", config, start=str(tmp_path / "second")))
+    assert max(weight.abs().max() for weight in third.denoiser.pooled.parameters()) < 1e-9
+    assert third.denoiser.pooled.moments.max() > 0  # measured in the one iteration
+
 
 @pytest.mark.slow
 def test_start_from_a_model_of_which_little_fits_is_refused(config, heads, tmp_path):

@@ -37,7 +37,8 @@ def _build(network: dict[str, Any], classes: int, on_top: bool = False) -> tuple
     inputs = network.get("inputs", 1) + (classes if on_top else 0)
     encoder, denoiser, axes = network["encoder"], network["denoiser"], dims(network)
     channels, fine_and_coarse = tuple(encoder["channels"]), tuple(denoiser["channels"])
-    options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), tuple(denoiser.get("pools", ()))
+    pools = tuple(denoiser.get("pools", ())), denoiser.get("pool_variances", False)
+    options = denoiser.get("strata", 0), denoiser.get("gain", 0.0), *pools
     facts = channels if denoiser.get("facts") else None
     return (
         Encoder(classes, channels, tuple(encoder["blocks"]), axes, inputs),

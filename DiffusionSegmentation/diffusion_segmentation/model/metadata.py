@@ -149,7 +149,7 @@ def _depth_within(value: Any, depth: int) -> bool:
 
 def _valid_network(network: dict[str, Any]) -> bool:
     encoder, denoiser = network["encoder"], network["denoiser"]
-    pools = denoiser.get("pools", ())
+    pools, nested = denoiser.get("pools", ()), denoiser.get("pool_variances", False)
     return (
         is_integer(dims(network), 2, 3)
         and is_integer(network.get("inputs", 1), 1, MAX_CHANNELS)
@@ -161,6 +161,8 @@ def _valid_network(network: dict[str, Any]) -> bool:
         and is_number(denoiser.get("gain", 0.0), 0, 64)
         and len(pools) <= 8
         and are_integers(pools, 0, 1024)
+        and isinstance(nested, bool)
+        and not (nested and any(large % small for small, large in pairwise(sorted(filter(None, pools)))))
         and isinstance(denoiser.get("facts", False), bool)
     )
 

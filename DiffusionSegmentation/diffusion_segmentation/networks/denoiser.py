@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..diffusion.process import alpha_sigma
+from .block_shifts import BlockShifts
 from .blocks import CONV, CONV_TRANSPOSE, ResidualBlock, class_softmax, class_softmax_, zero_initialised
 from .facts import FactsNetwork
 from .pooled_evidence import PooledEvidence
@@ -30,10 +31,11 @@ class Denoiser(nn.Module):
     [N, 4 * classes, y/2, x/2]), in which the sampler works too, so no pass reorders memory. The arithmetic around the
     network is float32: at log-SNR 8 the factor of x is 6,000.
 
-    Options: `pools` are block sizes in cells for `PooledEvidence`, `strata` the number of regions of
-    `SoftRegionPooling` (0: none); both act within a window. With `gain` > 0 the network's output is multiplied by
-    gain * e / (1 + e), e = 2 * alpha / sigma^2: correlated voxels carry the same evidence as the voxel itself, e times
-    their own x, so the network sums x alike at every noise level and adds nothing where the state is pure noise.
+    Options: `pools` are block sizes in cells for `PooledEvidence`, or with `pool_variances` for `BlockShifts`; `strata`
+    is the number of regions of `SoftRegionPooling` (0: none). Both act within a window. With `gain` > 0 the network's
+    output is multiplied by gain * e / (1 + e), e = 2 * alpha / sigma^2: correlated voxels carry the same evidence as
+    the voxel itself, e times their own x, so the network sums x alike at every noise level and adds nothing where the
+    state is pure noise.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Denoiser(nn.Module):
         strata: int = 0,
         gain: float = 0.0,
         pools: Sequence[int] = (),
+        pool_variances: bool = False,
         facts: tuple[int, ...] | None = None,
     ) -> None:
         """`facts`: channels of the levels of the `FactsNetwork`; None for a denoiser that cannot be given facts."""
@@ -59,7 +62,8 @@ class Denoiser(nn.Module):
         self.enter_posterior = conv(cells, fine, 1)
         self.first = ResidualBlock(fine, 64, dims)
         self.strata = SoftRegionPooling(features, fine, strata, 64, dims) if strata else None
-        self.pooled = PooledEvidence(classes, fine, pools, 64, dims) if pools else None
+        pooled = BlockShifts if pool_variances else PooledEvidence
+        self.pooled = pooled(classes, fine, pools, 64, dims) if pools else None
         self.shrink = conv(fine, coarse, 2, stride=2)
         self.middle = nn.ModuleList(ResidualBlock(coarse, 64, dims) for _ in range(blocks))
         self.grow = CONV_TRANSPOSE[dims](coarse, fine, 2, stride=2)
@@ -73,7 +77,7 @@ class Denoiser(nn.Module):
 
         [N, fine + strata + 2 * classes, z/2, y/2, x/2]: the first layer's response to the encoder's features, the
         region assignment, and the expected state from the direct head's logits; the last two only with `strata` and
-        `pools`.
+        `pools`, and the last not with `pool_variances`.
         """
         parts = [self.condition(features)]
         if self.strata is not None:
@@ -81,6 +85,11 @@ class Denoiser(nn.Module):
         if self.pooled is not None:
             parts.append(self.pooled.expected(direct).to(parts[0].dtype))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def observe(self, direct: torch.Tensor, x0: torch.Tensor) -> None:
+        """Measure what gradients do not learn, in a training step; arguments as for `BlockShifts.observe`."""
+        if self.pooled is not None and self.pooled.weigh.weight.requires_grad:
+            self.pooled.observe(direct, x0)
 
     def prepare_given(
         self, features: torch.Tensor, direct: torch.Tensor, facts: torch.Tensor
@@ -133,7 +142,8 @@ class Denoiser(nn.Module):
         entered = _convolve(posterior, 2 * weight, bias - weight.flatten(1).sum(1))
         h = self.enter(x).add_(entered).add_(prepared[:, :fine])
         if self.pooled is not None:
-            shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :])
+            expected = prepared[:, prepared.shape[1] - self.pooled.expectations * self.pooled.classes :]
+            shifts = self.pooled.shifts(x, log_snr, expected, posterior, direct)
             h = h.add_(self.pooled.enter(shifts))
         h = self.first(h, embedded)
         if self.strata is not None:

@@ -36,9 +36,9 @@ def denoising_loss(
     draws, raters = log_snr.shape[1], masks.shape[1]
     target = targets(masks)
     condition = network.encode(image)
-    levels = log_snr.flatten()
-    repeated = target.repeat_interleave(draws // raters, 0)
-    x0 = one_hot_state(repeated, network.classes)
+    levels, of_raters = log_snr.flatten(), one_hot_state(target, network.classes)
+    network.observe(condition, of_raters)
+    repeated, x0 = (each.repeat_interleave(draws // raters, 0) for each in (target, of_raters))
     if variant.noise == "white":
         noise = torch.randn_like(x0)
     else:

@@ -24,7 +24,7 @@ FITTED = ("calibration", "own_cases", "map_prior", "card")
 MOST_COARSER = 1.5
 """Largest ratio of the voxel sizes of two models; `brain-structures` is the mean of models of 1.5 and 2 mm."""
 
-OPTIONS = {"strata": 0, "gain": 0.0, "pools": [], "facts": False}
+OPTIONS = {"strata": 0, "gain": 0.0, "pools": [], "pool_variances": False, "facts": False}
 """What a model's metadata may leave out in the entry of its denoiser."""
 
 

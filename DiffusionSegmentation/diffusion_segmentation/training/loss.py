@@ -43,7 +43,10 @@ def losses(
     features, direct = encoder(image)
     target = targets(labels)
     draws, raters = log_snr.shape[1], labels.shape[1]
-    x0 = repeat_each(one_hot_state(target, classes), draws // raters)
+    masks = one_hot_state(target, classes)
+    if torch.is_grad_enabled():
+        denoiser.observe(repeat_each(direct.detach(), raters), masks)
+    x0 = repeat_each(masks, draws // raters)
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())
     # Detached: the direct head is trained by its own loss only, and is a fixed input of the denoiser, as in sampling.

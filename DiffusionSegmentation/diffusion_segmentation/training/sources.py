@@ -170,7 +170,7 @@ class Phantoms(Source):
         }
         network: dict[str, Any] = {"dims": dims, "inputs": len(task.inputs)}
         if voxels > SMALL_GRID:  # many voxels share what a sample has to fix: the denoiser sees sums over blocks
-            network["denoiser"] = {"pools": [2, 4, 8, 0]}
+            network["denoiser"] = {"pools": [0, 8, 4, 2], "pool_variances": True}
         section = {
             "name": name,
             "title": f"Known-answer task: {task.name}",

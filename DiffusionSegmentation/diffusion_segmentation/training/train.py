@@ -25,7 +25,7 @@ from ..model.building import build, conventions
 from ..model.folder import Model, Start, find, load, save
 from ..model.frozen import head_temperature
 from ..model.metadata import wrong_entry
-from ..networks import AnyEncoder, FrozenHead
+from ..networks import AnyEncoder, Denoiser, FrozenHead
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
@@ -166,6 +166,8 @@ class Run(lightning.LightningDataModule):
                     "not trained would be wrong; make them the same."
                 )
         weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
+        if not (same_blocks := _blocks(self.task.denoiser) == _blocks(model.denoiser)):
+            weights = {key: value for key, value in weights.items() if not key.startswith("denoiser.pooled.")}
         frozen = "encoder.frozen."
         state = {key: value for key, value in self.task.state_dict().items() if not key.startswith(frozen)}
         fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
@@ -185,9 +187,9 @@ class Run(lightning.LightningDataModule):
                 )
             self.start = Start(model.start.covariance, optimisation.lowest_log_snr).as_json()
         self.task.load_state_dict(fitting, strict=False)
-        if (pooled := self.task.denoiser.pooled) is not None and model.denoiser.pooled is None:
+        if (pooled := self.task.denoiser.pooled) is not None and not same_blocks:
             for parameter in pooled.parameters():
-                torch.nn.init.zeros_(parameter)  # so that the denoiser begins as that of `model`
+                torch.nn.init.zeros_(parameter)  # so that the denoiser begins as that of `model` without its blocks
         self.started_from = {
             "name": name,
             "version": model.metadata.get("version"),
@@ -309,6 +311,11 @@ class _Keeper(lightning.Callback):
             )
         frozen |= {key: stored[key] for key in ("temperature", "mean_temperature") if key in stored}
         encoder.temperature = head_temperature(frozen)
+
+
+def _blocks(denoiser: Denoiser) -> tuple[type, tuple[int, ...]] | None:
+    """Kind and sizes of the blocks whose evidence a denoiser sums."""
+    return None if denoiser.pooled is None else (type(denoiser.pooled), denoiser.pooled.edges)
 
 
 def _require_usable(metadata: dict[str, Any]) -> None:

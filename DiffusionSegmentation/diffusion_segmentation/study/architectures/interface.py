@@ -40,6 +40,12 @@ class Architecture(nn.Module, ABC):
     def denoise(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The output in float32, shaped as the state x [N, ...]; log_snr [N]; the condition's entries [N or 1, ...]."""
 
+    def observe(self, condition: Condition, x0: torch.Tensor) -> None:
+        """Called in each training step with the masks x0 [N * R, ...] of `condition`, for what gradients do not learn.
+
+        Does nothing here.
+        """
+
     def head(self, condition: Condition) -> torch.Tensor | None:
         """Logits of the direct head in space-to-depth form, or None if there is no head."""
         return None

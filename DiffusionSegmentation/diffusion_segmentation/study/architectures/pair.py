@@ -9,7 +9,7 @@ from ...networks.encoder import Encoder
 from ...networks.frozen_head import AnyEncoder, FrozenHead
 from .interface import Architecture, Condition
 
-POOLS = {2: (), 3: (2, 4, 8, 0)}
+POOLS = {2: (), 3: (0, 8, 4, 2)}
 """Edges (cells) of the denoiser's blocks by number of axes. In 3-D, many voxels share what a sample has to fix.
 
 The other architectures have no such blocks.
@@ -30,7 +30,8 @@ class Pair(Architecture):
         channels = (width, 2 * width, 2 * width)
         self.encoder = Encoder(classes, channels, (2, 2, 2), dims, inputs)
         pools = POOLS[dims] if closed_form else ()  # what they give are shifts of logits
-        self.denoiser = Denoiser(classes, width, (width, 2 * width), 4, dims, strata=8, gain=32.0, pools=pools)
+        sizes = width, (width, 2 * width), 4
+        self.denoiser = Denoiser(classes, *sizes, dims, strata=8, gain=32.0, pools=pools, pool_variances=True)
 
     def encode(self, image: torch.Tensor) -> Condition:
         features, direct = self.encoder(image)
@@ -42,6 +43,10 @@ class Pair(Architecture):
         if self.closed_form:
             return self.denoiser(x, log_snr, prepared, direct.detach())
         return self.denoiser.network_output(x, log_snr, prepared, direct.detach())
+
+    def observe(self, condition: Condition, x0: torch.Tensor) -> None:
+        direct = condition[1].detach()
+        self.denoiser.observe(direct.repeat_interleave(len(x0) // len(direct), 0), x0)
 
     def head(self, condition: Condition) -> torch.Tensor:
         return condition[1]
