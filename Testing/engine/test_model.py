@@ -92,7 +92,18 @@ def test_network_that_cannot_be_built(folder, channels):
 
 
 @pytest.mark.parametrize(
-    "entry", [{"strata": 100_000}, {"strata": -1}, {"strata": "8"}, {"gain": 1e9}, {"gain": -1}, {"gain": "much"}]
+    "entry",
+    [
+        {"strata": 100_000},
+        {"strata": -1},
+        {"strata": "8"},
+        {"gain": 1e9},
+        {"gain": -1},
+        {"gain": "much"},
+        {"pool_variances": 1},
+        {"pools": [4, 4], "pool_variances": True},
+        {"pools": [0, 6, 4], "pool_variances": True},  # blocks of 4 are not parts of blocks of 6
+    ],
 )
 def test_denoiser_that_cannot_be_built(folder, entry):
     change(folder, lambda s: s["network"]["denoiser"].update(entry))

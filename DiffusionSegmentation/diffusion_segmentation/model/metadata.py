@@ -162,6 +162,7 @@ def _valid_network(network: dict[str, Any]) -> bool:
         and len(pools) <= 8
         and are_integers(pools, 0, 1024)
         and isinstance(nested, bool)
+        and not (nested and len(set(pools)) < len(pools))
         and not (nested and any(large % small for small, large in pairwise(sorted(filter(None, pools)))))
         and isinstance(denoiser.get("facts", False), bool)
     )

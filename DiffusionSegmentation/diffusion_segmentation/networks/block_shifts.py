@@ -8,36 +8,45 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ..diffusion.process import alpha_sigma
-from .blocks import AVERAGE_POOL, class_softmax
-from .pooled_evidence import PooledEvidence, block_size
+from .blocks import AVERAGE_POOL, INTERPOLATION, class_softmax
+from .pooled_evidence import MAX_SHIFT, PooledEvidence, block_size
 
 OPEN = 0.01  # p (1 - p) at which a voxel takes half of its block's shift; p = 0.01
-DECAY = 0.995  # of the moments of earlier training steps, at each step
+DECAY = 0.99  # of the moments of earlier training steps, at each step: the residuals of an untrained head are large
 TINY = 1e-9
+MAX_EXPONENT = 30.0  # exp(30) times a w of 1e-9 is still much evidence
 
 
 class BlockShifts(PooledEvidence):
-    """As `PooledEvidence`, but the shifts are those of one model of the label map, and act before any training.
+    """As `PooledEvidence`, but the shifts are those of one model of the label map, and a new module adds them at once.
 
-    In this model a class's logit at a voxel is that of the direct head plus f d, with d the sum of independent
-    N(0, t) shifts, one for each of the nested blocks around the voxel, and f = w^2 / (w^2 + OPEN^2), w = p (1 - p):
-    what is certain in the image stays so. Given the shifts, voxels are independent. With q the class probabilities of
-    independent voxels given the state, the score of d and its expected information are
+    In this model a class's logit at a voxel, relative to the other classes there, is that of the direct head plus f d:
+    d is the sum of independent N(0, t) shifts, one for each of the nested blocks around the voxel, and
+    f = w^2 / (w^2 + OPEN^2), w = p (1 - p), leaves alone what is certain in the image. Given the shifts, voxels are
+    independent. With q the class probabilities of independent voxels given the state, the score of d at 0 and its
+    expected information are
 
-        S = sum f (q - p),    I = sum f^2 w g w / (1 + g w),    g = 8 alpha^2 / sigma^2,
+        S = sum f (q - p),    I = sum f^2 w h w / (1 + h w),    h = (exp(g c) - 1) / c,    c = 1 - 4 w,
 
-    S exactly, and I between its limits for little and much evidence. The posterior mean of d, in Laplace's
-    approximation at 0, is t S / (1 + t I). Where two classes exchange voxels, each has half of it. Blocks are estimated
-    from the largest to the smallest, each from what the larger ones have left of the scores. Within a cell the means of
-    p, q and w replace those of its voxels.
+    with g = 8 alpha^2 / sigma^2 the variance of a voxel's log-likelihood ratio. I has the right limits for little and
+    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large. Within a cell
+    the means of p, q and w replace those of its voxels.
 
-    The variances t are measured in training by `observe`. The weights of a new module are 1.
+    If S is Gaussian, the posterior mean of the shift of a block without smaller ones is t S / (1 + t I). For a larger
+    block, S and I are the sums of S / (1 + t I) and I / (1 + t I) of the blocks in it: what their own shifts leave of
+    the evidence. The largest is estimated first, and its shift times I is taken from the scores of the blocks in it.
+    This is exact for two classes. Where two classes exchange voxels, both have the same estimate with opposite signs,
+    and each takes a part in proportion to its t; `exchange` says which classes those are.
+
+    `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
+    where the direct head fits these better than others. With several GPUs the first one's cases count.
     """
 
-    expectations = 0
     variances: torch.Tensor
+    exchange: torch.Tensor
     moments: torch.Tensor
 
     def __init__(self, classes: int, channels: int, edges: Sequence[int], embedding: int, dims: int) -> None:
@@ -45,23 +54,31 @@ class BlockShifts(PooledEvidence):
         super().__init__(classes, channels, sorted(edges, key=lambda edge: -(edge or math.inf)), embedding, dims)
         nn.init.ones_(self.weigh.bias)
         self.register_buffer("variances", torch.ones(len(edges), classes))
+        self.register_buffer("exchange", (1 - torch.eye(classes)) / (classes - 1))
         self.register_buffer("moments", torch.zeros(2, len(edges), classes))
 
     @torch.no_grad()
     def observe(self, direct: torch.Tensor, x0: torch.Tensor) -> None:
         """Measure `variances` (logits^2) from the direct head's logits and masks x0, [N, 2^dims * classes, *cells].
 
+        And `exchange` [classes, classes], the shares of the other classes in each one's uncertainty.
+
         By the method of moments (Searle, Casella and McCulloch, "Variance Components", 1992). For a state of much noise
         the score of a block is proportional to S = sum f w (y - p), y the mask. With A = sum f^2 w^2, the expectation
         of S^2 - sum f^2 w^3 is the sum over the sizes of blocks of t A^2, A of the smaller of the two blocks. The
-        equations of all sizes are solved by least squares for t >= 0.
+        equations of all sizes are solved by least squares for t >= 0. Steps have equal weights, except that those with
+        little uncertainty count less. A step with logits that are not finite is left out.
         """
-        from scipy.optimize import nnls  # not needed to sample, and its import takes longer than a small run's start
+        from scipy.optimize import nnls  # not needed to sample, and its import takes long
 
         with torch.autocast(direct.device.type, enabled=False):
             p = class_softmax(direct.float())
             w = p * (1 - p) * x0.abs()  # x0 of an unknown voxel is 0
-            fw = openness(w) * w
+            f = openness(w)
+            fw = f * w
+            voxels = [each.unflatten(1, (self.classes, -1)).transpose(0, 1).flatten(1) for each in (f * p, p)]
+            shares = (voxels[0] @ voxels[1].T).fill_diagonal_(0)
+            shares = shares / (shares.sum(1, keepdim=True) + 1)
             terms = [self._cell_means(term) for term in (fw * ((x0 + 1) / 2 - p), fw**2, fw**2 * w)]
         excess, squares = [], []
         for edge in self.edges:
@@ -69,7 +86,12 @@ class BlockShifts(PooledEvidence):
             excess.append((score**2 - independent).transpose(0, 1).flatten(1).sum(1))
             squares.append((a**2).transpose(0, 1).flatten(1).sum(1))
         now = torch.stack([torch.stack(excess), torch.stack(squares)]) / len(x0)
-        self.moments.mul_(DECAY).add_(now.float(), alpha=1 - DECAY)
+        now = (now / (now[1, 0] + 1)).float()  # comparable between steps: an untrained head is uncertain everywhere
+        if not now.isfinite().all():
+            return
+        decay = DECAY if self.moments.any() else 0.0
+        self.moments.mul_(decay).add_(now, alpha=1 - decay)
+        self.exchange.mul_(decay).add_(shares, alpha=1 - decay)
         left, right = self.moments.double().cpu().numpy()
         for k in range(self.classes):
             scale = right[:, k] + TINY  # equations of equal weight
@@ -77,39 +99,59 @@ class BlockShifts(PooledEvidence):
             self.variances[:, k] = torch.from_numpy(nnls(smaller, left[:, k] / scale)[0])
 
     @torch.no_grad()
-    def expected(self, direct: torch.Tensor) -> torch.Tensor:
-        """Nothing, [N, 0, *cells]: a difference q - p of 0.001 needs p in the precision of q."""
-        return direct[:, :0]
-
-    @torch.no_grad()
     def shifts(
-        self,
-        x: torch.Tensor,
-        log_snr: torch.Tensor,
-        expected: torch.Tensor,
-        posterior: torch.Tensor,
-        direct: torch.Tensor,
+        self, x: torch.Tensor, log_snr: torch.Tensor, expected: torch.Tensor, posterior: torch.Tensor
     ) -> torch.Tensor:
-        """See `PooledEvidence`."""
+        """See `PooledEvidence`. `expected` has the precision of `posterior`, for differences q - p of 0.001."""
         with torch.autocast(x.device.type, enabled=False):
-            p = class_softmax(direct.float())
-            w, p = self._cell_means(p * (1 - p)), self._cell_means(p)
+            w, state = expected.chunk(2, 1)
             alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-            f, seen = openness(w), 8 * (alpha / sigma) ** 2 * w
-            seen = seen / (1 + seen)
-            score, information, found = self._cell_means(posterior) - p, f * f * w * seen, []
-            for edge, t in zip(self.edges, self.variances, strict=True):
-                t = t.view(-1, *(1,) * self.dims)
-                d = t * self._block_sums(f * score, edge) / (1 + t * self._block_sums(information, edge))
-                shift = f * self._on_cells(d / 2, edge, x.shape[2:])
-                found.append(shift)
-                score = score - seen * p * (shift - (p * shift).sum(1, keepdim=True))
-            return torch.cat(found, 1)
+            f, rare = openness(w), (1 - 4 * w).clamp_(min=0.01)
+            seen = (8 * (alpha / sigma) ** 2 * rare).clamp_(max=MAX_EXPONENT).expm1_().mul_(w / rare)
+            score = torch.add(self._cell_means(posterior), state, alpha=-0.5).sub_(0.5).mul_(f)
+            information = (seen / (1 + seen)).mul_(f * f * w)
+            return torch.cat([f * d for d in self._posterior_means(score, information)], 1)
+
+    def _posterior_means(self, score: torch.Tensor, information: torch.Tensor) -> list[torch.Tensor]:
+        """Shifts of each size of block on the cells, from the cells' terms of S and I."""
+        edges, cells = self.edges, score.shape[2:]
+        exchange = self.exchange / (self.exchange.sum(1, keepdim=True) + TINY)
+        part = self.variances / (self.variances + self.variances @ exchange.T + TINY)
+        t, part = (each.view(*each.shape, *(1,) * self.dims) for each in (self.variances, part))
+        evidence = [(self._block_sums(score, edges[-1]), self._block_sums(information, edges[-1]))]
+        for level in range(len(edges) - 1, 0, -1):  # to the larger blocks
+            score, information = evidence[0]
+            left = 1 / (1 + t[level] * information)
+            blocks = edges[level - 1] // edges[level]
+            evidence.insert(0, (self._sums(score * left, blocks), self._sums(information * left, blocks)))
+        found: list[torch.Tensor] = []
+        larger: torch.Tensor | None = None
+        for level, (score, information) in enumerate(evidence):
+            if larger is not None:
+                blocks = edges[level - 1] // edges[level]
+                larger = self._spread(larger, blocks, score.shape[2:])
+                others = torch.einsum("kj,nj...->nk...", exchange, larger)
+                score = score - information * (larger - others)
+            d = (part[level] * t[level] * score / (1 + t[level] * information)).clamp_(-MAX_SHIFT, MAX_SHIFT)
+            larger = d if larger is None else larger + d
+            found.append(self._spread(d, edges[level], cells))
+        return found
+
+    def _spread(self, blocks: torch.Tensor, edge: int, cells: Sequence[int]) -> torch.Tensor:
+        """Values of blocks [N, classes, *blocks], interpolated between their centres: [N, classes, *cells]."""
+        if edge != 1:
+            size = block_size(cells, edge)
+            blocks = functional.interpolate(blocks, scale_factor=size, mode=INTERPOLATION[self.dims])
+        return blocks[(slice(None), slice(None), *[slice(n) for n in cells])]  # blocks can end beyond the window
+
+    def _sums(self, parts: torch.Tensor, edge: int) -> torch.Tensor:
+        """Sums of `parts` [N, classes, *parts] over `edge` of them along each axis, 0 for all."""
+        size = block_size(parts.shape[2:], edge)
+        return AVERAGE_POOL[self.dims](parts, size, ceil_mode=True, divisor_override=1)
 
     def _block_sums(self, cell_means: torch.Tensor, edge: int) -> torch.Tensor:
         """Sums over the voxels of each block, [N, classes, *blocks]."""
-        size = block_size(cell_means.shape[2:], edge)
-        return AVERAGE_POOL[self.dims](cell_means, size, ceil_mode=True, divisor_override=1).mul_(2**self.dims)
+        return self._sums(cell_means, edge).mul_(2**self.dims)
 
 
 def openness(w: torch.Tensor) -> torch.Tensor:

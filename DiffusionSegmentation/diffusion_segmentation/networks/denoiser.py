@@ -77,13 +77,14 @@ class Denoiser(nn.Module):
 
         [N, fine + strata + 2 * classes, z/2, y/2, x/2]: the first layer's response to the encoder's features, the
         region assignment, and the expected state from the direct head's logits; the last two only with `strata` and
-        `pools`, and the last not with `pool_variances`.
+        `pools`, and all in float32 with `pool_variances`.
         """
         parts = [self.condition(features)]
         if self.strata is not None:
             parts.append(self.strata.assignment(features).to(parts[0].dtype))
         if self.pooled is not None:
-            parts.append(self.pooled.expected(direct).to(parts[0].dtype))
+            expected = self.pooled.expected(direct)
+            parts.append(expected if isinstance(self.pooled, BlockShifts) else expected.to(parts[0].dtype))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def observe(self, direct: torch.Tensor, x0: torch.Tensor) -> None:
@@ -142,8 +143,7 @@ class Denoiser(nn.Module):
         entered = _convolve(posterior, 2 * weight, bias - weight.flatten(1).sum(1))
         h = self.enter(x).add_(entered).add_(prepared[:, :fine])
         if self.pooled is not None:
-            expected = prepared[:, prepared.shape[1] - self.pooled.expectations * self.pooled.classes :]
-            shifts = self.pooled.shifts(x, log_snr, expected, posterior, direct)
+            shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :], posterior)
             h = h.add_(self.pooled.enter(shifts))
         h = self.first(h, embedded)
         if self.strata is not None:

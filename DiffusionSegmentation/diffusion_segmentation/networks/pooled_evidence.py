@@ -33,9 +33,6 @@ class PooledEvidence(nn.Module):
     `weigh` is zero-initialised: a new module adds nothing to the logits.
     """
 
-    expectations = 2
-    """Numbers of each class in a cell that `expected` returns."""
-
     def __init__(self, classes: int, channels: int, edges: Sequence[int], embedding: int, dims: int) -> None:
         """`edges` of the blocks in cells, 0 for the whole window; `channels` of the denoiser's first layer."""
         super().__init__()
@@ -55,18 +52,12 @@ class PooledEvidence(nn.Module):
 
     @torch.no_grad()
     def shifts(
-        self,
-        x: torch.Tensor,
-        log_snr: torch.Tensor,
-        expected: torch.Tensor,
-        posterior: torch.Tensor,
-        direct: torch.Tensor,
+        self, x: torch.Tensor, log_snr: torch.Tensor, expected: torch.Tensor, posterior: torch.Tensor
     ) -> torch.Tensor:
         """Shifts in logits, float32 [N, edges * classes, *cells], interpolated between the centres of the blocks.
 
         x [N, 2^dims * classes, *cells] in space-to-depth layout, log_snr [N], `expected` of the window [1 or N, ...].
-        The posterior probabilities of independent voxels [N, ...] and the direct head's logits [1 or N, ...] are for
-        subclasses.
+        `posterior`, shaped as x, are the class probabilities of independent voxels, for subclasses.
         """
         with torch.autocast(x.device.type, enabled=False):
             alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
@@ -91,24 +82,17 @@ class PooledEvidence(nn.Module):
         """Shifts over blocks of `edge` cells, [N, classes, *cells], from cell means of the sums, alpha and sigma."""
         *means, alpha, sigma = terms
         cells = means[0].shape[2:]
-        pool = AVERAGE_POOL[self.dims]
         block = block_size(cells, edge)
+        pool = AVERAGE_POOL[self.dims]
         score, squares, cubes = (pool(m, block, ceil_mode=True, count_include_pad=False) for m in means)
         count = pool(means[0].new_ones(1, 1, *cells), block, ceil_mode=True, divisor_override=1)
         voxels = 2**self.dims * count  # fewer in blocks that end beyond the window
         slope = 2 * alpha * squares
         variance = (4 * alpha**2 * cubes + sigma**2 * squares) / voxels
-        return self._on_cells(slope * score / (slope**2 + variance + TINY), edge, cells)
-
-    def _on_cells(self, shifts: torch.Tensor, edge: int, cells: Sequence[int]) -> torch.Tensor:
-        """Limited shifts of blocks [N, classes, *blocks], interpolated between their centres: [N, classes, *cells]."""
-        shifts = shifts.clamp_(-MAX_SHIFT, MAX_SHIFT)
+        shift = (slope * score / (slope**2 + variance + TINY)).clamp_(-MAX_SHIFT, MAX_SHIFT)
         if edge != 1:
-            size = block_size(cells, edge)
-            shifts = functional.interpolate(shifts, scale_factor=size, mode=INTERPOLATION[self.dims])
-        for axis, n in enumerate(cells, 2):  # blocks can end beyond the window
-            shifts = shifts.narrow(axis, 0, n)
-        return shifts
+            shift = functional.interpolate(shift, scale_factor=block, mode=INTERPOLATION[self.dims])
+        return shift[(..., *(slice(n) for n in cells))]
 
 
 def block_size(cells: Sequence[int], edge: int) -> tuple[int, ...]:

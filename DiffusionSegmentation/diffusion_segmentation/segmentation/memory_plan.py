@@ -161,7 +161,7 @@ class MemoryPlan:
         A model that can be given facts also stores the encoder's features, and the others once more given facts.
         """
         denoiser = self.model.section["network"]["denoiser"]
-        pooled = 2 * self.model.classes if denoiser.get("pools") and not denoiser.get("pool_variances") else 0
+        pooled = 2 * self.model.classes if denoiser.get("pools") else 0
         prepared = 4 * (denoiser["channels"][0] + denoiser.get("strata", 0) + pooled)
         features, times = (4 * self.model.encoder.width, 2) if denoiser.get("facts") else (0, 1)
         sizes = [[s.stop - s.start for s in window] for window in tiling.windows]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..diffusion.process import LOG_SNR_MAX, LOG_SNR_MIN, diffuse, one_hot_state
 from ..images.label_file import IGNORED
-from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, space_to_depth
+from ..networks import CHANNELS_LAST, AnyEncoder, Denoiser, class_softmax, space_to_depth
 from .known_voxels import RandomFacts
 
 BINS = 24  # bins of log-SNR in which losses are recorded
@@ -35,17 +35,19 @@ def losses(
 
     image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K] with one noise field each: the K
     draws of an image share the encoder's cost. R divides K: masks of R raters, or R draws from a known posterior, each
-    used for K / R draws. Voxels labelled IGNORED do not count. Plain cross-entropy, because its optimum is the true
-    conditional; Dice terms and class weights move the optimum.
+    used for K / R draws. Voxels labelled IGNORED do not count; their state is that of the direct head's expectation.
+    Plain cross-entropy, because its optimum is the true conditional; Dice terms and class weights move the optimum.
 
     With `facts` a share of the draws is given some; their entries among the denoiser's cross-entropies are NaN.
     """
     features, direct = encoder(image)
     target = targets(labels)
     draws, raters = log_snr.shape[1], labels.shape[1]
-    masks = one_hot_state(target, classes)
+    masks, expected = one_hot_state(target, classes), repeat_each(direct.detach(), raters)
     if torch.is_grad_enabled():
-        denoiser.observe(repeat_each(direct.detach(), raters), masks)
+        denoiser.observe(expected, masks)
+    if (target == IGNORED).any():  # noise alone would count as evidence against every class
+        masks = torch.where(masks == 0, 2 * class_softmax(expected.float()) - 1, masks)
     x0 = repeat_each(masks, draws // raters)
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())

@@ -168,6 +168,7 @@ class Run(lightning.LightningDataModule):
         weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
         if not (same_blocks := _blocks(self.task.denoiser) == _blocks(model.denoiser)):
             weights = {key: value for key, value in weights.items() if not key.startswith("denoiser.pooled.")}
+            logger.info(f"the denoiser of '{name}' sums other blocks, which are not taken over; see 'pools'")
         frozen = "encoder.frozen."
         state = {key: value for key, value in self.task.state_dict().items() if not key.startswith(frozen)}
         fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
