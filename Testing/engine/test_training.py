@@ -196,8 +196,9 @@ def test_blocks_that_the_start_does_not_have_add_nothing_at_first(config, heads,
     settings["diffusion_segmentation"]["network"]["denoiser"]["pool_variances"] = True  # other blocks than `second` has
     config.write_text(json.dumps(settings))
     third = models.load(train.main(heads, tmp_path / "third", config, start=str(tmp_path / "second")))
-    assert max(weight.abs().max() for weight in third.denoiser.pooled.parameters()) < 1e-9
-    assert third.denoiser.pooled.moments.max() > 0  # measured in the one iteration
+    blocks = third.denoiser.pooled
+    assert blocks.enter.weight.abs().max() < 1e-9 and (blocks.weigh.bias - 1).abs().max() < 1e-6
+    assert 0 < blocks.moments.max() < 1e3  # measured in the one iteration
 
 
 @pytest.mark.slow

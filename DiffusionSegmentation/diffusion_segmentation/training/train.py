@@ -26,6 +26,7 @@ from ..model.folder import Model, Start, find, load, save
 from ..model.frozen import head_temperature
 from ..model.metadata import wrong_entry
 from ..networks import AnyEncoder, Denoiser, FrozenHead
+from ..networks.blocks import zero_initialised
 from ..runtime.floating_point import flush_denormals
 from ..runtime.terminal import ProgressLine, StepCounter
 from ..segmentation.result_folder import new_folder
@@ -168,7 +169,10 @@ class Run(lightning.LightningDataModule):
         weights = torch.nn.ModuleDict({"encoder": model.encoder, "denoiser": model.denoiser}).state_dict()
         if not (same_blocks := _blocks(self.task.denoiser) == _blocks(model.denoiser)):
             weights = {key: value for key, value in weights.items() if not key.startswith("denoiser.pooled.")}
-            logger.info(f"the denoiser of '{name}' sums other blocks, which are not taken over; see 'pools'")
+            logger.info(
+                f"the blocks of the denoiser are not those of '{name}' and start anew; 'pools' and 'pool_variances' in "
+                "the configuration choose them"
+            )
         frozen = "encoder.frozen."
         state = {key: value for key, value in self.task.state_dict().items() if not key.startswith(frozen)}
         fitting = {key: value for key, value in weights.items() if key in state and state[key].shape == value.shape}
@@ -189,8 +193,8 @@ class Run(lightning.LightningDataModule):
             self.start = Start(model.start.covariance, optimisation.lowest_log_snr).as_json()
         self.task.load_state_dict(fitting, strict=False)
         if (pooled := self.task.denoiser.pooled) is not None and not same_blocks:
-            for parameter in pooled.parameters():
-                torch.nn.init.zeros_(parameter)  # so that the denoiser begins as that of `model` without its blocks
+            # The denoiser begins as that of `model`; if that has blocks, new ones take their place in the logits.
+            zero_initialised(pooled if model.denoiser.pooled is None else pooled.enter)
         self.started_from = {
             "name": name,
             "version": model.metadata.get("version"),
