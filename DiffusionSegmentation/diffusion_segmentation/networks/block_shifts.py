@@ -15,7 +15,7 @@ from .blocks import AVERAGE_POOL, INTERPOLATION, class_softmax
 from .pooled_evidence import MAX_SHIFT, PooledEvidence, block_size
 
 OPEN = 0.01  # p (1 - p) at which a voxel takes half of its block's shift; p = 0.01
-DECAY = 0.99  # of the moments of earlier training steps, at each step: the residuals of an untrained head are large
+DECAY = 0.99  # of the moments at a step of much uncertainty; the residuals of an untrained head must be forgotten
 TINY = 1e-9
 MAX_EXPONENT = 30.0  # exp(30) times a w of 1e-9 is still much evidence
 
@@ -38,8 +38,9 @@ class BlockShifts(PooledEvidence):
     If S is Gaussian, the posterior mean of the shift of a block without smaller ones is t S / (1 + t I). For a larger
     block, S and I are the sums of S / (1 + t I) and I / (1 + t I) of the blocks in it: what their own shifts leave of
     the evidence. The largest is estimated first, and its shift times I is taken from the scores of the blocks in it.
-    This is exact for two classes. Where two classes exchange voxels, both have the same estimate with opposite signs,
-    and each takes a part in proportion to its t; `exchange` says which classes those are.
+    This is exact for two classes, apart from the interpolation between blocks. Where two classes exchange voxels, both
+    have about the same estimate with opposite signs, and each takes a part in proportion to its t; `exchange` says
+    which classes those are.
 
     `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
     where the direct head fits these better than others. With several GPUs the first one's cases count.
@@ -89,14 +90,15 @@ class BlockShifts(PooledEvidence):
         now = (now / (now[1, 0] + 1)).float()  # comparable between steps: an untrained head is uncertain everywhere
         if not now.isfinite().all():
             return
-        decay = DECAY if self.moments.any() else 0.0
-        self.moments.mul_(decay).add_(now, alpha=1 - decay)
-        self.exchange.mul_(decay).add_(shares, alpha=1 - decay)
+        now[0] = torch.minimum(now[0], MAX_SHIFT**2 * now[1])
+        # A step forgets as much of a class as it says on it, so that rare classes are remembered.
+        self.moments.mul_(1 - (1 - DECAY) * now[1, 0]).add_(now, alpha=1 - DECAY)
+        self.exchange.mul_(1 - (1 - DECAY) * shares.sum(1, keepdim=True)).add_(shares, alpha=1 - DECAY)
         left, right = self.moments.double().cpu().numpy()
-        for k in range(self.classes):
+        for k in np.flatnonzero(right[0] > TINY):
             scale = right[:, k] + TINY  # equations of equal weight
             smaller = np.minimum.outer(right[:, k], right[:, k]) / scale[:, None]
-            self.variances[:, k] = torch.from_numpy(nnls(smaller, left[:, k] / scale)[0])
+            self.variances[:, k] = torch.from_numpy(nnls(smaller, left[:, k] / scale)[0].clip(max=MAX_SHIFT**2))
 
     @torch.no_grad()
     def shifts(

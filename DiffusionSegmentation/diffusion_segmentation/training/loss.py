@@ -35,8 +35,8 @@ def losses(
 
     image [N, 1, z, y, x], labels [N, R, z, y, x], or both without z; log_snr [N, K] with one noise field each: the K
     draws of an image share the encoder's cost. R divides K: masks of R raters, or R draws from a known posterior, each
-    used for K / R draws. Voxels labelled IGNORED do not count; their state is that of the direct head's expectation.
-    Plain cross-entropy, because its optimum is the true conditional; Dice terms and class weights move the optimum.
+    used for K / R draws. Voxels labelled IGNORED do not count; in the states their classes are drawn from the direct
+    head. Plain cross-entropy, because its optimum is the true conditional; Dice terms and class weights move it.
 
     With `facts` a share of the draws is given some; their entries among the denoiser's cross-entropies are NaN.
     """
@@ -46,8 +46,10 @@ def losses(
     masks, expected = one_hot_state(target, classes), repeat_each(direct.detach(), raters)
     if torch.is_grad_enabled():
         denoiser.observe(expected, masks)
-    if (target == IGNORED).any():  # noise alone would count as evidence against every class
-        masks = torch.where(masks == 0, 2 * class_softmax(expected.float()) - 1, masks)
+    if (unknown := target == IGNORED).any():  # noise alone would count as evidence
+        p = class_softmax(expected.float()).unflatten(1, (classes, -1))
+        drawn = (torch.rand_like(p[:, 0])[:, None] > p.cumsum(1)).sum(1).clamp(max=classes - 1)
+        masks = one_hot_state(torch.where(unknown, drawn, target), classes)
     x0 = repeat_each(masks, draws // raters)
     noise = torch.randn(x0.shape, device=x0.device).contiguous(memory_format=CHANNELS_LAST[image.ndim - 2])
     x = diffuse(x0, noise, log_snr.flatten())
