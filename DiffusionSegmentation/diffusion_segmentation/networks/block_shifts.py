@@ -18,6 +18,8 @@ OPEN = 0.01  # p (1 - p) at which a voxel takes half of its block's shift; p = 0
 DECAY = 0.99  # of the moments at a step of much uncertainty; the residuals of an untrained head must be forgotten
 TINY = 1e-9
 MAX_EXPONENT = 30.0  # exp(30) times a w of 1e-9 is still much evidence
+STEPS = 3
+MAX_CHANGE = 1.5  # logits by which the shift of a class changes from one step to the next
 
 
 class BlockShifts(PooledEvidence):
@@ -32,8 +34,7 @@ class BlockShifts(PooledEvidence):
         S = sum f (q - p),    I = sum f^2 w h w / (1 + h w),    h = (exp(g c) - 1) / c,    c = 1 - 4 w,
 
     with g = 8 alpha^2 / sigma^2 the variance of a voxel's log-likelihood ratio. I has the right limits for little and
-    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large. Within a cell
-    the means of p, q and w replace those of its voxels.
+    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large.
 
     If S is Gaussian, the posterior mean of the shift of a block without smaller ones is t S / (1 + t I). For a larger
     block, S and I are the sums of S / (1 + t I) and I / (1 + t I) of the blocks in it: what their own shifts leave of
@@ -41,6 +42,11 @@ class BlockShifts(PooledEvidence):
     This is exact for two classes, apart from the interpolation between blocks. Where two classes exchange voxels, both
     have about the same estimate with opposite signs, and each takes a part in proportion to its t; `exchange` says
     which classes those are.
+
+    Far from 0 the score is not linear in d. `STEPS` steps of Fisher scoring (McCullagh and Nelder, "Generalized Linear
+    Models", 1989) take p, q and w at the shifts of the step before, and add I times these shifts to S. Within a cell
+    the means of p and q replace those of its voxels. A shift changes them as if all voxels were alike, times the share
+    of the variance of the labels that is within voxels, mean p (1 - p) / (mean p (1 - mean p)).
 
     `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
     where the direct head fits these better than others. With several GPUs the first one's cases count.
@@ -108,15 +114,36 @@ class BlockShifts(PooledEvidence):
         with torch.autocast(x.device.type, enabled=False):
             w, state = expected.chunk(2, 1)
             alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-            f, rare = openness(w), (1 - 4 * w).clamp_(min=0.01)
-            seen = (8 * (alpha / sigma) ** 2 * rare).clamp_(max=MAX_EXPONENT).expm1_().mul_(w / rare)
-            score = torch.add(self._cell_means(posterior), state, alpha=-0.5).sub_(0.5).mul_(f)
-            information = (seen / (1 + seen)).mul_(f * f * w)
-            return torch.cat([f * d for d in self._posterior_means(score, information)], 1)
+            f, evidence = openness(w), 8 * (alpha / sigma) ** 2
+            p, q = (state + 1) / 2, self._cell_means(posterior)
+            within_p, within_q = share_within(w, p), share_within(q - self._cell_means(posterior.square()), q)
+            p_now, q_now, w_now = p, q, w
+            reached = relative = torch.zeros_like(q)
+            for step in range(STEPS):
+                if step:
+                    odds = (f * reached).exp_()
+                    p_now, q_now = shifted(p, within_p, odds), shifted(q, within_q, odds)
+                    w_now = w * (p_now * (1 - p_now) + TINY) / (p * (1 - p) + TINY)
+                information = seen(w_now, evidence).mul_(f * f * w_now)
+                score = torch.addcmul((q_now - p_now).mul_(f), information, relative)
+                found, sums = self._posterior_means(score, information)
+                if step < STEPS - 1:
+                    sums, total = self._spread(sums, self.edges[-1], q.shape[2:]).chunk(2, 1)
+                    change = sums - reached
+                    part = (MAX_CHANGE / (change.abs() + TINY)).clamp_(max=1)
+                    reached, relative = torch.addcmul(reached, part, change), torch.lerp(relative, total, part)
+            return torch.cat(
+                [f * self._spread(d, edge, q.shape[2:]) for d, edge in zip(found, self.edges, strict=True)], 1
+            )
 
-    def _posterior_means(self, score: torch.Tensor, information: torch.Tensor) -> list[torch.Tensor]:
-        """Shifts of each size of block on the cells, from the cells' terms of S and I."""
-        edges, cells = self.edges, score.shape[2:]
+    def _posterior_means(
+        self, score: torch.Tensor, information: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """From the cells' terms of S and I: each class's shift in blocks of each size, [N, classes, *blocks].
+
+        And on the smallest blocks their sums, and those of t S / (1 + t I), in one tensor [N, 2 * classes, *blocks].
+        """
+        edges = self.edges
         exchange = self.exchange / (self.exchange.sum(1, keepdim=True) + TINY)
         part = self.variances / (self.variances + self.variances @ exchange.T + TINY)
         t, part = (each.view(*each.shape, *(1,) * self.dims) for each in (self.variances, part))
@@ -127,20 +154,20 @@ class BlockShifts(PooledEvidence):
             blocks = edges[level - 1] // edges[level]
             evidence.insert(0, (self._sums(score * left, blocks), self._sums(information * left, blocks)))
         found: list[torch.Tensor] = []
-        larger: torch.Tensor | None = None
+        sums = torch.zeros_like(evidence[0][0]).repeat(1, 2, *(1,) * self.dims)
         for level, (score, information) in enumerate(evidence):
-            if larger is not None:
-                blocks = edges[level - 1] // edges[level]
-                larger = self._spread(larger, blocks, score.shape[2:])
-                others = torch.einsum("kj,nj...->nk...", exchange, larger)
-                score = score - information * (larger - others)
-            d = (part[level] * t[level] * score / (1 + t[level] * information)).clamp_(-MAX_SHIFT, MAX_SHIFT)
-            larger = d if larger is None else larger + d
-            found.append(self._spread(d, edges[level], cells))
-        return found
+            if level:
+                sums = self._spread(sums, edges[level - 1] // edges[level], score.shape[2:])
+                score = score - information * sums[:, self.classes :]
+            d = (t[level] * score / (1 + t[level] * information)).clamp_(-2 * MAX_SHIFT, 2 * MAX_SHIFT)
+            found.append(part[level] * d)
+            sums = sums + torch.cat([found[-1], d], 1)
+        return found, sums
 
     def _spread(self, blocks: torch.Tensor, edge: int, cells: Sequence[int]) -> torch.Tensor:
         """Values of blocks [N, classes, *blocks], interpolated between their centres: [N, classes, *cells]."""
+        if blocks[0, 0].numel() == 1:  # the window, which interpolation takes as long for
+            return blocks.expand(*blocks.shape[:2], *cells)
         if edge != 1:
             size = block_size(cells, edge)
             blocks = functional.interpolate(blocks, scale_factor=size, mode=INTERPOLATION[self.dims])
@@ -159,3 +186,22 @@ class BlockShifts(PooledEvidence):
 def openness(w: torch.Tensor) -> torch.Tensor:
     """Share of its block's shift that a voxel takes, from w = p (1 - p)."""
     return w**2 / (w**2 + OPEN**2)
+
+
+def seen(w: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+    """Share of w = p (1 - p) that a state explains, h w / (1 + h w); `evidence` is 8 alpha^2 / sigma^2."""
+    rare = (1 - 4 * w).clamp_(min=0.01)
+    known = (evidence * rare).clamp_(max=MAX_EXPONENT).expm1_().mul_(w / rare)
+    return known / (1 + known)
+
+
+def share_within(within: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Share within voxels of the variance of a cell's labels, from the cell means of p (1 - p) and of p."""
+    return ((within + TINY) / (mean * (1 - mean) + TINY)).clamp_(0, 1)
+
+
+def shifted(mean: torch.Tensor, share: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
+    """Cell means of class probabilities, [N, classes, *cells], after those of each class are multiplied by `odds`."""
+    alike = mean * odds
+    alike /= alike.sum(1, keepdim=True) + TINY
+    return torch.lerp(mean, alike, share)
