@@ -128,6 +128,11 @@ def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp
     assert (output / "checkpoint.ckpt").read_bytes() == before
     settings = json.loads(config.read_text())
     settings["optimisation"]["iterations"] = 9
+    other = train.merged(settings, {"diffusion_segmentation": {"network": {"denoiser": {"gain": 3.0}}}})
+    config.write_text(json.dumps(other))
+    with pytest.raises(InputError, match="other settings in 'network'"):
+        train.main(heads, output, config, resume=True)
+    assert (output / "checkpoint.ckpt").read_bytes() == before
     config.write_text(json.dumps(settings))
     train.main(heads, output, config, resume=True)
     assert models.load(output).section["training"]["iterations"] == 9

@@ -280,11 +280,18 @@ class _Keeper(lightning.Callback):
         self.run = run
 
     def state_dict(self) -> dict[str, Any]:
-        frozen = self.run.settings["diffusion_segmentation"].get("frozen")
-        return {"started_from": self.run.started_from, "start": self.run.start, "frozen": frozen}
+        run, section = self.run, self.run.settings["diffusion_segmentation"]
+        kept = {"started_from": run.started_from, "start": run.start}
+        return kept | {"frozen": section.get("frozen"), "network": section["network"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where the configuration has another `lowest_log_snr` than the training so far."""
+        """Raises InputError where 'network' or 'lowest_log_snr' of the configuration are not those so far."""
+        network = self.run.settings["diffusion_segmentation"]["network"]
+        if state.get("network", network) != network:  # weights of the same shapes can have another meaning
+            raise InputError(
+                "The unfinished training has other settings in 'network' than the configuration; set them back or "
+                "choose another folder."
+            )
         self._restore_frozen(state.get("frozen"))
         self.run.started_from = state["started_from"]
         self.run.start = state.get("start")  # checkpoints of version 0.4 have none
