@@ -130,7 +130,7 @@ def test_resume_goes_on_and_without_it_nothing_is_overwritten(config, heads, tmp
     settings["optimisation"]["iterations"] = 9
     other = train.merged(settings, {"diffusion_segmentation": {"network": {"denoiser": {"gain": 3.0}}}})
     config.write_text(json.dumps(other))
-    with pytest.raises(InputError, match="other settings in 'network'"):
+    with pytest.raises(InputError, match="another 'network'"):
         train.main(heads, output, config, resume=True)
     assert (output / "checkpoint.ckpt").read_bytes() == before
     config.write_text(json.dumps(settings))

@@ -18,6 +18,7 @@ OPEN = 0.01  # p (1 - p) at which a voxel takes half of its block's shift; p = 0
 DECAY = 0.99  # of the moments at a step of much uncertainty; the residuals of an untrained head must be forgotten
 TINY = 1e-9
 MAX_EXPONENT = 30.0  # exp(30) times a w of 1e-9 is still much evidence
+SMALL = 0.05  # f below which p and q of a cell's voxels are not shifted
 STEPS = 3
 MAX_CHANGE = 1.5  # logits by which the shift of a class changes from one step to the next
 
@@ -34,7 +35,8 @@ class BlockShifts(PooledEvidence):
         S = sum f (q - p),    I = sum f^2 w h w / (1 + h w),    h = (exp(g c) - 1) / c,    c = 1 - 4 w,
 
     with g = 8 alpha^2 / sigma^2 the variance of a voxel's log-likelihood ratio. I has the right limits for little and
-    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large.
+    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large. In the first
+    step the means of p, q and w in a cell replace those of its voxels.
 
     If S is Gaussian, the posterior mean of the shift of a block without smaller ones is t S / (1 + t I). For a larger
     block, S and I are the sums of S / (1 + t I) and I / (1 + t I) of the blocks in it: what their own shifts leave of
@@ -43,10 +45,9 @@ class BlockShifts(PooledEvidence):
     have about the same estimate with opposite signs, and each takes a part in proportion to its t; `exchange` says
     which classes those are.
 
-    Far from 0 the score is not linear in d. `STEPS` steps of Fisher scoring (McCullagh and Nelder, "Generalized Linear
-    Models", 1989) take p, q and w at the shifts of the step before, and add I times these shifts to S. Within a cell
-    the means of p and q replace those of its voxels. A shift changes them as if all voxels were alike, times the share
-    of the variance of the labels that is within voxels, mean p (1 - p) / (mean p (1 - mean p)).
+    Far from 0 the score is not linear in d. So there are `STEPS` steps of Fisher scoring (McCullagh and Nelder,
+    "Generalized Linear Models", 1989). Each further step shifts p and q of every voxel by the estimates so far, takes
+    w from the shifted p, and adds I times the estimates to S. In cells where f is small it keeps S and I at 0.
 
     `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
     where the direct head fits these better than others. With several GPUs the first one's cases count.
@@ -108,38 +109,47 @@ class BlockShifts(PooledEvidence):
 
     @torch.no_grad()
     def shifts(
-        self, x: torch.Tensor, log_snr: torch.Tensor, expected: torch.Tensor, posterior: torch.Tensor
+        self,
+        x: torch.Tensor,
+        log_snr: torch.Tensor,
+        expected: torch.Tensor,
+        posterior: torch.Tensor,
+        direct: torch.Tensor,
     ) -> torch.Tensor:
         """See `PooledEvidence`. `expected` has the precision of `posterior`, for differences q - p of 0.001."""
         with torch.autocast(x.device.type, enabled=False):
             w, state = expected.chunk(2, 1)
-            alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))
-            f, evidence = openness(w), 8 * (alpha / sigma) ** 2
-            p, q = (state + 1) / 2, self._cell_means(posterior)
-            within_p, within_q = share_within(w, p), share_within(q - self._cell_means(posterior.square()), q)
-            p_now, q_now, w_now = p, q, w
-            reached = relative = torch.zeros_like(q)
-            for step in range(STEPS):
-                if step:
-                    odds = (f * reached).exp_()
-                    p_now, q_now = shifted(p, within_p, odds), shifted(q, within_q, odds)
-                    w_now = w * (p_now * (1 - p_now) + TINY) / (p * (1 - p) + TINY)
-                information = seen(w_now, evidence).mul_(f * f * w_now)
-                score = torch.addcmul((q_now - p_now).mul_(f), information, relative)
-                found, sums = self._posterior_means(score, information)
-                if step < STEPS - 1:
-                    sums, total = self._spread(sums, self.edges[-1], q.shape[2:]).chunk(2, 1)
-                    change = sums - reached
+            alpha, sigma = alpha_sigma(log_snr)
+            evidence = (8 * (alpha / sigma) ** 2).view(-1, 1, 1)
+            f, cells = openness(w), x.shape[2:]
+            f_rows, w_rows = _rows(f), _rows(w)
+            score = torch.add(self._cell_means(posterior), state, alpha=-0.5).sub_(0.5).mul_(f)
+            score, information = _rows(score), seen(w_rows, evidence) * (f_rows**2 * w_rows)
+            information = information.repeat(len(score) // len(information), 1, 1)
+            found, sums = self._posterior_means(score, information, cells)
+            if (chosen := (f_rows > SMALL).any(2).any(0).nonzero()[:, 0]).numel():
+                f_rows = f_rows[:, chosen]
+                p, q = (_rows(a)[:, chosen].unflatten(2, (self.classes, -1)) for a in (direct.float(), posterior))
+                p, reached, relative = p.softmax(2), *torch.zeros(2, *q.shape[:3], device=q.device)
+                for _ in range(STEPS - 1):
+                    estimate, total = _rows(self._spread(sums, self.edges[-1], cells))[:, chosen].chunk(2, 2)
+                    change = estimate - reached
                     part = (MAX_CHANGE / (change.abs() + TINY)).clamp_(max=1)
                     reached, relative = torch.addcmul(reached, part, change), torch.lerp(relative, total, part)
-            return torch.cat(
-                [f * self._spread(d, edge, q.shape[2:]) for d, edge in zip(found, self.edges, strict=True)], 1
-            )
+                    odds = (f_rows * reached).exp_().unsqueeze(3)
+                    p_now, q_now = shifted(p, odds), shifted(q, odds)
+                    p_mean = p_now.mean(3)
+                    w_now = p_mean - p_now.square_().mean(3)
+                    now = seen(w_now, evidence) * (f_rows**2 * w_now)
+                    information[:, chosen] = now
+                    score[:, chosen] = torch.addcmul((q_now.mean(3) - p_mean) * f_rows, now, relative)
+                    found, sums = self._posterior_means(score, information, cells)
+            return torch.cat([f * self._spread(d, edge, cells) for d, edge in zip(found, self.edges, strict=True)], 1)
 
     def _posterior_means(
-        self, score: torch.Tensor, information: torch.Tensor
+        self, score: torch.Tensor, information: torch.Tensor, cells: Sequence[int]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """From the cells' terms of S and I: each class's shift in blocks of each size, [N, classes, *blocks].
+        """Each class's shift in blocks of each size, [N, classes, *blocks], from terms of S and I, [N, cells, classes].
 
         And on the smallest blocks their sums, and those of t S / (1 + t I), in one tensor [N, 2 * classes, *blocks].
         """
@@ -147,7 +157,8 @@ class BlockShifts(PooledEvidence):
         exchange = self.exchange / (self.exchange.sum(1, keepdim=True) + TINY)
         part = self.variances / (self.variances + self.variances @ exchange.T + TINY)
         t, part = (each.view(*each.shape, *(1,) * self.dims) for each in (self.variances, part))
-        evidence = [(self._block_sums(score, edges[-1]), self._block_sums(information, edges[-1]))]
+        terms = (each.unflatten(1, tuple(cells)).movedim(-1, 1) for each in (score, information))
+        evidence = [tuple(self._block_sums(each, edges[-1]) for each in terms)]
         for level in range(len(edges) - 1, 0, -1):  # to the larger blocks
             score, information = evidence[0]
             left = 1 / (1 + t[level] * information)
@@ -195,13 +206,12 @@ def seen(w: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
     return known / (1 + known)
 
 
-def share_within(within: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Share within voxels of the variance of a cell's labels, from the cell means of p (1 - p) and of p."""
-    return ((within + TINY) / (mean * (1 - mean) + TINY)).clamp_(0, 1)
+def shifted(p: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
+    """Class probabilities [N, cells, classes, voxels] after the odds of each class are multiplied by `odds`."""
+    p = p * odds
+    return p.div_(p.sum(2, keepdim=True).clamp_(min=TINY))
 
 
-def shifted(mean: torch.Tensor, share: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
-    """Cell means of class probabilities, [N, classes, *cells], after those of each class are multiplied by `odds`."""
-    alike = mean * odds
-    alike /= alike.sum(1, keepdim=True) + TINY
-    return torch.lerp(mean, alike, share)
+def _rows(a: torch.Tensor) -> torch.Tensor:
+    """[N, channels, *cells] as [N, cells, channels]."""
+    return a.movedim(1, -1).flatten(1, -2)

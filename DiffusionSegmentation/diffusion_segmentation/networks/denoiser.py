@@ -143,7 +143,7 @@ class Denoiser(nn.Module):
         entered = _convolve(posterior, 2 * weight, bias - weight.flatten(1).sum(1))
         h = self.enter(x).add_(entered).add_(prepared[:, :fine])
         if self.pooled is not None:
-            shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :], posterior)
+            shifts = self.pooled.shifts(x, log_snr, prepared[:, -2 * self.pooled.classes :], posterior, direct)
             h = h.add_(self.pooled.enter(shifts))
         h = self.first(h, embedded)
         if self.strata is not None:

@@ -52,12 +52,18 @@ class PooledEvidence(nn.Module):
 
     @torch.no_grad()
     def shifts(
-        self, x: torch.Tensor, log_snr: torch.Tensor, expected: torch.Tensor, posterior: torch.Tensor
+        self,
+        x: torch.Tensor,
+        log_snr: torch.Tensor,
+        expected: torch.Tensor,
+        posterior: torch.Tensor,
+        direct: torch.Tensor,
     ) -> torch.Tensor:
         """Shifts in logits, float32 [N, edges * classes, *cells], interpolated between the centres of the blocks.
 
         x [N, 2^dims * classes, *cells] in space-to-depth layout, log_snr [N], `expected` of the window [1 or N, ...].
-        `posterior`, shaped as x, are the class probabilities of independent voxels, for subclasses.
+        For subclasses: `posterior`, shaped as x, are the class probabilities of independent voxels, and `direct` the
+        logits of the direct head, [1 or N, ...].
         """
         with torch.autocast(x.device.type, enabled=False):
             alpha, sigma = (a.view(-1, *(1,) * (x.ndim - 1)) for a in alpha_sigma(log_snr))

@@ -282,15 +282,16 @@ class _Keeper(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         run, section = self.run, self.run.settings["diffusion_segmentation"]
         kept = {"started_from": run.started_from, "start": run.start}
-        return kept | {"frozen": section.get("frozen"), "network": section["network"]}
+        return kept | {"frozen": section.get("frozen"), "conventions": _conventions(section)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where 'network' or 'lowest_log_snr' of the configuration are not those so far."""
-        network = self.run.settings["diffusion_segmentation"]["network"]
-        if state.get("network", network) != network:  # weights of the same shapes can have another meaning
-            raise InputError(
-                "The unfinished training has other settings in 'network' than the configuration; set them back or "
-                "choose another folder."
+        """Raises InputError where the configuration has another network, input or `lowest_log_snr` than so far."""
+        now = _conventions(self.run.settings["diffusion_segmentation"])
+        before = state.get("conventions", now)  # checkpoints of version 0.5 have none
+        if different := [key for key in now if before.get(key) != now[key]]:
+            raise InputError(  # weights of the same shapes can have another meaning
+                f"The unfinished training has another '{different[0]}' than this command and its configuration; set it "
+                "back or choose another folder."
             )
         self._restore_frozen(state.get("frozen"))
         self.run.started_from = state["started_from"]
@@ -323,6 +324,12 @@ class _Keeper(lightning.Callback):
             )
         frozen |= {key: stored[key] for key in ("temperature", "mean_temperature") if key in stored}
         encoder.temperature = head_temperature(frozen)
+
+
+def _conventions(section: dict[str, Any]) -> dict[str, str]:
+    """What the meaning of weights of the same shapes depends on, as JSON."""
+    entries = {"network": section["network"], **conventions(section)}
+    return {name: json.dumps(entry, sort_keys=True, default=repr) for name, entry in entries.items()}
 
 
 def _blocks(denoiser: Denoiser) -> tuple[type, tuple[int, ...]] | None:
