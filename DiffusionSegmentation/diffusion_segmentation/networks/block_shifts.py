@@ -47,7 +47,7 @@ class BlockShifts(PooledEvidence):
 
     Far from 0 the score is not linear in d. So there are `STEPS` steps of Fisher scoring (McCullagh and Nelder,
     "Generalized Linear Models", 1989). Each further step shifts p and q of every voxel by the estimates so far, takes
-    w from the shifted p, and adds I times the estimates to S. In cells where f is small it keeps S and I at 0.
+    w from the shifted p, and adds I times the estimates to S. Cells where f is small keep the S and I of the first step.
 
     `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
     where the direct head fits these better than others. With several GPUs the first one's cases count.
@@ -177,7 +177,7 @@ class BlockShifts(PooledEvidence):
 
     def _spread(self, blocks: torch.Tensor, edge: int, cells: Sequence[int]) -> torch.Tensor:
         """Values of blocks [N, classes, *blocks], interpolated between their centres: [N, classes, *cells]."""
-        if blocks[0, 0].numel() == 1:  # the window, which interpolation takes as long for
+        if blocks[0, 0].numel() == 1:  # constant, so interpolation is not needed
             return blocks.expand(*blocks.shape[:2], *cells)
         if edge != 1:
             size = block_size(cells, edge)
