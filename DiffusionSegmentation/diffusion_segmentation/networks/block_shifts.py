@@ -35,8 +35,8 @@ class BlockShifts(PooledEvidence):
         S = sum f (q - p),    I = sum f^2 w h w / (1 + h w),    h = (exp(g c) - 1) / c,    c = 1 - 4 w,
 
     with g = 8 alpha^2 / sigma^2 the variance of a voxel's log-likelihood ratio. I has the right limits for little and
-    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large. In the first
-    step the means of p, q and w in a cell replace those of its voxels.
+    much evidence and for rare classes, if there are two; where more meet, it is up to twice too large. h w is taken at
+    mean w^2 / mean w of the voxels of a cell, and f at their mean w.
 
     If S is Gaussian, the posterior mean of the shift of a block without smaller ones is t S / (1 + t I). For a larger
     block, S and I are the sums of S / (1 + t I) and I / (1 + t I) of the blocks in it: what their own shifts leave of
@@ -47,7 +47,8 @@ class BlockShifts(PooledEvidence):
 
     Far from 0 the score is not linear in d. So there are `STEPS` steps of Fisher scoring (McCullagh and Nelder,
     "Generalized Linear Models", 1989). Each further step shifts p and q of every voxel by the estimates so far, takes
-    w from the shifted p, and adds I times the estimates to S. Cells where f is small keep the S and I of the first step.
+    w from the shifted p, and adds I times the estimates to S. Where f is small, S and I stay as in the first step, and
+    cell means replace w there.
 
     `observe` measures the variances t in training; they begin at 1. They are those of the training cases, and too small
     where the direct head fits these better than others. With several GPUs the first one's cases count.
@@ -122,28 +123,30 @@ class BlockShifts(PooledEvidence):
             alpha, sigma = alpha_sigma(log_snr)
             evidence = (8 * (alpha / sigma) ** 2).view(-1, 1, 1)
             f, cells = openness(w), x.shape[2:]
-            f_rows, w_rows = _rows(f), _rows(w)
+            w_rows, f_rows = _rows(w), _rows(f)
             score = torch.add(self._cell_means(posterior), state, alpha=-0.5).sub_(0.5).mul_(f)
             score, information = _rows(score), seen(w_rows, evidence) * (f_rows**2 * w_rows)
             information = information.repeat(len(score) // len(information), 1, 1)
-            found, sums = self._posterior_means(score, information, cells)
-            if (chosen := (f_rows > SMALL).any(2).any(0).nonzero()[:, 0]).numel():
-                f_rows = f_rows[:, chosen]
-                p, q = (_rows(a)[:, chosen].unflatten(2, (self.classes, -1)) for a in (direct.float(), posterior))
-                p, reached, relative = p.softmax(2), *torch.zeros(2, *q.shape[:3], device=q.device)
-                for _ in range(STEPS - 1):
+            chosen = (f_rows > SMALL).any(2).any(0).nonzero()[:, 0]
+            f_rows = f_rows[:, chosen]
+            logits, q = (_rows(a)[:, chosen].unflatten(2, (self.classes, -1)) for a in (direct.float(), posterior))
+            p_now = p = logits.softmax(2)
+            q_now = q
+            reached = relative = torch.zeros_like(q[..., 0])
+            for left in range(STEPS - 1, -1, -1):
+                w_now = p_now - p_now.square()
+                mean = w_now.mean(3)
+                now = seen(w_now.square().mean(3) / (mean + TINY), evidence) * (f_rows**2 * mean)
+                information[:, chosen] = now
+                score[:, chosen] = torch.addcmul((q_now - p_now).mean(3) * f_rows, now, relative)
+                found, sums = self._posterior_means(score, information, cells)
+                if left:
                     estimate, total = _rows(self._spread(sums, self.edges[-1], cells))[:, chosen].chunk(2, 2)
                     change = estimate - reached
                     part = (MAX_CHANGE / (change.abs() + TINY)).clamp_(max=1)
                     reached, relative = torch.addcmul(reached, part, change), torch.lerp(relative, total, part)
                     odds = (f_rows * reached).exp_().unsqueeze(3)
                     p_now, q_now = shifted(p, odds), shifted(q, odds)
-                    p_mean = p_now.mean(3)
-                    w_now = p_mean - p_now.square_().mean(3)
-                    now = seen(w_now, evidence) * (f_rows**2 * w_now)
-                    information[:, chosen] = now
-                    score[:, chosen] = torch.addcmul((q_now.mean(3) - p_mean) * f_rows, now, relative)
-                    found, sums = self._posterior_means(score, information, cells)
             return torch.cat([f * self._spread(d, edge, cells) for d, edge in zip(found, self.edges, strict=True)], 1)
 
     def _posterior_means(

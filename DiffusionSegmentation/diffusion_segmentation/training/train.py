@@ -21,6 +21,7 @@ import torch
 
 from ..diffusion.process import LOG_SNR_MIN, adapted_grid
 from ..errors import InputError, ModelError
+from ..images.input_names import Input
 from ..model.building import build, conventions
 from ..model.folder import Model, Start, find, load, save
 from ..model.frozen import head_temperature
@@ -287,8 +288,8 @@ class _Keeper(lightning.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises InputError where the configuration has another network, input or `lowest_log_snr` than so far."""
         now = _conventions(self.run.settings["diffusion_segmentation"])
-        before = state.get("conventions", now)  # checkpoints of version 0.5 have none
-        if different := [key for key in now if before.get(key) != now[key]]:
+        before = state.get("conventions", {})  # checkpoints of version 0.5 have none
+        if different := [key for key in before if key in now and json.loads(before[key]) != json.loads(now[key])]:
             raise InputError(  # weights of the same shapes can have another meaning
                 f"The unfinished training has another '{different[0]}' than this command and its configuration; set it "
                 "back or choose another folder."
@@ -329,7 +330,7 @@ class _Keeper(lightning.Callback):
 def _conventions(section: dict[str, Any]) -> dict[str, str]:
     """What the meaning of weights of the same shapes depends on, as JSON."""
     entries = {"network": section["network"], **conventions(section)}
-    return {name: json.dumps(entry, sort_keys=True, default=repr) for name, entry in entries.items()}
+    return {name: json.dumps(entry, default=Input.as_json) for name, entry in entries.items()}
 
 
 def _blocks(denoiser: Denoiser) -> tuple[type, tuple[int, ...]] | None:
