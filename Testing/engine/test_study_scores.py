@@ -8,7 +8,7 @@ import planted
 import pytest
 from planted import TASK
 
-from diffusion_segmentation.study import elapsed_time, study
+from diffusion_segmentation.study import elapsed_time, plots, study
 from diffusion_segmentation.study.context import Context
 from diffusion_segmentation.study.question import Question
 from diffusion_segmentation.study.scores import (
@@ -132,3 +132,15 @@ def test_shares_of_a_measurement_are_joined_and_kept(tmp_path):
         assert question.measured == {(seed, (n, count)) for seed in (0, 1) for n in range(count)} - {(0, (1, 3))}
     assert found[0] == found[1]
     assert found[0]["A0"][task.name, 1] == {"records": [{"case": n} for n in range(13)], "seed": 1}
+
+
+def test_a_score_far_from_the_ideal_one_is_a_number_at_the_edge_and_hides_no_other(monkeypatch):
+    monkeypatch.setattr(plots, "png", lambda figure: figure)
+    values = {"far": 10.6, "near": 1.0, "none": 0.0}
+    rows = {name: {"ratio": {"value": v, "low": 0.9 * v, "high": 1.1 * v}} for name, v in values.items()}
+
+    [axes] = plots.dots(rows, {"ratio": "variance ratio"}, {"ratio": 1}).axes
+
+    low, high = axes.get_xlim()
+    assert low < 0 < high == plots.FAR
+    assert [text.get_text().strip() for text in axes.texts] == ["10.6 →"]

@@ -13,6 +13,7 @@ from ..evaluation.report.figures import COLORS, png, subplots
 MARKS = "osD^vP"
 SHADES = ("#555555", "#a9a9a9", "#222222", "#cccccc")
 WIDE = (10.4, 3.9)
+FAR = 3  # times the ideal score, beyond which a score is a number at the edge, so that the others can be told apart
 LOG_SNR = "log-SNR (left noise, right mask)"
 
 
@@ -21,17 +22,24 @@ def dots(
 ) -> bytes:
     """Scores with intervals: one panel per measure, one line per row; `rows` by title, scores by the measure's key.
 
-    `ideal` scores are drawn as a vertical line.
+    `ideal` scores are drawn as a vertical line. Scores beyond `FAR` times an ideal one stand at the edge as numbers.
     """
     size, names = (WIDE[0], 1.1 + 0.28 * len(rows)), list(rows)
     figure, [panels] = subplots(1, len(measures), size, sharey=True, squeeze=False)
     for axes, (key, title) in zip(panels, measures.items(), strict=True):
+        edge = FAR * (ideal or {}).get(key, 0) or np.inf
         for at, name in enumerate(names):
-            if rows[name][key] is not None:
-                color = COLORS[1] if name.startswith("diffusion") else COLORS[0]
-                color = "#555555" if name.startswith("exact") else color
+            if rows[name][key] is None:
+                continue
+            color = COLORS[1] if name.startswith("diffusion") else COLORS[0]
+            color = "#555555" if name.startswith("exact") else color
+            if rows[name][key]["value"] > edge:
+                axes.text(edge, at, f"{rows[name][key]['value']:.1f} → ", color=color, ha="right", va="center")
+            else:
                 _bar(axes, rows[name][key], at, color, MARKS[name.startswith("diffusion")], upright=False)
         axes.set(xlabel=title)
+        if any(row[key] is not None and row[key]["value"] > edge for row in rows.values()):
+            axes.set_xlim(right=edge)  # at the end, because the other limit is no longer adapted afterwards
         if ideal and key in ideal:
             axes.axvline(ideal[key], color="black", lw=0.8, ls=":")
         axes.grid(axis="x", color="#e6e6e6", lw=0.8)
