@@ -136,11 +136,11 @@ def test_shares_of_a_measurement_are_joined_and_kept(tmp_path):
 
 def test_a_score_far_from_the_ideal_one_is_a_number_at_the_edge_and_hides_no_other(monkeypatch):
     monkeypatch.setattr(plots, "png", lambda figure: figure)
-    values = {"far": 10.6, "near": 1.0, "none": 0.0}
+    values = {"far": 10.6, "near": 2.0, "nearer": 1.5}
     rows = {name: {"ratio": {"value": v, "low": 0.9 * v, "high": 1.1 * v}} for name, v in values.items()}
 
     [axes] = plots.dots(rows, {"ratio": "variance ratio"}, {"ratio": 1}).axes
 
     low, high = axes.get_xlim()
-    assert low < 0 < high == plots.FAR
-    assert [text.get_text().strip() for text in axes.texts] == ["10.6 →"]
+    assert low < 1 < high == plots.FAR  # so the line of the ideal score is seen
+    assert [text.get_text().strip() for text in axes.texts] == ["10.6 (9.5 to 11.7) →"]

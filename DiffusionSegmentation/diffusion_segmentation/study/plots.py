@@ -22,30 +22,35 @@ def dots(
 ) -> bytes:
     """Scores with intervals: one panel per measure, one line per row; `rows` by title, scores by the measure's key.
 
-    `ideal` scores are drawn as a vertical line. Scores beyond `FAR` times an ideal one stand at the edge as numbers.
+    `ideal` scores are drawn as a vertical line. Where it is not 0, the panel ends at `FAR` times the ideal score, and
+    scores beyond stand at the edge as numbers.
     """
     size, names = (WIDE[0], 1.1 + 0.28 * len(rows)), list(rows)
     figure, [panels] = subplots(1, len(measures), size, sharey=True, squeeze=False)
     for axes, (key, title) in zip(panels, measures.items(), strict=True):
         edge = FAR * (ideal or {}).get(key, 0) or np.inf
-        for at, name in enumerate(names):
-            if rows[name][key] is None:
-                continue
-            color = COLORS[1] if name.startswith("diffusion") else COLORS[0]
-            color = "#555555" if name.startswith("exact") else color
-            if rows[name][key]["value"] > edge:
-                axes.text(edge, at, f"{rows[name][key]['value']:.1f} → ", color=color, ha="right", va="center")
-            else:
-                _bar(axes, rows[name][key], at, color, MARKS[name.startswith("diffusion")], upright=False)
-        axes.set(xlabel=title)
-        if any(row[key] is not None and row[key]["value"] > edge for row in rows.values()):
-            axes.set_xlim(right=edge)  # at the end, because the other limit is no longer adapted afterwards
         if ideal and key in ideal:
             axes.axvline(ideal[key], color="black", lw=0.8, ls=":")
+        reach = 0.0
+        for at, name in enumerate(names):
+            if (score := rows[name][key]) is None:
+                continue
+            reach = max(reach, score["value"], score["high"] or 0)
+            color = COLORS[1] if name.startswith("diffusion") else COLORS[0]
+            color = "#555555" if name.startswith("exact") else color
+            if score["value"] > edge:
+                between = "" if score["high"] is None else f" ({score['low']:.1f} to {score['high']:.1f})"
+                text = axes.text(edge, at, f"{score['value']:.1f}{between} → ", color=color, fontsize=8)
+                text.set(ha="right", va="center")
+            else:
+                _bar(axes, score, at, color, MARKS[name.startswith("diffusion")], upright=False)
+        axes.set(xlabel=title)
+        if reach > edge:
+            axes.set_xlim(right=edge)  # at the end, because the other limit is no longer adapted afterwards
         axes.grid(axis="x", color="#e6e6e6", lw=0.8)
         axes.set_axisbelow(True)
     panels[0].set_yticks(range(len(names)), names, fontsize=8)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
     return png(figure)
 
 
